@@ -1,0 +1,48 @@
+# Everything a newcomer types. Each target sets up .venv by itself and can be repeated.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+TORCH ?= torch==2.13.0
+RUNS ?= runs
+DEMO := $(RUNS)/demo
+STAMP := $(VENV)/.svilm-installed
+JOBS ?= 2
+SLOW_JOBS ?= 1
+
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help setup demo demo-control test test-slow lint static-check gpu gpu-full clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(STAMP)  ## create .venv and install the package with everything the tests need
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check "setuptools>=77" wheel
+	$(BIN)/python -m pip install -q --disable-pip-version-check "$(TORCH)"
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt ninja hjson msgpack psutil py-cpuinfo numpy packaging pydantic tqdm einops
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation deepspeed
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e ".[dev]"
+	@touch $@
+
+test: $(STAMP)  ## the fast tests (CPU)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+test-slow: $(STAMP)  ## all planted bugs, ZeRO matrix, long properties (CPU)
+	$(BIN)/python -m pytest -m "slow and not gpu" -n $(SLOW_JOBS) --dist loadfile --timeout 900
+
+lint: $(STAMP)  ## style, types, import directions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:  ## remove the environment and everything that runs wrote
+	rm -rf $(VENV) $(RUNS) build dist *.egg-info

@@ -1,0 +1,1 @@
+"""Benchmarks and the gates that are built on them."""

@@ -1,0 +1,1 @@
+"""The fused operations and their references. Knows tensors and process groups only."""

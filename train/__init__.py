@@ -1,0 +1,1 @@
+"""Pre-training: configuration, DeepSpeed engine, loop, checkpoints."""
