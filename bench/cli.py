@@ -1,0 +1,17 @@
+"""The `svilm bench` commands."""
+
+from __future__ import annotations
+
+import typer
+
+from svilm_fast.bench.static.command import static
+
+app = typer.Typer(no_args_is_help=True, help="Benchmarks and the gates built on them.")
+
+
+@app.callback()
+def _bench() -> None:
+    """Benchmarks and the gates built on them."""
+
+
+app.command("static")(static)

@@ -1,0 +1,82 @@
+"""Compiles every declared variant of every registered op and makes the table's rows of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+
+from svilm_fast.bench.static.table import Row, row_of
+from svilm_fast.kernels.aot import ARCHITECTURES, compile_launch
+from svilm_fast.kernels.device import assume_traits
+from svilm_fast.kernels.launch import record_launches
+from svilm_fast.kernels.registry import ops
+
+MAX_CELLS = 120
+
+
+def declared(op_names: Iterable[str] | None = None) -> list[tuple[str, str, str]]:
+    """(op, variant label, target) of everything that is declared; unknown op names are an error."""
+    registered = ops()
+    chosen = list(op_names) if op_names else sorted(registered)
+    unknown = sorted(set(chosen) - set(registered))
+    if unknown:
+        raise ValueError(
+            f"unknown op {', '.join(unknown)}; registered: {', '.join(sorted(registered))}"
+        )
+    return [
+        (name, variant.label, target)
+        for name in chosen
+        for variant in registered[name].variants
+        for target in variant.targets
+    ]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One compiled kernel: its row and the hash that tells equal binaries."""
+
+    row: Row
+    binary_hash: str
+
+
+def collect(op_names: Iterable[str] | None = None, *, workers: int = 2) -> Iterator[list[Cell]]:
+    """Cells of each declared (variant, target), in the order of `declared`."""
+    tasks = declared(op_names)
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(_cells_of, tasks)
+
+
+def unique_rows(groups: Iterable[list[Cell]]) -> list[Row]:
+    """All rows, a binary that several variants share only once; over `MAX_CELLS` is an error."""
+    rows: dict[str, Row] = {}
+    for group in groups:
+        for cell in group:
+            rows.setdefault(cell.binary_hash, cell.row)
+    if len(rows) > MAX_CELLS:
+        raise ValueError(
+            f"{len(rows)} compiled kernels are declared, at most {MAX_CELLS} are allowed"
+        )
+    return list(rows.values())
+
+
+def _cells_of(task: tuple[str, str, str]) -> list[Cell]:
+    op, label, target = task
+    architecture = ARCHITECTURES[target]
+    variant = next(v for v in ops()[op].variants if v.label == label)
+    with assume_traits(architecture.traits), record_launches() as launches:
+        variant.run()
+    if not launches:
+        raise RuntimeError(f"variant {op} | {label} launched no kernel for {target}")
+    cells: list[Cell] = []
+    hashes: dict[str, set[str]] = {}
+    for launch in launches:
+        compiled = compile_launch(launch, architecture)
+        seen = hashes.setdefault(compiled.kernel, set())
+        if compiled.binary_hash in seen:
+            continue
+        seen.add(compiled.binary_hash)
+        name = compiled.kernel if len(seen) == 1 else f"{compiled.kernel}#{len(seen)}"
+        cells.append(Cell(row_of(op, label, name, compiled), compiled.binary_hash))
+    return cells

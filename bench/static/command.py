@@ -1,0 +1,99 @@
+"""`svilm bench static`: print, write or check the static table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import triton
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from svilm_fast.bench.static.collect import collect, declared, unique_rows
+from svilm_fast.bench.static.rules import broken_rules, differences, with_reasons
+from svilm_fast.bench.static.table import Row, read_table, table_path, write_table
+
+
+def static(
+    op: Annotated[list[str] | None, typer.Option(help="Only these ops (repeat).")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Compare with the table under version control.")
+    ] = False,
+    write: Annotated[
+        bool, typer.Option("--write", help="Write the table; reasons of known rows are kept.")
+    ] = False,
+    table: Annotated[Path | None, typer.Option(help="Another table than the default.")] = None,
+    workers: Annotated[int, typer.Option(help="Compiler processes.")] = 2,
+) -> None:
+    """Compile every declared kernel variant for each target GPU and judge the machine code.
+
+    Exit status: 0 fine, 1 a rule is broken or the table differs, 2 wrong usage.
+    """
+    console = Console(width=None if Console().is_terminal else 160)
+    path = table or table_path()
+    if op and write:
+        raise typer.BadParameter("--write makes the whole table; leave --op out")
+    recorded = read_table(path) if check or (write and path.is_file()) else []
+    if op:
+        recorded = [row for row in recorded if row.op in op]
+    rows = with_reasons(_compile_all(op, workers, console), recorded)
+
+    problems = [f"! {row.key}: {text}" for row in rows for text in broken_rules(row)]
+    if check:
+        problems += differences(recorded, rows)
+    if not check:
+        _print_table(rows, console)
+    if write:
+        write_table(rows, path)
+        console.print(f"wrote {len(rows)} rows to {path.name}")
+    for line in problems:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if problems:
+        console.print(
+            f"{len(problems)} problems under Triton {triton.__version__}. Mend the kernel or write "
+            "the reason into the row (`rule: why`) after `svilm bench static --write`.",
+            soft_wrap=True,
+        )
+        raise typer.Exit(1)
+    console.print(f"{len(rows)} kernels for Triton {triton.__version__}: all rules hold")
+
+
+def _compile_all(op: list[str] | None, workers: int, console: Console) -> list[Row]:
+    groups = []
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        for group in progress.track(
+            collect(op, workers=workers), total=len(declared(op)), description="compiling"
+        ):
+            groups.append(group)
+    return unique_rows(groups)
+
+
+def _print_table(rows: list[Row], console: Console) -> None:
+    view = Table(
+        "kernel",
+        "variant",
+        "target",
+        "regs",
+        "spill",
+        "shared",
+        "tensor",
+        "stores",
+        "wide",
+        "blocks",
+    )
+    for row in sorted(rows, key=lambda row: row.key):
+        view.add_row(
+            row.kernel,
+            row.variant,
+            row.target,
+            str(row.registers),
+            str(row.spill_bytes),
+            str(row.shared_bytes),
+            row.tensor_instructions,
+            str(row.loop_stores),
+            f"{row.wide_loads}/{row.loads}",
+            str(row.blocks_per_sm),
+        )
+    console.print(view)

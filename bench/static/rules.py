@@ -1,0 +1,101 @@
+"""What every row must fulfil, and how two tables differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+from svilm_fast.bench.static.table import Row
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A property of a row; `complaint` returns text where it is broken."""
+
+    name: str
+    complaint: Callable[[Row], str | None]
+
+
+def _tensor_core_kind(row: Row) -> str | None:
+    wanted = {"sm_80": "HMMA", "sm_90": "HGMMA", "sm_100": "UTCHMMA"}[row.target]
+    kinds = {part.split(":")[0] for part in row.tensor_instructions.split()}
+    if row.half_precision_dot and wanted not in kinds:
+        return f"half-precision product without {wanted} (has: {row.tensor_instructions or 'none'})"
+    return None
+
+
+def _when(broken: Callable[[Row], bool], text: str) -> Callable[[Row], str | None]:
+    return lambda row: text.format(**asdict(row)) if broken(row) else None
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "spills",
+        _when(
+            lambda row: row.spill_bytes > 0 or row.local_accesses > 0,
+            "spills {spill_bytes} bytes ({local_accesses} accesses to local memory)",
+        ),
+    ),
+    Rule("fp64", _when(lambda row: row.fp64 > 0, "{fp64} fp64 instructions")),
+    Rule("atomics", _when(lambda row: row.atomics > 0, "{atomics} atomic instructions")),
+    Rule(
+        "shared",
+        _when(
+            lambda row: row.shared_bytes > row.shared_limit,
+            "{shared_bytes} bytes of shared memory, the limit is {shared_limit}",
+        ),
+    ),
+    Rule("occupancy", _when(lambda row: row.blocks_per_sm == 0, "no block fits on an SM")),
+    Rule("tensor_cores", _tensor_core_kind),
+    Rule(
+        "loop_stores",
+        _when(lambda row: row.loop_stores > 0, "{loop_stores} global stores inside the main loop"),
+    ),
+    Rule(
+        "tf32",
+        _when(lambda row: row.tf32, "an fp32 product is lowered to tf32 tensor-core instructions"),
+    ),
+    Rule(
+        "alignment",
+        _when(
+            lambda row: row.half_precision_dot and row.loads > 0 and row.wide_loads == 0,
+            "none of {loads} loads is 16 bytes wide",
+        ),
+    ),
+)
+
+
+def broken_rules(row: Row) -> list[str]:
+    """Complaints about one row, less those that its `reason` excuses (`rule: why; rule: why`)."""
+    excused = {part.split(":")[0].strip() for part in row.reason.split(";") if ":" in part}
+    found = []
+    for rule in RULES:
+        complaint = rule.complaint(row)
+        if complaint is not None and rule.name not in excused:
+            found.append(f"[{rule.name}] {complaint}")
+    return found
+
+
+def with_reasons(rows: list[Row], recorded: list[Row]) -> list[Row]:
+    """`rows` with the hand-written reasons that `recorded` has for the same keys."""
+    reasons = {row.key: row.reason for row in recorded}
+    return [Row(**{**asdict(row), "reason": reasons.get(row.key, "")}) for row in rows]
+
+
+def differences(recorded: list[Row], measured: list[Row]) -> list[str]:
+    """Readable differences between the table under version control and a fresh one."""
+    old, new = {row.key: row for row in recorded}, {row.key: row for row in measured}
+    lines = [
+        f"- {key}: in the table, but no longer declared" for key in sorted(old.keys() - new.keys())
+    ]
+    lines += [f"+ {key}: declared, but not in the table" for key in sorted(new.keys() - old.keys())]
+    for key in sorted(old.keys() & new.keys()):
+        before, after = asdict(old[key]), asdict(new[key])
+        changed = [
+            f"{name} {before[name] or '-'} -> {after[name] or '-'}"
+            for name in before
+            if name != "reason" and before[name] != after[name]
+        ]
+        if changed:
+            lines.append(f"~ {key}: {', '.join(changed)}")
+    return lines

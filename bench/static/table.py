@@ -1,0 +1,106 @@
+"""The static table: a row for each kernel variant and target, as CSV under version control."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import triton
+
+from svilm_fast.kernels.aot import Compiled
+
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "static"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One compiled kernel. `reason` is written by hand and excuses the rules that it names."""
+
+    op: str
+    variant: str
+    kernel: str
+    target: str
+    warps: int
+    registers: int
+    spill_bytes: int
+    local_accesses: int
+    shared_bytes: int
+    shared_limit: int
+    tensor_instructions: str
+    half_precision_dot: bool
+    tf32: bool
+    loop_stores: int
+    fp64: int
+    atomics: int
+    wide_loads: int
+    loads: int
+    blocks_per_sm: int
+    reason: str = ""
+
+    @property
+    def key(self) -> str:
+        """What identifies the row across versions of the table."""
+        return f"{self.op} | {self.variant} | {self.kernel} | {self.target}"
+
+
+def row_of(op: str, variant: str, kernel: str, compiled: Compiled) -> Row:
+    """The table's row of one compiled kernel."""
+    return Row(
+        op=op,
+        variant=variant,
+        kernel=kernel,
+        target=compiled.architecture,
+        warps=compiled.num_warps,
+        registers=compiled.registers,
+        spill_bytes=compiled.spill_bytes,
+        local_accesses=compiled.local_accesses,
+        shared_bytes=compiled.shared_bytes,
+        shared_limit=compiled.shared_limit,
+        tensor_instructions=" ".join(f"{k}:{n}" for k, n in compiled.tensor_instructions.items()),
+        half_precision_dot=compiled.half_precision_dot,
+        tf32=compiled.tf32_in_ptx,
+        loop_stores=compiled.loop_stores,
+        fp64=compiled.fp64_instructions,
+        atomics=compiled.atomics,
+        wide_loads=compiled.wide_loads,
+        loads=compiled.loads,
+        blocks_per_sm=compiled.blocks_per_sm,
+    )
+
+
+def table_path(version: str = triton.__version__) -> Path:
+    """Where the table of one Triton version lies."""
+    return RESULTS / f"triton-{version}.csv"
+
+
+def write_table(rows: list[Row], path: Path) -> None:
+    """Write rows in the order of their keys."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in sorted(rows, key=lambda row: row.key))
+
+
+def read_table(path: Path) -> list[Row]:
+    """Read a table; a missing or malformed one is an error that says which command makes it."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no static table {path.name}; make one with `svilm bench static --write`"
+        )
+    with path.open(newline="") as file:
+        records = list(csv.DictReader(file))
+    try:
+        return [_parse(record) for record in records]
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            f"{path.name} is not a static table ({error}); make it: `svilm bench static --write`"
+        ) from error
+
+
+def _parse(record: dict[str, str]) -> Row:
+    parsers = {"int": int, "bool": lambda text: {"True": True, "False": False}[text], "str": str}
+    return Row(
+        **{field.name: parsers[str(field.type)](record[field.name]) for field in fields(Row)}
+    )

@@ -1,0 +1,214 @@
+"""Compiles recorded kernel launches for named GPUs on any machine and reads the machine code.
+
+A launch is compiled through Triton's own JIT with a driver that only knows its target, so the
+specialisation (alignment, constants, options) is the one that the launcher would pick on that GPU.
+Nothing runs on a device.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.backends.driver import DriverBase
+from triton.runtime.driver import driver
+
+from svilm_fast.kernels.device import A100, B200, H200, DeviceTraits
+from svilm_fast.kernels.launch import Launch
+
+_BINARIES = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a target GPU offers to a thread block (CUDA programming guide, compute capabilities)."""
+
+    name: str
+    capability: int
+    traits: DeviceTraits
+    shared_bytes_per_sm: int
+    warps_per_sm: int = 64
+    blocks_per_sm: int = 32
+    registers_per_sm: int = 65536
+
+    def resident_blocks(self, registers: int, shared_bytes: int, num_warps: int) -> int:
+        """Blocks of this footprint that fit on one SM; 0 where a block cannot launch at all."""
+        if shared_bytes > self.traits.shared_memory_bytes:
+            return 0
+        registers_per_warp = -(-max(registers, 1) * 32 // 256) * 256
+        warps_per_quarter = self.registers_per_sm // 4 // registers_per_warp
+        by_registers = 4 * warps_per_quarter // num_warps
+        reserved = 1024 if self.capability >= 80 else 0
+        by_shared = self.shared_bytes_per_sm // (shared_bytes + reserved)
+        return min(by_registers, by_shared, self.warps_per_sm // num_warps, self.blocks_per_sm)
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    architecture.name: architecture
+    for architecture in (
+        Architecture("sm_80", 80, A100, shared_bytes_per_sm=167_936),
+        Architecture("sm_90", 90, H200, shared_bytes_per_sm=233_472),
+        Architecture("sm_100", 100, B200, shared_bytes_per_sm=233_472),
+    )
+}
+
+
+class _TargetOnlyDriver(DriverBase):
+    """A driver without a device; the capability is the device index, so JIT caches stay apart."""
+
+    def __init__(self, capability: int) -> None:
+        super().__init__()
+        self._capability = capability
+
+    @classmethod
+    def is_active(cls) -> bool:
+        return True
+
+    def map_python_to_cpp_type(self, ty: str) -> str:
+        return ty
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self._capability, 32)
+
+    def get_current_device(self) -> int:
+        return self._capability
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_active_torch_device(self) -> torch.device:
+        return torch.device("meta")
+
+    def get_benchmarker(self) -> Any:
+        raise RuntimeError("ahead-of-time compilation has no device to benchmark on")
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What the compiler made of one launch, read from its machine code."""
+
+    kernel: str
+    architecture: str
+    binary_hash: str
+    num_warps: int
+    registers: int
+    spill_bytes: int
+    local_accesses: int
+    shared_bytes: int
+    shared_limit: int
+    tensor_instructions: dict[str, int]
+    half_precision_dot: bool
+    tf32_in_ptx: bool
+    loop_stores: int
+    fp64_instructions: int
+    atomics: int
+    wide_loads: int
+    loads: int
+    blocks_per_sm: int
+
+
+def compile_launch(launch: Launch, architecture: Architecture) -> Compiled:
+    """Compile one recorded launch for `architecture` and describe the result.
+
+    Raises `RuntimeError` where the Triton interpreter is on: it replaces the compiler.
+    """
+    if not hasattr(launch.kernel, "warmup") or triton.knobs.runtime.interpret:
+        raise RuntimeError(
+            "ahead-of-time compilation needs the compiler, but TRITON_INTERPRET is set: unset it"
+        )
+    driver.set_active(_TargetOnlyDriver(architecture.capability))
+    kernel = launch.kernel.run(*launch.args, grid=launch.grid, warmup=True, **launch.meta)
+    return _describe(kernel, architecture)
+
+
+def _describe(kernel: Any, architecture: Architecture) -> Compiled:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        usage = _tool("cuobjdump", "-res-usage", file.name)
+        assembly = _tool("cuobjdump", "-sass", file.name)
+    registers = int(_find(r"REG:(\d+)", usage))
+    stack = int(_find(r"STACK:(\d+)", usage))
+    instructions = _parse_assembly(assembly)
+    opcodes = Counter(opcode.split(".")[0] for _, opcode, _ in instructions)
+    loads = [op for _, op, _ in instructions if op.split(".")[0] in {"LDG", "LDGSTS", "UTMALDG"}]
+    num_warps = kernel.metadata.num_warps
+    return Compiled(
+        kernel=kernel.metadata.name,
+        architecture=architecture.name,
+        binary_hash=kernel.hash,
+        num_warps=num_warps,
+        registers=registers,
+        spill_bytes=stack,
+        local_accesses=opcodes["LDL"] + opcodes["STL"],
+        shared_bytes=kernel.metadata.shared,
+        shared_limit=architecture.traits.shared_memory_bytes,
+        tensor_instructions={op: n for op, n in sorted(opcodes.items()) if op.endswith("MMA")},
+        half_precision_dot=_has_half_precision_dot(kernel.asm["ttir"]),
+        tf32_in_ptx="kind::tf32" in kernel.asm["ptx"],
+        loop_stores=_stores_in_main_loop(instructions),
+        fp64_instructions=sum(
+            1
+            for _, op, _ in instructions
+            if re.match(r"D(ADD|MUL|FMA|SETP|MNMX|MMA)\b", op) or ".F64" in op
+        ),
+        atomics=sum(1 for _, op, _ in instructions if re.match(r"(ATOM[GS]?|RED[G]?)(\.|$)", op)),
+        wide_loads=sum(1 for op in loads if ".128" in op or op.startswith("UTMALDG")),
+        loads=len(loads),
+        blocks_per_sm=architecture.resident_blocks(registers, kernel.metadata.shared, num_warps),
+    )
+
+
+def _tool(name: str, *arguments: str) -> str:
+    result = subprocess.run(
+        [str(_BINARIES / name), *arguments], capture_output=True, text=True, check=False
+    )
+    if result.returncode != 0:
+        raise RuntimeError(f"{name} failed on a compiled kernel: {result.stderr.strip()}")
+    return result.stdout
+
+
+def _find(pattern: str, text: str) -> str:
+    match = re.search(pattern, text)
+    if match is None:
+        raise RuntimeError(f"no {pattern!r} in the output of cuobjdump:\n{text}")
+    return match.group(1)
+
+
+def _parse_assembly(text: str) -> list[tuple[int, str, str]]:
+    """(address, opcode, operands) of every instruction, predicates dropped."""
+    pattern = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)\s*(.*?);")
+    return [(int(m[1], 16), m[2], m[3]) for m in pattern.finditer(text)]
+
+
+def _stores_in_main_loop(instructions: list[tuple[int, str, str]]) -> int:
+    """Global stores inside the outermost loop with tensor-core work (else the longest loop)."""
+    loops = []
+    for address, opcode, operands in instructions:
+        target = re.search(r"0x([0-9a-f]+)", operands)
+        if opcode.startswith("BRA") and target and int(target[1], 16) < address:
+            loops.append((int(target[1], 16), address))
+    if not loops:
+        return 0
+
+    def weight(loop: tuple[int, int]) -> tuple[bool, int]:
+        inside = [op for at, op, _ in instructions if loop[0] <= at <= loop[1]]
+        return any(op.split(".")[0].endswith("MMA") for op in inside), len(inside)
+
+    start, end = max(loops, key=weight)
+    stores = ("STG", "UTMASTG", "ST.E", "ST.")
+    return sum(
+        1 for at, op, _ in instructions if start <= at <= end and (op + ".").startswith(stores)
+    )
+
+
+def _has_half_precision_dot(ttir: str) -> bool:
+    return any("xf16" in line or "xbf16" in line for line in ttir.splitlines() if "tt.dot" in line)

@@ -1,0 +1,86 @@
+"""The ops and their declared variants: tests, static table, benchmark and report read this."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The floor of one call: FLOPs of the matrix products and the least bytes through memory."""
+
+    forward_flops: float
+    forward_bytes: float
+    backward_flops: float
+    backward_bytes: float
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One specialisation for the static table.
+
+    `run()` calls the fused host functions (not the dispatcher) on `meta` tensors, under
+    `record_launches()`, so that the compiler sees exactly what the launcher would specialise.
+    `targets` names the architectures on which the launcher would start these kernels.
+    """
+
+    op: str
+    label: str
+    run: Callable[[], object]
+    targets: tuple[str, ...] = ("sm_80", "sm_90", "sm_100")
+
+
+@dataclass(frozen=True)
+class Op:
+    """An op as every tool sees it.
+
+    Attributes:
+        name: the folder's name.
+        api: the public function.
+        reference: the oracle, with the same arguments (without `backend`).
+        cost: `cost(case, dtype) -> Cost`.
+        cases: name -> sizes; holds the target shapes.
+        make_inputs: `make_inputs(case, dtype, device, seed) -> dict` of keyword arguments of `api`.
+        variants: what the static table compiles.
+        kernel_paths: files whose text decides the machine code.
+    """
+
+    name: str
+    api: Callable[..., Any]
+    reference: Callable[..., Any]
+    cost: Callable[[Mapping[str, Any], torch.dtype], Cost]
+    cases: Mapping[str, Mapping[str, Any]]
+    make_inputs: Callable[[Mapping[str, Any], torch.dtype, torch.device | str, int], dict[str, Any]]
+    variants: tuple[Variant, ...] = ()
+    kernel_paths: tuple[Path, ...] = field(default=())
+
+
+_OPS: dict[str, Op] = {}
+
+
+def register(op: Op) -> Op:
+    """Add an op; an op folder's `__init__.py` calls this once.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    if op.name in _OPS:
+        raise ValueError(f"op {op.name!r} registers twice; give the second one another name")
+    _OPS[op.name] = op
+    return op
+
+
+def ops() -> dict[str, Op]:
+    """All ops by name; imports every op folder on the first call."""
+    package = importlib.import_module(__package__)
+    for module in pkgutil.iter_modules(package.__path__):
+        if module.ispkg:
+            importlib.import_module(f"{__package__}.{module.name}")
+    return dict(sorted(_OPS.items()))

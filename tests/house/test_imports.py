@@ -1,0 +1,50 @@
+"""Imports run one way, and optional packages never decide whether an import works."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+OPTIONAL = {"flash_attn", "xformers", "wandb", "trackio", "torchcodec", "spacy", "open_clip", "cv2"}
+
+
+def _sources() -> list[Path]:
+    folders = [ROOT / name for name in ("kernels", "svilm_fast", "train", "bench")]
+    return [path for folder in folders for path in folder.glob("**/*.py")]
+
+
+def test_import_directions():
+    command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as c; c()"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_optional_packages_are_never_imported_at_module_level():
+    found = []
+    for path in _sources():
+        for node in ast.parse(path.read_text()).body:
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            found += [f"{path.name}: {name}" for name in names if name.split(".")[0] in OPTIONAL]
+    assert not found, found
+
+
+@pytest.mark.parametrize(
+    "module", ["svilm_fast.kernels", "svilm_fast.models", "svilm_fast.data", "svilm_fast.cli"]
+)
+def test_imports_without_optional_packages(module):
+    block = "import sys\n" + "".join(f"sys.modules[{name!r}] = None\n" for name in sorted(OPTIONAL))
+    result = subprocess.run(
+        [sys.executable, "-c", f"{block}import {module}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
