@@ -1,0 +1,1 @@
+"""Video encoder, text encoder and the dual encoder that holds both."""

@@ -1,0 +1,228 @@
+"""Settings of the two encoders, and the size presets."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from svilm_fast.settings import Settings
+
+PresetName = Literal["tiny", "small", "base", "large"]
+AttentionName = Literal["auto", "sdpa", "flash_attn", "xformers", "reference"]
+DropPattern = Literal["random", "spatial_uniform", "temporal_uniform", "stratified", "tube"]
+
+
+class DropConfig(Settings):
+    """Token dropping before the encoder."""
+
+    rate: float = Field(0.0, ge=0.0, lt=1.0, description="share of the video tokens left out")
+    rate_max: float | None = Field(
+        None,
+        ge=0.0,
+        lt=1.0,
+        description="when set, every clip draws its own rate from [rate, rate_max]",
+    )
+    pattern: DropPattern = Field("random", description="how the dropped tokens are spread")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> DropConfig:
+        if self.rate_max is not None and self.rate_max < self.rate:
+            raise ValueError(f"rate_max={self.rate_max} must not be below rate={self.rate}")
+        return self
+
+
+class GroupingConfig(Settings):
+    """Group tokens and the blocks that assign video tokens to them."""
+
+    layers: tuple[int, ...] | None = Field(
+        None,
+        description="a grouping block follows each of these layers, counted from 1; "
+        "unset: after a half, three quarters and all of the depth",
+    )
+    mode: Literal["gumbel", "hard", "soft"] = Field(
+        "gumbel", description="assignment in training; evaluation is without noise"
+    )
+    temperature: float = Field(1.0, gt=0.0)
+    mixer_ratio: float = Field(0.5, gt=0.0, description="hidden width of the token mixing MLP / C")
+    in_encoder: Literal["when_needed", "always"] = Field(
+        "when_needed",
+        description="when_needed: without the grounding loss the encoder runs without group "
+        "tokens; always: they stay in the joint attention",
+    )
+
+
+class VideoConfig(Settings):
+    """The video encoder and the clip that it reads."""
+
+    frames: int = Field(32, ge=1)
+    image_size: int = Field(224, ge=1)
+    tubelet: int = Field(2, ge=1, description="frames in one token")
+    patch: int = Field(16, ge=1, description="pixels along each side of a token")
+    width: int = Field(768, ge=1)
+    depth: int = Field(12, ge=1)
+    heads: int = Field(12, ge=1)
+    mlp_ratio: float = Field(4.0, gt=0.0)
+    num_groups: int = Field(32, ge=0)
+    num_segments: int = Field(8, ge=1, description="temporal segments of a clip")
+    pool: Literal["tokens", "groups", "class_token"] = "tokens"
+    drop_path: float = Field(
+        0.0, ge=0.0, lt=1.0, description="rate at the last layer, linear from 0"
+    )
+    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="residual dropout")
+    drop: DropConfig = Field(default_factory=DropConfig)
+    grouping: GroupingConfig = Field(default_factory=GroupingConfig)
+    checkpoint_activations: bool = False
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Token positions along time, height and width."""
+        side = self.image_size // self.patch
+        return self.frames // self.tubelet, side, side
+
+    @property
+    def num_tokens(self) -> int:
+        """Video tokens of a clip before any is dropped."""
+        time, height, width = self.grid
+        return time * height * width
+
+    @property
+    def frames_per_segment(self) -> int:
+        """Frames in one temporal segment."""
+        return self.frames // self.num_segments
+
+    @property
+    def grouping_layers(self) -> tuple[int, ...]:
+        """Layers (counted from 1) that a grouping block follows; empty without group tokens."""
+        if self.num_groups == 0:
+            return ()
+        if self.grouping.layers is not None:
+            return self.grouping.layers
+        scaled = {self.depth // 2, 3 * self.depth // 4, self.depth}
+        return tuple(sorted(scaled - {0}))
+
+    @model_validator(mode="after")
+    def _fits(self) -> VideoConfig:
+        _check_heads("video", self.width, self.heads)
+        if self.frames % self.tubelet:
+            raise ValueError(
+                f"video.frames={self.frames} must be a multiple of video.tubelet={self.tubelet}"
+            )
+        if self.image_size % self.patch:
+            raise ValueError(
+                f"video.image_size={self.image_size} must be a multiple of video.patch={self.patch}"
+            )
+        if self.grid[0] % self.num_segments:
+            raise ValueError(
+                f"video.num_segments={self.num_segments} must divide the {self.grid[0]} temporal "
+                "positions (video.frames / video.tubelet)"
+            )
+        if self.pool == "groups" and self.num_groups == 0:
+            raise ValueError("video.pool=groups needs video.num_groups above 0")
+        layers = self.grouping.layers
+        if layers is not None and (
+            not layers
+            or list(layers) != sorted(set(layers))
+            or layers[0] < 1
+            or layers[-1] > self.depth
+        ):
+            raise ValueError(
+                f"video.grouping.layers={list(layers)} must be rising layer numbers "
+                f"between 1 and video.depth={self.depth}"
+            )
+        return self
+
+
+class TextConfig(Settings):
+    """The text encoder; reads captions and prompted nouns."""
+
+    vocab_size: int = Field(30522, ge=1)
+    length: int = Field(32, ge=1, description="longest token sequence")
+    width: int = Field(768, ge=1)
+    depth: int = Field(12, ge=1)
+    heads: int = Field(12, ge=1)
+    mlp_ratio: float = Field(4.0, gt=0.0)
+    pool: Literal["start", "mean"] = Field(
+        "start", description="the first token of the sequence, or the mean of the real tokens"
+    )
+    drop_path: float = Field(0.0, ge=0.0, lt=1.0)
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    checkpoint_activations: bool = False
+
+    @model_validator(mode="after")
+    def _fits(self) -> TextConfig:
+        _check_heads("text", self.width, self.heads)
+        return self
+
+
+class ModelConfig(Settings):
+    """What both encoders share."""
+
+    preset: PresetName = Field("base", description="sizes that the other blocks start from")
+    embed_dim: int = Field(256, ge=1, description="width D of the shared space")
+    attention: AttentionName = "auto"
+
+
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "tiny": {
+        "model": {"embed_dim": 96},
+        "video": {
+            "frames": 8,
+            "image_size": 48,
+            "tubelet": 2,
+            "patch": 8,
+            "width": 96,
+            "depth": 4,
+            "heads": 3,
+            "num_groups": 8,
+            "num_segments": 4,
+        },
+        "text": {
+            "vocab_size": 1024,
+            "length": 32,
+            "width": 96,
+            "depth": 2,
+            "heads": 3,
+            "pool": "mean",
+        },
+    },
+    "small": {
+        "model": {"embed_dim": 256},
+        "video": {"frames": 16, "width": 384, "depth": 12, "heads": 6, "num_groups": 16},
+        "text": {"width": 384, "depth": 6, "heads": 6},
+    },
+    "base": {"model": {}, "video": {"drop_path": 0.1}, "text": {}},
+    "large": {
+        "model": {"embed_dim": 512},
+        "video": {"width": 1024, "depth": 24, "heads": 16, "drop_path": 0.2},
+        "text": {},
+    },
+}
+
+
+def with_preset(values: dict[str, Any]) -> dict[str, Any]:
+    """Puts the preset named by `values["model"]["preset"]` under the given values.
+
+    `values` holds raw configuration blocks (`model`, `video`, `text` and any others); what it sets
+    wins over the preset. Returns a new dictionary. Raises ValueError on an unknown preset.
+    """
+    model = values.get("model") or {}
+    name = model.preset if isinstance(model, ModelConfig) else model.get("preset", "base")
+    if name not in PRESETS:
+        raise ValueError(f"unknown model.preset {name!r}: choose one of {', '.join(PRESETS)}")
+    return _merged(copy.deepcopy(PRESETS[name]), values)
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    for key, value in over.items():
+        if isinstance(value, dict) and isinstance(base.get(key), dict):
+            base[key] = _merged(base[key], value)
+        else:
+            base[key] = value
+    return base
+
+
+def _check_heads(block: str, width: int, heads: int) -> None:
+    if width % heads:
+        raise ValueError(f"{block}.width={width} must be a multiple of {block}.heads={heads}")

@@ -1,0 +1,104 @@
+"""Settings of the three losses, and of the whole trainable model."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from svilm_fast.models.config import ModelConfig, TextConfig, VideoConfig, with_preset
+from svilm_fast.settings import Settings
+
+VideoSource = Literal["clean", "blended"]
+Similarity = Literal["softmax", "max", "mean", "maxsim", "linear", "mlp"]
+
+
+class ScaleConfig(Settings):
+    """A factor on similarities, exp(parameter) clamped in forward."""
+
+    initial: float = Field(1 / 0.07, gt=0.0)
+    minimum: float = Field(1.0, gt=0.0)
+    maximum: float = Field(100.0, gt=0.0)
+    learnable: bool = True
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ScaleConfig:
+        if not self.minimum <= self.initial <= self.maximum:
+            raise ValueError(
+                f"scale needs minimum <= initial <= maximum, got {self.minimum}, "
+                f"{self.initial}, {self.maximum}"
+            )
+        return self
+
+
+class ContrastConfig(Settings):
+    """Global contrast of videos with captions."""
+
+    weight: float = Field(1.0, ge=0.0)
+    video: VideoSource = "blended"
+    exclude_partner: bool = Field(
+        False, description="the caption of the clip that gave the background is no negative"
+    )
+    scale: ScaleConfig = Field(default_factory=ScaleConfig)
+
+
+class BetaConfig(Settings):
+    """Sharpness of the softmax over groups, clamped to [0, 60] in forward."""
+
+    initial: float = Field(10.0, ge=0.0, le=60.0)
+    learnable: bool = False
+
+
+class GroundingConfig(Settings):
+    """Contrast of the groups of a video with the nouns of a caption."""
+
+    weight: float = Field(1.0, ge=0.0)
+    video: VideoSource = "blended"
+    similarity: Similarity = "softmax"
+    beta: BetaConfig = Field(default_factory=BetaConfig)
+    scale: ScaleConfig = Field(default_factory=ScaleConfig)
+    mlp_hidden: int = Field(64, ge=1, description="hidden width of similarity=mlp")
+
+
+class TemporalConfig(Settings):
+    """Foreground against background segments of a blended clip."""
+
+    weight: float = Field(1.0, ge=0.0)
+    video: Literal["blended"] = "blended"
+    head: Literal["centroid", "rnn", "transformer"] = "centroid"
+    loss: Literal["bce", "mse"] = "bce"
+    temperature: float = Field(0.1, gt=0.0, description="divides the logits of head=centroid")
+    heads: int = Field(4, ge=1, description="attention heads of head=transformer")
+
+
+class ObjectivesConfig(Settings):
+    """Weights and switches of the losses; a weight of 0 removes the cost of its objective."""
+
+    contrast: ContrastConfig = Field(default_factory=ContrastConfig)
+    grounding: GroundingConfig = Field(default_factory=GroundingConfig)
+    temporal: TemporalConfig = Field(default_factory=TemporalConfig)
+
+    @model_validator(mode="after")
+    def _something_to_train(self) -> ObjectivesConfig:
+        if not (self.contrast.weight or self.grounding.weight or self.temporal.weight):
+            raise ValueError("all objective weights are 0: set at least one above 0")
+        return self
+
+    def sources(self) -> set[VideoSource]:
+        """Which videos (clean, blended) the active objectives read."""
+        blocks = (self.contrast, self.grounding, self.temporal)
+        return {block.video for block in blocks if block.weight > 0}
+
+
+class SViLMConfig(Settings):
+    """The blocks that `build_model` reads; a run's configuration holds the same four."""
+
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    video: VideoConfig = Field(default_factory=VideoConfig)
+    text: TextConfig = Field(default_factory=TextConfig)
+    objectives: ObjectivesConfig = Field(default_factory=ObjectivesConfig)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _start_from_preset(cls, values: Any) -> Any:
+        return with_preset(values) if isinstance(values, dict) else values
