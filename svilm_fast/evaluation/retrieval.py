@@ -1,0 +1,276 @@
+"""Text-to-video and video-to-text retrieval: one call from a model to a table and a JSON file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from svilm_fast.evaluation.baselines import (
+    ChanceInterval,
+    ColourBaseline,
+    chance_interval,
+    colour_set_baseline,
+)
+from svilm_fast.evaluation.embed import (
+    ClipBatchLike,
+    Embeddings,
+    VideoTextModel,
+    embed_clips,
+    merge_ranks,
+)
+from svilm_fast.evaluation.metrics import (
+    RECALL_AT,
+    RankSummary,
+    summarise,
+    text_to_video_ranks,
+    top_matches,
+    video_to_text_ranks,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class RetrievalResult:
+    """Everything a retrieval evaluation found; `to_json` leaves the tensors out.
+
+    manifest: SHA-256 over the sorted (video id, caption) pairs: two results with one manifest ranked
+    the same queries against the same gallery. missing: ids that were asked for but could not be read,
+    with the reason; they are in neither queries nor gallery. top_videos, top_scores: [q, k] the best
+    candidates of every caption. text_rank: float64 [q], 0-based.
+    """
+
+    protocol: str
+    manifest: str
+    text_to_video: RankSummary
+    video_to_text: RankSummary
+    chance: list[ChanceInterval]
+    colours: ColourBaseline | None
+    distinct_captions: int
+    missing: dict[str, str]
+    seconds: float
+    embeddings: Embeddings
+    text_rank: Tensor
+    top_videos: Tensor
+    top_scores: Tensor
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every video of the protocol was ranked."""
+        return not self.missing
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as plain JSON values, with the rank of every query."""
+        found = self.embeddings
+        return {
+            "protocol": self.protocol,
+            "manifest": self.manifest,
+            "videos": len(found.video_ids),
+            "captions": len(found.captions),
+            "distinct_captions": self.distinct_captions,
+            "repeated_pairs_left_out": found.repeated,
+            "missing": self.missing,
+            "text_to_video": _summary_json(self.text_to_video),
+            "video_to_text": _summary_json(self.video_to_text),
+            "chance": [asdict(interval) for interval in self.chance],
+            "colour_set_baseline": asdict(self.colours) if self.colours else None,
+            "seconds": round(self.seconds, 3),
+            "extra": self.extra,
+            "queries": [
+                {
+                    "video": found.video_ids[int(found.video_of_text[row])],
+                    "caption": caption,
+                    "rank": float(self.text_rank[row]) + 1,
+                    "best": [found.video_ids[int(video)] for video in self.top_videos[row]],
+                }
+                for row, caption in enumerate(found.captions)
+            ],
+        }
+
+    def metrics(self) -> dict[str, float]:
+        """Flat numbers for a training log: `retrieval/t2v_R@1`, ..., `retrieval/v2t_MeanR`."""
+        flat = {}
+        for name, summary in (("t2v", self.text_to_video), ("v2t", self.video_to_text)):
+            flat |= {f"retrieval/{name}_R@{k}": value for k, value in summary.recall.items()}
+            flat[f"retrieval/{name}_MedR"] = summary.median_rank
+            flat[f"retrieval/{name}_MeanR"] = summary.mean_rank
+        return flat
+
+
+def evaluate_retrieval(
+    model: VideoTextModel,
+    batches: Iterable[ClipBatchLike],
+    *,
+    protocol: str = "gallery",
+    expected_ids: Sequence[str] | None = None,
+    skipped: Mapping[str, str] | None = None,
+    device: torch.device | str | None = None,
+    micro_batch: int | None = None,
+    autocast: torch.dtype | None = None,
+    keep_frames: int = 0,
+    frame_size: int = 96,
+    top: int = 5,
+    resamples: int = 1000,
+    progress: bool | None = None,
+    merge: bool = False,
+) -> RetrievalResult:
+    """Embed the clips and captions of `batches` and rank each side against the other.
+
+    model: a DualEncoder. batches: a loader of ClipBatch in evaluation mode. protocol: the name the
+    numbers go by. expected_ids: every video id that the protocol has; those that do not arrive are
+    reported as missing, with the reason from `skipped` (id to reason) where it is known.
+    keep_frames, frame_size: small pictures kept for the report (0: none). top: candidates kept for
+    each caption. resamples: bootstrap draws (0: no intervals). merge: each rank embeds its own
+    part and the results are joined; all ranks return the same.
+    """
+    embeddings = embed_clips(
+        model,
+        batches,
+        device=device,
+        micro_batch=micro_batch,
+        autocast=autocast,
+        keep_frames=keep_frames,
+        frame_size=frame_size,
+        total=len(expected_ids) if expected_ids is not None and not merge else None,
+        progress=progress,
+    )
+    if merge:
+        embeddings = merge_ranks(embeddings)
+    missing = _missing(embeddings.video_ids, expected_ids, skipped or {})
+    return rank_embeddings(
+        embeddings, protocol=protocol, missing=missing, top=top, resamples=resamples
+    )
+
+
+def rank_embeddings(
+    embeddings: Embeddings,
+    *,
+    protocol: str = "gallery",
+    missing: Mapping[str, str] | None = None,
+    top: int = 5,
+    resamples: int = 1000,
+) -> RetrievalResult:
+    """The part of `evaluate_retrieval` after the encoders, for embeddings that exist already."""
+    texts, videos, owner = embeddings.texts, embeddings.videos, embeddings.video_of_text
+    text_ranks = text_to_video_ranks(texts, videos, owner)
+    video_ranks = video_to_text_ranks(texts, videos, owner)
+    top_videos, top_scores = top_matches(texts, videos, top)
+    if missing:
+        log.warning("%d videos of %s are missing from the evaluation", len(missing), protocol)
+    return RetrievalResult(
+        protocol=protocol,
+        manifest=manifest_hash(embeddings.video_ids, embeddings.captions, owner.tolist()),
+        text_to_video=summarise(text_ranks, clusters=owner, resamples=resamples),
+        video_to_text=summarise(video_ranks, resamples=resamples),
+        chance=[chance_interval(len(texts), len(videos), k) for k in RECALL_AT],
+        colours=colour_set_baseline(embeddings.captions, embeddings.metadata, owner),
+        distinct_captions=len(set(embeddings.captions)),
+        missing=dict(missing or {}),
+        seconds=embeddings.seconds,
+        embeddings=embeddings,
+        text_rank=text_ranks.rank,
+        top_videos=top_videos,
+        top_scores=top_scores,
+    )
+
+
+def manifest_hash(
+    video_ids: Sequence[str], captions: Sequence[str], video_of_text: Sequence[int]
+) -> str:
+    """SHA-256 of the sorted (video id, caption) pairs and of the ids without a caption."""
+    pairs = {(video_ids[video], text) for video, text in zip(video_of_text, captions, strict=True)}
+    pairs |= {(video, "") for video in set(video_ids) - {video for video, _ in pairs}}
+    lines = "\n".join(json.dumps(pair) for pair in sorted(pairs))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def retrieval_table(result: RetrievalResult) -> Table:
+    """A rich table: both directions with intervals, the colour baseline and chance."""
+    table = Table(
+        title=f"{result.protocol}: {result.text_to_video.gallery_size} videos",
+        caption=_footnote(result),
+        caption_justify="left",
+    )
+    table.add_column("direction")
+    for name in (*(f"R@{k}" for k in RECALL_AT), "MedR", "MeanR", "queries", "ties"):
+        table.add_column(name, justify="right")
+    for name, summary in table_rows(result):
+        table.add_row(name, *summary)
+    return table
+
+
+def table_rows(result: RetrievalResult) -> list[tuple[str, list[str]]]:
+    """The rows of the table as text: R@1, R@5, R@10, MedR, MeanR, queries, tied queries."""
+    rows = []
+    for name, summary in (
+        ("text to video", result.text_to_video),
+        ("video to text", result.video_to_text),
+    ):
+        cells = [_with_interval(summary, f"R@{k}", summary.recall[k]) for k in RECALL_AT]
+        cells += [f"{summary.median_rank:g}", f"{summary.mean_rank:.1f}"]
+        rows.append((name, [*cells, str(summary.queries), str(summary.tied_queries)]))
+    if result.colours:
+        recalls = [f"{result.colours.recall[k]:.1f}" for k in RECALL_AT]
+        rows.append(("colour sets only", [*recalls, "", "", "", ""]))
+    recalls = [f"{c.expected:.1f} ({c.low:.1f} to {c.high:.1f})" for c in result.chance]
+    rows.append(("chance (99.9 %)", [*recalls, "", "", "", ""]))
+    return rows
+
+
+def write_retrieval(
+    result: RetrievalResult, out_dir: str | Path, *, name: str = "retrieval"
+) -> Path:
+    """Write `<name>.json` and the table as `<name>.txt` into `out_dir`; returns the JSON path."""
+    folder = Path(out_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(result.to_json(), indent=1, ensure_ascii=False) + "\n")
+    with (folder / f"{name}.txt").open("w") as file:
+        Console(file=file, width=120).print(retrieval_table(result))
+    return path
+
+
+def _missing(
+    found: Sequence[str], expected: Sequence[str] | None, skipped: Mapping[str, str]
+) -> dict[str, str]:
+    wanted = list(expected) if expected is not None else list(skipped)
+    present = set(found)
+    return {
+        video: skipped.get(video, "did not arrive from the loader")
+        for video in wanted
+        if video not in present
+    }
+
+
+def _with_interval(summary: RankSummary, name: str, value: float) -> str:
+    if name not in summary.intervals:
+        return f"{value:.1f}"
+    low, high = summary.intervals[name]
+    return f"{value:.1f} ({low:.1f} to {high:.1f})"
+
+
+def _summary_json(summary: RankSummary) -> dict[str, Any]:
+    values = asdict(summary)
+    values["recall"] = {f"R@{k}": v for k, v in summary.recall.items()}
+    return values
+
+
+def _footnote(result: RetrievalResult) -> str:
+    notes = [
+        f"{result.distinct_captions} distinct captions; in brackets {100 * 0.95:.0f} % bootstrap "
+        f"intervals; manifest {result.manifest[:12]}"
+    ]
+    if result.missing:
+        notes.append(f"{len(result.missing)} videos MISSING: {', '.join(list(result.missing)[:5])}")
+    return "\n".join(notes)
