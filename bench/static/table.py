@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import triton
 
@@ -100,7 +102,10 @@ def read_table(path: Path) -> list[Row]:
 
 
 def _parse(record: dict[str, str]) -> Row:
-    parsers = {"int": int, "bool": lambda text: {"True": True, "False": False}[text], "str": str}
-    return Row(
-        **{field.name: parsers[str(field.type)](record[field.name]) for field in fields(Row)}
-    )
+    parsers: dict[str, Callable[[str], Any]] = {
+        "int": int,
+        "bool": {"True": True, "False": False}.__getitem__,
+        "str": str,
+    }
+    values = {field.name: parsers[str(field.type)](record[field.name]) for field in fields(Row)}
+    return Row(**values)
