@@ -1,0 +1,93 @@
+"""Typed errors of the data side; each names the reason under which a skipped sample is counted."""
+
+from __future__ import annotations
+
+
+class DataError(ValueError):
+    """Something is wrong with the data; the message is one line that says how to mend it."""
+
+    reason = "data"
+
+
+class MissingFileError(DataError):
+    """A file that a list or a setting names is not there."""
+
+    reason = "missing file"
+
+
+class ListFormatError(DataError):
+    """A CSV or JSONL list cannot be read or lacks a column."""
+
+    reason = "list format"
+
+
+class ShardError(DataError):
+    """A tar shard is truncated, damaged or holds members that are not allowed."""
+
+    reason = "bad shard"
+
+
+class ChecksumError(ShardError):
+    """The bytes of a member differ from the checksum in the shard's index."""
+
+    reason = "checksum"
+
+
+class SampleJsonError(DataError):
+    """The description of a sample is not the JSON that is expected."""
+
+    reason = "bad sample json"
+
+
+class CaptionError(DataError):
+    """A sample has no usable caption."""
+
+    reason = "no caption"
+
+
+class VideoError(DataError):
+    """A video cannot be decoded."""
+
+    reason = "undecodable video"
+
+
+class TruncatedVideoError(VideoError):
+    """A video ends before the number of frames its container declares."""
+
+    reason = "truncated video"
+
+
+class EmptyVideoError(VideoError):
+    """A video has no frames or no video stream."""
+
+    reason = "no frames"
+
+
+class OversizedVideoError(VideoError):
+    """A video exceeds the limits on pixels, frames or bytes."""
+
+    reason = "oversized video"
+
+
+class ShortClipError(VideoError):
+    """A video has fewer frames than asked, and the setting says to skip such videos."""
+
+    reason = "short clip"
+
+
+class SkipBudgetError(DataError):
+    """More samples were skipped than the settings allow."""
+
+    reason = "skip budget"
+
+
+class WorkerError(DataError):
+    """A loader worker failed, hung or died; the message names the samples."""
+
+    reason = "worker"
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """The text of `error` on one line of at most `limit` characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else text[: limit - 1] + "…"

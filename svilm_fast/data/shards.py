@@ -1,0 +1,231 @@
+"""WebDataset-style tar shards: written with an index, read by offset, never extracted."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+import threading
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from svilm_fast.data import files
+from svilm_fast.data.errors import (
+    ChecksumError,
+    DataError,
+    MissingFileError,
+    SampleJsonError,
+    ShardError,
+)
+from svilm_fast.data.tar import read_members
+
+INDEX_SUFFIX = ".index.json"
+VIDEO_EXTENSIONS = ("mp4", "webm", "mkv", "mov", "avi", "m4v")
+INDEX_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a member's bytes lie; `crc32` is None when the shard has no index file."""
+
+    offset: int
+    size: int
+    crc32: int | None = None
+
+
+@dataclass
+class ShardIndex:
+    """The samples of one shard: for each key its members by extension."""
+
+    path: str
+    samples: dict[str, dict[str, Entry]] = field(default_factory=dict)
+
+
+def parse_json(data: bytes, label: str) -> dict[str, Any]:
+    """An object from JSON bytes; SampleJsonError for anything else."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise SampleJsonError(f"{label}: not valid JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise SampleJsonError(f"{label}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """`folder/key.mp4` to (`folder/key`, `mp4`), as WebDataset splits: at the first dot."""
+    folder, _, base = name.rpartition("/")
+    stem, _, extension = base.partition(".")
+    return (f"{folder}/{stem}" if folder else stem), extension.lower()
+
+
+def scan_shard(path: str, max_members: int = 2_000_000) -> ShardIndex:
+    """Read every header of a tar file and group the members by key. Raises ShardError."""
+    index = ShardIndex(path)
+    with files.open_binary(path) as stream:
+        total = stream.seek(0, os.SEEK_END)
+        for member in read_members(stream, total, path, max_members=max_members):
+            key, extension = split_name(member.name)
+            index.samples.setdefault(key, {})[extension] = Entry(member.offset, member.size)
+    return index
+
+
+def load_index(path: str, max_members: int = 2_000_000) -> ShardIndex:
+    """The index beside the shard, or a scan where there is none.
+
+    Raises ShardError when the index belongs to another or a damaged version of the shard.
+    """
+    total = files.size_of(path)
+    if not files.exists(path + INDEX_SUFFIX):
+        return scan_shard(path, max_members)
+    hint = f"delete {os.path.basename(path)}{INDEX_SUFFIX} or write the shard again"
+    stored = parse_json(files.read_bytes(path + INDEX_SUFFIX, 1 << 30), path + INDEX_SUFFIX)
+    if stored.get("version") != INDEX_VERSION:
+        raise ShardError(f"{path}{INDEX_SUFFIX}: version {stored.get('version')!r}: {hint}")
+    if stored.get("bytes") != total:
+        raise ShardError(
+            f"{path}: holds {total} bytes and its index says {stored.get('bytes')}: truncated or "
+            f"changed; {hint}"
+        )
+    index = ShardIndex(path)
+    try:
+        for key, members in stored["samples"].items():
+            entries = {e: Entry(*(int(v) for v in row)) for e, row in members.items()}
+            for entry in entries.values():
+                if min(entry.offset, entry.size) < 0 or entry.offset + entry.size > total:
+                    raise ShardError(f"{path}{INDEX_SUFFIX}: {key!r} lies outside the shard")
+            index.samples[key] = entries
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, ShardError):
+            raise
+        raise ShardError(f"{path}{INDEX_SUFFIX}: damaged ({error!r}): {hint}") from None
+    return index
+
+
+class ShardReader:
+    """Random access to the members of shards; safe across threads, forks and pickling."""
+
+    def __init__(self) -> None:
+        self._streams: dict[tuple[int, str], BinaryIO] = {}
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__()  # type: ignore[misc]
+
+    def read(self, path: str, entry: Entry, label: str, limit: int) -> bytes:
+        """The bytes of a member. Raises DataError over `limit`, ChecksumError when they changed."""
+        if entry.size > limit:
+            raise DataError(f"{label}: {entry.size} bytes, and {limit} are allowed")
+        with self._lock:
+            # keyed by process: a forked child must not move the parent's file position
+            stream = self._streams.get((os.getpid(), path))
+            if stream is None:
+                stream = self._streams[os.getpid(), path] = files.open_binary(path)
+            stream.seek(entry.offset)
+            data = stream.read(entry.size)
+        if len(data) != entry.size:
+            raise ShardError(f"{label}: {path} ends inside this member")
+        if entry.crc32 is not None and zlib.crc32(data) != entry.crc32:
+            raise ChecksumError(f"{label}: the bytes in {path} differ from the index's checksum")
+        return data
+
+    def close(self) -> None:
+        with self._lock:
+            for stream in self._streams.values():
+                stream.close()
+            self._streams.clear()
+
+
+class ShardWriter:
+    """Writes `{prefix}-000000.tar` and so on with an index beside each; byte-reproducible.
+
+    A shard appears under its name only when it is complete.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        prefix: str = "shard",
+        *,
+        max_samples: int = 1000,
+        max_bytes: int = 1 << 30,
+    ) -> None:
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.prefix, self.max_samples, self.max_bytes = prefix, max_samples, max_bytes
+        self.paths: list[Path] = []
+        self._keys: set[str] = set()
+        self._tar: tarfile.TarFile | None = None
+        self._samples: dict[str, dict[str, list[int]]] = {}
+        self._bytes = 0
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, kind: Any, *rest: Any) -> None:
+        if kind is None:
+            self.close()
+        elif self._tar is not None:
+            self._tar.close()
+            self._partial.unlink(missing_ok=True)
+
+    def write(self, key: str, members: dict[str, bytes]) -> None:
+        """Add a sample: `members` maps an extension such as `mp4` or `json` to its bytes."""
+        if not key or key in self._keys or any(c in key for c in "./\\:\0\n"):
+            raise ShardError(f"sample key {key!r} is empty, repeated, or holds one of . / \\ :")
+        self._keys.add(key)
+        if self._tar is None:
+            self._open()
+        assert self._tar is not None
+        entries = self._samples.setdefault(key, {})
+        for extension, data in sorted(members.items()):
+            info = tarfile.TarInfo(f"{key}.{extension}")
+            info.size, info.mode = len(data), 0o644
+            header = len(info.tobuf(self._tar.format, self._tar.encoding, self._tar.errors))
+            entries[extension] = [self._tar.offset + header, len(data), zlib.crc32(data)]
+            self._tar.addfile(info, io.BytesIO(data))
+            self._bytes += len(data)
+        if len(self._samples) >= self.max_samples or self._bytes >= self.max_bytes:
+            self._finish()
+
+    def close(self) -> None:
+        if self._tar is not None:
+            self._finish()
+
+    @property
+    def _partial(self) -> Path:
+        return self.folder / f".{self.prefix}-{len(self.paths):06d}.tar.partial"
+
+    def _open(self) -> None:
+        self._tar = tarfile.open(  # noqa: SIM115 (stays open between samples)
+            self._partial, "w", format=tarfile.USTAR_FORMAT
+        )
+        self._samples, self._bytes = {}, 0
+
+    def _finish(self) -> None:
+        assert self._tar is not None
+        self._tar.close()
+        partial, path = self._partial, self.folder / f"{self.prefix}-{len(self.paths):06d}.tar"
+        index = {
+            "version": INDEX_VERSION,
+            "bytes": partial.stat().st_size,
+            "samples": self._samples,
+        }
+        path.with_name(path.name + INDEX_SUFFIX).write_text(json.dumps(index))
+        os.replace(partial, path)
+        self.paths.append(path)
+        self._tar = None
+
+
+def find_shards(path: str) -> list[str]:
+    """The tar files that a folder, a glob or a path means; MissingFileError when there are none."""
+    found = [name for name in files.find(path, ".tar") if name.endswith(".tar")]
+    if not found:
+        raise MissingFileError(f"no .tar shards at {path!r}")
+    return found
