@@ -110,19 +110,16 @@ def embed_clips(
     (a batch of known clips is encoded again then) and join the results with `merge_ranks`.
     """
     device = torch.device(device) if device is not None else _device_of(model)
+    pictures = (keep_frames, frame_size)
     collector = _Collector()
     started = time.perf_counter()
     with _evaluation_mode(model), _progress(total, progress) as advance:
         for batch in batches:
             for part in _split(len(batch.ids), micro_batch):
-                _embed_part(
-                    model, batch, part, collector, device, autocast, keep_frames, frame_size
-                )
-                advance(len(range(*part.indices(len(batch.ids)))))
+                _embed_part(model, batch, part, collector, device, autocast, pictures)
+                advance(len(batch.ids[part]))
     if not collector.videos:
-        raise ValueError(
-            "no clip could be embedded: the loader gave no batch (see its skip report)"
-        )
+        raise ValueError("no clip could be embedded: the loader gave no batch, see its skips")
     if collector.repeated:
         log.info("%d repeated pairs of id and caption were left out", collector.repeated)
     return Embeddings(
@@ -203,10 +200,10 @@ def _embed_part(
     collector: _Collector,
     device: torch.device,
     autocast: torch.dtype | None,
-    keep_frames: int,
-    frame_size: int,
+    pictures: tuple[int, int],
 ) -> None:
     ids, captions = batch.ids[part], batch.captions[part]
+    keep_frames, frame_size = pictures
     new_videos, new_texts = collector.choose(ids, captions)
     lockstep = dist.is_initialized() and dist.get_world_size() > 1
     idle = [0] if lockstep else []

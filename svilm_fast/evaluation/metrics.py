@@ -20,7 +20,8 @@ TIE_TOLERANCE = 1e-9
 class Ranks:
     """The rank of the right answer of every query.
 
-    rank: float64 [q], 0-based, `#(wrong answers scored higher) + #(wrong answers scored equal) / 2`.
+    rank: float64 [q], 0-based: wrong answers with a higher score, plus half of those with an equal
+    score (the papers' `#greater + (#equal - 1) / 2`, where #equal counts the right one too).
     ties: int64 [q], the number of wrong answers with exactly the score of the right one.
     gallery_size: the number of candidates that every query was ranked against.
     """
@@ -56,8 +57,8 @@ def mid_ranks(
     """Rank the right answer of every query among the gallery by dot product, in float64.
 
     queries: [q, D]; gallery: [n, D]; query_labels: int64 [q]; gallery_labels: int64 [n].
-    A candidate is right when its label equals the query's. Of several right ones the best counts and
-    the others are left out, so a video with twenty captions is not punished for its own captions.
+    A candidate is right when its label equals the query's. Of several right ones the best counts
+    and the others are left out, so a video with twenty captions is not punished for its own.
     At most `max(n, chunk_elements)` scores exist at any time.
 
     Ties take the middle of the tied places: the optimistic rank makes a collapsed model look
@@ -193,8 +194,8 @@ def _check_embeddings(
         raise ValueError("nothing to rank: there are no queries or no candidates")
     if query_labels.shape != queries.shape[:1] or gallery_labels.shape != gallery.shape[:1]:
         raise ValueError(
-            f"one label for each embedding, got {tuple(query_labels.shape)} labels for "
-            f"{len(queries)} queries and {tuple(gallery_labels.shape)} for {len(gallery)} candidates"
+            f"one label for each embedding, got {len(query_labels)} labels for {len(queries)} "
+            f"queries and {len(gallery_labels)} for {len(gallery)} candidates"
         )
     # A NaN compares as "not higher" with everything, which would rank the right answer first.
     for name, tensor in (("query", queries), ("gallery", gallery)):

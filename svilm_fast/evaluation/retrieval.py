@@ -44,10 +44,10 @@ log = logging.getLogger(__name__)
 class RetrievalResult:
     """Everything a retrieval evaluation found; `to_json` leaves the tensors out.
 
-    manifest: SHA-256 over the sorted (video id, caption) pairs: two results with one manifest ranked
-    the same queries against the same gallery. missing: ids that were asked for but could not be read,
-    with the reason; they are in neither queries nor gallery. top_videos, top_scores: [q, k] the best
-    candidates of every caption. text_rank: float64 [q], 0-based.
+    manifest: SHA-256 over the sorted (video id, caption) pairs: two results with one manifest
+    ranked the same queries against the same gallery. missing: ids that were asked for but could not
+    be read, with the reason; they are in neither queries nor gallery. top_videos, top_scores: [q, k]
+    the best candidates of every caption. text_rank: float64 [q], 0-based.
     """
 
     protocol: str
@@ -70,6 +70,12 @@ class RetrievalResult:
         """Whether every video of the protocol was ranked."""
         return not self.missing
 
+    def recall_counting_missing(self) -> dict[int, float]:
+        """Text-to-video recall where every missing video is a query that failed."""
+        asked = self.text_to_video.queries
+        share = asked / (asked + len(self.missing))
+        return {k: value * share for k, value in self.text_to_video.recall.items()}
+
     def to_json(self) -> dict[str, Any]:
         """The result as plain JSON values, with the rank of every query."""
         found = self.embeddings
@@ -81,6 +87,9 @@ class RetrievalResult:
             "distinct_captions": self.distinct_captions,
             "repeated_pairs_left_out": found.repeated,
             "missing": self.missing,
+            "text_to_video_counting_missing": {
+                f"R@{k}": value for k, value in self.recall_counting_missing().items()
+            },
             "text_to_video": _summary_json(self.text_to_video),
             "video_to_text": _summary_json(self.video_to_text),
             "chance": [asdict(interval) for interval in self.chance],
@@ -100,7 +109,7 @@ class RetrievalResult:
 
     def metrics(self) -> dict[str, float]:
         """Flat numbers for a training log: `retrieval/t2v_R@1`, ..., `retrieval/v2t_MeanR`."""
-        flat = {}
+        flat: dict[str, float] = {}
         for name, summary in (("t2v", self.text_to_video), ("v2t", self.video_to_text)):
             flat |= {f"retrieval/{name}_R@{k}": value for k, value in summary.recall.items()}
             flat[f"retrieval/{name}_MedR"] = summary.median_rank
@@ -268,9 +277,17 @@ def _summary_json(summary: RankSummary) -> dict[str, Any]:
 
 def _footnote(result: RetrievalResult) -> str:
     notes = [
-        f"{result.distinct_captions} distinct captions; in brackets {100 * 0.95:.0f} % bootstrap "
-        f"intervals; manifest {result.manifest[:12]}"
+        f"{result.distinct_captions} distinct captions; in brackets "
+        f"{100 * result.text_to_video.confidence:g} % bootstrap intervals; "
+        f"manifest {result.manifest[:12]}"
     ]
-    if result.missing:
-        notes.append(f"{len(result.missing)} videos MISSING: {', '.join(list(result.missing)[:5])}")
-    return "\n".join(notes)
+    return "\n".join([*notes, *missing_notes(result)])
+
+
+def missing_notes(result: RetrievalResult) -> list[str]:
+    """One line about videos that could not be ranked; none where all of them were."""
+    if result.complete:
+        return []
+    some = ", ".join(list(result.missing)[:3]) + (", ..." if len(result.missing) > 3 else "")
+    recall = ", ".join(f"R@{k} {v:.1f}" for k, v in result.recall_counting_missing().items())
+    return [f"{len(result.missing)} videos missing ({some}); as misses they would give {recall}"]
