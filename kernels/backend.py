@@ -1,0 +1,139 @@
+"""The one place that decides between the fused and the reference path, and can say why."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Literal, cast
+
+import torch
+
+from .device import traits
+
+Backend = Literal["fused", "reference"]
+Choice = Literal["auto", "fused", "reference"]
+MINIMUM_CAPABILITY = (8, 0)
+ENVIRONMENT_VARIABLE = "SVILM_KERNELS"
+
+_log = logging.getLogger(__name__)
+_said: set[tuple[str, str]] = set()
+_chosen_by_hand: Choice | None = None
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
+# Triton reads this when a kernel is decorated, so a later change of the environment means nothing.
+_INTERPRETED = _HAS_TRITON and os.environ.get("TRITON_INTERPRET", "0") in ("1", "true", "on")
+
+
+def interpreted() -> bool:
+    """Whether Triton kernels run on the CPU through Triton's interpreter."""
+    return _INTERPRETED
+
+
+def _checked(choice: str, where: str) -> Choice:
+    if choice not in ("auto", "fused", "reference"):
+        raise ValueError(f"{where} is {choice!r}; expected auto, fused or reference")
+    return cast(Choice, choice)
+
+
+@contextmanager
+def use_backend(choice: Choice) -> Iterator[None]:
+    """Choose the path of every op inside the block; overrides the environment."""
+    global _chosen_by_hand
+    before, _chosen_by_hand = _chosen_by_hand, _checked(choice, "use_backend's argument")
+    try:
+        yield
+    finally:
+        _chosen_by_hand = before
+
+
+def obstacle(device: torch.device, *, allow_interpreter: bool) -> str | None:
+    """Why fused kernels cannot run on a device, or None if they can."""
+    if not _HAS_TRITON:
+        return "Triton is not installed"
+    if device.type == "cuda":
+        if _INTERPRETED:
+            return "TRITON_INTERPRET is set; unset it to run on the GPU"
+        capability = traits(device).capability
+        if torch.version.cuda is None:
+            return "this PyTorch is not built for CUDA"
+        if capability < MINIMUM_CAPABILITY:
+            return f"{traits(device).name} has compute capability {capability}, below (8, 0)"
+        return None
+    if device.type == "cpu" and _INTERPRETED and allow_interpreter:
+        return None
+    return f"the tensors are on {device.type!r}, fused kernels need an NVIDIA GPU"
+
+
+def _say_once(op: str, reason: str) -> None:
+    # A log call is not traceable, and one line per process is enough.
+    if not torch.compiler.is_compiling() and (op, reason) not in _said:
+        _said.add((op, reason))
+        _log.info("%s: reference path, because %s", op, reason)
+
+
+def choose(
+    op: str,
+    tensors: Iterable[torch.Tensor | None],
+    *,
+    backend: str | None = None,
+    unsupported: str | None = None,
+) -> Backend:
+    """Decide the path of one call.
+
+    Args:
+        op: the op's name, for messages.
+        tensors: the call's tensors; None entries are skipped.
+        backend: the call's own wish (`auto`, `fused`, `reference`), strongest; then
+            `use_backend`, then the environment variable SVILM_KERNELS, then `auto`.
+        unsupported: why this op's kernels cannot take this call (a shape, a dtype), if so.
+
+    Raises:
+        ValueError: tensors on several devices, or an unknown choice.
+        RuntimeError: `fused` was asked for and cannot run; the message says why.
+    """
+    devices = {tensor.device for tensor in tensors if tensor is not None}
+    if len(devices) != 1:
+        names = ", ".join(sorted(str(device) for device in devices))
+        raise ValueError(f"{op}: all tensors must be on one device, got {names}")
+    if backend is not None:
+        choice = _checked(backend, f"{op}: backend")
+    elif _chosen_by_hand is not None:
+        choice = _chosen_by_hand
+    else:
+        choice = _checked(os.environ.get(ENVIRONMENT_VARIABLE, "auto"), ENVIRONMENT_VARIABLE)
+    if choice == "reference":
+        return "reference"
+    explicit = choice == "fused"
+    reason = obstacle(devices.pop(), allow_interpreter=explicit) or unsupported
+    if reason is None:
+        return "fused"
+    if explicit:
+        raise RuntimeError(f"{op}: the fused path was asked for, but {reason}")
+    _say_once(op, reason)
+    return "reference"
+
+
+def explain() -> str:
+    """A table of the path that each op takes on each device of this machine, and why."""
+    from .registry import ops
+
+    devices = [torch.device("cpu")]
+    devices += [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    rows = [("op", "device", "path", "reason")]
+    for name in ops():
+        for device in devices:
+            choice = _chosen_by_hand or os.environ.get(ENVIRONMENT_VARIABLE, "auto")
+            reason = obstacle(device, allow_interpreter=choice == "fused")
+            if choice == "reference":
+                row = (name, str(device), "reference", "chosen by hand")
+            elif reason is None:
+                row = (name, str(device), "fused", "")
+            else:
+                path = "error" if choice == "fused" else "reference"
+                row = (name, str(device), path, reason)
+            rows.append(row)
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)

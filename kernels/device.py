@@ -1,0 +1,57 @@
+"""What a kernel's host code may know of a device, also where there is none."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class DeviceTraits:
+    """The figures that tile shapes and grids are chosen by."""
+
+    capability: tuple[int, int]
+    sm_count: int
+    shared_memory_bytes: int
+    name: str
+
+
+A100 = DeviceTraits((8, 0), 108, 166_912, "NVIDIA A100")
+H200 = DeviceTraits((9, 0), 132, 232_448, "NVIDIA H200")
+B200 = DeviceTraits((10, 0), 148, 232_448, "NVIDIA B200")
+
+_assumed: DeviceTraits = H200
+
+
+@contextmanager
+def assume_traits(assumed: DeviceTraits) -> Iterator[None]:
+    """Make `meta` (and interpreted CPU) tensors look as if they lay on this device."""
+    global _assumed
+    before, _assumed = _assumed, assumed
+    try:
+        yield
+    finally:
+        _assumed = before
+
+
+@functools.cache
+def _cuda_traits(index: int) -> DeviceTraits:
+    properties = torch.cuda.get_device_properties(index)
+    return DeviceTraits(
+        (properties.major, properties.minor),
+        properties.multi_processor_count,
+        properties.shared_memory_per_block_optin,  # type: ignore[attr-defined]
+        properties.name,
+    )
+
+
+def traits(device: torch.device | str) -> DeviceTraits:
+    """The traits of a CUDA device; for any other device those set by `assume_traits`."""
+    device = torch.device(device)
+    if device.type != "cuda":
+        return _assumed
+    return _cuda_traits(torch.cuda.current_device() if device.index is None else device.index)

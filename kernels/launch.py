@@ -1,0 +1,43 @@
+"""The one way to start a Triton kernel, so that launches can be recorded instead of run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What a launch would have passed: enough to compile the same specialisation."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    args: tuple[Any, ...]
+    meta: dict[str, Any]
+
+
+_recording: list[Launch] | None = None
+
+
+def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **meta: Any) -> None:
+    """Run `kernel[grid](*args, **meta)`, or record it inside `record_launches()`.
+
+    An empty grid starts nothing: CUDA refuses a grid with a zero.
+    """
+    if _recording is not None:
+        _recording.append(Launch(kernel, grid, args, meta))
+    elif all(grid):
+        kernel[grid](*args, **meta)
+
+
+@contextmanager
+def record_launches() -> Iterator[list[Launch]]:
+    """Collect launches instead of running them; host code may use `meta` tensors inside."""
+    global _recording
+    before, _recording = _recording, []
+    try:
+        yield _recording
+    finally:
+        _recording = before

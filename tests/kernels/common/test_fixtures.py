@@ -1,0 +1,36 @@
+"""The fixtures that other tests trust: planted bugs arrive and leave, fresh memory is poisoned."""
+
+import pytest
+import torch
+
+from svilm_fast.kernels import philox
+
+KEYS = torch.tensor([1, 2])
+
+
+def test_planted_bug_reaches_callers_of_the_module(mutate):
+    import svilm_fast.kernels as kernels
+
+    before = kernels.derive_seeds(0, 1, KEYS, 2)
+    mutant = mutate(philox, {"0xD2511F53": "0xD2511F55"})
+    assert kernels.derive_seeds is mutant.derive_seeds
+    assert not torch.equal(kernels.derive_seeds(0, 1, KEYS, 2), before)
+    assert philox.derive_seeds is mutant.derive_seeds
+
+
+def test_planted_bug_is_gone_afterwards():
+    import svilm_fast.kernels as kernels
+
+    assert kernels.derive_seeds is philox.derive_seeds
+    assert philox.derive_seeds.__module__ == "svilm_fast.kernels.philox"
+
+
+def test_missing_text_fails_the_test(mutate):
+    with pytest.raises(pytest.fail.Exception, match="'no such text' is not in"):
+        mutate(philox, {"no such text": ""})
+
+
+def test_fresh_memory_is_poisoned(poisoned_memory):
+    assert torch.empty(100).isnan().all()
+    assert torch.empty(100, dtype=torch.float16).isnan().all()
+    assert (torch.empty(100, dtype=torch.int32) == torch.iinfo(torch.int32).max).all()
