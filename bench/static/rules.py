@@ -92,7 +92,7 @@ def differences(recorded: list[Row], measured: list[Row]) -> list[str]:
     for key in sorted(old.keys() & new.keys()):
         before, after = asdict(old[key]), asdict(new[key])
         changed = [
-            f"{name} {before[name] or '-'} -> {after[name] or '-'}"
+            f"{name} {before[name]} -> {after[name]}"
             for name in before
             if name != "reason" and before[name] != after[name]
         ]
