@@ -1,0 +1,147 @@
+"""The public functions of the grounding op: checks, and the choice between fused and reference."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import reference
+
+
+def check_inputs(groups: Tensor, nouns: Tensor, noun_mask: Tensor, beta: Tensor) -> None:
+    """Raise a ValueError that names the first argument with a wrong shape or dtype."""
+    for name, tensor in (("groups", groups), ("nouns", nouns)):
+        if tensor.dim() != 3:
+            raise ValueError(f"grounding: {name} must be 3-dimensional, got {list(tensor.shape)}")
+        if not tensor.is_floating_point():
+            raise ValueError(f"grounding: {name} must be floating point, got {tensor.dtype}")
+    if groups.shape[2] != nouns.shape[2]:
+        raise ValueError(
+            f"grounding: groups and nouns must have the same last size (embed_dim), "
+            f"got {groups.shape[2]} and {nouns.shape[2]}"
+        )
+    if groups.shape[1] == 0 or nouns.shape[1] == 0:
+        raise ValueError(
+            "grounding: need at least one group and one noun slot, got groups "
+            f"{list(groups.shape)} and nouns {list(nouns.shape)}; mask nouns that are absent"
+        )
+    if noun_mask.dtype != torch.bool or noun_mask.shape != nouns.shape[:2]:
+        raise ValueError(
+            f"grounding: noun_mask must be bool {list(nouns.shape[:2])}, "
+            f"got {noun_mask.dtype} {list(noun_mask.shape)}"
+        )
+    check_scalar("beta", beta)
+
+
+def check_scalar(name: str, value: Tensor) -> None:
+    """Raise a ValueError unless `value` is a 0-dimensional floating point tensor."""
+    if not isinstance(value, Tensor) or value.dim() or not value.is_floating_point():
+        got = f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else repr(value)
+        raise ValueError(f"grounding: {name} must be a 0-dimensional float tensor, got {got}")
+
+
+def grounding_scores(
+    groups: Tensor,
+    nouns: Tensor,
+    noun_mask: Tensor,
+    beta: Tensor,
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """Softmax-weighted similarity of the nouns of every caption with the groups of every video.
+
+    S_ij = sum_k w_jk sum_m p_m a_m with a_m = <n_jk, g_im>, p = softmax_m(beta a) and
+    w_jk = noun_mask_jk / sum_k noun_mask_jk (S-ViLM, arXiv 2303.16341, inter-clip spatial
+    grounding; beta = 1 there). A caption without nouns scores 0 with every video.
+
+    Args:
+        groups: [b, G, D], unit vectors.
+        nouns: [c, K, D], unit vectors where `noun_mask`; anything where not.
+        noun_mask: bool [c, K].
+        beta: 0-dim; used clamped to [0, 60]. Beyond the range its gradient passes only if a
+            descent step leads back.
+        backend: `auto`, `fused` or `reference`; None leaves it to `SVILM_KERNELS`.
+
+    Returns:
+        [b, c] float32, or float64 if an input is float64.
+
+    Raises:
+        ValueError: a wrong shape or dtype.
+        RuntimeError: `fused` was asked for and cannot run.
+    """
+    check_inputs(groups, nouns, noun_mask, beta)
+    return reference.grounding_scores(groups, nouns, noun_mask, beta)
+
+
+def matrix_infonce(
+    scores: Tensor,
+    scale: Tensor,
+    *,
+    valid: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Symmetric InfoNCE over a matrix of scores, pairs on its diagonal.
+
+    loss = 1/(2N) (sum over valid i of [lse over valid j of s S_ij] - s S_ii
+                   + sum over valid j of [lse over all i of s S_ij] - s S_jj).
+
+    Args:
+        scores: [n, n], rows videos, columns captions.
+        scale: 0-dim, s.
+        valid: bool [n], captions that take part; N of them. Without it all do.
+        backend: as in `grounding_scores`.
+
+    Returns:
+        0-dim float32 (float64 for float64 inputs); 0 with a graph if N = 0.
+
+    Raises:
+        ValueError: a wrong shape or dtype.
+        RuntimeError: `fused` was asked for and cannot run.
+    """
+    if scores.dim() != 2 or scores.shape[0] != scores.shape[1] or not scores.is_floating_point():
+        raise ValueError(
+            f"matrix_infonce: scores must be a square float matrix, "
+            f"got {scores.dtype} {list(scores.shape)}"
+        )
+    if valid is not None and (valid.dtype != torch.bool or valid.shape != scores.shape[:1]):
+        raise ValueError(
+            f"matrix_infonce: valid must be bool [{scores.shape[0]}], "
+            f"got {valid.dtype} {list(valid.shape)}"
+        )
+    check_scalar("scale", scale)
+    return reference.matrix_infonce(scores, scale, valid=valid)
+
+
+def grounding_loss(
+    groups: Tensor,
+    nouns: Tensor,
+    noun_mask: Tensor,
+    beta: Tensor,
+    scale: Tensor,
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """Inter-clip spatial grounding: `matrix_infonce` over `grounding_scores` of one batch.
+
+    Args:
+        groups: [b, G, D], unit vectors.
+        nouns: [b, K, D]; caption i belongs to video i.
+        noun_mask: bool [b, K]; captions without a noun are not valid.
+        beta, backend: as in `grounding_scores`.
+        scale: 0-dim.
+
+    Returns:
+        0-dim float32 (float64 for float64 inputs).
+
+    Raises:
+        ValueError: a wrong shape or dtype.
+        RuntimeError: `fused` was asked for and cannot run.
+    """
+    check_inputs(groups, nouns, noun_mask, beta)
+    check_scalar("scale", scale)
+    if groups.shape[0] != nouns.shape[0]:
+        raise ValueError(
+            f"grounding_loss: as many captions as videos, "
+            f"got {nouns.shape[0]} captions and {groups.shape[0]} videos"
+        )
+    return reference.grounding_loss(groups, nouns, noun_mask, beta, scale)
