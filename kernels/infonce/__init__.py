@@ -1,0 +1,23 @@
+"""Symmetric InfoNCE over a rectangular block of pairs."""
+
+from pathlib import Path
+
+from ..registry import Op, register
+from . import reference
+from .api import InfoNCEPartials, infonce, infonce_partials
+from .cases import CASES, make_inputs
+from .cost import cost
+
+__all__ = ["InfoNCEPartials", "infonce", "infonce_partials"]
+
+register(
+    Op(
+        name="infonce",
+        api=infonce,
+        reference=reference.infonce,
+        cost=cost,
+        cases=CASES,
+        make_inputs=make_inputs,
+        kernel_paths=tuple(sorted(Path(__file__).parent.glob("fused/*.py"))),
+    )
+)

@@ -1,0 +1,217 @@
+"""Public functions of symmetric InfoNCE: checks, documentation, choice of the path."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import backend as backends
+from . import reference
+from .pairs import checked_pair_mode, diagonal_range
+
+OP = "infonce"
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# On CPU a larger chunk only leaves the cache; the fused backward wants large matrix products.
+REFERENCE_WORKSPACE_BYTES = 1 << 26
+
+
+class InfoNCEPartials(NamedTuple):
+    """What a block knows of its rows and columns, in natural logarithms, differentiable.
+
+    Attributes:
+        row_lse: [m] log of the sum over the block's columns of exp(scale * a_ij).
+        column_lse: [n] log of the sum over the block's rows; -inf where nothing is summed.
+        positives: [m] scale * a of the row's positive, or the mean over the texts that share its
+            id (`pair_mode="share"`); 0 where the block holds no positive of the row.
+    """
+
+    row_lse: Tensor
+    column_lse: Tensor
+    positives: Tensor
+
+
+def infonce(
+    videos: Tensor,
+    texts: Tensor,
+    scale: Tensor | float,
+    *,
+    diagonal_offset: int = 0,
+    pair_ids: Tensor | tuple[Tensor, Tensor] | None = None,
+    pair_mode: str = "exclude",
+    workspace_bytes: int | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Symmetric InfoNCE of paired embeddings (van den Oord 2018, eq. 4; CLIP's two directions).
+
+    With a_ij = <v_i, t_j> and P pairs (i, i + offset) inside the block:
+    loss = 1/(2P) sum_pairs [lse_j(scale a_ij) - scale a_ii'] + [lse_i(scale a_ij) - scale a_ii'].
+    Rows and columns without a partner take part as negatives only.
+
+    Args:
+        videos: [m, D] unit-norm rows (normalise outside, in fp32); fp16, bf16, fp32 or fp64.
+        texts: [n, D], same dtype and device.
+        scale: 0-dim tensor (differentiable) or float, the inverse temperature.
+        diagonal_offset: column of row i's positive is i + diagonal_offset.
+        pair_ids: int64 ids [m] of a square block, or (video ids [m], text ids [n]). Equal ids off
+            the diagonal are no negatives:
+        pair_mode: `exclude` leaves them out of the softmax; `share` (square block only) spreads
+            the target evenly over all texts (videos) with the same id.
+        workspace_bytes: bound of the temporary memory, at least one tile row of logits; None
+            takes the default of the path (512 MiB fused, 64 MiB reference).
+        backend: `fused`, `reference` or `auto`; None asks `kernels.backend`.
+
+    Returns:
+        0-dim fp32 loss (fp64 for fp64 inputs). Differentiable once.
+
+    Raises:
+        ValueError, TypeError: shapes, dtypes, devices or ids that do not fit; an empty block.
+    """
+    scale = _scale_tensor(scale, videos)
+    video_ids, text_ids = _split_ids(pair_ids)
+    mode = checked_pair_mode(pair_mode)
+    check_block(OP, videos, texts, scale, video_ids, text_ids, workspace_bytes)
+    rows, columns = videos.shape[0], texts.shape[0]
+    start, stop = diagonal_range(rows, columns, diagonal_offset)
+    if start == stop:
+        raise ValueError(
+            f"infonce: no pair lies in a [{rows}, {columns}] block with diagonal_offset "
+            f"{diagonal_offset}; use infonce_partials for blocks beside the diagonal"
+        )
+    if pair_ids is not None and not isinstance(pair_ids, tuple) and rows != columns:
+        raise ValueError(
+            f"infonce: one pair_ids serves a square block, got [{rows}, {columns}]; "
+            "pass (video_ids, text_ids)"
+        )
+    if mode == "share" and video_ids is not None and (rows != columns or diagonal_offset):
+        raise ValueError(
+            "infonce: pair_mode='share' needs a square block without offset, got "
+            f"[{rows}, {columns}] with diagonal_offset {diagonal_offset}"
+        )
+    _choose(videos, texts, scale, video_ids, text_ids, backend)
+    return reference.infonce(
+        videos,
+        texts,
+        scale,
+        diagonal_offset=diagonal_offset,
+        pair_ids=None if video_ids is None or text_ids is None else (video_ids, text_ids),
+        pair_mode=mode,
+        workspace_bytes=workspace_bytes or REFERENCE_WORKSPACE_BYTES,
+    )
+
+
+def infonce_partials(
+    videos: Tensor,
+    texts: Tensor,
+    scale: Tensor | float,
+    *,
+    diagonal_offset: int = 0,
+    video_ids: Tensor | None = None,
+    text_ids: Tensor | None = None,
+    pair_mode: str = "exclude",
+    workspace_bytes: int | None = None,
+    backend: str | None = None,
+) -> InfoNCEPartials:
+    """Row and column sums of one block of the logits, for callers that combine blocks.
+
+    Column sums of blocks with the same columns combine by `torch.logaddexp`; so do row sums.
+    In `share` mode the block must hold all texts: a row's target is spread over the equal
+    `text_ids` it sees. Arguments and errors as `infonce`; the diagonal may miss the block.
+    """
+    scale = _scale_tensor(scale, videos)
+    mode = checked_pair_mode(pair_mode)
+    check_block("infonce_partials", videos, texts, scale, video_ids, text_ids, workspace_bytes)
+    _choose(videos, texts, scale, video_ids, text_ids, backend)
+    return InfoNCEPartials(
+        *reference.partials(
+            videos,
+            texts,
+            scale,
+            diagonal_offset=diagonal_offset,
+            video_ids=video_ids,
+            text_ids=text_ids,
+            pair_mode=mode,
+            workspace_bytes=workspace_bytes or REFERENCE_WORKSPACE_BYTES,
+        )
+    )
+
+
+def _choose(
+    videos: Tensor,
+    texts: Tensor,
+    scale: Tensor,
+    video_ids: Tensor | None,
+    text_ids: Tensor | None,
+    backend: str | None,
+) -> backends.Backend:
+    return backends.choose(
+        OP,
+        (videos, texts, scale, video_ids, text_ids),
+        backend=backend,
+    )
+
+
+def _scale_tensor(scale: Tensor | float, videos: Tensor) -> Tensor:
+    if isinstance(scale, Tensor):
+        return scale
+    # full, not as_tensor: a copy from the host would synchronise.
+    dtype = reference.compute_dtype(videos.dtype)
+    return torch.full((), float(scale), dtype=dtype, device=videos.device)
+
+
+def _split_ids(
+    pair_ids: Tensor | tuple[Tensor, Tensor] | None,
+) -> tuple[Tensor | None, Tensor | None]:
+    if isinstance(pair_ids, tuple):
+        video_ids, text_ids = pair_ids
+        return video_ids, text_ids
+    return pair_ids, pair_ids
+
+
+def check_block(
+    name: str,
+    videos: Tensor,
+    texts: Tensor,
+    scale: Tensor,
+    video_ids: Tensor | None,
+    text_ids: Tensor | None,
+    workspace_bytes: int | None,
+) -> None:
+    """Refuse what no path can compute.
+
+    Raises:
+        TypeError: a dtype that does not fit.
+        ValueError: shapes, devices or a budget that do not fit.
+    """
+    if videos.ndim != 2 or texts.ndim != 2 or videos.shape[1] != texts.shape[1]:
+        raise ValueError(
+            f"{name}: expected videos [m, D] and texts [n, D], "
+            f"got {list(videos.shape)} and {list(texts.shape)}"
+        )
+    if 0 in videos.shape or 0 in texts.shape:
+        raise ValueError(
+            f"{name}: empty input has no loss, got {list(videos.shape)} and {list(texts.shape)}"
+        )
+    if videos.dtype != texts.dtype or videos.dtype not in _DTYPES:
+        raise TypeError(
+            f"{name}: videos and texts must share one of fp16, bf16, fp32, fp64, "
+            f"got {videos.dtype} and {texts.dtype}"
+        )
+    if scale.ndim != 0 or not scale.dtype.is_floating_point:
+        raise ValueError(
+            f"{name}: scale must be a 0-dim floating tensor or a float, "
+            f"got {scale.dtype} {list(scale.shape)}"
+        )
+    if (video_ids is None) != (text_ids is None):
+        raise ValueError(f"{name}: pass ids for videos and for texts, or neither")
+    for side, ids, embeddings in (("video", video_ids, videos), ("text", text_ids, texts)):
+        if ids is None:
+            continue
+        if ids.dtype != torch.int64 or ids.shape != embeddings.shape[:1]:
+            raise ValueError(
+                f"{name}: {side} ids must be int64 [{embeddings.shape[0]}], "
+                f"got {ids.dtype} {list(ids.shape)}"
+            )
+    if workspace_bytes is not None and workspace_bytes <= 0:
+        raise ValueError(f"{name}: workspace_bytes must be positive, got {workspace_bytes}")

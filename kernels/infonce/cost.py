@@ -1,0 +1,29 @@
+"""FLOPs and least bytes of a call: the floor that measurements are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ..registry import Cost
+
+
+def cost(case: Mapping[str, Any], dtype: torch.dtype) -> Cost:
+    """The floor of one call on a case with `videos`, `texts` and `dim`.
+
+    Forward: one product of 2 D FLOPs per pair; reads both inputs, writes the row and column
+    sums. Backward: the logits again and one product for each side, 6 D FLOPs per pair; reads both
+    inputs and the sums, writes both gradients.
+    """
+    rows, columns, dim = case["videos"], case["texts"], case["dim"]
+    product = 2.0 * rows * columns * dim
+    inputs = float(rows + columns) * dim * dtype.itemsize
+    sums = 4.0 * (rows + columns)
+    return Cost(
+        forward_flops=product,
+        forward_bytes=inputs + sums,
+        backward_flops=3 * product,
+        backward_bytes=2 * inputs + sums,
+    )
