@@ -97,7 +97,7 @@ def parameter_shapes(
 def initial_parameters(
     similarity: str, num_groups: int, hidden: int = 64, *, generator: torch.Generator | None = None
 ) -> dict[str, Tensor]:
-    """Float32 start values: `linear` starts as `mean`, `mlp` with the fan-in uniform of nn.Linear."""
+    """Float32 start values: `linear` starts as `mean`, `mlp` with nn.Linear's uniform."""
     values = {}
     for name, shape in parameter_shapes(similarity, num_groups, hidden).items():
         if similarity == "linear":

@@ -117,5 +117,5 @@ def test_errors_name_what_is_wrong(problem):
         similarity_scores("cosine", *problem, BETA)
     with pytest.raises(ValueError, match=r"'linear' takes parameters of shapes .*, got \{\}"):
         similarity_scores("linear", *problem, BETA)
-    with pytest.raises(ValueError, match="'max' takes parameters of shapes {}, got"):
+    with pytest.raises(ValueError, match=r"'max' takes parameters of shapes \{\}, got"):
         similarity_scores("max", *problem, BETA, {"weight": torch.zeros(3)})
