@@ -46,8 +46,8 @@ class RetrievalResult:
 
     manifest: SHA-256 over the sorted (video id, caption) pairs: two results with one manifest
     ranked the same queries against the same gallery. missing: ids that were asked for but could not
-    be read, with the reason; they are in neither queries nor gallery. top_videos, top_scores: [q, k]
-    the best candidates of every caption. text_rank: float64 [q], 0-based.
+    be read, with the reason; they are in neither queries nor gallery. top_videos, top_scores:
+    [q, k] the best candidates of every caption. text_rank: float64 [q], 0-based.
     """
 
     protocol: str
@@ -108,12 +108,12 @@ class RetrievalResult:
         }
 
     def metrics(self) -> dict[str, float]:
-        """Flat numbers for a training log: `retrieval/t2v_R@1`, ..., `retrieval/v2t_MeanR`."""
+        """Flat numbers for a training log: `retrieval_t2v_R@1`, ..., `retrieval_v2t_MeanR`."""
         flat: dict[str, float] = {}
         for name, summary in (("t2v", self.text_to_video), ("v2t", self.video_to_text)):
-            flat |= {f"retrieval/{name}_R@{k}": value for k, value in summary.recall.items()}
-            flat[f"retrieval/{name}_MedR"] = summary.median_rank
-            flat[f"retrieval/{name}_MeanR"] = summary.mean_rank
+            flat |= {f"retrieval_{name}_R@{k}": value for k, value in summary.recall.items()}
+            flat[f"retrieval_{name}_MedR"] = summary.median_rank
+            flat[f"retrieval_{name}_MeanR"] = summary.mean_rank
         return flat
 
 

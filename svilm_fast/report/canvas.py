@@ -1,0 +1,153 @@
+"""A drawing surface measured in inches from the top left corner, for pictures made of frames."""
+
+from __future__ import annotations
+
+import io
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.patches import FancyBboxPatch, Rectangle
+from matplotlib.textpath import TextPath
+
+from svilm_fast.report.theme import Theme
+
+PAGE_WIDTH = 11.0
+LINE_HEIGHT = 1.35
+POINTS_PER_INCH = 72.0
+
+
+class Canvas:
+    """One figure of `width` x `height` inches; y grows downwards."""
+
+    def __init__(self, width: float, height: float, theme: Theme) -> None:
+        self.theme = theme
+        self.width, self.height = width, height
+        self.figure: Figure = plt.figure(figsize=(width, height))
+        self.axes = self.figure.add_axes((0, 0, 1, 1))
+        self.axes.set(xlim=(0, width), ylim=(height, 0), autoscale_on=False)
+        self.axes.axis("off")
+
+    def image(self, x: float, y: float, width: float, height: float, pixels: np.ndarray) -> None:
+        """Pixels uint8 [h, w, 3] stretched over a rectangle; few pixels stay sharp squares."""
+        smooth = "nearest" if max(pixels.shape[:2]) < 128 else "antialiased"
+        extent = (x, x + width, y + height, y)
+        self.axes.imshow(pixels, extent=extent, aspect="auto", interpolation=smooth, zorder=2)
+        self.axes.set(xlim=(0, self.width), ylim=(self.height, 0))
+
+    def box(
+        self,
+        x: float,
+        y: float,
+        width: float,
+        height: float,
+        *,
+        fill: str | None = None,
+        edge: str | None = None,
+        thickness: float = 1.5,
+        radius: float = 0.0,
+        alpha: float = 1.0,
+        layer: float = 3,
+    ) -> None:
+        """A rectangle, filled or framed, with round corners where `radius` (inches) says so."""
+        look: dict[str, Any] = {
+            "facecolor": fill or "none",
+            "edgecolor": edge or "none",
+            "linewidth": thickness if edge else 0,
+            "alpha": alpha,
+            "zorder": layer,
+        }
+        patch: Rectangle | FancyBboxPatch
+        if radius:
+            style = f"round,pad=0,rounding_size={radius}"
+            patch = FancyBboxPatch((x, y), width, height, boxstyle=style, **look)
+        else:
+            patch = Rectangle((x, y), width, height, **look)
+        self.axes.add_patch(patch)
+
+    def text(
+        self,
+        x: float,
+        y: float,
+        text: str,
+        *,
+        size: float = 9.5,
+        colour: str | None = None,
+        bold: bool = False,
+        align: str = "left",
+        vertical: str = "top",
+    ) -> None:
+        """One line or several; (x, y) is the corner or middle that `align` and `vertical` name."""
+        self.axes.text(
+            x,
+            y,
+            text,
+            fontsize=size,
+            color=colour or self.theme.ink,
+            fontweight="bold" if bold else "normal",
+            ha=align,
+            va=vertical,
+            linespacing=LINE_HEIGHT,
+            zorder=5,
+            parse_math=False,
+        )
+
+    def line(
+        self, x0: float, y0: float, x1: float, y1: float, *, colour: str | None = None
+    ) -> None:
+        """A hairline."""
+        self.axes.plot([x0, x1], [y0, y1], color=colour or self.theme.line, linewidth=0.9, zorder=1)
+
+
+def text_width(text: str, size: float, bold: bool = False) -> float:
+    """Width in inches of one line at `size` points, in the current font."""
+    return _text_width(text, size, bold, tuple(plt.rcParams["font.family"]))
+
+
+def wrap(text: str, width: float, size: float, lines: int = 2, bold: bool = False) -> list[str]:
+    """Break a text into at most `lines` lines of `width` inches; what is cut ends in "…"."""
+    rows: list[str] = []
+    for word in text.split():
+        longer = f"{rows[-1]} {word}" if rows else word
+        if rows and text_width(longer, size, bold) <= width:
+            rows[-1] = longer
+        else:
+            rows.append(word)
+    if len(rows) > lines:
+        rows = [*rows[: lines - 1], " ".join(rows[lines - 1 :])]
+    return [_shorten(row, width, size, bold) for row in rows]
+
+
+def to_png(figure: Figure, *, dpi: int = 170) -> bytes:
+    """The figure as PNG bytes; closes it."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def save_png(figure: Figure, path: str | Path, *, dpi: int = 170) -> Path:
+    """Write the figure as a PNG file; closes it."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(to_png(figure, dpi=dpi))
+    return target
+
+
+@lru_cache(maxsize=4096)
+def _text_width(text: str, size: float, bold: bool, family: tuple[str, ...]) -> float:
+    font = FontProperties(family=list(family), weight="bold" if bold else "normal")
+    path = TextPath((0, 0), text.replace("$", r"\$"), size=size, prop=font)
+    return float(path.get_extents().width) / POINTS_PER_INCH if text.strip() else 0.0
+
+
+def _shorten(text: str, width: float, size: float, bold: bool) -> str:
+    if text_width(text, size, bold) <= width:
+        return text
+    while text and text_width(text + "…", size, bold) > width:
+        text = text[:-1]
+    return text.rstrip() + "…"

@@ -1,0 +1,220 @@
+"""Training curves from metrics.jsonl, and the bars of the retrieval table."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from svilm_fast.evaluation.retrieval import RetrievalResult
+from svilm_fast.report.canvas import PAGE_WIDTH
+from svilm_fast.report.theme import Theme
+
+Series = dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One small chart: title, the names of its lines in the log with their labels, the unit."""
+
+    title: str
+    lines: tuple[tuple[str, str], ...]
+    percent: bool = False
+    logarithmic: bool = False
+    sparse: bool = False
+
+
+PANELS = (
+    Panel("Loss", (("loss", "total"),)),
+    Panel(
+        "Loss parts",
+        (
+            ("loss_contrast", "contrast"),
+            ("loss_grounding", "grounding"),
+            ("loss_temporal", "temporal"),
+        ),
+    ),
+    Panel(
+        "Accuracy in the batch, %",
+        (("accuracy_v2t", "video to text"), ("accuracy_t2v", "text to video")),
+        percent=True,
+    ),
+    Panel(
+        "Held-out text to video, %",
+        (
+            ("retrieval_t2v_R@1", "R@1"),
+            ("retrieval_t2v_R@5", "R@5"),
+            ("retrieval_t2v_R@10", "R@10"),
+        ),
+        sparse=True,
+    ),
+    Panel(
+        "Scales",
+        (
+            ("scale_contrast", "contrast"),
+            ("scale_grounding", "grounding"),
+            ("scale_beta", "beta"),
+        ),
+    ),
+    Panel("Empty groups, %", (("empty_group_rate", "groups without a token"),), percent=True),
+    Panel("Clips per second", (("clips_per_second", "all ranks"),)),
+    Panel("Waiting for data, %", (("data_wait_share", "share of the step"),), percent=True),
+    Panel("Gradient norm", (("gradient_norm", "before clipping"),), logarithmic=True),
+    Panel("Learning rate", (("learning_rate", "learning rate"),)),
+)
+# Names under which other logs keep the same numbers.
+ALIASES = {
+    "lr": "learning_rate",
+    "grad_norm": "gradient_norm",
+    "grounding_beta": "scale_beta",
+    "beta": "scale_beta",
+}
+
+
+def read_metrics(path: str | Path) -> Series:
+    """Every number of a metrics.jsonl: name to (steps, values), both float64 [n], in step order.
+
+    Nulls and NaN (a step without a finite value) are left out. Raises ValueError naming the line
+    that is not a JSON object with a `step`; a last line that was cut off is dropped.
+    """
+    lines = Path(path).read_text().splitlines()
+    points: dict[str, dict[int, float]] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            step = int(record["step"])
+        except (ValueError, KeyError, TypeError) as error:
+            if number == len(lines) and isinstance(error, json.JSONDecodeError):
+                continue
+            raise ValueError(f"{path}, line {number}: not a JSON object with a step") from None
+        for key, value in record.items():
+            name = key.rsplit("/", 1)[-1]
+            if name == "step" or isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            if math.isfinite(value):
+                points.setdefault(ALIASES.get(name, name), {})[step] = float(value)
+    return {name: _sorted(values) for name, values in points.items()}
+
+
+def smooth(values: np.ndarray, window: float) -> np.ndarray:
+    """Exponential average over about `window` points, without the pull towards the first one."""
+    decay = 1 - 1 / max(1.0, window)
+    total, weight = 0.0, 0.0
+    averaged = np.empty_like(values)
+    for place, value in enumerate(values):
+        total, weight = decay * total + value, decay * weight + 1
+        averaged[place] = total / weight
+    return averaged
+
+
+def draw_curves(series: Mapping[str, tuple[np.ndarray, np.ndarray]], theme: Theme) -> Figure:
+    """Small charts of everything the log holds of PANELS, three in a row."""
+    panels = [panel for panel in PANELS if any(name in series for name, _ in panel.lines)]
+    if not panels:
+        known = ", ".join(sorted({name for panel in PANELS for name, _ in panel.lines}))
+        raise ValueError(f"the log holds none of the known numbers ({known})")
+    columns = min(3, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure, grid = plt.subplots(
+        rows,
+        columns,
+        figsize=(PAGE_WIDTH, 2.45 * rows),
+        squeeze=False,
+        layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1),
+    )
+    last = max(float(steps[-1]) for steps, _ in series.values())
+    for axes, panel in zip(grid.flat, panels, strict=False):
+        _draw_panel(axes, panel, series, theme)
+        axes.set_xlim(0, last or 1)
+    for axes in list(grid.flat)[len(panels) :]:
+        axes.axis("off")
+    for axes in grid[-1]:
+        axes.set_xlabel("step")
+    return figure
+
+
+def draw_recall_bars(result: RetrievalResult, theme: Theme) -> Figure:
+    """Text-to-video recall beside the colour-set baseline and chance."""
+    summary = result.text_to_video
+    ks = sorted(summary.recall)
+    rows: list[tuple[str, str, Sequence[float]]] = [
+        ("this model", theme.series[0], [summary.recall[k] for k in ks])
+    ]
+    if result.colours:
+        rows.append(("colour sets only", theme.series[1], [result.colours.recall[k] for k in ks]))
+    rows.append(("chance", theme.muted, [interval.expected for interval in result.chance]))
+    figure, axes = plt.subplots(figsize=(PAGE_WIDTH, 2.6), layout="constrained")
+    height = 0.8 / len(rows)
+    for place, (label, colour, values) in enumerate(rows):
+        y = np.arange(len(ks)) + (place - (len(rows) - 1) / 2) * height
+        axes.barh(y, values, height=0.88 * height, color=colour, label=label)
+        ends = [
+            _draw_whisker(axes, summary, k, y[i], theme) if not place else 0.0
+            for i, k in enumerate(ks)
+        ]
+        for bar, value, end in zip(y, values, ends, strict=True):
+            axes.text(
+                max(value, end) + 0.8,
+                bar,
+                f"{value:.1f}",
+                va="center",
+                fontsize=9,
+                fontweight="bold" if not place else "normal",
+            )
+    axes.set_yticks(range(len(ks)), [f"R@{k}" for k in ks])
+    axes.tick_params(axis="y", length=0, labelcolor=theme.ink)
+    axes.invert_yaxis()
+    axes.set(xlim=(0, 104), xlabel="queries answered among the first k, %")
+    axes.grid(axis="y", visible=False)
+    axes.spines["left"].set_visible(False)
+    figure.legend(loc="outside upper left", ncols=3, handlelength=1.0, columnspacing=1.6)
+    return figure
+
+
+def _draw_whisker(axes: Axes, summary: object, k: int, y: float, theme: Theme) -> float:
+    interval = getattr(summary, "intervals", {}).get(f"R@{k}")
+    if interval is None:
+        return 0.0
+    axes.plot(interval, [y, y], color=theme.ink, linewidth=1.3, solid_capstyle="butt")
+    return float(interval[1])
+
+
+def _draw_panel(
+    axes: Axes,
+    panel: Panel,
+    series: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    theme: Theme,
+) -> None:
+    axes.set_title(panel.title)
+    present = [(name, label) for name, label in panel.lines if name in series]
+    colours = {name: theme.series[i] for i, (name, _) in enumerate(panel.lines)}
+    for name, label in present:
+        steps, values = series[name]
+        values = 100 * values if panel.percent else values
+        if panel.sparse or len(values) < 12:
+            axes.plot(steps, values, color=colours[name], marker="o", markersize=3.5, label=label)
+            continue
+        axes.plot(steps, values, color=colours[name], linewidth=0.8, alpha=0.28)
+        axes.plot(steps, smooth(values, len(values) / 25), color=colours[name], label=label)
+    if panel.logarithmic and all((series[name][1] > 0).all() for name, _ in present):
+        axes.set_yscale("log")
+    elif all((series[name][1] >= 0).all() for name, _ in present):
+        axes.set_ylim(bottom=0, top=None if axes.get_ylim()[1] > 0 else 1)
+    if len(panel.lines) > 1:
+        axes.legend(loc="best", handlelength=1.2)
+    axes.locator_params(axis="x", nbins=5)
+
+
+def _sorted(values: dict[int, float]) -> tuple[np.ndarray, np.ndarray]:
+    steps = sorted(values)
+    return np.array(steps, dtype=np.float64), np.array([values[step] for step in steps])

@@ -1,0 +1,165 @@
+"""Which group every token belongs to, and which group every noun attends to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from svilm_fast.report.canvas import PAGE_WIDTH, Canvas, wrap
+from svilm_fast.report.probe import ClipProbe
+from svilm_fast.report.strips import NO_GROUP, spotlight, tint, token_frames
+from svilm_fast.report.theme import Theme, group_colours, hex_colour
+
+LABEL_WIDTH = 1.55
+PANEL_WIDTH = 2.5
+PANEL_GAP = 0.35
+MAX_POSITIONS = 8
+FRAME_GAP = 0.05
+ROW_GAP = 0.1
+CAPTION_SIZE = 10.0
+CAPTION_LINE = 0.19
+BLOCK_GAP = 0.34
+
+
+def shown_positions(positions: int) -> np.ndarray:
+    """At most MAX_POSITIONS temporal token positions, evenly spread: int [p]."""
+    count = min(positions, MAX_POSITIONS)
+    return ((np.arange(count) + 0.5) * positions / count).astype(int)
+
+
+def group_shares(groups: np.ndarray, num_groups: int) -> np.ndarray:
+    """Share of the kept tokens that each group holds: float [G], sums to 1."""
+    kept = groups[groups != NO_GROUP]
+    return np.bincount(kept.ravel(), minlength=num_groups) / max(1, kept.size)
+
+
+def draw_groups(probes: Sequence[ClipProbe], theme: Theme) -> Figure:
+    """For each clip its frames, the coloured groups, and a row for every noun."""
+    shown = [probe for probe in probes if probe.groups is not None]
+    if not shown:
+        raise ValueError("no clip has groups: the model was built with video.num_groups=0")
+    sizes = [_frame_size(probe) for probe in shown]
+    heights = [
+        _caption_height(probe) + (2 + len(probe.nouns)) * (side[1] + ROW_GAP)
+        for probe, side in zip(shown, sizes, strict=True)
+    ]
+    canvas = Canvas(PAGE_WIDTH, sum(heights) + BLOCK_GAP * (len(shown) - 1) + 0.08, theme)
+    top = 0.04
+    for place, (probe, size, height) in enumerate(zip(shown, sizes, heights, strict=True)):
+        if place:
+            canvas.line(0, top - BLOCK_GAP / 2, PAGE_WIDTH, top - BLOCK_GAP / 2)
+        _draw_clip(canvas, probe, size, top)
+        top += height + BLOCK_GAP
+    return canvas.figure
+
+
+def _draw_clip(canvas: Canvas, probe: ClipProbe, size: tuple[float, float], top: float) -> None:
+    assert probe.groups is not None
+    theme = canvas.theme
+    colours = group_colours(probe.num_groups)
+    canvas.text(0, top, "\n".join(_caption(probe)), size=CAPTION_SIZE, bold=True)
+    top += _caption_height(probe)
+    positions = shown_positions(len(probe.groups))
+    frames = token_frames(probe.frames, len(probe.groups))[positions]
+    groups = probe.groups[positions]
+    step = size[1] + ROW_GAP
+    _draw_row(canvas, frames, top, size, "frames", "")
+    tinted = np.stack([tint(f, g, colours) for f, g in zip(frames, groups, strict=True)])
+    used = int((group_shares(probe.groups, probe.num_groups) > 0).sum())
+    _draw_row(canvas, tinted, top + step, size, "groups", f"{used} of {probe.num_groups} in use")
+    for row, (noun, weights) in enumerate(zip(probe.nouns, probe.noun_weights, strict=True)):
+        chosen = int(weights.argmax())
+        lit = [
+            spotlight(f, g, chosen, colours[chosen]) for f, g in zip(frames, groups, strict=True)
+        ]
+        y = top + (2 + row) * step
+        _draw_row(
+            canvas, np.stack(lit), y, size, f"“{noun}”", f"group {chosen}, {weights[chosen]:.0%}"
+        )
+        canvas.box(
+            LABEL_WIDTH - 0.16, y, 0.05, size[1], fill=hex_colour(colours[chosen]), radius=0.02
+        )
+        _draw_bars(canvas, weights, colours, y, size[1], "attention of the noun")
+    shares = group_shares(probe.groups, probe.num_groups)
+    _draw_bars(canvas, shares, colours, top + step, size[1], "share of the tokens")
+    _draw_legend_note(canvas, top, size[1], theme)
+
+
+def _draw_row(
+    canvas: Canvas,
+    frames: np.ndarray,
+    top: float,
+    size: tuple[float, float],
+    label: str,
+    note: str,
+) -> None:
+    lines = wrap(label, LABEL_WIDTH - 0.25, 9.5, 2, bold=True)
+    middle = top + size[1] / 2
+    height = 0.18 * len(lines) + (0.17 if note else 0)
+    canvas.text(0, middle - height / 2, "\n".join(lines), bold=True)
+    if note:
+        y = middle - height / 2 + 0.18 * len(lines) + 0.01
+        canvas.text(0, y, note, size=8.5, colour=canvas.theme.muted)
+    for place, frame in enumerate(frames):
+        canvas.image(LABEL_WIDTH + place * (size[0] + FRAME_GAP), top, *size, frame)
+
+
+def _draw_bars(
+    canvas: Canvas, weights: np.ndarray, colours: np.ndarray, top: float, height: float, title: str
+) -> None:
+    left = PAGE_WIDTH - PANEL_WIDTH
+    canvas.text(left, top, title, size=8.5, colour=canvas.theme.muted)
+    pitch = PANEL_WIDTH / len(weights)
+    floor, room = top + height - 0.16, height - 0.16 - 0.36
+    largest = max(float(weights.max()), 1e-9)
+    canvas.line(left, floor, PAGE_WIDTH, floor)
+    for group, weight in enumerate(weights):
+        tall = max(room * float(weight) / largest, 0.0)
+        canvas.box(
+            left + group * pitch + 0.1 * pitch,
+            floor - tall,
+            0.8 * pitch,
+            tall,
+            fill=hex_colour(colours[group]),
+        )
+    best = int(weights.argmax())
+    x = left + (best + 0.5) * pitch
+    canvas.text(
+        x, floor - room - 0.03, f"{weights[best]:.0%}", size=8, align="center", vertical="bottom"
+    )
+    for group in range(0, len(weights), max(1, len(weights) // 8)):
+        canvas.text(
+            left + (group + 0.5) * pitch,
+            floor + 0.03,
+            str(group),
+            size=7,
+            colour=canvas.theme.muted,
+            align="center",
+        )
+
+
+def _draw_legend_note(canvas: Canvas, top: float, height: float, theme: Theme) -> None:
+    note = (
+        "Colours are group numbers, the same in\nall rows of a clip. A noun’s row shows the\n"
+        "tokens of the group it attends to most."
+    )
+    y = top + height / 2
+    canvas.text(PAGE_WIDTH - PANEL_WIDTH, y, note, size=8.5, colour=theme.muted, vertical="center")
+
+
+def _frame_size(probe: ClipProbe) -> tuple[float, float]:
+    assert probe.groups is not None
+    count = len(shown_positions(len(probe.groups)))
+    room = PAGE_WIDTH - LABEL_WIDTH - PANEL_WIDTH - PANEL_GAP - (count - 1) * FRAME_GAP
+    width = min(room / count, 1.25)
+    return width, width * probe.frames.shape[1] / probe.frames.shape[2]
+
+
+def _caption(probe: ClipProbe) -> list[str]:
+    return wrap(probe.caption, PAGE_WIDTH - 0.2, CAPTION_SIZE, 2, bold=True)
+
+
+def _caption_height(probe: ClipProbe) -> float:
+    return len(_caption(probe)) * CAPTION_LINE + 0.1

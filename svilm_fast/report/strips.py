@@ -1,0 +1,69 @@
+"""Film strips and token overlays as arrays of pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+
+NO_GROUP = -1
+
+
+def film_strip(
+    frames: np.ndarray, gap: int = 2, background: np.ndarray | None = None
+) -> np.ndarray:
+    """Frames side by side: uint8 [f, h, w, 3] to uint8 [h, f w + (f - 1) gap, 3]."""
+    count, height, width, _ = frames.shape
+    colour = np.zeros(3, np.uint8) if background is None else background
+    strip = np.empty((height, count * width + (count - 1) * gap, 3), np.uint8)
+    strip[:] = colour
+    for place, frame in enumerate(frames):
+        left = place * (width + gap)
+        strip[:, left : left + width] = frame
+    return strip
+
+
+def token_frames(frames: np.ndarray, positions: int) -> np.ndarray:
+    """The middle frame of each temporal token position: uint8 [F, H, W, 3] to [positions, ...]."""
+    per_position = len(frames) // positions
+    return frames[per_position // 2 :: per_position][:positions]
+
+
+def upsample(grid: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Repeat the cells of a grid [h, w] over `height` x `width` pixels, to the nearest cell."""
+    rows = np.arange(height) * grid.shape[0] // height
+    columns = np.arange(width) * grid.shape[1] // width
+    return grid[rows[:, None], columns[None, :]]
+
+
+def tint(
+    frame: np.ndarray, groups: np.ndarray, colours: np.ndarray, strength: float = 0.6
+) -> np.ndarray:
+    """Colour every pixel by the group of its token.
+
+    frame: uint8 [H, W, 3]; groups: int [h, w] group of each token, NO_GROUP where the token was
+    dropped (such pixels keep their own colour); colours: uint8 [G, 3].
+    """
+    index = upsample(groups, *frame.shape[:2])
+    mixed = (1 - strength) * frame + strength * colours[index.clip(min=0)]
+    kept = np.where((index == NO_GROUP)[..., None], frame, mixed)
+    return np.round(kept).astype(np.uint8)
+
+
+def spotlight(
+    frame: np.ndarray, groups: np.ndarray, chosen: int, colour: np.ndarray, shade: float = 0.25
+) -> np.ndarray:
+    """Leave the tokens of one group bright with a coloured outline, and darken all others.
+
+    Arguments as in `tint`; `shade` is the brightness that remains outside.
+    """
+    inside = upsample(groups, *frame.shape[:2]) == chosen
+    grey = frame.mean(axis=-1, keepdims=True)
+    lit = np.where(inside[..., None], frame, shade * (0.4 * frame + 0.6 * grey))
+    edge = inside & ~_eroded(inside, max(1, min(frame.shape[:2]) // 48))
+    return np.round(np.where(edge[..., None], colour, lit)).astype(np.uint8)
+
+
+def _eroded(mask: np.ndarray, times: int) -> np.ndarray:
+    for _ in range(times):
+        padded = np.pad(mask, 1, constant_values=False)
+        mask = mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return mask
