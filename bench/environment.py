@@ -14,17 +14,8 @@ import torch
 import triton
 
 ROOT = Path(__file__).resolve().parents[1]
-_MUST_MATCH = [
-    "machine",
-    "cpu",
-    "cores",
-    "gpu",
-    "gpu_memory_bytes",
-    "python",
-    "torch",
-    "cuda",
-    "triton",
-]
+_MUST_MATCH = ["machine", "cpu", "cores", "gpu", "gpu_memory_bytes"]
+_MUST_MATCH += ["python", "torch", "cuda", "triton"]
 _PREFIXES = ("TRITON_", "CUBLAS_", "NCCL_", "PYTORCH_", "OMP_", "SVILM_")
 
 

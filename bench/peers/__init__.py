@@ -1,0 +1,32 @@
+"""What the ops are measured against: each module maps provider names to functions of the inputs.
+
+A provider takes the keyword arguments that the op's `make_inputs` gives and returns the op's first
+output. It returns `NotImplemented` for a case that it cannot express.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+Provider = Callable[..., Any]
+
+
+def compiled(eager: Provider) -> Provider:
+    """`eager` under `torch.compile`, made on its first call."""
+    cache: list[Provider] = []
+
+    def call(**inputs: Any) -> Any:
+        if not cache:
+            cache.append(torch.compile(eager, dynamic=False))
+        return cache[0](**inputs)
+
+    return call
+
+
+def peers(op: str) -> dict[str, Provider]:
+    """The providers of one op by name."""
+    return dict(importlib.import_module(f"{__name__}.{op}").PROVIDERS)
