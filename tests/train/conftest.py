@@ -1,0 +1,84 @@
+"""A tiny model with the trainable model's interface, and engines around it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from svilm_fast.train.config import RunConfig
+from svilm_fast.train.engine import Engine, start_engine
+from svilm_fast.train.load_config import load_config
+from svilm_fast.train.ranks import Ranks, leave_ranks, start_ranks
+
+
+@dataclass
+class TinyOutput:
+    loss: Tensor
+    metrics: dict[str, Tensor]
+
+
+class TinyModel(nn.Module):
+    """Fits targets [b, 2] from features [b, 4], with dropout so that random state matters."""
+
+    def __init__(self, width: int = 8, dropout: float = 0.25) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Linear(4, width), nn.Tanh(), nn.Dropout(dropout), nn.Linear(width, 2)
+        )
+        self.log_scale = nn.Parameter(torch.zeros(()))
+
+    def forward(self, inputs: dict[str, Tensor]) -> TinyOutput:
+        error = self.log_scale.exp() * self.body(inputs["features"]) - inputs["targets"]
+        loss = error.float().square().mean()
+        return TinyOutput(loss, {"loss_fit": loss.detach()})
+
+
+def tiny_batch(step: int, rows: int = 8) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1000 + step)
+    features = torch.randn(rows, 4, generator=generator)
+    return {"features": features, "targets": features[:, :2] * 0.5 + 0.25}
+
+
+def tiny_config(*overrides: str) -> RunConfig:
+    defaults = [
+        "run.dir=unused",
+        "training.precision=fp32",
+        "training.global_batch=8",
+        "training.steps=20",
+        "distributed.device=cpu",
+        "deepspeed.bucket_elements=1000",
+        "optimizer.lr=0.02",
+    ]
+    return load_config(None, [*defaults, *overrides])
+
+
+@pytest.fixture(scope="session")
+def ranks() -> Iterator[Ranks]:
+    """One process group of one rank for all in-process engine tests."""
+    yield start_ranks(tiny_config().distributed)
+    leave_ranks()
+
+
+@pytest.fixture
+def make_engine(ranks: Ranks) -> Iterator[Callable[..., Engine]]:
+    """Build engines around a tiny model; they are closed when the test ends."""
+    engines: list[Engine] = []
+
+    def make(*overrides: str, width: int = 8, dropout: float = 0.25, seed: int = 0) -> Engine:
+        torch.manual_seed(seed)
+        config = tiny_config(*overrides)
+        engines.append(start_engine(TinyModel(width, dropout), config, ranks))
+        return engines[-1]
+
+    yield make
+    for engine in engines:
+        engine.close()
+
+
+@pytest.fixture
+def batch_of() -> Callable[..., dict[str, Tensor]]:
+    return tiny_batch

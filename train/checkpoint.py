@@ -1,0 +1,246 @@
+"""DeepSpeed checkpoints that are committed in two phases and verified before they are read.
+
+DeepSpeed's rank 0 writes `latest` when its own files are done, before the other ranks wrote theirs:
+a rank that dies in between leaves `latest` on an incomplete checkpoint, and the next start then
+loads half of it or begins from scratch without a word. Here all ranks write first; after a barrier
+rank 0 writes a manifest with the SHA-256 of every file, then `latest`. A checkpoint without a valid
+manifest does not exist.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from svilm_fast.train.engine import Engine
+from svilm_fast.train.errors import CheckpointError
+from svilm_fast.train.files import sha256_of, sync_folder, write_atomically, write_json
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+LATEST = "latest"
+STATE = "trainer_state.json"
+
+
+@dataclass
+class TrainerState:
+    """What continues a run beside weights and moments: the step and where the data stand.
+
+    data: `state_dict()` of this rank's loader.
+    """
+
+    step: int
+    data: dict[str, Any]
+
+
+def tag_of(step: int) -> str:
+    """Return the folder name of a step's checkpoint."""
+    return f"step_{step:08d}"
+
+
+def parameter_shapes(model: nn.Module) -> dict[str, list[int]]:
+    """Return the full shape of every parameter, also where ZeRO 3 has partitioned it."""
+    return {
+        name: list(getattr(parameter, "ds_shape", parameter.shape))
+        for name, parameter in model.named_parameters()
+    }
+
+
+def check_shapes(saved: dict[str, list[int]], model: nn.Module, source: Path) -> None:
+    """Raise CheckpointError naming the first parameter that differs, with both shapes."""
+    wanted = parameter_shapes(model)
+    for name, shape in wanted.items():
+        if name not in saved:
+            raise CheckpointError(f"{source} has no parameter {name!r} of shape {shape}")
+        if saved[name] != shape:
+            raise CheckpointError(
+                f"{source}: parameter {name!r} has shape {saved[name]}, the model's is {shape}; "
+                "use the configuration that the checkpoint was trained with"
+            )
+    extra = sorted(set(saved) - set(wanted))
+    if extra:
+        raise CheckpointError(f"{source} holds a parameter {extra[0]!r} that the model lacks")
+
+
+def save_random_state(path: Path, device: torch.device) -> None:
+    """Write the state of torch's, NumPy's and Python's generators."""
+    state = {"torch": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    name, keys, position, has_gauss, gauss = np.random.get_state()
+    state["numpy_keys"] = torch.from_numpy(np.asarray(keys).astype(np.int64))
+    others = {
+        "numpy": json.dumps([name, int(position), int(has_gauss), float(gauss)]),
+        "python": json.dumps(random.getstate()),
+    }
+    save_file(state, path, metadata=others)
+
+
+def load_random_state(path: Path, device: torch.device) -> None:
+    """Restore what `save_random_state` wrote."""
+    from safetensors import safe_open
+
+    state = load_file(path)
+    with safe_open(path, framework="pt") as file:
+        others = file.metadata()
+    torch.set_rng_state(state["torch"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+    name, position, has_gauss, gauss = json.loads(others["numpy"])
+    keys = state["numpy_keys"].numpy().astype(np.uint32)
+    np.random.set_state((name, keys, position, has_gauss, gauss))
+    version, internal, gauss_next = json.loads(others["python"])
+    random.setstate((version, tuple(internal), gauss_next))
+
+
+def write_manifest(folder: Path) -> None:
+    """Commit a checkpoint: record size and SHA-256 of every file in it."""
+    files = {
+        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
+    sync_folder(folder)
+    write_json(folder / MANIFEST, {"format": 1, "files": files})
+
+
+def problem_with(folder: Path) -> str | None:
+    """Return why a checkpoint cannot be trusted, or None if every byte is as it was written."""
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        return "it was never completed (no manifest)"
+    try:
+        files = json.loads(manifest.read_text())["files"]
+    except (ValueError, KeyError, UnicodeDecodeError):
+        return f"{MANIFEST} is damaged"
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        size = path.stat().st_size
+        if size != expected["bytes"]:
+            return f"{name} has {size} bytes instead of {expected['bytes']}"
+        if sha256_of(path) != expected["sha256"]:
+            return f"{name} has changed since it was written"
+    return None
+
+
+def committed_tags(folder: Path) -> list[str]:
+    """Return the tags that have a manifest, newest first."""
+    if not folder.is_dir():
+        return []
+    return sorted((path.parent.name for path in folder.glob(f"*/{MANIFEST}")), reverse=True)
+
+
+def newest_verified(folder: Path) -> str | None:
+    """Return the newest checkpoint that verifies, saying why newer ones were passed over.
+
+    Returns None when there was never a checkpoint. Raises CheckpointError when there are some and
+    none can be trusted, so that a run never starts from scratch by accident.
+    """
+    tags = sorted((path.name for path in folder.glob("step_*") if path.is_dir()), reverse=True)
+    reasons = []
+    for tag in tags:
+        reason = problem_with(folder / tag)
+        if reason is None:
+            if reasons:
+                log.warning("resuming from %s instead", tag)
+            return tag
+        reasons.append(f"{tag}: {reason}")
+        log.warning("checkpoint %s is passed over: %s", tag, reason)
+    if (folder / LATEST).exists() and not tags:
+        reasons.append(f"{LATEST} names {(folder / LATEST).read_text().strip()!r}, which is absent")
+    if reasons:
+        raise CheckpointError(
+            f"no checkpoint in {folder} can be trusted ({'; '.join(reasons)}); "
+            "start anew with --overwrite"
+        )
+    return None
+
+
+def save_checkpoint(engine: Engine, folder: Path, state: TrainerState, keep: int) -> Path:
+    """Save this step on all ranks and commit it; older ones beyond `keep` are removed."""
+    ranks, tag = engine.ranks, tag_of(state.step)
+    target = folder / tag
+    if ranks.is_first:
+        # Left behind by a run that ended during its save, or the same step saved again.
+        (target / MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir(parents=True)
+    ranks.barrier()
+    engine.deepspeed.save_checkpoint(str(folder), tag=tag, save_latest=False)
+    save_random_state(target / f"random_rank_{ranks.rank:05d}.safetensors", ranks.device)
+    write_json(target / f"data_rank_{ranks.rank:05d}.json", state.data)
+    if ranks.is_first:
+        described = {
+            "step": state.step,
+            "world_size": ranks.world_size,
+            "zero_stage": engine.zero_stage,
+            "precision": engine.config.training.precision,
+            "parameters": parameter_shapes(engine.model),
+        }
+        write_json(target / STATE, described)
+    ranks.barrier()
+    if ranks.is_first:
+        write_manifest(target)
+        write_atomically(folder / LATEST, tag.encode())
+        for old in committed_tags(folder)[keep:]:
+            (folder / old / MANIFEST).unlink()
+            shutil.rmtree(folder / old)
+    ranks.barrier()
+    return target
+
+
+def _choose(engine: Engine, folder: Path) -> Path | None:
+    """Let rank 0 verify and choose, and give every rank its answer or its error."""
+    answer: tuple[str, str | None] = ("tag", None)
+    if engine.ranks.is_first:
+        try:
+            answer = ("tag", newest_verified(folder))
+        except CheckpointError as error:
+            answer = ("error", str(error))
+    kind, value = engine.ranks.share(answer)
+    if kind == "error":
+        raise CheckpointError(str(value))
+    return folder / str(value) if value else None
+
+
+def load_checkpoint(engine: Engine, folder: Path) -> TrainerState | None:
+    """Load the newest verified checkpoint into the engine; None when there is none at all.
+
+    Raises CheckpointError for another shape, rank count, stage or precision.
+    """
+    source = _choose(engine, folder)
+    if source is None:
+        return None
+    ranks = engine.ranks
+    described = json.loads((source / STATE).read_text())
+    check_shapes(described["parameters"], engine.model, source)
+    here = {
+        "world_size": ranks.world_size,
+        "zero_stage": engine.zero_stage,
+        "precision": engine.config.training.precision,
+    }
+    for key, value in here.items():
+        if described[key] != value:
+            raise CheckpointError(
+                f"{source} was written with {key}={described[key]}, this run has {value}; "
+                "resume as it was, or continue from the portable checkpoint with --init-from"
+            )
+    path, _ = engine.deepspeed.load_checkpoint(str(folder), tag=source.name)
+    if path is None:
+        raise CheckpointError(f"DeepSpeed found nothing to load in {source}")
+    load_random_state(source / f"random_rank_{ranks.rank:05d}.safetensors", ranks.device)
+    data = json.loads((source / f"data_rank_{ranks.rank:05d}.json").read_text())
+    return TrainerState(step=int(described["step"]), data=data)

@@ -1,0 +1,136 @@
+"""One optimizer step through DeepSpeed, the same call for every ZeRO stage and device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from svilm_fast.train.config import RunConfig
+from svilm_fast.train.deepspeed_config import build_deepspeed_config
+from svilm_fast.train.environment import import_deepspeed
+from svilm_fast.train.optimizer import build_optimizer
+from svilm_fast.train.ranks import Ranks
+
+
+class LossModule(nn.Module):
+    """Returns loss and metrics as a tuple.
+
+    ZeRO 3 finds the tensors of an output in tuples and dicts only; in a dataclass they would miss
+    the hooks that gather the parameters again for backward.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss (0-dim) and its detached parts."""
+        output = self.model(inputs)
+        return output.loss, output.metrics
+
+
+@dataclass
+class StepResult:
+    """What one step did; the metrics are those of this rank."""
+
+    loss: Tensor
+    metrics: dict[str, Tensor]
+    applied: bool
+    gradient_norm: float | None
+    stop_signal: int
+
+
+class Engine:
+    """A model under DeepSpeed."""
+
+    def __init__(self, deepspeed_engine: Any, ranks: Ranks, config: RunConfig) -> None:
+        self.deepspeed = deepspeed_engine
+        self.ranks = ranks
+        self.config = config
+
+    @property
+    def model(self) -> nn.Module:
+        """The trained model, without DeepSpeed's and our wrappers."""
+        return self.deepspeed.module.model
+
+    @property
+    def zero_stage(self) -> int:
+        """The stage DeepSpeed runs at (an extra may have changed the configured one)."""
+        return int(self.deepspeed.zero_optimization_stage())
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Set the rate of all parameter groups."""
+        for group in self.deepspeed.optimizer.param_groups:
+            group["lr"] = rate
+
+    @contextmanager
+    def precision(self) -> Iterator[None]:
+        """Autocast as in training, for calls that do not go through the engine."""
+        enabled = self.config.training.precision == "bf16_autocast"
+        with torch.autocast(self.ranks.device.type, dtype=torch.bfloat16, enabled=enabled):
+            yield
+
+    def step(self, inputs: Any, learning_rate: float, signal: int = 0) -> StepResult:
+        """Run forward, backward and the update on the local batch.
+
+        All ranks agree before backward whether every loss is finite, and take over any rank's
+        pending signal number. A step that is not finite changes no parameter: stages 1 to 3 of
+        DeepSpeed skip it themselves, stage 0 with fp32 would poison the parameters.
+        """
+        self.set_learning_rate(learning_rate)
+        loss, metrics = self.deepspeed(inputs)
+        not_finite = float(not bool(torch.isfinite(loss.detach())))
+        any_not_finite, stop_signal = self.ranks.agree_max(not_finite, float(signal))
+        if any_not_finite:
+            return StepResult(loss.detach(), metrics, False, None, int(stop_signal))
+        self._backward(loss)
+        norm = self._local_gradient_norm() if self.zero_stage == 0 else None
+        if norm is not None and not bool(torch.isfinite(norm)):
+            self.deepspeed.zero_grad()
+            return StepResult(loss.detach(), metrics, False, float(norm), int(stop_signal))
+        self.deepspeed.step()
+        applied = bool(self.deepspeed.was_step_applied())
+        reported = norm if norm is not None else self.deepspeed.get_global_grad_norm()
+        return StepResult(
+            loss.detach(),
+            metrics,
+            applied,
+            None if reported is None else float(reported),
+            int(stop_signal),
+        )
+
+    def _backward(self, loss: Tensor) -> None:
+        self.deepspeed.backward(loss)
+
+    def _local_gradient_norm(self) -> Tensor:
+        """Stage 0 holds the averaged gradients whole, so every rank computes the same norm."""
+        gradients = [
+            parameter.grad
+            for parameter in self.deepspeed.module.parameters()
+            if parameter.grad is not None
+        ]
+        return torch.nn.utils.get_total_norm(gradients)
+
+    def close(self) -> None:
+        """Wait for the other ranks, then free DeepSpeed's hooks and buffers."""
+        self.ranks.barrier()
+        self.deepspeed.destroy()
+
+
+def start_engine(model: nn.Module, config: RunConfig, ranks: Ranks) -> Engine:
+    """Put `model` (on any device) under DeepSpeed as the configuration says."""
+    deepspeed = import_deepspeed(ranks.device.type)
+    wrapped = LossModule(model).to(ranks.device)
+    optimizer = build_optimizer(wrapped, config.optimizer)
+    deepspeed_engine, *_ = deepspeed.initialize(
+        model=wrapped,
+        optimizer=optimizer,
+        config=build_deepspeed_config(config, ranks.world_size),
+        dist_init_required=False,
+    )
+    return Engine(deepspeed_engine, ranks, config)

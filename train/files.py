@@ -1,0 +1,108 @@
+"""Writes that either happened completely or not at all, and the places in a run directory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+CHUNK_BYTES = 1 << 20
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file through a temporary name, flushed to disk before it gets its own."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries, so that a rename survives a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON atomically."""
+    write_atomically(path, (json.dumps(content, indent=2, default=str) + "\n").encode())
+
+
+def sha256_of(path: Path) -> str:
+    """Return a file's SHA-256 as hexadecimal text."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The layout of a run directory."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.root / "config.yaml"
+
+    @property
+    def deepspeed_config(self) -> Path:
+        """The generated dictionary of DeepSpeed."""
+        return self.root / "ds_config.json"
+
+    @property
+    def environment(self) -> Path:
+        """Versions and machine."""
+        return self.root / "env.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON record per line."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard events."""
+        return self.root / "tensorboard"
+
+    @property
+    def checkpoints(self) -> Path:
+        """DeepSpeed checkpoints, each with a manifest."""
+        return self.root / "checkpoints"
+
+    @property
+    def portable(self) -> Path:
+        """The portable checkpoint."""
+        return self.root / "portable"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The tokenizer's folder or file."""
+        return self.root / "tokenizer.json"
+
+    @property
+    def evaluation(self) -> Path:
+        """Tables of the evaluations."""
+        return self.root / "evaluation"
+
+    @property
+    def profile(self) -> Path:
+        """Chrome traces."""
+        return self.root / "profile"
+
+    @property
+    def report(self) -> Path:
+        """The report page."""
+        return self.root / "report.html"

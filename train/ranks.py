@@ -1,0 +1,119 @@
+"""The process group of a run: start, agreement between ranks, and the order of shutdown."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from svilm_fast.train.config import DistributedConfig
+from svilm_fast.train.environment import import_deepspeed, use_single_process_defaults
+from svilm_fast.train.errors import UserError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among the ranks of a run."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this rank writes the files and talks to the terminal."""
+        return self.rank == 0
+
+    def agree_max(self, *values: float) -> list[float]:
+        """Return the largest of each value over the ranks; every rank must call it."""
+        shared = torch.tensor(values, dtype=torch.float64, device=self.device)
+        if self.world_size > 1:
+            dist.all_reduce(shared, op=dist.ReduceOp.MAX)
+        return shared.tolist()
+
+    def mean(self, values: dict[str, torch.Tensor]) -> dict[str, float]:
+        """Return the mean of each value over the ranks; every rank must hold the same names."""
+        if not values:
+            return {}
+        names = sorted(values)
+        stacked = torch.stack(
+            [values[name].detach().to(self.device, torch.float64) for name in names]
+        )
+        if self.world_size > 1:
+            dist.all_reduce(stacked)
+            stacked /= self.world_size
+        return dict(zip(names, stacked.tolist(), strict=True))
+
+    def share(self, value: Any) -> Any:
+        """Return rank 0's picklable value on every rank."""
+        if self.world_size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, device=self.device)
+        return box[0]
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        if self.world_size > 1:
+            dist.barrier()
+
+
+def choose_device(wanted: str, local_rank: int) -> torch.device:
+    """Return the device of this rank; `auto` takes a GPU where torch sees one."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "distributed.device=cuda, but torch sees no GPU; use distributed.device=auto or cpu"
+        )
+    if wanted == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise UserError(
+            f"{local_rank + 1} ranks on this machine, but torch sees "
+            f"{torch.cuda.device_count()} GPUs; start fewer ranks or set distributed.device=cpu"
+        )
+    return torch.device("cuda", local_rank)
+
+
+def start_ranks(config: DistributedConfig) -> Ranks:
+    """Join the process group that a launcher described, or be a group of one without launcher."""
+    use_single_process_defaults()
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    device = choose_device(config.device, local_rank)
+    deepspeed = import_deepspeed(device.type)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    # Without a launcher's variables DeepSpeed would look for MPI and need mpi4py.
+    deepspeed.init_distributed(
+        dist_backend="nccl" if device.type == "cuda" else "gloo",
+        auto_mpi_discovery=False,
+        timeout=timedelta(seconds=config.timeout_seconds),
+        verbose=False,
+    )
+    return Ranks(dist.get_rank(), local_rank, dist.get_world_size(), device)
+
+
+def leave_ranks() -> None:
+    """Leave the process group; engines must have been destroyed before.
+
+    gloo's worker threads abort the interpreter's exit in about every third run when the group
+    outlives the engine or is never destroyed; barrier, engine, group is the order that does not.
+    """
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+@contextmanager
+def joined_ranks(config: DistributedConfig) -> Iterator[Ranks]:
+    """Join on entry; on a normal exit wait for the others and leave."""
+    ranks = start_ranks(config)
+    try:
+        yield ranks
+    finally:
+        leave_ranks()

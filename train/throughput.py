@@ -1,0 +1,93 @@
+"""Clips per second, data-wait share, model FLOPs and utilisation, peak memory."""
+
+from __future__ import annotations
+
+import resource
+import time
+from dataclasses import dataclass, field
+
+import torch
+
+# Dense bf16 tensor-core peaks from the vendor's data sheets, in FLOP/s, by a part of the name.
+PEAK_FLOPS = {
+    "B200": 2250e12,
+    "H200": 989e12,
+    "GH200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "H800": 989e12,
+    "A100": 312e12,
+    "A800": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "A10": 125e12,
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
+    "V100": 125e12,
+}
+
+
+def peak_flops(device_name: str) -> float | None:
+    """Return the dense bf16 peak of a GPU in FLOP/s, or None for one that is not in the table."""
+    matches = [name for name in PEAK_FLOPS if name in device_name]
+    return PEAK_FLOPS[max(matches, key=len)] if matches else None
+
+
+def device_peak(device: torch.device) -> float | None:
+    """Return the peak of this rank's device; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    return peak_flops(torch.cuda.get_device_name(device))
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Return the most memory this process held: allocated on a GPU, resident on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    # ru_maxrss is in KiB on Linux.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@dataclass
+class Meter:
+    """Times the steps between two records.
+
+    flops_per_step: forward and backward of the global batch; peak: FLOP/s of one device.
+    """
+
+    global_batch: int
+    world_size: int
+    flops_per_step: float
+    peak: float | None
+    steps: int = 0
+    data_seconds: float = 0.0
+    started: float = field(default_factory=time.perf_counter)
+
+    def add_step(self, data_seconds: float) -> None:
+        """Count one step that waited `data_seconds` for its batch."""
+        self.steps += 1
+        self.data_seconds += data_seconds
+
+    def pause(self, seconds: float) -> None:
+        """Leave time that was no training (evaluation, checkpoint) out of the figures."""
+        self.started += seconds
+
+    def read(self) -> dict[str, float]:
+        """Return the figures since the last call and start anew; empty without a step."""
+        now = time.perf_counter()
+        seconds, steps = now - self.started, self.steps
+        waited = self.data_seconds
+        self.started, self.steps, self.data_seconds = now, 0, 0.0
+        if steps == 0 or seconds <= 0:
+            return {}
+        figures = {
+            "clips_per_second": steps * self.global_batch / seconds,
+            "seconds_per_step": seconds / steps,
+            "data_wait_share": min(1.0, waited / seconds),
+            "model_tflops_per_second": steps * self.flops_per_step / seconds / 1e12,
+        }
+        if self.peak is not None:
+            whole = self.peak * self.world_size
+            figures["utilisation"] = steps * self.flops_per_step / seconds / whole
+        return figures
