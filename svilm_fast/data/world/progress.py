@@ -1,0 +1,55 @@
+"""Progress of rendering: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+_LINE_SECONDS = 5.0
+
+
+@contextmanager
+def clip_progress(total: int, shown: bool) -> Iterator[Callable[[int], None]]:
+    """Yields a function that is told how many more clips are done."""
+    console = Console(stderr=True)
+    if not shown:
+        yield lambda done: None
+    elif console.is_terminal:
+        columns = (
+            TextColumn("rendering"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("clips"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console) as bar:
+            task = bar.add_task("rendering", total=total)
+            yield lambda done: bar.advance(task, done)
+    else:
+        yield _Lines(total)
+
+
+class _Lines:
+    """Writes a line when some seconds have passed, and at the end."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done = total, 0
+        self.started = self.last = time.monotonic()
+
+    def __call__(self, done: int) -> None:
+        self.done += done
+        now = time.monotonic()
+        if now - self.last < _LINE_SECONDS and self.done < self.total:
+            return
+        self.last = now
+        rate = self.done / max(now - self.started, 1e-9)
+        print(
+            f"rendering: {self.done}/{self.total} clips, {rate:.0f} clips/s",
+            file=sys.stderr,
+            flush=True,
+        )

@@ -1,0 +1,162 @@
+"""Scenes: which objects a clip shows, what each does and when, drawn from one seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from svilm_fast.data.world.combinations import Combinations, Deed, combinations
+from svilm_fast.data.world.config import Split, WorldConfig
+from svilm_fast.data.world.motion import Path, place_objects
+from svilm_fast.data.world.vocabulary import SIDE_PHRASES, SIDES, STAY
+
+_ATTEMPTS = 2000
+
+
+@dataclass(frozen=True)
+class Event:
+    """An action of one object from the start of frame `start` to the start of frame `end`."""
+
+    action: str
+    start: int
+    end: int
+    side: str | None = None
+
+
+@dataclass(frozen=True)
+class SceneObject:
+    """A coloured shape with its events, in order of time, and its path over the frames."""
+
+    color: str
+    shape: str
+    size: str
+    events: tuple[Event, ...]
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Colour and shape, the noun of the captions."""
+        return f"{self.color} {self.shape}"
+
+    @property
+    def actions(self) -> tuple[str, ...]:
+        """What the object does, in order; `("stay",)` if it rests."""
+        return tuple(event.action for event in self.events) or (STAY,)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything that is seen and said of one clip."""
+
+    split: Split
+    seed: int
+    background: str
+    background_seed: int
+    objects: tuple[SceneObject, ...]
+    in_turn: bool
+
+    def meaning(self, with_background: bool = True) -> dict[str, tuple]:
+        """What the caption of each grain says, whatever its words and their order.
+
+        Clips whose meanings differ have captions that differ, also where both wordings could
+        describe the same scene.
+        """
+        background = self.background if with_background else ""
+        things = tuple(sorted(thing.name for thing in self.objects))
+        deeds = [
+            (thing.name, tuple((event.action, event.side) for event in thing.events))
+            for thing in self.objects
+        ]
+        told = (self.in_turn, *(deeds if self.in_turn else sorted(deeds, key=repr)))
+        return {
+            "coarse": (background, *things),
+            "fine": told,
+            "fused": (background, *told),
+        }
+
+
+def draw_scene(config: WorldConfig, split: Split, seed: int) -> Scene:
+    """The scene of `seed` that `split` may show; equal arguments give equal scenes."""
+    rng = np.random.default_rng(seed)
+    allowed = combinations(config)
+    weights = np.asarray(config.object_counts) / sum(config.object_counts)
+    in_turn = bool(rng.random() < config.sequences)
+    count = 1 + int(rng.choice(len(weights), p=weights))
+    if count == 1 and in_turn:
+        deeds = _two_deeds_of_one(rng, allowed, split)
+        in_turn = len(deeds) > 1
+        things = deeds[:1]
+    else:
+        deeds = things = _deeds(rng, allowed, split, count, in_turn)
+        in_turn = in_turn and len(deeds) > 1
+    spans = _spans(rng, config.frames, len(deeds), in_turn)
+    events: list[list[Event]] = [[] for _ in things]
+    for index, ((_, _, action), (start, end)) in enumerate(zip(deeds, spans)):
+        if action != STAY:
+            side = str(rng.choice(list(SIDES))) if action in SIDE_PHRASES else None
+            events[min(index, len(things) - 1)].append(Event(action, start, end, side))
+    sizes = [str(size) for size in rng.choice(["small", "large"], len(things))]
+    paths = place_objects(rng, config, [tuple(found) for found in events], sizes)
+    return Scene(
+        split=split,
+        seed=seed,
+        background=str(rng.choice(config.backgrounds)),
+        background_seed=int(rng.integers(2**53)),
+        objects=tuple(
+            SceneObject(color, shape, size, tuple(found), path)
+            for (color, shape, _), size, found, path in zip(things, sizes, events, paths)
+        ),
+        in_turn=in_turn,
+    )
+
+
+def _deeds(
+    rng: np.random.Generator, allowed: Combinations, split: Split, count: int, in_turn: bool
+) -> list[Deed]:
+    """`count` deeds of objects that may meet; fewer where the split has too few pairs."""
+    choices = allowed.deeds[split]
+    for attempt in range(_ATTEMPTS):
+        # Some worlds have no pair that a split may show: their clips get one object.
+        wanted = count if attempt < _ATTEMPTS // 2 else 1
+        deeds = [choices[index] for index in rng.integers(len(choices), size=wanted)]
+        resting = sum(action == STAY for _, _, action in deeds)
+        if resting == wanted or (in_turn and resting):
+            continue
+        things = [(color, shape) for color, shape, _ in deeds]
+        if len(set(things)) == wanted and allowed.may_meet(split, things):
+            return deeds
+    raise ValueError(f"found no scene for {split}: add colors, shapes or actions")
+
+
+def _two_deeds_of_one(rng: np.random.Generator, allowed: Combinations, split: Split) -> list[Deed]:
+    """Two different actions of one object, or one action where the split has no two."""
+    for _ in range(_ATTEMPTS):
+        first = _deeds(rng, allowed, split, 1, False)[0]
+        color, shape, action = first
+        others = [
+            other
+            for other in allowed.actions_of[split, (color, shape)]
+            if other not in (action, STAY, "enter")
+        ]
+        if others and action != "leave":
+            return [first, (color, shape, str(rng.choice(others)))]
+    return _deeds(rng, allowed, split, 1, False)
+
+
+def _spans(
+    rng: np.random.Generator, frames: int, count: int, in_turn: bool
+) -> list[tuple[int, int]]:
+    """First frame and end (exclusive) of each deed: one after another, or over the whole clip."""
+    if in_turn:
+        borders = np.linspace(0, frames, count + 1)
+        borders[1:-1] += rng.uniform(-0.06, 0.06, count - 1) * frames
+        edges = [round(border) for border in borders]
+        return list(pairwise(edges))
+    spans = []
+    for _ in range(count):
+        length = round(frames * rng.uniform(0.62, 1.0))
+        start = int(rng.integers(frames - length + 1))
+        spans.append((start, start + length))
+    return spans

@@ -1,0 +1,218 @@
+"""A world on disk: shards of MP4 and JSON, and the manifest that lists them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from svilm_fast.data.shards import ShardWriter
+from svilm_fast.data.world.config import GRAINS, SPLITS, Split, WorldConfig, build_config
+from svilm_fast.data.world.progress import clip_progress
+from svilm_fast.data.world.render import render_scene
+from svilm_fast.data.world.sample import describe
+from svilm_fast.data.world.scene import draw_scene
+from svilm_fast.data.world.video import encode_mp4
+
+FORMAT = "svilm-world/1"
+_CHUNK = 25
+_SEED_BOUND = 2**53
+
+Member = tuple[str, bytes, bytes]
+Job = tuple[WorldConfig, Split, list[tuple[str, int]]]
+
+
+@dataclass(frozen=True)
+class WorldReport:
+    """What `render_world` left on disk; `seconds` is 0 where an equal world was there already."""
+
+    out_dir: Path
+    clips: dict[Split, int]
+    bytes: int
+    seconds: float
+    reused: bool
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{count} {split}" for split, count in self.clips.items())
+        size = f"{self.bytes / 2**20:.1f} MiB"
+        if self.reused:
+            return f"world in {self.out_dir}: {counts} clips, {size}, rendered before"
+        rate = sum(self.clips.values()) / max(self.seconds, 1e-9)
+        return (
+            f"world in {self.out_dir}: {counts} clips, {size}, "
+            f"{self.seconds:.1f} s ({rate:.0f} clips/s)"
+        )
+
+
+def render_world(
+    out_dir: str | os.PathLike[str],
+    config: WorldConfig | None = None,
+    *,
+    workers: int | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+    **settings: Any,
+) -> WorldReport:
+    """Render the world of `config` into `out_dir/{train,val,test}/*.tar` and `manifest.json`.
+
+    `settings` are fields of `WorldConfig` (train, val, test, seed, size, frames, fps, ...) on top
+    of `config`. The files depend on the settings alone, not on `workers` (processes; None takes one
+    per core that this process may use, 1 renders in this process). An equal world that is complete
+    is kept as it is, an incomplete one is rendered again, a different one is an error unless
+    `overwrite`. Raises ValueError for wrong settings and FileExistsError for an `out_dir` that
+    holds something else.
+    """
+    config = build_config(config, **settings)
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers is {workers}: give 1 or more, or None for one per core")
+    out = Path(out_dir)
+    if not overwrite and (report := _existing(out, config)):
+        return report
+    started = time.perf_counter()
+    plans = {split: plan_split(config, split) for split in SPLITS}
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "manifest.json").unlink(missing_ok=True)
+    manifest: dict[str, Any] = {"format": FORMAT, "config": config.model_dump(), "splits": {}}
+    processes = workers or len(os.sched_getaffinity(0))
+    total = sum(len(plan) for plan in plans.values())
+    with ExitStack() as stack:
+        run = _runner(stack, min(processes, -(-total // _CHUNK)))
+        advance = stack.enter_context(clip_progress(total, progress))
+        for split, plan in plans.items():
+            manifest["splits"][split] = _write_split(out, config, split, plan, run, advance)
+    partial = out / "manifest.json.partial"
+    partial.write_text(json.dumps(manifest, indent=1) + "\n")
+    partial.replace(out / "manifest.json")
+    return _report(out, manifest, time.perf_counter() - started, reused=False)
+
+
+def plan_split(config: WorldConfig, split: Split) -> list[int]:
+    """The clip seeds of a split; validation and test clips differ in what every caption means.
+
+    Raises ValueError where the settings do not give that many distinct captions.
+    """
+    count = getattr(config, split)
+    stream = np.random.default_rng([config.seed, SPLITS.index(split), 0xC11B])
+    if split == "train":
+        return stream.integers(_SEED_BOUND, size=count).tolist()
+    seeds: list[int] = []
+    told: dict[str, set[tuple]] = {grain: set() for grain in GRAINS}
+    for seed in stream.integers(_SEED_BOUND, size=200 + 60 * count).tolist():
+        if len(seeds) == count:
+            break
+        meaning = draw_scene(config, split, seed).meaning(config.mention_background)
+        if any(meaning[grain] in told[grain] for grain in GRAINS):
+            continue
+        for grain in GRAINS:
+            told[grain].add(meaning[grain])
+        seeds.append(seed)
+    if len(seeds) < count:
+        raise ValueError(
+            f"world settings: {split}: only {len(seeds)} distinct captions found for {count} "
+            f"clips: lower {split}, or add colors, shapes, actions or objects"
+        )
+    return seeds
+
+
+def render_members(job: Job) -> list[Member]:
+    """Key, MP4 and JSON of each clip of a job; runs in the worker processes."""
+    config, split, clips = job
+    members = []
+    for key, seed in clips:
+        scene = draw_scene(config, split, seed)
+        rendered = render_scene(scene, config.size)
+        sample = describe(scene, rendered, config, key)
+        text = json.dumps(sample, separators=(",", ":"))
+        members.append(
+            (key, encode_mp4(rendered.frames, config.fps, config.quality), text.encode())
+        )
+    return members
+
+
+def _runner(stack: ExitStack, processes: int) -> Callable[[list[Job]], Iterator[list[Member]]]:
+    if processes <= 1:
+        return lambda jobs: map(render_members, jobs)
+    # forkserver: the caller may hold threads (torch), which a plain fork would not survive.
+    context = multiprocessing.get_context("forkserver")
+    pool = stack.enter_context(ProcessPoolExecutor(processes, mp_context=context))
+    return lambda jobs: pool.map(render_members, jobs)
+
+
+def _write_split(
+    out: Path,
+    config: WorldConfig,
+    split: Split,
+    plan: list[int],
+    run: Callable[[list[Job]], Iterator[list[Member]]],
+    advance: Callable[[int], None],
+) -> dict[str, Any]:
+    folder = out / split
+    for stale in (*folder.glob(f"{split}-*.tar"), *folder.glob(f"{split}-*.tar.index.json")):
+        stale.unlink()
+    clips = [(f"{split}-{index:06d}", seed) for index, seed in enumerate(plan)]
+    jobs = [
+        (config, split, clips[first : first + _CHUNK]) for first in range(0, len(clips), _CHUNK)
+    ]
+    with ShardWriter(folder, split, max_samples=config.shard_size) as shards:
+        for members in run(jobs):
+            for key, video, text in members:
+                shards.write(key, {"mp4": video, "json": text})
+            advance(len(members))
+    return {"samples": len(clips), "shards": [_shard(path, out) for path in shards.paths]}
+
+
+def _shard(path: Path, out: Path) -> dict[str, Any]:
+    data = path.read_bytes()
+    return {
+        "file": path.relative_to(out).as_posix(),
+        "bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
+
+
+def _existing(out: Path, config: WorldConfig) -> WorldReport | None:
+    """The report of an equal, complete world in `out`, None for an empty place."""
+    path = out / "manifest.json"
+    if not path.exists():
+        if out.exists() and (not out.is_dir() or _foreign(out)):
+            raise FileExistsError(f"{out} holds something else than a world: choose another folder")
+        return None
+    manifest = json.loads(path.read_text())
+    same = manifest.get("format") == FORMAT and manifest["config"] == json.loads(
+        config.model_dump_json()
+    )
+    if not same:
+        raise FileExistsError(
+            f"{out} holds another world: choose another folder, or overwrite it (overwrite=True)"
+        )
+    shards = [shard for part in manifest["splits"].values() for shard in part["shards"]]
+    complete = all(
+        (out / shard["file"]).is_file() and (out / shard["file"]).stat().st_size == shard["bytes"]
+        for shard in shards
+    )
+    return _report(out, manifest, 0.0, reused=True) if complete else None
+
+
+def _foreign(out: Path) -> bool:
+    return any(entry.name not in (*SPLITS, "manifest.json.partial") for entry in out.iterdir())
+
+
+def _report(out: Path, manifest: dict[str, Any], seconds: float, *, reused: bool) -> WorldReport:
+    parts = manifest["splits"]
+    return WorldReport(
+        out_dir=out,
+        clips={split: parts[split]["samples"] for split in SPLITS},
+        bytes=sum(shard["bytes"] for part in parts.values() for shard in part["shards"]),
+        seconds=seconds,
+        reused=reused,
+    )
