@@ -26,12 +26,10 @@ def first_output(result: Any) -> Tensor:
     return result if isinstance(result, Tensor) else result[0]
 
 
-def providers(op: Op) -> dict[str, Provider]:
-    """The op's fused and reference path, and its peers."""
-    own: dict[str, Provider] = {
-        "fused": partial(op.api, backend="fused"),
-        "reference": partial(op.api, backend="reference"),
-    }
+def providers(op: Op, device: torch.device) -> dict[str, Provider]:
+    """The op's reference path and its peers; its fused path too where there is a GPU."""
+    paths = ("fused", "reference") if device.type == "cuda" else ("reference",)
+    own: dict[str, Provider] = {path: partial(op.api, backend=path) for path in paths}
     return own | peers(op.name)
 
 
@@ -74,7 +72,7 @@ def measure_case(
     generator = torch.Generator(device=device).manual_seed(1)
     upstream = torch.randn(oracle.shape, generator=generator, device=device, dtype=torch.float32)
     base = {"op": op.name, "case": case, "shape": dict(shape), "dtype": str(dtype).split(".")[1]}
-    for name, provider in providers(op).items():
+    for name, provider in providers(op, device).items():
         if not only(name):
             continue
         describe = partial(Record, **base, provider=name)
