@@ -2,13 +2,17 @@
 
 from .backend import choose, explain, use_backend
 from .device import DeviceTraits, assume_traits, traits
+from .grouping.api import grouping
+from .grouping.reference import GroupingOutput
 from .launch import launch, record_launches
 from .philox import Site, StepSeeds, derive_seeds, philox4x32, uniform
 from .registry import Cost, Op, Variant, ops, register
+from .temporal.api import segment_pool, temporal_bce
 
 __all__ = [
     "Cost",
     "DeviceTraits",
+    "GroupingOutput",
     "Op",
     "Site",
     "StepSeeds",
@@ -17,11 +21,14 @@ __all__ = [
     "choose",
     "derive_seeds",
     "explain",
+    "grouping",
     "launch",
     "ops",
     "philox4x32",
     "record_launches",
     "register",
+    "segment_pool",
+    "temporal_bce",
     "traits",
     "uniform",
     "use_backend",

@@ -1,0 +1,20 @@
+"""Grouping: hard Gumbel-softmax assignment of tokens to groups, and pooling."""
+
+from ..registry import Op, register
+from .api import grouping
+from .cases import CASES, make_inputs
+from .cost import grouping_cost
+from .reference import GroupingOutput, grouping_reference
+
+__all__ = ["GroupingOutput", "grouping", "grouping_reference"]
+
+register(
+    Op(
+        name="grouping",
+        api=grouping,
+        reference=grouping_reference,
+        cost=grouping_cost,
+        cases=CASES,
+        make_inputs=make_inputs,
+    )
+)

@@ -1,0 +1,134 @@
+"""The public function of grouping: checks its arguments and picks the path."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..backend import choose
+from .reference import GroupingOutput, grouping_reference
+
+Mode = Literal["gumbel", "hard", "soft"]
+MODES = ("gumbel", "hard", "soft")
+
+
+def _expect(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype | None) -> None:
+    if tuple(tensor.shape) != shape or (dtype is not None and tensor.dtype != dtype):
+        kind = f"{dtype} " if dtype is not None else ""
+        raise ValueError(
+            f"grouping: {name} must be {kind}{list(shape)}, got {tensor.dtype} {list(tensor.shape)}"
+        )
+
+
+def _check(
+    queries: Tensor,
+    tokens: Tensor,
+    group_bias: Tensor | None,
+    temperature: float,
+    mode: str,
+    seeds: Tensor | None,
+    token_ids: Tensor | None,
+    token_mask: Tensor | None,
+    eps: float,
+) -> None:
+    if tokens.dim() != 3 or not tokens.is_floating_point():
+        raise ValueError(
+            f"grouping: tokens must be floating [b, L, C], got {tokens.dtype} {list(tokens.shape)}"
+        )
+    batch, length, width = tokens.shape
+    if queries.dim() != 3 or queries.shape[0] != batch or queries.shape[2] != width:
+        raise ValueError(
+            f"grouping: queries must be [{batch}, G, {width}] to fit the tokens, "
+            f"got {list(queries.shape)}"
+        )
+    groups = queries.shape[1]
+    if groups == 0 or not queries.is_floating_point():
+        raise ValueError(
+            f"grouping: queries must hold at least one group of floating numbers, "
+            f"got {queries.dtype} {list(queries.shape)}"
+        )
+    if group_bias is not None and group_bias.dim() != 1:
+        _expect("group_bias", group_bias, (batch, groups), None)
+    elif group_bias is not None:
+        _expect("group_bias", group_bias, (groups,), None)
+    if mode not in MODES:
+        raise ValueError(f"grouping: mode is {mode!r}; expected one of {', '.join(MODES)}")
+    if mode == "gumbel" and seeds is None:
+        raise ValueError(
+            "grouping: mode 'gumbel' needs seeds, int64 [b]; "
+            "take them from StepSeeds.at(Site.GUMBEL, layer) or use mode 'hard'"
+        )
+    if seeds is not None:
+        _expect("seeds", seeds, (batch,), torch.int64)
+    if token_ids is not None:
+        _expect("token_ids", token_ids, (batch, length), torch.int64)
+    if token_mask is not None:
+        _expect("token_mask", token_mask, (batch, length), torch.bool)
+    if not temperature > 0 or not eps > 0:
+        raise ValueError(
+            f"grouping: temperature and eps must be positive, got {temperature} and {eps}"
+        )
+
+
+def grouping(
+    queries: Tensor,
+    tokens: Tensor,
+    group_bias: Tensor | None = None,
+    *,
+    temperature: float = 1.0,
+    mode: Mode = "gumbel",
+    seeds: Tensor | None = None,
+    token_ids: Tensor | None = None,
+    token_mask: Tensor | None = None,
+    eps: float = 1.0,
+    backend: str | None = None,
+) -> GroupingOutput:
+    """Assign every token to one of G groups and pool each group's tokens.
+
+    A = straight-through one-hot over the groups of softmax((q_g . x_l + bias_g + noise) / tau);
+    pooled_g = sum_l A_gl x_l / (n_g + eps), n_g = sum_l A_gl. The key and value projections of
+    GroupViT's assignment (Xu et al. 2022, section 3.2) are absorbed by the caller: W_k^T q into
+    `queries`, q . b_k into `group_bias`, W_v and b_v onto `pooled` and `counts` (see README.md).
+
+    Args:
+        queries: [b, G, C]; taken in the dtype of the tokens.
+        tokens: [b, L, C], fp16, bf16, fp32 or float64. Under autocast, queries and fp32 tokens are
+            taken in the autocast dtype, as a matrix product would.
+        group_bias: [b, G], [G] or None.
+        temperature: tau of the softmax, which is the gradient's path; positive.
+        mode: "gumbel" (one-hot with Gumbel noise, training), "hard" (one-hot without noise),
+            "soft" (A is the softmax itself, without noise).
+        seeds: int64 [b], one per sample; only read in mode "gumbel".
+        token_ids: int64 [b, L], each token's index before any was dropped, in [0, 2^27); the
+            noise of a token follows it. None means 0 .. L - 1.
+        token_mask: bool [b, L]; a False token belongs to no group.
+        eps: added to the counts before the division; positive.
+        backend: "auto", "fused", "reference" or None (see `kernels.backend.choose`).
+
+    Returns:
+        GroupingOutput(pooled [b, G, C], counts [b, G], index int32 [b, L]); gradients flow from
+        `pooled` and `counts` to queries, tokens and group_bias.
+
+    Raises:
+        ValueError: a shape, dtype or setting that does not fit.
+        RuntimeError: the fused path was asked for and cannot run.
+    """
+    _check(queries, tokens, group_bias, temperature, mode, seeds, token_ids, token_mask, eps)
+    kind = tokens.device.type
+    if torch.is_autocast_enabled(kind) and tokens.dtype == torch.float32:
+        tokens = tokens.to(torch.get_autocast_dtype(kind))
+    queries = queries.to(tokens.dtype)
+    choose("grouping", (queries, tokens, group_bias, seeds, token_ids, token_mask), backend=backend)
+    return grouping_reference(
+        queries,
+        tokens,
+        group_bias,
+        temperature=temperature,
+        mode=mode,
+        seeds=seeds,
+        token_ids=token_ids,
+        token_mask=token_mask,
+        eps=eps,
+    )

@@ -1,0 +1,126 @@
+"""The oracle of grouping: plain PyTorch, float64-capable, differentiated by autograd."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..philox import uniform4
+
+# Half a step of the uniform grid: keeps log(u) finite where the generator returns 0.
+SMALLEST_UNIFORM = 2.0**-32
+_SAMPLES_AT_ONCE = 32
+
+
+class GroupingOutput(NamedTuple):
+    """What grouping returns.
+
+    Attributes:
+        pooled: [b, G, C] in the dtype of the tokens: sum_l A_gl x_l / (n_g + eps).
+        counts: [b, G] in fp32 (float64 for float64 tokens): n_g = sum_l A_gl; differentiable.
+        index: int32 [b, L]: the group of each token, -1 for a masked token.
+    """
+
+    pooled: Tensor
+    counts: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
+
+
+def gumbel_noise(seeds: Tensor, token_ids: Tensor, num_groups: int) -> Tensor:
+    """Gumbel(0, 1) noise, a function of (seed, token id, group) alone.
+
+    Group g of token l takes word g % 4 of the Philox counter `token_id * ceil(G / 4) + g // 4`.
+
+    Args:
+        seeds: int64 [b].
+        token_ids: int64 [b, L], in [0, 2^27).
+        num_groups: G.
+
+    Returns:
+        float64 [b, L, G], -log(-log(max(u, 2^-32))) with u in fp32, bit-equal to `tl.rand4x`.
+    """
+    quads = -(-num_groups // 4)
+    quad = torch.arange(quads, device=seeds.device)
+    counters = (token_ids[..., None] * quads + quad).flatten(1)
+    samples = uniform4(seeds, counters).reshape(*token_ids.shape, quads * 4)[..., :num_groups]
+    return -torch.log(-torch.log(samples.double().clamp_min(SMALLEST_UNIFORM)))
+
+
+def _group_some(
+    queries: Tensor,
+    tokens: Tensor,
+    group_bias: Tensor | None,
+    temperature: float,
+    mode: str,
+    seeds: Tensor | None,
+    token_ids: Tensor | None,
+    token_mask: Tensor | None,
+    eps: float,
+) -> GroupingOutput:
+    compute = torch.promote_types(tokens.dtype, torch.float32)
+    x = tokens.to(compute)
+    logits = x @ queries.to(compute).mT
+    if group_bias is not None:
+        logits = logits + group_bias.to(compute)[:, None]
+    if mode == "gumbel":
+        assert seeds is not None
+        if token_ids is None:
+            token_ids = torch.arange(tokens.shape[1], device=tokens.device)
+            token_ids = token_ids.expand(tokens.shape[:2])
+        logits = logits + gumbel_noise(seeds, token_ids, queries.shape[1]).to(compute)
+    soft = torch.softmax(logits / temperature, dim=-1)
+    index = logits.argmax(dim=-1)
+    if mode == "soft":
+        assignment = soft
+    else:
+        one_hot = torch.zeros_like(soft).scatter(-1, index[..., None], 1)
+        # The bracket is exactly 0, so the value stays exactly one-hot.
+        assignment = one_hot + (soft - soft.detach())
+    if token_mask is not None:
+        assignment = assignment * token_mask[..., None]
+        index = index.where(token_mask, -1)
+    counts = assignment.sum(dim=1)
+    pooled = assignment.mT @ x / (counts + eps)[..., None]
+    return GroupingOutput(pooled.to(tokens.dtype), counts, index.to(torch.int32))
+
+
+def grouping_reference(
+    queries: Tensor,
+    tokens: Tensor,
+    group_bias: Tensor | None = None,
+    *,
+    temperature: float = 1.0,
+    mode: str = "gumbel",
+    seeds: Tensor | None = None,
+    token_ids: Tensor | None = None,
+    token_mask: Tensor | None = None,
+    eps: float = 1.0,
+) -> GroupingOutput:
+    """`grouping` in plain PyTorch, a few samples at a time; arguments as in `api.grouping`."""
+    batch, num_groups = queries.shape[:2]
+    if group_bias is not None:
+        group_bias = group_bias.expand(batch, num_groups)
+
+    def part(tensor: Tensor | None, start: int) -> Tensor | None:
+        return None if tensor is None else tensor[start : start + _SAMPLES_AT_ONCE]
+
+    with torch.autocast(tokens.device.type, enabled=False):
+        parts = [
+            _group_some(
+                queries[start : start + _SAMPLES_AT_ONCE],
+                tokens[start : start + _SAMPLES_AT_ONCE],
+                part(group_bias, start),
+                temperature,
+                mode,
+                part(seeds, start),
+                part(token_ids, start),
+                part(token_mask, start),
+                eps,
+            )
+            for start in range(0, max(batch, 1), _SAMPLES_AT_ONCE)
+        ]
+    if len(parts) == 1:
+        return parts[0]
+    return GroupingOutput(*(torch.cat(columns) for columns in zip(*parts)))

@@ -1,0 +1,35 @@
+"""Temporal grouping of a cut-and-paste video, and pooling of tokens into segments."""
+
+from ..registry import Op, register
+from .api import segment_pool, temporal_bce
+from .cases import BCE_CASES, POOL_CASES, make_bce_inputs, make_pool_inputs
+from .cost import segment_pool_cost, temporal_bce_cost
+from .reference import segment_pool_reference, temporal_bce_reference
+
+__all__ = [
+    "segment_pool",
+    "segment_pool_reference",
+    "temporal_bce",
+    "temporal_bce_reference",
+]
+
+register(
+    Op(
+        name="temporal",
+        api=temporal_bce,
+        reference=temporal_bce_reference,
+        cost=temporal_bce_cost,
+        cases=BCE_CASES,
+        make_inputs=make_bce_inputs,
+    )
+)
+register(
+    Op(
+        name="segment_pool",
+        api=segment_pool,
+        reference=segment_pool_reference,
+        cost=segment_pool_cost,
+        cases=POOL_CASES,
+        make_inputs=make_pool_inputs,
+    )
+)

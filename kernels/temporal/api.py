@@ -1,0 +1,116 @@
+"""The public functions of the temporal ops: check their arguments and pick the path."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..backend import choose
+from .reference import segment_pool_reference, temporal_bce_reference
+
+Loss = Literal["bce", "mse"]
+
+
+def _expect(op: str, name: str, tensor: Tensor, shape: list[int], dtype: torch.dtype) -> None:
+    if list(tensor.shape) != shape or tensor.dtype != dtype:
+        raise ValueError(
+            f"{op}: {name} must be {dtype} {shape}, got {tensor.dtype} {list(tensor.shape)}"
+        )
+
+
+def _expect_rows(op: str, name: str, tensor: Tensor, axes: str) -> None:
+    if tensor.dim() != 3 or not tensor.is_floating_point():
+        raise ValueError(
+            f"{op}: {name} must be floating {axes}, got {tensor.dtype} {list(tensor.shape)}"
+        )
+
+
+def temporal_bce(
+    segments: Tensor,
+    paste_mask: Tensor,
+    *,
+    segment_mask: Tensor | None = None,
+    temperature: float = 0.1,
+    loss: Loss = "bce",
+    backend: str | None = None,
+) -> Tensor:
+    """Ask every segment of a cut-and-paste video whether it is foreground or background.
+
+    With z^f and z^b the means of the sample's segments where the paste mask is True and False,
+    logit_t = <z_t, z^f - z^b> / temperature, and the loss is the mean over the sample's segments of
+    BCE-with-logits(logit, mask), or of (sigmoid(logit) - mask)^2, averaged over the samples
+    (S-ViLM, intra-clip temporal grouping; a softmax over the two centres is this sigmoid). The
+    gradient also flows through the centres. A sample without foreground or background gives 0.
+
+    Args:
+        segments: [b, T, D], fp16, bf16, fp32 or float64.
+        paste_mask: bool [b, T], True where the segment shows the sample's own video.
+        segment_mask: bool [b, T] or None; a False segment takes no part.
+        temperature: positive.
+        loss: "bce" or "mse".
+        backend: "auto", "fused", "reference" or None (see `kernels.backend.choose`).
+
+    Returns:
+        0-dim, fp32 (float64 for float64).
+
+    Raises:
+        ValueError: a shape, dtype or setting that does not fit.
+        RuntimeError: the fused path was asked for and cannot run.
+    """
+    _expect_rows("temporal_bce", "segments", segments, "[b, T, D]")
+    rows = list(segments.shape[:2])
+    _expect("temporal_bce", "paste_mask", paste_mask, rows, torch.bool)
+    if segment_mask is not None:
+        _expect("temporal_bce", "segment_mask", segment_mask, rows, torch.bool)
+    if not temperature > 0:
+        raise ValueError(f"temporal_bce: temperature must be positive, got {temperature}")
+    if loss not in ("bce", "mse"):
+        raise ValueError(f"temporal_bce: loss is {loss!r}; expected bce or mse")
+    choose("temporal", (segments, paste_mask, segment_mask), backend=backend)
+    return temporal_bce_reference(
+        segments, paste_mask, segment_mask=segment_mask, temperature=temperature, loss=loss
+    )
+
+
+def segment_pool(
+    tokens: Tensor,
+    segment_index: Tensor,
+    num_segments: int,
+    *,
+    token_mask: Tensor | None = None,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Average a video's tokens over each of its temporal segments.
+
+    Args:
+        tokens: [b, L, C], fp16, bf16, fp32 or float64.
+        segment_index: integer [b, L] or [L]; a token whose index is outside [0, num_segments)
+            belongs to no segment.
+        num_segments: T.
+        token_mask: bool [b, L] or None; a False token belongs to no segment.
+        backend: "auto", "fused", "reference" or None (see `kernels.backend.choose`).
+
+    Returns:
+        segments [b, T, C] in the dtype of the tokens (0 where no token is), and segment_mask bool
+        [b, T], True where a segment has a token.
+
+    Raises:
+        ValueError: a shape, dtype or setting that does not fit.
+        RuntimeError: the fused path was asked for and cannot run.
+    """
+    _expect_rows("segment_pool", "tokens", tokens, "[b, L, C]")
+    batch, length, _ = tokens.shape
+    if segment_index.dtype not in (torch.int32, torch.int64):
+        raise ValueError(
+            f"segment_pool: segment_index must be int32 or int64, got {segment_index.dtype}"
+        )
+    shape = [length] if segment_index.dim() == 1 else [batch, length]
+    _expect("segment_pool", "segment_index", segment_index, shape, segment_index.dtype)
+    if token_mask is not None:
+        _expect("segment_pool", "token_mask", token_mask, [batch, length], torch.bool)
+    if num_segments < 1:
+        raise ValueError(f"segment_pool: num_segments must be at least 1, got {num_segments}")
+    choose("segment_pool", (tokens, segment_index, token_mask), backend=backend)
+    return segment_pool_reference(tokens, segment_index, num_segments, token_mask=token_mask)

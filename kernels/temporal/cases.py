@@ -1,0 +1,48 @@
+"""Shape cases of the temporal ops, their inputs, and the variants of the static table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+BCE_CASES: dict[str, dict[str, Any]] = {
+    "target": {"batch": 1024, "segments": 8, "width": 256},
+    "long": {"batch": 256, "segments": 32, "width": 768},
+    "ragged": {"batch": 3, "segments": 7, "width": 40},
+}
+POOL_CASES: dict[str, dict[str, Any]] = {
+    "target": {"batch": 256, "tokens": 3136, "width": 768, "segments": 8},
+    "ragged": {"batch": 3, "tokens": 517, "width": 192, "segments": 7},
+}
+
+
+def make_bce_inputs(
+    case: Mapping[str, Any], dtype: torch.dtype, device: torch.device | str, seed: int
+) -> dict[str, Any]:
+    """Arguments of `temporal_bce`: unit vectors, and an interval of foreground in each sample."""
+    batch, count, width = case["batch"], case["segments"], case["width"]
+    generator = torch.Generator(device).manual_seed(seed)
+    segments = torch.randn(batch, count, width, generator=generator, device=device)
+    start = torch.randint(0, count // 2, (batch, 1), generator=generator, device=device)
+    place = torch.arange(count, device=device)
+    return {
+        "segments": F.normalize(segments, dim=-1).to(dtype).requires_grad_(),
+        "paste_mask": (place >= start) & (place < start + count // 2),
+    }
+
+
+def make_pool_inputs(
+    case: Mapping[str, Any], dtype: torch.dtype, device: torch.device | str, seed: int
+) -> dict[str, Any]:
+    """Arguments of `segment_pool`: tokens in temporal order, equally many per segment."""
+    batch, length, width, count = (case[key] for key in ("batch", "tokens", "width", "segments"))
+    generator = torch.Generator(device).manual_seed(seed)
+    tokens = torch.randn(batch, length, width, generator=generator, device=device)
+    return {
+        "tokens": tokens.to(dtype).requires_grad_(),
+        "segment_index": torch.arange(length, device=device) * count // length,
+        "num_segments": count,
+    }

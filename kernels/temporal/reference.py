@@ -1,0 +1,58 @@
+"""The oracles of the temporal ops: plain PyTorch, float64-capable, differentiated by autograd."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def temporal_bce_reference(
+    segments: Tensor,
+    paste_mask: Tensor,
+    *,
+    segment_mask: Tensor | None = None,
+    temperature: float = 0.1,
+    loss: str = "bce",
+) -> Tensor:
+    """`temporal_bce` in plain PyTorch; arguments as in `api.temporal_bce`."""
+    with torch.autocast(segments.device.type, enabled=False):
+        z = segments.to(torch.promote_types(segments.dtype, torch.float32))
+        valid = torch.ones_like(paste_mask) if segment_mask is None else segment_mask
+        target = paste_mask.to(z.dtype)
+        foreground = (paste_mask & valid).to(z.dtype)
+        background = (~paste_mask & valid).to(z.dtype)
+        n_foreground = foreground.sum(1, keepdim=True)
+        n_background = background.sum(1, keepdim=True)
+        # An absent segment may hold anything, also NaN.
+        z = z.masked_fill(~valid[..., None], 0)
+        centre_difference = (foreground / n_foreground.clamp_min(1))[:, None] @ z - (
+            background / n_background.clamp_min(1)
+        )[:, None] @ z
+        logits = (z @ centre_difference.mT).squeeze(-1) / temperature
+        if loss == "bce":
+            terms = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        else:
+            terms = (torch.sigmoid(logits) - target).square()
+        counted = (foreground + background) * (n_foreground > 0) * (n_background > 0)
+        per_sample = (terms * counted).sum(1) / (n_foreground + n_background).clamp_min(1)[:, 0]
+        return per_sample.sum() / max(len(z), 1)
+
+
+def segment_pool_reference(
+    tokens: Tensor,
+    segment_index: Tensor,
+    num_segments: int,
+    *,
+    token_mask: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`segment_pool` in plain PyTorch; arguments as in `api.segment_pool`."""
+    with torch.autocast(tokens.device.type, enabled=False):
+        x = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
+        index = segment_index.expand(tokens.shape[:2])
+        member = index[:, None] == torch.arange(num_segments, device=tokens.device)[:, None]
+        if token_mask is not None:
+            member = member & token_mask[:, None]
+        counts = member.sum(dim=-1)
+        segments = member.to(x.dtype) @ x / counts.clamp_min(1)[..., None]
+        return segments.to(tokens.dtype), counts > 0
