@@ -122,8 +122,22 @@ class Engine:
         self.deepspeed.destroy()
 
 
+def refuse_scalar_parameters(model: nn.Module) -> None:
+    """Raise ValueError for 0-dim parameters.
+
+    DeepSpeed 0.19.8 broadcasts every parameter viewed as bytes, which torch refuses for 0-dim
+    tensors with a message that names nothing.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 0:
+            raise ValueError(
+                f"parameter {name!r} is 0-dim, which DeepSpeed cannot broadcast: give it shape [1]"
+            )
+
+
 def start_engine(model: nn.Module, config: RunConfig, ranks: Ranks) -> Engine:
     """Put `model` (on any device) under DeepSpeed as the configuration says."""
+    refuse_scalar_parameters(model)
     deepspeed = import_deepspeed(ranks.device.type)
     wrapped = LossModule(model).to(ranks.device)
     optimizer = build_optimizer(wrapped, config.optimizer)

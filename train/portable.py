@@ -38,11 +38,38 @@ def _whole_parameter(engine: Engine, parameter: nn.Parameter) -> Tensor:
 
 
 def _whole_moment(engine: Engine, parameter: nn.Parameter, name: str) -> Tensor | None:
+    """Return a moment in its parameter's shape, or None before the first update."""
     from deepspeed.utils import safe_get_full_optimizer_state
 
+    state = _torch_optimizer(engine).state
     if engine.zero_stage == 0:
-        return engine.deepspeed.optimizer.state.get(parameter, {}).get(name)
+        return state.get(parameter, {}).get(name)
+    if not state:
+        return None
     return safe_get_full_optimizer_state(parameter, name)
+
+
+def _create_moments(engine: Engine, names: tuple[str, ...]) -> None:
+    """Give ZeRO's flat partitions zero moments, which they otherwise get at the first update."""
+    outer = engine.deepspeed.optimizer
+    third = engine.zero_stage == 3
+    flat = outer.fp32_partitioned_groups_flat if third else outer.single_partition_of_fp32_groups
+    for partition in flat:
+        for name in names:
+            outer.optimizer.state[partition][name] = torch.zeros_like(partition)
+    _link_moments(engine)
+
+
+def _link_moments(engine: Engine) -> None:
+    """Let ZeRO 1 and 2 find the moments of every parameter group.
+
+    DeepSpeed 0.19.8 links them once, after the first update of the first group, when the other
+    groups have none yet; those stay without.
+    """
+    if engine.zero_stage in (1, 2) and _torch_optimizer(engine).state:
+        outer = engine.deepspeed.optimizer
+        outer._hp_optimizer_states_linked = False
+        outer._lazy_init_hp_params_optimizer_state()
 
 
 def _to_file(tensor: Tensor) -> Tensor:
@@ -59,6 +86,7 @@ def save_portable(engine: Engine, folder: Path, step: int, data: dict[str, Any])
     names = MOMENT_NAMES[engine.config.optimizer.name]
     weights: dict[str, Tensor] = {}
     moments: dict[str, Tensor] = {}
+    _link_moments(engine)
     for name, parameter in engine.model.named_parameters():
         whole = _whole_parameter(engine, parameter)
         if ranks.is_first:
@@ -151,7 +179,11 @@ def load_moments(engine: Engine, folder: Path) -> None:
             f"set optimizer.name={described['optimizer']}"
         )
     moments = load_file(folder / MOMENTS)
+    if not moments:
+        return
     inner = _torch_optimizer(engine)
+    if engine.zero_stage > 0:
+        _create_moments(engine, MOMENT_NAMES[name])
     for parameter_name, parameter in engine.model.named_parameters():
         for moment_name in MOMENT_NAMES[name]:
             moment = moments.get(f"{moment_name}/{parameter_name}")
@@ -162,8 +194,6 @@ def load_moments(engine: Engine, folder: Path) -> None:
                 inner.state[parameter][moment_name] = moment
             else:
                 safe_set_full_optimizer_state(parameter, moment, moment_name)
-    updates = torch.tensor(float(described["updates"]), dtype=torch.float32)
     if name == "adamw":
-        for group in inner.param_groups:
-            for parameter in group["params"]:
-                inner.state[parameter]["step"] = updates.clone()
+        for state in inner.state.values():
+            state["step"] = torch.tensor(float(described["updates"]), dtype=torch.float32)

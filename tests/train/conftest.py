@@ -29,7 +29,7 @@ class TinyModel(nn.Module):
         self.body = nn.Sequential(
             nn.Linear(4, width), nn.Tanh(), nn.Dropout(dropout), nn.Linear(width, 2)
         )
-        self.log_scale = nn.Parameter(torch.zeros(()))
+        self.log_scale = nn.Parameter(torch.zeros(1))
 
     def forward(self, inputs: dict[str, Tensor]) -> TinyOutput:
         error = self.log_scale.exp() * self.body(inputs["features"]) - inputs["targets"]
@@ -68,10 +68,17 @@ def make_engine(ranks: Ranks) -> Iterator[Callable[..., Engine]]:
     """Build engines around a tiny model; they are closed when the test ends."""
     engines: list[Engine] = []
 
-    def make(*overrides: str, width: int = 8, dropout: float = 0.25, seed: int = 0) -> Engine:
+    def make(
+        *overrides: str,
+        width: int = 8,
+        dropout: float = 0.25,
+        seed: int = 0,
+        prepare: Callable[[nn.Module], object] = lambda model: None,
+    ) -> Engine:
         torch.manual_seed(seed)
-        config = tiny_config(*overrides)
-        engines.append(start_engine(TinyModel(width, dropout), config, ranks))
+        model = TinyModel(width, dropout)
+        prepare(model)
+        engines.append(start_engine(model, tiny_config(*overrides), ranks))
         return engines[-1]
 
     yield make

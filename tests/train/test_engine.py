@@ -7,9 +7,9 @@ import os
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from svilm_fast.train.engine import Engine
+from svilm_fast.train.engine import Engine, start_engine
 from svilm_fast.train.optimizer import build_optimizer
 from svilm_fast.train.portable import _whole_parameter
 
@@ -105,3 +105,10 @@ def test_means_over_ranks_keep_their_names(ranks) -> None:
     values = {"b": torch.tensor(2.0), "a": torch.tensor(0.5)}
     assert ranks.mean(values) == {"a": 0.5, "b": 2.0}
     assert ranks.mean({}) == {}
+
+
+def test_scalar_parameters_are_refused_by_name(ranks, make_engine) -> None:
+    model = nn.Module()
+    model.log_scale = nn.Parameter(torch.zeros(()))
+    with pytest.raises(ValueError, match=r"'log_scale' is 0-dim.*shape \[1\]"):
+        start_engine(model, make_engine().config, ranks)

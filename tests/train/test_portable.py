@@ -1,0 +1,71 @@
+"""The portable checkpoint crosses ZeRO stages with weights, moments and step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from svilm_fast.train.errors import CheckpointError
+from svilm_fast.train.portable import load_moments, load_weights, save_portable
+
+
+@pytest.mark.parametrize("rule", ["adamw", "sgd"])
+@pytest.mark.parametrize(("source", "target"), [(0, 1), (1, 3), (3, 2), (2, 0)])
+def test_a_run_goes_on_in_another_stage(
+    make_engine, batch_of, tmp_path: Path, source: int, target: int, rule: str
+) -> None:
+    shared = (f"optimizer.name={rule}", "deepspeed.persistence_elements=0")
+    first = make_engine(f"deepspeed.zero_stage={source}", *shared, dropout=0.0)
+    for step in range(3):
+        first.step(batch_of(step), 0.02)
+    save_portable(first, tmp_path / "portable", 3, {"position": 24})
+    second = make_engine(
+        f"deepspeed.zero_stage={target}",
+        *shared,
+        dropout=0.0,
+        seed=5,
+        prepare=lambda model: load_weights(model, tmp_path / "portable"),
+    )
+    load_moments(second, tmp_path / "portable")
+    for step in range(3, 7):
+        wanted = float(first.step(batch_of(step), 0.02).loss)
+        assert float(second.step(batch_of(step), 0.02).loss) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_weights_are_fp32_also_when_parameters_are_bf16(make_engine, batch_of, tmp_path) -> None:
+    engine = make_engine("training.precision=bf16")
+    half = {name: value.bfloat16() for name, value in batch_of(0).items()}
+    engine.step(half, 1e-4)
+    save_portable(engine, tmp_path / "portable", 1, {})
+    weights = load_file(tmp_path / "portable" / "model.safetensors")
+    assert {value.dtype for value in weights.values()} == {torch.float32}
+    assert float(weights["log_scale"].abs()) == pytest.approx(1e-4, rel=1e-2)
+
+
+def test_another_shape_names_the_parameter_and_both_shapes(make_engine, tmp_path: Path) -> None:
+    save_portable(make_engine(width=8), tmp_path / "portable", 1, {})
+    model = make_engine(width=6).model
+    with pytest.raises(CheckpointError, match=r"'body.0.weight' has shape \[8, 4\].*\[6, 4\]"):
+        load_weights(model, tmp_path / "portable")
+
+
+def test_another_optimizer_is_refused(make_engine, tmp_path: Path) -> None:
+    save_portable(make_engine(), tmp_path / "portable", 1, {})
+    with pytest.raises(CheckpointError, match=r"set optimizer.name=adamw"):
+        load_moments(make_engine("optimizer.name=sgd"), tmp_path / "portable")
+
+
+def test_damage_and_absence_are_one_line(make_engine, tmp_path: Path) -> None:
+    engine = make_engine()
+    with pytest.raises(CheckpointError, match="holds no portable checkpoint"):
+        load_weights(engine.model, tmp_path / "portable")
+    save_portable(engine, tmp_path / "portable", 1, {})
+    weights = tmp_path / "portable" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(bytes(content))
+    with pytest.raises(CheckpointError, match=r"model.safetensors has changed"):
+        load_weights(engine.model, tmp_path / "portable")
