@@ -1,0 +1,292 @@
+"""Clips of a split as tensors: decode, sample, augment; captions and nouns tokenised once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from svilm_fast.data.augment import DRAWS, centre_window, cut, random_window
+from svilm_fast.data.batch import ClipBatch, sample_key
+from svilm_fast.data.config import DataConfig
+from svilm_fast.data.decode import DecodedClip, decode_clip, every_frame
+from svilm_fast.data.errors import DataError
+from svilm_fast.data.nouns import build_extractor
+from svilm_fast.data.samples import SampleTable, ensure_nouns, open_split
+from svilm_fast.data.sampling import choose_frames
+from svilm_fast.data.skips import SkipReport
+from svilm_fast.data.tokenizer import Tokenizer, load_or_train_tokenizer
+from svilm_fast.kernels.philox import Site, derive_seeds, uniform
+
+SHUFFLE_SITE = 101  # a stream of its own beside those of kernels.philox.Site
+_NOUN_LAYER = 1
+_NOUNS_DRAWN = 32  # of longer lists, training uses the first this many
+SHORT_CLIP_NOTE = "clips with repeated frames"
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The random numbers of one training clip, all in [0, 1)."""
+
+    frames: np.ndarray  # [F]
+    augment: np.ndarray  # [DRAWS + 1], the last one picks the caption
+    nouns: np.ndarray  # [_NOUNS_DRAWN + K], order of nouns and their templates
+
+
+@dataclass
+class Clip:
+    """One sample, ready for collation."""
+
+    index: int
+    frames: Tensor  # uint8 [F, H, W, 3]
+    frame_index: np.ndarray  # int64 [F]
+    crop: tuple[float, float, float, float]
+    flipped: bool
+    caption: int  # row of the dataset's caption table
+    nouns: list[int]  # rows of its noun vocabulary, at most K
+    prompts: list[int]  # template of each noun
+    metadata: dict[str, Any] | None
+    notes: tuple[str, ...] = ()
+
+
+class ClipDataset:
+    """The clips of one split.
+
+    Args:
+        config: the data settings.
+        split: "train", "val" or "test".
+        tokenizer: encodes captions and prompts, once, here.
+        train: random frames, crops, captions and nouns drawn from (seed, epoch, sample key);
+            else the middle frames, the centre crop, the first caption and the first nouns.
+        frames: F, frames per clip. image_size: H = W in pixels.
+        metadata: whether batches carry the samples' json (default: not in training).
+        table: the samples, where they have been listed already.
+        seed: of the derangement that `config.shuffle_captions` asks for.
+
+    Raises:
+        DataError: no usable samples, or more refused than `config.skips` allows.
+    """
+
+    def __init__(
+        self,
+        config: DataConfig,
+        split: str,
+        tokenizer: Tokenizer,
+        train: bool = False,
+        *,
+        frames: int,
+        image_size: int,
+        metadata: bool | None = None,
+        table: SampleTable | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.config, self.split, self.train = config, split, train
+        self.frames, self.image_size = frames, image_size
+        self.metadata = not train if metadata is None else metadata
+        self.table = table if table is not None else open_split(config, split)
+        self.report = SkipReport(seen=len(self.table) + len(self.table.rejected))
+        for skip in self.table.rejected:
+            self.report.add(skip)
+        self.report.check_budget(config.skips.fraction, config.skips.always_allowed)
+        samples = self.table.samples
+        self.ids = [sample.id for sample in samples]
+        self.keys = torch.tensor([sample_key(name) for name in self.ids], dtype=torch.int64)
+        # Sample i speaks with the captions of sample text_of[i].
+        self.text_of = np.arange(len(samples))
+        if train and config.shuffle_captions:
+            self.text_of = derangement(self.keys, seed)
+        self.short_side = max(image_size, round(image_size * config.resize_margin))
+        self._tokenise(tokenizer)
+        self._cache: dict[str, DecodedClip] = {}
+        self._cached_bytes = 0
+
+    def _tokenise(self, tokenizer: Tokenizer) -> None:
+        samples, config = self.table.samples, self.config
+        cut_before = tokenizer.truncated
+        self.captions = [caption for sample in samples for caption in sample.captions]
+        counts = [len(sample.captions) for sample in samples]
+        self.first_caption = np.concatenate([[0], np.cumsum(counts)])
+        tokens, self.text_mask = tokenizer.encode_batch(self.captions, config.tokenizer.length)
+        self.text_tokens = tokens.to(torch.int32)
+        if tokenizer.truncated > cut_before:
+            self.report.notes["captions cut"] += tokenizer.truncated - cut_before
+        per_sample = ensure_nouns(samples, build_extractor(config.nouns))
+        per_caption = [nouns for captions in per_sample for nouns in captions]
+        self.noun_words = sorted({noun for nouns in per_caption for noun in nouns})
+        number = {noun: row for row, noun in enumerate(self.noun_words)}
+        self.caption_nouns = [tuple(number[noun] for noun in nouns) for nouns in per_caption]
+        without = sum(not nouns for nouns in per_caption)
+        if without:
+            self.report.notes["captions without nouns"] += without
+        prompts = [
+            template.replace("{noun}", noun)
+            for noun in self.noun_words
+            for template in config.nouns.templates
+        ]
+        cut_before = tokenizer.truncated
+        tokens, self.prompt_mask = tokenizer.encode_batch(prompts, config.tokenizer.noun_length)
+        self.prompt_tokens = tokens.to(torch.int32)
+        if tokenizer.truncated > cut_before:
+            self.report.notes["noun prompts cut"] += tokenizer.truncated - cut_before
+        self.pad_id = tokenizer.pad_id
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when samples, captions or their order change."""
+        return self.table.fingerprint
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_cache": {}, "_cached_bytes": 0}
+
+    def draws(self, indices: Sequence[int], seed: int, epoch: int) -> list[Draw]:
+        """The random numbers of training clips: functions of seed, epoch and sample key alone."""
+        keys = self.keys[list(indices)]
+        count = self.config.nouns.per_caption + _NOUNS_DRAWN
+
+        def numbers(site: Site, layer: int, n: int) -> np.ndarray:
+            seeds = derive_seeds(seed, epoch, keys, site, layer)
+            return uniform(seeds, torch.arange(n)).numpy()
+
+        rows = zip(
+            numbers(Site.FRAMES, 0, self.frames),
+            numbers(Site.AUGMENT, 0, DRAWS + 1),
+            numbers(Site.AUGMENT, _NOUN_LAYER, count),
+        )
+        return [Draw(*row) for row in rows]
+
+    def clip(self, index: int, draw: Draw | None) -> Clip:
+        """Load one sample; `draw` None gives the evaluation view. Raises DataError."""
+        config = self.config
+        pick = None if draw is None else draw.frames
+        decoded, rows, index_in_video = self._frames(index, pick)
+        first, last = self.first_caption[self.text_of[index] :][:2]
+        choice = 0.0 if draw is None else float(draw.augment[-1])
+        caption = min(first + int(choice * (last - first)), last - 1)
+        height, width = rows.shape[1:3]
+        if draw is None:
+            window = centre_window(width, height, config.resize_margin)
+        else:
+            window = random_window(
+                width, height, draw.augment[:DRAWS], config.augment, self.captions[caption]
+            )
+        nouns, prompts = self._nouns(caption, draw)
+        return Clip(
+            index=index,
+            frames=cut(rows, window, self.image_size),
+            frame_index=index_in_video,
+            crop=window.fractions(width, height),
+            flipped=window.flipped,
+            caption=caption,
+            nouns=nouns,
+            prompts=prompts,
+            metadata=self.table.read_metadata(index) if self.metadata else None,
+            notes=(SHORT_CLIP_NOTE,) if decoded.total < self.frames else (),
+        )
+
+    def _frames(
+        self, index: int, uniforms: np.ndarray | None
+    ) -> tuple[DecodedClip, np.ndarray, np.ndarray]:
+        """The decoded clip, its chosen frames [F, h, w, 3] and their places in the video."""
+        config = self.config
+
+        def choose(total: int) -> np.ndarray:
+            return choose_frames(total, self.frames, uniforms, short_clip=config.short_clip)
+
+        place = self.table.samples[index].video
+        key = f"{place.path}:{place.entry.offset if place.entry else ''}"
+        cached = self._cache.get(key)
+        if cached is None:
+            keep = config.cache == "memory" and self._cached_bytes < config.cache_bytes
+            cached = decode_clip(
+                self.table.read_video(index),
+                every_frame if keep else choose,
+                short_side=self.short_side,
+                limits=config.limits,
+                decoder=config.decoder,
+            )
+            if not keep:
+                return cached, cached.frames, cached.index
+            self._cache[key] = cached
+            self._cached_bytes += cached.frames.nbytes
+        rows = np.minimum(choose(cached.total), len(cached.frames) - 1)
+        return cached, cached.frames[rows], cached.index[rows]
+
+    def _nouns(self, caption: int, draw: Draw | None) -> tuple[list[int], list[int]]:
+        found = self.caption_nouns[caption]
+        wanted = self.config.nouns.per_caption
+        if draw is None:
+            return list(found[:wanted]), [0] * min(wanted, len(found))
+        found = found[:_NOUNS_DRAWN]
+        if len(found) > wanted:
+            chosen = np.sort(np.argsort(draw.nouns[: len(found)], kind="stable")[:wanted])
+            found = tuple(found[i] for i in chosen.tolist())
+        templates = len(self.config.nouns.templates)
+        picks = (draw.nouns[_NOUNS_DRAWN:] * templates).astype(np.int64)
+        return list(found), np.minimum(picks, templates - 1)[: len(found)].tolist()
+
+    def collate(self, clips: Sequence[Clip]) -> ClipBatch:
+        """Stack clips to a batch; shapes as in ClipBatch."""
+        captions = torch.tensor([clip.caption for clip in clips])
+        width, length = self.config.nouns.per_caption, self.config.tokenizer.noun_length
+        noun_tokens = torch.full((len(clips), width, length), self.pad_id, dtype=torch.int64)
+        noun_token_mask = torch.zeros(len(clips), width, length, dtype=torch.bool)
+        noun_mask = torch.zeros(len(clips), width, dtype=torch.bool)
+        templates = len(self.config.nouns.templates)
+        for row, clip in enumerate(clips):
+            prompts = [n * templates + p for n, p in zip(clip.nouns, clip.prompts)]
+            noun_tokens[row, : len(prompts)] = self.prompt_tokens[prompts].to(torch.int64)
+            noun_token_mask[row, : len(prompts)] = self.prompt_mask[prompts]
+            noun_mask[row, : len(prompts)] = True
+        indices = [clip.index for clip in clips]
+        return ClipBatch(
+            frames=torch.stack([clip.frames for clip in clips]),
+            keys=self.keys[indices],
+            ids=[self.ids[i] for i in indices],
+            captions=[self.captions[i] for i in captions.tolist()],
+            nouns=[[self.noun_words[n] for n in clip.nouns] for clip in clips],
+            text_tokens=self.text_tokens[captions].to(torch.int64),
+            text_mask=self.text_mask[captions],
+            noun_tokens=noun_tokens,
+            noun_token_mask=noun_token_mask,
+            noun_mask=noun_mask,
+            frame_index=torch.from_numpy(np.stack([clip.frame_index for clip in clips])),
+            crop=torch.tensor([clip.crop for clip in clips], dtype=torch.float32),
+            flipped=torch.tensor([clip.flipped for clip in clips]),
+            metadata=[clip.metadata for clip in clips if clip.metadata is not None],
+        )
+
+    def batch(self, indices: Sequence[int], *, seed: int = 0, epoch: int = 0) -> ClipBatch:
+        """The samples `indices` as one batch. Raises DataError for one that cannot be loaded."""
+        draws: Sequence[Draw | None] = [None] * len(indices)
+        if self.train:
+            draws = self.draws(indices, seed, epoch)
+        return self.collate([self.clip(i, draw) for i, draw in zip(indices, draws)])
+
+
+def derangement(keys: Tensor, seed: int) -> np.ndarray:
+    """A permutation int64 [n] of one cycle, so that no element stays, drawn from seed and keys."""
+    if len(keys) < 2:
+        raise DataError("data.shuffle_captions needs at least two samples")
+    order = torch.argsort(derive_seeds(seed, 0, keys, SHUFFLE_SITE), stable=True).numpy()
+    result = np.empty(len(order), dtype=np.int64)
+    result[order] = np.roll(order, -1)
+    return result
+
+
+def prepare_tokenizer(config: DataConfig, table: SampleTable | None = None) -> Tokenizer:
+    """The tokenizer of the settings, trained on the training captions where it has to be."""
+    trained = config.tokenizer.kind == "bpe" and config.tokenizer.path is None
+    captions: list[str] = []
+    if trained:
+        table = table if table is not None else open_split(config, "train")
+        captions = [caption for sample in table.samples for caption in sample.captions]
+        # prompts too: their words should not fall apart to letters
+        captions += [template.replace("{noun}", "") for template in config.nouns.templates]
+    return load_or_train_tokenizer(config.tokenizer, captions)

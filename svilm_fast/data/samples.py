@@ -1,0 +1,243 @@
+"""The samples of a split: their captions, nouns and the place of their video, from any source."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from svilm_fast.data import files
+from svilm_fast.data.config import DataConfig, LimitsConfig
+from svilm_fast.data.errors import CaptionError, DataError, MissingFileError
+from svilm_fast.data.lists import ListRow, VideoFolder, is_list, read_list
+from svilm_fast.data.nouns import nouns_from_json
+from svilm_fast.data.shards import (
+    VIDEO_EXTENSIONS,
+    Entry,
+    ShardReader,
+    find_shards,
+    load_index,
+    parse_json,
+)
+from svilm_fast.data.skips import Skip
+
+_TEXT_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A whole file, or a member of a shard."""
+
+    path: str
+    entry: Entry | None = None
+
+
+@dataclass(slots=True)
+class Sample:
+    """One clip with its captions; `nouns` has a tuple per caption, or None to extract them."""
+
+    id: str
+    captions: tuple[str, ...]
+    nouns: tuple[tuple[str, ...] | None, ...]
+    video: Place
+    description: Place | dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Captions:
+    """What `pick_captions` found."""
+
+    texts: tuple[str, ...]
+    nouns: tuple[tuple[str, ...] | None, ...]
+
+
+def pick_captions(record: dict[str, Any], grain: str, label: str) -> Captions:
+    """Captions and stored nouns of a sample's json.
+
+    `captions: {coarse, fine, fused}` is used where it exists, else `caption` (a text or a list of
+    texts). Raises CaptionError when nothing is left, SampleJsonError for malformed nouns.
+    """
+    grains = record.get("captions")
+    nouns = record.get("nouns")
+    if isinstance(grains, dict):
+        if grain not in grains:
+            have = ", ".join(map(str, grains)) or "none"
+            raise CaptionError(f"{label}: no {grain!r} caption (data.captions); it has: {have}")
+        texts, nouns = grains[grain], nouns.get(grain) if isinstance(nouns, dict) else nouns
+    else:
+        texts = record.get("caption") if record.get("caption") is not None else grains
+    several = isinstance(texts, list)
+    texts = texts if isinstance(texts, list) else [texts]
+    if any(text is not None and not isinstance(text, str) for text in texts):
+        raise CaptionError(f"{label}: a caption must be a text or a list of texts")
+    # nouns of several captions are a list per caption
+    stored: list[Any] = list(nouns) if several and isinstance(nouns, list) else [nouns]
+    stored += [None] * (len(texts) - len(stored))
+    kept = [(text.strip(), found) for text, found in zip(texts, stored) if text and text.strip()]
+    if not kept:
+        raise CaptionError(f"{label}: no caption: add a 'caption' text to its json or list line")
+    return Captions(
+        tuple(text for text, _ in kept),
+        tuple(
+            None if found is None else tuple(n.text for n in nouns_from_json(found, label))
+            for _, found in kept
+        ),
+    )
+
+
+class SampleTable:
+    """Samples in a fixed order, with what was refused while listing them."""
+
+    def __init__(self, samples: list[Sample], rejected: list[Skip], limits: LimitsConfig) -> None:
+        repeated = [name for name, n in Counter(s.id for s in samples).items() if n > 1]
+        if repeated:
+            raise DataError(
+                f"the sample id {repeated[0]!r} occurs twice ({len(repeated)} such ids): ids must "
+                "differ within a shard"
+            )
+        self.samples, self.rejected, self.limits = samples, rejected, limits
+        self._reader = ShardReader()
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when ids, captions or their order change."""
+        digest = hashlib.sha256()
+        for sample in self.samples:
+            digest.update("\x1f".join((sample.id, *sample.captions)).encode() + b"\x1e")
+        return digest.hexdigest()[:32]
+
+    def read_video(self, index: int) -> bytes:
+        """The bytes of a sample's video file."""
+        sample = self.samples[index]
+        return self._read(sample.video, sample.id, self.limits.video_bytes)
+
+    def read_metadata(self, index: int) -> dict[str, Any]:
+        """A sample's json."""
+        sample = self.samples[index]
+        if not isinstance(sample.description, Place):
+            return dict(sample.description or {})
+        data = self._read(sample.description, sample.id, self.limits.json_bytes)
+        return parse_json(data, sample.id)
+
+    def _read(self, place: Place, label: str, limit: int) -> bytes:
+        if place.entry is None:
+            return files.read_bytes(place.path, limit)
+        return self._reader.read(place.path, place.entry, label, limit)
+
+
+def open_split(config: DataConfig, split: str) -> SampleTable:
+    """The samples of `config.train`, `.val` or `.test`. Raises DataError when there are none."""
+    where = getattr(config, split)
+    if where is None:
+        raise MissingFileError(
+            f"data.{split} is not set: give a folder of shards or a CSV or JSONL list"
+        )
+    samples: list[Sample] = []
+    rejected: list[Skip] = []
+    for path in [where] if isinstance(where, str) else where:
+        if is_list(path):
+            found, refused = _from_list(path, config)
+        else:
+            found, refused = _from_shards(path, config)
+        samples += found
+        rejected += refused
+    if not samples:
+        example = f"; for example {rejected[0].sample}: {rejected[0].message}" if rejected else ""
+        raise DataError(f"data.{split}={where!r} holds no usable sample{example}")
+    return SampleTable(samples, rejected, config.limits)
+
+
+def _from_shards(path: str, config: DataConfig) -> tuple[list[Sample], list[Skip]]:
+    shards = find_shards(path)
+    reader = ShardReader()
+    samples: dict[str, Sample] = {}
+    rejected: list[Skip] = []
+    for shard in shards:
+        for key, members in load_index(shard, config.limits.shard_members).samples.items():
+            try:
+                sample = _shard_sample(shard, key, members, reader, config)
+            except DataError as error:
+                rejected.append(Skip.of(f"{os.path.basename(shard)}/{key}", error))
+                continue
+            if sample.id in samples:  # shards of several sources often count from zero
+                sample.id = f"{os.path.basename(shard)}/{sample.id}"
+            samples[sample.id] = sample
+    reader.close()
+    return list(samples.values()), rejected
+
+
+def _shard_sample(
+    shard: str, key: str, members: dict[str, Entry], reader: ShardReader, config: DataConfig
+) -> Sample:
+    video = next((members[e] for e in VIDEO_EXTENSIONS if e in members), None)
+    if video is None:
+        raise MissingFileError(f"{key}: no video among its members {', '.join(members)}")
+    record: dict[str, Any] = {}
+    if "json" in members:
+        data = reader.read(shard, members["json"], key, config.limits.json_bytes)
+        record = parse_json(data, f"{key}.json")
+    if "txt" in members and "caption" not in record and "captions" not in record:
+        text = reader.read(shard, members["txt"], key, _TEXT_BYTES)
+        record["caption"] = text.decode("utf-8", "replace")
+    captions = pick_captions(record, config.captions, key)
+    identity = record.get("id")
+    return Sample(
+        str(identity) if identity else key,
+        captions.texts,
+        captions.nouns,
+        Place(shard, video),
+        Place(shard, members["json"]) if "json" in members else {"caption": captions.texts[0]},
+    )
+
+
+def _from_list(path: str, config: DataConfig) -> tuple[list[Sample], list[Skip]]:
+    rows = read_list(path)
+    folder = VideoFolder(config.videos or os.path.dirname(path) or ".")
+    repeats = Counter(row.video for row in rows)
+    seen: Counter[str] = Counter()
+    samples: list[Sample] = []
+    rejected: list[Skip] = []
+    for row in rows:
+        name = row.video
+        if repeats[name] > 1:
+            name = f"{row.video}#{seen[row.video]}"
+            seen[row.video] += 1
+        try:
+            record = row_record(row)
+            captions = pick_captions(record, config.captions, f"{path}, line {row.line}")
+            video = Place(folder.locate(row.video))
+        except DataError as error:
+            rejected.append(Skip.of(name, error))
+            continue
+        samples.append(Sample(name, captions.texts, captions.nouns, video, record))
+    return samples, rejected
+
+
+def row_record(row: ListRow) -> dict[str, Any]:
+    """A list's row as the json of a sample."""
+    record = {**row.extra, "video": row.video}
+    if row.caption is not None:
+        record["caption"] = row.caption
+    return record
+
+
+def ensure_nouns(
+    samples: Sequence[Sample], extract: Callable[[str], list[Any]]
+) -> list[tuple[tuple[str, ...], ...]]:
+    """The nouns of every caption of every sample; extracted where none are stored."""
+    known: dict[str, tuple[str, ...]] = {}
+    result = []
+    for sample in samples:
+        per_caption = []
+        for caption, stored in zip(sample.captions, sample.nouns):
+            if stored is None and caption not in known:
+                known[caption] = tuple(noun.text for noun in extract(caption))
+            per_caption.append(known[caption] if stored is None else stored)
+        result.append(tuple(per_caption))
+    return result

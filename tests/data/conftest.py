@@ -1,0 +1,112 @@
+"""Tiny real videos, shards and datasets for the data tests."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from svilm_fast.data.config import DataConfig
+from svilm_fast.data.dataset import ClipDataset, prepare_tokenizer
+from svilm_fast.data.shards import ShardWriter
+
+COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
+SHAPES = ("circle", "square", "triangle", "star")
+
+
+def encode_video(frames: np.ndarray, *, fps: int = 8, **options: str) -> bytes:
+    """H.264 MP4 bytes of uint8 [F, h, w, 3] frames."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4", options=options) as container:
+        stream = container.add_stream("libx264", rate=fps)
+        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
+        stream.thread_count = 1
+        stream.options = {"crf": "10", "preset": "ultrafast"}
+        for image in frames:
+            for packet in stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    return buffer.getvalue()
+
+
+def ramp(frames: int = 12, height: int = 32, width: int = 40, phase: int = 0) -> np.ndarray:
+    """Frames whose brightness tells their number: frame f is grey 16 * f + phase."""
+    levels = (16 * np.arange(frames) + phase) % 256
+    return np.broadcast_to(
+        levels.astype(np.uint8)[:, None, None, None], (frames, height, width, 3)
+    ).copy()
+
+
+def caption_of(number: int) -> str:
+    colour, shape = COLOURS[number % 6], SHAPES[number // 6 % 4]
+    return f"clip {number}: a {colour} {shape} spins over a dark floor."
+
+
+@pytest.fixture(scope="session")
+def make_video() -> Callable[..., bytes]:
+    return encode_video
+
+
+@pytest.fixture(scope="session")
+def make_ramp() -> Callable[..., np.ndarray]:
+    return ramp
+
+
+@pytest.fixture(scope="session")
+def videos() -> list[bytes]:
+    """Four different 12-frame videos of 40 x 32 pixels."""
+    return [encode_video(ramp(phase=phase)) for phase in (0, 3, 6, 9)]
+
+
+@pytest.fixture()
+def make_shards(videos: list[bytes], tmp_path: Path) -> Callable[..., Path]:
+    """Writes `count` samples into shards of five; `replace` maps a number to other members."""
+
+    def write(
+        count: int = 23, *, replace: dict[int, dict[str, bytes]] | None = None, name: str = "train"
+    ) -> Path:
+        folder = tmp_path / name
+        with ShardWriter(folder, max_samples=5) as writer:
+            for number in range(count):
+                members = {
+                    "mp4": videos[number % 4],
+                    "json": json.dumps({"caption": caption_of(number)}).encode(),
+                }
+                writer.write(f"s{number:04d}", {**members, **(replace or {}).get(number, {})})
+        return folder
+
+    return write
+
+
+@pytest.fixture()
+def make_dataset(make_shards: Callable[..., Path]) -> Callable[..., ClipDataset]:
+    """A dataset over fresh shards; keywords are data settings."""
+
+    def build(
+        count: int = 23,
+        *,
+        train: bool = True,
+        replace: dict[int, dict[str, bytes]] | None = None,
+        frames: int = 4,
+        image_size: int = 24,
+        **settings: Any,
+    ) -> ClipDataset:
+        folder = make_shards(count, replace=replace)
+        config = DataConfig(train=str(folder), **{"workers": 0, **settings})
+        return ClipDataset(
+            config,
+            "train",
+            prepare_tokenizer(config),
+            train,
+            frames=frames,
+            image_size=image_size,
+        )
+
+    return build
