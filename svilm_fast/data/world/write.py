@@ -187,11 +187,12 @@ def _existing(out: Path, config: WorldConfig) -> WorldReport | None:
         if out.exists() and (not out.is_dir() or _foreign(out)):
             raise FileExistsError(f"{out} holds something else than a world: choose another folder")
         return None
-    manifest = json.loads(path.read_text())
-    same = manifest.get("format") == FORMAT and manifest["config"] == json.loads(
-        config.model_dump_json()
-    )
-    if not same:
+    try:
+        manifest = json.loads(path.read_text())
+    except ValueError:
+        manifest = {}
+    expected = {"format": FORMAT, "config": json.loads(config.model_dump_json())}
+    if any(manifest.get(key) != value for key, value in expected.items()):
         raise FileExistsError(
             f"{out} holds another world: choose another folder, or overwrite it (overwrite=True)"
         )
