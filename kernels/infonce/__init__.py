@@ -7,8 +7,9 @@ from . import reference
 from .api import InfoNCEPartials, infonce, infonce_partials
 from .cases import CASES, make_inputs
 from .cost import cost
+from .distributed import distributed_infonce
 
-__all__ = ["InfoNCEPartials", "infonce", "infonce_partials"]
+__all__ = ["InfoNCEPartials", "distributed_infonce", "infonce", "infonce_partials"]
 
 register(
     Op(

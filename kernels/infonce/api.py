@@ -68,10 +68,10 @@ def infonce(
     Raises:
         ValueError, TypeError: shapes, dtypes, devices or ids that do not fit; an empty block.
     """
-    scale = _scale_tensor(scale, videos)
     video_ids, text_ids = _split_ids(pair_ids)
-    mode = checked_pair_mode(pair_mode)
     check_block(OP, videos, texts, scale, video_ids, text_ids, workspace_bytes)
+    mode = checked_pair_mode(pair_mode)
+    scale = _scale_tensor(scale, videos)
     rows, columns = videos.shape[0], texts.shape[0]
     start, stop = diagonal_range(rows, columns, diagonal_offset)
     if start == stop:
@@ -119,9 +119,9 @@ def infonce_partials(
     In `share` mode the block must hold all texts: a row's target is spread over the equal
     `text_ids` it sees. Arguments and errors as `infonce`; the diagonal may miss the block.
     """
-    scale = _scale_tensor(scale, videos)
-    mode = checked_pair_mode(pair_mode)
     check_block("infonce_partials", videos, texts, scale, video_ids, text_ids, workspace_bytes)
+    mode = checked_pair_mode(pair_mode)
+    scale = _scale_tensor(scale, videos)
     _choose(videos, texts, scale, video_ids, text_ids, backend)
     return InfoNCEPartials(
         *reference.partials(
@@ -173,7 +173,7 @@ def check_block(
     name: str,
     videos: Tensor,
     texts: Tensor,
-    scale: Tensor,
+    scale: Tensor | float,
     video_ids: Tensor | None,
     text_ids: Tensor | None,
     workspace_bytes: int | None,
@@ -198,7 +198,7 @@ def check_block(
             f"{name}: videos and texts must share one of fp16, bf16, fp32, fp64, "
             f"got {videos.dtype} and {texts.dtype}"
         )
-    if scale.ndim != 0 or not scale.dtype.is_floating_point:
+    if isinstance(scale, Tensor) and (scale.ndim != 0 or not scale.dtype.is_floating_point):
         raise ValueError(
             f"{name}: scale must be a 0-dim floating tensor or a float, "
             f"got {scale.dtype} {list(scale.shape)}"

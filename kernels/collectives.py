@@ -1,0 +1,166 @@
+"""Gather, reduce-scatter and sums over ranks with their gradients, for gloo and NCCL.
+
+Without an initialised process group every function is the identity of one rank. All gradients are
+those of the sum of the ranks' losses. Each function issues the same collectives on every rank,
+whatever the values, so a caller that is called everywhere cannot hang.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+_DESCRIPTION_BYTES = 512
+
+
+def is_distributed() -> bool:
+    """Whether a process group is initialised."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def world_size(group: dist.ProcessGroup | None = None) -> int:
+    """Ranks in the group (None: the default group); 1 without a process group."""
+    return dist.get_world_size(group) if is_distributed() else 1
+
+
+def rank(group: dist.ProcessGroup | None = None) -> int:
+    """This process's place in the group; 0 without a process group."""
+    return dist.get_rank(group) if is_distributed() else 0
+
+
+def _gather(tensor: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    out = tensor.new_empty((world_size(group) * tensor.shape[0], *tensor.shape[1:]))
+    dist.all_gather_into_tensor(out, tensor.contiguous(), group=group)
+    return out
+
+
+def _reduced(tensor: Tensor, operation: Any, group: dist.ProcessGroup | None) -> Tensor:
+    out = tensor.detach().clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(out, operation, group=group)
+    return out
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+        ctx.group = group
+        return _gather(tensor, group)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        # Summing halves over ranks would round at every hop.
+        dtype = torch.promote_types(gradient.dtype, torch.float32)
+        summands = gradient.to(dtype).contiguous()
+        out = summands.new_empty((summands.shape[0] // world_size(ctx.group), *summands.shape[1:]))
+        dist.reduce_scatter_tensor(out, summands, group=ctx.group)
+        return out.to(gradient.dtype), None
+
+
+class _AllReduceSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+        ctx.group = group
+        return _reduced(tensor, dist.ReduceOp.SUM, group)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return _reduced(gradient, dist.ReduceOp.SUM, ctx.group), None
+
+
+def gather(tensor: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+    """[b, ...] of every rank as [W b, ...] in rank order; backward is a reduce-scatter (sum).
+
+    The gradient of a half-precision tensor is summed in fp32. Integer tensors are gathered
+    without a gradient. `b` must be equal on all ranks: see `check_equal_local_batch`.
+    """
+    return _Gather.apply(tensor, group) if world_size(group) > 1 else tensor
+
+
+def all_reduce_sum(tensor: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+    """Sum over ranks, not in place; backward sums the ranks' gradients."""
+    return _AllReduceSum.apply(tensor, group) if world_size(group) > 1 else tensor
+
+
+def all_reduce_max(tensor: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+    """Elementwise maximum over ranks, not in place, without a gradient."""
+    if world_size(group) == 1:
+        return tensor.detach()
+    return _reduced(tensor, dist.ReduceOp.MAX, group)
+
+
+def all_reduce_logsumexp(lse: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+    """log of the sum over ranks of exp(lse), elementwise; -inf is an empty sum. Differentiable.
+
+    Two all-reduces of the tensor's size (maximum, then sum), so no rank's partial sum can
+    overflow or vanish beside another's; the gradient takes one more.
+    """
+    if world_size(group) == 1:
+        return lse
+    maximum = all_reduce_max(lse, group)
+    reference = maximum.masked_fill(maximum == -torch.inf, 0.0)
+    return reference + torch.log(all_reduce_sum(torch.exp(lse - reference), group))
+
+
+def check_equal_calls(
+    name: str,
+    description: str,
+    *,
+    device: torch.device,
+    group: dist.ProcessGroup | None = None,
+    problem: str | None = None,
+) -> None:
+    """Compare what the ranks are about to do and raise the same error on all of them.
+
+    Collectives of unequal sizes hang or corrupt memory; this one has a fixed size. It waits for the
+    other ranks: on a group with a CPU backend (gloo) it does not touch the GPU.
+
+    Args:
+        name: the caller, for the message.
+        description: everything that must be equal, e.g. "texts [64, 256] torch.float32".
+        device: where the call's tensors are.
+        problem: what is wrong with this rank's input, if something is.
+
+    Raises:
+        ValueError: a rank has a problem, or descriptions differ; the message lists the ranks.
+    """
+    if world_size(group) == 1:
+        if problem is not None:
+            raise ValueError(f"{name}: {problem}")
+        return
+    text = description if problem is None else f"!{problem}"
+    line = text.encode()[:_DESCRIPTION_BYTES].ljust(_DESCRIPTION_BYTES)
+    where = torch.device("cpu") if "gloo" in str(dist.get_backend_config(group)) else device
+    sent = torch.frombuffer(bytearray(line), dtype=torch.uint8).to(where)
+    received = _gather(sent, group).cpu().numpy().tobytes()
+    lines = [
+        received[start : start + _DESCRIPTION_BYTES].decode(errors="replace").rstrip()
+        for start in range(0, len(received), _DESCRIPTION_BYTES)
+    ]
+    problems = [
+        f"rank {place}: {text[1:]}" for place, text in enumerate(lines) if text.startswith("!")
+    ]
+    if problems:
+        raise ValueError(f"{name}: {'; '.join(problems)}")
+    if len(set(lines)) > 1:
+        each: dict[str, list[int]] = {}
+        for place, text in enumerate(lines):
+            each.setdefault(text, []).append(place)
+        listed = "; ".join(f"ranks {places} have {text}" for text, places in each.items())
+        raise ValueError(
+            f"{name}: all ranks must make the same call, but {listed}; "
+            "give every rank an equal local batch (drop the last, uneven one)"
+        )
+
+
+def check_equal_local_batch(
+    name: str,
+    local_batch: int,
+    *,
+    device: torch.device,
+    group: dist.ProcessGroup | None = None,
+) -> None:
+    """`check_equal_calls` for the local batch alone."""
+    check_equal_calls(name, f"a local batch of {local_batch}", device=device, group=group)

@@ -1,0 +1,133 @@
+"""Symmetric InfoNCE of the global batch: texts travel, videos stay home."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from .. import collectives
+from .api import InfoNCEPartials, check_block, infonce, infonce_partials
+from .pairs import checked_pair_mode
+
+
+def distributed_infonce(
+    videos: Tensor,
+    texts: Tensor,
+    scale: Tensor | float,
+    *,
+    group: dist.ProcessGroup | None = None,
+    pair_ids: Tensor | None = None,
+    pair_mode: str = "exclude",
+    workspace_bytes: int | None = None,
+    backend: str | None = None,
+    check_ranks: bool = True,
+) -> Tensor:
+    """This rank's share of `infonce` on the pairs of all ranks.
+
+    The loss on a rank is W/(2 B) x (terms of its rows + terms of its columns), so its mean over
+    ranks is the loss of the global batch. Backward returns the gradient of the sum of the ranks'
+    losses: averaging gradients over ranks (ZeRO, DDP) gives the gradient of the global batch,
+    that of `scale` included. Collectives: a gather of texts (and ids), two all-reduces of B floats
+    for the column sums; backward one of B floats and a reduce-scatter of the texts' gradient.
+
+    Args:
+        videos, texts: [b, D] of this rank; b, D and dtype equal on all ranks.
+        scale: the same value on all ranks.
+        group: process group; None is the default one. Not initialised: one rank.
+        pair_ids: int64 [b]; equal ids on different ranks are one class.
+        check_ranks: compare the ranks' calls before any other collective. Waits for the
+            device where the group has no CPU backend; a caller that guarantees equal batches may
+            turn it off.
+        Others as in `infonce`.
+
+    Raises:
+        ValueError: on every rank, if one rank's input is refused or the ranks' calls differ.
+    """
+    problem = _problem(videos, texts, scale, pair_ids, pair_mode, workspace_bytes)
+    if check_ranks:
+        collectives.check_equal_calls(
+            "distributed_infonce",
+            "" if problem else _description(videos, texts, scale, pair_ids, pair_mode),
+            device=videos.device,
+            group=group,
+            problem=problem,
+        )
+    elif problem is not None:
+        raise ValueError(f"distributed_infonce: {problem}")
+    if collectives.world_size(group) == 1:
+        return infonce(
+            videos,
+            texts,
+            scale,
+            pair_ids=pair_ids,
+            pair_mode=pair_mode,
+            workspace_bytes=workspace_bytes,
+            backend=backend,
+        )
+    place, local = collectives.rank(group), videos.shape[0]
+    block = infonce_partials(
+        videos,
+        collectives.gather(texts, group),
+        scale,
+        diagonal_offset=place * local,
+        video_ids=pair_ids,
+        text_ids=None if pair_ids is None else collectives.gather(pair_ids, group),
+        pair_mode=pair_mode,
+        workspace_bytes=workspace_bytes,
+        backend=backend,
+    )
+    return _own_terms(block, place * local, group)
+
+
+def _own_terms(
+    block: InfoNCEPartials, first_column: int, group: dist.ProcessGroup | None
+) -> Tensor:
+    rows, columns, positives = block
+    columns = collectives.all_reduce_logsumexp(columns, group)
+    own_columns = columns[first_column : first_column + rows.shape[0]]
+    # In share mode a column's target is spread over rows of other ranks; summed over all
+    # ranks the rows' targets are the same numbers, and only that sum has a meaning.
+    return ((rows - positives) + (own_columns - positives)).mean() / 2
+
+
+def _problem(
+    videos: Tensor,
+    texts: Tensor,
+    scale: Tensor | float,
+    pair_ids: Tensor | None,
+    pair_mode: str,
+    workspace_bytes: int | None,
+) -> str | None:
+    try:
+        check_block("infonce", videos, texts, scale, pair_ids, pair_ids, workspace_bytes)
+        checked_pair_mode(pair_mode)
+    except (TypeError, ValueError) as error:
+        return str(error)
+    if videos.shape != texts.shape:
+        return (
+            "videos and texts must be pairs [b, D], "
+            f"got {list(videos.shape)} and {list(texts.shape)}"
+        )
+    return None
+
+
+def _description(
+    videos: Tensor,
+    texts: Tensor,
+    scale: Tensor | float,
+    pair_ids: Tensor | None,
+    pair_mode: str,
+) -> str:
+    # Which gradients are needed decides which collectives backward has.
+    inputs = {"videos": videos, "texts": texts, "scale": scale}
+    needed = [
+        name
+        for name, value in inputs.items()
+        if isinstance(value, Tensor) and value.requires_grad and torch.is_grad_enabled()
+    ]
+    ids = "no ids" if pair_ids is None else f"ids to {pair_mode}"
+    return (
+        f"a local batch of {videos.shape[0]} (D {videos.shape[1]}, {videos.dtype}, {ids}, "
+        f"gradients of: {', '.join(needed) or 'nothing'})"
+    )

@@ -1,0 +1,131 @@
+"""One gloo rank: runs every distributed check and saves what it found. Started by its test."""
+
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.nn.functional import normalize
+
+from svilm_fast.kernels import collectives
+from svilm_fast.kernels.infonce import distributed_infonce
+
+LOCAL_BATCH, DIM = 4, 5
+IDS = {"none": None, "exclude": (0, 1, 0, 2), "share": (0, 1, 0, 2)}
+
+
+def collective_results(group):
+    place = collectives.rank(group)
+    generator = torch.Generator().manual_seed(place)
+    local = torch.randn(2, 3, generator=generator, dtype=torch.float64)
+    leaf = local.clone().requires_grad_()
+    gathered = collectives.gather(leaf, group)
+    weights = torch.randn(gathered.shape, generator=generator, dtype=torch.float64)
+    found = {"local": local, "gathered": gathered.detach(), "weights": weights}
+    found["gather_gradient"] = torch.autograd.grad((gathered * weights).sum(), leaf)[0]
+    total = collectives.all_reduce_sum(leaf, group)
+    found["total"] = total.detach()
+    found["total_gradient"] = torch.autograd.grad((total * weights[:2]).sum(), leaf)[0]
+    found["maximum"] = collectives.all_reduce_max(leaf, group)
+    lse = 1000 * leaf
+    lse = torch.cat((lse.flatten(), leaf.new_full((1,), -torch.inf)))
+    combined = collectives.all_reduce_logsumexp(lse, group)
+    found["lse"] = combined.detach()
+    found["lse_gradient"] = torch.autograd.grad(combined[:-1].sum(), leaf)[0]
+    half = torch.full((2,), 1.0, dtype=torch.float16, requires_grad=True)
+    found["half_gradient"] = torch.autograd.grad(collectives.gather(half, group).sum(), half)[0]
+    found["ids"] = collectives.gather(torch.tensor([place + 2**40]), group)
+    return found
+
+
+def loss_results(group, mode, *, dtype=torch.float64, **options):
+    place = collectives.rank(group)
+    generator = torch.Generator().manual_seed(100 + place)
+    videos, texts = (
+        normalize(torch.randn(LOCAL_BATCH, DIM, generator=generator, dtype=torch.float64), dim=1)
+        .to(dtype)
+        .requires_grad_()
+        for _ in range(2)
+    )
+    scale = torch.tensor(9.0, dtype=dtype, requires_grad=True)
+    ids = IDS[mode]
+    ids = None if ids is None else torch.tensor(ids) + place % 2
+    loss = distributed_infonce(
+        videos,
+        texts,
+        scale,
+        group=group,
+        pair_ids=ids,
+        pair_mode="share" if mode == "share" else "exclude",
+        **options,
+    )
+    # A loss weight: upstream gradients are never one.
+    gradients = torch.autograd.grad(3.0 * loss, (videos, texts, scale))
+    return {
+        "videos": videos.detach(),
+        "texts": texts.detach(),
+        "ids": ids,
+        "loss": loss.detach(),
+        "gradients": gradients,
+    }
+
+
+def refused(group, **changes):
+    generator = torch.Generator().manual_seed(7)
+    call = {name: torch.randn(4, 5, generator=generator) for name in ("videos", "texts")}
+    try:
+        distributed_infonce(**(call | {"scale": 1.0, "group": group} | changes))
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def error_results(group):
+    place = collectives.rank(group)
+    uneven = torch.randn(4 - place % 2, 5)
+    learning = torch.randn(4, 5).requires_grad_(place == 0)
+    ids = torch.arange(4) if place == 0 else None
+    found = {
+        "uneven": refused(group, videos=uneven, texts=uneven),
+        "one_bad_rank": refused(group, **({"texts": torch.randn(4, 6)} if place == 1 else {})),
+        "gradients": refused(group, texts=learning),
+        "ids": refused(group, pair_ids=ids),
+    }
+    try:
+        collectives.check_equal_local_batch(
+            "loader", 8 + place, device=torch.device("cpu"), group=group
+        )
+    except ValueError as error:
+        found["local_batch"] = str(error)
+    collectives.check_equal_local_batch("loader", 8, device=torch.device("cpu"), group=group)
+    return found
+
+
+def main(place, world, port, folder):
+    dist.init_process_group(
+        "gloo",
+        init_method=f"tcp://127.0.0.1:{port}",
+        rank=place,
+        world_size=world,
+        timeout=timedelta(seconds=60),
+    )
+    try:
+        pair = dist.new_group([0, 1])
+        results = {}
+        for name, group in (("all", None), ("pair", pair)):
+            if name == "pair" and place >= 2:
+                continue
+            results[name] = {
+                "collectives": collective_results(group),
+                "losses": {mode: loss_results(group, mode) for mode in IDS},
+                "errors": error_results(group),
+            }
+        torch.save(results, Path(folder) / f"{place}.pt")
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
