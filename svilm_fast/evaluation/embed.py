@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,26 +15,43 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-log = logging.getLogger(__name__)
-
-
-class ClipBatchLike(Protocol):
-    """What evaluation reads of `svilm_fast.data.ClipBatch`."""
-
-    frames: Tensor
-    ids: list[str]
-    captions: list[str]
-    text_tokens: Tensor
-    text_mask: Tensor
-    metadata: list[dict[str, Any]]
+from svilm_fast.data.batch import ClipBatch
+from svilm_fast.data.dataset import ClipDataset
+from svilm_fast.models.features import VideoFeatures
+from svilm_fast.models.video_encoder import VideoOutputs
 
 
 class VideoTextModel(Protocol):
     """What evaluation asks of a dual encoder; both sides end in unit vectors of one space."""
 
-    def encode_video(self, frames: Tensor, seeds: Any = None) -> Any: ...
+    def encode_video(
+        self, frames: Tensor, seeds: Any = None, outputs: VideoOutputs | None = None
+    ) -> VideoFeatures: ...
 
     def encode_text(self, tokens: Tensor, mask: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class CaptionTable:
+    """All captions of a data set: videos may have several, which a batch shows only one of.
+
+    tokens: int [n, S]; mask: bool [n, S]; rows: the captions of each video id.
+    """
+
+    texts: list[str]
+    tokens: Tensor
+    mask: Tensor
+    rows: dict[str, range]
+
+    @classmethod
+    def of(cls, dataset: ClipDataset) -> CaptionTable:
+        """Every caption of a data set, as it was tokenised there."""
+        first = dataset.first_caption
+        rows = {
+            name: range(int(first[text]), int(first[text + 1]))
+            for name, text in zip(dataset.ids, dataset.text_of, strict=True)
+        }
+        return cls(dataset.captions, dataset.text_tokens, dataset.text_mask, rows)
 
 
 @dataclass
@@ -54,7 +70,6 @@ class Embeddings:
     metadata: list[dict[str, Any]]
     frames: Tensor | None = None
     seconds: float = 0.0
-    repeated: int = 0
 
 
 @dataclass
@@ -66,79 +81,74 @@ class _Collector:
     videos: list[Tensor] = field(default_factory=list)
     texts: list[Tensor] = field(default_factory=list)
     frames: list[Tensor] = field(default_factory=list)
-    seen: set[tuple[str, str]] = field(default_factory=set)
-    repeated: int = 0
 
-    def choose(self, ids: Sequence[str], captions: Sequence[str]) -> tuple[list[int], list[int]]:
-        """The rows of a batch whose video, and whose caption, was not met before."""
-        new_videos, new_texts = [], []
-        for row, (video, caption) in enumerate(zip(ids, captions, strict=True)):
-            if (video, caption) in self.seen:
-                self.repeated += 1
-                continue
-            self.seen.add((video, caption))
-            new_texts.append(row)
-            if video not in self.row_of_video:
-                self.row_of_video[video] = len(self.row_of_video)
-                new_videos.append(row)
-        return new_videos, new_texts
+    def new_rows(self, ids: Sequence[str]) -> list[int]:
+        """The rows of a batch whose video was not met before; numbers them."""
+        rows = []
+        for row, name in enumerate(ids):
+            if name not in self.row_of_video:
+                self.row_of_video[name] = len(self.row_of_video)
+                rows.append(row)
+        return rows
+
+    def result(self, seconds: float) -> Embeddings:
+        if not self.videos:
+            raise ValueError("no clip could be embedded: the loader gave no batch, see its skips")
+        return Embeddings(
+            video_ids=list(self.row_of_video),
+            captions=self.captions,
+            videos=torch.cat(self.videos),
+            texts=torch.cat(self.texts),
+            video_of_text=torch.tensor(self.video_of_text, dtype=torch.int64),
+            metadata=self.metadata,
+            frames=torch.cat(self.frames) if self.frames else None,
+            seconds=seconds,
+        )
 
 
 @torch.no_grad()
 def embed_clips(
     model: VideoTextModel,
-    batches: Iterable[ClipBatchLike],
+    batches: Iterable[ClipBatch],
     *,
+    captions: CaptionTable | None = None,
     device: torch.device | str | None = None,
-    micro_batch: int | None = None,
     autocast: torch.dtype | None = None,
     keep_frames: int = 0,
     frame_size: int = 96,
     total: int | None = None,
     progress: bool | None = None,
+    calls: int = 0,
 ) -> Embeddings:
     """Encode every clip and caption of `batches` in evaluation mode, without a graph.
 
-    A clip that comes with several captions is encoded once (rows of one id are one video); an exact
-    repetition of id and caption is left out and counted. micro_batch: clips in one encoder call
-    (default: the batch as it comes). autocast: dtype of mixed precision, e.g. torch.bfloat16.
-    keep_frames: how many evenly spaced frames of each clip to keep at `frame_size` pixels, for
-    pictures. total: number of clips, for the progress bar, which shows on a terminal unless
-    `progress` says otherwise.
-
-    Under ZeRO-3 every rank must make the same encoder calls: give all ranks equally many batches
-    (a batch of known clips is encoded again then) and join the results with `merge_ranks`.
+    A batch is one call of each encoder. A video that comes twice counts once. captions: where all
+    captions of a video are to be used, not only the one that came with the batch. autocast: dtype
+    of mixed precision, e.g. torch.bfloat16. keep_frames: how many evenly spaced frames of each clip
+    to keep at `frame_size` pixels, for pictures. total: number of clips, for the progress bar,
+    which shows on a terminal unless `progress` says otherwise. calls: make at least so many calls,
+    by repeating the last batch: under ZeRO-3 all ranks must make equally many.
     """
-    device = torch.device(device) if device is not None else _device_of(model)
+    device = torch.device(device) if device is not None else device_of(model)
     pictures = (keep_frames, frame_size)
     collector = _Collector()
     started = time.perf_counter()
-    with _evaluation_mode(model), _progress(total, progress) as advance:
+    batch, made = None, 0
+    with evaluation_mode(model), _progress(total, progress) as advance:
         for batch in batches:
-            for part in _split(len(batch.ids), micro_batch):
-                _embed_part(model, batch, part, collector, device, autocast, pictures)
-                advance(len(batch.ids[part]))
-    if not collector.videos:
-        raise ValueError("no clip could be embedded: the loader gave no batch, see its skips")
-    if collector.repeated:
-        log.info("%d repeated pairs of id and caption were left out", collector.repeated)
-    return Embeddings(
-        video_ids=list(collector.row_of_video),
-        captions=collector.captions,
-        videos=torch.cat(collector.videos),
-        texts=torch.cat(collector.texts),
-        video_of_text=torch.tensor(collector.video_of_text, dtype=torch.int64),
-        metadata=collector.metadata,
-        frames=torch.cat(collector.frames) if keep_frames else None,
-        seconds=time.perf_counter() - started,
-        repeated=collector.repeated,
-    )
+            _embed_batch(model, batch, captions, collector, device, autocast, pictures)
+            advance(len(batch.ids))
+            made += 1
+        while batch is not None and made < calls:
+            _embed_batch(model, batch, captions, collector, device, autocast, pictures)
+            made += 1
+    return collector.result(time.perf_counter() - started)
 
 
 def merge_ranks(embeddings: Embeddings, group: dist.ProcessGroup | None = None) -> Embeddings:
     """Join what every rank embedded, in order of rank; all ranks get the whole.
 
-    A clip that two ranks embedded (padding of the last batches) counts once.
+    A video that two ranks embedded counts once.
     """
     if not dist.is_initialized() or dist.get_world_size(group) == 1:
         return embeddings
@@ -148,30 +158,21 @@ def merge_ranks(embeddings: Embeddings, group: dist.ProcessGroup | None = None) 
 
 
 def join(parts: Sequence[Embeddings]) -> Embeddings:
-    """Concatenate embeddings of several ranks or shards; repeated pairs count once."""
+    """Concatenate embeddings of several ranks or shards; a video in two of them counts once."""
     collector = _Collector()
     for part in parts:
-        ids = [part.video_ids[row] for row in part.video_of_text.tolist()]
-        new_videos, new_texts = collector.choose(ids, part.captions)
-        rows = [int(part.video_of_text[row]) for row in new_videos]
+        rows = collector.new_rows(part.video_ids)
+        kept = torch.isin(part.video_of_text, torch.tensor(rows, dtype=torch.int64))
+        texts = kept.nonzero()[:, 0].tolist()
         collector.videos.append(part.videos[rows])
-        collector.texts.append(part.texts[new_texts])
-        collector.captions += [part.captions[row] for row in new_texts]
-        collector.video_of_text += [collector.row_of_video[ids[row]] for row in new_texts]
+        collector.texts.append(part.texts[texts])
+        collector.captions += [part.captions[row] for row in texts]
+        owners = [part.video_ids[int(part.video_of_text[row])] for row in texts]
+        collector.video_of_text += [collector.row_of_video[name] for name in owners]
         collector.metadata += [part.metadata[row] for row in rows]
         if part.frames is not None:
             collector.frames.append(part.frames[rows])
-    return Embeddings(
-        video_ids=list(collector.row_of_video),
-        captions=collector.captions,
-        videos=torch.cat(collector.videos),
-        texts=torch.cat(collector.texts),
-        video_of_text=torch.tensor(collector.video_of_text, dtype=torch.int64),
-        metadata=collector.metadata,
-        frames=torch.cat(collector.frames) if collector.frames else None,
-        seconds=max(part.seconds for part in parts),
-        repeated=collector.repeated + sum(part.repeated for part in parts),
-    )
+    return collector.result(max(part.seconds for part in parts))
 
 
 def small_frames(frames: Tensor, count: int, size: int) -> Tensor:
@@ -193,40 +194,47 @@ def small_frames(frames: Tensor, count: int, size: int) -> Tensor:
     return small.reshape(*picked.shape[:2], *target, 3).cpu()
 
 
-def _embed_part(
+def _embed_batch(
     model: VideoTextModel,
-    batch: ClipBatchLike,
-    part: slice,
+    batch: ClipBatch,
+    captions: CaptionTable | None,
     collector: _Collector,
     device: torch.device,
     autocast: torch.dtype | None,
     pictures: tuple[int, int],
 ) -> None:
-    ids, captions = batch.ids[part], batch.captions[part]
-    keep_frames, frame_size = pictures
-    new_videos, new_texts = collector.choose(ids, captions)
-    lockstep = dist.is_initialized() and dist.get_world_size() > 1
-    idle = [0] if lockstep else []
+    table = captions or _captions_of_batch(batch)
+    rows = collector.new_rows(batch.ids)
+    # A batch without news is encoded all the same and dropped: other ranks may have some.
+    asked = rows or [0]
+    texts = [text for row in asked for text in table.rows[batch.ids[row]]]
+    frames = batch.frames[asked]
     with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-        if video_rows := new_videos or idle:
-            frames = batch.frames[part][video_rows]
-            video = model.encode_video(frames.to(device), None).video.float().cpu()
-            collector.videos.append(video[: len(new_videos)])
-            if keep_frames:
-                small = small_frames(frames, keep_frames, frame_size)
-                collector.frames.append(small[: len(new_videos)])
-        if text_rows := new_texts or idle:
-            tokens = batch.text_tokens[part][text_rows].to(device)
-            mask = batch.text_mask[part][text_rows].to(device)
-            text = model.encode_text(tokens, mask).float().cpu()
-            collector.texts.append(text[: len(new_texts)])
-    collector.metadata += [batch.metadata[part][row] for row in new_videos]
-    collector.captions += [captions[row] for row in new_texts]
-    collector.video_of_text += [collector.row_of_video[ids[row]] for row in new_texts]
+        outputs = VideoOutputs(groups=False, segments=False)
+        video = model.encode_video(frames.to(device), None, outputs).video
+        tokens = table.tokens[texts].to(device, torch.int64)
+        text = model.encode_text(tokens, table.mask[texts].to(device))
+    if not rows:
+        return
+    collector.videos.append(video.float().cpu())
+    collector.texts.append(text.float().cpu())
+    collector.captions += [table.texts[row] for row in texts]
+    for row in rows:
+        count = len(table.rows[batch.ids[row]])
+        collector.video_of_text += [collector.row_of_video[batch.ids[row]]] * count
+        collector.metadata.append(batch.metadata[row] if batch.metadata else {})
+    if pictures[0]:
+        collector.frames.append(small_frames(frames, *pictures))
+
+
+def _captions_of_batch(batch: ClipBatch) -> CaptionTable:
+    rows = {name: range(row, row + 1) for row, name in enumerate(batch.ids)}
+    return CaptionTable(batch.captions, batch.text_tokens, batch.text_mask, rows)
 
 
 @contextmanager
-def _evaluation_mode(model: Any) -> Iterator[None]:
+def evaluation_mode(model: Any) -> Iterator[None]:
+    """Evaluation mode for the time of the block."""
     was_training = getattr(model, "training", False)
     if was_training:
         model.eval()
@@ -253,13 +261,7 @@ def _progress(total: int | None, progress: bool | None) -> Iterator[Callable[[in
         yield lambda clips: bar.advance(task, clips)
 
 
-def _split(count: int, micro_batch: int | None) -> Iterator[slice]:
-    step = micro_batch or max(1, count)
-    if step < 1:
-        raise ValueError(f"micro_batch must be at least 1, got {micro_batch}")
-    return (slice(start, start + step) for start in range(0, count, step))
-
-
-def _device_of(model: Any) -> torch.device:
+def device_of(model: Any) -> torch.device:
+    """The device of a module's parameters; the CPU for anything else."""
     parameter = next(iter(model.parameters()), None) if hasattr(model, "parameters") else None
     return parameter.device if parameter is not None else torch.device("cpu")

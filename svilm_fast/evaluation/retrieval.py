@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from svilm_fast.data.dataset import ClipDataset
+from svilm_fast.data.loader import build_loader
+from svilm_fast.data.skips import SkipReport
 from svilm_fast.evaluation.baselines import (
     ChanceInterval,
     ColourBaseline,
@@ -22,7 +27,7 @@ from svilm_fast.evaluation.baselines import (
     colour_set_baseline,
 )
 from svilm_fast.evaluation.embed import (
-    ClipBatchLike,
+    CaptionTable,
     Embeddings,
     VideoTextModel,
     embed_clips,
@@ -85,7 +90,6 @@ class RetrievalResult:
             "videos": len(found.video_ids),
             "captions": len(found.captions),
             "distinct_captions": self.distinct_captions,
-            "repeated_pairs_left_out": found.repeated,
             "missing": self.missing,
             "text_to_video_counting_missing": {
                 f"R@{k}": value for k, value in self.recall_counting_missing().items()
@@ -119,47 +123,80 @@ class RetrievalResult:
 
 def evaluate_retrieval(
     model: VideoTextModel,
-    batches: Iterable[ClipBatchLike],
+    dataset: ClipDataset,
     *,
-    protocol: str = "gallery",
-    expected_ids: Sequence[str] | None = None,
-    skipped: Mapping[str, str] | None = None,
+    protocol: str | None = None,
+    batch_size: int = 32,
+    max_clips: int | None = None,
     device: torch.device | str | None = None,
-    micro_batch: int | None = None,
     autocast: torch.dtype | None = None,
     keep_frames: int = 0,
     frame_size: int = 96,
     top: int = 5,
     resamples: int = 1000,
     progress: bool | None = None,
-    merge: bool = False,
+    distributed: bool = False,
 ) -> RetrievalResult:
-    """Embed the clips and captions of `batches` and rank each side against the other.
+    """Embed a data set in evaluation mode and rank its captions and its clips against each other.
 
-    model: a DualEncoder. batches: a loader of ClipBatch in evaluation mode. protocol: the name the
-    numbers go by. expected_ids: every video id that the protocol has; those that do not arrive are
-    reported as missing, with the reason from `skipped` (id to reason) where it is known.
-    keep_frames, frame_size: small pictures kept for the report (0: none). top: candidates kept for
-    each caption. resamples: bootstrap draws (0: no intervals). merge: each rank embeds its own
-    part and the results are joined; all ranks return the same.
+    model: a DualEncoder. dataset: made with `train=False`; every caption of a clip is a query.
+    protocol: the name the numbers go by (default: the split). batch_size: clips of one encoder
+    call. max_clips: only the first so many samples. keep_frames, frame_size: small pictures kept
+    for the report (0: none). top: candidates kept for each caption. resamples: bootstrap draws (0:
+    no intervals). distributed: each rank of the default process group embeds its part of the clips
+    and all return the same result; otherwise every rank that calls does the whole work. Under
+    ZeRO-3 all ranks must call.
+
+    Clips that cannot be read are reported in `missing`, together with those that were refused when
+    the data set was opened. Raises ValueError for a training data set, or one smaller than the
+    number of ranks.
     """
-    embeddings = embed_clips(
-        model,
-        batches,
-        device=device,
-        micro_batch=micro_batch,
-        autocast=autocast,
-        keep_frames=keep_frames,
-        frame_size=frame_size,
-        total=len(expected_ids) if expected_ids is not None and not merge else None,
-        progress=progress,
+    if dataset.train:
+        raise ValueError("retrieval needs an evaluation data set: ClipDataset(..., train=False)")
+    if max_clips is not None and max_clips < len(dataset):
+        dataset = first_clips(dataset, max_clips)
+    shared = distributed and dist.is_initialized()
+    rank, ranks = (dist.get_rank(), dist.get_world_size()) if shared else (0, 1)
+    if len(dataset) < ranks:
+        raise ValueError(f"{len(dataset)} clips cannot be shared by {ranks} ranks: take more clips")
+    loader = build_loader(
+        dataset.config, dataset, batch_size=batch_size, rank=rank, world_size=ranks
     )
-    if merge:
+    with loader:
+        embeddings = embed_clips(
+            model,
+            loader,
+            captions=CaptionTable.of(dataset),
+            device=device,
+            autocast=autocast,
+            keep_frames=keep_frames,
+            frame_size=frame_size,
+            total=len(loader.dataset) // ranks,
+            progress=progress,
+            calls=-(-len(dataset) // (ranks * batch_size)),
+        )
+        skipped = {skip.sample: skip.message for skip in loader.skips.skipped.values()}
+    if shared:
         embeddings = merge_ranks(embeddings)
-    missing = _missing(embeddings.video_ids, expected_ids, skipped or {})
+        skipped = _merge_skips(skipped, ranks)
     return rank_embeddings(
-        embeddings, protocol=protocol, missing=missing, top=top, resamples=resamples
+        embeddings,
+        protocol=protocol or f"{dataset.split} split",
+        missing=_missing(embeddings.video_ids, dataset.ids, skipped),
+        top=top,
+        resamples=resamples,
     )
+
+
+def first_clips(dataset: ClipDataset, count: int) -> ClipDataset:
+    """The first `count` samples of a data set, without reading or tokenising anything again."""
+    table = copy.copy(dataset.table)
+    table.samples, table.rejected = table.samples[:count], []
+    part = copy.copy(dataset)
+    part.table, part.report = table, SkipReport(seen=count)
+    part.ids, part.keys = dataset.ids[:count], dataset.keys[:count]
+    part.text_of = dataset.text_of[:count]
+    return part
 
 
 def rank_embeddings(
@@ -251,15 +288,21 @@ def write_retrieval(
 
 
 def _missing(
-    found: Sequence[str], expected: Sequence[str] | None, skipped: Mapping[str, str]
+    found: Sequence[str], expected: Sequence[str], skipped: Mapping[str, str]
 ) -> dict[str, str]:
-    wanted = list(expected) if expected is not None else list(skipped)
     present = set(found)
+    wanted = dict.fromkeys([*expected, *skipped])
     return {
-        video: skipped.get(video, "did not arrive from the loader")
-        for video in wanted
-        if video not in present
+        name: skipped.get(name, "did not arrive from the loader")
+        for name in wanted
+        if name not in present
     }
+
+
+def _merge_skips(skipped: dict[str, str], ranks: int) -> dict[str, str]:
+    parts: list[Any] = [None] * ranks
+    dist.all_gather_object(parts, skipped)
+    return {name: reason for part in parts for name, reason in part.items()}
 
 
 def _with_interval(summary: RankSummary, name: str, value: float) -> str:

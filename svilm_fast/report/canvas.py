@@ -17,19 +17,21 @@ from matplotlib.textpath import TextPath
 from svilm_fast.report.theme import Theme
 
 PAGE_WIDTH = 11.0
+MARGIN = 0.05  # room for the outer half of a frame at the edge
 LINE_HEIGHT = 1.35
 POINTS_PER_INCH = 72.0
 
 
 class Canvas:
-    """One figure of `width` x `height` inches; y grows downwards."""
+    """One figure of `width` x `height` inches and a narrow margin; y grows downwards."""
 
     def __init__(self, width: float, height: float, theme: Theme) -> None:
         self.theme = theme
         self.width, self.height = width, height
-        self.figure: Figure = plt.figure(figsize=(width, height))
+        self.figure: Figure = plt.figure(figsize=(width + 2 * MARGIN, height + 2 * MARGIN))
         self.axes = self.figure.add_axes((0, 0, 1, 1))
-        self.axes.set(xlim=(0, width), ylim=(height, 0), autoscale_on=False)
+        self.limits = {"xlim": (-MARGIN, width + MARGIN), "ylim": (height + MARGIN, -MARGIN)}
+        self.axes.set(**self.limits, autoscale_on=False)
         self.axes.axis("off")
 
     def image(self, x: float, y: float, width: float, height: float, pixels: np.ndarray) -> None:
@@ -37,7 +39,7 @@ class Canvas:
         smooth = "nearest" if max(pixels.shape[:2]) < 128 else "antialiased"
         extent = (x, x + width, y + height, y)
         self.axes.imshow(pixels, extent=extent, aspect="auto", interpolation=smooth, zorder=2)
-        self.axes.set(xlim=(0, self.width), ylim=(self.height, 0))
+        self.axes.set(**self.limits)
 
     def box(
         self,

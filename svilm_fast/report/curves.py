@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from svilm_fast.evaluation.retrieval import RetrievalResult
 from svilm_fast.report.canvas import PAGE_WIDTH
@@ -23,13 +24,16 @@ Series = dict[str, tuple[np.ndarray, np.ndarray]]
 
 @dataclass(frozen=True)
 class Panel:
-    """One small chart: title, the names of its lines in the log with their labels, the unit."""
+    """One small chart: title, the names of its lines in the log with their labels, the unit.
+
+    What is not `measured` in every step (a schedule, a parameter, an evaluation) is not smoothed.
+    """
 
     title: str
     lines: tuple[tuple[str, str], ...]
     percent: bool = False
     logarithmic: bool = False
-    sparse: bool = False
+    measured: bool = True
 
 
 PANELS = (
@@ -54,7 +58,7 @@ PANELS = (
             ("retrieval_t2v_R@5", "R@5"),
             ("retrieval_t2v_R@10", "R@10"),
         ),
-        sparse=True,
+        measured=False,
     ),
     Panel(
         "Scales",
@@ -63,12 +67,13 @@ PANELS = (
             ("scale_grounding", "grounding"),
             ("scale_beta", "beta"),
         ),
+        measured=False,
     ),
     Panel("Empty groups, %", (("empty_group_rate", "groups without a token"),), percent=True),
     Panel("Clips per second", (("clips_per_second", "all ranks"),)),
     Panel("Waiting for data, %", (("data_wait_share", "share of the step"),), percent=True),
     Panel("Gradient norm", (("gradient_norm", "before clipping"),), logarithmic=True),
-    Panel("Learning rate", (("learning_rate", "learning rate"),)),
+    Panel("Learning rate", (("learning_rate", "learning rate"),), measured=False),
 )
 # Names under which other logs keep the same numbers.
 ALIASES = {
@@ -106,15 +111,15 @@ def read_metrics(path: str | Path) -> Series:
     return {name: _sorted(values) for name, values in points.items()}
 
 
-def smooth(values: np.ndarray, window: float) -> np.ndarray:
-    """Exponential average over about `window` points, without the pull towards the first one."""
-    decay = 1 - 1 / max(1.0, window)
-    total, weight = 0.0, 0.0
-    averaged = np.empty_like(values)
-    for place, value in enumerate(values):
-        total, weight = decay * total + value, decay * weight + 1
-        averaged[place] = total / weight
-    return averaged
+def smooth(values: np.ndarray, reach: int) -> np.ndarray:
+    """Mean of each point and `reach` neighbours on either side, fewer towards the ends.
+
+    The window stays symmetric, so that a steep start is neither delayed nor flattened.
+    """
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    place = np.arange(len(values))
+    near = np.minimum(np.minimum(place, len(values) - 1 - place), reach)
+    return (total[place + near + 1] - total[place - near]) / (2 * near + 1)
 
 
 def draw_curves(series: Mapping[str, tuple[np.ndarray, np.ndarray]], theme: Theme) -> Figure:
@@ -138,7 +143,7 @@ def draw_curves(series: Mapping[str, tuple[np.ndarray, np.ndarray]], theme: Them
         axes.set_xlim(0, last or 1)
     for axes in list(grid.flat)[len(panels) :]:
         axes.axis("off")
-    for axes in grid[-1]:
+    for axes in list(grid.flat)[max(0, len(panels) - columns) : len(panels)]:
         axes.set_xlabel("step")
     return figure
 
@@ -174,7 +179,8 @@ def draw_recall_bars(result: RetrievalResult, theme: Theme) -> Figure:
     axes.set_yticks(range(len(ks)), [f"R@{k}" for k in ks])
     axes.tick_params(axis="y", length=0, labelcolor=theme.ink)
     axes.invert_yaxis()
-    axes.set(xlim=(0, 104), xlabel="queries answered among the first k, %")
+    axes.set(xlim=(0, 108), xlabel="queries answered among the first k, %")
+    axes.set_xticks(range(0, 101, 20))
     axes.grid(axis="y", visible=False)
     axes.spines["left"].set_visible(False)
     figure.legend(loc="outside upper left", ncols=3, handlelength=1.0, columnspacing=1.6)
@@ -201,13 +207,16 @@ def _draw_panel(
     for name, label in present:
         steps, values = series[name]
         values = 100 * values if panel.percent else values
-        if panel.sparse or len(values) < 12:
-            axes.plot(steps, values, color=colours[name], marker="o", markersize=3.5, label=label)
+        if len(values) < 20 or not panel.measured:
+            dots = {"marker": "o", "markersize": 3.5} if len(values) < 20 else {}
+            axes.plot(steps, values, color=colours[name], label=label, **dots)
             continue
         axes.plot(steps, values, color=colours[name], linewidth=0.8, alpha=0.28)
-        axes.plot(steps, smooth(values, len(values) / 25), color=colours[name], label=label)
+        axes.plot(steps, smooth(values, len(values) // 40), color=colours[name], label=label)
     if panel.logarithmic and all((series[name][1] > 0).all() for name, _ in present):
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.yaxis.set_minor_formatter(NullFormatter())
     elif all((series[name][1] >= 0).all() for name, _ in present):
         axes.set_ylim(bottom=0, top=None if axes.get_ylim()[1] > 0 else 1)
     if len(panel.lines) > 1:

@@ -75,9 +75,9 @@ def _draw_clip(canvas: Canvas, probe: ClipProbe, size: tuple[float, float], top:
             spotlight(f, g, chosen, colours[chosen]) for f, g in zip(frames, groups, strict=True)
         ]
         y = top + (2 + row) * step
-        _draw_row(
-            canvas, np.stack(lit), y, size, f"“{noun}”", f"group {chosen}, {weights[chosen]:.0%}"
-        )
+        empty = "" if (probe.groups == chosen).any() else " (empty)"
+        note = f"group {chosen}, {weights[chosen]:.0%}{empty}"
+        _draw_row(canvas, np.stack(lit), y, size, f"“{noun}”", note)
         canvas.box(
             LABEL_WIDTH - 0.16, y, 0.05, size[1], fill=hex_colour(colours[chosen]), radius=0.02
         )
@@ -125,7 +125,7 @@ def _draw_bars(
             fill=hex_colour(colours[group]),
         )
     best = int(weights.argmax())
-    x = left + (best + 0.5) * pitch
+    x = min(max(left + (best + 0.5) * pitch, left + 0.16), PAGE_WIDTH - 0.16)
     canvas.text(
         x, floor - room - 0.03, f"{weights[best]:.0%}", size=8, align="center", vertical="bottom"
     )

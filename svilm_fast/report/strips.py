@@ -49,7 +49,7 @@ def tint(
 
 
 def spotlight(
-    frame: np.ndarray, groups: np.ndarray, chosen: int, colour: np.ndarray, shade: float = 0.25
+    frame: np.ndarray, groups: np.ndarray, chosen: int, colour: np.ndarray, shade: float = 0.45
 ) -> np.ndarray:
     """Leave the tokens of one group bright with a coloured outline, and darken all others.
 

@@ -17,7 +17,7 @@ LABEL_WIDTH = 1.2
 COLUMN_GAP = 0.5
 CELL_GAP = 0.05
 CAPTION_SIZE = 9.5
-CAPTION_HEIGHT = 0.28
+CAPTION_HEIGHT = 0.45
 BAND = 0.27
 BLOCK_GAP = 0.3
 
@@ -86,7 +86,7 @@ def _panels(
     if probe.blended is not None and probe.blended_similarity is not None:
         panels.append(("cut and pasted", probe.blended, probe.blended_similarity, probe.own))
     if probe.blended is not None and probe.untrained_similarity is not None:
-        title = "the same, before training"
+        title = "before training"
         panels.append((title, probe.blended, probe.untrained_similarity, probe.own))
     return panels
 
@@ -98,8 +98,9 @@ def _draw_assignment(
     assert probe.own is not None
     assert probe.blended is not None
     theme = canvas.theme
-    caption = wrap(probe.caption, width, CAPTION_SIZE, 1, bold=True)[0]
-    canvas.text(left, top, caption, size=CAPTION_SIZE, bold=True)
+    caption = wrap(probe.caption, width - 0.1, CAPTION_SIZE, 2, bold=True)
+    bottom = top + CAPTION_HEIGHT - 0.07
+    canvas.text(left, bottom, "\n".join(caption), size=CAPTION_SIZE, bold=True, vertical="bottom")
     top += CAPTION_HEIGHT
     segments = len(probe.own)
     frames = token_frames(probe.blended, segments)
@@ -173,7 +174,7 @@ def _draw_matrix(
     canvas.text(
         left + width,
         top,
-        f"mean off the diagonal {mean:.2f}",
+        f"mean of different segments {mean:.2f}",
         size=8.5,
         colour=theme.muted,
         align="right",
