@@ -176,9 +176,10 @@ def _count_packets(container: object, stream: object, limit: int) -> int:
 
 
 def _to_rgb(reformatter: object, frame: object, size: tuple[int, int]) -> np.ndarray:
-    scaled = reformatter.reformat(  # type: ignore[attr-defined]
-        frame, width=size[0], height=size[1], format="rgb24", interpolation="AREA"
-    )
+    options = {"width": size[0], "height": size[1], "format": "rgb24", "interpolation": "AREA"}
+    if "threads" in (type(reformatter).reformat.__doc__ or ""):  # type: ignore[attr-defined]
+        options["threads"] = 1  # starting scaler threads takes longer than scaling small frames
+    scaled = reformatter.reformat(frame, **options)  # type: ignore[attr-defined]
     image = scaled.to_ndarray()
     quarter_turns = round(getattr(frame, "rotation", 0) / 90) % 4
     return np.rot90(image, quarter_turns) if quarter_turns else image

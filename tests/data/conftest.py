@@ -65,7 +65,7 @@ def videos() -> list[bytes]:
     return [encode_video(ramp(phase=phase)) for phase in (0, 3, 6, 9)]
 
 
-@pytest.fixture()
+@pytest.fixture
 def make_shards(videos: list[bytes], tmp_path: Path) -> Callable[..., Path]:
     """Writes `count` samples into shards of five; `replace` maps a number to other members."""
 
@@ -85,7 +85,7 @@ def make_shards(videos: list[bytes], tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-@pytest.fixture()
+@pytest.fixture
 def make_dataset(make_shards: Callable[..., Path]) -> Callable[..., ClipDataset]:
     """A dataset over fresh shards; keywords are data settings."""
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from itertools import islice
+from itertools import chain, islice
 
 import pytest
 import torch
 
 from svilm_fast.data.errors import DataError
 from svilm_fast.data.loader import build_loader, epoch_order
+
+
+def _joined(parts):
+    return list(chain.from_iterable(parts))
 
 
 def _ids(dataset, *, batch_size, steps, rank=0, world_size=1, seed=3):
@@ -27,26 +31,24 @@ def test_global_order_is_the_same_on_one_two_and_three_ranks(make_dataset):
             _ids(dataset, batch_size=6 // world_size, steps=7, rank=rank, world_size=world_size)
             for rank in range(world_size)
         ]
-        joined = [sum((part[step] for part in parts), []) for step in range(7)]
+        joined = [_joined(part[step] for part in parts) for step in range(7)]
         assert joined == alone
 
 
 def test_an_epoch_visits_no_sample_twice_and_epochs_and_seeds_differ(make_dataset):
     dataset = make_dataset(20)
     steps = _ids(dataset, batch_size=5, steps=8)
-    first, second = sum(steps[:4], []), sum(steps[4:], [])
+    first, second = _joined(steps[:4]), _joined(steps[4:])
     assert sorted(first) == sorted(second) == sorted(dataset.ids)
     assert first != second
-    assert first != sum(_ids(dataset, batch_size=5, steps=4, seed=4), [])
+    assert first != _joined(_ids(dataset, batch_size=5, steps=4, seed=4))
 
 
 def test_pixels_depend_on_seed_epoch_and_sample_not_on_the_number_of_ranks(make_dataset):
     dataset = make_dataset(12)
     whole = next(iter(build_loader(dataset.config, dataset, batch_size=4, seed=1)))
     second = next(
-        iter(
-            build_loader(dataset.config, dataset, batch_size=2, rank=1, world_size=2, seed=1)
-        )
+        iter(build_loader(dataset.config, dataset, batch_size=2, rank=1, world_size=2, seed=1))
     )
     assert torch.equal(whole.frames[2:], second.frames)
     assert torch.equal(whole.noun_tokens[2:], second.noun_tokens)
@@ -103,8 +105,8 @@ def test_resume_with_another_seed_or_other_data_is_refused(make_dataset):
     state = build_loader(dataset.config, dataset, batch_size=2, seed=1).state_dict()
     with pytest.raises(DataError, match="seed 1 and this run has 2"):
         build_loader(dataset.config, dataset, batch_size=2, seed=2, state=state)
+    state = {**state, "fingerprint": "0"}
     with pytest.raises(DataError, match="fingerprint"):
-        state = {**state, "fingerprint": "0"}
         build_loader(dataset.config, dataset, batch_size=2, seed=1, state=state)
 
 
@@ -115,7 +117,7 @@ def test_evaluation_ranks_split_all_samples_in_order(make_dataset):
         loader = build_loader(dataset.config, dataset, batch_size=2, rank=rank, world_size=3)
         batches = list(loader)
         assert len(batches) == len(loader)
-        ids += sum((batch.ids for batch in batches), [])
+        ids += _joined(batch.ids for batch in batches)
         assert [batch.ids for batch in loader] == [batch.ids for batch in batches]
     assert ids == dataset.ids
 

@@ -63,7 +63,7 @@ def test_pixels_change_exactly_where_an_object_is_painted():
         for frame, mask in enumerate(rendered.masks[0]):
             x, y = path.centres[frame]
             far = np.hypot(centres[None, :] - x, centres[:, None] - y) > 1.5 * path.radii[frame]
-            assert change[frame][far].max(initial=0) < 0.005
+            assert change[frame][far].max(initial=0) < 0.02
             assert not (mask & far).any()
             if mask.any():
                 # A light object over a light ground may come close in places, not everywhere.
