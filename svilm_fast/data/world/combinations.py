@@ -34,11 +34,16 @@ class Combinations:
 
     deeds: dict[Split, tuple[Deed, ...]]
     pairs: dict[frozenset[Thing], Split]
-    actions_of: dict[tuple[Split, Thing], tuple[str, ...]] = field(repr=False)
+    _actions: dict[tuple[Split, Thing], tuple[str, ...]] = field(repr=False)
+    _partners: dict[tuple[Split, Thing], frozenset[Thing]] = field(repr=False)
 
-    def may_meet(self, split: Split, things: list[Thing]) -> bool:
-        """True if clips of `split` may show `things` together (all different)."""
-        return all(self.pairs.get(frozenset(pair)) == split for pair in unordered_pairs(things, 2))
+    def actions_of(self, split: Split, thing: Thing) -> tuple[str, ...]:
+        """What `thing` may do in clips of `split`."""
+        return self._actions.get((split, thing), ())
+
+    def partners_of(self, split: Split, thing: Thing) -> frozenset[Thing]:
+        """The other objects that clips of `split` may show together with `thing`."""
+        return self._partners.get((split, thing), frozenset())
 
 
 def combinations(config: WorldConfig) -> Combinations:
@@ -77,10 +82,15 @@ def _combinations(
         actions_of.setdefault((split, (color, shape)), []).append(action)
     _check(deeds, colors, shapes, actions)
     pairs = _split_pairs(list(product(colors, shapes)), holdout, part, rng)
+    partners: dict[tuple[Split, Thing], set[Thing]] = {}
+    for pair, split in pairs.items():
+        for thing in pair:
+            partners.setdefault((split, thing), set()).update(pair - {thing})
     return Combinations(
-        deeds={split: tuple(found) for split, found in deeds.items()},
-        pairs=pairs,
-        actions_of={key: tuple(found) for key, found in actions_of.items()},
+        {split: tuple(found) for split, found in deeds.items()},
+        pairs,
+        {key: tuple(found) for key, found in actions_of.items()},
+        {key: frozenset(found) for key, found in partners.items()},
     )
 
 

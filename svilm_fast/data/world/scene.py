@@ -12,7 +12,7 @@ from svilm_fast.data.world.config import Split, WorldConfig
 from svilm_fast.data.world.motion import Path, place_objects
 from svilm_fast.data.world.vocabulary import SIDE_PHRASES, SIDES, STAY
 
-_ATTEMPTS = 2000
+_ATTEMPTS = 50
 
 
 @dataclass(frozen=True)
@@ -115,19 +115,30 @@ def draw_scene(config: WorldConfig, split: Split, seed: int) -> Scene:
 def _deeds(
     rng: np.random.Generator, allowed: Combinations, split: Split, count: int, in_turn: bool
 ) -> list[Deed]:
-    """`count` deeds of objects that may meet; fewer where the split has too few pairs."""
-    choices = allowed.deeds[split]
-    for attempt in range(_ATTEMPTS):
-        # Some worlds have no pair that a split may show: their clips get one object.
-        wanted = count if attempt < _ATTEMPTS // 2 else 1
-        deeds = [choices[index] for index in rng.integers(len(choices), size=wanted)]
-        resting = sum(action == STAY for _, _, action in deeds)
-        if resting == wanted or (in_turn and resting):
-            continue
-        things = [(color, shape) for color, shape, _ in deeds]
-        if len(set(things)) == wanted and allowed.may_meet(split, things):
-            return deeds
-    raise ValueError(f"found no scene for {split}: add colors, shapes or actions")
+    """Up to `count` deeds of objects that may meet, one of them at least no rest."""
+    acting = [deed for deed in allowed.deeds[split] if deed[2] != STAY]
+    best: list[Deed] = []
+    for _ in range(_ATTEMPTS):
+        deeds = [_pick(rng, acting)]
+        while len(deeds) < count:
+            may_join = frozenset.intersection(
+                *(allowed.partners_of(split, (color, shape)) for color, shape, _ in deeds)
+            )
+            choices = acting if in_turn else allowed.deeds[split]
+            partners = [deed for deed in choices if deed[:2] in may_join]
+            if not partners:
+                break
+            deeds.append(_pick(rng, partners))
+        if len(deeds) == count:
+            # The one that surely acts need not be the one that is named first.
+            return [deeds[index] for index in rng.permutation(count)]
+        best = max(best, deeds, key=len)
+    # Some worlds have no objects that may meet: their clips show fewer.
+    return best
+
+
+def _pick(rng: np.random.Generator, deeds: list[Deed]) -> Deed:
+    return deeds[int(rng.integers(len(deeds)))]
 
 
 def _two_deeds_of_one(rng: np.random.Generator, allowed: Combinations, split: Split) -> list[Deed]:
@@ -137,7 +148,7 @@ def _two_deeds_of_one(rng: np.random.Generator, allowed: Combinations, split: Sp
         color, shape, action = first
         others = [
             other
-            for other in allowed.actions_of[split, (color, shape)]
+            for other in allowed.actions_of(split, (color, shape))
             if other not in (action, STAY, "enter")
         ]
         if others and action != "leave":
