@@ -46,3 +46,8 @@ lint: $(STAMP)  ## style, types, import directions
 
 clean:  ## remove the environment and everything that runs wrote
 	rm -rf $(VENV) $(RUNS) build dist *.egg-info
+
+GPU_PYTHON ?= python3
+gpu:  ## every GPU test of the ops, then the benchmark (needs PyTorch, Triton, pytest)
+	$(GPU_PYTHON) -m pytest tests/gpu -m gpu -q
+	$(GPU_PYTHON) -m svilm_fast.bench.ops.run

@@ -50,7 +50,7 @@ def in_float64(inputs: Mapping[str, Any]) -> dict[str, Any]:
 def relative_rms(value: Tensor, oracle: Tensor) -> float:
     """||value - oracle|| / ||oracle|| in float64."""
     difference = value.detach().double() - oracle.detach().double()
-    return float(difference.norm() / oracle.double().norm().clamp(min=1e-300))
+    return float(difference.norm() / oracle.detach().double().norm().clamp(min=1e-300))
 
 
 def measure_case(
@@ -71,11 +71,17 @@ def measure_case(
         oracle = first_output(op.reference(**in_float64(inputs)))
     generator = torch.Generator(device=device).manual_seed(1)
     upstream = torch.randn(oracle.shape, generator=generator, device=device, dtype=torch.float32)
-    base = {"op": op.name, "case": case, "shape": dict(shape), "dtype": str(dtype).split(".")[1]}
     for name, provider in providers(op, device).items():
         if not only(name):
             continue
-        describe = partial(Record, **base, provider=name)
+        describe: Callable[..., Record] = partial(
+            Record,
+            op=op.name,
+            case=case,
+            shape=dict(shape),
+            dtype=str(dtype).split(".")[1],
+            provider=name,
+        )
         try:
             result = provider(**inputs)
             if result is NotImplemented:

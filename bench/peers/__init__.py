@@ -19,10 +19,10 @@ def compiled(eager: Provider) -> Provider:
     """`eager` under `torch.compile`, made on its first call."""
     cache: list[Provider] = []
 
-    def call(**inputs: Any) -> Any:
+    def call(*tensors: Any, **inputs: Any) -> Any:
         if not cache:
             cache.append(torch.compile(eager, dynamic=False))
-        return cache[0](**inputs)
+        return cache[0](*tensors, **inputs)
 
     return call
 

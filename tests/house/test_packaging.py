@@ -14,7 +14,7 @@ CHECK = """
 import svilm_fast, svilm_fast.kernels, svilm_fast.train, svilm_fast.bench
 from svilm_fast.kernels.registry import ops
 names = list(ops())
-assert sorted(names) == ["grounding", "grouping", "infonce", "temporal"], names
+assert sorted(names) == ["grounding", "grouping", "infonce", "segment_pool", "temporal"], names
 print(svilm_fast.__file__)
 """
 

@@ -1,0 +1,33 @@
+"""Fused output and gradients against the float64 oracle, on every small case of every op."""
+
+import pytest
+import torch
+
+from svilm_fast.bench.ops.measure import first_output, in_float64, leaves, relative_rms
+from svilm_fast.kernels.registry import ops
+
+# Relative RMS: the rounding of the output's own dtype, and little more.
+BARS = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 2e-5}
+CASES = [
+    (name, case)
+    for name, op in ops().items()
+    for case, shape in op.cases.items()
+    if max(v for v in shape.values() if isinstance(v, int)) <= 4096
+]
+
+
+@pytest.mark.parametrize("dtype", list(BARS), ids=lambda dtype: str(dtype).split(".")[1])
+@pytest.mark.parametrize(("name", "case"), CASES)
+def test_fused_equals_the_oracle(make, name, case, dtype):
+    op, inputs, wanted = make(name, case, dtype)
+    output = first_output(op.api(**inputs, backend="fused"))
+    exact = in_float64(inputs)
+    exact_leaves = leaves(exact)
+    oracle = first_output(op.reference(**exact))
+    assert relative_rms(output, oracle) <= BARS[output.dtype]
+    upstream = torch.linspace(0.5, 1.5, output.numel(), device=output.device).view(output.shape)
+    gradients = torch.autograd.grad(output, wanted, upstream.to(output.dtype))
+    exact_gradients = torch.autograd.grad(oracle, exact_leaves, upstream.to(output.dtype).double())
+    for gradient, exact_gradient in zip(gradients, exact_gradients, strict=True):
+        bar = BARS[gradient.dtype] if gradient.dim() else 1e-3
+        assert relative_rms(gradient, exact_gradient) <= bar
