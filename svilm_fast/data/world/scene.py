@@ -58,10 +58,9 @@ class Scene:
     in_turn: bool
 
     def meaning(self, with_background: bool = True) -> dict[str, tuple]:
-        """What the caption of each grain says, whatever its words and their order.
+        """What the caption of each grain says, whatever its wording and the order of the names.
 
-        Clips whose meanings differ have captions that differ, also where both wordings could
-        describe the same scene.
+        Two clips are told apart by a grain if and only if its meanings differ.
         """
         background = self.background if with_background else ""
         things = tuple(sorted(thing.name for thing in self.objects))

@@ -83,7 +83,7 @@ def render_world(
     out.mkdir(parents=True, exist_ok=True)
     (out / "manifest.json").unlink(missing_ok=True)
     manifest: dict[str, Any] = {"format": FORMAT, "config": config.model_dump(), "splits": {}}
-    processes = workers or len(os.sched_getaffinity(0))
+    processes = workers or _cores()
     total = sum(len(plan) for plan in plans.values())
     with ExitStack() as stack:
         run = _runner(stack, min(processes, -(-total // _CHUNK)))
@@ -137,6 +137,12 @@ def render_members(job: Job) -> list[Member]:
             (key, encode_mp4(rendered.frames, config.fps, config.quality), text.encode())
         )
     return members
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _runner(stack: ExitStack, processes: int) -> Callable[[list[Job]], Iterator[list[Member]]]:
