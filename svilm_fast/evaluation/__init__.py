@@ -4,6 +4,7 @@ from svilm_fast.evaluation.baselines import chance_interval, colour_set_baseline
 from svilm_fast.evaluation.embed import Embeddings, embed_clips, merge_ranks
 from svilm_fast.evaluation.retrieval import (
     RetrievalResult,
+    evaluate_dataset,
     evaluate_retrieval,
     rank_embeddings,
     retrieval_table,
@@ -16,6 +17,7 @@ __all__ = [
     "chance_interval",
     "colour_set_baseline",
     "embed_clips",
+    "evaluate_dataset",
     "evaluate_retrieval",
     "merge_ranks",
     "rank_embeddings",

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from svilm_fast.data.batch import ClipBatch
 from svilm_fast.data.dataset import ClipDataset
-from svilm_fast.data.loader import build_loader
+from svilm_fast.data.loader import ClipLoader, build_loader
 from svilm_fast.data.skips import SkipReport
 from svilm_fast.evaluation.baselines import (
     ChanceInterval,
@@ -123,11 +124,11 @@ class RetrievalResult:
 
 def evaluate_retrieval(
     model: VideoTextModel,
-    dataset: ClipDataset,
+    batches: Iterable[ClipBatch],
     *,
+    dataset: ClipDataset | None = None,
     protocol: str | None = None,
-    batch_size: int = 32,
-    max_clips: int | None = None,
+    expected_ids: Sequence[str] | None = None,
     device: torch.device | str | None = None,
     autocast: torch.dtype | None = None,
     keep_frames: int = 0,
@@ -135,21 +136,66 @@ def evaluate_retrieval(
     top: int = 5,
     resamples: int = 1000,
     progress: bool | None = None,
-    distributed: bool = False,
+    merge: bool = False,
+    calls: int = 0,
 ) -> RetrievalResult:
-    """Embed a data set in evaluation mode and rank its captions and its clips against each other.
+    """Embed clips in evaluation mode and rank captions and clips against each other.
 
-    model: a DualEncoder. dataset: made with `train=False`; every caption of a clip is a query.
-    protocol: the name the numbers go by (default: the split). batch_size: clips of one encoder
-    call. max_clips: only the first so many samples. keep_frames, frame_size: small pictures kept
-    for the report (0: none). top: candidates kept for each caption. resamples: bootstrap draws (0:
-    no intervals). distributed: each rank of the default process group embeds its part of the clips
-    and all return the same result; otherwise every rank that calls does the whole work. Under
-    ZeRO-3 all ranks must call.
+    model: a DualEncoder. batches: a ClipLoader (or any batches, then with the `dataset` they come
+    from, where it is known: it knows every caption of a clip, each of which is a query).
+    protocol: the name the numbers go by (default: the split). expected_ids: the videos that should
+    arrive (default: those of the data set). keep_frames, frame_size: small pictures kept for the
+    report (0: none). top: candidates kept for each caption. resamples: bootstrap draws (0: no
+    intervals). merge: every rank of the default process group brings its own part, and all return
+    the same result. calls: least number of encoder calls, as in `embed_clips`.
 
     Clips that cannot be read are reported in `missing`, together with those that were refused when
-    the data set was opened. Raises ValueError for a training data set, or one smaller than the
-    number of ranks.
+    the data set was opened.
+    """
+    if isinstance(batches, ClipLoader):
+        dataset = batches.dataset
+    embeddings = embed_clips(
+        model,
+        batches,
+        captions=None if dataset is None else CaptionTable.of(dataset),
+        device=device,
+        autocast=autocast,
+        keep_frames=keep_frames,
+        frame_size=frame_size,
+        total=None if dataset is None else len(dataset),
+        progress=progress,
+        calls=calls,
+    )
+    report = batches.skips if isinstance(batches, ClipLoader) else getattr(dataset, "report", None)
+    skipped = {skip.sample: skip.message for skip in report.skipped.values()} if report else {}
+    if merge:
+        embeddings, skipped = merge_ranks(embeddings), _merge_skips(skipped)
+    if expected_ids is None:
+        expected_ids = [] if dataset is None else dataset.ids
+    return rank_embeddings(
+        embeddings,
+        protocol=protocol or ("gallery" if dataset is None else f"{dataset.split} split"),
+        missing=_missing(embeddings.video_ids, expected_ids, skipped),
+        top=top,
+        resamples=resamples,
+    )
+
+
+def evaluate_dataset(
+    model: VideoTextModel,
+    dataset: ClipDataset,
+    *,
+    batch_size: int = 32,
+    max_clips: int | None = None,
+    distributed: bool = False,
+    **options: Any,
+) -> RetrievalResult:
+    """`evaluate_retrieval` with a loader of its own; `options` are passed on.
+
+    dataset: made with `train=False`. batch_size: clips of one encoder call. max_clips: only the
+    first so many samples. distributed: each rank of the default process group embeds its part of
+    the clips, with equally many encoder calls (ZeRO-3); otherwise a rank that calls does it all.
+    Raises ValueError for a training data set, or one smaller than the number of ranks.
     """
     if dataset.train:
         raise ValueError("retrieval needs an evaluation data set: ClipDataset(..., train=False)")
@@ -162,30 +208,11 @@ def evaluate_retrieval(
     loader = build_loader(
         dataset.config, dataset, batch_size=batch_size, rank=rank, world_size=ranks
     )
+    largest_part = -(-len(dataset) // ranks)
     with loader:
-        embeddings = embed_clips(
-            model,
-            loader,
-            captions=CaptionTable.of(dataset),
-            device=device,
-            autocast=autocast,
-            keep_frames=keep_frames,
-            frame_size=frame_size,
-            total=len(loader.dataset) // ranks,
-            progress=progress,
-            calls=-(-len(dataset) // (ranks * batch_size)),
+        return evaluate_retrieval(
+            model, loader, merge=shared, calls=-(-largest_part // batch_size), **options
         )
-        skipped = {skip.sample: skip.message for skip in loader.skips.skipped.values()}
-    if shared:
-        embeddings = merge_ranks(embeddings)
-        skipped = _merge_skips(skipped, ranks)
-    return rank_embeddings(
-        embeddings,
-        protocol=protocol or f"{dataset.split} split",
-        missing=_missing(embeddings.video_ids, dataset.ids, skipped),
-        top=top,
-        resamples=resamples,
-    )
 
 
 def first_clips(dataset: ClipDataset, count: int) -> ClipDataset:
@@ -299,8 +326,10 @@ def _missing(
     }
 
 
-def _merge_skips(skipped: dict[str, str], ranks: int) -> dict[str, str]:
-    parts: list[Any] = [None] * ranks
+def _merge_skips(skipped: dict[str, str]) -> dict[str, str]:
+    if not dist.is_initialized():
+        return skipped
+    parts: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(parts, skipped)
     return {name: reason for part in parts for name, reason in part.items()}
 

@@ -7,13 +7,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import NullFormatter, ScalarFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from svilm_fast.evaluation.retrieval import RetrievalResult
 from svilm_fast.report.canvas import PAGE_WIDTH
@@ -208,14 +209,15 @@ def _draw_panel(
         steps, values = series[name]
         values = 100 * values if panel.percent else values
         if len(values) < 20 or not panel.measured:
-            dots = {"marker": "o", "markersize": 3.5} if len(values) < 20 else {}
+            dots: dict[str, Any] = {"marker": "o", "markersize": 3.5} if len(values) < 20 else {}
             axes.plot(steps, values, color=colours[name], label=label, **dots)
             continue
         axes.plot(steps, values, color=colours[name], linewidth=0.8, alpha=0.28)
         axes.plot(steps, smooth(values, len(values) // 40), color=colours[name], label=label)
     if panel.logarithmic and all((series[name][1] > 0).all() for name, _ in present):
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
     elif all((series[name][1] >= 0).all() for name, _ in present):
         axes.set_ylim(bottom=0, top=None if axes.get_ylim()[1] > 0 else 1)

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
+
+from svilm_fast.data.batch import ClipBatch
+from svilm_fast.data.cut_paste import CutPaste, cut_and_paste
+from svilm_fast.data.dataset import Clip, ClipDataset
+from svilm_fast.data.errors import DataError
+from svilm_fast.evaluation.embed import VideoTextModel, device_of, evaluation_mode
+from svilm_fast.kernels.philox import Site, StepSeeds
+from svilm_fast.models.features import VideoFeatures
+from svilm_fast.report.strips import NO_GROUP
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,3 +46,156 @@ class ClipProbe:
     assignment: np.ndarray | None = None
     blended_similarity: np.ndarray | None = None
     untrained_similarity: np.ndarray | None = None
+
+
+def read_clips(dataset: ClipDataset, count: int) -> ClipBatch:
+    """`count` clips from all over a data set, in evaluation view; unreadable ones are passed over.
+
+    Raises ValueError where not a single one can be read.
+    """
+    total = len(dataset)
+    spread = [place * total // max(1, count) for place in range(min(count, total))]
+    order = dict.fromkeys([*spread, *range(total)])
+    clips: list[Clip] = []
+    for index in order:
+        if len(clips) == min(count, total):
+            break
+        try:
+            clips.append(dataset.clip(index, None))
+        except DataError as error:
+            log.warning("not in the report: %s: %s", dataset.ids[index], error)
+    if not clips:
+        raise ValueError(f"no clip of the {dataset.split} split can be read for the report")
+    return dataset.collate(clips)
+
+
+@torch.no_grad()
+def probe_clips(
+    model: VideoTextModel,
+    batch: ClipBatch,
+    *,
+    beta: float = 10.0,
+    temperature: float = 0.1,
+    seed: int = 0,
+    untrained: VideoTextModel | None = None,
+    device: torch.device | str | None = None,
+) -> list[ClipProbe]:
+    """Run a dual encoder over a few clips, as they are and cut-and-pasted.
+
+    beta: sharpness of the nouns' softmax over groups. temperature: of the temporal assignment.
+    seed: draws partners and intervals of cut-and-paste. untrained: a model with initial weights,
+    whose similarities are shown beside.
+    """
+    device = torch.device(device) if device is not None else device_of(model)
+    frames = batch.frames.to(device)
+    with evaluation_mode(model):
+        clean = model.encode_video(frames, None)
+        nouns = _encode_nouns(model, batch, device)
+        pasted = _cut_and_paste(frames, batch, clean, seed)
+        blended = model.encode_video(pasted.blended, None) if pasted else None
+    with evaluation_mode(untrained):
+        before = untrained.encode_video(pasted.blended, None) if untrained and pasted else None
+    groups = group_grid(clean)
+    weights = noun_weights(clean.groups, nouns, beta)
+    probes = []
+    for row, name in enumerate(batch.ids):
+        kept = batch.noun_mask[row].nonzero()[:, 0].tolist() if weights is not None else []
+        probes.append(
+            ClipProbe(
+                name=name,
+                caption=batch.captions[row],
+                frames=batch.frames[row].numpy(),
+                groups=None if groups is None else groups[row],
+                num_groups=0 if clean.groups is None else clean.groups.shape[1],
+                nouns=tuple(batch.nouns[row][k] for k in kept),
+                noun_weights=np.zeros((0, 0)) if weights is None else weights[row, kept],
+                clean=similarity(clean, row),
+                **_blended_part(pasted, blended, before, row, temperature),
+            )
+        )
+    return probes
+
+
+def group_grid(features: VideoFeatures) -> np.ndarray | None:
+    """The last grouping block's assignment on the token grid: int [b, P, h, w], -1 for dropped."""
+    if not features.assignments:
+        return None
+    index = features.assignments[-1].index.long().cpu()
+    time, height, width = features.grid
+    grid = torch.full((len(index), time * height * width), NO_GROUP)
+    ids = features.token_ids.cpu()
+    if features.token_mask is None:
+        grid.scatter_(1, ids, index)
+    else:
+        for row, mask in enumerate(features.token_mask.cpu()):
+            grid[row, ids[row][mask]] = index[row][mask]
+    return grid.reshape(-1, time, height, width).numpy()
+
+
+def noun_weights(groups: Tensor | None, nouns: Tensor | None, beta: float) -> np.ndarray | None:
+    """softmax over groups of beta <n, g>: groups [b, G, D], nouns [b, K, D] to float [b, K, G]."""
+    if groups is None or nouns is None:
+        return None
+    scores = torch.einsum("bkd,bgd->bkg", nouns.float(), groups.float())
+    return (beta * scores).softmax(dim=-1).cpu().numpy()
+
+
+def temporal_assignment(segments: Tensor, own: Tensor, temperature: float) -> Tensor:
+    """a = softmax(<z, [z^own ; z^pasted]> / temperature): [T, D] and bool [T] to float [T, 2].
+
+    The centres are means over the segments that the paste mask names (papers' a, its columns in the
+    order own, pasted). Without one of the two kinds every row is (1, 0) or (0, 1).
+    """
+    z = segments.float()
+    if bool(own.all()) or not bool(own.any()):
+        return torch.stack([own.float(), (~own).float()], dim=1)
+    centres = torch.stack([z[own].mean(0), z[~own].mean(0)])
+    return (z @ centres.T / temperature).softmax(dim=1)
+
+
+def similarity(features: VideoFeatures, row: int) -> np.ndarray:
+    """Cosine similarity of every pair of segments of one clip: float [T, T]."""
+    if features.segments is None:
+        raise ValueError("the features hold no segments: encode with VideoOutputs(segments=True)")
+    z = features.segments[row].float().cpu()
+    return (z @ z.T).numpy()
+
+
+def _encode_nouns(model: VideoTextModel, batch: ClipBatch, device: torch.device) -> Tensor | None:
+    count, nouns, length = batch.noun_tokens.shape
+    if not nouns:
+        return None
+    mask = batch.noun_token_mask.clone()
+    # An absent noun is a sequence without tokens, which an encoder need not take.
+    mask[..., 0] |= ~batch.noun_mask
+    tokens = batch.noun_tokens.reshape(-1, length).to(device)
+    return model.encode_text(tokens, mask.reshape(-1, length).to(device)).reshape(count, nouns, -1)
+
+
+def _cut_and_paste(
+    frames: Tensor, batch: ClipBatch, features: VideoFeatures, seed: int
+) -> CutPaste | None:
+    if features.segments is None or features.segments.shape[1] < 2 or len(frames) < 2:
+        return None
+    seeds = StepSeeds(seed, 0, batch.keys.to(frames.device)).at(Site.CUT_PASTE)
+    per_position = frames.shape[1] // features.grid[0]
+    return cut_and_paste(frames, seeds, features.segments.shape[1], per_position)
+
+
+def _blended_part(
+    pasted: CutPaste | None,
+    blended: VideoFeatures | None,
+    before: VideoFeatures | None,
+    row: int,
+    temperature: float,
+) -> dict[str, np.ndarray | None]:
+    if pasted is None or blended is None or blended.segments is None:
+        return {}
+    own = pasted.paste_mask[row]
+    return {
+        "blended": pasted.blended[row].cpu().numpy(),
+        "own": own.cpu().numpy(),
+        "assignment": temporal_assignment(blended.segments[row], own, temperature).cpu().numpy(),
+        "blended_similarity": similarity(blended, row),
+        "untrained_similarity": None if before is None else similarity(before, row),
+    }

@@ -1,0 +1,256 @@
+"""report.html: one file that holds every picture and table of a run, and the pictures as PNG."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import torch
+import yaml
+from matplotlib.figure import Figure
+
+from svilm_fast import __version__
+from svilm_fast.data.dataset import ClipDataset
+from svilm_fast.evaluation.embed import VideoTextModel
+from svilm_fast.evaluation.retrieval import RetrievalResult, missing_notes, table_rows
+from svilm_fast.report import texts
+from svilm_fast.report.canvas import to_png
+from svilm_fast.report.curves import Series, draw_curves, draw_recall_bars, read_metrics
+from svilm_fast.report.facts import Facts, run_facts, steady_median
+from svilm_fast.report.groups import draw_groups
+from svilm_fast.report.probe import ClipProbe, probe_clips, read_clips
+from svilm_fast.report.retrieval import choose_queries, draw_retrieval_strip, query_text
+from svilm_fast.report.temporal import draw_assignments, draw_similarity
+from svilm_fast.report.theme import DARK, LIGHT, Theme, drawing
+
+Draw = Callable[[Theme], Figure]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One figure in both themes; `alt` is what it shows, for those who cannot see it."""
+
+    name: str
+    light: bytes
+    dark: bytes
+    alt: str
+
+    def data(self, theme: Theme) -> str:
+        """The PNG as a data address."""
+        content = self.light if theme is LIGHT else self.dark
+        return "data:image/png;base64," + base64.b64encode(content).decode()
+
+
+@dataclass
+class Section:
+    """A heading, a paragraph, pictures with their own sub-headings, and perhaps a table."""
+
+    title: str
+    text: str
+    pictures: list[tuple[str, Picture]] = field(default_factory=list)
+    table: list[tuple[str, list[str]]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def anchor(self) -> str:
+        """The heading as the name of a place on the page."""
+        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One number at the top of the page."""
+
+    value: str
+    label: str
+    note: str = ""
+
+
+def build_report(
+    out_dir: str | Path,
+    *,
+    model: VideoTextModel | None = None,
+    dataset: ClipDataset | None = None,
+    retrieval: RetrievalResult | None = None,
+    metrics_path: str | Path | None = None,
+    config: Mapping[str, Any] | None = None,
+    environment: Mapping[str, Any] | None = None,
+    extra_facts: Mapping[str, Mapping[str, Any]] | None = None,
+    name: str = "run",
+    clips: int = 4,
+    queries: int = 4,
+    beta: float = 10.0,
+    temperature: float = 0.1,
+    seed: int = 0,
+    untrained: VideoTextModel | None = None,
+    device: torch.device | str | None = None,
+) -> Path:
+    """Write `report.html` and `pictures/*.png` (light) into `out_dir`; returns the page's path.
+
+    Every input is optional and brings its own part: metrics_path (metrics.jsonl) the curves;
+    retrieval (from `evaluate_retrieval(..., keep_frames=4)`) table and strips; model (a
+    DualEncoder) with dataset (train=False) the pictures of groups, nouns and segments for `clips`
+    clips; config and environment (config.yaml and env.json as dictionaries) the facts. beta: the
+    grounding softmax's, temperature: the temporal objective's. untrained: the model with initial
+    weights.
+    """
+    folder = Path(out_dir)
+    series: Series = {}
+    if metrics_path is not None and Path(metrics_path).is_file():
+        series = read_metrics(metrics_path)
+    sections = []
+    if retrieval is not None:
+        sections += retrieval_sections(retrieval, queries)
+    if series:
+        sections.append(curves_section(series))
+    if model is not None and dataset is not None:
+        batch = read_clips(dataset, clips)
+        probes = probe_clips(
+            model,
+            batch,
+            beta=beta,
+            temperature=temperature,
+            seed=seed,
+            untrained=untrained,
+            device=device,
+        )
+        sections += clip_sections(probes)
+    parameters = None
+    if isinstance(model, torch.nn.Module):
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+    page = render_page(
+        name=name,
+        tiles=headline(retrieval, series),
+        sections=sections,
+        facts=run_facts(config, environment, series, parameters, extra_facts),
+        config=yaml.safe_dump(dict(config), sort_keys=False) if config else "",
+    )
+    write_pictures(sections, folder / "pictures")
+    path = folder / "report.html"
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def retrieval_sections(result: RetrievalResult, queries: int) -> list[Section]:
+    """The table with its bars, and the strips of the best and the worst queries."""
+    summary = result.text_to_video
+    section = Section(
+        "Retrieval",
+        texts.retrieval(result),
+        [("", picture("recall", lambda theme: draw_recall_bars(result, theme), texts.BARS_ALT))],
+        table_rows(result),
+        missing_notes(result),
+    )
+    if result.embeddings.frames is None:
+        return [section]
+    best, worst = choose_queries(result, queries)
+    strips = Section("Queries", texts.QUERIES)
+    for title, name, rows in (
+        ("Clearest hits", "queries_best", best),
+        ("Hardest queries", "queries_worst", worst),
+    ):
+        if rows:
+            strips.pictures.append((title, _strip(name, result, rows)))
+    return [section, strips] if summary.queries else [section]
+
+
+def curves_section(series: Series) -> Section:
+    """Everything the log holds over the steps."""
+    drawn = picture("curves", lambda theme: draw_curves(series, theme), texts.CURVES_ALT)
+    return Section("Training", texts.CURVES, [("", drawn)])
+
+
+def clip_sections(probes: Sequence[ClipProbe]) -> list[Section]:
+    """Groups and nouns, temporal assignment, similarity of segments; what the model has of them."""
+    sections = []
+    if any(probe.groups is not None for probe in probes):
+        drawn = picture("groups", lambda theme: draw_groups(probes, theme), texts.GROUPS_ALT)
+        sections.append(Section("Groups and nouns", texts.GROUPS, [("", drawn)]))
+    if any(probe.assignment is not None for probe in probes):
+        drawn = picture("temporal", lambda theme: draw_assignments(probes, theme), texts.TIME_ALT)
+        sections.append(Section("Temporal grouping", texts.TIME, [("", drawn)]))
+    few = probes[:2]
+    drawn = picture("similarity", lambda theme: draw_similarity(few, theme), texts.SIMILARITY_ALT)
+    sections.append(Section("Similarity of segments", texts.SIMILARITY, [("", drawn)]))
+    return sections
+
+
+def headline(retrieval: RetrievalResult | None, series: Series) -> list[Tile]:
+    """The numbers that a reader looks for first."""
+    tiles = []
+    if retrieval is not None:
+        summary = retrieval.text_to_video
+        low, high = summary.intervals.get("R@1", (None, None))
+        between = "" if low is None else f"95 % of resamples: {low:.1f} to {high:.1f}"
+        tiles.append(Tile(f"{summary.recall[1]:.1f} %", "text to video R@1", between))
+        median = f"of {summary.gallery_size} videos"
+        tiles.append(Tile(f"{summary.median_rank:g}", "median rank", median))
+        if retrieval.colours:
+            times = summary.recall[1] / max(retrieval.colours.recall[1], 1e-9)
+            note = f"they reach {retrieval.colours.recall[1]:.1f} %"
+            tiles.append(Tile(f"{times:.1f} ×", "R@1 over colour sets", note))
+    if "loss" in series:
+        steps, values = series["loss"]
+        tiles.append(Tile(f"{values[-1]:.3f}", "last loss", f"after {steps[-1]:,.0f} steps"))
+    clips = steady_median(series, "clips_per_second")
+    if clips is not None:
+        tiles.append(Tile(f"{clips:,.3g}" if clips < 1000 else f"{clips:,.0f}", "clips per second"))
+    return tiles
+
+
+def picture(name: str, draw: Draw, alt: str) -> Picture:
+    """Draw a figure once in each theme."""
+    pngs = {}
+    for theme in (LIGHT, DARK):
+        with drawing(theme):
+            pngs[theme] = to_png(draw(theme))
+    return Picture(name, pngs[LIGHT], pngs[DARK], alt)
+
+
+def render_page(
+    *, name: str, tiles: Sequence[Tile], sections: Sequence[Section], facts: Facts, config: str = ""
+) -> str:
+    """The page as text; every value is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("svilm_fast.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html").render(
+        name=name,
+        tiles=tiles,
+        sections=sections,
+        facts=facts,
+        config=config,
+        light=LIGHT,
+        dark=DARK,
+        version=__version__,
+        date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+
+
+def write_pictures(sections: Sequence[Section], folder: Path) -> list[Path]:
+    """Every picture of the sections as a PNG file in the light theme."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for section in sections:
+        for _, drawn in section.pictures:
+            path = folder / f"{drawn.name}.png"
+            path.write_bytes(drawn.light)
+            paths.append(path)
+    return paths
+
+
+def _strip(name: str, result: RetrievalResult, rows: Sequence[int]) -> Picture:
+    described = [f"{query_text(result, row)} (rank {result.text_rank[row] + 1:g})" for row in rows]
+    return picture(
+        name, lambda theme: draw_retrieval_strip(result, rows, theme), "; ".join(described)
+    )

@@ -1,0 +1,51 @@
+"""The words of the report."""
+
+from __future__ import annotations
+
+from svilm_fast.evaluation.retrieval import RetrievalResult
+
+QUERIES = (
+    "Each caption with the clips the model puts first, as film strips with their cosine scores. "
+    "The right clip is framed in green; where it is not among the first, it stands last with its "
+    "rank."
+)
+CURVES = (
+    "From metrics.jsonl. Thin lines are the values as logged, thick ones their running mean. "
+    "Accuracy is that of finding the right partner in the batch."
+)
+GROUPS = (
+    "Every video token belongs to one group token; the second row colours it by the last grouping "
+    "block. A noun of the caption is compared with all groups: the bars are its softmax over them, "
+    "and its row lights up the tokens of the group that it attends to most."
+)
+TIME = (
+    "Segments of another clip are pasted around a clip's own. The model never sees the mask; a is "
+    "its softmax over the two centres, one for each kind of segment, and should repeat the mask."
+)
+SIMILARITY = (
+    "Cosine similarity between the segments of one clip. An encoder blind to time makes all "
+    "of them alike; temporal grouping pulls a pasted segment away from the clip's own."
+)
+BARS_ALT = "Bars of text-to-video recall at 1, 5 and 10 beside the colour-set baseline and chance"
+CURVES_ALT = "Small charts over the training steps: loss and its parts, accuracy, scales, speed"
+GROUPS_ALT = "Frames of some clips, their tokens coloured by group, and the group of each noun"
+TIME_ALT = "Blended clips over time with their paste masks and the model's two-column assignment"
+SIMILARITY_ALT = "Matrices of cosine similarity between segments, with frames along both sides"
+
+
+def retrieval(result: RetrievalResult) -> str:
+    """What was ranked against what, and how the other rows are meant."""
+    found = result.embeddings
+    text = (
+        f"{result.protocol}: {len(found.captions)} captions ({result.distinct_captions} distinct) "
+        f"and {len(found.video_ids)} videos, ranked by cosine similarity. In brackets: 95 % "
+        "bootstrap intervals. A tie takes the middle of the tied places. Chance is the binomial "
+        "99.9 % interval of guessing. "
+    )
+    if result.colours:
+        text += (
+            "“Colour sets only” compares the set of colours named in the caption with the true set "
+            f"of each clip ({len(result.colours.colours)} colours, "
+            f"{result.colours.distinct_clip_sets} different sets), in expectation over ties. "
+        )
+    return text + f"Manifest {result.manifest[:16]}."
