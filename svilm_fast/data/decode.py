@@ -44,6 +44,11 @@ def every_frame(total: int) -> np.ndarray:
     return np.arange(total, dtype=np.int64)
 
 
+def last_frame(total: int) -> np.ndarray:
+    """A choice for `decode_clip` that makes it decode everything: the last frame."""
+    return np.array([total - 1], dtype=np.int64)
+
+
 def decode_clip(
     data: bytes,
     choose: Choose,
@@ -125,11 +130,14 @@ def _decode_pyav(
     import av
     from av.video.reformatter import VideoReformatter
 
+    collector: _Collector | None = None
     try:
         with av.open(io.BytesIO(data), mode="r") as container:
             if not container.streams.video:
                 raise EmptyVideoError("the file has no video stream")
             stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise VideoError("the video's codec is unknown: re-encode it, for example as H.264")
             # One thread: open containers with decoder threads hang forked children (PyAV 1962).
             stream.thread_count = 1
             width, height = stream.codec_context.width, stream.codec_context.height
@@ -145,10 +153,10 @@ def _decode_pyav(
             for frame in container.decode(stream):
                 if frame.width * frame.height > limits.frame_pixels:
                     _check_size(frame.width, frame.height, 0, limits)
+                if frame.is_corrupt:
+                    raise VideoError(f"frame {collector.count} is damaged")
                 wanted = collector.count in collector.wanted
                 if wanted:
-                    if frame.is_corrupt:
-                        raise VideoError(f"frame {collector.count} is damaged")
                     collector.kept[collector.count] = _to_rgb(reformatter, frame, size)
                 latest = None if wanted else frame
                 collector.count += 1
@@ -159,9 +167,32 @@ def _decode_pyav(
     except (av.FFmpegError, OSError, ValueError, MemoryError, EOFError) as error:
         if isinstance(error, DataError):
             raise
-        raise VideoError(f"the video cannot be decoded: {one_line(error)}") from None
+        what = getattr(error, "strerror", None) or one_line(error)
+        if collector is not None:
+            raise TruncatedVideoError(
+                f"only {collector.count} of {collector.total} frames can be decoded ({what}): the "
+                "file is truncated or damaged"
+            ) from None
+        if _ends_inside_a_box(data):
+            raise TruncatedVideoError(f"the file is truncated ({len(data)} bytes)") from None
+        raise VideoError(f"the video cannot be decoded: {what}") from None
     frames, index = collector.stack()
     return DecodedClip(frames, index, total, fps, (width, height))
+
+
+def _ends_inside_a_box(data: bytes) -> bool:
+    """Whether the top-level boxes of an MP4 or MOV file reach beyond its end."""
+    if data[4:8] != b"ftyp":
+        return False
+    position = 0
+    while position + 8 <= len(data):
+        size = int.from_bytes(data[position : position + 4], "big")
+        if size == 1:
+            size = int.from_bytes(data[position + 8 : position + 16], "big")
+        if size < 8:
+            return False
+        position += size
+    return position != len(data)
 
 
 def _count_packets(container: object, stream: object, limit: int) -> int:

@@ -287,11 +287,13 @@ class ClipLoader:
         try:
             yield from loader
         except RuntimeError as error:  # a worker was killed, or reported nothing in time
+            if not self._pending:
+                raise
             indices = [places[0] for places in self._pending[0].candidates[:4]]
             names = ", ".join(repr(self.dataset.ids[index]) for index in indices)
             raise WorkerError(
-                f"no batch from the workers: {one_line(error)} It begins with the samples {names}; "
-                "a file may hang the decoder, or raise data.timeout_s"
+                f"no batch from the workers: {one_line(error)}. The batch begins with the samples "
+                f"{names}: a file may hang the decoder; data.timeout_s is {self.config.timeout_s:g}"
             ) from None
 
     def _remembered(self, requests: Iterator[Request]) -> Iterator[Request]:

@@ -89,15 +89,19 @@ def pick_captions(record: dict[str, Any], grain: str, label: str) -> Captions:
 
 
 class SampleTable:
-    """Samples in a fixed order, with what was refused while listing them."""
+    """Samples in a fixed order, with what was refused while listing them.
+
+    Ids that occur again get `~2`, `~3` and so on.
+    """
 
     def __init__(self, samples: list[Sample], rejected: list[Skip], limits: LimitsConfig) -> None:
-        repeated = [name for name, n in Counter(s.id for s in samples).items() if n > 1]
-        if repeated:
-            raise DataError(
-                f"the sample id {repeated[0]!r} occurs twice ({len(repeated)} such ids): ids must "
-                "differ within a shard"
-            )
+        used: set[str] = set()
+        for sample in samples:  # shards of several sources often count from zero
+            name, number = sample.id, 1
+            while sample.id in used:
+                number += 1
+                sample.id = f"{name}~{number}"
+            used.add(sample.id)
         self.samples, self.rejected, self.limits = samples, rejected, limits
         self._reader = ShardReader()
 
@@ -156,7 +160,7 @@ def open_split(config: DataConfig, split: str) -> SampleTable:
 def _from_shards(path: str, config: DataConfig) -> tuple[list[Sample], list[Skip]]:
     shards = find_shards(path)
     reader = ShardReader()
-    samples: dict[str, Sample] = {}
+    samples: list[Sample] = []
     rejected: list[Skip] = []
     for shard in shards:
         for key, members in load_index(shard, config.limits.shard_members).samples.items():
@@ -165,11 +169,9 @@ def _from_shards(path: str, config: DataConfig) -> tuple[list[Sample], list[Skip
             except DataError as error:
                 rejected.append(Skip.of(f"{os.path.basename(shard)}/{key}", error))
                 continue
-            if sample.id in samples:  # shards of several sources often count from zero
-                sample.id = f"{os.path.basename(shard)}/{sample.id}"
-            samples[sample.id] = sample
+            samples.append(sample)
     reader.close()
-    return list(samples.values()), rejected
+    return samples, rejected
 
 
 def _shard_sample(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,19 +21,18 @@ SHAPES = ("circle", "square", "triangle", "star")
 
 
 def encode_video(frames: np.ndarray, *, fps: int = 8, **options: str) -> bytes:
-    """H.264 MP4 bytes of uint8 [F, h, w, 3] frames."""
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4", options=options) as container:
-        stream = container.add_stream("libx264", rate=fps)
-        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
-        stream.thread_count = 1
-        stream.options = {"crf": "10", "preset": "ultrafast"}
-        for image in frames:
-            for packet in stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")):
-                container.mux(packet)
-        for packet in stream.encode():
-            container.mux(packet)
-    return buffer.getvalue()
+    """H.264 MP4 bytes of uint8 [F, h, w, 3] frames; `options` go to the container."""
+    # a real file: the option movflags=faststart reads it again
+    with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
+        with av.open(file.name, "w", format="mp4", options=options) as container:
+            stream = container.add_stream("libx264", rate=fps)
+            stream.width, stream.height = frames.shape[2], frames.shape[1]
+            stream.pix_fmt, stream.thread_count = "yuv420p", 1
+            stream.options = {"crf": "10", "preset": "ultrafast"}
+            for image in frames:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+            container.mux(stream.encode())
+        return Path(file.name).read_bytes()
 
 
 def ramp(frames: int = 12, height: int = 32, width: int = 40, phase: int = 0) -> np.ndarray:

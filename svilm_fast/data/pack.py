@@ -1,0 +1,269 @@
+"""Packing: a list of videos and captions becomes checked shards with nouns."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+
+from svilm_fast.data import files
+from svilm_fast.data.config import DataConfig
+from svilm_fast.data.decode import decode_clip, last_frame
+from svilm_fast.data.errors import (
+    DataError,
+    MissingFileError,
+    ShardError,
+    VideoError,
+    one_line,
+)
+from svilm_fast.data.lists import ListRow, VideoFolder, is_list, read_list
+from svilm_fast.data.nouns import NounExtractor, build_extractor, nouns_to_json
+from svilm_fast.data.samples import pick_captions, row_record
+from svilm_fast.data.shards import VIDEO_EXTENSIONS, ShardWriter, parse_json
+from svilm_fast.data.skips import Skip
+
+_CHECK_SIDE = 32  # decoded for the check alone
+_CAPTION_BYTES = 1 << 20
+
+
+@dataclass
+class PackReport:
+    """What `pack` wrote and what it refused."""
+
+    written: int = 0
+    captions: int = 0
+    without_nouns: int = 0
+    frames: int = 0
+    video_bytes: int = 0
+    shards: list[str] = field(default_factory=list)
+    refused: list[Skip] = field(default_factory=list)
+
+    def lines(self, examples: int = 20) -> list[str]:
+        """The report as text: a summary, counts per reason, the first refused samples."""
+        text = [
+            f"packed {self.written} clips ({self.captions} captions, {self.frames} frames, "
+            f"{self.video_bytes / 1e6:.1f} MB) into {len(self.shards)} shards; "
+            f"{self.without_nouns} captions without nouns; refused {len(self.refused)}"
+        ]
+        counts = Counter(skip.reason for skip in self.refused)
+        text += [f"  {count} x {reason}" for reason, count in counts.most_common()]
+        text += [f"  refused {s.sample}: {s.message}" for s in self.refused[:examples]]
+        if len(self.refused) > examples:
+            text.append(f"  ... and {len(self.refused) - examples} more in pack_report.json")
+        return text
+
+
+@dataclass
+class _Item:
+    """A video with all its captions."""
+
+    name: str
+    rows: list[ListRow]
+
+
+@dataclass
+class _Checked:
+    item: _Item
+    members: dict[str, bytes]
+    record: dict[str, Any]
+    without_nouns: int
+    error: DataError | None = None
+
+
+def pack(
+    source: str,
+    out_dir: str | Path,
+    *,
+    videos: str | None = None,
+    config: DataConfig | None = None,
+    shard_samples: int = 1000,
+    prefix: str = "shard",
+    threads: int | None = None,
+    progress: bool | None = None,
+) -> PackReport:
+    """Write shards from a CSV or JSONL list beside a folder of videos, or from such a folder.
+
+    A folder holds `name.mp4` with a caption in `name.txt` or `name.json`. Every video is decoded
+    from its first to its last frame; what fails is refused with its reason and left out, and the
+    reasons are in the report and in `out_dir/pack_report.json`. Several captions of one video
+    become one sample with a list. Video bytes are copied as they are.
+
+    Args:
+        source: list file or folder.
+        out_dir: new or empty folder for the shards.
+        videos: folder of the videos that the list names (default: the list's own).
+        config: limits, decoder and noun settings.
+        threads: decoders at work (default: one per core, at most 8).
+        progress: a bar on the terminal (default: where standard error is one).
+
+    Raises:
+        DataError: the list is unreadable, `out_dir` holds shards, or nothing is left to pack.
+    """
+    config = config or DataConfig()
+    out = Path(out_dir)
+    if any(out.glob("*.tar")):
+        raise ShardError(f"{str(out)!r} already holds shards: choose another folder or empty it")
+    items, refused = _items_of_list(source) if is_list(source) else _items_of_folder(source)
+    folder = VideoFolder(videos or (os.path.dirname(source) or "." if is_list(source) else source))
+    report = PackReport(refused=refused)
+    extract = build_extractor(config.nouns)
+    shown = sys.stderr.isatty() if progress is None else progress
+    used: set[str] = set()
+    with (
+        ShardWriter(out, prefix, max_samples=shard_samples) as writer,
+        Progress(console=Console(stderr=True), disable=not shown) as bar,
+    ):
+        task = bar.add_task("packing", total=len(items))
+        for checked in _checked(items, folder, config, extract, threads):
+            bar.advance(task)
+            _write(writer, checked, report, used)
+    report.shards = [path.name for path in writer.paths]
+    out.joinpath("pack_report.json").write_text(json.dumps(_as_json(report), indent=1))
+    if not report.written:
+        example = f"; {refused[0].sample}: {refused[0].message}" if refused else ""
+        raise DataError(f"{source!r}: no sample could be packed{example}")
+    return report
+
+
+def _as_json(report: PackReport) -> dict[str, Any]:
+    values = {k: v for k, v in vars(report).items() if k != "refused"}
+    return {**values, "refused": [vars(skip) for skip in report.refused]}
+
+
+def _items_of_list(source: str) -> tuple[list[_Item], list[Skip]]:
+    items: dict[str, _Item] = {}
+    for row in read_list(source):
+        items.setdefault(row.video, _Item(row.video, [])).rows.append(row)
+    return list(items.values()), []
+
+
+def _items_of_folder(source: str) -> tuple[list[_Item], list[Skip]]:
+    if not os.path.isdir(source):
+        raise MissingFileError(f"{source!r} is neither a .csv, .tsv or .jsonl list nor a folder")
+    items, refused = [], []
+    names = sorted(name for name in os.listdir(source) if not name.startswith("."))
+    for name in names:
+        stem, _, extension = name.rpartition(".")
+        if extension.lower() not in VIDEO_EXTENSIONS:
+            continue
+        try:
+            record: dict[str, Any] = {}
+            if f"{stem}.json" in names:
+                data = files.read_bytes(f"{source}/{stem}.json", _CAPTION_BYTES)
+                record = parse_json(data, f"{stem}.json")
+            elif f"{stem}.txt" in names:
+                text = files.read_bytes(f"{source}/{stem}.txt", _CAPTION_BYTES)
+                record = {"caption": text.decode("utf-8", "replace").strip()}
+        except DataError as error:
+            refused.append(Skip.of(name, error))
+            continue
+        items.append(_Item(name, [ListRow(name, None, 0, record)]))
+    return items, refused
+
+
+def _checked(
+    items: Iterable[_Item],
+    folder: VideoFolder,
+    config: DataConfig,
+    extract: NounExtractor,
+    threads: int | None,
+) -> Iterator[_Checked]:
+    """Check items in parallel, in order; few are in memory at once."""
+    workers = threads or min(8, os.cpu_count() or 1)
+    with ThreadPoolExecutor(workers) as pool:
+        waiting = []
+        for item in items:
+            waiting.append(pool.submit(_check, item, folder, config, extract))
+            if len(waiting) >= 2 * workers:
+                yield waiting.pop(0).result()
+        for future in waiting:
+            yield future.result()
+
+
+def _check(
+    item: _Item, folder: VideoFolder, config: DataConfig, extract: NounExtractor
+) -> _Checked:
+    try:
+        record, without_nouns = _describe(item, config, extract)
+        path = folder.locate(item.name)
+        data = files.read_bytes(path, config.limits.video_bytes)
+        clip = decode_clip(
+            data,
+            last_frame,
+            short_side=_CHECK_SIDE,
+            limits=config.limits,
+            decoder=config.decoder,
+        )
+    except DataError as error:
+        return _Checked(item, {}, {}, 0, error)
+    except Exception as error:
+        # one strange file among a million must not end the packing
+        return _Checked(item, {}, {}, 0, VideoError(f"{type(error).__name__}: {one_line(error)}"))
+    record |= {
+        "fps": clip.fps,
+        "num_frames": clip.total,
+        "width": clip.source_size[0],
+        "height": clip.source_size[1],
+    }
+    extension = path.rsplit(".", 1)[-1].lower()
+    return _Checked(item, {extension: data}, record, without_nouns)
+
+
+def _describe(
+    item: _Item, config: DataConfig, extract: NounExtractor
+) -> tuple[dict[str, Any], int]:
+    """The json of a sample, nouns included, and how many captions have none."""
+    record: dict[str, Any] = {}
+    for row in reversed(item.rows):
+        record |= row_record(row)
+    texts = [row.caption for row in item.rows if row.caption]
+    if len(texts) > 1:
+        record["caption"] = texts
+    grains = record.get("captions")
+    if isinstance(grains, dict):
+        found = {grain: pick_captions(record, grain, item.name).texts for grain in grains}
+        nouns = {grain: extract(texts[0]) for grain, texts in found.items()}
+        record.setdefault("nouns", {g: nouns_to_json(n) for g, n in nouns.items()})
+        return record, sum(not n for n in nouns.values())
+    captions = pick_captions(record, config.captions, item.name)
+    per_caption = [nouns_to_json(extract(text)) for text in captions.texts]
+    several = len(captions.texts) > 1
+    record.pop("captions", None)
+    record["caption"] = list(captions.texts) if several else captions.texts[0]
+    record.setdefault("nouns", per_caption if several else per_caption[0])
+    return record, sum(not nouns for nouns in per_caption)
+
+
+def _write(writer: ShardWriter, checked: _Checked, report: PackReport, used: set[str]) -> None:
+    if checked.error is not None:
+        report.refused.append(Skip.of(checked.item.name, checked.error))
+        return
+    name = checked.item.name
+    if name.lower().endswith(tuple(f".{extension}" for extension in VIDEO_EXTENSIONS)):
+        name = name.rpartition(".")[0]
+    key = stem = re.sub(r"[^\w-]+", "_", name)
+    number = 1
+    while key in used:
+        number += 1
+        key = f"{stem}_{number}"
+    used.add(key)
+    record = {"id": key, **checked.record}
+    record["id"] = str(record["id"])
+    data = json.dumps(record, ensure_ascii=False).encode()
+    writer.write(key, {**checked.members, "json": data})
+    report.written += 1
+    captions = record.get("caption")
+    report.captions += len(captions) if isinstance(captions, list) else 1
+    report.without_nouns += checked.without_nouns
+    report.frames += record["num_frames"]
+    report.video_bytes += sum(len(data) for data in checked.members.values())
