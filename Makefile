@@ -44,6 +44,9 @@ lint: $(STAMP)  ## style, types, import directions
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+static-check: $(STAMP)  ## compile every kernel variant for three GPUs, compare with the table
+	$(BIN)/svilm bench static --check --workers $(JOBS)
+
 clean:  ## remove the environment and everything that runs wrote
 	rm -rf $(VENV) $(RUNS) build dist *.egg-info
 
