@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,13 +65,6 @@ class Engine:
         """Set the rate of all parameter groups."""
         for group in self.deepspeed.optimizer.param_groups:
             group["lr"] = rate
-
-    @contextmanager
-    def precision(self) -> Iterator[None]:
-        """Autocast as in training, for calls that do not go through the engine."""
-        enabled = self.config.training.precision == "bf16_autocast"
-        with torch.autocast(self.ranks.device.type, dtype=torch.bfloat16, enabled=enabled):
-            yield
 
     def step(self, inputs: Any, learning_rate: float, signal: int = 0) -> StepResult:
         """Run forward, backward and the update on the local batch.

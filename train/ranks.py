@@ -66,19 +66,23 @@ class Ranks:
 
 
 def choose_device(wanted: str, local_rank: int) -> torch.device:
-    """Return the device of this rank; `auto` takes a GPU where torch sees one."""
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            "distributed.device=cuda, but torch sees no GPU; use distributed.device=auto or cpu"
-        )
-    if wanted == "cpu" or not torch.cuda.is_available():
+    """Return the device of this rank: of `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    `auto` takes a GPU where torch sees one. Raises UserError for a GPU that is not there.
+    """
+    kind, _, index = wanted.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (index and not index.isdigit()):
+        raise UserError(f"unknown device {wanted!r}; use auto, cpu, cuda or cuda:N")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if kind == "cpu" or (kind == "auto" and count == 0):
         return torch.device("cpu")
-    if local_rank >= torch.cuda.device_count():
+    number = int(index) if index else local_rank
+    if number >= count:
         raise UserError(
-            f"{local_rank + 1} ranks on this machine, but torch sees "
-            f"{torch.cuda.device_count()} GPUs; start fewer ranks or set distributed.device=cpu"
+            f"device {kind}:{number} was asked for, but torch sees {count} GPUs; start fewer "
+            "ranks, or use the device auto or cpu"
         )
-    return torch.device("cuda", local_rank)
+    return torch.device("cuda", number)
 
 
 def start_ranks(config: DistributedConfig) -> Ranks:

@@ -1,0 +1,194 @@
+"""The command line `svilm`: glues data, training, evaluation, report and benchmarks together."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from svilm_fast.bench.cli import app as bench_app
+from svilm_fast.train.commands import config_app, doctor
+from svilm_fast.train.console import run_app
+from svilm_fast.train.errors import UserError
+from svilm_fast.train.pretrain import Overrides, pretrain
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Structured video-language pre-training: render or pack data, train, evaluate, look.",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Make data: render the world, pack videos.")
+evaluate_app = typer.Typer(no_args_is_help=True, help="Measure a finished run.")
+
+app.command()(pretrain)
+app.add_typer(data_app, name="data")
+app.add_typer(evaluate_app, name="evaluate")
+app.add_typer(config_app, name="config")
+app.command()(doctor)
+app.add_typer(bench_app, name="bench")
+
+RunDir = Annotated[Path, typer.Option("--run", help="run directory that `svilm pretrain` wrote")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
+MaxClips = Annotated[int | None, typer.Option(min=1, help="use only the first clips")]
+
+PICTURE_FRAMES = 4  # frames of a clip in a retrieval strip
+PICTURE_QUERIES = 4  # best and worst queries in the pictures
+
+
+@data_app.command()
+def world(
+    out: Annotated[Path, typer.Option(help="folder for the shards of train, val and test")],
+    train: Annotated[int | None, typer.Option(help="training clips")] = None,
+    val: Annotated[int | None, typer.Option(help="validation clips")] = None,
+    test: Annotated[int | None, typer.Option(help="test clips")] = None,
+    seed: Annotated[int | None, typer.Option(help="draws every clip")] = None,
+    size: Annotated[int | None, typer.Option(help="side of the square frames, pixels")] = None,
+    frames: Annotated[int | None, typer.Option(help="frames per clip")] = None,
+    workers: Annotated[int | None, typer.Option(help="processes; default: one per core")] = None,
+    overwrite: Annotated[bool, typer.Option(help="replace another world in the folder")] = False,
+) -> None:
+    """Render the embedded world: short MP4 files of moving shapes with captions and truth."""
+    from svilm_fast.data.world import render_world
+
+    named = {
+        "train": train,
+        "val": val,
+        "test": test,
+        "seed": seed,
+        "size": size,
+        "frames": frames,
+    }
+    given = {name: value for name, value in named.items() if value is not None}
+    shown = sys.stderr.isatty()
+    print(render_world(out, workers=workers, overwrite=overwrite, progress=shown, **given))
+
+
+@data_app.command("pack")
+def pack_videos(
+    source: Annotated[str, typer.Argument(help="CSV or JSONL list, or a folder of videos")],
+    out: Annotated[Path, typer.Option(help="new or empty folder for the shards")],
+    videos: Annotated[
+        str | None, typer.Option(help="folder of the listed videos; default: the list's own")
+    ] = None,
+    shard_samples: Annotated[int, typer.Option(min=1, help="clips per shard")] = 1000,
+    threads: Annotated[int | None, typer.Option(min=1, help="decoders at work")] = None,
+) -> None:
+    """Check every video and pack what is good into shards; say what was refused and why."""
+    from svilm_fast.data.pack import pack
+
+    report = pack(source, out, videos=videos, shard_samples=shard_samples, threads=threads)
+    print("\n".join(report.lines()))
+
+
+@evaluate_app.callback()
+def _evaluate() -> None:
+    """Measure a finished run."""
+
+
+@evaluate_app.command()
+def retrieval(
+    run: RunDir,
+    overrides: Overrides = None,
+    split: Annotated[str, typer.Option(help="train, val or test")] = "test",
+    list_file: Annotated[
+        Path | None, typer.Option("--list", help="CSV or JSONL list to use as the test split")
+    ] = None,
+    videos: Annotated[Path | None, typer.Option(help="folder of the videos of --list")] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="check the list against a named protocol: msrvtt-1ka")
+    ] = None,
+    max_clips: MaxClips = None,
+    device: Device = "auto",
+    name: Annotated[str, typer.Option(help="name of the files in evaluation/")] = "retrieval",
+) -> None:
+    """Rank the captions and clips of a split against each other, both ways."""
+    from rich.console import Console
+
+    from svilm_fast.evaluation import retrieval_table, write_retrieval
+    from svilm_fast.evaluation.protocols import check_protocol, data_for_list
+    from svilm_fast.report.page import retrieval_sections, write_pictures
+    from svilm_fast.train.evaluate import evaluate, evaluation_data
+    from svilm_fast.train.loaded_run import load_run
+    from svilm_fast.train.ranks import choose_device
+
+    chosen = choose_device(device, 0)
+    loaded = load_run(run, device=chosen, overrides=overrides)
+    config = loaded.config
+    if list_file is not None:
+        if split != "test":
+            raise UserError("--list takes the place of the test split; leave out --split")
+        config.data = data_for_list(config.data, list_file, videos or list_file.parent)
+    dataset = evaluation_data(config, split, loaded.tokenizer)
+    options = {} if protocol is None else {"protocol": check_protocol(protocol, dataset).title}
+    result = evaluate(
+        loaded.model.encoder,
+        dataset,
+        config,
+        chosen,
+        max_clips=max_clips,
+        keep_frames=PICTURE_FRAMES,
+        **options,
+    )
+    result.extra |= {"run": config.run.name, "step": loaded.step}
+    path = write_retrieval(result, loaded.files.evaluation, name=name)
+    pictures = loaded.files.evaluation / f"{name}_pictures"
+    write_pictures(retrieval_sections(result, PICTURE_QUERIES), pictures)
+    Console().print(retrieval_table(result))
+    print(f"wrote {path} and {pictures}")
+
+
+@app.command()
+def report(
+    run: RunDir,
+    overrides: Overrides = None,
+    split: Annotated[str, typer.Option(help="train, val or test")] = "test",
+    max_clips: MaxClips = None,
+    clips: Annotated[int, typer.Option(min=1, help="clips to look into")] = 4,
+    device: Device = "auto",
+) -> None:
+    """Write report.html and its pictures: curves, retrieval, groups, temporal assignment."""
+    import json
+
+    import torch
+
+    from svilm_fast.objectives.svilm import build_model
+    from svilm_fast.report import build_report
+    from svilm_fast.train.evaluate import evaluate, evaluation_data
+    from svilm_fast.train.loaded_run import load_run
+    from svilm_fast.train.ranks import choose_device
+
+    chosen = choose_device(device, 0)
+    loaded = load_run(run, device=chosen, overrides=overrides)
+    config, files = loaded.config, loaded.files
+    dataset = evaluation_data(config, split, loaded.tokenizer)
+    encoder = loaded.model.encoder
+    result = evaluate(
+        encoder, dataset, config, chosen, max_clips=max_clips, keep_frames=PICTURE_FRAMES
+    )
+    torch.manual_seed(config.run.seed)
+    untrained = build_model(config).encoder.to(chosen).eval()
+    path = build_report(
+        files.root,
+        model=encoder,
+        dataset=dataset,
+        retrieval=result,
+        metrics_path=files.metrics,
+        config=config.model_dump(mode="json"),
+        environment=json.loads(files.environment.read_text()),
+        name=config.run.name,
+        clips=clips,
+        temperature=config.objectives.temporal.temperature,
+        seed=config.run.seed,
+        untrained=untrained,
+        device=chosen,
+    )
+    print(f"wrote {path}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the console script."""
+    sys.exit(run_app(app, arguments))

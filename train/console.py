@@ -1,0 +1,70 @@
+"""Runs a command so that errors reach the person at the terminal as one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+import typer
+
+from svilm_fast.data.errors import DataError
+from svilm_fast.train.errors import EXIT_BAD_INPUT, UserError
+
+DEBUG = "SVILM_DEBUG"
+EXIT_UNEXPECTED = 1
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's message without line breaks; its type's name where it has none."""
+    message = " ".join(str(error).split())
+    if isinstance(error, UserError | DataError):
+        return message
+    if isinstance(error, OSError | ValueError) and message:
+        return message
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+def exit_code_of(error: BaseException) -> int:
+    """Return 2 for bad input, the error's own code where it has one, and 1 for the unexpected."""
+    if isinstance(error, UserError):
+        return error.exit_code
+    return EXIT_BAD_INPUT if isinstance(error, ValueError | OSError) else EXIT_UNEXPECTED
+
+
+def report(error: BaseException) -> int:
+    """Print an error to stderr and return the exit code.
+
+    What every rank finds alike is said by rank 0 only.
+    """
+    rank = int(os.environ.get("RANK", "0"))
+    if os.environ.get(DEBUG) == "1":
+        traceback.print_exception(error)
+    elif rank == 0 or not isinstance(error, UserError):
+        prefix = f"rank {rank}: " if rank else ""
+        hint = "" if exit_code_of(error) != EXIT_UNEXPECTED else f" ({DEBUG}=1 shows where)"
+        print(f"error: {prefix}{one_line(error)}{hint}", file=sys.stderr, flush=True)
+    return exit_code_of(error)
+
+
+def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
+    """Run a typer application and return its exit code instead of leaving the interpreter."""
+    command: Callable[..., Any] = typer.main.get_command(app)
+    try:
+        code = command(  # type: ignore[call-arg]
+            args=list(arguments) if arguments is not None else None, standalone_mode=False
+        )
+    except click.exceptions.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        print("aborted", file=sys.stderr)
+        return 130
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else EXIT_UNEXPECTED
+    except Exception as error:
+        return report(error)
+    return code if isinstance(code, int) else 0

@@ -1,0 +1,53 @@
+"""Retrieval with the settings of a run, during the run and after it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from svilm_fast.data.dataset import ClipDataset
+from svilm_fast.data.tokenizer import Tokenizer
+from svilm_fast.evaluation import RetrievalResult, evaluate_retrieval
+from svilm_fast.train.config import RunConfig
+from svilm_fast.train.errors import UserError
+
+
+def evaluation_data(config: RunConfig, split: str, tokenizer: Tokenizer) -> ClipDataset:
+    """Open the clips of a split in evaluation view, captions as `evaluation.captions` says.
+
+    Raises UserError when the configuration names no data for the split.
+    """
+    if getattr(config.data, split) is None:
+        raise UserError(
+            f"data.{split} is not set; give the evaluation clips with data.{split}=<shards or list>"
+        )
+    data = config.data
+    if config.evaluation.captions is not None:
+        data = data.model_copy(update={"captions": config.evaluation.captions})
+    return ClipDataset(
+        data,
+        split,
+        tokenizer,
+        train=False,
+        frames=config.video.frames,
+        image_size=config.video.image_size,
+    )
+
+
+def autocast_dtype(config: RunConfig) -> torch.dtype | None:
+    """Return the dtype of mixed precision that the run trains with, None for fp32."""
+    return None if config.training.precision == "fp32" else torch.bfloat16
+
+
+def evaluate(
+    encoder: Any, dataset: ClipDataset, config: RunConfig, device: torch.device, **options: Any
+) -> RetrievalResult:
+    """Rank captions and clips with a dual encoder; `options` go to `evaluate_retrieval`."""
+    settings = {
+        "protocol": f"{dataset.split} split, {dataset.config.captions} captions",
+        "batch_size": config.evaluation.batch_size,
+        "max_clips": config.evaluation.max_clips,
+        "autocast": autocast_dtype(config),
+    }
+    return evaluate_retrieval(encoder, dataset, device=device, **(settings | options))

@@ -1,0 +1,54 @@
+"""Opens a finished run on one process, without DeepSpeed: configuration, model, tokenizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from svilm_fast.data.tokenizer import Tokenizer
+from svilm_fast.objectives.svilm import SViLM, build_model
+from svilm_fast.train.config import RunConfig
+from svilm_fast.train.errors import UserError
+from svilm_fast.train.files import RunFiles
+from svilm_fast.train.load_config import load_config
+from svilm_fast.train.portable import check_portable, load_weights
+
+
+@dataclass
+class LoadedRun:
+    """A run as it ended; `step` counts its optimizer steps."""
+
+    config: RunConfig
+    model: SViLM
+    tokenizer: Tokenizer
+    step: int
+    files: RunFiles
+
+
+def load_run(
+    run_dir: str | Path, *, device: torch.device | str = "cpu", overrides: list[str] | None = None
+) -> LoadedRun:
+    """Load the portable checkpoint of a run directory, in evaluation mode.
+
+    Raises UserError when the directory is no run or has no verified portable checkpoint, and
+    CheckpointError when overrides changed the shape of the model.
+    """
+    files = RunFiles(Path(run_dir))
+    if not files.config.is_file():
+        raise UserError(
+            f"{run_dir} is no run directory: it has no config.yaml; give the folder that "
+            "`svilm pretrain` wrote (run.dir)"
+        )
+    check_portable(files.portable)
+    config = load_config(str(files.config), overrides or [])
+    model = build_model(config)
+    described = load_weights(model, files.portable)
+    return LoadedRun(
+        config=config,
+        model=model.to(device).eval(),
+        tokenizer=Tokenizer.load(files.tokenizer),
+        step=int(described["step"]),
+        files=files,
+    )

@@ -1,0 +1,199 @@
+"""The training loop: batch, step, record, evaluate, save, stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from svilm_fast.data.loader import ClipLoader
+from svilm_fast.train.checkpoint import TrainerState, save_checkpoint
+from svilm_fast.train.config import RunConfig
+from svilm_fast.train.engine import Engine, StepResult
+from svilm_fast.train.errors import NonFiniteError
+from svilm_fast.train.files import RunFiles, write_json
+from svilm_fast.train.metrics_log import MetricsLog
+from svilm_fast.train.profiler import StepProfiler
+from svilm_fast.train.progress import Display
+from svilm_fast.train.schedule import learning_rate
+from svilm_fast.train.signals import PendingSignal
+from svilm_fast.train.throughput import Meter, peak_memory_bytes
+
+Evaluator = Callable[[Engine, int], Mapping[str, float]]
+MakeInputs = Callable[[Any, int], Any]
+
+
+@dataclass
+class Averages:
+    """Means of the metrics over the steps since the last record, kept on the device."""
+
+    sums: dict[str, torch.Tensor] = field(default_factory=dict)
+    steps: int = 0
+    norm_sum: float = 0.0
+    skipped: int = 0
+
+    def add(self, result: StepResult) -> None:
+        """Add one step; a step that was not applied only counts as skipped."""
+        if not result.applied:
+            self.skipped += 1
+            return
+        self.steps += 1
+        self.norm_sum += result.gradient_norm or 0.0
+        for name, value in {"loss": result.loss, **result.metrics}.items():
+            value = value.detach().double()
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+    def take(self) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+        """Return this rank's means and what all ranks know alike, and start anew."""
+        means = {name: total / self.steps for name, total in self.sums.items()}
+        alike = {"skipped_steps": float(self.skipped)}
+        if self.steps:
+            alike["gradient_norm"] = self.norm_sum / self.steps
+        self.sums, self.steps, self.norm_sum, self.skipped = {}, 0, 0.0, 0
+        return means, alike
+
+
+@dataclass
+class Outcome:
+    """How a loop ended: the steps done, and the signal that ended it (0: none)."""
+
+    step: int
+    signal: int
+
+
+class Loop:
+    """Trains an engine on a loader until the last step, a signal or too many bad steps."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        loader: ClipLoader,
+        config: RunConfig,
+        files: RunFiles,
+        *,
+        total_steps: int,
+        start_step: int,
+        make_inputs: MakeInputs,
+        evaluate: Evaluator | None,
+        metrics: MetricsLog,
+        display: Display,
+        meter: Meter,
+        pending: PendingSignal,
+    ) -> None:
+        self.engine, self.loader, self.config, self.files = engine, loader, config, files
+        self.total_steps, self.step = total_steps, start_step
+        self.make_inputs, self.evaluate = make_inputs, evaluate
+        self.metrics, self.display, self.meter, self.pending = metrics, display, meter, pending
+        self.averages = Averages()
+        self.bad_in_a_row = 0
+        self.saved_at = start_step
+        self.profiler = StepProfiler(
+            config.training.profile, files.profile, enabled=engine.ranks.is_first
+        )
+
+    def run(self) -> Outcome:
+        """Train; the state is saved at the end and when a signal or a limit ended the loop."""
+        stop_after = self.config.training.stop_after_steps or self.total_steps
+        last = min(self.total_steps, stop_after)
+        stream = self.loader.forever()
+        signal = 0
+        self.meter.read()
+        while self.step < last and not signal:
+            waited = time.perf_counter()
+            batch = next(stream)
+            self.meter.add_step(time.perf_counter() - waited)
+            self.profiler.before_step()
+            result = self._train_on(batch)
+            self._note_profile(self.profiler.after_step())
+            self.step += 1
+            signal = result.stop_signal
+            self.averages.add(result)
+            self._check(result, batch)
+            self.display.step(self.step)
+            self._after_step(last)
+        self._note_profile(self.profiler.close())
+        if self.saved_at != self.step:
+            self._save()
+        return Outcome(self.step, signal)
+
+    def _train_on(self, batch: Any) -> StepResult:
+        rate = learning_rate(
+            self.step, self.total_steps, self.config.optimizer.lr, self.config.schedule
+        )
+        inputs = self.make_inputs(batch, self.step)
+        return self.engine.step(inputs, rate, self.pending.number)
+
+    def _after_step(self, last: int) -> None:
+        if self.step % self.config.logging.every_steps == 0 or self.step == last:
+            self._record()
+        evaluation, at_the_end = self.config.evaluation, self.step == self.total_steps
+        due = evaluation.every_steps and self.step % evaluation.every_steps == 0
+        if self.evaluate is not None and (evaluation.at_end if at_the_end else due):
+            self._paused(self._evaluate)
+        every = self.config.checkpoint.every_steps
+        if every and self.step % every == 0:
+            self._paused(self._save)
+
+    def _paused(self, action: Callable[[], None]) -> None:
+        started = time.perf_counter()
+        action()
+        self.meter.pause(time.perf_counter() - started)
+
+    def _record(self) -> None:
+        means, alike = self.averages.take()
+        values = self.engine.ranks.mean(means)
+        rate = learning_rate(
+            self.step - 1, self.total_steps, self.config.optimizer.lr, self.config.schedule
+        )
+        (memory,) = self.engine.ranks.agree_max(peak_memory_bytes(self.engine.ranks.device))
+        values |= alike | {"learning_rate": rate, "peak_memory_bytes": memory} | self.meter.read()
+        self.metrics.write(self.step, values)
+        self.display.record(self.step, values)
+
+    def _evaluate(self) -> None:
+        assert self.evaluate is not None
+        values = self.evaluate(self.engine, self.step)
+        self.metrics.write(self.step, values)
+        shown = " | ".join(f"{name} {value:.1f}" for name, value in values.items())
+        self.display.say(f"step {self.step} evaluation | {shown}")
+
+    def _save(self) -> None:
+        state = TrainerState(self.step, self.loader.state_dict())
+        path = save_checkpoint(
+            self.engine, self.files.checkpoints, state, self.config.checkpoint.keep
+        )
+        self.saved_at = self.step
+        self.display.say(f"saved {path}")
+
+    def _check(self, result: StepResult, batch: Any) -> None:
+        self.bad_in_a_row = 0 if result.applied else self.bad_in_a_row + 1
+        if result.applied:
+            return
+        rank = self.engine.ranks.rank
+        dump = self.files.root / f"non_finite_step_{self.step}_rank_{rank}.json"
+        write_json(
+            dump,
+            {
+                "step": self.step,
+                "rank": rank,
+                "loss": float(result.loss),
+                "gradient_norm": result.gradient_norm,
+                "metrics": {name: float(value) for name, value in result.metrics.items()},
+                "ids": list(batch.ids),
+            },
+        )
+        if self.bad_in_a_row >= self.config.training.max_non_finite_steps:
+            raise NonFiniteError(
+                f"loss or gradients of step {self.step} are not finite on at least one rank; no "
+                f"parameter was changed. The samples are listed in {dump.parent}/non_finite_step_"
+                f"{self.step}_rank_*.json; lower optimizer.lr, or allow some with "
+                "training.max_non_finite_steps"
+            )
+        self.display.say(f"step {self.step} was skipped: loss or gradients are not finite")
+
+    def _note_profile(self, path: Any) -> None:
+        if path is not None:
+            self.display.say(f"wrote {path}")

@@ -1,0 +1,93 @@
+"""`deepspeed --module svilm_fast.train.pretrain` and `svilm pretrain`: one function for both."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from svilm_fast.train.console import run_app
+from svilm_fast.train.load_config import dump_config, load_config
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="dotted settings that win over the recipe"),
+]
+ConfigName = Annotated[
+    str | None, typer.Option("--config", "-c", help="recipe: a YAML file or a packaged name")
+]
+
+
+def pretrain(
+    overrides: Overrides = None,
+    config: ConfigName = None,
+    resume: Annotated[bool, typer.Option(help="continue from the newest checkpoint")] = False,
+    auto_resume: Annotated[
+        bool, typer.Option(help="continue where a checkpoint exists, else start")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option(help="replace an earlier run in run.dir")] = False,
+    init_from: Annotated[
+        Path | None, typer.Option(help="portable checkpoint (any ZeRO stage and rank count)")
+    ] = None,
+    print_config: Annotated[bool, typer.Option(help="print the resolved tree and stop")] = False,
+    print_ds_config: Annotated[
+        bool, typer.Option(help="print DeepSpeed's dictionary and stop")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option(help="build on the meta device, print sizes and FLOPs, and stop")
+    ] = False,
+    local_rank: Annotated[int, typer.Option("--local_rank", "--local-rank", hidden=True)] = 0,
+) -> int:
+    """Train a model; under `deepspeed` or `torchrun` as one rank of many, else alone.
+
+    Exit codes: 0 done; 2 bad input; 3 loss or gradients not finite; 143 or 130 saved and stopped
+    by SIGTERM or SIGINT (run again with --resume).
+    """
+    del local_rank  # the launchers pass it; LOCAL_RANK in the environment is what counts
+    resolved = load_config(config, overrides or [])
+    if print_config:
+        print(dump_config(resolved), end="")
+        return 0
+    if print_ds_config or dry_run:
+        from svilm_fast.train import plan
+
+        text = plan.deepspeed_json(resolved) if print_ds_config else plan.describe(resolved)
+        print(text)
+        return 0
+    logging.basicConfig(
+        level=logging.INFO if int(os.environ.get("RANK", "0")) == 0 else logging.WARNING,
+        format="%(levelname)s %(name)s: %(message)s",
+    )
+    from svilm_fast.train.session import Start, train
+
+    outcome = train(resolved, Start(resume, auto_resume, overwrite, init_from))
+    return 128 + outcome.signal if outcome.signal else 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line and train; returns the exit code."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(pretrain)
+    return run_app(app, arguments)
+
+
+def leave(code: int) -> None:
+    """End the process with `code` whatever threads are left.
+
+    After an error on one rank, gloo's threads abort a normal exit of the others (SIGABRT) and hide
+    the exit code; files are closed and flushed by then.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code == 0:
+        sys.exit(0)
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    leave(main())

@@ -1,0 +1,218 @@
+"""One training run from configuration to report: what is built, in which order, and its end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from svilm_fast.data.dataset import ClipDataset
+from svilm_fast.data.loader import ClipLoader, build_loader
+from svilm_fast.data.samples import open_split
+from svilm_fast.data.tokenizer import Tokenizer
+from svilm_fast.evaluation import write_retrieval
+from svilm_fast.objectives.svilm import build_model
+from svilm_fast.train import run_folder
+from svilm_fast.train.checkpoint import load_checkpoint
+from svilm_fast.train.config import RunConfig
+from svilm_fast.train.deepspeed_config import local_batch_of
+from svilm_fast.train.engine import Engine, start_engine
+from svilm_fast.train.environment import seed_everything
+from svilm_fast.train.errors import CheckpointError
+from svilm_fast.train.evaluate import evaluate, evaluation_data
+from svilm_fast.train.files import RunFiles
+from svilm_fast.train.inputs import model_inputs
+from svilm_fast.train.loop import Evaluator, Loop, Outcome
+from svilm_fast.train.metrics_log import MetricsLog
+from svilm_fast.train.plan import step_flops
+from svilm_fast.train.portable import load_moments, load_weights, save_portable
+from svilm_fast.train.progress import Display
+from svilm_fast.train.ranks import Ranks, joined_ranks
+from svilm_fast.train.signals import deferred_signals
+from svilm_fast.train.throughput import Meter, device_peak
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a run begins.
+
+    resume: continue from the newest verified checkpoint, which must exist. auto_resume: the same,
+    or a fresh start where there is none. overwrite: replace an earlier run. init_from: folder of
+    a portable checkpoint whose weights, moments, step and data position are taken over.
+    """
+
+    resume: bool = False
+    auto_resume: bool = False
+    overwrite: bool = False
+    init_from: Path | None = None
+
+
+def train(config: RunConfig, start: Start) -> Outcome:
+    """Run the training that `config` describes in this process, as one rank of its group."""
+    with joined_ranks(config.distributed) as ranks:
+        return _train_as_rank(config, start, ranks)
+
+
+def _train_as_rank(config: RunConfig, start: Start, ranks: Ranks) -> Outcome:
+    files = RunFiles(Path(config.run.dir))
+    local_batch = local_batch_of(config, ranks.world_size)
+    seed_everything(
+        config.run.seed, deterministic=config.run.deterministic, threads=config.run.threads
+    )
+    _open_folder(files, config, start, ranks)
+    train_table = open_split(config.data, "train")
+    tokenizer = run_folder.shared_tokenizer(files, config, train_table, ranks)
+    dataset = ClipDataset(
+        config.data,
+        "train",
+        tokenizer,
+        train=True,
+        frames=config.video.frames,
+        image_size=config.video.image_size,
+        table=train_table,
+        seed=config.run.seed,
+    )
+    model = build_model(config)
+    described = load_weights(model, start.init_from) if start.init_from else None
+    engine = start_engine(model, config, ranks)
+    loader = build_loader(
+        config.data,
+        dataset,
+        batch_size=local_batch,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        seed=config.run.seed,
+        pin_memory=ranks.device.type == "cuda",
+    )
+    with loader:
+        start_step = 0
+        if described is not None and start.init_from is not None:
+            load_moments(engine, start.init_from)
+            loader.load_state_dict(described["data"])
+            start_step = int(described["step"])
+        if start.resume or start.auto_resume:
+            start_step = _resume(engine, loader, files, start)
+        evaluator = _evaluator(config, tokenizer, files)
+        return _loop(config, engine, loader, files, start_step, evaluator)
+
+
+def _open_folder(files: RunFiles, config: RunConfig, start: Start, ranks: Ranks) -> None:
+    problem = None
+    if ranks.is_first:
+        try:
+            if not (start.resume or start.auto_resume):
+                if not start.overwrite:
+                    run_folder.check_free(files)
+                run_folder.clear(files)
+            run_folder.record(files, config, ranks)
+        except Exception as error:
+            problem = error
+    problem = ranks.share(problem)
+    if problem is not None:
+        raise problem
+
+
+def _resume(engine: Engine, loader: ClipLoader, files: RunFiles, start: Start) -> int:
+    state = load_checkpoint(engine, files.checkpoints)
+    if state is None:
+        if start.resume:
+            raise CheckpointError(
+                f"nothing to resume: no checkpoint in {files.checkpoints}; start without --resume"
+            )
+        if engine.ranks.is_first:
+            print(f"no checkpoint in {files.checkpoints}: starting from scratch", flush=True)
+        return 0
+    loader.load_state_dict(state.data)
+    if engine.ranks.is_first:
+        print(f"resumed at step {state.step}", flush=True)
+    return state.step
+
+
+def _evaluator(config: RunConfig, tokenizer: Tokenizer, files: RunFiles) -> Evaluator | None:
+    settings = config.evaluation
+    if not (settings.every_steps or settings.at_end):
+        return None
+    if getattr(config.data, settings.split) is None:
+        log.warning("no evaluation during the run: data.%s is not set", settings.split)
+        return None
+    dataset = evaluation_data(config, settings.split, tokenizer)
+
+    def run(engine: Engine, step: int) -> Mapping[str, float]:
+        ranks = engine.ranks
+        result = evaluate(
+            engine.model.encoder,
+            dataset,
+            config,
+            ranks.device,
+            resamples=0,
+            progress=False,
+            distributed=True,
+        )
+        if ranks.is_first:
+            write_retrieval(result, files.evaluation, name=f"{settings.split}_step_{step:08d}")
+        return result.metrics()
+
+    return run
+
+
+def _loop(
+    config: RunConfig,
+    engine: Engine,
+    loader: ClipLoader,
+    files: RunFiles,
+    start_step: int,
+    evaluator: Evaluator | None,
+) -> Outcome:
+    ranks = engine.ranks
+    total_steps = total_steps_of(config, loader)
+    metrics = MetricsLog(config, files, first=ranks.is_first, start_step=start_step)
+    display = Display(
+        config.logging.progress,
+        first=ranks.is_first,
+        total_steps=total_steps,
+        start_step=start_step,
+        on_gpu=ranks.device.type == "cuda",
+    )
+    meter = Meter(
+        config.training.global_batch,
+        ranks.world_size,
+        step_flops(config),
+        device_peak(ranks.device),
+    )
+    try:
+        with deferred_signals() as pending:
+            loop = Loop(
+                engine,
+                loader,
+                config,
+                files,
+                total_steps=total_steps,
+                start_step=start_step,
+                make_inputs=lambda batch, step: model_inputs(batch, config, step, ranks),
+                evaluate=evaluator,
+                metrics=metrics,
+                display=display,
+                meter=meter,
+                pending=pending,
+            )
+            outcome = loop.run()
+            if config.checkpoint.portable_at_end:
+                save_portable(engine, files.portable, outcome.step, loader.state_dict())
+        if ranks.is_first:
+            display.say(f"{loader.skips.summary()} (rank 0)")
+        engine.close()
+        return outcome
+    finally:
+        display.close()
+        metrics.close()
+
+
+def total_steps_of(config: RunConfig, loader: ClipLoader) -> int:
+    """Return the optimizer steps of the whole run."""
+    if config.training.steps is not None:
+        return config.training.steps
+    assert config.training.epochs is not None
+    return max(1, round(config.training.epochs * len(loader)))
