@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from svilm_fast.data.world.combinations import combinations
 from svilm_fast.data.world.vocabulary import ACTIONS, BACKGROUNDS, COLORS, SHAPES, STAY
 from svilm_fast.settings import Settings
 
@@ -93,9 +94,6 @@ class WorldConfig(Settings):
     def _combinations_exist(self) -> WorldConfig:
         if not set(self.actions) - {STAY}:
             raise ValueError(f"actions needs one besides {STAY!r}")
-        # Here, because combinations.py reads this class.
-        from svilm_fast.data.world.combinations import combinations
-
         combinations(self)
         return self
 

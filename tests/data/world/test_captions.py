@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from svilm_fast.data.world import GRAINS, WorldConfig, generate_clip
+from svilm_fast.data.world.scene import draw_scene
 from svilm_fast.data.world.vocabulary import PHRASES, SIDE_PHRASES
 from svilm_fast.data.world.write import plan_split
 
@@ -18,8 +21,6 @@ def test_captions_of_held_out_clips_are_distinct(world, split, grain):
 
 
 def test_two_hundred_test_clips_differ_in_meaning_in_every_grain():
-    from svilm_fast.data.world.scene import draw_scene
-
     config = WorldConfig()
     seeds = plan_split(config, "test")
     assert len(seeds) == 200
@@ -30,10 +31,6 @@ def test_two_hundred_test_clips_differ_in_meaning_in_every_grain():
 
 def test_the_order_of_the_names_is_no_other_meaning():
     config = WorldConfig()
-    from dataclasses import replace
-
-    from svilm_fast.data.world.scene import draw_scene
-
     scenes = [draw_scene(config, "train", seed) for seed in range(60)]
     pairs = [scene for scene in scenes if len(scene.objects) == 2]
     for scene in pairs:
