@@ -14,6 +14,7 @@ from svilm_fast.kernels.registry import Op, register
 from . import reference
 from .api import grounding_loss, grounding_scores, matrix_infonce
 from .cost import grounding_cost
+from .distributed import distributed_grounding_loss
 from .similarities import (
     SIMILARITIES,
     initial_parameters,
@@ -23,6 +24,7 @@ from .similarities import (
 
 __all__ = [
     "SIMILARITIES",
+    "distributed_grounding_loss",
     "grounding_loss",
     "grounding_scores",
     "initial_parameters",

@@ -5,7 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from svilm_fast.kernels.backend import choose
+
 from . import reference
+from .fused.layout import DEFAULT_WORKSPACE_BYTES, unsupported
+
+OP = "grounding"
+# Softmax, products and their gradients hold about four float32 numbers for each dot product.
+_REFERENCE_BYTES_PER_DOT = 16
 
 
 def check_inputs(groups: Tensor, nouns: Tensor, noun_mask: Tensor, beta: Tensor) -> None:
@@ -33,19 +40,30 @@ def check_inputs(groups: Tensor, nouns: Tensor, noun_mask: Tensor, beta: Tensor)
     check_scalar("beta", beta)
 
 
+def as_scalar(value: Tensor | float, like: Tensor) -> Tensor:
+    """A float as a 0-dim tensor beside `like`, in its compute dtype; tensors pass."""
+    if not isinstance(value, float):
+        return value
+    # full, not as_tensor: a copy from the host would synchronise.
+    return torch.full((), value, dtype=reference.compute_dtype(like), device=like.device)
+
+
 def check_scalar(name: str, value: Tensor) -> None:
     """Raise a ValueError unless `value` is a 0-dimensional floating point tensor."""
     if not isinstance(value, Tensor) or value.dim() or not value.is_floating_point():
         got = f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else repr(value)
-        raise ValueError(f"grounding: {name} must be a 0-dimensional float tensor, got {got}")
+        raise ValueError(
+            f"grounding: {name} must be a float or a 0-dimensional float tensor, got {got}"
+        )
 
 
 def grounding_scores(
     groups: Tensor,
     nouns: Tensor,
     noun_mask: Tensor,
-    beta: Tensor,
+    beta: Tensor | float,
     *,
+    workspace_bytes: int | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Softmax-weighted similarity of the nouns of every caption with the groups of every video.
@@ -60,6 +78,8 @@ def grounding_scores(
         noun_mask: bool [c, K].
         beta: 0-dim; used clamped to [0, 60]. Beyond the range its gradient passes only if a
             descent step leads back.
+        workspace_bytes: bound of the temporary memory, at least one tile; None takes the default
+            of the path (256 MiB in backward fused, 64 MiB reference).
         backend: `auto`, `fused` or `reference`; None leaves it to `SVILM_KERNELS`.
 
     Returns:
@@ -69,13 +89,22 @@ def grounding_scores(
         ValueError: a wrong shape or dtype.
         RuntimeError: `fused` was asked for and cannot run.
     """
+    beta = as_scalar(beta, groups)
     check_inputs(groups, nouns, noun_mask, beta)
-    return reference.grounding_scores(groups, nouns, noun_mask, beta)
+    reason = unsupported(groups, nouns, beta)
+    if choose(OP, (groups, nouns, noun_mask, beta), backend=backend, unsupported=reason) == "fused":
+        from .fused.function import GroundingScores
+
+        workspace = workspace_bytes or DEFAULT_WORKSPACE_BYTES
+        return GroundingScores.apply(groups, nouns, noun_mask, beta, workspace)
+    return reference.grounding_scores(
+        groups, nouns, noun_mask, beta, chunk_elements=_chunk_elements(workspace_bytes)
+    )
 
 
 def matrix_infonce(
     scores: Tensor,
-    scale: Tensor,
+    scale: Tensor | float,
     *,
     valid: Tensor | None = None,
     backend: str | None = None,
@@ -108,7 +137,18 @@ def matrix_infonce(
             f"matrix_infonce: valid must be bool [{scores.shape[0]}], "
             f"got {valid.dtype} {list(valid.shape)}"
         )
+    scale = as_scalar(scale, scores)
     check_scalar("scale", scale)
+    reason = None
+    if not scores.numel():
+        reason = "the matrix is empty"
+    elif scores.dtype != torch.float32 or scale.dtype == torch.float64:
+        reason = f"scores are {scores.dtype} and the scale {scale.dtype}, kernels take float32"
+    path = choose("matrix_infonce", (scores, scale, valid), backend=backend, unsupported=reason)
+    if path == "fused":
+        from .fused.function import MatrixInfoNCE
+
+        return MatrixInfoNCE.apply(scores, scale, valid)
     return reference.matrix_infonce(scores, scale, valid=valid)
 
 
@@ -116,9 +156,10 @@ def grounding_loss(
     groups: Tensor,
     nouns: Tensor,
     noun_mask: Tensor,
-    beta: Tensor,
-    scale: Tensor,
+    beta: Tensor | float,
+    scale: Tensor | float,
     *,
+    workspace_bytes: int | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Inter-clip spatial grounding: `matrix_infonce` over `grounding_scores` of one batch.
@@ -127,7 +168,7 @@ def grounding_loss(
         groups: [b, G, D], unit vectors.
         nouns: [b, K, D]; caption i belongs to video i.
         noun_mask: bool [b, K]; captions without a noun are not valid.
-        beta, backend: as in `grounding_scores`.
+        beta, workspace_bytes, backend: as in `grounding_scores`.
         scale: 0-dim.
 
     Returns:
@@ -137,6 +178,7 @@ def grounding_loss(
         ValueError: a wrong shape or dtype.
         RuntimeError: `fused` was asked for and cannot run.
     """
+    beta, scale = as_scalar(beta, groups), as_scalar(scale, groups)
     check_inputs(groups, nouns, noun_mask, beta)
     check_scalar("scale", scale)
     if groups.shape[0] != nouns.shape[0]:
@@ -144,4 +186,16 @@ def grounding_loss(
             f"grounding_loss: as many captions as videos, "
             f"got {nouns.shape[0]} captions and {groups.shape[0]} videos"
         )
-    return reference.grounding_loss(groups, nouns, noun_mask, beta, scale)
+    tensors = (groups, nouns, noun_mask, beta, scale)
+    reason = unsupported(groups, nouns, beta, scale)
+    if choose(OP, tensors, backend=backend, unsupported=reason) == "fused":
+        from .fused.function import GroundingLoss
+
+        return GroundingLoss.apply(*tensors, workspace_bytes or DEFAULT_WORKSPACE_BYTES)
+    return reference.grounding_loss(*tensors, chunk_elements=_chunk_elements(workspace_bytes))
+
+
+def _chunk_elements(workspace_bytes: int | None) -> int:
+    if workspace_bytes is None:
+        return reference.CHUNK_ELEMENTS
+    return max(1, workspace_bytes // _REFERENCE_BYTES_PER_DOT)

@@ -131,8 +131,14 @@ def matrix_infonce(scores: Tensor, scale: Tensor, *, valid: Tensor | None = None
 
 
 def grounding_loss(
-    groups: Tensor, nouns: Tensor, noun_mask: Tensor, beta: Tensor, scale: Tensor
+    groups: Tensor,
+    nouns: Tensor,
+    noun_mask: Tensor,
+    beta: Tensor,
+    scale: Tensor,
+    *,
+    chunk_elements: int = CHUNK_ELEMENTS,
 ) -> Tensor:
     """Symmetric InfoNCE over the grounding scores; captions without nouns are not valid."""
-    scores = grounding_scores(groups, nouns, noun_mask, beta)
+    scores = grounding_scores(groups, nouns, noun_mask, beta, chunk_elements=chunk_elements)
     return matrix_infonce(scores, scale, valid=noun_mask.any(1))

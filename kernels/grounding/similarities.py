@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .api import check_inputs, grounding_scores
+from .api import as_scalar, check_inputs, grounding_scores
 from .reference import CHUNK_ELEMENTS, ChunkScore, chunked_scores
 
 SIMILARITIES = ("softmax", "max", "mean", "maxsim", "linear", "mlp")
@@ -114,7 +114,7 @@ def similarity_scores(
     groups: Tensor,
     nouns: Tensor,
     noun_mask: Tensor,
-    beta: Tensor,
+    beta: Tensor | float,
     parameters: Mapping[str, Tensor] | None = None,
     *,
     chunk_elements: int = CHUNK_ELEMENTS,
@@ -132,6 +132,7 @@ def similarity_scores(
         ValueError: an unknown similarity, a missing or misshapen parameter, or bad inputs.
     """
     parameters = parameters or {}
+    beta = as_scalar(beta, groups)
     check_inputs(groups, nouns, noun_mask, beta)
     hidden = parameters["hidden_bias"].numel() if "hidden_bias" in parameters else 1
     wanted = parameter_shapes(similarity, groups.shape[1], hidden)

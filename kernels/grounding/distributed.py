@@ -1,0 +1,120 @@
+"""The grounding loss of a batch that is spread over ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from svilm_fast.kernels import collectives
+
+from .api import as_scalar, check_inputs, check_scalar, grounding_scores
+
+# (groups [b, G, D], nouns [B, K, D], noun_mask [B, K], beta) -> scores [b, B]
+Scores = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+def distributed_grounding_loss(
+    groups: Tensor,
+    nouns: Tensor,
+    noun_mask: Tensor,
+    beta: Tensor | float,
+    scale: Tensor | float,
+    *,
+    group: dist.ProcessGroup | None = None,
+    scores: Scores | None = None,
+    workspace_bytes: int | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """`grounding_loss` of the global batch, for data parallelism that averages gradients.
+
+    The loss on a rank is W/(2N) times the sum over its own valid rows and columns, N valid captions
+    over all ranks: the mean over ranks is the loss of the global batch, and the mean of the ranks'
+    gradients is its gradient. Nouns and their masks are gathered, group tokens stay; one maximum
+    and one sum over ranks (B floats each) complete the columns. Every rank issues every collective,
+    also with no valid caption.
+
+    Args:
+        groups: [b, G, D] of this rank, unit vectors.
+        nouns: [b, K, D] of this rank; b, K and D equal on all ranks.
+        noun_mask: bool [b, K].
+        beta, scale, workspace_bytes, backend: as in `grounding_loss`; equal on all ranks.
+        group: process group; None is the default one, or a single rank if there is none.
+        scores: another similarity, as a function of (groups, gathered nouns, gathered mask, beta).
+
+    Returns:
+        0-dim float32 (float64 for float64 inputs).
+
+    Raises:
+        ValueError: bad inputs; on all ranks if a rank's shapes differ or its inputs are bad.
+        RuntimeError: `fused` was asked for and cannot run.
+    """
+    beta, scale = as_scalar(beta, groups), as_scalar(scale, groups)
+    _check(groups, nouns, noun_mask, beta, scale, group)
+    all_nouns = collectives.gather(nouns, group)
+    all_masks = collectives.gather(noun_mask.to(torch.uint8), group).bool()
+    if scores is None:
+        local = grounding_scores(
+            groups,
+            all_nouns,
+            all_masks,
+            beta,
+            workspace_bytes=workspace_bytes,
+            backend=backend,
+        )
+    else:
+        local = scores(groups, all_nouns, all_masks, beta)
+    own = collectives.rank(group) * groups.shape[0]
+    total = _own_terms(local, scale, all_masks.any(1), own, group)
+    valid = all_masks.any(1).sum().clamp(min=1)
+    return total * collectives.world_size(group) / (2 * valid)
+
+
+def _own_terms(
+    scores: Tensor, scale: Tensor, valid: Tensor, own: int, group: dist.ProcessGroup | None
+) -> Tensor:
+    """Sum over this rank's valid rows and columns; scores [b, B], its pairs start at column own."""
+    batch = scores.shape[0]
+    with torch.autocast(scores.device.type, enabled=False):
+        logits = scores * scale.to(torch.promote_types(scores.dtype, scale.dtype))
+        positives = logits.diagonal(own)
+        own_valid = valid[own : own + batch]
+        left_out = own_valid[:, None] & ~valid[None, :]
+        rows = logits.masked_fill(left_out, float("-inf")).logsumexp(1)
+        columns = collectives.all_reduce_logsumexp(logits.logsumexp(0), group)
+        terms = rows + columns[own : own + batch] - 2 * positives
+        return terms.masked_fill(~own_valid, 0).sum()
+
+
+def _check(
+    groups: Tensor,
+    nouns: Tensor,
+    noun_mask: Tensor,
+    beta: Tensor,
+    scale: Tensor,
+    group: dist.ProcessGroup | None,
+) -> None:
+    problem = None
+    try:
+        check_inputs(groups, nouns, noun_mask, beta)
+        check_scalar("scale", scale)
+        if groups.shape[0] != nouns.shape[0] or not groups.shape[0]:
+            problem = (
+                "each rank needs as many captions as videos and at least one, "
+                f"got {nouns.shape[0]} captions and {groups.shape[0]} videos"
+            )
+    except ValueError as error:
+        problem = str(error)
+    # Backward issues collectives for what has a gradient, so that must be equal too.
+    named = {"groups": groups, "nouns": nouns, "beta": beta, "scale": scale}
+    learned = [name for name, tensor in named.items() if tensor.requires_grad]
+    collectives.check_equal_calls(
+        "distributed_grounding_loss",
+        f"groups {list(groups.shape)} and nouns {list(nouns.shape)} of {nouns.dtype} "
+        f"(gradients of: {', '.join(learned) or 'nothing'})",
+        device=groups.device,
+        group=group,
+        problem=problem,
+    )

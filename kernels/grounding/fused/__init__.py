@@ -1,0 +1,1 @@
+"""Grounding in Triton: forward and backward kernels, their host code, autograd and operators."""

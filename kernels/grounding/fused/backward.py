@@ -1,0 +1,491 @@
+"""Backward kernels of grounding: gradient of the dot products by chunks, and the finish."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from svilm_fast.kernels.device import traits
+from svilm_fast.kernels.launch import launch
+
+from .forward import (
+    BETA_MAX,
+    LOG2_E,
+    TILE_GROUP,
+    load_beta,
+    precision_of,
+    tile_dots,
+    tile_position,
+)
+from .layout import Layout
+from .matrix import MatrixStatistics, pair_gradient
+
+FINISH_ROWS = 64
+ABSMAX_BLOCK = 4096
+
+
+class Prepared(NamedTuple):
+    """Kernel buffers of forward that backward reads again."""
+
+    groups: Tensor
+    nouns: Tensor
+    weights: Tensor
+
+
+class LossContext(NamedTuple):
+    """What turns the scores into the gradient of the loss, inside the tile."""
+
+    scores: Tensor
+    scale: Tensor
+    statistics: MatrixStatistics
+
+
+class Needs(NamedTuple):
+    """Which gradients are wanted."""
+
+    groups: bool
+    nouns: bool
+    beta: bool
+    scale: bool = False
+
+
+@triton.jit
+def floor_power_of_two(value):
+    """Largest power of two that is at most a positive normal float32."""
+    return (value.to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def gradient_scale(beta, largest_upstream, LOSS: tl.constexpr, HALF: tl.constexpr):
+    """Power of two that brings d(dots) into float16's range with a factor two to spare.
+
+    For unit vectors |p (1 + beta (a - r))| <= 1 + beta / 2, and the loss's own upstream is <= 2.
+    """
+    multiplier = 1.0
+    if HALF:
+        if LOSS:
+            bound = 2.0 + beta
+        else:
+            bound = tl.load(largest_upstream) * (1.0 + 0.5 * beta)
+        multiplier = floor_power_of_two(32768.0 / tl.minimum(tl.maximum(bound, 1e-30), 1e30))
+    return multiplier
+
+
+@triton.jit
+def absmax_kernel(upstream, partials, number, BLOCK: tl.constexpr):
+    """Largest magnitude of one block of the upstream gradient."""
+    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    values = tl.load(upstream + index, mask=index < number, other=0.0)
+    tl.store(partials + tl.program_id(0), tl.max(tl.abs(values), 0))
+
+
+@triton.jit
+def max_kernel(partials, result, number, BLOCK: tl.constexpr):
+    """Largest of the blocks' magnitudes."""
+    largest = tl.zeros((BLOCK,), dtype=tl.float32)
+    for first in tl.range(0, number, BLOCK):
+        index = first + tl.arange(0, BLOCK)
+        largest = tl.maximum(largest, tl.load(partials + index, mask=index < number, other=0.0))
+    tl.store(result, tl.max(largest, 0))
+
+
+@triton.jit
+def dots_gradient_kernel(
+    nouns,
+    groups,
+    weights,
+    beta,
+    scores,
+    scale,
+    lse,
+    largest_upstream,
+    dots_gradient,
+    partial_beta,
+    partial_scale,
+    captions,
+    videos,
+    first_video,
+    chunk_videos,
+    row_tiles,
+    column_tiles,
+    first_partial,
+    G: tl.constexpr,
+    PADDED_G: tl.constexpr,
+    PADDED_K: tl.constexpr,
+    D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    TILE_GROUP: tl.constexpr,
+    PRECISION: tl.constexpr,
+    LOSS: tl.constexpr,
+    HALF: tl.constexpr,
+    WRITE: tl.constexpr,
+    NEED_BETA: tl.constexpr,
+    NEED_SCALE: tl.constexpr,
+):
+    """Gradient of one tile of dot products of a chunk of videos, times `gradient_scale`.
+
+    With LOSS, `scores` are the scores and the upstream gradient follows from them, up to a factor;
+    without, `scores` holds the upstream gradient itself.
+    """
+    TILE_CAPTIONS: tl.constexpr = BLOCK_M // PADDED_K
+    TILE_VIDEOS: tl.constexpr = BLOCK_N // PADDED_G
+    row_tile, column_tile = tile_position(row_tiles, column_tiles, TILE_GROUP)
+    first_row = row_tile * BLOCK_M
+    dots = tile_dots(
+        nouns,
+        groups,
+        first_row,
+        first_video * PADDED_G + column_tile * BLOCK_N,
+        captions * PADDED_K,
+        videos * PADDED_G,
+        D,
+        BLOCK_M,
+        BLOCK_N,
+        BLOCK_K,
+        PRECISION,
+    )
+    sharpness = load_beta(beta)
+
+    caption = row_tile * TILE_CAPTIONS + tl.arange(0, TILE_CAPTIONS)
+    in_chunk = column_tile * TILE_VIDEOS + tl.arange(0, TILE_VIDEOS)
+    video = first_video + in_chunk
+    inside = (caption < captions)[:, None] & (in_chunk < chunk_videos)[None, :]
+    at = scores + video.to(tl.int64)[None, :] * captions + caption[:, None]
+    pair = tl.load(at, mask=inside, other=0.0)
+    rows = first_row + tl.arange(0, BLOCK_M)
+    weight = tl.load(weights + rows, mask=rows < captions * PADDED_K, other=0.0)
+    if LOSS:
+        # A caption takes part if any of its nouns has a weight; its video's row likewise.
+        caption_weight = tl.sum(tl.reshape(weight, (TILE_CAPTIONS, PADDED_K)), 1)
+        video_inside = in_chunk < chunk_videos
+        noun = tl.arange(0, PADDED_K)
+        own = weights + video[:, None] * PADDED_K + noun[None, :]
+        video_weight = tl.sum(tl.load(own, mask=video_inside[:, None], other=0.0), 1)
+        upstream = pair_gradient(
+            pair * (tl.load(scale).to(tl.float32) * LOG2_E),
+            tl.load(lse + video, mask=video_inside, other=0.0)[None, :],
+            tl.load(lse + captions + caption, mask=caption < captions, other=0.0)[:, None],
+            (video_weight > 0.0)[None, :],
+            (caption_weight > 0.0)[:, None],
+            video[None, :] == caption[:, None],
+        )
+        upstream = tl.where(inside, upstream, 0.0)
+        if NEED_SCALE:
+            part = tl.sum(tl.sum(upstream * pair, 1), 0)
+            tl.store(partial_scale + first_partial + tl.program_id(0), part)
+    else:
+        upstream = pair
+
+    multiplier = gradient_scale(sharpness, largest_upstream, LOSS, HALF)
+    spread = tl.broadcast_to(upstream[:, None, :], (TILE_CAPTIONS, PADDED_K, TILE_VIDEOS))
+    upstream = tl.reshape(spread, (BLOCK_M, TILE_VIDEOS)) * weight[:, None]
+    dots = tl.reshape(dots, (BLOCK_M, TILE_VIDEOS, PADDED_G))
+    power = tl.exp2(dots * (sharpness * LOG2_E))
+    if PADDED_G > G:
+        power = tl.where((tl.arange(0, PADDED_G) < G)[None, None, :], power, 0.0)
+    total = tl.sum(power, 2)
+    similarity = tl.sum(power * dots, 2) / total
+    if NEED_BETA:
+        variance = tl.sum(power * dots * dots, 2) / total - similarity * similarity
+        part = tl.sum(tl.sum(upstream * variance, 1), 0)
+        tl.store(partial_beta + first_partial + tl.program_id(0), part)
+    if WRITE:
+        slope = dots * sharpness + (1.0 - sharpness * similarity)[:, :, None]
+        gradient = power * slope * (upstream * multiplier / total)[:, :, None]
+        values = tl.reshape(gradient, (BLOCK_M, BLOCK_N)).to(dots_gradient.dtype.element_ty)
+        columns = column_tile * BLOCK_N + tl.arange(0, BLOCK_N)
+        width = chunk_videos * PADDED_G
+        target = dots_gradient + rows.to(tl.int64)[:, None] * width + columns[None, :]
+        tl.store(
+            target, values, mask=(rows < captions * PADDED_K)[:, None] & (columns < width)[None, :]
+        )
+
+
+@triton.jit
+def finish_kernel(
+    groups_sum,
+    nouns_sum,
+    groups_gradient,
+    nouns_gradient,
+    beta_gradient,
+    scale_gradient,
+    partial_beta,
+    partial_scale,
+    beta,
+    scale,
+    count,
+    loss_upstream,
+    largest_upstream,
+    group_rows,
+    noun_rows,
+    noun_parts,
+    tiles,
+    group_programs,
+    noun_programs,
+    G: tl.constexpr,
+    K: tl.constexpr,
+    D: tl.constexpr,
+    PADDED_G: tl.constexpr,
+    PADDED_K: tl.constexpr,
+    PADDED_D: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    LOSS: tl.constexpr,
+    HALF: tl.constexpr,
+    NEED_BETA: tl.constexpr,
+    NEED_SCALE: tl.constexpr,
+    SUM_BLOCK: tl.constexpr,
+):
+    """Take the factors out of the sums, drop the padding, cast; the last program sums scalars."""
+    pid = tl.program_id(0)
+    raw = tl.load(beta).to(tl.float32)
+    sharpness = load_beta(beta)
+    if LOSS:
+        pair_factor = tl.load(loss_upstream) / (2.0 * tl.load(count))
+        score_factor = pair_factor * tl.load(scale).to(tl.float32)
+    else:
+        score_factor = 1.0
+    factor = score_factor / gradient_scale(sharpness, largest_upstream, LOSS, HALF)
+    if pid < group_programs:
+        rows = pid.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+        video = rows // PADDED_G
+        group = rows % PADDED_G
+        inside = (rows < group_rows) & (group < G)
+        target = groups_gradient + (video * G + group) * D
+        for start in tl.range(0, PADDED_D, BLOCK_D):
+            columns = start + tl.arange(0, BLOCK_D)
+            mask = inside[:, None] & (columns < D)[None, :]
+            source = groups_sum + rows[:, None] * PADDED_D + columns[None, :]
+            values = tl.load(source, mask=mask, other=0.0) * factor
+            out = values.to(groups_gradient.dtype.element_ty)
+            tl.store(target[:, None] + columns[None, :], out, mask=mask)
+    elif pid < group_programs + noun_programs:
+        rows = (pid - group_programs).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+        caption = rows // PADDED_K
+        noun = rows % PADDED_K
+        inside = (rows < noun_rows) & (noun < K)
+        target = nouns_gradient + (caption * K + noun) * D
+        for start in tl.range(0, PADDED_D, BLOCK_D):
+            columns = start + tl.arange(0, BLOCK_D)
+            mask = inside[:, None] & (columns < D)[None, :]
+            values = tl.zeros((BLOCK, BLOCK_D), dtype=tl.float32)
+            for part in tl.range(0, noun_parts):
+                source = nouns_sum + (rows + part * noun_rows)[:, None] * PADDED_D
+                values += tl.load(source + columns[None, :], mask=mask, other=0.0)
+            out = (values * factor).to(nouns_gradient.dtype.element_ty)
+            tl.store(target[:, None] + columns[None, :], out, mask=mask)
+    else:
+        if NEED_BETA:
+            total = tl.zeros((SUM_BLOCK,), dtype=tl.float32)
+            for first in tl.range(0, tiles, SUM_BLOCK):
+                index = first + tl.arange(0, SUM_BLOCK)
+                total += tl.load(partial_beta + index, mask=index < tiles, other=0.0)
+            slope = tl.sum(total, 0) * score_factor
+            outward = ((raw > BETA_MAX) & (slope < 0.0)) | ((raw < 0.0) & (slope > 0.0))
+            slope = tl.where(outward, 0.0, slope)
+            tl.store(beta_gradient, slope.to(beta_gradient.dtype.element_ty))
+        if NEED_SCALE:
+            total = tl.zeros((SUM_BLOCK,), dtype=tl.float32)
+            for first in tl.range(0, tiles, SUM_BLOCK):
+                index = first + tl.arange(0, SUM_BLOCK)
+                total += tl.load(partial_scale + index, mask=index < tiles, other=0.0)
+            slope = tl.sum(total, 0) * pair_factor
+            tl.store(scale_gradient, slope.to(scale_gradient.dtype.element_ty))
+
+
+def largest_magnitude(upstream: Tensor) -> Tensor:
+    """max |upstream| as a 0-dim float32 tensor on the device."""
+    programs = -(-upstream.numel() // ABSMAX_BLOCK)
+    partials = upstream.new_empty((programs,))
+    result = upstream.new_empty(())
+    launch(absmax_kernel, (programs,), upstream, partials, upstream.numel(), BLOCK=ABSMAX_BLOCK)
+    launch(max_kernel, (1,), partials, result, programs, BLOCK=1024)
+    return result
+
+
+def accumulate_product(out: Tensor, left: Tensor, right: Tensor, *, first: bool) -> None:
+    """out [s, m, n] float32 (+)= left [s, m, k] @ right [s, k, n], accumulated in float32."""
+    if out.is_meta:
+        return
+    with torch.autocast(out.device.type, enabled=False):
+        if left.dtype == torch.float32 or out.device.type == "cpu":
+            # Half precision comes here only under the interpreter: the CPU has no such product.
+            left, right = left.float(), right.float()
+            torch.baddbmm(out, left, right, beta=0 if first else 1, out=out)
+        elif first:
+            torch.bmm(left, right, out_dtype=torch.float32, out=out)
+        else:
+            torch.baddbmm(out, left, right, out_dtype=torch.float32, out=out)
+
+
+def split_of(rows: int, depth: int, width: int, sm_count: int) -> int:
+    """Into how many parts to cut the sum of the noun gradient, so that its tiles fill the GPU."""
+    tiles = -(-rows // 128) * -(-width // 128)
+    split = 1
+    while split < 8 and tiles * split < sm_count and depth % (split * 2 * 64) == 0:
+        split *= 2
+    return split
+
+
+class Gradients(NamedTuple):
+    """Gradients by the op's inputs; empty tensors for those that were not wanted."""
+
+    groups: Tensor
+    nouns: Tensor
+    beta: Tensor
+    scale: Tensor
+
+
+def backward(
+    prepared: Prepared,
+    beta: Tensor,
+    layout: Layout,
+    needs: Needs,
+    dtype: torch.dtype,
+    upstream: Tensor,
+    workspace_bytes: int,
+    loss: LossContext | None = None,
+) -> Gradients:
+    """All gradients of the scores, or with `loss` those of the loss.
+
+    `upstream` is the contiguous float32 gradient [videos, captions] of the scores, or the 0-dim
+    gradient of the loss.
+    """
+    groups, nouns = prepared.groups, prepared.nouns
+    tile = layout.backward_tile
+    write = needs.groups or needs.nouns
+    chunk = layout.videos_per_chunk(workspace_bytes) if write else layout.videos
+    row_tiles = -(-layout.rows // tile.rows)
+    starts = range(0, layout.videos, chunk)
+    tiles_per_chunk = row_tiles * -(-chunk * layout.padded_groups // tile.columns)
+    last = layout.videos - starts[-1]
+    tiles = (len(starts) - 1) * tiles_per_chunk
+    tiles += row_tiles * -(-last * layout.padded_groups // tile.columns)
+
+    half = layout.dtype == torch.float16
+    largest = largest_magnitude(upstream) if loss is None and half and write else None
+    partial_beta = groups.new_empty((tiles if needs.beta else 0,), dtype=torch.float32)
+    partial_scale = groups.new_empty((tiles if needs.scale else 0,), dtype=torch.float32)
+    width, dim = chunk * layout.padded_groups, layout.padded_dim
+    buffer = groups.new_empty((layout.rows * width if write else 0,))
+    groups_sum = groups.new_empty((width if needs.groups else 0, dim), dtype=torch.float32)
+    single_chunk = len(starts) == 1
+    sm_count = traits(groups.device).sm_count
+    split = split_of(layout.rows, width, dim, sm_count) if single_chunk else 1
+    nouns_shape = (split, layout.rows if needs.nouns else 0, dim)
+    nouns_sum = groups.new_empty(nouns_shape, dtype=torch.float32)
+
+    sizes = (layout.videos, layout.num_groups, layout.dim)
+    gradients = Gradients(
+        groups=groups.new_empty(sizes if needs.groups else (0,), dtype=dtype),
+        nouns=groups.new_empty(
+            (layout.captions, layout.num_nouns, layout.dim) if needs.nouns else (0,), dtype=dtype
+        ),
+        beta=beta.new_empty(() if needs.beta else (0,)),
+        scale=beta.new_empty((0,)) if loss is None else _scale_gradient(loss, needs),
+    )
+    for number, start in enumerate(starts):
+        videos = min(chunk, layout.videos - start)
+        width = videos * layout.padded_groups
+        column_tiles = -(-width // tile.columns)
+        launch(
+            dots_gradient_kernel,
+            (row_tiles * column_tiles,),
+            nouns,
+            groups,
+            prepared.weights,
+            beta,
+            upstream if loss is None else loss.scores,
+            None if loss is None else loss.scale,
+            None if loss is None else loss.statistics.lse,
+            largest,
+            buffer,
+            partial_beta,
+            partial_scale,
+            layout.captions,
+            layout.videos,
+            start,
+            videos,
+            row_tiles,
+            column_tiles,
+            number * tiles_per_chunk,
+            G=layout.num_groups,
+            PADDED_G=layout.padded_groups,
+            PADDED_K=layout.padded_nouns,
+            D=dim,
+            BLOCK_M=tile.rows,
+            BLOCK_N=tile.columns,
+            BLOCK_K=tile.depth,
+            TILE_GROUP=TILE_GROUP,
+            PRECISION=precision_of(layout),
+            LOSS=loss is not None,
+            HALF=half and write,
+            WRITE=write,
+            NEED_BETA=needs.beta,
+            NEED_SCALE=needs.scale,
+            num_warps=tile.warps,
+            num_stages=tile.stages,
+        )
+        dots_gradient = buffer[: layout.rows * width if write else 0].view(-1, width)
+        tokens = groups[start * layout.padded_groups :][:width]
+        if needs.groups:
+            accumulate_product(
+                groups_sum[None, :width], dots_gradient.T[None], nouns[None], first=True
+            )
+        if needs.nouns:
+            parts = dots_gradient.view(layout.rows, split, width // split).transpose(0, 1)
+            accumulate_product(
+                nouns_sum, parts, tokens.view(split, width // split, dim), first=start == 0
+            )
+        final = start + videos == layout.videos
+        group_programs = -(-width // FINISH_ROWS) if needs.groups else 0
+        noun_programs = -(-layout.rows // FINISH_ROWS) if needs.nouns and final else 0
+        scalar_programs = 1 if final and (needs.beta or needs.scale) else 0
+        launch(
+            finish_kernel,
+            (group_programs + noun_programs + scalar_programs,),
+            groups_sum,
+            nouns_sum,
+            gradients.groups[start:] if needs.groups else gradients.groups,
+            gradients.nouns,
+            gradients.beta,
+            gradients.scale,
+            partial_beta,
+            partial_scale,
+            beta,
+            None if loss is None else loss.scale,
+            None if loss is None else loss.statistics.count,
+            None if loss is None else upstream,
+            largest,
+            width,
+            layout.rows,
+            split,
+            tiles,
+            group_programs,
+            noun_programs,
+            G=layout.num_groups,
+            K=layout.num_nouns,
+            D=layout.dim,
+            PADDED_G=layout.padded_groups,
+            PADDED_K=layout.padded_nouns,
+            PADDED_D=dim,
+            BLOCK=FINISH_ROWS,
+            BLOCK_D=min(64, dim),
+            LOSS=loss is not None,
+            HALF=half and write,
+            NEED_BETA=needs.beta,
+            NEED_SCALE=needs.scale,
+            SUM_BLOCK=1024,
+            num_warps=4,
+        )
+    return gradients
+
+
+def _scale_gradient(loss: LossContext, needs: Needs) -> Tensor:
+    return loss.scale.new_empty(() if needs.scale else (0,))

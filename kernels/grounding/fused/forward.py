@@ -1,0 +1,273 @@
+"""Forward kernels of grounding: the inputs' copy, and the scores of all pairs."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from svilm_fast.kernels.launch import launch
+
+from .layout import Layout, needs_copy
+
+LOG2_E = tl.constexpr(1.4426950408889634)
+BETA_MAX = tl.constexpr(60.0)
+COPY_ROWS = 64
+# Row tiles that share their columns in the L2 cache.
+TILE_GROUP = 8
+
+
+@triton.jit
+def prepare_kernel(
+    groups,
+    nouns,
+    noun_mask,
+    groups_copy,
+    nouns_copy,
+    weights,
+    valid,
+    groups_stride_video,
+    groups_stride_group,
+    groups_stride_dim,
+    nouns_stride_caption,
+    nouns_stride_noun,
+    nouns_stride_dim,
+    mask_stride_caption,
+    mask_stride_noun,
+    videos,
+    captions,
+    group_programs,
+    G: tl.constexpr,
+    K: tl.constexpr,
+    D: tl.constexpr,
+    PADDED_G: tl.constexpr,
+    PADDED_K: tl.constexpr,
+    PADDED_D: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Cast and pad both inputs, zero absent nouns, and write every noun's weight."""
+    pid = tl.program_id(0)
+    if pid < group_programs:
+        rows = pid.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+        video = rows // PADDED_G
+        group = rows % PADDED_G
+        inside = video < videos
+        source = groups + video * groups_stride_video + group * groups_stride_group
+        for start in tl.range(0, PADDED_D, BLOCK_D):
+            columns = start + tl.arange(0, BLOCK_D)
+            mask = (inside & (group < G))[:, None] & (columns < D)[None, :]
+            offsets = columns.to(tl.int64)[None, :] * groups_stride_dim
+            values = tl.load(source[:, None] + offsets, mask=mask, other=0.0)
+            target = groups_copy + rows[:, None] * PADDED_D + columns[None, :]
+            tl.store(target, values.to(groups_copy.dtype.element_ty), mask=inside[:, None])
+    else:
+        rows = (pid - group_programs).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+        caption = rows // PADDED_K
+        noun = rows % PADDED_K
+        inside = caption < captions
+        mask_at = noun_mask + caption * mask_stride_caption + noun * mask_stride_noun
+        present = tl.load(mask_at, mask=inside & (noun < K), other=0).to(tl.float32)
+        count = tl.sum(tl.reshape(present, (BLOCK // PADDED_K, PADDED_K)), 1)
+        share = 1.0 / tl.maximum(count, 1.0)
+        shares = tl.broadcast_to(share[:, None], (BLOCK // PADDED_K, PADDED_K))
+        tl.store(weights + rows, present * tl.reshape(shares, (BLOCK,)), mask=inside)
+        captions_here = (pid - group_programs).to(tl.int64) * (BLOCK // PADDED_K)
+        captions_here += tl.arange(0, BLOCK // PADDED_K)
+        tl.store(valid + captions_here, (count > 0).to(tl.int8), mask=captions_here < captions)
+        source = nouns + caption * nouns_stride_caption + noun * nouns_stride_noun
+        for start in tl.range(0, PADDED_D, BLOCK_D):
+            columns = start + tl.arange(0, BLOCK_D)
+            mask = (present > 0)[:, None] & (columns < D)[None, :]
+            offsets = columns.to(tl.int64)[None, :] * nouns_stride_dim
+            values = tl.load(source[:, None] + offsets, mask=mask, other=0.0)
+            target = nouns_copy + rows[:, None] * PADDED_D + columns[None, :]
+            tl.store(target, values.to(nouns_copy.dtype.element_ty), mask=inside[:, None])
+
+
+@triton.jit
+def tile_position(row_tiles, column_tiles, TILE_GROUP: tl.constexpr):
+    """This program's tile: TILE_GROUP row tiles walk the columns together."""
+    pid = tl.program_id(0)
+    per_group = TILE_GROUP * column_tiles
+    first = (pid // per_group) * TILE_GROUP
+    height = tl.minimum(row_tiles - first, TILE_GROUP)
+    within = pid % per_group
+    return first + within % height, within // height
+
+
+@triton.jit
+def tile_dots(
+    nouns,
+    groups,
+    first_row,
+    first_column,
+    total_rows,
+    total_columns,
+    D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Dot products [BLOCK_M, BLOCK_N]; rows and columns past the end repeat the last one."""
+    rows = tl.minimum(first_row + tl.arange(0, BLOCK_M), total_rows - 1)
+    columns = tl.minimum(first_column + tl.arange(0, BLOCK_N), total_columns - 1)
+    depth = tl.arange(0, BLOCK_K)
+    noun_at = nouns + rows.to(tl.int64)[:, None] * D + depth[None, :]
+    group_at = groups + columns.to(tl.int64)[None, :] * D + depth[:, None]
+    dots = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    for start in tl.range(0, D, BLOCK_K):
+        dots = tl.dot(
+            tl.load(noun_at + start),
+            tl.load(group_at + start),
+            dots,
+            input_precision=PRECISION,
+        )
+    return dots
+
+
+@triton.jit
+def load_beta(beta):
+    """Clamped beta in float32."""
+    return tl.minimum(tl.maximum(tl.load(beta).to(tl.float32), 0.0), BETA_MAX)
+
+
+@triton.jit
+def scores_kernel(
+    nouns,
+    groups,
+    weights,
+    beta,
+    scores,
+    captions,
+    videos,
+    row_tiles,
+    column_tiles,
+    G: tl.constexpr,
+    PADDED_G: tl.constexpr,
+    PADDED_K: tl.constexpr,
+    D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    TILE_GROUP: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Scores of BLOCK_M / PADDED_K captions with BLOCK_N / PADDED_G videos."""
+    TILE_CAPTIONS: tl.constexpr = BLOCK_M // PADDED_K
+    TILE_VIDEOS: tl.constexpr = BLOCK_N // PADDED_G
+    row_tile, column_tile = tile_position(row_tiles, column_tiles, TILE_GROUP)
+    first_row = row_tile * BLOCK_M
+    dots = tile_dots(
+        nouns,
+        groups,
+        first_row,
+        column_tile * BLOCK_N,
+        captions * PADDED_K,
+        videos * PADDED_G,
+        D,
+        BLOCK_M,
+        BLOCK_N,
+        BLOCK_K,
+        PRECISION,
+    )
+    dots = tl.reshape(dots, (BLOCK_M, TILE_VIDEOS, PADDED_G))
+    # Unit vectors and beta <= 60 keep this within [e^-60, e^60]: no maximum is subtracted.
+    power = tl.exp2(dots * (load_beta(beta) * LOG2_E))
+    if PADDED_G > G:
+        power = tl.where((tl.arange(0, PADDED_G) < G)[None, None, :], power, 0.0)
+    similarity = tl.sum(power * dots, 2) / tl.sum(power, 2)
+    rows = first_row + tl.arange(0, BLOCK_M)
+    weight = tl.load(weights + rows, mask=rows < captions * PADDED_K, other=0.0)
+    weighted = similarity * weight[:, None]
+    tile = tl.sum(tl.reshape(weighted, (TILE_CAPTIONS, PADDED_K, TILE_VIDEOS)), 1)
+    caption = row_tile * TILE_CAPTIONS + tl.arange(0, TILE_CAPTIONS)
+    video = column_tile * TILE_VIDEOS + tl.arange(0, TILE_VIDEOS)
+    at = scores + video.to(tl.int64)[None, :] * captions + caption[:, None]
+    tl.store(at, tile, mask=(video < videos)[None, :] & (caption < captions)[:, None])
+
+
+def prepare(
+    groups: Tensor, nouns: Tensor, noun_mask: Tensor, layout: Layout
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Kernel buffers of the inputs: groups, nouns, weights [c, padded K], valid [c].
+
+    Where the group tokens need no copy, the first result is empty.
+    """
+    copy = needs_copy(groups, layout)
+    rows = layout.videos * layout.padded_groups if copy else 0
+    shape = (rows, layout.padded_dim)
+    groups_copy = torch.empty(shape, dtype=layout.dtype, device=groups.device)
+    nouns_copy = groups.new_empty((layout.rows, layout.padded_dim), dtype=layout.dtype)
+    weights = groups.new_empty((layout.captions, layout.padded_nouns), dtype=torch.float32)
+    valid = groups.new_empty((layout.captions,), dtype=torch.int8)
+    group_programs = -(-rows // COPY_ROWS)
+    launch(
+        prepare_kernel,
+        (group_programs + -(-layout.rows // COPY_ROWS),),
+        groups,
+        nouns,
+        noun_mask,
+        groups_copy,
+        nouns_copy,
+        weights,
+        valid,
+        *groups.stride(),
+        *nouns.stride(),
+        *noun_mask.stride(),
+        layout.videos,
+        layout.captions,
+        group_programs,
+        G=layout.num_groups,
+        K=layout.num_nouns,
+        D=layout.dim,
+        PADDED_G=layout.padded_groups,
+        PADDED_K=layout.padded_nouns,
+        PADDED_D=layout.padded_dim,
+        BLOCK=COPY_ROWS,
+        BLOCK_D=min(64, layout.padded_dim),
+        num_warps=4,
+    )
+    return groups_copy, nouns_copy, weights, valid
+
+
+def precision_of(layout: Layout) -> str:
+    """float32 products keep float32's accuracy on tensor cores: three tf32 products each."""
+    return "tf32x3" if layout.dtype == torch.float32 else "ieee"
+
+
+def launch_scores(
+    groups: Tensor, nouns: Tensor, weights: Tensor, beta: Tensor, layout: Layout
+) -> Tensor:
+    """Scores [videos, captions] in float32, from prepared buffers."""
+    scores = groups.new_empty((layout.videos, layout.captions), dtype=torch.float32)
+    tile = layout.forward_tile
+    row_tiles = -(-layout.rows // tile.rows)
+    column_tiles = -(-layout.videos * layout.padded_groups // tile.columns)
+    launch(
+        scores_kernel,
+        (row_tiles * column_tiles,),
+        nouns,
+        groups,
+        weights,
+        beta,
+        scores,
+        layout.captions,
+        layout.videos,
+        row_tiles,
+        column_tiles,
+        G=layout.num_groups,
+        PADDED_G=layout.padded_groups,
+        PADDED_K=layout.padded_nouns,
+        D=layout.padded_dim,
+        BLOCK_M=tile.rows,
+        BLOCK_N=tile.columns,
+        BLOCK_K=tile.depth,
+        TILE_GROUP=TILE_GROUP,
+        PRECISION=precision_of(layout),
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+    )
+    return scores

@@ -1,0 +1,128 @@
+"""How a call's tensors lie in the kernels' own buffers: padded sizes, dtypes, tiles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from svilm_fast.kernels.device import traits
+
+MAX_GROUPS = 64
+MAX_NOUNS = 64
+MAX_DIM = 1024
+DEFAULT_WORKSPACE_BYTES = 256 << 20
+
+
+def _power_of_two(value: int, at_least: int = 1) -> int:
+    return max(at_least, 1 << (value - 1).bit_length())
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A tile of the product nouns x groups and how it is worked on."""
+
+    rows: int
+    columns: int
+    depth: int
+    warps: int
+    stages: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Sizes of one call; `padded_*` are those of the kernels' buffers.
+
+    Groups and nouns are padded to powers of two, so that a tile holds whole videos and whole
+    captions and the softmax over groups stays inside it.
+    """
+
+    videos: int
+    captions: int
+    num_groups: int
+    num_nouns: int
+    dim: int
+    dtype: torch.dtype
+
+    @property
+    def padded_groups(self) -> int:
+        return _power_of_two(self.num_groups, 8)
+
+    @property
+    def padded_nouns(self) -> int:
+        return _power_of_two(self.num_nouns)
+
+    @property
+    def padded_dim(self) -> int:
+        return 16 if self.dim <= 16 else 32 if self.dim <= 32 else -(-self.dim // 64) * 64
+
+    @property
+    def rows(self) -> int:
+        return self.captions * self.padded_nouns
+
+    @property
+    def forward_tile(self) -> Tile:
+        if self.dtype == torch.float32:
+            return Tile(64, 64, min(32, self.padded_dim), 4, 2)
+        return Tile(128, 128, min(64, self.padded_dim), 8, 3)
+
+    @property
+    def backward_tile(self) -> Tile:
+        if self.dtype == torch.float32:
+            return Tile(64, 64, min(32, self.padded_dim), 4, 2)
+        return Tile(64, 128, min(64, self.padded_dim), 4, 3)
+
+    def videos_per_chunk(self, workspace_bytes: int) -> int:
+        """Videos whose part of d(dots) and of the group gradient fits the workspace."""
+        per_token = self.rows * self.dtype.itemsize + self.padded_dim * 4
+        fitting = workspace_bytes // (per_token * self.padded_groups)
+        per_tile = self.backward_tile.columns // self.padded_groups
+        return min(self.videos, max(1, fitting // per_tile) * per_tile)
+
+
+def layout_of(groups: Tensor, nouns: Tensor) -> Layout:
+    """The layout of a call; half precision inputs are worked on in float16, others in float32.
+
+    float16 holds the entries of unit vectors from bfloat16 exactly (below 2^-14 to 2^-25), and its
+    gradient of the dot products is eight times finer than in bfloat16.
+    """
+    half = groups.dtype in (torch.float16, torch.bfloat16) and nouns.dtype == groups.dtype
+    return Layout(
+        videos=groups.shape[0],
+        captions=nouns.shape[0],
+        num_groups=groups.shape[1],
+        num_nouns=nouns.shape[1],
+        dim=groups.shape[2],
+        dtype=torch.float16 if half else torch.float32,
+    )
+
+
+def needs_copy(groups: Tensor, layout: Layout) -> bool:
+    """Whether the group tokens must be copied: cast, padded, or not contiguous."""
+    return (
+        groups.dtype != layout.dtype
+        or layout.padded_groups != layout.num_groups
+        or layout.padded_dim != layout.dim
+        or not groups.is_contiguous()
+    )
+
+
+def unsupported(groups: Tensor, nouns: Tensor, *scalars: Tensor) -> str | None:
+    """Why the kernels cannot take a call, or None."""
+    if torch.float64 in {tensor.dtype for tensor in (groups, nouns, *scalars)}:
+        return "float64 is computed by the reference"
+    if groups.dtype != nouns.dtype:
+        return f"groups are {groups.dtype} and nouns {nouns.dtype}"
+    if groups.shape[1] > MAX_GROUPS or nouns.shape[1] > MAX_NOUNS or groups.shape[2] > MAX_DIM:
+        return (
+            f"{groups.shape[1]} groups, {nouns.shape[1]} nouns and width {groups.shape[2]} are "
+            f"beyond {MAX_GROUPS}, {MAX_NOUNS} and {MAX_DIM}"
+        )
+    if 0 in groups.shape or 0 in nouns.shape:
+        return "the batch is empty"
+    if groups.dtype == torch.float32 and groups.device.type == "cuda":
+        # Triton before 3.9 lowers float32 products to tf32 there without a word.
+        if traits(groups.device).capability >= (10, 0):
+            return "float32 inputs have no kernel on this GPU; use bfloat16 or float16"
+    return None

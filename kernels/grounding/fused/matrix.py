@@ -1,0 +1,323 @@
+"""Symmetric InfoNCE over a matrix of scores: one read gives both sums, one more the gradient.
+
+Logarithms and exponentials are to base 2 inside; every block of scores has its own maxima, so any
+scale and any score is safe.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from svilm_fast.kernels.launch import launch
+
+from .forward import LOG2_E
+
+LN_2 = tl.constexpr(0.6931471805599453)
+STATS_ROWS = 64
+STATS_COLUMNS = 128
+# Rows and columns whose partial sums one step of the second stage merges, and how many partials.
+MERGE_BLOCK = 256
+MERGE_PARTIALS = 16
+# Up to this size one program merges everything and writes the loss in the same launch.
+SINGLE_PROGRAM_SIZE = 2048
+
+
+class MatrixStatistics(NamedTuple):
+    """The loss, log2 sums [2, n] of every row and column, and N (at least 1), a float32 number."""
+
+    loss: Tensor
+    lse: Tensor
+    count: Tensor
+
+
+@triton.jit
+def load_tile(scores, scale, row, column, size):
+    """Scaled scores in units of log2, their offsets and which lie inside."""
+    inside = (row < size)[:, None] & (column < size)[None, :]
+    offsets = row.to(tl.int64)[:, None] * size + column[None, :]
+    values = tl.load(scores + offsets, mask=inside, other=0.0)
+    return values, values * (tl.load(scale).to(tl.float32) * LOG2_E), offsets, inside
+
+
+@triton.jit
+def stats_kernel(
+    scores,
+    scale,
+    valid,
+    row_max,
+    row_sum,
+    column_max,
+    column_sum,
+    size,
+    HAS_VALID: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """Maximum and sum of 2^(x - maximum) of every row and column of one block."""
+    column_blocks = tl.cdiv(size, BLOCK_N)
+    row_block = tl.program_id(0) // column_blocks
+    column_block = tl.program_id(0) % column_blocks
+    row = row_block * BLOCK_M + tl.arange(0, BLOCK_M)
+    column = column_block * BLOCK_N + tl.arange(0, BLOCK_N)
+    _, logits, _, inside = load_tile(scores, scale, row, column, size)
+    in_row = inside
+    if HAS_VALID:
+        in_row = inside & (tl.load(valid + column, mask=column < size, other=0) != 0)[None, :]
+    by_row = tl.where(in_row, logits, float("-inf"))
+    largest = tl.max(by_row, 1)
+    shift = tl.where(largest == float("-inf"), 0.0, largest)
+    at = column_block.to(tl.int64) * size + row
+    tl.store(row_max + at, largest, mask=row < size)
+    tl.store(row_sum + at, tl.sum(tl.exp2(by_row - shift[:, None]), 1), mask=row < size)
+    by_column = tl.where(inside, logits, float("-inf"))
+    largest = tl.max(by_column, 0)
+    shift = tl.where(largest == float("-inf"), 0.0, largest)
+    at = row_block.to(tl.int64) * size + column
+    tl.store(column_max + at, largest, mask=column < size)
+    tl.store(column_sum + at, tl.sum(tl.exp2(by_column - shift[None, :]), 0), mask=column < size)
+
+
+@triton.jit
+def merged_lse(maxima, sums, index, size, partials, PARTIALS: tl.constexpr, BLOCK: tl.constexpr):
+    """log2 of the sum over all partials, in a fixed order."""
+    largest = tl.full((BLOCK,), float("-inf"), dtype=tl.float32)
+    total = tl.zeros((BLOCK,), dtype=tl.float32)
+    for first in tl.range(0, partials, PARTIALS):
+        part = first + tl.arange(0, PARTIALS)
+        inside = (part < partials)[:, None] & (index < size)[None, :]
+        offsets = part.to(tl.int64)[:, None] * size + index[None, :]
+        maximum = tl.load(maxima + offsets, mask=inside, other=float("-inf"))
+        amount = tl.load(sums + offsets, mask=inside, other=0.0)
+        new = tl.maximum(largest, tl.max(maximum, 0))
+        shift = tl.where(new == float("-inf"), 0.0, new)
+        total = total * tl.exp2(largest - shift) + tl.sum(
+            amount * tl.exp2(maximum - shift[None, :]), 0
+        )
+        largest = new
+    return tl.where(largest == float("-inf"), 0.0, largest) + tl.log2(total)
+
+
+@triton.jit
+def merge_kernel(
+    scores,
+    scale,
+    valid,
+    row_max,
+    row_sum,
+    column_max,
+    column_sum,
+    lse,
+    partial_loss,
+    partial_count,
+    size,
+    row_partials,
+    column_partials,
+    HAS_VALID: tl.constexpr,
+    SINGLE: tl.constexpr,
+    PARTIALS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Row and column log sums, and this program's part of the loss (all of it if SINGLE)."""
+    factor = tl.load(scale).to(tl.float32) * (2.0 * LOG2_E)
+    loss = tl.zeros((BLOCK,), dtype=tl.float32)
+    count = tl.zeros((BLOCK,), dtype=tl.float32)
+    for first in tl.range(tl.program_id(0) * BLOCK, size, tl.num_programs(0) * BLOCK):
+        index = first + tl.arange(0, BLOCK)
+        inside = index < size
+        rows = merged_lse(row_max, row_sum, index, size, row_partials, PARTIALS, BLOCK)
+        columns = merged_lse(column_max, column_sum, index, size, column_partials, PARTIALS, BLOCK)
+        tl.store(lse + index, rows, mask=inside)
+        tl.store(lse + size + index, columns, mask=inside)
+        positive = tl.load(scores + index.to(tl.int64) * (size + 1), mask=inside, other=0.0)
+        taken = inside
+        if HAS_VALID:
+            taken = inside & (tl.load(valid + index, mask=inside, other=0) != 0)
+        loss += tl.where(taken, rows + columns - positive * factor, 0.0)
+        count += tl.where(taken, 1.0, 0.0)
+    if SINGLE:
+        number = tl.maximum(tl.sum(count, 0), 1.0)
+        tl.store(partial_loss, tl.sum(loss, 0) * LN_2 / (2.0 * number))
+        tl.store(partial_count, number)
+    else:
+        tl.store(partial_loss + tl.program_id(0), tl.sum(loss, 0))
+        tl.store(partial_count + tl.program_id(0), tl.sum(count, 0))
+
+
+@triton.jit
+def loss_kernel(partial_loss, partial_count, loss, count, partials, BLOCK: tl.constexpr):
+    """Add the programs' parts of the loss in a fixed order."""
+    losses = tl.zeros((BLOCK,), dtype=tl.float32)
+    counts = tl.zeros((BLOCK,), dtype=tl.float32)
+    for first in tl.range(0, partials, BLOCK):
+        index = first + tl.arange(0, BLOCK)
+        losses += tl.load(partial_loss + index, mask=index < partials, other=0.0)
+        counts += tl.load(partial_count + index, mask=index < partials, other=0.0)
+    number = tl.maximum(tl.sum(counts, 0), 1.0)
+    tl.store(loss, tl.sum(losses, 0) * LN_2 / (2.0 * number))
+    tl.store(count, number)
+
+
+@triton.jit
+def pair_gradient(logits, row_lse, column_lse, row_valid, column_valid, diagonal):
+    """Gradient of 2N loss by the scaled scores: softmax of the row + of the column - 2 [i = j]."""
+    by_row = tl.where(row_valid & column_valid, tl.exp2(logits - row_lse), 0.0)
+    by_column = tl.where(column_valid, tl.exp2(logits - column_lse), 0.0)
+    return by_row + by_column - tl.where(diagonal & row_valid, 2.0, 0.0)
+
+
+@triton.jit
+def matrix_gradient_kernel(
+    scores,
+    scale,
+    valid,
+    lse,
+    count,
+    upstream,
+    scores_gradient,
+    partial_scale,
+    size,
+    HAS_VALID: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """Gradient of the scores, and this block's part of that of the scale."""
+    column_blocks = tl.cdiv(size, BLOCK_N)
+    row = (tl.program_id(0) // column_blocks) * BLOCK_M + tl.arange(0, BLOCK_M)
+    column = (tl.program_id(0) % column_blocks) * BLOCK_N + tl.arange(0, BLOCK_N)
+    values, logits, offsets, inside = load_tile(scores, scale, row, column, size)
+    row_valid = row < size
+    column_valid = column < size
+    rows = tl.load(lse + row, mask=row_valid, other=0.0)
+    columns = tl.load(lse + size + column, mask=column_valid, other=0.0)
+    if HAS_VALID:
+        row_valid = tl.load(valid + row, mask=row_valid, other=0) != 0
+        column_valid = tl.load(valid + column, mask=column_valid, other=0) != 0
+    gradient = pair_gradient(
+        logits,
+        rows[:, None],
+        columns[None, :],
+        row_valid[:, None],
+        column_valid[None, :],
+        row[:, None] == column[None, :],
+    )
+    factor = tl.load(upstream) / (2.0 * tl.load(count))
+    scaled = gradient * (factor * tl.load(scale).to(tl.float32))
+    tl.store(scores_gradient + offsets, scaled, mask=inside)
+    by_scale = tl.where(inside, gradient * values, 0.0)
+    tl.store(partial_scale + tl.program_id(0), tl.sum(tl.sum(by_scale, 1), 0) * factor)
+
+
+@triton.jit
+def sum_kernel(partials, result, number, BLOCK: tl.constexpr):
+    """Sum of partial results in a fixed order."""
+    total = tl.zeros((BLOCK,), dtype=tl.float32)
+    for first in tl.range(0, number, BLOCK):
+        index = first + tl.arange(0, BLOCK)
+        total += tl.load(partials + index, mask=index < number, other=0.0)
+    tl.store(result, tl.sum(total, 0).to(result.dtype.element_ty))
+
+
+def matrix_forward(scores: Tensor, scale: Tensor, valid: Tensor | None) -> MatrixStatistics:
+    """Loss and statistics of a contiguous float32 score matrix; `valid` int8 [n] or None."""
+    size = scores.shape[0]
+    row_partials = -(-size // STATS_COLUMNS)
+    column_partials = -(-size // STATS_ROWS)
+    row_max, row_sum = scores.new_empty((2, row_partials, size))
+    column_max, column_sum = scores.new_empty((2, column_partials, size))
+    lse = scores.new_empty((2, size))
+    loss, count = scores.new_empty(()), scores.new_empty(())
+    has_valid = valid is not None
+    launch(
+        stats_kernel,
+        (row_partials * column_partials,),
+        scores,
+        scale,
+        valid,
+        row_max,
+        row_sum,
+        column_max,
+        column_sum,
+        size,
+        HAS_VALID=has_valid,
+        BLOCK_M=STATS_ROWS,
+        BLOCK_N=STATS_COLUMNS,
+        num_warps=8,
+    )
+    programs = 1 if size <= SINGLE_PROGRAM_SIZE else -(-size // MERGE_BLOCK)
+    partial_loss, partial_count = loss, count
+    if programs > 1:
+        partial_loss, partial_count = scores.new_empty((2, programs))
+    launch(
+        merge_kernel,
+        (programs,),
+        scores,
+        scale,
+        valid,
+        row_max,
+        row_sum,
+        column_max,
+        column_sum,
+        lse,
+        partial_loss,
+        partial_count,
+        size,
+        row_partials,
+        column_partials,
+        HAS_VALID=has_valid,
+        SINGLE=programs == 1,
+        PARTIALS=MERGE_PARTIALS,
+        BLOCK=MERGE_BLOCK,
+        num_warps=8,
+    )
+    if programs > 1:
+        launch(
+            loss_kernel,
+            (1,),
+            partial_loss,
+            partial_count,
+            loss,
+            count,
+            programs,
+            BLOCK=MERGE_BLOCK,
+            num_warps=4,
+        )
+    return MatrixStatistics(loss, lse, count)
+
+
+def matrix_backward(
+    scores: Tensor,
+    scale: Tensor,
+    valid: Tensor | None,
+    statistics: MatrixStatistics,
+    upstream: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of the scores (float32) and of the scale (in its dtype)."""
+    size = scores.shape[0]
+    blocks = -(-size // STATS_ROWS) * -(-size // STATS_COLUMNS)
+    scores_gradient = torch.empty_like(scores)
+    partial_scale = scores.new_empty((blocks,))
+    scale_gradient = torch.empty_like(scale)
+    launch(
+        matrix_gradient_kernel,
+        (blocks,),
+        scores,
+        scale,
+        valid,
+        statistics.lse,
+        statistics.count,
+        upstream,
+        scores_gradient,
+        partial_scale,
+        size,
+        HAS_VALID=valid is not None,
+        BLOCK_M=STATS_ROWS,
+        BLOCK_N=STATS_COLUMNS,
+        num_warps=8,
+    )
+    launch(sum_kernel, (1,), partial_scale, scale_gradient, blocks, BLOCK=1024, num_warps=4)
+    return scores_gradient, scale_gradient

@@ -1,0 +1,133 @@
+"""Ranks compute the loss and the gradient of the global batch."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from svilm_fast.kernels.backend import interpreted
+from svilm_fast.kernels.grounding import (
+    distributed_grounding_loss,
+    grounding_loss,
+    matrix_infonce,
+    similarity_scores,
+)
+
+WORLDS = ["pair", "all"]
+
+
+@pytest.fixture(scope="module")
+def rank_results(tmp_path_factory):
+    """What three gloo ranks found: for `all` (3 ranks) and `pair` (2), one dict per rank."""
+    world, folder = 3, tmp_path_factory.mktemp("ranks")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    worker = str(Path(__file__).with_name("rank_worker.py"))
+    paths = "fused" if interpreted() else "reference"
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, worker, str(place), str(world), str(port), str(folder), paths],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for place in range(world)
+    ]
+    try:
+        outputs = [process.communicate(timeout=150)[0] for process in ranks]
+    finally:
+        for process in ranks:
+            process.kill()
+    for process, output in zip(ranks, outputs):
+        assert process.returncode == 0, output
+    saved = [torch.load(folder / f"{place}.pt") for place in range(world)]
+    return {
+        "all": [results["all"] for results in saved],
+        "pair": [results["pair"] for results in saved if "pair" in results],
+    }
+
+
+def global_batch(ranks):
+    parts = zip(*(rank["inputs"] for rank in ranks))
+    groups, nouns, mask, beta, scale = (
+        torch.cat(part).double() if part[0].dim() else part[0].double() for part in parts
+    )
+    leaves = [t.requires_grad_() for t in (groups, nouns, beta, scale)]
+    return leaves[0], leaves[1], mask.bool(), leaves[2], leaves[3]
+
+
+def compare(ranks, loss_of, tolerance):
+    """The ranks' mean loss and gradients against one process."""
+    batch = global_batch(ranks)
+    loss = loss_of(*batch)
+    leaves = [t for t in batch if t.requires_grad]
+    expected = torch.autograd.grad(3.0 * loss, leaves, materialize_grads=True)
+    options = {"rtol": 0, "atol": tolerance, "check_dtype": False}
+    mean = torch.stack([rank["loss"] for rank in ranks]).mean()
+    torch.testing.assert_close(mean, loss.detach(), **options)
+    world_size, local = len(ranks), ranks[0]["inputs"][0].shape[0]
+    for place, rank in enumerate(ranks):
+        own = slice(place * local, (place + 1) * local)
+        for found, want in zip(rank["gradients"][:2], expected[:2]):
+            # An embedding lives on one rank; averaging divides its gradient by W.
+            torch.testing.assert_close(found / world_size, want[own], **options)
+    for position in (2, 3):
+        mean = torch.stack([rank["gradients"][position] for rank in ranks]).mean()
+        torch.testing.assert_close(mean, expected[position], **options)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("case", ["uneven", "one_rank_without", "none", "small_workspace"])
+def test_averages_over_ranks_are_those_of_the_global_batch(rank_results, world, case):
+    compare([rank["losses"][case] for rank in rank_results[world]], grounding_loss, 1e-10)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_another_similarity(rank_results, world):
+    def loss_of(groups, nouns, mask, beta, scale):
+        scores = similarity_scores("maxsim", groups, nouns, mask, beta)
+        return matrix_infonce(scores, scale, valid=mask.any(1))
+
+    ranks = [rank["losses"]["maxsim"] for rank in rank_results[world]]
+    assert all(torch.count_nonzero(rank["gradients"][2]) == 0 for rank in ranks)
+    compare(ranks, loss_of, 1e-10)
+
+
+@pytest.mark.skipif(not interpreted(), reason="the ranks run kernels through the interpreter")
+@pytest.mark.parametrize("world", WORLDS)
+def test_fused_scores(rank_results, world):
+    compare([rank["losses"]["fused"] for rank in rank_results[world]], grounding_loss, 2e-5)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize(
+    "case, part",
+    [
+        ("uneven", "all ranks must make the same call, but ranks [0"),
+        ("one_bad_rank", "rank 1: grounding: noun_mask must be bool [4, 2], got torch.bool [2, 2]"),
+        ("gradients", "(gradients of: groups, beta, scale)"),
+    ],
+)
+def test_differences_are_refused_everywhere(rank_results, world, case, part):
+    messages = {rank["errors"][case] for rank in rank_results[world]}
+    assert len(messages) == 1
+    assert part in messages.pop()
+
+
+def test_one_process_is_the_plain_loss():
+    groups, nouns = torch.randn(4, 3, 5), torch.randn(4, 2, 5)
+    mask = torch.tensor([[True, True], [False, False], [True, False], [True, True]])
+    found = distributed_grounding_loss(groups, nouns, mask, 0.5, 2.0)
+    torch.testing.assert_close(found, grounding_loss(groups, nouns, mask, 0.5, 2.0))
+
+
+def test_unpaired_batches_are_refused_on_one_rank_too():
+    mask = torch.ones(4, 2, dtype=torch.bool)
+    with pytest.raises(ValueError, match="got 4 captions and 3 videos"):
+        distributed_grounding_loss(torch.zeros(3, 3, 5), torch.zeros(4, 2, 5), mask, 1.0, 1.0)
