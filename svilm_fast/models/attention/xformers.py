@@ -1,0 +1,31 @@
+"""Attention by xformers; sequences of different lengths run packed under a block-diagonal mask."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from svilm_fast.models.attention.padding import KeyPadding, pack, unpack
+
+
+def xformers_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    padding: KeyPadding | None,
+    query_padding: KeyPadding | None,
+) -> Tensor:
+    """See `attend`; needs CUDA and bf16 or fp16."""
+    import xformers.ops as ops
+
+    if padding is None:
+        return ops.memory_efficient_attention(query, key, value)
+    batch, query_length = query.shape[:2]
+    keys = padding.packed
+    queries = (query_padding or KeyPadding(padding.mask.new_ones(batch, query_length))).packed
+    blocks = ops.fmha.attn_bias.BlockDiagonalMask.from_seqlens(
+        list(queries.lengths), list(keys.lengths), device=query.device
+    )
+    attended = ops.memory_efficient_attention(
+        pack(query, queries)[None], pack(key, keys)[None], pack(value, keys)[None], attn_bias=blocks
+    )
+    return unpack(attended[0], queries, batch, query_length)

@@ -1,0 +1,43 @@
+"""The video encoder and the text encoder, meeting in one space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from svilm_fast.kernels.philox import StepSeeds
+from svilm_fast.models.config import ModelConfig, TextConfig, VideoConfig
+from svilm_fast.models.features import VideoFeatures
+from svilm_fast.models.initialisation import initialise
+from svilm_fast.models.text_encoder import TextEncoder, TextSequences
+from svilm_fast.models.video_encoder import VideoEncoder, VideoOutputs
+
+
+class DualEncoder(nn.Module):
+    """Embeds videos and texts; knows nothing of losses."""
+
+    def __init__(
+        self, model: ModelConfig, video: VideoConfig, text: TextConfig, *, groups: bool = True
+    ) -> None:
+        super().__init__()
+        self.video = VideoEncoder(video, model.embed_dim, attention=model.attention, groups=groups)
+        self.text = TextEncoder(text, model.embed_dim, attention=model.attention)
+        initialise(self)
+
+    def encode_video(
+        self,
+        frames: Tensor,
+        seeds: StepSeeds | None = None,
+        outputs: VideoOutputs | None = None,
+    ) -> VideoFeatures:
+        """Embeds uint8 frames [b, F, H, W, 3]; see `VideoEncoder.forward`."""
+        return self.video(frames, seeds, outputs)
+
+    def encode_text(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Embeds int64 tokens [n, S] with bool mask [n, S] to unit-norm [n, D]."""
+        return self.text([TextSequences(tokens, mask)])[0]
+
+    def encode_texts(self, sequences: Sequence[TextSequences]) -> list[Tensor]:
+        """Embeds sets of sequences of different lengths in one call; see `TextEncoder.forward`."""
+        return self.text(sequences)

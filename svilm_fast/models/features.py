@@ -1,0 +1,49 @@
+"""What the video encoder returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Outcome of one grouping block.
+
+    Attributes:
+        layer: the layer that the block follows, counted from 1.
+        counts: fp32 [b, G], tokens in each group; no gradient.
+        index: int32 [b, L], the group of every token of `VideoFeatures.token_ids`, -1 for padding.
+    """
+
+    layer: int
+    counts: Tensor
+    index: Tensor
+
+
+@dataclass(frozen=True)
+class VideoFeatures:
+    """Embeddings of b clips, unit norm, fp32 (float64 for a float64 model).
+
+    Attributes:
+        video: [b, D].
+        segments: [b, T, D], or None where they were not asked for.
+        segment_mask: bool [b, T], segments with at least one token.
+        groups: [b, G, D] after the last grouping block, or None.
+        assignments: one per grouping block that ran.
+        token_ids: int64 [b, L], position of every encoded token in the (time, height, width) grid.
+        token_mask: bool [b, L], or None where all tokens are real.
+        grid: token positions along time, height and width.
+        pooled: [b, C], what `video` is the projection of.
+    """
+
+    video: Tensor
+    segments: Tensor | None
+    segment_mask: Tensor | None
+    groups: Tensor | None
+    assignments: tuple[Assignment, ...]
+    token_ids: Tensor
+    token_mask: Tensor | None
+    grid: tuple[int, int, int]
+    pooled: Tensor

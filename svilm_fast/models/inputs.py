@@ -1,0 +1,38 @@
+"""What the model is given: clips, captions and nouns of a local batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from svilm_fast.kernels.philox import StepSeeds
+
+
+@dataclass(frozen=True)
+class ModelInputs:
+    """Tensors of b samples; what an objective of weight 0 would read may be None.
+
+    Attributes:
+        frames: uint8 [b, F, H, W, 3], the clips as they are.
+        blended: uint8 [b, F, H, W, 3], the clips after cut-and-paste.
+        paste_mask: bool [b, T], true where a segment of `blended` shows the sample's own clip.
+        pair_ids: int64 [b], equal for samples whose clips were blended with each other.
+        text_tokens: int64 [b, S].
+        text_mask: bool [b, S], real tokens.
+        noun_tokens: int64 [b, K, Sn], prompted nouns.
+        noun_token_mask: bool [b, K, Sn], real tokens.
+        noun_mask: bool [b, K], nouns that the caption has.
+        seeds: randomness of the step; None switches every noise off.
+    """
+
+    text_tokens: Tensor
+    text_mask: Tensor
+    frames: Tensor | None = None
+    blended: Tensor | None = None
+    paste_mask: Tensor | None = None
+    pair_ids: Tensor | None = None
+    noun_tokens: Tensor | None = None
+    noun_token_mask: Tensor | None = None
+    noun_mask: Tensor | None = None
+    seeds: StepSeeds | None = None

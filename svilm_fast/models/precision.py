@@ -1,0 +1,27 @@
+"""Arithmetic that must not run below fp32."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def at_least_fp32(tensor: Tensor) -> Tensor:
+    """fp16 and bf16 become fp32; fp32 and float64 stay."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def unit_norm(tensor: Tensor) -> Tensor:
+    """L2-normalised over the last axis, in fp32 or float64; the zero vector stays zero."""
+    with torch.autocast(tensor.device.type, enabled=False):
+        return F.normalize(at_least_fp32(tensor), dim=-1)
+
+
+def masked_mean(tokens: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean over axis 1 of [b, L, C] where mask [b, L] is true (everywhere if None), fp32 or more."""
+    tokens = at_least_fp32(tokens)
+    if mask is None:
+        return tokens.mean(dim=1)
+    weights = mask.to(tokens.dtype)[..., None]
+    return (tokens * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1.0)

@@ -1,0 +1,121 @@
+"""Pre-norm text transformer; captions and prompted nouns pass through it in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from svilm_fast.kernels.philox import StepSeeds
+from svilm_fast.models import checkpointing
+from svilm_fast.models.attention import KeyPadding
+from svilm_fast.models.config import TextConfig
+from svilm_fast.models.noise import TEXT_LAYER_OFFSET, drop_path_rates, residual_noise
+from svilm_fast.models.precision import masked_mean, unit_norm
+from svilm_fast.models.transformer import Block, Span
+
+
+@dataclass(frozen=True)
+class TextSequences:
+    """n token sequences of one length: tokens int64 [n, S], mask bool [n, S] (real tokens first)."""
+
+    tokens: Tensor
+    mask: Tensor
+    seeds: StepSeeds | None = None
+
+
+class TokenEmbedding(nn.Module):
+    """Learned embeddings of tokens and of their positions."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.tokens = nn.Parameter(torch.empty(config.vocab_size, config.width))
+        self.position = nn.Parameter(torch.empty(config.length, config.width))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """int64 [n, S] to [n, S, C]."""
+        return F.embedding(tokens, self.tokens) + self.position[: tokens.shape[1]]
+
+
+class TextEncoder(nn.Module):
+    """Token sequences to unit-norm embeddings."""
+
+    def __init__(self, config: TextConfig, embed_dim: int, *, attention: str = "auto") -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = TokenEmbedding(config)
+        self.blocks = nn.ModuleList(
+            Block(config.width, config.heads, config.mlp_ratio, attention)
+            for _ in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(config.width)
+        self.projection = nn.Linear(config.width, embed_dim)
+
+    def forward(self, sequences: Sequence[TextSequences]) -> list[Tensor]:
+        """Embeds several sets of sequences, each of its own length, in one pass over the weights.
+
+        A sequence without a real token (a missing noun) gives a finite vector without meaning.
+
+        Returns:
+            One [n, D] per set, unit norm, fp32 (float64 for a float64 model).
+
+        Raises:
+            ValueError: a set longer than `text.length`, or a mask of another shape.
+        """
+        for item in sequences:
+            self._check(item)
+        masks = [_with_first_token(item.mask) for item in sequences]
+        states = torch.cat([self.embedding(item.tokens).flatten(0, 1) for item in sequences])
+        positions = [torch.arange(mask.shape[1], device=mask.device) for mask in masks]
+        paddings = [KeyPadding(mask) for mask in masks]
+        rates = drop_path_rates(self.config.drop_path, self.config.depth)
+        recompute = self.config.checkpoint_activations and torch.is_grad_enabled()
+        for number, block in enumerate(self.blocks):
+            spans = tuple(
+                Span(
+                    *mask.shape,
+                    position,
+                    padding,
+                    residual_noise(
+                        item.seeds, TEXT_LAYER_OFFSET + number, rates[number], self.config.dropout
+                    ),
+                )
+                for item, mask, position, padding in zip(
+                    sequences, masks, positions, paddings, strict=True
+                )
+            )
+            states = checkpointing.run(block, states, spans, recompute=recompute)
+        parts = self._pooled(states, masks)
+        embedded = unit_norm(self.projection(torch.cat(parts)))
+        return list(embedded.split([len(part) for part in parts]))
+
+    def _pooled(self, states: Tensor, masks: list[Tensor]) -> list[Tensor]:
+        parts = []
+        split = states.split([mask.numel() for mask in masks])
+        for part, mask in zip(split, masks, strict=True):
+            tokens = part.unflatten(0, tuple(mask.shape))
+            if self.config.pool == "start":
+                parts.append(self.norm(tokens[:, 0]))
+            else:
+                parts.append(masked_mean(self.norm(tokens), mask))
+        return parts
+
+    def _check(self, item: TextSequences) -> None:
+        if item.tokens.dim() != 2 or item.mask.shape != item.tokens.shape:
+            raise ValueError(
+                f"text tokens and mask must both be [n, S], got {list(item.tokens.shape)} and "
+                f"{list(item.mask.shape)}"
+            )
+        if item.tokens.shape[1] > self.config.length:
+            raise ValueError(
+                f"text of {item.tokens.shape[1]} tokens does not fit text.length="
+                f"{self.config.length}: raise it, or truncate in the tokenizer"
+            )
+
+
+def _with_first_token(mask: Tensor) -> Tensor:
+    """Attention over no key at all is NaN: the first token always counts as real."""
+    return F.pad(mask[:, 1:], (1, 0), value=True)

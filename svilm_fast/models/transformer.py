@@ -1,0 +1,106 @@
+"""The pre-norm transformer block of both encoders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from svilm_fast.models.attention import KeyPadding, attend
+from svilm_fast.models.noise import ResidualNoise
+
+
+@dataclass(frozen=True)
+class Span:
+    """Sequences of one length inside a flat token tensor.
+
+    `token_ids` int64 [L] or [b, L] count the random numbers of a token; `padding` marks real tokens.
+    """
+
+    batch: int
+    length: int
+    token_ids: Tensor
+    padding: KeyPadding | None = None
+    noise: ResidualNoise | None = None
+
+    @property
+    def rows(self) -> int:
+        return self.batch * self.length
+
+
+class MLP(nn.Module):
+    """Linear, GELU, Linear."""
+
+    def __init__(self, width: int, hidden: int, out: int | None = None) -> None:
+        super().__init__()
+        self.expand = nn.Linear(width, hidden)
+        self.contract = nn.Linear(hidden, out or width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.contract(F.gelu(self.expand(x)))
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention inside every sequence of every span."""
+
+    def __init__(self, width: int, heads: int, backend: str) -> None:
+        super().__init__()
+        self.heads = heads
+        self.backend = backend
+        self.qkv = nn.Linear(width, 3 * width)
+        self.output = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, spans: tuple[Span, ...]) -> Tensor:
+        parts = self.qkv(x).split([span.rows for span in spans])
+        attended = [self._attend(part, span) for part, span in zip(parts, spans, strict=True)]
+        return self.output(_joined(attended))
+
+    def _attend(self, qkv: Tensor, span: Span) -> Tensor:
+        query, key, value = qkv.view(span.batch, span.length, 3, self.heads, -1).unbind(dim=2)
+        attended = attend(
+            query,
+            key,
+            value,
+            padding=span.padding,
+            query_padding=span.padding,
+            backend=self.backend,
+        )
+        return attended.reshape(span.rows, -1)
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + MLP(norm(x)).
+
+    Works on flat tokens [sum of b * L over the spans, C], so that sequences of different lengths
+    share every projection without padding one to another.
+    """
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float, backend: str) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(width)
+        self.attention = SelfAttention(width, heads, backend)
+        self.mlp_norm = nn.LayerNorm(width)
+        self.mlp = MLP(width, int(width * mlp_ratio))
+
+    def forward(self, x: Tensor, spans: tuple[Span, ...]) -> Tensor:
+        x = x + _with_noise(self.attention(self.attention_norm(x), spans), spans, position=0)
+        return x + _with_noise(self.mlp(self.mlp_norm(x)), spans, position=1)
+
+
+def _with_noise(branch: Tensor, spans: tuple[Span, ...], position: int) -> Tensor:
+    if all(span.noise is None for span in spans):
+        return branch
+    parts = branch.split([span.rows for span in spans])
+    scaled = []
+    for part, span in zip(parts, spans, strict=True):
+        if span.noise is not None:
+            sequences = part.view(span.batch, span.length, -1)
+            part = span.noise.apply(sequences, span.token_ids, position).flatten(0, 1)
+        scaled.append(part)
+    return _joined(scaled)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -1,0 +1,80 @@
+"""From uint8 frames to video tokens with their positions in space and time."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from svilm_fast.models.config import VideoConfig
+from svilm_fast.models.precision import at_least_fp32
+
+# Mean and standard deviation of ImageNet's pixels, as most pre-trained video encoders expect.
+PIXEL_MEAN = (0.485, 0.456, 0.406)
+PIXEL_STD = (0.229, 0.224, 0.225)
+
+
+class TubeletEmbedding(nn.Module):
+    """Linear embedding of tubelets plus learned space and time positions."""
+
+    def __init__(self, config: VideoConfig) -> None:
+        super().__init__()
+        self.config = config
+        time, height, width = config.grid
+        self.projection = nn.Linear(config.tubelet * config.patch**2 * 3, config.width)
+        self.space_position = nn.Parameter(torch.empty(height * width, config.width))
+        self.time_position = nn.Parameter(torch.empty(time, config.width))
+
+    def forward(self, frames: Tensor, token_ids: Tensor) -> Tensor:
+        """Embeds the tubelets numbered `token_ids` alone: dropped ones cost nothing.
+
+        Args:
+            frames: uint8 [b, F, H, W, 3].
+            token_ids: int64 [b, n], or [L] for every tubelet of every clip.
+
+        Returns:
+            [b, n, C].
+        """
+        self._check(frames)
+        tubelets = rearrange(
+            frames,
+            "b (t u) (h p) (w q) c -> b (t h w) (u p q c)",
+            u=self.config.tubelet,
+            p=self.config.patch,
+            q=self.config.patch,
+        )
+        if token_ids.dim() == 2:
+            rows = torch.arange(len(frames), device=frames.device)[:, None]
+            tubelets = tubelets[rows, token_ids]
+        tokens = self.projection(self._normalised(tubelets))
+        places = self.space_position.shape[0]
+        return (
+            tokens
+            + F.embedding(token_ids % places, self.space_position)
+            + F.embedding(token_ids // places, self.time_position)
+        )
+
+    def _normalised(self, tubelets: Tensor) -> Tensor:
+        dtype = self.projection.weight.dtype
+        pixels = at_least_fp32(tubelets.to(dtype)).unflatten(-1, (-1, 3))
+        gain, shift = _pixel_affine(pixels.device, pixels.dtype)
+        return torch.addcmul(shift, pixels, gain).flatten(-2).to(dtype)
+
+    def _check(self, frames: Tensor) -> None:
+        size = self.config.image_size
+        expected = (self.config.frames, size, size, 3)
+        if frames.dtype != torch.uint8 or tuple(frames.shape[1:]) != expected:
+            raise ValueError(
+                f"frames must be uint8 [b, {', '.join(map(str, expected))}] "
+                "(video.frames, video.image_size), got "
+                f"{str(frames.dtype).removeprefix('torch.')} {list(frames.shape)}"
+            )
+
+
+@functools.lru_cache(maxsize=8)
+def _pixel_affine(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    mean, std = (torch.tensor(v, dtype=torch.float64) for v in (PIXEL_MEAN, PIXEL_STD))
+    return (1 / (255 * std)).to(device, dtype), (-mean / std).to(device, dtype)

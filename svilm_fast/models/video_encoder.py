@@ -1,0 +1,257 @@
+"""ViT over tubelets with group tokens in joint attention and grouping blocks between layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from svilm_fast.data.token_dropping import TokenSelection, select_tokens
+from svilm_fast.kernels.philox import Site, StepSeeds
+from svilm_fast.kernels.temporal import segment_pool
+from svilm_fast.models import checkpointing
+from svilm_fast.models.attention import KeyPadding
+from svilm_fast.models.config import VideoConfig
+from svilm_fast.models.features import Assignment, VideoFeatures
+from svilm_fast.models.grouping_block import GroupingBlock
+from svilm_fast.models.noise import drop_path_rates, residual_noise
+from svilm_fast.models.precision import masked_mean, unit_norm
+from svilm_fast.models.transformer import Block, Span
+from svilm_fast.models.tubelet_embedding import TubeletEmbedding
+
+
+@dataclass(frozen=True)
+class VideoOutputs:
+    """Which embeddings a call needs; what is left out is not computed."""
+
+    groups: bool = True
+    segments: bool = True
+
+
+class LearnedTokens(nn.Module):
+    """Learned vectors that join the sequence of every clip.
+
+    A module of its own: ZeRO 3 gathers a parameter around the forward of the module that owns it, and
+    sees only tensors, tuples and dictionaries that the forward returns.
+    """
+
+    def __init__(self, count: int, width: int) -> None:
+        super().__init__()
+        self.tokens = nn.Parameter(torch.empty(count, width))
+
+    def forward(self, batch: int) -> Tensor:
+        """[batch, count, C]."""
+        return self.tokens.expand(batch, -1, -1)
+
+
+class VideoEncoder(nn.Module):
+    """Clips to video, segment and group embeddings.
+
+    The sequence is [video tokens, group tokens, class token (pool=class_token)]. Group tokens attend
+    jointly with the video tokens; a grouping block replaces the group tokens alone, so that video
+    tokens reach the last layer.
+    """
+
+    def __init__(
+        self, config: VideoConfig, embed_dim: int, *, attention: str = "auto", groups: bool = True
+    ) -> None:
+        super().__init__()
+        if config.pool == "groups" and not groups:
+            raise ValueError("video.pool=groups needs the group tokens in the encoder")
+        self.config = config
+        self.num_groups = config.num_groups if groups else 0
+        width = config.width
+        self.embedding = TubeletEmbedding(config)
+        if self.num_groups:
+            self.groups = LearnedTokens(self.num_groups, width)
+            self.grouping_blocks = nn.ModuleDict(
+                {
+                    str(layer): GroupingBlock(
+                        width,
+                        config.heads,
+                        self.num_groups,
+                        mlp_ratio=config.mlp_ratio,
+                        mixer_ratio=config.grouping.mixer_ratio,
+                        temperature=config.grouping.temperature,
+                        backend=attention,
+                    )
+                    for layer in config.grouping_layers
+                }
+            )
+            self.group_norm = nn.LayerNorm(width)
+            self.group_projection = nn.Linear(width, embed_dim)
+        if config.pool == "class_token":
+            self.class_token = LearnedTokens(1, width)
+        self.blocks = nn.ModuleList(
+            Block(width, config.heads, config.mlp_ratio, attention) for _ in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.projection = nn.Linear(width, embed_dim)
+
+    def forward(
+        self,
+        frames: Tensor,
+        seeds: StepSeeds | None = None,
+        outputs: VideoOutputs | None = None,
+    ) -> VideoFeatures:
+        """Embeds clips; without `seeds` nothing is random and no token is dropped.
+
+        Args:
+            frames: uint8 [b, F, H, W, 3].
+            seeds: randomness of the step (keys int64 [b]).
+            outputs: what to compute besides the video embedding; all of it by default.
+        """
+        outputs = outputs or VideoOutputs()
+        selection = self._selection(frames, seeds)
+        tokens = self.embedding(frames, _embedded_ids(selection, frames, self.config))
+        ids, mask = selection.ids, selection.mask
+        extras = self._extra_tokens(len(tokens))
+        states, assignments = self._layers(
+            torch.cat([tokens, *extras], dim=1), ids, mask, seeds, outputs
+        )
+        sizes = [tokens.shape[1], *(extra.shape[1] for extra in extras)]
+        final, *extras = states.split(sizes, dim=1)
+        return self._features(final, extras, ids, mask, assignments, outputs)
+
+    def _selection(self, frames: Tensor, seeds: StepSeeds | None) -> TokenSelection:
+        drop = self.config.drop
+        if seeds is not None and (drop.rate > 0 or drop.rate_max):
+            return select_tokens(
+                seeds.at(Site.TOKEN_DROP),
+                self.config.grid,
+                rate=drop.rate,
+                pattern=drop.pattern,
+                rate_max=drop.rate_max,
+            )
+        ids = torch.arange(self.config.num_tokens, device=frames.device)
+        return TokenSelection(ids.expand(len(frames), -1), None)
+
+    def _extra_tokens(self, batch: int) -> list[Tensor]:
+        extras = []
+        if self.num_groups:
+            extras.append(self.groups(batch))
+        if self.config.pool == "class_token":
+            extras.append(self.class_token(batch))
+        return extras
+
+    def _layers(
+        self,
+        states: Tensor,
+        ids: Tensor,
+        mask: Tensor | None,
+        seeds: StepSeeds | None,
+        outputs: VideoOutputs,
+    ) -> tuple[Tensor, tuple[Assignment, ...]]:
+        batch, length, _ = states.shape
+        extra = length - ids.shape[1]
+        # Extra tokens draw their noise with counters behind those of all video tokens.
+        extra_ids = self.config.num_tokens + torch.arange(extra, device=ids.device)
+        counters = torch.cat([ids, extra_ids.expand(batch, -1)], dim=1)
+        padding = token_padding = None
+        if mask is not None:
+            token_padding = KeyPadding(mask)
+            padding = KeyPadding(torch.cat([mask, mask.new_ones(batch, extra)], dim=1))
+        rates = drop_path_rates(self.config.drop_path, self.config.depth)
+        recompute = self.config.checkpoint_activations and torch.is_grad_enabled()
+        assignments = []
+        for number, block in enumerate(self.blocks, start=1):
+            noise = residual_noise(seeds, number, rates[number - 1], self.config.dropout)
+            span = Span(batch, length, counters, padding, noise)
+            flat = checkpointing.run(block, states.flatten(0, 1), (span,), recompute=recompute)
+            states = flat.unflatten(0, (batch, length))
+            if self._groups_after(number, outputs):
+                states, assignment = self._regroup(
+                    states, number, ids, token_padding, seeds, recompute
+                )
+                assignments.append(assignment)
+        return states, tuple(assignments)
+
+    def _groups_after(self, layer: int, outputs: VideoOutputs) -> bool:
+        if not self.num_groups or str(layer) not in self.grouping_blocks:
+            return False
+        # Behind the last layer only the group embeddings read the groups.
+        read_later = layer < self.config.depth or self.config.pool == "groups"
+        return read_later or outputs.groups
+
+    def _regroup(
+        self,
+        states: Tensor,
+        layer: int,
+        ids: Tensor,
+        padding: KeyPadding | None,
+        seeds: StepSeeds | None,
+        recompute: bool,
+    ) -> tuple[Tensor, Assignment]:
+        length = ids.shape[1]
+        tokens, groups, rest = states.split(
+            [length, self.num_groups, states.shape[1] - length - self.num_groups], dim=1
+        )
+        mode = self.config.grouping.mode
+        if mode == "gumbel" and seeds is None:
+            mode = "hard"
+        groups, counts, index = checkpointing.run(
+            self.grouping_blocks[str(layer)],
+            groups,
+            tokens,
+            mode=mode,
+            seeds=None if mode != "gumbel" or seeds is None else seeds.at(Site.GUMBEL, layer),
+            token_ids=ids,
+            padding=padding,
+            recompute=recompute,
+        )
+        return torch.cat([tokens, groups, rest], dim=1), Assignment(layer, counts, index)
+
+    def _features(
+        self,
+        tokens: Tensor,
+        extras: list[Tensor],
+        ids: Tensor,
+        mask: Tensor | None,
+        assignments: tuple[Assignment, ...],
+        outputs: VideoOutputs,
+    ) -> VideoFeatures:
+        pool = self.config.pool
+        if pool == "tokens" or outputs.segments:
+            tokens = self.norm(tokens)
+        grouped = None
+        if self.num_groups and (outputs.groups or pool == "groups"):
+            grouped = self.group_norm(extras[0])
+        if pool == "tokens":
+            pooled = masked_mean(tokens, mask)
+        elif pool == "groups":
+            assert grouped is not None
+            pooled = masked_mean(grouped, None)
+        else:
+            pooled = self.norm(extras[-1])[:, 0]
+        segments = segment_mask = None
+        if outputs.segments:
+            means, segment_mask = segment_pool(
+                tokens, self._segment_of(ids), self.config.num_segments, token_mask=mask
+            )
+            segments = unit_norm(self.projection(means))
+        groups = None
+        if grouped is not None and outputs.groups:
+            groups = unit_norm(self.group_projection(grouped))
+        return VideoFeatures(
+            video=unit_norm(self.projection(pooled)),
+            segments=segments,
+            segment_mask=segment_mask,
+            groups=groups,
+            assignments=assignments,
+            token_ids=ids,
+            token_mask=mask,
+            grid=self.config.grid,
+            pooled=pooled,
+        )
+
+    def _segment_of(self, ids: Tensor) -> Tensor:
+        time, height, width = self.config.grid
+        return ids // (height * width) // (time // self.config.num_segments)
+
+
+def _embedded_ids(selection: TokenSelection, frames: Tensor, config: VideoConfig) -> Tensor:
+    """One row of ids where all tokens stay, so that the embedding need not gather pixels."""
+    if selection.ids.shape[1] == config.num_tokens:
+        return torch.arange(config.num_tokens, device=frames.device)
+    return selection.ids
