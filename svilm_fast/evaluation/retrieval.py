@@ -362,4 +362,6 @@ def missing_notes(result: RetrievalResult) -> list[str]:
         return []
     some = ", ".join(list(result.missing)[:3]) + (", ..." if len(result.missing) > 3 else "")
     recall = ", ".join(f"R@{k} {v:.1f}" for k, v in result.recall_counting_missing().items())
-    return [f"{len(result.missing)} videos missing ({some}); as misses they would give {recall}"]
+    count = len(result.missing)
+    videos = "1 video" if count == 1 else f"{count} videos"
+    return [f"{videos} missing ({some}); as misses they would give {recall}"]

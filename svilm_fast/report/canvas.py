@@ -9,17 +9,17 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.patches import FancyBboxPatch, Rectangle
-from matplotlib.textpath import TextPath
 
 from svilm_fast.report.theme import Theme
 
 PAGE_WIDTH = 11.0
 MARGIN = 0.05  # room for the outer half of a frame at the edge
 LINE_HEIGHT = 1.35
-POINTS_PER_INCH = 72.0
+RULER_DPI = 144.0
 
 
 class Canvas:
@@ -142,9 +142,15 @@ def save_png(figure: Figure, path: str | Path, *, dpi: int = 170) -> Path:
 
 @lru_cache(maxsize=4096)
 def _text_width(text: str, size: float, bold: bool, family: tuple[str, ...]) -> float:
-    font = FontProperties(family=list(family), weight="bold" if bold else "normal")
-    path = TextPath((0, 0), text.replace("$", r"\$"), size=size, prop=font)
-    return float(path.get_extents().width) / POINTS_PER_INCH if text.strip() else 0.0
+    weight = "bold" if bold else "normal"
+    font = FontProperties(family=list(family), size=size, weight=weight)
+    width, _, _ = _ruler().get_text_width_height_descent(text, font, ismath=False)
+    return float(width) / RULER_DPI
+
+
+@lru_cache(maxsize=1)
+def _ruler() -> RendererAgg:
+    return RendererAgg(1, 1, RULER_DPI)
 
 
 def _shorten(text: str, width: float, size: float, bold: bool) -> str:

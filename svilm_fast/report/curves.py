@@ -72,7 +72,6 @@ PANELS = (
     ),
     Panel("Empty groups, %", (("empty_group_rate", "groups without a token"),), percent=True),
     Panel("Clips per second", (("clips_per_second", "all ranks"),)),
-    Panel("Waiting for data, %", (("data_wait_share", "share of the step"),), percent=True),
     Panel("Gradient norm", (("gradient_norm", "before clipping"),), logarithmic=True),
     Panel("Learning rate", (("learning_rate", "learning rate"),), measured=False),
 )

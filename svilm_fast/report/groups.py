@@ -14,6 +14,7 @@ from svilm_fast.report.theme import Theme, group_colours, hex_colour
 
 LABEL_WIDTH = 1.55
 PANEL_WIDTH = 2.5
+WIDEST_PANEL = 4.0
 PANEL_GAP = 0.35
 MAX_POSITIONS = 8
 FRAME_GAP = 0.05
@@ -50,14 +51,15 @@ def draw_groups(probes: Sequence[ClipProbe], theme: Theme) -> Figure:
     for place, (probe, size, height) in enumerate(zip(shown, sizes, heights, strict=True)):
         if place:
             canvas.line(0, top - BLOCK_GAP / 2, PAGE_WIDTH, top - BLOCK_GAP / 2)
-        _draw_clip(canvas, probe, size, top)
+        _draw_clip(canvas, probe, size, top, first=not place)
         top += height + BLOCK_GAP
     return canvas.figure
 
 
-def _draw_clip(canvas: Canvas, probe: ClipProbe, size: tuple[float, float], top: float) -> None:
+def _draw_clip(
+    canvas: Canvas, probe: ClipProbe, size: tuple[float, float], top: float, *, first: bool
+) -> None:
     assert probe.groups is not None
-    theme = canvas.theme
     colours = group_colours(probe.num_groups)
     canvas.text(0, top, "\n".join(_caption(probe)), size=CAPTION_SIZE, bold=True)
     top += _caption_height(probe)
@@ -65,6 +67,8 @@ def _draw_clip(canvas: Canvas, probe: ClipProbe, size: tuple[float, float], top:
     frames = token_frames(probe.frames, len(probe.groups))[positions]
     groups = probe.groups[positions]
     step = size[1] + ROW_GAP
+    frames_end = LABEL_WIDTH + len(positions) * (size[0] + FRAME_GAP) - FRAME_GAP
+    left = max(frames_end + PANEL_GAP, PAGE_WIDTH - WIDEST_PANEL)
     _draw_row(canvas, frames, top, size, "frames", "")
     tinted = np.stack([tint(f, g, colours) for f, g in zip(frames, groups, strict=True)])
     used = int((group_shares(probe.groups, probe.num_groups) > 0).sum())
@@ -81,10 +85,11 @@ def _draw_clip(canvas: Canvas, probe: ClipProbe, size: tuple[float, float], top:
         canvas.box(
             LABEL_WIDTH - 0.16, y, 0.05, size[1], fill=hex_colour(colours[chosen]), radius=0.02
         )
-        _draw_bars(canvas, weights, colours, y, size[1], "attention of the noun")
+        _draw_bars(canvas, weights, colours, (left, y, size[1]), "attention of the noun")
     shares = group_shares(probe.groups, probe.num_groups)
-    _draw_bars(canvas, shares, colours, top + step, size[1], "share of the tokens")
-    _draw_legend_note(canvas, top, size[1], theme)
+    _draw_bars(canvas, shares, colours, (left, top + step, size[1]), "share of the tokens")
+    if first:
+        _draw_legend_note(canvas, left, top + size[1] / 2)
 
 
 def _draw_row(
@@ -107,11 +112,16 @@ def _draw_row(
 
 
 def _draw_bars(
-    canvas: Canvas, weights: np.ndarray, colours: np.ndarray, top: float, height: float, title: str
+    canvas: Canvas,
+    weights: np.ndarray,
+    colours: np.ndarray,
+    place: tuple[float, float, float],
+    title: str,
 ) -> None:
-    left = PAGE_WIDTH - PANEL_WIDTH
+    left, top, height = place
+    width = PAGE_WIDTH - left
     canvas.text(left, top, title, size=8.5, colour=canvas.theme.muted)
-    pitch = PANEL_WIDTH / len(weights)
+    pitch = width / len(weights)
     floor, room = top + height - 0.16, height - 0.16 - 0.36
     largest = max(float(weights.max()), 1e-9)
     canvas.line(left, floor, PAGE_WIDTH, floor)
@@ -140,13 +150,12 @@ def _draw_bars(
         )
 
 
-def _draw_legend_note(canvas: Canvas, top: float, height: float, theme: Theme) -> None:
+def _draw_legend_note(canvas: Canvas, left: float, middle: float) -> None:
     note = (
         "Colours are group numbers, the same in\nall rows of a clip. A noun’s row shows the\n"
         "tokens of the group it attends to most."
     )
-    y = top + height / 2
-    canvas.text(PAGE_WIDTH - PANEL_WIDTH, y, note, size=8.5, colour=theme.muted, vertical="center")
+    canvas.text(left, middle, note, size=8.5, colour=canvas.theme.muted, vertical="center")
 
 
 def _frame_size(probe: ClipProbe) -> tuple[float, float]:

@@ -187,7 +187,7 @@ def headline(retrieval: RetrievalResult | None, series: Series) -> list[Tile]:
     if retrieval is not None:
         summary = retrieval.text_to_video
         low, high = summary.intervals.get("R@1", (None, None))
-        between = "" if low is None else f"95 % of resamples: {low:.1f} to {high:.1f}"
+        between = "" if low is None else f"95 %: {low:.1f} to {high:.1f}"
         tiles.append(Tile(f"{summary.recall[1]:.1f} %", "text to video R@1", between))
         median = f"of {summary.gallery_size} videos"
         tiles.append(Tile(f"{summary.median_rank:g}", "median rank", median))
