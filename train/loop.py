@@ -115,6 +115,8 @@ class Loop:
             self.display.step(self.step)
             self._after_step(last)
         self._note_profile(self.profiler.close())
+        if self.averages.steps:
+            self._record()
         if self.saved_at != self.step:
             self._save()
         return Outcome(self.step, signal)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from svilm_fast.train.config import RunConfig
 from svilm_fast.train.engine import Engine, start_engine
 from svilm_fast.train.load_config import load_config
+from svilm_fast.train.optimizer import build_optimizer
 from svilm_fast.train.ranks import Ranks, leave_ranks, start_ranks
 
 
@@ -89,3 +90,11 @@ def make_engine(ranks: Ranks) -> Iterator[Callable[..., Engine]]:
 @pytest.fixture
 def batch_of() -> Callable[..., dict[str, Tensor]]:
     return tiny_batch
+
+
+@pytest.fixture(scope="module")
+def plain_training() -> tuple[nn.Module, torch.optim.Optimizer, Callable]:
+    """A plain torch model with its optimizer and batches, without DeepSpeed."""
+    torch.manual_seed(0)
+    model = TinyModel(8, 0.0)
+    return model, build_optimizer(model, tiny_config().optimizer), tiny_batch

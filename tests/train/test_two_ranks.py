@@ -1,0 +1,95 @@
+"""Two gloo ranks under every ZeRO stage against one process with the whole batch."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from svilm_fast.train.environment import LAUNCHER_VARIABLES, free_port
+
+PROGRAM = Path(__file__).parent / "rank_program.py"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """Run the program on two ranks, with a PATH on which no compiler can be found."""
+    folder = tmp_path_factory.mktemp("two_ranks")
+    clean = {key: value for key, value in os.environ.items() if key not in LAUNCHER_VARIABLES}
+    shared = clean | {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "WORLD_SIZE": "2",
+        "PATH": str(folder / "empty"),
+        "TORCH_EXTENSIONS_DIR": str(folder / "extensions"),
+        "OMP_NUM_THREADS": "1",
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(PROGRAM), str(folder)],
+            env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        outputs = [process.communicate(timeout=200)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    codes = [process.returncode for process in processes]
+    assert codes == [0, 0], "\n".join(outputs)
+    return folder
+
+
+def told(folder: Path, stage: int) -> list[dict]:
+    return [json.loads((folder / f"rank_{rank}.json").read_text())[str(stage)] for rank in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def reference(plain_training) -> dict[str, torch.Tensor]:
+    model, optimizer, batch_of = plain_training
+    for step in range(4):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.02
+        optimizer.zero_grad()
+        model(batch_of(step)).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.05)
+        optimizer.step()
+    return {name: value.detach() for name, value in copy.deepcopy(model).named_parameters()}
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_parameters_equal_those_of_one_process(finished: Path, reference, stage: int) -> None:
+    weights = load_file(finished / f"stage_{stage}" / "portable" / "model.safetensors")
+    assert set(weights) == set(reference)
+    for name, value in reference.items():
+        torch.testing.assert_close(weights[name], value, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_a_resumed_step_is_the_same_bit_for_bit(finished: Path, stage: int) -> None:
+    first, second = told(finished, stage)
+    assert first["resumed_alike"]
+    assert second["resumed_alike"]
+    assert (first["data"], second["data"]) == ({"rank": 0}, {"rank": 1})
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_all_ranks_agree_about_one_ranks_bad_loss_and_signal(finished: Path, stage: int) -> None:
+    for rank in told(finished, stage):
+        assert rank["bad_applied"] is False
+        assert rank["stop_signal"] == 15
+
+
+def test_nothing_was_compiled(finished: Path) -> None:
+    assert not list((finished / "extensions").rglob("*"))
