@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -53,8 +53,9 @@ def world(
 ) -> None:
     """Render the embedded world: short MP4 files of moving shapes with captions and truth."""
     from svilm_fast.data.world import render_world
+    from svilm_fast.data.world.config import build_config
 
-    named = {
+    named: dict[str, Any] = {
         "train": train,
         "val": val,
         "test": test,
@@ -62,9 +63,9 @@ def world(
         "size": size,
         "frames": frames,
     }
-    given = {name: value for name, value in named.items() if value is not None}
+    config = build_config(**{name: value for name, value in named.items() if value is not None})
     shown = sys.stderr.isatty()
-    print(render_world(out, workers=workers, overwrite=overwrite, progress=shown, **given))
+    print(render_world(out, config, workers=workers, overwrite=overwrite, progress=shown))
 
 
 @data_app.command("pack")

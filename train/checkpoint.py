@@ -150,7 +150,7 @@ def newest_verified(folder: Path) -> str | None:
     none can be trusted, so that a run never starts from scratch by accident.
     """
     tags = sorted((path.name for path in folder.glob("step_*") if path.is_dir()), reverse=True)
-    reasons = []
+    reasons: list[str] = []
     for tag in tags:
         reason = problem_with(folder / tag)
         if reason is None:

@@ -8,7 +8,6 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import click
 import typer
 
 from svilm_fast.data.errors import DataError
@@ -54,17 +53,19 @@ def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
     """Run a typer application and return its exit code instead of leaving the interpreter."""
     command: Callable[..., Any] = typer.main.get_command(app)
     try:
-        code = command(  # type: ignore[call-arg]
+        code = command(
             args=list(arguments) if arguments is not None else None, standalone_mode=False
         )
-    except click.exceptions.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (click.exceptions.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         print("aborted", file=sys.stderr)
         return 130
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else EXIT_UNEXPECTED
     except Exception as error:
-        return report(error)
+        # typer's usage errors come from click, or from the copy of click inside newer versions.
+        show = getattr(error, "show", None)
+        if show is None:
+            return report(error)
+        show()
+        return int(getattr(error, "exit_code", EXIT_BAD_INPUT))
     return code if isinstance(code, int) else 0

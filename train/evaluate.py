@@ -8,7 +8,8 @@ import torch
 
 from svilm_fast.data.dataset import ClipDataset
 from svilm_fast.data.tokenizer import Tokenizer
-from svilm_fast.evaluation import RetrievalResult, evaluate_retrieval
+from svilm_fast.evaluation import RetrievalResult
+from svilm_fast.evaluation.retrieval import evaluate_dataset
 from svilm_fast.train.config import RunConfig
 from svilm_fast.train.errors import UserError
 
@@ -43,11 +44,11 @@ def autocast_dtype(config: RunConfig) -> torch.dtype | None:
 def evaluate(
     encoder: Any, dataset: ClipDataset, config: RunConfig, device: torch.device, **options: Any
 ) -> RetrievalResult:
-    """Rank captions and clips with a dual encoder; `options` go to `evaluate_retrieval`."""
-    settings = {
+    """Rank captions and clips with a dual encoder; `options` go to `evaluate_dataset`."""
+    settings: dict[str, Any] = {
         "protocol": f"{dataset.split} split, {dataset.config.captions} captions",
         "batch_size": config.evaluation.batch_size,
         "max_clips": config.evaluation.max_clips,
         "autocast": autocast_dtype(config),
     }
-    return evaluate_retrieval(encoder, dataset, device=device, **(settings | options))
+    return evaluate_dataset(encoder, dataset, device=device, **(settings | options))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from svilm_fast.data.batch import ClipBatch
 from svilm_fast.data.cut_paste import cut_and_paste
 from svilm_fast.kernels.philox import Site, StepSeeds
@@ -19,7 +21,7 @@ def model_inputs(batch: ClipBatch, config: RunConfig, step: int, ranks: Ranks) -
     batch = batch.to(ranks.device)
     seeds = StepSeeds(config.run.seed, step, batch.keys)
     sources = config.objectives.sources()
-    inputs = {
+    inputs: dict[str, Any] = {
         "text_tokens": batch.text_tokens,
         "text_mask": batch.text_mask,
         "noun_tokens": batch.noun_tokens,
