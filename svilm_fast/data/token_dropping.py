@@ -46,8 +46,8 @@ def select_tokens(
 ) -> TokenSelection:
     """Draws the tokens that stay; every clip keeps equally many unless `rate_max` is given.
 
-    Patterns: `random` draws from all tokens; `spatial_uniform` keeps equally many tokens (up to one)
-    at every place; `temporal_uniform` at every time; `stratified` in every 2 x 2 x 2 cell; `tube`
+    Patterns: `random` draws from all tokens; `spatial_uniform` keeps equally many (up to one) at
+    every place; `temporal_uniform` at every time; `stratified` in every 2 x 2 x 2 cell; `tube`
     keeps the same places at all times. Token l of a clip draws with counter l, so that neither the
     batch nor the rate changes its number.
 

@@ -39,9 +39,9 @@ class CrossAttention(nn.Module):
 class Assignment(nn.Module):
     """Assigns every token to one group and returns the projected group means.
 
-    Key and value projections are linear in the tokens, so they move to the side of the G groups: the
-    op sees W_k^T q and the tokens themselves, and W_v is applied to the pooled tokens. The result is
-    that of projecting all L tokens, at G / L of the cost.
+    Key and value projections are linear in the tokens, so they move to the side of the groups:
+    the op sees W_k^T q and the tokens themselves, and W_v is applied to the pooled tokens. The
+    result is that of projecting all L tokens, at G / L of the cost.
     """
 
     def __init__(self, width: int, temperature: float) -> None:

@@ -10,8 +10,8 @@ STANDARD_DEVIATION = 0.02
 def initialise(module: nn.Module) -> None:
     """Fills every parameter under `module` in the order of its registration.
 
-    Norm weights become 1, biases 0, every other matrix or embedding a normal distribution of standard
-    deviation 0.02 cut at two deviations (ViT's and BERT's choice).
+    Norm weights become 1, biases 0, every other matrix or embedding a normal distribution of
+    standard deviation 0.02 cut at two deviations (ViT's and BERT's choice).
     """
     for child in module.modules():
         for name, parameter in child.named_parameters(recurse=False):

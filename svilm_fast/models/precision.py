@@ -19,7 +19,7 @@ def unit_norm(tensor: Tensor) -> Tensor:
 
 
 def masked_mean(tokens: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean over axis 1 of [b, L, C] where mask [b, L] is true (everywhere if None), fp32 or more."""
+    """Mean over axis 1 of [b, L, C] where mask [b, L] holds (None: everywhere), at least fp32."""
     tokens = at_least_fp32(tokens)
     if mask is None:
         return tokens.mean(dim=1)

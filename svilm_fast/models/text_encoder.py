@@ -20,7 +20,7 @@ from svilm_fast.models.transformer import Block, Span
 
 @dataclass(frozen=True)
 class TextSequences:
-    """n token sequences of one length: tokens int64 [n, S], mask bool [n, S] (real tokens first)."""
+    """n sequences of one length: tokens int64 [n, S], mask bool [n, S], real tokens first."""
 
     tokens: Tensor
     mask: Tensor

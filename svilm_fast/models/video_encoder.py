@@ -32,8 +32,8 @@ class VideoOutputs:
 class LearnedTokens(nn.Module):
     """Learned vectors that join the sequence of every clip.
 
-    A module of its own: ZeRO 3 gathers a parameter around the forward of the module that owns it, and
-    sees only tensors, tuples and dictionaries that the forward returns.
+    A module of its own: ZeRO 3 gathers a parameter around the forward of its owner, and sees only
+    the tensors, tuples and dictionaries that the forward returns.
     """
 
     def __init__(self, count: int, width: int) -> None:
@@ -48,9 +48,9 @@ class LearnedTokens(nn.Module):
 class VideoEncoder(nn.Module):
     """Clips to video, segment and group embeddings.
 
-    The sequence is [video tokens, group tokens, class token (pool=class_token)]. Group tokens attend
-    jointly with the video tokens; a grouping block replaces the group tokens alone, so that video
-    tokens reach the last layer.
+    The sequence is [video tokens, group tokens, class token (pool=class_token)]. Group tokens
+    attend jointly with the video tokens; a grouping block replaces the group tokens alone, so that
+    the video tokens reach the last layer.
     """
 
     def __init__(

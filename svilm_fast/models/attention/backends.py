@@ -53,7 +53,7 @@ class AttentionFunction(Protocol):
 
 @dataclass(frozen=True)
 class Backend:
-    """A named way to compute attention; `probe` says whether it can serve a request, and why not."""
+    """A named way to compute attention; `probe` says whether it serves a request, and why not."""
 
     name: str
     probe: Callable[[AttentionRequest], tuple[bool, str]]
@@ -160,7 +160,7 @@ def availability(request: AttentionRequest) -> dict[str, tuple[bool, str]]:
 
 
 def choose_backend(request: AttentionRequest, choice: str = "auto") -> Backend:
-    """Takes the backend of that name, or the best available one for `auto`, and logs the choice once.
+    """Takes the named backend, or the best available one for `auto`, and logs the choice once.
 
     The environment variable SVILM_ATTENTION, when set, wins over `choice`. Raises ValueError on an
     unknown name and AttentionUnavailableError when a named backend cannot run.

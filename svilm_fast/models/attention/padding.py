@@ -14,7 +14,7 @@ from torch import Tensor
 class PackedLengths:
     """Where every sequence lies once only its real tokens are laid end to end.
 
-    `indices` int64 [total] counts over the flattened [b * L]; `cumulative` int32 [b + 1] starts at 0.
+    `indices` int64 [total] points into the flattened [b * L]; `cumulative` is int32 [b + 1].
     """
 
     indices: Tensor
