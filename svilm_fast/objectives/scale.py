@@ -22,12 +22,13 @@ class Scalar(nn.Module):
 
     def __init__(self, initial: float) -> None:
         super().__init__()
-        self.scalar = nn.Parameter(torch.tensor(float(initial)))
+        # Shape [1]: DeepSpeed broadcasts parameters viewed as bytes, which a 0-dim one cannot be.
+        self.scale_value = nn.Parameter(torch.tensor([float(initial)]))
         self.read_master: Callable[[], Tensor] | None = None
 
     def forward(self) -> Tensor:
         """0-dim."""
-        value = at_least_fp32(self.scalar)
+        value = at_least_fp32(self.scale_value).reshape(())
         if self.read_master is None:
             return value
         master = self.read_master().detach().to(value.device, value.dtype)
@@ -37,8 +38,9 @@ class Scalar(nn.Module):
 class Scale(nn.Module):
     """exp of a learnable logarithm, between a minimum and a maximum.
 
-    The clamp is part of forward: an engine's master copy would undo a clamp of the parameter. Beyond
-    the bounds the gradient passes where a descent step leads back, so the scale cannot get stuck.
+    The clamp is part of forward: an engine's master copy would undo a clamp of the parameter.
+    Beyond the bounds the gradient passes where a descent step leads back, so that the scale cannot
+    get stuck there.
     """
 
     def __init__(self, config: ScaleConfig) -> None:
