@@ -36,7 +36,7 @@ class DecodedClip:
     index: np.ndarray  # int64 [n], their places in the video
     total: int  # frames of the whole video
     fps: float  # 0.0 where the container does not say
-    source_size: tuple[int, int]  # width, height before scaling
+    source_size: tuple[int, int]  # width, height as displayed, before scaling
 
 
 def every_frame(total: int) -> np.ndarray:
@@ -177,7 +177,8 @@ def _decode_pyav(
             raise TruncatedVideoError(f"the file is truncated ({len(data)} bytes)") from None
         raise VideoError(f"the video cannot be decoded: {what}") from None
     frames, index = collector.stack()
-    return DecodedClip(frames, index, total, fps, (width, height))
+    turned = frames.shape[1:3] != (size[1], size[0])  # a quarter turn swaps the sides
+    return DecodedClip(frames, index, total, fps, (height, width) if turned else (width, height))
 
 
 def _ends_inside_a_box(data: bytes) -> bool:

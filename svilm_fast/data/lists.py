@@ -96,7 +96,7 @@ def _table(path: str, text: str) -> list[tuple[int, dict[str, Any]]]:
                 )
             records.append((reader.line_num, {k.strip().lower(): v for k, v in record.items()}))
     except csv.Error as error:
-        raise ListFormatError(f"{path}, line {reader.line_num}: {error}") from None
+        raise ListFormatError(f"{path}, line {reader.reader.line_num}: {error}") from None
     return records
 
 

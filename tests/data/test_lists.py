@@ -1,0 +1,154 @@
+"""Lists of videos and captions: columns, 1k-A files, errors that name the line."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from svilm_fast.data.config import DataConfig
+from svilm_fast.data.errors import (
+    CaptionError,
+    DataError,
+    ListFormatError,
+    MissingFileError,
+    SampleJsonError,
+)
+from svilm_fast.data.lists import VideoFolder, read_list
+from svilm_fast.data.samples import open_split, pick_captions
+
+
+def _write(path, text):
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_a_1k_a_file_gives_videos_and_sentences(tmp_path):
+    text = (
+        "key,vid_key,video_id,sentence\n"
+        "ret0,msr9770,video9770,a person is connecting something to system\n"
+        'ret1,msr9771,video9771,"a little girl, singing"\n'
+    )
+    rows = read_list(_write(tmp_path / "test.csv", text))
+    assert [(row.video, row.caption) for row in rows] == [
+        ("video9770", "a person is connecting something to system"),
+        ("video9771", "a little girl, singing"),
+    ]
+    assert rows[0].extra == {"key": "ret0", "vid_key": "msr9770"}
+    assert rows[1].line == 3
+
+
+def test_jsonl_tsv_and_byte_order_marks(tmp_path):
+    lines = [
+        {"video": "a.mp4", "caption": "A.", "fps": 5},
+        {"video": "b.mp4", "caption": ["x", "y"]},
+    ]
+    text = "\ufeff" + "\n".join(map(json.dumps, lines)) + "\n\n"
+    rows = read_list(_write(tmp_path / "c.jsonl", text))
+    assert (rows[0].caption, rows[0].extra) == ("A.", {"fps": 5})
+    assert (rows[1].caption, rows[1].extra) == (None, {"caption": ["x", "y"]})
+    rows = read_list(_write(tmp_path / "c.tsv", "Video\tText\na\tone, two\n"))
+    assert (rows[0].video, rows[0].caption) == ("a", "one, two")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", "", "no rows"),
+        ("a.csv", "foo,bar\n1,2\n", "no video column among foo, bar"),
+        ("a.csv", "video,caption\na,b,c\n", "line 2: expected 2 columns"),
+        ("a.csv", "video,caption\na\n", "line 2: expected 2 columns"),
+        ("a.csv", "video,caption\n,b\n", "'video' is empty"),
+        ("a.csv", 'video,caption\na,"b\n', "line 2"),
+        ("a.jsonl", '{"video": "a"}\n{"video"\n', "line 2: not valid JSON"),
+        ("a.jsonl", "[1]\n", "line 1: expected a JSON object"),
+    ],
+)
+def test_malformed_lists_name_file_and_line(tmp_path, name, text, message):
+    with pytest.raises(ListFormatError, match=message) as caught:
+        read_list(_write(tmp_path / name, text))
+    assert name in str(caught.value)
+
+
+def test_a_missing_list_and_a_binary_one(tmp_path):
+    with pytest.raises(MissingFileError, match=r"nothing\.csv"):
+        read_list(str(tmp_path / "nothing.csv"))
+    (tmp_path / "x.csv").write_bytes(b"\xff\x00\xfe")
+    with pytest.raises(ListFormatError, match="not UTF-8"):
+        read_list(str(tmp_path / "x.csv"))
+
+
+def test_videos_are_found_with_and_without_extension_and_only_inside(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.mp4").write_bytes(b"")
+    (tmp_path / "in" / "b.webm").write_bytes(b"")
+    (tmp_path / "out.mp4").write_bytes(b"")
+    folder = VideoFolder(str(tmp_path / "in"))
+    assert folder.locate("a.mp4").endswith("in/a.mp4")
+    assert folder.locate("b").endswith("in/b.webm")
+    for name in ("c", "c.mp4", "../out.mp4", "/etc/passwd", "pipe:x.mp4"):
+        with pytest.raises(MissingFileError):
+            folder.locate(name)
+    with pytest.raises(MissingFileError, match=r"data\.videos"):
+        VideoFolder(str(tmp_path / "nowhere"))
+
+
+def test_missing_videos_and_captions_of_a_list_are_counted(tmp_path, videos):
+    for name in "ab":
+        (tmp_path / f"{name}.mp4").write_bytes(videos[0])
+    text = "video,caption\na.mp4,one\na.mp4,two\nb.mp4,\nc.mp4,four\n"
+    table = open_split(DataConfig(train=_write(tmp_path / "t.csv", text)), "train")
+    assert [sample.id for sample in table.samples] == ["a.mp4#0", "a.mp4#1"]
+    assert {skip.sample: skip.reason for skip in table.rejected} == {
+        "b.mp4": "no caption",
+        "c.mp4": "missing file",
+    }
+    assert table.read_metadata(1)["caption"] == "two"
+    assert table.read_video(0) == videos[0]
+
+
+def test_a_split_without_any_usable_sample_says_why(tmp_path):
+    config = DataConfig(train=_write(tmp_path / "t.csv", "video,caption\nc.mp4,x\n"))
+    with pytest.raises(DataError, match=r"no usable sample; for example c\.mp4: no video 'c\.mp4'"):
+        open_split(config, "train")
+    with pytest.raises(MissingFileError, match=r"data\.val is not set"):
+        open_split(config, "val")
+
+
+def test_captions_by_grain_with_their_nouns():
+    record = {
+        "captions": {"coarse": " A circle. ", "fine": "It spins."},
+        "nouns": {"coarse": [{"text": "circle", "span": [2, 8]}], "fine": []},
+    }
+    found = pick_captions(record, "coarse", "s")
+    assert (found.texts, found.nouns) == (("A circle.",), (("circle",),))
+    assert pick_captions(record, "fine", "s").nouns == ((),)
+    with pytest.raises(CaptionError, match="it has: coarse, fine"):
+        pick_captions(record, "fused", "s")
+
+
+def test_plain_and_several_captions():
+    assert pick_captions({"caption": "A dog."}, "fused", "s").nouns == (None,)
+    found = pick_captions({"caption": "A dog.", "nouns": ["dog"]}, "fused", "s")
+    assert found.nouns == (("dog",),)
+    record = {"caption": ["A dog.", "", "A cat."], "nouns": [["dog"], [], ["cat"]]}
+    found = pick_captions(record, "fine", "s")
+    assert (found.texts, found.nouns) == (("A dog.", "A cat."), (("dog",), ("cat",)))
+    assert pick_captions({"captions": ["x", "y"]}, "fine", "s").texts == ("x", "y")
+
+
+@pytest.mark.parametrize(
+    ("record", "error"),
+    [
+        ({}, CaptionError),
+        ({"caption": "  "}, CaptionError),
+        ({"caption": 3}, CaptionError),
+        ({"caption": [None]}, CaptionError),
+        ({"caption": "x", "nouns": "dog"}, SampleJsonError),
+        ({"caption": "x", "nouns": [{"name": "dog"}]}, SampleJsonError),
+        ({"caption": "x", "nouns": [{"text": "dog", "span": [1]}]}, SampleJsonError),
+    ],
+)
+def test_unusable_captions_are_typed_errors(record, error):
+    with pytest.raises(error, match="sample-3"):
+        pick_captions(record, "fused", "sample-3")
