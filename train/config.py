@@ -40,7 +40,7 @@ class OptimizerConfig(Settings):
         False, description="whether biases, norms and other one-dimensional parameters decay too"
     )
     no_decay: tuple[str, ...] = Field(
-        ("position", "token", "scale", "temperature"),
+        ("position", "token", "scale", "scalar", "temperature"),
         description="parameters whose own name contains one of these do not decay",
     )
 

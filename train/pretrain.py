@@ -16,7 +16,7 @@ from svilm_fast.train.load_config import dump_config, load_config
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="dotted settings that win over the recipe"),
+    typer.Argument(metavar="KEY=VALUE", help="dotted settings that win over the recipe"),
 ]
 ConfigName = Annotated[
     str | None, typer.Option("--config", "-c", help="recipe: a YAML file or a packaged name")
@@ -26,20 +26,27 @@ ConfigName = Annotated[
 def pretrain(
     overrides: Overrides = None,
     config: ConfigName = None,
-    resume: Annotated[bool, typer.Option(help="continue from the newest checkpoint")] = False,
-    auto_resume: Annotated[
-        bool, typer.Option(help="continue where a checkpoint exists, else start")
+    resume: Annotated[
+        bool, typer.Option("--resume", help="continue from the newest checkpoint")
     ] = False,
-    overwrite: Annotated[bool, typer.Option(help="replace an earlier run in run.dir")] = False,
+    auto_resume: Annotated[
+        bool, typer.Option("--auto-resume", help="continue where a checkpoint exists, else start")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace an earlier run in run.dir")
+    ] = False,
     init_from: Annotated[
         Path | None, typer.Option(help="portable checkpoint (any ZeRO stage and rank count)")
     ] = None,
-    print_config: Annotated[bool, typer.Option(help="print the resolved tree and stop")] = False,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="print the resolved tree and stop")
+    ] = False,
     print_ds_config: Annotated[
-        bool, typer.Option(help="print DeepSpeed's dictionary and stop")
+        bool, typer.Option("--print-ds-config", help="print DeepSpeed's dictionary and stop")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option(help="build on the meta device, print sizes and FLOPs, and stop")
+        bool,
+        typer.Option("--dry-run", help="build on the meta device, print sizes and FLOPs, and stop"),
     ] = False,
     local_rank: Annotated[int, typer.Option("--local_rank", "--local-rank", hidden=True)] = 0,
 ) -> int:
