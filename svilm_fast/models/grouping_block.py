@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from svilm_fast.kernels.grouping import grouping
+from svilm_fast.kernels.grouping.api import Mode
 from svilm_fast.models.attention import KeyPadding, attend
 from svilm_fast.models.transformer import MLP
 
@@ -59,7 +60,7 @@ class Assignment(nn.Module):
         groups: Tensor,
         tokens: Tensor,
         *,
-        mode: str,
+        mode: Mode,
         seeds: Tensor | None,
         token_ids: Tensor,
         token_mask: Tensor | None,
@@ -114,7 +115,7 @@ class GroupingBlock(nn.Module):
         groups: Tensor,
         tokens: Tensor,
         *,
-        mode: str,
+        mode: Mode,
         seeds: Tensor | None,
         token_ids: Tensor,
         padding: KeyPadding | None,

@@ -76,7 +76,8 @@ class TextEncoder(nn.Module):
         for number, block in enumerate(self.blocks):
             spans = tuple(
                 Span(
-                    *mask.shape,
+                    mask.shape[0],
+                    mask.shape[1],
                     position,
                     padding,
                     residual_noise(

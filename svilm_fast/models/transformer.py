@@ -16,7 +16,7 @@ from svilm_fast.models.noise import ResidualNoise
 class Span:
     """Sequences of one length inside a flat token tensor.
 
-    `token_ids` int64 [L] or [b, L] are the counters of a token's noise; `padding` marks real tokens.
+    `token_ids` int64 [L] or [b, L] count a token's noise; `padding` marks real tokens.
     """
 
     batch: int

@@ -147,7 +147,7 @@ def _noun_sequences(inputs: ModelInputs) -> TextSequences:
     return TextSequences(tokens.flatten(0, 1), mask.flatten(0, 1), seeds)
 
 
-def _empty_groups(features: dict[str, VideoFeatures]) -> Tensor | None:
+def _empty_groups(features: dict[VideoSource, VideoFeatures]) -> Tensor | None:
     """Share of empty groups in the last grouping block that ran, per clip."""
     for found in features.values():
         if found.assignments:

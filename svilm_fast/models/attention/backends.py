@@ -192,7 +192,7 @@ def _choose(request: AttentionRequest, choice: str, where: str) -> Backend:
 
 
 def _choose_automatically(request: AttentionRequest, where: str) -> Backend:
-    passed_over = []
+    passed_over: list[str] = []
     for name in _ORDER_PADDED if request.padded else _ORDER_DENSE:
         usable, reason = _BACKENDS[name].probe(request)
         if usable:
