@@ -1,7 +1,7 @@
 """FLOPs of the encoders, from their sizes alone, and parameter counts.
 
-Counted are matrix products, a multiply-add as two; norms, softmax, noise and look-ups are left out, as
-in the usual accounting of model FLOPs. Recomputation by activation checkpointing is not counted.
+Counted are matrix products, a multiply-add as two; norms, softmax, noise and look-ups are left out,
+as in the usual accounting of model FLOPs, and so is what activation checkpointing recomputes.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def step_flops(
     text_length: int | None = None,
     noun_length: int | None = None,
 ) -> StepFlops:
-    """Forward and backward of a training step: token dropping, grouping, captions and nouns included.
+    """Forward and backward of a training step, with token dropping, grouping, captions and nouns.
 
     Args:
         config: the blocks model, video, text and objectives.
