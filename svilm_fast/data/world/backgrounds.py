@@ -97,8 +97,8 @@ TEXTURES: dict[str, Texture] = {
 def _tones(rng: np.random.Generator) -> tuple[Array, Array]:
     hue = rng.random()
     saturation = rng.uniform(0.06, 0.2)
-    value = rng.uniform(0.24, 0.42)
-    step = rng.uniform(0.13, 0.19)
+    value = rng.uniform(0.22, 0.38)
+    step = rng.uniform(0.17, 0.23)
     other_hue = (hue + rng.uniform(-0.08, 0.08)) % 1
     dark = np.array(colorsys.hsv_to_rgb(hue, saturation, value), np.float32)
     light = np.array(colorsys.hsv_to_rgb(other_hue, saturation, value + step), np.float32)

@@ -20,8 +20,8 @@ OUTSIDE = 1.4
 
 # Radii as shares of the frame side, by number of objects: at least a quarter of it across.
 RADII = {
-    "small": {1: (0.165, 0.185), 2: (0.15, 0.165), 3: (0.135, 0.145)},
-    "large": {1: (0.215, 0.245), 2: (0.185, 0.205), 3: (0.155, 0.165)},
+    "small": {1: (0.18, 0.205), 2: (0.165, 0.18), 3: (0.145, 0.155)},
+    "large": {1: (0.235, 0.265), 2: (0.205, 0.225), 3: (0.165, 0.18)},
 }
 
 _PLACEMENTS = 24
