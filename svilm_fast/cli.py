@@ -36,6 +36,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
 MaxClips = Annotated[int | None, typer.Option(min=1, help="use only the first clips")]
 
 PICTURE_FRAMES = 4  # frames of a clip in a retrieval strip
+TABLE_WIDTH = 130
 PICTURE_QUERIES = 4  # best and worst queries in the pictures
 
 
@@ -138,7 +139,9 @@ def retrieval(
     path = write_retrieval(result, loaded.files.evaluation, name=name)
     pictures = loaded.files.evaluation / f"{name}_pictures"
     write_pictures(retrieval_sections(result, PICTURE_QUERIES), pictures)
-    Console().print(retrieval_table(result))
+    # Piped output has no width of its own; the table needs this much to stay on one line a row.
+    console = Console() if sys.stdout.isatty() else Console(width=TABLE_WIDTH)
+    console.print(retrieval_table(result))
     print(f"wrote {path} and {pictures}")
 
 

@@ -238,8 +238,7 @@ def load_checkpoint(engine: Engine, folder: Path) -> TrainerState | None:
                 f"{source} was written with {key}={described[key]}, this run has {value}; "
                 "resume as it was, or continue from the portable checkpoint with --init-from"
             )
-    path, _ = engine.deepspeed.load_checkpoint(str(folder), tag=source.name)
-    if path is None:
+    if not engine.load_deepspeed_checkpoint(str(folder), source.name):
         raise CheckpointError(f"DeepSpeed found nothing to load in {source}")
     load_random_state(source / f"random_rank_{ranks.rank:05d}.safetensors", ranks.device)
     data = json.loads((source / f"data_rank_{ranks.rank:05d}.json").read_text())

@@ -13,6 +13,7 @@ from svilm_fast.train.deepspeed_config import build_deepspeed_config
 from svilm_fast.train.environment import import_deepspeed
 from svilm_fast.train.optimizer import build_optimizer
 from svilm_fast.train.ranks import Ranks
+from svilm_fast.train.scalars import MasterScalars
 
 
 class LossModule(nn.Module):
@@ -50,6 +51,10 @@ class Engine:
         self.deepspeed = deepspeed_engine
         self.ranks = ranks
         self.config = config
+        self.scalars: MasterScalars | None = None
+        if config.training.precision == "bf16":
+            self.scalars = MasterScalars(self.model)
+            self.scalars.refresh()
 
     @property
     def model(self) -> nn.Module:
@@ -79,13 +84,15 @@ class Engine:
         any_not_finite, stop_signal = self.ranks.agree_max(not_finite, float(signal))
         if any_not_finite:
             return StepResult(loss.detach(), metrics, False, None, int(stop_signal))
-        self._backward(loss)
+        self.deepspeed.backward(loss)
         norm = self._local_gradient_norm() if self.zero_stage == 0 else None
         if norm is not None and not bool(torch.isfinite(norm)):
             self.deepspeed.zero_grad()
             return StepResult(loss.detach(), metrics, False, float(norm), int(stop_signal))
         self.deepspeed.step()
         applied = bool(self.deepspeed.was_step_applied())
+        if self.scalars is not None:
+            self.scalars.refresh()
         reported = norm if norm is not None else self.deepspeed.get_global_grad_norm()
         return StepResult(
             loss.detach(),
@@ -95,8 +102,12 @@ class Engine:
             int(stop_signal),
         )
 
-    def _backward(self, loss: Tensor) -> None:
-        self.deepspeed.backward(loss)
+    def load_deepspeed_checkpoint(self, folder: str, tag: str) -> bool:
+        """Load DeepSpeed's own files; returns whether there were any."""
+        path, _ = self.deepspeed.load_checkpoint(folder, tag=tag)
+        if self.scalars is not None:
+            self.scalars.refresh()
+        return path is not None
 
     def _local_gradient_norm(self) -> Tensor:
         """Stage 0 holds the averaged gradients whole, so every rank computes the same norm."""

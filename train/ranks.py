@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -93,6 +94,8 @@ def start_ranks(config: DistributedConfig) -> Ranks:
     deepspeed = import_deepspeed(device.type)
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    # DeepSpeed 0.19 calls collectives by names that torch 2.13 is about to drop; they still work.
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     # Without a launcher's variables DeepSpeed would look for MPI and need mpi4py.
     deepspeed.init_distributed(
         dist_backend="nccl" if device.type == "cuda" else "gloo",

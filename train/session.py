@@ -25,7 +25,7 @@ from svilm_fast.train.files import RunFiles
 from svilm_fast.train.inputs import model_inputs
 from svilm_fast.train.loop import Evaluator, Loop, Outcome
 from svilm_fast.train.metrics_log import MetricsLog
-from svilm_fast.train.plan import step_flops
+from svilm_fast.train.plan import flops_of_step
 from svilm_fast.train.portable import load_moments, load_weights, save_portable
 from svilm_fast.train.progress import Display
 from svilm_fast.train.ranks import Ranks, joined_ranks
@@ -53,10 +53,11 @@ class Start:
 def train(config: RunConfig, start: Start) -> Outcome:
     """Run the training that `config` describes in this process, as one rank of its group."""
     with joined_ranks(config.distributed) as ranks:
-        return _train_as_rank(config, start, ranks)
+        return train_as_rank(config, start, ranks)
 
 
-def _train_as_rank(config: RunConfig, start: Start, ranks: Ranks) -> Outcome:
+def train_as_rank(config: RunConfig, start: Start, ranks: Ranks) -> Outcome:
+    """Run the training inside a group that was joined before."""
     files = RunFiles(Path(config.run.dir))
     local_batch = local_batch_of(config, ranks.world_size)
     seed_everything(
@@ -179,7 +180,7 @@ def _loop(
     meter = Meter(
         config.training.global_batch,
         ranks.world_size,
-        step_flops(config),
+        flops_of_step(config).total,
         device_peak(ranks.device),
     )
     try:

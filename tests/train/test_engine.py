@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from svilm_fast.objectives.scale import Scalar
+from svilm_fast.objectives.total import StepOutput
 from svilm_fast.train.engine import Engine, start_engine
 from svilm_fast.train.optimizer import build_optimizer
 from svilm_fast.train.portable import _whole_parameter
@@ -21,6 +23,17 @@ def weights_of(engine: Engine) -> dict[str, Tensor]:
         name: _whole_parameter(engine, parameter).detach().clone()
         for name, parameter in engine.model.named_parameters()
     }
+
+
+class ScaledModel(nn.Module):
+    """Its loss is one learnable scalar near the start of a contrastive scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logarithm = Scalar(2.66)
+
+    def forward(self, inputs: Tensor) -> StepOutput:
+        return StepOutput(self.logarithm() + 0 * inputs.float().sum(), {})
 
 
 @pytest.mark.parametrize("rule", ["adamw", "sgd"])
@@ -85,6 +98,26 @@ def test_bf16_parameters_still_learn_in_small_steps(make_engine, batch_of) -> No
     engine.step(half, 1e-4)
     moved = weights_of(engine)["log_scale"] - before["log_scale"]
     assert float(moved.abs()) == pytest.approx(1e-4, rel=1e-2)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_a_scale_step_of_1e_4_reaches_forward_with_bf16_parameters(
+    make_engine, ranks, stage: int
+) -> None:
+    torch.manual_seed(0)
+    config = make_engine(
+        "training.precision=bf16",
+        f"deepspeed.zero_stage={stage}",
+        "training.gradient_clipping=0",
+        "optimizer.name=sgd",
+        "optimizer.momentum=0",
+    ).config
+    engine = start_engine(ScaledModel(), config, ranks)
+    inputs = torch.ones(1, dtype=torch.bfloat16)
+    first = float(engine.step(inputs, 1e-4).loss)
+    second = float(engine.step(inputs, 1e-4).loss)
+    assert second - first == pytest.approx(-1e-4, rel=1e-2)
+    engine.close()
 
 
 def test_a_pending_signal_reaches_the_result(make_engine, batch_of) -> None:
