@@ -23,7 +23,6 @@ from svilm_fast.data.tokenizer import Tokenizer, load_or_train_tokenizer
 from svilm_fast.kernels.philox import Site, derive_seeds, uniform
 
 SHUFFLE_SITE = 101  # a stream of its own beside those of kernels.philox.Site
-_NOUN_LAYER = 1
 _NOUNS_DRAWN = 32  # of longer lists, training uses the first this many
 SHORT_CLIP_NOTE = "clips with repeated frames"
 
@@ -147,19 +146,11 @@ class ClipDataset:
 
     def draws(self, indices: Sequence[int], seed: int, epoch: int) -> list[Draw]:
         """The random numbers of training clips: functions of seed, epoch and sample key alone."""
-        keys = self.keys[list(indices)]
-        count = self.config.nouns.per_caption + _NOUNS_DRAWN
-
-        def numbers(site: Site, layer: int, n: int) -> np.ndarray:
-            seeds = derive_seeds(seed, epoch, keys, site, layer)
-            return uniform(seeds, torch.arange(n)).numpy()
-
-        rows = zip(
-            numbers(Site.FRAMES, 0, self.frames),
-            numbers(Site.AUGMENT, 0, DRAWS + 1),
-            numbers(Site.AUGMENT, _NOUN_LAYER, count),
-        )
-        return [Draw(*row) for row in rows]
+        seeds = derive_seeds(seed, epoch, self.keys[list(indices)], Site.AUGMENT)
+        nouns = DRAWS + 1
+        frames = nouns + _NOUNS_DRAWN + self.config.nouns.per_caption
+        numbers = uniform(seeds, torch.arange(frames + self.frames)).numpy()
+        return [Draw(row[frames:], row[:nouns], row[nouns:frames]) for row in numbers]
 
     def clip(self, index: int, draw: Draw | None) -> Clip:
         """Load one sample; `draw` None gives the evaluation view. Raises DataError."""

@@ -47,7 +47,7 @@ def _text(field: bytes) -> str:
 def _pax_records(data: bytes, where: str) -> dict[str, str]:
     records: dict[str, str] = {}
     position = 0
-    while position < len(data) and data[position : position + 1] != b"\0":
+    while position < len(data):
         blank = data.find(b" ", position, position + 20)
         digits = data[position:blank]
         if blank < 0 or not digits.isdigit() or not 0 < int(digits) <= len(data) - position:
@@ -82,6 +82,9 @@ def read_members(
         if len(header) < BLOCK:
             raise ShardError(f"{label}: truncated: the end marker of a tar archive is missing")
         if not header.strip(b"\0"):
+            while rest := stream.read(1 << 20):
+                if rest.strip(b"\0"):
+                    raise ShardError(f"{where}: an empty header with more data behind it")
             return
         stored = _number(header[148:156], "checksum", where)
         if stored != sum(header[:148]) + sum(header[156:]) + 8 * 32:
