@@ -17,6 +17,7 @@ from torch import Tensor
 
 from svilm_fast.data.batch import ClipBatch
 from svilm_fast.data.dataset import ClipDataset
+from svilm_fast.data.samples import Place
 from svilm_fast.models.features import VideoFeatures
 from svilm_fast.models.video_encoder import VideoOutputs
 
@@ -35,23 +36,27 @@ class VideoTextModel(Protocol):
 class CaptionTable:
     """All captions of a data set: videos may have several, which a batch shows only one of.
 
-    tokens: int [n, S]; mask: bool [n, S]; rows: the captions of each video id.
+    tokens: int [n, S]; mask: bool [n, S]; rows: the captions of each video; video: the name of the
+    video that a sample shows. Samples that share a video file are one video under the first's id.
     """
 
     texts: list[str]
     tokens: Tensor
     mask: Tensor
-    rows: dict[str, range]
+    rows: dict[str, list[int]]
+    video: dict[str, str]
 
     @classmethod
     def of(cls, dataset: ClipDataset) -> CaptionTable:
         """Every caption of a data set, as it was tokenised there."""
         first = dataset.first_caption
-        rows = {
-            name: range(int(first[text]), int(first[text + 1]))
-            for name, text in zip(dataset.ids, dataset.text_of, strict=True)
-        }
-        return cls(dataset.captions, dataset.text_tokens, dataset.text_mask, rows)
+        rows: dict[str, list[int]] = {}
+        video: dict[str, str] = {}
+        names: dict[Place, str] = {}
+        for sample, text in zip(dataset.table.samples, dataset.text_of, strict=True):
+            name = video[sample.id] = names.setdefault(sample.video, sample.id)
+            rows.setdefault(name, []).extend(range(first[text], first[text + 1]))
+        return cls(dataset.captions, dataset.text_tokens, dataset.text_mask, rows, video)
 
 
 @dataclass
@@ -204,10 +209,11 @@ def _embed_batch(
     pictures: tuple[int, int],
 ) -> None:
     table = captions or _captions_of_batch(batch)
-    rows = collector.new_rows(batch.ids)
+    names = [table.video[name] for name in batch.ids]
+    rows = collector.new_rows(names)
     # A batch without news is encoded all the same and dropped: other ranks may have some.
     asked = rows or [0]
-    texts = [text for row in asked for text in table.rows[batch.ids[row]]]
+    texts = [text for row in asked for text in table.rows[names[row]]]
     frames = batch.frames[asked]
     with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
         outputs = VideoOutputs(groups=False, segments=False)
@@ -220,16 +226,17 @@ def _embed_batch(
     collector.texts.append(text.float().cpu())
     collector.captions += [table.texts[row] for row in texts]
     for row in rows:
-        count = len(table.rows[batch.ids[row]])
-        collector.video_of_text += [collector.row_of_video[batch.ids[row]]] * count
+        count = len(table.rows[names[row]])
+        collector.video_of_text += [collector.row_of_video[names[row]]] * count
         collector.metadata.append(batch.metadata[row] if batch.metadata else {})
     if pictures[0]:
         collector.frames.append(small_frames(frames, *pictures))
 
 
 def _captions_of_batch(batch: ClipBatch) -> CaptionTable:
-    rows = {name: range(row, row + 1) for row, name in enumerate(batch.ids)}
-    return CaptionTable(batch.captions, batch.text_tokens, batch.text_mask, rows)
+    rows = {name: [row] for row, name in enumerate(batch.ids)}
+    names = dict(zip(batch.ids, batch.ids, strict=True))
+    return CaptionTable(batch.captions, batch.text_tokens, batch.text_mask, rows, names)
 
 
 @contextmanager

@@ -127,6 +127,7 @@ def evaluate_retrieval(
     batches: Iterable[ClipBatch],
     *,
     dataset: ClipDataset | None = None,
+    captions: CaptionTable | None = None,
     protocol: str | None = None,
     expected_ids: Sequence[str] | None = None,
     device: torch.device | str | None = None,
@@ -143,26 +144,29 @@ def evaluate_retrieval(
 
     model: a DualEncoder. batches: a ClipLoader (or any batches, then with the `dataset` they come
     from, where it is known: it knows every caption of a clip, each of which is a query).
-    protocol: the name the numbers go by (default: the split). expected_ids: the videos that should
-    arrive (default: those of the data set). keep_frames, frame_size: small pictures kept for the
-    report (0: none). top: candidates kept for each caption. resamples: bootstrap draws (0: no
-    intervals). merge: every rank of the default process group brings its own part, and all return
-    the same result. calls: least number of encoder calls, as in `embed_clips`.
+    captions: those captions, where they are not all in the data set of the loader. protocol: the
+    name the numbers go by (default: the split). expected_ids: the samples that should arrive
+    (default: those of the data set). keep_frames, frame_size: small pictures kept for the report
+    (0: none). top: candidates kept for each caption. resamples: bootstrap draws (0: no intervals).
+    merge: every rank of the default process group brings its own part, and all return the same
+    result. calls: least number of encoder calls, as in `embed_clips`.
 
     Clips that cannot be read are reported in `missing`, together with those that were refused when
     the data set was opened.
     """
     if isinstance(batches, ClipLoader):
         dataset = batches.dataset
+    if captions is None and dataset is not None:
+        captions = CaptionTable.of(dataset)
     embeddings = embed_clips(
         model,
         batches,
-        captions=None if dataset is None else CaptionTable.of(dataset),
+        captions=captions,
         device=device,
         autocast=autocast,
         keep_frames=keep_frames,
         frame_size=frame_size,
-        total=None if dataset is None else len(dataset),
+        total=None if captions is None else len(captions.rows),
         progress=progress,
         calls=calls,
     )
@@ -170,12 +174,13 @@ def evaluate_retrieval(
     skipped = {skip.sample: skip.message for skip in report.skipped.values()} if report else {}
     if merge:
         embeddings, skipped = merge_ranks(embeddings), _merge_skips(skipped)
+    names = {} if captions is None else captions.video
     if expected_ids is None:
-        expected_ids = [] if dataset is None else dataset.ids
+        expected_ids = [] if captions is None else list(captions.rows)
     return rank_embeddings(
         embeddings,
         protocol=protocol or ("gallery" if dataset is None else f"{dataset.split} split"),
-        missing=_missing(embeddings.video_ids, expected_ids, skipped),
+        missing=_missing(embeddings.video_ids, expected_ids, skipped, names),
         top=top,
         resamples=resamples,
     )
@@ -200,29 +205,37 @@ def evaluate_dataset(
     if dataset.train:
         raise ValueError("retrieval needs an evaluation data set: ClipDataset(..., train=False)")
     if max_clips is not None and max_clips < len(dataset):
-        dataset = first_clips(dataset, max_clips)
+        dataset = select_samples(dataset, range(max_clips))
     shared = distributed and dist.is_initialized()
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if shared else (0, 1)
-    if len(dataset) < ranks:
-        raise ValueError(f"{len(dataset)} clips cannot be shared by {ranks} ranks: take more clips")
-    loader = build_loader(
-        dataset.config, dataset, batch_size=batch_size, rank=rank, world_size=ranks
+    captions = CaptionTable.of(dataset)
+    videos = select_samples(
+        dataset, [i for i, name in enumerate(dataset.ids) if captions.video[name] == name]
     )
-    largest_part = -(-len(dataset) // ranks)
+    videos.report = dataset.report
+    if len(videos) < ranks:
+        raise ValueError(f"{len(videos)} clips cannot be shared by {ranks} ranks: take more clips")
+    loader = build_loader(videos.config, videos, batch_size=batch_size, rank=rank, world_size=ranks)
+    largest_part = -(-len(videos) // ranks)
     with loader:
         return evaluate_retrieval(
-            model, loader, merge=shared, calls=-(-largest_part // batch_size), **options
+            model,
+            loader,
+            captions=captions,
+            merge=shared,
+            calls=-(-largest_part // batch_size),
+            **options,
         )
 
 
-def first_clips(dataset: ClipDataset, count: int) -> ClipDataset:
-    """The first `count` samples of a data set, without reading or tokenising anything again."""
+def select_samples(dataset: ClipDataset, indices: Sequence[int]) -> ClipDataset:
+    """Some samples of a data set, without reading or tokenising anything again."""
     table = copy.copy(dataset.table)
-    table.samples, table.rejected = table.samples[:count], []
+    table.samples, table.rejected = [dataset.table.samples[i] for i in indices], []
     part = copy.copy(dataset)
-    part.table, part.report = table, SkipReport(seen=count)
-    part.ids, part.keys = dataset.ids[:count], dataset.keys[:count]
-    part.text_of = dataset.text_of[:count]
+    part.table, part.report = table, SkipReport(seen=len(indices))
+    part.ids, part.keys = [dataset.ids[i] for i in indices], dataset.keys[list(indices)]
+    part.text_of = dataset.text_of[list(indices)]
     return part
 
 
@@ -315,12 +328,16 @@ def write_retrieval(
 
 
 def _missing(
-    found: Sequence[str], expected: Sequence[str], skipped: Mapping[str, str]
+    found: Sequence[str],
+    expected: Sequence[str],
+    skipped: Mapping[str, str],
+    video_of: Mapping[str, str],
 ) -> dict[str, str]:
     present = set(found)
-    wanted = dict.fromkeys([*expected, *skipped])
+    reasons = {video_of.get(name, name): reason for name, reason in skipped.items()}
+    wanted = dict.fromkeys([*(video_of.get(name, name) for name in expected), *reasons])
     return {
-        name: skipped.get(name, "did not arrive from the loader")
+        name: reasons.get(name, "did not arrive from the loader")
         for name in wanted
         if name not in present
     }

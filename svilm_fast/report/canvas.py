@@ -124,7 +124,7 @@ def wrap(text: str, width: float, size: float, lines: int = 2, bold: bool = Fals
     return [_shorten(row, width, size, bold) for row in rows]
 
 
-def to_png(figure: Figure, *, dpi: int = 170) -> bytes:
+def to_png(figure: Figure, *, dpi: int = 150) -> bytes:
     """The figure as PNG bytes; closes it."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
@@ -132,7 +132,7 @@ def to_png(figure: Figure, *, dpi: int = 170) -> bytes:
     return buffer.getvalue()
 
 
-def save_png(figure: Figure, path: str | Path, *, dpi: int = 170) -> Path:
+def save_png(figure: Figure, path: str | Path, *, dpi: int = 150) -> Path:
     """Write the figure as a PNG file; closes it."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)

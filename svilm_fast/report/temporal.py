@@ -134,7 +134,7 @@ def _draw_assignment(
             y = below + (column + 1) * (BAND + 0.05)
             value = float(probe.assignment[place, column])
             canvas.box(x, y, wide, BAND, fill=tone, alpha=0.06 + 0.84 * value, radius=0.03)
-            ink = theme.surface if value > 0.6 else theme.ink
+            ink = theme.surface if value > 0.75 else theme.ink
             canvas.text(
                 x + wide / 2,
                 y + BAND / 2,
@@ -199,7 +199,7 @@ def _draw_matrix(
             x, y = left + (column + 1) * cell, top + (row + 1) * cell
             shade = colours(min(max(value, 0.0), 1.0))
             canvas.box(x + 0.015, y + 0.015, cell - 0.03, cell - 0.03, fill=_hex(shade), layer=2)
-            ink = theme.surface if value > 0.62 else theme.ink
+            ink = theme.surface if value > 0.75 else theme.ink
             canvas.text(
                 x + cell / 2,
                 y + cell / 2,

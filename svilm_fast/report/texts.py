@@ -19,8 +19,10 @@ GROUPS = (
     "and its row lights up the tokens of the group that it attends to most."
 )
 TIME = (
-    "Segments of another clip are pasted around a clip's own. The model never sees the mask; a is "
-    "its softmax over the two centres, one for each kind of segment, and should repeat the mask."
+    "Segments of another clip are pasted around a clip's own. The encoder does not see the mask: "
+    "the mask only says which segments make the two centres, and a is the softmax over the "
+    "likeness to both. A segment is part of its own centre, so that the right side of 0.5 is easy: "
+    "a well trained encoder is far from it."
 )
 SIMILARITY = (
     "Cosine similarity between the segments of one clip. An encoder blind to time makes all "

@@ -1,0 +1,150 @@
+"""From a data set to a result: what is ranked, what is missing, what is written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from svilm_fast.evaluation import (
+    Embeddings,
+    evaluate_dataset,
+    evaluate_retrieval,
+    rank_embeddings,
+    retrieval_table,
+    write_retrieval,
+)
+from svilm_fast.evaluation.retrieval import manifest_hash, missing_notes
+
+
+def fake_embeddings(count: int = 20, colours: bool = True) -> Embeddings:
+    generator = torch.Generator().manual_seed(0)
+    videos = torch.nn.functional.normalize(torch.randn(count, 16, generator=generator), dim=1)
+    noise = 0.1 * torch.randn(count, 16, generator=generator)
+    names = ["red", "blue"] if colours else ["", ""]
+    objects = [{"objects": [{"color": names[i % 2]}]} if colours else {} for i in range(count)]
+    return Embeddings(
+        video_ids=[f"v{i}" for i in range(count)],
+        captions=[f"a {names[i % 2]} ring, {i}" for i in range(count)],
+        videos=videos,
+        texts=torch.nn.functional.normalize(videos + noise, dim=1),
+        video_of_text=torch.arange(count),
+        metadata=objects,
+    )
+
+
+def test_every_clip_of_a_csv_list_is_ranked(make_dataset, colour_model) -> None:
+    dataset = make_dataset()
+    result = evaluate_dataset(colour_model, dataset, batch_size=4, keep_frames=2, frame_size=16)
+    assert result.complete
+    assert result.text_to_video.queries == result.text_to_video.gallery_size == 9
+    assert result.embeddings.frames is not None
+    assert result.embeddings.frames.shape == (9, 2, 16, 16, 3)
+    assert result.top_videos.shape == (9, 5)
+    assert result.protocol == "test split"
+    assert result.colours is None
+
+
+def test_several_captions_make_several_queries(make_dataset, colour_model) -> None:
+    result = evaluate_dataset(colour_model, make_dataset(captions=4), batch_size=4)
+    assert result.text_to_video.queries == 36
+    assert result.text_to_video.gallery_size == 9
+    assert result.video_to_text.queries == 9
+    assert result.video_to_text.gallery_size == 36
+
+
+def test_an_unreadable_video_is_reported_and_not_dropped_silently(
+    make_dataset, colour_model
+) -> None:
+    result = evaluate_dataset(colour_model, make_dataset(broken=(2, 5)), batch_size=4)
+    assert list(result.missing) == ["video0002", "video0005"]
+    assert all(reason and "\n" not in reason for reason in result.missing.values())
+    assert not result.complete
+    assert result.text_to_video.gallery_size == 7
+    counted = result.recall_counting_missing()[10]
+    assert counted == pytest.approx(100 * 7 / 9)
+    assert "2 videos missing (video0002, video0005)" in missing_notes(result)[0]
+    written = result.to_json()
+    assert written["missing"] == result.missing
+    assert written["text_to_video_counting_missing"]["R@10"] == counted
+
+
+def test_a_broken_video_of_several_captions_is_missing_once(make_dataset, colour_model) -> None:
+    dataset = make_dataset(captions=3, broken=(4,))
+    own = evaluate_dataset(colour_model, dataset, batch_size=4)
+    given = evaluate_retrieval(
+        colour_model, [dataset.batch([0])], dataset=dataset, expected_ids=dataset.ids[:9]
+    )
+    assert list(own.missing) == ["video0004#0"]
+    assert list(given.missing) == ["video0001#0", "video0002#0"]
+    assert own.text_to_video.queries == 24
+
+
+def test_the_first_clips_are_a_part_of_the_whole(make_dataset, colour_model) -> None:
+    dataset = make_dataset(captions=2)
+    part = evaluate_dataset(colour_model, dataset, batch_size=4, max_clips=5)
+    whole = evaluate_dataset(colour_model, dataset, batch_size=4)
+    assert part.embeddings.video_ids == whole.embeddings.video_ids[:3]
+    assert part.text_to_video.queries == 5
+    assert part.complete
+    torch.testing.assert_close(part.embeddings.texts, whole.embeddings.texts[:5])
+    assert len(dataset) == 18
+    assert part.manifest != whole.manifest
+
+
+def test_ids_that_never_arrive_are_missing(make_dataset, colour_model) -> None:
+    dataset = make_dataset()
+    result = evaluate_retrieval(
+        colour_model, [dataset.batch([0, 1])], dataset=dataset, expected_ids=["video0001", "gone"]
+    )
+    assert result.missing == {"gone": "did not arrive from the loader"}
+
+
+def test_a_training_data_set_is_refused(make_dataset, colour_model) -> None:
+    dataset = make_dataset()
+    dataset.train = True
+    with pytest.raises(ValueError, match="train=False"):
+        evaluate_dataset(colour_model, dataset)
+
+
+def test_the_table_and_the_files_say_the_same(tmp_path: Path) -> None:
+    result = rank_embeddings(fake_embeddings(), protocol="toy", missing={"gone": "cut short"})
+    path = write_retrieval(result, tmp_path / "evaluation")
+    written = json.loads(path.read_text())
+    assert written["protocol"] == "toy"
+    assert written["videos"] == written["captions"] == written["distinct_captions"] == 20
+    assert written["text_to_video"]["recall"]["R@1"] == result.text_to_video.recall[1]
+    assert written["colour_set_baseline"]["recall"]["1"] == pytest.approx(10.0)
+    assert [interval["expected"] for interval in written["chance"]] == [5.0, 25.0, 50.0]
+    assert [query["rank"] for query in written["queries"]] == (result.text_rank + 1).tolist()
+    assert written["queries"][0]["best"][0] == "v0"
+    console = Console(width=140, record=True, file=(tmp_path / "out").open("w"))
+    console.print(retrieval_table(result))
+    shown = console.export_text()
+    for word in ("toy: 20 videos", "colour sets only", "chance (99.9 %)", "1 video missing (gone)"):
+        assert word in shown
+    assert f"{result.text_to_video.recall[1]:.1f} (" in shown
+    assert "toy: 20 videos" in (tmp_path / "evaluation" / "retrieval.txt").read_text()
+
+
+def test_flat_metrics_for_the_log() -> None:
+    result = rank_embeddings(fake_embeddings(colours=False), resamples=0)
+    flat = result.metrics()
+    assert set(flat) == {
+        f"retrieval_{side}_{name}"
+        for side in ("t2v", "v2t")
+        for name in ("R@1", "R@5", "R@10", "MedR", "MeanR")
+    }
+    assert flat["retrieval_t2v_R@1"] == result.text_to_video.recall[1]
+
+
+def test_the_manifest_names_queries_and_gallery_and_nothing_else() -> None:
+    base = manifest_hash(["a", "b", "c"], ["x", "y"], [0, 1])
+    assert base == manifest_hash(["c", "b", "a"], ["y", "x"], [1, 2])
+    assert base != manifest_hash(["a", "b"], ["x", "y"], [0, 1])
+    assert base != manifest_hash(["a", "b", "c"], ["x", "y"], [1, 0])
+    assert base != manifest_hash(["a", "b", "c"], ["x", "z"], [0, 1])
+    assert len(base) == 64
