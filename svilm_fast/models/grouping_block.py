@@ -79,7 +79,9 @@ class Assignment(nn.Module):
             eps=ASSIGNMENT_EPS,
         )
         share = assigned.counts / (assigned.counts + ASSIGNMENT_EPS)
-        values = F.linear(assigned.pooled, self.value_weight) + share[..., None] * self.value_bias
+        # Counts are fp32; with bf16 parameters they would lift the values above the next weight.
+        share = share[..., None].to(self.value_bias.dtype)
+        values = F.linear(assigned.pooled, self.value_weight) + share * self.value_bias
         return self.output(values), assigned.counts, assigned.index
 
 
