@@ -15,6 +15,8 @@ from svilm_fast.train.optimizer import build_optimizer
 from svilm_fast.train.ranks import Ranks
 from svilm_fast.train.scalars import MasterScalars
 
+TORCH_LINEAR = torch.nn.functional.linear
+
 
 class LossModule(nn.Module):
     """Returns loss and metrics as a tuple.
@@ -122,6 +124,8 @@ class Engine:
         """Wait for the other ranks, then free DeepSpeed's hooks and buffers."""
         self.ranks.barrier()
         self.deepspeed.destroy()
+        # ZeRO 3 puts its own function in this place and leaves it there for all other models.
+        torch.nn.functional.linear = TORCH_LINEAR
 
 
 def refuse_scalar_parameters(model: nn.Module) -> None:

@@ -1,0 +1,210 @@
+"""Whole runs on a small rendered world: resume, portable checkpoint, evaluation, wrong input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from svilm_fast.data.errors import DataError
+from svilm_fast.data.world import render_world
+from svilm_fast.train.config import RunConfig
+from svilm_fast.train.errors import CheckpointError, ConfigError, UserError
+from svilm_fast.train.evaluate import evaluate, evaluation_data
+from svilm_fast.train.load_config import load_config
+from svilm_fast.train.loaded_run import load_run
+from svilm_fast.train.run_folder import read_records
+from svilm_fast.train.session import Start, train_as_rank
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    render_world(folder, train=24, val=6, test=6, size=32, frames=8, workers=1, progress=False)
+    return folder
+
+
+@pytest.fixture
+def configure(world: Path, tmp_path: Path):
+    def make(*overrides: str, run: str = "run") -> RunConfig:
+        small = [
+            f"run.dir={tmp_path / run}",
+            *(f"data.{split}={world / split}" for split in ("train", "val", "test")),
+            "video.frames=4",
+            "video.image_size=32",
+            "video.num_segments=2",
+            "video.width=24",
+            "video.depth=2",
+            "video.num_groups=4",
+            "video.drop.rate=0.25",
+            "video.drop_path=0.2",
+            "text.width=24",
+            "text.depth=1",
+            "text.vocab_size=300",
+            "training.global_batch=8",
+            "training.steps=6",
+            "logging.every_steps=1",
+            "logging.tensorboard=false",
+            "evaluation.batch_size=4",
+        ]
+        return load_config("demo", [*small, *overrides])
+
+    return make
+
+
+def losses(config: RunConfig) -> list[float]:
+    records = read_records(Path(config.run.dir) / "metrics.jsonl")
+    return [record["loss"] for record in records if "loss" in record]
+
+
+@pytest.mark.parametrize("stage", [0, 2])
+def test_a_stopped_run_resumes_bit_for_bit_in_the_middle_of_an_epoch(
+    configure, ranks, stage: int
+) -> None:
+    overrides = (f"deepspeed.zero_stage={stage}", "evaluation.at_end=false")
+    whole = configure(*overrides, run="whole")
+    train_as_rank(whole, Start(), ranks)
+    broken = configure(*overrides, "training.stop_after_steps=2", run="broken")
+    assert train_as_rank(broken, Start(), ranks).step == 2
+    resumed = configure(*overrides, run="broken")
+    assert train_as_rank(resumed, Start(resume=True), ranks).step == 6
+    assert losses(resumed) == losses(whole)
+    weights = [
+        load_file(Path(config.run.dir) / "portable" / "model.safetensors")
+        for config in (whole, resumed)
+    ]
+    for name, value in weights[0].items():
+        assert torch.equal(value, weights[1][name]), name
+
+
+def test_a_portable_start_goes_on_in_another_stage(configure, ranks, tmp_path: Path) -> None:
+    whole = configure("deepspeed.zero_stage=1", "evaluation.at_end=false", run="whole")
+    train_as_rank(whole, Start(), ranks)
+    first = configure("training.stop_after_steps=3", "deepspeed.zero_stage=3", run="first")
+    train_as_rank(first, Start(), ranks)
+    second = configure("deepspeed.zero_stage=1", "evaluation.at_end=false", run="second")
+    start = Start(init_from=tmp_path / "first" / "portable")
+    assert train_as_rank(second, start, ranks).step == 6
+    assert losses(second) == pytest.approx(losses(whole)[3:], rel=1e-4)
+
+
+def test_a_run_leaves_everything_that_evaluation_needs(configure, ranks) -> None:
+    config = configure("evaluation.every_steps=4")
+    train_as_rank(config, Start(), ranks)
+    root = Path(config.run.dir)
+    records = read_records(root / "metrics.jsonl")
+    evaluated = [r for r in records if "retrieval_t2v_R@1" in r]
+    assert [record["step"] for record in evaluated] == [4, 6]
+    for part in ("contrast", "grounding", "temporal"):
+        assert all(f"loss_{part}" in r for r in records if "loss" in r)
+    assert RunConfig.model_validate(yaml.safe_load((root / "config.yaml").read_text())) == config
+    assert json.loads((root / "ds_config.json").read_text())["gradient_clipping"] == 1.0
+    assert json.loads((root / "env.json").read_text())["packages"]["deepspeed"]
+    loaded = load_run(root)
+    assert loaded.step == 6
+    assert not loaded.model.training
+    dataset = evaluation_data(loaded.config, "val", loaded.tokenizer)
+    result = evaluate(
+        loaded.model.encoder, dataset, loaded.config, torch.device("cpu"), progress=False
+    )
+    last = {key: value for key, value in evaluated[-1].items() if key.startswith("retrieval")}
+    assert {key: value for key, value in result.metrics().items() if key in last} == last
+
+
+def test_a_second_start_never_overwrites_by_accident(configure, ranks) -> None:
+    config = configure("training.steps=1", "evaluation.at_end=false")
+    train_as_rank(config, Start(), ranks)
+    with pytest.raises(UserError, match=r"checkpoint step_00000001.*--resume.*--overwrite"):
+        train_as_rank(config, Start(), ranks)
+    bystander = Path(config.run.dir) / "notes.txt"
+    bystander.write_text("mine")
+    train_as_rank(config, Start(overwrite=True), ranks)
+    assert len(losses(config)) == 1
+    assert bystander.read_text() == "mine"
+
+
+def test_resume_without_a_checkpoint_is_an_error_and_auto_resume_says_so(
+    configure, ranks, capsys
+) -> None:
+    config = configure("training.steps=1", "evaluation.at_end=false")
+    with pytest.raises(CheckpointError, match="nothing to resume"):
+        train_as_rank(config, Start(resume=True), ranks)
+    assert train_as_rank(config, Start(auto_resume=True), ranks).step == 1
+    assert "starting from scratch" in capsys.readouterr().out
+
+
+def test_a_checkpoint_of_another_shape_names_the_parameter(configure, ranks) -> None:
+    config = configure("training.steps=1", "evaluation.at_end=false")
+    train_as_rank(config, Start(), ranks)
+    wider = configure("training.steps=2", "video.width=48")
+    with pytest.raises(CheckpointError, match=r"parameter '[\w.]+' has shape \[.*24.*48"):
+        train_as_rank(wider, Start(resume=True), ranks)
+    with pytest.raises(CheckpointError, match=r"has shape"):
+        load_run(config.run.dir, overrides=["video.width=48"])
+
+
+def test_no_run_directory_and_no_portable_checkpoint_are_told_apart(
+    configure, ranks, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="is no run directory"):
+        load_run(tmp_path / "nowhere")
+    config = configure(
+        "training.steps=1", "evaluation.at_end=false", "checkpoint.portable_at_end=false"
+    )
+    train_as_rank(config, Start(), ranks)
+    with pytest.raises(CheckpointError, match="holds no portable checkpoint"):
+        load_run(config.run.dir)
+
+
+@pytest.mark.parametrize(
+    ("override", "error", "message"),
+    [
+        ("data.train=null", DataError, "data.train is not set"),
+        ("data.train=absent", DataError, "absent"),
+        ("training.global_batch=100", DataError, "fewer than the global batch of 100"),
+        ("text.vocab_size=260", ConfigError, "data.tokenizer|vocab"),
+    ],
+)
+def test_wrong_data_settings_are_one_line(
+    configure, ranks, override: str, error: type[Exception], message: str
+) -> None:
+    if override.startswith("text"):
+        config = configure("data.tokenizer.vocab_size=290", override)
+    else:
+        config = configure(override)
+    with pytest.raises(error, match=message) as caught:
+        train_as_rank(config, Start(), ranks)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "objectives.grounding.weight=0",
+        "objectives.temporal.weight=0",
+        "objectives.grounding.video=clean",
+        "objectives.contrast.exclude_partner=true",
+        "training.precision=bf16_autocast",
+        "data.shuffle_captions=true",
+        "optimizer.name=sgd",
+        "video.checkpoint_activations=true",
+        "run.deterministic=true",
+    ],
+)
+def test_switches_of_a_recipe_train(configure, ranks, override: str) -> None:
+    config = configure("training.steps=2", "evaluation.at_end=false", override)
+    train_as_rank(config, Start(), ranks)
+    assert len(losses(config)) == 2
+    assert all(loss > 0 for loss in losses(config))
+    torch.use_deterministic_algorithms(False)
+
+
+def test_bf16_parameters_train_under_zero(configure, ranks) -> None:
+    config = configure("training.precision=bf16", "deepspeed.zero_stage=2", "training.steps=2")
+    train_as_rank(config, Start(), ranks)
+    weights = load_file(Path(config.run.dir) / "portable" / "model.safetensors")
+    assert {value.dtype for value in weights.values()} == {torch.float32}
