@@ -29,16 +29,23 @@ def protocol(path: str) -> str | None:
     return name
 
 
-def open_binary(path: str) -> BinaryIO:
-    """Open a local or remote file for reading; MissingFileError when it is not there."""
+def open_binary(path: str, *, read_ahead: bool = True) -> BinaryIO:
+    """Open a local or remote file for reading.
+
+    `read_ahead` False fetches no more of a remote file than what is read, for random access.
+    Raises MissingFileError when it is not there, DataError when it cannot be opened.
+    """
     try:
         if protocol(path) is None:
             return open(path, "rb")
-        return fsspec.open(path, "rb").open()
+        filesystem, inside = fsspec.core.url_to_fs(path)
+        return filesystem.open(inside, "rb", **({} if read_ahead else {"cache_type": "none"}))
     except (FileNotFoundError, IsADirectoryError):
         raise MissingFileError(f"{path!r} does not exist or is a folder") from None
     except ImportError as error:
         raise DataError(f"{path!r} needs another package: {error}") from None
+    except OSError as error:
+        raise DataError(f"{path!r} cannot be opened: {error.strerror or error}") from None
 
 
 def size_of(path: str) -> int:

@@ -25,6 +25,7 @@ from svilm_fast.data.tar import read_members
 INDEX_SUFFIX = ".index.json"
 VIDEO_EXTENSIONS = ("mp4", "webm", "mkv", "mov", "avi", "m4v")
 INDEX_VERSION = 1
+OPEN_SHARDS = 64  # per reader; large sets have more shards than a process may open files
 
 
 @dataclass(frozen=True)
@@ -124,9 +125,11 @@ class ShardReader:
             raise DataError(f"{label}: {entry.size} bytes, and {limit} are allowed")
         with self._lock:
             # keyed by process: a forked child must not move the parent's file position
-            stream = self._streams.get((os.getpid(), path))
-            if stream is None:
-                stream = self._streams[os.getpid(), path] = files.open_binary(path)
+            place = (os.getpid(), path)
+            stream = self._streams.pop(place, None) or files.open_binary(path, read_ahead=False)
+            self._streams[place] = stream  # now the most recent one
+            if len(self._streams) > OPEN_SHARDS:
+                self._streams.pop(next(iter(self._streams))).close()
             stream.seek(entry.offset)
             data = stream.read(entry.size)
         if len(data) != entry.size:

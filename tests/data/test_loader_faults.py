@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from itertools import chain, islice
 
 import pytest
@@ -166,3 +168,23 @@ def test_a_dead_or_hanging_worker_names_the_batch(make_dataset, sent, message):
         for pid in workers if sent == signal.SIGSTOP else []:
             os.kill(pid, signal.SIGCONT)
         loader.close()
+
+
+@pytest.mark.slow
+def test_workers_do_not_run_the_main_script_again(make_shards, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "print('started')\n"
+        "from svilm_fast.data.config import DataConfig\n"
+        "from svilm_fast.data.dataset import ClipDataset, prepare_tokenizer\n"
+        "from svilm_fast.data.loader import build_loader\n"
+        f"config = DataConfig(train={str(make_shards(8))!r}, workers=1)\n"
+        "tokenizer = prepare_tokenizer(config)\n"
+        "data = ClipDataset(config, 'train', tokenizer, True, frames=4, image_size=16)\n"
+        "with build_loader(config, data, batch_size=4) as loader:\n"
+        "    print(sum(len(batch) for batch in loader), __file__)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.split() == ["started", "8", str(script)]

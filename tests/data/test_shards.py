@@ -82,6 +82,20 @@ def test_members_come_back_by_offset_with_and_without_index(shard, tmp_path):
         assert archive.extractfile("k1.mp4").read() == b"\1" * 700
 
 
+def test_a_reader_keeps_few_files_open(tmp_path, monkeypatch):
+    monkeypatch.setattr("svilm_fast.data.shards.OPEN_SHARDS", 2)
+    with ShardWriter(tmp_path, max_samples=1) as writer:
+        for number in range(5):
+            writer.write(f"k{number}", {"mp4": bytes([number])})
+    reader = ShardReader()
+    for number in (0, 1, 2, 0, 4, 3, 0):
+        path = str(writer.paths[number])
+        entry = load_index(path).samples[f"k{number}"]["mp4"]
+        assert reader.read(path, entry, "k", LIMIT) == bytes([number])
+        assert len(reader._streams) <= 2
+    reader.close()
+
+
 def test_writing_is_reproducible_and_splits_by_samples_and_bytes(tmp_path):
     for name in ("a", "b"):
         with ShardWriter(tmp_path / name, max_samples=2) as writer:
