@@ -1,0 +1,1 @@
+"""Data: shards, lists, decoding, sampling, augmentation, nouns, tokenizers, loading, packing."""
