@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def at_least_fp32(tensor: Tensor) -> Tensor:
@@ -16,6 +16,11 @@ def unit_norm(tensor: Tensor) -> Tensor:
     """L2-normalised over the last axis, in fp32 or float64; the zero vector stays zero."""
     with torch.autocast(tensor.device.type, enabled=False):
         return F.normalize(at_least_fp32(tensor), dim=-1)
+
+
+def project(layer: nn.Linear, tensor: Tensor) -> Tensor:
+    """`layer(tensor)` where the tensor may be fp32 although the layer's parameters are bf16."""
+    return layer(tensor.to(layer.weight.dtype))
 
 
 def masked_mean(tokens: Tensor, mask: Tensor | None) -> Tensor:

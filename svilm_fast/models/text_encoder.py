@@ -14,7 +14,7 @@ from svilm_fast.models import checkpointing
 from svilm_fast.models.attention import KeyPadding
 from svilm_fast.models.config import TextConfig
 from svilm_fast.models.noise import TEXT_LAYER_OFFSET, drop_path_rates, residual_noise
-from svilm_fast.models.precision import masked_mean, unit_norm
+from svilm_fast.models.precision import masked_mean, project, unit_norm
 from svilm_fast.models.transformer import Block, Span
 
 
@@ -90,7 +90,7 @@ class TextEncoder(nn.Module):
             )
             states = checkpointing.run(block, states, spans, recompute=recompute)
         parts = self._pooled(states, masks)
-        embedded = unit_norm(self.projection(torch.cat(parts)))
+        embedded = unit_norm(project(self.projection, torch.cat(parts)))
         return list(embedded.split([len(part) for part in parts]))
 
     def _pooled(self, states: Tensor, masks: list[Tensor]) -> list[Tensor]:

@@ -16,7 +16,7 @@ from svilm_fast.models.config import VideoConfig
 from svilm_fast.models.features import Assignment, VideoFeatures
 from svilm_fast.models.grouping_block import GroupingBlock
 from svilm_fast.models.noise import drop_path_rates, residual_noise
-from svilm_fast.models.precision import masked_mean, unit_norm
+from svilm_fast.models.precision import masked_mean, project, unit_norm
 from svilm_fast.models.transformer import Block, Span
 from svilm_fast.models.tubelet_embedding import TubeletEmbedding
 
@@ -229,12 +229,12 @@ class VideoEncoder(nn.Module):
             means, segment_mask = segment_pool(
                 tokens, self._segment_of(ids), self.config.num_segments, token_mask=mask
             )
-            segments = unit_norm(self.projection(means))
+            segments = unit_norm(project(self.projection, means))
         groups = None
         if grouped is not None and outputs.groups:
             groups = unit_norm(self.group_projection(grouped))
         return VideoFeatures(
-            video=unit_norm(self.projection(pooled)),
+            video=unit_norm(project(self.projection, pooled)),
             segments=segments,
             segment_mask=segment_mask,
             groups=groups,
