@@ -66,7 +66,7 @@ PANELS = (
         (
             ("scale_contrast", "contrast"),
             ("scale_grounding", "grounding"),
-            ("scale_beta", "beta"),
+            ("beta_grounding", "beta"),
         ),
         measured=False,
     ),
@@ -76,12 +76,7 @@ PANELS = (
     Panel("Learning rate", (("learning_rate", "learning rate"),), measured=False),
 )
 # Names under which other logs keep the same numbers.
-ALIASES = {
-    "lr": "learning_rate",
-    "grad_norm": "gradient_norm",
-    "grounding_beta": "scale_beta",
-    "beta": "scale_beta",
-}
+ALIASES = {"lr": "learning_rate", "grad_norm": "gradient_norm"}
 
 
 def read_metrics(path: str | Path) -> Series:

@@ -85,7 +85,7 @@ def build_report(
     name: str = "run",
     clips: int = 4,
     queries: int = 4,
-    beta: float = 10.0,
+    beta: float | None = None,
     temperature: float = 0.1,
     seed: int = 0,
     untrained: VideoTextModel | None = None,
@@ -97,8 +97,8 @@ def build_report(
     retrieval (from `evaluate_retrieval(..., keep_frames=4)`) table and strips; model (a
     DualEncoder) with dataset (train=False) the pictures of groups, nouns and segments for `clips`
     clips; config and environment (config.yaml and env.json as dictionaries) the facts. beta: the
-    grounding softmax's, temperature: the temporal objective's. untrained: the model with initial
-    weights.
+    grounding softmax's (default: the last in the log, else 10), temperature: the temporal
+    objective's. untrained: the model with initial weights.
     """
     folder = Path(out_dir)
     series: Series = {}
@@ -114,7 +114,7 @@ def build_report(
         probes = probe_clips(
             model,
             batch,
-            beta=beta,
+            beta=last_beta(series) if beta is None else beta,
             temperature=temperature,
             seed=seed,
             untrained=untrained,
@@ -135,6 +135,11 @@ def build_report(
     path = folder / "report.html"
     path.write_text(page, encoding="utf-8")
     return path
+
+
+def last_beta(series: Series) -> float:
+    """Sharpness of the grounding softmax at the end of a run; the default where no log has it."""
+    return float(series["beta_grounding"][1][-1]) if "beta_grounding" in series else 10.0
 
 
 def retrieval_sections(result: RetrievalResult, queries: int) -> list[Section]:

@@ -101,13 +101,13 @@ def drawing(theme: Theme) -> Iterator[None]:
 def group_colours(count: int) -> np.ndarray:
     """Colours of group tokens that neighbours in number can be told apart by: uint8 [count, 3].
 
-    Hues step by the golden angle in OKLCH, so that any number of groups is spread evenly, and the
-    lightness alternates between three levels.
+    The lightness in OKLCH alternates between three levels; on each the hues step by the golden
+    angle, which spreads any number of them evenly, and the levels are a third of a turn apart.
     """
     index = np.arange(count)
     lightness = np.array([0.70, 0.58, 0.82])[index % 3]
     chroma = np.array([0.17, 0.18, 0.13])[index % 3]
-    hue = np.radians(25 + index * GOLDEN_ANGLE)
+    hue = np.radians(25 + index // 3 * GOLDEN_ANGLE + index % 3 * 120)
     rgb = _oklab_to_srgb(lightness, chroma * np.cos(hue), chroma * np.sin(hue))
     return np.round(255 * rgb).astype(np.uint8)
 

@@ -1,0 +1,93 @@
+"""Reading logs, smoothing, and what the charts show."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from svilm_fast.report.curves import PANELS, draw_curves, draw_recall_bars, read_metrics, smooth
+from svilm_fast.report.theme import LIGHT, drawing
+
+
+def write(path: Path, *lines: str) -> Path:
+    path.write_text("\n".join(lines))
+    return path
+
+
+def test_numbers_come_by_name_in_step_order(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "m.jsonl",
+        '{"step": 20, "loss": 2.0, "lr": 0.1, "note": "x", "flag": true}',
+        '{"step": 10, "train/loss": 3.0, "loss_temporal": null}',
+        '{"step": 20, "retrieval_t2v_R@1": 12.5}',
+        '{"step": 30, "loss": NaN}',
+        '{"step": 40, "lo',
+    )
+    series = read_metrics(path)
+    assert set(series) == {"loss", "learning_rate", "retrieval_t2v_R@1"}
+    steps, values = series["loss"]
+    assert steps.tolist() == [10, 20]
+    assert values.tolist() == [3.0, 2.0]
+
+
+@pytest.mark.parametrize("line", ["[1]", '{"loss": 1}', "nonsense"])
+def test_a_broken_line_is_named(tmp_path: Path, line: str) -> None:
+    path = write(tmp_path / "m.jsonl", '{"step": 1}', line, '{"step": 2}')
+    with pytest.raises(ValueError, match="line 2: not a JSON object with a step"):
+        read_metrics(path)
+
+
+def test_smoothing_keeps_straight_lines_and_their_ends() -> None:
+    line = np.linspace(0, 9, 40)
+    np.testing.assert_allclose(smooth(line, 7), line)
+    values = np.random.default_rng(0).normal(size=30)
+    np.testing.assert_allclose(smooth(values, 0), values)
+    np.testing.assert_allclose(smooth(values, 3)[10], values[7:14].mean())
+    assert smooth(values, 3)[0] == pytest.approx(values[0])
+
+
+def test_panels_hold_the_numbers_of_the_log(metrics_path: Path) -> None:
+    with drawing(LIGHT):
+        figure = draw_curves(read_metrics(metrics_path), LIGHT)
+    titles = [axes.get_title(loc="left") for axes in figure.axes if axes.axison]
+    assert titles == [
+        "Loss",
+        "Loss parts",
+        "Accuracy in the batch, %",
+        "Held-out text to video, %",
+        "Clips per second",
+    ]
+    loss, _, accuracy, held_out, _ = figure.axes[:5]
+    np.testing.assert_allclose(loss.lines[0].get_ydata(), 5 / np.arange(1, 61))
+    np.testing.assert_allclose(accuracy.lines[0].get_ydata()[-1], 100)
+    assert held_out.lines[0].get_ydata().tolist() == [25.0]
+    assert loss.get_xlim() == (0, 60)
+
+
+def test_every_panel_can_be_drawn(tmp_path: Path, pixels) -> None:
+    names = {name: 0.5 for panel in PANELS for name, _ in panel.lines}
+    lines = [json.dumps({"step": step, **names}) for step in (1, 2)]
+    with drawing(LIGHT):
+        figure = draw_curves(read_metrics(write(tmp_path / "m.jsonl", *lines)), LIGHT)
+        assert len(figure.axes) == len(PANELS)
+        assert (pixels(figure) < 250).any()
+
+
+def test_a_log_without_known_numbers_says_what_is_known(tmp_path: Path) -> None:
+    series = read_metrics(write(tmp_path / "m.jsonl", '{"step": 1, "other": 2}'))
+    with pytest.raises(ValueError, match=r"none of the known numbers \(accuracy_t2v"):
+        draw_curves(series, LIGHT)
+
+
+def test_bars_are_as_long_as_the_recalls(make_result) -> None:
+    result = make_result()
+    with drawing(LIGHT):
+        axes = draw_recall_bars(result, LIGHT).axes[0]
+    widths = [[bar.get_width() for bar in bars] for bars in axes.containers]
+    assert widths[0] == list(result.text_to_video.recall.values())
+    assert widths[1] == pytest.approx([12.5, 62.5, 100.0])
+    assert widths[2] == [interval.expected for interval in result.chance]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["R@1", "R@5", "R@10"]

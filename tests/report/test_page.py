@@ -1,0 +1,156 @@
+"""report.html holds everything it shows, and shows what it was given."""
+
+from __future__ import annotations
+
+import base64
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from svilm_fast.report import build_report
+from svilm_fast.report.page import (
+    Picture,
+    Section,
+    Tile,
+    clip_sections,
+    headline,
+    last_beta,
+    render_page,
+    retrieval_sections,
+)
+
+
+class Addresses(HTMLParser):
+    """Collects everything a browser would follow or load, and the text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.tags: list[str] = []
+        self.words: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        loads = ("src", "srcset", "href", "data", "action", "poster", "background")
+        self.addresses += [value or "" for name, value in attributes if name in loads]
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def report(make_result, metrics_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_report(
+        tmp_path_factory.mktemp("out"),
+        retrieval=make_result(),
+        metrics_path=metrics_path,
+        config={"model": {"preset": "tiny"}, "run": {"seed": 3}},
+        environment={"device": "cpu"},
+        name="night <b>run</b> & co",
+        queries=2,
+    )
+
+
+@pytest.fixture(scope="module")
+def page(report: Path) -> str:
+    return report.read_text()
+
+
+def test_the_page_loads_nothing(page: str) -> None:
+    found = Addresses(page)
+    assert found.addresses
+    anchors = {f"#{name}" for name in re.findall(r'id="([^"]+)"', page)}
+    for address in found.addresses:
+        assert address.startswith("data:image/png;base64,") or address in anchors, address[:60]
+    assert not {"script", "link", "iframe", "object", "embed", "base"} & set(found.tags)
+    style = page[page.index("<style>") : page.index("</style>")]
+    assert "url(" not in style
+    assert "@import" not in style
+    assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)
+
+
+def test_every_picture_is_there_in_both_themes(page: str) -> None:
+    light = re.findall(r'<img src="data:image/png;base64,([^"]+)" alt="([^"]+)"', page)
+    dark = re.findall(
+        r'<source media="[^"]*dark[^"]*" srcset="data:image/png;base64,([^"]+)"', page
+    )
+    assert len(light) == len(dark) == 4
+    for (first, alt), second in zip(light, dark):
+        assert base64.b64decode(first).startswith(b"\x89PNG")
+        assert base64.b64decode(second).startswith(b"\x89PNG")
+        assert first != second
+        assert len(alt) > 20
+
+
+def test_names_are_escaped(page: str) -> None:
+    assert "night &lt;b&gt;run&lt;/b&gt; &amp; co" in page
+    assert "<b>run</b>" not in page
+
+
+def test_table_and_facts_are_on_the_page(page: str) -> None:
+    words = " ".join(" ".join(Addresses(page).words).split())
+    for text in (
+        "text to video 100.0 (100.0 to 100.0)",
+        "colour sets only 12.5 62.5 100.0",
+        "chance (99.9 %) 12.5",
+        "Clearest hits",
+        "median rank",
+        "preset tiny",
+        "seed 3",
+        "device cpu",
+        "clips per second, all ranks 100.5",
+        "The whole configuration model: preset: tiny",
+    ):
+        assert text in words, text
+
+
+def test_pictures_lie_beside_the_page(report: Path) -> None:
+    names = sorted(path.name for path in (report.parent / "pictures").iterdir())
+    assert names == ["curves.png", "queries_best.png", "queries_worst.png", "recall.png"]
+
+
+def test_a_page_of_nothing_is_still_a_page(tmp_path: Path) -> None:
+    text = build_report(tmp_path, name="empty").read_text()
+    found = Addresses(text)
+    assert found.tags.count("h1") == 1
+    assert "section" not in found.tags
+    assert found.addresses == []
+
+
+def test_clips_bring_their_sections(make_probe) -> None:
+    titles = [section.title for section in clip_sections([make_probe()])]
+    assert titles == ["Groups and nouns", "Temporal grouping", "Similarity of segments"]
+    bare = make_probe(groups=None, assignment=None, blended=None)
+    assert [s.title for s in clip_sections([bare])] == ["Similarity of segments"]
+
+
+def test_missing_videos_are_said_on_the_page(make_result) -> None:
+    result = make_result()
+    result.missing = {"gone": "cut short"}
+    sections = retrieval_sections(result, 1)
+    page = render_page(name="x", tiles=[], sections=sections, facts={})
+    assert "1 video missing (gone)" in page
+
+
+def test_without_frames_there_are_no_strips(make_result) -> None:
+    assert [s.title for s in retrieval_sections(make_result(frames=False), 2)] == ["Retrieval"]
+
+
+def test_headline_compares_with_the_colours(make_result) -> None:
+    tiles = headline(make_result(), {})
+    assert tiles[0] == Tile("100.0 %", "text to video R@1", "95 %: 100.0 to 100.0")
+    assert tiles[2] == Tile("8.0 ×", "R@1 over colour sets", "they reach 12.5 %")
+
+
+def test_the_sharpness_is_the_last_one_of_the_log() -> None:
+    assert last_beta({"beta_grounding": (np.arange(2), np.array([10.0, 12.5]))}) == 12.5
+    assert last_beta({}) == 10.0
+
+
+def test_anchors_are_plain() -> None:
+    section = Section("Groups & nouns!", "", [("", Picture("x", b"", b"", "alt"))])
+    assert section.anchor == "groups-nouns"

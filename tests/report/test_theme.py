@@ -1,0 +1,68 @@
+"""Colours can be told apart and text can be read, in both themes."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from svilm_fast.report.theme import (
+    DARK,
+    LIGHT,
+    THEMES,
+    Theme,
+    drawing,
+    group_colours,
+    hex_colour,
+    rgb,
+)
+
+
+def luminance(colour: str) -> float:
+    part = rgb(colour) / 255
+    linear = np.where(part <= 0.04045, part / 12.92, ((part + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+def contrast(first: str, second: str) -> float:
+    light, dark = sorted([luminance(first), luminance(second)], reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("theme", THEMES, ids=lambda theme: theme.name)
+def test_text_is_readable(theme: Theme) -> None:
+    """WCAG AA: 4.5 for text, 3 for lines and large marks."""
+    for ground in (theme.page, theme.surface):
+        assert contrast(theme.ink, ground) > 10
+        assert contrast(theme.muted, ground) > 4.5
+        for colour in (*theme.series, theme.right, theme.wrong, theme.own, theme.pasted):
+            assert contrast(colour, ground) > 2.7
+
+
+@pytest.mark.parametrize("count", [8, 16, 32, 64])
+def test_group_colours_differ(count: int) -> None:
+    colours = group_colours(count).astype(int)
+    assert colours.shape == (count, 3)
+    apart = np.abs(colours[:, None] - colours[None]).sum(axis=-1)
+    np.fill_diagonal(apart, 999)
+    assert apart.min() > (60 if count <= 16 else 15)
+    neighbours = np.abs(np.diff(colours, axis=0)).sum(axis=-1)
+    assert neighbours.min() > 100
+
+
+def test_the_first_groups_keep_their_colours() -> None:
+    assert np.array_equal(group_colours(8), group_colours(32)[:8])
+
+
+def test_hex_and_rgb_are_inverse() -> None:
+    assert hex_colour(rgb("#0a7fff")) == "#0a7fff"
+    assert rgb("#0a7fff").tolist() == [10, 127, 255]
+
+
+def test_a_theme_ends_with_its_block() -> None:
+    before = dict(plt.rcParams)
+    with drawing(DARK):
+        assert plt.rcParams["text.color"] == DARK.ink
+        with drawing(LIGHT):
+            assert plt.rcParams["figure.facecolor"] == LIGHT.surface
+    assert dict(plt.rcParams) == before
