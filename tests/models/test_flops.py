@@ -1,0 +1,154 @@
+"""FLOPs and parameters: an independent count by hand, and torch's counter on the real modules."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from svilm_fast.kernels.philox import StepSeeds
+from svilm_fast.models.config import TextConfig, VideoConfig
+from svilm_fast.models.dual_encoder import DualEncoder
+from svilm_fast.models.flops import (
+    Flops,
+    count_parameters,
+    encoded_tokens,
+    text_flops,
+    video_flops,
+)
+from svilm_fast.models.video_encoder import VideoOutputs
+from svilm_fast.objectives.config import SViLMConfig
+
+FULL = VideoOutputs()
+BARE = VideoOutputs(groups=False, segments=False)
+
+
+def test_base_video_encoder_by_hand():
+    """ViT-B/16 on 16 x 14 x 14 tubelets of 2 x 16 x 16 pixels with 32 group tokens, D = 256."""
+    tokens, sequence, width = 3136, 3168, 768
+    macs_embedding = tokens * (2 * 16 * 16 * 3) * width
+    macs_layer = (
+        sequence * width * 3 * width  # query, key, value
+        + 2 * sequence * sequence * width  # logits, weighted sum
+        + sequence * width * width  # output
+        + 2 * sequence * width * 4 * width  # MLP
+    )
+    macs_grouping = (
+        2 * width * 32 * 384  # token mixing over 32 groups, hidden 384
+        + tokens * width * 2 * width  # keys and values of the cross-attention
+        + 2 * 32 * width * width  # its queries and output
+        + 2 * 32 * tokens * width  # its logits and weighted sum
+        + 4 * 32 * width * width  # assignment: query, key, value, output on the side of groups
+        + 2 * 32 * tokens * width  # assignment logits and pooling
+        + 2 * 2 * 32 * width * 4 * width  # two MLPs
+    )
+    macs_heads = (1 + 8 + 32) * width * 256
+    forward = 2 * (macs_embedding + 12 * macs_layer + 3 * macs_grouping + macs_heads)
+    # Pixels need no gradient, so the embedding has one product in backward, all others two.
+    backward = 2 * forward - 2 * macs_embedding
+    config = SViLMConfig(model={"preset": "base"})
+    assert video_flops(config.video, 256) == Flops(forward, backward)
+    assert 0.9e12 < forward < 1.0e12
+
+
+def test_base_parameters_by_hand():
+    def linear(inner: int, outer: int) -> int:
+        return inner * outer + outer
+
+    width, norm = 768, 2 * 768
+    mlp = linear(width, 4 * width) + linear(4 * width, width)
+    layer = 2 * norm + linear(width, 3 * width) + linear(width, width) + mlp
+    grouping = (
+        6 * norm
+        + linear(32, 384)
+        + linear(384, 32)
+        + linear(width, width) * 2
+        + linear(width, 2 * width)
+        + 4 * linear(width, width)
+        + 2 * mlp
+    )
+    video = (
+        linear(1536, width)
+        + (196 + 16 + 32) * width
+        + 12 * layer
+        + 3 * grouping
+        + 2 * norm
+        + 2 * linear(width, 256)
+    )
+    text = (30522 + 32) * width + 12 * layer + norm + linear(width, 256)
+    config = SViLMConfig(model={"preset": "base"})
+    with torch.device("meta"):
+        encoder = DualEncoder(config.model, config.video, config.text)
+    assert count_parameters(encoder) == {"video": video, "text": text, "total": video + text}
+
+
+VIDEO = {
+    "frames": 4,
+    "image_size": 16,
+    "tubelet": 2,
+    "patch": 4,
+    "width": 24,
+    "depth": 4,
+    "heads": 3,
+    "num_groups": 5,
+    "num_segments": 2,
+}
+TEXT = {"vocab_size": 20, "length": 9, "width": 16, "depth": 2, "heads": 2}
+
+
+@pytest.mark.parametrize(
+    "changes,groups,outputs",
+    [
+        ({}, True, FULL),
+        ({}, True, BARE),
+        ({}, False, BARE),
+        ({"pool": "class_token", "depth": 3}, True, FULL),
+        ({"pool": "groups", "mlp_ratio": 2.5}, True, BARE),
+        ({"grouping": {"layers": [1, 2], "mixer_ratio": 0.25}}, True, FULL),
+        ({"drop": {"rate": 0.5}}, True, FULL),
+    ],
+)
+def test_video_formula_equals_torchs_counter(changes, groups, outputs, monkeypatch):
+    # torch counts no FLOPs for the fused attention kernels of a CPU.
+    monkeypatch.setenv("SVILM_ATTENTION", "reference")
+    config = VideoConfig(**VIDEO | changes)
+    full = SViLMConfig(model={"preset": "tiny", "embed_dim": 8})
+    encoder = DualEncoder(full.model, config, TextConfig(**TEXT), groups=groups)
+    frames = torch.randint(0, 256, (3, 4, 16, 16, 3), dtype=torch.uint8)
+    with FlopCounterMode(display=False) as forward:
+        features = encoder.encode_video(frames, StepSeeds(0, 0, torch.arange(3)), outputs)
+    used = [features.video, features.segments, features.groups]
+    loss = sum(embedding.sum() for embedding in used if embedding is not None)
+    with FlopCounterMode(display=False) as backward:
+        loss.backward()
+    expected = video_flops(config, 8, tokens=encoded_tokens(config), groups=groups, outputs=outputs)
+    # The reference pools segments by a product with a one-hot matrix, which is no needed work.
+    pooling = 2 * config.num_segments * encoded_tokens(config) * config.width * outputs.segments
+    assert forward.get_total_flops() == 3 * (expected.forward + pooling)
+    assert backward.get_total_flops() == 3 * (expected.backward + pooling)
+
+
+def test_text_formula_equals_torchs_counter(monkeypatch):
+    monkeypatch.setenv("SVILM_ATTENTION", "reference")
+    full = SViLMConfig(model={"preset": "tiny", "embed_dim": 8})
+    encoder = DualEncoder(full.model, VideoConfig(**VIDEO), TextConfig(**TEXT))
+    tokens = torch.randint(0, 20, (3, 7))
+    with FlopCounterMode(display=False) as forward:
+        embedded = encoder.encode_text(tokens, torch.ones(3, 7, dtype=torch.bool))
+    with FlopCounterMode(display=False) as backward:
+        embedded.sum().backward()
+    expected = text_flops(TextConfig(**TEXT), 8, 7)
+    assert forward.get_total_flops() == 3 * expected.forward
+    assert backward.get_total_flops() == 3 * expected.backward
+
+
+def test_token_dropping_lowers_the_count():
+    full = VideoConfig(**VIDEO)
+    half = VideoConfig(**VIDEO | {"drop": {"rate": 0.5}})
+    assert (encoded_tokens(full), encoded_tokens(half)) == (32, 16)
+    mixed = VideoConfig(**VIDEO | {"drop": {"rate": 0.25, "rate_max": 0.75}})
+    assert encoded_tokens(mixed) == 16
+    assert (
+        video_flops(half, 8, tokens=16).forward
+        < 0.6 * video_flops(full, 8, tokens=encoded_tokens(full)).forward
+    )
