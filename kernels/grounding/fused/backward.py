@@ -21,7 +21,7 @@ from .forward import (
     tile_dots,
     tile_position,
 )
-from .layout import Layout
+from .layout import Layout, backward_tile
 from .matrix import MatrixStatistics, pair_gradient
 
 FINISH_ROWS = 64
@@ -73,6 +73,13 @@ def gradient_scale(beta, largest_upstream, LOSS: tl.constexpr, HALF: tl.constexp
             bound = tl.load(largest_upstream) * (1.0 + 0.5 * beta)
         multiplier = floor_power_of_two(32768.0 / tl.minimum(tl.maximum(bound, 1e-30), 1e30))
     return multiplier
+
+
+@triton.jit
+def total_weight(weights, caption, inside, PADDED_K: tl.constexpr):
+    """Sum of a caption's noun weights: 1, or 0 where it has no noun."""
+    at = weights + caption[:, None] * PADDED_K + tl.arange(0, PADDED_K)[None, :]
+    return tl.sum(tl.load(at, mask=inside[:, None], other=0.0), 1)
 
 
 @triton.jit
@@ -162,11 +169,9 @@ def dots_gradient_kernel(
     weight = tl.load(weights + rows, mask=rows < captions * PADDED_K, other=0.0)
     if LOSS:
         # A caption takes part if any of its nouns has a weight; its video's row likewise.
-        caption_weight = tl.sum(tl.reshape(weight, (TILE_CAPTIONS, PADDED_K)), 1)
         video_inside = in_chunk < chunk_videos
-        noun = tl.arange(0, PADDED_K)
-        own = weights + video[:, None] * PADDED_K + noun[None, :]
-        video_weight = tl.sum(tl.load(own, mask=video_inside[:, None], other=0.0), 1)
+        caption_weight = total_weight(weights, caption, caption < captions, PADDED_K)
+        video_weight = total_weight(weights, video, video_inside, PADDED_K)
         upstream = pair_gradient(
             pair * (tl.load(scale).to(tl.float32) * LOG2_E),
             tl.load(lse + video, mask=video_inside, other=0.0)[None, :],
@@ -177,7 +182,7 @@ def dots_gradient_kernel(
         )
         upstream = tl.where(inside, upstream, 0.0)
         if NEED_SCALE:
-            part = tl.sum(tl.sum(upstream * pair, 1), 0)
+            part = tl.sum(tl.reshape(upstream * pair, (TILE_CAPTIONS * TILE_VIDEOS,)), 0)
             tl.store(partial_scale + first_partial + tl.program_id(0), part)
     else:
         upstream = pair
@@ -191,12 +196,14 @@ def dots_gradient_kernel(
         power = tl.where((tl.arange(0, PADDED_G) < G)[None, None, :], power, 0.0)
     total = tl.sum(power, 2)
     similarity = tl.sum(power * dots, 2) / total
+    centred = dots - similarity[:, :, None]
     if NEED_BETA:
-        variance = tl.sum(power * dots * dots, 2) / total - similarity * similarity
-        part = tl.sum(tl.sum(upstream * variance, 1), 0)
+        # Not the mean of squares less the squared mean: a sharp softmax has next to no variance.
+        variance = tl.sum(power * centred * centred, 2) / total
+        part = tl.sum(tl.reshape(upstream * variance, (BLOCK_M * TILE_VIDEOS,)), 0)
         tl.store(partial_beta + first_partial + tl.program_id(0), part)
     if WRITE:
-        slope = dots * sharpness + (1.0 - sharpness * similarity)[:, :, None]
+        slope = 1.0 + sharpness * centred
         gradient = power * slope * (upstream * multiplier / total)[:, :, None]
         values = tl.reshape(gradient, (BLOCK_M, BLOCK_N)).to(dots_gradient.dtype.element_ty)
         columns = column_tile * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -243,7 +250,9 @@ def finish_kernel(
     SUM_BLOCK: tl.constexpr,
 ):
     """Take the factors out of the sums, drop the padding, cast; the last program sums scalars."""
-    pid = tl.program_id(0)
+    column_blocks: tl.constexpr = PADDED_D // BLOCK_D
+    pid = tl.program_id(0) // column_blocks
+    columns = (tl.program_id(0) % column_blocks) * BLOCK_D + tl.arange(0, BLOCK_D)
     raw = tl.load(beta).to(tl.float32)
     sharpness = load_beta(beta)
     if LOSS:
@@ -256,31 +265,23 @@ def finish_kernel(
         rows = pid.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
         video = rows // PADDED_G
         group = rows % PADDED_G
-        inside = (rows < group_rows) & (group < G)
-        target = groups_gradient + (video * G + group) * D
-        for start in tl.range(0, PADDED_D, BLOCK_D):
-            columns = start + tl.arange(0, BLOCK_D)
-            mask = inside[:, None] & (columns < D)[None, :]
-            source = groups_sum + rows[:, None] * PADDED_D + columns[None, :]
-            values = tl.load(source, mask=mask, other=0.0) * factor
-            out = values.to(groups_gradient.dtype.element_ty)
-            tl.store(target[:, None] + columns[None, :], out, mask=mask)
+        mask = ((rows < group_rows) & (group < G))[:, None] & (columns < D)[None, :]
+        source = groups_sum + rows[:, None] * PADDED_D + columns[None, :]
+        values = tl.load(source, mask=mask, other=0.0) * factor
+        target = groups_gradient + ((video * G + group) * D)[:, None] + columns[None, :]
+        tl.store(target, values.to(groups_gradient.dtype.element_ty), mask=mask)
     elif pid < group_programs + noun_programs:
         rows = (pid - group_programs).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
         caption = rows // PADDED_K
         noun = rows % PADDED_K
-        inside = (rows < noun_rows) & (noun < K)
-        target = nouns_gradient + (caption * K + noun) * D
-        for start in tl.range(0, PADDED_D, BLOCK_D):
-            columns = start + tl.arange(0, BLOCK_D)
-            mask = inside[:, None] & (columns < D)[None, :]
-            values = tl.zeros((BLOCK, BLOCK_D), dtype=tl.float32)
-            for part in tl.range(0, noun_parts):
-                source = nouns_sum + (rows + part * noun_rows)[:, None] * PADDED_D
-                values += tl.load(source + columns[None, :], mask=mask, other=0.0)
-            out = (values * factor).to(nouns_gradient.dtype.element_ty)
-            tl.store(target[:, None] + columns[None, :], out, mask=mask)
-    else:
+        mask = ((rows < noun_rows) & (noun < K))[:, None] & (columns < D)[None, :]
+        values = tl.zeros((BLOCK, BLOCK_D), dtype=tl.float32)
+        for part in tl.range(0, noun_parts):
+            source = nouns_sum + (rows + part * noun_rows)[:, None] * PADDED_D
+            values += tl.load(source + columns[None, :], mask=mask, other=0.0)
+        target = nouns_gradient + ((caption * K + noun) * D)[:, None] + columns[None, :]
+        tl.store(target, (values * factor).to(nouns_gradient.dtype.element_ty), mask=mask)
+    elif tl.program_id(0) % column_blocks == 0:
         if NEED_BETA:
             total = tl.zeros((SUM_BLOCK,), dtype=tl.float32)
             for first in tl.range(0, tiles, SUM_BLOCK):
@@ -358,9 +359,10 @@ def backward(
     gradient of the loss.
     """
     groups, nouns = prepared.groups, prepared.nouns
-    tile = layout.backward_tile
+    device = traits(groups.device)
+    tile = backward_tile(layout, device.capability)
     write = needs.groups or needs.nouns
-    chunk = layout.videos_per_chunk(workspace_bytes) if write else layout.videos
+    chunk = layout.videos_per_chunk(workspace_bytes, tile.columns) if write else layout.videos
     row_tiles = -(-layout.rows // tile.rows)
     starts = range(0, layout.videos, chunk)
     tiles_per_chunk = row_tiles * -(-chunk * layout.padded_groups // tile.columns)
@@ -373,11 +375,11 @@ def backward(
     partial_beta = groups.new_empty((tiles if needs.beta else 0,), dtype=torch.float32)
     partial_scale = groups.new_empty((tiles if needs.scale else 0,), dtype=torch.float32)
     width, dim = chunk * layout.padded_groups, layout.padded_dim
+    block_dim = min(64, dim)
     buffer = groups.new_empty((layout.rows * width if write else 0,))
     groups_sum = groups.new_empty((width if needs.groups else 0, dim), dtype=torch.float32)
     single_chunk = len(starts) == 1
-    sm_count = traits(groups.device).sm_count
-    split = split_of(layout.rows, width, dim, sm_count) if single_chunk else 1
+    split = split_of(layout.rows, width, dim, device.sm_count) if single_chunk else 1
     nouns_shape = (split, layout.rows if needs.nouns else 0, dim)
     nouns_sum = groups.new_empty(nouns_shape, dtype=torch.float32)
 
@@ -449,7 +451,7 @@ def backward(
         scalar_programs = 1 if final and (needs.beta or needs.scale) else 0
         launch(
             finish_kernel,
-            (group_programs + noun_programs + scalar_programs,),
+            ((group_programs + noun_programs + scalar_programs) * (dim // block_dim),),
             groups_sum,
             nouns_sum,
             gradients.groups[start:] if needs.groups else gradients.groups,
@@ -460,7 +462,7 @@ def backward(
             partial_scale,
             beta,
             None if loss is None else loss.scale,
-            None if loss is None else loss.statistics.count,
+            None if loss is None else loss.statistics.pairs,
             None if loss is None else upstream,
             largest,
             width,
@@ -476,7 +478,7 @@ def backward(
             PADDED_K=layout.padded_nouns,
             PADDED_D=dim,
             BLOCK=FINISH_ROWS,
-            BLOCK_D=min(64, dim),
+            BLOCK_D=block_dim,
             LOSS=loss is not None,
             HALF=half and write,
             NEED_BETA=needs.beta,

@@ -7,9 +7,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from svilm_fast.kernels.device import traits
 from svilm_fast.kernels.launch import launch
 
-from .layout import Layout, needs_copy
+from .layout import Layout, forward_tile, needs_copy
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 BETA_MAX = tl.constexpr(60.0)
@@ -48,20 +49,21 @@ def prepare_kernel(
     BLOCK_D: tl.constexpr,
 ):
     """Cast and pad both inputs, zero absent nouns, and write every noun's weight."""
-    pid = tl.program_id(0)
+    column_blocks: tl.constexpr = PADDED_D // BLOCK_D
+    pid = tl.program_id(0) // column_blocks
+    column_block = tl.program_id(0) % column_blocks
+    columns = column_block * BLOCK_D + tl.arange(0, BLOCK_D)
     if pid < group_programs:
         rows = pid.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
         video = rows // PADDED_G
         group = rows % PADDED_G
         inside = video < videos
         source = groups + video * groups_stride_video + group * groups_stride_group
-        for start in tl.range(0, PADDED_D, BLOCK_D):
-            columns = start + tl.arange(0, BLOCK_D)
-            mask = (inside & (group < G))[:, None] & (columns < D)[None, :]
-            offsets = columns.to(tl.int64)[None, :] * groups_stride_dim
-            values = tl.load(source[:, None] + offsets, mask=mask, other=0.0)
-            target = groups_copy + rows[:, None] * PADDED_D + columns[None, :]
-            tl.store(target, values.to(groups_copy.dtype.element_ty), mask=inside[:, None])
+        mask = (inside & (group < G))[:, None] & (columns < D)[None, :]
+        offsets = columns.to(tl.int64)[None, :] * groups_stride_dim
+        values = tl.load(source[:, None] + offsets, mask=mask, other=0.0)
+        target = groups_copy + rows[:, None] * PADDED_D + columns[None, :]
+        tl.store(target, values.to(groups_copy.dtype.element_ty), mask=inside[:, None])
     else:
         rows = (pid - group_programs).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
         caption = rows // PADDED_K
@@ -69,21 +71,20 @@ def prepare_kernel(
         inside = caption < captions
         mask_at = noun_mask + caption * mask_stride_caption + noun * mask_stride_noun
         present = tl.load(mask_at, mask=inside & (noun < K), other=0).to(tl.float32)
-        count = tl.sum(tl.reshape(present, (BLOCK // PADDED_K, PADDED_K)), 1)
-        share = 1.0 / tl.maximum(count, 1.0)
-        shares = tl.broadcast_to(share[:, None], (BLOCK // PADDED_K, PADDED_K))
-        tl.store(weights + rows, present * tl.reshape(shares, (BLOCK,)), mask=inside)
-        captions_here = (pid - group_programs).to(tl.int64) * (BLOCK // PADDED_K)
-        captions_here += tl.arange(0, BLOCK // PADDED_K)
-        tl.store(valid + captions_here, (count > 0).to(tl.int8), mask=captions_here < captions)
+        if column_block == 0:
+            count = tl.sum(tl.reshape(present, (BLOCK // PADDED_K, PADDED_K)), 1)
+            share = 1.0 / tl.maximum(count, 1.0)
+            shares = tl.broadcast_to(share[:, None], (BLOCK // PADDED_K, PADDED_K))
+            tl.store(weights + rows, present * tl.reshape(shares, (BLOCK,)), mask=inside)
+            first = (pid - group_programs).to(tl.int64) * (BLOCK // PADDED_K)
+            here = first + tl.arange(0, BLOCK // PADDED_K)
+            tl.store(valid + here, (count > 0).to(tl.int8), mask=here < captions)
         source = nouns + caption * nouns_stride_caption + noun * nouns_stride_noun
-        for start in tl.range(0, PADDED_D, BLOCK_D):
-            columns = start + tl.arange(0, BLOCK_D)
-            mask = (present > 0)[:, None] & (columns < D)[None, :]
-            offsets = columns.to(tl.int64)[None, :] * nouns_stride_dim
-            values = tl.load(source[:, None] + offsets, mask=mask, other=0.0)
-            target = nouns_copy + rows[:, None] * PADDED_D + columns[None, :]
-            tl.store(target, values.to(nouns_copy.dtype.element_ty), mask=inside[:, None])
+        mask = (present > 0)[:, None] & (columns < D)[None, :]
+        offsets = columns.to(tl.int64)[None, :] * nouns_stride_dim
+        values = tl.load(source[:, None] + offsets, mask=mask, other=0.0)
+        target = nouns_copy + rows[:, None] * PADDED_D + columns[None, :]
+        tl.store(target, values.to(nouns_copy.dtype.element_ty), mask=inside[:, None])
 
 
 @triton.jit
@@ -204,9 +205,11 @@ def prepare(
     weights = groups.new_empty((layout.captions, layout.padded_nouns), dtype=torch.float32)
     valid = groups.new_empty((layout.captions,), dtype=torch.int8)
     group_programs = -(-rows // COPY_ROWS)
+    block_dim = min(64, layout.padded_dim)
+    programs = group_programs + -(-layout.rows // COPY_ROWS)
     launch(
         prepare_kernel,
-        (group_programs + -(-layout.rows // COPY_ROWS),),
+        (programs * (layout.padded_dim // block_dim),),
         groups,
         nouns,
         noun_mask,
@@ -227,7 +230,7 @@ def prepare(
         PADDED_K=layout.padded_nouns,
         PADDED_D=layout.padded_dim,
         BLOCK=COPY_ROWS,
-        BLOCK_D=min(64, layout.padded_dim),
+        BLOCK_D=block_dim,
         num_warps=4,
     )
     return groups_copy, nouns_copy, weights, valid
@@ -243,7 +246,7 @@ def launch_scores(
 ) -> Tensor:
     """Scores [videos, captions] in float32, from prepared buffers."""
     scores = groups.new_empty((layout.videos, layout.captions), dtype=torch.float32)
-    tile = layout.forward_tile
+    tile = forward_tile(layout, traits(groups.device).capability)
     row_tiles = -(-layout.rows // tile.rows)
     column_tiles = -(-layout.videos * layout.padded_groups // tile.columns)
     launch(

@@ -46,7 +46,8 @@ def scores_backward(
     workspace_bytes: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients by groups, nouns and beta from kernel buffers; empty where not needed."""
-    layout = Layout(*upstream.shape, num_groups, num_nouns, dim, nouns.dtype)
+    videos, captions = upstream.shape
+    layout = Layout(videos, captions, num_groups, num_nouns, dim, nouns.dtype)
     gradients = backward_kernels.backward(
         Prepared(groups.view(-1, layout.padded_dim), nouns, weights),
         beta,
@@ -92,7 +93,8 @@ def loss_backward(
     workspace_bytes: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients by groups, nouns, beta and scale; empty where not needed."""
-    layout = Layout(*scores.shape, num_groups, num_nouns, dim, nouns.dtype)
+    videos, captions = scores.shape
+    layout = Layout(videos, captions, num_groups, num_nouns, dim, nouns.dtype)
     gradients = backward_kernels.backward(
         Prepared(groups.view(-1, layout.padded_dim), nouns, weights),
         beta,

@@ -61,24 +61,39 @@ class Layout:
     def rows(self) -> int:
         return self.captions * self.padded_nouns
 
-    @property
-    def forward_tile(self) -> Tile:
-        if self.dtype == torch.float32:
-            return Tile(64, 64, min(32, self.padded_dim), 4, 2)
-        return Tile(128, 128, min(64, self.padded_dim), 8, 3)
-
-    @property
-    def backward_tile(self) -> Tile:
-        if self.dtype == torch.float32:
-            return Tile(64, 64, min(32, self.padded_dim), 4, 2)
-        return Tile(64, 128, min(64, self.padded_dim), 4, 3)
-
-    def videos_per_chunk(self, workspace_bytes: int) -> int:
+    def videos_per_chunk(self, workspace_bytes: int, tile_columns: int) -> int:
         """Videos whose part of d(dots) and of the group gradient fits the workspace."""
         per_token = self.rows * self.dtype.itemsize + self.padded_dim * 4
         fitting = workspace_bytes // (per_token * self.padded_groups)
-        per_tile = self.backward_tile.columns // self.padded_groups
+        per_tile = tile_columns // self.padded_groups
         return min(self.videos, max(1, fitting // per_tile) * per_tile)
+
+
+def forward_tile(layout: Layout, capability: tuple[int, int]) -> Tile:
+    """Tile of the scores kernel; two blocks stay resident on an SM, so one computes exponentials
+    while the other's products run.
+    """
+    if layout.dtype == torch.float32:
+        return Tile(64, 64, min(32, layout.padded_dim), 4, 2)
+    if capability < (9, 0):
+        return Tile(128, 64, min(64, layout.padded_dim), 4, 3)
+    return Tile(128, 128, min(64, layout.padded_dim), 8, 3)
+
+
+def backward_tile(layout: Layout, capability: tuple[int, int]) -> Tile:
+    """Tile of the kernel that writes the gradient of the dot products.
+
+    Its epilogue takes about 80 registers beside the accumulator, so the tile is half of forward's
+    on sm_90 (three blocks per SM; 128 x 128 leaves one), a quarter on sm_80 (more spills). sm_100
+    keeps its accumulator in tensor memory and runs products of 64 rows at half rate.
+    """
+    if layout.dtype == torch.float32:
+        return Tile(64, 64, min(32, layout.padded_dim), 4, 2)
+    if capability < (9, 0):
+        return Tile(64, 64, min(64, layout.padded_dim), 4, 3)
+    if capability < (10, 0):
+        return Tile(64, 128, min(64, layout.padded_dim), 4, 3)
+    return Tile(128, 128, min(64, layout.padded_dim), 8, 3)
 
 
 def layout_of(groups: Tensor, nouns: Tensor) -> Layout:
@@ -121,8 +136,8 @@ def unsupported(groups: Tensor, nouns: Tensor, *scalars: Tensor) -> str | None:
         )
     if 0 in groups.shape or 0 in nouns.shape:
         return "the batch is empty"
-    if groups.dtype == torch.float32 and groups.device.type == "cuda":
-        # Triton before 3.9 lowers float32 products to tf32 there without a word.
-        if traits(groups.device).capability >= (10, 0):
-            return "float32 inputs have no kernel on this GPU; use bfloat16 or float16"
+    # Triton before 3.9 lowers float32 products to tf32 on sm_100 without a word.
+    on_gpu = groups.dtype == torch.float32 and groups.device.type == "cuda"
+    if on_gpu and traits(groups.device).capability >= (10, 0):
+        return "float32 inputs have no kernel on this GPU; use bfloat16 or float16"
     return None

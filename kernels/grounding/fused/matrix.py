@@ -20,9 +20,8 @@ from .forward import LOG2_E
 LN_2 = tl.constexpr(0.6931471805599453)
 STATS_ROWS = 64
 STATS_COLUMNS = 128
-# Rows and columns whose partial sums one step of the second stage merges, and how many partials.
+GRADIENT_ROWS = 32
 MERGE_BLOCK = 256
-MERGE_PARTIALS = 16
 # Up to this size one program merges everything and writes the loss in the same launch.
 SINGLE_PROGRAM_SIZE = 2048
 
@@ -32,7 +31,7 @@ class MatrixStatistics(NamedTuple):
 
     loss: Tensor
     lse: Tensor
-    count: Tensor
+    pairs: Tensor
 
 
 @triton.jit
@@ -99,7 +98,8 @@ def merged_lse(maxima, sums, index, size, partials, PARTIALS: tl.constexpr, BLOC
             amount * tl.exp2(maximum - shift[None, :]), 0
         )
         largest = new
-    return tl.where(largest == float("-inf"), 0.0, largest) + tl.log2(total)
+    # The largest term is 1, so only an empty sum is below 1; nothing reads the result then.
+    return tl.where(largest == float("-inf"), 0.0, largest) + tl.log2(tl.maximum(total, 1.0))
 
 
 @triton.jit
@@ -123,22 +123,19 @@ def merge_kernel(
     BLOCK: tl.constexpr,
 ):
     """Row and column log sums, and this program's part of the loss (all of it if SINGLE)."""
-    factor = tl.load(scale).to(tl.float32) * (2.0 * LOG2_E)
-    loss = tl.zeros((BLOCK,), dtype=tl.float32)
-    count = tl.zeros((BLOCK,), dtype=tl.float32)
-    for first in tl.range(tl.program_id(0) * BLOCK, size, tl.num_programs(0) * BLOCK):
-        index = first + tl.arange(0, BLOCK)
-        inside = index < size
-        rows = merged_lse(row_max, row_sum, index, size, row_partials, PARTIALS, BLOCK)
-        columns = merged_lse(column_max, column_sum, index, size, column_partials, PARTIALS, BLOCK)
-        tl.store(lse + index, rows, mask=inside)
-        tl.store(lse + size + index, columns, mask=inside)
-        positive = tl.load(scores + index.to(tl.int64) * (size + 1), mask=inside, other=0.0)
-        taken = inside
-        if HAS_VALID:
-            taken = inside & (tl.load(valid + index, mask=inside, other=0) != 0)
-        loss += tl.where(taken, rows + columns - positive * factor, 0.0)
-        count += tl.where(taken, 1.0, 0.0)
+    index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = index < size
+    rows = merged_lse(row_max, row_sum, index, size, row_partials, PARTIALS, BLOCK)
+    columns = merged_lse(column_max, column_sum, index, size, column_partials, PARTIALS, BLOCK)
+    tl.store(lse + index, rows, mask=inside)
+    tl.store(lse + size + index, columns, mask=inside)
+    positive = tl.load(scores + index.to(tl.int64) * (size + 1), mask=inside, other=0.0)
+    taken = inside
+    if HAS_VALID:
+        taken = inside & (tl.load(valid + index, mask=inside, other=0) != 0)
+    doubled = positive * (tl.load(scale).to(tl.float32) * (2.0 * LOG2_E))
+    loss = tl.where(taken, rows + columns - doubled, 0.0)
+    count = tl.where(taken, 1.0, 0.0)
     if SINGLE:
         number = tl.maximum(tl.sum(count, 0), 1.0)
         tl.store(partial_loss, tl.sum(loss, 0) * LN_2 / (2.0 * number))
@@ -248,9 +245,10 @@ def matrix_forward(scores: Tensor, scale: Tensor, valid: Tensor | None) -> Matri
         BLOCK_N=STATS_COLUMNS,
         num_warps=8,
     )
-    programs = 1 if size <= SINGLE_PROGRAM_SIZE else -(-size // MERGE_BLOCK)
+    single = size <= SINGLE_PROGRAM_SIZE
+    programs = 1 if single else -(-size // MERGE_BLOCK)
     partial_loss, partial_count = loss, count
-    if programs > 1:
+    if not single:
         partial_loss, partial_count = scores.new_empty((2, programs))
     launch(
         merge_kernel,
@@ -269,12 +267,12 @@ def matrix_forward(scores: Tensor, scale: Tensor, valid: Tensor | None) -> Matri
         row_partials,
         column_partials,
         HAS_VALID=has_valid,
-        SINGLE=programs == 1,
-        PARTIALS=MERGE_PARTIALS,
-        BLOCK=MERGE_BLOCK,
-        num_warps=8,
+        SINGLE=single,
+        PARTIALS=4 if single else 16,
+        BLOCK=SINGLE_PROGRAM_SIZE if single else MERGE_BLOCK,
+        num_warps=16 if single else 8,
     )
-    if programs > 1:
+    if not single:
         launch(
             loss_kernel,
             (1,),
@@ -298,7 +296,7 @@ def matrix_backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the scores (float32) and of the scale (in its dtype)."""
     size = scores.shape[0]
-    blocks = -(-size // STATS_ROWS) * -(-size // STATS_COLUMNS)
+    blocks = -(-size // GRADIENT_ROWS) * -(-size // STATS_COLUMNS)
     scores_gradient = torch.empty_like(scores)
     partial_scale = scores.new_empty((blocks,))
     scale_gradient = torch.empty_like(scale)
@@ -309,13 +307,13 @@ def matrix_backward(
         scale,
         valid,
         statistics.lse,
-        statistics.count,
+        statistics.pairs,
         upstream,
         scores_gradient,
         partial_scale,
         size,
         HAS_VALID=valid is not None,
-        BLOCK_M=STATS_ROWS,
+        BLOCK_M=GRADIENT_ROWS,
         BLOCK_N=STATS_COLUMNS,
         num_warps=8,
     )
