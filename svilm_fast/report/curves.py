@@ -214,7 +214,8 @@ def _draw_panel(
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
     elif all((series[name][1] >= 0).all() for name, _ in present):
-        axes.set_ylim(bottom=0, top=None if axes.get_ylim()[1] > 0 else 1)
+        lowest_top = 5.0 if panel.percent else 0.0
+        axes.set_ylim(bottom=0, top=max(axes.get_ylim()[1], lowest_top))
     if len(panel.lines) > 1:
         axes.legend(loc="best", handlelength=1.2)
     axes.locator_params(axis="x", nbins=5)

@@ -76,6 +76,13 @@ def test_every_panel_can_be_drawn(tmp_path: Path, pixels) -> None:
         assert (pixels(figure) < 250).any()
 
 
+def test_a_share_that_stays_zero_is_not_blown_up(tmp_path: Path) -> None:
+    lines = [json.dumps({"step": step, "empty_group_rate": 0.0}) for step in range(1, 5)]
+    with drawing(LIGHT):
+        figure = draw_curves(read_metrics(write(tmp_path / "m.jsonl", *lines)), LIGHT)
+    assert figure.axes[0].get_ylim() == (0, 5)
+
+
 def test_a_log_without_known_numbers_says_what_is_known(tmp_path: Path) -> None:
     series = read_metrics(write(tmp_path / "m.jsonl", '{"step": 1, "other": 2}'))
     with pytest.raises(ValueError, match=r"none of the known numbers \(accuracy_t2v"):
