@@ -1,0 +1,284 @@
+"""The command line from data to report, as a user types it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from svilm_fast.cli import app
+from svilm_fast.train.console import run_app
+from svilm_fast.train.environment import LAUNCHER_VARIABLES, free_port
+from svilm_fast.train.run_folder import read_records
+
+MODULE = "svilm_fast.train.pretrain"
+SMALL = [
+    "video.frames=4",
+    "video.image_size=32",
+    "video.num_segments=2",
+    "video.width=24",
+    "video.depth=2",
+    "video.num_groups=4",
+    "text.width=24",
+    "text.depth=1",
+    "text.vocab_size=300",
+    "training.global_batch=8",
+    "logging.every_steps=1",
+]
+
+
+def call(*arguments: str) -> int:
+    return run_app(app, arguments)
+
+
+def clean_environment() -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if key not in LAUNCHER_VARIABLES}
+    return kept | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("cli") / "world"
+    sizes = ["--train", "32", "--val", "6", "--test", "6", "--size", "32", "--frames", "8"]
+    assert call("data", "world", "--out", str(folder), *sizes, "--workers", "1") == 0
+    return folder
+
+
+def settings(world: Path, run_dir: Path, *more: str) -> list[str]:
+    data = [f"data.{split}={world / split}" for split in ("train", "val", "test")]
+    return ["--config", "demo", f"run.dir={run_dir}", *data, *SMALL, *more]
+
+
+@pytest.fixture(scope="module")
+def finished(world: Path) -> Path:
+    """A run made by `svilm pretrain` without a launcher and without a compiler in reach."""
+    run_dir = world.parent / "run"
+    environment = clean_environment() | {"PATH": str(world.parent / "no-programs-here")}
+    started = subprocess.run(
+        [sys.executable, "-m", MODULE, *settings(world, run_dir, "training.steps=3")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert started.returncode == 0, started.stdout + started.stderr
+    assert "step 3/3 | loss " in started.stdout
+    return run_dir
+
+
+def test_training_without_a_terminal_prints_lines_and_leaves_the_layout(finished: Path) -> None:
+    for name in (
+        "config.yaml",
+        "ds_config.json",
+        "env.json",
+        "metrics.jsonl",
+        "tokenizer.json",
+        "tensorboard",
+        "checkpoints/latest",
+        "portable/model.safetensors",
+        "evaluation/val_step_00000003.json",
+    ):
+        assert (finished / name).exists(), name
+
+
+def test_retrieval_writes_table_json_and_pictures(finished: Path, capsys) -> None:
+    assert call("evaluate", "retrieval", "--run", str(finished), "--device", "cpu") == 0
+    shown = capsys.readouterr().out
+    assert "text to video" in shown
+    assert "test split, fused captions: 6 videos" in shown
+    result = json.loads((finished / "evaluation" / "retrieval.json").read_text())
+    assert result["videos"] == 6
+    assert result["extra"]["step"] == 3
+    assert (finished / "evaluation" / "retrieval_pictures" / "queries_best.png").is_file()
+
+
+def test_retrieval_takes_a_list_of_videos(finished: Path, tmp_path: Path, capsys) -> None:
+    import av
+    import numpy as np
+
+    rows = []
+    for number in range(3):
+        with av.open(str(tmp_path / f"clip{number}.mp4"), "w") as container:
+            stream = container.add_stream("libx264", rate=8)
+            stream.width = stream.height = 32
+            stream.pix_fmt = "yuv420p"
+            for step in range(8):
+                pixels = np.full((32, 32, 3), 60 * number + 4 * step, dtype=np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels)))
+            container.mux(stream.encode())
+        rows.append(f"ret{number},msr{number},clip{number},a grey picture number {number}")
+    listed = tmp_path / "list.csv"
+    listed.write_text("\n".join(["key,vid_key,video_id,sentence", *rows]) + "\n")
+    arguments = ["--run", str(finished), "--list", str(listed), "--device", "cpu"]
+    assert call("evaluate", "retrieval", *arguments, "--name", "listed") == 0
+    assert json.loads((finished / "evaluation" / "listed.json").read_text())["videos"] == 3
+    assert call("evaluate", "retrieval", *arguments, "--protocol", "msrvtt-1ka") == 2
+    assert "1000" in capsys.readouterr().err
+
+
+def test_the_report_is_one_page(finished: Path) -> None:
+    assert call("report", "--run", str(finished), "--clips", "2", "--device", "cpu") == 0
+    page = (finished / "report.html").read_text()
+    assert "<html" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_print_config_is_a_recipe(capsys) -> None:
+    assert call("pretrain", "--config", "demo", "run.seed=5", "--print-config") == 0
+    assert yaml.safe_load(capsys.readouterr().out)["run"]["seed"] == 5
+
+
+def test_print_ds_config_is_json(capsys) -> None:
+    assert call("pretrain", "--config", "svilm_base", "--print-ds-config") == 0
+    assert json.loads(capsys.readouterr().out)["gradient_clipping"] == 1.0
+
+
+def test_a_dry_run_of_the_paper_model_prints_parameters_and_flops(capsys) -> None:
+    assert call("pretrain", "--config", "configs/svilm_base.yaml", "--dry-run") == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"svilm_base: 2\d\d,\d{3},\d{3} parameters", shown)
+    assert "FLOPs per step" in shown
+
+
+def test_config_commands(capsys) -> None:
+    assert call("config", "list") == 0
+    assert call("config", "explain", "optimizer.lr") == 0
+    assert call("config", "print", "--config", "ablations/contrast_only") == 0
+    shown = capsys.readouterr().out
+    assert "ablations/contrast_only" in shown
+    assert "peak learning rate" in shown
+    assert "name: ablation_contrast_only" in shown
+
+
+def test_doctor_names_ops_and_attention_backends(capsys) -> None:
+    assert call("doctor") == 0
+    shown = capsys.readouterr().out
+    for word in ("deepspeed", "infonce", "grounding", "grouping", "flash_attn", "sdpa"):
+        assert word in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["pretrain", "--config", "dmeo"], "did you mean 'demo'"),
+        (["pretrain", "optimizer.lrr=1"], "did you mean 'optimizer.lr'"),
+        (["pretrain", "model.attention=flash"], "model.attention: "),
+        (["evaluate", "retrieval", "--run", "nowhere"], "nowhere is no run directory"),
+        (["report", "--run", "nowhere"], "nowhere is no run directory"),
+        (["data", "pack", "missing.csv", "--out", "packed"], "missing.csv"),
+        (["config", "explain", "optimizer.lrr"], "did you mean 'optimizer.lr'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, message, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert call(*arguments) == 2
+    shown = capsys.readouterr().err
+    assert message in shown
+    assert shown.startswith("error: ")
+    assert shown.count("\n") == 1
+
+
+def launch(program: list[str], world: Path, run_dir: Path, *more: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [*program, *settings(world, run_dir, "evaluation.at_end=false", *more)],
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def deepspeed_program() -> list[str]:
+    options = ["--num_accelerators", "2", "--master_port", str(free_port())]
+    return [sys.executable, "-m", "deepspeed.launcher.runner", *options, "--module", MODULE]
+
+
+def torchrun_program() -> list[str]:
+    options = ["--nproc-per-node", "2", "--master-port", str(free_port())]
+    return [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        *options,
+        "-m",
+        "svilm_fast.train.pretrain",
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", [deepspeed_program, torchrun_program])
+def test_both_launchers_train_on_two_ranks(program, world: Path, tmp_path: Path) -> None:
+    process = launch(program(), world, tmp_path / "run", "training.steps=2")
+    output, _ = process.communicate(timeout=280)
+    assert process.returncode == 0, output
+    assert [r["step"] for r in read_records(tmp_path / "run" / "metrics.jsonl")] == [1, 2]
+    assert json.loads((tmp_path / "run" / "env.json").read_text())["world_size"] == 2
+
+
+def wait_for_step(run_dir: Path, step: int, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and process.poll() is None:
+        path = run_dir / "metrics.jsonl"
+        if path.is_file() and len(path.read_text().splitlines()) >= step:
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"step {step} was not reached: {process.communicate(timeout=20)[0]}")
+
+
+def losses(run_dir: Path) -> list[float]:
+    return [r["loss"] for r in read_records(run_dir / "metrics.jsonl") if "loss" in r]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_sigterm_saves_on_all_ranks_and_resume_continues_bit_for_bit(
+    world: Path, tmp_path: Path, stage: int
+) -> None:
+    shared = (f"deepspeed.zero_stage={stage}", "training.steps=60")
+    whole = launch(deepspeed_program(), world, tmp_path / "whole", *shared)
+    output, _ = whole.communicate(timeout=280)
+    assert whole.returncode == 0, output
+    broken = launch(deepspeed_program(), world, tmp_path / "broken", *shared)
+    wait_for_step(tmp_path / "broken", 5, broken)
+    broken.send_signal(signal.SIGTERM)
+    output, _ = broken.communicate(timeout=60)
+    assert broken.returncode != 0
+    assert "saved " in output
+    resumed = launch(deepspeed_program(), world, tmp_path / "broken", *shared, "--resume")
+    output, _ = resumed.communicate(timeout=280)
+    assert resumed.returncode == 0, output
+    assert "resumed at step " in output
+    assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_killed_rank_ends_the_job_and_the_last_checkpoint_resumes(
+    world: Path, tmp_path: Path, killed: int
+) -> None:
+    import psutil
+
+    run_dir = tmp_path / "run"
+    shared = ("training.steps=60", "checkpoint.every_steps=2")
+    broken = launch(deepspeed_program(), world, run_dir, *shared)
+    wait_for_step(run_dir, 7, broken)
+    ranks = [
+        child
+        for child in psutil.Process(broken.pid).children(recursive=True)
+        if f"--local_rank={killed}" in child.cmdline()
+    ]
+    ranks[0].kill()
+    broken.communicate(timeout=60)
+    assert broken.returncode != 0
+    resumed = launch(deepspeed_program(), world, run_dir, *shared, "--resume")
+    output, _ = resumed.communicate(timeout=280)
+    assert resumed.returncode == 0, output
+    assert [r["step"] for r in read_records(run_dir / "metrics.jsonl")] == list(range(1, 61))
