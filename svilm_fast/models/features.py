@@ -1,14 +1,13 @@
-"""What the video encoder returns."""
+"""What the video encoder returns: named tuples, because ZeRO 3 finds the tensors inside tuples."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
 
-@dataclass(frozen=True)
-class Assignment:
+class Assignment(NamedTuple):
     """Outcome of one grouping block.
 
     Attributes:
@@ -19,11 +18,10 @@ class Assignment:
 
     layer: int
     counts: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # a field may hide tuple.index
 
 
-@dataclass(frozen=True)
-class VideoFeatures:
+class VideoFeatures(NamedTuple):
     """Embeddings of b clips, unit norm, fp32 (float64 for a float64 model).
 
     Attributes:

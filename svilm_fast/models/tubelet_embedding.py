@@ -76,5 +76,8 @@ class TubeletEmbedding(nn.Module):
 
 @functools.lru_cache(maxsize=8)
 def _pixel_affine(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    mean, std = (torch.tensor(v, dtype=torch.float64) for v in (PIXEL_MEAN, PIXEL_STD))
+    mean, std = (
+        torch.tensor(values, dtype=torch.float64, device="cpu")
+        for values in (PIXEL_MEAN, PIXEL_STD)
+    )
     return (1 / (255 * std)).to(device, dtype), (-mean / std).to(device, dtype)

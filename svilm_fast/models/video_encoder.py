@@ -32,8 +32,7 @@ class VideoOutputs:
 class LearnedTokens(nn.Module):
     """Learned vectors that join the sequence of every clip.
 
-    A module of its own: ZeRO 3 gathers a parameter around the forward of its owner, and sees only
-    the tensors, tuples and dictionaries that the forward returns.
+    A module of its own, because ZeRO 3 gathers a parameter around the forward of its owner.
     """
 
     def __init__(self, count: int, width: int) -> None:

@@ -21,13 +21,16 @@ class SimilarityScores(nn.Module):
         super().__init__()
         self.similarity = config.similarity
         initial = initial_parameters(config.similarity, num_groups, config.mlp_hidden)
-        self.names = tuple(initial)
+        self.shapes = {name: value.shape for name, value in initial.items()}
         for name, value in initial.items():
-            self.register_parameter(name, nn.Parameter(value))
+            # DeepSpeed cannot broadcast 0-dim parameters.
+            self.register_parameter(name, nn.Parameter(torch.atleast_1d(value)))
 
     def forward(self, groups: Tensor, nouns: Tensor, noun_mask: Tensor, beta: Tensor) -> Tensor:
         """Scores [b, c] of groups [b, G, D] with nouns [c, K, D]."""
-        parameters = {name: getattr(self, name) for name in self.names}
+        parameters = {
+            name: getattr(self, name).reshape(shape) for name, shape in self.shapes.items()
+        }
         return similarity_scores(self.similarity, groups, nouns, noun_mask, beta, parameters)
 
 

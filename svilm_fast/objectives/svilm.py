@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -70,19 +69,18 @@ class SViLM(nn.Module):
         embeddings = self._embed_texts(inputs)
         if self.config.contrast.weight:
             video = features[self.config.contrast.video].video
-            embeddings = replace(embeddings, videos=video, pair_ids=inputs.pair_ids)
+            embeddings = embeddings._replace(videos=video, pair_ids=inputs.pair_ids)
         if self.config.grounding.weight:
             grounded = features[self.config.grounding.video]
-            embeddings = replace(embeddings, groups=grounded.groups)
+            embeddings = embeddings._replace(groups=grounded.groups)
         if self.config.temporal.weight:
             blended = features[self.config.temporal.video]
-            embeddings = replace(
-                embeddings,
+            embeddings = embeddings._replace(
                 segments=blended.segments,
                 segment_mask=blended.segment_mask,
                 paste_mask=inputs.paste_mask,
             )
-        return replace(embeddings, empty_groups=_empty_groups(features))
+        return embeddings._replace(empty_groups=_empty_groups(features))
 
     def _encode_videos(self, inputs: ModelInputs, source: VideoSource) -> VideoFeatures:
         frames = inputs.frames if source == "clean" else inputs.blended

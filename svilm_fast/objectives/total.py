@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,7 @@ from svilm_fast.objectives.grounding import GroundingObjective
 from svilm_fast.objectives.temporal import TemporalObjective
 
 
-@dataclass(frozen=True)
-class Embeddings:
+class Embeddings(NamedTuple):
     """What the active objectives read of b samples; the rest is None.
 
     Attributes:
@@ -43,8 +42,7 @@ class Embeddings:
     empty_groups: Tensor | None = None
 
 
-@dataclass(frozen=True)
-class StepOutput:
+class StepOutput(NamedTuple):
     """Loss (0-dim, with graph) and detached 0-dim metrics."""
 
     loss: Tensor

@@ -197,15 +197,9 @@ def test_micro_batches_embed_as_the_whole_batch(make_model, inputs):
     model = make_model(drop_path=0.3, dropout=0.2, drop={"rate": 0.3}).double()
     whole = model.embed(inputs)
     parts = [model.embed(_rows(inputs, rows)) for rows in (slice(0, 1), slice(1, 4), slice(4, 6))]
-    joined = Embeddings(
-        **{
-            field.name: torch.cat([getattr(part, field.name) for part in parts])
-            for field in fields(Embeddings)
-        }
-    )
-    for field in fields(Embeddings):
-        expected = getattr(whole, field.name)
-        torch.testing.assert_close(getattr(joined, field.name), expected, rtol=0, atol=1e-12)
+    joined = Embeddings(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+    for name, expected in whole._asdict().items():
+        torch.testing.assert_close(getattr(joined, name), expected, rtol=0, atol=1e-12)
     torch.testing.assert_close(model.objective(joined).loss, model(inputs).loss)
 
 

@@ -1,4 +1,8 @@
-"""Attention by the flash-attn package; sequences of different lengths run packed."""
+"""Attention by the flash-attn package; sequences of different lengths run packed.
+
+Never run with the package itself so far: the calls are tested against doubles of its signatures
+(flash-attn 2.8).
+"""
 
 from __future__ import annotations
 

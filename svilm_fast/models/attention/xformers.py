@@ -1,4 +1,8 @@
-"""Attention by xformers; sequences of different lengths run packed under a block-diagonal mask."""
+"""Attention by xformers; sequences of different lengths run packed under a block-diagonal mask.
+
+Never run with the package itself so far: the calls are tested against doubles of its signatures
+(xformers 0.0.35).
+"""
 
 from __future__ import annotations
 
