@@ -8,6 +8,7 @@ from .api import InfoNCEPartials, infonce, infonce_partials
 from .cases import CASES, make_inputs
 from .cost import cost
 from .distributed import distributed_infonce
+from .variants import VARIANTS
 
 __all__ = ["InfoNCEPartials", "distributed_infonce", "infonce", "infonce_partials"]
 
@@ -19,6 +20,7 @@ register(
         cost=cost,
         cases=CASES,
         make_inputs=make_inputs,
+        variants=VARIANTS,
         kernel_paths=tuple(sorted(Path(__file__).parent.glob("fused/*.py"))),
     )
 )

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from .. import backend as backends
 from . import reference
-from .pairs import checked_pair_mode, diagonal_range
+from .fused.layout import DEFAULT_WORKSPACE_BYTES, unsupported
+from .pairs import PairMode, checked_pair_mode, dense_ids, diagonal_range, share_weights
 
 OP = "infonce"
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -89,7 +90,12 @@ def infonce(
             "infonce: pair_mode='share' needs a square block without offset, got "
             f"[{rows}, {columns}] with diagonal_offset {diagonal_offset}"
         )
-    _choose(videos, texts, scale, video_ids, text_ids, backend)
+    if _choose(videos, texts, scale, video_ids, text_ids, backend) == "fused":
+        from .fused.function import InfoNCELoss
+
+        call = _fused_call(videos, texts, scale, video_ids, text_ids, mode)
+        workspace = workspace_bytes or DEFAULT_WORKSPACE_BYTES
+        return InfoNCELoss.apply(*call, diagonal_offset, workspace)
     return reference.infonce(
         videos,
         texts,
@@ -119,22 +125,81 @@ def infonce_partials(
     In `share` mode the block must hold all texts: a row's target is spread over the equal
     `text_ids` it sees. Arguments and errors as `infonce`; the diagonal may miss the block.
     """
+    relative, scale = relative_partials(
+        videos,
+        texts,
+        scale,
+        diagonal_offset=diagonal_offset,
+        video_ids=video_ids,
+        text_ids=text_ids,
+        pair_mode=pair_mode,
+        workspace_bytes=workspace_bytes,
+        backend=backend,
+    )
+    return InfoNCEPartials(*(value + scale for value in relative))
+
+
+def relative_partials(
+    videos: Tensor,
+    texts: Tensor,
+    scale: Tensor | float,
+    *,
+    diagonal_offset: int,
+    video_ids: Tensor | None,
+    text_ids: Tensor | None,
+    pair_mode: str,
+    workspace_bytes: int | None,
+    backend: str | None,
+) -> tuple[InfoNCEPartials, Tensor]:
+    """`infonce_partials` less the scale, and the scale as a tensor.
+
+    A loss only needs differences, and in fp32 the values of confident pairs keep their digits
+    when they are small.
+    """
     check_block("infonce_partials", videos, texts, scale, video_ids, text_ids, workspace_bytes)
     mode = checked_pair_mode(pair_mode)
     scale = _scale_tensor(scale, videos)
-    _choose(videos, texts, scale, video_ids, text_ids, backend)
-    return InfoNCEPartials(
-        *reference.partials(
-            videos,
-            texts,
-            scale,
-            diagonal_offset=diagonal_offset,
-            video_ids=video_ids,
-            text_ids=text_ids,
-            pair_mode=mode,
-            workspace_bytes=workspace_bytes or REFERENCE_WORKSPACE_BYTES,
-        )
+    if _choose(videos, texts, scale, video_ids, text_ids, backend) == "fused":
+        from .fused.function import InfoNCEPartialSums
+
+        call = _fused_call(videos, texts, scale, video_ids, text_ids, mode)
+        workspace = workspace_bytes or DEFAULT_WORKSPACE_BYTES
+        return InfoNCEPartials(*InfoNCEPartialSums.apply(*call, diagonal_offset, workspace)), scale
+    found = reference.partials(
+        videos,
+        texts,
+        scale,
+        diagonal_offset=diagonal_offset,
+        video_ids=video_ids,
+        text_ids=text_ids,
+        pair_mode=mode,
+        workspace_bytes=workspace_bytes or REFERENCE_WORKSPACE_BYTES,
     )
+    return InfoNCEPartials(*(value - scale for value in found)), scale
+
+
+def _fused_call(
+    videos: Tensor,
+    texts: Tensor,
+    scale: Tensor,
+    video_ids: Tensor | None,
+    text_ids: Tensor | None,
+    mode: PairMode,
+) -> tuple[Tensor | None, ...]:
+    """The tensors as the kernels take them."""
+    weights = None
+    if video_ids is not None and text_ids is not None:
+        if mode == "share":
+            weights = share_weights(video_ids, text_ids, torch.float32)
+        video_ids, text_ids = dense_ids(video_ids, text_ids)
+    return _aligned(videos), _aligned(texts), scale, video_ids, text_ids, weights
+
+
+def _aligned(embeddings: Tensor) -> Tensor:
+    # Descriptors need an address that 16 divides; allocations have one, views may not.
+    contiguous = embeddings.contiguous()
+    misaligned = contiguous.storage_offset() * contiguous.itemsize % 16
+    return contiguous.clone() if misaligned else contiguous
 
 
 def _choose(
@@ -149,6 +214,7 @@ def _choose(
         OP,
         (videos, texts, scale, video_ids, text_ids),
         backend=backend,
+        unsupported=unsupported(videos),
     )
 
 

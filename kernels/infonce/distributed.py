@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .. import collectives
-from .api import InfoNCEPartials, check_block, infonce, infonce_partials
+from .api import InfoNCEPartials, check_block, infonce, relative_partials
 from .pairs import checked_pair_mode
 
 
@@ -66,7 +66,7 @@ def distributed_infonce(
             backend=backend,
         )
     place, local = collectives.rank(group), videos.shape[0]
-    block = infonce_partials(
+    block, _ = relative_partials(
         videos,
         collectives.gather(texts, group),
         scale,

@@ -1,0 +1,1 @@
+"""InfoNCE in Triton: kernels, their host code, operators and autograd."""

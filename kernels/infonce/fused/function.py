@@ -1,0 +1,239 @@
+"""Operators and autograd of the fused path: one operator each way, with fake implementations."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ..pairs import diagonal_range
+from . import backward as backward_kernels
+from . import forward as forward_kernels
+from .backward import Upstream
+from .forward import Block, Logs
+from .layout import LINES
+
+_LIBRARY = torch.library.Library("svilm_infonce", "DEF")
+_BLOCK = (
+    "Tensor videos, Tensor texts, Tensor scale, Tensor? video_ids, Tensor? text_ids,"
+    " Tensor? weights, int diagonal_offset"
+)
+_NEEDS = "bool need_videos, bool need_texts, bool need_scale, int workspace_bytes"
+_LOGS = "Tensor lines, Tensor factors, Tensor exponents, Tensor sound"
+_LN2 = math.log(2)
+
+
+def forward_op(
+    videos: Tensor,
+    texts: Tensor,
+    scale: Tensor,
+    video_ids: Tensor | None,
+    text_ids: Tensor | None,
+    weights: Tensor | None,
+    diagonal_offset: int,
+    with_loss: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Loss and `forward.Logs`."""
+    block = Block(videos, texts, scale, video_ids, text_ids, weights, diagonal_offset)
+    loss, logs = forward_kernels.forward(block, with_loss=with_loss)
+    return loss, *logs
+
+
+def loss_backward_op(
+    videos: Tensor,
+    texts: Tensor,
+    scale: Tensor,
+    video_ids: Tensor | None,
+    text_ids: Tensor | None,
+    weights: Tensor | None,
+    diagonal_offset: int,
+    lines: Tensor,
+    factors: Tensor,
+    exponents: Tensor,
+    sound: Tensor,
+    upstream: Tensor,
+    need_videos: bool,
+    need_texts: bool,
+    need_scale: bool,
+    workspace_bytes: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of the loss; empty where not needed."""
+    block = Block(videos, texts, scale, video_ids, text_ids, weights, diagonal_offset)
+    start, stop = diagonal_range(videos.shape[0], texts.shape[0], diagonal_offset)
+    needs = (need_videos, need_texts, need_scale)
+    found = backward_kernels.backward(
+        block,
+        Logs(lines, factors, exponents, sound),
+        stop - start,
+        upstream,
+        needs,
+        workspace_bytes,
+    )
+    return found.videos, found.texts, found.scale
+
+
+def partials_backward_op(
+    videos: Tensor,
+    texts: Tensor,
+    scale: Tensor,
+    video_ids: Tensor | None,
+    text_ids: Tensor | None,
+    weights: Tensor | None,
+    diagonal_offset: int,
+    lines: Tensor,
+    factors: Tensor,
+    exponents: Tensor,
+    sound: Tensor,
+    row_upstream: Tensor,
+    column_upstream: Tensor,
+    positive_upstream: Tensor,
+    need_videos: bool,
+    need_texts: bool,
+    need_scale: bool,
+    workspace_bytes: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of row log-sums, column log-sums and positives; empty where not needed."""
+    block = Block(videos, texts, scale, video_ids, text_ids, weights, diagonal_offset)
+    upstream = Upstream(
+        row_upstream.contiguous(), column_upstream.contiguous(), positive_upstream.contiguous()
+    )
+    needs = (need_videos, need_texts, need_scale)
+    found = backward_kernels.backward(
+        block, Logs(lines, factors, exponents, sound), 1, upstream, needs, workspace_bytes
+    )
+    return found.videos, found.texts, found.scale
+
+
+def _fake_forward(videos, texts, scale, video_ids, text_ids, weights, diagonal_offset, with_loss):
+    rows, columns = videos.shape[0], texts.shape[0]
+    blocks = forward_kernels.line_blocks(rows) + forward_kernels.line_blocks(columns)
+    return (
+        videos.new_empty((), dtype=torch.float32),
+        videos.new_empty((blocks * LINES,), dtype=torch.float32),
+        videos.new_empty((blocks * LINES,), dtype=torch.float32),
+        videos.new_empty((rows,), dtype=torch.float32),
+        videos.new_empty((blocks,), dtype=torch.int32),
+    )
+
+
+def _fake_backward(videos, texts, scale, *rest):
+    need_videos, need_texts, need_scale, _ = rest[-4:]
+    return (
+        torch.empty_like(videos) if need_videos else videos.new_empty((0,)),
+        torch.empty_like(texts) if need_texts else texts.new_empty((0,)),
+        scale.new_empty(() if need_scale else (0,)),
+    )
+
+
+for _name, _signature, _implementation, _fake in (
+    (
+        "forward",
+        f"({_BLOCK}, bool with_loss) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+        forward_op,
+        _fake_forward,
+    ),
+    (
+        "loss_backward",
+        f"({_BLOCK}, {_LOGS}, Tensor upstream, {_NEEDS}) -> (Tensor, Tensor, Tensor)",
+        loss_backward_op,
+        _fake_backward,
+    ),
+    (
+        "partials_backward",
+        f"({_BLOCK}, {_LOGS}, Tensor row_upstream, Tensor column_upstream,"
+        f" Tensor positive_upstream, {_NEEDS}) -> (Tensor, Tensor, Tensor)",
+        partials_backward_op,
+        _fake_backward,
+    ),
+):
+    _LIBRARY.define(_name + _signature)
+    for _device in ("CPU", "CUDA"):
+        _LIBRARY.impl(_name, _implementation, _device)
+    torch.library.register_fake(f"svilm_infonce::{_name}", _fake, lib=_LIBRARY)
+
+_ops = torch.ops.svilm_infonce
+
+
+class InfoNCELoss(torch.autograd.Function):
+    """The loss of a block in one piece; saves the inputs and their log-sums."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        videos: Tensor,
+        texts: Tensor,
+        scale: Tensor,
+        video_ids: Tensor | None,
+        text_ids: Tensor | None,
+        weights: Tensor | None,
+        diagonal_offset: int,
+        workspace_bytes: int,
+    ) -> Tensor:
+        block = (videos, texts, scale, video_ids, text_ids, weights)
+        loss, *logs = _ops.forward(*block, diagonal_offset, True)
+        ctx.save_for_backward(*block, *logs)
+        ctx.diagonal_offset, ctx.workspace_bytes = diagonal_offset, workspace_bytes
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> Any:
+        block, logs = ctx.saved_tensors[:6], ctx.saved_tensors[6:]
+        needs = ctx.needs_input_grad[:3]
+        found = _ops.loss_backward(
+            *block, ctx.diagonal_offset, *logs, upstream, *needs, ctx.workspace_bytes
+        )
+        return *_wanted(needs, found), *(None,) * 5
+
+
+class InfoNCEPartialSums(torch.autograd.Function):
+    """Row log-sums [m], column log-sums [n] and positives [m], all less `scale`.
+
+    Relative to the scale they keep their digits where pairs are confident; the scale itself cancels
+    in every loss.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        videos: Tensor,
+        texts: Tensor,
+        scale: Tensor,
+        video_ids: Tensor | None,
+        text_ids: Tensor | None,
+        weights: Tensor | None,
+        diagonal_offset: int,
+        workspace_bytes: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        block = (videos, texts, scale, video_ids, text_ids, weights)
+        _, *logs = _ops.forward(*block, diagonal_offset, False)
+        ctx.save_for_backward(*block, *logs)
+        lines, _, exponents, _ = logs
+        ctx.diagonal_offset, ctx.workspace_bytes = diagonal_offset, workspace_bytes
+        rows, columns = videos.shape[0], texts.shape[0]
+        first_column = forward_kernels.line_blocks(rows) * LINES
+        row_lines, column_lines = lines[:rows], lines[first_column : first_column + columns]
+        return row_lines * _LN2, column_lines * _LN2, exponents * _LN2
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *upstream: Tensor) -> Any:
+        block, logs = ctx.saved_tensors[:6], ctx.saved_tensors[6:]
+        needs = ctx.needs_input_grad[:3]
+        videos, texts, scale = _wanted(
+            needs,
+            _ops.partials_backward(
+                *block, ctx.diagonal_offset, *logs, *upstream, *needs, ctx.workspace_bytes
+            ),
+        )
+        if scale is not None:
+            for gradient in upstream:
+                scale = scale - gradient.sum().to(scale.dtype)
+        return videos, texts, scale, *(None,) * 5
+
+
+def _wanted(needs: Any, gradients: Any) -> tuple[Tensor | None, ...]:
+    return tuple(gradient if need else None for need, gradient in zip(needs, gradients))

@@ -1,0 +1,105 @@
+"""Device functions that both directions share."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+LOG2_E = tl.constexpr(1.4426950408889634)
+# Every power is 2^(slope a - slope + OFFSET): cosines down to 1 - 226/slope are representable, and
+# sums of 2^26 of them (README, "One exponential").
+OFFSET = tl.constexpr(100.0)
+# Sums outside of this range may have lost terms, sums inside at most 2^-20 with up to 2^26 terms.
+SMALLEST_SUM = tl.constexpr(2.0**-80)
+LARGEST_SUM = tl.constexpr(2.0**126)
+ONE_OVER_OFFSET = tl.constexpr(2.0**-100)
+
+
+@triton.jit
+def tile_dots(
+    left,
+    right,
+    left_start,
+    right_start,
+    left_stop,
+    right_stop,
+    depth,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    DESCRIBED: tl.constexpr,
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
+):
+    """Dot products [BLOCK_M, BLOCK_N] of rows of two matrices [*, depth].
+
+    The matrices are tensor descriptors (DESCRIBED) or pointers. Rows past a stop count for nothing:
+    they are other rows, or zero.
+    """
+    dots = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    if not DESCRIBED:
+        inner = tl.arange(0, BLOCK_K)
+        left_row = tl.minimum(left_start + tl.arange(0, BLOCK_M), left_stop - 1)
+        right_row = tl.minimum(right_start + tl.arange(0, BLOCK_N), right_stop - 1)
+        left_at = left + left_row.to(tl.int64)[:, None] * depth + inner[None, :]
+        right_at = right + right_row.to(tl.int64)[:, None] * depth + inner[None, :]
+    for start in tl.range(0, depth, BLOCK_K):
+        if DESCRIBED:
+            a = left.load([left_start, start])
+            b = right.load([right_start, start])
+        else:
+            a = tl.load(left_at + start)
+            b = tl.load(right_at + start)
+        if UPCAST:
+            # The interpreter multiplies the bit patterns of bf16.
+            a = a.to(tl.float32)
+            b = b.to(tl.float32)
+        dots = tl.dot(a, b.T, dots, input_precision=PRECISION)
+    return dots
+
+
+@triton.jit
+def paired_dots(
+    left,
+    right,
+    left_start,
+    shift,
+    left_stop,
+    right_stop,
+    depth,
+    LINES: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
+):
+    """Dot products [LINES] of row i of `left` with row i + shift of `right`; 0 without that row.
+
+    A tensor-core tile of which the diagonal is kept, so that they are rounded as in `tile_dots`.
+    """
+    inner = tl.arange(0, BLOCK_K)
+    line = left_start + tl.arange(0, LINES)
+    partner = line + shift
+    known = (line < left_stop) & (partner >= 0) & (partner < right_stop)
+    left_row = tl.minimum(line, left_stop - 1).to(tl.int64)
+    right_row = tl.minimum(tl.maximum(partner, 0), right_stop - 1).to(tl.int64)
+    left_at = left + left_row[:, None] * depth + inner[None, :]
+    right_at = right + right_row[:, None] * depth + inner[None, :]
+    dots = tl.zeros((LINES, LINES), dtype=tl.float32)
+    for start in tl.range(0, depth, BLOCK_K):
+        a = tl.load(left_at + start)
+        b = tl.load(right_at + start)
+        if UPCAST:
+            a = a.to(tl.float32)
+            b = b.to(tl.float32)
+        dots = tl.dot(a, b.T, dots, input_precision=PRECISION)
+    here = tl.arange(0, LINES)
+    own = tl.sum(tl.where(here[:, None] == here[None, :], dots, 0.0), 1)
+    return tl.where(known, own, 0.0)
+
+
+@triton.jit
+def same_class(left_ids, right_ids, left, right, left_stop, right_stop):
+    """[M, N] whether two rows have equal ids; rows past the end are classes of their own."""
+    left_id = tl.load(left_ids + left, mask=left < left_stop, other=-1)
+    right_id = tl.load(right_ids + right, mask=right < right_stop, other=-2)
+    return left_id[:, None] == right_id[None, :]
