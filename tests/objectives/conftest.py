@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -70,3 +71,16 @@ def inputs() -> ModelInputs:
         noun_mask=torch.tensor([[1, 1], [0, 0], [1, 0], [1, 1], [1, 0], [1, 1]]).bool(),
         seeds=StepSeeds(run_seed=1, step=2, keys=torch.tensor([3, 2**50, 8, 21, 5, 77])),
     )
+
+
+@pytest.fixture
+def take_rows() -> Callable[[ModelInputs, slice], ModelInputs]:
+    def take(inputs: ModelInputs, rows: slice) -> ModelInputs:
+        values = {field.name: getattr(inputs, field.name) for field in fields(inputs)}
+        seeds = values.pop("seeds")
+        return ModelInputs(
+            **{name: tensor[rows] for name, tensor in values.items()},
+            seeds=StepSeeds(seeds.run_seed, seeds.step, seeds.keys[rows]),
+        )
+
+    return take

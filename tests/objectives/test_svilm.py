@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 import torch
 
 from svilm_fast.kernels.philox import StepSeeds
 from svilm_fast.models.flops import count_parameters
-from svilm_fast.models.inputs import ModelInputs
 from svilm_fast.objectives.config import SViLMConfig
 from svilm_fast.objectives.svilm import SViLM, build_model
 from svilm_fast.objectives.total import Embeddings
@@ -184,19 +183,12 @@ def test_sources_feed_the_objective_they_are_set_for(make_model, inputs):
     torch.testing.assert_close(embeddings.segments, blended.segments)
 
 
-def _rows(inputs: ModelInputs, rows: slice) -> ModelInputs:
-    values = {field.name: getattr(inputs, field.name) for field in fields(inputs)}
-    seeds = values.pop("seeds")
-    return ModelInputs(
-        **{name: tensor[rows] for name, tensor in values.items()},
-        seeds=StepSeeds(seeds.run_seed, seeds.step, seeds.keys[rows]),
-    )
-
-
-def test_micro_batches_embed_as_the_whole_batch(make_model, inputs):
+def test_micro_batches_embed_as_the_whole_batch(make_model, inputs, take_rows):
     model = make_model(drop_path=0.3, dropout=0.2, drop={"rate": 0.3}).double()
     whole = model.embed(inputs)
-    parts = [model.embed(_rows(inputs, rows)) for rows in (slice(0, 1), slice(1, 4), slice(4, 6))]
+    parts = [
+        model.embed(take_rows(inputs, rows)) for rows in (slice(0, 1), slice(1, 4), slice(4, 6))
+    ]
     joined = Embeddings(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
     for name, expected in whole._asdict().items():
         torch.testing.assert_close(getattr(joined, name), expected, rtol=0, atol=1e-12)
