@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -62,7 +63,11 @@ class Meter:
     peak: float | None
     steps: int = 0
     data_seconds: float = 0.0
-    started: float = field(default_factory=time.perf_counter)
+    clock: Callable[[], float] = time.perf_counter
+    started: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.started = self.clock()
 
     def add_step(self, data_seconds: float) -> None:
         """Count one step that waited `data_seconds` for its batch."""
@@ -75,7 +80,7 @@ class Meter:
 
     def read(self) -> dict[str, float]:
         """Return the figures since the last call and start anew; empty without a step."""
-        now = time.perf_counter()
+        now = self.clock()
         seconds, steps = now - self.started, self.steps
         waited = self.data_seconds
         self.started, self.steps, self.data_seconds = now, 0, 0.0

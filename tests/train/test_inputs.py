@@ -1,0 +1,76 @@
+"""What the model is given: only what its objectives read, with numbers keyed by sample."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from svilm_fast.data.batch import ClipBatch
+from svilm_fast.train.inputs import model_inputs
+from svilm_fast.train.load_config import load_config
+from svilm_fast.train.ranks import Ranks
+
+
+def batch(count: int = 4, frames: int = 8) -> ClipBatch:
+    pixels = torch.arange(count, dtype=torch.uint8)[:, None, None, None, None]
+    return ClipBatch(
+        frames=pixels.expand(count, frames, 8, 8, 3).clone(),
+        keys=torch.arange(100, 100 + count),
+        ids=[f"clip{row}" for row in range(count)],
+        captions=["a"] * count,
+        nouns=[[]] * count,
+        text_tokens=torch.zeros(count, 4, dtype=torch.int64),
+        text_mask=torch.ones(count, 4, dtype=torch.bool),
+        noun_tokens=torch.zeros(count, 2, 4, dtype=torch.int64),
+        noun_token_mask=torch.ones(count, 2, 4, dtype=torch.bool),
+        noun_mask=torch.ones(count, 2, dtype=torch.bool),
+        frame_index=torch.zeros(count, frames, dtype=torch.int64),
+        crop=torch.zeros(count, 4),
+        flipped=torch.zeros(count, dtype=torch.bool),
+    )
+
+
+def on_rank(rank: int) -> Ranks:
+    return Ranks(rank, rank, 2, torch.device("cpu"))
+
+
+def test_blended_frames_follow_the_mask_and_replay_alike() -> None:
+    config = load_config("demo")
+    inputs = model_inputs(batch(), config, 3, on_rank(0))
+    assert inputs.frames is None
+    assert inputs.blended is not None
+    assert inputs.paste_mask is not None
+    own = inputs.blended[:, :, 0, 0, 0] == torch.arange(4)[:, None]
+    assert torch.equal(own, inputs.paste_mask.repeat_interleave(2, dim=1))
+    again = model_inputs(batch(), config, 3, on_rank(0))
+    assert torch.equal(again.blended, inputs.blended)
+    steps = [model_inputs(batch(), config, step, on_rank(0)).paste_mask for step in range(6)]
+    assert any(not torch.equal(mask, inputs.paste_mask) for mask in steps)
+
+
+def test_pairs_of_different_ranks_never_share_a_number() -> None:
+    config = load_config("demo")
+    numbers = [model_inputs(batch(), config, 0, on_rank(rank)).pair_ids for rank in range(2)]
+    assert set(numbers[0].tolist()).isdisjoint(numbers[1].tolist())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "clean", "blended"),
+    [
+        ((), False, True),
+        (("objectives.grounding.video=clean",), True, True),
+        (
+            (
+                "objectives.contrast.video=clean",
+                "objectives.grounding.video=clean",
+                "objectives.temporal.weight=0",
+            ),
+            True,
+            False,
+        ),
+    ],
+)
+def test_only_videos_that_an_objective_reads_are_made(overrides, clean, blended) -> None:
+    inputs = model_inputs(batch(), load_config("demo", list(overrides)), 0, on_rank(0))
+    assert (inputs.frames is not None) == clean
+    assert (inputs.blended is not None) == blended
