@@ -159,7 +159,8 @@ class Loop:
         assert self.evaluate is not None
         values = self.evaluate(self.engine, self.step)
         self.metrics.write(self.step, values)
-        shown = " | ".join(f"{name} {value:.1f}" for name, value in values.items())
+        names = {name: name.removeprefix("retrieval_").replace("_", " ") for name in values}
+        shown = " | ".join(f"{names[name]} {value:.1f}" for name, value in values.items())
         self.display.say(f"step {self.step} evaluation | {shown}")
 
     def _save(self) -> None:
