@@ -21,6 +21,7 @@ from .similarities import (
     parameter_shapes,
     similarity_scores,
 )
+from .variants import VARIANTS
 
 __all__ = [
     "SIMILARITIES",
@@ -73,6 +74,7 @@ register(
         cost=grounding_cost,
         cases=CASES,
         make_inputs=make_inputs,
+        variants=VARIANTS,
         kernel_paths=tuple(sorted((Path(__file__).parent / "fused").glob("*.py"))),
     )
 )

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from svilm_fast.kernels.registry import Variant
 
+from .fused.layout import Layout, layout_of
+
 HALF, SINGLE = torch.bfloat16, torch.float32
 WITHOUT_SM_100 = ("sm_80", "sm_90")
 
@@ -27,14 +29,14 @@ def _inputs(
 
 def _scores(batch: int, groups: int, nouns: int, dim: int, dtype: torch.dtype = HALF) -> None:
     from .fused.forward import launch_scores
-    from .fused.layout import layout_of
 
     tokens, rows, _, beta = _inputs(batch, groups, nouns, dim, dtype)
     layout = layout_of(tokens, rows)
-    launch_scores(*_prepared(layout), beta, layout)
+    buffers = _prepared(layout)
+    launch_scores(buffers[0], buffers[1], buffers[2], beta, layout)
 
 
-def _prepared(layout):
+def _prepared(layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
     def buffer(rows: int) -> Tensor:
         return torch.empty((rows, layout.padded_dim), dtype=layout.dtype, device="meta")
 
@@ -43,10 +45,16 @@ def _prepared(layout):
 
 
 def _backward(
-    batch: int, groups: int, nouns: int, dim: int, dtype: torch.dtype = HALF, *, loss: bool = True
+    batch: int,
+    groups: int,
+    nouns: int,
+    dim: int,
+    dtype: torch.dtype = HALF,
+    *,
+    loss: bool = True,
+    beta_gradient: bool = True,
 ) -> None:
     from .fused.backward import LossContext, Needs, Prepared, backward
-    from .fused.layout import layout_of
     from .fused.matrix import MatrixStatistics
 
     tokens, rows, _, beta = _inputs(batch, groups, nouns, dim, dtype)
@@ -60,7 +68,7 @@ def _backward(
         Prepared(*_prepared(layout)),
         beta,
         layout,
-        Needs(True, True, True, scale=loss),
+        Needs(True, True, beta_gradient, scale=loss),
         dtype,
         beta if loss else scores,
         1 << 40,
@@ -70,7 +78,6 @@ def _backward(
 
 def _prepare(batch: int, groups: int, nouns: int, dim: int) -> None:
     from .fused.forward import prepare
-    from .fused.layout import layout_of
 
     tokens, rows, mask, _ = _inputs(batch, groups, nouns, dim, HALF)
     prepare(tokens, rows, mask, layout_of(tokens, rows))
@@ -99,6 +106,10 @@ VARIANTS = (
     _variant("scores G=8 K=1 D=64", partial(_scores, 1024, 8, 1, 64), SM_90),
     _variant("scores float32", partial(_scores, 1024, 32, 2, 256, SINGLE), WITHOUT_SM_100),
     _variant("loss backward G=32 K=2 D=256", partial(_backward, 1024, 32, 2, 256)),
+    _variant(
+        "loss backward G=32 K=2 D=256, beta fixed",
+        partial(_backward, 1024, 32, 2, 256, beta_gradient=False),
+    ),
     _variant("loss backward G=64 K=4 D=512", partial(_backward, 2048, 64, 4, 512), SM_90),
     _variant("loss backward G=12 K=3 D=208", partial(_backward, 1000, 12, 3, 208), SM_90),
     _variant(

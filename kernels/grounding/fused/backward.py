@@ -1,4 +1,4 @@
-"""Backward kernels of grounding: gradient of the dot products by chunks, and the finish."""
+"""Backward of grounding: gradient of the dot products by chunks, products, and the finish."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 from svilm_fast.kernels.device import traits
 from svilm_fast.kernels.launch import launch
 
+from .finish import FINISH_ROWS, finish_kernel, gradient_scale, largest_magnitude
 from .forward import (
-    BETA_MAX,
     LOG2_E,
     TILE_GROUP,
     load_beta,
@@ -23,9 +23,6 @@ from .forward import (
 )
 from .layout import Layout, backward_tile
 from .matrix import MatrixStatistics, pair_gradient
-
-FINISH_ROWS = 64
-ABSMAX_BLOCK = 4096
 
 
 class Prepared(NamedTuple):
@@ -54,50 +51,10 @@ class Needs(NamedTuple):
 
 
 @triton.jit
-def floor_power_of_two(value):
-    """Largest power of two that is at most a positive normal float32."""
-    return (value.to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True)
-
-
-@triton.jit
-def gradient_scale(beta, largest_upstream, LOSS: tl.constexpr, HALF: tl.constexpr):
-    """Power of two that brings d(dots) into float16's range with a factor two to spare.
-
-    For unit vectors |p (1 + beta (a - r))| <= 1 + beta / 2, and the loss's own upstream is <= 2.
-    """
-    multiplier = 1.0
-    if HALF:
-        if LOSS:
-            bound = 2.0 + beta
-        else:
-            bound = tl.load(largest_upstream) * (1.0 + 0.5 * beta)
-        multiplier = floor_power_of_two(32768.0 / tl.minimum(tl.maximum(bound, 1e-30), 1e30))
-    return multiplier
-
-
-@triton.jit
 def total_weight(weights, caption, inside, PADDED_K: tl.constexpr):
     """Sum of a caption's noun weights: 1, or 0 where it has no noun."""
     at = weights + caption[:, None] * PADDED_K + tl.arange(0, PADDED_K)[None, :]
     return tl.sum(tl.load(at, mask=inside[:, None], other=0.0), 1)
-
-
-@triton.jit
-def absmax_kernel(upstream, partials, number, BLOCK: tl.constexpr):
-    """Largest magnitude of one block of the upstream gradient."""
-    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    values = tl.load(upstream + index, mask=index < number, other=0.0)
-    tl.store(partials + tl.program_id(0), tl.max(tl.abs(values), 0))
-
-
-@triton.jit
-def max_kernel(partials, result, number, BLOCK: tl.constexpr):
-    """Largest of the blocks' magnitudes."""
-    largest = tl.zeros((BLOCK,), dtype=tl.float32)
-    for first in tl.range(0, number, BLOCK):
-        index = first + tl.arange(0, BLOCK)
-        largest = tl.maximum(largest, tl.load(partials + index, mask=index < number, other=0.0))
-    tl.store(result, tl.max(largest, 0))
 
 
 @triton.jit
@@ -197,14 +154,14 @@ def dots_gradient_kernel(
     total = tl.sum(power, 2)
     similarity = tl.sum(power * dots, 2) / total
     centred = dots - similarity[:, :, None]
+    moment = power * centred
     if NEED_BETA:
         # Not the mean of squares less the squared mean: a sharp softmax has next to no variance.
-        variance = tl.sum(power * centred * centred, 2) / total
+        variance = tl.sum(moment * centred, 2) / total
         part = tl.sum(tl.reshape(upstream * variance, (BLOCK_M * TILE_VIDEOS,)), 0)
         tl.store(partial_beta + first_partial + tl.program_id(0), part)
     if WRITE:
-        slope = 1.0 + sharpness * centred
-        gradient = power * slope * (upstream * multiplier / total)[:, :, None]
+        gradient = (power + sharpness * moment) * (upstream * multiplier / total)[:, :, None]
         values = tl.reshape(gradient, (BLOCK_M, BLOCK_N)).to(dots_gradient.dtype.element_ty)
         columns = column_tile * BLOCK_N + tl.arange(0, BLOCK_N)
         width = chunk_videos * PADDED_G
@@ -212,102 +169,6 @@ def dots_gradient_kernel(
         tl.store(
             target, values, mask=(rows < captions * PADDED_K)[:, None] & (columns < width)[None, :]
         )
-
-
-@triton.jit
-def finish_kernel(
-    groups_sum,
-    nouns_sum,
-    groups_gradient,
-    nouns_gradient,
-    beta_gradient,
-    scale_gradient,
-    partial_beta,
-    partial_scale,
-    beta,
-    scale,
-    count,
-    loss_upstream,
-    largest_upstream,
-    group_rows,
-    noun_rows,
-    noun_parts,
-    tiles,
-    group_programs,
-    noun_programs,
-    G: tl.constexpr,
-    K: tl.constexpr,
-    D: tl.constexpr,
-    PADDED_G: tl.constexpr,
-    PADDED_K: tl.constexpr,
-    PADDED_D: tl.constexpr,
-    BLOCK: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    LOSS: tl.constexpr,
-    HALF: tl.constexpr,
-    NEED_BETA: tl.constexpr,
-    NEED_SCALE: tl.constexpr,
-    SUM_BLOCK: tl.constexpr,
-):
-    """Take the factors out of the sums, drop the padding, cast; the last program sums scalars."""
-    column_blocks: tl.constexpr = PADDED_D // BLOCK_D
-    pid = tl.program_id(0) // column_blocks
-    columns = (tl.program_id(0) % column_blocks) * BLOCK_D + tl.arange(0, BLOCK_D)
-    raw = tl.load(beta).to(tl.float32)
-    sharpness = load_beta(beta)
-    if LOSS:
-        pair_factor = tl.load(loss_upstream) / (2.0 * tl.load(count))
-        score_factor = pair_factor * tl.load(scale).to(tl.float32)
-    else:
-        score_factor = 1.0
-    factor = score_factor / gradient_scale(sharpness, largest_upstream, LOSS, HALF)
-    if pid < group_programs:
-        rows = pid.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-        video = rows // PADDED_G
-        group = rows % PADDED_G
-        mask = ((rows < group_rows) & (group < G))[:, None] & (columns < D)[None, :]
-        source = groups_sum + rows[:, None] * PADDED_D + columns[None, :]
-        values = tl.load(source, mask=mask, other=0.0) * factor
-        target = groups_gradient + ((video * G + group) * D)[:, None] + columns[None, :]
-        tl.store(target, values.to(groups_gradient.dtype.element_ty), mask=mask)
-    elif pid < group_programs + noun_programs:
-        rows = (pid - group_programs).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-        caption = rows // PADDED_K
-        noun = rows % PADDED_K
-        mask = ((rows < noun_rows) & (noun < K))[:, None] & (columns < D)[None, :]
-        values = tl.zeros((BLOCK, BLOCK_D), dtype=tl.float32)
-        for part in tl.range(0, noun_parts):
-            source = nouns_sum + (rows + part * noun_rows)[:, None] * PADDED_D
-            values += tl.load(source + columns[None, :], mask=mask, other=0.0)
-        target = nouns_gradient + ((caption * K + noun) * D)[:, None] + columns[None, :]
-        tl.store(target, (values * factor).to(nouns_gradient.dtype.element_ty), mask=mask)
-    elif tl.program_id(0) % column_blocks == 0:
-        if NEED_BETA:
-            total = tl.zeros((SUM_BLOCK,), dtype=tl.float32)
-            for first in tl.range(0, tiles, SUM_BLOCK):
-                index = first + tl.arange(0, SUM_BLOCK)
-                total += tl.load(partial_beta + index, mask=index < tiles, other=0.0)
-            slope = tl.sum(total, 0) * score_factor
-            outward = ((raw > BETA_MAX) & (slope < 0.0)) | ((raw < 0.0) & (slope > 0.0))
-            slope = tl.where(outward, 0.0, slope)
-            tl.store(beta_gradient, slope.to(beta_gradient.dtype.element_ty))
-        if NEED_SCALE:
-            total = tl.zeros((SUM_BLOCK,), dtype=tl.float32)
-            for first in tl.range(0, tiles, SUM_BLOCK):
-                index = first + tl.arange(0, SUM_BLOCK)
-                total += tl.load(partial_scale + index, mask=index < tiles, other=0.0)
-            slope = tl.sum(total, 0) * pair_factor
-            tl.store(scale_gradient, slope.to(scale_gradient.dtype.element_ty))
-
-
-def largest_magnitude(upstream: Tensor) -> Tensor:
-    """max |upstream| as a 0-dim float32 tensor on the device."""
-    programs = -(-upstream.numel() // ABSMAX_BLOCK)
-    partials = upstream.new_empty((programs,))
-    result = upstream.new_empty(())
-    launch(absmax_kernel, (programs,), upstream, partials, upstream.numel(), BLOCK=ABSMAX_BLOCK)
-    launch(max_kernel, (1,), partials, result, programs, BLOCK=1024)
-    return result
 
 
 def accumulate_product(out: Tensor, left: Tensor, right: Tensor, *, first: bool) -> None:
@@ -360,7 +221,7 @@ def backward(
     """
     groups, nouns = prepared.groups, prepared.nouns
     device = traits(groups.device)
-    tile = backward_tile(layout, device.capability)
+    tile = backward_tile(layout, device.capability, needs.beta)
     write = needs.groups or needs.nouns
     chunk = layout.videos_per_chunk(workspace_bytes, tile.columns) if write else layout.videos
     row_tiles = -(-layout.rows // tile.rows)

@@ -80,20 +80,21 @@ def forward_tile(layout: Layout, capability: tuple[int, int]) -> Tile:
     return Tile(128, 128, min(64, layout.padded_dim), 8, 3)
 
 
-def backward_tile(layout: Layout, capability: tuple[int, int]) -> Tile:
+def backward_tile(layout: Layout, capability: tuple[int, int], need_beta: bool) -> Tile:
     """Tile of the kernel that writes the gradient of the dot products.
 
-    Its epilogue takes about 80 registers beside the accumulator, so the tile is half of forward's
-    on sm_90 (three blocks per SM; 128 x 128 leaves one), a quarter on sm_80 (more spills). sm_100
-    keeps its accumulator in tensor memory and runs products of 64 rows at half rate.
+    A wanted gradient of beta costs about 50 registers. With it a 128 x 128 tile would leave one
+    block on an SM of sm_90 and its epilogue would stand alone; 64 x 128 leaves three. sm_80 spills
+    beyond 64 x 64. sm_100 has its accumulator in tensor memory, and half rate below 128 rows.
     """
     if layout.dtype == torch.float32:
         return Tile(64, 64, min(32, layout.padded_dim), 4, 2)
+    depth = min(64, layout.padded_dim)
     if capability < (9, 0):
-        return Tile(64, 64, min(64, layout.padded_dim), 4, 3)
-    if capability < (10, 0):
-        return Tile(64, 128, min(64, layout.padded_dim), 4, 3)
-    return Tile(128, 128, min(64, layout.padded_dim), 8, 3)
+        return Tile(64, 64, depth, 4, 3)
+    if capability < (10, 0) and need_beta:
+        return Tile(64, 128, depth, 4, 3)
+    return Tile(128, 128, depth, 8, 3)
 
 
 def layout_of(groups: Tensor, nouns: Tensor) -> Layout:
