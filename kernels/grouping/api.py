@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ..backend import choose
+from ..device import traits
+from .fused.plan import unsupported
 from .reference import GroupingOutput, grouping_reference
 
 Mode = Literal["gumbel", "hard", "soft"]
@@ -120,8 +123,20 @@ def grouping(
     if torch.is_autocast_enabled(kind) and tokens.dtype == torch.float32:
         tokens = tokens.to(torch.get_autocast_dtype(kind))
     queries = queries.to(tokens.dtype)
-    choose("grouping", (queries, tokens, group_bias, seeds, token_ids, token_mask), backend=backend)
-    return grouping_reference(
+    path = choose(
+        "grouping",
+        (queries, tokens, group_bias, seeds, token_ids, token_mask),
+        backend=backend,
+        unsupported=unsupported(
+            queries.shape[1], tokens.shape[2], tokens.dtype, traits(tokens.device)
+        ),
+    )
+    run: Callable[..., GroupingOutput] = grouping_reference
+    if path == "fused":
+        from .fused.function import fused_grouping
+
+        run = fused_grouping
+    return run(
         queries,
         tokens,
         group_bias,

@@ -1,0 +1,306 @@
+"""Backward of grouping: tokens read once, their gradient written once, noise drawn again."""
+# Triton's language has no unpacking, and a tuple there grows in an unrolled loop.
+# ruff: noqa: RUF005
+# mypy: disable-error-code="assignment, var-annotated"
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ...launch import launch
+from .plan import WARPS, Plan
+from .primitives import (
+    add_noise,
+    dot,
+    group_softmax,
+    load_bias,
+    load_group_block,
+    load_present,
+    load_token_block,
+    store_group_block,
+    store_token_block,
+    sum_splits,
+)
+
+
+@triton.jit
+def grouping_backward_prepare_kernel(
+    d_pooled,
+    d_counts,
+    pooled,
+    counts,
+    shares,
+    offsets,
+    unscale,
+    eps,
+    WIDTH: tl.constexpr,
+    GROUPS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_G: tl.constexpr,
+):
+    """h_g = d_pooled_g / (n_g + eps) and c_g - <h_g, pooled_g>, scaled by a power of two.
+
+    The scale keeps fp16 products of small gradients out of the subnormal range; it is undone in
+    fp32, exactly.
+    """
+    sample = tl.program_id(0).to(tl.int64)
+    group = tl.arange(0, BLOCK_G)
+    present = group < GROUPS
+    count = tl.load(counts + sample * GROUPS + group, mask=present, other=1.0)
+    inverse = 1.0 / (count + eps)
+    inner = tl.zeros((BLOCK_G,), tl.float32)
+    largest = tl.zeros((BLOCK_G,), tl.float32)
+    rows = (sample * GROUPS + group[:, None]) * WIDTH
+    for start in range(0, WIDTH, BLOCK_C):
+        column = start + tl.arange(0, BLOCK_C)
+        mask = present[:, None] & (column < WIDTH)[None, :]
+        upstream = tl.load(d_pooled + rows + column[None, :], mask=mask, other=0.0).to(tl.float32)
+        value = tl.load(pooled + rows + column[None, :], mask=mask, other=0.0).to(tl.float32)
+        inner += tl.sum(upstream * value, axis=1)
+        largest = tl.maximum(largest, tl.max(tl.abs(upstream), axis=1))
+    offset = tl.load(d_counts + sample * GROUPS + group, mask=present, other=0.0) - inner * inverse
+    size = tl.max(tl.maximum(largest * inverse, tl.abs(offset) / 256), axis=0)
+    # A zero or non-finite gradient keeps scale 1; 2^100 is far beyond any gradient worth saving.
+    usable = (size > 2.0**-100) & (size < 2.0**100)
+    exponent = tl.floor(tl.log2(tl.where(usable, size, 1.0)))
+    scale = tl.exp2(-exponent)
+    tl.store(unscale + sample, tl.exp2(exponent))
+    tl.store(offsets + sample * GROUPS + group, offset * scale, mask=present)
+    for start in range(0, WIDTH, BLOCK_C):
+        column = start + tl.arange(0, BLOCK_C)
+        mask = present[:, None] & (column < WIDTH)[None, :]
+        upstream = tl.load(d_pooled + rows + column[None, :], mask=mask, other=0.0).to(tl.float32)
+        share = upstream * (inverse * scale)[:, None]
+        tl.store(shares + rows + column[None, :], share.to(shares.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["length", "chunk", "num_blocks"])
+def grouping_backward_kernel(
+    tokens,
+    queries,
+    group_bias,
+    shares,
+    offsets,
+    unscale,
+    seeds,
+    token_ids,
+    token_mask,
+    index,
+    d_tokens,
+    d_queries,
+    d_bias,
+    length,
+    chunk,
+    num_blocks,
+    inverse_temperature,
+    WIDTH: tl.constexpr,
+    GROUPS: tl.constexpr,
+    HARD: tl.constexpr,
+    NOISE: tl.constexpr,
+    NEED_TOKENS: tl.constexpr,
+    NEED_QUERIES: tl.constexpr,
+    SPLITS: tl.constexpr,
+    BLOCK_L: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    NUM_BLOCKS: tl.constexpr,
+    BLOCK_G: tl.constexpr,
+    STAGES: tl.constexpr,
+    UPCAST: tl.constexpr,
+):
+    """One program takes `chunk` tokens of one sample; query gradients are left as partial sums."""
+    program = tl.program_id(0).to(tl.int64)
+    sample = program // SPLITS
+    first = (program % SPLITS).to(tl.int32) * chunk
+    last = tl.minimum(first + chunk, length)
+    group = tl.arange(0, BLOCK_G)
+    back = tl.load(unscale + sample)
+    if NOISE:
+        seed = tl.load(seeds + sample)
+    sample_tokens = tokens + sample * length * WIDTH
+    sample_d_tokens = d_tokens + sample * length * WIDTH
+    sample_queries = queries + sample * GROUPS * WIDTH
+    sample_shares = shares + sample * GROUPS * WIDTH
+    sums = ()
+    for _ in tl.static_range(NUM_BLOCKS):
+        sums = sums + (tl.zeros((BLOCK_C, BLOCK_G), tl.float32),)
+    bias_sum = tl.zeros((BLOCK_G,), tl.float32)
+    for start in range(first, last, BLOCK_L):
+        logits = tl.zeros((BLOCK_L, BLOCK_G), tl.float32)
+        d_assignment = tl.zeros((BLOCK_L, BLOCK_G), tl.float32)
+        for block in tl.range(num_blocks, num_stages=STAGES):
+            x = load_token_block(sample_tokens, start, last, block, WIDTH, BLOCK_L, BLOCK_C)
+            q = load_group_block(sample_queries, block, WIDTH, GROUPS, BLOCK_C, BLOCK_G)
+            h = load_group_block(sample_shares, block, WIDTH, GROUPS, BLOCK_C, BLOCK_G)
+            logits = dot(x, q, logits, UPCAST)
+            d_assignment = dot(x, h, d_assignment, UPCAST)
+        # Loaded per tile: kept over the loop they would cost registers that the sums need.
+        logits += load_bias(group_bias, sample, GROUPS, BLOCK_G)[None, :]
+        if NOISE:
+            logits = add_noise(
+                logits, start, last, seed, token_ids, sample, length, GROUPS, BLOCK_L, BLOCK_G
+            )
+        soft = group_softmax(logits, inverse_temperature)
+        offset = tl.load(offsets + sample * GROUPS + group, mask=group < GROUPS, other=0.0)
+        d_assignment += offset[None, :]
+        mean = tl.sum(soft * d_assignment, axis=1)[:, None]
+        d_logits = soft * (d_assignment - mean) * inverse_temperature
+        present = load_present(token_mask, start, last, sample, length, BLOCK_L)
+        d_logits = tl.where(present[:, None], d_logits, 0.0)
+        bias_sum += tl.sum(d_logits, axis=0)
+        d_logits = d_logits.to(tokens.dtype.element_ty)
+        if HARD:
+            token = start + tl.arange(0, BLOCK_L)
+            label = tl.load(index + sample * length + token, mask=token < last, other=-1)
+            assignment = (label[:, None] == group[None, :]).to(tl.float32)
+        else:
+            assignment = tl.where(present[:, None], soft, 0.0)
+        assignment = assignment.to(tokens.dtype.element_ty)
+        if NEED_QUERIES:
+            updated = ()
+            for block in tl.static_range(NUM_BLOCKS):
+                x = load_token_block(sample_tokens, start, last, block, WIDTH, BLOCK_L, BLOCK_C)
+                updated = updated + (dot(tl.trans(x), d_logits, sums[block], UPCAST),)
+            sums = updated
+        if NEED_TOKENS:
+            for block in tl.range(num_blocks, num_stages=STAGES):
+                q = load_group_block(sample_queries, block, WIDTH, GROUPS, BLOCK_C, BLOCK_G)
+                h = load_group_block(sample_shares, block, WIDTH, GROUPS, BLOCK_C, BLOCK_G)
+                d_x = dot(assignment, tl.trans(h), None, UPCAST)
+                d_x = dot(d_logits, tl.trans(q), d_x, UPCAST) * back
+                store_token_block(sample_d_tokens, d_x, start, last, block, WIDTH, BLOCK_L, BLOCK_C)
+    if NEED_QUERIES:
+        tl.store(d_bias + program * GROUPS + group, bias_sum * back, mask=group < GROUPS)
+        rows = d_queries + program * GROUPS * WIDTH
+        for block in tl.static_range(NUM_BLOCKS):
+            store_group_block(rows, sums[block] * back, block, WIDTH, GROUPS, BLOCK_C, BLOCK_G)
+
+
+@triton.jit
+def grouping_backward_combine_kernel(
+    partial,
+    partial_bias,
+    d_queries,
+    d_bias,
+    WIDTH: tl.constexpr,
+    GROUPS: tl.constexpr,
+    SPLITS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_G: tl.constexpr,
+):
+    """Sum the splits' query and bias gradients of one sample and one block, in a fixed order."""
+    PARTS: tl.constexpr = (WIDTH + BLOCK_C - 1) // BLOCK_C
+    program = tl.program_id(0).to(tl.int64)
+    sample = program // PARTS
+    column = (program % PARTS).to(tl.int32) * BLOCK_C + tl.arange(0, BLOCK_C)
+    group = tl.arange(0, BLOCK_G)
+    total = sum_splits(partial, sample, column, SPLITS, WIDTH, GROUPS, BLOCK_G)
+    mask = (group < GROUPS)[:, None] & (column < WIDTH)[None, :]
+    pointers = d_queries + (sample * GROUPS + group[:, None]) * WIDTH + column[None, :]
+    tl.store(pointers, total.to(d_queries.dtype.element_ty), mask=mask)
+    if program % PARTS == 0:
+        zero = tl.zeros((1,), tl.int32)
+        bias = tl.sum(sum_splits(partial_bias, sample, zero, SPLITS, 1, GROUPS, BLOCK_G), axis=1)
+        tl.store(d_bias + sample * GROUPS + group, bias, mask=group < GROUPS)
+
+
+def backward(
+    plan: Plan,
+    d_pooled: Tensor,
+    d_counts: Tensor,
+    queries: Tensor,
+    tokens: Tensor,
+    group_bias: Tensor | None,
+    seeds: Tensor | None,
+    token_ids: Tensor | None,
+    token_mask: Tensor | None,
+    pooled: Tensor,
+    counts: Tensor,
+    index: Tensor,
+    mode: str,
+    temperature: float,
+    eps: float,
+    need_tokens: bool,
+    need_queries: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients at queries, tokens and group_bias (fp32 [b, G]); empty where not needed."""
+    batch, length, width = tokens.shape
+    groups = queries.shape[1]
+    nothing = tokens.new_empty((0,))
+    shares = torch.empty_like(queries)
+    offsets = torch.empty_like(counts)
+    unscale = counts.new_empty((batch,))
+    d_tokens = torch.empty_like(tokens) if need_tokens else nothing
+    d_queries = torch.empty_like(queries) if need_queries else nothing
+    d_bias = torch.empty_like(counts) if need_queries else nothing
+    partial, partial_bias = d_queries, d_bias
+    if need_queries and plan.splits > 1:
+        partial = counts.new_empty((batch, plan.splits, groups, width))
+        partial_bias = counts.new_empty((batch, plan.splits, groups))
+    sizes = {
+        "WIDTH": width,
+        "GROUPS": groups,
+        "BLOCK_C": plan.block_width,
+        "BLOCK_G": plan.block_groups,
+    }
+    launch(
+        grouping_backward_prepare_kernel,
+        (batch,),
+        d_pooled,
+        d_counts,
+        pooled,
+        counts,
+        shares,
+        offsets,
+        unscale,
+        eps,
+        **sizes,
+        num_warps=4,
+    )
+    launch(
+        grouping_backward_kernel,
+        (batch * plan.splits,),
+        tokens,
+        queries,
+        group_bias,
+        shares,
+        offsets,
+        unscale,
+        seeds if mode == "gumbel" else None,
+        token_ids if mode == "gumbel" else None,
+        token_mask,
+        index,
+        d_tokens,
+        partial,
+        partial_bias,
+        length,
+        plan.chunk,
+        plan.num_blocks,
+        1.0 / temperature,
+        **sizes,
+        HARD=mode != "soft",
+        NOISE=mode == "gumbel",
+        NEED_TOKENS=need_tokens,
+        NEED_QUERIES=need_queries,
+        SPLITS=plan.splits,
+        BLOCK_L=plan.block_tokens,
+        NUM_BLOCKS=plan.num_blocks,
+        STAGES=plan.stages,
+        UPCAST=plan.upcast,
+        num_warps=WARPS,
+    )
+    if need_queries and plan.splits > 1:
+        launch(
+            grouping_backward_combine_kernel,
+            (batch * triton.cdiv(width, plan.block_width),),
+            partial,
+            partial_bias,
+            d_queries,
+            d_bias,
+            **sizes,
+            SPLITS=plan.splits,
+            num_warps=4,
+        )
+    return d_queries, d_tokens, d_bias

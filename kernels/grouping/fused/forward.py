@@ -1,0 +1,232 @@
+"""Forward of grouping: assign each token, pool each group, tokens read once."""
+# Triton's language has no unpacking, and a tuple there grows in an unrolled loop.
+# ruff: noqa: RUF005
+# mypy: disable-error-code="assignment, var-annotated"
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ...launch import launch
+from .plan import WARPS, Plan
+from .primitives import (
+    add_noise,
+    dot,
+    group_softmax,
+    load_bias,
+    load_group_block,
+    load_group_blocks,
+    load_present,
+    load_tokens,
+    store_group_block,
+    sum_splits,
+)
+
+
+@triton.jit(do_not_specialize=["length", "chunk"])
+def grouping_forward_kernel(
+    tokens,
+    queries,
+    group_bias,
+    seeds,
+    token_ids,
+    token_mask,
+    pooled,
+    counts,
+    index,
+    length,
+    chunk,
+    inverse_temperature,
+    eps,
+    WIDTH: tl.constexpr,
+    GROUPS: tl.constexpr,
+    HARD: tl.constexpr,
+    NOISE: tl.constexpr,
+    SPLITS: tl.constexpr,
+    BLOCK_L: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    NUM_BLOCKS: tl.constexpr,
+    BLOCK_G: tl.constexpr,
+    RESIDENT: tl.constexpr,
+    PREFETCH: tl.constexpr,
+    UPCAST: tl.constexpr,
+):
+    """One program pools `chunk` tokens of a sample; with SPLITS > 1 it leaves partial sums."""
+    program = tl.program_id(0).to(tl.int64)
+    sample = program // SPLITS
+    first = (program % SPLITS).to(tl.int32) * chunk
+    last = tl.minimum(first + chunk, length)
+    group = tl.arange(0, BLOCK_G)
+    bias = load_bias(group_bias, sample, GROUPS, BLOCK_G)
+    sample_tokens = tokens + sample * length * WIDTH
+    sample_queries = queries + sample * GROUPS * WIDTH
+    if RESIDENT:
+        query = load_group_blocks(sample_queries, WIDTH, GROUPS, BLOCK_C, BLOCK_G, NUM_BLOCKS)
+    if NOISE:
+        seed = tl.load(seeds + sample)
+    sums = ()
+    for _ in tl.static_range(NUM_BLOCKS):
+        sums = sums + (tl.zeros((BLOCK_C, BLOCK_G), tl.float32),)
+    count = tl.zeros((BLOCK_G,), tl.float32)
+    if PREFETCH > 0:
+        ahead = load_tokens(
+            sample_tokens, first, last, WIDTH, BLOCK_L, BLOCK_C, NUM_BLOCKS - PREFETCH, PREFETCH
+        )
+    for start in range(first, last, BLOCK_L):
+        x = load_tokens(
+            sample_tokens, start, last, WIDTH, BLOCK_L, BLOCK_C, 0, NUM_BLOCKS - PREFETCH
+        )
+        if PREFETCH > 0:
+            x = x + ahead
+        logits = tl.zeros((BLOCK_L, BLOCK_G), tl.float32)
+        for block in tl.static_range(NUM_BLOCKS):
+            if RESIDENT:
+                q = query[block]
+            else:
+                q = load_group_block(sample_queries, block, WIDTH, GROUPS, BLOCK_C, BLOCK_G)
+            logits = dot(x[block], q, logits, UPCAST)
+        logits += bias[None, :]
+        if NOISE:
+            logits = add_noise(
+                logits, start, last, seed, token_ids, sample, length, GROUPS, BLOCK_L, BLOCK_G
+            )
+        present = load_present(token_mask, start, last, sample, length, BLOCK_L)
+        winner = tl.argmax(logits, axis=1)
+        labels = index + sample * length + start + tl.arange(0, BLOCK_L)
+        in_chunk = start + tl.arange(0, BLOCK_L) < last
+        tl.store(labels, tl.where(present, winner, -1), mask=in_chunk)
+        if PREFETCH > 0:
+            ahead = load_tokens(
+                sample_tokens,
+                start + BLOCK_L,
+                last,
+                WIDTH,
+                BLOCK_L,
+                BLOCK_C,
+                NUM_BLOCKS - PREFETCH,
+                PREFETCH,
+            )
+        if HARD:
+            assignment = (winner[:, None] == group[None, :]).to(tl.float32)
+        else:
+            assignment = group_softmax(logits, inverse_temperature)
+        assignment = tl.where(present[:, None], assignment, 0.0)
+        count += tl.sum(assignment, axis=0)
+        share = assignment.to(tokens.dtype.element_ty)
+        updated = ()
+        for block in tl.static_range(NUM_BLOCKS):
+            updated = updated + (dot(tl.trans(x[block]), share, sums[block], UPCAST),)
+        sums = updated
+    tl.store(counts + program * GROUPS + group, count, mask=group < GROUPS)
+    for block in tl.static_range(NUM_BLOCKS):
+        value = sums[block]
+        if SPLITS == 1:
+            value = value / (count + eps)[None, :]
+        store_group_block(
+            pooled + program * GROUPS * WIDTH, value, block, WIDTH, GROUPS, BLOCK_C, BLOCK_G
+        )
+
+
+@triton.jit
+def grouping_forward_combine_kernel(
+    partial,
+    partial_counts,
+    pooled,
+    counts,
+    eps,
+    WIDTH: tl.constexpr,
+    GROUPS: tl.constexpr,
+    SPLITS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_G: tl.constexpr,
+):
+    """Sum the splits of one sample and one block of columns, in a fixed order, and divide."""
+    PARTS: tl.constexpr = (WIDTH + BLOCK_C - 1) // BLOCK_C
+    program = tl.program_id(0).to(tl.int64)
+    sample = program // PARTS
+    column = (program % PARTS).to(tl.int32) * BLOCK_C + tl.arange(0, BLOCK_C)
+    group = tl.arange(0, BLOCK_G)
+    total = sum_splits(partial, sample, column, SPLITS, WIDTH, GROUPS, BLOCK_G)
+    zero = tl.zeros((1,), tl.int32)
+    count = tl.sum(sum_splits(partial_counts, sample, zero, SPLITS, 1, GROUPS, BLOCK_G), axis=1)
+    value = total / (count + eps)[:, None]
+    mask = (group < GROUPS)[:, None] & (column < WIDTH)[None, :]
+    pointers = pooled + (sample * GROUPS + group[:, None]) * WIDTH + column[None, :]
+    tl.store(pointers, value.to(pooled.dtype.element_ty), mask=mask)
+    if program % PARTS == 0:
+        tl.store(counts + sample * GROUPS + group, count, mask=group < GROUPS)
+
+
+def forward(
+    plan: Plan,
+    queries: Tensor,
+    tokens: Tensor,
+    group_bias: Tensor | None,
+    seeds: Tensor | None,
+    token_ids: Tensor | None,
+    token_mask: Tensor | None,
+    mode: str,
+    temperature: float,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Pooled [b, G, C], counts fp32 [b, G] and index int32 [b, L] of contiguous inputs."""
+    batch, length, width = tokens.shape
+    groups = queries.shape[1]
+    pooled = tokens.new_empty((batch, groups, width))
+    counts = tokens.new_empty((batch, groups), dtype=torch.float32)
+    index = tokens.new_empty((batch, length), dtype=torch.int32)
+    partial, partial_counts = pooled, counts
+    if plan.splits > 1:
+        partial = counts.new_empty((batch, plan.splits, groups, width))
+        partial_counts = counts.new_empty((batch, plan.splits, groups))
+    launch(
+        grouping_forward_kernel,
+        (batch * plan.splits,),
+        tokens,
+        queries,
+        group_bias,
+        seeds if mode == "gumbel" else None,
+        token_ids if mode == "gumbel" else None,
+        token_mask,
+        partial,
+        partial_counts,
+        index,
+        length,
+        plan.chunk,
+        1.0 / temperature,
+        eps,
+        WIDTH=width,
+        GROUPS=groups,
+        HARD=mode != "soft",
+        NOISE=mode == "gumbel",
+        SPLITS=plan.splits,
+        BLOCK_L=plan.block_tokens,
+        BLOCK_C=plan.block_width,
+        NUM_BLOCKS=plan.num_blocks,
+        BLOCK_G=plan.block_groups,
+        RESIDENT=plan.resident,
+        PREFETCH=plan.prefetch,
+        UPCAST=plan.upcast,
+        num_warps=WARPS,
+        num_stages=plan.stages,
+    )
+    if plan.splits > 1:
+        launch(
+            grouping_forward_combine_kernel,
+            (batch * triton.cdiv(width, plan.block_width),),
+            partial,
+            partial_counts,
+            pooled,
+            counts,
+            eps,
+            WIDTH=width,
+            GROUPS=groups,
+            SPLITS=plan.splits,
+            BLOCK_C=plan.block_width,
+            BLOCK_G=plan.block_groups,
+            num_warps=4,
+        )
+    return pooled, counts, index

@@ -1,0 +1,134 @@
+"""Tile shapes and grids of grouping, chosen by shared memory, registers and waves."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+
+from ...backend import interpreted
+from ...device import DeviceTraits
+
+MAX_GROUPS = 64
+MAX_WIDTH = 1024
+# The sums of a program, fp32 [G, C], live in registers: 128 of them per thread of 8 warps.
+MAX_SUMS = 32768
+# For the assignment tile, reductions and changes of layout.
+_SCRATCH_BYTES = 8 * 1024
+# Above this many registers per thread for sums and prefetched tokens, the compiler spills.
+_MAX_HELD_REGISTERS = 144
+# A program's start and end (queries in, sums out) take about as long as this many token tiles.
+_FIXED_TILES = 2
+WARPS = 8
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one direction of a call is cut into programs and tiles.
+
+    Attributes:
+        block_tokens, block_width, num_blocks, block_groups: a tile is `block_tokens` tokens in
+            `num_blocks` blocks of `block_width` columns, against padded groups.
+        splits, chunk: programs per sample, and tokens of each.
+        resident: forward keeps the sample's queries in shared memory for all its tiles.
+        prefetch: forward loads this many blocks of the next tile into registers; the others are
+            double-buffered in shared memory.
+        stages: software pipeline depth of the token loads.
+        upcast: the interpreter needs bf16 operands in fp32.
+    """
+
+    block_tokens: int
+    block_width: int
+    num_blocks: int
+    block_groups: int
+    splits: int
+    chunk: int
+    resident: bool
+    prefetch: int
+    stages: int
+    upcast: bool
+
+
+def unsupported(groups: int, width: int, dtype: torch.dtype, traits: DeviceTraits) -> str | None:
+    """Why the fused kernels cannot take these sizes, or None."""
+    if dtype not in (torch.float16, torch.bfloat16, torch.float32):
+        return f"tokens are {dtype}, the kernels take fp16, bf16 and fp32"
+    if groups > MAX_GROUPS:
+        return f"{groups} groups are more than {MAX_GROUPS}"
+    if width > MAX_WIDTH or width % 16:
+        return f"width {width} is not a multiple of 16 up to {MAX_WIDTH}"
+    block_groups, block_width, num_blocks = _tile(groups, width)
+    if block_groups * block_width * num_blocks > MAX_SUMS:
+        return f"{groups} groups x width {width} do not fit into the registers of one program"
+    if dtype == torch.float32 and traits.capability >= (10, 0):
+        return "Triton before 3.9 computes fp32 products in tf32 on this GPU"
+    return None
+
+
+def _power_of_two(value: int) -> int:
+    return 1 << (value - 1).bit_length()
+
+
+def _tile(groups: int, width: int) -> tuple[int, int, int]:
+    """Padded groups, width of a block, blocks; 128 wide blocks took the fewest registers."""
+    block_width = 128 if width % 128 == 0 else min(64, _power_of_two(width))
+    return max(16, _power_of_two(groups)), block_width, -(-width // block_width)
+
+
+def _splits(batch: int, tiles: int, slots: int) -> int:
+    """How many programs share a sample: least (waves x tiles of the longest program)."""
+
+    def time(splits: int) -> float:
+        waves = -(-batch * splits // slots)
+        return waves * (-(-tiles // splits) + _FIXED_TILES)
+
+    return min(range(1, min(tiles, 64) + 1), key=lambda splits: (time(splits), splits))
+
+
+@functools.lru_cache(maxsize=1024)
+def plan(
+    batch: int,
+    length: int,
+    groups: int,
+    width: int,
+    dtype: torch.dtype,
+    traits: DeviceTraits,
+    backward: bool,
+) -> Plan:
+    """The plan of one direction; cached, since the host may not spend time on it."""
+    block_groups, block_width, num_blocks = _tile(groups, width)
+    limit = traits.shared_memory_bytes - _SCRATCH_BYTES
+    query_bytes = block_groups * block_width * num_blocks * dtype.itemsize
+    # 64 rows are what wgmma needs; fp32 has no such product and only half the room.
+    block_tokens = 64 if dtype.itemsize == 2 else 32
+
+    def token_bytes(buffers: int) -> int:
+        return block_tokens * block_width * dtype.itemsize * buffers
+
+    if not backward:
+        while block_tokens > 16 and token_bytes(num_blocks) > limit:
+            block_tokens //= 2
+    resident = token_bytes(num_blocks) + query_bytes <= limit
+    prefetch, stages = 0, 2
+    if not backward:
+        room = (limit - query_bytes * resident) // token_bytes(1)
+        prefetch = max(0, 2 * num_blocks - room)
+        threads = 32 * WARPS
+        sums = block_groups * block_width * num_blocks // threads
+        if sums + token_bytes(prefetch) // 4 // threads > _MAX_HELD_REGISTERS:
+            prefetch, stages = 0, 1
+    tiles = max(1, -(-length // block_tokens))
+    splits = _splits(max(batch, 1), tiles, traits.sm_count)
+    return Plan(
+        block_tokens=block_tokens,
+        block_width=block_width,
+        num_blocks=num_blocks,
+        block_groups=block_groups,
+        splits=splits,
+        chunk=-(-tiles // splits) * block_tokens,
+        resident=resident,
+        prefetch=prefetch,
+        stages=stages,
+        upcast=interpreted() and dtype == torch.bfloat16,
+    )

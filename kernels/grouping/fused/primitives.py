@@ -1,0 +1,227 @@
+"""What the forward and backward kernels of grouping share: loads, noise, products."""
+# Triton's language has no unpacking, and a tuple there grows in an unrolled loop.
+# ruff: noqa: RUF005
+# mypy: disable-error-code="assignment, var-annotated"
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+# Equal to reference.SMALLEST_UNIFORM.
+SMALLEST_UNIFORM = tl.constexpr(2.0**-32)
+
+
+@triton.jit
+def dot(a, b, accumulator, UPCAST: tl.constexpr):
+    """a @ b + accumulator in fp32; UPCAST because the interpreter multiplies bf16 bit patterns."""
+    if UPCAST:
+        a = a.to(tl.float32)
+        b = b.to(tl.float32)
+    return tl.dot(a, b, accumulator, input_precision="tf32x3")
+
+
+@triton.jit
+def _token_block(
+    start,
+    last,
+    block,
+    WIDTH: tl.constexpr,
+    BLOCK_L: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """Offsets of one [BLOCK_L, BLOCK_C] block of a sample's tokens, and which of them exist."""
+    row = tl.arange(0, BLOCK_L)
+    column = block * BLOCK_C + tl.arange(0, BLOCK_C)
+    mask = (start + row < last)[:, None]
+    if WIDTH % BLOCK_C != 0:
+        mask = mask & (column < WIDTH)[None, :]
+    offsets = tl.cast(start, tl.int64) * WIDTH + (row[:, None] * WIDTH + column[None, :])
+    return offsets, mask
+
+
+@triton.jit
+def load_token_block(
+    tokens,
+    start,
+    last,
+    block,
+    WIDTH: tl.constexpr,
+    BLOCK_L: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """Columns `block` of the sample's tokens [start, start + BLOCK_L)."""
+    offsets, mask = _token_block(start, last, block, WIDTH, BLOCK_L, BLOCK_C)
+    return tl.load(tokens + offsets, mask=mask, other=0.0)
+
+
+@triton.jit
+def store_token_block(
+    tokens,
+    values,
+    start,
+    last,
+    block,
+    WIDTH: tl.constexpr,
+    BLOCK_L: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """Write columns `block` of the sample's tokens [start, start + BLOCK_L)."""
+    offsets, mask = _token_block(start, last, block, WIDTH, BLOCK_L, BLOCK_C)
+    tl.store(tokens + offsets, values.to(tokens.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def load_tokens(
+    tokens,
+    start,
+    last,
+    WIDTH: tl.constexpr,
+    BLOCK_L: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    FIRST_BLOCK: tl.constexpr,
+    NUM_BLOCKS: tl.constexpr,
+):
+    """Some column blocks of the sample's tokens [start, start + BLOCK_L), as a tuple."""
+    blocks = ()
+    for block in tl.static_range(FIRST_BLOCK, FIRST_BLOCK + NUM_BLOCKS):
+        tile = load_token_block(tokens, start, last, block, WIDTH, BLOCK_L, BLOCK_C)
+        blocks = blocks + (tile,)
+    return blocks
+
+
+@triton.jit
+def load_group_block(
+    rows,
+    block,
+    WIDTH: tl.constexpr,
+    GROUPS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_G: tl.constexpr,
+):
+    """Block `block` of one sample's [G, C] rows, transposed to [BLOCK_C, BLOCK_G]."""
+    column = block * BLOCK_C + tl.arange(0, BLOCK_C)
+    group = tl.arange(0, BLOCK_G)
+    mask = (column < WIDTH)[:, None] & (group < GROUPS)[None, :]
+    return tl.load(rows + column[:, None] + group[None, :] * WIDTH, mask=mask, other=0.0)
+
+
+@triton.jit
+def load_group_blocks(
+    rows,
+    WIDTH: tl.constexpr,
+    GROUPS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_G: tl.constexpr,
+    NUM_BLOCKS: tl.constexpr,
+):
+    """All blocks of one sample's [G, C] rows, as a tuple of [BLOCK_C, BLOCK_G]."""
+    blocks = ()
+    for block in tl.static_range(NUM_BLOCKS):
+        blocks = blocks + (load_group_block(rows, block, WIDTH, GROUPS, BLOCK_C, BLOCK_G),)
+    return blocks
+
+
+@triton.jit
+def load_bias(group_bias, sample, GROUPS: tl.constexpr, BLOCK_G: tl.constexpr):
+    """The sample's bias in fp32, -inf for the groups that only fill the tile."""
+    group = tl.arange(0, BLOCK_G)
+    if group_bias is None:
+        bias = tl.where(group < GROUPS, 0.0, float("-inf"))
+    else:
+        pointers = group_bias + sample * GROUPS + group
+        bias = tl.load(pointers, mask=group < GROUPS, other=float("-inf")).to(tl.float32)
+    return bias
+
+
+@triton.jit
+def gumbel(seed, token_id, GROUPS: tl.constexpr, BLOCK_G: tl.constexpr):
+    """Noise [len(token_id), BLOCK_G]: word g % 4 of counter token_id * ceil(G / 4) + g // 4."""
+    QUADS: tl.constexpr = (GROUPS + 3) // 4
+    quad = tl.arange(0, BLOCK_G // 4)
+    u0, u1, u2, u3 = tl.rand4x(seed, token_id[:, None] * QUADS + quad[None, :])
+    # Joining puts the new axis last, so this order makes the flattened axis u0, u1, u2, u3.
+    u = tl.join(tl.join(u0, u2), tl.join(u1, u3))
+    u = tl.reshape(u, (token_id.shape[0], BLOCK_G))
+    return -tl.log(-tl.log(tl.maximum(u, SMALLEST_UNIFORM)))
+
+
+@triton.jit
+def add_noise(
+    logits,
+    start,
+    last,
+    seed,
+    token_ids,
+    sample,
+    length,
+    GROUPS: tl.constexpr,
+    BLOCK_L: tl.constexpr,
+    BLOCK_G: tl.constexpr,
+):
+    """Logits of the tokens from `start` on with their Gumbel noise."""
+    token = start + tl.arange(0, BLOCK_L)
+    if token_ids is None:
+        token_id = token
+    else:
+        pointers = token_ids + sample * length + token
+        token_id = tl.load(pointers, mask=token < last, other=0).to(tl.int32)
+    return logits + gumbel(seed, token_id, GROUPS, BLOCK_G)
+
+
+@triton.jit
+def load_present(token_mask, start, last, sample, length, BLOCK_L: tl.constexpr):
+    """Which of the tokens from `start` on exist and are not masked out."""
+    token = start + tl.arange(0, BLOCK_L)
+    present = token < last
+    if token_mask is not None:
+        kept = tl.load(token_mask + sample * length + token, mask=present, other=0)
+        present = present & (kept != 0)
+    return present
+
+
+@triton.jit
+def group_softmax(logits, inverse_temperature):
+    """Softmax over the last axis in fp32; at least one logit per row is finite."""
+    shifted = (logits - tl.max(logits, axis=1)[:, None]) * inverse_temperature
+    weight = tl.exp(shifted)
+    return weight / tl.sum(weight, axis=1)[:, None]
+
+
+@triton.jit
+def store_group_block(
+    rows,
+    values,
+    block,
+    WIDTH: tl.constexpr,
+    GROUPS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_G: tl.constexpr,
+):
+    """Write [BLOCK_C, BLOCK_G] into block `block` of one sample's [G, C] rows."""
+    column = block * BLOCK_C + tl.arange(0, BLOCK_C)
+    group = tl.arange(0, BLOCK_G)
+    mask = (column < WIDTH)[:, None] & (group < GROUPS)[None, :]
+    pointers = rows + column[:, None] + group[None, :] * WIDTH
+    tl.store(pointers, values.to(rows.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def sum_splits(
+    partial,
+    sample,
+    column,
+    SPLITS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    GROUPS: tl.constexpr,
+    BLOCK_G: tl.constexpr,
+):
+    """Sum of one sample's partial [G, columns] over its splits, in a fixed order."""
+    group = tl.arange(0, BLOCK_G)
+    mask = (group < GROUPS)[:, None] & (column < WIDTH)[None, :]
+    inside = group[:, None] * WIDTH + column[None, :]
+    base = partial + sample * SPLITS * GROUPS * WIDTH
+    total = tl.load(base + inside, mask=mask, other=0.0)
+    for split in range(1, SPLITS):
+        total += tl.load(base + split * GROUPS * WIDTH + inside, mask=mask, other=0.0)
+    return total
