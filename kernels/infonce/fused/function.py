@@ -22,7 +22,7 @@ _BLOCK = (
     " Tensor? weights, int diagonal_offset"
 )
 _NEEDS = "bool need_videos, bool need_texts, bool need_scale, int workspace_bytes"
-_LOGS = "Tensor lines, Tensor factors, Tensor exponents, Tensor sound"
+_LOGS = "Tensor lines, Tensor factors, Tensor others, Tensor exponents, Tensor sound"
 _LN2 = math.log(2)
 
 
@@ -35,7 +35,7 @@ def forward_op(
     weights: Tensor | None,
     diagonal_offset: int,
     with_loss: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """Loss and `forward.Logs`."""
     block = Block(videos, texts, scale, video_ids, text_ids, weights, diagonal_offset)
     loss, logs = forward_kernels.forward(block, with_loss=with_loss)
@@ -52,6 +52,7 @@ def loss_backward_op(
     diagonal_offset: int,
     lines: Tensor,
     factors: Tensor,
+    others: Tensor,
     exponents: Tensor,
     sound: Tensor,
     upstream: Tensor,
@@ -66,7 +67,7 @@ def loss_backward_op(
     needs = (need_videos, need_texts, need_scale)
     found = backward_kernels.backward(
         block,
-        Logs(lines, factors, exponents, sound),
+        Logs(lines, factors, others, exponents, sound),
         stop - start,
         upstream,
         needs,
@@ -85,6 +86,7 @@ def partials_backward_op(
     diagonal_offset: int,
     lines: Tensor,
     factors: Tensor,
+    others: Tensor,
     exponents: Tensor,
     sound: Tensor,
     row_upstream: Tensor,
@@ -102,7 +104,7 @@ def partials_backward_op(
     )
     needs = (need_videos, need_texts, need_scale)
     found = backward_kernels.backward(
-        block, Logs(lines, factors, exponents, sound), 1, upstream, needs, workspace_bytes
+        block, Logs(lines, factors, others, exponents, sound), 1, upstream, needs, workspace_bytes
     )
     return found.videos, found.texts, found.scale
 
@@ -112,8 +114,7 @@ def _fake_forward(videos, texts, scale, video_ids, text_ids, weights, diagonal_o
     blocks = forward_kernels.line_blocks(rows) + forward_kernels.line_blocks(columns)
     return (
         videos.new_empty((), dtype=torch.float32),
-        videos.new_empty((blocks * LINES,), dtype=torch.float32),
-        videos.new_empty((blocks * LINES,), dtype=torch.float32),
+        *(videos.new_empty((blocks * LINES,), dtype=torch.float32) for _ in range(3)),
         videos.new_empty((rows,), dtype=torch.float32),
         videos.new_empty((blocks,), dtype=torch.int32),
     )
@@ -131,7 +132,7 @@ def _fake_backward(videos, texts, scale, *rest):
 for _name, _signature, _implementation, _fake in (
     (
         "forward",
-        f"({_BLOCK}, bool with_loss) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+        f"({_BLOCK}, bool with_loss) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
         forward_op,
         _fake_forward,
     ),
@@ -211,7 +212,7 @@ class InfoNCEPartialSums(torch.autograd.Function):
         block = (videos, texts, scale, video_ids, text_ids, weights)
         _, *logs = _ops.forward(*block, diagonal_offset, False)
         ctx.save_for_backward(*block, *logs)
-        lines, _, exponents, _ = logs
+        lines, _, _, exponents, _ = logs
         ctx.diagonal_offset, ctx.workspace_bytes = diagonal_offset, workspace_bytes
         rows, columns = videos.shape[0], texts.shape[0]
         first_column = forward_kernels.line_blocks(rows) * LINES

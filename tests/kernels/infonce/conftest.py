@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from svilm_fast.kernels.infonce import infonce
+
 
 def unit_rows(rows, dim, seed, dtype=torch.float64):
     generator = torch.Generator().manual_seed(seed)
@@ -41,6 +43,81 @@ def naive_loss(
     row_terms = -(row_target * torch.log_softmax(logits, 1)[paired_rows]).sum(1)
     column_terms = -(column_target * torch.log_softmax(logits, 0)[:, paired_columns]).sum(0)
     return (row_terms.mean() + column_terms.mean()) / 2
+
+
+REGIMES = {
+    # scale, how far a text is from its video (None: nothing in common)
+    "flat": (1.0, None),
+    "random": (1 / 0.07, None),
+    "sharp": (100.0, None),
+    "half": (1 / 0.07, 2.4),
+    "confident": (100.0, 1.0),
+    "saturated": (100.0, 0.8),
+    "sharper": (1000.0, None),
+    "duplicates": (1 / 0.07, "pairs of equal rows"),
+    "opposite": (100.0, "all texts opposite to all videos"),
+}
+# Relative RMS error against float64: rounding of the output, not of the computation.
+BARS = {torch.float32: 2e-5, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
+
+
+def regime_inputs(name, batch, dim, dtype, seed=0):
+    """Embeddings rounded to `dtype`, and the scale."""
+    scale, distance = REGIMES[name]
+    videos, texts = unit_rows(batch, dim, seed), unit_rows(batch, dim, seed + 1)
+    if isinstance(distance, float):
+        texts = normalize(videos + distance * texts, dim=1)
+    elif name == "duplicates":
+        videos, texts = videos[torch.arange(batch) // 2], texts[torch.arange(batch) // 2]
+    elif name == "opposite":
+        common = videos[:1].clone()
+        videos = normalize(common + 0.5 * videos, dim=1)
+        texts = -normalize(common + 0.5 * texts, dim=1)
+    return videos.to(dtype), texts.to(dtype), scale
+
+
+def check_against_float64(videos, texts, scale, *, options=None, naive=None, needs=(1, 1, 1)):
+    """Loss and gradients of the fused path against eager float64, under the absolute bars."""
+    options, naive = options or {}, naive or {}
+    results = []
+    for dtype, backend in ((videos.dtype, "fused"), (torch.float64, None)):
+        call = [videos.to(dtype), texts.to(dtype), torch.tensor(scale, dtype=torch.float32)]
+        if dtype == torch.float64:
+            call[2] = call[2].double()
+        leaves = [x.clone().requires_grad_(bool(need)) for x, need in zip(call, needs)]
+        if backend is None:
+            loss = naive_loss(*leaves, **naive)
+        else:
+            loss = infonce(*leaves, backend=backend, **options)
+        wanted = [leaf for leaf in leaves if leaf.requires_grad]
+        results.append((loss, torch.autograd.grad(0.37 * loss, wanted)))
+    (loss, gradients), (true_loss, true_gradients) = results
+    assert loss.dtype == torch.float32
+    error = abs(loss.item() - true_loss.item())
+    assert error <= 2e-5 * abs(true_loss.item()) + 3e-7, (loss.item(), true_loss.item())
+    for found, expected in zip(gradients, true_gradients):
+        assert torch.isfinite(found).all()
+        if found.ndim == 0:
+            # What cancels in this sum is of the size of 1 - p, which the loss bounds.
+            bar = 1e-4 * abs(expected.item()) + 1e-4 * min(1.0, true_loss.item()) + 2e-7
+            assert abs(found.item() - expected.item()) <= bar
+            continue
+        bar = BARS[found.dtype]
+        error = (found.double() - expected).norm()
+        # Gradients of logits below 2^-38 of the largest possible one leave float16.
+        assert error <= bar * expected.norm() + 2.0**-38 * scale
+        worst = (found.double() - expected).abs().amax(1) - 8 * bar * expected.abs().amax(1)
+        assert worst.max() <= bar * expected.abs().max() + 2.0**-38 * scale
+
+
+@pytest.fixture
+def check():
+    return check_against_float64
+
+
+@pytest.fixture
+def regime():
+    return regime_inputs
 
 
 @pytest.fixture

@@ -1,0 +1,288 @@
+"""Kernels of the gradient of the dot products, and of what the library's products leave to do."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .tiles import LOG2_E, OFFSET, same_class, tile_dots
+
+
+@triton.jit
+def upstream_of(
+    upstream, line, shift, count, other_count, first, PER_PAIR: tl.constexpr, LOSS: tl.constexpr
+):
+    """Gradients at the logs of lines; those of the loss are one number for all of its pairs."""
+    inside = (line >= 0) & (line < count)
+    if LOSS:
+        partner = line + shift
+        gradient = tl.where((partner >= 0) & (partner < other_count), PER_PAIR, 0.0)
+    else:
+        gradient = tl.load(upstream + first + line, mask=inside, other=0.0)
+    return tl.where(inside, gradient, 0.0)
+
+
+@triton.jit
+def exact_gradient(dots, slope, row_log, column_log, row_upstream, column_upstream):
+    """Gradient of the log-sums at dot products, one power for each direction."""
+    # A line without any pair has no gradient: 2^(x - infinity) is 0.
+    row_log = tl.where(row_log == float("-inf"), float("inf"), row_log)
+    column_log = tl.where(column_log == float("-inf"), float("inf"), column_log)
+    exponent = tl.fma(dots, slope, -slope)
+    gradient = tl.exp2(exponent - row_log) * row_upstream
+    return gradient + tl.exp2(exponent - column_log) * column_upstream
+
+
+@triton.jit
+def with_classes(
+    gradient,
+    video_ids,
+    text_ids,
+    weights,
+    positive_upstream,
+    row,
+    column,
+    stop_row,
+    rows,
+    columns,
+    offset,
+    lift,
+    EXCLUDE: tl.constexpr,
+    SHARE: tl.constexpr,
+    LOSS: tl.constexpr,
+):
+    """Take excluded pairs out, put shared positives in."""
+    if EXCLUDE or SHARE:
+        same = same_class(video_ids, text_ids, row, column, stop_row, columns)
+        if EXCLUDE:
+            diagonal = (row + offset)[:, None] == column[None, :]
+            gradient = tl.where(same & (diagonal == 0), 0.0, gradient)
+        else:
+            positive = upstream_of(positive_upstream, row, offset, rows, columns, 0, -2.0, LOSS)
+            positive *= tl.load(weights + row, mask=row < stop_row, other=0.0) * lift
+            gradient += tl.where(same, positive[:, None], 0.0)
+    return gradient
+
+
+@triton.jit(do_not_specialize=["first_row", "stop_row", "rows", "columns", "offset", "row_blocks"])
+def dots_gradient_kernel(
+    videos,
+    texts,
+    video_rows,
+    text_rows,
+    scale,
+    logs,
+    factors,
+    sound,
+    video_ids,
+    text_ids,
+    weights,
+    line_upstream,
+    positive_upstream,
+    out,
+    out_rows,
+    first_row,
+    stop_row,
+    rows,
+    columns,
+    offset,
+    row_blocks,
+    stride,
+    depth,
+    lift,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    POINTER_K: tl.constexpr,
+    LINES: tl.constexpr,
+    TILE_GROUP: tl.constexpr,
+    EXCLUDE: tl.constexpr,
+    SHARE: tl.constexpr,
+    LOSS: tl.constexpr,
+    DESCRIBED: tl.constexpr,
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
+):
+    """`lift` x the gradient of one tile of dot products, up to the factor taken out of upstream.
+
+    Without the positives, unless they are shared: `diagonal_kernel` puts those in.
+    """
+    pid = tl.program_id(0)
+    row_tiles = tl.cdiv(stop_row - first_row, BLOCK_M)
+    per_group = TILE_GROUP * tl.cdiv(columns, BLOCK_N)
+    group_start = (pid // per_group) * TILE_GROUP
+    height = tl.minimum(row_tiles - group_start, TILE_GROUP)
+    row_start = first_row + (group_start + pid % per_group % height) * BLOCK_M
+    column_start = (pid % per_group // height) * BLOCK_N
+    row = row_start + tl.arange(0, BLOCK_M)
+    slope = tl.load(scale).to(tl.float32) * LOG2_E
+    first_column_line = row_blocks * LINES
+    row_flags = tl.load(sound + row_start // LINES + tl.arange(0, BLOCK_M // LINES))
+    column_blocks = row_blocks + column_start // LINES + tl.arange(0, BLOCK_N // LINES)
+    if tl.minimum(tl.min(row_flags, 0), tl.min(tl.load(sound + column_blocks), 0)) != 0:
+        column = column_start + tl.arange(0, BLOCK_N)
+        dots = tile_dots(
+            videos,
+            texts,
+            row_start,
+            column_start,
+            stop_row,
+            columns,
+            depth,
+            BLOCK_M,
+            BLOCK_N,
+            BLOCK_K,
+            DESCRIBED,
+            PRECISION,
+            UPCAST,
+        )
+        row_factor = tl.load(factors + row) * lift
+        column_factor = tl.load(factors + first_column_line + column) * lift
+        power = tl.exp2(tl.fma(dots, slope, -slope + OFFSET))
+        gradient = power * (row_factor[:, None] + column_factor[None, :])
+        gradient = with_classes(
+            gradient,
+            video_ids,
+            text_ids,
+            weights,
+            positive_upstream,
+            row,
+            column,
+            stop_row,
+            rows,
+            columns,
+            offset,
+            lift,
+            EXCLUDE,
+            SHARE,
+            LOSS,
+        )
+        if DESCRIBED:
+            out.store([row_start - first_row, column_start], gradient.to(out.dtype))
+        else:
+            # The padding of a row may be written, and whole vectors are.
+            target = out + (row - first_row).to(tl.int64)[:, None] * stride + column[None, :]
+            inside = (row < stop_row)[:, None] & (column < stride)[None, :]
+            tl.store(target, gradient.to(out.dtype.element_ty), mask=inside)
+    else:
+        # Narrow pieces: this rare path must not cost the other one its registers.
+        PIECE: tl.constexpr = 32
+        row_log = tl.load(logs + row)[:, None]
+        row_upstream = upstream_of(line_upstream, row, offset, rows, columns, 0, 1.0, LOSS)
+        for piece in tl.range(0, BLOCK_N // PIECE):
+            piece_start = column_start + piece * PIECE
+            column = piece_start + tl.arange(0, PIECE)
+            dots = tile_dots(
+                video_rows,
+                text_rows,
+                row_start,
+                piece_start,
+                stop_row,
+                columns,
+                depth,
+                BLOCK_M,
+                PIECE,
+                POINTER_K,
+                False,
+                PRECISION,
+                UPCAST,
+            )
+            column_log = tl.load(logs + first_column_line + column)[None, :]
+            column_upstream = upstream_of(
+                line_upstream, column, -offset, columns, rows, first_column_line, 1.0, LOSS
+            )
+            gradient = lift * exact_gradient(
+                dots, slope, row_log, column_log, row_upstream[:, None], column_upstream[None, :]
+            )
+            gradient = with_classes(
+                gradient,
+                video_ids,
+                text_ids,
+                weights,
+                positive_upstream,
+                row,
+                column,
+                stop_row,
+                rows,
+                columns,
+                offset,
+                lift,
+                EXCLUDE,
+                SHARE,
+                LOSS,
+            )
+            target = out_rows + (row - first_row).to(tl.int64)[:, None] * stride + column[None, :]
+            inside = (row < stop_row)[:, None] & (column < columns)[None, :]
+            tl.store(target, gradient.to(out_rows.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["first_row", "stop_row", "rows", "columns", "offset", "row_blocks"])
+def diagonal_kernel(
+    others,
+    line_upstream,
+    positive_upstream,
+    out,
+    first_row,
+    stop_row,
+    rows,
+    columns,
+    offset,
+    row_blocks,
+    stride,
+    lift,
+    BLOCK: tl.constexpr,
+    LINES: tl.constexpr,
+    LOSS: tl.constexpr,
+):
+    """Overwrite the gradient at positives: p - 1 comes from the negatives, not from p."""
+    row = first_row + tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    column = row + offset
+    inside = (row < stop_row) & (column >= 0) & (column < columns)
+    first_column_line = row_blocks * LINES
+    of_row = upstream_of(line_upstream, row, offset, rows, columns, 0, 1.0, LOSS)
+    of_column = upstream_of(
+        line_upstream, column, -offset, columns, rows, first_column_line, 1.0, LOSS
+    )
+    of_positive = upstream_of(positive_upstream, row, offset, rows, columns, 0, -2.0, LOSS)
+    gradient = of_row + of_column + of_positive
+    gradient -= of_row * tl.load(others + row, mask=inside, other=0.0)
+    gradient -= of_column * tl.load(others + first_column_line + column, mask=inside, other=0.0)
+    target = out + (row - first_row).to(tl.int64) * stride + column
+    tl.store(target, (gradient * lift).to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["rows", "pairs", "lift"])
+def finish_gradient_kernel(
+    sums,
+    embeddings,
+    out,
+    upstream,
+    scale,
+    parts,
+    rows,
+    pairs,
+    lift,
+    D: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    LOSS: tl.constexpr,
+    WRITE: tl.constexpr,
+    DOT: tl.constexpr,
+):
+    """Put the factors back into a block of rows, cast, and sum <embedding, gradient> / scale."""
+    pid = tl.program_id(0)
+    row = pid * ROWS + tl.arange(0, ROWS)
+    factor = tl.load(upstream).to(tl.float32) / lift
+    if LOSS:
+        factor /= 2.0 * pairs
+    scaled = factor * tl.load(scale).to(tl.float32)
+    depth = tl.arange(0, BLOCK_D)
+    at = row.to(tl.int64)[:, None] * D + depth[None, :]
+    inside = (row < rows)[:, None] & (depth < D)[None, :]
+    value = tl.load(sums + at, mask=inside, other=0.0)
+    if WRITE:
+        tl.store(out + at, (value * scaled).to(out.dtype.element_ty), mask=inside)
+    if DOT:
+        embedding = tl.load(embeddings + at, mask=inside, other=0.0).to(tl.float32)
+        product = tl.sum(tl.sum(value * embedding, 1), 0)
+        tl.store(parts + pid, product * factor)
