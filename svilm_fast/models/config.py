@@ -166,24 +166,24 @@ class ModelConfig(Settings):
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "tiny": {
-        "model": {"embed_dim": 96},
+        "model": {"embed_dim": 128},
         "video": {
             "frames": 8,
-            "image_size": 48,
+            "image_size": 64,
             "tubelet": 2,
-            "patch": 8,
-            "width": 96,
+            "patch": 16,
+            "width": 128,
             "depth": 4,
-            "heads": 3,
+            "heads": 4,
             "num_groups": 8,
             "num_segments": 4,
         },
         "text": {
             "vocab_size": 1024,
             "length": 32,
-            "width": 96,
+            "width": 128,
             "depth": 2,
-            "heads": 3,
+            "heads": 4,
             "pool": "mean",
         },
     },
