@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 RUNS ?= runs
 DEMO := $(RUNS)/demo
+DEMO_DATA := data.train=$(DEMO)/world/train data.val=$(DEMO)/world/val data.test=$(DEMO)/world/test
 STAMP := $(VENV)/.svilm-installed
 JOBS ?= 2
 SLOW_JOBS ?= 1
@@ -31,6 +32,23 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation deepspeed
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e ".[dev]"
 	@touch $@
+
+# Two ranks under the DeepSpeed launcher, on a port that is free now.
+LAUNCH = $(BIN)/deepspeed --num_accelerators 2 --master_port \
+	$$($(BIN)/python -c "import socket; s = socket.socket(); s.bind(('127.0.0.1', 0)); print(s.getsockname()[1])") \
+	--module svilm_fast.train.pretrain --config configs/demo.yaml --overwrite
+
+demo: $(STAMP)  ## render a world, train on 2 ranks, evaluate, write runs/demo/report.html
+	$(BIN)/svilm data world --out $(DEMO)/world
+	$(LAUNCH) run.dir=$(DEMO) $(DEMO_DATA)
+	$(BIN)/svilm evaluate retrieval --run $(DEMO)
+	$(BIN)/svilm report --run $(DEMO)
+	@echo "open $(DEMO)/report.html"
+
+demo-control: $(STAMP)  ## the same on shuffled captions: retrieval must stay at chance
+	$(BIN)/svilm data world --out $(DEMO)/world
+	$(LAUNCH) run.dir=$(DEMO)-control run.name=demo-control data.shuffle_captions=true $(DEMO_DATA)
+	$(BIN)/svilm evaluate retrieval --run $(DEMO)-control
 
 test: $(STAMP)  ## the fast tests (CPU)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
