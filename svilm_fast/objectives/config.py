@@ -45,8 +45,9 @@ class ContrastConfig(Settings):
 class BetaConfig(Settings):
     """Sharpness of the softmax over groups, clamped to [0, 60] in forward."""
 
-    initial: float = Field(10.0, ge=0.0, le=60.0)
-    learnable: bool = False
+    # docs/decisions/0002-grounding-beta.md: 3 learns as well as any, 10 and above get stuck.
+    initial: float = Field(3.0, ge=0.0, le=60.0)
+    learnable: bool = True
 
 
 class GroundingConfig(Settings):

@@ -46,7 +46,8 @@ def test_explicit_values_win_over_the_preset():
 
 
 def test_a_settings_object_names_the_preset_too():
-    assert SViLMConfig(model=ModelConfig(preset="tiny")).video.width == 96
+    width = SViLMConfig(model=ModelConfig(preset="tiny")).video.width
+    assert width == PRESETS["tiny"]["video"]["width"] != VideoConfig().width
 
 
 def test_unknown_preset_is_named():

@@ -28,7 +28,7 @@ def _objective(**settings: object) -> GroundingObjective:
 
 @pytest.mark.parametrize("similarity", ["softmax", "max", "mean", "maxsim", "linear", "mlp"])
 def test_every_similarity_trains_what_it_owns(similarity):
-    objective = _objective(similarity=similarity, beta={"learnable": True})
+    objective = _objective(similarity=similarity, beta={"initial": 10.0})
     groups, nouns = _embeddings()
     loss, scale, beta = objective(groups, nouns, NOUN_MASK)
     loss.backward()
@@ -75,5 +75,5 @@ def test_without_any_noun_the_loss_is_a_connected_zero():
 
 
 def test_a_fixed_beta_is_no_parameter():
-    names = [name for name, _ in _objective().named_parameters()]
+    names = [name for name, _ in _objective(beta={"learnable": False}).named_parameters()]
     assert names == ["scale.logarithm.scale_value"]
