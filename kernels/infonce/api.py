@@ -192,14 +192,7 @@ def _fused_call(
         if mode == "share":
             weights = share_weights(video_ids, text_ids, torch.float32)
         video_ids, text_ids = dense_ids(video_ids, text_ids)
-    return _aligned(videos), _aligned(texts), scale, video_ids, text_ids, weights
-
-
-def _aligned(embeddings: Tensor) -> Tensor:
-    # Descriptors need an address that 16 divides; allocations have one, views may not.
-    contiguous = embeddings.contiguous()
-    misaligned = contiguous.storage_offset() * contiguous.itemsize % 16
-    return contiguous.clone() if misaligned else contiguous
+    return videos.contiguous(), texts.contiguous(), scale, video_ids, text_ids, weights
 
 
 def _choose(

@@ -26,6 +26,16 @@ _LOGS = "Tensor lines, Tensor factors, Tensor others, Tensor exponents, Tensor s
 _LN2 = math.log(2)
 
 
+def _block(videos: Tensor, texts: Tensor, *others: Any) -> Block:
+    return Block(_aligned(videos), _aligned(texts), *others)
+
+
+def _aligned(embeddings: Tensor) -> Tensor:
+    # Descriptors need an address that 16 divides; allocations have one, views may not.
+    misaligned = embeddings.storage_offset() * embeddings.itemsize % 16
+    return embeddings.clone() if misaligned else embeddings
+
+
 def forward_op(
     videos: Tensor,
     texts: Tensor,
@@ -37,7 +47,7 @@ def forward_op(
     with_loss: bool,
 ) -> tuple[Tensor, ...]:
     """Loss and `forward.Logs`."""
-    block = Block(videos, texts, scale, video_ids, text_ids, weights, diagonal_offset)
+    block = _block(videos, texts, scale, video_ids, text_ids, weights, diagonal_offset)
     loss, logs = forward_kernels.forward(block, with_loss=with_loss)
     return loss, *logs
 
@@ -62,7 +72,7 @@ def loss_backward_op(
     workspace_bytes: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of the loss; empty where not needed."""
-    block = Block(videos, texts, scale, video_ids, text_ids, weights, diagonal_offset)
+    block = _block(videos, texts, scale, video_ids, text_ids, weights, diagonal_offset)
     start, stop = diagonal_range(videos.shape[0], texts.shape[0], diagonal_offset)
     needs = (need_videos, need_texts, need_scale)
     found = backward_kernels.backward(
@@ -98,7 +108,7 @@ def partials_backward_op(
     workspace_bytes: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of row log-sums, column log-sums and positives; empty where not needed."""
-    block = Block(videos, texts, scale, video_ids, text_ids, weights, diagonal_offset)
+    block = _block(videos, texts, scale, video_ids, text_ids, weights, diagonal_offset)
     upstream = Upstream(
         row_upstream.contiguous(), column_upstream.contiguous(), positive_upstream.contiguous()
     )

@@ -104,10 +104,11 @@ def check_against_float64(videos, texts, scale, *, options=None, naive=None, nee
             continue
         bar = BARS[found.dtype]
         error = (found.double() - expected).norm()
-        # Gradients of logits below 2^-38 of the largest possible one leave float16.
-        assert error <= bar * expected.norm() + 2.0**-38 * scale
+        # Half a step of float16's smallest numbers: in the output, and 2^-14 of it inside.
+        smallest = 2.0**-25 if found.dtype == torch.float16 else 2.0**-39 * scale
+        assert error <= bar * expected.norm() + smallest * found.numel() ** 0.5
         worst = (found.double() - expected).abs().amax(1) - 8 * bar * expected.abs().amax(1)
-        assert worst.max() <= bar * expected.abs().max() + 2.0**-38 * scale
+        assert worst.max() <= bar * expected.abs().max() + smallest
 
 
 @pytest.fixture
