@@ -7,3 +7,8 @@ import torch
 # Triton reads this when a kernel is decorated, so it must be set before the first import of triton.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# Tests run side by side and on small tensors: more threads would only wait for each other. The
+# variable is for the processes that tests start.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
