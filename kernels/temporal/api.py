@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ..backend import choose
+from ..device import traits
+from . import limits
 from .reference import segment_pool_reference, temporal_bce_reference
 
 Loss = Literal["bce", "mse"]
@@ -25,6 +28,14 @@ def _expect_rows(op: str, name: str, tensor: Tensor, axes: str) -> None:
         raise ValueError(
             f"{op}: {name} must be floating {axes}, got {tensor.dtype} {list(tensor.shape)}"
         )
+
+
+def _unsupported(rows: Tensor, segments: int, most: int) -> str | None:
+    if rows.dtype == torch.float64:
+        return "the kernels take fp16, bf16 and fp32, not float64"
+    if segments > most:
+        return f"{segments} segments are more than {most}"
+    return None
 
 
 def temporal_bce(
@@ -68,10 +79,18 @@ def temporal_bce(
         raise ValueError(f"temporal_bce: temperature must be positive, got {temperature}")
     if loss not in ("bce", "mse"):
         raise ValueError(f"temporal_bce: loss is {loss!r}; expected bce or mse")
-    choose("temporal", (segments, paste_mask, segment_mask), backend=backend)
-    return temporal_bce_reference(
-        segments, paste_mask, segment_mask=segment_mask, temperature=temperature, loss=loss
+    path = choose(
+        "temporal",
+        (segments, paste_mask, segment_mask),
+        backend=backend,
+        unsupported=_unsupported(segments, segments.shape[1], limits.MAX_BCE_SEGMENTS),
     )
+    run: Callable[..., Tensor] = temporal_bce_reference
+    if path == "fused":
+        from .fused.function import fused_temporal_bce
+
+        run = fused_temporal_bce
+    return run(segments, paste_mask, segment_mask=segment_mask, temperature=temperature, loss=loss)
 
 
 def segment_pool(
@@ -112,5 +131,18 @@ def segment_pool(
         _expect("segment_pool", "token_mask", token_mask, [batch, length], torch.bool)
     if num_segments < 1:
         raise ValueError(f"segment_pool: num_segments must be at least 1, got {num_segments}")
-    choose("segment_pool", (tokens, segment_index, token_mask), backend=backend)
-    return segment_pool_reference(tokens, segment_index, num_segments, token_mask=token_mask)
+    unsupported = _unsupported(tokens, num_segments, limits.MAX_POOL_SEGMENTS)
+    if tokens.dtype == torch.float32 and traits(tokens.device).capability >= (10, 0):
+        unsupported = "Triton before 3.9 computes fp32 products in tf32 on this GPU"
+    path = choose(
+        "segment_pool",
+        (tokens, segment_index, token_mask),
+        backend=backend,
+        unsupported=unsupported,
+    )
+    run: Callable[..., tuple[Tensor, Tensor]] = segment_pool_reference
+    if path == "fused":
+        from .fused.function import fused_segment_pool
+
+        run = fused_segment_pool
+    return run(tokens, segment_index, num_segments, token_mask=token_mask)

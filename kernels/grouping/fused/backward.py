@@ -103,15 +103,22 @@ def grouping_backward_kernel(
     NEED_TOKENS: tl.constexpr,
     NEED_QUERIES: tl.constexpr,
     SPLITS: tl.constexpr,
+    SLABS: tl.constexpr,
     BLOCK_L: tl.constexpr,
     BLOCK_C: tl.constexpr,
-    NUM_BLOCKS: tl.constexpr,
+    OWN_BLOCKS: tl.constexpr,
     BLOCK_G: tl.constexpr,
     STAGES: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """One program takes `chunk` tokens of one sample; query gradients are left as partial sums."""
-    program = tl.program_id(0).to(tl.int64)
+    """One program takes `chunk` tokens of a sample and its slab of the columns.
+
+    Every slab's program computes whole logits. `num_blocks` = SLABS * OWN_BLOCKS comes at run time
+    as well, so that the compiler keeps the loops over blocks as loops.
+    """
+    slab = tl.program_id(0) % SLABS
+    program = (tl.program_id(0) // SLABS).to(tl.int64)
+    own = slab * OWN_BLOCKS
     sample = program // SPLITS
     first = (program % SPLITS).to(tl.int32) * chunk
     last = tl.minimum(first + chunk, length)
@@ -124,7 +131,7 @@ def grouping_backward_kernel(
     sample_queries = queries + sample * GROUPS * WIDTH
     sample_shares = shares + sample * GROUPS * WIDTH
     sums = ()
-    for _ in tl.static_range(NUM_BLOCKS):
+    for _ in tl.static_range(OWN_BLOCKS):
         sums = sums + (tl.zeros((BLOCK_C, BLOCK_G), tl.float32),)
     bias_sum = tl.zeros((BLOCK_G,), tl.float32)
     for start in range(first, last, BLOCK_L):
@@ -160,22 +167,28 @@ def grouping_backward_kernel(
         assignment = assignment.to(tokens.dtype.element_ty)
         if NEED_QUERIES:
             updated = ()
-            for block in tl.static_range(NUM_BLOCKS):
-                x = load_token_block(sample_tokens, start, last, block, WIDTH, BLOCK_L, BLOCK_C)
+            for block in tl.static_range(OWN_BLOCKS):
+                x = load_token_block(
+                    sample_tokens, start, last, own + block, WIDTH, BLOCK_L, BLOCK_C
+                )
                 updated = updated + (dot(tl.trans(x), d_logits, sums[block], UPCAST),)
             sums = updated
         if NEED_TOKENS:
-            for block in tl.range(num_blocks, num_stages=STAGES):
+            for block in tl.range(own, own + num_blocks // SLABS, num_stages=STAGES):
                 q = load_group_block(sample_queries, block, WIDTH, GROUPS, BLOCK_C, BLOCK_G)
                 h = load_group_block(sample_shares, block, WIDTH, GROUPS, BLOCK_C, BLOCK_G)
                 d_x = dot(assignment, tl.trans(h), None, UPCAST)
                 d_x = dot(d_logits, tl.trans(q), d_x, UPCAST) * back
                 store_token_block(sample_d_tokens, d_x, start, last, block, WIDTH, BLOCK_L, BLOCK_C)
     if NEED_QUERIES:
-        tl.store(d_bias + program * GROUPS + group, bias_sum * back, mask=group < GROUPS)
+        tl.store(
+            d_bias + program * GROUPS + group, bias_sum * back, mask=(group < GROUPS) & (slab == 0)
+        )
         rows = d_queries + program * GROUPS * WIDTH
-        for block in tl.static_range(NUM_BLOCKS):
-            store_group_block(rows, sums[block] * back, block, WIDTH, GROUPS, BLOCK_C, BLOCK_G)
+        for block in tl.static_range(OWN_BLOCKS):
+            store_group_block(
+                rows, sums[block] * back, own + block, WIDTH, GROUPS, BLOCK_C, BLOCK_G
+            )
 
 
 @triton.jit
@@ -261,7 +274,7 @@ def backward(
     )
     launch(
         grouping_backward_kernel,
-        (batch * plan.splits,),
+        (batch * plan.splits * plan.slabs,),
         tokens,
         queries,
         group_bias,
@@ -285,8 +298,9 @@ def backward(
         NEED_TOKENS=need_tokens,
         NEED_QUERIES=need_queries,
         SPLITS=plan.splits,
+        SLABS=plan.slabs,
         BLOCK_L=plan.block_tokens,
-        NUM_BLOCKS=plan.num_blocks,
+        OWN_BLOCKS=plan.own_blocks,
         STAGES=plan.stages,
         UPCAST=plan.upcast,
         num_warps=WARPS,

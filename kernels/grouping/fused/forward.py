@@ -20,6 +20,7 @@ from .primitives import (
     load_group_block,
     load_group_blocks,
     load_present,
+    load_token_block,
     load_tokens,
     store_group_block,
     sum_splits,
@@ -46,16 +47,25 @@ def grouping_forward_kernel(
     HARD: tl.constexpr,
     NOISE: tl.constexpr,
     SPLITS: tl.constexpr,
+    SLABS: tl.constexpr,
     BLOCK_L: tl.constexpr,
     BLOCK_C: tl.constexpr,
-    NUM_BLOCKS: tl.constexpr,
+    OWN_BLOCKS: tl.constexpr,
     BLOCK_G: tl.constexpr,
     RESIDENT: tl.constexpr,
     PREFETCH: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """One program pools `chunk` tokens of a sample; with SPLITS > 1 it leaves partial sums."""
-    program = tl.program_id(0).to(tl.int64)
+    """One program pools `chunk` tokens of a sample over its slab of the columns.
+
+    With SPLITS > 1 it leaves partial sums. With SLABS > 1 every program still computes whole
+    logits; it streams the columns of the other slabs, which another program has brought into L2.
+    """
+    NUM_BLOCKS: tl.constexpr = SLABS * OWN_BLOCKS
+    slab = tl.program_id(0) % SLABS
+    program = (tl.program_id(0) // SLABS).to(tl.int64)
+    KEPT: tl.constexpr = OWN_BLOCKS - PREFETCH
+    own = slab * OWN_BLOCKS
     sample = program // SPLITS
     first = (program % SPLITS).to(tl.int32) * chunk
     last = tl.minimum(first + chunk, length)
@@ -64,30 +74,34 @@ def grouping_forward_kernel(
     sample_tokens = tokens + sample * length * WIDTH
     sample_queries = queries + sample * GROUPS * WIDTH
     if RESIDENT:
-        query = load_group_blocks(sample_queries, WIDTH, GROUPS, BLOCK_C, BLOCK_G, NUM_BLOCKS)
+        query = load_group_blocks(sample_queries, own, WIDTH, GROUPS, BLOCK_C, BLOCK_G, OWN_BLOCKS)
     if NOISE:
         seed = tl.load(seeds + sample)
     sums = ()
-    for _ in tl.static_range(NUM_BLOCKS):
+    for _ in tl.static_range(OWN_BLOCKS):
         sums = sums + (tl.zeros((BLOCK_C, BLOCK_G), tl.float32),)
     count = tl.zeros((BLOCK_G,), tl.float32)
     if PREFETCH > 0:
         ahead = load_tokens(
-            sample_tokens, first, last, WIDTH, BLOCK_L, BLOCK_C, NUM_BLOCKS - PREFETCH, PREFETCH
+            sample_tokens, first, last, own + KEPT, WIDTH, BLOCK_L, BLOCK_C, PREFETCH
         )
     for start in range(first, last, BLOCK_L):
-        x = load_tokens(
-            sample_tokens, start, last, WIDTH, BLOCK_L, BLOCK_C, 0, NUM_BLOCKS - PREFETCH
-        )
+        x = load_tokens(sample_tokens, start, last, own, WIDTH, BLOCK_L, BLOCK_C, KEPT)
         if PREFETCH > 0:
             x = x + ahead
         logits = tl.zeros((BLOCK_L, BLOCK_G), tl.float32)
-        for block in tl.static_range(NUM_BLOCKS):
+        for block in tl.static_range(OWN_BLOCKS):
             if RESIDENT:
                 q = query[block]
             else:
-                q = load_group_block(sample_queries, block, WIDTH, GROUPS, BLOCK_C, BLOCK_G)
+                q = load_group_block(sample_queries, own + block, WIDTH, GROUPS, BLOCK_C, BLOCK_G)
             logits = dot(x[block], q, logits, UPCAST)
+        if SLABS > 1:
+            for step in range(OWN_BLOCKS, NUM_BLOCKS):
+                other = (own + step) % NUM_BLOCKS
+                tile = load_token_block(sample_tokens, start, last, other, WIDTH, BLOCK_L, BLOCK_C)
+                q = load_group_block(sample_queries, other, WIDTH, GROUPS, BLOCK_C, BLOCK_G)
+                logits = dot(tile, q, logits, UPCAST)
         logits += bias[None, :]
         if NOISE:
             logits = add_noise(
@@ -103,10 +117,10 @@ def grouping_forward_kernel(
                 sample_tokens,
                 start + BLOCK_L,
                 last,
+                own + KEPT,
                 WIDTH,
                 BLOCK_L,
                 BLOCK_C,
-                NUM_BLOCKS - PREFETCH,
                 PREFETCH,
             )
         if HARD:
@@ -117,16 +131,16 @@ def grouping_forward_kernel(
         count += tl.sum(assignment, axis=0)
         share = assignment.to(tokens.dtype.element_ty)
         updated = ()
-        for block in tl.static_range(NUM_BLOCKS):
+        for block in tl.static_range(OWN_BLOCKS):
             updated = updated + (dot(tl.trans(x[block]), share, sums[block], UPCAST),)
         sums = updated
-    tl.store(counts + program * GROUPS + group, count, mask=group < GROUPS)
-    for block in tl.static_range(NUM_BLOCKS):
+    tl.store(counts + program * GROUPS + group, count, mask=(group < GROUPS) & (slab == 0))
+    for block in tl.static_range(OWN_BLOCKS):
         value = sums[block]
         if SPLITS == 1:
             value = value / (count + eps)[None, :]
         store_group_block(
-            pooled + program * GROUPS * WIDTH, value, block, WIDTH, GROUPS, BLOCK_C, BLOCK_G
+            pooled + program * GROUPS * WIDTH, value, own + block, WIDTH, GROUPS, BLOCK_C, BLOCK_G
         )
 
 
@@ -184,7 +198,7 @@ def forward(
         partial_counts = counts.new_empty((batch, plan.splits, groups))
     launch(
         grouping_forward_kernel,
-        (batch * plan.splits,),
+        (batch * plan.splits * plan.slabs,),
         tokens,
         queries,
         group_bias,
@@ -203,9 +217,10 @@ def forward(
         HARD=mode != "soft",
         NOISE=mode == "gumbel",
         SPLITS=plan.splits,
+        SLABS=plan.slabs,
         BLOCK_L=plan.block_tokens,
         BLOCK_C=plan.block_width,
-        NUM_BLOCKS=plan.num_blocks,
+        OWN_BLOCKS=plan.own_blocks,
         BLOCK_G=plan.block_groups,
         RESIDENT=plan.resident,
         PREFETCH=plan.prefetch,

@@ -12,8 +12,10 @@ from ...device import DeviceTraits
 
 MAX_GROUPS = 64
 MAX_WIDTH = 1024
-# The sums of a program, fp32 [G, C], live in registers: 128 of them per thread of 8 warps.
-MAX_SUMS = 32768
+# Sums [G, columns] of a program in fp32; the most that compile without spilling (static table).
+MAX_SUMS_HOPPER = 24576
+MAX_SUMS = 12288
+MAX_SUMS_FP32 = 4096
 # For the assignment tile, reductions and changes of layout.
 _SCRATCH_BYTES = 8 * 1024
 # Above this many registers per thread for sums and prefetched tokens, the compiler spills.
@@ -30,8 +32,10 @@ class Plan:
     Attributes:
         block_tokens, block_width, num_blocks, block_groups: a tile is `block_tokens` tokens in
             `num_blocks` blocks of `block_width` columns, against padded groups.
-        splits, chunk: programs per sample, and tokens of each.
-        resident: forward keeps the sample's queries in shared memory for all its tiles.
+        own_blocks, slabs: a program sums over `own_blocks` of the blocks; `slabs` programs share
+            a tile.
+        splits, chunk: programs per sample and slab, and tokens of each.
+        resident: forward keeps its blocks of the queries in shared memory for all its tiles.
         prefetch: forward loads this many blocks of the next tile into registers; the others are
             double-buffered in shared memory.
         stages: software pipeline depth of the token loads.
@@ -42,6 +46,8 @@ class Plan:
     block_width: int
     num_blocks: int
     block_groups: int
+    own_blocks: int
+    slabs: int
     splits: int
     chunk: int
     resident: bool
@@ -58,9 +64,6 @@ def unsupported(groups: int, width: int, dtype: torch.dtype, traits: DeviceTrait
         return f"{groups} groups are more than {MAX_GROUPS}"
     if width > MAX_WIDTH or width % 16:
         return f"width {width} is not a multiple of 16 up to {MAX_WIDTH}"
-    block_groups, block_width, num_blocks = _tile(groups, width)
-    if block_groups * block_width * num_blocks > MAX_SUMS:
-        return f"{groups} groups x width {width} do not fit into the registers of one program"
     if dtype == torch.float32 and traits.capability >= (10, 0):
         return "Triton before 3.9 computes fp32 products in tf32 on this GPU"
     return None
@@ -74,6 +77,19 @@ def _tile(groups: int, width: int) -> tuple[int, int, int]:
     """Padded groups, width of a block, blocks; 128 wide blocks took the fewest registers."""
     block_width = 128 if width % 128 == 0 else min(64, _power_of_two(width))
     return max(16, _power_of_two(groups)), block_width, -(-width // block_width)
+
+
+def _own_blocks(blocks: int, block_sums: int, dtype: torch.dtype, traits: DeviceTraits) -> int:
+    """How many blocks' sums a program can hold in registers without spilling."""
+    if dtype.itemsize == 4:
+        most = MAX_SUMS_FP32
+    else:
+        most = MAX_SUMS_HOPPER if traits.capability[0] == 9 else MAX_SUMS
+    return max(
+        d
+        for d in range(1, blocks + 1)
+        if blocks % d == 0 and d * block_sums <= max(most, block_sums)
+    )
 
 
 def _splits(batch: int, tiles: int, slots: int) -> int:
@@ -99,32 +115,30 @@ def plan(
     """The plan of one direction; cached, since the host may not spend time on it."""
     block_groups, block_width, num_blocks = _tile(groups, width)
     limit = traits.shared_memory_bytes - _SCRATCH_BYTES
-    query_bytes = block_groups * block_width * num_blocks * dtype.itemsize
-    # 64 rows are what wgmma needs; fp32 has no such product and only half the room.
+    # 64 rows are what wgmma needs; fp32 has half the room.
     block_tokens = 64 if dtype.itemsize == 2 else 32
-
-    def token_bytes(buffers: int) -> int:
-        return block_tokens * block_width * dtype.itemsize * buffers
-
-    if not backward:
-        while block_tokens > 16 and token_bytes(num_blocks) > limit:
-            block_tokens //= 2
-    resident = token_bytes(num_blocks) + query_bytes <= limit
+    own_blocks = _own_blocks(num_blocks, block_groups * block_width, dtype, traits)
+    slabs = num_blocks // own_blocks
+    query_bytes = block_groups * block_width * own_blocks * dtype.itemsize
+    block_bytes = block_tokens * block_width * dtype.itemsize
+    resident = not backward and block_bytes * own_blocks + query_bytes <= limit
     prefetch, stages = 0, 2
     if not backward:
-        room = (limit - query_bytes * resident) // token_bytes(1)
-        prefetch = max(0, 2 * num_blocks - room)
+        room = (limit - query_bytes * resident) // block_bytes
+        prefetch = max(0, 2 * own_blocks - room)
         threads = 32 * WARPS
-        sums = block_groups * block_width * num_blocks // threads
-        if sums + token_bytes(prefetch) // 4 // threads > _MAX_HELD_REGISTERS:
+        sums = block_groups * block_width * own_blocks // threads
+        if sums + block_bytes * prefetch // 4 // threads > _MAX_HELD_REGISTERS:
             prefetch, stages = 0, 1
     tiles = max(1, -(-length // block_tokens))
-    splits = _splits(max(batch, 1), tiles, traits.sm_count)
+    splits = _splits(max(batch, 1) * slabs, tiles, traits.sm_count)
     return Plan(
         block_tokens=block_tokens,
         block_width=block_width,
         num_blocks=num_blocks,
         block_groups=block_groups,
+        own_blocks=own_blocks,
+        slabs=slabs,
         splits=splits,
         chunk=-(-tiles // splits) * block_tokens,
         resident=resident,

@@ -76,16 +76,16 @@ def load_tokens(
     tokens,
     start,
     last,
+    first_block,
     WIDTH: tl.constexpr,
     BLOCK_L: tl.constexpr,
     BLOCK_C: tl.constexpr,
-    FIRST_BLOCK: tl.constexpr,
     NUM_BLOCKS: tl.constexpr,
 ):
     """Some column blocks of the sample's tokens [start, start + BLOCK_L), as a tuple."""
     blocks = ()
-    for block in tl.static_range(FIRST_BLOCK, FIRST_BLOCK + NUM_BLOCKS):
-        tile = load_token_block(tokens, start, last, block, WIDTH, BLOCK_L, BLOCK_C)
+    for block in tl.static_range(NUM_BLOCKS):
+        tile = load_token_block(tokens, start, last, first_block + block, WIDTH, BLOCK_L, BLOCK_C)
         blocks = blocks + (tile,)
     return blocks
 
@@ -109,16 +109,18 @@ def load_group_block(
 @triton.jit
 def load_group_blocks(
     rows,
+    first_block,
     WIDTH: tl.constexpr,
     GROUPS: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_G: tl.constexpr,
     NUM_BLOCKS: tl.constexpr,
 ):
-    """All blocks of one sample's [G, C] rows, as a tuple of [BLOCK_C, BLOCK_G]."""
+    """Some blocks of one sample's [G, C] rows, as a tuple of [BLOCK_C, BLOCK_G]."""
     blocks = ()
     for block in tl.static_range(NUM_BLOCKS):
-        blocks = blocks + (load_group_block(rows, block, WIDTH, GROUPS, BLOCK_C, BLOCK_G),)
+        tile = load_group_block(rows, first_block + block, WIDTH, GROUPS, BLOCK_C, BLOCK_G)
+        blocks = blocks + (tile,)
     return blocks
 
 

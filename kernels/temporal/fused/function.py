@@ -1,0 +1,184 @@
+"""Operators and autograd of the fused temporal ops, with fake implementations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from . import bce, pool
+
+_LIBRARY = torch.library.Library("svilm_temporal", "DEF")
+_SIGNATURES = {
+    "bce_forward": "(Tensor segments, Tensor paste_mask, Tensor? segment_mask, float temperature,"
+    " str loss) -> (Tensor, Tensor)",
+    "bce_backward": "(Tensor upstream, Tensor segments, Tensor paste_mask, Tensor? segment_mask,"
+    " Tensor logits, float temperature, str loss) -> Tensor",
+    "pool_forward": "(Tensor tokens, Tensor segment_index, int num_segments, Tensor? token_mask)"
+    " -> (Tensor, Tensor, Tensor)",
+    "pool_backward": "(Tensor d_segments, Tensor segment_index, Tensor? token_mask, Tensor counts,"
+    " int length) -> Tensor",
+}
+
+
+def _bytes(mask: Tensor | None) -> Tensor | None:
+    return None if mask is None else mask.view(torch.uint8)
+
+
+def bce_forward(
+    segments: Tensor,
+    paste_mask: Tensor,
+    segment_mask: Tensor | None,
+    temperature: float,
+    loss: str,
+) -> tuple[Tensor, Tensor]:
+    """The loss (0-dim fp32) and the logits of contiguous inputs."""
+    losses, logits = bce.forward(
+        segments, paste_mask.view(torch.uint8), _bytes(segment_mask), temperature, loss
+    )
+    return losses.sum() / max(len(segments), 1), logits
+
+
+def bce_backward(
+    upstream: Tensor,
+    segments: Tensor,
+    paste_mask: Tensor,
+    segment_mask: Tensor | None,
+    logits: Tensor,
+    temperature: float,
+    loss: str,
+) -> Tensor:
+    """The gradient at the segments."""
+    return bce.backward(
+        upstream,
+        segments,
+        paste_mask.view(torch.uint8),
+        _bytes(segment_mask),
+        logits,
+        temperature,
+        loss,
+    )
+
+
+def pool_forward(
+    tokens: Tensor, segment_index: Tensor, num_segments: int, token_mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Segments, which of them have tokens, and their counts, of contiguous inputs."""
+    segments, counts = pool.forward(tokens, segment_index, num_segments, _bytes(token_mask))
+    return segments, counts > 0, counts
+
+
+def pool_backward(
+    d_segments: Tensor,
+    segment_index: Tensor,
+    token_mask: Tensor | None,
+    counts: Tensor,
+    length: int,
+) -> Tensor:
+    """The gradient at the tokens."""
+    return pool.backward(d_segments.contiguous(), segment_index, _bytes(token_mask), counts, length)
+
+
+def _fake_bce_forward(segments, paste_mask, segment_mask, temperature, loss):
+    def fresh(*shape):
+        return segments.new_empty(shape, dtype=torch.float32)
+
+    return fresh(), fresh(*paste_mask.shape)
+
+
+def _fake_bce_backward(upstream, segments, *_):
+    return torch.empty_like(segments)
+
+
+def _fake_pool_forward(tokens, segment_index, num_segments, token_mask):
+    shape = (tokens.shape[0], num_segments)
+    segments = tokens.new_empty((*shape, tokens.shape[2]))
+    present = tokens.new_empty(shape, dtype=torch.bool)
+    return segments, present, tokens.new_empty(shape, dtype=torch.float32)
+
+
+def _fake_pool_backward(d_segments, segment_index, token_mask, counts, length):
+    return d_segments.new_empty((d_segments.shape[0], length, d_segments.shape[2]))
+
+
+for _implementation, _fake in (
+    (bce_forward, _fake_bce_forward),
+    (bce_backward, _fake_bce_backward),
+    (pool_forward, _fake_pool_forward),
+    (pool_backward, _fake_pool_backward),
+):
+    _name = _implementation.__name__
+    _LIBRARY.define(_name + _SIGNATURES[_name])
+    for _device in ("CPU", "CUDA"):
+        _LIBRARY.impl(_name, _implementation, _device)
+    torch.library.register_fake(f"svilm_temporal::{_name}", _fake, lib=_LIBRARY)
+
+_ops = torch.ops.svilm_temporal
+
+
+class TemporalBCE(torch.autograd.Function):
+    """Saves the inputs and the logits."""
+
+    @staticmethod
+    def forward(ctx: Any, segments, paste_mask, segment_mask, temperature, loss):  # type: ignore[override]
+        value, logits = _ops.bce_forward(segments, paste_mask, segment_mask, temperature, loss)
+        ctx.save_for_backward(segments, paste_mask, segment_mask, logits)
+        ctx.settings = (temperature, loss)
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream):  # type: ignore[override]
+        return _ops.bce_backward(upstream, *ctx.saved_tensors, *ctx.settings), *(None,) * 4
+
+
+class SegmentPool(torch.autograd.Function):
+    """Saves the index, the mask and the counts, not the tokens."""
+
+    @staticmethod
+    def forward(ctx: Any, tokens, segment_index, num_segments, token_mask):  # type: ignore[override]
+        segments, present, counts = _ops.pool_forward(
+            tokens, segment_index, num_segments, token_mask
+        )
+        ctx.save_for_backward(segment_index, token_mask, counts)
+        ctx.length = tokens.shape[1]
+        ctx.mark_non_differentiable(present)
+        return segments, present
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_segments, _):  # type: ignore[override]
+        return _ops.pool_backward(d_segments, *ctx.saved_tensors, ctx.length), *(None,) * 3
+
+
+def _dense(mask: Tensor | None) -> Tensor | None:
+    return None if mask is None else mask.contiguous()
+
+
+def fused_temporal_bce(
+    segments: Tensor,
+    paste_mask: Tensor,
+    *,
+    segment_mask: Tensor | None,
+    temperature: float,
+    loss: str,
+) -> Tensor:
+    """`temporal_bce` through the Triton kernels; arguments as in `api.temporal_bce`."""
+    return TemporalBCE.apply(
+        segments.contiguous(),
+        paste_mask.contiguous(),
+        _dense(segment_mask),
+        float(temperature),
+        loss,
+    )
+
+
+def fused_segment_pool(
+    tokens: Tensor, segment_index: Tensor, num_segments: int, *, token_mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """`segment_pool` through the Triton kernels; arguments as in `api.segment_pool`."""
+    return SegmentPool.apply(
+        tokens.contiguous(), segment_index.contiguous(), num_segments, _dense(token_mask)
+    )
