@@ -72,3 +72,6 @@ GPU_PYTHON ?= python3
 gpu:  ## every GPU test of the ops, then the benchmark (needs PyTorch, Triton, pytest)
 	$(GPU_PYTHON) -m pytest tests/gpu -m gpu -q
 	$(GPU_PYTHON) -m svilm_fast.bench.ops.run
+
+gpu-full: gpu  ## also attention packages and DeepSpeed steps on the GPU (needs the package's own requirements)
+	$(GPU_PYTHON) -m pytest tests/gpu_full -m gpu -q
