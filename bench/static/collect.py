@@ -16,8 +16,13 @@ from svilm_fast.kernels.registry import ops
 MAX_CELLS = 120
 
 
-def declared(op_names: Iterable[str] | None = None) -> list[tuple[str, str, str]]:
-    """(op, variant label, target) of everything that is declared; unknown op names are an error."""
+def declared(
+    op_names: Iterable[str] | None = None, variant: str = ""
+) -> list[tuple[str, str, str]]:
+    """(op, variant label, target) of everything declared whose label contains `variant`.
+
+    Raises `ValueError` for an unknown op and where nothing is left.
+    """
     registered = ops()
     chosen = list(op_names) if op_names else sorted(registered)
     unknown = sorted(set(chosen) - set(registered))
@@ -25,12 +30,16 @@ def declared(op_names: Iterable[str] | None = None) -> list[tuple[str, str, str]
         raise ValueError(
             f"unknown op {', '.join(unknown)}; registered: {', '.join(sorted(registered))}"
         )
-    return [
-        (name, variant.label, target)
+    found = [
+        (name, each.label, target)
         for name in chosen
-        for variant in registered[name].variants
-        for target in variant.targets
+        for each in registered[name].variants
+        for target in each.targets
+        if variant in each.label
     ]
+    if not found:
+        raise ValueError(f"no variant of {', '.join(chosen)} is declared with {variant!r}")
+    return found
 
 
 @dataclass(frozen=True)
@@ -41,9 +50,8 @@ class Cell:
     binary_hash: str
 
 
-def collect(op_names: Iterable[str] | None = None, *, workers: int = 2) -> Iterator[list[Cell]]:
-    """Cells of each declared (variant, target), in the order of `declared`."""
-    tasks = declared(op_names)
+def collect(tasks: list[tuple[str, str, str]], *, workers: int = 2) -> Iterator[list[Cell]]:
+    """Cells of each (op, variant label, target), in the order of `tasks`."""
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         yield from pool.map(_cells_of, tasks)
 

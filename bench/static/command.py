@@ -18,6 +18,7 @@ from svilm_fast.bench.static.table import Row, read_table, table_path, write_tab
 
 def static(
     op: Annotated[list[str] | None, typer.Option(help="Only these ops (repeat).")] = None,
+    variant: Annotated[str, typer.Option(help="Only variants whose label contains this.")] = "",
     check: Annotated[
         bool, typer.Option("--check", help="Compare with the table under version control.")
     ] = False,
@@ -33,12 +34,14 @@ def static(
     """
     console = Console(width=None if Console().is_terminal else 160)
     path = table or table_path()
-    if op and write:
-        raise typer.BadParameter("--write makes the whole table; leave --op out")
+    if write and (op or variant):
+        raise typer.BadParameter("--write makes the whole table; leave --op and --variant out")
+    tasks = declared(op, variant)
     recorded = read_table(path) if check or (write and path.is_file()) else []
-    if op:
-        recorded = [row for row in recorded if row.op in op]
-    rows = with_reasons(_compile_all(op, workers, console), recorded)
+    if op or variant:
+        kept = {(name, label) for name, label, _ in tasks}
+        recorded = [row for row in recorded if (row.op, row.variant) in kept]
+    rows = with_reasons(_compile_all(tasks, workers, console), recorded)
 
     problems = [f"! {row.key}: {text}" for row in rows for text in broken_rules(row)]
     if check:
@@ -60,14 +63,10 @@ def static(
     console.print(f"{len(rows)} kernels for Triton {triton.__version__}: all rules hold")
 
 
-def _compile_all(op: list[str] | None, workers: int, console: Console) -> list[Row]:
-    groups = []
+def _compile_all(tasks: list[tuple[str, str, str]], workers: int, console: Console) -> list[Row]:
+    cells = collect(tasks, workers=workers)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        for group in progress.track(
-            collect(op, workers=workers), total=len(declared(op)), description="compiling"
-        ):
-            groups.append(group)
-    return unique_rows(groups)
+        return unique_rows(progress.track(cells, total=len(tasks), description="compiling"))
 
 
 def _print_table(rows: list[Row], console: Console) -> None:
