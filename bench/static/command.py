@@ -12,7 +12,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from svilm_fast.bench.static.collect import collect, declared, unique_rows
-from svilm_fast.bench.static.rules import broken_rules, differences, with_reasons
+from svilm_fast.bench.static.rules import broken_rules, differences, part_of_table, with_reasons
 from svilm_fast.bench.static.table import Row, read_table, table_path, write_table
 
 
@@ -38,10 +38,9 @@ def static(
         raise typer.BadParameter("--write makes the whole table; leave --op and --variant out")
     tasks = declared(op, variant)
     recorded = read_table(path) if check or (write and path.is_file()) else []
-    if op or variant:
-        kept = {(name, label) for name, label, _ in tasks}
-        recorded = [row for row in recorded if (row.op, row.variant) in kept]
     rows = with_reasons(_compile_all(tasks, workers, console), recorded)
+    if op or variant:
+        rows, recorded = part_of_table(rows, recorded, {task[:2] for task in tasks})
 
     problems = [f"! {row.key}: {text}" for row in rows for text in broken_rules(row)]
     if check:

@@ -82,6 +82,24 @@ def with_reasons(rows: list[Row], recorded: list[Row]) -> list[Row]:
     return [Row(**{**asdict(row), "reason": reasons.get(row.key, "")}) for row in rows]
 
 
+def part_of_table(
+    rows: list[Row], recorded: list[Row], chosen: set[tuple[str, str]]
+) -> tuple[list[Row], list[Row]]:
+    """Both tables restricted to the chosen (op, variant).
+
+    A kernel that several variants share has one row, under the first of them: where that one was
+    not chosen, the row is left out of both sides.
+    """
+    elsewhere = {
+        (row.kernel, row.target) for row in recorded if (row.op, row.variant) not in chosen
+    }
+    known = {row.key for row in recorded}
+    part = [row for row in recorded if (row.op, row.variant) in chosen]
+    return [
+        row for row in rows if row.key in known or (row.kernel, row.target) not in elsewhere
+    ], part
+
+
 def differences(recorded: list[Row], measured: list[Row]) -> list[str]:
     """Readable differences between the table under version control and a fresh one."""
     old, new = {row.key: row for row in recorded}, {row.key: row for row in measured}
