@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 HANDLED = (signal.SIGTERM, signal.SIGINT)
+# Ctrl-C reaches every process of the terminal, and the launchers then pass it on to the ranks as
+# SIGTERM: what follows this soon is the same wish, not impatience.
+COPIES_WITHIN_SECONDS = 5.0
 
 
 class PendingSignal:
-    """The number of a signal that arrived, or 0."""
+    """The number of the first signal that arrived, or 0."""
 
     def __init__(self) -> None:
         self.number = 0
 
 
 @contextmanager
-def deferred_signals() -> Iterator[PendingSignal]:
-    """Collect SIGTERM and SIGINT; a second one acts at once, as it would have without us."""
+def deferred_signals(clock: Callable[[], float] = time.monotonic) -> Iterator[PendingSignal]:
+    """Collect SIGTERM and SIGINT; one that comes later than copies do acts as without us."""
     pending = PendingSignal()
     previous = {number: signal.getsignal(number) for number in HANDLED}
+    first_at = 0.0
 
     def remember(number: int, frame: FrameType | None) -> None:
-        pending.number = number
-        for handled in HANDLED:
-            signal.signal(handled, previous[handled])
+        nonlocal first_at
+        if pending.number == 0:
+            pending.number, first_at = number, clock()
+        elif clock() - first_at > COPIES_WITHIN_SECONDS:
+            signal.signal(number, previous[number])
+            signal.raise_signal(number)
 
     for number in HANDLED:
         signal.signal(number, remember)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from svilm_fast.data.batch import ClipBatch
+from svilm_fast.train.config import RunConfig
 from svilm_fast.train.inputs import model_inputs
 from svilm_fast.train.load_config import load_config
 from svilm_fast.train.ranks import Ranks
@@ -30,12 +31,16 @@ def batch(count: int = 4, frames: int = 8) -> ClipBatch:
     )
 
 
+def settings(*overrides: str) -> RunConfig:
+    return load_config(None, ["model.preset=tiny", *overrides])
+
+
 def on_rank(rank: int) -> Ranks:
     return Ranks(rank, rank, 2, torch.device("cpu"))
 
 
 def test_blended_frames_follow_the_mask_and_replay_alike() -> None:
-    config = load_config("demo")
+    config = settings()
     inputs = model_inputs(batch(), config, 3, on_rank(0))
     assert inputs.frames is None
     assert inputs.blended is not None
@@ -49,7 +54,7 @@ def test_blended_frames_follow_the_mask_and_replay_alike() -> None:
 
 
 def test_pairs_of_different_ranks_never_share_a_number() -> None:
-    config = load_config("demo")
+    config = settings()
     numbers = [model_inputs(batch(), config, 0, on_rank(rank)).pair_ids for rank in range(2)]
     assert set(numbers[0].tolist()).isdisjoint(numbers[1].tolist())
 
@@ -71,6 +76,6 @@ def test_pairs_of_different_ranks_never_share_a_number() -> None:
     ],
 )
 def test_only_videos_that_an_objective_reads_are_made(overrides, clean, blended) -> None:
-    inputs = model_inputs(batch(), load_config("demo", list(overrides)), 0, on_rank(0))
+    inputs = model_inputs(batch(), settings(*overrides), 0, on_rank(0))
     assert (inputs.frames is not None) == clean
     assert (inputs.blended is not None) == blended

@@ -151,10 +151,14 @@ def test_a_signal_saves_and_the_run_continues_bit_for_bit(
     assert losses == wanted
 
 
-def test_a_second_signal_acts_at_once() -> None:
-    with deferred_signals() as pending:
+def test_copies_of_a_signal_are_one_and_a_later_signal_acts_at_once() -> None:
+    now = [100.0]
+    with deferred_signals(lambda: now[0]) as pending:
         os.kill(os.getpid(), signal.SIGINT)
+        now[0] += 1.0
+        os.kill(os.getpid(), signal.SIGTERM)
         assert pending.number == signal.SIGINT
+        now[0] += 10.0
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

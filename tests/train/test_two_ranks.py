@@ -42,7 +42,7 @@ def finished(tmp_path_factory) -> Path:
         for rank in range(2)
     ]
     try:
-        outputs = [process.communicate(timeout=200)[0] for process in processes]
+        outputs = [process.communicate(timeout=280)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()
