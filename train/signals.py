@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 HANDLED = (signal.SIGTERM, signal.SIGINT)
 # Ctrl-C reaches every process of the terminal, and the launchers then pass it on to the ranks as
@@ -25,7 +26,7 @@ class PendingSignal:
 def deferred_signals(clock: Callable[[], float] = time.monotonic) -> Iterator[PendingSignal]:
     """Collect SIGTERM and SIGINT; one that comes later than copies do acts as without us."""
     pending = PendingSignal()
-    previous = {number: signal.getsignal(number) for number in HANDLED}
+    previous: dict[int, Any] = {number: signal.getsignal(number) for number in HANDLED}
     first_at = 0.0
 
     def remember(number: int, frame: FrameType | None) -> None:

@@ -186,7 +186,8 @@ def test_wrong_data_settings_are_one_line(
     [
         "objectives.grounding.weight=0",
         "objectives.temporal.weight=0",
-        "objectives.grounding.video=clean",
+        "objectives.contrast.video=blended",
+        "objectives.grounding.video=blended",
         "objectives.contrast.exclude_partner=true",
         "training.precision=bf16_autocast",
         "data.shuffle_captions=true",
