@@ -101,7 +101,7 @@ def _variant(label: str, run: Callable[[], object], targets: tuple[str, ...] = (
 SM_90 = ("sm_90",)
 VARIANTS = (
     _variant("scores G=32 K=2 D=256", partial(_scores, 1024, 32, 2, 256)),
-    _variant("scores G=64 K=4 D=512", partial(_scores, 2048, 64, 4, 512)),
+    _variant("scores G=64 K=4 D=512", partial(_scores, 2048, 64, 4, 512), SM_90),
     _variant("scores G=12 K=3 D=208", partial(_scores, 1000, 12, 3, 208), SM_90),
     _variant("scores G=8 K=1 D=64", partial(_scores, 1024, 8, 1, 64), SM_90),
     _variant("scores float32", partial(_scores, 1024, 32, 2, 256, SINGLE), WITHOUT_SM_100),
@@ -109,6 +109,7 @@ VARIANTS = (
     _variant(
         "loss backward G=32 K=2 D=256, beta fixed",
         partial(_backward, 1024, 32, 2, 256, beta_gradient=False),
+        SM_90,
     ),
     _variant("loss backward G=64 K=4 D=512", partial(_backward, 2048, 64, 4, 512), SM_90),
     _variant("loss backward G=12 K=3 D=208", partial(_backward, 1000, 12, 3, 208), SM_90),

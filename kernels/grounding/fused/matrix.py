@@ -268,7 +268,7 @@ def matrix_forward(scores: Tensor, scale: Tensor, valid: Tensor | None) -> Matri
         column_partials,
         HAS_VALID=has_valid,
         SINGLE=single,
-        PARTIALS=4 if single else 16,
+        PARTIALS=4 if single else 8,
         BLOCK=SINGLE_PROGRAM_SIZE if single else MERGE_BLOCK,
         num_warps=16 if single else 8,
     )
