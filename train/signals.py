@@ -42,5 +42,5 @@ def deferred_signals(clock: Callable[[], float] = time.monotonic) -> Iterator[Pe
     try:
         yield pending
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for handled, handler in previous.items():
+            signal.signal(handled, handler)
