@@ -35,7 +35,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 # Two ranks under the DeepSpeed launcher, on a port that is free now.
 LAUNCH = $(BIN)/deepspeed --num_accelerators 2 --master_port \
-	$$($(BIN)/python -c "import socket; s = socket.socket(); s.bind(('127.0.0.1', 0)); print(s.getsockname()[1])") \
+	$$($(BIN)/python -c "from svilm_fast.train.environment import free_port; print(free_port())") \
 	--module svilm_fast.train.pretrain --config configs/demo.yaml --overwrite
 
 demo: $(STAMP)  ## render a world, train on 2 ranks, evaluate, write runs/demo/report.html
