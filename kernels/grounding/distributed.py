@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from svilm_fast.kernels import collectives
 
-from .api import as_scalar, check_inputs, check_scalar, grounding_scores
+from .api import as_scalar, check_inputs, check_scalar, grounding_loss, grounding_scores
 
 # (groups [b, G, D], nouns [B, K, D], noun_mask [B, K], beta) -> scores [b, B]
 Scores = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -53,23 +54,19 @@ def distributed_grounding_loss(
     """
     beta, scale = as_scalar(beta, groups), as_scalar(scale, groups)
     _check(groups, nouns, noun_mask, beta, scale, group)
+    options: dict[str, Any] = {"workspace_bytes": workspace_bytes, "backend": backend}
+    if scores is None and collectives.world_size(group) == 1:
+        return grounding_loss(groups, nouns, noun_mask, beta, scale, **options)
     all_nouns = collectives.gather(nouns, group)
     all_masks = collectives.gather(noun_mask.to(torch.uint8), group).bool()
     if scores is None:
-        local = grounding_scores(
-            groups,
-            all_nouns,
-            all_masks,
-            beta,
-            workspace_bytes=workspace_bytes,
-            backend=backend,
-        )
+        local = grounding_scores(groups, all_nouns, all_masks, beta, **options)
     else:
         local = scores(groups, all_nouns, all_masks, beta)
     own = collectives.rank(group) * groups.shape[0]
-    total = _own_terms(local, scale, all_masks.any(1), own, group)
-    valid = all_masks.any(1).sum().clamp(min=1)
-    return total * collectives.world_size(group) / (2 * valid)
+    valid = all_masks.any(1)
+    total = _own_terms(local, scale, valid, own, group)
+    return total * collectives.world_size(group) / (2 * valid.sum().clamp(min=1))
 
 
 def _own_terms(

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -123,8 +124,12 @@ def test_differences_are_refused_everywhere(rank_results, world, case, part):
 def test_one_process_is_the_plain_loss():
     groups, nouns = torch.randn(4, 3, 5), torch.randn(4, 2, 5)
     mask = torch.tensor([[True, True], [False, False], [True, False], [True, True]])
-    found = distributed_grounding_loss(groups, nouns, mask, 0.5, 2.0)
-    torch.testing.assert_close(found, grounding_loss(groups, nouns, mask, 0.5, 2.0))
+    expected = grounding_loss(groups, nouns, mask, 0.5, 2.0)
+    assert torch.equal(distributed_grounding_loss(groups, nouns, mask, 0.5, 2.0), expected)
+    # Another similarity goes through the sums over ranks, here over one.
+    softmax = partial(similarity_scores, "softmax")
+    found = distributed_grounding_loss(groups, nouns, mask, 0.5, 2.0, scores=softmax)
+    torch.testing.assert_close(found, expected)
 
 
 def test_unpaired_batches_are_refused_on_one_rank_too():
