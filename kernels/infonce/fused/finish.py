@@ -18,6 +18,15 @@ from .tiles import (
 
 
 @triton.jit
+def any_layout(values, LINES: tl.constexpr):
+    """The same values in any order, for a reduction over all of them.
+
+    Triton 3.7.1 cannot reduce a slice of a tensor-memory layout (sm_100); a reshape gives another.
+    """
+    return tl.reshape(values, (LINES,), can_reorder=True)
+
+
+@triton.jit
 def logs_anew(
     own,
     other,
@@ -167,7 +176,7 @@ def finish_kernel(
     log = tl.log2(tl.where(large, usable * ONE_OVER_OFFSET, usable))
     log = tl.where(large, log, log - OFFSET)
     broken = inside & (in_range == 0)
-    any_broken = tl.max(broken.to(tl.int32), 0)
+    any_broken = tl.max(any_layout(broken.to(tl.int32), LINES), 0)
     if any_broken > 0:
         anew = logs_anew(
             own,
@@ -214,8 +223,7 @@ def finish_kernel(
             quotient = tl.where(exact, LOG2_E * ratio, ratio) / tl.where(exact, 1.0, rounded - 1.0)
             logarithm = tl.where(exact, 1.0, tl.log2(rounded))
             term = tl.where(near, logarithm * quotient, term)
-        # Triton 3.7.1 cannot sum a slice of a tensor-memory layout (sm_100): give it another.
-        counted = tl.reshape(tl.where(paired, term, 0.0), (LINES,), can_reorder=True)
+        counted = any_layout(tl.where(paired, term, 0.0), LINES)
         tl.store(terms + pid, tl.sum(counted, 0))
 
 

@@ -39,16 +39,16 @@ def collective_results(group):
     return found
 
 
-def loss_results(group, mode, *, dtype=torch.float64, **options):
+def loss_results(group, mode, *, dtype=torch.float64, dim=DIM, **options):
     place = collectives.rank(group)
     generator = torch.Generator().manual_seed(100 + place)
     videos, texts = (
-        normalize(torch.randn(LOCAL_BATCH, DIM, generator=generator, dtype=torch.float64), dim=1)
+        normalize(torch.randn(LOCAL_BATCH, dim, generator=generator, dtype=torch.float64), dim=1)
         .to(dtype)
         .requires_grad_()
         for _ in range(2)
     )
-    scale = torch.tensor(9.0, dtype=dtype, requires_grad=True)
+    scale = torch.tensor(9.0, requires_grad=True)
     ids = IDS[mode]
     ids = None if ids is None else torch.tensor(ids) + place % 2
     loss = distributed_infonce(
@@ -120,6 +120,12 @@ def main(place, world, port, folder):
                 "collectives": collective_results(group),
                 "losses": {mode: loss_results(group, mode) for mode in IDS},
                 "errors": error_results(group),
+                "fused": {
+                    mode: loss_results(
+                        group, mode, dtype=torch.float32, dim=16, backend="fused", check_ranks=False
+                    )
+                    for mode in IDS
+                },
             }
         torch.save(results, Path(folder) / f"{place}.pt")
         dist.barrier()
