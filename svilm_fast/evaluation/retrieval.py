@@ -170,8 +170,10 @@ def evaluate_retrieval(
         progress=progress,
         calls=calls,
     )
-    report = batches.skips if isinstance(batches, ClipLoader) else getattr(dataset, "report", None)
-    skipped = {skip.sample: skip.message for skip in report.skipped.values()} if report else {}
+    reports = [dataset.report] if dataset is not None else []
+    if isinstance(batches, ClipLoader):
+        reports.append(batches.skips)
+    skipped = {skip.sample: skip.message for report in reports for skip in report.skipped.values()}
     if merge:
         embeddings, skipped = merge_ranks(embeddings), _merge_skips(skipped)
     names = {} if captions is None else captions.video

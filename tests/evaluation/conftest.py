@@ -31,16 +31,24 @@ def world_videos() -> list[tuple[bytes, dict[str, Any]]]:
 def make_dataset(
     world_videos: list[tuple[bytes, dict[str, Any]]], tmp_path: Path
 ) -> Callable[..., ClipDataset]:
-    """A data set from a 1k-A style CSV; `captions` per video, `broken` videos are cut short."""
+    """A data set from a 1k-A style CSV; `captions` per video.
+
+    `broken` videos are cut short, `gone` ones are listed only.
+    """
 
     def make(
-        captions: int = 1, broken: tuple[int, ...] = (), count: int = COUNT, **settings: Any
+        captions: int = 1,
+        broken: tuple[int, ...] = (),
+        gone: tuple[int, ...] = (),
+        count: int = COUNT,
+        **settings: Any,
     ) -> ClipDataset:
         rows = []
         for number, (video, sample) in enumerate(world_videos[:count]):
             name = f"video{number:04d}"
             content = video[: len(video) // 3] if number in broken else video
-            (tmp_path / f"{name}.mp4").write_bytes(content)
+            if number not in gone:
+                (tmp_path / f"{name}.mp4").write_bytes(content)
             for turn in range(captions):
                 text = sample["captions"]["fused"] + " again" * turn
                 rows.append((f"ret{len(rows)}", f"msr{number}", name, text))

@@ -72,6 +72,14 @@ def test_an_unreadable_video_is_reported_and_not_dropped_silently(
     assert written["text_to_video_counting_missing"]["R@10"] == counted
 
 
+def test_a_listed_video_without_a_file_is_missing_too(make_dataset, colour_model) -> None:
+    result = evaluate_dataset(colour_model, make_dataset(gone=(3,), broken=(5,)), batch_size=4)
+    assert set(result.missing) == {"video0003", "video0005"}
+    assert "no video 'video0003'" in result.missing["video0003"]
+    assert result.text_to_video.gallery_size == 7
+    assert result.recall_counting_missing()[10] == pytest.approx(100 * 7 / 9)
+
+
 def test_a_broken_video_of_several_captions_is_missing_once(make_dataset, colour_model) -> None:
     dataset = make_dataset(captions=3, broken=(4,))
     own = evaluate_dataset(colour_model, dataset, batch_size=4)
