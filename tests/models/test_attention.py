@@ -214,6 +214,8 @@ def test_what_is_not_installed_is_refused_with_the_install_line(name, monkeypatc
     extra = {"flash_attn": "flash", "xformers": "xformers"}[name]
     with pytest.raises(AttentionUnavailableError, match=rf"install.*svilm-fast\[{extra}\]"):
         choose_backend(_request(), name)
+    # The command line prints the message of a ValueError alone, as of any other wrong setting.
+    assert issubclass(AttentionUnavailableError, ValueError)
 
 
 def test_a_build_that_does_not_load_is_refused_with_its_reason(monkeypatch):

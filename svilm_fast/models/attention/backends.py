@@ -24,8 +24,8 @@ FLASH_HEAD_DIM = 256
 _log = logging.getLogger(__name__)
 
 
-class AttentionUnavailableError(RuntimeError):
-    """The attention backend that was asked for cannot run here."""
+class AttentionUnavailableError(ValueError):
+    """The attention backend that was asked for cannot run here: a setting to change."""
 
 
 @dataclass(frozen=True)
