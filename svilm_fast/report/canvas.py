@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -130,14 +129,6 @@ def to_png(figure: Figure, *, dpi: int = 150) -> bytes:
     figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     plt.close(figure)
     return buffer.getvalue()
-
-
-def save_png(figure: Figure, path: str | Path, *, dpi: int = 150) -> Path:
-    """Write the figure as a PNG file; closes it."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(to_png(figure, dpi=dpi))
-    return target
 
 
 @lru_cache(maxsize=4096)

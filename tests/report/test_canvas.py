@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from svilm_fast.report.canvas import MARGIN, Canvas, save_png, text_width, wrap
+from svilm_fast.report.canvas import MARGIN, Canvas, text_width, wrap
 from svilm_fast.report.theme import LIGHT, drawing
 
 
@@ -48,9 +48,3 @@ def test_wrapped_lines_fit_and_keep_the_words() -> None:
         assert all(text_width(row, 10) <= 2.0 for row in cut)
         assert wrap("Donaudampfschifffahrtsgesellschaft", 0.5, 10)[0].endswith("…")
         assert wrap("short", 2.0, 10) == ["short"]
-
-
-def test_png_files_are_written_below_new_folders(tmp_path) -> None:
-    with drawing(LIGHT):
-        path = save_png(Canvas(1.0, 1.0, LIGHT).figure, tmp_path / "new" / "x.png")
-    assert path.read_bytes().startswith(b"\x89PNG")
