@@ -200,7 +200,7 @@ def _existing(out: Path, config: WorldConfig) -> WorldReport | None:
     expected = {"format": FORMAT, "config": json.loads(config.model_dump_json())}
     if any(manifest.get(key) != value for key, value in expected.items()):
         raise FileExistsError(
-            f"{out} holds another world: choose another folder, or overwrite it (overwrite=True)"
+            f"{out} holds another world: choose another folder, or replace it with --overwrite"
         )
     shards = [shard for part in manifest["splits"].values() for shard in part["shards"]]
     complete = all(
