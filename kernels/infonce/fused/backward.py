@@ -94,7 +94,7 @@ def backward(
         torch.empty_like(texts) if need_texts else texts.new_empty((0,)),
         block.scale.new_empty(() if need_scale else (0,)),
     )
-    step = _Step(block, logs, upstream, pairs, LIFT if half else 1.0, tile)
+    step = Step(block, logs, upstream, pairs, LIFT if half else 1.0, tile)
     for start in range(0, rows, chunk):
         stop = min(start + chunk, rows)
         step.write_dots_gradient(buffer, start, stop)
@@ -117,7 +117,7 @@ def backward(
     return gradients
 
 
-class _Step:
+class Step:
     """What the launches of one backward pass share."""
 
     def __init__(

@@ -26,10 +26,8 @@ def naive_loss(
     """Eager float64 on the whole matrix: targets and `log_softmax`, no shared tricks."""
     logits = scale * videos.double() @ texts.double().T
     rows, columns = logits.shape
-    diagonal = torch.zeros(rows, columns, dtype=torch.bool)
-    for row in range(rows):
-        if 0 <= row + offset < columns:
-            diagonal[row, row + offset] = True
+    index = torch.arange(max(rows, columns), device=logits.device)
+    diagonal = index[:rows, None] + offset == index[:columns]
     same = diagonal
     if video_ids is not None:
         same = video_ids[:, None] == text_ids[None, :]
@@ -81,7 +79,7 @@ def check_against_float64(videos, texts, scale, *, options=None, naive=None, nee
     options, naive = options or {}, naive or {}
     results = []
     for dtype, backend in ((videos.dtype, "fused"), (torch.float64, None)):
-        call = [videos.to(dtype), texts.to(dtype), torch.tensor(scale, dtype=torch.float32)]
+        call = [videos.to(dtype), texts.to(dtype), torch.tensor(scale, device=videos.device)]
         if dtype == torch.float64:
             call[2] = call[2].double()
         leaves = [x.clone().requires_grad_(bool(need)) for x, need in zip(call, needs)]

@@ -1,0 +1,129 @@
+"""What only a GPU can show: the compiled kernels' numbers, graphs, memory, repeatability."""
+
+import pytest
+import torch
+
+from svilm_fast.kernels.infonce import infonce
+
+pytestmark = pytest.mark.gpu
+TYPES = [torch.float32, torch.float16, torch.bfloat16]
+
+
+def on_gpu(regime, name, batch, dim, dtype):
+    videos, texts, scale = regime(name, batch, dim, dtype)
+    return videos.cuda(), texts.cuda(), scale
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("name", ["flat", "random", "sharp", "half", "confident", "sharper"])
+@pytest.mark.parametrize("batch, dim", [(1, 16), (127, 80), (1000, 256), (2049, 512)])
+def test_against_float64(check, regime, name, batch, dim, dtype):
+    check(*on_gpu(regime, name, batch, dim, dtype))
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("mode", ["exclude", "share"])
+def test_pair_ids(check, regime, mode, dtype):
+    ids = torch.arange(1000, device="cuda") % 700
+    check(
+        *on_gpu(regime, "random", 1000, 256, dtype),
+        options={"pair_ids": ids, "pair_mode": mode},
+        naive={"video_ids": ids, "text_ids": ids, "pair_mode": mode},
+    )
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_chunks_and_rectangles(check, rows, dtype):
+    options = {"diagonal_offset": 400, "workspace_bytes": 1 << 20}
+    check(
+        rows(1111, 128, 0, dtype).cuda(),
+        rows(2222, 128, 1, dtype).cuda(),
+        14.0,
+        options=options,
+        naive={"offset": 400},
+    )
+
+
+def leaves(rows, batch, dim, dtype=torch.bfloat16):
+    videos, texts = (rows(batch, dim, seed, dtype).cuda().requires_grad_() for seed in (0, 1))
+    return videos, texts, torch.tensor(14.0, device="cuda", requires_grad=True)
+
+
+def test_fifty_runs_are_equal(rows):
+    inputs = leaves(rows, 3000, 256)
+
+    def run():
+        loss = infonce(*inputs, backend="fused")
+        return loss, *torch.autograd.grad(loss, inputs)
+
+    first = run()
+    for _ in range(50):
+        assert all(torch.equal(once, again) for once, again in zip(first, run()))
+
+
+@pytest.mark.parametrize("scale", [14.0, 1000.0])
+def test_a_graph_replays_with_new_data(rows, scale):
+    videos, texts, _ = leaves(rows, 1000, 256)
+    factor = torch.tensor(14.0, device="cuda", requires_grad=True)
+
+    def step():
+        loss = infonce(videos, texts, factor, backend="fused")
+        return loss, *torch.autograd.grad(loss, (videos, texts, factor))
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    with torch.no_grad():
+        # Scale 1000 takes the other reference; the graph was captured without it.
+        factor.fill_(scale)
+        videos.copy_(rows(1000, 256, 7, torch.bfloat16))
+    graph.replay()
+    for found, expected in zip(captured, step()):
+        assert torch.equal(found, expected)
+
+
+def test_no_host_synchronisation(rows):
+    inputs = leaves(rows, 1000, 256)
+    torch.autograd.grad(infonce(*inputs, backend="fused"), inputs)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        torch.autograd.grad(infonce(*inputs, backend="fused"), inputs)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("ids", [False, True])
+def test_compiles_as_one_graph(rows, ids):
+    inputs = leaves(rows, 1000, 256)
+    pair_ids = torch.arange(1000, device="cuda") // 2 if ids else None
+
+    def loss_of(videos, texts, scale):
+        return 2 * infonce(videos, texts, scale, pair_ids=pair_ids, backend="fused")
+
+    compiled = torch.compile(loss_of, fullgraph=True)(*inputs)
+    expected = loss_of(*inputs)
+    torch.testing.assert_close(compiled, expected)
+    for found, want in zip(
+        torch.autograd.grad(compiled, inputs), torch.autograd.grad(expected, inputs)
+    ):
+        torch.testing.assert_close(found, want)
+
+
+@pytest.mark.parametrize("workspace", [1 << 29, 1 << 30])
+def test_extra_memory_stays_in_the_workspace(rows, workspace):
+    inputs = leaves(rows, 32768, 512)
+    outputs = sum(leaf.numel() * leaf.element_size() for leaf in inputs)
+    for _ in range(2):
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        loss = infonce(*inputs, backend="fused", workspace_bytes=workspace)
+        torch.autograd.grad(loss, inputs)
+        peak = torch.cuda.max_memory_allocated() - before
+    assert peak <= 1.05 * (workspace + outputs) + (64 << 20)
