@@ -41,6 +41,12 @@ class ContrastConfig(Settings):
     )
     scale: ScaleConfig = Field(default_factory=ScaleConfig)
 
+    @model_validator(mode="after")
+    def _partners_exist(self) -> ContrastConfig:
+        if self.exclude_partner and self.video == "clean":
+            raise ValueError("exclude_partner needs video=blended: a clean clip has no partner")
+        return self
+
 
 class BetaConfig(Settings):
     """Sharpness of the softmax over groups, clamped to [0, 60] in forward."""

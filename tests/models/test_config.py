@@ -90,6 +90,12 @@ def test_scale_bounds_and_weights_are_checked():
         ObjectivesConfig(contrast={"weight": 0}, grounding={"weight": 0}, temporal={"weight": 0})
 
 
+def test_only_blended_clips_have_a_partner_to_exclude():
+    assert SViLMConfig(objectives={"contrast": {"exclude_partner": True}})
+    with pytest.raises(ValidationError, match="needs video=blended"):
+        SViLMConfig(objectives={"contrast": {"exclude_partner": True, "video": "clean"}})
+
+
 def test_sources_are_those_of_active_objectives():
     assert ObjectivesConfig().sources() == {"blended"}
     split = {"grounding": {"video": "clean"}}

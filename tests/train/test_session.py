@@ -188,7 +188,7 @@ def test_wrong_data_settings_are_one_line(
         "objectives.temporal.weight=0",
         "objectives.contrast.video=blended",
         "objectives.grounding.video=blended",
-        "objectives.contrast.exclude_partner=true",
+        "objectives.contrast.video=blended objectives.contrast.exclude_partner=true",
         "training.precision=bf16_autocast",
         "data.shuffle_captions=true",
         "optimizer.name=sgd",
@@ -197,7 +197,7 @@ def test_wrong_data_settings_are_one_line(
     ],
 )
 def test_switches_of_a_recipe_train(configure, ranks, override: str) -> None:
-    config = configure("training.steps=2", "evaluation.at_end=false", override)
+    config = configure("training.steps=2", "evaluation.at_end=false", *override.split())
     train_as_rank(config, Start(), ranks)
     assert len(losses(config)) == 2
     assert all(loss > 0 for loss in losses(config))
