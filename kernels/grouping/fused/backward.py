@@ -241,13 +241,12 @@ def backward(
     """Gradients at queries, tokens and group_bias (fp32 [b, G]); empty where not needed."""
     batch, length, width = tokens.shape
     groups = queries.shape[1]
-    nothing = tokens.new_empty((0,))
     shares = torch.empty_like(queries)
     offsets = torch.empty_like(counts)
     unscale = counts.new_empty((batch,))
-    d_tokens = torch.empty_like(tokens) if need_tokens else nothing
-    d_queries = torch.empty_like(queries) if need_queries else nothing
-    d_bias = torch.empty_like(counts) if need_queries else nothing
+    d_tokens = torch.empty_like(tokens) if need_tokens else tokens.new_empty((0,))
+    d_queries = torch.empty_like(queries) if need_queries else tokens.new_empty((0,))
+    d_bias = torch.empty_like(counts) if need_queries else tokens.new_empty((0,))
     partial, partial_bias = d_queries, d_bias
     if need_queries and plan.splits > 1:
         partial = counts.new_empty((batch, plan.splits, groups, width))

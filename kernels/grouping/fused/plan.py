@@ -12,10 +12,12 @@ from ...device import DeviceTraits
 
 MAX_GROUPS = 64
 MAX_WIDTH = 1024
-# Sums [G, columns] of a program in fp32; the most that compile without spilling (static table).
+# Sums [G, columns] of a program in fp32 that compile without spilling (static table): of the whole
+# width on Hopper and elsewhere, and of a slab, whose program has one more loop.
 MAX_SUMS_HOPPER = 24576
 MAX_SUMS = 12288
-MAX_SUMS_FP32 = 4096
+MAX_SUMS_OF_SLAB = 8192
+MAX_SUMS_FP32 = 2048
 # For the assignment tile, reductions and changes of layout.
 _SCRATCH_BYTES = 8 * 1024
 # Above this many registers per thread for sums and prefetched tokens, the compiler spills.
@@ -73,23 +75,24 @@ def _power_of_two(value: int) -> int:
     return 1 << (value - 1).bit_length()
 
 
-def _tile(groups: int, width: int) -> tuple[int, int, int]:
+def _tile(groups: int, width: int, dtype: torch.dtype) -> tuple[int, int, int]:
     """Padded groups, width of a block, blocks; 128 wide blocks took the fewest registers."""
-    block_width = 128 if width % 128 == 0 else min(64, _power_of_two(width))
-    return max(16, _power_of_two(groups)), block_width, -(-width // block_width)
+    block_groups = max(16, _power_of_two(groups))
+    wide = width % 128 == 0 and dtype.itemsize == 2 and block_groups <= 32
+    block_width = 128 if wide else min(64, _power_of_two(width))
+    return block_groups, block_width, -(-width // block_width)
 
 
 def _own_blocks(blocks: int, block_sums: int, dtype: torch.dtype, traits: DeviceTraits) -> int:
     """How many blocks' sums a program can hold in registers without spilling."""
+    whole = MAX_SUMS_HOPPER if traits.capability[0] == 9 else MAX_SUMS
+    most = MAX_SUMS_OF_SLAB
     if dtype.itemsize == 4:
-        most = MAX_SUMS_FP32
-    else:
-        most = MAX_SUMS_HOPPER if traits.capability[0] == 9 else MAX_SUMS
-    return max(
-        d
-        for d in range(1, blocks + 1)
-        if blocks % d == 0 and d * block_sums <= max(most, block_sums)
-    )
+        whole = most = MAX_SUMS_FP32
+    if blocks * block_sums <= whole:
+        return blocks
+    fitting = (n for n in range(1, blocks + 1) if blocks % n == 0 and n * block_sums <= most)
+    return max(fitting, default=1)
 
 
 def _splits(batch: int, tiles: int, slots: int) -> int:
@@ -113,19 +116,23 @@ def plan(
     backward: bool,
 ) -> Plan:
     """The plan of one direction; cached, since the host may not spend time on it."""
-    block_groups, block_width, num_blocks = _tile(groups, width)
-    limit = traits.shared_memory_bytes - _SCRATCH_BYTES
-    # 64 rows are what wgmma needs; fp32 has half the room.
-    block_tokens = 64 if dtype.itemsize == 2 else 32
+    half = dtype.itemsize == 2
+    block_groups, block_width, num_blocks = _tile(groups, width, dtype)
     own_blocks = _own_blocks(num_blocks, block_groups * block_width, dtype, traits)
     slabs = num_blocks // own_blocks
+    # 64 rows are what wgmma needs. The three tf32 products of fp32 leave registers for 16 rows.
+    block_tokens = 64 if half else 16
+    if half and block_groups > 32 and traits.capability < (9, 0):
+        block_tokens = 32
     query_bytes = block_groups * block_width * own_blocks * dtype.itemsize
     block_bytes = block_tokens * block_width * dtype.itemsize
-    resident = not backward and block_bytes * own_blocks + query_bytes <= limit
-    prefetch, stages = 0, 2
-    if not backward:
-        room = (limit - query_bytes * resident) // block_bytes
-        prefetch = max(0, 2 * own_blocks - room)
+    limit = traits.shared_memory_bytes - _SCRATCH_BYTES
+    resident = half and not backward and block_bytes * own_blocks + query_bytes <= limit
+    # A program with more slabs beside it has an inner loop, and the tiles' own loop no pipeline.
+    stages = 2 if half and (backward or slabs == 1) else 1
+    prefetch = 0
+    if resident and slabs == 1:
+        prefetch = max(0, 2 * own_blocks - (limit - query_bytes) // block_bytes)
         threads = 32 * WARPS
         sums = block_groups * block_width * own_blocks // threads
         if sums + block_bytes * prefetch // 4 // threads > _MAX_HELD_REGISTERS:

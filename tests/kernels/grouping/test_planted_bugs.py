@@ -1,0 +1,93 @@
+"""Bugs planted in grouping's kernels: the protocol catches every one."""
+
+import importlib
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="planted bugs run interpreted")
+
+# name: (module, text, buggy text, the regime that must catch it)
+BUGS = {
+    "eps forgotten": (
+        "forward", "value / (count + eps)[None, :]", "value / (count + 1e-6)[None, :]",
+        {"mode": "hard", "plan": (("splits", 1), ("chunk", 64))},
+    ),
+    "bias forgotten": ("forward", "logits += bias[None, :]", "pass", {"mode": "hard"}),
+    "mask forgotten in pooling": (
+        "forward", "assignment = tl.where(present[:, None], assignment, 0.0)", "pass",
+        {"mode": "hard", "masked": True},
+    ),
+    "sums rounded to half every tile": (
+        "forward", "sums = updated", "sums = (updated[0].to(tl.float16).to(tl.float32),)",
+        {"mode": "hard"},
+    ),
+    "prefetch takes the same tile again": (
+        "forward", "start + BLOCK_L,", "start,",
+        {"width": 80, "plan": (("prefetch", 1), ("splits", 1), ("chunk", 64))},
+    ),
+    "last split forgotten": (
+        "primitives", "range(1, SPLITS)", "range(1, SPLITS - 1)",
+        {"plan": (("splits", 2), ("chunk", 32), ("block_tokens", 32))},
+    ),
+    "words of the generator in another order": (
+        "primitives", "tl.join(tl.join(u0, u2), tl.join(u1, u3))",
+        "tl.join(tl.join(u0, u1), tl.join(u2, u3))", {},
+    ),
+    "noise by position, not by original index": (
+        "primitives", "if token_ids is None:", "if True:", {"dropped": True},
+    ),
+    "quads of the padded groups": (
+        "primitives", "(GROUPS + 3) // 4", "BLOCK_G // 4", {},
+    ),
+    "one token past the end": (
+        "primitives", "present = token < last", "present = token <= last", {"mode": "soft"},
+    ),
+    "padding groups take part": ("primitives", 'float("-inf")', "0.0", {"mode": "soft"}),
+    "divisor left out of the gradient": ("backward", "- inner * inverse", "", {"mode": "hard"}),
+    "gradient of the counts forgotten": (
+        "backward", "offset = tl.load(d_counts + sample * GROUPS + group, mask=present, other=0.0)",
+        "offset = 0.0", {"mode": "hard"},
+    ),
+    "eps taken for one": (
+        "backward", "1.0 / (count + eps)", "1.0 / (count + 1.0)", {"mode": "hard", "eps": 0.3},
+    ),
+    "softmax without its mean": ("backward", "(d_assignment - mean)", "d_assignment", {}),
+    "temperature forgotten in backward": (
+        "backward", "(d_assignment - mean) * inverse_temperature", "(d_assignment - mean)",
+        {"temperature": 0.5},
+    ),
+    "no noise in backward": (
+        "backward", "if NOISE:\n            logits", "if False:\n            logits", {},
+    ),
+    "masked tokens keep a gradient": (
+        "backward", "d_logits = tl.where(present[:, None], d_logits, 0.0)", "pass",
+        {"masked": True},
+    ),
+    "straight-through term forgotten": (
+        "backward", "d_x = dot(assignment, tl.trans(h), None, UPCAST)",
+        "d_x = tl.zeros((BLOCK_L, BLOCK_C), tl.float32)", {},
+    ),
+    "scale not undone": (
+        "backward", "d_x, UPCAST) * back", "d_x, UPCAST)", {"upstream": 1e-3},
+    ),
+    "no scale for small gradients": (
+        "backward", "scale = tl.exp2(-exponent)\n    tl.store(unscale + sample, tl.exp2(exponent))",
+        "scale = 1.0\n    tl.store(unscale + sample, 1.0)",
+        {"dtype": torch.float16, "upstream": 1e-3},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BUGS)
+def test_planted_bug_is_caught(check_grouping, mutate, name):
+    module, text, buggy, regime = BUGS[name]
+    regime = check_grouping.Regime(**regime)
+    mutate(importlib.import_module(f"svilm_fast.kernels.grouping.fused.{module}"), {text: buggy})
+    with pytest.raises(AssertionError):
+        check_grouping(regime)
+
+
+@pytest.mark.parametrize("regime", {str(bug[3]): bug[3] for bug in BUGS.values()}.values(), ids=str)
+def test_the_regimes_pass_without_a_bug(check_grouping, regime):
+    check_grouping(check_grouping.Regime(**regime))
