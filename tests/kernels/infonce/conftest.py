@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from svilm_fast.kernels.backend import interpreted
 from svilm_fast.kernels.infonce import infonce
 
 
@@ -56,7 +57,12 @@ REGIMES = {
     "opposite": (100.0, "all texts opposite to all videos"),
 }
 # Relative RMS error against float64: rounding of the output, not of the computation.
-BARS = {torch.float32: 2e-5, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
+# The interpreter truncates to bfloat16 instead of rounding.
+BARS = {
+    torch.float32: 2e-5,
+    torch.float16: 2.0**-11,
+    torch.bfloat16: 2.0**-7 if interpreted() else 2.0**-8,
+}
 
 
 def regime_inputs(name, batch, dim, dtype, seed=0):
@@ -100,7 +106,8 @@ def check_against_float64(videos, texts, scale, *, options=None, naive=None, nee
             bar = 1e-4 * abs(expected.item()) + 1e-4 * min(1.0, true_loss.item()) + 2e-7
             assert abs(found.item() - expected.item()) <= bar
             continue
-        bar = BARS[found.dtype]
+        # A float32 logit of this size is rounded by 2^-24 of it before the power.
+        bar = BARS[found.dtype] + 2.0**-22 * scale
         error = (found.double() - expected).norm()
         # Half a step of float16's smallest numbers: in the output, and 2^-14 of it inside.
         smallest = 2.0**-25 if found.dtype == torch.float16 else 2.0**-39 * scale
