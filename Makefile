@@ -41,14 +41,13 @@ LAUNCH = $(BIN)/deepspeed --num_accelerators 2 --master_port \
 demo: $(STAMP)  ## render a world, train on 2 ranks, evaluate, write runs/demo/report.html
 	$(BIN)/svilm data world --out $(DEMO)/world
 	$(LAUNCH) run.dir=$(DEMO) $(DEMO_DATA)
-	$(BIN)/svilm evaluate retrieval --run $(DEMO)
 	$(BIN)/svilm report --run $(DEMO)
-	@echo "open $(DEMO)/report.html"
+	$(BIN)/svilm evaluate retrieval --run $(DEMO) --at-least 20 --times-colours 2
 
 demo-control: $(STAMP)  ## the same on shuffled captions: retrieval must stay at chance
 	$(BIN)/svilm data world --out $(DEMO)/world
 	$(LAUNCH) run.dir=$(DEMO)-control run.name=demo-control data.shuffle_captions=true $(DEMO_DATA)
-	$(BIN)/svilm evaluate retrieval --run $(DEMO)-control
+	$(BIN)/svilm evaluate retrieval --run $(DEMO)-control --at-chance
 
 test: $(STAMP)  ## the fast tests (CPU)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile

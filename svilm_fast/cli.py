@@ -106,11 +106,24 @@ def retrieval(
     max_clips: MaxClips = None,
     device: Device = "auto",
     name: Annotated[str, typer.Option(help="name of the files in evaluation/")] = "retrieval",
+    least: Annotated[
+        float | None, typer.Option("--at-least", help="percent that text-to-video R@1 must reach")
+    ] = None,
+    times_colours: Annotated[
+        float | None, typer.Option(help="how often R@1 must be that of colour sets alone")
+    ] = None,
+    at_chance: Annotated[
+        bool, typer.Option("--at-chance", help="R@10 must not differ from chance")
+    ] = False,
 ) -> None:
-    """Rank the captions and clips of a split against each other, both ways."""
+    """Rank the captions and clips of a split against each other, both ways.
+
+    Exit status 1 where a demanded figure is not reached.
+    """
     from rich.console import Console
 
     from svilm_fast.evaluation import retrieval_table, write_retrieval
+    from svilm_fast.evaluation.demands import Demands, judged
     from svilm_fast.evaluation.protocols import check_protocol, data_for_list
     from svilm_fast.report.page import retrieval_sections, write_pictures
     from svilm_fast.train.evaluate import evaluate, evaluation_data
@@ -143,6 +156,11 @@ def retrieval(
     console = Console() if sys.stdout.isatty() else Console(width=TABLE_WIDTH)
     console.print(retrieval_table(result))
     print(f"wrote {path} and {pictures}")
+    verdicts = judged(result, Demands(least, times_colours, at_chance))
+    for met, text in verdicts:
+        print(f"{'reached' if met else 'NOT reached'}: {text}")
+    if not all(met for met, _ in verdicts):
+        raise typer.Exit(1)
 
 
 @app.command()
