@@ -11,8 +11,8 @@ from svilm_fast.evaluation.retrieval import RetrievalResult
 class Demands:
     """Text-to-video recall that must be reached, or must not differ from chance.
 
-    least: percent that R@1 must reach. times_colours: how often R@1 must be that of the matcher which
-    sees only colours. at_chance: R@10 must lie inside the interval of a matcher that guesses.
+    least: percent that R@1 must reach. times_colours: how often R@1 must be that of the matcher
+    which sees only colours. at_chance: R@10 must lie inside the interval of a matcher that guesses.
     """
 
     least: float | None = None
