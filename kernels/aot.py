@@ -160,7 +160,7 @@ def _describe(kernel: Any, architecture: Architecture) -> Compiled:
             for _, op, _ in instructions
             if re.match(r"D(ADD|MUL|FMA|SETP|MNMX|MMA)\b", op) or ".F64" in op
         ),
-        atomics=sum(1 for _, op, _ in instructions if re.match(r"(ATOM[GS]?|RED[G]?)(\.|$)", op)),
+        atomics=sum(1 for _, op, _ in instructions if _is_atomic(op)),
         wide_loads=sum(1 for op in loads if ".128" in op or op.startswith("UTMALDG")),
         loads=len(loads),
         blocks_per_sm=architecture.resident_blocks(registers, kernel.metadata.shared, num_warps),
@@ -189,11 +189,21 @@ def _parse_assembly(text: str) -> list[tuple[int, str, str]]:
     return [(int(m[1], 16), m[2], m[3]) for m in pattern.finditer(text)]
 
 
+def _is_atomic(opcode: str) -> bool:
+    # The tensor-memory allocator of sm_100 sets and clears bits in shared memory: no order matters.
+    allocator = opcode.startswith(("ATOMS.OR", "ATOMS.AND"))
+    return not allocator and re.match(r"(ATOM[GS]?|RED[G]?)(\.|$)", opcode) is not None
+
+
 def _stores_in_main_loop(instructions: list[tuple[int, str, str]]) -> int:
     """Global stores inside the outermost loop with tensor-core work (else the longest loop)."""
     loops = []
+    # Waits on barriers lie out of line behind the last exit and jump back: those are no loops.
+    end = max((address for address, opcode, _ in instructions if opcode == "EXIT"), default=0)
     for address, opcode, operands in instructions:
         target = re.search(r"0x([0-9a-f]+)", operands)
+        if address > end:
+            break
         if opcode.startswith("BRA") and target and int(target[1], 16) < address:
             loops.append((int(target[1], 16), address))
     if not loops:
