@@ -70,7 +70,7 @@ CASES = {
         torch.testing.assert_close(buffer, expected(nouns, groups[-32:], upstream[-4:]))
     """,
     "wide chunk": """
-        width = 2**25 + 32
+        width = 2**25 + 2**21
         chunk = width // 8
         groups = unit(32, 16)
         memory = reserve(chunk * 128, np.float16).view(-1, 16)
