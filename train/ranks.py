@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,6 +16,8 @@ import torch.distributed as dist
 from svilm_fast.train.config import DistributedConfig
 from svilm_fast.train.environment import import_deepspeed, use_single_process_defaults
 from svilm_fast.train.errors import UserError
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,19 @@ class Ranks:
         box = [value]
         dist.broadcast_object_list(box, src=0, device=self.device)
         return box[0]
+
+    def from_first(self, make: Callable[[], Made]) -> Made:
+        """Run `make` on rank 0; its picklable value, or its error, reaches every rank."""
+        answer: tuple[Any, Exception | None] = (None, None)
+        if self.is_first:
+            try:
+                answer = (make(), None)
+            except Exception as error:
+                answer = (None, error)
+        value, problem = self.share(answer)
+        if problem is not None:
+            raise problem
+        return value
 
     def barrier(self) -> None:
         """Wait until every rank is here."""

@@ -46,6 +46,25 @@ def clear(files: RunFiles) -> None:
         path.unlink(missing_ok=True)
 
 
+def open_folder(
+    files: RunFiles, config: RunConfig, tokenizer: Tokenizer, ranks: Ranks, *, fresh: bool
+) -> None:
+    """Make the folder this run's: clear it for a fresh one, then record what the run depends on.
+
+    It comes after everything that can refuse to start, so that a wrong setting costs no earlier
+    run its files. Every rank must call it.
+    """
+
+    def prepare() -> None:
+        if fresh:
+            clear(files)
+        record(files, config, ranks)
+        if not files.tokenizer.is_file():
+            tokenizer.save(files.tokenizer)
+
+    ranks.from_first(prepare)
+
+
 def record(files: RunFiles, config: RunConfig, ranks: Ranks) -> None:
     """Write configuration, DeepSpeed's dictionary and the environment's fingerprint."""
     files.root.mkdir(parents=True, exist_ok=True)
@@ -54,12 +73,17 @@ def record(files: RunFiles, config: RunConfig, ranks: Ranks) -> None:
     write_json(files.environment, fingerprint(ranks.device, ranks.world_size))
 
 
-def shared_tokenizer(files: RunFiles, config: RunConfig, table: SampleTable, ranks: Ranks) -> Any:
-    """Return the run's tokenizer; rank 0 makes it once and a resumed run finds it again."""
-    if ranks.is_first and not files.tokenizer.is_file():
-        prepare_tokenizer(config.data, table).save(files.tokenizer)
-    ranks.barrier()
-    tokenizer = Tokenizer.load(files.tokenizer)
+def shared_tokenizer(
+    files: RunFiles, config: RunConfig, table: SampleTable, ranks: Ranks, *, fresh: bool
+) -> Tokenizer:
+    """Return the tokenizer that rank 0 makes once; a run that goes on finds its own again."""
+
+    def make() -> Tokenizer:
+        if not fresh and files.tokenizer.is_file():
+            return Tokenizer.load(files.tokenizer)
+        return prepare_tokenizer(config.data, table)
+
+    tokenizer = ranks.from_first(make)
     if tokenizer.vocab_size > config.text.vocab_size:
         raise ConfigError(
             f"the tokenizer has {tokenizer.vocab_size} entries, more than text.vocab_size="

@@ -14,6 +14,7 @@ from svilm_fast.data.tokenizer import Tokenizer
 from svilm_fast.evaluation import write_retrieval
 from svilm_fast.objectives.svilm import build_model
 from svilm_fast.train import run_folder
+from svilm_fast.train.attention_check import check_attention
 from svilm_fast.train.checkpoint import load_checkpoint
 from svilm_fast.train.config import RunConfig
 from svilm_fast.train.deepspeed_config import local_batch_of
@@ -49,6 +50,11 @@ class Start:
     overwrite: bool = False
     init_from: Path | None = None
 
+    @property
+    def fresh(self) -> bool:
+        """Whether the run starts anew in its folder."""
+        return not (self.resume or self.auto_resume)
+
 
 def train(config: RunConfig, start: Start) -> Outcome:
     """Run the training that `config` describes in this process, as one rank of its group."""
@@ -60,12 +66,14 @@ def train_as_rank(config: RunConfig, start: Start, ranks: Ranks) -> Outcome:
     """Run the training inside a group that was joined before."""
     files = RunFiles(Path(config.run.dir))
     local_batch = local_batch_of(config, ranks.world_size)
+    check_attention(config, ranks.device)
+    if start.fresh and not start.overwrite:
+        ranks.from_first(lambda: run_folder.check_free(files))
     seed_everything(
         config.run.seed, deterministic=config.run.deterministic, threads=config.run.threads
     )
-    _open_folder(files, config, start, ranks)
     train_table = open_split(config.data, "train")
-    tokenizer = run_folder.shared_tokenizer(files, config, train_table, ranks)
+    tokenizer = run_folder.shared_tokenizer(files, config, train_table, ranks, fresh=start.fresh)
     dataset = ClipDataset(
         config.data,
         "train",
@@ -76,9 +84,7 @@ def train_as_rank(config: RunConfig, start: Start, ranks: Ranks) -> Outcome:
         table=train_table,
         seed=config.run.seed,
     )
-    model = build_model(config)
-    described = load_weights(model, start.init_from) if start.init_from else None
-    engine = start_engine(model, config, ranks)
+    held_out = _held_out_data(config, tokenizer)
     loader = build_loader(
         config.data,
         dataset,
@@ -89,31 +95,20 @@ def train_as_rank(config: RunConfig, start: Start, ranks: Ranks) -> Outcome:
         pin_memory=ranks.device.type == "cuda",
     )
     with loader:
+        model = build_model(config)
+        described = load_weights(model, start.init_from) if start.init_from else None
+        engine = start_engine(model, config, ranks)
         start_step = 0
         if described is not None and start.init_from is not None:
             load_moments(engine, start.init_from)
             loader.load_state_dict(described["data"])
             start_step = int(described["step"])
-        if start.resume or start.auto_resume:
+        if not start.fresh:
             start_step = _resume(engine, loader, files, start)
-        evaluator = _evaluator(config, tokenizer, files)
+        # From here on nothing refuses to start: now the folder may be changed.
+        run_folder.open_folder(files, config, tokenizer, ranks, fresh=start.fresh)
+        evaluator = None if held_out is None else _evaluator(config, held_out, files)
         return _loop(config, engine, loader, files, start_step, evaluator)
-
-
-def _open_folder(files: RunFiles, config: RunConfig, start: Start, ranks: Ranks) -> None:
-    problem = None
-    if ranks.is_first:
-        try:
-            if not (start.resume or start.auto_resume):
-                if not start.overwrite:
-                    run_folder.check_free(files)
-                run_folder.clear(files)
-            run_folder.record(files, config, ranks)
-        except Exception as error:
-            problem = error
-    problem = ranks.share(problem)
-    if problem is not None:
-        raise problem
 
 
 def _resume(engine: Engine, loader: ClipLoader, files: RunFiles, start: Start) -> int:
@@ -132,15 +127,17 @@ def _resume(engine: Engine, loader: ClipLoader, files: RunFiles, start: Start) -
     return state.step
 
 
-def _evaluator(config: RunConfig, tokenizer: Tokenizer, files: RunFiles) -> Evaluator | None:
+def _held_out_data(config: RunConfig, tokenizer: Tokenizer) -> ClipDataset | None:
     settings = config.evaluation
     if not (settings.every_steps or settings.at_end):
         return None
     if getattr(config.data, settings.split) is None:
         log.warning("no evaluation during the run: data.%s is not set", settings.split)
         return None
-    dataset = evaluation_data(config, settings.split, tokenizer)
+    return evaluation_data(config, settings.split, tokenizer)
 
+
+def _evaluator(config: RunConfig, dataset: ClipDataset, files: RunFiles) -> Evaluator:
     def run(engine: Engine, step: int) -> Mapping[str, float]:
         ranks = engine.ranks
         result = evaluate(
@@ -153,7 +150,7 @@ def _evaluator(config: RunConfig, tokenizer: Tokenizer, files: RunFiles) -> Eval
             distributed=True,
         )
         if ranks.is_first:
-            write_retrieval(result, files.evaluation, name=f"{settings.split}_step_{step:08d}")
+            write_retrieval(result, files.evaluation, name=f"{dataset.split}_step_{step:08d}")
         return result.metrics()
 
     return run

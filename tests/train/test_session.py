@@ -147,6 +147,52 @@ def test_a_checkpoint_of_another_shape_names_the_parameter(configure, ranks) -> 
         load_run(config.run.dir, overrides=["video.width=48"])
 
 
+def contents(config: RunConfig) -> dict[str, bytes]:
+    root = Path(config.run.dir)
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+def test_a_resume_that_is_refused_leaves_the_run_as_it_was(configure, ranks, world: Path) -> None:
+    config = configure("training.steps=1", "evaluation.at_end=false")
+    train_as_rank(config, Start(), ranks)
+    before = contents(config)
+    wider = configure("training.steps=2", "video.width=48")
+    with pytest.raises(CheckpointError, match="has shape"):
+        train_as_rank(wider, Start(resume=True), ranks)
+    other_data = configure("training.steps=2", f"data.train={world / 'test'}", "run.seed=7")
+    with pytest.raises(DataError):
+        train_as_rank(other_data, Start(resume=True), ranks)
+    assert contents(config) == before
+    assert load_run(config.run.dir).step == 1
+    longer = configure("training.steps=2", "evaluation.at_end=false")
+    assert train_as_rank(longer, Start(resume=True), ranks).step == 2
+    written = yaml.safe_load((Path(config.run.dir) / "config.yaml").read_text())
+    assert written["training"]["steps"] == 2
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "data.train=absent",
+        "data.val=absent",
+        "model.attention=flash_attn",
+        "text.vocab_size=260 data.tokenizer.vocab_size=290",
+        "training.global_batch=100",
+    ],
+)
+def test_an_overwrite_that_is_refused_keeps_the_earlier_run(
+    configure, ranks, override: str
+) -> None:
+    config = configure("training.steps=1", "evaluation.at_end=false")
+    train_as_rank(config, Start(), ranks)
+    before = contents(config)
+    wrong = configure(*override.split())
+    with pytest.raises((UserError, ValueError)) as caught:
+        train_as_rank(wrong, Start(overwrite=True), ranks)
+    assert "\n" not in str(caught.value)
+    assert contents(config) == before
+
+
 def test_no_run_directory_and_no_portable_checkpoint_are_told_apart(
     configure, ranks, tmp_path: Path
 ) -> None:
