@@ -188,6 +188,40 @@ def test_bf16_parameters_need_a_zero_stage() -> None:
         load_config(None, ["training.precision=bf16", "deepspeed.zero_stage=0"])
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ("video.num_groups=0", r"^the grounding objective needs group tokens: .*num_groups"),
+        ("video.num_segments=1", r"^video.num_segments=1 leaves nothing to blend: set it to 2"),
+        (
+            "video.num_segments=1 objectives.temporal.weight=0 objectives.grounding.video=clean",
+            r"nothing to blend: .*objectives.contrast.video=clean",
+        ),
+        (
+            "objectives.temporal.head=transformer objectives.temporal.heads=3",
+            r"^objectives.temporal.heads=3 must divide model.embed_dim=128$",
+        ),
+    ],
+)
+def test_objectives_that_the_model_cannot_serve_are_refused(overrides: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_config(None, ["model.preset=tiny", *overrides.split()])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        "video.num_groups=0 objectives.grounding.weight=0",
+        "video.num_segments=1 objectives.temporal.weight=0 objectives.grounding.video=clean "
+        "objectives.contrast.video=clean",
+        "objectives.temporal.heads=3 objectives.temporal.head=rnn",
+    ],
+)
+def test_what_no_objective_reads_may_be_anything(overrides: str) -> None:
+    load_config(None, ["model.preset=tiny", *overrides.split()])
+
+
 def test_every_key_of_the_training_side_is_explained() -> None:
     text = explain("")
     for key in dotted_keys(RunConfig):
