@@ -69,7 +69,7 @@ clean:  ## remove the environment and everything that runs wrote
 
 GPU_PYTHON ?= python3
 gpu:  ## every GPU test of the ops, then the benchmark (needs PyTorch, Triton, pytest)
-	$(GPU_PYTHON) -m pytest tests/gpu -m gpu -q
+	$(GPU_PYTHON) -m pytest tests/gpu tests/kernels -m gpu -q
 	$(GPU_PYTHON) -m svilm_fast.bench.ops.run
 
 gpu-full: gpu  ## also attention packages and DeepSpeed steps on the GPU (needs the package's own requirements)
