@@ -1,8 +1,10 @@
 """Grouping: hard Gumbel-softmax assignment of tokens to groups, and pooling."""
 
+from pathlib import Path
+
 from ..registry import Op, register
 from .api import grouping
-from .cases import CASES, make_inputs
+from .cases import CASES, VARIANTS, make_inputs
 from .cost import grouping_cost
 from .reference import GroupingOutput, grouping_reference
 
@@ -16,5 +18,7 @@ register(
         cost=grouping_cost,
         cases=CASES,
         make_inputs=make_inputs,
+        variants=VARIANTS,
+        kernel_paths=tuple(sorted(Path(__file__).parent.glob("fused/*.py"))),
     )
 )

@@ -7,9 +7,14 @@ from typing import Any
 
 import torch
 
+from ..device import traits
+from ..registry import Variant
+from .fused.plan import unsupported
+
+SIZES = ("batch", "tokens", "width", "groups")
 CASES: dict[str, dict[str, Any]] = {
     "target": {"batch": 256, "tokens": 3136, "width": 768, "groups": 32},
-    "large": {"batch": 256, "tokens": 1568, "width": 1024, "groups": 64},
+    "large": {"batch": 256, "tokens": 1568, "width": 1024, "groups": 32},
     "small": {"batch": 64, "tokens": 1568, "width": 384, "groups": 32},
     "few_clips": {"batch": 8, "tokens": 3136, "width": 768, "groups": 32},
     "ragged": {"batch": 3, "tokens": 517, "width": 192, "groups": 20},
@@ -20,7 +25,7 @@ def make_inputs(
     case: Mapping[str, Any], dtype: torch.dtype, device: torch.device | str, seed: int
 ) -> dict[str, Any]:
     """Arguments of `grouping` for a case; logits have a standard deviation near 1."""
-    batch, length, width, groups = (case[key] for key in ("batch", "tokens", "width", "groups"))
+    batch, length, width, groups = (case[key] for key in SIZES)
     generator = torch.Generator(device).manual_seed(seed)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -33,3 +38,44 @@ def make_inputs(
         "seeds": torch.arange(batch, device=device) * 7919 + seed,
         "mode": "gumbel",
     }
+
+
+def _variant(case: str, dtype: torch.dtype, backward: bool) -> Variant:
+    """A case in one direction; it launches nothing where the op takes the reference path."""
+
+    def run() -> None:
+        from .fused import function
+
+        batch, length, width, groups = (CASES[case][key] for key in SIZES)
+        if unsupported(groups, width, dtype, traits("meta")):
+            return
+
+        def meta(*shape: int, kind: torch.dtype = dtype) -> torch.Tensor:
+            return torch.empty(shape, dtype=kind, device="meta")
+
+        rows, counts = meta(batch, groups, width), meta(batch, groups, kind=torch.float32)
+        seeds = meta(batch, kind=torch.int64)
+        # Token dropping, so that its path is compiled as well.
+        dropped = meta(batch, length, kind=torch.int64) if case == "few_clips" else None
+        inputs = (rows, meta(batch, length, width), counts, seeds, dropped, None)
+        settings = ("gumbel", 1.0, 1.0)
+        if backward:
+            index = meta(batch, length, kind=torch.int32)
+            function.backward(rows, counts, *inputs, rows, counts, index, *settings, True, True)
+        else:
+            function.forward(*inputs, *settings)
+
+    way = "backward" if backward else "forward"
+    return Variant("grouping", f"{case} {str(dtype).removeprefix('torch.')} {way}", run)
+
+
+VARIANTS = tuple(
+    _variant(case, dtype, backward)
+    for case, dtype in (
+        ("target", torch.bfloat16),
+        ("large", torch.bfloat16),
+        ("few_clips", torch.float16),
+        ("few_clips", torch.float32),
+    )
+    for backward in (False, True)
+)

@@ -1,8 +1,17 @@
 """Temporal grouping of a cut-and-paste video, and pooling of tokens into segments."""
 
+from pathlib import Path
+
 from ..registry import Op, register
 from .api import segment_pool, temporal_bce
-from .cases import BCE_CASES, POOL_CASES, make_bce_inputs, make_pool_inputs
+from .cases import (
+    BCE_CASES,
+    BCE_VARIANTS,
+    POOL_CASES,
+    POOL_VARIANTS,
+    make_bce_inputs,
+    make_pool_inputs,
+)
 from .cost import segment_pool_cost, temporal_bce_cost
 from .reference import segment_pool_reference, temporal_bce_reference
 
@@ -13,6 +22,8 @@ __all__ = [
     "temporal_bce_reference",
 ]
 
+_KERNELS = tuple(sorted(Path(__file__).parent.glob("fused/*.py")))
+
 register(
     Op(
         name="temporal",
@@ -21,6 +32,8 @@ register(
         cost=temporal_bce_cost,
         cases=BCE_CASES,
         make_inputs=make_bce_inputs,
+        variants=BCE_VARIANTS,
+        kernel_paths=_KERNELS,
     )
 )
 register(
@@ -31,5 +44,7 @@ register(
         cost=segment_pool_cost,
         cases=POOL_CASES,
         make_inputs=make_pool_inputs,
+        variants=POOL_VARIANTS,
+        kernel_paths=_KERNELS,
     )
 )

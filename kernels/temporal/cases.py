@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from ..registry import Variant
+
 BCE_CASES: dict[str, dict[str, Any]] = {
     "target": {"batch": 1024, "segments": 8, "width": 256},
     "long": {"batch": 256, "segments": 32, "width": 768},
@@ -46,3 +48,35 @@ def make_pool_inputs(
         "segment_index": torch.arange(length, device=device) * count // length,
         "num_segments": count,
     }
+
+
+def _bce_variant() -> Variant:
+    def run() -> None:
+        from .fused import bce
+
+        batch, count, width = (BCE_CASES["target"][key] for key in ("batch", "segments", "width"))
+        segments = torch.empty(batch, count, width, dtype=torch.bfloat16, device="meta")
+        mask = torch.empty(batch, count, dtype=torch.uint8, device="meta")
+        _, logits = bce.forward(segments, mask, None, 0.1, "bce")
+        bce.backward(logits.new_empty(()), segments, mask, mask, logits, 0.1, "bce")
+
+    return Variant("temporal", "target bfloat16", run)
+
+
+def _pool_variant() -> Variant:
+    def run() -> None:
+        from .fused import pool
+
+        case = POOL_CASES["target"]
+        tokens = torch.empty(
+            case["batch"], case["tokens"], case["width"], dtype=torch.bfloat16, device="meta"
+        )
+        index = torch.empty(case["tokens"], dtype=torch.int64, device="meta")
+        segments, counts = pool.forward(tokens, index, case["segments"], None)
+        pool.backward(segments, index, None, counts, case["tokens"])
+
+    return Variant("segment_pool", "target bfloat16", run)
+
+
+BCE_VARIANTS = (_bce_variant(),)
+POOL_VARIANTS = (_pool_variant(),)

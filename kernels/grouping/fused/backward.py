@@ -119,13 +119,14 @@ def grouping_backward_kernel(
     slab = tl.program_id(0) % SLABS
     program = (tl.program_id(0) // SLABS).to(tl.int64)
     own = slab * OWN_BLOCKS
+    # The token gradient goes by half blocks: whole ones took the registers that the sums need.
+    HALVES: tl.constexpr = 2 if BLOCK_C >= 32 else 1
+    HALF_C: tl.constexpr = BLOCK_C // HALVES
+    own_halves = num_blocks // SLABS * HALVES
     sample = program // SPLITS
     first = (program % SPLITS).to(tl.int32) * chunk
     last = tl.minimum(first + chunk, length)
     group = tl.arange(0, BLOCK_G)
-    back = tl.load(unscale + sample)
-    if NOISE:
-        seed = tl.load(seeds + sample)
     sample_tokens = tokens + sample * length * WIDTH
     sample_d_tokens = d_tokens + sample * length * WIDTH
     sample_queries = queries + sample * GROUPS * WIDTH
@@ -143,9 +144,11 @@ def grouping_backward_kernel(
             h = load_group_block(sample_shares, block, WIDTH, GROUPS, BLOCK_C, BLOCK_G)
             logits = dot(x, q, logits, UPCAST)
             d_assignment = dot(x, h, d_assignment, UPCAST)
-        # Loaded per tile: kept over the loop they would cost registers that the sums need.
+        # Loaded per tile, like the seed and the scale: kept over the loop they would cost registers
+        # that the sums need.
         logits += load_bias(group_bias, sample, GROUPS, BLOCK_G)[None, :]
         if NOISE:
+            seed = tl.load(seeds + sample)
             logits = add_noise(
                 logits, start, last, seed, token_ids, sample, length, GROUPS, BLOCK_L, BLOCK_G
             )
@@ -158,13 +161,6 @@ def grouping_backward_kernel(
         d_logits = tl.where(present[:, None], d_logits, 0.0)
         bias_sum += tl.sum(d_logits, axis=0)
         d_logits = d_logits.to(tokens.dtype.element_ty)
-        if HARD:
-            token = start + tl.arange(0, BLOCK_L)
-            label = tl.load(index + sample * length + token, mask=token < last, other=-1)
-            assignment = (label[:, None] == group[None, :]).to(tl.float32)
-        else:
-            assignment = tl.where(present[:, None], soft, 0.0)
-        assignment = assignment.to(tokens.dtype.element_ty)
         if NEED_QUERIES:
             updated = ()
             for block in tl.static_range(OWN_BLOCKS):
@@ -174,13 +170,22 @@ def grouping_backward_kernel(
                 updated = updated + (dot(tl.trans(x), d_logits, sums[block], UPCAST),)
             sums = updated
         if NEED_TOKENS:
-            for block in tl.range(own, own + num_blocks // SLABS, num_stages=STAGES):
-                q = load_group_block(sample_queries, block, WIDTH, GROUPS, BLOCK_C, BLOCK_G)
-                h = load_group_block(sample_shares, block, WIDTH, GROUPS, BLOCK_C, BLOCK_G)
+            if HARD:
+                token = start + tl.arange(0, BLOCK_L)
+                label = tl.load(index + sample * length + token, mask=token < last, other=-1)
+                assignment = (label[:, None] == group[None, :]).to(tl.float32)
+            else:
+                assignment = tl.where(present[:, None], soft, 0.0)
+            assignment = assignment.to(tokens.dtype.element_ty)
+            back = tl.load(unscale + sample)
+            for block in tl.range(own * HALVES, own * HALVES + own_halves, num_stages=STAGES):
+                q = load_group_block(sample_queries, block, WIDTH, GROUPS, HALF_C, BLOCK_G)
+                h = load_group_block(sample_shares, block, WIDTH, GROUPS, HALF_C, BLOCK_G)
                 d_x = dot(assignment, tl.trans(h), None, UPCAST)
                 d_x = dot(d_logits, tl.trans(q), d_x, UPCAST) * back
-                store_token_block(sample_d_tokens, d_x, start, last, block, WIDTH, BLOCK_L, BLOCK_C)
+                store_token_block(sample_d_tokens, d_x, start, last, block, WIDTH, BLOCK_L, HALF_C)
     if NEED_QUERIES:
+        back = tl.load(unscale + sample)
         tl.store(
             d_bias + program * GROUPS + group, bias_sum * back, mask=(group < GROUPS) & (slab == 0)
         )

@@ -108,10 +108,10 @@ def grouping_forward_kernel(
                 logits, start, last, seed, token_ids, sample, length, GROUPS, BLOCK_L, BLOCK_G
             )
         present = load_present(token_mask, start, last, sample, length, BLOCK_L)
-        winner = tl.argmax(logits, axis=1)
-        labels = index + sample * length + start + tl.arange(0, BLOCK_L)
-        in_chunk = start + tl.arange(0, BLOCK_L) < last
-        tl.store(labels, tl.where(present, winner, -1), mask=in_chunk)
+        label = tl.where(present, tl.argmax(logits, axis=1), -1)
+        token = start + tl.arange(0, BLOCK_L)
+        labels = index + sample * length + token
+        tl.store(labels, label, mask=(token < last) & (slab == 0))
         if PREFETCH > 0:
             ahead = load_tokens(
                 sample_tokens,
@@ -124,10 +124,10 @@ def grouping_forward_kernel(
                 PREFETCH,
             )
         if HARD:
-            assignment = (winner[:, None] == group[None, :]).to(tl.float32)
+            assignment = (label[:, None] == group[None, :]).to(tl.float32)
         else:
             assignment = group_softmax(logits, inverse_temperature)
-        assignment = tl.where(present[:, None], assignment, 0.0)
+            assignment = tl.where(present[:, None], assignment, 0.0)
         count += tl.sum(assignment, axis=0)
         share = assignment.to(tokens.dtype.element_ty)
         updated = ()

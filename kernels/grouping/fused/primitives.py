@@ -203,9 +203,10 @@ def store_group_block(
     """Write [BLOCK_C, BLOCK_G] into block `block` of one sample's [G, C] rows."""
     column = block * BLOCK_C + tl.arange(0, BLOCK_C)
     group = tl.arange(0, BLOCK_G)
-    mask = (column < WIDTH)[:, None] & (group < GROUPS)[None, :]
-    pointers = rows + column[:, None] + group[None, :] * WIDTH
-    tl.store(pointers, values.to(rows.dtype.element_ty), mask=mask)
+    # Not with the offsets of load_group_block: those would be kept in registers over the main loop.
+    mask = (group < GROUPS)[:, None] & (column < WIDTH)[None, :]
+    pointers = rows + group[:, None] * WIDTH + column[None, :]
+    tl.store(pointers, tl.trans(values).to(rows.dtype.element_ty), mask=mask)
 
 
 @triton.jit

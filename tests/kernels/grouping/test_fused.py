@@ -25,7 +25,7 @@ REGIMES = {
     "exact tiles": {"length": 32, "width": 64, "groups": 16},
     "many groups": {"groups": 64, "length": 50, "width": 16},
     "empty groups": {"mode": "hard", "sharpness": 30.0, "groups": 12, "length": 9},
-    "small gradient": {"dtype": torch.float16, "upstream": 1e-3},
+    "small gradient": {"dtype": torch.float16, "upstream": 1e-6},
     "splits": {"plan": (("splits", 2), ("chunk", 32), ("block_tokens", 32))},
     "splits of nothing": {
         "length": 20,

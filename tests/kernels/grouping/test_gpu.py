@@ -1,0 +1,97 @@
+"""What only a GPU can show of grouping: the compiled kernels, graphs, memory, host time."""
+
+import pytest
+import torch
+
+from svilm_fast.kernels import grouping, ops
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
+]
+
+SHAPES = {"target width": (6, 1000, 768, 32), "wide": (3, 500, 1024, 32), "few": (2, 77, 80, 20)}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("mode", ["gumbel", "hard", "soft"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_against_float64(check_grouping, shape, mode, dtype):
+    if dtype == torch.float32 and torch.cuda.get_device_capability() >= (10, 0):
+        pytest.skip("fp32 takes the reference path on this GPU")
+    batch, length, width, groups = SHAPES[shape]
+    check_grouping(
+        check_grouping.Regime(
+            mode=mode, dtype=dtype, batch=batch, length=length, width=width, groups=groups,
+            masked=True, dropped=mode == "gumbel", seed=1,
+        )
+    )  # fmt: skip
+
+
+def call(case="ragged", dtype=torch.bfloat16):
+    op = ops()["grouping"]
+    return op.make_inputs(op.cases[case], dtype, "cuda", 0)
+
+
+def test_fifty_runs_are_bit_equal():
+    arguments = call("few_clips")
+    leaves = [arguments[name] for name in ("queries", "tokens", "group_bias")]
+
+    def run():
+        out = grouping(**arguments, backend="fused")
+        return *out, *torch.autograd.grad(out.pooled.float().square().sum(), leaves)
+
+    first = run()
+    for _ in range(49):
+        assert all(torch.equal(a, b) for a, b in zip(first, run()))
+
+
+def test_cuda_graph_replays():
+    arguments = call()
+    leaves = [arguments[name] for name in ("queries", "tokens", "group_bias")]
+
+    def run():
+        out = grouping(**arguments, backend="fused")
+        return *out, *torch.autograd.grad(out.pooled.float().square().sum(), leaves)
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(2):
+            expected = run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = run()
+    for tensor in captured:
+        tensor.zero_()
+    graph.replay()
+    torch.cuda.synchronize()
+    assert all(torch.equal(a, b) for a, b in zip(captured, expected))
+
+
+def test_compiles_as_one_graph():
+    arguments = call()
+
+    def loss(tokens):
+        return grouping(**(arguments | {"tokens": tokens}), backend="fused").pooled.float().sum()
+
+    compiled = torch.compile(loss, fullgraph=True)
+    values = [function(arguments["tokens"]) for function in (loss, compiled)]
+    gradients = [torch.autograd.grad(value, arguments["tokens"])[0] for value in values]
+    torch.testing.assert_close(*values)
+    assert torch.equal(*gradients)
+
+
+def test_memory_is_the_outputs_and_the_gradients():
+    arguments = call("few_clips")
+    grouping(**arguments, backend="fused").pooled.float().sum().backward()
+    arguments = call("few_clips")
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    grouping(**arguments, backend="fused").pooled.float().sum().backward()
+    peak = torch.cuda.max_memory_allocated() - before
+    tokens = arguments["tokens"]
+    partial_sums = 64 * 2**20
+    assert peak <= tokens.numel() * tokens.element_size() + partial_sums
