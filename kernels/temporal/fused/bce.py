@@ -61,6 +61,12 @@ def _sigmoid(x):
     return 1.0 / (1.0 + tl.exp(-x))
 
 
+@triton.jit
+def _error(logit, foreground):
+    """sigmoid(logit) - foreground without the cancellation where the two are nearly equal."""
+    return tl.where(foreground > 0, -_sigmoid(-logit), _sigmoid(logit))
+
+
 @triton.jit(do_not_specialize=["segments"])
 def temporal_forward_kernel(
     rows,
@@ -94,7 +100,7 @@ def temporal_forward_kernel(
         logit += tl.sum(z * difference[None, :], axis=1)
     logit = logit * inverse_temperature
     if SQUARED:
-        error = _sigmoid(logit) - foreground
+        error = _error(logit, foreground)
         terms = error * error
     else:
         terms = tl.maximum(logit, 0.0) - logit * foreground + _log1p(tl.exp(-tl.abs(logit)))
@@ -131,10 +137,9 @@ def temporal_backward_kernel(
         n_background, 1.0
     )
     logit = tl.load(logits + sample * segments + place, mask=place < segments, other=0.0)
-    probability = _sigmoid(logit)
-    slope = probability - foreground
+    slope = _error(logit, foreground)
     if SQUARED:
-        slope = 2.0 * slope * probability * _sigmoid(-logit)
+        slope = 2.0 * slope * _sigmoid(logit) * _sigmoid(-logit)
     both = (n_foreground > 0) & (n_background > 0)
     counted = tl.maximum(n_foreground + n_background, 1.0) * batch.to(tl.float32)
     factor = tl.load(upstream) * inverse_temperature / counted

@@ -64,7 +64,7 @@ def test_cuda_graph_replays():
     with torch.cuda.graph(graph):
         captured = run()
     for tensor in captured:
-        tensor.zero_()
+        tensor.detach().zero_()
     graph.replay()
     torch.cuda.synchronize()
     assert all(torch.equal(a, b) for a, b in zip(captured, expected))
