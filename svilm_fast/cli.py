@@ -35,7 +35,6 @@ RunDir = Annotated[Path, typer.Option("--run", help="run directory that `svilm p
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
 MaxClips = Annotated[int | None, typer.Option(min=1, help="use only the first clips")]
 
-PICTURE_FRAMES = 4  # frames of a clip in a retrieval strip
 TABLE_WIDTH = 130
 PICTURE_QUERIES = 4  # best and worst queries in the pictures
 
@@ -129,6 +128,7 @@ def retrieval(
     from svilm_fast.train.evaluate import evaluate, evaluation_data
     from svilm_fast.train.loaded_run import load_run
     from svilm_fast.train.ranks import choose_device
+    from svilm_fast.train.reporting import PICTURE_FRAMES
 
     chosen = choose_device(device, 0)
     loaded = load_run(run, device=chosen, overrides=overrides)
@@ -173,41 +173,13 @@ def report(
     device: Device = "auto",
 ) -> None:
     """Write report.html and its pictures: curves, retrieval, groups, temporal assignment."""
-    import json
-
-    import torch
-
-    from svilm_fast.objectives.svilm import build_model
-    from svilm_fast.report import build_report
-    from svilm_fast.train.evaluate import evaluate, evaluation_data
     from svilm_fast.train.loaded_run import load_run
     from svilm_fast.train.ranks import choose_device
+    from svilm_fast.train.reporting import write_report
 
     chosen = choose_device(device, 0)
     loaded = load_run(run, device=chosen, overrides=overrides)
-    config, files = loaded.config, loaded.files
-    dataset = evaluation_data(config, split, loaded.tokenizer)
-    encoder = loaded.model.encoder
-    result = evaluate(
-        encoder, dataset, config, chosen, max_clips=max_clips, keep_frames=PICTURE_FRAMES
-    )
-    torch.manual_seed(config.run.seed)
-    untrained = build_model(config).encoder.to(chosen).eval()
-    path = build_report(
-        files.root,
-        model=encoder,
-        dataset=dataset,
-        retrieval=result,
-        metrics_path=files.metrics,
-        config=config.model_dump(mode="json"),
-        environment=json.loads(files.environment.read_text()),
-        name=config.run.name,
-        clips=clips,
-        temperature=config.objectives.temporal.temperature,
-        seed=config.run.seed,
-        untrained=untrained,
-        device=chosen,
-    )
+    path = write_report(loaded, split, chosen, max_clips=max_clips, clips=clips)
     print(f"wrote {path}")
 
 

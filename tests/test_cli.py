@@ -85,6 +85,8 @@ def test_training_without_a_terminal_prints_lines_and_leaves_the_layout(finished
         "checkpoints/latest",
         "portable/model.safetensors",
         "evaluation/val_step_00000003.json",
+        "report.html",
+        "pictures/curves.png",
     ):
         assert (finished / name).exists(), name
 
@@ -187,8 +189,9 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, message, capsys, monke
 
 
 def launch(program: list[str], world: Path, run_dir: Path, *more: str) -> subprocess.Popen:
+    short = ("evaluation.at_end=false", "report.at_end=false")
     return subprocess.Popen(
-        [*program, *settings(world, run_dir, "evaluation.at_end=false", *more)],
+        [*program, *settings(world, run_dir, *short, *more)],
         env=clean_environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -216,11 +219,13 @@ def torchrun_program() -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("program", [deepspeed_program, torchrun_program])
 def test_both_launchers_train_on_two_ranks(program, world: Path, tmp_path: Path) -> None:
-    process = launch(program(), world, tmp_path / "run", "training.steps=2")
+    length = ("training.steps=2", "report.at_end=true")
+    process = launch(program(), world, tmp_path / "run", *length)
     output, _ = process.communicate(timeout=280)
     assert process.returncode == 0, output
     assert [r["step"] for r in read_records(tmp_path / "run" / "metrics.jsonl")] == [1, 2]
     assert json.loads((tmp_path / "run" / "env.json").read_text())["world_size"] == 2
+    assert "<html" in (tmp_path / "run" / "report.html").read_text()
 
 
 def wait_for_step(run_dir: Path, step: int, process: subprocess.Popen) -> None:
@@ -252,6 +257,8 @@ def test_sigterm_saves_on_all_ranks_and_resume_continues_bit_for_bit(
     output, _ = broken.communicate(timeout=60)
     assert broken.returncode != 0
     assert "saved " in output
+    assert re.search(r"stopped by SIG\w+ at step \d+, which is saved; --resume", output), output
+    assert not (tmp_path / "broken" / "portable").exists()
     resumed = launch(deepspeed_program(), world, tmp_path / "broken", *shared, "--resume")
     output, _ = resumed.communicate(timeout=280)
     assert resumed.returncode == 0, output

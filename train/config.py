@@ -142,6 +142,16 @@ class EvaluationConfig(Settings):
     )
 
 
+class ReportConfig(Settings):
+    """The page that a finished run is looked at with."""
+
+    at_end: bool = Field(
+        True,
+        description="write report.html after the last step, on evaluation.split; needs "
+        "checkpoint.portable_at_end",
+    )
+
+
 class LoggingConfig(Settings):
     """What is written while the run goes on."""
 
@@ -180,6 +190,7 @@ class RunConfig(Settings):
     distributed: DistributedConfig = Field(default_factory=lambda: DistributedConfig())
     deepspeed: DeepSpeedConfig = Field(default_factory=lambda: DeepSpeedConfig())
     evaluation: EvaluationConfig = Field(default_factory=lambda: EvaluationConfig())
+    report: ReportConfig = Field(default_factory=lambda: ReportConfig())
     logging: LoggingConfig = Field(default_factory=lambda: LoggingConfig())
     checkpoint: CheckpointConfig = Field(default_factory=lambda: CheckpointConfig())
 

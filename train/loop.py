@@ -58,10 +58,11 @@ class Averages:
 
 @dataclass
 class Outcome:
-    """How a loop ended: the steps done, and the signal that ended it (0: none)."""
+    """How a loop ended: the steps done, the signal that ended it (0: none), whether all is done."""
 
     step: int
     signal: int
+    finished: bool
 
 
 class Loop:
@@ -119,7 +120,7 @@ class Loop:
             self._record()
         if self.saved_at != self.step:
             self._save()
-        return Outcome(self.step, signal)
+        return Outcome(self.step, signal, finished=not signal and self.step >= self.total_steps)
 
     def _train_on(self, batch: Any) -> StepResult:
         rate = learning_rate(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,7 @@ from svilm_fast.train.plan import flops_of_step
 from svilm_fast.train.portable import load_moments, load_weights, save_portable
 from svilm_fast.train.progress import Display
 from svilm_fast.train.ranks import Ranks, joined_ranks
+from svilm_fast.train.reporting import report_at_end
 from svilm_fast.train.signals import deferred_signals
 from svilm_fast.train.throughput import Meter, device_peak
 
@@ -59,7 +62,12 @@ class Start:
 def train(config: RunConfig, start: Start) -> Outcome:
     """Run the training that `config` describes in this process, as one rank of its group."""
     with joined_ranks(config.distributed) as ranks:
-        return train_as_rank(config, start, ranks)
+        outcome = train_as_rank(config, start, ranks)
+    # The group has ended: no other rank waits, so none can time out while rank 0 draws.
+    if ranks.is_first and outcome.finished and config.report.at_end:
+        gc.collect()  # DeepSpeed's engine holds itself in cycles, and with it the device's memory
+        report_at_end(config, ranks.device)
+    return outcome
 
 
 def train_as_rank(config: RunConfig, start: Start, ranks: Ranks) -> Outcome:
@@ -85,6 +93,10 @@ def train_as_rank(config: RunConfig, start: Start, ranks: Ranks) -> Outcome:
         seed=config.run.seed,
     )
     held_out = _held_out_data(config, tokenizer)
+    if ranks.is_first:
+        for opened in (dataset, held_out):
+            if opened is not None:
+                print(f"data.{opened.split}: {opened.report.summary()}", flush=True)
     loader = build_loader(
         config.data,
         dataset,
@@ -197,15 +209,27 @@ def _loop(
                 pending=pending,
             )
             outcome = loop.run()
-            if config.checkpoint.portable_at_end:
+            # Who sent a signal waits only so long; the checkpoint is all that going on needs.
+            if config.checkpoint.portable_at_end and not outcome.signal:
                 save_portable(engine, files.portable, outcome.step, loader.state_dict())
         if ranks.is_first:
-            display.say(f"{loader.skips.summary()} (rank 0)")
+            if outcome.signal:
+                display.say(_stopped(outcome))
+            display.say(f"data.train, as listed: {loader.dataset.report.summary()}")
+            display.say(f"data.train, as read: {loader.skips.summary()} (rank 0)")
         engine.close()
         return outcome
     finally:
         display.close()
         metrics.close()
+
+
+def _stopped(outcome: Outcome) -> str:
+    return (
+        f"stopped by {signal.Signals(outcome.signal).name} at step {outcome.step}, which is saved; "
+        "--resume goes on, and writes at the end the portable checkpoint that evaluation and "
+        "report read"
+    )
 
 
 def total_steps_of(config: RunConfig, loader: ClipLoader) -> int:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from svilm_fast.data.world import render_world
 from svilm_fast.train.config import RunConfig
 from svilm_fast.train.engine import Engine, start_engine
 from svilm_fast.train.load_config import load_config
@@ -62,6 +64,41 @@ def ranks() -> Iterator[Ranks]:
     """One process group of one rank for all in-process engine tests."""
     yield start_ranks(tiny_config().distributed)
     leave_ranks()
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    render_world(folder, train=24, val=6, test=6, size=32, frames=8, workers=1, progress=False)
+    return folder
+
+
+@pytest.fixture
+def configure(world: Path, tmp_path: Path):
+    def make(*overrides: str, run: str = "run") -> RunConfig:
+        small = [
+            f"run.dir={tmp_path / run}",
+            *(f"data.{split}={world / split}" for split in ("train", "val", "test")),
+            "video.frames=4",
+            "video.image_size=32",
+            "video.num_segments=2",
+            "video.width=24",
+            "video.depth=2",
+            "video.num_groups=4",
+            "video.drop.rate=0.25",
+            "video.drop_path=0.2",
+            "text.width=24",
+            "text.depth=1",
+            "text.vocab_size=300",
+            "training.global_batch=8",
+            "training.steps=6",
+            "logging.every_steps=1",
+            "logging.tensorboard=false",
+            "evaluation.batch_size=4",
+        ]
+        return load_config("demo", [*small, *overrides])
+
+    return make
 
 
 @pytest.fixture

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,49 +14,15 @@ import yaml
 from safetensors.torch import load_file
 
 from svilm_fast.data.errors import DataError
-from svilm_fast.data.world import render_world
+from svilm_fast.train import session
+from svilm_fast.train.checkpoint import committed_tags
 from svilm_fast.train.config import RunConfig
 from svilm_fast.train.errors import CheckpointError, ConfigError, UserError
 from svilm_fast.train.evaluate import evaluate, evaluation_data
-from svilm_fast.train.load_config import load_config
 from svilm_fast.train.loaded_run import load_run
 from svilm_fast.train.run_folder import read_records
 from svilm_fast.train.session import Start, train_as_rank
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("world")
-    render_world(folder, train=24, val=6, test=6, size=32, frames=8, workers=1, progress=False)
-    return folder
-
-
-@pytest.fixture
-def configure(world: Path, tmp_path: Path):
-    def make(*overrides: str, run: str = "run") -> RunConfig:
-        small = [
-            f"run.dir={tmp_path / run}",
-            *(f"data.{split}={world / split}" for split in ("train", "val", "test")),
-            "video.frames=4",
-            "video.image_size=32",
-            "video.num_segments=2",
-            "video.width=24",
-            "video.depth=2",
-            "video.num_groups=4",
-            "video.drop.rate=0.25",
-            "video.drop_path=0.2",
-            "text.width=24",
-            "text.depth=1",
-            "text.vocab_size=300",
-            "training.global_batch=8",
-            "training.steps=6",
-            "logging.every_steps=1",
-            "logging.tensorboard=false",
-            "evaluation.batch_size=4",
-        ]
-        return load_config("demo", [*small, *overrides])
-
-    return make
+from svilm_fast.train.signals import PendingSignal
 
 
 def losses(config: RunConfig) -> list[float]:
@@ -255,3 +224,45 @@ def test_bf16_parameters_train_under_zero(configure, ranks) -> None:
     train_as_rank(config, Start(), ranks)
     weights = load_file(Path(config.run.dir) / "portable" / "model.safetensors")
     assert {value.dtype for value in weights.values()} == {torch.float32}
+
+
+def test_what_the_data_lacks_is_said_at_the_start_and_at_the_end(configure, ranks, capsys) -> None:
+    config = configure("training.steps=1", "data.tokenizer.length=4", "evaluation.max_clips=2")
+    train_as_rank(config, Start(), ranks)
+    lines = capsys.readouterr().out.splitlines()
+    said = [line for line in lines if line.startswith("data.")]
+    assert [line.split(": ")[0] for line in said] == [
+        "data.train",
+        "data.val",
+        "data.train, as listed",
+        "data.train, as read",
+    ]
+    assert "24 x captions cut" in said[0]
+    assert said[0].split(": ")[1] == said[2].split(": ")[1]
+    assert "6 x captions cut" in said[1]
+    assert "skipped 0 of " in said[3]
+    assert lines.index(said[2]) > max(i for i, s in enumerate(lines) if s.startswith("step "))
+
+
+def test_after_a_signal_only_the_checkpoint_is_written(
+    configure, ranks, monkeypatch, capsys
+) -> None:
+    @contextlib.contextmanager
+    def terminated() -> Iterator[PendingSignal]:
+        pending = PendingSignal()
+        pending.number = signal.SIGTERM
+        yield pending
+
+    config = configure("training.steps=2", "evaluation.at_end=false")
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "deferred_signals", terminated)
+        outcome = train_as_rank(config, Start(), ranks)
+    assert (outcome.step, outcome.signal, outcome.finished) == (1, signal.SIGTERM, False)
+    root = Path(config.run.dir)
+    assert committed_tags(root / "checkpoints") == ["step_00000001"]
+    assert not (root / "portable").exists()
+    assert "stopped by SIGTERM at step 1, which is saved; --resume" in capsys.readouterr().out
+    with pytest.raises(CheckpointError, match="--resume"):
+        load_run(root)
+    assert train_as_rank(config, Start(resume=True), ranks).finished
+    assert load_run(root).step == 2

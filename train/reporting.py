@@ -1,0 +1,106 @@
+"""The report of a run directory: what `svilm report` writes, and what a training run ends with."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import traceback
+from pathlib import Path
+
+import torch
+
+from svilm_fast.evaluation import RetrievalResult
+from svilm_fast.objectives.svilm import build_model
+from svilm_fast.train.config import RunConfig
+from svilm_fast.train.console import DEBUG, one_line
+from svilm_fast.train.evaluate import evaluate, evaluation_data
+from svilm_fast.train.loaded_run import LoadedRun, load_run
+
+PICTURE_FRAMES = 4  # frames of a clip in a retrieval strip
+
+log = logging.getLogger(__name__)
+
+
+def write_report(
+    run: LoadedRun,
+    split: str | None,
+    device: torch.device,
+    *,
+    max_clips: int | None = None,
+    clips: int = 4,
+    progress: bool | None = None,
+) -> Path:
+    """Write report.html and its pictures into the run's directory; returns the page's path.
+
+    run: a loaded run whose model is on `device`. split: evaluated and drawn; None leaves curves and
+    facts alone. max_clips: only the first so many clips are ranked. clips: how many are looked
+    into. progress: show a bar (default: on a terminal). Raises UserError or DataError when the
+    split cannot be opened.
+    """
+    from svilm_fast.report import build_report
+
+    config, files, encoder = run.config, run.files, run.model.encoder
+    dataset = None if split is None else evaluation_data(config, split, run.tokenizer)
+    retrieval: RetrievalResult | None = None
+    if dataset is not None:
+        retrieval = evaluate(
+            encoder,
+            dataset,
+            config,
+            device,
+            max_clips=max_clips,
+            keep_frames=PICTURE_FRAMES,
+            progress=progress,
+        )
+    torch.manual_seed(config.run.seed)
+    untrained = build_model(config).encoder.to(device).eval()
+    return build_report(
+        files.root,
+        model=encoder,
+        dataset=dataset,
+        retrieval=retrieval,
+        metrics_path=files.metrics,
+        config=config.model_dump(mode="json"),
+        environment=json.loads(files.environment.read_text()),
+        name=config.run.name,
+        clips=clips,
+        temperature=config.objectives.temporal.temperature,
+        seed=config.run.seed,
+        untrained=untrained,
+        device=device,
+    )
+
+
+def report_at_end(config: RunConfig, device: torch.device) -> Path | None:
+    """Write the report of the run that has just ended, on the split it was evaluated on.
+
+    The training is saved by then, so whatever goes wrong here is a warning that names its cause;
+    returns None in that case.
+    """
+    if not config.checkpoint.portable_at_end:
+        log.warning(
+            "no report: it reads the portable checkpoint, and checkpoint.portable_at_end is false"
+        )
+        return None
+    split: str | None = config.evaluation.split
+    if getattr(config.data, config.evaluation.split) is None:
+        log.warning("the report will show no clips: data.%s is not set", split)
+        split = None
+    try:
+        run = load_run(config.run.dir, device=device)
+        path = write_report(
+            run, split, device, max_clips=config.evaluation.max_clips, progress=False
+        )
+    except Exception as error:
+        if os.environ.get(DEBUG) == "1":
+            traceback.print_exception(error)
+        log.warning(
+            "the run is saved, but its report could not be written: %s; `svilm report --run %s` "
+            "tries again",
+            one_line(error),
+            config.run.dir,
+        )
+        return None
+    print(f"wrote {path}", flush=True)
+    return path
