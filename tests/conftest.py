@@ -1,7 +1,12 @@
 """Before any test module is imported: without a GPU, Triton kernels run interpreted."""
 
+import json
 import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 
 # Triton reads this when a kernel is decorated, so it must be set before the first import of triton.
@@ -12,3 +17,9 @@ if not torch.cuda.is_available():
 # variable is for the processes that tests start.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def read_records() -> Callable[[Path], list[dict[str, Any]]]:
+    """The records of a run's metrics.jsonl."""
+    return lambda path: [json.loads(line) for line in path.read_text().splitlines()]

@@ -17,7 +17,6 @@ import yaml
 from svilm_fast.cli import app
 from svilm_fast.train.console import run_app
 from svilm_fast.train.environment import LAUNCHER_VARIABLES, free_port
-from svilm_fast.train.run_folder import read_records
 
 MODULE = "svilm_fast.train.pretrain"
 SMALL = [
@@ -218,7 +217,9 @@ def torchrun_program() -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("program", [deepspeed_program, torchrun_program])
-def test_both_launchers_train_on_two_ranks(program, world: Path, tmp_path: Path) -> None:
+def test_both_launchers_train_on_two_ranks(
+    program, world: Path, tmp_path: Path, read_records
+) -> None:
     length = ("training.steps=2", "report.at_end=true")
     process = launch(program(), world, tmp_path / "run", *length)
     output, _ = process.communicate(timeout=280)
@@ -238,14 +239,17 @@ def wait_for_step(run_dir: Path, step: int, process: subprocess.Popen) -> None:
     raise AssertionError(f"step {step} was not reached: {process.communicate(timeout=20)[0]}")
 
 
-def losses(run_dir: Path) -> list[float]:
-    return [r["loss"] for r in read_records(run_dir / "metrics.jsonl") if "loss" in r]
+@pytest.fixture
+def losses(read_records):
+    return lambda run_dir: [
+        record["loss"] for record in read_records(run_dir / "metrics.jsonl") if "loss" in record
+    ]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_sigterm_saves_on_all_ranks_and_resume_continues_bit_for_bit(
-    world: Path, tmp_path: Path, stage: int
+    world: Path, tmp_path: Path, stage: int, losses
 ) -> None:
     shared = (f"deepspeed.zero_stage={stage}", "training.steps=24")
     whole = launch(deepspeed_program(), world, tmp_path / "whole", *shared)
@@ -269,7 +273,7 @@ def test_sigterm_saves_on_all_ranks_and_resume_continues_bit_for_bit(
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_killed_rank_ends_the_job_and_the_last_checkpoint_resumes(
-    world: Path, tmp_path: Path, killed: int
+    world: Path, tmp_path: Path, killed: int, read_records
 ) -> None:
     import psutil
 

@@ -38,6 +38,10 @@ def pretrain(
     init_from: Annotated[
         Path | None, typer.Option(help="portable checkpoint (any ZeRO stage and rank count)")
     ] = None,
+    weights_from: Annotated[
+        Path | None,
+        typer.Option(help="portable checkpoint of which only the weights are taken"),
+    ] = None,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="print the resolved tree and stop")
     ] = False,
@@ -53,7 +57,7 @@ def pretrain(
     """Train a model; under `deepspeed` or `torchrun` as one rank of many, else alone.
 
     Exit codes: 0 done; 2 bad input; 3 loss or gradients not finite; 143 or 130 saved and stopped
-    by SIGTERM or SIGINT (run again with --resume).
+    by SIGTERM or SIGINT (run again with --resume). A report that fails at the end is a warning.
     """
     del local_rank  # the launchers pass it; LOCAL_RANK in the environment is what counts
     resolved = load_config(config, overrides or [])
@@ -72,7 +76,7 @@ def pretrain(
     )
     from svilm_fast.train.session import Start, train
 
-    outcome = train(resolved, Start(resume, auto_resume, overwrite, init_from))
+    outcome = train(resolved, Start(resume, auto_resume, overwrite, init_from, weights_from))
     return 128 + outcome.signal if outcome.signal else 0
 
 

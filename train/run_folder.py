@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from pathlib import Path
-from typing import Any
 
 from svilm_fast.data.dataset import prepare_tokenizer
 from svilm_fast.data.samples import SampleTable
@@ -90,8 +87,3 @@ def shared_tokenizer(
             f"{config.text.vocab_size}; set text.vocab_size={tokenizer.vocab_size}"
         )
     return tokenizer
-
-
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a metrics file."""
-    return [json.loads(line) for line in path.read_text().splitlines()]

@@ -22,7 +22,7 @@ from svilm_fast.train.config import RunConfig
 from svilm_fast.train.deepspeed_config import local_batch_of
 from svilm_fast.train.engine import Engine, start_engine
 from svilm_fast.train.environment import seed_everything
-from svilm_fast.train.errors import CheckpointError
+from svilm_fast.train.errors import CheckpointError, UserError
 from svilm_fast.train.evaluate import evaluate, evaluation_data
 from svilm_fast.train.files import RunFiles
 from svilm_fast.train.inputs import model_inputs
@@ -46,12 +46,21 @@ class Start:
     resume: continue from the newest verified checkpoint, which must exist. auto_resume: the same,
     or a fresh start where there is none. overwrite: replace an earlier run. init_from: folder of
     a portable checkpoint whose weights, moments, step and data position are taken over.
+    weights_from: the same, of which only the weights are; the data may be others.
     """
 
     resume: bool = False
     auto_resume: bool = False
     overwrite: bool = False
     init_from: Path | None = None
+    weights_from: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.init_from is not None and self.weights_from is not None:
+            raise UserError(
+                "--init-from and --weights-from exclude each other: the first goes on with another "
+                "run, the second takes its weights alone"
+            )
 
     @property
     def fresh(self) -> bool:
@@ -108,7 +117,8 @@ def train_as_rank(config: RunConfig, start: Start, ranks: Ranks) -> Outcome:
     )
     with loader:
         model = build_model(config)
-        described = load_weights(model, start.init_from) if start.init_from else None
+        source = start.init_from or start.weights_from
+        described = load_weights(model, source) if source else None
         engine = start_engine(model, config, ranks)
         start_step = 0
         if described is not None and start.init_from is not None:

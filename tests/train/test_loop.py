@@ -20,7 +20,6 @@ from svilm_fast.train.files import RunFiles
 from svilm_fast.train.loop import Loop
 from svilm_fast.train.metrics_log import MetricsLog
 from svilm_fast.train.progress import Display
-from svilm_fast.train.run_folder import read_records
 from svilm_fast.train.signals import PendingSignal, deferred_signals
 from svilm_fast.train.throughput import Meter
 
@@ -89,7 +88,9 @@ def make_loop(make_engine, batch_of, tmp_path: Path):
         log.close()
 
 
-def test_records_are_means_over_their_steps(make_loop, tmp_path: Path, capsys) -> None:
+def test_records_are_means_over_their_steps(
+    make_loop, tmp_path: Path, capsys, read_records
+) -> None:
     outcome = make_loop("checkpoint.every_steps=4").run()
     assert (outcome.step, outcome.signal) == (6, 0)
     records = read_records(tmp_path / "metrics.jsonl")
@@ -109,13 +110,17 @@ def test_records_are_means_over_their_steps(make_loop, tmp_path: Path, capsys) -
     assert committed_tags(tmp_path / "checkpoints") == ["step_00000006", "step_00000004"]
 
 
-def test_evaluation_runs_every_n_steps_and_at_the_end(make_loop, tmp_path: Path) -> None:
+def test_evaluation_runs_every_n_steps_and_at_the_end(
+    make_loop, tmp_path: Path, read_records
+) -> None:
     make_loop("evaluation.every_steps=4").run()
     records = read_records(tmp_path / "metrics.jsonl")
     assert [r["step"] for r in records if "retrieval_t2v_R@1" in r] == [4, 6]
 
 
-def test_no_evaluation_at_the_end_when_switched_off(make_loop, tmp_path: Path) -> None:
+def test_no_evaluation_at_the_end_when_switched_off(
+    make_loop, tmp_path: Path, read_records
+) -> None:
     make_loop("evaluation.every_steps=3", "evaluation.at_end=false").run()
     records = read_records(tmp_path / "metrics.jsonl")
     assert [r["step"] for r in records if "retrieval_t2v_R@1" in r] == [3]
@@ -123,7 +128,7 @@ def test_no_evaluation_at_the_end_when_switched_off(make_loop, tmp_path: Path) -
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_the_run_continues_bit_for_bit(
-    make_loop, make_engine, batch_of, tmp_path: Path, number: int
+    make_loop, make_engine, batch_of, tmp_path: Path, number: int, read_records
 ) -> None:
     whole = make_loop()
     whole.run()
@@ -164,7 +169,7 @@ def test_copies_of_a_signal_are_one_and_a_later_signal_acts_at_once() -> None:
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-def test_a_limit_saves_inside_a_longer_schedule(make_loop, tmp_path: Path) -> None:
+def test_a_limit_saves_inside_a_longer_schedule(make_loop, tmp_path: Path, read_records) -> None:
     outcome = make_loop("training.stop_after_steps=3", "schedule.warmup_steps=0").run()
     assert outcome.step == 3
     assert committed_tags(tmp_path / "checkpoints") == ["step_00000003"]
@@ -182,7 +187,9 @@ def test_a_non_finite_step_ends_the_run_and_names_the_samples(make_loop, tmp_pat
     assert all(torch.isfinite(value).all() for value in loop.engine.model.parameters())
 
 
-def test_bad_steps_below_the_limit_are_skipped_and_counted(make_loop, tmp_path: Path) -> None:
+def test_bad_steps_below_the_limit_are_skipped_and_counted(
+    make_loop, tmp_path: Path, read_records
+) -> None:
     outcome = make_loop("training.max_non_finite_steps=2", poisoned=(1, 3)).run()
     assert outcome.step == 6
     counts = [r["skipped_steps"] for r in read_records(tmp_path / "metrics.jsonl") if "loss" in r]

@@ -20,19 +20,22 @@ from svilm_fast.train.config import RunConfig
 from svilm_fast.train.errors import CheckpointError, ConfigError, UserError
 from svilm_fast.train.evaluate import evaluate, evaluation_data
 from svilm_fast.train.loaded_run import load_run
-from svilm_fast.train.run_folder import read_records
 from svilm_fast.train.session import Start, train_as_rank
 from svilm_fast.train.signals import PendingSignal
 
 
-def losses(config: RunConfig) -> list[float]:
-    records = read_records(Path(config.run.dir) / "metrics.jsonl")
-    return [record["loss"] for record in records if "loss" in record]
+@pytest.fixture
+def losses(read_records):
+    def read(config: RunConfig) -> list[float]:
+        records = read_records(Path(config.run.dir) / "metrics.jsonl")
+        return [record["loss"] for record in records if "loss" in record]
+
+    return read
 
 
 @pytest.mark.parametrize("stage", [0, 2])
 def test_a_stopped_run_resumes_bit_for_bit_in_the_middle_of_an_epoch(
-    configure, ranks, stage: int
+    configure, ranks, stage: int, losses
 ) -> None:
     overrides = (f"deepspeed.zero_stage={stage}", "evaluation.at_end=false")
     whole = configure(*overrides, run="whole")
@@ -50,7 +53,9 @@ def test_a_stopped_run_resumes_bit_for_bit_in_the_middle_of_an_epoch(
         assert torch.equal(value, weights[1][name]), name
 
 
-def test_a_portable_start_goes_on_in_another_stage(configure, ranks, tmp_path: Path) -> None:
+def test_a_portable_start_goes_on_in_another_stage(
+    configure, ranks, tmp_path: Path, losses
+) -> None:
     whole = configure("deepspeed.zero_stage=1", "evaluation.at_end=false", run="whole")
     train_as_rank(whole, Start(), ranks)
     first = configure("training.stop_after_steps=3", "deepspeed.zero_stage=3", run="first")
@@ -61,7 +66,37 @@ def test_a_portable_start_goes_on_in_another_stage(configure, ranks, tmp_path: P
     assert losses(second) == pytest.approx(losses(whole)[3:], rel=1e-4)
 
 
-def test_a_run_leaves_everything_that_evaluation_needs(configure, ranks) -> None:
+def test_weights_alone_start_a_run_on_other_data(
+    configure, ranks, world: Path, tmp_path: Path
+) -> None:
+    short = ("evaluation.at_end=false",)
+    first = configure(*short, "training.steps=2", run="first")
+    train_as_rank(first, Start(), ranks)
+    portable = tmp_path / "first" / "portable"
+    other = (
+        *short,
+        f"data.train={world / 'test'}",
+        "training.global_batch=4",
+        f"data.tokenizer.path={tmp_path / 'first' / 'tokenizer.json'}",
+        "optimizer.name=sgd",
+        "optimizer.lr=1e-12",
+        "training.steps=1",
+    )
+    second = configure(*other, run="second")
+    with pytest.raises(CheckpointError, match="holds the moments of adamw"):
+        train_as_rank(second, Start(init_from=portable), ranks)
+    assert train_as_rank(second, Start(weights_from=portable), ranks).step == 1
+    weights = load_file(tmp_path / "second" / "portable" / "model.safetensors")
+    for name, value in load_file(portable / "model.safetensors").items():
+        torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-6)
+
+
+def test_two_sources_of_weights_are_refused() -> None:
+    with pytest.raises(UserError, match=r"--init-from and --weights-from exclude each other"):
+        Start(init_from=Path("a"), weights_from=Path("b"))
+
+
+def test_a_run_leaves_everything_that_evaluation_needs(configure, ranks, read_records) -> None:
     config = configure("evaluation.every_steps=4")
     train_as_rank(config, Start(), ranks)
     root = Path(config.run.dir)
@@ -84,7 +119,7 @@ def test_a_run_leaves_everything_that_evaluation_needs(configure, ranks) -> None
     assert {key: value for key, value in result.metrics().items() if key in last} == last
 
 
-def test_a_second_start_never_overwrites_by_accident(configure, ranks) -> None:
+def test_a_second_start_never_overwrites_by_accident(configure, ranks, losses) -> None:
     config = configure("training.steps=1", "evaluation.at_end=false")
     train_as_rank(config, Start(), ranks)
     with pytest.raises(UserError, match=r"checkpoint step_00000001.*--resume.*--overwrite"):
@@ -211,7 +246,7 @@ def test_wrong_data_settings_are_one_line(
         "run.deterministic=true",
     ],
 )
-def test_switches_of_a_recipe_train(configure, ranks, override: str) -> None:
+def test_switches_of_a_recipe_train(configure, ranks, override: str, losses) -> None:
     config = configure("training.steps=2", "evaluation.at_end=false", *override.split())
     train_as_rank(config, Start(), ranks)
     assert len(losses(config)) == 2
