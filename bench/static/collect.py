@@ -21,7 +21,7 @@ def declared(
 ) -> list[tuple[str, str, str]]:
     """(op, variant label, target) of everything declared whose label contains `variant`.
 
-    Raises `ValueError` for an unknown op and where nothing is left.
+    Raises `ValueError` for an unknown op, where nothing is left, and for more than `MAX_CELLS`.
     """
     registered = ops()
     chosen = list(op_names) if op_names else sorted(registered)
@@ -39,6 +39,8 @@ def declared(
     ]
     if not found:
         raise ValueError(f"no variant of {', '.join(chosen)} is declared with {variant!r}")
+    if len(found) > MAX_CELLS:
+        raise ValueError(f"{len(found)} (variant, target) are declared, at most {MAX_CELLS} may be")
     return found
 
 
@@ -57,15 +59,11 @@ def collect(tasks: list[tuple[str, str, str]], *, workers: int = 2) -> Iterator[
 
 
 def unique_rows(groups: Iterable[list[Cell]]) -> list[Row]:
-    """All rows, a binary that several variants share only once; over `MAX_CELLS` is an error."""
+    """All rows, a binary that several variants share only once."""
     rows: dict[str, Row] = {}
     for group in groups:
         for cell in group:
             rows.setdefault(cell.binary_hash, cell.row)
-    if len(rows) > MAX_CELLS:
-        raise ValueError(
-            f"{len(rows)} compiled kernels are declared, at most {MAX_CELLS} are allowed"
-        )
     return list(rows.values())
 
 
