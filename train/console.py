@@ -10,11 +10,13 @@ from typing import Any
 
 import typer
 
-from svilm_fast.data.errors import DataError
+from svilm_fast.data.errors import DataError, SkipBudgetError, WorkerError
 from svilm_fast.train.errors import EXIT_BAD_INPUT, UserError
 
 DEBUG = "SVILM_DEBUG"
 EXIT_UNEXPECTED = 1
+# What one rank may find among its own samples while the others find nothing.
+ONE_RANKS_ERRORS = (SkipBudgetError, WorkerError)
 
 
 def one_line(error: BaseException) -> str:
@@ -34,6 +36,11 @@ def exit_code_of(error: BaseException) -> int:
     return EXIT_BAD_INPUT if isinstance(error, ValueError | OSError) else EXIT_UNEXPECTED
 
 
+def found_by_every_rank(error: BaseException) -> bool:
+    """Return whether all ranks meet this error alike, so that one of them is enough to say it."""
+    return isinstance(error, UserError | DataError) and not isinstance(error, ONE_RANKS_ERRORS)
+
+
 def report(error: BaseException) -> int:
     """Print an error to stderr and return the exit code.
 
@@ -42,7 +49,7 @@ def report(error: BaseException) -> int:
     rank = int(os.environ.get("RANK", "0"))
     if os.environ.get(DEBUG) == "1":
         traceback.print_exception(error)
-    elif rank == 0 or not isinstance(error, UserError):
+    elif rank == 0 or not found_by_every_rank(error):
         prefix = f"rank {rank}: " if rank else ""
         hint = "" if exit_code_of(error) != EXIT_UNEXPECTED else f" ({DEBUG}=1 shows where)"
         print(f"error: {prefix}{one_line(error)}{hint}", file=sys.stderr, flush=True)

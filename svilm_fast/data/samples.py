@@ -145,10 +145,11 @@ def open_split(config: DataConfig, split: str) -> SampleTable:
     samples: list[Sample] = []
     rejected: list[Skip] = []
     for path in [where] if isinstance(where, str) else where:
-        if is_list(path):
-            found, refused = _from_list(path, config)
-        else:
-            found, refused = _from_shards(path, config)
+        read = _from_list if is_list(path) else _from_shards
+        try:
+            found, refused = read(path, config)
+        except DataError as error:
+            raise type(error)(f"data.{split}: {error}") from error
         samples += found
         rejected += refused
     if not samples:

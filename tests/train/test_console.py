@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import typer
 
-from svilm_fast.data.errors import MissingFileError
+from svilm_fast.data.errors import MissingFileError, SkipBudgetError, WorkerError
 from svilm_fast.train.console import run_app
 from svilm_fast.train.errors import ConfigError, NonFiniteError
 
@@ -45,12 +45,21 @@ def test_the_traceback_comes_on_request(capsys, monkeypatch) -> None:
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_what_every_rank_knows_is_said_once(capsys, monkeypatch) -> None:
+@pytest.mark.parametrize("error", [ConfigError("wrong"), MissingFileError("no shards")])
+def test_what_every_rank_knows_is_said_once(error, capsys, monkeypatch) -> None:
     monkeypatch.setenv("RANK", "1")
-    assert run_app(app_that_raises(ConfigError("wrong")), []) == 2
+    assert run_app(app_that_raises(error), []) == 2
     assert capsys.readouterr().err == ""
-    assert run_app(app_that_raises(MissingFileError("a bad clip")), []) == 2
-    assert capsys.readouterr().err == "error: rank 1: a bad clip\n"
+    monkeypatch.setenv("RANK", "0")
+    assert run_app(app_that_raises(error), []) == 2
+    assert capsys.readouterr().err == f"error: {error}\n"
+
+
+@pytest.mark.parametrize("error", [WorkerError("a bad clip"), SkipBudgetError("too many bad")])
+def test_what_one_rank_may_find_alone_is_said_by_that_rank(error, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert run_app(app_that_raises(error), []) == 2
+    assert capsys.readouterr().err == f"error: rank 1: {error}\n"
 
 
 def test_an_exit_code_that_a_command_returns_is_kept() -> None:

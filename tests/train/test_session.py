@@ -214,7 +214,9 @@ def test_no_run_directory_and_no_portable_checkpoint_are_told_apart(
     ("override", "error", "message"),
     [
         ("data.train=null", DataError, "data.train is not set"),
-        ("data.train=absent", DataError, "absent"),
+        ("data.train=absent", DataError, r"^data\.train: .*absent"),
+        ("data.val=absent", DataError, r"^data\.val: .*absent"),
+        ("data.val=absent.csv", DataError, r"^data\.val: .*absent\.csv"),
         ("training.global_batch=100", DataError, "fewer than the global batch of 100"),
         ("text.vocab_size=260", ConfigError, "data.tokenizer|vocab"),
     ],
