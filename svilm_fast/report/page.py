@@ -19,6 +19,7 @@ from svilm_fast import __version__
 from svilm_fast.data.dataset import ClipDataset
 from svilm_fast.evaluation.embed import VideoTextModel
 from svilm_fast.evaluation.retrieval import RetrievalResult, missing_notes, table_rows
+from svilm_fast.objectives.config import GroundingConfig
 from svilm_fast.report import texts
 from svilm_fast.report.canvas import to_png
 from svilm_fast.report.curves import Series, draw_curves, draw_recall_bars, read_metrics
@@ -97,8 +98,8 @@ def build_report(
     retrieval (from `evaluate_retrieval(..., keep_frames=4)`) table and strips; model (a
     DualEncoder) with dataset (train=False) the pictures of groups, nouns and segments for `clips`
     clips; config and environment (config.yaml and env.json as dictionaries) the facts. beta: the
-    grounding softmax's (default: the last in the log, else 10), temperature: the temporal
-    objective's. untrained: the model with initial weights.
+    grounding softmax's (default: the last in the log, else where the configuration starts),
+    temperature: the temporal objective's. untrained: the model with initial weights.
     """
     folder = Path(out_dir)
     series: Series = {}
@@ -114,7 +115,7 @@ def build_report(
         probes = probe_clips(
             model,
             batch,
-            beta=last_beta(series) if beta is None else beta,
+            beta=last_beta(series, config) if beta is None else beta,
             temperature=temperature,
             seed=seed,
             untrained=untrained,
@@ -137,9 +138,17 @@ def build_report(
     return path
 
 
-def last_beta(series: Series) -> float:
-    """Sharpness of the grounding softmax at the end of a run; the default where no log has it."""
-    return float(series["beta_grounding"][1][-1]) if "beta_grounding" in series else 10.0
+def last_beta(series: Series, config: Mapping[str, Any] | None = None) -> float:
+    """Sharpness of the grounding softmax at the end of a run.
+
+    Where no log has it: the value that the configuration starts from, or its default.
+    """
+    if "beta_grounding" in series:
+        return float(series["beta_grounding"][1][-1])
+    value: Any = config
+    for key in ("objectives", "grounding", "beta", "initial"):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return GroundingConfig().beta.initial if value is None else float(value)
 
 
 def retrieval_sections(result: RetrievalResult, queries: int) -> list[Section]:

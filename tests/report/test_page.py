@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from svilm_fast.objectives.config import GroundingConfig
 from svilm_fast.report import build_report
 from svilm_fast.report.page import (
     Picture,
@@ -148,7 +149,13 @@ def test_headline_compares_with_the_colours(make_result) -> None:
 
 def test_the_sharpness_is_the_last_one_of_the_log() -> None:
     assert last_beta({"beta_grounding": (np.arange(2), np.array([10.0, 12.5]))}) == 12.5
-    assert last_beta({}) == 10.0
+
+
+def test_without_a_log_the_sharpness_is_the_configured_start() -> None:
+    configured = {"objectives": {"grounding": {"beta": {"initial": 7.0}}}}
+    assert last_beta({}, configured) == 7.0
+    assert last_beta({}, {"objectives": {}}) == GroundingConfig().beta.initial
+    assert last_beta({}) == GroundingConfig().beta.initial
 
 
 def test_anchors_are_plain() -> None:
