@@ -26,8 +26,13 @@ def first_output(result: Any) -> Tensor:
     return result if isinstance(result, Tensor) else result[0]
 
 
-def providers(op: Op, device: torch.device) -> dict[str, Provider]:
-    """The op's reference path and its peers; its fused path too where there is a GPU."""
+def providers(op: Op, device: torch.device, shape: Mapping[str, Any]) -> dict[str, Provider]:
+    """The op's reference path and its peers; its fused path too where there is a GPU.
+
+    A case that only gives the fused path another workspace has no others.
+    """
+    if "workspace_bytes" in shape and device.type == "cuda":
+        return {"fused": partial(op.api, backend="fused")}
     paths = ("fused", "reference") if device.type == "cuda" else ("reference",)
     own: dict[str, Provider] = {path: partial(op.api, backend=path) for path in paths}
     return own | peers(op.name)
@@ -64,6 +69,9 @@ def measure_case(
     only: Callable[[str], bool] = lambda provider: True,
 ) -> Iterator[Record]:
     """Records of all providers and directions for one case; failures are records too."""
+    # A compiled peer takes two specialisations per case (with and without gradients); past
+    # PyTorch's limit of them it would run eagerly without a word.
+    torch.compiler.reset()
     shape = op.cases[case]
     inputs = op.make_inputs(shape, dtype, device, 0)
     wanted = leaves(inputs)
@@ -71,7 +79,7 @@ def measure_case(
         oracle = first_output(op.reference(**in_float64(inputs)))
     generator = torch.Generator(device=device).manual_seed(1)
     upstream = torch.randn(oracle.shape, generator=generator, device=device, dtype=torch.float32)
-    for name, provider in providers(op, device).items():
+    for name, provider in providers(op, device, shape).items():
         if not only(name):
             continue
         describe: Callable[..., Record] = partial(
@@ -94,7 +102,10 @@ def measure_case(
             for direction in DIRECTIONS:
                 call = _call(provider, inputs, wanted, upstream, direction)
                 timing = measure(call, device, budget_s=budget_s)
-                host = host_time_us(call, device, count=50) if direction == "forward" else None
+                host = None
+                if direction == "forward":
+                    fitting = int(budget_s * 1e3 / max(timing.median_ms, 1e-3))
+                    host = host_time_us(call, device, count=min(50, max(3, fitting)))
                 measured = _fractions(timing, op.cost(shape, dtype), direction, ceilings)
                 yield describe(
                     direction=direction,

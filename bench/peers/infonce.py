@@ -15,7 +15,8 @@ from svilm_fast.bench.peers import Provider, compiled
 
 def _expressible(inputs: dict[str, Any]) -> bool:
     square = inputs["videos"].shape == inputs["texts"].shape
-    return square and inputs.get("pair_ids") is None and not inputs.get("diagonal_offset")
+    plain = not {"pair_ids", "workspace_bytes"} & inputs.keys()
+    return square and plain and not inputs.get("diagonal_offset")
 
 
 def _materialised(videos: Tensor, texts: Tensor, scale: Tensor) -> Tensor:

@@ -14,7 +14,9 @@ def eager(tokens: Tensor, segment_index: Tensor, num_segments: int) -> Tensor:
         len(tokens), num_segments, tokens.shape[-1], device=tokens.device, dtype=torch.float32
     )
     sums = sums.index_add(1, segment_index, tokens.float())
-    counts = torch.bincount(segment_index, minlength=num_segments).clamp(min=1)
+    # Not bincount: it waits for the device and cuts a compiled graph in two.
+    ones = torch.ones_like(segment_index, dtype=torch.float32)
+    counts = ones.new_zeros(num_segments).index_add(0, segment_index, ones).clamp(min=1)
     return (sums / counts[:, None]).to(tokens.dtype)
 
 

@@ -23,6 +23,10 @@ CASES: dict[str, dict[str, Any]] = {
     "pairs_65536_dim_768": _square(65536, 768),
     "pairs_8192_dim_512_exclude": _square(8192, 512, pair_mode="exclude"),
     "rank_3_of_8_dim_512": {"videos": 8192, "texts": 65536, "dim": 512, "diagonal_offset": 24576},
+    "pairs_65536_dim_256_2_gib": _square(65536, 256, workspace_bytes=2 << 30),
+    "pairs_65536_dim_512_1_gib": _square(65536, 512, workspace_bytes=1 << 30),
+    "pairs_65536_dim_512_2_gib": _square(65536, 512, workspace_bytes=2 << 30),
+    "pairs_65536_dim_768_2_gib": _square(65536, 768, workspace_bytes=2 << 30),
 }
 
 
@@ -44,6 +48,8 @@ def make_inputs(
         "scale": torch.tensor(1 / 0.07, device=device),
         "diagonal_offset": offset,
     }
+    if "workspace_bytes" in case:
+        inputs["workspace_bytes"] = case["workspace_bytes"]
     if "pair_mode" in case:
         inputs["pair_ids"] = torch.arange(case["videos"], device=device) // 2
         inputs["pair_mode"] = case["pair_mode"]
