@@ -204,16 +204,8 @@ def save_checkpoint(engine: Engine, folder: Path, state: TrainerState, keep: int
 
 def _choose(engine: Engine, folder: Path) -> Path | None:
     """Let rank 0 verify and choose, and give every rank its answer or its error."""
-    answer: tuple[str, str | None] = ("tag", None)
-    if engine.ranks.is_first:
-        try:
-            answer = ("tag", newest_verified(folder))
-        except CheckpointError as error:
-            answer = ("error", str(error))
-    kind, value = engine.ranks.share(answer)
-    if kind == "error":
-        raise CheckpointError(str(value))
-    return folder / str(value) if value else None
+    tag = engine.ranks.from_first(lambda: newest_verified(folder))
+    return folder / tag if tag else None
 
 
 def load_checkpoint(engine: Engine, folder: Path) -> TrainerState | None:

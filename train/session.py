@@ -101,6 +101,15 @@ def train_as_rank(config: RunConfig, start: Start, ranks: Ranks) -> Outcome:
         table=train_table,
         seed=config.run.seed,
     )
+    if (
+        start.weights_from
+        and config.data.tokenizer.kind == "bpe"
+        and not config.data.tokenizer.path
+    ):
+        log.warning(
+            "--weights-from with a newly trained tokenizer: its tokens are not those of the text "
+            "encoder's weights; set data.tokenizer.path to that run's tokenizer.json"
+        )
     held_out = _held_out_data(config, tokenizer)
     if ranks.is_first:
         for opened in (dataset, held_out):

@@ -11,7 +11,8 @@ from conftest import TinyModel, tiny_batch, tiny_config
 
 from svilm_fast.train.checkpoint import TrainerState, load_checkpoint, save_checkpoint
 from svilm_fast.train.engine import Engine, start_engine
-from svilm_fast.train.portable import save_portable
+from svilm_fast.train.errors import CheckpointError
+from svilm_fast.train.portable import check_portable, save_portable
 from svilm_fast.train.ranks import leave_ranks, start_ranks
 
 
@@ -56,6 +57,11 @@ def main(folder: Path) -> None:
             "stop_signal": stop.stop_signal,
         }
         engine.close()
+    told["value_of_first"] = ranks.from_first(lambda: f"made by {ranks.rank}")
+    try:
+        ranks.from_first(lambda: check_portable(folder / "absent"))
+    except CheckpointError as error:
+        told["error_of_first"] = str(error)
     (folder / f"rank_{ranks.rank}.json").write_text(json.dumps(told))
     ranks.barrier()
     leave_ranks()

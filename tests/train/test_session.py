@@ -91,6 +91,17 @@ def test_weights_alone_start_a_run_on_other_data(
         torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-6)
 
 
+def test_weights_under_a_new_tokenizer_are_warned_about(
+    configure, ranks, tmp_path: Path, caplog
+) -> None:
+    short = ("evaluation.at_end=false", "training.steps=1")
+    train_as_rank(configure(*short, run="first"), Start(), ranks)
+    assert "data.tokenizer.path" not in caplog.text
+    start = Start(weights_from=tmp_path / "first" / "portable")
+    train_as_rank(configure(*short, run="second"), start, ranks)
+    assert "data.tokenizer.path" in caplog.text
+
+
 def test_two_sources_of_weights_are_refused() -> None:
     with pytest.raises(UserError, match=r"--init-from and --weights-from exclude each other"):
         Start(init_from=Path("a"), weights_from=Path("b"))

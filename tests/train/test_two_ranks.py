@@ -91,5 +91,12 @@ def test_all_ranks_agree_about_one_ranks_bad_loss_and_signal(finished: Path, sta
         assert rank["stop_signal"] == 15
 
 
+def test_what_the_first_rank_made_or_met_reaches_both(finished: Path) -> None:
+    for rank in (0, 1):
+        heard = json.loads((finished / f"rank_{rank}.json").read_text())
+        assert heard["value_of_first"] == "made by 0"
+        assert "absent holds no portable checkpoint" in heard["error_of_first"]
+
+
 def test_nothing_was_compiled(finished: Path) -> None:
     assert not list((finished / "extensions").rglob("*"))
