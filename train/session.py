@@ -101,17 +101,9 @@ def train_as_rank(config: RunConfig, start: Start, ranks: Ranks) -> Outcome:
         table=train_table,
         seed=config.run.seed,
     )
-    if (
-        start.weights_from
-        and config.data.tokenizer.kind == "bpe"
-        and not config.data.tokenizer.path
-    ):
-        log.warning(
-            "--weights-from with a newly trained tokenizer: its tokens are not those of the text "
-            "encoder's weights; set data.tokenizer.path to that run's tokenizer.json"
-        )
-    held_out = _held_out_data(config, tokenizer)
+    held_out = _held_out_data(config, tokenizer, ranks)
     if ranks.is_first:
+        _warn_of_new_tokens(config, start)
         for opened in (dataset, held_out):
             if opened is not None:
                 print(f"data.{opened.split}: {opened.report.summary()}", flush=True)
@@ -158,12 +150,22 @@ def _resume(engine: Engine, loader: ClipLoader, files: RunFiles, start: Start) -
     return state.step
 
 
-def _held_out_data(config: RunConfig, tokenizer: Tokenizer) -> ClipDataset | None:
+def _warn_of_new_tokens(config: RunConfig, start: Start) -> None:
+    settings = config.data.tokenizer
+    if start.weights_from and settings.kind == "bpe" and not settings.path:
+        log.warning(
+            "--weights-from with a newly trained tokenizer: its tokens are not those of the text "
+            "encoder's weights; set data.tokenizer.path to that run's tokenizer.json"
+        )
+
+
+def _held_out_data(config: RunConfig, tokenizer: Tokenizer, ranks: Ranks) -> ClipDataset | None:
     settings = config.evaluation
     if not (settings.every_steps or settings.at_end):
         return None
     if getattr(config.data, settings.split) is None:
-        log.warning("no evaluation during the run: data.%s is not set", settings.split)
+        if ranks.is_first:
+            log.warning("no evaluation during the run: data.%s is not set", settings.split)
         return None
     return evaluation_data(config, settings.split, tokenizer)
 
