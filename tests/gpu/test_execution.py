@@ -7,8 +7,10 @@ from svilm_fast.bench.ops.measure import first_output
 from svilm_fast.kernels.registry import ops
 
 FIRST = [(name, next(iter(op.cases))) for name, op in ops().items()]
-# Extra bytes beyond inputs, gradients and outputs that a fused call may take at its peak.
-EXTRA_BYTES = 640 * 2**20
+# Bytes beyond inputs, gradients and outputs that a fused call may take at its peak: a workspace
+# where the op has one, elsewhere less than another copy of the tokens.
+EXTRA_MIB = {"infonce": 640, "grounding": 512}
+OTHER_EXTRA_MIB = 256
 
 
 def _step(op, inputs, wanted):
@@ -83,4 +85,6 @@ def test_peak_memory_of_the_largest_case(make, device, name):
     torch.cuda.synchronize(device)
     extra = torch.cuda.max_memory_allocated(device) - before - result
     assert len(kept) == 1 + len(wanted)
-    assert extra <= EXTRA_BYTES, f"{name} {largest}: {extra / 2**20:.0f} MiB beyond its results"
+    assert extra <= EXTRA_MIB.get(name, OTHER_EXTRA_MIB) * 2**20, (
+        f"{name} {largest}: {extra / 2**20:.0f} MiB beyond its results"
+    )
