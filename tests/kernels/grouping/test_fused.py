@@ -235,13 +235,14 @@ def examples(count):
 
 
 @pytest.mark.parametrize("holds", PROPERTIES)
-@examples(3)
+@examples(2)
 @given(choice=regimes, number=st.integers(1, 70))
 def test_property(check_grouping, holds, choice, number):
     holds(check_grouping, choice, number)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("holds", PROPERTIES)
 @examples(200)
 @given(choice=regimes, number=st.integers(1, 70))

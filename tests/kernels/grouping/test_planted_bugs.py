@@ -88,6 +88,7 @@ def test_planted_bug_is_caught(check_grouping, mutate, name):
         check_grouping(regime)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("regime", {str(bug[3]): bug[3] for bug in BUGS.values()}.values(), ids=str)
 def test_the_regimes_pass_without_a_bug(check_grouping, regime):
     check_grouping(check_grouping.Regime(**regime))
