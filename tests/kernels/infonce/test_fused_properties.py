@@ -25,9 +25,9 @@ def evaluate(videos, texts, scale, weight=1.0, **options):
     return loss.detach(), *torch.autograd.grad(weight * loss, leaves)
 
 
-def close(found, expected, bar):
+def close(found, expected, bar, floor=1e-6):
     scale = expected.double().norm() + 1e-12
-    assert (found.double() - expected.double()).norm() <= bar * scale + 1e-6
+    assert (found.double() - expected.double()).norm() <= bar * scale + floor
 
 
 def permutation(rows, batch, seed, scale):
@@ -83,7 +83,8 @@ def distinct_ids_are_no_ids(rows, batch, seed, scale):
     for mode in ("exclude", "share"):
         with_ids = evaluate(videos, texts, scale, pair_ids=torch.arange(batch), pair_mode=mode)
         assert abs(plain[0] - with_ids[0]) <= 1e-6 * (1 + scale)
-        close(with_ids[1], plain[1], 2e-3)
+        # Shared positives stay in the sums, so fp32 rounds p - 1, and the scale multiplies that.
+        close(with_ids[1], plain[1], 2e-3, floor=1e-6 * (1 + scale))
 
 
 PROPERTIES = [
