@@ -12,7 +12,7 @@ DEMO := $(RUNS)/demo
 DEMO_DATA := data.train=$(DEMO)/world/train data.val=$(DEMO)/world/val data.test=$(DEMO)/world/test
 STAMP := $(VENV)/.svilm-installed
 JOBS ?= 2
-SLOW_JOBS ?= 1
+SLOW_JOBS ?= 2
 
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
