@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from svilm_fast.data.config import DataConfig
 from svilm_fast.models.config import ModelConfig, TextConfig, VideoConfig, with_preset
@@ -65,6 +65,11 @@ class TrainingConfig(Settings):
     """How much is trained, in which precision, and what ends a run."""
 
     global_batch: int = Field(32, ge=1, description="video-text pairs of a step over all ranks")
+    micro_batch: int | Literal["auto"] | None = Field(
+        None,
+        description="at most so many pairs of a rank pass the encoders at once (gradient cache: "
+        "same gradient, less memory, one more forward); null: the rank's whole batch",
+    )
     steps: int | None = Field(
         None, ge=1, description="optimizer steps; 1000 where neither this nor epochs is set"
     )
@@ -84,6 +89,16 @@ class TrainingConfig(Settings):
     )
     profile: ProfileConfig = Field(default_factory=lambda: ProfileConfig())
 
+    @field_validator("micro_batch", mode="before")
+    @classmethod
+    def _some_pairs(cls, value: Any) -> Any:
+        whole = isinstance(value, int) and not isinstance(value, bool) and value > 0
+        if not whole and value not in (None, "auto"):
+            raise ValueError(
+                "needs a number of pairs from 1, auto, or null for the rank's whole batch"
+            )
+        return value
+
     @model_validator(mode="before")
     @classmethod
     def _one_length(cls, values: Any) -> Any:
@@ -101,6 +116,11 @@ class DistributedConfig(Settings):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the ranks compute")
     timeout_seconds: float = Field(
         600.0, gt=0, description="a collective that waits longer ends the run with an error"
+    )
+    gradient_reduction: Literal["auto", "coalesce", "boundary"] = Field(
+        "auto",
+        description="with training.micro_batch: coalesce keeps full gradients during the replay "
+        "and reduces them at its end; boundary adds up ZeRO's shards",
     )
 
 

@@ -48,6 +48,18 @@ def local_batch_of(config: RunConfig, world_size: int) -> int:
     return local
 
 
+def micro_batch_of(config: RunConfig, world_size: int) -> int:
+    """Return the pairs per pass of the encoders: training.micro_batch, at most the local batch."""
+    local_batch = local_batch_of(config, world_size)
+    asked = config.training.micro_batch
+    if asked == "auto":
+        raise ConfigError(
+            "training.micro_batch=auto was not resolved for this run: give a number of pairs, or "
+            "null for the rank's whole batch"
+        )
+    return local_batch if asked is None else min(asked, local_batch)
+
+
 def _precision(config: RunConfig) -> dict[str, Any]:
     precision = config.training.precision
     autocast: dict[str, Any] = {"enabled": precision == "bf16_autocast", "dtype": "bfloat16"}
