@@ -39,7 +39,7 @@ def assume_traits(assumed: DeviceTraits) -> Iterator[None]:
 
 
 @functools.cache
-def _cuda_traits(index: int) -> DeviceTraits:
+def _read_cuda_traits(index: int) -> DeviceTraits:
     properties = torch.cuda.get_device_properties(index)
     return DeviceTraits(
         (properties.major, properties.minor),
@@ -47,6 +47,12 @@ def _cuda_traits(index: int) -> DeviceTraits:
         properties.shared_memory_per_block_optin,  # type: ignore[attr-defined]
         properties.name,
     )
+
+
+@torch.compiler.assume_constant_result
+def _cuda_traits(index: int) -> DeviceTraits:
+    # torch.compile warns of a cached function that it traces; this one it calls while compiling.
+    return _read_cuda_traits(index)
 
 
 def traits(device: torch.device | str) -> DeviceTraits:
