@@ -1,0 +1,21 @@
+"""How a benchmark command ends; the value is its exit status."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Outcome(IntEnum):
+    """Exit status of `svilm bench ...`; only `OK` lets a change pass."""
+
+    OK = 0
+    REGRESSION = 1
+    USAGE = 2
+    INCOMPARABLE = 3
+    """Records of machines or versions that cannot be compared."""
+    MISSING = 4
+    """An id of one side is not there on the other."""
+    FAILED = 5
+    """A benchmark gave no figure: it crashed, ran out of memory or computed something wrong."""
+    NOISY = 6
+    """The measurement cannot tell."""

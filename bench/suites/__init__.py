@@ -1,0 +1,47 @@
+"""The registered benchmarks: every runner, gate and report reads the same ones."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+
+import torch
+
+from svilm_fast.bench.suites.benchmark import SUITES, Benchmark
+
+
+def benchmarks(
+    suites: Sequence[str] | None, device: torch.device, only: str | None = None
+) -> dict[str, Benchmark]:
+    """Benchmarks by id, in the order in which they run; builds no tensor.
+
+    Args:
+        suites: names among `SUITES`; None takes all that exist.
+        device: where they would run: it decides shapes, dtypes and providers.
+        only: a shell pattern that the id must match (`*` also crosses `/`).
+
+    Raises:
+        ValueError: an unknown suite, or a pattern that matches nothing.
+    """
+    names = tuple(SUITES if suites is None else suites)
+    unknown = sorted(set(names) - set(SUITES))
+    if unknown:
+        raise ValueError(f"unknown suite {', '.join(unknown)}: choose among {', '.join(SUITES)}")
+    found: dict[str, Benchmark] = {}
+    for name in dict.fromkeys(names):
+        for benchmark in _declared(name, device):
+            if benchmark.id in found:
+                raise ValueError(f"benchmark {benchmark.id} registers twice")
+            found[benchmark.id] = benchmark
+    chosen = {id: one for id, one in found.items() if only is None or fnmatchcase(id, only)}
+    if only is not None and not chosen:
+        raise ValueError(
+            f"no benchmark of {', '.join(names)} matches {only!r}: `svilm bench run --list` tells "
+            "the ids"
+        )
+    return chosen
+
+
+def _declared(suite: str, device: torch.device) -> Iterable[Benchmark]:
+    return importlib.import_module(f"{__name__}.{suite}").declared(device)

@@ -1,0 +1,132 @@
+"""Every registered op over its shapes, beside its peers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+
+from svilm_fast.bench.ops.cases import cases
+from svilm_fast.bench.ops.proof import DIRECTIONS, Case
+from svilm_fast.bench.peers import Provider, peers
+from svilm_fast.bench.suites.benchmark import Benchmark, CallCost, Prepared, benchmark_id
+from svilm_fast.kernels.registry import Cost, Op, ops
+
+_UNITS = {
+    "infonce": ("pairs", "videos"),
+    "grounding": ("pairs", "batch"),
+    "grouping": ("clips", "batch"),
+    "temporal": ("clips", "batch"),
+    "segment_pool": ("clips", "batch"),
+}
+# Only the case in use stays in memory; its providers and directions share its tensors.
+_held: dict[tuple[str, str, torch.dtype, torch.device], Case] = {}
+
+
+def declared(
+    device: torch.device, dtype: torch.dtype | None = None, *, compiled: bool | None = None
+) -> Iterator[Benchmark]:
+    """One benchmark per provider, case and direction.
+
+    On a GPU the fused paths of all cases come first: a run cut short has every figure of ours.
+    `compiled` says whether peers under `torch.compile` take part; by default on a GPU only, for on
+    a CPU each takes the C++ compiler many seconds.
+    """
+    cuda = device.type == "cuda"
+    dtype = dtype or (torch.bfloat16 if cuda else torch.float32)
+    for chosen in (True, False) if cuda else (False,):
+        for op in ops().values():
+            for case, shape in cases(op, device).items():
+                for name, provider in providers(op, device, shape).items():
+                    if (name == "fused") != chosen:
+                        continue
+                    if name == "compile" and not (cuda if compiled is None else compiled):
+                        continue
+                    yield from _directions(op, case, shape, dtype, name, provider)
+
+
+def providers(op: Op, device: torch.device, shape: Mapping[str, Any]) -> dict[str, Provider]:
+    """The op's reference path and its peers; its fused path too where there is a GPU.
+
+    A case that only gives the fused path another workspace has no others.
+    """
+    if "workspace_bytes" in shape and device.type == "cuda":
+        return {"fused": partial(op.api, backend="fused")}
+    paths = ("fused", "reference") if device.type == "cuda" else ("reference",)
+    own: dict[str, Provider] = {path: partial(op.api, backend=path) for path in paths}
+    return own | peers(op.name)
+
+
+def release() -> None:
+    """Free the tensors of the case in use."""
+    _held.clear()
+
+
+def _directions(
+    op: Op,
+    case: str,
+    shape: Mapping[str, Any],
+    dtype: torch.dtype,
+    name: str,
+    provider: Provider,
+) -> Iterator[Benchmark]:
+    label = str(dtype).removeprefix("torch.")
+    for direction in DIRECTIONS:
+        yield Benchmark(
+            benchmark_id("ops", op.name, case, label, direction, name),
+            "ops",
+            partial(_prepare, op, case, shape, dtype, provider, direction),
+        )
+
+
+def _prepare(
+    op: Op,
+    case: str,
+    shape: Mapping[str, Any],
+    dtype: torch.dtype,
+    provider: Provider,
+    direction: str,
+    device: torch.device,
+) -> Prepared:
+    made = _case(op, case, shape, dtype, device)
+    calls: list[Any] = []
+
+    def call() -> object:
+        if not calls:
+            calls.append(made.call(provider, direction))
+        return calls[0]()
+
+    unit, key = _UNITS.get(op.name, ("calls", ""))
+    return Prepared(
+        call=call,
+        verify=partial(made.verify, provider, direction),
+        cost=_cost(op.cost(shape, dtype), direction),
+        units={unit: float(shape.get(key, 1))},
+        facts={"shape": dict(shape)},
+        close=calls.clear,
+    )
+
+
+def _case(
+    op: Op, name: str, shape: Mapping[str, Any], dtype: torch.dtype, device: torch.device
+) -> Case:
+    key = (op.name, name, dtype, device)
+    if key not in _held:
+        release()
+        # A compiled peer takes two specialisations per case (with and without gradients); past
+        # PyTorch's limit of them it would run eagerly without a word.
+        torch.compiler.reset()
+        _held[key] = Case(op, shape, dtype, device)
+    return _held[key]
+
+
+def _cost(cost: Cost, direction: str) -> CallCost:
+    if direction == "forward":
+        return CallCost(cost.forward_flops, cost.forward_bytes)
+    if direction == "backward":
+        return CallCost(cost.backward_flops, cost.backward_bytes)
+    return CallCost(
+        cost.forward_flops + cost.backward_flops, cost.forward_bytes + cost.backward_bytes
+    )
