@@ -26,6 +26,17 @@ class RunSettings(Settings):
     )
 
 
+class LayerDecayConfig(Settings):
+    """Learning rate by depth: layer l of a tower of d layers gets factor ** (d + 1 - l)."""
+
+    video: float = Field(
+        1.0, gt=0, le=1, description="factor per layer of the video tower; its head keeps 1"
+    )
+    text: float = Field(
+        1.0, gt=0, le=1, description="factor per layer of the text tower; its head keeps 1"
+    )
+
+
 class OptimizerConfig(Settings):
     """AdamW or SGD with momentum, and which parameters decay."""
 
@@ -42,6 +53,27 @@ class OptimizerConfig(Settings):
     no_decay: tuple[str, ...] = Field(
         ("position", "token", "scale", "scalar", "temperature"),
         description="parameters whose own name contains one of these do not decay",
+    )
+    layer_decay: LayerDecayConfig = Field(default_factory=lambda: LayerDecayConfig())
+
+
+class EmaConfig(Settings):
+    """An exponential moving average of the weights, kept beside them."""
+
+    decay: float | None = Field(
+        None, gt=0, lt=1, description="share of the average that a step keeps; null: no average"
+    )
+    start_step: int = Field(
+        0, ge=0, description="the average starts as the weights after this many steps"
+    )
+    warmup: bool = Field(
+        False, description="let the decay rise as (1 + n) / (10 + n) with the updates n"
+    )
+    every_steps: int = Field(
+        1, ge=1, description="steps between updates, each of which decays by decay ** every_steps"
+    )
+    evaluate: bool = Field(
+        True, description="evaluation and report read the average instead of the weights"
     )
 
 
@@ -205,6 +237,7 @@ class RunConfig(Settings):
     objectives: ObjectivesConfig = Field(default_factory=lambda: ObjectivesConfig())
     data: DataConfig = Field(default_factory=lambda: DataConfig())
     optimizer: OptimizerConfig = Field(default_factory=lambda: OptimizerConfig())
+    ema: EmaConfig = Field(default_factory=lambda: EmaConfig())
     schedule: ScheduleConfig = Field(default_factory=lambda: ScheduleConfig())
     training: TrainingConfig = Field(default_factory=lambda: TrainingConfig())
     distributed: DistributedConfig = Field(default_factory=lambda: DistributedConfig())
