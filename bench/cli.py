@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from svilm_fast.bench.compare.command import compare
 from svilm_fast.bench.static.command import static
 
 app = typer.Typer(no_args_is_help=True, help="Benchmarks and the gates built on them.")
@@ -15,3 +16,4 @@ def _bench() -> None:
 
 
 app.command("static")(static)
+app.command("compare")(compare)

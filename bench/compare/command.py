@@ -1,0 +1,126 @@
+"""`svilm bench compare`: judge a run against a stored one of the same machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from svilm_fast.bench.compare.results import read_results
+from svilm_fast.bench.compare.verdict import Line, differences, judge, overall, percent
+from svilm_fast.bench.outcomes import Outcome
+
+
+def compare(
+    baseline: Annotated[Path, typer.Argument(help="result file of `svilm bench run`: before")],
+    changed: Annotated[Path, typer.Argument(help="result file of the same machine: after")],
+    fail_over: Annotated[
+        str, typer.Option("--fail-over", help="how much slower a median may be; fractions count")
+    ] = "5%",
+    memory_over: Annotated[
+        str, typer.Option("--memory-over", help="how much more memory a call may need")
+    ] = "0%",
+    allow_dirty: Annotated[
+        bool, typer.Option("--allow-dirty", help="take a baseline of uncommitted code")
+    ] = False,
+    allow_new: Annotated[
+        bool, typer.Option("--allow-new", help="ids that the baseline lacks are fine")
+    ] = False,
+    markdown: Annotated[
+        Path | None, typer.Option(help="also write the table as Markdown, for a comment")
+    ] = None,
+) -> None:
+    """Compare two result files of one machine, id by id.
+
+    Exit status: 0 fine, 1 slower or more memory, 2 wrong usage, 3 not comparable, 4 an id is
+    missing or new, 5 a benchmark gave no figure, 6 too noisy to tell.
+    """
+    limit, memory_limit = percent(fail_over), percent(memory_over)
+    before, after = read_results(baseline), read_results(changed)
+    if not before.fingerprint or before.fingerprint != after.fingerprint:
+        reasons = differences(before.environment, after.environment)
+        _refuse(
+            "these runs cannot be compared: "
+            + ("; ".join(reasons) or "a fingerprint is missing or was made by other rules")
+        )
+    if before.dirty and not allow_dirty:
+        _refuse(
+            f"the baseline {baseline} was measured on uncommitted code: nobody can measure it "
+            "again. Commit and measure, or say --allow-dirty"
+        )
+    lines = judge(before, after, limit=limit, memory_limit=memory_limit, allow_new=allow_new)
+    outcome = overall(lines)
+    _print(lines)
+    verdict = _summary(lines, outcome, fail_over)
+    print(verdict)
+    if markdown is not None:
+        markdown.write_text(as_markdown(lines, verdict))
+    raise typer.Exit(int(outcome))
+
+
+def as_markdown(lines: list[Line], verdict: str) -> str:
+    """The table for a comment on a change."""
+    rows = [
+        "| benchmark | before, ms | after, ms | change | 99 % | memory | verdict |",
+        "|---|---:|---:|---:|---:|---:|---|",
+    ]
+    for line in lines:
+        rows.append("| " + " | ".join([f"`{line.id}`", *_cells(line)]) + " |")
+    return "\n".join([f"**{verdict}**", "", *rows, ""])
+
+
+def _refuse(message: str) -> None:
+    typer.echo(f"error: {message}", err=True)
+    raise typer.Exit(int(Outcome.INCOMPARABLE))
+
+
+def _print(lines: list[Line]) -> None:
+    terminal = Console()
+    console = terminal if terminal.is_terminal else Console(width=190)
+    table = Table(box=None, pad_edge=False)
+    for name in ("benchmark", "before, ms", "after, ms", "change", "99 %", "memory", "verdict"):
+        left = name in ("benchmark", "verdict")
+        table.add_column(name, justify="left" if left else "right", no_wrap=not left)
+    for line in lines:
+        colour = {Outcome.OK: "", Outcome.NOISY: "yellow"}.get(line.outcome, "red")
+        table.add_row(*map(escape, (line.id, *_cells(line))), style=colour)
+    console.print(table)
+
+
+def _cells(line: Line) -> list[str]:
+    verdict = f"{line.outcome.name.lower()}{': ' if line.note else ''}{line.note}"
+    if line.ratio is None or line.interval is None:
+        return ["", "", "", "", "", verdict]
+    low, high = line.interval
+    return [
+        f"{line.before_ms:.4g}",
+        f"{line.after_ms:.4g}",
+        f"{line.ratio - 1:+.1%}",
+        f"{low - 1:+.1%} .. {high - 1:+.1%}",
+        _memory(line),
+        verdict,
+    ]
+
+
+def _memory(line: Line) -> str:
+    if line.before_bytes is None or line.after_bytes is None:
+        return ""
+    if not line.before_bytes:
+        return f"{line.after_bytes:,} B"
+    return f"{line.after_bytes / line.before_bytes - 1:+.1%}"
+
+
+def _summary(lines: list[Line], outcome: Outcome, fail_over: str) -> str:
+    compared = sum(line.compared for line in lines)
+    counted = {each: sum(line.outcome is each for line in lines) for each in Outcome}
+    told = ", ".join(
+        f"{number} {each.name.lower()}" for each, number in counted.items() if number and each
+    )
+    if outcome is Outcome.MISSING and not told:
+        told = "not one pair of figures"
+    head = f"{compared} of {len(lines)} benchmarks compared at {fail_over}"
+    return f"{head}: {told or 'none is slower'} (exit status {int(outcome)})"

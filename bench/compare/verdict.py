@@ -1,0 +1,174 @@
+"""Judges each id of two runs: slower, noisier, failed, vanished, or fine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from svilm_fast.bench.compare.results import Results, figure, skipped
+from svilm_fast.bench.outcomes import Outcome
+
+RESAMPLES = 2000
+LEVEL = 0.99
+# The worst is what a command says: a failure hides no missing id, a missing id no regression.
+SEVERITY = (
+    Outcome.OK,
+    Outcome.NOISY,
+    Outcome.REGRESSION,
+    Outcome.MISSING,
+    Outcome.FAILED,
+    Outcome.INCOMPARABLE,
+)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One id: both medians in milliseconds, their ratio with its interval, and what it means."""
+
+    id: str
+    outcome: Outcome
+    note: str = ""
+    before_ms: float | None = None
+    after_ms: float | None = None
+    ratio: float | None = None
+    interval: tuple[float, float] | None = None
+    before_bytes: int | None = None
+    after_bytes: int | None = None
+
+    @property
+    def compared(self) -> bool:
+        """Whether there are two times to compare."""
+        return self.ratio is not None
+
+
+def percent(text: str) -> float:
+    """'5%' or '0.5 %' as a fraction.
+
+    Raises ValueError for a number without the sign, which could mean a fraction as well, and for
+    a negative one.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*%\s*", text)
+    if match is None:
+        raise ValueError(f"{text!r} is no percentage: write one like 5% or 0.5%")
+    return float(match[1]) / 100
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """What two environments differ in among that which makes numbers comparable."""
+    fields = ("machine", "cpu", "cores", "gpu", "gpu_memory_bytes", "python", "torch", "cuda")
+    return [
+        f"{name}: {before.get(name)} / {after.get(name)}"
+        for name in (*fields, "triton")
+        if before.get(name) != after.get(name)
+    ]
+
+
+def judge(
+    before: Results,
+    after: Results,
+    *,
+    limit: float,
+    memory_limit: float = 0.0,
+    allow_new: bool = False,
+) -> list[Line]:
+    """One line per id of either run, the worst first, then the slowest.
+
+    Args:
+        limit: how much slower the median may be, as a fraction.
+        memory_limit: the same for `peak_extra_bytes`, which is no matter of chance.
+        allow_new: an id without a baseline is fine, as in the change that adds it.
+    """
+    lines = []
+    for id in [*before.records, *(id for id in after.records if id not in before.records)]:
+        old, new = before.records.get(id), after.records.get(id)
+        if new is None:
+            lines.append(Line(id, Outcome.MISSING, "vanished: it is in the baseline only"))
+        elif old is None:
+            outcome = Outcome.OK if allow_new and figure(new, "median_ms") else Outcome.MISSING
+            lines.append(Line(id, outcome, "new: the baseline does not have it"))
+        else:
+            lines.append(_judge_pair(id, old, new, limit, memory_limit))
+    return sorted(lines, key=lambda line: (-SEVERITY.index(line.outcome), -(line.ratio or 0)))
+
+
+def overall(lines: list[Line]) -> Outcome:
+    """The worst outcome; MISSING where not a single pair of figures was compared."""
+    worst = max((line.outcome for line in lines), key=SEVERITY.index)
+    if worst is Outcome.OK and not any(line.compared for line in lines):
+        return Outcome.MISSING
+    return worst
+
+
+def ratio_interval(before: list[float], after: list[float]) -> tuple[float, float]:
+    """Bootstrap interval (99 %) of median(after) / median(before), from independent samples."""
+    generator = np.random.default_rng(0)
+    medians = [
+        np.median(generator.choice(np.asarray(side), (RESAMPLES, len(side))), axis=1)
+        for side in (before, after)
+    ]
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(medians[1] / medians[0], [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _judge_pair(
+    id: str, old: Mapping[str, Any], new: Mapping[str, Any], limit: float, memory_limit: float
+) -> Line:
+    if skipped(old) and skipped(new):
+        return Line(id, Outcome.OK, f"{new['status']} (in both)")
+    if skipped(new):
+        return Line(id, Outcome.MISSING, f"measured in the baseline, now {new['status']}")
+    before_ms, after_ms = figure(old, "median_ms"), figure(new, "median_ms")
+    if after_ms is None:
+        return Line(id, Outcome.FAILED, f"no figure: {new['status']}")
+    if before_ms is None:
+        missing = skipped(old)
+        return Line(
+            id,
+            Outcome.MISSING if missing else Outcome.FAILED,
+            f"no figure in the baseline: {old['status']}",
+        )
+    samples = [
+        list(record.get("samples_ms") or [middle])
+        for record, middle in (
+            (old, before_ms),
+            (new, after_ms),
+        )
+    ]
+    ratio, interval = after_ms / before_ms, ratio_interval(*samples)
+    outcome, notes = Outcome.OK, []
+    if ratio > 1 + limit:
+        certain = interval[0] > 1
+        outcome = Outcome.REGRESSION if certain else Outcome.NOISY
+        notes.append("slower" if certain else "slower or not: the interval holds 1")
+    memory, note = _judge_memory(old, new, memory_limit)
+    if note:
+        notes.append(note)
+    return Line(
+        id,
+        max(outcome, memory, key=SEVERITY.index),
+        "; ".join(notes),
+        before_ms,
+        after_ms,
+        ratio,
+        interval,
+        old.get("peak_extra_bytes"),
+        new.get("peak_extra_bytes"),
+    )
+
+
+def _judge_memory(
+    old: Mapping[str, Any], new: Mapping[str, Any], limit: float
+) -> tuple[Outcome, str]:
+    before, after = old.get("peak_extra_bytes"), new.get("peak_extra_bytes")
+    if before is None:
+        return Outcome.OK, ""
+    if after is None:
+        return Outcome.MISSING, "the baseline has a peak of memory, this run has none"
+    if after > before * (1 + limit):
+        return Outcome.REGRESSION, f"needs {after - before:,} bytes more"
+    return Outcome.OK, ""
