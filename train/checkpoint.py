@@ -9,6 +9,7 @@ manifest does not exist.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import random
@@ -22,9 +23,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from svilm_fast.train.ema import EmaState
 from svilm_fast.train.engine import Engine
 from svilm_fast.train.errors import CheckpointError
 from svilm_fast.train.files import sha256_of, sync_folder, write_atomically, write_json
+from svilm_fast.train.optimizer import RATE_FACTOR, described_groups
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +105,69 @@ def load_random_state(path: Path, device: torch.device) -> None:
     np.random.set_state((name, keys, position, has_gauss, gauss))
     version, internal, gauss_next = json.loads(others["python"])
     random.setstate((version, tuple(internal), gauss_next))
+
+
+def average_file(folder: Path, engine: Engine) -> Path:
+    """Return where this rank's share of the weights' average is; stage 0 has one for all ranks."""
+    rank = engine.ranks.rank if engine.zero_stage > 0 else 0
+    return folder / f"ema_rank_{rank:05d}.safetensors"
+
+
+def save_average(engine: Engine, folder: Path) -> None:
+    """Write this rank's share of the average, if there is one that has begun."""
+    average = engine.ema
+    if average is None or not average.state.started:
+        return
+    if engine.zero_stage > 0 or engine.ranks.is_first:
+        shards = {f"{number:05d}": shard for number, shard in enumerate(average.shards)}
+        save_file(shards, average_file(folder, engine))
+
+
+def load_average(engine: Engine, folder: Path, described: dict[str, Any]) -> None:
+    """Continue the average of a checkpoint, or begin one at its weights where it has none."""
+    average, saved = engine.ema, described["ema"]
+    if average is None:
+        if saved is not None:
+            log.warning(
+                "%s holds an average of the weights, which ends here: ema.decay=null", folder
+            )
+        return
+    if saved is None:
+        average.restart(int(described["step"]))
+        if int(described["step"]) > engine.config.ema.start_step:
+            log.warning("%s holds no average of the weights: it begins at this step", folder)
+        return
+    average.state = EmaState(started=True, updates=int(saved["updates"]))
+    shards = load_file(average_file(folder, engine), device=str(engine.ranks.device))
+    for number, shard in enumerate(average.shards):
+        shard.copy_(shards[f"{number:05d}"])
+
+
+def described_average(engine: Engine) -> dict[str, Any] | None:
+    """Return what a checkpoint records of the average; None where there is none yet."""
+    average = engine.ema
+    if average is None or not average.state.started:
+        return None
+    return {"updates": average.state.updates, "decay": average.config.decay}
+
+
+def check_groups(saved: list[dict[str, Any]], engine: Engine, source: Path) -> None:
+    """Raise CheckpointError where parameters are grouped or locked otherwise than they were."""
+    here = described_groups(engine.deepspeed.optimizer)
+    if here == saved:
+        return
+    for was, is_now in itertools.zip_longest(saved, here):
+        if was != is_now:
+            break
+    told = [
+        "none" if group is None else f"{group['name']} at {group[RATE_FACTOR]:g} of the rate"
+        for group in (was, is_now)
+    ]
+    raise CheckpointError(
+        f"{source} was written with other parameter groups ({told[0]}, here {told[1]}); keep "
+        "optimizer.layer_decay, optimizer.no_decay, video.lock and text.lock as they were, or "
+        "continue from the portable checkpoint with --init-from"
+    )
 
 
 def write_manifest(folder: Path) -> None:
@@ -182,13 +248,17 @@ def save_checkpoint(engine: Engine, folder: Path, state: TrainerState, keep: int
     engine.deepspeed.save_checkpoint(str(folder), tag=tag, save_latest=False)
     save_random_state(target / f"random_rank_{ranks.rank:05d}.safetensors", ranks.device)
     write_json(target / f"data_rank_{ranks.rank:05d}.json", state.data)
+    save_average(engine, target)
     if ranks.is_first:
         described = {
             "step": state.step,
             "world_size": ranks.world_size,
             "zero_stage": engine.zero_stage,
             "precision": engine.config.training.precision,
+            "optimizer": engine.config.optimizer.name,
             "parameters": parameter_shapes(engine.model),
+            "groups": described_groups(engine.deepspeed.optimizer),
+            "ema": described_average(engine),
         }
         write_json(target / STATE, described)
     ranks.barrier()
@@ -230,8 +300,10 @@ def load_checkpoint(engine: Engine, folder: Path) -> TrainerState | None:
                 f"{source} was written with {key}={described[key]}, this run has {value}; "
                 "resume as it was, or continue from the portable checkpoint with --init-from"
             )
+    check_groups(described["groups"], engine, source)
     if not engine.load_deepspeed_checkpoint(str(folder), source.name):
         raise CheckpointError(f"DeepSpeed found nothing to load in {source}")
+    load_average(engine, source, described)
     load_random_state(source / f"random_rank_{ranks.rank:05d}.safetensors", ranks.device)
     data = json.loads((source / f"data_rank_{ranks.rank:05d}.json").read_text())
     return TrainerState(step=int(described["step"]), data=data)

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from svilm_fast.train.config import RunConfig
 from svilm_fast.train.deepspeed_config import build_deepspeed_config
+from svilm_fast.train.ema import WeightAverage
 from svilm_fast.train.environment import import_deepspeed
-from svilm_fast.train.optimizer import build_optimizer
+from svilm_fast.train.optimizer import build_optimizer, set_learning_rate
 from svilm_fast.train.ranks import Ranks
 from svilm_fast.train.scalars import MasterScalars
 
@@ -57,6 +58,7 @@ class Engine:
         if config.training.precision == "bf16":
             self.scalars = MasterScalars(self.model)
             self.scalars.refresh()
+        self.ema = None if config.ema.decay is None else WeightAverage(self, config.ema)
 
     @property
     def model(self) -> nn.Module:
@@ -69,9 +71,8 @@ class Engine:
         return int(self.deepspeed.zero_optimization_stage())
 
     def set_learning_rate(self, rate: float) -> None:
-        """Set the rate of all parameter groups."""
-        for group in self.deepspeed.optimizer.param_groups:
-            group["lr"] = rate
+        """Set the rate of all parameter groups, each with its own share."""
+        set_learning_rate(self.deepspeed.optimizer, rate)
 
     def step(self, inputs: Any, learning_rate: float, signal: int = 0) -> StepResult:
         """Run forward, backward and the update on the local batch.

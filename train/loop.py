@@ -103,6 +103,7 @@ class Loop:
         signal = 0
         self.meter.read()
         while self.step < last and not signal:
+            self.engine.ranks.reached(self.step + 1)
             waited = time.perf_counter()
             batch = next(stream)
             self.meter.add_step(time.perf_counter() - waited)
@@ -112,6 +113,8 @@ class Loop:
             self.step += 1
             signal = result.stop_signal
             self.averages.add(result)
+            if result.applied and self.engine.ema is not None:
+                self.engine.ema.update(self.step)
             self._check(result, batch)
             self.display.step(self.step)
             self._after_step(last)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from svilm_fast.train.checkpoint import (
     MANIFEST,
     check_shapes,
+    described_average,
     parameter_shapes,
     problem_with,
     write_manifest,
@@ -22,100 +26,119 @@ from svilm_fast.train.checkpoint import (
 from svilm_fast.train.engine import Engine
 from svilm_fast.train.errors import CheckpointError
 from svilm_fast.train.files import write_json
+from svilm_fast.train.sharded_state import (
+    create_moments,
+    link_moments,
+    set_moment,
+    torch_optimizer,
+    whole_moment,
+    whole_parameter,
+)
 
 WEIGHTS = "model.safetensors"
 MOMENTS = "optimizer.safetensors"
+AVERAGE = "ema.safetensors"
 STATE = "state.json"
 MOMENT_NAMES = {"adamw": ("exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",)}
 
 
-def _whole_parameter(engine: Engine, parameter: nn.Parameter) -> Tensor:
-    from deepspeed.utils import safe_get_full_fp32_param
+@dataclass
+class PortableState:
+    """All that a portable checkpoint holds, whole and on the CPU.
 
-    if engine.zero_stage == 0:
-        return parameter.detach()
-    return safe_get_full_fp32_param(parameter)
-
-
-def _whole_moment(engine: Engine, parameter: nn.Parameter, name: str) -> Tensor | None:
-    """Return a moment in its parameter's shape, or None before the first update."""
-    from deepspeed.utils import safe_get_full_optimizer_state
-
-    state = _torch_optimizer(engine).state
-    if engine.zero_stage == 0:
-        return state.get(parameter, {}).get(name)
-    if not state:
-        return None
-    return safe_get_full_optimizer_state(parameter, name)
-
-
-def _create_moments(engine: Engine, names: tuple[str, ...]) -> None:
-    """Give ZeRO's flat partitions zero moments, which they otherwise get at the first update."""
-    outer = engine.deepspeed.optimizer
-    third = engine.zero_stage == 3
-    flat = outer.fp32_partitioned_groups_flat if third else outer.single_partition_of_fp32_groups
-    for partition in flat:
-        for name in names:
-            outer.optimizer.state[partition][name] = torch.zeros_like(partition)
-    _link_moments(engine)
-
-
-def _link_moments(engine: Engine) -> None:
-    """Let ZeRO 1 and 2 find the moments of every parameter group.
-
-    DeepSpeed 0.19.8 links them once, after the first update of the first group, when the other
-    groups have none yet; those stay without.
+    weights: fp32 parameters and persistent buffers by name; moments: fp32 by `moment/name`;
+    average: the trained parameters' average, None without one; described: what state.json says.
     """
-    if engine.zero_stage in (1, 2) and _torch_optimizer(engine).state:
-        outer = engine.deepspeed.optimizer
-        outer._hp_optimizer_states_linked = False
-        outer._lazy_init_hp_params_optimizer_state()
+
+    weights: dict[str, Tensor]
+    moments: dict[str, Tensor]
+    average: dict[str, Tensor] | None
+    described: dict[str, Any]
 
 
-def _to_file(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", torch.float32, copy=True).contiguous()
+def describe_state(
+    *,
+    step: int,
+    optimizer: str,
+    updates: int,
+    data: dict[str, Any],
+    parameters: dict[str, list[int]],
+    ema: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Return the content of state.json. updates: those that AdamW's bias correction counts."""
+    return {
+        "format": 1,
+        "step": step,
+        "optimizer": optimizer,
+        "updates": updates,
+        "data": data,
+        "parameters": parameters,
+        "ema": ema,
+    }
+
+
+def write_portable(folder: Path, state: PortableState) -> None:
+    """Write the files; the folder appears under its name only when it is complete."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    save_file(state.weights, temporary / WEIGHTS)
+    save_file(state.moments, temporary / MOMENTS)
+    if state.average is not None:
+        save_file(state.average, temporary / AVERAGE)
+    write_json(temporary / STATE, state.described)
+    write_manifest(temporary)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.replace(folder)
 
 
 def save_portable(engine: Engine, folder: Path, step: int, data: dict[str, Any]) -> None:
-    """Gather fp32 weights and moments on rank 0 and write them beside the state.
+    """Gather fp32 weights, moments and the average on rank 0 and write them beside the state.
 
-    Every rank must call it: under ZeRO each tensor is put together by a collective. The folder
-    appears under its name only when it is complete.
+    Every rank must call it: under ZeRO each tensor is put together by a collective, one at a time.
     """
     ranks = engine.ranks
     names = MOMENT_NAMES[engine.config.optimizer.name]
-    weights: dict[str, Tensor] = {}
+    link_moments(engine)
+    weights = dict(_gathered(engine, whole_parameter))
     moments: dict[str, Tensor] = {}
-    _link_moments(engine)
-    for name, parameter in engine.model.named_parameters():
-        whole = _whole_parameter(engine, parameter)
-        if ranks.is_first:
-            weights[name] = _to_file(whole)
-        for moment_name in names if parameter.requires_grad else ():
-            moment = _whole_moment(engine, parameter, moment_name)
-            if ranks.is_first and moment is not None:
-                moments[f"{moment_name}/{name}"] = _to_file(moment)
+    for moment in names:
+        found = _gathered(engine, partial(whole_moment, name=moment), trained_only=True)
+        moments |= {f"{moment}/{name}": value for name, value in found}
+    average: dict[str, Tensor] | None = None
+    described = described_average(engine)
+    if described is not None:
+        assert engine.ema is not None
+        with engine.ema.applied():
+            average = dict(_gathered(engine, whole_parameter, trained_only=True))
     if ranks.is_first:
-        for name, buffer in persistent_buffers(engine.model):
-            weights[name] = buffer.detach().cpu().contiguous()
-        temporary = folder.with_name(f".{folder.name}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        save_file(weights, temporary / WEIGHTS)
-        save_file(moments, temporary / MOMENTS)
-        described = {
-            "format": 1,
-            "step": step,
-            "optimizer": engine.config.optimizer.name,
-            "updates": optimizer_updates(engine),
-            "data": data,
-            "parameters": parameter_shapes(engine.model),
-        }
-        write_json(temporary / STATE, described)
-        write_manifest(temporary)
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.replace(folder)
+        buffers = persistent_buffers(engine.model)
+        weights |= {name: buffer.detach().cpu().contiguous() for name, buffer in buffers}
+        state = describe_state(
+            step=step,
+            optimizer=engine.config.optimizer.name,
+            updates=optimizer_updates(engine),
+            data=data,
+            parameters=parameter_shapes(engine.model),
+            ema=described,
+        )
+        write_portable(folder, PortableState(weights, moments, average, state))
     ranks.barrier()
+
+
+def _gathered(
+    engine: Engine,
+    gather: Callable[[Engine, nn.Parameter], Tensor | None],
+    *,
+    trained_only: bool = False,
+) -> Iterator[tuple[str, Tensor]]:
+    """Gather a tensor of every parameter on all ranks, and yield it on the CPU of rank 0."""
+    for name, parameter in engine.model.named_parameters():
+        if trained_only and not parameter.requires_grad:
+            continue
+        whole = gather(engine, parameter)
+        if engine.ranks.is_first and whole is not None:
+            yield name, whole.detach().to("cpu", torch.float32, copy=True).contiguous()
 
 
 def persistent_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -126,14 +149,9 @@ def persistent_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield name, value
 
 
-def _torch_optimizer(engine: Engine) -> torch.optim.Optimizer:
-    outer = engine.deepspeed.optimizer
-    return outer if engine.zero_stage == 0 else outer.optimizer
-
-
 def optimizer_updates(engine: Engine) -> int:
     """Return how many updates the optimizer has counted (AdamW's bias correction)."""
-    for state in _torch_optimizer(engine).state.values():
+    for state in torch_optimizer(engine).state.values():
         if "step" in state:
             return int(state["step"])
     return 0
@@ -152,48 +170,76 @@ def check_portable(folder: Path) -> dict[str, Any]:
     return json.loads((folder / STATE).read_text())
 
 
-def load_weights(model: nn.Module, folder: Path) -> dict[str, Any]:
+def load_weights(model: nn.Module, folder: Path, *, average: bool = False) -> dict[str, Any]:
     """Fill `model` with the weights of a portable checkpoint and return its described state.
 
-    Raises CheckpointError naming the first parameter whose shape differs.
+    average: take the average of the weights where there is one for a parameter. Raises
+    CheckpointError naming the first parameter whose shape differs, or when there is no average.
     """
     described = check_portable(folder)
     check_shapes(described["parameters"], model, folder)
-    model.load_state_dict(load_file(folder / WEIGHTS))
+    weights = load_file(folder / WEIGHTS)
+    if average:
+        if not (folder / AVERAGE).is_file():
+            raise CheckpointError(
+                f"{folder} holds no average of the weights; take the weights themselves, or train "
+                "with ema.decay"
+            )
+        weights |= load_file(folder / AVERAGE)
+    model.load_state_dict(weights)
     return described
 
 
 def load_moments(engine: Engine, folder: Path) -> None:
     """Give the engine the moments of a portable checkpoint, whatever its stage and rank count.
 
-    Weights must have been loaded before the engine was built. Raises CheckpointError when the
-    checkpoint came from another optimizer.
+    Weights must have been loaded before the engine was built. A parameter that was locked when the
+    checkpoint was written starts with zero moments. Raises CheckpointError when the checkpoint came
+    from another optimizer.
     """
-    from deepspeed.utils import safe_set_full_optimizer_state
-
     described = check_portable(folder)
-    name = engine.config.optimizer.name
-    if described["optimizer"] != name:
+    rule = engine.config.optimizer.name
+    if described["optimizer"] != rule:
         raise CheckpointError(
-            f"{folder} holds the moments of {described['optimizer']}, this run uses {name}; "
+            f"{folder} holds the moments of {described['optimizer']}, this run uses {rule}; "
             f"set optimizer.name={described['optimizer']}"
         )
-    moments = load_file(folder / MOMENTS)
-    if not moments:
+    with safe_open(folder / MOMENTS, framework="pt") as moments:
+        present = set(moments.keys())
+        if not present:
+            return
+        if engine.zero_stage > 0:
+            create_moments(engine, MOMENT_NAMES[rule])
+        for name, parameter in engine.model.named_parameters():
+            for moment in MOMENT_NAMES[rule] if parameter.requires_grad else ():
+                key = f"{moment}/{name}"
+                if key in present:
+                    value = moments.get_tensor(key).to(engine.ranks.device)
+                elif engine.zero_stage == 0:
+                    value = torch.zeros_like(parameter)
+                else:
+                    continue
+                set_moment(engine, parameter, moment, value)
+    if rule == "adamw":
+        # The fused rule, which GPUs use, counts on the device.
+        device = engine.ranks.device if engine.ranks.device.type == "cuda" else None
+        for state in torch_optimizer(engine).state.values():
+            state["step"] = torch.tensor(
+                float(described["updates"]), dtype=torch.float32, device=device
+            )
+
+
+def load_average(engine: Engine, folder: Path) -> None:
+    """Continue the average of a portable checkpoint, or begin one at the engine's weights."""
+    described = check_portable(folder)
+    if engine.ema is None:
         return
-    inner = _torch_optimizer(engine)
-    if engine.zero_stage > 0:
-        _create_moments(engine, MOMENT_NAMES[name])
-    for parameter_name, parameter in engine.model.named_parameters():
-        for moment_name in MOMENT_NAMES[name]:
-            moment = moments.get(f"{moment_name}/{parameter_name}")
-            if moment is None:
-                continue
-            moment = moment.to(engine.ranks.device)
-            if engine.zero_stage == 0:
-                inner.state[parameter][moment_name] = moment
-            else:
-                safe_set_full_optimizer_state(parameter, moment, moment_name)
-    if name == "adamw":
-        for state in inner.state.values():
-            state["step"] = torch.tensor(float(described["updates"]), dtype=torch.float32)
+    if described["ema"] is None:
+        engine.ema.restart(int(described["step"]))
+        return
+    with safe_open(folder / AVERAGE, framework="pt") as tensors:
+        present = set(tensors.keys())
+        engine.ema.load_whole(
+            lambda name: tensors.get_tensor(name) if name in present else None,
+            int(described["ema"]["updates"]),
+        )

@@ -20,6 +20,7 @@ from svilm_fast.train.attention_check import check_attention
 from svilm_fast.train.checkpoint import load_checkpoint
 from svilm_fast.train.config import RunConfig
 from svilm_fast.train.deepspeed_config import local_batch_of
+from svilm_fast.train.ema import average_where_asked
 from svilm_fast.train.engine import Engine, start_engine
 from svilm_fast.train.environment import seed_everything
 from svilm_fast.train.errors import CheckpointError, UserError
@@ -29,7 +30,7 @@ from svilm_fast.train.inputs import model_inputs
 from svilm_fast.train.loop import Evaluator, Loop, Outcome
 from svilm_fast.train.metrics_log import MetricsLog
 from svilm_fast.train.plan import flops_of_step
-from svilm_fast.train.portable import load_moments, load_weights, save_portable
+from svilm_fast.train.portable import load_average, load_moments, load_weights, save_portable
 from svilm_fast.train.progress import Display
 from svilm_fast.train.ranks import Ranks, joined_ranks
 from svilm_fast.train.reporting import report_at_end
@@ -124,6 +125,7 @@ def train_as_rank(config: RunConfig, start: Start, ranks: Ranks) -> Outcome:
         start_step = 0
         if described is not None and start.init_from is not None:
             load_moments(engine, start.init_from)
+            load_average(engine, start.init_from)
             loader.load_state_dict(described["data"])
             start_step = int(described["step"])
         if not start.fresh:
@@ -173,15 +175,16 @@ def _held_out_data(config: RunConfig, tokenizer: Tokenizer, ranks: Ranks) -> Cli
 def _evaluator(config: RunConfig, dataset: ClipDataset, files: RunFiles) -> Evaluator:
     def run(engine: Engine, step: int) -> Mapping[str, float]:
         ranks = engine.ranks
-        result = evaluate(
-            engine.model.encoder,
-            dataset,
-            config,
-            ranks.device,
-            resamples=0,
-            progress=False,
-            distributed=True,
-        )
+        with average_where_asked(engine):
+            result = evaluate(
+                engine.model.encoder,
+                dataset,
+                config,
+                ranks.device,
+                resamples=0,
+                progress=False,
+                distributed=True,
+            )
         if ranks.is_first:
             write_retrieval(result, files.evaluation, name=f"{dataset.split}_step_{step:08d}")
         return result.metrics()

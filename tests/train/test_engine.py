@@ -13,14 +13,14 @@ from svilm_fast.objectives.scale import Scalar
 from svilm_fast.objectives.total import StepOutput
 from svilm_fast.train.engine import Engine, start_engine
 from svilm_fast.train.optimizer import build_optimizer
-from svilm_fast.train.portable import _whole_parameter
+from svilm_fast.train.sharded_state import whole_parameter
 
 STAGES = [0, 1, 2, 3]
 
 
 def weights_of(engine: Engine) -> dict[str, Tensor]:
     return {
-        name: _whole_parameter(engine, parameter).detach().clone()
+        name: whole_parameter(engine, parameter).detach().clone()
         for name, parameter in engine.model.named_parameters()
     }
 
