@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from svilm_fast.bench.compare.command import compare
+from svilm_fast.bench.run.command import run_suites
 from svilm_fast.bench.static.command import static
 
 app = typer.Typer(no_args_is_help=True, help="Benchmarks and the gates built on them.")
@@ -17,3 +18,4 @@ def _bench() -> None:
 
 app.command("static")(static)
 app.command("compare")(compare)
+app.command("run")(run_suites)

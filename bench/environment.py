@@ -6,7 +6,10 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
+from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -14,31 +17,57 @@ import torch
 import triton
 
 ROOT = Path(__file__).resolve().parents[1]
-_MUST_MATCH = ["machine", "cpu", "cores", "gpu", "gpu_memory_bytes"]
+_MUST_MATCH = ["machine", "cpu", "cores", "threads", "gpu", "gpu_memory_bytes"]
 _MUST_MATCH += ["python", "torch", "cuda", "triton"]
-_PREFIXES = ("TRITON_", "CUBLAS_", "NCCL_", "PYTORCH_", "OMP_", "SVILM_")
+_PREFIXES = ("TRITON_", "CUBLAS_", "CUDA_", "NCCL_", "PYTORCH_", "OMP_", "MKL_", "SVILM_")
+_PACKAGES = ("svilm-fast", "deepspeed", "numpy", "av", "tokenizers", "flash-attn", "xformers")
+_PACKAGES += ("inf-cl", "open-clip-torch", "pytest-benchmark")
+_LOCK_FILE = "constraints.txt"
+_GPU_FIELDS = (
+    "driver_version,uuid,clocks.sm,clocks.mem,clocks.max.sm,clocks.max.mem,power.draw,power.limit,"
+    "temperature.gpu,clocks_throttle_reasons.active,ecc.mode.current,mig.mode.current,"
+    "persistence_mode"
+)
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Versions, device, driver state and variables; `fingerprint` hashes what must match."""
+    """Versions, machine, device, driver state and variables; what cannot be read is None.
+
+    `fingerprint` hashes what must match before two measurements may be compared. The clocks and
+    the load are those of the moment of the call.
+    """
     facts: dict[str, Any] = {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": platform.machine(),
+        "system": platform.platform(),
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
+        "cores_usable": _usable_cores(),
+        "threads": torch.get_num_threads(),
+        "governor": _text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "load": os.getloadavg()[0],
+        "container": _container(),
         "gpu": None,
         "gpu_memory_bytes": None,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "triton": triton.__version__,
+        "ptxas": _assemblers(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "lock_hash": _file_hash(ROOT / _LOCK_FILE),
         "commit": _git("rev-parse", "HEAD"),
         "dirty": bool(_git("status", "--porcelain")),
+        "diff_hash": _diff_hash(),
         "variables": {k: v for k, v in sorted(os.environ.items()) if k.startswith(_PREFIXES)},
     }
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         facts["gpu"] = properties.name
         facts["gpu_memory_bytes"] = properties.total_memory
+        facts["gpu_processors"] = properties.multi_processor_count
+        facts["gpu_capability"] = f"{properties.major}.{properties.minor}"
         facts["gpu_state"] = gpu_state()
     comparable = json.dumps({name: facts[name] for name in _MUST_MATCH}, sort_keys=True)
     facts["fingerprint"] = hashlib.sha256(comparable.encode()).hexdigest()[:16]
@@ -47,13 +76,9 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 def gpu_state() -> dict[str, str]:
     """Driver, clocks, power and throttling as `nvidia-smi` tells them; empty where it is absent."""
-    fields = (
-        "driver_version,clocks.sm,clocks.mem,power.limit,temperature.gpu,"
-        "clocks_throttle_reasons.active,ecc.mode.current,mig.mode.current,persistence_mode"
-    )
     try:
         text = subprocess.run(
-            ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"],
+            ["nvidia-smi", f"--query-gpu={_GPU_FIELDS}", "--format=csv,noheader"],
             capture_output=True,
             text=True,
             check=True,
@@ -61,7 +86,13 @@ def gpu_state() -> dict[str, str]:
     except (FileNotFoundError, subprocess.CalledProcessError):
         return {}
     values = [value.strip() for value in text.splitlines()[0].split(",")]
-    return dict(zip(fields.split(","), values, strict=True))
+    return dict(zip(_GPU_FIELDS.split(","), values, strict=True))
+
+
+def slug(facts: dict[str, Any]) -> str:
+    """A folder name for the machine: its GPU, or its CPU's kind."""
+    name = facts["gpu"] or f"cpu-{facts['machine']}"
+    return re.sub(r"[^a-z0-9]+", "-", str(name).lower()).strip("-")
 
 
 def _cpu_name() -> str:
@@ -71,6 +102,55 @@ def _cpu_name() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor()
+
+
+def _usable_cores() -> int | None:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
+
+
+def _container() -> str | None:
+    """The image as its builder or orchestrator names it, else whether there is a container."""
+    for name in ("SVILM_CONTAINER", "CONTAINER_IMAGE", "NVIDIA_PYTORCH_VERSION"):
+        if name in os.environ:
+            return os.environ[name]
+    inside = Path("/.dockerenv").exists() or Path("/run/.containerenv").exists()
+    return "unnamed" if inside else None
+
+
+def _assemblers() -> dict[str, str]:
+    """Release of each `ptxas` that Triton carries."""
+    folder = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+    found = {}
+    for path in sorted(folder.glob("ptxas*")):
+        told = subprocess.run([str(path), "--version"], capture_output=True, text=True, check=False)
+        release = re.search(r"V([\d.]+)", told.stdout)
+        if release:
+            found[path.name] = release[1]
+    return found
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _text(path: str) -> str | None:
+    file = Path(path)
+    return file.read_text().strip() if file.is_file() else None
+
+
+def _file_hash(path: Path) -> str | None:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else None
+
+
+def _diff_hash() -> str | None:
+    """Hash of what differs from the commit in tracked files; None where nothing does."""
+    difference = _git("diff", "HEAD")
+    return hashlib.sha256(difference.encode()).hexdigest()[:16] if difference else None
 
 
 def _git(*arguments: str) -> str:

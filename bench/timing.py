@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+
+from svilm_fast.bench.memory import peak_extra_bytes
 
 FLUSH_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Samples of one call in milliseconds, and the extra memory that it needed in bytes."""
+    """Samples of one call in milliseconds, and the extra memory that it needed in bytes.
+
+    `order` holds each sample's turn among everything that was timed together.
+    """
 
     samples_ms: tuple[float, ...]
     peak_extra_bytes: int | None
+    order: tuple[int, ...] = ()
 
     def quantile(self, q: float) -> float:
         """The q-quantile of the samples in milliseconds (0 <= q <= 1)."""
@@ -34,18 +41,75 @@ def measure(
     budget_s: float = 0.5,
     most: int = 100,
     least: int = 5,
+    memory: bool = True,
 ) -> Timing:
     """Time `call` after a warm-up of two calls, for about `budget_s` seconds of calls.
 
     On CUDA a buffer larger than L2 is cleared before each call, which also hides launch latency of
-    calls that are long enough; the peak is that of a call of its own.
+    calls that are long enough; the peak is that of a call of its own. With `most` of 1 there is
+    neither warm-up nor a call of its own: a call that takes long runs exactly once.
     """
+    if most == 1:
+        samples: list[float] = []
+        peak = peak_extra_bytes(lambda: samples.extend(timed([call], device)), device)
+        return Timing(tuple(samples), peak, (0,))
     call()
     call()
-    peak = _peak_extra_bytes(call, device)
-    first = _timed(call, device, 1)[0]
-    count = int(min(most, max(least, budget_s * 1e3 / max(first, 1e-3))))
-    return Timing(tuple(_timed(call, device, count)), peak)
+    peak = peak_extra_bytes(call, device) if memory else None
+    count = _count(timed([call], device)[0], budget_s, most, least)
+    return Timing(tuple(timed([call] * count, device)), peak, tuple(range(count)))
+
+
+def measure_together(
+    calls: Mapping[str, Callable[[], object]],
+    device: torch.device,
+    *,
+    budget_s: float = 0.5,
+    most: int = 100,
+    least: int = 5,
+    seed: int = 0,
+) -> dict[str, Timing]:
+    """Time several calls in rounds, each round in an order of its own drawn from `seed`.
+
+    What disturbs the machine for a while then disturbs all of them, so that ratios hold. Takes
+    about `budget_s` seconds for each call.
+    """
+    peaks = {}
+    for name, call in calls.items():
+        call()
+        call()
+        peaks[name] = peak_extra_bytes(call, device)
+    first = sum(timed(list(calls.values()), device)) / len(calls)
+    shuffled = random.Random(seed)
+    turns: list[str] = []
+    for _ in range(_count(first, budget_s, most, least)):
+        turns += shuffled.sample(list(calls), len(calls))
+    samples = timed([calls[name] for name in turns], device)
+    found = {}
+    for name in calls:
+        places = tuple(place for place, turn in enumerate(turns) if turn == name)
+        found[name] = Timing(tuple(samples[place] for place in places), peaks[name], places)
+    return found
+
+
+def timed(calls: Sequence[Callable[[], object]], device: torch.device) -> list[float]:
+    """Milliseconds of each call, one after the other."""
+    if device.type != "cuda":
+        samples = []
+        for call in calls:
+            start = time.perf_counter()
+            call()
+            samples.append((time.perf_counter() - start) * 1e3)
+        return samples
+    flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device=device)
+    events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in calls]
+    for call, (start_event, end_event) in zip(calls, events, strict=True):
+        flush.zero_()
+        start_event.record()
+        call()
+        end_event.record()
+    torch.cuda.synchronize(device)
+    return [start_event.elapsed_time(end_event) for start_event, end_event in events]
 
 
 def host_time_us(call: Callable[[], object], device: torch.device, *, count: int = 200) -> float:
@@ -61,34 +125,8 @@ def host_time_us(call: Callable[[], object], device: torch.device, *, count: int
     return float(torch.tensor(samples, dtype=torch.float64).median())
 
 
-def _timed(call: Callable[[], object], device: torch.device, count: int) -> list[float]:
-    if device.type != "cuda":
-        samples = []
-        for _ in range(count):
-            start = time.perf_counter()
-            call()
-            samples.append((time.perf_counter() - start) * 1e3)
-        return samples
-    flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device=device)
-    events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(count)]
-    for start_event, end_event in events:
-        flush.zero_()
-        start_event.record()
-        call()
-        end_event.record()
-    torch.cuda.synchronize(device)
-    return [start_event.elapsed_time(end_event) for start_event, end_event in events]
-
-
-def _peak_extra_bytes(call: Callable[[], object], device: torch.device) -> int | None:
-    if device.type != "cuda":
-        return None
-    torch.cuda.synchronize(device)
-    before = torch.cuda.memory_allocated(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    call()
-    torch.cuda.synchronize(device)
-    return torch.cuda.max_memory_allocated(device) - before
+def _count(first_ms: float, budget_s: float, most: int, least: int) -> int:
+    return int(min(most, max(min(least, most), budget_s * 1e3 / max(first_ms, 1e-3))))
 
 
 def _synchronize(device: torch.device) -> None:

@@ -1,7 +1,8 @@
 """What the ops are measured against: each module maps provider names to functions of the inputs.
 
 A provider takes the keyword arguments that the op's `make_inputs` gives and returns the op's first
-output. It returns `NotImplemented` for a case that it cannot express.
+output. It returns `NotImplemented` for a case that it cannot express, and raises `Skipped` where a
+package that it needs is not there.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any
 import torch
 
 Provider = Callable[..., Any]
+# Names of providers that are not this project's own.
+PEERS = frozenset({"eager", "compile", "inf_cl", "open_clip"})
 
 
 def compiled(eager: Provider) -> Provider:

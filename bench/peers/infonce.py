@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from svilm_fast.bench.peers import Provider, compiled
+from svilm_fast.bench.suites.benchmark import Skipped
 
 
 def _expressible(inputs: dict[str, Any]) -> bool:
@@ -46,6 +49,8 @@ def inf_cl(**inputs: Any) -> Any:
     """Inf-CL's flash loss, once for each direction."""
     if not _expressible(inputs) or not inputs["videos"].is_cuda:
         return NotImplemented
+    if importlib.util.find_spec("inf_cl") is None:
+        raise Skipped("inf_cl is not installed")
     loss = importlib.import_module("inf_cl").cal_flash_loss
     videos, texts, scale = inputs["videos"], inputs["texts"], inputs["scale"]
     head = next((size for size in (256, 128, 64) if videos.shape[1] % size == 0), None)
@@ -56,6 +61,33 @@ def inf_cl(**inputs: Any) -> Any:
     return (rows.mean() + columns.mean()) / 2
 
 
-PROVIDERS: dict[str, Provider] = {"eager": eager, "compile": compile_}
-if importlib.util.find_spec("inf_cl") is not None:
-    PROVIDERS["inf_cl"] = inf_cl
+@functools.cache
+def _open_clip_loss() -> Any:
+    """open_clip's `ClipLoss`, from its file: the package itself imports torchvision and more."""
+    package = importlib.util.find_spec("open_clip")
+    if package is None or not package.submodule_search_locations:
+        raise Skipped("open_clip_torch is not installed")
+    path = Path(package.submodule_search_locations[0]) / "loss.py"
+    spec = importlib.util.spec_from_file_location("svilm_open_clip_loss", path)
+    if spec is None or spec.loader is None:
+        raise Skipped(f"open_clip_torch holds no {path.name}")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.ClipLoss()
+
+
+def open_clip(**inputs: Any) -> Any:
+    """open_clip's `ClipLoss` on one rank."""
+    if not _expressible(inputs):
+        return NotImplemented
+    return _open_clip_loss()(
+        inputs["videos"], inputs["texts"], inputs["scale"].to(inputs["videos"].dtype)
+    )
+
+
+PROVIDERS: dict[str, Provider] = {
+    "eager": eager,
+    "compile": compile_,
+    "inf_cl": inf_cl,
+    "open_clip": open_clip,
+}

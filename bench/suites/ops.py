@@ -56,7 +56,10 @@ def providers(op: Op, device: torch.device, shape: Mapping[str, Any]) -> dict[st
         return {"fused": partial(op.api, backend="fused")}
     paths = ("fused", "reference") if device.type == "cuda" else ("reference",)
     own: dict[str, Provider] = {path: partial(op.api, backend=path) for path in paths}
-    return own | peers(op.name)
+    others = peers(op.name)
+    if device.type != "cuda":
+        others.pop("inf_cl", None)  # Triton kernels only
+    return own | others
 
 
 def release() -> None:

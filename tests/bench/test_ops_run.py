@@ -1,65 +1,47 @@
-"""The op benchmark: what it measures first, and what it does with what it cannot measure."""
+"""The op benchmark's order of work, and what it does with what it cannot measure."""
 
+import json
+
+import pytest
 import torch
 
 from svilm_fast.bench.ceilings import Ceilings
-from svilm_fast.bench.ops import measure, run
+from svilm_fast.bench.ops import run
+from svilm_fast.bench.ops.cases import cases
+from svilm_fast.bench.ops.proof import Case
+from svilm_fast.bench.suites import benchmarks
+from svilm_fast.bench.suites import ops as suite
+from svilm_fast.bench.suites.benchmark import WrongResult
 from svilm_fast.kernels.registry import ops
 
-CEILINGS = Ceilings(product_flops=1.0, copy_bytes=1.0)
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
-def test_fused_paths_of_all_cases_come_before_any_peer(monkeypatch):
-    order = []
-
-    def measured(op, case, *_, only, **__):
-        order.extend((name, op.name, case) for name in ("fused", "eager") if only(name))
-        return iter(())
-
-    monkeypatch.setattr(run, "measure_case", measured)
-    chosen = [ops()["infonce"], ops()["grounding"]]
-    device = torch.device("cuda")
-    run.benchmark(chosen, torch.float32, device, CEILINGS, budget_s=0.1, deadline_s=100)
-    names = [name for name, *_ in order]
-    number = sum(len(op.cases) for op in chosen)
-    assert names == ["fused"] * number + ["eager"] * number
+def test_fused_paths_of_all_cases_come_before_any_peer():
+    providers = [one.parts["provider"] for one in suite.declared(GPU)]
+    fused = providers.count("fused")
+    assert fused == 3 * sum(len(op.cases) for op in ops().values())
+    assert set(providers[:fused]) == {"fused"}
+    assert "fused" not in providers[fused:]
 
 
-def test_a_deadline_that_has_passed_is_told_per_pass():
-    device = torch.device("cuda")
-    chosen = [ops()["grounding"]]
-    records = run.benchmark(chosen, torch.float32, device, CEILINGS, budget_s=0.1, deadline_s=-1)
-    assert {record.provider for record in records} == {"fused", "others"}
-    assert all(record.status.startswith("skipped") for record in records)
+def test_another_workspace_is_only_measured_on_the_fused_path():
+    op = ops()["infonce"]
+    with_budget = {name for name, shape in op.cases.items() if "workspace_bytes" in shape}
+    assert with_budget
+    for case, shape in op.cases.items():
+        only_fused = suite.providers(op, GPU, shape).keys() == {"fused"}
+        assert only_fused == (case in with_budget)
 
 
-def test_a_long_call_is_not_repeated_for_its_host_time(monkeypatch):
-    counts = []
-
-    def counted(call, device, *, count):
-        counts.append(count)
-        return 1.0
-
-    monkeypatch.setattr(measure, "host_time_us", counted)
-    timing = measure.Timing((100.0,), None)
-    monkeypatch.setattr(measure, "measure", lambda *_, **__: timing)
-    op = ops()["temporal"]
-    records = list(
-        measure.measure_case(
-            op,
-            "ragged",
-            torch.float32,
-            torch.device("cpu"),
-            CEILINGS,
-            budget_s=0.3,
-            only=lambda name: name == "reference",
-        )
-    )
-    assert [record.status for record in records] == ["ok"] * 3
-    assert counts == [3]
+@pytest.mark.parametrize("op", sorted(ops()))
+def test_every_op_has_a_case_that_a_cpu_can_measure(op):
+    registered = ops()[op]
+    assert cases(registered, CPU)
+    assert cases(registered, GPU).keys() == registered.cases.keys()
 
 
-def test_a_compiled_peer_is_specialised_anew_for_every_case(monkeypatch):
+def test_a_compiled_peer_is_specialised_anew_for_every_case():
     traced = []
 
     def backend(graph, _):
@@ -70,25 +52,70 @@ def test_a_compiled_peer_is_specialised_anew_for_every_case(monkeypatch):
         return segments.square().mean()
 
     function = torch.compile(peer, backend=backend, dynamic=False)
-    monkeypatch.setattr(measure, "providers", lambda *_: {"compile": function})
     op = ops()["temporal"]
     for width in (8, 16):
         before = len(traced)
         shape = {"batch": 2, "segments": 4, "width": width}
-        monkeypatch.setitem(op.cases, "case", shape)
         with torch._dynamo.config.patch(recompile_limit=1):
-            for _ in measure.measure_case(
-                op, "case", torch.float32, torch.device("cpu"), CEILINGS, budget_s=0.0
-            ):
-                pass
+            case = suite._case(op, str(width), shape, torch.float32, CPU)
+            function(**case.inputs)
         assert len(traced) > before
+    suite.release()
 
 
-def test_another_workspace_is_only_measured_on_the_fused_path():
-    op = ops()["infonce"]
-    gpu = torch.device("cuda")
-    with_budget = {name for name, shape in op.cases.items() if "workspace_bytes" in shape}
-    assert with_budget
-    for case, shape in op.cases.items():
-        only_fused = measure.providers(op, gpu, shape).keys() == {"fused"}
-        assert only_fused == (case in with_budget)
+def _case(shape=None):
+    return Case(ops()["infonce"], shape or {"videos": 8, "texts": 8, "dim": 16}, torch.float32, CPU)
+
+
+def test_a_wrong_output_and_a_wrong_gradient_are_found():
+    case = _case()
+
+    def reference(**inputs):
+        return ops()["infonce"].api(**inputs, backend="reference")
+
+    assert case.verify(reference, "both") < 1e-3
+    with pytest.raises(WrongResult, match="output"):
+        case.verify(lambda **inputs: 1.1 * reference(**inputs), "forward")
+
+    def without_gradient_of_texts(**inputs):
+        return reference(**inputs | {"texts": inputs["texts"].detach()})
+
+    assert case.verify(without_gradient_of_texts, "forward") < 1e-5
+    with pytest.raises(WrongResult, match="no gradient of texts"):
+        case.verify(without_gradient_of_texts, "backward")
+
+    def half_the_gradient(**inputs):
+        videos = inputs["videos"]
+        return reference(**inputs | {"videos": (videos + videos.detach()) / 2})
+
+    with pytest.raises(WrongResult, match="gradient of videos"):
+        case.verify(half_the_gradient, "both")
+
+
+def test_the_command_writes_records_and_tells_a_failure_by_its_exit_status(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(run, "measure_ceilings", lambda _: Ceilings(1e9, 1e9))
+    arguments = ["--op", "temporal", "--case", "ragged", "--device", "cpu", "--budget", "0.01"]
+    assert run.main([*arguments, "--out", str(tmp_path)]) == 0
+    [path] = tmp_path.glob("*/ops.json")
+    report = json.loads(path.read_text())
+    assert report["schema"] == 1
+    assert {record["status"] for record in report["records"]} == {"ok"}
+    assert {r["id"] for r in report["records"]} == set(
+        benchmarks(["ops"], CPU, "ops/temporal/ragged/*")
+    )
+    op = ops()["temporal"]
+    monkeypatch.setattr(
+        suite, "providers", lambda *_: {"reference": lambda **inputs: 2 * op.reference(**inputs)}
+    )
+    assert run.main([*arguments, "--out", str(tmp_path)]) == 5
+    assert "wrong_result: output: relative error" in capsys.readouterr().err
+
+
+def test_an_unknown_op_or_case_is_a_usage_error(capsys):
+    for arguments in (["--op", "pooling"], ["--case", "nothing"]):
+        with pytest.raises(SystemExit) as stop:
+            run.main([*arguments, "--device", "cpu"])
+        assert stop.value.code == 2
+    assert "registered: grounding" in capsys.readouterr().err

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from svilm_fast.bench.ops.measure import first_output, in_float64, leaves, relative_rms
+from svilm_fast.bench.ops.proof import first_output, in_float64, leaves, relative_rms
 from svilm_fast.bench.peers import peers
 from svilm_fast.kernels.registry import ops
 

@@ -1,0 +1,1 @@
+"""Runs registered benchmarks and writes their records."""

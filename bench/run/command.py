@@ -1,0 +1,118 @@
+"""`svilm bench run`: measure registered suites and write the records."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from svilm_fast.bench.ceilings import Ceilings, measure_ceilings
+from svilm_fast.bench.environment import ROOT, environment, slug
+from svilm_fast.bench.run.record import Record
+from svilm_fast.bench.run.runner import result, run
+from svilm_fast.bench.run.table import table
+from svilm_fast.bench.run.text import failures, line, outcome, status_text
+from svilm_fast.bench.suites import benchmarks
+from svilm_fast.bench.suites.benchmark import SUITES, Benchmark
+
+RESULTS = ROOT / "bench" / "results"
+
+
+def run_suites(
+    suite: Annotated[
+        str, typer.Option(help=f"Suites, separated by commas: {', '.join(SUITES)}.")
+    ] = ",".join(SUITES),
+    only: Annotated[
+        str | None, typer.Option(help="Only ids that match this shell pattern ('*/infonce/*').")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: what is there.")] = None,
+    budget: Annotated[float, typer.Option(help="Seconds for each measurement.")] = 0.3,
+    deadline: Annotated[
+        float, typer.Option(help="Seconds for all; what is left then is skipped.")
+    ] = 3600.0,
+    out: Annotated[
+        Path | None, typer.Option(help="Result file; default bench/results/<machine>/run.json.")
+    ] = None,
+    list_only: Annotated[bool, typer.Option("--list", help="Print the ids, measure none.")] = False,
+) -> None:
+    """Prove every benchmark right on its own tensors, time it, write records and a table.
+
+    Exit status: 0 all measured, 2 wrong usage, 5 a benchmark gave no figure.
+    """
+    where = chosen_device(device)
+    chosen = chosen_benchmarks(suite, where, only)
+    if list_only:
+        for id in chosen:
+            typer.echo(id)
+        return
+    console = wide_console()
+    before = environment(where)
+    ceilings = measured_ceilings(where, chosen.values(), console)
+    records: list[Record] = []
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("measuring", total=len(chosen))
+        for record in run(chosen.values(), where, ceilings, budget_s=budget, deadline_s=deadline):
+            records.append(record)
+            progress.update(task, advance=1, description=record.id)
+            if not console.is_terminal:
+                console.print(line(record), markup=False, highlight=False, soft_wrap=True)
+    if console.is_terminal:
+        console.print(table(records))
+    path = out or RESULTS / slug(before) / "run.json"
+    write_json(path, result(records, before, where, ceilings))
+    console.print(f"wrote {len(records)} records to {path}", soft_wrap=True)
+    for record in failures(records):
+        console.print(
+            f"no figure: {record.id}: {status_text(record)}", markup=False, soft_wrap=True
+        )
+    raise typer.Exit(int(outcome(records)))
+
+
+def chosen_device(name: str | None) -> torch.device:
+    """The device of that name; by default a GPU where there is one.
+
+    Raises `typer.BadParameter` where it is not there.
+    """
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise typer.BadParameter(f"--device {name}: choose cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise typer.BadParameter("--device cuda: PyTorch sees no GPU here")
+    return torch.device(name)
+
+
+def chosen_benchmarks(suites: str, device: torch.device, only: str | None) -> dict[str, Benchmark]:
+    """The benchmarks of comma-separated suites; wrong names are a usage error."""
+    try:
+        return benchmarks([name.strip() for name in suites.split(",")], device, only)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def measured_ceilings(device: torch.device, chosen: Any, console: Console) -> Ceilings | None:
+    """Product and copy rate of the device, where a benchmark is compared with them."""
+    if all(benchmark.suite in ("data", "host") for benchmark in chosen):
+        return None
+    ceilings = measure_ceilings(device)
+    console.print(
+        f"ceilings of this run: product {ceilings.product_flops / 1e12:.3g} TFLOP/s, "
+        f"copy {ceilings.copy_bytes / 1e9:.3g} GB/s"
+    )
+    return ceilings
+
+
+def wide_console() -> Console:
+    """A console that does not wrap what is written to a file."""
+    return Console(width=None if Console().is_terminal else 200)
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a result file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=1) + "\n")

@@ -1,0 +1,46 @@
+"""Records as a table for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.table import Table
+
+from svilm_fast.bench.run.record import Record
+from svilm_fast.bench.run.text import mebibytes, milliseconds, status_text
+
+
+def table(records: Iterable[Record]) -> Table:
+    """Time, spread, share of the floor's ceiling, memory, rate and error of each record.
+
+    `floor` is the share of the ceiling that binds, and which one: the product or the copy rate.
+    """
+    view = Table("benchmark", "median", "p20 to p80", "floor", "memory", "rate", "error")
+    for record in records:
+        if not record.measured or record.median_ms is None:
+            view.add_row(record.id, f"[red]{status_text(record)}[/red]")
+            continue
+        view.add_row(
+            record.id,
+            milliseconds(record.median_ms),
+            _spread(record),
+            _floor(record),
+            "" if record.peak_extra_bytes is None else mebibytes(record.peak_extra_bytes),
+            ", ".join(f"{rate:.4g} {unit}/s" for unit, rate in record.rates_per_s.items()),
+            "" if record.error is None else f"{record.error:.1e}",
+        )
+    return view
+
+
+def _spread(record: Record) -> str:
+    if record.p20_ms is None or record.p80_ms is None:
+        return ""
+    return f"{milliseconds(record.p20_ms)} to {milliseconds(record.p80_ms)}"
+
+
+def _floor(record: Record) -> str:
+    if record.product_fraction is None or record.copy_fraction is None:
+        return ""
+    if record.product_fraction >= record.copy_fraction:
+        return f"{record.product_fraction:.1%} product"
+    return f"{record.copy_fraction:.1%} copy"

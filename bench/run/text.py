@@ -1,0 +1,64 @@
+"""Records as lines of text, and how a run of them ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from svilm_fast.bench.outcomes import Outcome
+from svilm_fast.bench.peers import PEERS
+from svilm_fast.bench.run.record import Record
+
+
+def failures(records: Iterable[Record]) -> list[Record]:
+    """Records without a figure that should have one.
+
+    What was skipped is none; nor is a peer that does not fit into memory: that is a finding.
+    """
+    return [
+        record
+        for record in records
+        if not record.measured
+        and not record.skipped
+        and not (record.status == "oom" and record.provider in PEERS)
+    ]
+
+
+def outcome(records: Iterable[Record]) -> Outcome:
+    """`FAILED` where a record is a failure."""
+    return Outcome.FAILED if failures(records) else Outcome.OK
+
+
+def status_text(record: Record) -> str:
+    """The status, with the reason where it is only told in the facts."""
+    reason = record.facts.get("reason")
+    if reason is None or record.status.endswith(str(reason)):
+        return record.status
+    return f"{record.status}: {reason}"
+
+
+def milliseconds(value: float) -> str:
+    """A time with four digits."""
+    return f"{value * 1e3:.1f} us" if value < 1 else f"{value:.2f} ms"
+
+
+def mebibytes(value: int) -> str:
+    """A memory figure."""
+    return f"{value / 2**20:.1f} MiB"
+
+
+def line(record: Record) -> str:
+    """One measurement as a line of text."""
+    head = f"{record.id:72}"
+    if not record.measured or record.median_ms is None:
+        return f"{head} {status_text(record)}"
+    parts = [f"{milliseconds(record.median_ms):>12}"]
+    if record.product_fraction is not None and record.copy_fraction is not None:
+        parts.append(f"product {record.product_fraction:6.1%}  copy {record.copy_fraction:6.1%}")
+    if record.peak_extra_bytes is not None:
+        parts.append(f"{mebibytes(record.peak_extra_bytes):>12}")
+    parts += [f"{rate:.4g} {unit}/s" for unit, rate in record.rates_per_s.items()]
+    if record.error is not None:
+        parts.append(f"error {record.error:.1e}")
+    if record.host_us is not None:
+        parts.append(f"host {record.host_us:.0f} us")
+    return f"{head} {'  '.join(parts)}"
