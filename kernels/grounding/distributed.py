@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from svilm_fast.kernels import collectives
+from svilm_fast.kernels.slices import SlicePlan, for_parts, gather_parts
 
 from .api import as_scalar, check_inputs, check_scalar, grounding_loss, grounding_scores
 
@@ -35,7 +36,8 @@ def distributed_grounding_loss(
     over all ranks: the mean over ranks is the loss of the global batch, and the mean of the ranks'
     gradients is its gradient. Nouns and their masks are gathered, group tokens stay; one maximum
     and one sum over ranks (B floats each) complete the columns. Every rank issues every collective,
-    also with no valid caption.
+    also with no valid caption. Many nouns are gathered, and their gradients scattered, in slices
+    while others are worked on (`kernels.slices`).
 
     Args:
         groups: [b, G, D] of this rank, unit vectors.
@@ -43,7 +45,8 @@ def distributed_grounding_loss(
         noun_mask: bool [b, K].
         beta, scale, workspace_bytes, backend: as in `grounding_loss`; equal on all ranks.
         group: process group; None is the default one, or a single rank if there is none.
-        scores: another similarity, as a function of (groups, gathered nouns, gathered mask, beta).
+        scores: another similarity, as a function of (groups, gathered nouns, gathered mask, beta);
+            called for some of the gathered captions at a time.
 
     Returns:
         0-dim float32 (float64 for float64 inputs).
@@ -57,30 +60,40 @@ def distributed_grounding_loss(
     options: dict[str, Any] = {"workspace_bytes": workspace_bytes, "backend": backend}
     if scores is None and collectives.world_size(group) == 1:
         return grounding_loss(groups, nouns, noun_mask, beta, scale, **options)
-    all_nouns = collectives.gather(nouns, group)
-    all_masks = collectives.gather(noun_mask.to(torch.uint8), group).bool()
-    if scores is None:
-        local = grounding_scores(groups, all_nouns, all_masks, beta, **options)
-    else:
-        local = scores(groups, all_nouns, all_masks, beta)
-    own = collectives.rank(group) * groups.shape[0]
-    valid = all_masks.any(1)
-    total = _own_terms(local, scale, valid, own, group)
-    return total * collectives.world_size(group) / (2 * valid.sum().clamp(min=1))
+    plan = SlicePlan.of(nouns, group)
+    masks = plan.parts(collectives.gather(noun_mask.to(torch.uint8), group).bool())
+    parts = [
+        grounding_scores(tokens, part, mask, beta, **options)
+        if scores is None
+        else scores(tokens, part, mask, beta)
+        for tokens, part, mask in zip(
+            for_parts(groups, plan), gather_parts(nouns, plan, group), masks
+        )
+    ]
+    local = parts[0] if plan.whole else torch.cat(parts, 1)
+    valid = torch.cat(masks).any(1)
+    total = _own_terms(local, scale, valid, plan, group)
+    return total * plan.world_size / (2 * valid.sum().clamp(min=1))
 
 
 def _own_terms(
-    scores: Tensor, scale: Tensor, valid: Tensor, own: int, group: dist.ProcessGroup | None
+    scores: Tensor,
+    scale: Tensor,
+    valid: Tensor,
+    plan: SlicePlan,
+    group: dist.ProcessGroup | None,
 ) -> Tensor:
-    """Sum over this rank's valid rows and columns; scores [b, B], its pairs start at column own."""
-    batch = scores.shape[0]
+    """Sum over this rank's valid rows and columns; scores [b, B], columns part after part."""
+    batch, first = scores.shape[0], plan.diagonal_offsets[0]
     with torch.autocast(scores.device.type, enabled=False):
         logits = scores * scale.to(torch.promote_types(scores.dtype, scale.dtype))
-        positives = logits.diagonal(own)
-        own_valid = valid[own : own + batch]
+        positives = logits.diagonal(first)
+        own_valid = valid[first : first + batch]
         left_out = own_valid[:, None] & ~valid[None, :]
         rows = logits.masked_fill(left_out, float("-inf")).logsumexp(1)
-        columns = collectives.all_reduce_logsumexp(logits.logsumexp(0), group)
+        columns = plan.in_rank_order(logits.logsumexp(0).split(plan.part_sizes))
+        columns = collectives.all_reduce_logsumexp(columns, group)
+        own = plan.rank * batch
         terms = rows + columns[own : own + batch] - 2 * positives
         return terms.masked_fill(~own_valid, 0).sum()
 

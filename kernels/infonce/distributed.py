@@ -7,8 +7,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .. import collectives
+from ..slices import SlicePlan, for_parts, gather_parts
 from .api import InfoNCEPartials, check_block, infonce, relative_partials
-from .pairs import checked_pair_mode
+from .pairs import checked_pair_mode, share_weights
 
 
 def distributed_infonce(
@@ -30,6 +31,7 @@ def distributed_infonce(
     losses: averaging gradients over ranks (ZeRO, DDP) gives the gradient of the global batch,
     that of `scale` included. Collectives: a gather of texts (and ids), two all-reduces of B floats
     for the column sums; backward one of B floats and a reduce-scatter of the texts' gradient.
+    Large gathers and reduce-scatters go in slices while others are worked on (`kernels.slices`).
 
     Args:
         videos, texts: [b, D] of this rank; b, D and dtype equal on all ranks.
@@ -65,27 +67,55 @@ def distributed_infonce(
             workspace_bytes=workspace_bytes,
             backend=backend,
         )
-    place, local = collectives.rank(group), videos.shape[0]
-    block, _ = relative_partials(
-        videos,
-        collectives.gather(texts, group),
-        scale,
-        diagonal_offset=place * local,
-        video_ids=pair_ids,
-        text_ids=None if pair_ids is None else collectives.gather(pair_ids, group),
-        pair_mode=pair_mode,
-        workspace_bytes=workspace_bytes,
-        backend=backend,
-    )
-    return _own_terms(block, place * local, group)
+    plan = SlicePlan.of(texts, group)
+    ids: list[Tensor | None] = [None] * len(plan.diagonal_offsets)
+    if pair_ids is not None:
+        ids = [*plan.parts(collectives.gather(pair_ids, group))]
+    blocks = [
+        relative_partials(
+            rows,
+            columns,
+            scale,
+            diagonal_offset=offset,
+            video_ids=pair_ids,
+            text_ids=column_ids,
+            pair_mode=pair_mode,
+            workspace_bytes=workspace_bytes,
+            backend=backend,
+        )[0]
+        for rows, columns, offset, column_ids in zip(
+            for_parts(videos, plan), gather_parts(texts, plan, group), plan.diagonal_offsets, ids
+        )
+    ]
+    shared_ids = [part for part in ids if part is not None] if pair_mode == "share" else []
+    rows, positives = _over_blocks(blocks, pair_ids, shared_ids)
+    columns = plan.in_rank_order([block.column_lse for block in blocks])
+    return _own_terms(InfoNCEPartials(rows, columns, positives), plan, group)
 
 
-def _own_terms(
-    block: InfoNCEPartials, first_column: int, group: dist.ProcessGroup | None
-) -> Tensor:
+def _over_blocks(
+    blocks: list[InfoNCEPartials], video_ids: Tensor | None, shared_ids: list[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Log-sums and positives of the rows over all blocks; `shared_ids`: text ids that share."""
+    first = blocks[0]
+    if len(blocks) == 1:
+        return first.row_lse, first.positives
+    rows = torch.logsumexp(torch.stack([block.row_lse for block in blocks]), 0)
+    if video_ids is None or not shared_ids:
+        return rows, first.positives
+    # A block's positive is the mean over the texts that it holds.
+    counted = (torch.cat(shared_ids), *shared_ids)
+    weights = [share_weights(video_ids, ids, rows.dtype) for ids in counted]
+    shares = [torch.where(own > 0, weights[0] / own, 0.0) for own in weights[1:]]
+    means = [share * block.positives for share, block in zip(shares, blocks)]
+    return rows, torch.stack(means).sum(0)
+
+
+def _own_terms(block: InfoNCEPartials, plan: SlicePlan, group: dist.ProcessGroup | None) -> Tensor:
     rows, columns, positives = block
     columns = collectives.all_reduce_logsumexp(columns, group)
-    own_columns = columns[first_column : first_column + rows.shape[0]]
+    first_column = plan.rank * plan.local_batch
+    own_columns = columns[first_column : first_column + plan.local_batch]
     # In share mode a column's target is spread over rows of other ranks; summed over all
     # ranks the rows' targets are the same numbers, and only that sum has a meaning.
     return ((rows - positives) + (own_columns - positives)).mean() / 2

@@ -1,19 +1,24 @@
-"""Planted bugs and poisoned memory: what every op's numerics tests share."""
+"""Planted bugs, poisoned memory and gloo ranks: what the ops' tests share."""
 
 from __future__ import annotations
 
 import importlib.util
 import inspect
 import itertools
+import os
+import socket
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 
 Mutate = Callable[[ModuleType, Mapping[str, str]], ModuleType]
+RunRanks = Callable[..., list[Any]]
 _numbers = itertools.count()
 
 
@@ -77,3 +82,38 @@ def poisoned_memory():
     yield
     torch.utils.deterministic.fill_uninitialized_memory = fill
     torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+
+
+@pytest.fixture(scope="session")
+def run_ranks(tmp_path_factory: pytest.TempPathFactory) -> RunRanks:
+    """`run_ranks(script, world, *words)` starts the script once per rank; what each one saved.
+
+    The script is called with rank, world size, port and folder, then the words, and saves
+    `{folder}/{rank}.pt`.
+    """
+
+    def run(script: Path, world: int, *words: str) -> list[Any]:
+        folder = tmp_path_factory.mktemp("ranks")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        processes = [
+            subprocess.Popen(
+                [sys.executable, *map(str, (script, place, world, port, folder)), *words],
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for place in range(world)
+        ]
+        try:
+            outputs = [process.communicate(timeout=150)[0] for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+        for process, output in zip(processes, outputs):
+            assert process.returncode == 0, output
+        return [torch.load(folder / f"{place}.pt") for place in range(world)]
+
+    return run

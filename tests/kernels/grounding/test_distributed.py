@@ -1,9 +1,5 @@
 """Ranks compute the loss and the gradient of the global batch."""
 
-import os
-import socket
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -22,32 +18,11 @@ WORLDS = ["pair", "all"]
 
 
 @pytest.fixture(scope="module")
-def rank_results(tmp_path_factory):
+def rank_results(run_ranks):
     """What three gloo ranks found: for `all` (3 ranks) and `pair` (2), one dict per rank."""
-    world, folder = 3, tmp_path_factory.mktemp("ranks")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    worker = str(Path(__file__).with_name("rank_worker.py"))
-    paths = "fused" if interpreted() else "reference"
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, worker, str(place), str(world), str(port), str(folder), paths],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for place in range(world)
-    ]
-    try:
-        outputs = [process.communicate(timeout=150)[0] for process in ranks]
-    finally:
-        for process in ranks:
-            process.kill()
-    for process, output in zip(ranks, outputs):
-        assert process.returncode == 0, output
-    saved = [torch.load(folder / f"{place}.pt") for place in range(world)]
+    saved = run_ranks(
+        Path(__file__).with_name("rank_worker.py"), 3, "fused" if interpreted() else "reference"
+    )
     return {
         "all": [results["all"] for results in saved],
         "pair": [results["pair"] for results in saved if "pair" in results],
