@@ -13,10 +13,11 @@ from svilm_fast.bench.peers import Provider
 from svilm_fast.bench.suites.benchmark import Skipped, WrongResult
 from svilm_fast.kernels.registry import Op
 
-# Relative RMS error against the float64 oracle; peers in half precision are far from the bar that
-# the op's own tests hold, so this only tells a wrong result from a rough one.
-_OUTPUT_BAR = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}
-_GRADIENT_BAR = {torch.float32: 1e-2, torch.float16: 0.3, torch.bfloat16: 0.3}
+# Relative RMS error against the float64 oracle that output and gradients may have. It only has to
+# tell a wrong result from a rough one: the ops' own tests hold far closer bars, and a peer that
+# rounds its keys to bf16 assigns some tokens to another group.
+_OWN = {torch.float32: (1e-3, 1e-2), torch.float16: (2e-2, 5e-2), torch.bfloat16: (5e-2, 1e-1)}
+_PEER = {torch.float32: (1e-3, 1e-2), torch.float16: (0.25, 0.5), torch.bfloat16: (0.25, 0.5)}
 DIRECTIONS = ("forward", "backward", "both")
 
 
@@ -94,36 +95,27 @@ class Case:
             return partial(self._gradients, self._output(provider), True)
         return lambda: self._gradients(self._output(provider), False)
 
-    def verify(self, provider: Provider, direction: str) -> float:
+    def verify(self, provider: Provider, direction: str, *, peer: bool = False) -> float:
         """Relative error of the output, or the largest of output and gradients.
 
         Scalars' gradients are sums that cancel: peers in half precision miss them, so only those of
-        tensors are judged. Raises `WrongResult` past the bar.
+        tensors are judged. Raises `WrongResult` past the bar, which is wider for a peer.
         """
+        output_bar, gradient_bar = (_PEER if peer else _OWN)[self.dtype]
+        with torch.set_grad_enabled(direction != "forward"):
+            output = self._output(provider)
+        error = _judged("output", relative_rms(output, self.oracle), output_bar)
         if direction == "forward":
-            with torch.no_grad():
-                error = relative_rms(self._output(provider), self.oracle)
-            return _judged("output", error, _OUTPUT_BAR[self.dtype])
-        output = self._output(provider)
-        error = _judged("output", relative_rms(output, self.oracle), _OUTPUT_BAR[self.dtype])
-        found = self._gradients(output, False)
-        names = [
-            k
-            for k, v in self.inputs.items()
-            if isinstance(v, Tensor) and v.is_floating_point() and v.dim()
-        ]
-        pairs = [
-            (gradient, exact)
-            for gradient, exact, leaf in zip(found, self.oracle_gradients, self.wanted, strict=True)
-            if leaf.dim()
-        ]
-        for name, (gradient, exact) in zip(names, pairs, strict=True):
-            if exact is None:
+            return error
+        found = zip(self.wanted, self._gradients(output, False), self.oracle_gradients, strict=True)
+        names = {id(value): name for name, value in self.inputs.items()}
+        for leaf, gradient, exact in found:
+            if exact is None or leaf.dim() == 0:
                 continue
+            what = f"gradient of {names[id(leaf)]}"
             if gradient is None:
-                raise WrongResult(f"no gradient of {name}", float("inf"))
-            distance = relative_rms(gradient, exact)
-            error = max(error, _judged(f"gradient of {name}", distance, _GRADIENT_BAR[self.dtype]))
+                raise WrongResult(f"no {what}", float("inf"))
+            error = max(error, _judged(what, relative_rms(gradient, exact), gradient_bar))
         return error
 
     def _output(self, provider: Provider) -> Tensor:

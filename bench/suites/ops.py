@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 
 from svilm_fast.bench.ops.cases import cases
 from svilm_fast.bench.ops.proof import DIRECTIONS, Case
-from svilm_fast.bench.peers import Provider, peers
+from svilm_fast.bench.peers import PEERS, Provider, peers
 from svilm_fast.bench.suites.benchmark import Benchmark, CallCost, Prepared, benchmark_id
 from svilm_fast.kernels.registry import Cost, Op, ops
 
@@ -80,7 +81,7 @@ def _directions(
         yield Benchmark(
             benchmark_id("ops", op.name, case, label, direction, name),
             "ops",
-            partial(_prepare, op, case, shape, dtype, provider, direction),
+            partial(_prepare, op, case, shape, dtype, name, provider, direction),
         )
 
 
@@ -89,6 +90,7 @@ def _prepare(
     case: str,
     shape: Mapping[str, Any],
     dtype: torch.dtype,
+    name: str,
     provider: Provider,
     direction: str,
     device: torch.device,
@@ -104,10 +106,10 @@ def _prepare(
     unit, key = _UNITS.get(op.name, ("calls", ""))
     return Prepared(
         call=call,
-        verify=partial(made.verify, provider, direction),
+        verify=partial(made.verify, provider, direction, peer=name in PEERS),
         cost=_cost(op.cost(shape, dtype), direction),
         units={unit: float(shape.get(key, 1))},
-        facts={"shape": dict(shape)},
+        facts={"shape": dict(shape)} | _sources(op, name),
         close=calls.clear,
     )
 
@@ -123,6 +125,14 @@ def _case(
         torch.compiler.reset()
         _held[key] = Case(op, shape, dtype, device)
     return _held[key]
+
+
+def _sources(op: Op, provider: str) -> dict[str, str]:
+    """A hash of the files that decide the machine code of the fused path."""
+    if provider != "fused":
+        return {}
+    texts = b"".join(path.read_bytes() for path in op.kernel_paths)
+    return {"kernel_sources": hashlib.sha256(texts).hexdigest()[:16]}
 
 
 def _cost(cost: Cost, direction: str) -> CallCost:

@@ -80,7 +80,7 @@ def test_a_wrong_output_and_a_wrong_gradient_are_found():
     def without_gradient_of_texts(**inputs):
         return reference(**inputs | {"texts": inputs["texts"].detach()})
 
-    assert case.verify(without_gradient_of_texts, "forward") < 1e-5
+    assert case.verify(without_gradient_of_texts, "forward") < 1e-3
     with pytest.raises(WrongResult, match="no gradient of texts"):
         case.verify(without_gradient_of_texts, "backward")
 
