@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from svilm_fast.distributed.gradient_cache import CachedStep
+from svilm_fast.distributed.reduction import Reduction, backward_all, choose_reduction
+from svilm_fast.models.inputs import ModelInputs
+from svilm_fast.objectives.total import Embeddings, StepOutput
 from svilm_fast.train.config import RunConfig
-from svilm_fast.train.deepspeed_config import build_deepspeed_config
+from svilm_fast.train.deepspeed_config import (
+    build_deepspeed_config,
+    local_batch_of,
+    micro_batch_of,
+)
 from svilm_fast.train.ema import WeightAverage
 from svilm_fast.train.environment import import_deepspeed
 from svilm_fast.train.optimizer import build_optimizer, set_learning_rate
@@ -20,20 +28,40 @@ TORCH_LINEAR = torch.nn.functional.linear
 
 
 class LossModule(nn.Module):
-    """Returns loss and metrics as a tuple.
+    """Runs the model, or one of its halves, and returns tuples.
 
     ZeRO 3 finds the tensors of an output in tuples and dicts only; in a dataclass they would miss
-    the hooks that gather the parameters again for backward.
+    the hooks that gather the parameters again for backward. The halves are called through here,
+    because DeepSpeed's autocast and hooks sit around this module's forward.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, inputs: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss (0-dim) and its detached parts."""
-        output = self.model(inputs)
+    def forward(
+        self, inputs: Any, half: Literal["embed", "objective"] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]] | Embeddings:
+        """Return the loss (0-dim) and its detached parts; of the half `embed`, the embeddings."""
+        if half == "embed":
+            return self.model.embed(inputs)
+        output = self.model(inputs) if half is None else self.model.objective(inputs)
         return output.loss, output.metrics
+
+
+@dataclass(frozen=True)
+class EngineHalves:
+    """The halves of the model under a DeepSpeed engine, as the gradient cache calls them."""
+
+    deepspeed: Any
+
+    def embed(self, inputs: ModelInputs) -> Embeddings:
+        """`SViLM.embed` through DeepSpeed."""
+        return self.deepspeed(inputs, "embed")
+
+    def objective(self, embeddings: Embeddings) -> StepOutput:
+        """`SViLM.objective` through DeepSpeed."""
+        return StepOutput(*self.deepspeed(embeddings, "objective"))
 
 
 @dataclass
@@ -59,6 +87,13 @@ class Engine:
             self.scalars = MasterScalars(self.model)
             self.scalars.refresh()
         self.ema = None if config.ema.decay is None else WeightAverage(self, config.ema)
+        self.local_batch = local_batch_of(config, ranks.world_size)
+        self.micro_batch = micro_batch_of(config, ranks.world_size)
+        self.reduction: Reduction = "boundary"
+        if self.caches_gradients:
+            self.reduction = choose_reduction(
+                deepspeed_engine, config.distributed.gradient_reduction
+            )
 
     @property
     def model(self) -> nn.Module:
@@ -69,6 +104,11 @@ class Engine:
     def zero_stage(self) -> int:
         """The stage DeepSpeed runs at (an extra may have changed the configured one)."""
         return int(self.deepspeed.zero_optimization_stage())
+
+    @property
+    def caches_gradients(self) -> bool:
+        """Whether a step runs the encoders in micro-batches, twice."""
+        return self.micro_batch < self.local_batch
 
     def set_learning_rate(self, rate: float) -> None:
         """Set the rate of all parameter groups, each with its own share."""
@@ -82,12 +122,16 @@ class Engine:
         DeepSpeed skip it themselves, stage 0 with fp32 would poison the parameters.
         """
         self.set_learning_rate(learning_rate)
-        loss, metrics = self.deepspeed(inputs)
+        cached = self._cached_step(inputs) if self.caches_gradients else None
+        loss, metrics = self.deepspeed(inputs) if cached is None else cached.output
         not_finite = float(not bool(torch.isfinite(loss.detach())))
         any_not_finite, stop_signal = self.ranks.agree_max(not_finite, float(signal))
         if any_not_finite:
             return StepResult(loss.detach(), metrics, False, None, int(stop_signal))
-        self.deepspeed.backward(loss)
+        if cached is None:
+            self.deepspeed.backward(loss)
+        else:
+            backward_all(self.deepspeed, cached, len(cached), self.reduction)
         norm = self._local_gradient_norm() if self.zero_stage == 0 else None
         if norm is not None and not bool(torch.isfinite(norm)):
             self.deepspeed.zero_grad()
@@ -104,6 +148,18 @@ class Engine:
             None if reported is None else float(reported),
             int(stop_signal),
         )
+
+    def _cached_step(self, inputs: ModelInputs) -> CachedStep:
+        if self.zero_stage == 3:
+            # Every pass gathers parameters, so ranks with different numbers of passes would wait
+            # for each other; in the other stages the objectives notice unequal batches themselves.
+            largest, smallest = self.ranks.agree_max(len(inputs), -len(inputs))
+            if largest != -smallest:
+                raise ValueError(
+                    f"local batches differ: {-smallest:g} pairs on one rank, {largest:g} on another"
+                    "; give every rank the same number"
+                )
+        return CachedStep(EngineHalves(self.deepspeed), inputs, self.micro_batch)
 
     def load_deepspeed_checkpoint(self, folder: str, tag: str) -> bool:
         """Load DeepSpeed's own files; returns whether there were any."""

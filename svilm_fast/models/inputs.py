@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from torch import Tensor
 
@@ -36,3 +36,25 @@ class ModelInputs:
     noun_token_mask: Tensor | None = None
     noun_mask: Tensor | None = None
     seeds: StepSeeds | None = None
+
+    def __len__(self) -> int:
+        """b."""
+        return len(self.text_tokens)
+
+    def rows(self, rows: slice) -> ModelInputs:
+        """The inputs of some samples, as views of these."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        seeds = values.pop("seeds")
+        if seeds is not None:
+            seeds = StepSeeds(seeds.run_seed, seeds.step, seeds.keys[rows])
+        taken = {name: None if value is None else value[rows] for name, value in values.items()}
+        return ModelInputs(**taken, seeds=seeds)
+
+    def split(self, size: int) -> list[ModelInputs]:
+        """Parts of `size` samples in order, the last one with what is left; views.
+
+        Raises ValueError for a size below 1.
+        """
+        if size < 1:
+            raise ValueError(f"a micro-batch needs at least 1 sample, got {size}")
+        return [self.rows(slice(start, start + size)) for start in range(0, len(self), size)]

@@ -1,0 +1,64 @@
+"""Several backward calls in one optimizer step under DeepSpeed, reduced over the ranks rightly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from torch import Tensor
+
+Reduction = Literal["coalesce", "boundary"]
+
+
+def why_not_coalesce(engine: Any) -> str | None:
+    """Return why gradients of this DeepSpeed engine cannot be coalesced, or None where they can."""
+    stage = int(engine.zero_optimization_stage())
+    if stage == 0:
+        return "ZeRO 0 has no shards to reduce into"
+    if not hasattr(engine, "coalesce_grad_reduction"):
+        return "DeepSpeed below 0.19.1 cannot coalesce"
+    if not hasattr(engine.optimizer, "_coalesce_grad_reduction"):
+        # BF16_Optimizer: ZeRO 1 with bf16 parameters and fp32 accumulation.
+        return f"DeepSpeed's {type(engine.optimizer).__name__} cannot coalesce"
+    return None
+
+
+def choose_reduction(engine: Any, asked: Literal["auto"] | Reduction) -> Reduction:
+    """Return how `backward_all` reduces: as asked, or for `auto` coalesced where that is possible.
+
+    Raises ValueError where coalescing was asked for and is not possible.
+    """
+    reason = why_not_coalesce(engine)
+    if asked == "coalesce" and reason is not None:
+        raise ValueError(
+            f"distributed.gradient_reduction=coalesce is not possible here: {reason}; use "
+            "boundary or auto"
+        )
+    if asked == "auto":
+        return "coalesce" if reason is None else "boundary"
+    return asked
+
+
+def backward_all(engine: Any, scalars: Iterable[Tensor], count: int, reduction: Reduction) -> None:
+    """Run backward on the scalars of a gradient cache, each before the next, as one gradient.
+
+    The first scalar is the loss, which reaches the objectives' parameters alone; the encoders' are
+    reached by every other one, `count - 1` in all.
+
+    Plain repeated `engine.backward` keeps only the last scalar's gradient under ZeRO 1 and 2.
+    `coalesce` holds the full gradients of a rank until all are done and reduces them once;
+    `boundary` lets ZeRO 2 and 3 reduce every scalar's gradients into the rank's shard (ZeRO 0 and 1
+    reduce once, with the last).
+    """
+    if reduction == "coalesce":
+        with engine.coalesce_grad_reduction():
+            for scalar in scalars:
+                engine.backward(scalar)
+        return
+    for number, scalar in enumerate(scalars, start=1):
+        engine.set_gradient_accumulation_boundary(number == count)
+        engine.backward(scalar)
+        if number == 1 and int(engine.zero_optimization_stage()) == 3:
+            # ZeRO 3 overwrites a shard in the first backward of a step and adds to it in the
+            # others. The loss reaches no encoder: theirs would add to the step before this one.
+            engine.optimizer.zero_grad()
