@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -83,15 +85,41 @@ class Block(nn.Module):
         self.attention = SelfAttention(width, heads, backend)
         self.mlp_norm = nn.LayerNorm(width)
         self.mlp = MLP(width, int(width * mlp_ratio))
+        self.compiled = False
 
     def forward(self, x: Tensor, spans: tuple[Span, ...]) -> Tensor:
-        x = x + _with_noise(self.attention(self.attention_norm(x), spans), spans, position=0)
-        return x + _with_noise(self.mlp(self.mlp_norm(x)), spans, position=1)
+        # Evaluation comes with batches of many sizes, each of which would be compiled again.
+        part = _compiled if self.compiled and self.training else _as_is
+        if all(span.noise is None for span in spans):
+            return part(_block)(self, x, spans)
+        # The noise holds the number of the step: traced, it would be compiled anew in every step.
+        x = x + _with_noise(part(_attention_branch)(self, x, spans), spans, position=0)
+        return x + _with_noise(part(_mlp_branch)(self, x), spans, position=1)
+
+
+def _attention_branch(block: Block, x: Tensor, spans: tuple[Span, ...]) -> Tensor:
+    return block.attention(block.attention_norm(x), spans)
+
+
+def _mlp_branch(block: Block, x: Tensor) -> Tensor:
+    return block.mlp(block.mlp_norm(x))
+
+
+def _block(block: Block, x: Tensor, spans: tuple[Span, ...]) -> Tensor:
+    x = x + _attention_branch(block, x, spans)
+    return x + _mlp_branch(block, x)
+
+
+@functools.cache
+def _compiled(part: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return torch.compile(part, dynamic=False)
+
+
+def _as_is(part: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return part
 
 
 def _with_noise(branch: Tensor, spans: tuple[Span, ...], position: int) -> Tensor:
-    if all(span.noise is None for span in spans):
-        return branch
     parts = branch.split([span.rows for span in spans])
     scaled = []
     for part, span in zip(parts, spans, strict=True):

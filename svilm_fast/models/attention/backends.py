@@ -154,6 +154,11 @@ def backend_names() -> tuple[str, ...]:
     return ("auto", *_BACKENDS)
 
 
+def load_backend(name: str) -> AttentionFunction:
+    """The attention function of a backend that was chosen before."""
+    return _BACKENDS[name].load()
+
+
 def availability(request: AttentionRequest) -> dict[str, tuple[bool, str]]:
     """For every backend, whether it can serve the request and why (not)."""
     return {name: backend.probe(request) for name, backend in _BACKENDS.items()}

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from svilm_fast.models.attention.backends import AttentionRequest, choose_backend
+from svilm_fast.models.attention.backends import (
+    AttentionRequest,
+    choose_backend,
+    load_backend,
+)
 from svilm_fast.models.attention.padding import KeyPadding
 
 
@@ -34,6 +39,12 @@ def attend(
         AttentionUnavailableError: the named backend cannot run on these tensors.
         ValueError: unknown backend.
     """
-    request = AttentionRequest(query.device, query.dtype, query.shape[-1], padding is not None)
-    function = choose_backend(request, backend).load()
-    return function(query, key, value, padding, query_padding)
+    name = choice(query.device, query.dtype, query.shape[-1], padding is not None, backend)
+    return load_backend(name)(query, key, value, padding, query_padding)
+
+
+def choice(
+    device: torch.device, dtype: torch.dtype, head_dim: int, padded: bool, backend: str
+) -> str:
+    """Name of the backend; apart from `attend`, so that a compiled block need not trace it."""
+    return choose_backend(AttentionRequest(device, dtype, head_dim, padded), backend).name
