@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from svilm_fast.distributed.gradient_cache import CachedStep
 from svilm_fast.distributed.reduction import Reduction, backward_all, choose_reduction
+from svilm_fast.models.compilation import NoCompilerError, compile_blocks
 from svilm_fast.models.inputs import ModelInputs
 from svilm_fast.objectives.total import Embeddings, StepOutput
 from svilm_fast.train.config import RunConfig
@@ -20,6 +21,7 @@ from svilm_fast.train.deepspeed_config import (
 )
 from svilm_fast.train.ema import WeightAverage
 from svilm_fast.train.environment import import_deepspeed
+from svilm_fast.train.errors import ConfigError
 from svilm_fast.train.optimizer import build_optimizer, set_learning_rate
 from svilm_fast.train.ranks import Ranks
 from svilm_fast.train.scalars import MasterScalars
@@ -198,10 +200,20 @@ def refuse_scalar_parameters(model: nn.Module) -> None:
             )
 
 
+def compile_for(model: nn.Module, device: torch.device) -> None:
+    """Let the transformer blocks run compiled, or raise ConfigError where they cannot be."""
+    try:
+        compile_blocks(model, device)
+    except NoCompilerError as error:
+        raise ConfigError(f"{error}; install it, or set training.compile=none") from error
+
+
 def start_engine(model: nn.Module, config: RunConfig, ranks: Ranks) -> Engine:
     """Put `model` (on any device) under DeepSpeed as the configuration says."""
     refuse_scalar_parameters(model)
     deepspeed = import_deepspeed(ranks.device.type)
+    if config.training.compile == "blocks":
+        compile_for(model, ranks.device)
     wrapped = LossModule(model).to(ranks.device)
     optimizer = build_optimizer(wrapped, config.optimizer)
     deepspeed_engine, *_ = deepspeed.initialize(
