@@ -18,7 +18,7 @@ def unit_norm(tensor: Tensor) -> Tensor:
         return F.normalize(at_least_fp32(tensor), dim=-1)
 
 
-def project(layer: nn.Linear, tensor: Tensor) -> Tensor:
+def project(layer: nn.Linear | nn.LayerNorm, tensor: Tensor) -> Tensor:
     """`layer(tensor)` where the tensor may be fp32 although the layer's parameters are bf16."""
     return layer(tensor.to(layer.weight.dtype))
 

@@ -10,6 +10,7 @@ from svilm_fast.kernels.temporal import temporal_bce
 from svilm_fast.models.attention import KeyPadding
 from svilm_fast.models.config import ModelConfig
 from svilm_fast.models.initialisation import initialise
+from svilm_fast.models.precision import project
 from svilm_fast.models.transformer import Block, Span
 from svilm_fast.models.video_encoder import LearnedTokens
 from svilm_fast.objectives.config import TemporalConfig
@@ -26,7 +27,7 @@ class RecurrentHead(nn.Module):
 
     def forward(self, segments: Tensor, segment_mask: Tensor) -> Tensor:
         """[b, T] from [b, T, D]; missing segments enter as zeros."""
-        present = self.norm(segments) * segment_mask[..., None]
+        present = project(self.norm, segments) * segment_mask[..., None]
         return self.logit(self.recurrence(present)[0]).squeeze(-1)
 
 
@@ -44,7 +45,7 @@ class TransformerHead(nn.Module):
     def forward(self, segments: Tensor, segment_mask: Tensor) -> Tensor:
         """[b, T] from [b, T, D]; missing segments are not attended to."""
         batch, length, _ = segments.shape
-        states = self.norm(segments) + self.position(batch)
+        states = project(self.norm, segments) + self.position(batch)
         ids = torch.arange(length, device=segments.device)
         # A clip without any segment takes no part in the loss, but its softmax must be finite.
         nothing = ~segment_mask.any(dim=1, keepdim=True)

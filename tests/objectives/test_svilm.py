@@ -219,8 +219,9 @@ def test_autocast_keeps_embeddings_scales_and_losses_in_fp32(make_model, inputs)
     assert abs(output.loss.item() - make_model()(inputs).loss.item()) < 0.1
 
 
-def test_a_bf16_model_gives_fp32_losses(make_model, inputs):
-    model = make_model().bfloat16()
+@pytest.mark.parametrize("head", ["centroid", "rnn", "transformer"])
+def test_a_bf16_model_gives_fp32_losses(make_model, inputs, head):
+    model = make_model({"temporal": {"head": head, "heads": 2}}).bfloat16()
     output = model(inputs)
     assert output.loss.dtype == torch.float32
     output.loss.backward()

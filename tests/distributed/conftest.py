@@ -1,0 +1,170 @@
+"""A very small S-ViLM, twelve pairs for it, and ranks that train it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from svilm_fast.kernels.philox import StepSeeds
+from svilm_fast.models.inputs import ModelInputs
+from svilm_fast.objectives.svilm import SViLM, build_model
+from svilm_fast.train.config import RunConfig
+from svilm_fast.train.environment import LAUNCHER_VARIABLES, free_port
+from svilm_fast.train.load_config import load_config
+from svilm_fast.train.ranks import Ranks, leave_ranks, start_ranks
+
+PROGRAM = Path(__file__).parent / "rank_program.py"
+BATCH, NOUNS = 12, 2
+SMALL = (
+    "run.dir=unused",
+    "model.preset=tiny",
+    "model.embed_dim=8",
+    "video.frames=4",
+    "video.image_size=8",
+    "video.tubelet=1",
+    "video.patch=4",
+    "video.width=16",
+    "video.depth=2",
+    "video.heads=2",
+    "video.num_groups=3",
+    "video.num_segments=4",
+    "video.grouping.mode=hard",
+    "text.vocab_size=300",
+    "text.length=8",
+    "text.width=16",
+    "text.depth=1",
+    "text.heads=2",
+    "data.tokenizer.noun_length=4",
+    "training.precision=fp32",
+    f"training.global_batch={BATCH}",
+    "training.gradient_clipping=0",
+    "distributed.device=cpu",
+    "deepspeed.bucket_elements=1000",
+    "deepspeed.persistence_elements=0",
+    "optimizer.weight_decay=0",
+)
+NOISE = (
+    "video.grouping.mode=gumbel",
+    "video.drop.rate=0.3",
+    "video.drop_path=0.3",
+    "video.dropout=0.2",
+    "text.drop_path=0.2",
+    "text.dropout=0.1",
+)
+# Parameters of the objectives: scales and beta, and those that are larger.
+HEADS = (
+    "objectives.grounding.similarity=mlp",
+    "objectives.grounding.mlp_hidden=4",
+    "objectives.temporal.head=transformer",
+    "objectives.temporal.heads=2",
+)
+
+
+def small_config(*overrides: str) -> RunConfig:
+    return load_config(None, [*SMALL, *overrides])
+
+
+def small_model(config: RunConfig) -> SViLM:
+    torch.manual_seed(0)
+    return build_model(config)
+
+
+def small_inputs(step: int = 0) -> ModelInputs:
+    """Twelve pairs: captions 1 and 6 to 11 have no noun, the second half none at all."""
+    generator = torch.Generator().manual_seed(70 + step)
+
+    def draw(high: int, *shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
+        return torch.randint(0, high, shape, generator=generator, dtype=dtype)
+
+    has_noun = torch.tensor([2, 0, 1, 2, 1, 2] + [0] * 6)
+    return ModelInputs(
+        text_tokens=draw(300, BATCH, 7),
+        text_mask=torch.arange(7) < draw(6, BATCH, 1) + 2,
+        frames=draw(256, BATCH, 4, 8, 8, 3, dtype=torch.uint8),
+        blended=draw(256, BATCH, 4, 8, 8, 3, dtype=torch.uint8),
+        paste_mask=torch.tensor([[0, 1, 1, 0], [1, 1, 1, 0], [0, 0, 1, 1]] * 4).bool(),
+        pair_ids=torch.arange(BATCH) // 2,
+        noun_tokens=draw(300, BATCH, NOUNS, 4),
+        noun_token_mask=torch.ones(BATCH, NOUNS, 4, dtype=torch.bool),
+        noun_mask=torch.arange(NOUNS) < has_noun[:, None],
+        seeds=StepSeeds(run_seed=1, step=step, keys=torch.arange(BATCH) * 2**40 + 3),
+    )
+
+
+def rows_of_rank(inputs: ModelInputs, rank: int, world_size: int) -> ModelInputs:
+    local = len(inputs) // world_size
+    return inputs.rows(slice(rank * local, (rank + 1) * local))
+
+
+def run_ranks(folder: Path, world_size: int, jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Run `jobs` on gloo ranks and return what each rank told."""
+    torch.save(jobs, folder / "jobs.pt")
+    clean = {key: value for key, value in os.environ.items() if key not in LAUNCHER_VARIABLES}
+    shared = clean | {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "WORLD_SIZE": str(world_size),
+        "OMP_NUM_THREADS": "1",
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(PROGRAM), str(folder)],
+            env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(world_size)
+    ]
+    try:
+        outputs = [process.communicate(timeout=1000)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0] * world_size, "\n".join(outputs)
+    return [torch.load(folder / f"rank_{rank}.pt") for rank in range(world_size)]
+
+
+@pytest.fixture(scope="session")
+def make_config() -> Callable[..., RunConfig]:
+    return small_config
+
+
+@pytest.fixture(scope="session")
+def make_model() -> Callable[[RunConfig], SViLM]:
+    return small_model
+
+
+@pytest.fixture(scope="session")
+def inputs_of() -> Callable[..., ModelInputs]:
+    return small_inputs
+
+
+@pytest.fixture(scope="session")
+def noise() -> tuple[str, ...]:
+    return NOISE
+
+
+@pytest.fixture(scope="session")
+def heads() -> tuple[str, ...]:
+    return HEADS
+
+
+@pytest.fixture(scope="session")
+def start_jobs() -> Callable[..., list[dict[str, Any]]]:
+    return run_ranks
+
+
+@pytest.fixture(scope="session")
+def ranks() -> Iterator[Ranks]:
+    """One process group of one rank for all in-process engine tests."""
+    yield start_ranks(small_config().distributed)
+    leave_ranks()
