@@ -11,12 +11,13 @@ from typing import Any
 import typer
 
 from svilm_fast.data.errors import DataError, SkipBudgetError, WorkerError
-from svilm_fast.train.errors import EXIT_BAD_INPUT, UserError
+from svilm_fast.train.errors import EXIT_BAD_INPUT, RankError, UserError
 
 DEBUG = "SVILM_DEBUG"
 EXIT_UNEXPECTED = 1
-# What one rank may find among its own samples while the others find nothing.
-ONE_RANKS_ERRORS = (SkipBudgetError, WorkerError)
+# What one rank may find among its own samples while the others find nothing; and the end of another
+# rank, which each says for the log of its own node.
+ONE_RANKS_ERRORS = (SkipBudgetError, WorkerError, RankError)
 
 
 def one_line(error: BaseException) -> str:

@@ -40,10 +40,10 @@ def local_batch_of(config: RunConfig, world_size: int) -> int:
     """Return the pairs per rank; the global batch must be a multiple of the rank count."""
     local, rest = divmod(config.training.global_batch, world_size)
     if rest:
-        nearest = max(1, local) * world_size
+        nearest = f"{local * world_size} and " if local else ""
         raise ConfigError(
             f"training.global_batch={config.training.global_batch} is not divisible by "
-            f"{world_size} ranks; the nearest that is: {nearest}"
+            f"{world_size} ranks; the nearest that are: {nearest}{(local + 1) * world_size}"
         )
     return local
 

@@ -15,6 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from svilm_fast.train.errors import UserError
+
+FIRST_SLURM_PORT, SLURM_PORTS = 20_000, 10_000
 LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 PACKAGES = (
     "svilm-fast",
@@ -39,13 +42,20 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def use_single_process_defaults() -> None:
-    """Let a plain `python` start be a group of one, without a launcher.
+def use_launcher_variables() -> None:
+    """Set the variables of torch's launchers where another one, or none, started this process.
 
-    Without these variables DeepSpeed looks for MPI and stops at a missing mpi4py; a fixed port
-    would collide with another run on the same machine.
+    Under `srun` with one task per rank they follow from Slurm's own; MASTER_ADDR must be given
+    there for more than one node. A plain `python` start is a group of one: without these variables
+    DeepSpeed looks for MPI and stops at a missing mpi4py, and a fixed port would collide with
+    another run on the same machine.
     """
     if "RANK" in os.environ or "WORLD_SIZE" in os.environ:
+        return
+    # Slurm sets the number of tasks of a step for what srun starts only, not in a batch script.
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+    if tasks > 1:
+        _use_slurm_variables(tasks)
         return
     os.environ.update(
         RANK="0",
@@ -53,6 +63,25 @@ def use_single_process_defaults() -> None:
         WORLD_SIZE="1",
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(free_port()),
+    )
+
+
+def _use_slurm_variables(tasks: int) -> None:
+    if "MASTER_ADDR" not in os.environ:
+        if int(os.environ.get("SLURM_STEP_NUM_NODES", "1")) > 1:
+            raise UserError(
+                "srun started ranks on several nodes without MASTER_ADDR; export the first node's "
+                'name before srun: MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | '
+                "head -n 1), as train/launch/slurm_tasks.sh does"
+            )
+        os.environ["MASTER_ADDR"] = "127.0.0.1"
+    # The same on all ranks, and another one for the next job on the node.
+    port = FIRST_SLURM_PORT + int(os.environ.get("SLURM_JOB_ID", "0")) % SLURM_PORTS
+    os.environ.setdefault("MASTER_PORT", str(port))
+    os.environ.update(
+        RANK=os.environ["SLURM_PROCID"],
+        LOCAL_RANK=os.environ["SLURM_LOCALID"],
+        WORLD_SIZE=str(tasks),
     )
 
 

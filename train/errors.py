@@ -4,6 +4,7 @@ from __future__ import annotations
 
 EXIT_BAD_INPUT = 2
 EXIT_NON_FINITE = 3
+EXIT_RANK_LOST = 4
 
 
 class UserError(Exception):
@@ -24,3 +25,14 @@ class NonFiniteError(UserError):
     """Loss or gradients were not finite too many times in a row."""
 
     exit_code = EXIT_NON_FINITE
+
+
+class RankError(UserError):
+    """Another rank stopped, left or does not answer; every rank raises it with the same message.
+
+    exit_code: that of the rank which stopped with an error of its own, else 4.
+    """
+
+    def __init__(self, message: str, exit_code: int = EXIT_RANK_LOST) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

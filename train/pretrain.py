@@ -56,8 +56,9 @@ def pretrain(
 ) -> int:
     """Train a model; under `deepspeed` or `torchrun` as one rank of many, else alone.
 
-    Exit codes: 0 done; 2 bad input; 3 loss or gradients not finite; 143 or 130 saved and stopped
-    by SIGTERM or SIGINT (run again with --resume). A report that fails at the end is a warning.
+    Exit codes: 0 done; 2 bad input; 3 loss or gradients not finite; 4 another rank ended or does
+    not answer; 143 or 130 saved and stopped by SIGTERM or SIGINT (run again with --resume). A
+    report that fails at the end is a warning.
     """
     del local_rank  # the launchers pass it; LOCAL_RANK in the environment is what counts
     resolved = load_config(config, overrides or [])

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from types import FrameType
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from svilm_fast.train.config import DistributedConfig
-from svilm_fast.train.environment import import_deepspeed, use_single_process_defaults
-from svilm_fast.train.errors import UserError
+from svilm_fast.train.environment import import_deepspeed, use_launcher_variables
+from svilm_fast.train.errors import RankError, UserError
+from svilm_fast.train.faults import is_lost_connection, place_of
+from svilm_fast.train.watch import Watch, start_watch
 
 Made = TypeVar("Made")
 
@@ -28,18 +33,34 @@ class Ranks:
     local_rank: int
     world_size: int
     device: torch.device
+    watch: Watch | None = None
 
     @property
     def is_first(self) -> bool:
         """Whether this rank writes the files and talks to the terminal."""
         return self.rank == 0
 
+    def reached(self, step: int) -> None:
+        """Note the step that begins, for the message of a fault."""
+        if self.watch is not None:
+            self.watch.progress.step = step
+
     def agree_max(self, *values: float) -> list[float]:
-        """Return the largest of each value over the ranks; every rank must call it."""
-        shared = torch.tensor(values, dtype=torch.float64, device=self.device)
+        """Return the largest of each value over the ranks; every rank must call it.
+
+        Raises RankError on all ranks when they are not at the same step.
+        """
+        step = self.watch.progress.step if self.watch is not None else 0
+        shared = torch.tensor([*values, step, -step], dtype=torch.float64, device=self.device)
         if self.world_size > 1:
             dist.all_reduce(shared, op=dist.ReduceOp.MAX)
-        return shared.tolist()
+        *largest, last, first = shared.tolist()
+        if last != -first:
+            raise RankError(
+                f"the ranks do not agree about the step (from {-first:.0f} to {last:.0f}): one of "
+                "them left out a step or a collective; go on with --resume"
+            )
+        return largest
 
     def mean(self, values: dict[str, torch.Tensor]) -> dict[str, float]:
         """Return the mean of each value over the ranks; every rank must hold the same names."""
@@ -61,6 +82,14 @@ class Ranks:
         box = [value]
         dist.broadcast_object_list(box, src=0, device=self.device)
         return box[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return the picklable values of all ranks, in rank order, on every rank."""
+        if self.world_size == 1:
+            return [value]
+        values = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
 
     def from_first(self, make: Callable[[], Made]) -> Made:
         """Run `make` on rank 0; its picklable value, or its error, reaches every rank."""
@@ -102,8 +131,11 @@ def choose_device(wanted: str, local_rank: int) -> torch.device:
 
 
 def start_ranks(config: DistributedConfig) -> Ranks:
-    """Join the process group that a launcher described, or be a group of one without launcher."""
-    use_single_process_defaults()
+    """Join the process group that a launcher described, or be a group of one without launcher.
+
+    Raises RankError when the ranks do not come together within the timeout.
+    """
+    use_launcher_variables()
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     device = choose_device(config.device, local_rank)
     deepspeed = import_deepspeed(device.type)
@@ -112,12 +144,15 @@ def start_ranks(config: DistributedConfig) -> Ranks:
     # DeepSpeed 0.19 calls collectives by names that torch 2.13 is about to drop; they still work.
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     # Without a launcher's variables DeepSpeed would look for MPI and need mpi4py.
-    deepspeed.init_distributed(
-        dist_backend="nccl" if device.type == "cuda" else "gloo",
-        auto_mpi_discovery=False,
-        timeout=timedelta(seconds=config.timeout_seconds),
-        verbose=False,
-    )
+    try:
+        deepspeed.init_distributed(
+            dist_backend="nccl" if device.type == "cuda" else "gloo",
+            auto_mpi_discovery=False,
+            timeout=timedelta(seconds=config.timeout_seconds),
+            verbose=False,
+        )
+    except (dist.DistError, RuntimeError) as error:
+        raise RankError(_not_together(config, error)) from error
     return Ranks(dist.get_rank(), local_rank, dist.get_world_size(), device)
 
 
@@ -131,11 +166,71 @@ def leave_ranks() -> None:
         dist.destroy_process_group()
 
 
+def _not_together(config: DistributedConfig, error: Exception) -> str:
+    first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+    variables = os.environ
+    return (
+        f"the {variables['WORLD_SIZE']} ranks did not come together at {variables['MASTER_ADDR']}:"
+        f"{variables['MASTER_PORT']} within distributed.timeout_seconds={config.timeout_seconds:g} "
+        f"({first_line}); check that every node was started with the same address and port, that "
+        "the port is open, and GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME where a node has several "
+        "networks"
+    )
+
+
+@contextmanager
+def _errors_before_sigterm() -> Iterator[None]:
+    """Let an error that is on its way out be said before a SIGTERM ends the process.
+
+    A launcher that sees one rank end sends SIGTERM to the others at once, while they still find
+    out what happened; it waits long enough (30 s) before it kills.
+    """
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if sys.exc_info()[1] is None:
+            signal.signal(number, previous)
+            signal.raise_signal(number)
+
+    previous = signal.signal(signal.SIGTERM, handle)
+    yield
+    signal.signal(signal.SIGTERM, previous)
+
+
 @contextmanager
 def joined_ranks(config: DistributedConfig) -> Iterator[Ranks]:
-    """Join on entry; on a normal exit wait for the others and leave."""
+    """Join on entry; on a normal exit wait for the others and leave.
+
+    Raises RankError, with one message on all ranks, where another rank ended or does not answer. An
+    error of this rank reaches the others that way, and then is raised as it is.
+    """
     ranks = start_ranks(config)
-    try:
-        yield ranks
-    finally:
+    if ranks.world_size == 1:
+        try:
+            yield ranks
+        finally:
+            leave_ranks()
+        return
+    watch = start_watch(
+        ranks.rank, ranks.world_size, config.timeout_seconds, ranks.share, ranks.agree_max
+    )
+    # After an error the group is left as it is: its end would wait for ranks that are gone, and
+    # the process is about to end without it (`pretrain.leave`).
+    with _errors_before_sigterm():
+        try:
+            yield replace(ranks, watch=watch)
+        except BaseException as error:
+            if is_lost_connection(error):
+                raise _explained(error, watch) from error
+            if watch is not None:
+                watch.stopped(error)
+            raise
+        if watch is not None:
+            watch.close()
         leave_ranks()
+
+
+def _explained(error: BaseException, watch: Watch | None) -> RankError:
+    where = place_of(error)
+    if watch is None:
+        return RankError(f"another rank is gone or does not answer: {where} failed ({error})")
+    return watch.lost(where)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,13 +17,14 @@ from svilm_fast.data.tokenizer import Tokenizer
 from svilm_fast.evaluation import write_retrieval
 from svilm_fast.objectives.svilm import build_model
 from svilm_fast.train import run_folder
+from svilm_fast.train.agreement import check_same_settings
 from svilm_fast.train.attention_check import check_attention
 from svilm_fast.train.checkpoint import load_checkpoint
 from svilm_fast.train.config import RunConfig
 from svilm_fast.train.deepspeed_config import local_batch_of
 from svilm_fast.train.ema import average_where_asked
 from svilm_fast.train.engine import Engine, start_engine
-from svilm_fast.train.environment import seed_everything
+from svilm_fast.train.environment import seed_everything, use_launcher_variables
 from svilm_fast.train.errors import CheckpointError, UserError
 from svilm_fast.train.evaluate import evaluate, evaluation_data
 from svilm_fast.train.files import RunFiles
@@ -71,6 +73,8 @@ class Start:
 
 def train(config: RunConfig, start: Start) -> Outcome:
     """Run the training that `config` describes in this process, as one rank of its group."""
+    use_launcher_variables()
+    local_batch_of(config, int(os.environ["WORLD_SIZE"]))  # refused before any rank waits
     with joined_ranks(config.distributed) as ranks:
         outcome = train_as_rank(config, start, ranks)
     # The group has ended: no other rank waits, so none can time out while rank 0 draws.
@@ -82,6 +86,7 @@ def train(config: RunConfig, start: Start) -> Outcome:
 
 def train_as_rank(config: RunConfig, start: Start, ranks: Ranks) -> Outcome:
     """Run the training inside a group that was joined before."""
+    check_same_settings(config, ranks)
     files = RunFiles(Path(config.run.dir))
     local_batch = local_batch_of(config, ranks.world_size)
     check_attention(config, ranks.device)

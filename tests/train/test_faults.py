@@ -1,0 +1,212 @@
+"""Wrong use and faults of whole runs on gloo ranks: every rank stops, with the same clear error."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from svilm_fast.train.environment import LAUNCHER_VARIABLES
+from svilm_fast.train.load_config import dump_config
+
+PROGRAM = Path(__file__).parent / "fault_program.py"
+TIMEOUT = 8.0
+# What may pass between the fault and the last rank's end (and the timeout, where one must pass).
+LIMIT = TIMEOUT + 5.0
+
+
+@pytest.fixture(scope="module")
+def program() -> Iterator[subprocess.Popen]:
+    """The process from which the ranks of all cases are forked."""
+    clean = {key: value for key, value in os.environ.items() if key not in LAUNCHER_VARIABLES}
+    process = subprocess.Popen(
+        [sys.executable, str(PROGRAM)],
+        env=clean | {"OMP_NUM_THREADS": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    yield process
+    process.stdin.close()
+    process.wait(60)
+
+
+@pytest.fixture
+def end_of(program, configure, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Run the small recipe with a fault; returns exit codes and outputs of the ranks."""
+
+    def run(*overrides: str, world_size: int = 2, **case: Any) -> dict[str, Any]:
+        settings = (
+            "evaluation.at_end=false",
+            "report.at_end=false",
+            "checkpoint.portable_at_end=false",
+            f"distributed.timeout_seconds={TIMEOUT}",
+        )
+        recipe = tmp_path / "recipe.yaml"
+        recipe.write_text(dump_config(configure(*settings, *overrides)))
+        described = {
+            "folder": str(tmp_path),
+            "world_size": world_size,
+            "arguments": ["--config", str(recipe)],
+            "limit": LIMIT,
+        }
+        program.stdin.write(json.dumps(described | case) + "\n")
+        program.stdin.flush()
+        return json.loads(program.stdout.readline())
+
+    return run
+
+
+def errors_of(end: dict[str, Any], *ranks: int) -> list[str]:
+    """The error line of each rank, without the prefix that names the rank."""
+    lines = []
+    for rank in ranks:
+        output = end["outputs"][rank]
+        found = [line for line in output.splitlines() if line.startswith("error: ")]
+        assert len(found) == 1, output
+        lines.append(found[0].removeprefix("error: ").removeprefix(f"rank {rank}: "))
+    return lines
+
+
+def test_a_killed_rank_is_named_by_all_others(end_of) -> None:
+    fault = {"kind": "kill", "rank": 1, "step": 2}
+    end = end_of("training.global_batch=6", world_size=3, fault=fault)
+    assert end["codes"] == [4, -9, 4], end["outputs"]
+    first, third = errors_of(end, 0, 2)
+    assert first == third
+    assert first.startswith("step 2: rank 1 (host ")
+    assert "is gone, killed or crashed" in first
+    assert "--resume" in first
+
+
+@pytest.mark.slow
+def test_the_first_rank_can_be_the_one_that_is_killed(end_of) -> None:
+    fault = {"kind": "kill", "rank": 0, "step": 2}
+    end = end_of("training.global_batch=6", world_size=3, fault=fault)
+    assert end["codes"] == [-9, 4, 4], end["outputs"]
+    second, third = errors_of(end, 1, 2)
+    assert second == third
+    assert second.startswith("step 2: rank 0 (host ")
+    assert "is gone" in second
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_a_rank_that_does_not_answer_is_named_after_the_timeout(end_of, stopped: int) -> None:
+    fault = {"kind": "stop", "rank": stopped, "step": 2}
+    end = end_of("training.global_batch=6", world_size=3, fault=fault, not_awaited=[stopped])
+    others = [rank for rank in range(3) if rank != stopped]
+    assert end["ended_in_time"] == others
+    lines = errors_of(end, *others)
+    assert lines[0] == lines[1]
+    assert f"rank {stopped} (host " in lines[0]
+    assert f"did not answer within distributed.timeout_seconds={TIMEOUT:g}" in lines[0]
+    # Woken up later, it finds the others gone and ends too.
+    assert end["codes"] == [4, 4, 4], end["outputs"]
+
+
+@pytest.mark.slow
+def test_the_error_of_one_rank_is_that_of_all(end_of) -> None:
+    end = end_of(fault={"kind": "error", "rank": 1, "step": 2})
+    assert end["codes"] == [2, 2], end["outputs"]
+    (first,) = errors_of(end, 0)
+    assert first.startswith("step 2: rank 1 (host ")
+    assert first.endswith("stopped: the worker lost its clip")
+    assert errors_of(end, 1) == ["the worker lost its clip"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "codes", "said"),
+    [("leave", [4, 0], "stopped: it left with exit code 0"), ("vanish", [4, 0], "is gone")],
+)
+def test_a_rank_that_exits_early_stops_the_others(end_of, kind: str, codes, said: str) -> None:
+    end = end_of(fault={"kind": kind, "rank": 1, "step": 2})
+    assert end["codes"] == codes, end["outputs"]
+    (first,) = errors_of(end, 0)
+    assert first.startswith("step 2: rank 1 (host ")
+    assert said in first
+
+
+@pytest.mark.slow
+def test_a_rank_that_leaves_out_a_collective_stops_all(end_of) -> None:
+    end = end_of(fault={"kind": "skip_agreement", "rank": 1, "step": 2})
+    assert end["codes"] == [4, 4], end["outputs"]
+    first, second = errors_of(end, 0, 1)
+    assert first == second
+    assert "one of them left out a step or a collective" in first or (
+        "the ranks wait for each other in different collectives: rank 0 at step 2 in" in first
+    )
+
+
+@pytest.mark.slow
+def test_a_rank_that_leaves_out_a_step_stops_all(end_of) -> None:
+    end = end_of(fault={"kind": "skip_step", "rank": 1, "step": 2})
+    assert end["codes"] == [4, 4], end["outputs"]
+    first, second = errors_of(end, 0, 1)
+    assert first == second
+    assert first.startswith(
+        "the ranks do not agree about the step (from 2 to 3): one of them left out"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weight", [1, 0])
+def test_unequal_local_batches_are_an_error_on_all_ranks(end_of, weight: int) -> None:
+    settings = (f"objectives.grounding.weight={weight}", f"objectives.temporal.weight={weight}")
+    end = end_of(*settings, fault={"kind": "half", "rank": 1, "step": 2})
+    assert end["codes"] == [2, 2], end["outputs"]
+    first, second = errors_of(end, 0, 1)
+    assert first == second
+    assert "all ranks must make the same call" in first
+    assert "give every rank an equal local batch" in first
+
+
+@pytest.mark.slow
+def test_a_rank_with_other_settings_is_named_before_the_first_step(end_of, tmp_path) -> None:
+    other = ["training.global_batch=16", "optimizer.lr=0.5", "run.threads=1"]
+    end = end_of(only_on_rank={"1": other})
+    assert end["codes"] == [2, 2], end["outputs"]
+    assert errors_of(end, 0) == [
+        "rank 1 was started with optimizer.lr=0.5 (rank 0: 0.001), training.global_batch=16 "
+        "(rank 0: 8); start every node with the same recipe and the same settings"
+    ]
+    assert not list(tmp_path.glob("run/*"))
+
+
+@pytest.mark.slow
+def test_ranks_that_never_come_are_an_error_of_those_that_did(end_of) -> None:
+    end = end_of(fault={"kind": "absent", "rank": 1, "step": 0})
+    assert end["codes"] == [4, 0], end["outputs"]
+    (first,) = errors_of(end, 0)
+    assert first.startswith("the 2 ranks did not come together at 127.0.0.1:")
+    assert "distributed.timeout_seconds=8" in first
+
+
+def test_a_batch_that_the_ranks_cannot_share_is_refused_before_they_meet(end_of) -> None:
+    end = end_of("training.global_batch=8", world_size=3)
+    assert end["codes"] == [2, 2, 2], end["outputs"]
+    assert end["outputs"][1:] == ["", ""]
+    assert errors_of(end, 0) == [
+        "training.global_batch=8 is not divisible by 3 ranks; the nearest that are: 6 and 9"
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("micro_batch", ["null", "2"])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("kind", ["nan_loss", "nan_gradient"])
+def test_not_a_number_on_one_rank_changes_no_parameter(
+    end_of, tmp_path: Path, stage: int, micro_batch: str, kind: str
+) -> None:
+    settings = (f"deepspeed.zero_stage={stage}", f"training.micro_batch={micro_batch}")
+    end = end_of(*settings, fault={"kind": kind, "rank": 1, "step": 2})
+    assert end["codes"] == [3, 3], end["outputs"]
+    assert "step 2 are not finite on at least one rank" in errors_of(end, 0)[0]
+    assert [(tmp_path / f"untouched_{rank}").read_text() for rank in (0, 1)] == ["true", "true"]

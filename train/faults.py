@@ -1,0 +1,31 @@
+"""Recognises, in an exception of torch.distributed, that another rank is the cause, and where."""
+
+from __future__ import annotations
+
+import traceback
+
+import torch.distributed as dist
+
+from svilm_fast.kernels import collectives
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """Return whether a collective failed because another rank ended or did not answer.
+
+    gloo raises plain RuntimeErrors, of which the source file in the message is the only mark.
+    """
+    if isinstance(error, dist.DistError):
+        return True
+    return isinstance(error, RuntimeError) and "gloo/transport" in str(error)
+
+
+def place_of(error: BaseException) -> str:
+    """Return the collective an exception came from and its caller: `all_reduce (Engine.step)`."""
+    operation, caller = "a collective", ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        module, function = frame.f_globals.get("__name__", ""), frame.f_code.co_name
+        if module.startswith("svilm_fast.") and module != collectives.__name__:
+            caller = frame.f_code.co_qualname
+        elif module.startswith("torch.distributed.") and hasattr(dist, function):
+            operation = function
+    return f"{operation} ({caller})" if caller else operation
