@@ -275,6 +275,15 @@ class RunConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _a_tower_is_trained(self) -> RunConfig:
+        if self.video.lock is True and self.text.lock is True:
+            raise ValueError(
+                "video.lock=true and text.lock=true leave no tower to train: unlock one, or some "
+                "last layers of one (video.lock=0 trains its head alone)"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _precision_fits_the_stage(self) -> RunConfig:
         if self.training.precision == "bf16" and self.deepspeed.zero_stage == 0:
             raise ValueError(

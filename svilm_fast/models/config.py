@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,7 @@ from svilm_fast.settings import Settings
 
 PresetName = Literal["tiny", "small", "base", "large"]
 AttentionName = Literal["auto", "sdpa", "flash_attn", "xformers", "reference"]
+Lock = bool | Annotated[int, Field(ge=0)]
 DropPattern = Literal["random", "spatial_uniform", "temporal_uniform", "stratified", "tube"]
 
 
@@ -74,6 +75,11 @@ class VideoConfig(Settings):
     drop: DropConfig = Field(default_factory=DropConfig)
     grouping: GroupingConfig = Field(default_factory=GroupingConfig)
     checkpoint_activations: bool = False
+    lock: Lock = Field(
+        False,
+        description="parameters that are not trained: true locks the whole tower, a number all but "
+        "its head and so many last layers",
+    )
 
     @property
     def grid(self) -> tuple[int, int, int]:
@@ -105,6 +111,7 @@ class VideoConfig(Settings):
     @model_validator(mode="after")
     def _fits(self) -> VideoConfig:
         _check_heads("video", self.width, self.heads)
+        _check_lock("video", self.lock, self.depth)
         if self.frames % self.tubelet:
             raise ValueError(
                 f"video.frames={self.frames} must be a multiple of video.tubelet={self.tubelet}"
@@ -149,10 +156,16 @@ class TextConfig(Settings):
     drop_path: float = Field(0.0, ge=0.0, lt=1.0)
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
     checkpoint_activations: bool = False
+    lock: Lock = Field(
+        False,
+        description="parameters that are not trained: true locks the whole tower, a number all but "
+        "its head and so many last layers",
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> TextConfig:
         _check_heads("text", self.width, self.heads)
+        _check_lock("text", self.lock, self.depth)
         return self
 
 
@@ -226,3 +239,11 @@ def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 def _check_heads(block: str, width: int, heads: int) -> None:
     if width % heads:
         raise ValueError(f"{block}.width={width} must be a multiple of {block}.heads={heads}")
+
+
+def _check_lock(block: str, lock: Lock, depth: int) -> None:
+    if not isinstance(lock, bool) and lock > depth:
+        raise ValueError(
+            f"{block}.lock={lock} leaves more layers unlocked than {block}.depth={depth}; use "
+            "false to train the whole tower"
+        )

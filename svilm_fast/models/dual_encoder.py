@@ -10,6 +10,7 @@ from svilm_fast.kernels.philox import StepSeeds
 from svilm_fast.models.config import ModelConfig, TextConfig, VideoConfig
 from svilm_fast.models.features import VideoFeatures
 from svilm_fast.models.initialisation import initialise
+from svilm_fast.models.locking import lock_towers
 from svilm_fast.models.text_encoder import TextEncoder, TextSequences
 from svilm_fast.models.video_encoder import VideoEncoder, VideoOutputs
 
@@ -24,6 +25,7 @@ class DualEncoder(nn.Module):
         self.video = VideoEncoder(video, model.embed_dim, attention=model.attention, groups=groups)
         self.text = TextEncoder(text, model.embed_dim, attention=model.attention)
         initialise(self)
+        lock_towers(self, {"video": video.lock, "text": text.lock})
 
     def encode_video(
         self,

@@ -12,6 +12,7 @@ from torch import nn
 
 from svilm_fast.data.token_dropping import keep_count
 from svilm_fast.models.config import TextConfig, VideoConfig
+from svilm_fast.models.locking import locked_levels
 from svilm_fast.models.video_encoder import VideoOutputs
 
 
@@ -32,6 +33,10 @@ class Flops:
 
     def __mul__(self, times: int) -> Flops:
         return Flops(self.forward * times, self.backward * times)
+
+    def locked(self, locked: bool = True) -> Flops:
+        """The same without its backward, if `locked`."""
+        return Flops(self.forward) if locked else self
 
 
 def product(rows: int, inner: int, columns: int, *, input_gradient: bool = True) -> Flops:
@@ -103,21 +108,30 @@ def video_flops(
     grouped = groups and config.num_groups > 0
     extra = (config.num_groups if grouped else 0) + (config.pool == "class_token")
     pixels = config.tubelet * config.patch**2 * 3
-    total = product(tokens, pixels, config.width, input_gradient=False)
-    total += block(tokens + extra, config.width, config.mlp_ratio) * config.depth
+    locked = locked_levels(config.lock, config.depth)
+    total = product(tokens, pixels, config.width, input_gradient=False).locked(locked > 0)
+    total += _layers(block(tokens + extra, config.width, config.mlp_ratio), config.depth, locked)
     if grouped:
         last_read = outputs.groups or config.pool == "groups"
-        layers = [n for n in config.grouping_layers if n < config.depth or last_read]
-        total += grouping_block(tokens, config) * len(layers)
+        for layer in config.grouping_layers:
+            if layer < config.depth or last_read:
+                total += grouping_block(tokens, config).locked(layer < locked)
     rows = 1 + (config.num_segments if outputs.segments else 0)
     rows += config.num_groups if grouped and outputs.groups else 0
-    return total + product(rows, config.width, embed_dim)
+    return total + product(rows, config.width, embed_dim).locked(locked > config.depth + 1)
 
 
 def text_flops(config: TextConfig, embed_dim: int, length: int) -> Flops:
     """One sequence of `length` tokens, padding included, through the text encoder."""
-    total = block(length, config.width, config.mlp_ratio) * config.depth
-    return total + product(1, config.width, embed_dim)
+    locked = locked_levels(config.lock, config.depth)
+    total = _layers(block(length, config.width, config.mlp_ratio), config.depth, locked)
+    return total + product(1, config.width, embed_dim).locked(locked > config.depth + 1)
+
+
+def _layers(layer: Flops, depth: int, locked: int) -> Flops:
+    """`depth` equal layers, of which the first `locked - 1` have no backward."""
+    without = min(max(locked - 1, 0), depth)
+    return layer.locked() * without + layer * (depth - without)
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:

@@ -67,6 +67,10 @@ class TextEncoder(nn.Module):
         """
         for item in sequences:
             self._check(item)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.lock is not True):
+            return self._embedded(sequences)
+
+    def _embedded(self, sequences: Sequence[TextSequences]) -> list[Tensor]:
         masks = [_with_first_token(item.mask) for item in sequences]
         states = torch.cat([self.embedding(item.tokens).flatten(0, 1) for item in sequences])
         positions = [torch.arange(mask.shape[1], device=mask.device) for mask in masks]

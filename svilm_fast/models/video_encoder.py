@@ -101,7 +101,12 @@ class VideoEncoder(nn.Module):
             seeds: randomness of the step (keys int64 [b]).
             outputs: what to compute besides the video embedding; all of it by default.
         """
-        outputs = outputs or VideoOutputs()
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.lock is not True):
+            return self._embedded(frames, seeds, outputs or VideoOutputs())
+
+    def _embedded(
+        self, frames: Tensor, seeds: StepSeeds | None, outputs: VideoOutputs
+    ) -> VideoFeatures:
         selection = self._selection(frames, seeds)
         tokens = self.embedding(frames, _embedded_ids(selection, frames, self.config))
         ids, mask = selection.ids, selection.mask

@@ -57,11 +57,18 @@ def step_flops(
     text, pairs = Flops(), Flops()
     if objectives.contrast.weight:
         text += text_flops(config.text, embed_dim, text_length or config.text.length)
-        pairs += product(global_batch, embed_dim, global_batch)
+        pairs += _similarities(config, global_batch, embed_dim, global_batch)
     if objectives.grounding.weight:
         noun = text_flops(config.text, embed_dim, noun_length or config.text.length)
         text += noun * num_nouns
-        pairs += product(
-            global_batch * num_nouns, embed_dim, global_batch * config.video.num_groups
+        pairs += _similarities(
+            config, global_batch * num_nouns, embed_dim, global_batch * config.video.num_groups
         )
     return StepFlops(video * global_batch, text * global_batch, pairs)
+
+
+def _similarities(config: HasBlocks, rows: int, inner: int, columns: int) -> Flops:
+    """Texts against videos; backward has one product for each tower that is not locked whole."""
+    forward = product(rows, inner, columns).forward
+    trained = (config.video.lock is not True) + (config.text.lock is not True)
+    return Flops(forward, forward * trained)
