@@ -12,8 +12,9 @@ import torch
 from svilm_fast.bench.ops.cases import cases
 from svilm_fast.bench.ops.proof import DIRECTIONS, Case
 from svilm_fast.bench.peers import PEERS, Provider, peers
-from svilm_fast.bench.suites.benchmark import Benchmark, CallCost, Prepared, benchmark_id
-from svilm_fast.kernels.registry import Cost, Op, ops
+from svilm_fast.bench.suites.benchmark import Benchmark, Prepared, benchmark_id
+from svilm_fast.bench.suites.call import prepared
+from svilm_fast.kernels.registry import Op, ops
 
 _UNITS = {
     "infonce": ("pairs", "videos"),
@@ -95,22 +96,15 @@ def _prepare(
     direction: str,
     device: torch.device,
 ) -> Prepared:
-    made = _case(op, case, shape, dtype, device)
-    calls: list[Any] = []
-
-    def call() -> object:
-        if not calls:
-            calls.append(made.call(provider, direction))
-        return calls[0]()
-
     unit, key = _UNITS.get(op.name, ("calls", ""))
-    return Prepared(
-        call=call,
-        verify=partial(made.verify, provider, direction, peer=name in PEERS),
-        cost=_cost(op.cost(shape, dtype), direction),
+    return prepared(
+        _case(op, case, shape, dtype, device),
+        provider,
+        direction,
+        op.cost(shape, dtype),
         units={unit: float(shape.get(key, 1))},
         facts={"shape": dict(shape)} | _sources(op, name),
-        close=calls.clear,
+        rough=name in PEERS,
     )
 
 
@@ -123,7 +117,7 @@ def _case(
         # A compiled peer takes two specialisations per case (with and without gradients); past
         # PyTorch's limit of them it would run eagerly without a word.
         torch.compiler.reset()
-        _held[key] = Case(op, shape, dtype, device)
+        _held[key] = Case(op.reference, op.make_inputs(shape, dtype, device, 0), dtype, device)
     return _held[key]
 
 
@@ -133,13 +127,3 @@ def _sources(op: Op, provider: str) -> dict[str, str]:
         return {}
     texts = b"".join(path.read_bytes() for path in op.kernel_paths)
     return {"kernel_sources": hashlib.sha256(texts).hexdigest()[:16]}
-
-
-def _cost(cost: Cost, direction: str) -> CallCost:
-    if direction == "forward":
-        return CallCost(cost.forward_flops, cost.forward_bytes)
-    if direction == "backward":
-        return CallCost(cost.backward_flops, cost.backward_bytes)
-    return CallCost(
-        cost.forward_flops + cost.backward_flops, cost.forward_bytes + cost.backward_bytes
-    )

@@ -63,8 +63,10 @@ def test_a_compiled_peer_is_specialised_anew_for_every_case():
     suite.release()
 
 
-def _case(shape=None):
-    return Case(ops()["infonce"], shape or {"videos": 8, "texts": 8, "dim": 16}, torch.float32, CPU)
+def _case():
+    op = ops()["infonce"]
+    inputs = op.make_inputs({"videos": 8, "texts": 8, "dim": 16}, torch.float32, CPU, 0)
+    return Case(op.reference, inputs, torch.float32, CPU)
 
 
 def test_a_wrong_output_and_a_wrong_gradient_are_found():

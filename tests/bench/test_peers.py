@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from svilm_fast.bench.ops.proof import first_output, in_float64, leaves, relative_rms
+from svilm_fast.bench.ops.proof import first_output, in_precision, leaves, relative_rms
 from svilm_fast.bench.peers import peers
 from svilm_fast.kernels.registry import ops
 
@@ -27,7 +27,7 @@ def test_eager_equals_the_oracle_forward_and_backward(op):
     inputs = registered.make_inputs(SMALL[op], torch.float32, "cpu", 0)
     wanted = leaves(inputs)
     output = first_output(peers(op)["eager"](**inputs))
-    exact = in_float64(inputs)
+    exact = in_precision(inputs, torch.float64)
     exact_leaves = leaves(exact)
     oracle = first_output(registered.reference(**exact))
     assert relative_rms(output, oracle) < 1e-4

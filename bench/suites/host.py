@@ -1,0 +1,70 @@
+"""What a call costs the host: argument checks and dispatch, and the planning of the launches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+
+from svilm_fast.bench.suites.benchmark import Benchmark, Prepared, WrongResult, benchmark_id
+from svilm_fast.kernels.device import H200, assume_traits
+from svilm_fast.kernels.launch import record_launches
+from svilm_fast.kernels.registry import Op, Variant, ops
+
+# So small that the arithmetic takes less than the checks and the dispatch around it.
+_TINY: dict[str, dict[str, Any]] = {
+    "infonce": {"videos": 2, "texts": 2, "dim": 8},
+    "grounding": {"batch": 2, "groups": 2, "nouns": 1, "dim": 8},
+    "grouping": {"batch": 1, "tokens": 4, "width": 8, "groups": 2},
+    "temporal": {"batch": 1, "segments": 2, "width": 8},
+    "segment_pool": {"batch": 1, "tokens": 4, "width": 8, "segments": 2},
+}
+_CPU = torch.device("cpu")
+
+
+def declared(device: torch.device) -> Iterator[Benchmark]:
+    """A tiny call of every op on the CPU, and the launches of every declared variant for an H200.
+
+    Nothing of this touches `device`.
+    """
+    for op in ops().values():
+        if op.name in _TINY:
+            yield Benchmark(
+                benchmark_id("host", op.name, "tiny_call", "float32", "forward", "reference"),
+                "host",
+                partial(_tiny, op),
+            )
+        for variant in op.variants:
+            case = "plan_" + "_".join(variant.label.replace("=", "").replace(",", "").split())
+            yield Benchmark(
+                benchmark_id("host", op.name, case, "-", "-", "fused"),
+                "host",
+                partial(_plan, variant),
+            )
+
+
+def _tiny(op: Op, device: torch.device) -> Prepared:
+    inputs = op.make_inputs(_TINY[op.name], torch.float32, _CPU, 0)
+
+    def call() -> object:
+        with torch.no_grad():
+            return op.api(**inputs, backend="reference")
+
+    return Prepared(call=call, verify=lambda: None, units={"calls": 1.0})
+
+
+def _plan(variant: Variant, device: torch.device) -> Prepared:
+    def call() -> int:
+        with assume_traits(H200), record_launches() as launches:
+            variant.run()
+        return len(launches)
+
+    def verify() -> None:
+        if call() == 0:
+            raise WrongResult(f"{variant.label} plans no launch", float("inf"))
+
+    return Prepared(
+        call=call, verify=verify, units={"launches": float(call())}, facts={"traits": H200.name}
+    )
