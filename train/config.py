@@ -112,6 +112,9 @@ class TrainingConfig(Settings):
         "bf16_autocast",
         description="bf16_autocast keeps fp32 parameters; bf16 casts them (ZeRO 1 to 3 only)",
     )
+    compile: Literal["none", "blocks"] = Field(
+        "none", description="blocks: torch.compile each transformer block (needs a C++ compiler)"
+    )
     gradient_clipping: float = Field(1.0, ge=0, description="largest gradient norm; 0 never clips")
     max_non_finite_steps: int = Field(
         1, ge=1, description="end the run at this many non-finite steps in a row"
