@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from svilm_fast.bench.compare.command import compare
+from svilm_fast.bench.counts.command import counts
 from svilm_fast.bench.run.command import run_suites
 from svilm_fast.bench.static.command import static
 
@@ -18,4 +19,5 @@ def _bench() -> None:
 
 app.command("static")(static)
 app.command("compare")(compare)
+app.command("counts")(counts)
 app.command("run")(run_suites)

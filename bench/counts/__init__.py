@@ -1,0 +1,1 @@
+"""Counts that do not depend on the clock: instructions, collectives, host waits, peak bytes."""

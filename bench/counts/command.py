@@ -1,0 +1,126 @@
+"""`svilm bench counts`: print, write or check the tables of counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from svilm_fast.bench.counts.callgrind import Unavailable, count_instructions
+from svilm_fast.bench.counts.peak import count_peaks
+from svilm_fast.bench.counts.ranks import count_on_ranks
+from svilm_fast.bench.counts.table import (
+    KINDS,
+    Row,
+    differences,
+    read_table,
+    table_path,
+    write_table,
+)
+from svilm_fast.bench.outcomes import Outcome
+
+
+def counts(
+    kind: Annotated[
+        list[str] | None, typer.Option(help=f"only these (repeat): {', '.join(KINDS)}")
+    ] = None,
+    only: Annotated[str, typer.Option(help="only cases that match this shell pattern")] = "*",
+    check: Annotated[
+        bool, typer.Option("--check", help="compare with the tables under version control")
+    ] = False,
+    write: Annotated[bool, typer.Option("--write", help="write the tables")] = False,
+) -> None:
+    """Count what does not depend on the clock: instructions, collectives, waits, peak bytes.
+
+    Exit status: 0 fine, 1 a count differs from its table, 2 wrong usage, 3 no table for these
+    versions, 4 a kind could not be counted here or a case has no row.
+    """
+    chosen = list(dict.fromkeys(kind or KINDS))
+    unknown = sorted(set(chosen) - set(KINDS))
+    if unknown:
+        raise ValueError(f"unknown kind {', '.join(unknown)}: choose among {', '.join(KINDS)}")
+    if write and only != "*":
+        raise ValueError("--write makes whole tables: leave --only out")
+    found: list[Outcome] = []
+    for kinds in (["instructions"], [name for name in chosen if name != "instructions"]):
+        if set(kinds) <= set(chosen) and kinds:
+            found.append(_one_table(kinds, only, check=check, write=write))
+    outcome = max(found)
+    if check:
+        print("all counts are as recorded" if outcome is Outcome.OK else f"outcome: {outcome.name}")
+    raise typer.Exit(int(outcome))
+
+
+def count(kinds: Iterable[str], only: str = "*") -> tuple[list[Row], dict[str, str]]:
+    """Fresh rows of some kinds and cases, and the facts that instruction counts depend on."""
+    rows: list[Row] = []
+    facts: dict[str, str] = {}
+    wanted = set(kinds)
+    if "instructions" in wanted:
+        totals, facts = count_instructions(only)
+        rows += [Row("instructions", case, "per call", total) for case, total in totals.items()]
+    if wanted & {"collectives", "waits"}:
+        rows += [row for row in _rows_of_ranks(count_on_ranks()) if row.kind in wanted]
+    if "memory" in wanted:
+        rows += [Row("memory", case, "peak", 1, total) for case, total in count_peaks()]
+    return [row for row in rows if fnmatchcase(row.case, only)], facts
+
+
+def _rows_of_ranks(found: dict[str, dict[str, Any]]) -> Iterator[Row]:
+    for case, counted in found.items():
+        for item, (calls, size) in counted["collectives"].items():
+            yield Row("collectives", case, item, calls, size)
+        for item, calls in counted["waits"].items():
+            yield Row("waits", case, item, calls)
+
+
+def _one_table(kinds: list[str], only: str, *, check: bool, write: bool) -> Outcome:
+    try:
+        rows, facts = count(kinds, only)
+    except Unavailable as missing:
+        print(f"skipped: instructions were not counted, {missing}")
+        return Outcome.MISSING
+    path = table_path(kinds, facts)
+    recorded = read_table(path) if path.is_file() else []
+    if not check:
+        _print(rows)
+    part = [row for row in recorded if row.kind in kinds and fnmatchcase(row.case, only)]
+    if not rows and not part:
+        raise ValueError(f"no case of {', '.join(kinds)} matches {only!r}")
+    outcome = _judged(rows, part, path) if check else Outcome.OK
+    if write:
+        write_table([row for row in recorded if row.kind not in kinds] + rows, path)
+        print(f"wrote {len(rows)} rows to {path.name}")
+    return outcome
+
+
+def _judged(rows: list[Row], recorded: list[Row], path: Path) -> Outcome:
+    if not recorded:
+        print(f"no table {path.name}: these counts have nothing to be compared with")
+        return Outcome.INCOMPARABLE
+    changed, unmatched = differences(recorded, rows)
+    for line in changed + unmatched:
+        print(f"! {line}")
+    if changed or unmatched:
+        print(f"{path.name} differs: mend the code, or `svilm bench counts --write` on purpose")
+    if unmatched:
+        return Outcome.MISSING
+    return Outcome.REGRESSION if changed else Outcome.OK
+
+
+def _print(rows: list[Row]) -> None:
+    terminal = Console()
+    console = terminal if terminal.is_terminal else Console(width=140)
+    table = Table("kind", "case", "item", box=None, pad_edge=False)
+    for name in ("count", "bytes"):
+        table.add_column(name, justify="right")
+    for row in sorted(rows, key=lambda row: row.key):
+        size = f"{row.bytes:,}" if row.bytes else ""
+        table.add_row(*map(escape, (row.kind, row.case, row.item, f"{row.count:,}", size)))
+    console.print(table)

@@ -1,0 +1,108 @@
+"""The host code whose instructions are counted; `python -m` runs it under Callgrind."""
+
+from __future__ import annotations
+
+import gc
+import json
+import platform
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import Any
+
+import torch
+import triton
+
+from svilm_fast.bench.counts.requests import Requests
+from svilm_fast.bench.counts.shapes import SMALL, both_directions
+from svilm_fast.kernels.device import H200, assume_traits
+from svilm_fast.kernels.launch import record_launches
+from svilm_fast.kernels.registry import Variant, ops
+
+Call = Callable[[], object]
+# Before so many calls the interpreter is still specialising bytecode.
+WARM_UP = 12
+ROUNDS, CALLS = 4, 5
+VARIANTS = {
+    "grounding": ("scores G=32 K=2 D=256", "loss backward G=32 K=2 D=256"),
+    "grouping": ("target bfloat16 forward", "target bfloat16 backward"),
+    "infonce": ("bf16 D512 B65536",),
+    "segment_pool": ("target bfloat16",),
+    "temporal": ("target bfloat16",),
+}
+COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "white", "grey")
+SHAPES = ("circle", "square", "triangle", "star", "ring", "cross")
+
+
+def cases() -> Iterator[tuple[str, Call]]:
+    """(name, call) of everything that is counted; each is built when it is reached."""
+    for op, labels in VARIANTS.items():
+        for variant in ops()[op].variants:
+            if variant.label in labels:
+                yield f"fused host | {op} | {variant.label}", partial(_launches, variant)
+    for op, shape in SMALL.items():
+        provider = partial(ops()[op].api, backend="reference")
+        yield f"reference api | {op} | both", both_directions(ops()[op], provider, shape)
+    yield "tokenizer | encode_batch of 64 captions", _tokenizing()
+
+
+def facts() -> dict[str, str]:
+    """What decides these counts besides the code; read inside Valgrind, which hides AVX-512."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "triton": triton.__version__,
+        "libc": "-".join(platform.libc_ver()),
+        "machine": platform.machine(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def _launches(variant: Variant) -> None:
+    with assume_traits(H200), record_launches():
+        variant.run()
+
+
+def _tokenizing() -> Call:
+    from svilm_fast.data.tokenizer import Tokenizer
+
+    captions = [
+        f"a {COLOURS[n % 8]} {SHAPES[n % 6]} moves to the {COLOURS[n // 8]} {SHAPES[n % 5]}"
+        for n in range(64)
+    ]
+    tokenizer = Tokenizer.train(captions, 300)
+    return lambda: tokenizer.encode_batch(captions, 24)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Count the cases whose names match the pattern; print facts as one line of JSON."""
+    pattern = (list(arguments) if arguments is not None else sys.argv[1:])[0]
+    requests = Requests()
+    torch.set_num_threads(1)
+    names: list[str] = []
+    for name, call in cases():
+        if fnmatchcase(name, pattern):
+            names.append(name)
+            _count(requests, name, call)
+    told: dict[str, Any] = {"facts": facts(), "names": names, "calls": CALLS}
+    print(json.dumps(told | {"valgrind": requests.under_valgrind()}))
+    return 0
+
+
+def _count(requests: Requests, name: str, call: Call) -> None:
+    for _ in range(WARM_UP):
+        call()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(ROUNDS):
+            with requests.counting(name):
+                for _ in range(CALLS):
+                    call()
+    finally:
+        gc.enable()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

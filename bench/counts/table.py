@@ -1,0 +1,104 @@
+"""The tables of counts under version control, and how a fresh count differs from them."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Literal, get_args
+
+Kind = Literal["instructions", "collectives", "waits", "memory"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "counts"
+# Twice the widest spread that docs/gates.md reports; the others repeat exactly.
+TOLERANCE: Mapping[str, float] = {"instructions": 0.005}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One count. `item` is what was counted in `case`: a collective, an operator, `per call`."""
+
+    kind: str
+    case: str
+    item: str
+    count: int
+    bytes: int = 0
+
+    @property
+    def key(self) -> str:
+        """What identifies the row across versions of the table."""
+        return f"{self.kind} | {self.case} | {self.item}"
+
+
+def table_path(kinds: Iterable[str], facts: Mapping[str, str]) -> Path:
+    """Where rows of these kinds lie: instructions belong to one set of versions, others to all."""
+    if set(kinds) == {"instructions"}:
+        version = f"python-{facts['python']}-torch-{facts['torch']}-{fingerprint(facts)}"
+        return RESULTS / f"instructions-{version}.csv"
+    return RESULTS / "portable.csv"
+
+
+def fingerprint(facts: Mapping[str, str]) -> str:
+    """Hash of what decides instruction counts besides the code."""
+    return hashlib.sha256(json.dumps(dict(facts), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def write_table(rows: Iterable[Row], path: Path) -> None:
+    """Write rows in the order of their keys."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in sorted(rows, key=lambda row: row.key))
+
+
+def read_table(path: Path) -> list[Row]:
+    """Read a table; raises ValueError for one that is torn or edited into nonsense."""
+    with path.open(newline="") as file:
+        records = list(csv.DictReader(file))
+    try:
+        return [
+            Row(r["kind"], r["case"], r["item"], int(r["count"]), int(r["bytes"])) for r in records
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path.name} is no table of counts ({error}); make it: `svilm bench counts --write`"
+        ) from None
+
+
+def differences(recorded: Iterable[Row], counted: Iterable[Row]) -> tuple[list[str], list[str]]:
+    """(what changed, what is missing or new), readable; a better count is a change as well."""
+    old, new = {row.key: row for row in recorded}, {row.key: row for row in counted}
+    changed, unmatched = [], []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if before is None or after is None:
+            # A collective or a wait that appears is no new benchmark but a new cost.
+            text = _appeared(after) if before is None else _vanished(before)
+            kind = (before or after).kind  # type: ignore[union-attr]
+            (changed if kind in ("collectives", "waits") else unmatched).append(f"{key}: {text}")
+        elif (told := _moved(before, after)) is not None:
+            changed.append(f"{key}: {told}")
+    return changed, unmatched
+
+
+def _appeared(row: Row | None) -> str:
+    assert row is not None
+    return f"not in the table, now {row.count:,}" + (f" ({row.bytes:,} bytes)" if row.bytes else "")
+
+
+def _vanished(row: Row) -> str:
+    return f"{row.count:,} in the table, now none"
+
+
+def _moved(before: Row, after: Row) -> str | None:
+    allowed = TOLERANCE.get(before.kind, 0.0) * before.count
+    if abs(after.count - before.count) <= allowed and after.bytes == before.bytes:
+        return None
+    told = f"{before.count:,} -> {after.count:,} ({after.count / max(before.count, 1) - 1:+.2%})"
+    if after.bytes != before.bytes:
+        told += f", bytes {before.bytes:,} -> {after.bytes:,}"
+    return told
