@@ -1,0 +1,40 @@
+"""`torchrun` that ends with the exit code of its ranks, which a scheduler can act on.
+
+torchrun itself exits with 1 whatever happened; here 143 still says that a checkpoint was saved on
+SIGTERM, 2 that the input is wrong and 4 that a rank was lost.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.run import parse_args, run
+
+SIGNAL_EXIT = 128
+
+
+def exit_code_of(code: int) -> int:
+    """Return what a shell reports for a child's exit code, which is negative after a signal."""
+    return SIGNAL_EXIT - code if code < 0 else code
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run with torchrun's arguments; returns the exit code of the first rank that failed."""
+    try:
+        run(parse_args(arguments))
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        code = exit_code_of(failure.exitcode)
+        print(f"rank {rank} was the first to end, with exit code {code}", file=sys.stderr)
+        return code
+    except SignalException as error:
+        # The agent has passed the signal on and waited for its ranks.
+        return SIGNAL_EXIT + int(error.sigval)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
