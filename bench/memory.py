@@ -11,7 +11,8 @@ from contextlib import contextmanager
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-_KINETO_NOISE = "USDT:"
+# Its own traces, and that blocks from before it are freed: those are meant to be left out.
+_NOISE = (b"USDT:", b"CPUAllocator.cpp")
 
 
 def memory_source(device: torch.device) -> str:
@@ -35,7 +36,7 @@ def peak_extra_bytes(call: Callable[[], object], device: torch.device) -> int:
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
     with (
-        _without_kineto_noise(),
+        _without_noise(),
         profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler,
     ):
         call()
@@ -51,7 +52,7 @@ def peak_extra_bytes(call: Callable[[], object], device: torch.device) -> int:
 
 
 @contextmanager
-def _without_kineto_noise() -> Iterator[None]:
+def _without_noise() -> Iterator[None]:
     """Keep the profiler's own traces off the terminal; whatever else is written passes."""
     sys.stderr.flush()
     terminal = os.dup(2)
@@ -64,7 +65,7 @@ def _without_kineto_noise() -> Iterator[None]:
             os.dup2(terminal, 2)
             written.seek(0)
             lines = written.read().splitlines(keepends=True)
-            kept = b"".join(line for line in lines if not line.startswith(_KINETO_NOISE.encode()))
+            kept = b"".join(line for line in lines if not any(text in line for text in _NOISE))
             if kept:
                 os.write(terminal, kept)
             os.close(terminal)

@@ -12,6 +12,7 @@ import torch
 from svilm_fast.bench.memory import peak_extra_bytes
 
 FLUSH_BYTES = 256 * 2**20
+_LONG = 3
 
 
 @dataclass(frozen=True)
@@ -46,17 +47,20 @@ def measure(
     """Time `call` after a warm-up of two calls, for about `budget_s` seconds of calls.
 
     On CUDA a buffer larger than L2 is cleared before each call, which also hides launch latency of
-    calls that are long enough; the peak is that of a call of its own. With `most` of 1 there is
-    neither warm-up nor a call of its own: a call that takes long runs exactly once.
+    calls that are long enough; the peak is that of a call of its own. Calls that take long get
+    less: with `most` up to 3 the call for the peak is the warm-up, with 1 there is no other call.
     """
     if most == 1:
         samples: list[float] = []
         peak = peak_extra_bytes(lambda: samples.extend(timed([call], device)), device)
         return Timing(tuple(samples), peak, (0,))
+    if most <= _LONG:
+        peak = peak_extra_bytes(call, device)
+        return Timing(tuple(timed([call] * most, device)), peak, tuple(range(most)))
     call()
     call()
     peak = peak_extra_bytes(call, device) if memory else None
-    count = _count(timed([call], device)[0], budget_s, most, least)
+    count = sample_count(timed([call], device)[0], budget_s, most, least)
     return Timing(tuple(timed([call] * count, device)), peak, tuple(range(count)))
 
 
@@ -82,7 +86,7 @@ def measure_together(
     first = sum(timed(list(calls.values()), device)) / len(calls)
     shuffled = random.Random(seed)
     turns: list[str] = []
-    for _ in range(_count(first, budget_s, most, least)):
+    for _ in range(sample_count(first, budget_s, most, least)):
         turns += shuffled.sample(list(calls), len(calls))
     samples = timed([calls[name] for name in turns], device)
     found = {}
@@ -125,7 +129,8 @@ def host_time_us(call: Callable[[], object], device: torch.device, *, count: int
     return float(torch.tensor(samples, dtype=torch.float64).median())
 
 
-def _count(first_ms: float, budget_s: float, most: int, least: int) -> int:
+def sample_count(first_ms: float, budget_s: float, most: int, least: int = 5) -> int:
+    """How often a call of `first_ms` is timed within the budget."""
     return int(min(most, max(min(least, most), budget_s * 1e3 / max(first_ms, 1e-3))))
 
 

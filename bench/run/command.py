@@ -14,7 +14,7 @@ from rich.progress import Progress
 from svilm_fast.bench.ceilings import Ceilings, measure_ceilings
 from svilm_fast.bench.environment import ROOT, environment, slug
 from svilm_fast.bench.run.record import Record
-from svilm_fast.bench.run.runner import result, run
+from svilm_fast.bench.run.runner import HOST_SUITES, result, run
 from svilm_fast.bench.run.table import table
 from svilm_fast.bench.run.text import failures, line, outcome, status_text
 from svilm_fast.bench.suites import benchmarks
@@ -97,7 +97,7 @@ def chosen_benchmarks(suites: str, device: torch.device, only: str | None) -> di
 
 def measured_ceilings(device: torch.device, chosen: Any, console: Console) -> Ceilings | None:
     """Product and copy rate of the device, where a benchmark is compared with them."""
-    if all(benchmark.suite in ("data", "host") for benchmark in chosen):
+    if all(benchmark.suite in HOST_SUITES for benchmark in chosen):
         return None
     ceilings = measure_ceilings(device)
     console.print(

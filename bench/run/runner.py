@@ -18,7 +18,8 @@ from svilm_fast.bench.suites.benchmark import Benchmark, Prepared, Skipped, Wron
 from svilm_fast.bench.timing import Timing, host_time_us, measure, measure_together
 
 # Suites whose calls do no work on the device, so that its ceilings say nothing of them.
-_HOST_SUITES = ("data", "host")
+HOST_SUITES = ("data", "host")
+MOST_SAMPLES = 100
 
 
 def run(
@@ -43,8 +44,25 @@ def run_one(
     benchmark: Benchmark, device: torch.device, ceilings: Ceilings | None, *, budget_s: float
 ) -> Record:
     """Measure one benchmark."""
-    [record] = run_together([benchmark], device, ceilings, budget_s=budget_s)
-    return record
+    try:
+        prepared, error = prove(benchmark, device)
+    except Exception as failure:
+        return failed(benchmark, failure)
+    try:
+        gc.collect()
+        timing = measure(
+            prepared.call,
+            device,
+            budget_s=budget_s,
+            most=prepared.most_samples or MOST_SAMPLES,
+            memory=measures_memory(benchmark),
+        )
+        host_us = _host_us(benchmark, prepared, timing, device, budget_s)
+        return measured(benchmark, prepared, timing, device, ceilings, error, host_us)
+    except Exception as failure:
+        return failed(benchmark, failure)
+    finally:
+        _close([prepared], device)
 
 
 def run_together(
@@ -53,41 +71,32 @@ def run_together(
     ceilings: Ceilings | None,
     *,
     budget_s: float,
-    most: int = 100,
 ) -> list[Record]:
     """Measure benchmarks in interleaved rounds, so that their ratios hold on a busy machine."""
     proven: dict[str, tuple[Prepared, float | None]] = {}
     records: dict[str, Record] = {}
     for benchmark in benchmarks:
         try:
-            proven[benchmark.id] = _prove(benchmark, device)
+            proven[benchmark.id] = prove(benchmark, device)
         except Exception as failure:
             records[benchmark.id] = failed(benchmark, failure)
     try:
-        timings = _time(
-            {id: prepared for id, (prepared, _) in proven.items()}, device, budget_s, most
-        )
+        calls = {id: prepared.call for id, (prepared, _) in proven.items()}
+        timings = measure_together(calls, device, budget_s=budget_s) if calls else {}
         for benchmark in benchmarks:
-            if benchmark.id in records:
-                continue
-            outcome = timings[benchmark.id]
-            if isinstance(outcome, Exception):
-                records[benchmark.id] = failed(benchmark, outcome)
-                continue
-            prepared, error = proven[benchmark.id]
-            timing, host_us = outcome
-            records[benchmark.id] = measured(
-                benchmark, prepared, timing, device, ceilings, error=error, host_us=host_us
-            )
+            if benchmark.id in timings:
+                prepared, error = proven[benchmark.id]
+                timing = timings[benchmark.id]
+                records[benchmark.id] = measured(
+                    benchmark, prepared, timing, device, ceilings, error
+                )
     finally:
-        for prepared, _ in proven.values():
-            prepared.close()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+        _close([prepared for prepared, _ in proven.values()], device)
     return [records[benchmark.id] for benchmark in benchmarks]
 
 
-def _prove(benchmark: Benchmark, device: torch.device) -> tuple[Prepared, float | None]:
+def prove(benchmark: Benchmark, device: torch.device) -> tuple[Prepared, float | None]:
+    """Prepare a benchmark and prove its call right; the relative error, None without an oracle."""
     prepared = benchmark.prepare(device)
     try:
         return prepared, prepared.verify()
@@ -96,41 +105,28 @@ def _prove(benchmark: Benchmark, device: torch.device) -> tuple[Prepared, float 
         raise
 
 
-def _time(
-    chosen: dict[str, Prepared], device: torch.device, budget_s: float, most: int
-) -> dict[str, tuple[Timing, float | None] | Exception]:
-    if not chosen:
-        return {}
-    outcomes: dict[str, tuple[Timing, float | None] | Exception] = {}
-    gc.collect()
-    if len(chosen) == 1:
-        [(id, prepared)] = chosen.items()
-        try:
-            least = min(most, prepared.most_samples or most)
-            timing = measure(
-                prepared.call,
-                device,
-                budget_s=budget_s,
-                most=least,
-                memory=id.split("/")[0] not in _HOST_SUITES,
-            )
-            outcomes[id] = (timing, _host_us(id, prepared, timing, device, budget_s))
-        except Exception as failure:
-            outcomes[id] = failure
-        return outcomes
-    calls = {id: prepared.call for id, prepared in chosen.items()}
-    try:
-        together = measure_together(calls, device, budget_s=budget_s, most=most)
-    except Exception as failure:
-        return dict.fromkeys(chosen, failure)
-    return {id: (timing, None) for id, timing in together.items()}
+def measures_memory(benchmark: Benchmark) -> bool:
+    """Whether PyTorch allocates what the call works on."""
+    return benchmark.suite not in HOST_SUITES
+
+
+def _close(chosen: list[Prepared], device: torch.device) -> None:
+    for prepared in chosen:
+        prepared.close()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _host_us(
-    id: str, prepared: Prepared, timing: Timing, device: torch.device, budget_s: float
+    benchmark: Benchmark,
+    prepared: Prepared,
+    timing: Timing,
+    device: torch.device,
+    budget_s: float,
 ) -> float | None:
     # On a CPU the call is the host's work itself; a step is too long to repeat for this figure.
-    if device.type != "cuda" or "/forward/" not in id or prepared.most_samples == 1:
+    forward = benchmark.parts["direction"] == "forward"
+    if device.type != "cuda" or not forward or prepared.most_samples == 1:
         return None
     fitting = int(budget_s * 1e3 / max(timing.median_ms, 1e-3))
     return host_time_us(prepared.call, device, count=min(50, max(3, fitting)))
@@ -165,14 +161,14 @@ def measured(
     timing: Timing,
     device: torch.device,
     ceilings: Ceilings | None,
-    *,
     error: float | None,
     host_us: float | None = None,
 ) -> Record:
     """The record of a benchmark that was timed."""
     seconds = timing.median_ms * 1e-3
-    on_device = benchmark.suite not in _HOST_SUITES
-    fractions = {}
+    more = {} if prepared.explain is None else prepared.explain(seconds)
+    on_device = benchmark.suite not in HOST_SUITES
+    fractions: dict[str, Any] = {}
     if prepared.cost is not None:
         fractions = {"flops": prepared.cost.flops, "bytes": prepared.cost.bytes}
         if ceilings is not None and on_device:
@@ -195,7 +191,7 @@ def measured(
         peak_extra_bytes=timing.peak_extra_bytes,
         memory_source=None if timing.peak_extra_bytes is None else memory_source(device),
         rates_per_s={unit: count / seconds for unit, count in prepared.units.items()},
-        facts=dict(prepared.facts),
+        facts=dict(prepared.facts) | dict(more),
         **fractions,
     )
 

@@ -50,6 +50,7 @@ class Prepared:
         units: what a call works through (`pairs`, `clips`, `tokens`), for rates per second.
         facts: what else the record should tell (shapes, FLOPs executed, what was verified).
         most_samples: calls that are timed at most; 1 for a step that takes long.
+        explain: called once the call was timed, with the median in seconds; gives further facts.
         close: frees what `prepare` made.
     """
 
@@ -59,6 +60,7 @@ class Prepared:
     units: Mapping[str, float] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     most_samples: int | None = None
+    explain: Callable[[float], Mapping[str, Any]] | None = None
     close: Callable[[], None] = _nothing
 
 
@@ -82,7 +84,7 @@ class Benchmark:
             )
 
     @property
-    def parts(self) -> dict[str, str]:
+    def parts(self) -> dict[str, Any]:
         """The id taken apart: suite, name, case, dtype, direction, provider."""
         return dict(zip(ID_PARTS, self.id.split("/"), strict=True))
 

@@ -1,0 +1,102 @@
+"""What `pytest bench/` adds to pytest-benchmark: records, and a gate that never passes silently.
+
+pytest-benchmark's own `--benchmark-compare-fail` passes when an id vanished, when the baseline is
+another machine's, and when the run was disabled (as under xdist); it takes whole percents only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from svilm_fast.bench.compare.results import Results, read_results
+from svilm_fast.bench.compare.verdict import Line, differences, judge, overall, percent
+from svilm_fast.bench.outcomes import Outcome
+
+# Beyond pytest's own exit statuses (0 to 5): 11 regression, 13 incomparable, 14 missing, ...
+EXIT_OFFSET = 10
+_INSTEAD = "use --svilm-baseline FILE --svilm-fail-over 5%"
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """The options of `pytest bench/`."""
+    group = parser.getgroup("svilm", "svilm-fast benchmarks")
+    group.addoption("--svilm-suite", default="ops,blocks,step,data,host", help="suites to run")
+    group.addoption("--svilm-only", default=None, help="only ids that match this shell pattern")
+    group.addoption("--svilm-device", default=None, help="cpu or cuda; default: what is there")
+    group.addoption("--svilm-budget", type=float, default=0.3, help="seconds per benchmark")
+    group.addoption("--svilm-out", type=Path, default=None, help="write the records to this file")
+    group.addoption(
+        "--svilm-baseline", type=Path, default=None, help="records that this run must equal"
+    )
+    group.addoption(
+        "--svilm-fail-over", default=None, help="how much slower a median may be, such as 5.5%%"
+    )
+
+
+def check_options(config: pytest.Config) -> None:
+    """Refuse every combination in which a gate would pass without having looked.
+
+    Raises:
+        pytest.UsageError: and pytest ends with status 4.
+    """
+    baseline, limit = config.getoption("svilm_baseline"), config.getoption("svilm_fail_over")
+    if config.getoption("benchmark_compare_fail", None):
+        raise pytest.UsageError(
+            "--benchmark-compare-fail does not see vanished ids or another machine's baseline: "
+            + _INSTEAD
+        )
+    if (baseline is None) != (limit is None):
+        raise pytest.UsageError(f"--svilm-baseline and --svilm-fail-over go together: {_INSTEAD}")
+    if baseline is None:
+        return
+    try:
+        percent(limit)
+        read_results(baseline)
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from None
+    reason = why_disabled(config)
+    if reason is not None:
+        raise pytest.UsageError(
+            f"--svilm-baseline needs measurements, but benchmarks are disabled: {reason}"
+        )
+
+
+def why_disabled(config: pytest.Config) -> str | None:
+    """Why pytest-benchmark would only call the benchmarks, or leave them out; None if it times."""
+    for name in ("benchmark_disable", "benchmark_skip"):
+        if config.getoption(name, None):
+            return f"--{name.replace('_', '-')} is given"
+    if config.getoption("numprocesses", None) or config.getoption("tx", None):
+        return "xdist runs them side by side (leave -n out)"
+    if config.getoption("collectonly", None):
+        return "--collect-only is given"
+    return None
+
+
+def judged(
+    baseline: Results,
+    environment: Mapping[str, Any],
+    records: Iterable[Mapping[str, Any]],
+    limit: str,
+) -> tuple[Outcome, list[str]]:
+    """The outcome of a run against its baseline, and the lines that say why it is no pass."""
+    found = Results(baseline.path, environment, {}, {record["id"]: record for record in records})
+    if not baseline.fingerprint or baseline.fingerprint != found.fingerprint:
+        told = "; ".join(differences(baseline.environment, environment))
+        reason = told or "a fingerprint is missing or was made by other rules"
+        return Outcome.INCOMPARABLE, [f"the baseline is another machine's: {reason}"]
+    lines = judge(baseline, found, limit=percent(limit))
+    outcome = overall(lines)
+    texts = [_text(line) for line in lines if line.outcome is not Outcome.OK]
+    if outcome is Outcome.MISSING and not texts:
+        texts = ["not one benchmark was compared"]
+    return outcome, texts
+
+
+def _text(line: Line) -> str:
+    change = "" if line.ratio is None else f" ({line.ratio - 1:+.1%})"
+    return f"{line.outcome.name} {line.id}{change}: {line.note}"

@@ -1,0 +1,278 @@
+"""A full training step of the real model on one rank: encoders, losses, backward, update.
+
+Inputs lie on the device; there is no DeepSpeed and no collective.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from svilm_fast.bench.ops.proof import relative_rms
+from svilm_fast.bench.suites.benchmark import (
+    Benchmark,
+    CallCost,
+    Prepared,
+    WrongResult,
+    benchmark_id,
+)
+from svilm_fast.bench.timing import measure
+from svilm_fast.data.cut_paste import cut_and_paste
+from svilm_fast.distributed.gradient_cache import DIFFERENTIABLE, CachedStep
+from svilm_fast.kernels.backend import use_backend
+from svilm_fast.kernels.philox import Site, StepSeeds
+from svilm_fast.models.inputs import ModelInputs
+from svilm_fast.objectives.flops import step_flops
+from svilm_fast.objectives.svilm import SViLM, build_model
+from svilm_fast.train.config import RunConfig
+from svilm_fast.train.load_config import load_config
+from svilm_fast.train.optimizer import build_optimizer
+
+_GPU_BATCHES = (256, 512, 1024, 2048, 4096, 8192, 16384)
+_GPU_MICRO = 128
+# A step of more pairs than this takes minutes: once is enough.
+_ONCE_ABOVE = 4096
+_FEW = 3
+_LOSS_BAR = 1e-2
+_GRADIENT_BAR = 1e-2
+
+
+def declared(device: torch.device) -> Iterator[Benchmark]:
+    """The tiny model on a CPU, without and with gradient cache; svilm_base on a GPU."""
+    if device.type == "cuda":
+        recipe, label = "svilm_base", "bf16_autocast"
+        sizes: list[tuple[int, int | None]] = [(batch, _GPU_MICRO) for batch in _GPU_BATCHES]
+    else:
+        recipe, label, sizes = "demo", "float32", [(8, None), (8, 4)]
+    for batch, micro in sizes:
+        case = f"global_{batch}" + ("" if micro is None else f"_micro_{micro}")
+        yield Benchmark(
+            benchmark_id("step", recipe, case, label, "both", "svilm"),
+            "step",
+            partial(_prepare, recipe, batch, micro),
+        )
+
+
+def _prepare(recipe: str, batch: int, micro: int | None, device: torch.device) -> Prepared:
+    settings = ["video.checkpoint_activations=true"] if device.type == "cuda" else []
+    config = load_config(recipe, settings)
+    step = Step(config, batch, micro, device)
+    flops = step_flops(
+        config,
+        global_batch=batch,
+        num_nouns=config.data.nouns.per_caption,
+        text_length=config.data.tokenizer.length,
+        noun_length=config.data.tokenizer.noun_length,
+    )
+    again = flops.video.forward + flops.text.forward if micro else 0
+    recomputed = flops.video.forward if config.video.checkpoint_activations is True else 0
+    facts = {
+        "model_flops": flops.total,
+        "executed_flops": flops.total + again + recomputed,
+        "micro_batch": micro,
+        "distinct_clips": micro or batch,
+        "parameters": sum(parameter.numel() for parameter in step.model.parameters()),
+    }
+    most = None
+    if device.type == "cuda":
+        most = 1 if batch > _ONCE_ABOVE else _FEW
+    return Prepared(
+        call=step,
+        verify=step.verify,
+        cost=CallCost(float(flops.total), 0.0),
+        units={"clips": float(batch)},
+        facts=facts,
+        most_samples=most,
+        explain=step.explain,
+        close=step.close,
+    )
+
+
+class RepeatedInputs:
+    """Micro-batches that share their clips: those of 16,384 pairs would fill the GPU.
+
+    Captions, nouns and the seeds of all noise are every pair's own.
+    """
+
+    def __init__(self, parts: list[ModelInputs]) -> None:
+        self.parts = parts
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self.parts)
+
+    def split(self, size: int) -> list[ModelInputs]:
+        """The parts as they were made; `size` must be theirs."""
+        if len(self.parts[0]) != size:
+            raise ValueError(f"these parts hold {len(self.parts[0])} pairs, not {size}")
+        return self.parts
+
+
+class Step:
+    """Model, optimizer and inputs of one benchmark; calling it takes one optimizer step."""
+
+    def __init__(
+        self, config: RunConfig, batch: int, micro: int | None, device: torch.device
+    ) -> None:
+        torch.manual_seed(0)
+        self.config, self.device, self.micro = config, device, micro
+        with device:
+            self.model: SViLM = build_model(config)
+        self.optimizer = build_optimizer(self.model, config.optimizer)
+        clips = _clips(config, micro or batch, device)
+        self.parts = [
+            _pairs(config, clips, start, device) for start in range(0, batch, micro or batch)
+        ]
+        self.cached: CachedStep | None = None
+
+    def __call__(self) -> Tensor:
+        """Forward, backward, clipping and update."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self._backward()
+        if self.config.training.gradient_clipping:
+            torch.nn.utils.clip_grad_norm_(
+                self.model.parameters(), self.config.training.gradient_clipping
+            )
+        self.optimizer.step()
+        return loss
+
+    def _autocast(self) -> torch.autocast:
+        on_gpu = self.device.type == "cuda"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=on_gpu)
+
+    def _backward(self) -> Tensor:
+        with self._autocast():
+            if self.micro is None:
+                loss = self.model(self.parts[0]).loss
+                loss.backward()
+                return loss.detach()
+            inputs = cast(ModelInputs, RepeatedInputs(self.parts))
+            self.cached = CachedStep(self.model, inputs, self.micro)
+            self.cached.backward()
+            return self.cached.output.loss.detach()
+
+    def verify(self) -> float:
+        """CPU: all gradients against one pass in float64. GPU: the losses of the first pairs.
+
+        On a GPU the fused losses of the first micro-batch's embeddings are compared with the
+        reference path on the same embeddings.
+        """
+        if self.device.type == "cuda":
+            return self._verify_losses()
+        self._backward()
+        exact = copy.deepcopy(self.model).double()
+        exact.zero_grad()
+        exact(_joined(self.parts)).loss.backward()
+        found, expected = _gradient(self.model), _gradient(exact)
+        error = relative_rms(found, expected)
+        if not error <= _GRADIENT_BAR:
+            raise WrongResult("the step's gradient is not that of one pass in float64", error)
+        return error
+
+    def _verify_losses(self) -> float:
+        with torch.no_grad(), self._autocast():
+            embeddings = self.model.embed(self.parts[0])
+            found = self.model.objective(embeddings).loss
+            with use_backend("reference"):
+                expected = self.model.objective(embeddings).loss
+        error = relative_rms(found, expected)
+        if not error <= _LOSS_BAR:
+            raise WrongResult("the fused losses are not those of the reference path", error)
+        return error
+
+    def explain(self, seconds: float) -> Mapping[str, Any]:
+        """How long the losses of the whole batch take alone, forward and backward."""
+        with torch.no_grad(), self._autocast():
+            embeddings = self.cached.embeddings if self.cached else self.model.embed(self.parts[0])
+        leaves = {
+            name: value.detach().requires_grad_()
+            for name in DIFFERENTIABLE
+            if (value := getattr(embeddings, name)) is not None
+        }
+
+        def losses() -> None:
+            with self._autocast():
+                self.model.objective(embeddings._replace(**leaves)).loss.backward()
+
+        timing = measure(losses, self.device, budget_s=0.3, most=5, memory=False)
+        facts = {
+            "losses_ms": timing.median_ms,
+            "losses_share": timing.median_ms * 1e-3 / seconds,
+        }
+        if self.device.type == "cuda":
+            facts["peak_bytes"] = float(torch.cuda.max_memory_allocated(self.device))
+        return facts
+
+    def close(self) -> None:
+        """Drop what lies on the device."""
+        self.parts, self.cached = [], None
+        self.optimizer.state.clear()
+        self.model.zero_grad(set_to_none=True)
+
+
+def _clips(config: RunConfig, count: int, device: torch.device) -> dict[str, Any]:
+    video = config.video
+    generator = torch.Generator(device).manual_seed(0)
+    shape = (count, video.frames, video.image_size, video.image_size, 3)
+    frames = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8, device=device)
+    seeds = StepSeeds(0, 0, torch.arange(count, device=device)).at(Site.CUT_PASTE)
+    pasted = cut_and_paste(frames, seeds, video.num_segments, video.tubelet)
+    sources = config.objectives.sources()
+    return {
+        "frames": frames if "clean" in sources else None,
+        "blended": pasted.blended if "blended" in sources else None,
+        "paste_mask": pasted.paste_mask,
+        "pair_ids": pasted.pair_ids,
+    }
+
+
+def _pairs(
+    config: RunConfig, clips: dict[str, Any], start: int, device: torch.device
+) -> ModelInputs:
+    """The pairs from `start` on, as many as there are clips."""
+    count = len(clips["paste_mask"])
+    generator = torch.Generator(device).manual_seed(start + 1)
+    data, nouns = config.data, config.data.nouns.per_caption
+
+    def tokens(*shape: int) -> tuple[Tensor, Tensor]:
+        drawn = torch.randint(5, config.text.vocab_size, shape, generator=generator, device=device)
+        lengths = torch.randint(3, shape[-1] + 1, shape[:-1], generator=generator, device=device)
+        return drawn, torch.arange(shape[-1], device=device) < lengths[..., None]
+
+    text_tokens, text_mask = tokens(count, min(data.tokenizer.length, config.text.length))
+    noun_tokens, noun_token_mask = tokens(
+        count, nouns, min(data.tokenizer.noun_length, config.text.length)
+    )
+    present = torch.randint(0, nouns + 1, (count, 1), generator=generator, device=device)
+    return ModelInputs(
+        text_tokens=text_tokens,
+        text_mask=text_mask,
+        frames=clips["frames"],
+        blended=clips["blended"],
+        paste_mask=clips["paste_mask"],
+        pair_ids=clips["pair_ids"] + start,
+        noun_tokens=noun_tokens,
+        noun_token_mask=noun_token_mask,
+        noun_mask=torch.arange(nouns, device=device) < present,
+        seeds=StepSeeds(0, 0, torch.arange(start, start + count, device=device)),
+    )
+
+
+def _joined(parts: list[ModelInputs]) -> ModelInputs:
+    names = [name for name in vars(parts[0]) if name != "seeds"]
+    values = {
+        name: None
+        if getattr(parts[0], name) is None
+        else torch.cat([getattr(part, name) for part in parts])
+        for name in names
+    }
+    keys = torch.cat([part.seeds.keys for part in parts if part.seeds is not None])
+    return ModelInputs(**values, seeds=StepSeeds(0, 0, keys))
+
+
+def _gradient(model: SViLM) -> Tensor:
+    return torch.cat([p.grad.flatten().double() for p in model.parameters() if p.grad is not None])
