@@ -6,6 +6,7 @@ import typer
 
 from svilm_fast.bench.compare.command import compare
 from svilm_fast.bench.counts.command import counts
+from svilm_fast.bench.growth.command import memory
 from svilm_fast.bench.run.command import run_suites
 from svilm_fast.bench.static.command import static
 
@@ -21,3 +22,4 @@ app.command("static")(static)
 app.command("compare")(compare)
 app.command("counts")(counts)
 app.command("run")(run_suites)
+app.command("memory")(memory)

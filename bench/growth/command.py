@@ -1,0 +1,66 @@
+"""`svilm bench memory`: peak memory against the global batch, as a table, JSON and a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from svilm_fast.bench.environment import ROOT, environment, slug
+from svilm_fast.bench.growth.figure import draw, readable
+from svilm_fast.bench.growth.measure import Peak, growth, memory_source, peaks
+from svilm_fast.bench.run.command import RESULTS, chosen_device, wide_console, write_json
+
+
+def memory(
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: what is there.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Result file; default bench/results/<machine>/memory.json.")
+    ] = None,
+    figure: Annotated[Path, typer.Option(help="Picture.")] = ROOT / "docs/figures/memory.png",
+) -> None:
+    """Measure how memory grows with the global batch: plain, chunked and fused losses, and a
+    training step with and without gradient cache.
+
+    On a CPU each figure is the peak resident memory of a process of its own; some minutes.
+    """
+    where = chosen_device(device)
+    console = wide_console()
+    facts = environment(where)
+    found: list[Peak] = []
+    for peak in peaks(where):
+        found.append(peak)
+        console.print(f"{peak.subject}/{peak.method} at {peak.batch:,}: {_size(peak)}")
+    exponents = growth(found)
+    console.print(_table(found, exponents))
+    path = out or RESULTS / slug(facts) / "memory.json"
+    result = {
+        "schema": 1,
+        "environment": facts,
+        "source": memory_source(where),
+        "growth": exponents,
+        "records": [peak.as_dict() for peak in found],
+    }
+    write_json(path, result)
+    draw(found, where, figure)
+    console.print(f"wrote {len(found)} records to {path} and the picture {figure}", soft_wrap=True)
+
+
+def _table(found: list[Peak], exponents: dict[str, float]) -> Table:
+    table = Table(title="peak memory by global batch; growth ~ batch^k over the last three sizes")
+    for column in ("subject", "method", "k", "global batch: peak"):
+        table.add_column(column, justify="right" if column == "k" else "left")
+    for subject, method in dict.fromkeys((peak.subject, peak.method) for peak in found):
+        own = [peak for peak in found if (peak.subject, peak.method) == (subject, method)]
+        power = exponents.get(f"{subject}/{method}")
+        sizes = ", ".join(f"{peak.batch:,}: {_size(peak)}" for peak in own if peak.bytes)
+        missing = "; ".join(dict.fromkeys(peak.status for peak in own if not peak.bytes))
+        cells = [part for part in (sizes, missing) if part]
+        table.add_row(subject, method, "" if power is None else f"{power:.2f}", "; ".join(cells))
+    return table
+
+
+def _size(peak: Peak) -> str:
+    return peak.status if peak.bytes is None else readable(peak.bytes)

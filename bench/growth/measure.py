@@ -1,0 +1,131 @@
+"""Peaks of cases, on a CPU in a child process each, and how they grow."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import math
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from svilm_fast.bench.growth.cases import MICRO_BATCH, Case, cases
+from svilm_fast.bench.memory import peak_extra_bytes
+
+# The growth is read off the largest batches, where the constant part weighs least.
+FITTED = 3
+# A tensor of this size has pages of its own, which go back to the system with it.
+M_MMAP_THRESHOLD, OWN_PAGES_FROM = -3, 1 << 20
+STATUS = Path("/proc/self/status")
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The most memory of one case at one global batch, over that before its inputs were made."""
+
+    subject: str
+    method: str
+    batch: int
+    bytes: int | None
+    status: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def memory_source(device: torch.device) -> str:
+    """What the peaks are."""
+    if device.type == "cuda":
+        return "peak of the CUDA caching allocator"
+    return "peak resident memory (VmHWM) of a process of its own, one thread"
+
+
+def peaks(device: torch.device, subjects: set[str] | None = None) -> Iterator[Peak]:
+    """Measure every case (of these subjects) at its batches, smallest first.
+
+    Raises RuntimeError on a system without /proc when the device is a CPU.
+    """
+    if device.type == "cpu" and not STATUS.exists():
+        raise RuntimeError(f"peak resident memory is read from {STATUS}, which this system lacks")
+    for case in cases(device):
+        if subjects is not None and case.subject not in subjects:
+            continue
+        for batch in case.batches:
+            if case.needs_gpu and device.type != "cuda":
+                yield Peak(case.subject, case.method, batch, None, "not measured yet: needs a GPU")
+                continue
+            yield _measured(case, batch, device)
+
+
+def growth(found: list[Peak]) -> dict[str, float]:
+    """Exponent k of bytes ~ batch^k for every subject/method with enough figures."""
+    points: dict[str, list[tuple[int, int]]] = {}
+    for peak in found:
+        if peak.bytes:
+            points.setdefault(f"{peak.subject}/{peak.method}", []).append((peak.batch, peak.bytes))
+    largest = {name: sorted(values)[-FITTED:] for name, values in points.items()}
+    return {name: exponent(values) for name, values in largest.items() if len(values) == FITTED}
+
+
+def exponent(points: list[tuple[int, int]]) -> float:
+    """Slope of the least-squares line through (log batch, log bytes)."""
+    logs = [(math.log(batch), math.log(size)) for batch, size in points]
+    middle, height = (sum(values) / len(logs) for values in zip(*logs))
+    spread = sum((x - middle) ** 2 for x, _ in logs)
+    return sum((x - middle) * (y - height) for x, y in logs) / spread
+
+
+def _measured(case: Case, batch: int, device: torch.device) -> Peak:
+    if device.type == "cpu":
+        size = child_peak(case.name, batch)
+        return Peak(case.subject, case.method, batch, size, "ok")
+    try:
+        size = peak_extra_bytes(lambda: case.run(batch, device), device)
+    except torch.cuda.OutOfMemoryError:
+        return Peak(case.subject, case.method, batch, None, "out of memory")
+    finally:
+        torch.cuda.empty_cache()
+    return Peak(case.subject, case.method, batch, size, "ok")
+
+
+def child_peak(name: str, batch: int) -> int:
+    """`resident_peak` in a process of its own."""
+    # A server that has imported everything forks a clean process for each measurement.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(resident_peak, name, batch).result()
+
+
+def resident_peak(name: str, batch: int) -> int:
+    """Bytes by which this process's peak resident memory grows in one run of a CPU case."""
+    torch.set_num_threads(1)
+    _return_freed_memory()
+    device = torch.device("cpu")
+    case = next(case for case in cases(device) if case.name == name)
+    # Libraries load, and the allocator's arenas grow, at the first call.
+    case.run(MICRO_BATCH, device)
+    # Where the kernel refuses to forget the peak so far, that is what growth is counted from.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    before = _peak_so_far()
+    case.run(batch, device)
+    return _peak_so_far() - before
+
+
+def _return_freed_memory() -> None:
+    # By default glibc raises this threshold as it goes, and holes between tensors of a few MiB then
+    # add up to several times the live ones.
+    if not ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, OWN_PAGES_FROM):
+        raise RuntimeError("the C library refused a fixed M_MMAP_THRESHOLD")
+
+
+def _peak_so_far() -> int:
+    line = next(x for x in STATUS.read_text().splitlines() if x.startswith("VmHWM"))
+    return 1024 * int(line.split()[1])
