@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from svilm_fast.bench.cli import app as bench_app
+from svilm_fast.train.ckpt_commands import ckpt_app
 from svilm_fast.train.commands import config_app, doctor
 from svilm_fast.train.console import run_app
 from svilm_fast.train.errors import UserError
@@ -28,6 +29,7 @@ app.command()(pretrain)
 app.add_typer(data_app, name="data")
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(config_app, name="config")
+app.add_typer(ckpt_app, name="ckpt")
 app.command()(doctor)
 app.add_typer(bench_app, name="bench")
 

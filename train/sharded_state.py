@@ -114,7 +114,7 @@ def _write_share(engine: Engine, parameter: Any, value: Tensor, moment: str | No
         # is padded.
         start = min(share.numel() * outer._get_param_partition_rank(parameter), value.numel())
         own = value.flatten()[start : start + share.numel()]
-        share[: own.numel()].copy_(own)
+        share.data[: own.numel()].copy_(own)
     else:
         parameter.set_full_hp_param(value, moment)
 
