@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -24,12 +26,30 @@ _recording: list[Launch] | None = None
 def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **meta: Any) -> None:
     """Run `kernel[grid](*args, **meta)`, or record it inside `record_launches()`.
 
-    An empty grid starts nothing: CUDA refuses a grid with a zero.
+    An empty grid starts nothing: CUDA refuses a grid with a zero. The kernel runs on the GPU of its
+    tensors, whichever is current.
     """
     if _recording is not None:
         _recording.append(Launch(kernel, grid, args, meta))
     elif all(grid):
-        kernel[grid](*args, **meta)
+        other = _other_device(args)
+        if other is None:
+            kernel[grid](*args, **meta)
+        else:
+            with torch.cuda.device(other):
+                kernel[grid](*args, **meta)
+
+
+def _other_device(args: tuple[Any, ...]) -> int | None:
+    """The GPU of the first tensor (or descriptor's base) on one, if it is not the current GPU."""
+    if not torch.cuda.is_initialized():
+        return None
+    for arg in args:
+        tensor = getattr(arg, "base", arg)
+        if isinstance(tensor, torch.Tensor) and tensor.is_cuda:
+            index = tensor.get_device()
+            return None if index == torch.cuda.current_device() else index
+    return None
 
 
 @contextmanager

@@ -21,8 +21,7 @@ def memory(
     ] = None,
     figure: Annotated[Path, typer.Option(help="Picture.")] = ROOT / "docs/figures/memory.png",
 ) -> None:
-    """Measure how memory grows with the global batch: plain, chunked and fused losses, and a
-    training step with and without gradient cache.
+    """Measure how memory grows with the global batch, for losses and for a whole step.
 
     On a CPU each figure is the peak resident memory of a process of its own; some minutes.
     """

@@ -1,7 +1,11 @@
 """Recording of launches, device traits without a device, and the registry's rules."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 from svilm_fast.kernels import Op, assume_traits, launch, ops, record_launches, register, traits
 from svilm_fast.kernels.device import B200, H200
@@ -33,6 +37,22 @@ def test_empty_grid_starts_nothing():
     kernel = FakeKernel()
     launch(kernel, (0, 3), "x")
     assert kernel.runs == []
+
+
+@pytest.mark.parametrize("described", [False, True])
+def test_a_kernel_runs_on_the_gpu_of_its_tensors(monkeypatch, described):
+    entered = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "device", lambda index: entered.append(index) or nullcontext())
+    kernel = FakeKernel()
+    with FakeTensorMode():
+        tensors = [torch.empty(2, device=f"cuda:{index}") for index in (0, 1)]
+    for tensor in tensors:
+        launch(kernel, (1,), 7, SimpleNamespace(base=tensor) if described else tensor)
+    launch(kernel, (1,), torch.empty(2))
+    assert entered == [1]
+    assert len(kernel.runs) == 3
 
 
 def test_traits_without_a_device_are_the_assumed_ones():
