@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import typer
 
+from svilm_fast.bench.ab.command import ab
 from svilm_fast.bench.compare.command import compare
 from svilm_fast.bench.counts.command import counts
 from svilm_fast.bench.growth.command import memory
+from svilm_fast.bench.report.command import report
 from svilm_fast.bench.run.command import run_suites
 from svilm_fast.bench.static.command import static
 
@@ -21,5 +23,7 @@ def _bench() -> None:
 app.command("static")(static)
 app.command("compare")(compare)
 app.command("counts")(counts)
+app.command("report")(report)
 app.command("run")(run_suites)
 app.command("memory")(memory)
+app.command("ab")(ab)

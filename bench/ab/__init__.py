@@ -1,0 +1,1 @@
+"""`svilm bench ab`: two versions, two worker processes, interleaved pairs, one verdict."""

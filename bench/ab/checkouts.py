@@ -1,0 +1,103 @@
+"""The two versions in folders of their own, which are gone afterwards whatever happens."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+PACKAGE = Path("svilm_fast") / "bench"
+
+
+@dataclass(frozen=True)
+class Checkouts:
+    """Folders of both sides (the same one when a version is compared with itself)."""
+
+    base: Path
+    head: Path
+    scratch: Path
+    base_commit: str
+    head_commit: str | None
+
+
+def git(repository: Path, *arguments: str) -> str:
+    """Output of a git command.
+
+    Raises:
+        ValueError: git says no; the message is git's.
+    """
+    result = subprocess.run(
+        ["git", "-C", str(repository), *arguments], capture_output=True, text=True, check=False
+    )
+    if result.returncode:
+        told = " ".join(result.stderr.split())
+        raise ValueError(f"git {arguments[0]} in {repository}: {told}")
+    return result.stdout
+
+
+def commit_of(repository: Path, reference: str) -> str:
+    """The commit that a reference names.
+
+    Raises:
+        ValueError: no such commit.
+    """
+    try:
+        found = git(repository, "rev-parse", "--verify", "--quiet", f"{reference}^{{commit}}")
+    except ValueError:
+        raise ValueError(
+            f"{repository} has no commit {reference!r}: name a branch, tag or commit that "
+            "`git rev-parse` finds there (a shallow clone needs `git fetch --unshallow`)"
+        ) from None
+    return found.strip()
+
+
+@contextmanager
+def checkouts(
+    repository: Path, base: str, head: str | None, *, itself: bool
+) -> Iterator[Checkouts]:
+    """Check out `base` and `head` (None: a copy of the working tree as it is now).
+
+    With `itself` both sides are `base`. Folders have names of one length: paths are part of a
+    process and move its memory.
+    """
+    base_commit = commit_of(repository, base)
+    head_commit = base_commit if itself else head and commit_of(repository, head)
+    scratch = Path(tempfile.mkdtemp(prefix="svilm-ab-"))
+    folders = scratch / "base", scratch / "head"
+    try:
+        git(repository, "worktree", "add", "--detach", str(folders[0]), base_commit)
+        if head_commit is None:
+            _copy_working_tree(repository, folders[1])
+        elif not itself:
+            git(repository, "worktree", "add", "--detach", str(folders[1]), head_commit)
+        sides = (folders[0], folders[0] if itself else folders[1])
+        for folder in sides:
+            if not (folder / PACKAGE / "__init__.py").is_file():
+                raise ValueError(f"{folder.name}: no {PACKAGE} in that version; compare newer ones")
+        yield Checkouts(*sides, scratch, base_commit, head_commit)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        git(repository, "worktree", "prune")
+
+
+def take_benchmarks_from(source: Path, target: Path) -> None:
+    """Put the benchmarks of one checkout over another's library."""
+    shutil.rmtree(target / "bench")
+    ignored = shutil.ignore_patterns("__pycache__", "results")
+    shutil.copytree(source / "bench", target / "bench", ignore=ignored)
+
+
+def _copy_working_tree(repository: Path, target: Path) -> None:
+    """Copy what git tracks or would track, as it lies there: the run must not see later edits."""
+    listed = git(repository, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    for name in filter(None, listed.split("\0")):
+        source = repository / name
+        if not source.is_symlink() and not source.is_file():
+            continue
+        destination = target / name
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source, destination, follow_symlinks=False)

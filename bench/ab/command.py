@@ -1,0 +1,157 @@
+"""`svilm bench ab`: is the head slower than the base?"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from svilm_fast.bench.ab.gate import Comparison, Request, compare
+from svilm_fast.bench.ab.protocol import SUITES_MODULE
+from svilm_fast.bench.ab.session import Plan
+from svilm_fast.bench.ab.verdict import Rule, Verdict
+from svilm_fast.bench.environment import ROOT
+from svilm_fast.bench.outcomes import Outcome
+from svilm_fast.bench.run.command import chosen_device, wide_console, write_json
+
+DEFAULT = Plan()
+# CUDA does not survive a fork, so there the pairs of one process replace the renewals.
+CUDA_PAIRS = 40
+
+
+def ab(
+    base: Annotated[str, typer.Option(help="Branch, tag or commit to compare against.")],
+    head: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit under test; default: working tree.")
+    ] = None,
+    suite: Annotated[
+        str | None, typer.Option(help="Suites, separated by commas; default: all.")
+    ] = None,
+    only: Annotated[str | None, typer.Option(help="Only ids that match this pattern.")] = None,
+    restarts: Annotated[int, typer.Option(min=2, help="Sets of processes.")] = DEFAULT.restarts,
+    renewals: Annotated[
+        int | None, typer.Option(min=0, help="Forks of each process; default 0 on CUDA.")
+    ] = None,
+    pairs: Annotated[int | None, typer.Option(min=1, help="Pairs in each renewal.")] = None,
+    threshold: Annotated[str, typer.Option(help="Slower by more than this fails.")] = "1%",
+    must_see: Annotated[
+        str, typer.Option(help="Passes only if slower by less than this for sure.")
+    ] = "5%",
+    confidence: Annotated[float, typer.Option(help="Of the two-sided intervals.")] = 0.95,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: what is there.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads; more than 1: unpinned.")] = 1,
+    controls: Annotated[
+        int, typer.Option(min=0, help="Benchmarks also measured base against base.")
+    ] = DEFAULT.controls,
+    bench_from: Annotated[
+        Literal["head", "own"], typer.Option(help="Whose benchmark code runs over base's library.")
+    ] = "head",
+    allow: Annotated[
+        list[str] | None, typer.Option(help="Id that may be on one side only (repeat).")
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds for one request.")] = DEFAULT.timeout_s,
+    seed: Annotated[int, typer.Option(help="Draws all orders.")] = 0,
+    aa: Annotated[bool, typer.Option("--aa", help="Compare the base with itself.")] = False,
+    out: Annotated[Path | None, typer.Option(help="JSON with all samples.")] = None,
+    repository: Annotated[Path, typer.Option(help="Clone that knows both versions.")] = ROOT,
+    module: Annotated[str, typer.Option(hidden=True)] = SUITES_MODULE,
+) -> None:
+    """Time two versions side by side in pairs; say for each benchmark whether head is slower.
+
+    Exit status: 0 not slower, 1 slower or larger, 2 wrong usage, 3 sides cannot be compared,
+    4 a benchmark is on one side only, 5 a side gave no figure, 6 the machine is too noisy to tell.
+    """
+    if aa and head is not None:
+        raise typer.BadParameter("--aa compares the base with itself: leave --head out")
+    where = chosen_device(device)
+    cuda = where.type == "cuda"
+    plan = Plan(
+        restarts=restarts,
+        renewals=(0 if cuda else DEFAULT.renewals) if renewals is None else renewals,
+        pairs=(CUDA_PAIRS if cuda else DEFAULT.pairs) if pairs is None else pairs,
+        controls=controls,
+        timeout_s=timeout,
+        pinned=threads == 1,
+        seed=seed,
+    )
+    if cuda and plan.renewals:
+        raise typer.BadParameter("--renewals forks processes, which CUDA does not survive: use 0")
+    if not 0.5 < confidence < 1:
+        raise typer.BadParameter(f"--confidence {confidence}: choose between 0.5 and 1")
+    rule = Rule(fraction(threshold), fraction(must_see), confidence, frozenset(allow or ()))
+    if rule.must_see <= rule.threshold:
+        raise typer.BadParameter("--must-see has to be larger than --threshold")
+    request = Request(
+        repository=repository.resolve(),
+        base=base,
+        head=head,
+        itself=aa,
+        suites=None if suite is None else [name.strip() for name in suite.split(",")],
+        only=only,
+        device=where.type,
+        threads=threads,
+        bench_from=bench_from,
+        module=module,
+        plan=plan,
+        rule=rule,
+    )
+    console = wide_console()
+    signal.signal(signal.SIGTERM, _end)
+    try:
+        comparison = compare(request, lambda line: _say(console, line))
+    except (ValueError, subprocess.TimeoutExpired) as error:
+        raise typer.BadParameter(" ".join(str(error).split())) from None
+    if out is not None:
+        write_json(out, comparison.as_json())
+    show(comparison, console)
+    raise typer.Exit(int(comparison.judgement.outcome))
+
+
+def fraction(text: str) -> float:
+    """`2%`, `2.5%` or `0.02` as a fraction.
+
+    Raises `typer.BadParameter` for anything else.
+    """
+    try:
+        value = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1:
+        raise typer.BadParameter(f"{text!r} is no share: write 2% or 0.02")
+    return value
+
+
+def show(comparison: Comparison, console: Console) -> None:
+    """Print all verdicts, the worst last, and the outcome."""
+    judgement = comparison.judgement
+    table = Table("benchmark", "head / base", "interval", "verdict", box=None)
+    order = {outcome: place for place, outcome in enumerate(Outcome)}
+    for verdict in sorted(judgement.verdicts, key=lambda one: order[one.outcome]):
+        table.add_row(verdict.id, *_figures(verdict), f"{verdict.word} {verdict.message}".strip())
+    for verdict in judgement.controls:
+        table.add_row(f"base against base: {verdict.id}", *_figures(verdict), verdict.word)
+    console.print(table)
+    told = "; ".join(judgement.messages)
+    line = f"{judgement.outcome.name} ({int(judgement.outcome)})"
+    _say(console, f"{line}: {told}" if told else line)
+
+
+def _figures(verdict: Verdict) -> tuple[str, str]:
+    if verdict.ratio is None or verdict.interval is None:
+        return "-", "-"
+    low, high = (100 * (end - 1) for end in verdict.interval)
+    return f"{100 * (verdict.ratio - 1):+.2f}%", f"{low:+.2f}% to {high:+.2f}%"
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _end(number: int, frame: object) -> None:
+    """Leave through the clean-up, so that no worktree and no worker stays behind."""
+    raise SystemExit(128 + number)

@@ -1,0 +1,186 @@
+"""Compares two versions: checkouts, workers, judgement, and the file that keeps all samples."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from svilm_fast.bench.ab.checkouts import Checkouts, checkouts, git, take_benchmarks_from
+from svilm_fast.bench.ab.process import SideError
+from svilm_fast.bench.ab.protocol import SUITES_MODULE
+from svilm_fast.bench.ab.session import BASE, CONTROL, HEAD, Measured, Plan, Session, SideSpec
+from svilm_fast.bench.ab.verdict import Judgement, Rule, judge
+from svilm_fast.bench.outcomes import Outcome
+
+SCHEMA = 1
+BenchFrom = Literal["head", "own"]
+# What a checkout tells of itself; it must run where no worker existed yet.
+_LIST = """
+import importlib, json, sys, torch
+module, suites, only, device = json.loads(sys.argv[1])
+try:
+    ids = list(importlib.import_module(module).benchmarks(suites, torch.device(device), only))
+except ModuleNotFoundError as missing:
+    if not module.startswith(missing.name or "?"):
+        raise
+    ids = None
+except ValueError:
+    ids = []
+print("ids:" + json.dumps(ids))
+"""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is compared, and how.
+
+    Attributes:
+        repository: the clone that knows both versions.
+        base: reference of the version that is compared against.
+        head: reference of the version under test; None is the working tree.
+        itself: compare `base` with itself.
+        suites: names of suites; None takes all.
+        only: a shell pattern of ids.
+        device: `cpu` or `cuda`.
+        threads: threads of PyTorch on the CPU.
+        bench_from: whose benchmark code runs over base's library: the head's, or its own.
+        module: where the benchmarks come from.
+    """
+
+    repository: Path
+    base: str
+    head: str | None = None
+    itself: bool = False
+    suites: Sequence[str] | None = None
+    only: str | None = None
+    device: str = "cpu"
+    threads: int = 1
+    bench_from: BenchFrom = "head"
+    module: str = SUITES_MODULE
+    plan: Plan = field(default_factory=Plan)
+    rule: Rule = field(default_factory=Rule)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The request, what it measured and how it was judged."""
+
+    request: Request
+    commits: dict[str, Any]
+    measured: Measured | None
+    judgement: Judgement
+
+    def as_json(self) -> dict[str, Any]:
+        """What is written: everything, all samples too."""
+        return {
+            "schema": SCHEMA,
+            "outcome": self.judgement.outcome.name,
+            "messages": self.judgement.messages,
+            "request": _plain(asdict(self.request)),
+            "commits": self.commits,
+            "verdicts": [_plain(asdict(one)) for one in self.judgement.verdicts],
+            "controls": [_plain(asdict(one)) for one in self.judgement.controls],
+            "measured": None if self.measured is None else _plain(asdict(self.measured)),
+        }
+
+
+def compare(request: Request, say: Callable[[str], None] = lambda line: None) -> Comparison:
+    """Run a comparison.
+
+    Raises:
+        ValueError: a reference or a name is wrong.
+    """
+    with checkouts(
+        request.repository, request.base, request.head, itself=request.itself
+    ) as folders:
+        commits = {
+            "base": folders.base_commit,
+            "head": folders.head_commit,
+            "head_is_working_tree": folders.head_commit is None,
+            "dirty": bool(git(request.repository, "status", "--porcelain").strip()),
+        }
+        try:
+            own_ids = _own_ids(request, folders)
+            if request.bench_from == "head" and folders.base != folders.head:
+                take_benchmarks_from(folders.head, folders.base)
+            measured = Session(_sides(request, folders), request.plan, folders.scratch, say).run()
+        except SideError as error:
+            judgement = Judgement(Outcome.FAILED, [], [], [str(error)])
+            return Comparison(request, commits, None, judgement)
+    messages = []
+    if own_ids is None:
+        messages.append("base has no list of benchmarks: what head dropped cannot be seen")
+    elif BASE in measured.ids:
+        known = set(measured.ids[BASE])
+        measured.ids[BASE] = measured.ids[BASE] + [id for id in own_ids if id not in known]
+    judgement = judge(measured, request.rule)
+    judgement.messages += messages
+    return Comparison(request, commits, measured, judgement)
+
+
+def _own_ids(request: Request, folders: Checkouts) -> list[str] | None:
+    """What base's own benchmarks are; None where base is older than the list of benchmarks."""
+    wanted = [request.module, request.suites, request.only, request.device]
+    result = subprocess.run(
+        [sys.executable, "-c", _LIST, json.dumps(wanted)],
+        cwd=folders.base,
+        env=_variables(folders.base, folders.scratch / "base-cache", request.threads),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=request.plan.timeout_s,
+    )
+    lines = [line for line in result.stdout.splitlines() if line.startswith("ids:")]
+    if result.returncode or not lines:
+        told = " ".join(result.stderr.split())[-400:]
+        raise SideError(BASE, "start", f"cannot list its own benchmarks: {told}")
+    return json.loads(lines[-1][len("ids:") :])
+
+
+def _sides(request: Request, folders: Checkouts) -> list[SideSpec]:
+    command = [sys.executable, "-m", "svilm_fast.bench.ab.worker"]
+    command += ["--device", request.device, "--threads", str(request.threads)]
+    command += ["--module", request.module]
+    command += [f"--suite={name}" for name in request.suites or ()]
+    command += [f"--only={request.only}"] if request.only else []
+    names = {BASE: folders.base, HEAD: folders.head}
+    if request.plan.controls:
+        names[CONTROL] = folders.base
+    return [
+        SideSpec(
+            name,
+            command,
+            folder,
+            _variables(folder, folders.scratch / f"{folder.name}-cache", request.threads),
+        )
+        for name, folder in names.items()
+    ]
+
+
+def _variables(folder: Path, cache: Path, threads: int) -> dict[str, str]:
+    """The environment of a side: its own library and cache, one hash order, fixed threads."""
+    return dict(os.environ) | {
+        "PYTHONPATH": str(folder),
+        "PYTHONHASHSEED": "0",
+        "TRITON_CACHE_DIR": str(cache),
+        "OMP_NUM_THREADS": str(threads),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """The same with types that JSON knows."""
+    if isinstance(value, Outcome):
+        return value.name
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, frozenset):
+        return sorted(value)
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,278 @@
+"""Runs the workers of a comparison: restarts them, and times one side after the other in pairs."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from svilm_fast.bench.ab.process import SideError, Worker
+
+BASE, HEAD, CONTROL = "base", "head", "control"
+WARM_CALLS = 2
+LEAST_PAIRS = 3
+PROOF = -1
+Team = Mapping[str, Worker]
+Job = tuple[int, str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a comparison is measured.
+
+    Attributes:
+        restarts: how often all workers start anew; a process has an offset of its own.
+        renewals: children that each worker forks between two restarts, one after the other; memory
+            lies elsewhere in each. 0 measures in the worker itself (CUDA does not survive a fork).
+        pairs: pairs of samples of a benchmark in each renewal.
+        sample_ms: length that a sample should have; short calls are batched to reach it.
+        budget_s: seconds for a benchmark's pairs in one restart; long calls get fewer pairs, never
+            fewer than `LEAST_PAIRS` in each renewal.
+        controls: benchmarks that are also measured base against base, evenly spaced.
+        timeout_s: the longest that a worker may take for one request.
+        pinned: whether all workers of a restart stay on one core, another one in the next restart.
+        seed: draws the order of benchmarks and of the sides within a pair.
+    """
+
+    restarts: int = 8
+    renewals: int = 8
+    pairs: int = 4
+    sample_ms: float = 2.0
+    budget_s: float = 8.0
+    controls: int = 4
+    timeout_s: float = 120.0
+    pinned: bool = True
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class SideSpec:
+    """How a side's worker is started, and the folder that its library must come from."""
+
+    name: str
+    command: Sequence[str]
+    folder: Path
+    variables: Mapping[str, str]
+
+
+@dataclass
+class Draw:
+    """Samples of one benchmark from one set of processes: nanoseconds of a batch of calls.
+
+    `order` has the first letters of the sides for each pair (triple with a control); `ns` and
+    `waited` have, for each side, a value for each pair.
+    """
+
+    restart: int
+    renewal: int
+    cores: list[int] | None
+    calls: int
+    order: list[str] = field(default_factory=list)
+    ns: dict[str, list[int]] = field(default_factory=dict)
+    waited: dict[str, list[int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a benchmark has no figure."""
+
+    side: str
+    kind: str
+    message: str
+
+
+@dataclass
+class Measured:
+    """Everything that a comparison measured; `ids` holds each side's own list."""
+
+    plan: Plan
+    ids: dict[str, list[str]] = field(default_factory=dict)
+    environments: dict[str, dict[str, Any]] = field(default_factory=dict)
+    draws: dict[str, list[Draw]] = field(default_factory=dict)
+    errors: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    peaks: dict[str, dict[str, int]] = field(default_factory=dict)
+    failures: dict[str, Failure] = field(default_factory=dict)
+    controls: list[str] = field(default_factory=list)
+    mismatch: str | None = None
+
+    @property
+    def common(self) -> list[str]:
+        """Ids of both sides in the head's order."""
+        base = set(self.ids[BASE])
+        return [id for id in self.ids[HEAD] if id in base]
+
+
+def spaced(ids: Sequence[str], count: int) -> list[str]:
+    """At most `count` of the ids, evenly spaced."""
+    count = min(count, len(ids))
+    return [ids[(2 * i + 1) * len(ids) // (2 * count)] for i in range(count)]
+
+
+class Session:
+    """Measures the benchmarks that the sides share."""
+
+    def __init__(
+        self,
+        sides: Sequence[SideSpec],
+        plan: Plan,
+        logs: Path,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.sides = {side.name: side for side in sides}
+        self.plan = plan
+        self.logs = logs
+        self.say = say
+        self.measured = Measured(plan)
+        self._batches: dict[str, tuple[int, int]] = {}
+
+    def run(self) -> Measured:
+        """Measure; what goes wrong with one benchmark is part of the result.
+
+        Raises:
+            SideError: a worker did not start, so that nothing can be measured.
+        """
+        for restart in range(self.plan.restarts):
+            jobs: list[Job] | None = None
+            while jobs is None or jobs:
+                with self._team(restart) as team:
+                    if jobs is None:
+                        if restart == 0:
+                            self._know(team)
+                        if self.measured.mismatch:
+                            return self.measured
+                        jobs = self._jobs(restart)
+                    self._work(team, jobs, restart)
+            self.say(f"restart {restart + 1} of {self.plan.restarts} done")
+        return self.measured
+
+    @contextmanager
+    def _team(self, restart: int) -> Iterator[dict[str, Worker]]:
+        """All workers, started in an order that turns with the restarts, on one core."""
+        names = list(self.sides)
+        turn = restart % len(names)
+        with ExitStack() as stack:
+            team = {}
+            for name in names[turn:] + names[:turn]:
+                side = self.sides[name]
+                log = self.logs / f"{name}.log"
+                team[name] = Worker(name, side.command, side.folder, side.variables, log)
+                stack.callback(team[name].stop)
+            for name, worker in team.items():
+                self._check(name, worker.hello(self.plan.timeout_s))
+            if (cores := self._cores(restart)) is not None:
+                for worker in team.values():
+                    worker.ask("pin", self.plan.timeout_s, cores=cores)
+            yield team
+
+    def _check(self, name: str, facts: dict[str, Any]) -> None:
+        """Remember the first hello of a side; a later one must be the same."""
+        library = Path(facts["library"])
+        folder = self.sides[name].folder.resolve()
+        if folder not in library.parents:
+            raise SideError(name, "start", f"imported {library}, not the checkout {folder}")
+        known = self.measured.environments.setdefault(name, facts["environment"])
+        ids = self.measured.ids.setdefault(name, facts["ids"])
+        if facts["ids"] != ids or facts["environment"]["fingerprint"] != known["fingerprint"]:
+            raise SideError(name, "start", "benchmarks or machine changed between two restarts")
+
+    def _know(self, team: Team) -> None:
+        measured = self.measured
+        prints = {name: measured.environments[name]["fingerprint"] for name in team}
+        if len(set(prints.values())) > 1:
+            told = ", ".join(f"{name} {value}" for name, value in prints.items())
+            measured.mismatch = f"the sides' machines or versions differ: {told}"
+        if CONTROL in team:
+            measured.controls = spaced(measured.common, self.plan.controls)
+
+    def _cores(self, restart: int) -> list[int] | None:
+        if not self.plan.pinned:
+            return None
+        cores = sorted(os.sched_getaffinity(0))
+        return [cores[restart % len(cores)]]
+
+    def _jobs(self, restart: int) -> list[Job]:
+        """What a restart does: each renewal takes all benchmarks in an order of its own."""
+        ids = [id for id in self.measured.common if id not in self.measured.failures]
+        jobs = [(PROOF, id) for id in ids] if restart == 0 else []
+        for renewal in range(max(1, self.plan.renewals)):
+            random.Random(f"{self.plan.seed}/{restart}/{renewal}").shuffle(ids)
+            jobs += [(renewal, id) for id in ids]
+        return jobs
+
+    def _work(self, team: Team, jobs: list[Job], restart: int) -> None:
+        """Do the jobs, each of which leaves the list; return early when a worker is lost."""
+        current: int | None = None
+        while jobs:
+            renewal, id = jobs[0]
+            sides = [name for name in team if name != CONTROL or id in self.measured.controls]
+            chosen = {name: team[name] for name in sides}
+            try:
+                if renewal != current and self.plan.renewals:
+                    for worker in team.values():
+                        worker.ask("renew", self.plan.timeout_s)
+                current = renewal
+                if renewal == PROOF:
+                    self._prove(chosen, id)
+                else:
+                    draw = self._draw(chosen, id, restart, renewal)
+                    self.measured.draws.setdefault(id, []).append(draw)
+                jobs.pop(0)
+            except SideError as error:
+                self.measured.failures[id] = Failure(error.side, error.kind, str(error))
+                jobs[:] = [job for job in jobs if job[1] != id]
+                self.say(f"{id}: {error}")
+                if error.lost:
+                    return
+
+    def _prove(self, team: Team, id: str) -> None:
+        """Prove all sides right before any clock starts; take peaks and the length of a batch."""
+        limit = self.plan.timeout_s
+        skipped: list[SideError] = []
+        for worker in team.values():
+            try:
+                worker.ask("prepare", limit, id=id)
+            except SideError as error:
+                if error.kind != "skipped":
+                    raise
+                skipped.append(error)
+        if skipped:
+            everywhere = len(skipped) == len(team)
+            kind = "skipped" if everywhere else "missing"
+            raise SideError(skipped[0].side, kind, str(skipped[0]))
+        for name, worker in team.items():
+            proven = worker.ask("verify", limit)["error"]
+            self.measured.errors.setdefault(id, {})[name] = proven
+            if (peak := worker.ask("peak", limit)["bytes"]) is not None:
+                self.measured.peaks.setdefault(id, {})[name] = peak
+        once = min(team[BASE].ask("time", limit, calls=1)["ns"] for _ in range(3))
+        calls = max(1, math.ceil(self.plan.sample_ms * 1e6 / max(once, 1)))
+        renewal_s = self.plan.budget_s / max(1, self.plan.renewals)
+        affordable = int(renewal_s * 1e9 / (calls * max(once, 1) * len(team)))
+        self._batches[id] = calls, max(LEAST_PAIRS, min(self.plan.pairs, affordable))
+        for worker in team.values():
+            worker.ask("close", limit)
+
+    def _draw(self, team: Team, id: str, restart: int, renewal: int) -> Draw:
+        limit = self.plan.timeout_s
+        calls, pairs = self._batches[id]
+        for worker in team.values():
+            worker.ask("prepare", limit, id=id, warm=WARM_CALLS)
+        draw = Draw(restart, renewal, self._cores(restart), calls)
+        draw.ns = {name: [] for name in team}
+        draw.waited = {name: [] for name in team}
+        chance = random.Random(f"{self.plan.seed}/{restart}/{renewal}/{id}")
+        for _ in range(pairs):
+            order = chance.sample(list(team), len(team))
+            draw.order.append("".join(name[0] for name in order))
+            for name in order:
+                sample = team[name].ask("time", limit, calls=calls)
+                draw.ns[name].append(sample["ns"])
+                draw.waited[name].append(sample["waited"])
+        for worker in team.values():
+            worker.ask("close", limit)
+        return draw

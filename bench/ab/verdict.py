@@ -1,0 +1,204 @@
+"""From samples to a verdict on each benchmark, and one outcome of the run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from statistics import median
+
+from svilm_fast.bench.ab.session import BASE, CONTROL, HEAD, Draw, Measured
+from svilm_fast.bench.ab.statistics import Estimate, Restarts, estimate, holm
+from svilm_fast.bench.outcomes import Outcome
+
+CONTROL_LEVEL = 0.01
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What decides. Fractions: 0.01 is one percent.
+
+    Attributes:
+        threshold: a change fails when its whole interval lies above this.
+        must_see: a change passes only when its whole interval lies below this.
+        confidence: of the two-sided intervals.
+        allow: ids that may be on one side only.
+    """
+
+    threshold: float = 0.01
+    must_see: float = 0.05
+    confidence: float = 0.95
+    allow: frozenset[str] = frozenset()
+
+
+@dataclass
+class Verdict:
+    """What the gate says of one benchmark; ratios are head's time over base's."""
+
+    id: str
+    outcome: Outcome
+    word: str
+    message: str = ""
+    ratio: float | None = None
+    interval: tuple[float, float] | None = None
+    p_slower: float | None = None
+    p_slower_holm: float | None = None
+    p_faster_holm: float | None = None
+    restart_ratios: tuple[float, ...] = ()
+    peak_bytes: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class Judgement:
+    """All verdicts, the base-against-base checks, and how the command ends."""
+
+    outcome: Outcome
+    verdicts: list[Verdict]
+    controls: list[Verdict]
+    messages: list[str]
+
+
+def log_ratios(draws: list[Draw], side: str, against: str = BASE) -> Restarts:
+    """Log ratios of `side` to `against`, grouped by restart.
+
+    A renewal gives the median of its pairs; where there is one renewal, each pair counts. The time
+    that a process waited for its core is taken off.
+    """
+    by_restart: dict[int, list[list[float]]] = {}
+    for draw in draws:
+        pairs = [
+            math.log((one - one_waited) / (other - other_waited))
+            for one, one_waited, other, other_waited in zip(
+                draw.ns[side],
+                draw.waited[side],
+                draw.ns[against],
+                draw.waited[against],
+                strict=True,
+            )
+        ]
+        by_restart.setdefault(draw.restart, []).append(pairs)
+    return [
+        renewals[0] if len(renewals) == 1 else [median(pairs) for pairs in renewals]
+        for _, renewals in sorted(by_restart.items())
+    ]
+
+
+def judge(measured: Measured, rule: Rule) -> Judgement:
+    """Judge everything that was measured."""
+    if measured.mismatch:
+        return Judgement(Outcome.INCOMPARABLE, [], [], [measured.mismatch])
+    verdicts = [*_one_sided(measured, rule), *_without_figure(measured), *_timed(measured, rule)]
+    controls = _controls(measured, rule)
+    outcome, messages = _outcome(verdicts, controls)
+    return Judgement(outcome, verdicts, controls, messages)
+
+
+def _one_sided(measured: Measured, rule: Rule) -> list[Verdict]:
+    base, head = set(measured.ids[BASE]), set(measured.ids[HEAD])
+    found = []
+    for id in sorted(base ^ head):
+        side = "base" if id in base else "head"
+        outcome = Outcome.OK if id in rule.allow else Outcome.MISSING
+        found.append(Verdict(id, outcome, "missing", f"only in {side}"))
+    return found
+
+
+def _without_figure(measured: Measured) -> list[Verdict]:
+    outcomes = {"skipped": Outcome.OK, "missing": Outcome.MISSING}
+    return [
+        Verdict(
+            id,
+            outcomes.get(failure.kind, Outcome.FAILED),
+            failure.kind,
+            failure.message,
+        )
+        for id, failure in measured.failures.items()
+    ]
+
+
+def _timed(measured: Measured, rule: Rule) -> list[Verdict]:
+    ids = [id for id in measured.draws if id not in measured.failures]
+    estimates = [estimate(log_ratios(measured.draws[id], HEAD)) for id in ids]
+    tail = (1 - rule.confidence) / 2
+    least = tail / max(1, len(ids))
+    bound = math.log1p(rule.threshold)
+    slower = [one.p_above(bound, least) for one in estimates]
+    faster = holm([one.p_below(-bound, least) for one in estimates])
+    verdicts = []
+    for id, one, p, p_slower, p_faster in zip(
+        ids, estimates, slower, holm(slower), faster, strict=True
+    ):
+        verdict = _verdict(id, one, rule)
+        verdict.p_slower, verdict.p_slower_holm, verdict.p_faster_holm = p, p_slower, p_faster
+        if p_slower <= tail:
+            verdict.outcome, verdict.word = Outcome.REGRESSION, "slower"
+        elif p_faster <= tail:
+            verdict.outcome, verdict.word = Outcome.OK, "faster"
+        _judge_memory(verdict, measured.peaks.get(id, {}))
+        verdicts.append(verdict)
+    return verdicts
+
+
+def _verdict(id: str, one: Estimate, rule: Rule) -> Verdict:
+    """The verdict of the interval alone: the same, or not decided."""
+    low, high = (math.exp(end) for end in one.interval(rule.confidence))
+    seen = high < 1 + rule.must_see
+    verdict = Verdict(id, Outcome.OK if seen else Outcome.NOISY, "same" if seen else "undecided")
+    verdict.ratio = math.exp(one.mean)
+    verdict.interval = low, high
+    verdict.restart_ratios = tuple(math.exp(value) for value in one.values)
+    return verdict
+
+
+def _judge_memory(verdict: Verdict, peaks: dict[str, int]) -> None:
+    """Peaks repeat exactly, so any growth counts; where base differs from itself, none does."""
+    verdict.peak_bytes = peaks
+    if not peaks:
+        return
+    told = f"peak {peaks[BASE]} -> {peaks[HEAD]} bytes"
+    if peaks.get(CONTROL, peaks[BASE]) != peaks[BASE]:
+        verdict.message = f"{told}, but base against base differs too ({peaks[CONTROL]})"
+        if verdict.outcome == Outcome.OK:
+            verdict.outcome, verdict.word = Outcome.NOISY, "undecided"
+    elif peaks[HEAD] > peaks[BASE]:
+        verdict.message = told
+        verdict.word = f"{verdict.word}, more memory"
+        verdict.outcome = Outcome.REGRESSION
+    elif peaks[HEAD] < peaks[BASE]:
+        verdict.message = told
+
+
+def _controls(measured: Measured, rule: Rule) -> list[Verdict]:
+    """Base against base: the interval must hold 1 and lie within what must be seen."""
+    ids = [id for id in measured.controls if id in measured.draws and id not in measured.failures]
+    confidence = 1 - CONTROL_LEVEL / max(1, len(ids))
+    checks = []
+    for id in ids:
+        one = estimate(log_ratios(measured.draws[id], CONTROL))
+        low, high = (math.exp(end) for end in one.interval(confidence))
+        verdict = Verdict(id, Outcome.OK, "same", ratio=math.exp(one.mean), interval=(low, high))
+        if not low <= 1 <= high:
+            verdict.outcome, verdict.word = Outcome.NOISY, "differs from itself"
+        elif high >= 1 + rule.must_see or low <= 1 / (1 + rule.must_see):
+            verdict.outcome, verdict.word = Outcome.NOISY, "too wide"
+        checks.append(verdict)
+    return checks
+
+
+def _outcome(verdicts: list[Verdict], controls: list[Verdict]) -> tuple[Outcome, list[str]]:
+    """The worst first: what was not measured, then what cannot be trusted, then what is slower."""
+    count = {outcome: sum(v.outcome == outcome for v in verdicts) for outcome in Outcome}
+    noisy_controls = [v for v in controls if v.outcome != Outcome.OK]
+    if count[Outcome.FAILED]:
+        return Outcome.FAILED, [f"{count[Outcome.FAILED]} gave no figure"]
+    if count[Outcome.MISSING]:
+        return Outcome.MISSING, [f"{count[Outcome.MISSING]} on one side only"]
+    if not any(v.ratio is not None for v in verdicts):
+        return Outcome.MISSING, ["nothing was measured"]
+    if noisy_controls:
+        told = f"base against base: {len(noisy_controls)} of {len(controls)} checks do not hold"
+        return Outcome.NOISY, [told]
+    if count[Outcome.REGRESSION]:
+        return Outcome.REGRESSION, [f"{count[Outcome.REGRESSION]} slower or larger"]
+    if count[Outcome.NOISY]:
+        return Outcome.NOISY, [f"{count[Outcome.NOISY]} not decided: more restarts or a quiet box"]
+    return Outcome.OK, []

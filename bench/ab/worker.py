@@ -1,0 +1,238 @@
+"""One side of a comparison: prepares a benchmark, proves it right and times batches on request.
+
+    PYTHONPATH=<checkout> python -m svilm_fast.bench.ab.worker --device cpu
+
+Requests and replies are lines of JSON on stdin and stdout. Everything else that is printed goes to
+stderr. A reply holds either `ok` or `error` with `kind` and `message`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
+
+import torch
+
+import svilm_fast
+from svilm_fast.bench.ab.protocol import PROTOCOL, SUITES_MODULE
+from svilm_fast.bench.environment import environment
+from svilm_fast.bench.memory import peak_extra_bytes
+from svilm_fast.bench.suites.benchmark import Benchmark, Prepared, Skipped, WrongResult
+
+ACTIONS = ("hello", "pin", "prepare", "verify", "time", "peak", "close")
+RENEW = "renew"
+SCHEDULER = Path("/proc/thread-self/schedstat")
+# Objects and tensors that a fresh child allocates and keeps, at most: they move what comes after.
+PADDING_OBJECTS, PADDING_TENSORS = 300, 20
+
+
+class Side:
+    """The benchmarks of this checkout, at most one of them prepared."""
+
+    def __init__(
+        self, module: str, suites: list[str] | None, only: str | None, device: torch.device
+    ) -> None:
+        self.device = device
+        self.benchmarks: dict[str, Benchmark] = importlib.import_module(module).benchmarks(
+            suites, device, only
+        )
+        self.prepared: Prepared | None = None
+        self.host_only = False
+        self.padding: list[object] = []
+
+    def hello(self) -> dict[str, Any]:
+        """What this side is: protocol, imported checkout, machine and ids."""
+        return {
+            "protocol": PROTOCOL,
+            "library": str(Path(svilm_fast.__file__).resolve().parent),
+            "environment": environment(self.device),
+            "ids": list(self.benchmarks),
+        }
+
+    def pin(self, cores: list[int]) -> None:
+        """Stay on these cores from now on; imports may use all of them."""
+        os.sched_setaffinity(0, cores)
+
+    def prepare(self, id: str, warm: int = 0) -> None:
+        """Build the benchmark in place of the one before and call it `warm` times."""
+        self.close()
+        self.host_only = self.benchmarks[id].suite in ("data", "host")
+        self.prepared = self.benchmarks[id].prepare(self.device)
+        for _ in range(warm):
+            self.prepared.call()
+
+    def verify(self) -> dict[str, float | None]:
+        """Prove the prepared call right on its own tensors."""
+        return {"error": self._ready().verify()}
+
+    def time(self, calls: int) -> dict[str, int]:
+        """Nanoseconds of `calls` calls.
+
+        `waited` tells how much of that the thread was ready to run while others had the core.
+        """
+        call = self._ready().call
+        if self.device.type == "cuda":
+            return {"ns": self._cuda_ns(calls), "waited": 0}
+        start, before = _moment()
+        for _ in range(calls):
+            call()
+        end, after = _moment()
+        return {"ns": end - start, "waited": after - before}
+
+    def peak(self) -> dict[str, int | None]:
+        """Extra bytes that one call holds at its peak; None for host code, which is not tensors."""
+        if self.host_only:
+            return {"bytes": None}
+        return {"bytes": peak_extra_bytes(self._ready().call, self.device)}
+
+    def close(self) -> None:
+        """Free what the prepared benchmark holds."""
+        if self.prepared is not None:
+            prepared, self.prepared = self.prepared, None
+            prepared.close()
+        gc.collect()
+
+    def move_memory(self) -> None:
+        """Keep some memory of random sizes, so that the next allocations lie elsewhere."""
+        draw = random.Random()
+        objects, tensors = draw.randrange(PADDING_OBJECTS), draw.randrange(PADDING_TENSORS)
+        self.padding = [bytearray(draw.randrange(4096)) for _ in range(objects)]
+        self.padding += [torch.empty(draw.randrange(200_000)) for _ in range(tensors)]
+
+    def _ready(self) -> Prepared:
+        if self.prepared is None:
+            raise RuntimeError("no benchmark is prepared")
+        return self.prepared
+
+    def _cuda_ns(self, calls: int) -> int:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        call = self._ready().call
+        torch.cuda.synchronize(self.device)
+        start.record()
+        for _ in range(calls):
+            call()
+        end.record()
+        end.synchronize()
+        return round(start.elapsed_time(end) * 1e6)
+
+
+def _moment() -> tuple[int, int]:
+    """The clock, and how long this thread has waited for a core until then, nanoseconds.
+
+    Linux counts the latter. Equal counts before and after say that the clock was read at that very
+    moment: otherwise the core was lost in between.
+    """
+    while True:
+        before = _waited_ns()
+        now = time.perf_counter_ns()
+        if _waited_ns() == before:
+            return now, before
+
+
+def _waited_ns() -> int:
+    return int(SCHEDULER.read_text().split()[1]) if _TELLS_WAITING else 0
+
+
+_TELLS_WAITING = SCHEDULER.is_file()
+
+
+def answer(side: Side, request: dict[str, Any]) -> dict[str, Any]:
+    """Do what a request asks; whatever goes wrong becomes an `error` reply."""
+    name = request.pop("do", None)
+    try:
+        if name not in ACTIONS:
+            raise ValueError(f"unknown request {name!r}; this worker knows {', '.join(ACTIONS)}")
+        return {"ok": getattr(side, name)(**request)}
+    except WrongResult as wrong:
+        return _error("wrong_result", wrong)
+    except Skipped as reason:
+        return _error("skipped", reason)
+    except Exception as failure:
+        return _error("failed", failure)
+
+
+def _error(kind: str, failure: Exception) -> dict[str, Any]:
+    message = " ".join(str(failure).split())
+    return {"error": {"kind": kind, "message": f"{type(failure).__name__}: {message}"}}
+
+
+def serve(side: Side, requests: TextIO, replies: TextIO) -> None:
+    """Answer requests until stdin ends.
+
+    `renew` hands the pipes to a fresh child of this process, whose memory lies elsewhere; the next
+    `renew` ends that child and makes another one of the same parent.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    child = False
+    # Not `for line in requests`: that reads ahead, and parent and child share the pipe.
+    while line := requests.readline():
+        request = json.loads(line)
+        if request["do"] != RENEW:
+            print(json.dumps(answer(side, request)), file=replies, flush=True)
+            continue
+        if child:
+            side.close()
+            os._exit(0)
+        child = _renew(side)
+        print(json.dumps({"ok": None}), file=replies, flush=True)
+    side.close()
+    if child:
+        os._exit(0)
+
+
+def _renew(side: Side) -> bool:
+    """Fork; returns True in each child, while the parent stays in here and waits for it."""
+    while True:
+        process = os.fork()
+        if process == 0:
+            side.move_memory()
+            return True
+        code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        if code != 0:
+            _end_like(code)
+
+
+def _end_like(code: int) -> NoReturn:
+    """End as the child did, so that the master sees what happened to it."""
+    if code < 0:
+        signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    os._exit(code)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: takes the real stdout for replies and gives stderr to everyone else."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--module", default=SUITES_MODULE)
+    parser.add_argument("--suite", action="append")
+    parser.add_argument("--only")
+    options = parser.parse_args(arguments)
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    try:
+        side = Side(options.module, options.suite, options.only, device)
+        facts = side.hello()
+    except Exception as failure:
+        print(json.dumps(_error("start", failure)), file=replies, flush=True)
+        sys.exit(1)
+    print(json.dumps({"ok": facts}), file=replies, flush=True)
+    serve(side, sys.stdin, replies)
+
+
+if __name__ == "__main__":
+    main()
