@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import backend as backends
 from . import reference
-from .fused.layout import DEFAULT_WORKSPACE_BYTES, unsupported
+from .fused.layout import default_workspace_bytes, unsupported
 from .pairs import PairMode, checked_pair_mode, dense_ids, diagonal_range, share_weights
 
 OP = "infonce"
@@ -60,7 +60,8 @@ def infonce(
         pair_mode: `exclude` leaves them out of the softmax; `share` (square block only) spreads
             the target evenly over all texts (videos) with the same id.
         workspace_bytes: bound of the temporary memory, at least one tile row of logits; None
-            takes the default of the path (512 MiB fused, 64 MiB reference).
+            takes the default of the path (fused 512 MiB, or more where 2,048 rows of the
+            gradient need it; reference 64 MiB).
         backend: `fused`, `reference` or `auto`; None asks `kernels.backend`.
 
     Returns:
@@ -94,7 +95,7 @@ def infonce(
         from .fused.function import InfoNCELoss
 
         call = _fused_call(videos, texts, scale, video_ids, text_ids, mode)
-        workspace = workspace_bytes or DEFAULT_WORKSPACE_BYTES
+        workspace = workspace_bytes or default_workspace_bytes(videos, texts)
         return InfoNCELoss.apply(*call, diagonal_offset, workspace)
     return reference.infonce(
         videos,
@@ -163,7 +164,7 @@ def relative_partials(
         from .fused.function import InfoNCEPartialSums
 
         call = _fused_call(videos, texts, scale, video_ids, text_ids, mode)
-        workspace = workspace_bytes or DEFAULT_WORKSPACE_BYTES
+        workspace = workspace_bytes or default_workspace_bytes(videos, texts)
         return InfoNCEPartials(*InfoNCEPartialSums.apply(*call, diagonal_offset, workspace)), scale
     found = reference.partials(
         videos,

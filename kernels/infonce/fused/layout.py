@@ -16,6 +16,8 @@ MAX_DIM = 1024
 # Rows or columns that one program finishes.
 LINES = 64
 DEFAULT_WORKSPACE_BYTES = 1 << 29
+# Fewer rows of the gradient of the logits at once, and its products no longer fill a GPU.
+DEFAULT_ROWS = 2048
 # Row sums of a chunk of rows, one value per row and column tile, stay within this (and in L2).
 ROW_SUM_BYTES = 1 << 24
 MAX_STRIP_TILES = 8
@@ -135,13 +137,25 @@ def backward_chunk_rows(
     The budget holds the fp32 sums, the fp16 copies of bf16 inputs and the chunk; where it is too
     small, a chunk is one row of tiles. Chunks are of equal size.
     """
+    rows = videos.shape[0]
+    fixed, per_row = _backward_bytes(videos, texts, need_texts)
+    fitting = max(1, (workspace_bytes - fixed) // per_row // tile.rows) * tile.rows
+    chunks = -(-rows // fitting)
+    return -(-rows // chunks // tile.rows) * tile.rows
+
+
+def default_workspace_bytes(videos: Tensor, texts: Tensor) -> int:
+    """DEFAULT_WORKSPACE_BYTES, or more where that holds fewer than DEFAULT_ROWS rows."""
+    fixed, per_row = _backward_bytes(videos, texts, need_texts=True)
+    return max(DEFAULT_WORKSPACE_BYTES, fixed + min(DEFAULT_ROWS, videos.shape[0]) * per_row)
+
+
+def _backward_bytes(videos: Tensor, texts: Tensor, need_texts: bool) -> tuple[int, int]:
+    """Temporary memory of backward: whatever the chunk, and for each of its rows."""
     rows, dim = videos.shape
     columns = texts.shape[0]
     half = videos.dtype != torch.float32
     fixed = 4 * columns * dim if half and need_texts else 0
     if videos.dtype == torch.bfloat16:
         fixed += 2 * (rows + columns) * dim
-    per_row = padded_columns(columns) * (2 if half else 4) + 4 * dim
-    fitting = max(1, (workspace_bytes - fixed) // per_row // tile.rows) * tile.rows
-    chunks = -(-rows // fitting)
-    return -(-rows // chunks // tile.rows) * tile.rows
+    return fixed, padded_columns(columns) * (2 if half else 4) + 4 * dim

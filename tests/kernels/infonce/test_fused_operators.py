@@ -6,6 +6,12 @@ import torch
 from svilm_fast.kernels import assume_traits, record_launches, use_backend
 from svilm_fast.kernels.device import H200, DeviceTraits
 from svilm_fast.kernels.infonce import infonce, infonce_partials
+from svilm_fast.kernels.infonce.fused.layout import (
+    DEFAULT_WORKSPACE_BYTES,
+    backward_chunk_rows,
+    default_workspace_bytes,
+    tile_of,
+)
 from svilm_fast.kernels.infonce.variants import VARIANTS
 
 HALF = torch.float16
@@ -111,8 +117,6 @@ def test_saves_nothing_quadratic(rows):
 
 
 def test_the_workspace_bounds_the_gradient_chunk(rows):
-    from svilm_fast.kernels.infonce.fused.layout import backward_chunk_rows, tile_of
-
     videos = torch.empty(65536, 512, dtype=torch.bfloat16, device="meta")
     tile = tile_of(videos)
     for budget in (1 << 29, 1 << 30, 1 << 31):
@@ -121,6 +125,17 @@ def test_the_workspace_bounds_the_gradient_chunk(rows):
         assert 0.7 * budget < 2 * chunk * 65536 + copies + sums <= budget
         assert chunk % 128 == 0
     assert backward_chunk_rows(videos, videos, tile, True, 1) == 128
+
+
+@pytest.mark.parametrize("rows, columns, dim", [(65536, 65536, 1024), (4096, 524_288, 512)])
+def test_the_default_workspace_holds_two_thousand_rows(rows, columns, dim):
+    videos, texts = (
+        torch.empty(lines, dim, dtype=torch.bfloat16, device="meta") for lines in (rows, columns)
+    )
+    budget = default_workspace_bytes(videos, texts)
+    assert backward_chunk_rows(videos, texts, tile_of(videos), True, budget) == 2048
+    small = torch.empty(1000, 256, dtype=torch.bfloat16, device="meta")
+    assert default_workspace_bytes(small, small) == DEFAULT_WORKSPACE_BYTES
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.label)
