@@ -10,6 +10,7 @@ from svilm_fast.bench.counts.command import counts
 from svilm_fast.bench.growth.command import memory
 from svilm_fast.bench.report.command import report
 from svilm_fast.bench.run.command import run_suites
+from svilm_fast.bench.run.peers_command import peers
 from svilm_fast.bench.static.command import static
 
 app = typer.Typer(no_args_is_help=True, help="Benchmarks and the gates built on them.")
@@ -25,5 +26,6 @@ app.command("compare")(compare)
 app.command("counts")(counts)
 app.command("report")(report)
 app.command("run")(run_suites)
+app.command("peers")(peers)
 app.command("memory")(memory)
 app.command("ab")(ab)

@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 _MUST_MATCH = ["machine", "cpu", "cores", "threads", "gpu", "gpu_memory_bytes"]
 _MUST_MATCH += ["python", "torch", "cuda", "triton"]
 _PREFIXES = ("TRITON_", "CUBLAS_", "CUDA_", "NCCL_", "PYTORCH_", "OMP_", "MKL_", "SVILM_")
-_PACKAGES = ("svilm-fast", "deepspeed", "numpy", "av", "tokenizers", "flash-attn", "xformers")
-_PACKAGES += ("inf-cl", "open-clip-torch", "pytest-benchmark")
+_PACKAGES = ["svilm-fast", "deepspeed", "numpy", "av", "tokenizers", "flash-attn", "xformers"]
+_PACKAGES += ["inf-cl", "open-clip-torch", "pytest-benchmark"]
 _LOCK_FILE = "constraints.txt"
 _GPU_FIELDS = (
     "driver_version,uuid,clocks.sm,clocks.mem,clocks.max.sm,clocks.max.mem,power.draw,power.limit,"

@@ -52,11 +52,11 @@ def measure(
     """
     if most == 1:
         samples: list[float] = []
-        peak = peak_extra_bytes(lambda: samples.extend(timed([call], device)), device)
-        return Timing(tuple(samples), peak, (0,))
+        held = peak_extra_bytes(lambda: samples.extend(timed([call], device)), device)
+        return Timing(tuple(samples), held, (0,))
     if most <= _LONG:
-        peak = peak_extra_bytes(call, device)
-        return Timing(tuple(timed([call] * most, device)), peak, tuple(range(most)))
+        held = peak_extra_bytes(call, device)
+        return Timing(tuple(timed([call] * most, device)), held, tuple(range(most)))
     call()
     call()
     peak = peak_extra_bytes(call, device) if memory else None

@@ -69,7 +69,7 @@ def declared(device: torch.device) -> Iterator[Benchmark]:
     """One benchmark per block, size, backend and direction."""
     dtype = "bf16_autocast" if device.type == "cuda" else "float32"
     for name, sizes in _SIZES[device.type].items():
-        providers = ("svilm",)
+        providers: tuple[str, ...] = ("svilm",)
         if name == "attention":
             dtype = "bfloat16" if device.type == "cuda" else "float32"
             providers = tuple(each for each in backend_names() if each != "auto")

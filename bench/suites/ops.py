@@ -46,7 +46,7 @@ def declared(
                         continue
                     if name == "compile" and not (cuda if compiled is None else compiled):
                         continue
-                    yield from _directions(op, case, shape, dtype, name, provider)
+                    yield from of_provider(op, case, shape, dtype, name, provider)
 
 
 def providers(op: Op, device: torch.device, shape: Mapping[str, Any]) -> dict[str, Provider]:
@@ -69,7 +69,7 @@ def release() -> None:
     _held.clear()
 
 
-def _directions(
+def of_provider(
     op: Op,
     case: str,
     shape: Mapping[str, Any],
@@ -77,6 +77,7 @@ def _directions(
     name: str,
     provider: Provider,
 ) -> Iterator[Benchmark]:
+    """A provider of one case, in each direction."""
     label = str(dtype).removeprefix("torch.")
     for direction in DIRECTIONS:
         yield Benchmark(

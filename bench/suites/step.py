@@ -264,7 +264,7 @@ def _pairs(
 
 def _joined(parts: list[ModelInputs]) -> ModelInputs:
     names = [name for name in vars(parts[0]) if name != "seeds"]
-    values = {
+    values: dict[str, Any] = {
         name: None
         if getattr(parts[0], name) is None
         else torch.cat([getattr(part, name) for part in parts])
@@ -275,4 +275,9 @@ def _joined(parts: list[ModelInputs]) -> ModelInputs:
 
 
 def _gradient(model: SViLM) -> Tensor:
-    return torch.cat([p.grad.flatten().double() for p in model.parameters() if p.grad is not None])
+    return torch.cat(
+        [
+            (torch.zeros_like(p) if p.grad is None else p.grad).flatten().double()
+            for p in model.parameters()
+        ]
+    )

@@ -1,0 +1,118 @@
+"""`svilm bench peers`: our losses beside other people's, on the same tensors, in turns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.progress import Progress
+
+from svilm_fast.bench.environment import ROOT, environment, slug
+from svilm_fast.bench.run.command import chosen_device, measured_ceilings, wide_console, write_json
+from svilm_fast.bench.run.ratios import as_json, markdown, ratios
+from svilm_fast.bench.run.record import Record
+from svilm_fast.bench.run.runner import result, run_together
+from svilm_fast.bench.run.text import failures, line, outcome, status_text
+from svilm_fast.bench.suites import ops as suite
+from svilm_fast.bench.suites.benchmark import Benchmark
+from svilm_fast.kernels.registry import ops
+
+_DIRECTIONS = ("forward", "both")
+_CPU_CASES: dict[str, dict[str, Mapping[str, Any]]] = {
+    "infonce": {
+        f"pairs_{pairs}_dim_256": {"videos": pairs, "texts": pairs, "dim": 256}
+        for pairs in (512, 1024, 2048, 4096, 8192)
+    },
+    "grounding": {
+        f"pairs_{pairs}_groups_32_nouns_2_dim_256": {
+            "batch": pairs,
+            "groups": 32,
+            "nouns": 2,
+            "dim": 256,
+        }
+        for pairs in (64, 128, 256, 512)
+    },
+}
+
+
+def peers(
+    op: Annotated[
+        list[str] | None, typer.Option(help="Only these ops (repeat); default: both losses.")
+    ] = None,
+    case: Annotated[list[str] | None, typer.Option(help="Only these cases (repeat).")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: what is there.")] = None,
+    budget: Annotated[float, typer.Option(help="Seconds for each provider of a case.")] = 2.0,
+    compiled: Annotated[
+        bool | None, typer.Option(help="Also under torch.compile; default: on a GPU.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Result file; default bench/results/<machine>/peers.json.")
+    ] = None,
+    table: Annotated[Path | None, typer.Option(help="Also write the table as Markdown.")] = None,
+) -> None:
+    """Time and peak memory of every provider, interleaved, with ratios to our path.
+
+    Ours is the reference path on a CPU, the fused one on a GPU. A peer that is not installed is
+    skipped with its reason. Exit status: 0, 2 wrong usage, 5 a provider gave no figure.
+    """
+    where = chosen_device(device)
+    groups = list(_groups(where, op or ["infonce", "grounding"], case, compiled))
+    if not groups:
+        raise typer.BadParameter(f"no such case on {where.type}: {', '.join(case or [])}")
+    console = wide_console()
+    before = environment(where)
+    ceilings = measured_ceilings(where, groups[0], console)
+    records: list[Record] = []
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        for group in progress.track(groups, description="measuring"):
+            for record in run_together(group, where, ceilings, budget_s=budget):
+                records.append(record)
+                console.print(line(record), markup=False, highlight=False, soft_wrap=True)
+    ours = "fused" if where.type == "cuda" else "reference"
+    found = ratios(records, ours)
+    path = out or ROOT / "bench" / "results" / slug(before) / "peers.json"
+    write_json(path, result(records, before, where, ceilings) | {"ratios": as_json(found)})
+    text = markdown(records, found)
+    if table is not None:
+        table.write_text(text)
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    console.print(f"wrote {len(records)} records to {path}", soft_wrap=True)
+    for record in failures(records):
+        console.print(f"no figure: {record.id}: {status_text(record)}", markup=False)
+    raise typer.Exit(int(outcome(records)))
+
+
+def _groups(
+    device: torch.device,
+    names: list[str],
+    wanted: list[str] | None,
+    compiled: bool | None,
+) -> Iterator[list[Benchmark]]:
+    """The providers of one case and direction, to be timed in turns."""
+    unknown = sorted(set(names) - set(ops()))
+    if unknown:
+        raise typer.BadParameter(f"unknown op {', '.join(unknown)}: choose {', '.join(ops())}")
+    cuda = device.type == "cuda"
+    for name in names:
+        op = ops()[name]
+        for case, shape in _cases(name, cuda).items():
+            if (wanted and case not in wanted) or "workspace_bytes" in shape:
+                continue
+            by_direction: dict[str, list[Benchmark]] = {}
+            for provider, call in suite.providers(op, device, shape).items():
+                if provider == "compile" and not (cuda if compiled is None else compiled):
+                    continue
+                dtype = torch.bfloat16 if cuda else torch.float32
+                for one in suite.of_provider(op, case, shape, dtype, provider, call):
+                    by_direction.setdefault(one.parts["direction"], []).append(one)
+            for direction in _DIRECTIONS:
+                yield by_direction[direction]
+
+
+def _cases(name: str, cuda: bool) -> Mapping[str, Mapping[str, Any]]:
+    if cuda or name not in _CPU_CASES:
+        return ops()[name].cases
+    return _CPU_CASES[name]

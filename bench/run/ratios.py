@@ -1,0 +1,94 @@
+"""How providers that were timed in turns compare: paired ratios of time, ratios of memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from svilm_fast.bench.run.record import Record
+from svilm_fast.bench.run.text import mebibytes, milliseconds, status_text
+
+_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A peer over ours on the same tensors in the same rounds; above 1: the peer needs more.
+
+    `time` is the median of the rounds' ratios, `interval` its 99 % bootstrap interval.
+    """
+
+    case: str
+    direction: str
+    provider: str
+    ours: str
+    time: float
+    interval: tuple[float, float]
+    memory: float | None
+
+
+def ratios(records: Iterable[Record], ours: str) -> list[Ratio]:
+    """Every measured peer against `ours` of the same op, case and direction."""
+    groups: dict[tuple[str, str, str], dict[str, Record]] = {}
+    for record in records:
+        key = (record.name, record.case, record.direction)
+        groups.setdefault(key, {})[record.provider] = record
+    found = []
+    for (name, case, direction), group in groups.items():
+        own = group.get(ours)
+        if own is None or not own.measured:
+            continue
+        for provider, record in group.items():
+            if provider != ours and record.measured:
+                time, interval = _paired(record.samples_ms, own.samples_ms)
+                memory = None
+                if record.peak_extra_bytes is not None and own.peak_extra_bytes:
+                    memory = record.peak_extra_bytes / own.peak_extra_bytes
+                found.append(
+                    Ratio(f"{name}/{case}", direction, provider, ours, time, interval, memory)
+                )
+    return found
+
+
+def as_json(found: Iterable[Ratio]) -> list[dict[str, Any]]:
+    """What is written beside the records."""
+    return [asdict(ratio) for ratio in found]
+
+
+def markdown(records: Iterable[Record], found: Iterable[Ratio]) -> str:
+    """A table of all providers; ratios are peer over ours."""
+    by_id = {(ratio.case, ratio.direction, ratio.provider): ratio for ratio in found}
+    rows = [
+        "| op and case | direction | provider | median | time / ours (99 %) | peak memory | "
+        "memory / ours | error |",
+        "|---|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for record in records:
+        case = f"{record.name}/{record.case}"
+        head = f"| {case} | {record.direction} | {record.provider} |"
+        if not record.measured or record.median_ms is None:
+            rows.append(f"{head} {status_text(record)} | | | | |")
+            continue
+        time, memory = "1", "1"
+        ratio = by_id.get((case, record.direction, record.provider))
+        if ratio is not None:
+            low, high = ratio.interval
+            time = f"{ratio.time:.2f} ({low:.2f} to {high:.2f})"
+            memory = "" if ratio.memory is None else f"{ratio.memory:.2f}"
+        peak = "" if record.peak_extra_bytes is None else mebibytes(record.peak_extra_bytes)
+        error = "" if record.error is None else f"{record.error:.0e}"
+        rows.append(
+            f"{head} {milliseconds(record.median_ms)} | {time} | {peak} | {memory} | {error} |"
+        )
+    return "\n".join(rows) + "\n"
+
+
+def _paired(peer: tuple[float, ...], own: tuple[float, ...]) -> tuple[float, tuple[float, float]]:
+    logarithms = np.log(np.asarray(peer) / np.asarray(own))
+    generator = np.random.default_rng(0)
+    drawn = generator.choice(logarithms, (_RESAMPLES, len(logarithms)))
+    low, high = np.exp(np.quantile(np.median(drawn, axis=1), [0.005, 0.995]))
+    return float(np.exp(np.median(logarithms))), (float(low), float(high))

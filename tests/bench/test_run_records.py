@@ -1,0 +1,194 @@
+"""The runner: correctness before the clock, failures as records, exit statuses, the file."""
+
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from svilm_fast.bench.ceilings import Ceilings
+from svilm_fast.bench.cli import app
+from svilm_fast.bench.outcomes import Outcome
+from svilm_fast.bench.run import command
+from svilm_fast.bench.run.record import SCHEMA
+from svilm_fast.bench.run.runner import result, run, run_one, run_together
+from svilm_fast.bench.run.table import table
+from svilm_fast.bench.run.text import failures, line, outcome
+from svilm_fast.bench.suites.benchmark import (
+    Benchmark,
+    CallCost,
+    Prepared,
+    Skipped,
+    WrongResult,
+    benchmark_id,
+)
+
+CPU = torch.device("cpu")
+CEILINGS = Ceilings(product_flops=1e9, copy_bytes=1e9)
+
+
+class CompilationError(Exception):
+    pass
+
+
+def make(prepare, name="one", provider="reference"):
+    return Benchmark(
+        benchmark_id("ops", name, "case", "float32", "forward", provider), "ops", prepare
+    )
+
+
+def raising(failure):
+    def prepare(device):
+        raise failure
+
+    return prepare
+
+
+def good(device, calls=None):
+    log = [] if calls is None else calls
+    return Prepared(
+        call=lambda: log.append("call"),
+        verify=lambda: log.append("verify") or 0.25,
+        cost=CallCost(flops=2.0, bytes=8.0),
+        units={"pairs": 4.0},
+        facts={"shape": [4]},
+        explain=lambda seconds: {"double": 2 * seconds},
+        close=lambda: log.append("close"),
+    )
+
+
+def test_correctness_comes_before_the_clock_and_the_call_is_closed():
+    calls = []
+    record = run_one(make(lambda device: good(device, calls)), CPU, CEILINGS, budget_s=0.0)
+    assert calls[0] == "verify"
+    assert calls[-1] == "close"
+    assert calls.count("verify") == 1
+    assert record.status == "ok"
+    assert record.error == 0.25
+    assert len(record.samples_ms) == len(record.order) == 5
+    seconds = record.median_ms * 1e-3
+    assert record.product_fraction == pytest.approx(2.0 / seconds / 1e9)
+    assert record.copy_fraction == record.floor_fraction == pytest.approx(8.0 / seconds / 1e9)
+    assert record.rates_per_s == {"pairs": pytest.approx(4.0 / seconds)}
+    assert record.facts == {"shape": [4], "double": 2 * seconds}
+    assert "pairs/s" in line(record)
+
+
+@pytest.mark.parametrize(
+    "failure, status",
+    [
+        (Skipped("flash_attn is not installed"), "skipped: flash_attn is not installed"),
+        (WrongResult("output: far off", 0.5), "wrong_result"),
+        (torch.OutOfMemoryError("no memory"), "oom"),
+        (CompilationError("line 3\nmore"), "compile_error"),
+        (ValueError("two\nlines"), "failed: ValueError: two"),
+    ],
+)
+def test_a_failure_is_a_record_and_no_number(failure, status):
+    [record] = run([make(raising(failure))], CPU, CEILINGS, budget_s=0.0)
+    assert record.status == status
+    assert record.median_ms is None
+    assert record.samples_ms == ()
+    assert outcome([record]) is (Outcome.OK if status.startswith("skipped") else Outcome.FAILED)
+    assert status in line(record)
+
+
+def test_a_wrong_result_is_never_timed():
+    calls = []
+
+    def prepare(device):
+        prepared = good(device, calls)
+        prepared.verify = lambda: (_ for _ in ()).throw(WrongResult("wrong", 2.0))
+        return prepared
+
+    record = run_one(make(prepare), CPU, CEILINGS, budget_s=0.0)
+    assert (record.status, record.error) == ("wrong_result", 2.0)
+    assert calls == ["close"]
+
+
+def test_what_fails_while_it_is_timed_is_closed_and_recorded():
+    calls = []
+
+    def prepare(device):
+        prepared = good(device, calls)
+        prepared.call = lambda: 1 / 0
+        return prepared
+
+    record = run_one(make(prepare), CPU, CEILINGS, budget_s=0.0)
+    assert record.status.startswith("failed: ZeroDivisionError")
+    assert calls == ["verify", "close"]
+
+
+def test_only_a_peer_may_run_out_of_memory():
+    prepare = raising(torch.OutOfMemoryError("no memory"))
+    own, peer = run([make(prepare), make(prepare, provider="eager")], CPU, None, budget_s=0.0)
+    assert failures([own, peer]) == [own]
+
+
+def test_benchmarks_behind_the_deadline_are_records():
+    records = list(run([make(good), make(good, "two")], CPU, None, budget_s=0.0, deadline_s=-1.0))
+    assert [record.status for record in records] == [
+        "skipped: the deadline of the run had passed"
+    ] * 2
+    assert [record.position for record in records] == [0, 1]
+
+
+def test_calls_measured_together_take_turns():
+    turns = []
+
+    def prepare(name):
+        def build(device):
+            prepared = good(device)
+            prepared.call = lambda: turns.append(name)
+            return prepared
+
+        return build
+
+    chosen = [make(prepare(name), name) for name in "abc"]
+    wrong = make(raising(WrongResult("wrong", 1.0)), "wrong")
+    records = run_together([*chosen, wrong], CPU, CEILINGS, budget_s=0.0)
+    assert [record.status for record in records] == ["ok"] * 3 + ["wrong_result"]
+    timed = turns[-15:]
+    rounds = [timed[start : start + 3] for start in range(0, 15, 3)]
+    assert all(sorted(each) == ["a", "b", "c"] for each in rounds)
+    assert len({tuple(each) for each in rounds}) > 1
+    for record in records[:3]:
+        assert [timed[place] for place in record.order] == [record.name] * 5
+
+
+def test_the_file_holds_environment_ceilings_and_records():
+    records = list(run([make(good), make(raising(ValueError("no")), "two")], CPU, None, budget_s=0))
+    written = json.loads(json.dumps(result(records, {"fingerprint": "f"}, CPU, CEILINGS)))
+    assert written["schema"] == SCHEMA
+    assert written["environment"] == {"fingerprint": "f"}
+    assert written["ceilings"] == {"product_flops": 1e9, "copy_bytes": 1e9}
+    assert [record["status"] for record in written["records"]] == ["ok", "failed: ValueError: no"]
+    assert {"samples_ms", "order", "peak_extra_bytes", "memory_source", "unit", "mode"} <= written[
+        "records"
+    ][0].keys()
+    assert table(records).row_count == 2
+
+
+def test_the_command_ends_with_the_outcome(monkeypatch, tmp_path):
+    monkeypatch.setattr(command, "measure_ceilings", lambda _: CEILINGS)
+    path = tmp_path / "run.json"
+    call = ["run", "--suite", "ops", "--device", "cpu", "--budget", "0", "--out", str(path)]
+    chosen = {"a": make(good)}
+    monkeypatch.setattr(command, "benchmarks", lambda *_: chosen)
+    found = CliRunner().invoke(app, call)
+    assert found.exit_code == 0, found.output
+    assert len(json.loads(path.read_text())["records"]) == 1
+    chosen["b"] = make(raising(ValueError("no")), "two")
+    found = CliRunner().invoke(app, call)
+    assert found.exit_code == Outcome.FAILED
+    assert "no figure: ops/two/case/float32/forward/reference: failed: ValueError: no" in (
+        found.output
+    )
+
+
+def test_the_command_lists_ids_and_refuses_wrong_names():
+    found = CliRunner().invoke(app, ["run", "--list", "--device", "cpu", "--only", "*/tokenizer/*"])
+    assert found.output.split() == ["data/tokenizer/captions_48/-/-/svilm"]
+    for wrong in (["--suite", "opps"], ["--only", "nothing"], ["--device", "tpu"]):
+        found = CliRunner().invoke(app, ["run", "--list", "--device", "cpu", *wrong])
+        assert found.exit_code == Outcome.USAGE
