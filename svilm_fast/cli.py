@@ -12,6 +12,7 @@ import typer
 from svilm_fast.bench.cli import app as bench_app
 from svilm_fast.train.ckpt_commands import ckpt_app
 from svilm_fast.train.commands import config_app, doctor
+from svilm_fast.train.config import Weights
 from svilm_fast.train.console import run_app
 from svilm_fast.train.errors import UserError
 from svilm_fast.train.pretrain import Overrides, pretrain
@@ -35,6 +36,10 @@ app.add_typer(bench_app, name="bench")
 
 RunDir = Annotated[Path, typer.Option("--run", help="run directory that `svilm pretrain` wrote")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
+WeightsKind = Annotated[
+    Weights | None,
+    typer.Option("--weights", help="as trained or their average; default: as ema.evaluate says"),
+]
 MaxClips = Annotated[int | None, typer.Option(min=1, help="use only the first clips")]
 
 TABLE_WIDTH = 130
@@ -105,6 +110,7 @@ def retrieval(
         str | None, typer.Option(help="check the list against a named protocol: msrvtt-1ka")
     ] = None,
     max_clips: MaxClips = None,
+    weights: WeightsKind = None,
     device: Device = "auto",
     name: Annotated[str, typer.Option(help="name of the files in evaluation/")] = "retrieval",
     least: Annotated[
@@ -133,7 +139,7 @@ def retrieval(
     from svilm_fast.train.reporting import PICTURE_FRAMES
 
     chosen = choose_device(device, 0)
-    loaded = load_run(run, device=chosen, overrides=overrides)
+    loaded = load_run(run, device=chosen, overrides=overrides, weights=weights)
     config = loaded.config
     if list_file is not None:
         if split != "test":
@@ -150,7 +156,7 @@ def retrieval(
         keep_frames=PICTURE_FRAMES,
         **options,
     )
-    result.extra |= {"run": config.run.name, "step": loaded.step}
+    result.extra |= {"run": config.run.name, "step": loaded.step, "weights": loaded.weights.value}
     path = write_retrieval(result, loaded.files.evaluation, name=name)
     pictures = loaded.files.evaluation / f"{name}_pictures"
     write_pictures(retrieval_sections(result, PICTURE_QUERIES), pictures)
@@ -172,6 +178,7 @@ def report(
     split: Annotated[str, typer.Option(help="train, val or test")] = "test",
     max_clips: MaxClips = None,
     clips: Annotated[int, typer.Option(min=1, help="clips to look into")] = 4,
+    weights: WeightsKind = None,
     device: Device = "auto",
 ) -> None:
     """Write report.html and its pictures: curves, retrieval, groups, temporal assignment."""
@@ -180,7 +187,7 @@ def report(
     from svilm_fast.train.reporting import write_report
 
     chosen = choose_device(device, 0)
-    loaded = load_run(run, device=chosen, overrides=overrides)
+    loaded = load_run(run, device=chosen, overrides=overrides, weights=weights)
     path = write_report(loaded, split, chosen, max_clips=max_clips, clips=clips)
     print(f"wrote {path}")
 

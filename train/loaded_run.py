@@ -9,7 +9,7 @@ import torch
 
 from svilm_fast.data.tokenizer import Tokenizer
 from svilm_fast.objectives.svilm import SViLM, build_model
-from svilm_fast.train.config import RunConfig
+from svilm_fast.train.config import RunConfig, Weights
 from svilm_fast.train.errors import UserError
 from svilm_fast.train.files import RunFiles
 from svilm_fast.train.load_config import load_config
@@ -18,22 +18,28 @@ from svilm_fast.train.portable import check_portable, load_weights
 
 @dataclass
 class LoadedRun:
-    """A run as it ended; `step` counts its optimizer steps."""
+    """A run as it ended; `step` counts its optimizer steps, `weights` says which were loaded."""
 
     config: RunConfig
     model: SViLM
     tokenizer: Tokenizer
     step: int
     files: RunFiles
+    weights: Weights = Weights.RAW
 
 
 def load_run(
-    run_dir: str | Path, *, device: torch.device | str = "cpu", overrides: list[str] | None = None
+    run_dir: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    overrides: list[str] | None = None,
+    weights: Weights | None = None,
 ) -> LoadedRun:
     """Load the portable checkpoint of a run directory, in evaluation mode.
 
-    Raises UserError when the directory is no run or has no verified portable checkpoint, and
-    CheckpointError when overrides changed the shape of the model.
+    weights: None takes the average where the run kept one and `ema.evaluate` is true. Raises
+    UserError when the directory is no run or has no verified portable checkpoint, and
+    CheckpointError when overrides changed the shape of the model or there is no such average.
     """
     files = RunFiles(Path(run_dir))
     if not files.config.is_file():
@@ -41,14 +47,18 @@ def load_run(
             f"{run_dir} is no run directory: it has no config.yaml; give the folder that "
             "`svilm pretrain` wrote (run.dir)"
         )
-    check_portable(files.portable)
+    saved = check_portable(files.portable)
     config = load_config(str(files.config), overrides or [])
     model = build_model(config)
-    described = load_weights(model, files.portable)
+    if weights is None:
+        averaged = saved["ema"] is not None and config.ema.evaluate
+        weights = Weights.EMA if averaged else Weights.RAW
+    described = load_weights(model, files.portable, average=weights is Weights.EMA)
     return LoadedRun(
         config=config,
         model=model.to(device).eval(),
         tokenizer=Tokenizer.load(files.tokenizer),
         step=int(described["step"]),
         files=files,
+        weights=weights,
     )

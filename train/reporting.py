@@ -63,6 +63,7 @@ def write_report(
         metrics_path=files.metrics,
         config=config.model_dump(mode="json"),
         environment=json.loads(files.environment.read_text()),
+        extra_facts={"Weights": {"read": run.weights.value, "step": run.step}},
         name=config.run.name,
         clips=clips,
         temperature=config.objectives.temporal.temperature,
