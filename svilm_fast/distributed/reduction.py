@@ -24,8 +24,10 @@ def why_not_coalesce(engine: Any) -> str | None:
 
 
 def choose_reduction(engine: Any, asked: Literal["auto"] | Reduction) -> Reduction:
-    """Return how `backward_all` reduces: as asked, or for `auto` coalesced where that is possible.
+    """Return how `backward_all` reduces on this DeepSpeed engine.
 
+    `auto` coalesces where that is possible and parameters are fp32: coalesced gradients add up in
+    the dtype of the parameters, shards at a boundary in fp32.
     Raises ValueError where coalescing was asked for and is not possible.
     """
     reason = why_not_coalesce(engine)
@@ -35,7 +37,7 @@ def choose_reduction(engine: Any, asked: Literal["auto"] | Reduction) -> Reducti
             "boundary or auto"
         )
     if asked == "auto":
-        return "coalesce" if reason is None else "boundary"
+        return "coalesce" if reason is None and not engine.bfloat16_enabled() else "boundary"
     return asked
 
 

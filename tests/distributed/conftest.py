@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,13 @@ from svilm_fast.kernels.philox import StepSeeds
 from svilm_fast.models.inputs import ModelInputs
 from svilm_fast.objectives.svilm import SViLM, build_model
 from svilm_fast.train.config import RunConfig
+from svilm_fast.train.engine import Engine, start_engine
 from svilm_fast.train.environment import LAUNCHER_VARIABLES, free_port
 from svilm_fast.train.load_config import load_config
+from svilm_fast.train.optimizer import build_optimizer
+from svilm_fast.train.portable import MOMENT_NAMES
 from svilm_fast.train.ranks import Ranks, leave_ranks, start_ranks
+from svilm_fast.train.sharded_state import link_moments, whole_moment, whole_parameter
 
 PROGRAM = Path(__file__).parent / "rank_program.py"
 BATCH, NOUNS = 12, 2
@@ -104,6 +108,118 @@ def rows_of_rank(inputs: ModelInputs, rank: int, world_size: int) -> ModelInputs
     return inputs.rows(slice(rank * local, (rank + 1) * local))
 
 
+def full_gradients(engine: Engine) -> dict[str, Tensor]:
+    """The reduced gradients in fp32 after backward and before the update; collective."""
+    from deepspeed.utils import safe_get_full_grad
+
+    found = {}
+    for name, parameter in engine.model.named_parameters():
+        whole = parameter.grad if engine.zero_stage == 0 else safe_get_full_grad(parameter)
+        assert whole is not None, name
+        found[name] = whole.detach().float().clone()
+    return found
+
+
+def small_engine(ranks: Ranks, overrides: Sequence[str]) -> Engine:
+    config = small_config(*overrides)
+    return start_engine(small_model(config), config, ranks)
+
+
+def weights_of(engine: Engine) -> dict[str, Tensor]:
+    """The fp32 masters, whole; collective."""
+    parameters = engine.model.named_parameters()
+    return {name: whole_parameter(engine, parameter).clone() for name, parameter in parameters}
+
+
+def train_steps(ranks: Ranks, overrides: Sequence[str], steps: int) -> dict[str, Any]:
+    """Train the small model for some steps; gradients are those of the last one."""
+    engine = small_engine(ranks, overrides)
+    update, gradients = engine.deepspeed.step, {}
+    engine.deepspeed.step = lambda: (gradients.update(full_gradients(engine)), update())
+    results = []
+    for step in range(steps):
+        inputs = rows_of_rank(small_inputs(step), ranks.rank, ranks.world_size)
+        results.append(engine.step(inputs, engine.config.optimizer.lr))
+    assert all(result.applied for result in results)
+    link_moments(engine)
+    parameters = dict(engine.model.named_parameters())
+    told = {
+        "losses": torch.stack([result.loss.double() for result in results]),
+        "metrics": {name: float(value) for name, value in results[-1].metrics.items()},
+        "norm": results[-1].gradient_norm,
+        "gradients": gradients,
+        "parameters": weights_of(engine),
+        "moments": {
+            moment: {n: whole_moment(engine, p, moment).clone() for n, p in parameters.items()}
+            for moment in MOMENT_NAMES[engine.config.optimizer.name]
+        },
+    }
+    engine.close()
+    return told
+
+
+def train_alone(overrides: Sequence[str], steps: int) -> dict[str, Any]:
+    """The same in float64, the whole batch in one pass, without engine, cache or ranks."""
+    config = small_config(*overrides)
+    model = small_model(config).double()
+    optimizer = build_optimizer(model, config.optimizer)
+    losses = []
+    for step in range(steps):
+        optimizer.zero_grad()
+        output = model(small_inputs(step))
+        output.loss.backward()
+        optimizer.step()
+        losses.append(output.loss.detach())
+    parameters = dict(model.named_parameters())
+    return {
+        "losses": torch.stack(losses),
+        "metrics": {name: float(value) for name, value in output.metrics.items()},
+        "gradients": {name: p.grad for name, p in parameters.items()},
+        "parameters": {name: p.detach() for name, p in parameters.items()},
+        "moments": {
+            moment: {name: optimizer.state[p][moment] for name, p in parameters.items()}
+            for moment in MOMENT_NAMES[config.optimizer.name]
+        },
+    }
+
+
+def distance(got: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
+    """Norm of the difference of all tensors over the norm of the wanted ones."""
+    apart = sum((got[name].double() - wanted[name].double()).square().sum() for name in wanted)
+    return float((apart / sum(value.double().square().sum() for value in wanted.values())) ** 0.5)
+
+
+def assert_alike(got: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """The bars of training in fp32 against float64 on the whole batch.
+
+    SGD: parameters to 1e-6. AdamW, whose first update is the sign of the gradient whatever its
+    size: gradients to 1e-6, and moments to 1e-5 where a gradient is above 1e-6.
+    """
+    for name, value in wanted["metrics"].items():
+        assert got["metrics"][name] == pytest.approx(value, abs=1e-4), name
+    if "momentum_buffer" in wanted["moments"]:
+        assert distance(got["parameters"], wanted["parameters"]) < 1e-6
+        for name, value in wanted["parameters"].items():
+            torch.testing.assert_close(
+                got["parameters"][name].double(), value, rtol=1e-6, atol=1e-6, msg=name
+            )
+        return
+    gradients = wanted["gradients"]
+    assert distance(got["gradients"], gradients) < 1e-6
+    whole = sum(value.square().sum() for value in gradients.values()) ** 0.5
+    for name, value in gradients.items():
+        # A tensor that is small beside the others is compared with itself, down to fp32's noise.
+        apart = (got["gradients"][name].double() - value).norm()
+        assert apart < 1e-5 * value.norm() + 1e-6 * whole, name
+    for moment, values in wanted["moments"].items():
+        felt = {name: gradients[name].abs() > 1e-6 for name in values}
+        kept = [
+            {name: side["moments"][moment][name][felt[name]] for name in values}
+            for side in (got, wanted)
+        ]
+        assert distance(*kept) < 1e-5, moment
+
+
 def run_ranks(folder: Path, world_size: int, jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Run `jobs` on gloo ranks and return what each rank told."""
     torch.save(jobs, folder / "jobs.pt")
@@ -161,6 +277,40 @@ def heads() -> tuple[str, ...]:
 @pytest.fixture(scope="session")
 def start_jobs() -> Callable[..., list[dict[str, Any]]]:
     return run_ranks
+
+
+@pytest.fixture(scope="session")
+def alone() -> Callable[..., dict[str, Any]]:
+    return train_alone
+
+
+@pytest.fixture
+def make_engine(ranks: Ranks) -> Iterator[Callable[..., Engine]]:
+    """Build engines around the small model; they are closed when the test ends."""
+    engines: list[Engine] = []
+
+    def make(*overrides: str) -> Engine:
+        engines.append(small_engine(ranks, overrides))
+        return engines[-1]
+
+    yield make
+    for engine in engines:
+        engine.close()
+
+
+@pytest.fixture(scope="session")
+def read_weights() -> Callable[[Engine], dict[str, Tensor]]:
+    return weights_of
+
+
+@pytest.fixture(scope="session")
+def compare() -> Callable[..., None]:
+    return assert_alike
+
+
+@pytest.fixture(scope="session")
+def under_engine(ranks: Ranks) -> Callable[..., dict[str, Any]]:
+    return lambda overrides, steps: train_steps(ranks, overrides, steps)
 
 
 @pytest.fixture(scope="session")
