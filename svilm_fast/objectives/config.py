@@ -84,6 +84,10 @@ class ObjectivesConfig(Settings):
     contrast: ContrastConfig = Field(default_factory=ContrastConfig)
     grounding: GroundingConfig = Field(default_factory=GroundingConfig)
     temporal: TemporalConfig = Field(default_factory=TemporalConfig)
+    # docs/decisions/0003-loss-products.md: fp32 costs below 3 % of a step up to some 10^5 pairs.
+    products: Literal["fp32", "autocast"] = Field(
+        "fp32", description="autocast rounds embeddings to its dtype for the losses over all pairs"
+    )
 
     @model_validator(mode="after")
     def _something_to_train(self) -> ObjectivesConfig:

@@ -85,10 +85,17 @@ class Objectives(nn.Module):
             metrics["empty_group_rate"] = embeddings.empty_groups.mean()
         return torch.stack(terms).sum(), metrics
 
+    def _factor(self, embeddings: Tensor) -> Tensor:
+        """Embeddings as the products over all pairs take them."""
+        kind = embeddings.device.type
+        if self.config.products == "fp32" or not torch.is_autocast_enabled(kind):
+            return embeddings
+        return embeddings.to(torch.get_autocast_dtype(kind))
+
     def _contrast(self, embeddings: Embeddings) -> tuple[Tensor, dict[str, Tensor]]:
         assert self.contrast is not None
-        videos = _given(embeddings.videos, "videos")
-        texts = _given(embeddings.texts, "texts")
+        videos = self._factor(_given(embeddings.videos, "videos"))
+        texts = self._factor(_given(embeddings.texts, "texts"))
         loss, scale = self.contrast(videos, texts, embeddings.pair_ids)
         to_text, to_video = retrieval_accuracy(videos, texts)
         return loss, {
@@ -100,8 +107,8 @@ class Objectives(nn.Module):
     def _grounding(self, embeddings: Embeddings) -> tuple[Tensor, dict[str, Tensor]]:
         assert self.grounding is not None
         loss, scale, beta = self.grounding(
-            _given(embeddings.groups, "groups"),
-            _given(embeddings.nouns, "nouns"),
+            self._factor(_given(embeddings.groups, "groups")),
+            self._factor(_given(embeddings.nouns, "nouns")),
             _given(embeddings.noun_mask, "noun_mask"),
         )
         return loss, {"scale_grounding": scale, "beta_grounding": beta}

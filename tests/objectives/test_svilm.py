@@ -228,6 +228,22 @@ def test_a_bf16_model_gives_fp32_losses(make_model, inputs, head):
     assert _without_gradient(model) == []
 
 
+def test_products_in_autocast_round_what_the_pairwise_losses_get(make_model, inputs):
+    losses, dtypes = {}, {}
+    for products in ("fp32", "autocast"):
+        model, seen = make_model({"products": products}), []
+        for part in (model.objectives.contrast, model.objectives.grounding):
+            part.register_forward_pre_hook(lambda _, given, seen=seen: seen.append(given[0].dtype))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            losses[products] = model(inputs).loss
+        model(inputs)
+        dtypes[products] = seen
+    full, half = torch.float32, torch.bfloat16
+    assert dtypes == {"fp32": [full] * 4, "autocast": [half, half, full, full]}
+    assert losses["autocast"].dtype == torch.float32
+    assert 0 < abs(losses["fp32"] - losses["autocast"]) < 0.02 * losses["fp32"]
+
+
 @pytest.mark.parametrize("preset,millions", [("tiny", 2.8), ("base", 238.1), ("large", 489.8)])
 def test_presets_build_on_the_meta_device(preset, millions):
     with torch.device("meta"):
