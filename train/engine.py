@@ -39,7 +39,7 @@ class LossModule(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = model
+        self.model: Any = model
 
     def forward(
         self, inputs: Any, half: Literal["embed", "objective"] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 from torch import Tensor
 
@@ -47,7 +48,9 @@ class ModelInputs:
         seeds = values.pop("seeds")
         if seeds is not None:
             seeds = StepSeeds(seeds.run_seed, seeds.step, seeds.keys[rows])
-        taken = {name: None if value is None else value[rows] for name, value in values.items()}
+        taken: dict[str, Any] = {
+            name: None if value is None else value[rows] for name, value in values.items()
+        }
         return ModelInputs(**taken, seeds=seeds)
 
     def split(self, size: int) -> list[ModelInputs]:
