@@ -1,0 +1,96 @@
+"""The launchers end with the exit code of their ranks and pass SIGTERM on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from svilm_fast.train.environment import LAUNCHER_VARIABLES, free_port
+from svilm_fast.train.launch.torchrun import exit_code_of
+
+RANK = """
+import os, signal, sys, time
+kind = sys.argv[-1]
+print("rank", os.environ["RANK"], "of", os.environ["WORLD_SIZE"], flush=True)
+if kind == "kill" and os.environ["RANK"] == "1":
+    os.kill(os.getpid(), signal.SIGKILL)
+if kind.isdigit():
+    sys.exit(int(kind))
+def save(*_):
+    time.sleep(0.5)
+    print("saved", flush=True)
+    sys.exit(143)
+signal.signal(signal.SIGTERM, save)
+print("waiting", flush=True)
+while True:
+    time.sleep(0.05)
+"""
+
+
+def launch(launcher: str, tmp_path: Path, kind: str) -> subprocess.Popen:
+    program = tmp_path / "rank.py"
+    program.write_text(RANK)
+    options = {
+        "torchrun": ["--nproc-per-node", "2", "--master-port", str(free_port())],
+        "deepspeed": ["--num_accelerators", "2", "--master_port", str(free_port())],
+    }
+    clean = {key: value for key, value in os.environ.items() if key not in LAUNCHER_VARIABLES}
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            f"svilm_fast.train.launch.{launcher}",
+            *options[launcher],
+            str(program),
+            kind,
+        ],
+        env=clean | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def test_a_signal_becomes_the_code_that_a_shell_reports() -> None:
+    assert [exit_code_of(code) for code in (0, 2, 143, -9)] == [0, 2, 143, 137]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("launcher", "kind", "code"),
+    [
+        ("torchrun", "0", 0),
+        ("torchrun", "3", 3),
+        ("torchrun", "kill", 137),
+        ("deepspeed", "0", 0),
+        ("deepspeed", "3", 3),
+        ("deepspeed", "kill", 247),
+    ],
+)
+def test_the_exit_code_of_a_rank_reaches_the_caller(
+    launcher: str, kind: str, code: int, tmp_path: Path
+) -> None:
+    process = launch(launcher, tmp_path, kind)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == code, output
+    assert "rank 1 of 2" in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["torchrun", "deepspeed"])
+def test_sigterm_reaches_the_ranks_which_may_take_their_time(launcher: str, tmp_path: Path) -> None:
+    process = launch(launcher, tmp_path, "wait")
+    waiting = 0
+    for line in process.stdout:
+        waiting += line.startswith("waiting")
+        if waiting == 2:
+            break
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 143, output
+    assert output.count("saved") == 2

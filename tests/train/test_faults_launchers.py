@@ -1,0 +1,69 @@
+"""A rank that is killed under a launcher: the others' message comes before the launcher's end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from svilm_fast.train.environment import LAUNCHER_VARIABLES, free_port
+from svilm_fast.train.load_config import dump_config
+
+START_SECONDS = 200.0
+OPTIONS = {
+    "torchrun": ["--nproc-per-node", "3", "--master-port"],
+    "deepspeed": ["--num_accelerators", "3", "--master_port"],
+}
+
+
+def rank_process(launcher: int, rank: int) -> psutil.Process:
+    for process in psutil.Process(launcher).children(recursive=True):
+        if "svilm_fast.train.pretrain" not in process.cmdline():
+            continue
+        if process.environ().get("RANK") == str(rank):
+            return process
+    raise AssertionError(f"no process of rank {rank}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("launcher", "code"), [("torchrun", 137), ("deepspeed", 247)])
+def test_the_survivors_of_a_killed_rank_name_it(
+    configure, tmp_path: Path, launcher: str, code: int
+) -> None:
+    recipe, output = tmp_path / "recipe.yaml", tmp_path / "output"
+    settings = ("training.global_batch=6", "training.steps=100000", "evaluation.at_end=false")
+    recipe.write_text(dump_config(configure(*settings)))
+    start = [sys.executable, "-m", f"svilm_fast.train.launch.{launcher}", *OPTIONS[launcher]]
+    module = "-m" if launcher == "torchrun" else "--module"
+    clean = {key: value for key, value in os.environ.items() if key not in LAUNCHER_VARIABLES}
+    with output.open("w") as file:
+        run = subprocess.Popen(
+            [*start, str(free_port()), module, "svilm_fast.train.pretrain", "-c", str(recipe)],
+            env=clean | {"DS_ACCELERATOR": "cpu"},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        metrics = tmp_path / "run" / "metrics.jsonl"
+        while not (metrics.is_file() and metrics.read_text().count("\n") >= 2):
+            assert run.poll() is None, output.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        rank_process(run.pid, 1).kill()
+        assert run.wait(60) == code, output.read_text()
+    finally:
+        if run.poll() is None:
+            run.send_signal(signal.SIGTERM)
+            run.wait(60)
+    errors = [line for line in output.read_text().splitlines() if line.startswith("error: ")]
+    assert len(errors) == 2, output.read_text()
+    texts = {line.removeprefix("error: ").removeprefix("rank 2: ") for line in errors}
+    assert len(texts) == 1
+    assert "rank 1 (host " in texts.pop()
