@@ -13,6 +13,7 @@ from svilm_fast.bench.run.record import Record
 from svilm_fast.bench.run.runner import (
     MOST_SAMPLES,
     blank,
+    clock_device,
     failed,
     measured,
     measures_memory,
@@ -29,6 +30,7 @@ def test_benchmark(
     keep: Callable[[Record], None],
     pytestconfig: pytest.Config,
 ) -> None:
+    device = clock_device(registered, device)
     keep(blank(registered, "failed: the benchmark did not end"))
     try:
         prepared, error = prove(registered, device)

@@ -44,6 +44,7 @@ def run_one(
     benchmark: Benchmark, device: torch.device, ceilings: Ceilings | None, *, budget_s: float
 ) -> Record:
     """Measure one benchmark."""
+    device = clock_device(benchmark, device)
     try:
         prepared, error = prove(benchmark, device)
     except Exception as failure:
@@ -103,6 +104,11 @@ def prove(benchmark: Benchmark, device: torch.device) -> tuple[Prepared, float |
     except BaseException:
         prepared.close()
         raise
+
+
+def clock_device(benchmark: Benchmark, device: torch.device) -> torch.device:
+    """Where a benchmark is timed: host code by the wall clock, whatever the run's device is."""
+    return torch.device("cpu") if benchmark.suite in HOST_SUITES else device
 
 
 def measures_memory(benchmark: Benchmark) -> bool:

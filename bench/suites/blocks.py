@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from svilm_fast.bench.ops.proof import DIRECTIONS, Case
+from svilm_fast.bench.peers import Provider
 from svilm_fast.bench.suites.benchmark import Benchmark, Prepared, Skipped, benchmark_id
 from svilm_fast.bench.suites.call import prepared
+from svilm_fast.kernels.backend import use_backend
 from svilm_fast.kernels.registry import Cost
 from svilm_fast.models import flops
 from svilm_fast.models.attention import (
@@ -62,7 +64,8 @@ _SIZES: dict[str, dict[str, dict[str, Size]]] = {
         },
     },
 }
-_held: dict[tuple[str, Size], Case] = {}
+# The case in use, and what is timed on it where that is no attention backend.
+_held: dict[tuple[str, Size], tuple[Case, Provider]] = {}
 
 
 def declared(device: torch.device) -> Iterator[Benchmark]:
@@ -92,11 +95,10 @@ def _prepare(
     if key not in _held:
         _held.clear()
         _held[key] = _MAKERS[name](size, device)
-    case = _held[key]
-    timed = partial(_attention, provider) if name == "attention" else case.reference
+    case, block = _held[key]
     return prepared(
         case,
-        timed if name == "attention" else partial(_autocast, timed, device),
+        partial(_attention, provider) if name == "attention" else partial(_autocast, block, device),
         direction,
         _cost(name, size, device),
         units={"sequences": float(size.batch), "tokens": float(_real_tokens(size))},
@@ -148,7 +150,7 @@ def _case(
     inputs: dict[str, Tensor],
     run: Callable[[nn.Module, dict[str, Tensor], dict[str, Tensor]], Tensor],
     device: torch.device,
-) -> Case:
+) -> tuple[Case, Provider]:
     """The block's parameters are inputs of the case, so that their gradients are proven as well."""
     torch.manual_seed(0)
     initialise(module)
@@ -158,13 +160,17 @@ def _case(
         own = {k.removeprefix("parameter "): everything.pop(k) for k in parameters}
         return run(module, own, everything)
 
+    def reference(**everything: Tensor) -> Tensor:
+        with use_backend("reference"):
+            return call(**everything)
+
     on_gpu = device.type == "cuda"
     bars = torch.bfloat16 if on_gpu else torch.float32
     exact = torch.float32 if on_gpu else torch.float64
-    return Case(call, inputs | parameters, bars, device, exact=exact)
+    return Case(reference, inputs | parameters, bars, device, exact=exact), call
 
 
-def _transformer(size: Size, device: torch.device) -> Case:
+def _transformer(size: Size, device: torch.device) -> tuple[Case, Provider]:
     padding = _padding(size, device)
     span = Span(size.batch, size.tokens, torch.arange(size.tokens, device=device), padding)
     real = None if padding is None else padding.mask.flatten()
@@ -179,7 +185,7 @@ def _transformer(size: Size, device: torch.device) -> Case:
     return _case(module, {"states": states}, run, device)
 
 
-def _grouping(size: Size, device: torch.device) -> Case:
+def _grouping(size: Size, device: torch.device) -> tuple[Case, Provider]:
     ids = torch.arange(size.tokens, device=device).expand(size.batch, -1)
     seeds = torch.arange(size.batch, device=device) * 7919
 
@@ -218,16 +224,17 @@ def _attention(provider: str, **inputs: Any) -> Tensor:
     return attended if padding is None else attended.masked_fill(~padding.mask[..., None, None], 0)
 
 
-def _attention_case(size: Size, device: torch.device) -> Case:
+def _attention_case(size: Size, device: torch.device) -> tuple[Case, Provider]:
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     whole = _normal(size, device, 3, size.batch, size.tokens, size.heads, size.width // size.heads)
     query, key, value = (part.to(dtype) for part in whole.unbind())
     inputs = {"query": query, "key": key, "value": value, "padding": _padding(size, device)}
     exact = torch.float32 if device.type == "cuda" else torch.float64
-    return Case(partial(_attention, "reference"), inputs, dtype, device, exact=exact)
+    reference = partial(_attention, "reference")
+    return Case(reference, inputs, dtype, device, exact=exact), reference
 
 
-_MAKERS: dict[str, Callable[[Size, torch.device], Case]] = {
+_MAKERS: dict[str, Callable[[Size, torch.device], tuple[Case, Provider]]] = {
     "video_block": _transformer,
     "text_block": _transformer,
     "grouping_block": _grouping,

@@ -1,6 +1,8 @@
 """The op benchmark's order of work, and what it does with what it cannot measure."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -121,3 +123,15 @@ def test_an_unknown_op_or_case_is_a_usage_error(capsys):
             run.main([*arguments, "--device", "cpu"])
         assert stop.value.code == 2
     assert "registered: grounding" in capsys.readouterr().err
+
+
+def test_it_needs_nothing_but_pytorch_and_triton():
+    blocked = "typer rich pydantic deepspeed av tokenizers yaml einops matplotlib pytest_benchmark"
+    program = (
+        f"import sys\nfor name in {blocked.split()!r}:\n    sys.modules[name] = None\n"
+        "from svilm_fast.bench.ops.run import main\n"
+        "import torch\nfrom svilm_fast.bench.suites import benchmarks\n"
+        "assert benchmarks(['ops', 'host'], torch.device('cuda'))\n"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
