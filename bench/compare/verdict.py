@@ -59,7 +59,17 @@ def percent(text: str) -> float:
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """What two environments differ in among that which makes numbers comparable."""
-    fields = ("machine", "cpu", "cores", "gpu", "gpu_memory_bytes", "python", "torch", "cuda")
+    fields = (
+        "machine",
+        "cpu",
+        "cores",
+        "threads",
+        "gpu",
+        "gpu_memory_bytes",
+        "python",
+        "torch",
+        "cuda",
+    )
     return [
         f"{name}: {before.get(name)} / {after.get(name)}"
         for name in (*fields, "triton")

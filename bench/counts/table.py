@@ -13,8 +13,8 @@ from typing import Literal, get_args
 Kind = Literal["instructions", "collectives", "waits", "memory"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "counts"
-# Twice the widest spread that docs/gates.md reports; the others repeat exactly.
-TOLERANCE: Mapping[str, float] = {"instructions": 0.005}
+# Three times the widest spread between processes (0.3 %, docs/gates.md); the others repeat exactly.
+TOLERANCE: Mapping[str, float] = {"instructions": 0.01}
 
 
 @dataclass(frozen=True)

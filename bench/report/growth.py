@@ -1,0 +1,95 @@
+"""Time and memory of a call against the batch, one line per provider."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator
+
+from svilm_fast.bench.report.rows import OWN, Row
+from svilm_fast.bench.report.units import bytes_text, time_text
+from svilm_fast.report.canvas import PAGE_WIDTH
+from svilm_fast.report.theme import Theme
+
+
+@dataclass(frozen=True)
+class Family:
+    """Rows of one benchmark that differ in batch and provider alone."""
+
+    name: str
+    sizes: str
+    rows: tuple[Row, ...]
+
+    @property
+    def batches(self) -> set[int]:
+        """The batches that were measured."""
+        return {row.batch for row in self.rows if row.batch is not None}
+
+
+def families(rows: Sequence[Row]) -> list[Family]:
+    """Per benchmark the shape with most batches (at least two), forward and backward together."""
+    groups: dict[tuple[str, str, tuple[tuple[str, str], ...]], list[Row]] = {}
+    for row in rows:
+        if row.direction == "both" and row.batch and row.ms and row.suite == "ops":
+            groups.setdefault((row.name, row.dtype, row.other_sizes), []).append(row)
+    best: dict[str, Family] = {}
+    for (name, dtype, sizes), members in groups.items():
+        told = ", ".join(f"{key} {value}" for key, value in sizes)
+        family = Family(name, f"{told}, {dtype}" if told else dtype, tuple(members))
+        if len(family.batches) > max(1, len(best[name].batches) if name in best else 1):
+            best[name] = family
+    return list(best.values())
+
+
+def draw_growth(found: Sequence[Family], theme: Theme) -> Figure:
+    """A row of two charts per family: time and peak of memory, both log-log.
+
+    Raises ValueError without a family.
+    """
+    if not found:
+        raise ValueError("no benchmark was measured at two batches of otherwise equal shape")
+    figure, grid = plt.subplots(
+        len(found), 2, figsize=(PAGE_WIDTH, 2.9 * len(found)), squeeze=False, layout="constrained"
+    )
+    providers = sorted({row.provider for family in found for row in family.rows}, key=_first_own)
+    colours = {name: theme.series[i % len(theme.series)] for i, name in enumerate(providers)}
+    for (time_axes, memory_axes), family in zip(grid, found, strict=True):
+        _lines(time_axes, family, "ms", colours)
+        _lines(memory_axes, family, "memory", colours)
+        time_axes.set_title(f"{family.name}: time of a call")
+        memory_axes.set_title(f"memory beyond its inputs ({family.sizes})")
+        time_axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: time_text(value)))
+        memory_axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: bytes_text(value)))
+    for axes in grid[-1]:
+        axes.set_xlabel("batch")
+    handles = [
+        plt.Line2D([], [], color=colour, marker="o", markersize=4, label=name)
+        for name, colour in colours.items()
+    ]
+    figure.legend(handles=handles, loc="outside upper left", ncols=len(handles))
+    return figure
+
+
+def _first_own(provider: str) -> tuple[bool, str]:
+    return provider not in OWN, provider
+
+
+def _lines(axes: Axes, family: Family, what: str, colours: dict[str, str]) -> None:
+    axes.set(xscale="log")
+    axes.set_yscale("log", base=2 if what == "memory" else 10)
+    axes.yaxis.set_major_locator(LogLocator(base=2 if what == "memory" else 10, numticks=7))
+    for provider, colour in colours.items():
+        points = sorted(
+            (row.batch, value)
+            for row in family.rows
+            if row.provider == provider and (value := getattr(row, what)) and row.batch
+        )
+        if points:
+            axes.plot(*zip(*points), color=colour, marker="o", markersize=4)
+    batches = sorted(family.batches)
+    axes.set_xticks(batches, [f"{batch:,}" for batch in batches])
+    axes.minorticks_off()

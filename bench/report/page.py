@@ -1,0 +1,177 @@
+"""bench.html: one file with every picture and every figure of a result."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from svilm_fast import __version__
+from svilm_fast.bench.compare.results import Results
+from svilm_fast.bench.report import texts
+from svilm_fast.bench.report.growth import draw_growth, families
+from svilm_fast.bench.report.history import draw_history, series
+from svilm_fast.bench.report.roofline import draw_roofline, has_roofline
+from svilm_fast.bench.report.rows import OWN, Row, rows_of
+from svilm_fast.bench.report.sides import blocks, draw_sides, ratios_to_eager
+from svilm_fast.bench.report.units import (
+    bytes_text,
+    count_text,
+    percent_text,
+    rate_text,
+    ratio_text,
+    time_text,
+)
+from svilm_fast.report.page import Section, Tile, picture
+from svilm_fast.report.theme import DARK, LIGHT
+
+# A figure of more cases is cut into several: a picture higher than a screen is hard to read.
+BLOCKS_OF_A_PICTURE = 8
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of the table of all figures; `problem` stands in place of the cells."""
+
+    label: str
+    own: bool
+    cells: tuple[str, ...]
+    problem: str = ""
+    skipped: bool = False
+
+
+def build_page(results: Results, sections: Sequence[Section]) -> str:
+    """The page as text, with the pictures of `sections_of`; the same for the same file."""
+    environment = jinja2.Environment(
+        loader=jinja2.ChoiceLoader(
+            [
+                jinja2.PackageLoader("svilm_fast.bench.report", "."),
+                jinja2.PackageLoader("svilm_fast.report", "."),
+            ]
+        ),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    facts = results.environment
+    rows = rows_of(results)
+    commit = str(facts.get("commit") or "unknown")[:12] + (", changed" if results.dirty else "")
+    return environment.get_template("bench.html").render(
+        name=str(facts.get("gpu") or facts.get("cpu") or "unknown machine"),
+        subtitle=f"commit {commit} · measured {facts.get('time', 'at an unknown time')}",
+        tiles=tiles_of(rows, results),
+        sections=sections,
+        groups=groups_of(rows),
+        facts=facts_of(facts),
+        light=LIGHT,
+        dark=DARK,
+        version=__version__,
+    )
+
+
+def sections_of(
+    results: Results, history: Sequence[Results] = (), others: int = 0
+) -> list[Section]:
+    """The pictures that the records allow.
+
+    history: runs of this machine, `results` last; others: how many of other machines there are.
+    """
+    rows, ceilings = rows_of(results), results.ceilings
+    found = []
+    if has_roofline(rows, ceilings):
+        drawn = picture("roofline", lambda t: draw_roofline(rows, ceilings, t), texts.ROOFLINE_ALT)
+        found.append(Section("Roofline", texts.ROOFLINE, [("", drawn)]))
+    if side_by_side := blocks(rows):
+        section = Section("Peers side by side", texts.SIDES)
+        for start in range(0, len(side_by_side), BLOCKS_OF_A_PICTURE):
+            part = side_by_side[start : start + BLOCKS_OF_A_PICTURE]
+            name = "peers" if not start else f"peers_{start // BLOCKS_OF_A_PICTURE + 1}"
+            drawn = picture(name, lambda t, part=part: draw_sides(part, t), texts.SIDES_ALT)  # type: ignore[misc]
+            section.pictures.append(("", drawn))
+        found.append(section)
+    if growing := families(rows):
+        drawn = picture("growth", lambda t: draw_growth(growing, t), texts.GROWTH_ALT)
+        found.append(Section("Growth with the batch", texts.GROWTH, [("", drawn)]))
+    if len(history) > 1 and series(history):
+        drawn = picture("history", lambda t: draw_history(history, t), texts.HISTORY_ALT)
+        notes = [f"{others} results of other machines were left out."] if others else []
+        found.append(Section("History", texts.HISTORY, [("", drawn)], notes=notes))
+    return found
+
+
+def tiles_of(rows: Sequence[Row], results: Results) -> list[Tile]:
+    """How much was measured, and the ceilings."""
+    measured = [row for row in rows if row.ms]
+    skipped = sum(row.skipped for row in rows)
+    failed = len(rows) - len(measured) - skipped
+    left = f"{skipped} skipped" if skipped else "none skipped"
+    tiles = [
+        Tile(f"{len(measured)}", f"of {len(rows)} benchmarks measured", left),
+        Tile(f"{failed}", "without a figure", "see the table" if failed else "none failed"),
+    ]
+    if "product_flops" in results.ceilings:
+        value = rate_text(results.ceilings["product_flops"], "FLOP/s")
+        tiles.append(Tile(value, "product ceiling", "measured in this run"))
+    if "copy_bytes" in results.ceilings:
+        value = rate_text(results.ceilings["copy_bytes"], "B/s")
+        tiles.append(Tile(value, "copy ceiling", "measured in this run"))
+    if ratios := ratios_to_eager(rows):
+        mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
+        label = "eager's time over ours"
+        tiles.append(Tile(ratio_text(mean), label, f"geometric mean of {len(ratios)} cases"))
+    return tiles
+
+
+def groups_of(rows: Sequence[Row]) -> list[tuple[str, list[Line]]]:
+    """The table of all figures, a group per case."""
+    groups: dict[str, list[Line]] = {}
+    for row in rows:
+        title = " · ".join(part for part in (row.suite, row.name, row.case, row.dtype) if part)
+        groups.setdefault(title, []).append(_line(row))
+    return list(groups.items())
+
+
+def facts_of(environment: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """The environment in small tables; what is unknown is left out."""
+    tables: dict[str, dict[str, str]] = {}
+    for key, value in environment.items():
+        if isinstance(value, Mapping):
+            entries = {str(k): str(v) for k, v in value.items() if v not in (None, "")}
+            if entries:
+                tables[key.replace("_", " ")] = entries
+        elif value not in (None, ""):
+            shown = bytes_text(value) if key.endswith("_bytes") else str(value)
+            tables.setdefault("machine and versions", {})[key.replace("_", " ")] = shown
+    return dict(sorted(tables.items(), key=lambda item: item[0] != "machine and versions"))
+
+
+def write_page(path: Path, page: str) -> None:
+    """Write the page."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+
+
+def _line(row: Row) -> Line:
+    label, own = f"{row.direction}, {row.provider}", row.provider in OWN
+    if not row.ms:
+        return Line(label, own, (), row.status.replace("_", " "), row.skipped)
+    spread = ""
+    if row.p20_ms and row.p80_ms:
+        spread = f"{time_text(row.p20_ms)} .. {time_text(row.p80_ms)}"
+    rates = ", ".join(f"{count_text(value)} {unit}/s" for unit, value in row.rates.items())
+    cells = (
+        time_text(row.ms),
+        spread,
+        percent_text(row.floor_fraction),
+        row.binds,
+        bytes_text(row.memory),
+        time_text(row.host_us / 1e3) if row.host_us else "",
+        "" if row.error is None else f"{row.error:.1e}",
+        rates,
+    )
+    return Line(label, own, cells)

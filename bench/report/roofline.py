@@ -1,0 +1,145 @@
+"""The roofline: what was reached over the FLOPs per byte of the floor, under measured ceilings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter
+
+from svilm_fast.bench.report.rows import OWN, Row
+from svilm_fast.bench.report.units import rate_text
+from svilm_fast.report.canvas import PAGE_WIDTH
+from svilm_fast.report.theme import Theme
+
+MARKERS = {"forward": "^", "backward": "v", "both": "o"}
+
+
+def has_roofline(rows: Sequence[Row], ceilings: Mapping[str, float]) -> bool:
+    """Whether there is a ceiling and something below it."""
+    known = {"product_flops", "copy_bytes"} <= ceilings.keys()
+    return known and any(row.intensity and row.rate for row in rows)
+
+
+def draw_roofline(rows: Sequence[Row], ceilings: Mapping[str, float], theme: Theme) -> Figure:
+    """Log-log; a colour per benchmark, a marker per direction, filled where the code is ours.
+
+    Raises ValueError where `has_roofline` is false.
+    """
+    if not has_roofline(rows, ceilings):
+        raise ValueError("no record has a floor, or the run measured no ceilings")
+    product, copy = ceilings["product_flops"], ceilings["copy_bytes"]
+    points = [row for row in rows if row.intensity and row.rate]
+    names = list(dict.fromkeys(row.name for row in points))
+    colours = {name: theme.series[i % len(theme.series)] for i, name in enumerate(names)}
+    figure, axes = plt.subplots(figsize=(PAGE_WIDTH, 5.6), layout="constrained")
+    x = np.array([row.intensity for row in points], dtype=float)
+    y = np.array([row.rate for row in points], dtype=float)
+    low, high = min(x.min() / 2, product / copy / 4), max(x.max() * 2, product / copy * 4)
+    axes.set(xscale="log", yscale="log", xlim=(low, high))
+    axes.set_ylim(min(y.min() / 3, copy * low), product * 2.2)
+    _draw_ceilings(figure, axes, product, copy, (low, high), theme)
+    for row, px, py in sorted(zip(points, x, y, strict=True), key=lambda p: p[0].provider in OWN):
+        own = row.provider in OWN
+        axes.scatter(
+            px,
+            py,
+            s=58 if own else 34,
+            marker=MARKERS.get(row.direction, "s"),
+            facecolor=colours[row.name] if own else "none",
+            edgecolor=theme.surface if own else colours[row.name],
+            linewidth=0.8 if own else 1.0,
+            alpha=1.0 if own else 0.75,
+            zorder=4 if own else 3,
+        )
+    axes.set(xlabel="FLOPs per byte that the floor needs", ylabel="reached, FLOP/s")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: rate_text(value, "")))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axes.minorticks_off()
+    _legend(figure, colours, {row.direction for row in points}, points, theme)
+    return figure
+
+
+def _draw_ceilings(
+    figure: Figure,
+    axes: plt.Axes,
+    product: float,
+    copy: float,
+    limits: tuple[float, float],
+    theme: Theme,
+) -> None:
+    low, high = limits
+    ridge = product / copy
+    axes.plot([low, ridge, high], [copy * low, product, product], color=theme.ink, linewidth=1.6)
+    for share in (0.5, 0.1):
+        axes.plot(
+            [low, ridge, high],
+            [share * copy * low, share * product, share * product],
+            color=theme.muted,
+            linewidth=0.8,
+            linestyle=(0, (4, 3)),
+        )
+        axes.annotate(
+            f"{share:.0%}",
+            (high, share * product),
+            xytext=(-4, 3),
+            textcoords="offset points",
+            ha="right",
+            fontsize=8,
+            color=theme.muted,
+        )
+    axes.annotate(
+        f"product {rate_text(product, 'FLOP/s')}",
+        (high, product),
+        xytext=(-4, 5),
+        textcoords="offset points",
+        ha="right",
+        fontsize=9,
+        fontweight="bold",
+    )
+    place = low * (ridge / low) ** 0.62
+    axes.annotate(
+        f"copy {rate_text(copy, 'B/s')}",
+        (place, copy * place),
+        xytext=(-6, 7),
+        textcoords="offset points",
+        ha="right",
+        fontsize=9,
+        fontweight="bold",
+        zorder=6,
+        bbox={"facecolor": theme.surface, "edgecolor": "none", "pad": 1.5},
+    )
+
+
+def _legend(
+    figure: Figure,
+    colours: Mapping[str, str],
+    directions: set[str],
+    points: Sequence[Row],
+    theme: Theme,
+) -> None:
+    def mark(label: str, marker: str, **look: object) -> Line2D:
+        return Line2D([], [], linestyle="none", marker=marker, markersize=7, label=label, **look)  # type: ignore[arg-type]
+
+    handles = [
+        mark(name, "o", color=colour, markeredgecolor=theme.surface)
+        for name, colour in colours.items()
+    ]
+    handles += [
+        mark(direction, marker, color=theme.muted)
+        for direction, marker in MARKERS.items()
+        if direction in directions
+    ]
+    if any(row.provider not in OWN for row in points):
+        handles.append(mark("ours", "o", color=theme.ink))
+        handles.append(mark("peers", "o", markerfacecolor="none", markeredgecolor=theme.ink))
+    figure.legend(
+        handles=handles,
+        loc="outside upper left",
+        ncols=min(len(handles), 9),
+        handletextpad=0.2,
+        columnspacing=1.2,
+    )

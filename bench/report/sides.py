@@ -1,0 +1,157 @@
+"""Peers side by side: bars of the time and memory relative to our own path in the same run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from svilm_fast.bench.report.rows import Row
+from svilm_fast.bench.report.units import bytes_text, ratio_text, time_text
+from svilm_fast.report.canvas import PAGE_WIDTH
+from svilm_fast.report.theme import Theme
+
+BAR = 0.235  # inches of one bar
+# The first of these that a case has is one; attention has no path of ours, so SDPA is it there.
+COMPARED_WITH = ("fused", "svilm", "sdpa", "reference")
+
+STATUSES = {"oom": "out of memory", "wrong_result": "wrong result"}
+TICKS = (
+    (1e-4, 1e-3, 0.01, 0.1, 1, 10, 100, 1e3, 1e4),
+    (0.25, 0.5, 1, 2, 4, 8, 16),
+    (0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 1.75),
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One case: our own row and those of the peers, fastest first."""
+
+    title: str
+    own: Row
+    peers: tuple[Row, ...]
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """Own first."""
+        return (self.own, *self.peers)
+
+
+def blocks(rows: Sequence[Row]) -> list[Block]:
+    """Cases, forward and backward together, that a peer was measured on as well."""
+    groups: dict[tuple[str, str, str], dict[str, Row]] = {}
+    for row in rows:
+        if row.direction == "both" and not row.skipped:
+            groups.setdefault((row.name, row.case, row.dtype), {})[row.provider] = row
+    found = []
+    for (name, case, _), members in groups.items():
+        first = next((p for p in COMPARED_WITH if p in members and members[p].ms), None)
+        if first is None or len(members) == 1:
+            continue
+        own = members.pop(first)
+        others = sorted(members.values(), key=lambda row: row.ms or math.inf)
+        found.append(Block(f"{name}  {case}", own, tuple(others)))
+    return found
+
+
+def ratios_to_eager(rows: Sequence[Row]) -> list[float]:
+    """Eager's time over ours for every case of the ops that both were measured on."""
+    return [
+        row.ms / block.own.ms
+        for block in blocks([row for row in rows if row.suite == "ops"])
+        for row in block.peers
+        if row.provider == "eager" and row.ms and block.own.ms
+    ]
+
+
+def draw_sides(found: Sequence[Block], theme: Theme) -> Figure:
+    """Time left, memory right; the first of a case is one, a bar to the right of it costs more.
+
+    Raises ValueError without a block.
+    """
+    if not found:
+        raise ValueError("no peer was measured beside an op")
+    lines = sum(len(block.rows) + 1.6 for block in found)
+    figure, (times, memories) = plt.subplots(
+        1,
+        2,
+        figsize=(PAGE_WIDTH, BAR * lines + 0.75),
+        sharey=True,
+        layout=ConstrainedLayoutEngine(w_pad=0.1),
+    )
+    place = 0.0
+    labels: list[tuple[float, str]] = []
+    for block in found:
+        times.text(
+            0.0,
+            place + 0.15,
+            block.title,
+            transform=times.get_yaxis_transform(),
+            fontweight="bold",
+            fontsize=9,
+            va="center",
+            zorder=6,
+            parse_math=False,
+            bbox={"facecolor": theme.surface, "edgecolor": "none", "pad": 1.5},
+        )
+        for row in block.rows:
+            place += 1
+            labels.append((place, row.provider))
+            _bar(times, place, "ms", row, block.own, time_text(row.ms), theme)
+            _bar(memories, place, "memory", row, block.own, bytes_text(row.memory), theme)
+        place += 1.6
+    times.set_yticks([y for y, _ in labels], [name for _, name in labels])
+    times.tick_params(axis="y", length=0, labelcolor=theme.ink)
+    times.set_ylim(place - 0.4, -0.7)
+    for axes, title in ((times, "Time, first = 1"), (memories, "Peak memory, first = 1")):
+        _ratio_axis(axes, title, theme)
+    return figure
+
+
+def _bar(
+    axes: Axes,
+    place: float,
+    what: str,
+    row: Row,
+    own: Row,
+    text: str,
+    theme: Theme,
+) -> None:
+    value, one = getattr(row, what), getattr(own, what)
+    colour = theme.series[0 if row is own else 1]
+    if not value or not one:
+        told = "" if row.ms else STATUSES.get(row.status, row.status.split(":")[0])
+        axes.text(1.0, place, f" {told}", va="center", fontsize=8, color=theme.wrong)
+        return
+    ratio = value / one
+    left, width = min(1.0, ratio), abs(ratio - 1)
+    if width:
+        axes.barh(place, width, left=left, height=0.72, color=colour)
+    axes.plot([ratio, ratio], [place - 0.36, place + 0.36], color=colour, linewidth=2)
+    label = f" {text}" if row is own else f" {ratio_text(ratio)}  {text}"
+    axes.text(max(ratio, 1.0) * 1.02, place, label, va="center", fontsize=8)
+
+
+def _ratio_axis(axes: Axes, title: str, theme: Theme) -> None:
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    low, high = min(low, 0.8), max(high, 1.6)
+    axes.set_xlim(low, high * (high / low) ** 0.42)
+    axes.axvline(1.0, color=theme.ink, linewidth=0.9, zorder=1)
+    axes.set_title(title)
+    ticks = next(
+        (found for steps in TICKS if len(found := [v for v in steps if low <= v <= high]) > 2),
+        [1.0],
+    )
+    axes.set_xticks(ticks)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.tick_params(axis="x", which="minor", length=0)
+    axes.grid(axis="y", visible=False)
+    axes.spines["left"].set_visible(False)

@@ -1,0 +1,160 @@
+"""`svilm bench report`: one file with every record in it, drawn from GPU and CPU results."""
+
+import json
+import re
+
+import pytest
+
+from svilm_fast.bench.compare.results import read_results
+from svilm_fast.bench.report.growth import families
+from svilm_fast.bench.report.history import change_points, read_history, series
+from svilm_fast.bench.report.page import build_page, facts_of, sections_of
+from svilm_fast.bench.report.roofline import draw_roofline, has_roofline
+from svilm_fast.bench.report.rows import rows_of
+from svilm_fast.bench.report.sides import blocks, ratios_to_eager
+from svilm_fast.bench.report.units import (
+    bytes_text,
+    count_text,
+    percent_text,
+    rate_text,
+    ratio_text,
+    time_text,
+)
+from svilm_fast.cli import main
+from svilm_fast.report.theme import LIGHT
+
+
+@pytest.fixture
+def rows(gpu_file):
+    return rows_of(read_results(gpu_file()))
+
+
+def test_the_page_holds_every_record_and_loads_nothing(gpu_file, tmp_path, capsys):
+    page, pictures = tmp_path / "bench.html", tmp_path / "png"
+    older = [gpu_file(f"old/{n}.json", time=f"2025-01-0{n}", commit=f"c{n}") for n in range(1, 4)]
+    gpu_file("old/other.json", fingerprint="beef")
+    arguments = ["--out", str(page), "--png", str(pictures), "--history", str(older[0].parent)]
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "report", str(gpu_file()), *arguments])
+    assert ended.value.code == 0
+    text = page.read_text()
+    assert re.findall(r"""(?:src|href|srcset)=["'](?!#|data:)""", text) == []
+    assert "url(" not in text
+    assert "<script" not in text
+    for told in ("Made-up GPU", "790 TFLOP/s", "0123456789ab", "1980 MHz", "f00d", "no xformers"):
+        assert told in text
+    assert "ValueError: &lt;b&gt;no&lt;/b&gt;" in text
+    assert "1 results of other machines were left out" in text
+    assert text.count('class="own"') + text.count("<tr><td>") >= 62
+    written = {path.name for path in pictures.iterdir()}
+    assert written == {"roofline.png", "peers.png", "growth.png", "history.png"}
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures.iterdir())
+    assert "wrote" in capsys.readouterr().out
+
+
+def test_a_result_without_ceilings_or_peers_still_makes_a_page(tmp_path):
+    record = {
+        "id": "data/loader/batch_8/-/-/svilm",
+        "suite": "data",
+        "status": "ok",
+        "median_ms": 12.5,
+        "samples_ms": [12.5],
+        "rates_per_s": {"clips": 640.0},
+    }
+    content = {"schema": 1, "environment": {"cpu": "small"}, "ceilings": None, "records": [record]}
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(content))
+    results = read_results(path)
+    assert sections_of(results) == []
+    page = build_page(results, [])
+    assert "12.5 ms" in page
+    assert "640 clips/s" in page
+    assert "<img" not in page
+    assert not has_roofline(rows_of(results), results.ceilings)
+    with pytest.raises(ValueError, match="no ceilings"):
+        draw_roofline(rows_of(results), results.ceilings, LIGHT)
+
+
+def test_the_fused_path_is_what_peers_are_compared_with(rows):
+    found = blocks(rows)
+    assert [block.own.provider for block in found] == ["fused"] * 4
+    largest = next(block for block in found if "65536" in block.title)
+    assert largest.peers[-1].status == "oom"
+    assert largest.peers[-1].ms is None
+    times = [row.ms for row in largest.peers[:-1]]
+    assert times == sorted(times)
+    assert len(ratios_to_eager(rows)) == 3
+    assert min(ratios_to_eager(rows)) > 1.5
+
+
+def test_without_a_fused_figure_the_reference_is_first(rows):
+    left = [row for row in rows if row.provider != "fused"]
+    assert {block.own.provider for block in blocks(left)} == {"reference"}
+
+
+def test_growth_takes_equal_shapes_at_several_batches(rows):
+    (family,) = families(rows)
+    assert family.batches == {1024, 4096, 16384, 65536}
+    assert family.sizes == "dim 512, bfloat16"
+    assert families([row for row in rows if row.batch == 1024]) == []
+
+
+def test_the_floor_of_a_row_is_the_ceiling_that_binds(rows):
+    row = next(row for row in rows if row.id.endswith("pairs_65536_dim_512/bfloat16/both/fused"))
+    assert row.binds == "product"
+    assert row.floor_fraction == pytest.approx(0.62, abs=0.01)
+    assert row.intensity == pytest.approx(65536 / 2)
+
+
+def test_history_is_of_one_machine_in_order_of_time(gpu_file, tmp_path):
+    current = read_results(gpu_file("now.json", time="2026-02-01"))
+    late = gpu_file("old/a.json", time="2026-01-05", commit="late")
+    early = gpu_file("old/b.json", time="2026-01-02", commit="early")
+    other = gpu_file("other.json", fingerprint="beef")
+    runs, others = read_history([late, early, other, current.path], current)
+    assert [run.environment["commit"] for run in runs][:2] == ["early", "late"]
+    assert runs[-1] is current
+    assert others == 1
+    assert all(len(values) == 3 for values in series(runs).values())
+
+
+def test_change_points_are_found_where_the_level_changes():
+    steady = [10.0, 10.1, 9.9, 10.05, 9.95, 10.0, 10.1]
+    assert change_points(steady) == []
+    assert change_points([*steady, *(1.2 * value for value in steady)]) == [7]
+    assert change_points([1.0, 2.0]) == []
+    assert change_points([3.0] * 4 + [4.0] * 4) == [4]
+
+
+def test_facts_leave_out_what_is_unknown():
+    facts = facts_of({"gpu": None, "cpu": "x", "memory_bytes": 2**30, "packages": {"a": None}})
+    assert facts == {"machine and versions": {"cpu": "x", "memory bytes": "1 GiB"}}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (time_text(0.0331), "33.1 µs"),
+        (time_text(12.345), "12.3 ms"),
+        (time_text(12345.0), "12.3 s"),
+        (bytes_text(512), "512 B"),
+        (bytes_text(24.1 * 2**30), "24.1 GiB"),
+        (rate_text(7.9e14, "FLOP/s"), "790 TFLOP/s"),
+        (rate_text(0.5, "B/s"), "0.5 B/s"),
+        (percent_text(0.1234), "12.3%"),
+        (count_text(22_589.0), "22,600"),
+        (count_text(3.14159), "3.14"),
+        (count_text(0.0), "0"),
+        (ratio_text(1.42), "1.4×"),
+        (ratio_text(141.7), "142×"),
+    ],
+)
+def test_numbers_are_written_for_people(text, expected):
+    assert text == expected
+
+
+def test_a_missing_result_is_a_usage_error(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "report", str(tmp_path / "absent.json")])
+    assert ended.value.code == 2
+    assert "svilm bench run" in capsys.readouterr().err
