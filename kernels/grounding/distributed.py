@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from svilm_fast.kernels import collectives
 from svilm_fast.kernels.slices import SlicePlan, for_parts, gather_parts
@@ -76,6 +77,37 @@ def distributed_grounding_loss(
     return total * plan.world_size / (2 * valid.sum().clamp(min=1))
 
 
+class _Sums(torch.autograd.Function):
+    """Log-sums of rows and columns, and positives, of scores [b, B]; saves no second such matrix.
+
+    Rows of valid captions leave out the columns of captions that are not.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, scores: Tensor, scale: Tensor, own_valid: Tensor, valid: Tensor, first: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        logits = scores * scale
+        columns = logits.logsumexp(0)
+        positives = logits.diagonal(first).clone()
+        rows = logits.masked_fill_(own_valid[:, None] & ~valid, -torch.inf).logsumexp(1)
+        ctx.save_for_backward(scores, scale, own_valid, valid, rows, columns)
+        ctx.first = first
+        return rows, columns, positives
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_rows: Tensor, of_columns: Tensor, of_positives: Tensor) -> Any:
+        scores, scale, own_valid, valid, rows, columns = ctx.saved_tensors
+        logits = scores * scale
+        gradient = (logits - columns).exp_().mul_(of_columns)
+        logits.masked_fill_(own_valid[:, None] & ~valid, -torch.inf)
+        gradient += logits.sub_(rows[:, None]).exp_().mul_(of_rows[:, None])
+        gradient.diagonal(ctx.first).add_(of_positives)
+        by_scale = torch.mul(gradient, scores, out=logits).sum().to(scale.dtype)
+        return gradient.mul_(scale).to(scores.dtype), by_scale, None, None, None
+
+
 def _own_terms(
     scores: Tensor,
     scale: Tensor,
@@ -85,13 +117,11 @@ def _own_terms(
 ) -> Tensor:
     """Sum over this rank's valid rows and columns; scores [b, B], columns part after part."""
     batch, first = scores.shape[0], plan.diagonal_offsets[0]
+    own_valid = valid[first : first + batch]
     with torch.autocast(scores.device.type, enabled=False):
-        logits = scores * scale.to(torch.promote_types(scores.dtype, scale.dtype))
-        positives = logits.diagonal(first)
-        own_valid = valid[first : first + batch]
-        left_out = own_valid[:, None] & ~valid[None, :]
-        rows = logits.masked_fill(left_out, float("-inf")).logsumexp(1)
-        columns = plan.in_rank_order(logits.logsumexp(0).split(plan.part_sizes))
+        scale = scale.to(torch.promote_types(scores.dtype, scale.dtype))
+        rows, columns, positives = _Sums.apply(scores, scale, own_valid, valid, first)
+        columns = plan.in_rank_order(columns.split(plan.part_sizes))
         columns = collectives.all_reduce_logsumexp(columns, group)
         own = plan.rank * batch
         terms = rows + columns[own : own + batch] - 2 * positives

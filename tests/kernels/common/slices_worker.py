@@ -102,7 +102,7 @@ BUGS = {
     ),
     "columns not in the order of ranks": (
         "grounding",
-        {"plan.in_rank_order(logits.logsumexp(0).split(plan.part_sizes))": "logits.logsumexp(0)"},
+        {"plan.in_rank_order(columns.split(plan.part_sizes))": "columns"},
     ),
 }
 

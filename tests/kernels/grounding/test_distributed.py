@@ -107,6 +107,26 @@ def test_one_process_is_the_plain_loss():
     torch.testing.assert_close(found, expected)
 
 
+def test_one_matrix_of_scores_is_saved():
+    batch = 64
+    groups, nouns = torch.randn(batch, 3, 5), torch.randn(batch, 2, 5)
+    mask, scale = torch.ones(batch, 2, dtype=torch.bool), torch.tensor(9.0, requires_grad=True)
+    scores = torch.randn(batch, batch, requires_grad=True)
+    saved = {}
+
+    def pack(tensor):
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = distributed_grounding_loss(
+            groups, nouns, mask, 1.0, scale, scores=lambda *_: scores.clone()
+        )
+    loss.backward()
+    assert scores.grad is not None
+    assert 4 * batch**2 <= sum(saved.values()) < 4 * batch**2 + 64 * batch
+
+
 def test_unpaired_batches_are_refused_on_one_rank_too():
     mask = torch.ones(4, 2, dtype=torch.bool)
     with pytest.raises(ValueError, match="got 4 captions and 3 videos"):
