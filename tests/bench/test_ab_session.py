@@ -1,0 +1,223 @@
+"""Sides that crash, hang, lie or differ: played by small fake workers, none of them may pass."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from svilm_fast.bench.ab.process import SideError
+from svilm_fast.bench.ab.session import BASE, CONTROL, HEAD, Plan, Session, SideSpec, spaced
+from svilm_fast.bench.ab.verdict import Rule, judge
+from svilm_fast.bench.outcomes import Outcome
+
+FAKE = """
+import json, os, random, sys, time
+how = json.loads(sys.argv[1])
+draw = random.Random(how["name"])
+print(json.dumps({"ok": {"protocol": how.get("protocol", 1), "ids": how["ids"],
+    "library": how["library"], "environment": {"fingerprint": how.get("fingerprint", "same")}}}),
+    flush=True)
+id, start = None, 0
+for line in sys.stdin:
+    request = json.loads(line)
+    do = request["do"]
+    if do == "prepare":
+        id = request["id"]
+    reply = {"ok": None}
+    for what, (when, whose) in how.get("faults", {}).items():
+        if (when, whose) == (do, id):
+            if what == "crash":
+                print("the head falls over", file=sys.stderr, flush=True)
+                os._exit(7)
+            if what == "hang":
+                time.sleep(60)
+            if what == "garbage":
+                print("no JSON at all", flush=True)
+            reply = {"error": {"kind": what, "message": what + " it is"}}
+    if do == "verify" and "error" not in reply:
+        reply = {"ok": {"error": 1e-6}}
+    if do == "peak":
+        reply = {"ok": {"bytes": how.get("peak", {}).get(id)}}
+    if do == "time":
+        noise = 1 + how.get("noise", 0.001) * draw.gauss(0, 1)
+        ns = request["calls"] * 1e6 * how.get("slower", {}).get(id, 1.0) * noise
+        reply = {"ok": {"ns": round(ns) + 5000, "waited": 5000}}
+    print(json.dumps(reply), flush=True)
+"""
+IDS = [f"host/made-up/case{i}/-/-/-" for i in range(4)]
+PLAN = Plan(restarts=4, renewals=2, pairs=3, controls=2, timeout_s=20.0, pinned=False)
+
+
+@pytest.fixture
+def played(tmp_path):
+    """Run a session of fake sides, given what each does unlike the others."""
+    script = tmp_path / "fake.py"
+    script.write_text(FAKE)
+
+    def play(plan=PLAN, **sides):
+        specs = []
+        for name in (BASE, HEAD, CONTROL):
+            library = str(tmp_path / "checkout" / "svilm_fast")
+            how = {"name": name, "ids": IDS, "library": library} | sides.get(name, {})
+            command = [sys.executable, "-S", str(script), json.dumps(how)]
+            specs.append(SideSpec(name, command, tmp_path / "checkout", {}))
+        (tmp_path / "checkout").mkdir(exist_ok=True)
+        return Session(specs, plan, tmp_path).run()
+
+    return play
+
+
+def outcomes(judgement):
+    return {verdict.id: verdict.outcome for verdict in judgement.verdicts}
+
+
+def test_equal_sides_pass_with_all_samples_kept(played):
+    measured = played()
+    judgement = judge(measured, Rule())
+    assert judgement.outcome == Outcome.OK
+    assert set(outcomes(judgement)) == set(IDS)
+    assert [check.id for check in judgement.controls] == spaced(IDS, 2)
+    assert all(len(draws) == PLAN.restarts * PLAN.renewals for draws in measured.draws.values())
+    [draw] = measured.draws[IDS[1]][:1]
+    assert sorted(draw.order[0]) == ["b", "c", "h"]
+    assert len(draw.ns[HEAD]) == len(draw.waited[BASE]) == PLAN.pairs
+    assert {"".join(d.order) for d in measured.draws[IDS[0]]} != {"".join(draw.order)}
+
+
+def test_a_slower_head_fails_and_a_faster_one_is_told(played):
+    judgement = judge(played(head={"slower": {IDS[0]: 1.05, IDS[1]: 0.9}}), Rule())
+    assert judgement.outcome == Outcome.REGRESSION == 1
+    words = {verdict.id: verdict.word for verdict in judgement.verdicts}
+    assert words == {IDS[0]: "slower", IDS[1]: "faster", IDS[2]: "same", IDS[3]: "same"}
+    [slower] = [verdict for verdict in judgement.verdicts if verdict.id == IDS[0]]
+    assert slower.interval[0] > 1.01
+    assert slower.ratio == pytest.approx(1.05, abs=0.01)
+
+
+def test_less_than_the_threshold_passes(played):
+    judgement = judge(played(head={"slower": {IDS[0]: 1.01}}), Rule(threshold=0.02))
+    assert judgement.outcome == Outcome.OK
+
+
+def test_a_width_that_could_hide_a_slowdown_is_not_a_pass(played):
+    noisy = {name: {"noise": 0.2} for name in (BASE, HEAD)}
+    judgement = judge(played(**noisy), Rule())
+    assert judgement.outcome == Outcome.NOISY
+    assert Outcome.NOISY in outcomes(judgement).values()
+
+
+def test_base_unlike_itself_makes_the_run_noisy_even_with_a_slower_head(played):
+    control = {"slower": dict.fromkeys(IDS, 1.04)}
+    judgement = judge(played(control=control, head={"slower": {IDS[0]: 1.3}}), Rule())
+    assert judgement.outcome == Outcome.NOISY == 6
+    assert {check.word for check in judgement.controls} == {"differs from itself"}
+
+
+@pytest.mark.parametrize(
+    "fault, when, told",
+    [
+        ("crash", "time", "exit status 7 during time: the head falls over"),
+        ("hang", "prepare", "no reply to prepare within 1 s"),
+        ("garbage", "verify", "no JSON during verify"),
+        ("wrong_result", "verify", "wrong_result it is"),
+        ("failed", "prepare", "failed it is"),
+    ],
+)
+def test_a_side_that_breaks_fails_its_benchmark_and_no_other(played, fault, when, told):
+    plan = Plan(restarts=2, renewals=1, pairs=3, controls=1, timeout_s=20.0, pinned=False)
+    if fault == "hang":
+        plan = Plan(restarts=2, renewals=1, pairs=3, controls=1, timeout_s=1.0, pinned=False)
+    measured = played(plan, head={"faults": {fault: [when, IDS[2]]}})
+    judgement = judge(measured, Rule())
+    assert judgement.outcome == Outcome.FAILED == 5
+    failed = [verdict for verdict in judgement.verdicts if verdict.outcome == Outcome.FAILED]
+    assert [verdict.id for verdict in failed] == [IDS[2]]
+    assert told in failed[0].message
+    assert failed[0].message.startswith("head ")
+    assert failed[0].ratio is None
+    assert set(measured.draws) == set(IDS) - {IDS[2]}
+    assert all(len(draws) == 2 for draws in measured.draws.values())
+
+
+def test_a_crash_late_in_the_run_takes_the_figures_with_it(played):
+    measured = played(head={"faults": {"crash": ["close", IDS[1]]}})
+    assert IDS[1] not in measured.draws
+    assert judge(measured, Rule()).outcome == Outcome.FAILED
+
+
+@pytest.mark.parametrize("side", [BASE, HEAD])
+def test_an_id_on_one_side_only_is_missing_unless_allowed(played, side):
+    extra = "host/made-up/extra/-/-/-"
+    measured = played(**{side: {"ids": [*IDS, extra]}})
+    judgement = judge(measured, Rule())
+    assert judgement.outcome == Outcome.MISSING == 4
+    assert outcomes(judgement)[extra] == Outcome.MISSING
+    allowed = judge(measured, Rule(allow=frozenset([extra])))
+    assert allowed.outcome == Outcome.OK
+
+
+def test_skipped_everywhere_is_told_but_skipped_on_one_side_is_missing(played):
+    skips = {"faults": {"skipped": ["prepare", IDS[3]]}}
+    everywhere = judge(played(base=skips, head=skips, control=skips), Rule())
+    assert everywhere.outcome == Outcome.OK
+    assert {v.id: v.word for v in everywhere.verdicts}[IDS[3]] == "skipped"
+    assert judge(played(head=skips), Rule()).outcome == Outcome.MISSING
+
+
+def test_nothing_measured_is_not_a_pass(played):
+    judgement = judge(played(**{name: {"ids": []} for name in (BASE, HEAD, CONTROL)}), Rule())
+    assert judgement.outcome == Outcome.MISSING
+
+
+def test_other_machines_or_versions_cannot_be_compared(played):
+    judgement = judge(played(head={"fingerprint": "other"}), Rule())
+    assert judgement.outcome == Outcome.INCOMPARABLE == 3
+    assert "base same, head other" in judgement.messages[0]
+
+
+def test_any_growth_of_memory_fails(played):
+    peaks = {BASE: {"peak": {IDS[0]: 1000, IDS[1]: 1000}}, CONTROL: {"peak": {IDS[1]: 1000}}}
+    judgement = judge(played(**peaks, head={"peak": {IDS[0]: 1001, IDS[1]: 900}}), Rule())
+    assert judgement.outcome == Outcome.REGRESSION
+    told = {verdict.id: (verdict.word, verdict.message) for verdict in judgement.verdicts}
+    assert told[IDS[0]] == ("same, more memory", "peak 1000 -> 1001 bytes")
+    assert told[IDS[1]] == ("same", "peak 1000 -> 900 bytes")
+
+
+def test_memory_that_differs_between_equal_versions_decides_nothing(played):
+    sides = {BASE: 1000, HEAD: 1200, CONTROL: 1100}
+    peaks = {name: {"peak": dict.fromkeys(IDS, peak)} for name, peak in sides.items()}
+    judgement = judge(played(**peaks), Rule())
+    checked = [verdict for verdict in judgement.verdicts if CONTROL in verdict.peak_bytes]
+    assert len(checked) == PLAN.controls
+    assert {verdict.outcome for verdict in checked} == {Outcome.NOISY}
+
+
+def test_a_worker_that_imports_another_checkout_is_refused(played, tmp_path):
+    with pytest.raises(SideError, match="not the checkout"):
+        played(head={"library": str(tmp_path / "elsewhere" / "svilm_fast")})
+
+
+def test_a_worker_of_another_protocol_is_refused(played):
+    with pytest.raises(SideError, match="--bench-from head"):
+        played(base={"protocol": 99})
+
+
+def test_no_process_is_left_behind(played):
+    def children():
+        return {
+            child
+            for task in Path("/proc/self/task").glob("*/children")
+            for child in task.read_text().split()
+        }
+
+    before = children()
+    played(head={"faults": {"crash": ["time", IDS[0]]}})
+    assert children() <= before
+
+
+def test_controls_are_spread_over_the_benchmarks():
+    assert spaced(list("abcdefgh"), 4) == ["b", "d", "f", "h"]
+    assert spaced(list("ab"), 4) == ["a", "b"]
+    assert spaced([], 4) == []
