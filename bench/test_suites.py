@@ -54,11 +54,18 @@ def test_benchmark(
             torch.cuda.synchronize(device)
 
     try:
-        peak = peak_extra_bytes(prepared.call, device) if measures_memory(registered) else None
-        first = timed([prepared.call], device)[0]
-        budget = pytestconfig.getoption("svilm_budget")
-        rounds = sample_count(first, budget, prepared.most_samples or MOST_SAMPLES)
-        benchmark.pedantic(call, setup=clear, rounds=rounds, iterations=1, warmup_rounds=1)
+        once = prepared.most_samples == 1
+        if not once:
+            prepared.call()
+        peak = None
+        if measures_memory(registered) and not once:
+            peak = peak_extra_bytes(prepared.call, device)
+        rounds = 1
+        if not once:
+            first = timed([prepared.call], device)[0]
+            budget = pytestconfig.getoption("svilm_budget")
+            rounds = sample_count(first, budget, prepared.most_samples or MOST_SAMPLES)
+        benchmark.pedantic(call, setup=clear, rounds=rounds, iterations=1, warmup_rounds=0)
         if benchmark.stats is None:
             keep(blank(registered, "skipped: pytest-benchmark is disabled"))
             return

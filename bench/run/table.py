@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from rich.table import Table
 
 from svilm_fast.bench.run.record import Record
-from svilm_fast.bench.run.text import mebibytes, milliseconds, status_text
+from svilm_fast.bench.run.text import mebibytes, milliseconds, rates, status_text
 
 
 def table(records: Iterable[Record]) -> Table:
@@ -26,7 +26,7 @@ def table(records: Iterable[Record]) -> Table:
             _spread(record),
             _floor(record),
             "" if record.peak_extra_bytes is None else mebibytes(record.peak_extra_bytes),
-            ", ".join(f"{rate:.4g} {unit}/s" for unit, rate in record.rates_per_s.items()),
+            ", ".join(rates(record)),
             "" if record.error is None else f"{record.error:.1e}",
         )
     return view

@@ -46,6 +46,18 @@ def mebibytes(value: int) -> str:
     return f"{value / 2**20:.1f} MiB"
 
 
+def rates(record: Record) -> list[str]:
+    """What a second works through; for a step also its FLOPs' and its losses' share."""
+    texts = [f"{rate:.4g} {unit}/s" for unit, rate in record.rates_per_s.items()]
+    executed = record.facts.get("executed_flops")
+    if executed is not None and record.flops and record.product_fraction is not None:
+        share = record.product_fraction * executed / record.flops
+        texts.append(f"executed {share:.1%} of the product rate")
+    if "losses_share" in record.facts:
+        texts.append(f"losses {record.facts['losses_share']:.1%}")
+    return texts
+
+
 def line(record: Record) -> str:
     """One measurement as a line of text."""
     head = f"{record.id:72}"
@@ -56,7 +68,7 @@ def line(record: Record) -> str:
         parts.append(f"product {record.product_fraction:6.1%}  copy {record.copy_fraction:6.1%}")
     if record.peak_extra_bytes is not None:
         parts.append(f"{mebibytes(record.peak_extra_bytes):>12}")
-    parts += [f"{rate:.4g} {unit}/s" for unit, rate in record.rates_per_s.items()]
+    parts += rates(record)
     if record.error is not None:
         parts.append(f"error {record.error:.1e}")
     if record.host_us is not None:

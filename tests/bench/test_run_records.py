@@ -74,6 +74,19 @@ def test_correctness_comes_before_the_clock_and_the_call_is_closed():
     assert "pairs/s" in line(record)
 
 
+def test_a_step_tells_what_it_executed_and_the_share_of_its_losses():
+    def step(device):
+        prepared = good(device)
+        prepared.facts = {"executed_flops": 4.0}
+        prepared.explain = lambda seconds: {"losses_share": 0.125}
+        return prepared
+
+    record = run_one(make(step), CPU, CEILINGS, budget_s=0.0)
+    executed = 2 * record.product_fraction
+    assert f"executed {executed:.1%} of the product rate" in line(record)
+    assert "losses 12.5%" in line(record)
+
+
 @pytest.mark.parametrize(
     "failure, status",
     [
