@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from svilm_fast.distributed.gradient_cache import CachedStep
 from svilm_fast.distributed.reduction import Reduction, backward_all, choose_reduction
+from svilm_fast.kernels.phases import phase
 from svilm_fast.models.compilation import NoCompilerError, compile_blocks
 from svilm_fast.models.inputs import ModelInputs
 from svilm_fast.objectives.total import Embeddings, StepOutput
@@ -127,18 +128,21 @@ class Engine:
         cached = self._cached_step(inputs) if self.caches_gradients else None
         loss, metrics = self.deepspeed(inputs) if cached is None else cached.output
         not_finite = float(not bool(torch.isfinite(loss.detach())))
-        any_not_finite, stop_signal = self.ranks.agree_max(not_finite, float(signal))
+        with phase("agree"):
+            any_not_finite, stop_signal = self.ranks.agree_max(not_finite, float(signal))
         if any_not_finite:
             return StepResult(loss.detach(), metrics, False, None, int(stop_signal))
-        if cached is None:
-            self.deepspeed.backward(loss)
-        else:
-            backward_all(self.deepspeed, cached, len(cached), self.reduction)
+        with phase("backward"):
+            if cached is None:
+                self.deepspeed.backward(loss)
+            else:
+                backward_all(self.deepspeed, cached, len(cached), self.reduction)
         norm = self._local_gradient_norm() if self.zero_stage == 0 else None
         if norm is not None and not bool(torch.isfinite(norm)):
             self.deepspeed.zero_grad()
             return StepResult(loss.detach(), metrics, False, float(norm), int(stop_signal))
-        self.deepspeed.step()
+        with phase("optimizer"):
+            self.deepspeed.step()
         applied = bool(self.deepspeed.was_step_applied())
         if self.scalars is not None:
             self.scalars.refresh()

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from svilm_fast.data.loader import ClipLoader
+from svilm_fast.kernels.phases import phase
 from svilm_fast.train.checkpoint import TrainerState, save_checkpoint
 from svilm_fast.train.config import RunConfig
 from svilm_fast.train.engine import Engine, StepResult
@@ -105,7 +106,8 @@ class Loop:
         while self.step < last and not signal:
             self.engine.ranks.reached(self.step + 1)
             waited = time.perf_counter()
-            batch = next(stream)
+            with phase("data"):
+                batch = next(stream)
             self.meter.add_step(time.perf_counter() - waited)
             self.profiler.before_step()
             result = self._train_on(batch)
@@ -129,7 +131,8 @@ class Loop:
         rate = learning_rate(
             self.step, self.total_steps, self.config.optimizer.lr, self.config.schedule
         )
-        inputs = self.make_inputs(batch, self.step)
+        with phase("inputs"):
+            inputs = self.make_inputs(batch, self.step)
         return self.engine.step(inputs, rate, self.pending.number)
 
     def _after_step(self, last: int) -> None:

@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from svilm_fast.kernels.phases import phase
 from svilm_fast.models.inputs import ModelInputs
 from svilm_fast.objectives.total import Embeddings, StepOutput
 
@@ -45,8 +46,7 @@ class CachedStep:
         self.model = model
         self.parts = inputs.split(micro_batch)
         with torch.no_grad():
-            embedded = [model.embed(part) for part in self.parts]
-        self.embeddings = _leaves(_concatenated(embedded))
+            self.embeddings = _leaves(_concatenated([model.embed(part) for part in self.parts]))
         self.output = model.objective(self.embeddings)
 
     def __len__(self) -> int:
@@ -65,7 +65,9 @@ class CachedStep:
         start = 0
         for part in self.parts:
             rows = slice(start, start + len(part))
-            yield _surrogate(self.model.embed(part), self.embeddings, rows)
+            with phase("replay"):
+                scalar = _surrogate(self.model.embed(part), self.embeddings, rows)
+            yield scalar
             start = rows.stop
 
     def backward(self) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from typing import Any, Literal
 
 from torch import Tensor
+
+from svilm_fast.kernels.phases import phase
 
 Reduction = Literal["coalesce", "boundary"]
 
@@ -53,9 +56,12 @@ def backward_all(engine: Any, scalars: Iterable[Tensor], count: int, reduction: 
     reduce once, with the last).
     """
     if reduction == "coalesce":
-        with engine.coalesce_grad_reduction():
+        with ExitStack() as coalesced:
+            coalesced.enter_context(engine.coalesce_grad_reduction())
             for scalar in scalars:
                 engine.backward(scalar)
+            with phase("reduce"):
+                coalesced.close()
         return
     for number, scalar in enumerate(scalars, start=1):
         engine.set_gradient_accumulation_boundary(number == count)

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from svilm_fast.kernels.phases import phase
 from svilm_fast.models.config import ModelConfig, TextConfig, VideoConfig
 from svilm_fast.models.dual_encoder import DualEncoder
 from svilm_fast.models.features import VideoFeatures
@@ -54,7 +55,8 @@ class SViLM(nn.Module):
 
     def objective(self, embeddings: Embeddings) -> StepOutput:
         """Loss and metrics from embeddings of the whole local batch."""
-        return StepOutput(*self.objectives(embeddings))
+        with phase("objective"):
+            return StepOutput(*self.objectives(embeddings))
 
     def embed(self, inputs: ModelInputs) -> Embeddings:
         """What the active objectives need of every sample; no sample sees another."""
@@ -63,10 +65,12 @@ class SViLM(nn.Module):
                 "this model is noisy in training and the inputs hold no seeds: "
                 "give ModelInputs.seeds, or call eval()"
             )
-        features = {
-            source: self._encode_videos(inputs, source) for source in sorted(self.config.sources())
-        }
-        embeddings = self._embed_texts(inputs)
+        with phase("embed"):
+            features = {
+                source: self._encode_videos(inputs, source)
+                for source in sorted(self.config.sources())
+            }
+            embeddings = self._embed_texts(inputs)
         if self.config.contrast.weight:
             video = features[self.config.contrast.video].video
             embeddings = embeddings._replace(videos=video, pair_ids=inputs.pair_ids)
