@@ -18,7 +18,7 @@ def model_inputs(batch: ClipBatch, config: RunConfig, step: int, ranks: Ranks) -
     Blending looks at the whole local batch, so it comes before any split into micro-batches; every
     random number follows from (run seed, step, sample key), so a replay of the step repeats it.
     """
-    batch = batch.to(ranks.device)
+    loaded, batch = batch, batch.to(ranks.device)
     seeds = StepSeeds(config.run.seed, step, batch.keys)
     sources = config.objectives.sources()
     inputs: dict[str, Any] = {
@@ -37,6 +37,8 @@ def model_inputs(batch: ClipBatch, config: RunConfig, step: int, ranks: Ranks) -
             seeds.at(Site.CUT_PASTE),
             config.video.num_segments,
             config.video.tubelet,
+            # The clips are most of a large batch's memory; a copy of our own need not stay whole.
+            in_place="clean" not in sources and batch.frames is not loaded.frames,
         )
         inputs |= {
             "blended": pasted.blended,

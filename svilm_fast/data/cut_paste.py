@@ -9,6 +9,9 @@ from torch import Tensor
 
 from svilm_fast.kernels.philox import uniform
 
+# Even, because classes are pairs.
+CLIPS_AT_ONCE = 64
+
 
 @dataclass(frozen=True)
 class CutPaste:
@@ -74,7 +77,12 @@ def foreground(seeds: Tensor, num_segments: int) -> Tensor:
 
 
 def cut_and_paste(
-    frames: Tensor, seeds: Tensor, num_segments: int, frames_per_position: int = 1
+    frames: Tensor,
+    seeds: Tensor,
+    num_segments: int,
+    frames_per_position: int = 1,
+    *,
+    in_place: bool = False,
 ) -> CutPaste:
     """Keep a run of each clip's segments and fill the others with its partner's frames.
 
@@ -86,6 +94,7 @@ def cut_and_paste(
         seeds: int64 [b], `StepSeeds.at(Site.CUT_PASTE)`.
         num_segments: T; it divides the F / frames_per_position temporal positions.
         frames_per_position: frames that one temporal position of the encoder spans.
+        in_place: write the blended clips over `frames`, at the memory of some clips instead of all.
 
     Returns:
         CutPaste. A batch of one stays as it is, its mask all True.
@@ -110,5 +119,18 @@ def cut_and_paste(
     own = mask.repeat_interleave(length // num_segments, dim=1)
     sample = torch.arange(count, device=frames.device)[:, None]
     source = torch.where(own, sample, partner[:, None])
-    blended = frames[source, torch.arange(length, device=frames.device)]
-    return CutPaste(blended, mask, partner, pair_ids)
+    time = torch.arange(length, device=frames.device)
+    if not in_place:
+        return CutPaste(frames[source, time], mask, partner, pair_ids)
+    # Frames are only shared inside a class, so whole classes can be overwritten one after another.
+    for members in _whole_classes(pair_ids):
+        frames[members] = frames[source[members], time]
+    return CutPaste(frames, mask, partner, pair_ids)
+
+
+def _whole_classes(pair_ids: Tensor) -> list[Tensor]:
+    """Samples in groups of about `CLIPS_AT_ONCE` that no class of `pair_up` is split by."""
+    order = torch.argsort(pair_ids, stable=True)
+    # A class starts at an even place; the last one of an odd batch has three members.
+    ends = range(CLIPS_AT_ONCE, len(order) - 1, CLIPS_AT_ONCE)
+    return list(torch.tensor_split(order, list(ends)))

@@ -22,6 +22,15 @@ def _frames(count, length=16):
     return values[:, :, None, None, None].expand(count, length, 2, 3, 3).contiguous()
 
 
+@pytest.mark.parametrize("count", [62, 63, 64, 65, 66, 67, 128, 129, 131])
+def test_many_clips_are_blended_in_place_as_apart(count):
+    frames = torch.randint(0, 256, (count, 4, 2, 2, 3), dtype=torch.uint8)
+    apart = cut_and_paste(frames, _seeds(count), 4)
+    assert torch.equal(
+        cut_and_paste(frames, _seeds(count), 4, in_place=True).blended, apart.blended
+    )
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 8])
 @pytest.mark.parametrize(("segments", "per_position"), [(8, 2), (4, 1), (2, 4), (16, 1)])
 def test_mask_matches_the_pixels(count, segments, per_position):
@@ -32,6 +41,9 @@ def test_mask_matches_the_pixels(count, segments, per_position):
             own = bool(result.paste_mask[i, f // (16 // segments)])
             source = i if own else int(result.partner[i])
             assert torch.equal(result.blended[i, f], frames[source, f])
+    over = frames.clone()
+    assert cut_and_paste(over, _seeds(count), segments, per_position, in_place=True).blended is over
+    assert torch.equal(over, result.blended)
     if count > 1:
         kept = result.paste_mask.sum(1)
         assert bool((kept >= (segments + 1) // 2).all())

@@ -53,6 +53,13 @@ def test_blended_frames_follow_the_mask_and_replay_alike() -> None:
     assert any(not torch.equal(mask, inputs.paste_mask) for mask in steps)
 
 
+def test_the_clips_of_a_batch_that_is_on_the_device_already_stay_as_they_are() -> None:
+    loaded = batch()
+    inputs = model_inputs(loaded, settings(), 3, on_rank(0))
+    assert torch.equal(loaded.frames, batch().frames)
+    assert not torch.equal(inputs.blended, loaded.frames)
+
+
 def test_pairs_of_different_ranks_never_share_a_number() -> None:
     config = settings()
     numbers = [model_inputs(batch(), config, 0, on_rank(rank)).pair_ids for rank in range(2)]
