@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import math
 import multiprocessing
 from collections.abc import Iterator
@@ -14,11 +15,12 @@ from typing import Any
 
 import torch
 
-from svilm_fast.bench.growth.cases import MICRO_BATCH, Case, cases
+from svilm_fast.bench.growth.cases import Case, cases
 from svilm_fast.bench.memory import peak_extra_bytes
 
 # The growth is read off the largest batches, where the constant part weighs least.
 FITTED = 3
+WARM_UP_BATCH = 2
 # A tensor of this size has pages of its own, which go back to the system with it.
 M_MMAP_THRESHOLD, OWN_PAGES_FROM = -3, 1 << 20
 STATUS = Path("/proc/self/status")
@@ -109,8 +111,10 @@ def resident_peak(name: str, batch: int) -> int:
     _return_freed_memory()
     device = torch.device("cpu")
     case = next(case for case in cases(device) if case.name == name)
-    # Libraries load, and the allocator's arenas grow, at the first call.
-    case.run(MICRO_BATCH, device)
+    # Libraries load at the first call.
+    case.run(WARM_UP_BATCH, device)
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     # Where the kernel refuses to forget the peak so far, that is what growth is counted from.
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
