@@ -6,6 +6,7 @@ another machine's, and when the run was disabled (as under xdist); it takes whol
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,8 @@ def why_disabled(config: pytest.Config) -> str | None:
     for name in ("benchmark_disable", "benchmark_skip"):
         if config.getoption(name, None):
             return f"--{name.replace('_', '-')} is given"
-    if config.getoption("numprocesses", None) or config.getoption("tx", None):
+    distributed = config.getoption("dist", "no") != "no" or "PYTEST_XDIST_WORKER" in os.environ
+    if distributed or config.getoption("numprocesses", None) or config.getoption("tx", None):
         return "xdist runs them side by side (leave -n out)"
     if config.getoption("collectonly", None):
         return "--collect-only is given"

@@ -19,6 +19,15 @@ ONLY = "ops/temporal/ragged/float32/forward/*"
 REFERENCE = "ops/temporal/ragged/float32/forward/reference"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def outside_xdist():
+    """These tests may themselves run in a worker of xdist, which a nested run would inherit."""
+    patch = pytest.MonkeyPatch()
+    patch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    yield
+    patch.undo()
+
+
 @pytest.fixture
 def nested(capfd):
     """Runs `pytest bench/` on two small benchmarks; returns its exit status and what it printed."""
@@ -33,7 +42,7 @@ def nested(capfd):
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory):
+def measured(tmp_path_factory, outside_xdist):
     """The result file of a run, measured once."""
     path = tmp_path_factory.mktemp("baseline") / "run.json"
     common = [str(BENCH), "--svilm-only", ONLY, "--svilm-budget", "0.001", "-q"]
@@ -108,6 +117,13 @@ def test_a_disabled_run_fails(nested, baseline, arguments, reason):
     assert status == pytest.ExitCode.USAGE_ERROR
     assert "benchmarks are disabled" in printed
     assert reason in printed
+
+
+def test_a_worker_of_xdist_fails(nested, baseline, monkeypatch):
+    monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw0")
+    status, printed = nested(*gate(baseline()))
+    assert status == pytest.ExitCode.USAGE_ERROR
+    assert "xdist runs them side by side" in printed
 
 
 def test_a_fractional_percentage_is_taken_and_decides(nested, baseline):
