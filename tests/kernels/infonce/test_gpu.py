@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from svilm_fast.kernels.infonce import infonce
+from svilm_fast.kernels.infonce import infonce, infonce_partials
+from svilm_fast.kernels.slices import SlicePlan
 
 pytestmark = pytest.mark.gpu
 TYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -47,6 +48,29 @@ def test_chunks_and_rectangles(check, rows, dtype):
 def leaves(rows, batch, dim, dtype=torch.bfloat16):
     videos, texts = (rows(batch, dim, seed, dtype).cuda().requires_grad_() for seed in (0, 1))
     return videos, texts, torch.tensor(14.0, device="cuda", requires_grad=True)
+
+
+@pytest.mark.parametrize("slices", [1, 2])
+def test_parts_of_three_ranks_are_the_whole_loss(rows, slices):
+    world, local = 3, 700
+    videos, texts, scale = inputs = leaves(rows, world * local, 256)
+    row_lse, column_lse, positives = [], [], []
+    for rank, own in enumerate(videos.split(local)):
+        plan = SlicePlan(world, rank, local, slices)
+        blocks = [
+            infonce_partials(own, part, scale, diagonal_offset=offset, backend="fused")
+            for part, offset in zip(plan.parts(texts), plan.diagonal_offsets)
+        ]
+        row_lse.append(torch.stack([block.row_lse for block in blocks]).logsumexp(0))
+        column_lse.append(plan.in_rank_order([block.column_lse for block in blocks]))
+        positives.append(blocks[0].positives)
+    columns = torch.stack(column_lse).logsumexp(0)
+    loss = (torch.cat(row_lse) + columns - 2 * torch.cat(positives)).mean() / 2
+    whole = infonce(videos, texts, scale, backend="fused")
+    torch.testing.assert_close(loss, whole, rtol=1e-4, atol=1e-5)
+    for found, want in zip(torch.autograd.grad(loss, inputs), torch.autograd.grad(whole, inputs)):
+        # bfloat16 gradients of up to three parts are added in bfloat16 here.
+        assert (found - want).float().norm() <= 2.0**-6 * want.float().norm() + 1e-6
 
 
 def test_fifty_runs_are_equal(rows):
