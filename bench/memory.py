@@ -36,7 +36,7 @@ def peak_extra_bytes(call: Callable[[], object], device: torch.device) -> int:
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
     with (
-        _without_noise(),
+        without_profiler_noise(),
         profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler,
     ):
         call()
@@ -52,7 +52,7 @@ def peak_extra_bytes(call: Callable[[], object], device: torch.device) -> int:
 
 
 @contextmanager
-def _without_noise() -> Iterator[None]:
+def without_profiler_noise() -> Iterator[None]:
     """Keep the profiler's own traces off the terminal; whatever else is written passes."""
     sys.stderr.flush()
     terminal = os.dup(2)
