@@ -73,6 +73,11 @@ class RunFiles:
         return self.root / "metrics.jsonl"
 
     @property
+    def tracking(self) -> Path:
+        """What wandb and trackio know this run by."""
+        return self.root / "tracking.json"
+
+    @property
     def tensorboard(self) -> Path:
         """TensorBoard events."""
         return self.root / "tensorboard"

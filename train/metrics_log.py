@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import math
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from svilm_fast.train.config import RunConfig
 from svilm_fast.train.errors import ConfigError
-from svilm_fast.train.files import RunFiles
+from svilm_fast.train.files import RunFiles, write_json
+
+TRACKERS = ("wandb", "trackio")
 
 
 class Sink(Protocol):
@@ -75,22 +79,47 @@ class TensorBoard:
         self.writer.close()
 
 
-class Tracker:
-    """wandb or trackio, which share the calls used here."""
-
-    def __init__(self, package: str, config: RunConfig) -> None:
-        try:
-            self.client: Any = importlib.import_module(package)
-        except ImportError as error:
+def check_trackers(config: RunConfig) -> None:
+    """Raise ConfigError where a tracker that is switched on is not installed."""
+    for package in TRACKERS:
+        if getattr(config.logging, package) and importlib.util.find_spec(package) is None:
             raise ConfigError(
                 f"logging.{package}=true, but {package} is not installed; "
                 f"pip install 'svilm-fast[{package}]'"
-            ) from error
-        self.client.init(
-            project=config.logging.project,
-            name=config.run.name,
-            config=config.model_dump(mode="json"),
-        )
+            )
+
+
+def tracking_id(files: RunFiles, resumed: bool) -> str:
+    """Return the name of this run for trackers: the one it had before, or a new one."""
+    path = files.tracking
+    if resumed and path.is_file():
+        return json.loads(path.read_text())["id"]
+    identity = secrets.token_hex(4)
+    write_json(path, {"id": identity})
+    return identity
+
+
+class Tracker:
+    """wandb or trackio: a resumed run goes on in the tracker's run of the same identity."""
+
+    def __init__(self, package: str, config: RunConfig, identity: str, resumed: bool) -> None:
+        check_trackers(config)
+        self.client: Any = importlib.import_module(package)
+        resume = "allow" if resumed else "never"
+        shared = {"project": config.logging.project, "config": config.model_dump(mode="json")}
+        if package == "wandb":
+            self.client.init(
+                **shared,
+                name=config.run.name,
+                id=identity,
+                resume=resume,
+                dir=config.run.dir,
+                # A resumed run may be longer than it was planned.
+                allow_val_change=resumed,
+            )
+        else:
+            # trackio finds a run by its name.
+            self.client.init(**shared, name=f"{config.run.name}-{identity}", resume=resume)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Log one record."""
@@ -114,9 +143,9 @@ class MetricsLog:
             self.sinks.append(
                 TensorBoard(files.tensorboard, start_step + 1 if start_step else None)
             )
-        for package in ("wandb", "trackio"):
-            if getattr(config.logging, package):
-                self.sinks.append(Tracker(package, config))
+        wanted = [package for package in TRACKERS if getattr(config.logging, package)]
+        identity = tracking_id(files, start_step > 0) if wanted else ""
+        self.sinks += [Tracker(package, config, identity, start_step > 0) for package in wanted]
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Record the values of a step."""

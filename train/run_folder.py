@@ -39,7 +39,8 @@ def clear(files: RunFiles) -> None:
     )
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
-    for path in (files.metrics, files.report, files.tokenizer, *files.root.glob("non_finite_*")):
+    single = (files.metrics, files.report, files.tokenizer, files.tracking)
+    for path in (*single, *files.root.glob("non_finite_*")):
         path.unlink(missing_ok=True)
 
 

@@ -30,7 +30,7 @@ from svilm_fast.train.evaluate import evaluate, evaluation_data
 from svilm_fast.train.files import RunFiles
 from svilm_fast.train.inputs import model_inputs
 from svilm_fast.train.loop import Evaluator, Loop, Outcome
-from svilm_fast.train.metrics_log import MetricsLog
+from svilm_fast.train.metrics_log import MetricsLog, check_trackers
 from svilm_fast.train.plan import flops_of_step
 from svilm_fast.train.portable import load_average, load_moments, load_weights, save_portable
 from svilm_fast.train.progress import Display
@@ -90,6 +90,7 @@ def train_as_rank(config: RunConfig, start: Start, ranks: Ranks) -> Outcome:
     files = RunFiles(Path(config.run.dir))
     local_batch = local_batch_of(config, ranks.world_size)
     check_attention(config, ranks.device)
+    check_trackers(config)
     if start.fresh and not start.overwrite:
         ranks.from_first(lambda: run_folder.check_free(files))
     seed_everything(
@@ -110,6 +111,7 @@ def train_as_rank(config: RunConfig, start: Start, ranks: Ranks) -> Outcome:
     held_out = _held_out_data(config, tokenizer, ranks)
     if ranks.is_first:
         _warn_of_new_tokens(config, start)
+        _warn_of_untrained_locks(config, start)
         for opened in (dataset, held_out):
             if opened is not None:
                 print(f"data.{opened.split}: {opened.report.summary()}", flush=True)
@@ -155,6 +157,16 @@ def _resume(engine: Engine, loader: ClipLoader, files: RunFiles, start: Start) -
     if engine.ranks.is_first:
         print(f"resumed at step {state.step}", flush=True)
     return state.step
+
+
+def _warn_of_untrained_locks(config: RunConfig, start: Start) -> None:
+    fresh = start.fresh and start.init_from is None and start.weights_from is None
+    for tower in ("video", "text"):
+        if fresh and getattr(config, tower).lock is not False:
+            log.warning(
+                "%s.lock keeps weights that were never trained: give some with --weights-from",
+                tower,
+            )
 
 
 def _warn_of_new_tokens(config: RunConfig, start: Start) -> None:

@@ -76,25 +76,23 @@ def test_more_layers_than_there_are_is_refused() -> None:
         TextConfig(**TEXT, lock=3)
 
 
-@pytest.mark.parametrize("checkpointed", [False, True])
-def test_nothing_of_a_locked_prefix_is_kept_for_backward(checkpointed: bool) -> None:
+def test_nothing_of_a_locked_prefix_is_kept_for_backward() -> None:
     def kept(lock: object) -> int:
         encoder = encoder_of(video=lock)
-        encoder.video.config.checkpoint_activations = checkpointed
-        tensors: dict[int, int] = {}
+        tensors: dict[int, torch.Tensor] = {}
 
         def note(tensor: torch.Tensor) -> torch.Tensor:
-            tensors[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
+            tensors[tensor.data_ptr()] = tensor
             return tensor
 
         frames = torch.randint(0, 256, (3, 4, 16, 16, 3), dtype=torch.uint8)
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             features = encoder.encode_video(frames, StepSeeds(0, 0, torch.arange(3)))
         assert features.video.requires_grad == (lock is not True)
-        return sum(tensors.values())
+        return sum(tensor.untyped_storage().nbytes() for tensor in tensors.values())
 
     sizes = [kept(lock) for lock in (False, 2, 0, True)]
-    assert sizes[0] > sizes[1] > sizes[2] > sizes[3] == 0
+    assert sizes[0] > 1.5 * sizes[1] > 1.5 * sizes[2] > sizes[3] == 0
 
 
 def backward_flops(run) -> tuple[int, int]:
