@@ -54,11 +54,11 @@ def run_suites(
     before = environment(where)
     ceilings = measured_ceilings(where, chosen.values(), console)
     records: list[Record] = []
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    with quiet_progress(console) as progress:
         task = progress.add_task("measuring", total=len(chosen))
         for record in run(chosen.values(), where, ceilings, budget_s=budget, deadline_s=deadline):
             records.append(record)
-            progress.update(task, advance=1, description=record.id)
+            progress.update(task, advance=1, description=record.id, refresh=True)
             if not console.is_terminal:
                 console.print(line(record), markup=False, highlight=False, soft_wrap=True)
     if console.is_terminal:
@@ -105,6 +105,16 @@ def measured_ceilings(device: torch.device, chosen: Any, console: Console) -> Ce
         f"copy {ceilings.copy_bytes / 1e9:.3g} GB/s"
     )
     return ceilings
+
+
+def quiet_progress(console: Console) -> Progress:
+    """A bar on a terminal that is only drawn between two measurements.
+
+    Drawing it from a thread of its own would take the interpreter from what is being timed.
+    """
+    return Progress(
+        console=console, transient=True, disable=not console.is_terminal, auto_refresh=False
+    )
 
 
 def wide_console() -> Console:

@@ -8,10 +8,15 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.progress import Progress
 
 from svilm_fast.bench.environment import ROOT, environment, slug
-from svilm_fast.bench.run.command import chosen_device, measured_ceilings, wide_console, write_json
+from svilm_fast.bench.run.command import (
+    chosen_device,
+    measured_ceilings,
+    quiet_progress,
+    wide_console,
+    write_json,
+)
 from svilm_fast.bench.run.ratios import as_json, markdown, ratios
 from svilm_fast.bench.run.record import Record
 from svilm_fast.bench.run.runner import result, run_together
@@ -66,11 +71,13 @@ def peers(
     before = environment(where)
     ceilings = measured_ceilings(where, groups[0], console)
     records: list[Record] = []
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        for group in progress.track(groups, description="measuring"):
+    with quiet_progress(console) as progress:
+        task = progress.add_task("measuring", total=len(groups))
+        for group in groups:
             for record in run_together(group, where, ceilings, budget_s=budget):
                 records.append(record)
                 console.print(line(record), markup=False, highlight=False, soft_wrap=True)
+            progress.update(task, advance=1, refresh=True)
     ours = "fused" if where.type == "cuda" else "reference"
     found = ratios(records, ours)
     path = out or ROOT / "bench" / "results" / slug(before) / "peers.json"

@@ -15,7 +15,10 @@ def table(records: Iterable[Record]) -> Table:
 
     `floor` is the share of the ceiling that binds, and which one: the product or the copy rate.
     """
-    view = Table("benchmark", "median", "p20 to p80", "floor", "memory", "rate", "error")
+    view = Table()
+    view.add_column("benchmark", overflow="fold", min_width=32)
+    for name in ("median", "p20 to p80", "floor", "memory", "rate", "error"):
+        view.add_column(name)
     for record in records:
         if not record.measured or record.median_ms is None:
             view.add_row(record.id, f"[red]{status_text(record)}[/red]")

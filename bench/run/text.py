@@ -43,7 +43,7 @@ def milliseconds(value: float) -> str:
 
 def mebibytes(value: int) -> str:
     """A memory figure."""
-    return f"{value / 2**20:.1f} MiB"
+    return f"{value / 2**20:.1f} MiB" if value >= 2**20 else f"{value / 2**10:.1f} KiB"
 
 
 def rates(record: Record) -> list[str]:
