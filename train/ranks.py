@@ -50,17 +50,19 @@ class Ranks:
 
         Raises RankError on all ranks when they are not at the same step.
         """
-        step = self.watch.progress.step if self.watch is not None else 0
-        shared = torch.tensor([*values, step, -step], dtype=torch.float64, device=self.device)
+        steps = [self.watch.progress.step] if self.watch is not None else []
+        extremes = [*steps, *(-step for step in steps)]
+        shared = torch.tensor([*values, *extremes], dtype=torch.float64, device=self.device)
         if self.world_size > 1:
             dist.all_reduce(shared, op=dist.ReduceOp.MAX)
-        *largest, last, first = shared.tolist()
-        if last != -first:
+        largest = shared.tolist()
+        if steps and largest[-2] != -largest[-1]:
             raise RankError(
-                f"the ranks do not agree about the step (from {-first:.0f} to {last:.0f}): one of "
-                "them left out a step or a collective; go on with --resume"
+                f"the ranks do not agree about the step (from {-largest[-1]:.0f} to "
+                f"{largest[-2]:.0f}): one of them left out a step or a collective; go on with "
+                "--resume"
             )
-        return largest
+        return largest[: len(values)]
 
     def mean(self, values: dict[str, torch.Tensor]) -> dict[str, float]:
         """Return the mean of each value over the ranks; every rank must hold the same names."""

@@ -48,7 +48,7 @@ def half_of(batch: ClipBatch) -> ClipBatch:
 
 def inject(fault: dict[str, Any], rank: int, folder: Path) -> None:
     """Let `Loop._train_on` meet the fault at its step."""
-    kind, train_on, engine_step = fault["kind"], loop.Loop._train_on, Engine.step
+    kind, train_on = fault["kind"], loop.Loop._train_on
     mine = rank == fault["rank"]
     if kind == "absent" and mine:
         (folder / "fault").touch()
@@ -95,16 +95,23 @@ def inject(fault: dict[str, Any], rank: int, folder: Path) -> None:
                 handle.remove()
         return train_on(self, batch)
 
+    loop.Loop._train_on = faulty_train_on
+
+
+def watch_parameters(rank: int, folder: Path) -> None:
+    """Write down of every step that was not applied whether it left the parameters as they were."""
+    engine_step = Engine.step
+
     def watched_step(self: Engine, *arguments: Any, **named: Any) -> Any:
         before = parameters_of(self)
         result = engine_step(self, *arguments, **named)
         if not result.applied:
             same = all(map(torch.equal, before, parameters_of(self)))
             finite = all(bool(torch.isfinite(value).all()) for value in before)
-            (folder / f"untouched_{rank}").write_text(json.dumps(same and finite))
+            with (folder / f"skipped_{rank}").open("a") as file:
+                file.write(f"same={same} finite={finite}\n")
         return result
 
-    loop.Loop._train_on = faulty_train_on
     Engine.step = watched_step
 
 
@@ -121,8 +128,9 @@ def rank_main(case: dict[str, Any], rank: int, port: int) -> None:
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
     )
-    if case.get("fault"):
-        inject(case["fault"], rank, folder)
+    watch_parameters(rank, folder)
+    for fault in case.get("faults", []):
+        inject(fault, rank, folder)
     extra = case.get("only_on_rank", {}).get(str(rank), [])
     pretrain.leave(pretrain.main([*case["arguments"], *extra]))
 

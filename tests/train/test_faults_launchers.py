@@ -1,4 +1,4 @@
-"""A rank that is killed under a launcher: the others' message comes before the launcher's end."""
+"""A rank that is killed under a launcher: the other's message comes before the launcher's end."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from svilm_fast.train.load_config import dump_config
 
 START_SECONDS = 200.0
 OPTIONS = {
-    "torchrun": ["--nproc-per-node", "3", "--master-port"],
-    "deepspeed": ["--num_accelerators", "3", "--master_port"],
+    "torchrun": ["--nproc-per-node", "2", "--master-port"],
+    "deepspeed": ["--num_accelerators", "2", "--master_port"],
 }
 
 
@@ -33,11 +33,11 @@ def rank_process(launcher: int, rank: int) -> psutil.Process:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("launcher", "code"), [("torchrun", 137), ("deepspeed", 247)])
-def test_the_survivors_of_a_killed_rank_name_it(
+def test_the_survivor_of_a_killed_rank_names_it(
     configure, tmp_path: Path, launcher: str, code: int
 ) -> None:
     recipe, output = tmp_path / "recipe.yaml", tmp_path / "output"
-    settings = ("training.global_batch=6", "training.steps=100000", "evaluation.at_end=false")
+    settings = ("training.steps=100000", "evaluation.at_end=false")
     recipe.write_text(dump_config(configure(*settings)))
     start = [sys.executable, "-m", f"svilm_fast.train.launch.{launcher}", *OPTIONS[launcher]]
     module = "-m" if launcher == "torchrun" else "--module"
@@ -63,7 +63,6 @@ def test_the_survivors_of_a_killed_rank_name_it(
             run.send_signal(signal.SIGTERM)
             run.wait(60)
     errors = [line for line in output.read_text().splitlines() if line.startswith("error: ")]
-    assert len(errors) == 2, output.read_text()
-    texts = {line.removeprefix("error: ").removeprefix("rank 2: ") for line in errors}
-    assert len(texts) == 1
-    assert "rank 1 (host " in texts.pop()
+    assert len(errors) == 1, output.read_text()
+    assert "rank 1 (host " in errors[0]
+    assert "is gone, killed or crashed" in errors[0]
