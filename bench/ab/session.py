@@ -15,7 +15,7 @@ from svilm_fast.bench.ab.process import SideError, Worker
 
 BASE, HEAD, CONTROL = "base", "head", "control"
 WARM_CALLS = 2
-LEAST_PAIRS = 3
+LEAST = 3
 PROOF = -1
 Team = Mapping[str, Worker]
 Job = tuple[int, str]
@@ -31,8 +31,8 @@ class Plan:
             lies elsewhere in each. 0 measures in the worker itself (CUDA does not survive a fork).
         pairs: pairs of samples of a benchmark in each renewal.
         sample_ms: length that a sample should have; short calls are batched to reach it.
-        budget_s: seconds for a benchmark's pairs in one restart; long calls get fewer pairs, never
-            fewer than `LEAST_PAIRS` in each renewal.
+        budget_s: seconds for a benchmark in one restart; long calls take part in fewer renewals
+            (without renewals: get fewer pairs), never fewer than `LEAST`.
         controls: benchmarks that are also measured base against base, evenly spaced.
         timeout_s: the longest that a worker may take for one request.
         pinned: whether all workers of a restart stay on one core, another one in the next restart.
@@ -40,10 +40,10 @@ class Plan:
     """
 
     restarts: int = 8
-    renewals: int = 8
-    pairs: int = 4
-    sample_ms: float = 2.0
-    budget_s: float = 8.0
+    renewals: int = 24
+    pairs: int = 3
+    sample_ms: float = 1.0
+    budget_s: float = 3.0
     controls: int = 4
     timeout_s: float = 120.0
     pinned: bool = True
@@ -113,6 +113,15 @@ def spaced(ids: Sequence[str], count: int) -> list[str]:
     return [ids[(2 * i + 1) * len(ids) // (2 * count)] for i in range(count)]
 
 
+@dataclass(frozen=True)
+class Batch:
+    """How much of a benchmark fits the budget: calls of a sample, pairs, renewals."""
+
+    calls: int
+    pairs: int
+    renewals: int
+
+
 class Session:
     """Measures the benchmarks that the sides share."""
 
@@ -128,7 +137,7 @@ class Session:
         self.logs = logs
         self.say = say
         self.measured = Measured(plan)
-        self._batches: dict[str, tuple[int, int]] = {}
+        self._batches: dict[str, Batch] = {}
 
     def run(self) -> Measured:
         """Measure; what goes wrong with one benchmark is part of the result.
@@ -209,17 +218,18 @@ class Session:
         current: int | None = None
         while jobs:
             renewal, id = jobs[0]
-            sides = [name for name in team if name != CONTROL or id in self.measured.controls]
-            chosen = {name: team[name] for name in sides}
+            if renewal != PROOF and renewal >= self._batches[id].renewals:
+                jobs.pop(0)
+                continue
             try:
                 if renewal != current and self.plan.renewals:
                     for worker in team.values():
                         worker.ask("renew", self.plan.timeout_s)
                 current = renewal
                 if renewal == PROOF:
-                    self._prove(chosen, id)
+                    self._prove(team, id)
                 else:
-                    draw = self._draw(chosen, id, restart, renewal)
+                    draw = self._draw(team, id, restart, renewal)
                     self.measured.draws.setdefault(id, []).append(draw)
                 jobs.pop(0)
             except SideError as error:
@@ -250,27 +260,36 @@ class Session:
             if (peak := worker.ask("peak", limit)["bytes"]) is not None:
                 self.measured.peaks.setdefault(id, {})[name] = peak
         once = min(team[BASE].ask("time", limit, calls=1)["ns"] for _ in range(3))
-        calls = max(1, math.ceil(self.plan.sample_ms * 1e6 / max(once, 1)))
-        renewal_s = self.plan.budget_s / max(1, self.plan.renewals)
-        affordable = int(renewal_s * 1e9 / (calls * max(once, 1) * len(team)))
-        self._batches[id] = calls, max(LEAST_PAIRS, min(self.plan.pairs, affordable))
+        self._batches[id] = self._batch(once * 1e-9, len(team))
         for worker in team.values():
             worker.ask("close", limit)
 
+    def _batch(self, call_s: float, sides: int) -> Batch:
+        plan = self.plan
+        calls = max(1, math.ceil(plan.sample_ms * 1e-3 / call_s))
+        if not plan.renewals:
+            affordable = int(plan.budget_s / (calls * call_s * sides))
+            return Batch(calls, max(LEAST, min(plan.pairs, affordable)), 1)
+        affordable = int(plan.budget_s / ((WARM_CALLS + calls * plan.pairs) * call_s * sides))
+        return Batch(calls, plan.pairs, min(plan.renewals, max(LEAST, affordable)))
+
     def _draw(self, team: Team, id: str, restart: int, renewal: int) -> Draw:
         limit = self.plan.timeout_s
-        calls, pairs = self._batches[id]
+        batch = self._batches[id]
         for worker in team.values():
             worker.ask("prepare", limit, id=id, warm=WARM_CALLS)
-        draw = Draw(restart, renewal, self._cores(restart), calls)
-        draw.ns = {name: [] for name in team}
-        draw.waited = {name: [] for name in team}
+        # The control builds and warms what it is not timed on: what ran before in a process decides
+        # where memory lies, and so what comes next.
+        timed = [name for name in team if name != CONTROL or id in self.measured.controls]
+        draw = Draw(restart, renewal, self._cores(restart), batch.calls)
+        draw.ns = {name: [] for name in timed}
+        draw.waited = {name: [] for name in timed}
         chance = random.Random(f"{self.plan.seed}/{restart}/{renewal}/{id}")
-        for _ in range(pairs):
-            order = chance.sample(list(team), len(team))
+        for _ in range(batch.pairs):
+            order = chance.sample(timed, len(timed))
             draw.order.append("".join(name[0] for name in order))
             for name in order:
-                sample = team[name].ask("time", limit, calls=calls)
+                sample = team[name].ask("time", limit, calls=batch.calls)
                 draw.ns[name].append(sample["ns"])
                 draw.waited[name].append(sample["waited"])
         for worker in team.values():

@@ -132,10 +132,10 @@ def _backward() -> Unit:
     return lambda: torch.autograd.grad((a @ weight).square().mean(), weight)
 
 
-def _reference(name: str, **shape: int) -> Unit:
-    op = ops()[name]
-    inputs = op.make_inputs(shape, torch.float32, "cpu", 0)
-    return lambda: op.reference(**inputs)
+def _cost() -> Unit:
+    op = ops()["infonce"]
+    case = next(iter(op.cases.values()))
+    return lambda: op.cost(case, torch.bfloat16)
 
 
 def _dictionary() -> Unit:
@@ -186,7 +186,7 @@ _KINDS: dict[str, Callable[[], Unit]] = {
     "copy": _copy,
     "reduce": _reduce,
     "backward": _backward,
-    "infonce": lambda: _reference("infonce", videos=8, texts=8, dim=32),
+    "cost": _cost,
     "dictionary": _dictionary,
     "json": _json,
     "regex": _regex,
