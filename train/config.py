@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from svilm_fast.data.config import DataConfig
+from svilm_fast.data.cut_paste import run_lengths
 from svilm_fast.models.config import ModelConfig, TextConfig, VideoConfig, with_preset
 from svilm_fast.objectives.config import ObjectivesConfig
 from svilm_fast.settings import Settings
@@ -317,6 +318,9 @@ class RunConfig(Settings):
                 "more, or let no objective read blended videos (objectives.temporal.weight=0, "
                 "objectives.contrast.video=clean, objectives.grounding.video=clean)"
             )
+        if "blended" in objectives.sources():
+            cut = self.data.cut_paste
+            run_lengths(video.num_segments, cut.shortest, cut.longest)
         temporal, width = objectives.temporal, self.model.embed_dim
         if temporal.weight and temporal.head == "transformer" and width % temporal.heads:
             raise ValueError(

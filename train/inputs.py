@@ -37,6 +37,8 @@ def model_inputs(batch: ClipBatch, config: RunConfig, step: int, ranks: Ranks) -
             seeds.at(Site.CUT_PASTE),
             config.video.num_segments,
             config.video.tubelet,
+            shortest=config.data.cut_paste.shortest,
+            longest=config.data.cut_paste.longest,
             # The clips are most of a large batch's memory; a copy of our own need not stay whole.
             in_place="clean" not in sources and batch.frames is not loaded.frames,
         )

@@ -53,6 +53,7 @@ def write_report(
             keep_frames=PICTURE_FRAMES,
             progress=progress,
         )
+    temporal = run.model.objectives.temporal
     torch.manual_seed(config.run.seed)
     untrained = build_model(config).encoder.to(device).eval()
     return build_report(
@@ -67,6 +68,7 @@ def write_report(
         name=config.run.name,
         clips=clips,
         temperature=config.objectives.temporal.temperature,
+        temporal_head=None if temporal is None else temporal.head,
         seed=config.run.seed,
         untrained=untrained,
         device=device,

@@ -68,6 +68,21 @@ class TokenizerConfig(Settings):
         return self
 
 
+class CutPasteConfig(Settings):
+    """How much of a blended clip stays its own: a run of segments, its length drawn uniformly."""
+
+    shortest: Fraction = 0.5  # shares of video.num_segments; at least one segment each way
+    longest: Fraction = 1.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> CutPasteConfig:
+        if self.shortest > self.longest:
+            raise ValueError(
+                f"cut_paste.shortest={self.shortest:g} must not be above longest={self.longest:g}"
+            )
+        return self
+
+
 class LimitsConfig(Settings):
     """What a single sample may cost; beyond it is refused and counted, before it is decoded."""
 
@@ -102,6 +117,7 @@ class DataConfig(Settings):
     resize_margin: Annotated[float, Field(ge=1.0)] = 8 / 7  # short side before the crop, x size
     augment: AugmentConfig = AugmentConfig()
     nouns: NounsConfig = NounsConfig()
+    cut_paste: CutPasteConfig = CutPasteConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     limits: LimitsConfig = LimitsConfig()
     skips: SkipsConfig = SkipsConfig()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -55,25 +56,45 @@ def pair_up(seeds: Tensor) -> tuple[Tensor, Tensor]:
     return partner, pair_ids
 
 
-def foreground(seeds: Tensor, num_segments: int) -> Tensor:
-    """Which segments stay a sample's own: a run of U{ceil(T/2), ..., T-1} at a uniform place.
+def foreground(
+    seeds: Tensor, num_segments: int, *, shortest: float = 0.5, longest: float = 1.0
+) -> Tensor:
+    """Which segments stay a sample's own: a run of uniform length at a uniform place.
+
+    The length is U{ceil(shortest T), ..., min(floor(longest T), T - 1)}, and at least 1.
 
     Args:
         seeds: int64 [b].
         num_segments: T, at least 2.
+        shortest, longest: bounds of the length as shares of T.
 
     Returns:
         bool [b, T]; every row has at least one True and one False.
     """
     counters = torch.arange(1, 3, device=seeds.device)  # number 0 pairs the samples
     numbers = uniform(seeds, counters)
-    shortest = (num_segments + 1) // 2
-    choices = num_segments - shortest
-    length = shortest + (numbers[:, 0] * choices).long().clamp(max=choices - 1)
+    least, most = run_lengths(num_segments, shortest, longest)
+    choices = most - least + 1
+    length = least + (numbers[:, 0] * choices).long().clamp(max=choices - 1)
     starts = num_segments - length + 1
     start = torch.minimum((numbers[:, 1] * starts).long(), starts - 1)
     segment = torch.arange(num_segments, device=seeds.device)
     return (segment >= start[:, None]) & (segment < (start + length)[:, None])
+
+
+def run_lengths(num_segments: int, shortest: float, longest: float) -> tuple[int, int]:
+    """Shortest and longest run of own segments; both leave something of each clip.
+
+    Raises ValueError where no whole number of segments lies between the two shares.
+    """
+    least = max(1, math.ceil(shortest * num_segments - 1e-9))
+    most = min(num_segments - 1, math.floor(longest * num_segments + 1e-9))
+    if least > most:
+        raise ValueError(
+            f"no run of {num_segments} segments is {shortest:g} to {longest:g} of them long and "
+            "leaves some to its partner: lower data.cut_paste.shortest or raise its longest"
+        )
+    return least, most
 
 
 def cut_and_paste(
@@ -82,6 +103,8 @@ def cut_and_paste(
     num_segments: int,
     frames_per_position: int = 1,
     *,
+    shortest: float = 0.5,
+    longest: float = 1.0,
     in_place: bool = False,
 ) -> CutPaste:
     """Keep a run of each clip's segments and fill the others with its partner's frames.
@@ -94,13 +117,14 @@ def cut_and_paste(
         seeds: int64 [b], `StepSeeds.at(Site.CUT_PASTE)`.
         num_segments: T; it divides the F / frames_per_position temporal positions.
         frames_per_position: frames that one temporal position of the encoder spans.
+        shortest, longest: length of the run that stays, as shares of T; see `foreground`.
         in_place: write the blended clips over `frames`, at the memory of some clips instead of all.
 
     Returns:
         CutPaste. A batch of one stays as it is, its mask all True.
 
     Raises:
-        ValueError: T below 2, or T does not divide the temporal positions.
+        ValueError: T below 2, T does not divide the temporal positions, or no run is so long.
     """
     count, length = frames.shape[:2]
     if seeds.shape != (count,):
@@ -113,7 +137,7 @@ def cut_and_paste(
     if num_segments < 2:
         raise ValueError(f"cut-and-paste needs at least 2 segments, got {num_segments}")
     partner, pair_ids = pair_up(seeds)
-    mask = foreground(seeds, num_segments)
+    mask = foreground(seeds, num_segments, shortest=shortest, longest=longest)
     if count == 1:
         mask = torch.ones_like(mask)
     own = mask.repeat_interleave(length // num_segments, dim=1)

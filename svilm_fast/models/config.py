@@ -67,6 +67,8 @@ class VideoConfig(Settings):
     mlp_ratio: float = Field(4.0, gt=0.0)
     num_groups: int = Field(32, ge=0)
     num_segments: int = Field(8, ge=1, description="temporal segments of a clip")
+    unit_groups: bool = Field(True, description="scale group embeddings to length 1")
+    unit_segments: bool = Field(True, description="scale segment embeddings to length 1")
     pool: Literal["tokens", "groups", "class_token"] = "tokens"
     drop_path: float = Field(
         0.0, ge=0.0, lt=1.0, description="rate at the last layer, linear from 0"

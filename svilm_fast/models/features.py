@@ -22,7 +22,9 @@ class Assignment(NamedTuple):
 
 
 class VideoFeatures(NamedTuple):
-    """Embeddings of b clips, unit norm, fp32 (float64 for a float64 model).
+    """Embeddings of b clips, fp32 (float64 for a float64 model).
+
+    They have unit norm; `video.unit_segments` and `video.unit_groups` switch that off for theirs.
 
     Attributes:
         video: [b, D].

@@ -16,7 +16,7 @@ from svilm_fast.models.config import VideoConfig
 from svilm_fast.models.features import Assignment, VideoFeatures
 from svilm_fast.models.grouping_block import GroupingBlock
 from svilm_fast.models.noise import drop_path_rates, residual_noise
-from svilm_fast.models.precision import masked_mean, project, unit_norm
+from svilm_fast.models.precision import at_least_fp32, masked_mean, project, unit_norm
 from svilm_fast.models.transformer import Block, Span
 from svilm_fast.models.tubelet_embedding import TubeletEmbedding
 
@@ -233,10 +233,10 @@ class VideoEncoder(nn.Module):
             means, segment_mask = segment_pool(
                 tokens, self._segment_of(ids), self.config.num_segments, token_mask=mask
             )
-            segments = unit_norm(project(self.projection, means))
+            segments = _scaled(project(self.projection, means), self.config.unit_segments)
         groups = None
         if grouped is not None and outputs.groups:
-            groups = unit_norm(self.group_projection(grouped))
+            groups = _scaled(self.group_projection(grouped), self.config.unit_groups)
         return VideoFeatures(
             video=unit_norm(project(self.projection, pooled)),
             segments=segments,
@@ -252,6 +252,10 @@ class VideoEncoder(nn.Module):
     def _segment_of(self, ids: Tensor) -> Tensor:
         time, height, width = self.config.grid
         return ids // (height * width) // (time // self.config.num_segments)
+
+
+def _scaled(embeddings: Tensor, unit: bool) -> Tensor:
+    return unit_norm(embeddings) if unit else at_least_fp32(embeddings)
 
 
 def _embedded_ids(selection: TokenSelection, frames: Tensor, config: VideoConfig) -> Tensor:

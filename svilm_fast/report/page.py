@@ -25,7 +25,7 @@ from svilm_fast.report.canvas import to_png
 from svilm_fast.report.curves import Series, draw_curves, draw_recall_bars, read_metrics
 from svilm_fast.report.facts import Facts, run_facts, steady_median
 from svilm_fast.report.groups import draw_groups
-from svilm_fast.report.probe import ClipProbe, probe_clips, read_clips
+from svilm_fast.report.probe import ClipProbe, TemporalHead, probe_clips, read_clips
 from svilm_fast.report.retrieval import choose_queries, draw_retrieval_strip, query_text
 from svilm_fast.report.temporal import draw_assignments, draw_similarity
 from svilm_fast.report.theme import DARK, LIGHT, Theme, drawing
@@ -88,6 +88,7 @@ def build_report(
     queries: int = 4,
     beta: float | None = None,
     temperature: float = 0.1,
+    temporal_head: TemporalHead | None = None,
     seed: int = 0,
     untrained: VideoTextModel | None = None,
     device: torch.device | str | None = None,
@@ -99,7 +100,7 @@ def build_report(
     DualEncoder) with dataset (train=False) the pictures of groups, nouns and segments for `clips`
     clips; config and environment (config.yaml and env.json as dictionaries) the facts. beta: the
     grounding softmax's (default: the last in the log, else where the configuration starts),
-    temperature: the temporal objective's. untrained: the model with initial weights.
+    temperature: the temporal objective's; temporal_head: its head, where it has one. untrained: the model with initial weights.
     """
     folder = Path(out_dir)
     series: Series = {}
@@ -117,11 +118,12 @@ def build_report(
             batch,
             beta=last_beta(series, config) if beta is None else beta,
             temperature=temperature,
+            temporal_head=temporal_head,
             seed=seed,
             untrained=untrained,
             device=device,
         )
-        sections += clip_sections(probes)
+        sections += clip_sections(probes, headed=temporal_head is not None)
     parameters = None
     if isinstance(model, torch.nn.Module):
         parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -180,7 +182,7 @@ def curves_section(series: Series) -> Section:
     return Section("Training", texts.CURVES, [("", drawn)])
 
 
-def clip_sections(probes: Sequence[ClipProbe]) -> list[Section]:
+def clip_sections(probes: Sequence[ClipProbe], *, headed: bool = False) -> list[Section]:
     """Groups and nouns, temporal assignment, similarity of segments; what the model has of them."""
     sections = []
     if any(probe.groups is not None for probe in probes):
@@ -188,7 +190,8 @@ def clip_sections(probes: Sequence[ClipProbe]) -> list[Section]:
         sections.append(Section("Groups and nouns", texts.GROUPS, [("", drawn)]))
     if any(probe.assignment is not None for probe in probes):
         drawn = picture("temporal", lambda theme: draw_assignments(probes, theme), texts.TIME_ALT)
-        sections.append(Section("Temporal grouping", texts.TIME, [("", drawn)]))
+        text = texts.TIME_HEAD if headed else texts.TIME
+        sections.append(Section("Temporal grouping", text, [("", drawn)]))
     few = probes[:2]
     drawn = picture("similarity", lambda theme: draw_similarity(few, theme), texts.SIMILARITY_ALT)
     sections.append(Section("Similarity of segments", texts.SIMILARITY, [("", drawn)]))

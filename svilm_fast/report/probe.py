@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from svilm_fast.data.batch import ClipBatch
@@ -19,6 +21,8 @@ from svilm_fast.models.features import VideoFeatures
 from svilm_fast.report.strips import NO_GROUP
 
 log = logging.getLogger(__name__)
+
+TemporalHead = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -76,14 +80,16 @@ def probe_clips(
     *,
     beta: float = 10.0,
     temperature: float = 0.1,
+    temporal_head: TemporalHead | None = None,
     seed: int = 0,
     untrained: VideoTextModel | None = None,
     device: torch.device | str | None = None,
 ) -> list[ClipProbe]:
     """Run a dual encoder over a few clips, as they are and cut-and-pasted.
 
-    beta: sharpness of the nouns' softmax over groups. temperature: of the temporal assignment.
-    seed: draws partners and intervals of cut-and-paste. untrained: a model with initial weights,
+    beta: sharpness of the nouns' softmax over groups. temperature: of the temporal assignment
+    to two centres. temporal_head: from segments [b, T, D] and their mask [b, T] to the logits [b, T]
+    of being the clip's own; where a model has one, its prediction takes the centres' place. seed: draws partners and intervals of cut-and-paste. untrained: a model with initial weights,
     whose similarities are shown beside.
     """
     device = torch.device(device) if device is not None else device_of(model)
@@ -95,6 +101,7 @@ def probe_clips(
         blended = model.encode_video(pasted.blended, None) if pasted else None
     with evaluation_mode(untrained):
         before = untrained.encode_video(pasted.blended, None) if untrained and pasted else None
+    assignments = _assignments(blended, pasted, temperature, temporal_head)
     groups = group_grid(clean)
     weights = noun_weights(clean.groups, nouns, beta)
     probes = []
@@ -110,7 +117,7 @@ def probe_clips(
                 nouns=tuple(batch.nouns[row][k] for k in kept),
                 noun_weights=np.zeros((0, 0)) if weights is None else weights[row, kept],
                 clean=similarity(clean, row),
-                **_blended_part(pasted, blended, before, row, temperature),
+                **_blended_part(pasted, blended, before, row, assignments),
             )
         )
     return probes
@@ -157,7 +164,7 @@ def similarity(features: VideoFeatures, row: int) -> np.ndarray:
     """Cosine similarity of every pair of segments of one clip: float [T, T]."""
     if features.segments is None:
         raise ValueError("the features hold no segments: encode with VideoOutputs(segments=True)")
-    z = features.segments[row].float().cpu()
+    z = F.normalize(features.segments[row].float().cpu(), dim=-1)
     return (z @ z.T).numpy()
 
 
@@ -182,20 +189,37 @@ def _cut_and_paste(
     return cut_and_paste(frames, seeds, features.segments.shape[1], per_position)
 
 
+def _assignments(
+    blended: VideoFeatures | None,
+    pasted: CutPaste | None,
+    temperature: float,
+    head: TemporalHead | None,
+) -> Tensor | None:
+    """Probabilities of (own, pasted) for every segment of every clip: [b, T, 2]."""
+    if pasted is None or blended is None or blended.segments is None:
+        return None
+    if head is None:
+        pairs = zip(blended.segments, pasted.paste_mask, strict=True)
+        return torch.stack([temporal_assignment(z, own, temperature) for z, own in pairs])
+    assert blended.segment_mask is not None
+    own_share = head(blended.segments, blended.segment_mask).float().sigmoid()
+    return torch.stack([own_share, 1 - own_share], dim=-1)
+
+
 def _blended_part(
     pasted: CutPaste | None,
     blended: VideoFeatures | None,
     before: VideoFeatures | None,
     row: int,
-    temperature: float,
+    assignments: Tensor | None,
 ) -> dict[str, np.ndarray | None]:
-    if pasted is None or blended is None or blended.segments is None:
+    if pasted is None or blended is None or assignments is None:
         return {}
     own = pasted.paste_mask[row]
     return {
         "blended": pasted.blended[row].cpu().numpy(),
         "own": own.cpu().numpy(),
-        "assignment": temporal_assignment(blended.segments[row], own, temperature).cpu().numpy(),
+        "assignment": assignments[row].cpu().numpy(),
         "blended_similarity": similarity(blended, row),
         "untrained_similarity": None if before is None else similarity(before, row),
     }

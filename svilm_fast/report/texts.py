@@ -24,6 +24,11 @@ TIME = (
     "likeness to both. A segment is part of its own centre, so that the right side of 0.5 is easy: "
     "a well trained encoder is far from it."
 )
+TIME_HEAD = (
+    "Segments of another clip are pasted around a clip's own. The temporal head reads all segments "
+    "and does not see the mask: a is its prediction, the probability that a segment is the clip's "
+    "own or pasted."
+)
 SIMILARITY = (
     "Cosine similarity between the segments of one clip. An encoder blind to time makes all "
     "of them alike; temporal grouping pulls a pasted segment away from the clip's own."

@@ -103,3 +103,20 @@ def test_a_lone_sample_stays_whole_and_steps_differ():
 def test_segments_that_do_not_fit_are_refused(segments, per_position, message):
     with pytest.raises(ValueError, match=message):
         cut_and_paste(_frames(2), _seeds(2), segments, per_position)
+
+
+@pytest.mark.parametrize(
+    ("shortest", "longest", "wanted"),
+    [(0.5, 1.0, {4, 5, 6, 7}), (0.25, 0.5, {2, 3, 4}), (0.0, 0.1, set()), (0.3, 0.3, set())],
+)
+def test_the_range_of_lengths_is_a_setting(shortest: float, longest: float, wanted: set[int]):
+    if not wanted:
+        with pytest.raises(ValueError, match=r"no run of 8 segments.*data.cut_paste.shortest"):
+            foreground(_seeds(4), 8, shortest=shortest, longest=longest)
+        return
+    mask = foreground(_seeds(400), 8, shortest=shortest, longest=longest)
+    assert set(mask.sum(1).tolist()) == wanted
+    result = cut_and_paste(_frames(4), _seeds(4), 8, shortest=shortest, longest=longest)
+    assert torch.equal(
+        result.paste_mask, foreground(_seeds(4), 8, shortest=shortest, longest=longest)
+    )

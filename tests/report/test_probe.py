@@ -184,3 +184,17 @@ def test_clips_come_from_all_over_and_broken_ones_are_passed_over() -> None:
     assert read_clips(Shelf(2, set()), 4) == [0, 1]  # type: ignore[comparison-overlap, arg-type]
     with pytest.raises(ValueError, match="no clip of the test split can be read"):
         read_clips(Shelf(3, {0, 1, 2}), 2)  # type: ignore[arg-type]
+
+
+def test_a_temporal_head_predicts_in_place_of_the_centres() -> None:
+    model, clips = encoder(), batch()
+
+    def head(segments: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        assert mask.shape == segments.shape[:2]
+        return torch.arange(4.0).expand(len(segments), -1)
+
+    own = torch.arange(4.0).sigmoid()
+    for probe in probe_clips(model, clips, temporal_head=head):
+        assert probe.assignment is not None
+        np.testing.assert_allclose(probe.assignment[:, 0], own.numpy(), atol=1e-6)
+        np.testing.assert_allclose(probe.assignment.sum(axis=1), 1, atol=1e-6)
