@@ -68,6 +68,7 @@ class CachedStep:
             with phase("replay"):
                 scalar = _surrogate(self.model.embed(part), self.embeddings, rows)
             yield scalar
+            del scalar  # what is left of its graph goes before the next one grows
             start = rows.stop
 
     def backward(self) -> None:

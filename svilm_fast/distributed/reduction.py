@@ -60,12 +60,14 @@ def backward_all(engine: Any, scalars: Iterable[Tensor], count: int, reduction: 
             coalesced.enter_context(engine.coalesce_grad_reduction())
             for scalar in scalars:
                 engine.backward(scalar)
+                del scalar  # holds what is left of its graph
             with phase("reduce"):
                 coalesced.close()
         return
     for number, scalar in enumerate(scalars, start=1):
         engine.set_gradient_accumulation_boundary(number == count)
         engine.backward(scalar)
+        del scalar
         if number == 1 and int(engine.zero_optimization_stage()) == 3:
             # ZeRO 3 overwrites a shard in the first backward of a step and adds to it in the
             # others. The loss reaches no encoder: theirs would add to the step before this one.

@@ -36,8 +36,8 @@ def sgd_alone(alone, noise):
 
 
 @pytest.fixture(scope="module")
-def adamw_alone(alone, heads):
-    return alone(heads, 1)
+def adamw_alone(alone, heads, noise):
+    return alone([*heads, *noise], 1)
 
 
 @pytest.mark.parametrize("stage, reduction", all_cases((1, "coalesce"), (3, "boundary")))
@@ -51,9 +51,10 @@ def test_sgd_with_all_noise_ends_at_the_parameters_of_one_pass(
 
 @pytest.mark.parametrize("stage, reduction", all_cases((0, "boundary"), (2, "boundary")))
 def test_adamw_sees_the_gradients_of_one_pass(
-    under_engine, adamw_alone, compare, heads, stage: int, reduction: str
+    under_engine, adamw_alone, compare, heads, noise, stage: int, reduction: str
 ) -> None:
-    compare(under_engine([*heads, *setting(stage, reduction, 4)], 1), adamw_alone)
+    trained = under_engine([*heads, *noise, *setting(stage, reduction, 4)], 1)
+    compare(trained, adamw_alone)
 
 
 @pytest.mark.slow
@@ -192,3 +193,17 @@ def test_coalescing_where_it_is_impossible_is_refused_with_a_way_out(
 def test_a_micro_batch_that_is_no_number_of_pairs_is_refused(make_config, value: str) -> None:
     with pytest.raises(ConfigError, match=r"training\.micro_batch: needs a number of pairs"):
         make_config(f"training.micro_batch={value}")
+
+
+def test_zero_3_would_add_to_the_step_before_at_a_boundary_and_the_cache_does_not(
+    make_engine, inputs_of, monkeypatch
+) -> None:
+    still = "optimizer.lr=1e-12"
+    ours, flawed = (make_engine(*SGD[:1], still, *setting(3, "boundary", 6)) for _ in range(2))
+    plain = make_engine(*SGD[:1], still, "deepspeed.zero_stage=3")
+    for engine in (ours, flawed, plain):
+        engine.step(inputs_of(0), 1e-12)
+    monkeypatch.setattr(flawed.deepspeed.optimizer, "zero_grad", lambda **kwargs: None)
+    norms = [engine.step(inputs_of(1), 1e-12).gradient_norm for engine in (ours, flawed, plain)]
+    assert norms[0] == pytest.approx(norms[2], rel=1e-4)
+    assert norms[1] > 1.1 * norms[2]

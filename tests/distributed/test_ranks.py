@@ -118,12 +118,12 @@ def test_any_number_of_ranks_equals_one_process(
     sgd, adamw = [], []
     if world_size in (2, 3):
         sgd = engine_jobs(CASES, [*SGD, *noise], micro_batch, 3)
-        adamw = engine_jobs(CASES, ["optimizer.name=adamw", *heads], micro_batch, 1)
+        adamw = engine_jobs(CASES, ["optimizer.name=adamw", *heads, *noise], micro_batch, 1)
     told = start_jobs(tmp_path, world_size, [*exact, *sgd, *adamw])
     check_float64(told, exact, make_config, make_model, inputs_of)
     for jobs, overrides, steps in (
         (sgd, [*SGD, *noise], 3),
-        (adamw, ["optimizer.name=adamw", *heads], 1),
+        (adamw, ["optimizer.name=adamw", *heads, *noise], 1),
     ):
         wanted = without_accuracy(alone(overrides, steps)) if jobs else None
         for job in jobs:
