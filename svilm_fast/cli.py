@@ -10,11 +10,13 @@ from typing import Annotated, Any
 import typer
 
 from svilm_fast.bench.cli import app as bench_app
+from svilm_fast.bench.profile.command import app as profile_app
 from svilm_fast.train.ckpt_commands import ckpt_app
 from svilm_fast.train.commands import config_app, doctor
 from svilm_fast.train.config import Weights
 from svilm_fast.train.console import run_app
 from svilm_fast.train.errors import UserError
+from svilm_fast.train.planning.command import plan
 from svilm_fast.train.pretrain import Overrides, pretrain
 
 app = typer.Typer(
@@ -27,12 +29,14 @@ data_app = typer.Typer(no_args_is_help=True, help="Make data: render the world, 
 evaluate_app = typer.Typer(no_args_is_help=True, help="Measure a finished run.")
 
 app.command()(pretrain)
+app.command()(plan)
 app.add_typer(data_app, name="data")
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(config_app, name="config")
 app.add_typer(ckpt_app, name="ckpt")
 app.command()(doctor)
 app.add_typer(bench_app, name="bench")
+app.add_typer(profile_app, name="profile")
 
 RunDir = Annotated[Path, typer.Option("--run", help="run directory that `svilm pretrain` wrote")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]

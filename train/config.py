@@ -111,6 +111,9 @@ class TrainingConfig(Settings):
         description="at most so many pairs of a rank pass the encoders at once (gradient cache: "
         "same gradient, less memory, one more forward); null: the rank's whole batch",
     )
+    memory_bytes: int | None = Field(
+        None, ge=1, description="memory of a rank that `auto` plans for; null: what is free"
+    )
     steps: int | None = Field(
         None, ge=1, description="optimizer steps; 1000 where neither this nor epochs is set"
     )
@@ -171,7 +174,9 @@ class DistributedConfig(Settings):
 class DeepSpeedConfig(Settings):
     """What becomes DeepSpeed's dictionary; `extra` reaches keys that have no setting here."""
 
-    zero_stage: Literal[0, 1, 2, 3] = Field(1, description="what ZeRO shards over the ranks")
+    zero_stage: Literal[0, 1, 2, 3, "auto"] = Field(
+        1, description="what ZeRO shards over the ranks; auto: what fits (svilm plan)"
+    )
     bucket_elements: int = Field(
         50_000_000, ge=1, description="elements per bucket of a reduction or gather"
     )

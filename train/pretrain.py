@@ -66,10 +66,9 @@ def pretrain(
         print(dump_config(resolved), end="")
         return 0
     if print_ds_config or dry_run:
-        from svilm_fast.train import plan
+        from svilm_fast.train.planning import dry_run as dry
 
-        text = plan.deepspeed_json(resolved) if print_ds_config else plan.describe(resolved)
-        print(text)
+        print(dry.deepspeed_json(resolved) if print_ds_config else dry.describe(resolved))
         return 0
     logging.basicConfig(
         level=logging.INFO if int(os.environ.get("RANK", "0")) == 0 else logging.WARNING,

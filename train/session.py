@@ -31,7 +31,8 @@ from svilm_fast.train.files import RunFiles
 from svilm_fast.train.inputs import model_inputs
 from svilm_fast.train.loop import Evaluator, Loop, Outcome
 from svilm_fast.train.metrics_log import MetricsLog, check_trackers
-from svilm_fast.train.plan import flops_of_step
+from svilm_fast.train.planning.flops import flops_of_step
+from svilm_fast.train.planning.resolve import resolve_on_ranks
 from svilm_fast.train.portable import load_average, load_moments, load_weights, save_portable
 from svilm_fast.train.progress import Display
 from svilm_fast.train.ranks import Ranks, joined_ranks
@@ -88,6 +89,9 @@ def train_as_rank(config: RunConfig, start: Start, ranks: Ranks) -> Outcome:
     """Run the training inside a group that was joined before."""
     check_same_settings(config, ranks)
     files = RunFiles(Path(config.run.dir))
+    config, reasons = resolve_on_ranks(config, ranks, None if start.fresh else files.config)
+    if ranks.is_first and reasons:
+        print("\n".join(reasons), flush=True)
     local_batch = local_batch_of(config, ranks.world_size)
     check_attention(config, ranks.device)
     check_trackers(config)

@@ -76,7 +76,9 @@ class VideoConfig(Settings):
     dropout: float = Field(0.0, ge=0.0, lt=1.0, description="residual dropout")
     drop: DropConfig = Field(default_factory=DropConfig)
     grouping: GroupingConfig = Field(default_factory=GroupingConfig)
-    checkpoint_activations: bool = False
+    checkpoint_activations: bool | Literal["auto"] = Field(
+        False, description="compute blocks again in backward; auto: if memory asks (svilm plan)"
+    )
     lock: Lock = Field(
         False,
         description="parameters that are not trained: true locks the whole tower, a number all but "
@@ -157,7 +159,9 @@ class TextConfig(Settings):
     )
     drop_path: float = Field(0.0, ge=0.0, lt=1.0)
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
-    checkpoint_activations: bool = False
+    checkpoint_activations: bool | Literal["auto"] = Field(
+        False, description="compute blocks again in backward; auto: if memory asks (svilm plan)"
+    )
     lock: Lock = Field(
         False,
         description="parameters that are not trained: true locks the whole tower, a number all but "

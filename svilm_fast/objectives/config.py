@@ -84,6 +84,10 @@ class ObjectivesConfig(Settings):
     contrast: ContrastConfig = Field(default_factory=ContrastConfig)
     grounding: GroundingConfig = Field(default_factory=GroundingConfig)
     temporal: TemporalConfig = Field(default_factory=TemporalConfig)
+    workspace_bytes: int | Literal["auto"] | None = Field(
+        None,
+        description="bound of a loss's temporary memory; null: the op's own; auto: by svilm plan",
+    )
     # docs/decisions/0003-loss-products.md: fp32 costs below 3 % of a step up to some 10^5 pairs.
     products: Literal["fp32", "autocast"] = Field(
         "fp32", description="autocast rounds embeddings to its dtype for the losses over all pairs"

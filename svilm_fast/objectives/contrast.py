@@ -13,9 +13,10 @@ from svilm_fast.objectives.scale import Scale
 class ContrastObjective(nn.Module):
     """Symmetric InfoNCE; owns its scale."""
 
-    def __init__(self, config: ContrastConfig) -> None:
+    def __init__(self, config: ContrastConfig, workspace_bytes: int | None = None) -> None:
         super().__init__()
         self.config = config
+        self.workspace_bytes = workspace_bytes
         self.scale = Scale(config.scale)
 
     def forward(
@@ -39,6 +40,7 @@ class ContrastObjective(nn.Module):
             scale,
             pair_ids=pair_ids if self.config.exclude_partner else None,
             pair_mode="exclude",
+            workspace_bytes=self.workspace_bytes,
         )
         return loss, scale.detach()
 

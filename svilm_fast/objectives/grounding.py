@@ -37,9 +37,12 @@ class SimilarityScores(nn.Module):
 class GroundingObjective(nn.Module):
     """Symmetric InfoNCE over noun-to-group similarities; owns its scale and its sharpness beta."""
 
-    def __init__(self, config: GroundingConfig, num_groups: int) -> None:
+    def __init__(
+        self, config: GroundingConfig, num_groups: int, workspace_bytes: int | None = None
+    ) -> None:
         super().__init__()
         self.config = config
+        self.workspace_bytes = workspace_bytes
         self.scale = Scale(config.scale)
         learnable = config.beta.learnable and config.similarity == "softmax"
         self.beta = Scalar(config.beta.initial) if learnable else None
@@ -59,7 +62,15 @@ class GroundingObjective(nn.Module):
         """
         scale = self.scale(groups)
         beta = self.beta() if self.beta is not None else self._fixed_beta(scale)
-        loss = distributed_grounding_loss(groups, nouns, noun_mask, beta, scale, scores=self.scores)
+        loss = distributed_grounding_loss(
+            groups,
+            nouns,
+            noun_mask,
+            beta,
+            scale,
+            scores=self.scores,
+            workspace_bytes=self.workspace_bytes,
+        )
         return loss, scale.detach(), beta.detach()
 
     def _fixed_beta(self, like: Tensor) -> Tensor:

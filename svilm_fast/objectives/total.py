@@ -55,7 +55,11 @@ class Objectives(nn.Module):
     def __init__(self, config: ObjectivesConfig, model: ModelConfig, video: VideoConfig) -> None:
         super().__init__()
         self.config = config
-        self.contrast = ContrastObjective(config.contrast) if config.contrast.weight else None
+        given = config.workspace_bytes
+        workspace = None if given == "auto" else given
+        self.contrast = None
+        if config.contrast.weight:
+            self.contrast = ContrastObjective(config.contrast, workspace)
         self.grounding = None
         if config.grounding.weight:
             if video.num_groups == 0:
@@ -63,7 +67,7 @@ class Objectives(nn.Module):
                     "the grounding objective needs group tokens: set video.num_groups above 0, "
                     "or objectives.grounding.weight=0"
                 )
-            self.grounding = GroundingObjective(config.grounding, video.num_groups)
+            self.grounding = GroundingObjective(config.grounding, video.num_groups, workspace)
         self.temporal = None
         if config.temporal.weight:
             self.temporal = TemporalObjective(config.temporal, model, video.num_segments)

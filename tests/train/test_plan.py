@@ -1,33 +1,24 @@
-"""Sizes before a run."""
+"""`svilm plan`, the dry run, and figures of a running step."""
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from svilm_fast.cli import app
+from svilm_fast.train.console import run_app
 from svilm_fast.train.load_config import load_config
-from svilm_fast.train.plan import describe, flops_of_step, state_bytes
+from svilm_fast.train.planning.dry_run import deepspeed_json, describe
+from svilm_fast.train.planning.flops import flops_of_step
 from svilm_fast.train.throughput import Meter, peak_flops
 
-
-@pytest.mark.parametrize(
-    ("stage", "precision", "rule", "wanted"),
-    [
-        (0, "fp32", "adamw", 4 + 4 + 8),
-        (1, "fp32", "adamw", 4 + 4 + 8 / 4),
-        (2, "bf16_autocast", "sgd", 4 + 4 / 4 + 4 / 4),
-        (3, "bf16", "adamw", (2 + 2 + 12) / 4),
-    ],
-)
-def test_bytes_per_parameter_and_rank(stage, precision, rule, wanted) -> None:
-    config = load_config(
-        None,
-        [
-            f"deepspeed.zero_stage={stage}",
-            f"training.precision={precision}",
-            f"optimizer.name={rule}",
-        ],
-    )
-    assert sum(state_bytes(1, config, 4).values()) == wanted
+AUTO = [
+    "training.micro_batch=auto",
+    "deepspeed.zero_stage=auto",
+    "video.checkpoint_activations=auto",
+    "text.checkpoint_activations=auto",
+]
 
 
 def test_flops_of_the_encoders_grow_with_the_batch_and_shrink_with_dropping() -> None:
@@ -41,9 +32,53 @@ def test_flops_of_the_encoders_grow_with_the_batch_and_shrink_with_dropping() ->
 
 def test_a_dry_run_allocates_nothing_and_knows_the_launched_ranks(monkeypatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "8")
-    shown = describe(load_config("svilm_base"))
+    shown = describe(load_config("svilm_base", ["distributed.device=cuda"]))
     assert "1024 pairs over 8 ranks, 128 each" in shown
     assert "3,136 of 3,136 video tokens encoded" in shown
+    assert "chosen: zero_stage=1 micro_batch=null" in shown
+
+
+def test_the_dictionary_of_deepspeed_is_shown_with_auto_resolved() -> None:
+    config = load_config("demo", ["deepspeed.zero_stage=auto", "training.memory_bytes=8000000000"])
+    assert json.loads(deepspeed_json(config))["zero_optimization"]["stage"] == 1
+
+
+def test_a_plan_for_programs(capsys) -> None:
+    code = run_app(app, ["plan", "-c", "svilm_base", "--gpus", "16", "--gpu", "h200", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert code == 0
+    assert found["fits"]
+    assert found["local_batch"] == 64
+    assert found["peak_bytes"] < found["usable_bytes"] < found["memory_bytes"] == 141e9
+    assert {sent["part"] for sent in found["traffic"]} == {"contrast", "grounding", "ZeRO 1"}
+
+
+def test_what_does_not_fit_ends_with_status_2_and_says_what_would(capsys) -> None:
+    batch = "training.global_batch=1048576"
+    code = run_app(app, ["plan", "-c", "svilm_base", "--gpus", "8", "--memory", "80GiB", batch])
+    shown = capsys.readouterr().out
+    assert code == 2
+    assert "does not fit 80.00 GiB" in shown
+    assert "it would fit with memory of" in shown
+    assert "training.micro_batch=auto" in shown
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--gpu", "h900"], "unknown GPU 'h900': use one of a100-80"),
+        (["--memory", "much"], "cannot read the memory size 'much'"),
+        (["--gpus", "12", "--nodes", "5"], "cannot be spread evenly over --nodes 5"),
+        (["--network", "pigeon"], "unknown network 'pigeon'"),
+        (["--gpus", "3"], "not divisible by 3 ranks"),
+        (["--gpu", "cpu"], "--gpu cpu needs --memory"),
+    ],
+)
+def test_wrong_arguments_are_one_line(arguments, message, capsys) -> None:
+    assert run_app(app, ["plan", "-c", "svilm_base", *arguments]) == 2
+    shown = capsys.readouterr().err
+    assert message in shown
+    assert len(shown.strip().splitlines()) == 1
 
 
 def test_peaks_are_found_by_the_longest_name() -> None:

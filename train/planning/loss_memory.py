@@ -1,0 +1,71 @@
+"""Bytes of the embeddings and of the losses over them."""
+
+from __future__ import annotations
+
+from svilm_fast.train.planning.workload import Workload
+
+FP32 = 4
+# Defaults of the ops where nothing is said: kernels/{infonce,grounding}.
+CONTRAST_WORKSPACE = {True: 512 << 20, False: 64 << 20}
+GROUNDING_WORKSPACE = {True: 256 << 20, False: 64 << 20}
+
+
+def embedding_bytes(workload: Workload) -> float:
+    """fp32 embeddings of the local batch: videos, captions, groups, nouns, segments."""
+    return float(FP32 * workload.local_batch * sum(vectors(workload).values()))
+
+
+def vectors(workload: Workload) -> dict[str, int]:
+    """fp32 numbers of a pair, by embedding that an active objective reads."""
+    config, width = workload.config, workload.config.model.embed_dim
+    found: dict[str, int] = {}
+    if config.objectives.contrast.weight:
+        found |= {"videos": width, "texts": width}
+    if config.objectives.grounding.weight:
+        found |= {"groups": workload.groups * width, "nouns": workload.nouns * width}
+    if config.objectives.temporal.weight:
+        found["segments"] = config.video.num_segments * width
+    return found
+
+
+def loss_bytes(workload: Workload, workspace_bytes: int | None) -> float:
+    """The most that the objectives hold beside the embeddings: gathered rows, matrices, workspaces.
+
+    The objectives run one after another, but their graphs stay until backward.
+    """
+    return gathered_bytes(workload) + score_bytes(workload) + workspace(workload, workspace_bytes)
+
+
+def gathered_bytes(workload: Workload) -> float:
+    """Texts and nouns of all ranks, and their gradient before it is scattered."""
+    if workload.world_size == 1:
+        return 0.0
+    width, pairs = vectors(workload), workload.config.training.global_batch
+    return float(2 * FP32 * pairs * (width.get("texts", 0) + width.get("nouns", 0)))
+
+
+def score_bytes(workload: Workload) -> float:
+    """Grounding's scores [b, B] and what their symmetric InfoNCE keeps and makes of them.
+
+    Scores, logits, masked logits, their gradients: six matrices in fp32 and one of bool; the fused
+    op of one rank makes two.
+    """
+    if not workload.nouns:
+        return 0.0
+    pairs = workload.local_batch * workload.config.training.global_batch
+    fused = workload.on_gpu and workload.world_size == 1
+    return float(pairs * (2 * FP32 if fused else 6 * FP32 + 1))
+
+
+def workspace(workload: Workload, given: int | None) -> float:
+    """Temporary memory that the ops bound; the larger one, because they run in turn."""
+    local, pairs = workload.local_batch, workload.config.training.global_batch
+    objectives, sizes = workload.config.objectives, [0.0]
+    if objectives.contrast.weight:
+        bound = given or CONTRAST_WORKSPACE[workload.on_gpu]
+        sizes.append(min(bound, 4 * FP32 * local * pairs))
+    if workload.nouns:
+        bound = given or GROUNDING_WORKSPACE[workload.on_gpu]
+        dots = local * pairs * workload.groups * workload.nouns
+        sizes.append(min(bound, 4 * FP32 * dots))
+    return float(max(sizes))
