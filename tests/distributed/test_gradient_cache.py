@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import weakref
+from dataclasses import fields, replace
 
 import pytest
 import torch
 
 from svilm_fast.distributed.gradient_cache import CachedStep
+from svilm_fast.models.inputs import ModelInputs
 from svilm_fast.objectives.total import Embeddings
 
 CLEAN = ("objectives.contrast.video=clean", "objectives.temporal.head=rnn")
@@ -17,6 +19,15 @@ PARTNERS = ("objectives.contrast.exclude_partner=true", "video.drop.rate_max=0.6
 
 def gradients_of(model) -> dict[str, torch.Tensor | None]:
     return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def on_device(inputs: ModelInputs, device: str) -> ModelInputs:
+    values = {field.name: getattr(inputs, field.name) for field in fields(inputs)}
+    seeds = values.pop("seeds")
+    return ModelInputs(
+        **{name: value.to(device) for name, value in values.items()},
+        seeds=replace(seeds, keys=seeds.keys.to(device)),
+    )
 
 
 @pytest.mark.parametrize("objectives", ["softmax", "heads", "clean", "partners"])
@@ -113,6 +124,25 @@ def test_a_loss_that_is_not_replayed_leaves_no_gradient(make_config, make_model,
     step = CachedStep(model, inputs_of(), 4)
     assert step.output.loss.requires_grad
     assert all(gradient is None for gradient in gradients_of(model).values())
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_the_cache_equals_one_pass_with_the_kernels_of_the_device(
+    make_config, make_model, inputs_of, noise, device
+) -> None:
+    sizes = ("model.embed_dim=64", "video.width=64", "text.width=64", "video.num_groups=16")
+    config, inputs = make_config(*noise, *sizes), on_device(inputs_of(), device)
+    plain, model = make_model(config).to(device), make_model(config).to(device)
+    expected = plain(inputs)
+    expected.loss.backward()
+    step = CachedStep(model, inputs, 5)
+    step.backward()
+    torch.testing.assert_close(step.output.loss, expected.loss, rtol=1e-5, atol=0)
+    wanted, found = (
+        torch.cat([gradient.flatten() for gradient in gradients_of(side).values()])
+        for side in (plain, model)
+    )
+    assert (found - wanted).norm() < 1e-4 * wanted.norm()
 
 
 def accumulated_with_the_loss_of_each_part(model, inputs, size: int) -> None:
