@@ -20,7 +20,7 @@ from torch import nn
 
 from svilm_fast.data.batch import ClipBatch
 from svilm_fast.data.errors import WorkerError
-from svilm_fast.train import loop, pretrain, session  # noqa: F401
+from svilm_fast.train import loop, pretrain, session, watch  # noqa: F401
 from svilm_fast.train.engine import Engine
 from svilm_fast.train.environment import free_port, import_deepspeed
 from svilm_fast.train.ranks import Ranks
@@ -41,6 +41,10 @@ def poison(values: torch.Tensor) -> torch.Tensor:
     return values * float("nan")
 
 
+def refuse(*arguments: Any, **named: Any) -> None:
+    raise OSError("a firewall")
+
+
 def half_of(batch: ClipBatch) -> ClipBatch:
     names = [entry.name for entry in dataclasses.fields(batch)]
     return ClipBatch(**{name: getattr(batch, name)[: len(batch) // 2] for name in names})
@@ -53,6 +57,8 @@ def inject(fault: dict[str, Any], rank: int, folder: Path) -> None:
     if kind == "absent" and mine:
         (folder / "fault").touch()
         os._exit(0)
+    if kind == "cut_off" and mine:
+        watch.socket.create_connection = refuse
 
     def faulty_train_on(self: loop.Loop, batch: Any) -> Any:
         if self.step + 1 != fault["step"]:
@@ -68,6 +74,8 @@ def inject(fault: dict[str, Any], rank: int, folder: Path) -> None:
             sys.exit(0)
         elif kind == "vanish":
             os._exit(0)
+        elif kind == "hang":
+            time.sleep(1000)
         elif kind == "error":
             raise WorkerError("the worker lost its clip")
         elif kind == "half":

@@ -122,6 +122,24 @@ def test_the_error_of_one_rank_is_that_of_all(end_of) -> None:
 
 
 @pytest.mark.slow
+def test_a_main_thread_that_cannot_hear_is_ended_around(end_of) -> None:
+    hang = {"kind": "hang", "rank": 0, "step": 2}
+    error = {"kind": "error", "rank": 1, "step": 2}
+    end = end_of(faults=[hang, error])
+    assert end["codes"] == [2, 2], end["outputs"]
+    assert errors_of(end, 0)[0].endswith("stopped: the worker lost its clip")
+
+
+@pytest.mark.slow
+def test_ranks_that_cannot_tell_each_other_still_end(end_of) -> None:
+    cut_off = {"kind": "cut_off", "rank": 1, "step": 0}
+    end = end_of(faults=[cut_off, {"kind": "kill", "rank": 1, "step": 2}])
+    assert end["codes"] == [4, -9], end["outputs"]
+    assert "(a firewall): the ranks cannot tell each other why one stops" in end["outputs"][1]
+    assert errors_of(end, 0)[0].startswith("another rank is gone or does not answer: ")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "codes", "said"),
     [("leave", [4, 0], "stopped: it left with exit code 0"), ("vanish", [4, 0], "is gone")],
