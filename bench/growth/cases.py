@@ -21,8 +21,9 @@ from svilm_fast.train.load_config import load_config
 from svilm_fast.train.ranks import Ranks
 
 DIM, NUM_NOUNS, NUM_GROUPS = 256, 2, 32
-# The defaults of 64 MiB would hide, up to some thousand pairs, what grows.
-WORKSPACE_BYTES = 4 << 20
+# Of the chunked losses. On a CPU their defaults of 64 MiB would hide, up to some thousand pairs, what
+# grows; on a GPU they would be thousands of small launches.
+WORKSPACE_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}
 MICRO_BATCH = 8
 
 
@@ -94,7 +95,7 @@ def _infonce(method: str, batch: int, device: torch.device) -> None:
     if method == "plain":
         loss = plain_infonce.eager(videos=videos, texts=texts, scale=scale)
     else:
-        workspace = None if method == "fused" else WORKSPACE_BYTES
+        workspace = None if method == "fused" else WORKSPACE_BYTES[device.type]
         loss = infonce(videos, texts, scale, workspace_bytes=workspace, backend=method)
     loss.backward()
 
@@ -106,7 +107,7 @@ def _grounding(method: str, batch: int, device: torch.device) -> None:
     if method == "plain":
         loss = plain_grounding.eager(*inputs)
     else:
-        workspace = None if method == "fused" else WORKSPACE_BYTES
+        workspace = None if method == "fused" else WORKSPACE_BYTES[device.type]
         loss = grounding_loss(*inputs, workspace_bytes=workspace, backend=method)
     loss.backward()
 

@@ -88,6 +88,7 @@ def _measured(case: Case, batch: int, device: torch.device) -> Peak:
         size = child_peak(case.name, batch)
         return Peak(case.subject, case.method, batch, size, "ok")
     try:
+        case.run(WARM_UP_BATCH, device)
         size = peak_extra_bytes(lambda: case.run(batch, device), device)
     except torch.cuda.OutOfMemoryError:
         return Peak(case.subject, case.method, batch, None, "out of memory")

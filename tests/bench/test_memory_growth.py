@@ -28,13 +28,21 @@ CASES = {case.name: case for case in growth_cases.cases(CPU)}
     ],
 )
 def test_allocated_bytes_grow(monkeypatch, name, batches, low, high):
-    monkeypatch.setattr(growth_cases, "WORKSPACE_BYTES", 1 << 14)
+    monkeypatch.setitem(growth_cases.WORKSPACE_BYTES, "cpu", 1 << 14)
     monkeypatch.setattr(growth_cases, "DIM", 32)
     points = [
         (batch, peak_extra_bytes(lambda batch=batch: CASES[name].run(batch, CPU), CPU))
         for batch in batches
     ]
     assert low < exponent(points) < high, points
+
+
+def test_a_gpu_measures_the_same_cases_at_larger_batches():
+    for case in growth_cases.cases(torch.device("cuda")):
+        small = CASES[case.name]
+        assert case.batches[0] >= small.batches[0]
+        assert len(case.batches) > 3
+        assert case.needs_gpu == small.needs_gpu == (case.method == "fused")
 
 
 def test_growth_is_read_off_the_last_three_sizes():
