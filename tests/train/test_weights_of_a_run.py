@@ -1,0 +1,67 @@
+"""Which weights a run is evaluated and reported with, and whose temporal prediction is drawn."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from svilm_fast import report as report_package
+from svilm_fast.train.config import Weights
+from svilm_fast.train.errors import CheckpointError
+from svilm_fast.train.evaluate import evaluate, evaluation_data
+from svilm_fast.train.loaded_run import load_run
+from svilm_fast.train.reporting import write_report
+from svilm_fast.train.session import Start, train_as_rank
+
+STEPS = 3
+
+
+def test_evaluation_and_report_take_the_average_unless_told_otherwise(
+    configure, ranks, read_records, monkeypatch
+) -> None:
+    config = configure(
+        "ema.decay=0.6",
+        "objectives.temporal.head=rnn",
+        f"training.steps={STEPS}",
+        "optimizer.lr=0.01",
+        "deepspeed.zero_stage=2",
+    )
+    train_as_rank(config, Start(), ranks)
+    run_dir = Path(config.run.dir)
+    saved = {
+        kind: load_file(run_dir / "portable" / name)
+        for kind, name in ((Weights.RAW, "model.safetensors"), (Weights.EMA, "ema.safetensors"))
+    }
+    assert json.loads((run_dir / "portable" / "state.json").read_text())["ema"]["updates"] == STEPS
+    runs = {weights: load_run(run_dir, weights=weights) for weights in (None, *Weights)}
+    assert [run.weights for run in runs.values()] == [Weights.EMA, Weights.RAW, Weights.EMA]
+    assert load_run(run_dir, overrides=["ema.evaluate=false"]).weights is Weights.RAW
+    for weights, run in runs.items():
+        found = dict(run.model.named_parameters())
+        wanted = saved[weights or Weights.EMA]
+        assert all(torch.equal(found[name], value) for name, value in wanted.items())
+    dataset = evaluation_data(config, "val", runs[None].tokenizer)
+    result = evaluate(runs[None].model.encoder, dataset, config, ranks.device, resamples=0)
+    metrics = result.metrics()
+    (during,) = [r for r in read_records(run_dir / "metrics.jsonl") if set(metrics) <= set(r)]
+    assert {name: during[name] for name in metrics} == pytest.approx(metrics)
+
+    told: dict[str, object] = {}
+    monkeypatch.setattr(
+        report_package, "build_report", lambda folder, **given: told.update(given) or folder
+    )
+    write_report(runs[None], None, ranks.device)
+    assert told["extra_facts"] == {"Weights": {"read": "ema", "step": STEPS}}
+    assert told["temporal_head"] is runs[None].model.objectives.temporal.head
+
+
+def test_an_average_that_was_never_kept_is_refused(configure, ranks) -> None:
+    config = configure("training.steps=1", "evaluation.at_end=false")
+    train_as_rank(config, Start(), ranks)
+    assert load_run(config.run.dir).weights is Weights.RAW
+    with pytest.raises(CheckpointError, match="holds no average of the weights"):
+        load_run(config.run.dir, weights=Weights.EMA)
