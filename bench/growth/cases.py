@@ -21,8 +21,8 @@ from svilm_fast.train.load_config import load_config
 from svilm_fast.train.ranks import Ranks
 
 DIM, NUM_NOUNS, NUM_GROUPS = 256, 2, 32
-# Of the chunked losses. On a CPU their defaults of 64 MiB would hide, up to some thousand pairs, what
-# grows; on a GPU they would be thousands of small launches.
+# Of the chunked losses. On a CPU their defaults of 64 MiB would hide, up to some thousand pairs,
+# what grows; on a GPU they would be thousands of small launches.
 WORKSPACE_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}
 MICRO_BATCH = 8
 
