@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from svilm_fast.bench.ab.command import ab
+from svilm_fast.bench.comm.command import comm
 from svilm_fast.bench.compare.command import compare
 from svilm_fast.bench.counts.command import counts
 from svilm_fast.bench.growth.command import memory
@@ -29,3 +30,4 @@ app.command("run")(run_suites)
 app.command("peers")(peers)
 app.command("memory")(memory)
 app.command("ab")(ab)
+app.command("comm")(comm)

@@ -1,0 +1,143 @@
+"""One rank of a measurement: times collectives, and counts those of the losses and of ZeRO."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from svilm_fast.bench.comm.counting import CountedCollectives
+from svilm_fast.kernels.grounding import distributed_grounding_loss
+from svilm_fast.kernels.infonce import distributed_infonce
+from svilm_fast.train.config import DistributedConfig, RunConfig
+from svilm_fast.train.load_config import load_config
+from svilm_fast.train.planning.loss_memory import vectors
+from svilm_fast.train.planning.workload import workload_of
+from svilm_fast.train.ranks import Ranks, leave_ranks, start_ranks
+
+KINDS = ("all_gather", "reduce_scatter", "all_reduce")
+
+
+def collective(kind: str, size: int, ranks: Ranks) -> Callable[[], object]:
+    """A call of that kind on a whole tensor of about `size` bytes (rounded to the ranks)."""
+    share = max(1, size // 4 // ranks.world_size)
+    whole = torch.zeros(share * ranks.world_size, device=ranks.device)
+    part = torch.zeros(share, device=ranks.device)
+    if kind == "all_gather":
+        return lambda: dist.all_gather_into_tensor(whole, part)
+    if kind == "reduce_scatter":
+        return lambda: dist.reduce_scatter_tensor(part, whole)
+    return lambda: dist.all_reduce(whole)
+
+
+def seconds_of(call: Callable[[], object], ranks: Ranks, repeats: int) -> float:
+    """Median over the repeats of the time that the slowest rank needed."""
+    samples = []
+    for number in range(repeats + 2):
+        ranks.barrier()
+        _finish(ranks)
+        start = time.perf_counter()
+        call()
+        _finish(ranks)
+        if number >= 2:
+            samples.append(time.perf_counter() - start)
+    return float(torch.tensor(ranks.agree_max(*samples)).median())
+
+
+def _finish(ranks: Ranks) -> None:
+    if ranks.device.type == "cuda":
+        torch.cuda.synchronize(ranks.device)
+
+
+def timed(sizes: list[int], ranks: Ranks, repeats: int) -> list[dict[str, Any]]:
+    """Seconds of every kind and size; bytes are those really in the tensor."""
+    rows = []
+    for kind in KINDS:
+        for size in sizes:
+            held = max(1, size // 4 // ranks.world_size) * ranks.world_size * 4
+            seconds = seconds_of(collective(kind, size, ranks), ranks, repeats)
+            rows.append({"kind": kind, "bytes": held, "seconds": seconds})
+    return rows
+
+
+def loss_step(config: RunConfig, ranks: Ranks) -> CountedCollectives:
+    """Forward and backward of both global losses on random embeddings, counted."""
+    workload = workload_of(config, ranks.world_size, on_gpu=False)
+    width, local = config.model.embed_dim, workload.local_batch
+    counted, generator = CountedCollectives(), torch.Generator().manual_seed(ranks.rank)
+
+    def unit(*shape: int) -> torch.Tensor:
+        drawn = torch.randn(*shape, generator=generator)
+        made = torch.nn.functional.normalize(drawn, dim=-1).to(ranks.device)
+        return made.requires_grad_()
+
+    scale = torch.tensor(10.0, device=ranks.device, requires_grad=True)
+    losses = []
+    with counted:
+        if "texts" in vectors(workload):
+            losses.append(distributed_infonce(unit(local, width), unit(local, width), scale))
+        if "nouns" in vectors(workload):
+            groups, nouns = unit(local, workload.groups, width), unit(local, workload.nouns, width)
+            mask = torch.ones(local, workload.nouns, dtype=torch.bool, device=ranks.device)
+            beta = torch.tensor(3.0, device=ranks.device, requires_grad=True)
+            losses.append(distributed_grounding_loss(groups, nouns, mask, beta, scale))
+        torch.stack(losses).sum().backward()
+    return counted
+
+
+def engine_step(config: RunConfig, ranks: Ranks) -> CountedCollectives:
+    """The second step of a real engine on random clips, counted: losses and ZeRO together."""
+    from svilm_fast.bench.synthetic import random_batch
+    from svilm_fast.objectives.svilm import build_model
+    from svilm_fast.train.engine import start_engine
+    from svilm_fast.train.inputs import model_inputs
+
+    torch.manual_seed(0)
+    engine = start_engine(build_model(config), config, ranks)
+    local = config.training.global_batch // ranks.world_size
+    inputs = model_inputs(random_batch(config, local, seed=ranks.rank), config, 0, ranks)
+    engine.step(inputs, 1e-3)
+    with (counted := CountedCollectives()):
+        engine.step(inputs, 1e-3)
+    engine.close()
+    return counted
+
+
+def main(arguments: list[str]) -> None:
+    """Arguments: result file, then a JSON task."""
+    result, task = Path(arguments[0]), json.loads(arguments[1])
+    ranks = start_ranks(DistributedConfig(device=task.get("device", "cpu")))
+    found: dict[str, Any] = {"world_size": ranks.world_size, "device": ranks.device.type}
+    if task.get("sizes"):
+        found["timed"] = timed(task["sizes"], ranks, task["repeats"])
+    found["losses"] = []
+    for overrides in task.get("losses", []):
+        counted = loss_step(load_config("demo", overrides), ranks)
+        entry = {"bytes": counted.bytes, "calls": counted.calls, "overrides": overrides}
+        if task.get("replay"):
+            calls = [collective(kind, size, ranks) for kind, size in counted.issued]
+            entry["issued"] = counted.issued
+            entry["seconds"] = seconds_of(
+                lambda calls=calls: [call() for call in calls],  # type: ignore[misc]
+                ranks,
+                task["repeats"],
+            )
+        found["losses"].append(entry)
+    found["engines"] = []
+    for overrides in task.get("engines", []):
+        counted = engine_step(load_config("demo", overrides), ranks)
+        found["engines"].append({"bytes": counted.bytes, "calls": counted.calls})
+    ranks.barrier()
+    if ranks.is_first:
+        result.write_text(json.dumps(found))
+    leave_ranks()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,99 @@
+"""The fit of collectives, and the traffic model against what gloo is really given."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from svilm_fast.bench.comm.fit import fit_line
+from svilm_fast.bench.comm.ranks import RanksFailedError, run_ranks
+from svilm_fast.cli import app
+from svilm_fast.train.console import run_app
+from svilm_fast.train.load_config import load_config
+from svilm_fast.train.planning.chooser import fixed_choice
+from svilm_fast.train.planning.traffic import Collective, loss_traffic, zero_traffic
+from svilm_fast.train.planning.workload import workload_of
+
+# Below and above the size from which texts and nouns are gathered in slices.
+LOSSES = [
+    ["training.global_batch=16"],
+    ["training.global_batch=64", "objectives.grounding.weight=0"],
+    ["training.global_batch=16", "objectives.contrast.weight=0"],
+    ["training.global_batch=32", "model.embed_dim=64", "data.nouns.per_caption=3"],
+    ["training.global_batch=2048", "model.embed_dim=4096", "objectives.grounding.weight=0"],
+]
+SMALL = ["video.depth=1", "video.num_groups=4", "text.depth=1", "deepspeed.bucket_elements=100000"]
+
+
+def _sums(collectives: list[Collective]) -> tuple[dict[str, float], dict[str, int]]:
+    sizes: dict[str, float] = {}
+    calls: dict[str, int] = {}
+    for sent in collectives:
+        sizes[sent.kind] = sizes.get(sent.kind, 0) + sent.size
+        calls[sent.kind] = calls.get(sent.kind, 0) + sent.calls
+    return sizes, calls
+
+
+def _check_losses(world_size: int, found) -> None:
+    for entry in found["losses"]:
+        workload = workload_of(load_config("demo", entry["overrides"]), world_size, on_gpu=False)
+        sizes, calls = _sums(loss_traffic(workload))
+        assert entry["bytes"] == sizes
+        assert entry["calls"] == calls
+
+
+def test_the_bytes_of_the_losses_are_those_of_the_model() -> None:
+    found = run_ranks(2, [json.dumps({"losses": LOSSES})])
+    assert len(found["losses"]) == len(LOSSES)
+    _check_losses(2, found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world_size", [4, 8])
+def test_the_bytes_of_the_losses_are_those_of_the_model_for_more_ranks(world_size) -> None:
+    _check_losses(world_size, run_ranks(world_size, [json.dumps({"losses": LOSSES})]))
+
+
+ENGINES = [
+    [f"deepspeed.zero_stage={stage}", "training.global_batch=8", *SMALL] for stage in (0, 1, 2)
+]
+ENGINES.append([*ENGINES[1], "training.micro_batch=2"])
+
+
+@pytest.mark.slow
+def test_the_bytes_of_zero_are_close_to_the_model() -> None:
+    world_size = 2
+    found = run_ranks(world_size, [json.dumps({"engines": ENGINES})])
+    for overrides, entry in zip(ENGINES, found["engines"], strict=True):
+        config = load_config("demo", overrides)
+        workload = workload_of(config, world_size, on_gpu=False)
+        choice = fixed_choice(config, world_size, workload.local_batch)
+        sizes, _ = _sums([*loss_traffic(workload), *zero_traffic(workload, choice)])
+        for kind, size in sizes.items():
+            # Padding of the shards, agreement on finite losses and the gradient norm come on top.
+            assert entry["bytes"][kind] == pytest.approx(size, rel=0.02)
+
+
+def test_a_rank_that_fails_is_named() -> None:
+    with pytest.raises(RanksFailedError, match="rank 0 of 1: .*JSONDecodeError"):
+        run_ranks(1, ["no task"])
+
+
+def test_a_line_is_found_and_never_negative() -> None:
+    exact = fit_line((size, 1e-4 + 2e-9 * size) for size in (1e3, 1e5, 1e7))
+    assert exact.alpha == pytest.approx(1e-4)
+    assert exact.beta == pytest.approx(2e-9)
+    assert exact.seconds(1e6) == pytest.approx(2.1e-3)
+    falling = fit_line([(1e3, 2e-3), (1e6, 1e-3)])
+    assert falling.beta == 0
+    assert 1e-3 < falling.alpha < 2e-3
+    steep = fit_line([(1e3, 1e-6), (1e6, 1e-2)])
+    assert steep.alpha == 0
+    with pytest.raises(ValueError, match="two sizes"):
+        fit_line([(10, 1.0), (10, 2.0)])
+
+
+def test_wrong_ranks_are_one_line(capsys) -> None:
+    assert run_app(app, ["bench", "comm", "--ranks", "1"]) == 2
+    assert "must be numbers of 2 or more" in capsys.readouterr().err
