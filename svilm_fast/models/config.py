@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -11,7 +11,7 @@ from svilm_fast.settings import Settings
 
 PresetName = Literal["tiny", "small", "base", "large"]
 AttentionName = Literal["auto", "sdpa", "flash_attn", "xformers", "reference"]
-Lock = bool | Annotated[int, Field(ge=0)]
+Lock = bool | int
 DropPattern = Literal["random", "spatial_uniform", "temporal_uniform", "stratified", "tube"]
 
 
@@ -248,8 +248,9 @@ def _check_heads(block: str, width: int, heads: int) -> None:
 
 
 def _check_lock(block: str, lock: Lock, depth: int) -> None:
-    if not isinstance(lock, bool) and lock > depth:
-        raise ValueError(
-            f"{block}.lock={lock} leaves more layers unlocked than {block}.depth={depth}; use "
-            "false to train the whole tower"
-        )
+    if isinstance(lock, bool) or 0 <= lock <= depth:
+        return
+    raise ValueError(
+        f"{block}.lock={lock} must be the number of last layers that are trained, 0 to "
+        f"{block}.depth={depth}; true locks the whole tower, false none of it"
+    )

@@ -71,9 +71,10 @@ def test_without_a_lock_everything_is_trained_and_one_is_a_number() -> None:
     assert [locked_levels(lock, 4) for lock in (False, True, 0, 4)] == [0, 6, 5, 1]
 
 
-def test_more_layers_than_there_are_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"text.lock=3 leaves more layers unlocked than.*=2"):
-        TextConfig(**TEXT, lock=3)
+@pytest.mark.parametrize("lock", [3, -1])
+def test_a_number_of_layers_that_there_is_not_is_refused(lock: int) -> None:
+    with pytest.raises(ValueError, match=rf"text.lock={lock} must be .* 0 to text.depth=2"):
+        TextConfig(**TEXT, lock=lock)
 
 
 def test_nothing_of_a_locked_prefix_is_kept_for_backward() -> None:
