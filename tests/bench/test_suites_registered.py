@@ -159,6 +159,20 @@ def test_micro_batches_share_their_clips_and_nothing_else():
         inputs.split(2)
 
 
+def test_wrong_losses_of_a_step_are_found(monkeypatch):
+    made = step.Step(step.load_config("demo"), 2, None, CPU)
+    assert made._verify_losses() < 1e-6
+    outputs = iter((1.0, 1.5))
+    objective = made.model.objective
+    monkeypatch.setattr(
+        made.model,
+        "objective",
+        lambda embeddings: objective(embeddings)._replace(loss=torch.tensor(next(outputs))),
+    )
+    with pytest.raises(WrongResult, match="not those of the reference path"):
+        made._verify_losses()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["global_8", "global_8_micro_4"])
 def test_the_step_is_proven_against_float64_and_timed(case):
