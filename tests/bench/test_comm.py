@@ -76,7 +76,7 @@ def test_the_bytes_of_zero_are_close_to_the_model() -> None:
 
 
 def test_a_rank_that_fails_is_named() -> None:
-    with pytest.raises(RanksFailedError, match="rank 0 of 1: .*JSONDecodeError"):
+    with pytest.raises(RanksFailedError, match=r"rank 0 of 1: .*JSONDecodeError"):
         run_ranks(1, ["no task"])
 
 

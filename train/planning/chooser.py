@@ -168,6 +168,8 @@ def _reductions(config: RunConfig, stage: int, size: int | None) -> tuple[Reduct
     asked = config.distributed.gradient_reduction
     if size is None or asked != "auto" or stage < 2:
         return (_possible_reduction(config, stage, asked),)
+    if config.training.precision == "bf16":
+        return ("boundary",)  # coalesced gradients would add up in bf16
     return ("coalesce", "boundary")
 
 
