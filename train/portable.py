@@ -162,7 +162,7 @@ def check_portable(folder: Path) -> dict[str, Any]:
     if not (folder / STATE).is_file() or not (folder / MANIFEST).is_file():
         raise CheckpointError(
             f"{folder} holds no portable checkpoint; a run writes it at its end, and "
-            "`--resume` lets a stopped run get there"
+            "`svilm ckpt convert` makes one of a stopped run"
         )
     reason = problem_with(folder)
     if reason is not None:
