@@ -1,0 +1,144 @@
+"""`svilm profile`: one op, one training step, or a trace that is there already."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from svilm_fast.bench.profile.record import plain as run_plain
+from svilm_fast.bench.profile.record import record, tell
+from svilm_fast.bench.profile.text import outer_tools
+from svilm_fast.bench.suites import benchmarks
+from svilm_fast.bench.suites.benchmark import Benchmark
+from svilm_fast.train.pretrain import Overrides
+from svilm_fast.train.ranks import choose_device
+
+app = typer.Typer(no_args_is_help=True, help="Where the time of an op or a step goes.")
+
+Out = Annotated[Path, typer.Option(help="folder for the trace and the picture of the memory")]
+Steps = Annotated[int, typer.Option(min=1, help="calls that are recorded")]
+WarmUp = Annotated[int, typer.Option(min=0, help="calls before the recording")]
+Stacks = Annotated[
+    bool, typer.Option("--stacks", help="record Python functions too: slower, but names ours")
+]
+Plain = Annotated[
+    bool, typer.Option("--plain", help="only run, for a profiler that looks from outside")
+]
+
+
+@app.callback()
+def _profile() -> None:
+    """Where the time of an op or a step goes."""
+
+
+@app.command()
+def op(
+    name: Annotated[str, typer.Argument(help="an op, or the whole id of a registered benchmark")],
+    case: Annotated[str | None, typer.Option(help="default: the first of the device")] = None,
+    direction: Annotated[str, typer.Option(help="forward, backward or both")] = "both",
+    dtype: Annotated[str | None, typer.Option(help="default: that of the benchmark")] = None,
+    provider: Annotated[
+        str | None, typer.Option(help="fused, reference or a peer; default: ours")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    steps: Steps = 3,
+    warm_up: WarmUp = 2,
+    out: Out = Path("profile"),
+    stacks: Stacks = False,
+    plain: Plain = False,
+) -> None:
+    """Record a registered benchmark: trace, operators, kernels, gaps, memory over time."""
+    where = choose_device(device, 0)
+    wanted = {"case": case, "direction": direction, "dtype": dtype, "provider": provider}
+    chosen = find_benchmark(name, where, wanted)
+    prepared = chosen.prepare(where)
+    try:
+        for _ in range(warm_up):
+            prepared.call()
+        if plain:
+            run_plain(prepared.call, steps=steps, device=where)
+            return
+        path = out / (chosen.id.replace("/", "_") + ".json.gz")
+        print(f"{chosen.id} on {where}")
+        record(prepared.call, path, steps=steps, device=where, stacks=stacks)
+    finally:
+        prepared.close()
+    tell(path)
+    if where.type == "cuda":
+        print(outer_tools(_this_command()))
+
+
+@app.command()
+def step(
+    config: Annotated[str, typer.Option(help="recipe, as for `svilm pretrain`")],
+    overrides: Overrides = None,
+    synthetic: Annotated[
+        bool, typer.Option("--synthetic", help="random clips: the step waits for no data")
+    ] = False,
+    steps: Steps = 3,
+    warm_up: WarmUp = 2,
+    out: Out = Path("profile"),
+    stacks: Stacks = False,
+    plain: Plain = False,
+) -> None:
+    """Record training steps of a recipe, also on many ranks under a launcher (rank 0 tells)."""
+    from svilm_fast.bench.profile.step import training_step
+    from svilm_fast.train.load_config import load_config
+    from svilm_fast.train.ranks import joined_ranks
+
+    loaded = load_config(config, overrides or [])
+    path = out / "step.json.gz"
+    with (
+        joined_ranks(loaded.distributed) as ranks,
+        training_step(loaded, ranks, synthetic=synthetic) as run,
+    ):
+        for _ in range(warm_up):
+            run()
+        if plain or not ranks.is_first:
+            run_plain(run, steps=steps, device=ranks.device)
+            return
+        print(f"{config} on {ranks.device}, rank 0 of {ranks.world_size}")
+        record(run, path, steps=steps, device=ranks.device, stacks=stacks)
+        on_gpu = ranks.device.type == "cuda"
+    tell(path)
+    if on_gpu:
+        print(outer_tools(_this_command()))
+
+
+@app.command()
+def trace(
+    path: Annotated[Path, typer.Argument(help="Chrome trace (.json, .json.gz) of torch.profiler")],
+) -> None:
+    """Tables and picture of a trace, for example of training.profile.steps."""
+    tell(path)
+
+
+def find_benchmark(name: str, device: torch.device, wanted: dict[str, str | None]) -> Benchmark:
+    """The registered benchmark of that id, or of that op with the wanted parts.
+
+    Among several the first wins, ours before peers. Raises ValueError that lists what there is.
+    """
+    if "/" in name:
+        return next(iter(benchmarks(None, device, name).values()))
+    of_op = [b for b in benchmarks(["ops"], device).values() if b.parts["name"] == name]
+    if not of_op:
+        names = dict.fromkeys(b.parts["name"] for b in benchmarks(["ops"], device).values())
+        raise ValueError(f"unknown op {name!r}; registered: {', '.join(names)}")
+    for part, value in wanted.items():
+        fitting = [b for b in of_op if value is None or b.parts[part] == value]
+        if not fitting:
+            there = ", ".join(dict.fromkeys(b.parts[part] for b in of_op))
+            raise ValueError(f"{name} has no {part} {value!r} on {device.type}; there are: {there}")
+        of_op = fitting
+    ours = [b for b in of_op if b.parts["provider"] in ("fused", "reference")]
+    return (ours or of_op)[0]
+
+
+def _this_command() -> str:
+    arguments = [argument for argument in sys.argv[1:] if argument != "--stacks"]
+    return "svilm " + shlex.join(arguments)

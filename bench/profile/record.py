@@ -1,0 +1,50 @@
+"""Records calls under torch.profiler and writes trace, tables and picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from svilm_fast.bench.memory import without_profiler_noise
+from svilm_fast.bench.profile.picture import write_memory
+from svilm_fast.bench.profile.text import describe
+from svilm_fast.bench.profile.trace import read_trace
+from svilm_fast.kernels.phases import phase
+
+
+def record(
+    call: Callable[[], object], path: Path, *, steps: int, device: torch.device, stacks: bool
+) -> None:
+    """Run `call` `steps` times, each marked as a step, and write the trace to `path` (.json.gz)."""
+    activities = [ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities.append(ProfilerActivity.CUDA)
+    with (
+        without_profiler_noise(),
+        profile(activities=activities, profile_memory=True, with_stack=stacks) as profiler,
+    ):
+        plain(call, steps=steps, device=device)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    profiler.export_chrome_trace(str(path))
+
+
+def plain(call: Callable[[], object], *, steps: int, device: torch.device) -> None:
+    """The same without a profiler, for one that looks from outside."""
+    for _ in range(steps):
+        with phase("step"):
+            call()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+
+
+def tell(path: Path) -> None:
+    """Print the tables of a trace and write the memory over time beside it."""
+    trace = read_trace(path)
+    print(describe(trace))
+    print(f"\nwrote {path} (open it in https://ui.perfetto.dev or chrome://tracing)")
+    picture = path.with_name(path.name.split(".")[0] + "_memory.png")
+    if write_memory(trace, picture):
+        print(f"wrote {picture}")

@@ -1,0 +1,249 @@
+"""Reads a Chrome trace of torch.profiler: phases, operators, kernels, communication, idle time."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from svilm_fast.kernels.phases import PREFIX
+
+STEP = PREFIX + "step"
+DEVICE_CATEGORIES = frozenset({"kernel", "gpu_memcpy", "gpu_memset"})
+HOST_CATEGORIES = frozenset({"cpu_op", "cuda_runtime", "cuda_driver"})
+COMMUNICATION = ("nccl", "gloo:")
+
+
+@dataclass(frozen=True)
+class Event:
+    """A span on one thread or stream; times in microseconds."""
+
+    name: str
+    category: str
+    lane: tuple[Any, Any]
+    start: float
+    length: float
+
+    @property
+    def end(self) -> float:
+        """When it ends."""
+        return self.start + self.length
+
+
+@dataclass(frozen=True)
+class Cost:
+    """All spans of one name: their number, time with and without what is nested in them (us)."""
+
+    name: str
+    calls: int
+    total: float
+    own: float
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The allocator after each change: microseconds, bytes; `device` is `cpu` or `cuda`."""
+
+    device: str
+    at: tuple[float, ...]
+    allocated: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What was recorded inside the marked steps; without marks, everything."""
+
+    events: tuple[Event, ...]
+    memory: tuple[Memory, ...]
+    windows: tuple[tuple[float, float], ...]
+    lane: tuple[Any, Any]
+
+    @property
+    def length(self) -> float:
+        """Microseconds of all steps."""
+        return sum(end - start for start, end in self.windows)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether anything ran on a GPU."""
+        return any(event.category in DEVICE_CATEGORIES for event in self.events)
+
+    def phases(self) -> list[Cost]:
+        """The named parts of a step, on the thread that runs it, longest first."""
+        marks = [e for e in self._host("user_annotation") if e.name.startswith(PREFIX)]
+        costs = _costs(marks)
+        return [
+            Cost(cost.name.removeprefix(PREFIX), cost.calls, cost.total, cost.own)
+            for cost in costs
+            if cost.name != STEP
+        ]
+
+    def operators(self) -> list[Cost]:
+        """Operators of the host by the time spent in themselves."""
+        return _costs(self._host("cpu_op"))
+
+    def kernels(self) -> list[Cost]:
+        """Kernels, copies and fills of the GPU by their time."""
+        return _costs([e for e in self.events if e.category in DEVICE_CATEGORIES], nested=False)
+
+    def functions(self) -> list[Cost]:
+        """This project's Python functions by the time of the operators right below them.
+
+        Empty unless the trace was recorded with stacks.
+        """
+        spans = self._host("python_function") + self._host("cpu_op")
+        spent: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+        stack: list[Event] = []
+        for event in sorted(spans, key=lambda e: (e.start, -e.length)):
+            while stack and stack[-1].end <= event.start:
+                stack.pop()
+            if event.category == "cpu_op" and not any(e.category == "cpu_op" for e in stack):
+                owner = next((e for e in reversed(stack) if _is_ours(e.name)), None)
+                if owner is not None:
+                    spent[owner.name][0] += 1
+                    spent[owner.name][1] += event.length
+            stack.append(event)
+        found = [Cost(name, int(n), time, time) for name, (n, time) in spent.items()]
+        return sorted(found, key=lambda cost: -cost.own)
+
+    def communication(self) -> float:
+        """Microseconds during which a collective was under way, on whatever thread or stream."""
+        return covered(e for e in self.events if e.name.startswith(COMMUNICATION))
+
+    def busy(self) -> float:
+        """Microseconds during which the GPU worked, or on a CPU an operator ran in this thread."""
+        if self.on_gpu:
+            return covered(e for e in self.events if e.category in DEVICE_CATEGORIES)
+        return covered(self._host("cpu_op"))
+
+    def gaps(self, most: int = 5) -> list[tuple[float, str, str]]:
+        """The longest times without work: (us, the phase, the operator or kernel before it)."""
+        on_gpu = self.on_gpu
+        working = sorted(
+            (
+                e
+                for e in self.events
+                if (e.category in DEVICE_CATEGORIES if on_gpu else e.category in HOST_CATEGORIES)
+                and (on_gpu or e.lane == self.lane)
+            ),
+            key=lambda e: e.start,
+        )
+        found = []
+        for start, end in self.windows:
+            reached, before = start, "the start of the step"
+            for event in working:
+                if not start <= event.start < end:
+                    continue
+                if event.start > reached:
+                    found.append((event.start - reached, reached, before))
+                if event.end > reached:
+                    reached, before = event.end, event.name
+            found.append((end - reached, reached, before))
+        longest = sorted(found, reverse=True)[:most]
+        return [(length, self._phase_at(at), before) for length, at, before in longest]
+
+    def _phase_at(self, moment: float) -> str:
+        around = [
+            e
+            for e in self._host("user_annotation")
+            if e.name.startswith(PREFIX) and e.name != STEP and e.start <= moment < e.end
+        ]
+        return min(around, key=lambda e: e.length).name.removeprefix(PREFIX) if around else "-"
+
+    def _host(self, category: str) -> list[Event]:
+        return [e for e in self.events if e.category == category and e.lane == self.lane]
+
+
+def read_trace(path: Path) -> Trace:
+    """Read `.json` or `.json.gz`; raises ValueError for a file that is no trace."""
+    if not path.is_file():
+        raise ValueError(f"no trace {path}: `svilm profile` and training.profile.steps write one")
+    try:
+        text = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        entries = json.loads(text)["traceEvents"]
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        entries = None
+    if not isinstance(entries, list):
+        raise ValueError(f"{path} is no Chrome trace of torch.profiler")
+    return trace_of(entries)
+
+
+def trace_of(entries: Iterable[dict[str, Any]]) -> Trace:
+    """The trace of Chrome's list of events."""
+    events, changes = [], defaultdict(list)
+    for entry in entries:
+        if entry.get("ph") == "X" and "dur" in entry:
+            events.append(
+                Event(
+                    str(entry["name"]),
+                    str(entry.get("cat", "")),
+                    (entry.get("pid"), entry.get("tid")),
+                    float(entry["ts"]),
+                    float(entry["dur"]),
+                )
+            )
+        elif entry.get("name") == "[memory]":
+            told = entry["args"]
+            device = "cpu" if told.get("Device Type", 0) == 0 else "cuda"
+            changes[device].append((float(entry["ts"]), float(told["Total Allocated"])))
+    if not events:
+        raise ValueError("the trace is empty: nothing ran while it was recorded")
+    steps = [e for e in events if e.name == STEP and e.category == "user_annotation"]
+    if steps:
+        windows = tuple((e.start, e.end) for e in steps)
+        lane = steps[0].lane
+    else:
+        spans = [e for e in events if e.category in HOST_CATEGORIES | DEVICE_CATEGORIES] or events
+        windows = ((min(e.start for e in spans), max(e.end for e in spans)),)
+        lane = max(spans, key=lambda e: (e.category == "cpu_op", e.length)).lane
+    first = windows[0][0]
+    inside = tuple(e for e in events if any(a <= e.start < b for a, b in windows))
+    memory = tuple(
+        Memory(device, *zip(*sorted((at - first, size) for at, size in points)))  # type: ignore[arg-type]
+        for device, points in sorted(changes.items())
+    )
+    return Trace(inside, memory, windows, lane)
+
+
+def covered(events: Iterable[Event]) -> float:
+    """Microseconds in the union of the spans."""
+    total, reached = 0.0, float("-inf")
+    for event in sorted(events, key=lambda e: e.start):
+        total += max(0.0, event.end - max(event.start, reached))
+        reached = max(reached, event.end)
+    return total
+
+
+def _is_ours(name: str) -> bool:
+    file = name.split("(")[0]
+    ours = ("svilm_fast/", "kernels/", "train/", "bench/")
+    # The helper that names phases lies around everything and is no reason for anything.
+    foreign = "site-packages" in file or "/torch/" in file or file.endswith("kernels/phases.py")
+    return not foreign and file.endswith(".py") and any(part in file for part in ours)
+
+
+def _costs(events: Sequence[Event], *, nested: bool = True) -> list[Cost]:
+    calls: dict[str, int] = defaultdict(int)
+    total: dict[str, float] = defaultdict(float)
+    own: dict[str, float] = defaultdict(float)
+    stack: list[Event] = []
+    for event in sorted(events, key=lambda e: (e.start, -e.length)):
+        calls[event.name] += 1
+        total[event.name] += event.length
+        own[event.name] += event.length
+        if not nested:
+            continue
+        while stack and stack[-1].end <= event.start:
+            stack.pop()
+        if stack:
+            own[stack[-1].name] -= event.length
+            # A span inside one of the same name is already part of its total.
+            if any(e.name == event.name for e in stack):
+                total[event.name] -= event.length
+        stack.append(event)
+    found = [Cost(name, calls[name], total[name], own[name]) for name in calls]
+    return sorted(found, key=lambda cost: -cost.own)
