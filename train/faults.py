@@ -16,7 +16,7 @@ def is_lost_connection(error: BaseException) -> bool:
     """
     if isinstance(error, dist.DistError):
         return True
-    return isinstance(error, RuntimeError) and "gloo/transport" in str(error)
+    return isinstance(error, RuntimeError) and "gloo/" in str(error)
 
 
 def place_of(error: BaseException) -> str:

@@ -78,13 +78,14 @@ class WatchServer:
         self.selector = selectors.DefaultSelector()
         self.ranks: dict[socket.socket, int] = {}
         self.pending: dict[socket.socket, bytes] = {}
+        self.told = b""  # also for who joins later
         listener.setblocking(False)
         self.selector.register(listener, selectors.EVENT_READ)
         self.thread = threading.Thread(target=self._serve, name="watch-server", daemon=True)
         self.thread.start()
 
     def _serve(self) -> None:
-        told = False
+        decided = False
         while True:
             for key, _ in self.selector.select(POLL_SECONDS):
                 if key.fileobj is self.listener:
@@ -92,8 +93,8 @@ class WatchServer:
                 else:
                     self._hear(key.fileobj)
             verdict = self.ledger.decided()
-            if verdict is not None and not told:
-                told = True
+            if verdict is not None and not decided:
+                decided = True
                 self._tell_all(verdict=verdict.text, exit_code=verdict.exit_code)
             if self.ledger.members and not self.ranks:
                 self.listener.close()
@@ -106,6 +107,7 @@ class WatchServer:
         self.selector.register(peer, selectors.EVENT_READ)
 
     def _tell_all(self, **fields: Any) -> None:
+        self.told += _line(**fields)
         # Its own rank last: that one's end takes this thread with it.
         for peer in sorted(self.ranks, key=self.ranks.__getitem__, reverse=True):
             try:
@@ -127,14 +129,22 @@ class WatchServer:
             self._forget(peer)
             return
         for line in lines:
-            self._take(peer, json.loads(line))
+            try:
+                said = json.loads(line)
+            except ValueError:
+                said = None
+            if not isinstance(said, dict):  # no rank of ours: a scanner of ports, perhaps
+                self._forget(peer)
+                return
+            self._take(peer, said)
 
     def _take(self, peer: socket.socket, said: dict[str, Any]) -> None:
         rank = self.ranks.get(peer)
         if rank is None:
-            if said.get("token") == self.token:
+            if secrets.compare_digest(str(said.get("token")), self.token):
                 self.ranks[peer] = said["rank"]
                 self.ledger.joined(Member(said["rank"], said["host"], said["pid"]))
+                peer.sendall(self.told)
         elif "stopped" in said:
             prefix = f"step {said['step']}: {self.ledger.members[rank]} stopped: "
             text = (prefix if said["own"] else "") + said["stopped"]
