@@ -29,7 +29,7 @@ _DIRECTIONS = ("forward", "both")
 _CPU_CASES: dict[str, dict[str, Mapping[str, Any]]] = {
     "infonce": {
         f"pairs_{pairs}_dim_256": {"videos": pairs, "texts": pairs, "dim": 256}
-        for pairs in (512, 1024, 2048, 4096)
+        for pairs in (512, 1024, 2048, 4096, 8192)
     },
     "grounding": {
         f"pairs_{pairs}_groups_32_nouns_2_dim_256": {

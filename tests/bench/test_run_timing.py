@@ -63,6 +63,7 @@ def test_the_fingerprint_hashes_what_makes_figures_comparable(monkeypatch):
         facts
     )
     assert slug(facts) == f"cpu-{facts['machine'].replace('_', '-')}"
+    assert slug(facts | {"gpu": "NVIDIA H200 (MIG 7g)"}) == "nvidia-h200-mig-7g"
     monkeypatch.setenv("SVILM_CONTAINER", "image@sha256:0")
     again = environment(CPU)
     assert again["container"] == "image@sha256:0"
