@@ -29,6 +29,9 @@ from svilm_fast.train.files import write_json
 from svilm_fast.train.sharded_state import (
     create_moments,
     link_moments,
+    refresh_parameters,
+    release_parameters,
+    set_master,
     set_moment,
     torch_optimizer,
     whole_moment,
@@ -188,6 +191,21 @@ def load_weights(model: nn.Module, folder: Path, *, average: bool = False) -> di
         weights |= load_file(folder / AVERAGE)
     model.load_state_dict(weights)
     return described
+
+
+def load_masters(engine: Engine, folder: Path) -> None:
+    """Give an engine with bf16 parameters the fp32 weights, which its cast has rounded."""
+    check_portable(folder)
+    if engine.config.training.precision != "bf16":
+        return
+    release_parameters(engine)
+    with safe_open(folder / WEIGHTS, framework="pt") as weights:
+        for name, parameter in engine.model.named_parameters():
+            if parameter.requires_grad:
+                set_master(engine, parameter, weights.get_tensor(name).to(engine.ranks.device))
+    refresh_parameters(engine)
+    if engine.ema is not None:
+        engine.ema.restart(0)
 
 
 def load_moments(engine: Engine, folder: Path) -> None:

@@ -33,7 +33,13 @@ from svilm_fast.train.loop import Evaluator, Loop, Outcome
 from svilm_fast.train.metrics_log import MetricsLog, check_trackers
 from svilm_fast.train.planning.flops import flops_of_step
 from svilm_fast.train.planning.resolve import resolve_on_ranks
-from svilm_fast.train.portable import load_average, load_moments, load_weights, save_portable
+from svilm_fast.train.portable import (
+    load_average,
+    load_masters,
+    load_moments,
+    load_weights,
+    save_portable,
+)
 from svilm_fast.train.progress import Display
 from svilm_fast.train.ranks import Ranks, joined_ranks
 from svilm_fast.train.reporting import report_at_end
@@ -133,6 +139,8 @@ def train_as_rank(config: RunConfig, start: Start, ranks: Ranks) -> Outcome:
         source = start.init_from or start.weights_from
         described = load_weights(model, source) if source else None
         engine = start_engine(model, config, ranks)
+        if source is not None:
+            load_masters(engine, source)
         start_step = 0
         if described is not None and start.init_from is not None:
             load_moments(engine, start.init_from)

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from svilm_fast.train.errors import CheckpointError
-from svilm_fast.train.portable import load_moments, load_weights, save_portable
+from svilm_fast.train.portable import load_masters, load_moments, load_weights, save_portable
 
 
 @pytest.mark.parametrize("rule", ["adamw", "sgd"])
@@ -69,3 +69,28 @@ def test_damage_and_absence_are_one_line(make_engine, tmp_path: Path) -> None:
     weights.write_bytes(bytes(content))
     with pytest.raises(CheckpointError, match=r"model.safetensors has changed"):
         load_weights(engine.model, tmp_path / "portable")
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_a_run_with_bf16_parameters_takes_over_fp32_state(
+    make_engine, batch_of, tmp_path: Path, stage: int
+) -> None:
+    first = make_engine("deepspeed.zero_stage=1", dropout=0.0)
+    for step in range(2):
+        first.step(batch_of(step), 0.02)
+    save_portable(first, tmp_path / "fp32", 2, {})
+    second = make_engine(
+        f"deepspeed.zero_stage={stage}",
+        "training.precision=bf16",
+        dropout=0.0,
+        prepare=lambda model: load_weights(model, tmp_path / "fp32"),
+    )
+    load_masters(second, tmp_path / "fp32")
+    load_moments(second, tmp_path / "fp32")
+    save_portable(second, tmp_path / "bf16", 2, {})
+    for part in ("model.safetensors", "optimizer.safetensors"):
+        wanted, found = (load_file(tmp_path / name / part) for name in ("fp32", "bf16"))
+        assert set(found) == set(wanted)
+        assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    rounded = {name: value.bfloat16() for name, value in batch_of(2).items()}
+    assert second.step(rounded, 0.02).applied
