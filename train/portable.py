@@ -164,8 +164,8 @@ def check_portable(folder: Path) -> dict[str, Any]:
     """Return the described state of a verified portable checkpoint, or raise CheckpointError."""
     if not (folder / STATE).is_file() or not (folder / MANIFEST).is_file():
         raise CheckpointError(
-            f"{folder} holds no portable checkpoint; a run writes it at its end, and "
-            "`svilm ckpt convert` makes one of a stopped run"
+            f"{folder} holds no portable checkpoint; a run writes it at its end: go on with "
+            "--resume, or make one of a stopped run's last checkpoint with `svilm ckpt convert`"
         )
     reason = problem_with(folder)
     if reason is not None:
