@@ -143,17 +143,16 @@ def choose(workload: Workload, device: Device, links: Links, memory_bytes: float
         key = (family.zero_stage, family.checkpoint_video, family.checkpoint_text, family.reduction)
         if key not in rejected or option.peak < rejected[key][0].peak:
             rejected[key] = (option, why)
-    slower = _slower(found, chosen)
+    slower = _slower(fitting)
     return Decision(chosen, [*rejected.values(), *slower], usable)
 
 
-def _slower(found: list[Option], chosen: Option) -> list[tuple[Option, str]]:
-    """The other ZeRO stages at their best that would fit, but are no faster."""
-    seen: dict[int, Option] = {}
-    for option in found[found.index(chosen) + 1 :]:
-        stage = option.choice.zero_stage
-        if stage != chosen.choice.zero_stage and option.peak <= chosen.peak * 4:
-            seen.setdefault(stage, option)
+def _slower(fitting: list[Option]) -> list[tuple[Option, str]]:
+    """The other ZeRO stages at their best: they would fit, but are no faster."""
+    chosen, seen = fitting[0], dict[int, Option]()
+    for option in fitting[1:]:
+        if option.choice.zero_stage != chosen.choice.zero_stage:
+            seen.setdefault(option.choice.zero_stage, option)
     return [
         (option, f"predicted to take {option.seconds / chosen.seconds:.3f} times as long")
         for option in seen.values()
