@@ -14,7 +14,8 @@ from typing import Any, Literal
 from svilm_fast.bench.ab.checkouts import Checkouts, checkouts, git, take_benchmarks_from
 from svilm_fast.bench.ab.process import SideError
 from svilm_fast.bench.ab.protocol import SUITES_MODULE
-from svilm_fast.bench.ab.session import BASE, CONTROL, HEAD, Measured, Plan, Session, SideSpec
+from svilm_fast.bench.ab.samples import BASE, CONTROL, HEAD
+from svilm_fast.bench.ab.session import Measured, Plan, Session, SideSpec
 from svilm_fast.bench.ab.verdict import Judgement, Rule, judge
 from svilm_fast.bench.outcomes import Outcome
 

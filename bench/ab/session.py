@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import random
+import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -12,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from svilm_fast.bench.ab.process import SideError, Worker
+from svilm_fast.bench.ab.samples import BASE, CONTROL, HEAD, Draw
 
-BASE, HEAD, CONTROL = "base", "head", "control"
-WARM_CALLS = 2
+WARM_CALLS = 1
 LEAST = 3
+LEAST_SHARE, MOST_SHARE = 1 / 3, 2
+NORMAL_QUARTILES = 1.349  # distance of a normal distribution's quartiles, standard deviations
 PROOF = -1
 Team = Mapping[str, Worker]
 Job = tuple[int, str]
@@ -27,8 +30,11 @@ class Plan:
 
     Attributes:
         restarts: how often all workers start anew; a process has an offset of its own.
-        renewals: children that each worker forks between two restarts, one after the other; memory
+        renewals: children that each worker forks in the first restart, one after the other; memory
             lies elsewhere in each. 0 measures in the worker itself (CUDA does not survive a fork).
+        aim: standard error of a log ratio to aim at. The spread so far decides in how many renewals
+            of the next restart a benchmark takes part, within `LEAST_SHARE` and `MOST_SHARE` of
+            `renewals`: what is steady makes room for what is not.
         pairs: pairs of samples of a benchmark in each renewal.
         sample_ms: length that a sample should have; short calls are batched to reach it.
         budget_s: seconds for a benchmark in one restart; long calls take part in fewer renewals
@@ -41,6 +47,7 @@ class Plan:
 
     restarts: int = 8
     renewals: int = 24
+    aim: float = 0.003
     pairs: int = 3
     sample_ms: float = 1.0
     budget_s: float = 3.0
@@ -58,23 +65,6 @@ class SideSpec:
     command: Sequence[str]
     folder: Path
     variables: Mapping[str, str]
-
-
-@dataclass
-class Draw:
-    """Samples of one benchmark from one set of processes: nanoseconds of a batch of calls.
-
-    `order` has the first letters of the sides for each pair (triple with a control); `ns` and
-    `waited` have, for each side, a value for each pair.
-    """
-
-    restart: int
-    renewal: int
-    cores: list[int] | None
-    calls: int
-    order: list[str] = field(default_factory=list)
-    ns: dict[str, list[int]] = field(default_factory=dict)
-    waited: dict[str, list[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -208,10 +198,24 @@ class Session:
         """What a restart does: each renewal takes all benchmarks in an order of its own."""
         ids = [id for id in self.measured.common if id not in self.measured.failures]
         jobs = [(PROOF, id) for id in ids] if restart == 0 else []
-        for renewal in range(max(1, self.plan.renewals)):
+        wanted = {id: self._renewals(id) for id in ids}
+        for renewal in range(max(wanted.values(), default=0)):
             random.Random(f"{self.plan.seed}/{restart}/{renewal}").shuffle(ids)
-            jobs += [(renewal, id) for id in ids]
+            jobs += [(renewal, id) for id in ids if renewal < wanted[id]]
         return jobs
+
+    def _renewals(self, id: str) -> int:
+        """In how many renewals of the coming restart a benchmark takes part."""
+        plan = self.plan
+        draws = self.measured.draws.get(id, [])
+        if not plan.renewals or len(draws) < 2:
+            return max(1, plan.renewals)
+        low, _, high = statistics.quantiles((draw.log_ratio(HEAD) for draw in draws), n=4)
+        spread = (high - low) / NORMAL_QUARTILES
+        needed = (spread / plan.aim) ** 2 / plan.restarts
+        least = max(min(LEAST, plan.renewals), LEAST_SHARE * plan.renewals)
+        bounded = max(least, min(needed, MOST_SHARE * plan.renewals))
+        return min(math.ceil(bounded), self._batches[id].renewals)
 
     def _work(self, team: Team, jobs: list[Job], restart: int) -> None:
         """Do the jobs, each of which leaves the list; return early when a worker is lost."""
@@ -271,7 +275,7 @@ class Session:
             affordable = int(plan.budget_s / (calls * call_s * sides))
             return Batch(calls, max(LEAST, min(plan.pairs, affordable)), 1)
         affordable = int(plan.budget_s / ((WARM_CALLS + calls * plan.pairs) * call_s * sides))
-        return Batch(calls, plan.pairs, min(plan.renewals, max(LEAST, affordable)))
+        return Batch(calls, plan.pairs, max(LEAST, affordable))
 
     def _draw(self, team: Team, id: str, restart: int, renewal: int) -> Draw:
         limit = self.plan.timeout_s

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from statistics import median
 
-from svilm_fast.bench.ab.session import BASE, CONTROL, HEAD, Draw, Measured
-from svilm_fast.bench.ab.statistics import Estimate, Restarts, estimate, holm
+from svilm_fast.bench.ab.samples import BASE, CONTROL, HEAD, log_ratios
+from svilm_fast.bench.ab.session import Measured
+from svilm_fast.bench.ab.statistics import Estimate, estimate, holm
 from svilm_fast.bench.outcomes import Outcome
 
 CONTROL_LEVEL = 0.01
@@ -55,31 +55,6 @@ class Judgement:
     verdicts: list[Verdict]
     controls: list[Verdict]
     messages: list[str]
-
-
-def log_ratios(draws: list[Draw], side: str, against: str = BASE) -> Restarts:
-    """Log ratios of `side` to `against`, grouped by restart.
-
-    A renewal gives the median of its pairs; where there is one renewal, each pair counts. The time
-    that a process waited for its core is taken off.
-    """
-    by_restart: dict[int, list[list[float]]] = {}
-    for draw in draws:
-        pairs = [
-            math.log((one - one_waited) / (other - other_waited))
-            for one, one_waited, other, other_waited in zip(
-                draw.ns[side],
-                draw.waited[side],
-                draw.ns[against],
-                draw.waited[against],
-                strict=True,
-            )
-        ]
-        by_restart.setdefault(draw.restart, []).append(pairs)
-    return [
-        renewals[0] if len(renewals) == 1 else [median(pairs) for pairs in renewals]
-        for _, renewals in sorted(by_restart.items())
-    ]
 
 
 def judge(measured: Measured, rule: Rule) -> Judgement:

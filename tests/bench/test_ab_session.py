@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from svilm_fast.bench.ab.process import SideError
-from svilm_fast.bench.ab.session import BASE, CONTROL, HEAD, Plan, Session, SideSpec, spaced
+from svilm_fast.bench.ab.samples import BASE, CONTROL, HEAD
+from svilm_fast.bench.ab.session import Plan, Session, SideSpec, spaced
 from svilm_fast.bench.ab.verdict import Rule, judge
 from svilm_fast.bench.outcomes import Outcome
 
