@@ -193,16 +193,21 @@ def load_weights(model: nn.Module, folder: Path, *, average: bool = False) -> di
     return described
 
 
-def load_masters(engine: Engine, folder: Path) -> None:
-    """Give an engine with bf16 parameters the fp32 weights, which its cast has rounded."""
-    check_portable(folder)
+def load_masters(engine: Engine, folder: Path, *, average: bool = False) -> None:
+    """Give an engine with bf16 parameters the fp32 weights, which its cast has rounded.
+
+    average: as in `load_weights`, which must have been called before.
+    """
     if engine.config.training.precision != "bf16":
         return
     release_parameters(engine)
-    with safe_open(folder / WEIGHTS, framework="pt") as weights:
-        for name, parameter in engine.model.named_parameters():
-            if parameter.requires_grad:
-                set_master(engine, parameter, weights.get_tensor(name).to(engine.ranks.device))
+    for file in (WEIGHTS, AVERAGE) if average else (WEIGHTS,):
+        with safe_open(folder / file, framework="pt") as weights:
+            present = set(weights.keys())
+            for name, parameter in engine.model.named_parameters():
+                if parameter.requires_grad and name in present:
+                    value = weights.get_tensor(name).to(engine.ranks.device)
+                    set_master(engine, parameter, value)
     refresh_parameters(engine)
     if engine.ema is not None:
         engine.ema.restart(0)

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from svilm_fast.train.config import Weights
 from svilm_fast.train.console import run_app
 from svilm_fast.train.load_config import dump_config, load_config
 
@@ -42,6 +43,9 @@ def pretrain(
         Path | None,
         typer.Option(help="portable checkpoint of which only the weights are taken"),
     ] = None,
+    weights: Annotated[
+        Weights, typer.Option(help="with --weights-from: as they were trained, or their average")
+    ] = Weights.RAW,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="print the resolved tree and stop")
     ] = False,
@@ -76,7 +80,10 @@ def pretrain(
     )
     from svilm_fast.train.session import Start, train
 
-    outcome = train(resolved, Start(resume, auto_resume, overwrite, init_from, weights_from))
+    outcome = train(
+        resolved,
+        Start(resume, auto_resume, overwrite, init_from, weights_from, weights is Weights.EMA),
+    )
     return 128 + outcome.signal if outcome.signal else 0
 
 

@@ -56,7 +56,8 @@ class Start:
     resume: continue from the newest verified checkpoint, which must exist. auto_resume: the same,
     or a fresh start where there is none. overwrite: replace an earlier run. init_from: folder of
     a portable checkpoint whose weights, moments, step and data position are taken over.
-    weights_from: the same, of which only the weights are; the data may be others.
+    weights_from: the same, of which only the weights are; the data may be others. average: take
+    their average instead of the weights of weights_from.
     """
 
     resume: bool = False
@@ -64,6 +65,7 @@ class Start:
     overwrite: bool = False
     init_from: Path | None = None
     weights_from: Path | None = None
+    average: bool = False
 
     def __post_init__(self) -> None:
         if self.init_from is not None and self.weights_from is not None:
@@ -71,6 +73,9 @@ class Start:
                 "--init-from and --weights-from exclude each other: the first goes on with another "
                 "run, the second takes its weights alone"
             )
+
+        if self.average and self.weights_from is None:
+            raise UserError("--weights ema says what to take of --weights-from, which is not given")
 
     @property
     def fresh(self) -> bool:
@@ -137,10 +142,10 @@ def train_as_rank(config: RunConfig, start: Start, ranks: Ranks) -> Outcome:
     with loader:
         model = build_model(config)
         source = start.init_from or start.weights_from
-        described = load_weights(model, source) if source else None
+        described = load_weights(model, source, average=start.average) if source else None
         engine = start_engine(model, config, ranks)
         if source is not None:
-            load_masters(engine, source)
+            load_masters(engine, source, average=start.average)
         start_step = 0
         if described is not None and start.init_from is not None:
             load_moments(engine, start.init_from)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from svilm_fast import report as report_package
 from svilm_fast.train.config import Weights
-from svilm_fast.train.errors import CheckpointError
+from svilm_fast.train.errors import CheckpointError, UserError
 from svilm_fast.train.evaluate import evaluate, evaluation_data
 from svilm_fast.train.loaded_run import load_run
 from svilm_fast.train.reporting import write_report
@@ -57,6 +57,25 @@ def test_evaluation_and_report_take_the_average_unless_told_otherwise(
     write_report(runs[None], None, ranks.device)
     assert told["extra_facts"] == {"Weights": {"read": "ema", "step": STEPS}}
     assert told["temporal_head"] is runs[None].model.objectives.temporal.head
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_run_starts_from_the_average_of_another(
+    configure, ranks, precision: str, tmp_path: Path
+) -> None:
+    short = ("training.steps=2", "evaluation.at_end=false", "optimizer.lr=0.01")
+    train_as_rank(configure(*short, "ema.decay=0.6", run="first"), Start(), ranks)
+    # A rate of almost nothing leaves the second run where it started.
+    still = (*short, "optimizer.lr=1e-12", "optimizer.weight_decay=0")
+    second = configure(*still, f"training.precision={precision}", run="second")
+    source = tmp_path / "first" / "portable"
+    train_as_rank(second, Start(weights_from=source, average=True), ranks)
+    wanted = load_file(source / "ema.safetensors")
+    found = load_file(tmp_path / "second" / "portable" / "model.safetensors")
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-6, atol=1e-8)
+    with pytest.raises(UserError, match="--weights ema says what to take of --weights-from"):
+        Start(init_from=source, average=True)
 
 
 def test_an_average_that_was_never_kept_is_refused(configure, ranks) -> None:
