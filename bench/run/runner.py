@@ -72,6 +72,7 @@ def run_together(
     ceilings: Ceilings | None,
     *,
     budget_s: float,
+    least: int = 5,
 ) -> list[Record]:
     """Measure benchmarks in interleaved rounds, so that their ratios hold on a busy machine."""
     proven: dict[str, tuple[Prepared, float | None]] = {}
@@ -83,7 +84,7 @@ def run_together(
             records[benchmark.id] = failed(benchmark, failure)
     try:
         calls = {id: prepared.call for id, (prepared, _) in proven.items()}
-        timings = measure_together(calls, device, budget_s=budget_s) if calls else {}
+        timings = measure_together(calls, device, budget_s=budget_s, least=least) if calls else {}
         for benchmark in benchmarks:
             if benchmark.id in timings:
                 prepared, error = proven[benchmark.id]
