@@ -100,7 +100,8 @@ def build_report(
     DualEncoder) with dataset (train=False) the pictures of groups, nouns and segments for `clips`
     clips; config and environment (config.yaml and env.json as dictionaries) the facts. beta: the
     grounding softmax's (default: the last in the log, else where the configuration starts),
-    temperature: the temporal objective's; temporal_head: its head, where it has one. untrained: the model with initial weights.
+    temperature: the temporal objective's; temporal_head: its head, where it has one. untrained: the
+    model with initial weights.
     """
     folder = Path(out_dir)
     series: Series = {}

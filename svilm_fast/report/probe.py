@@ -87,10 +87,10 @@ def probe_clips(
 ) -> list[ClipProbe]:
     """Run a dual encoder over a few clips, as they are and cut-and-pasted.
 
-    beta: sharpness of the nouns' softmax over groups. temperature: of the temporal assignment
-    to two centres. temporal_head: from segments [b, T, D] and their mask [b, T] to the logits [b, T]
-    of being the clip's own; where a model has one, its prediction takes the centres' place. seed: draws partners and intervals of cut-and-paste. untrained: a model with initial weights,
-    whose similarities are shown beside.
+    beta: sharpness of the nouns' softmax over groups. temperature: of the temporal assignment to
+    two centres. temporal_head: from segments [b, T, D] and their mask [b, T] to the logits [b, T]
+    of being the clip's own; it takes the centres' place. seed: draws partners and intervals
+    of cut-and-paste. untrained: a model with initial weights, whose similarities are shown beside.
     """
     device = torch.device(device) if device is not None else device_of(model)
     frames = batch.frames.to(device)
