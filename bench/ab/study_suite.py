@@ -18,7 +18,6 @@ import torch
 
 import svilm_fast
 from svilm_fast.bench.suites.benchmark import Benchmark, Prepared, WrongResult, benchmark_id
-from svilm_fast.kernels.registry import ops
 
 UNITS = 100
 EXTRA_FILE = "ab_study_extra.json"
@@ -132,10 +131,9 @@ def _backward() -> Unit:
     return lambda: torch.autograd.grad((a @ weight).square().mean(), weight)
 
 
-def _cost() -> Unit:
-    op = ops()["infonce"]
-    case = next(iter(op.cases.values()))
-    return lambda: op.cost(case, torch.bfloat16)
+def _sorted() -> Unit:
+    words = [f"{(i * 7919) % 1009:04d}" for i in range(60)]
+    return lambda: sorted(words, key=lambda word: word[::-1])
 
 
 def _dictionary() -> Unit:
@@ -186,7 +184,7 @@ _KINDS: dict[str, Callable[[], Unit]] = {
     "copy": _copy,
     "reduce": _reduce,
     "backward": _backward,
-    "cost": _cost,
+    "sorted": _sorted,
     "dictionary": _dictionary,
     "json": _json,
     "regex": _regex,
