@@ -24,7 +24,7 @@ BATCHES = (64, 256, 1024)
 def comm(
     ranks: Annotated[str, typer.Option(help="rank counts on this machine")] = "2,4,8",
     device: Annotated[str, typer.Option(help="cpu (gloo) or cuda (NCCL)")] = "cpu",
-    repeats: Annotated[int, typer.Option(min=1, help="timed calls of each size")] = 20,
+    repeats: Annotated[int, typer.Option(min=1, help="timed calls of each size")] = 40,
     out: Annotated[Path | None, typer.Option(help="folder for comm.json and comm.png")] = None,
 ) -> None:
     """Measure all_gather, reduce_scatter and all_reduce; compare a step's bytes and time.
@@ -69,7 +69,6 @@ def measure(world_size: int, device: str, repeats: int) -> dict[str, Any]:
         "sizes": SIZES,
         "repeats": repeats,
         "losses": overrides,
-        "replay": True,
     }
     found = run_ranks(world_size, [json.dumps(task)])
     fits = {

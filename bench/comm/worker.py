@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from svilm_fast.train.planning.workload import workload_of
 from svilm_fast.train.ranks import Ranks, leave_ranks, start_ranks
 
 KINDS = ("all_gather", "reduce_scatter", "all_reduce")
+CHAIN = 8
 
 
 def collective(kind: str, size: int, ranks: Ranks) -> Callable[[], object]:
@@ -36,21 +37,23 @@ def collective(kind: str, size: int, ranks: Ranks) -> Callable[[], object]:
     return lambda: dist.all_reduce(whole)
 
 
-def seconds_of(call: Callable[[], object], ranks: Ranks, repeats: int) -> float:
-    """The time that the slowest rank needed, as the lower quintile of the repeats.
+def seconds_of(calls: Sequence[Callable[[], object]], ranks: Ranks, repeats: int) -> list[float]:
+    """Time of each call on the slowest rank, as the lower quintile of the repeats.
 
-    Low, because more ranks than cores, and other work on them, only ever add to it.
+    The calls take turns, so that a change of the machine's load meets all of them alike; low,
+    because other work, and more ranks than cores, only ever add to a call.
     """
-    samples = []
+    samples: list[list[float]] = [[] for _ in calls]
     for number in range(repeats + 2):
-        ranks.barrier()
-        _finish(ranks)
-        start = time.perf_counter()
-        call()
-        _finish(ranks)
-        if number >= 2:
-            samples.append(time.perf_counter() - start)
-    return float(torch.tensor(ranks.agree_max(*samples)).quantile(0.2))
+        for call, taken in zip(calls, samples, strict=True):
+            ranks.barrier()
+            _finish(ranks)
+            start = time.perf_counter()
+            call()
+            _finish(ranks)
+            if number >= 2:
+                taken.append(time.perf_counter() - start)
+    return [float(torch.tensor(ranks.agree_max(*taken)).quantile(0.2)) for taken in samples]
 
 
 def _finish(ranks: Ranks) -> None:
@@ -58,15 +61,28 @@ def _finish(ranks: Ranks) -> None:
         torch.cuda.synchronize(ranks.device)
 
 
-def timed(sizes: list[int], ranks: Ranks, repeats: int) -> list[dict[str, Any]]:
-    """Seconds of every kind and size; bytes are those really in the tensor."""
+def chain(calls: Sequence[Callable[[], object]]) -> Callable[[], object]:
+    """The calls one after another, as one."""
+    return lambda: [call() for call in calls]
+
+
+def measure(
+    sizes: list[int], steps: list[list[tuple[str, int]]], ranks: Ranks, repeats: int
+) -> tuple[list[dict[str, Any]], list[float]]:
+    """Seconds of a call of every kind and size, and of every step's collectives in their order.
+
+    A sample of the first is a chain of CHAIN calls, as a step is one: the start behind a barrier
+    and the loss of a core in between weigh on both alike.
+    """
+    singles = [(kind, size) for kind in KINDS for size in sizes]
+    calls = [chain([collective(kind, size, ranks)] * CHAIN) for kind, size in singles]
+    calls += [chain([collective(kind, size, ranks) for kind, size in step]) for step in steps]
+    seconds = seconds_of(calls, ranks, repeats)
     rows = []
-    for kind in KINDS:
-        for size in sizes:
-            held = max(1, size // 4 // ranks.world_size) * ranks.world_size * 4
-            seconds = seconds_of(collective(kind, size, ranks), ranks, repeats)
-            rows.append({"kind": kind, "bytes": held, "seconds": seconds})
-    return rows
+    for (kind, size), taken in zip(singles, seconds):
+        held = max(1, size // 4 // ranks.world_size) * ranks.world_size * 4
+        rows.append({"kind": kind, "bytes": held, "seconds": taken / CHAIN})
+    return rows, seconds[len(singles) :]
 
 
 def loss_step(config: RunConfig, ranks: Ranks) -> CountedCollectives:
@@ -117,21 +133,17 @@ def main(arguments: list[str]) -> None:
     result, task = Path(arguments[0]), json.loads(arguments[1])
     ranks = start_ranks(DistributedConfig(device=task.get("device", "cpu")))
     found: dict[str, Any] = {"world_size": ranks.world_size, "device": ranks.device.type}
-    if task.get("sizes"):
-        found["timed"] = timed(task["sizes"], ranks, task["repeats"])
-    found["losses"] = []
+    found["losses"], issued = [], []
     for overrides in task.get("losses", []):
         counted = loss_step(load_config("demo", overrides), ranks)
-        entry = {"bytes": counted.bytes, "calls": counted.calls, "overrides": overrides}
-        if task.get("replay"):
-            calls = [collective(kind, size, ranks) for kind, size in counted.issued]
-            entry["issued"] = counted.issued
-            entry["seconds"] = seconds_of(
-                lambda calls=calls: [call() for call in calls],  # type: ignore[misc]
-                ranks,
-                task["repeats"],
-            )
-        found["losses"].append(entry)
+        found["losses"].append(
+            {"bytes": counted.bytes, "calls": counted.calls, "overrides": overrides}
+        )
+        issued.append(counted.issued)
+    if task.get("sizes"):
+        found["timed"], seconds = measure(task["sizes"], issued, ranks, task["repeats"])
+        for entry, taken in zip(found["losses"], seconds, strict=True):
+            entry["seconds"] = taken
     found["engines"] = []
     for overrides in task.get("engines", []):
         counted = engine_step(load_config("demo", overrides), ranks)
