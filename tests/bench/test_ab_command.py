@@ -155,7 +155,9 @@ def test_half_as_slow_again_is_found_and_what_is_broken_fails(call, project, tmp
     suite = project / "bench" / "ab" / "study_suite.py"
     text = suite.read_text()
     # The head's own benchmark of sha256 computes something else every time.
-    broken = text.replace(".hexdigest()", ".hexdigest() + str(object())")
+    broken = text.replace("import json\n", "import json\nimport os\n").replace(
+        ".hexdigest()", ".hexdigest() + str(os.urandom(8))"
+    )
     assert broken != text
     suite.write_text(broken)
     try:

@@ -1,14 +1,16 @@
 """Sides that crash, hang, lie or differ: played by small fake workers, none of them may pass."""
 
 import json
+import math
 import sys
 from pathlib import Path
+from statistics import NormalDist
 
 import pytest
 
 from svilm_fast.bench.ab.process import SideError
-from svilm_fast.bench.ab.samples import BASE, CONTROL, HEAD
-from svilm_fast.bench.ab.session import Plan, Session, SideSpec, spaced
+from svilm_fast.bench.ab.samples import BASE, CONTROL, HEAD, Draw
+from svilm_fast.bench.ab.session import Batch, Plan, Session, SideSpec, spaced
 from svilm_fast.bench.ab.verdict import Rule, judge
 from svilm_fast.bench.outcomes import Outcome
 
@@ -46,6 +48,7 @@ for line in sys.stdin:
         reply = {"ok": {"ns": round(ns) + 5000, "waited": 5000}}
     print(json.dumps(reply), flush=True)
 """
+NO_WAIT = {BASE: [0], HEAD: [0]}
 IDS = [f"host/made-up/case{i}/-/-/-" for i in range(4)]
 PLAN = Plan(restarts=4, renewals=2, pairs=3, controls=2, timeout_s=20.0, pinned=False)
 
@@ -222,3 +225,45 @@ def test_controls_are_spread_over_the_benchmarks():
     assert spaced(list("abcdefgh"), 4) == ["b", "d", "f", "h"]
     assert spaced(list("ab"), 4) == ["a", "b"]
     assert spaced([], 4) == []
+
+
+def session(**plan):
+    return Session([], Plan(**plan), Path())
+
+
+@pytest.mark.parametrize(
+    "call_s, batch",
+    [(2**-20, Batch(1049, 3, 333)), (0.2, Batch(1, 3, 3)), (2e-3, Batch(1, 3, 125))],
+    ids=["short calls are batched", "long calls get few renewals", "a call longer than a sample"],
+)
+def test_what_fits_the_budget(call_s, batch):
+    one = session(renewals=24, pairs=3, sample_ms=1.0, budget_s=3.0)
+    assert one._batch(call_s, 3) == batch
+
+
+def test_without_renewals_the_budget_sets_the_pairs():
+    plan = {"renewals": 0, "pairs": 40, "budget_s": 3.0}
+    assert session(**plan)._batch(0.01, 2) == Batch(1, 40, 1)
+    assert session(**plan)._batch(0.1, 2).pairs in (14, 15)
+    assert session(**plan)._batch(10.0, 2).pairs == 3
+
+
+def test_renewals_go_where_the_spread_is():
+    """Spreads of 1, 4 and 20 % at 8 restarts and 0.3 %: least, what is needed, most."""
+    one = session(renewals=24, restarts=8, aim=0.003)
+    for id, spread in (("steady", 0.01), ("middling", 0.04), ("wild", 0.2)):
+        one._batches[id] = Batch(1, 3, 1000)
+        steps = [math.exp(spread * NormalDist().inv_cdf((i + 0.5) / 200)) for i in range(200)]
+        one.measured.draws[id] = [
+            Draw(0, i, None, 1, ns={BASE: [10**6], HEAD: [round(1e6 * step)]}, waited=NO_WAIT)
+            for i, step in enumerate(steps)
+        ]
+    found = [one._renewals(id) for id in ("steady", "middling", "wild", "new")]
+    assert found == [8, pytest.approx(22, abs=1), 48, 24]
+
+
+def test_a_renewal_counts_the_faster_half_and_not_the_waiting():
+    draw = Draw(0, 0, None, 1, ns={BASE: [100, 900, 100], HEAD: [110, 1000, 310]})
+    draw.waited = {BASE: [0, 0, 0], HEAD: [0, 0, 200]}
+    assert draw.log_ratio(HEAD) == pytest.approx(math.log(1.1))
+    assert draw.pairs(HEAD)[1] == pytest.approx(math.log(10 / 9))
