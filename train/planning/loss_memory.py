@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from svilm_fast.kernels.infonce.fused.layout import DEFAULT_ROWS
+from svilm_fast.kernels.slices import MAX_SLICES, SLICE_BYTES
 from svilm_fast.train.planning.workload import Workload
 
 FP32 = 4
@@ -47,14 +49,23 @@ def gathered_bytes(workload: Workload) -> float:
 def score_bytes(workload: Workload) -> float:
     """Grounding's scores [b, B] and what their symmetric InfoNCE keeps and makes of them.
 
-    Scores, logits, masked logits, their gradients: six matrices in fp32 and one of bool; the fused
-    op of one rank makes two.
+    Over ranks: the scores, their slices before they are joined, the logits and a temporary in
+    fp32, and a mask. One rank: the fused op makes two matrices, the reference six and a mask.
     """
     if not workload.nouns:
         return 0.0
     pairs = workload.local_batch * workload.config.training.global_batch
-    fused = workload.on_gpu and workload.world_size == 1
-    return float(pairs * (2 * FP32 if fused else 6 * FP32 + 1))
+    if workload.world_size > 1:
+        return float(pairs * (4 * FP32 + 1))
+    return float(pairs * (2 * FP32 if workload.on_gpu else 6 * FP32 + 1))
+
+
+def slices(workload: Workload, width: int) -> int:
+    """Parts in which `kernels.slices` gathers fp32 rows of `width` numbers a pair."""
+    if workload.world_size == 1:
+        return 1
+    size = FP32 * width * workload.config.training.global_batch
+    return max(1, min(MAX_SLICES, size // SLICE_BYTES, workload.local_batch))
 
 
 def workspace(workload: Workload, given: int | None) -> float:
@@ -62,7 +73,9 @@ def workspace(workload: Workload, given: int | None) -> float:
     local, pairs = workload.local_batch, workload.config.training.global_batch
     objectives, sizes = workload.config.objectives, [0.0]
     if objectives.contrast.weight:
-        bound = given or CONTRAST_WORKSPACE[workload.on_gpu]
+        columns = pairs // slices(workload, vectors(workload)["texts"])
+        rows = FP32 * min(DEFAULT_ROWS, local) * columns if workload.on_gpu else 0
+        bound = given or max(CONTRAST_WORKSPACE[workload.on_gpu], rows)
         sizes.append(min(bound, 4 * FP32 * local * pairs))
     if workload.nouns:
         bound = given or GROUNDING_WORKSPACE[workload.on_gpu]

@@ -10,9 +10,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from svilm_fast.kernels.slices import MAX_SLICES, SLICE_BYTES
 from svilm_fast.train.planning.links import Kind, Links
-from svilm_fast.train.planning.loss_memory import vectors
+from svilm_fast.train.planning.loss_memory import slices, vectors
 from svilm_fast.train.planning.workload import Choice, Workload
 
 FP32 = 4
@@ -45,32 +44,27 @@ def loss_traffic(workload: Workload) -> list[Collective]:
     found = []
     if "texts" in width:
         size = float(FP32 * pairs * width["texts"])
-        slices = _slices(size, workload.local_batch)
+        parts = slices(workload, width["texts"])
         found += [
             Collective("contrast", "check of the calls", "all_gather", check, 1),
-            Collective("contrast", "texts", "all_gather", size, slices),
+            Collective("contrast", "texts", "all_gather", size, parts),
             *_columns("contrast", pairs),
-            Collective("contrast", "gradient of the texts", "reduce_scatter", size, slices),
+            Collective("contrast", "gradient of the texts", "reduce_scatter", size, parts),
         ]
         if workload.config.objectives.contrast.exclude_partner:
             found.append(Collective("contrast", "pair ids", "all_gather", 8.0 * pairs, 1))
     if "nouns" in width:
         size = float(FP32 * pairs * width["nouns"])
-        slices = _slices(size, workload.local_batch)
+        parts = slices(workload, width["nouns"])
         masks = float(pairs * workload.nouns)
         found += [
             Collective("grounding", "check of the calls", "all_gather", check, 1),
             Collective("grounding", "noun masks", "all_gather", masks, 1),
-            Collective("grounding", "nouns", "all_gather", size, slices),
+            Collective("grounding", "nouns", "all_gather", size, parts),
             *_columns("grounding", pairs),
-            Collective("grounding", "gradient of the nouns", "reduce_scatter", size, slices),
+            Collective("grounding", "gradient of the nouns", "reduce_scatter", size, parts),
         ]
     return found
-
-
-def _slices(size: float, local_batch: int) -> int:
-    """Parts in which `kernels.slices` gathers a tensor of `size` bytes over all ranks."""
-    return int(max(1, min(MAX_SLICES, size // SLICE_BYTES, local_batch)))
 
 
 def _columns(part: str, pairs: int) -> list[Collective]:
