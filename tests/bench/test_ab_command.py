@@ -141,9 +141,8 @@ def test_a_version_is_not_slower_than_itself(call, project, tmp_path):
     assert all(verdict["word"] in ("same", "undecided") for verdict in found.values())
     for id in found:
         draws = result["measured"]["draws"][id]
-        assert [(draw["restart"], draw["renewal"]) for draw in draws] == [
-            (restart, renewal) for restart in range(2) for renewal in range(2)
-        ]
+        assert {draw["restart"] for draw in draws} == {0, 1}
+        assert [draw["renewal"] for draw in draws if draw["restart"] == 0] == [0, 1]
         assert all(len(draw["ns"]["control"]) == 3 for draw in draws)
 
 
