@@ -17,7 +17,7 @@ from svilm_fast.bench.ab.samples import BASE, CONTROL, HEAD, Draw
 
 WARM_CALLS = 1
 LEAST = 3
-LEAST_SHARE, MOST_SHARE = 1 / 3, 2
+LEAST_SHARE, MOST_SHARE = 1 / 2, 4
 NORMAL_QUARTILES = 1.349  # distance of a normal distribution's quartiles, standard deviations
 PROOF = -1
 Team = Mapping[str, Worker]
@@ -45,9 +45,9 @@ class Plan:
         seed: draws the order of benchmarks and of the sides within a pair.
     """
 
-    restarts: int = 8
-    renewals: int = 24
-    aim: float = 0.003
+    restarts: int = 12
+    renewals: int = 16
+    aim: float = 0.0025
     pairs: int = 3
     sample_ms: float = 1.0
     budget_s: float = 3.0
