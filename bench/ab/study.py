@@ -124,13 +124,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("do", choices=["run", "report"])
     parser.add_argument("--out", type=Path, required=True, help="JSON lines, one for each run")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "regression-gate.md")
     parser.add_argument("--equal", type=int, default=11, help="runs of equal versions")
     parser.add_argument("--slow", type=int, default=12, help="runs with slowdowns put in")
     parser.add_argument("--until", help="start no run after this time of day, HH:MM")
     parser.add_argument("options", nargs="*", help="after --: options of `svilm bench ab`")
     chosen = parser.parse_args(arguments)
     if chosen.do == "report":
-        return 0 if write_report(chosen.out) else 1
+        return 0 if write_report(chosen.out, chosen.page) else 1
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
     lines = chosen.out.read_text().splitlines() if chosen.out.is_file() else []
     done = {(one["kind"], one["run"]) for one in map(json.loads, lines)}

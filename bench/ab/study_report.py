@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from matplotlib import pyplot as plt
 
 NOTHING = "0 %"
 LEAST_COMPARISONS = 300
+MARKS = "<!-- study -->", "<!-- end of study -->"
 TARGETS = {0: ("at most", 0.01), 3: ("at least", 0.80), 5: ("at least", 0.95)}
 
 
@@ -150,16 +152,52 @@ def reached(figures: dict[str, Any]) -> bool:
     )
 
 
-def write_report(path: Path) -> bool:
-    """Write `<stem>.json` and `<stem>.png` beside the runs; print the table."""
+def section(figures: dict[str, Any], picture: str) -> str:
+    """The docs' account of a study: where, when, with what, and what came out."""
+    machine, plan, controls = figures["machine"], figures["plan"], figures["controls"]
+    runs = ", ".join(
+        f"{kind}: " + " and ".join(f"{count} {word}" for word, count in words.items())
+        for kind, words in figures["runs"].items()
+    )
+    widths = figures["groups"][NOTHING]["half_width_percent"]
+    verdict = "All targets are reached." if figures["targets_reached"] else "NOT all are reached."
+    return "\n".join(
+        [
+            f"{figures['dates'][0]} to {figures['dates'][1]} UTC, {machine['cpu']}, "
+            f"{machine['cores']} cores shared with other work, Python {machine['python']}, "
+            f"PyTorch {machine['torch']}; {plan['restarts']} restarts, threshold "
+            f"{100 * figures['rule']['threshold']:g} %. {verdict}",
+            "",
+            table(figures),
+            "",
+            f"Exit of whole runs: {runs}. Base against base held in {controls['held']} of "
+            f"{controls['checks']} checks. Median of a run's length: "
+            f"{figures['seconds_per_run']['median']:.0f} s; of half an interval: "
+            f"{widths['median']:.2f} %.",
+            "",
+            f"![Estimates and verdicts of the study]({picture})",
+        ]
+    )
+
+
+def put_section(page: Path, text: str) -> None:
+    """Replace what stands between the page's two marks."""
+    before, rest = page.read_text().split(MARKS[0])
+    after = rest.split(MARKS[1])[1]
+    page.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}")
+
+
+def write_report(path: Path, page: Path) -> bool:
+    """Write `<stem>.json` and `<stem>.png` beside the runs, and the section of the docs."""
     runs = [json.loads(line) for line in path.read_text().splitlines()]
     figures = summary(runs)
     figures["targets_reached"] = reached(figures)
     path.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n")
-    draw(runs, figures, path.with_suffix(".png"))
-    print(table(figures))
-    print(json.dumps({key: figures[key] for key in ("runs", "controls", "seconds_per_run")}))
-    print("targets reached" if figures["targets_reached"] else "targets NOT reached")
+    picture = path.with_suffix(".png").resolve()
+    draw(runs, figures, picture)
+    text = section(figures, os.path.relpath(picture, page.resolve().parent))
+    put_section(page, text)
+    print(text)
     return figures["targets_reached"]
 
 

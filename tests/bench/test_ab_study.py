@@ -33,7 +33,7 @@ def a_run(kind, number, comparisons):
         "controls": [{"outcome": "OK"}],
         "outcome": "OK" if kind == "equal" else "REGRESSION",
         "seconds": 1.0,
-        "plan": {},
+        "plan": {"restarts": 12},
         "rule": rule,
     }
 
@@ -79,7 +79,7 @@ def test_exact_intervals_of_rates():
     assert study_report.exact_interval(5, 5)[1] == 1.0
 
 
-def test_rates_are_counted_by_what_was_put_in(tmp_path, capsys):
+def test_rates_are_counted_by_what_was_put_in(tmp_path):
     equal = [a_run("equal", run, [(0, "OK")] * 20) for run in range(14)]
     slow = [
         a_run("slow", run, [(0, "OK")] * 6 + [(3, "REGRESSION")] * 7 + [(5, "REGRESSION")] * 7)
@@ -87,7 +87,9 @@ def test_rates_are_counted_by_what_was_put_in(tmp_path, capsys):
     ]
     path = tmp_path / "study.jsonl"
     path.write_text("".join(json.dumps(one) + "\n" for one in equal + slow))
-    assert study.main(["report", "--out", str(path)]) == 0
+    page = tmp_path / "page.md"
+    page.write_text("Before\n<!-- study -->\nearlier\n<!-- end of study -->\nafter\n")
+    assert study.main(["report", "--out", str(path), "--page", str(page)]) == 0
     figures = json.loads(path.with_suffix(".json").read_text())
     assert figures["groups"]["0 %"]["comparisons"] == 304
     assert figures["groups"]["0 %"]["slower"] == 0
@@ -95,7 +97,11 @@ def test_rates_are_counted_by_what_was_put_in(tmp_path, capsys):
     assert figures["groups"]["5 %"]["slower_rate"] == 1.0
     assert figures["runs"] == {"equal": {"OK": 14}, "slow": {"REGRESSION": 4}}
     assert path.with_suffix(".png").stat().st_size > 10_000
-    assert "| 5 % | 28 | 28 (100.0%) |" in capsys.readouterr().out
+    assert "| 5 % | 28 | 28 (100.0%) |" in page.read_text()
+    assert "(study.png)" in page.read_text()
+    assert page.read_text().startswith("Before\n<!-- study -->\na day")
+    assert page.read_text().endswith("<!-- end of study -->\nafter\n")
+    assert "earlier" not in page.read_text()
 
 
 @pytest.mark.parametrize(
