@@ -203,7 +203,7 @@ def write_report(path: Path, page: Path) -> bool:
 
 def draw(runs: Sequence[dict[str, Any]], figures: dict[str, Any], path: Path) -> None:
     """Estimates by what was put in, and how often each true slowdown is found."""
-    picture, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), constrained_layout=True)
+    picture, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), constrained_layout=True)
     comparisons = [one for run in runs for one in run["comparisons"]]
     colours = {0: "#4c72b0", 3: "#dd8452", 5: "#c44e52"}
     for units, colour in colours.items():
@@ -217,7 +217,7 @@ def draw(runs: Sequence[dict[str, Any]], figures: dict[str, Any], path: Path) ->
     left.axvline(threshold, color="black", linewidth=0.8, linestyle="--", label="threshold")
     left.set(xlabel="estimated slowdown, %", ylabel="share of comparisons below", ylim=(0, 1))
     left.set_title("Estimates")
-    left.legend(frameon=False, fontsize=8, loc="lower right")
+    left.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncol=2)
     places = [(name, group) for name, group in figures["groups"].items()]
     for place, (_, group) in enumerate(places):
         rate, (low, high) = group["slower_rate"], group["slower_rate_interval"]
