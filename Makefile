@@ -81,5 +81,5 @@ gpu:  ## every GPU test of the ops, then the benchmark (needs PyTorch, Triton, p
 	$(GPU_PYTHON) -m svilm_fast.bench.ops.run --deadline $$((left > 90 ? left : 90)) || failed=1; \
 	exit $$failed
 
-gpu-full: gpu  ## also attention packages and DeepSpeed steps on the GPU (needs the package's own requirements)
-	$(GPU_PYTHON) -m pytest tests/gpu_full -m gpu -q
+gpu-full: gpu  ## also attention packages, gradient cache, memory plan, DeepSpeed steps on the GPU (needs the package's own requirements)
+	$(GPU_PYTHON) -m pytest tests/gpu_full tests/distributed tests/train -m gpu -q

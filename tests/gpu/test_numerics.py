@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from svilm_fast.bench.ops.measure import first_output, in_float64, leaves, relative_rms
+from svilm_fast.bench.ops.proof import first_output, in_precision, leaves, relative_rms
 from svilm_fast.kernels.registry import ops
 
 # Relative RMS: the rounding of the output's own dtype, and little more.
@@ -35,7 +35,7 @@ CASES = [
 def test_fused_equals_the_oracle(make, name, case, dtype):
     op, inputs, wanted = make(name, case, dtype)
     output = first_output(op.api(**inputs, backend="fused"))
-    exact = in_float64(inputs)
+    exact = in_precision(inputs, torch.float64)
     exact_leaves = leaves(exact)
     oracle = first_output(op.reference(**exact))
     assert relative_rms(output, oracle) <= BARS[output.dtype]
