@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MultipleLocator
 
 from svilm_fast.bench.profile.trace import STEP, Trace
 from svilm_fast.bench.report.units import bytes_text
@@ -14,7 +15,7 @@ from svilm_fast.kernels.phases import PREFIX
 from svilm_fast.report.canvas import PAGE_WIDTH, to_png
 from svilm_fast.report.theme import LIGHT, Theme, drawing
 
-LEAST_LABEL = 0.025  # of the width
+LEAST_LABEL = 0.055  # of the width
 
 
 def write_memory(trace: Trace, path: Path) -> bool:
@@ -45,8 +46,11 @@ def draw_memory(trace: Trace, theme: Theme) -> Figure:
         axes.fill_between(at, level, step="post", color=theme.series[place], alpha=0.15)
     axes.set_title("Allocated memory, above its lowest level")
     axes.set_ylim(bottom=0)
+    top = axes.get_ylim()[1]
+    axes.yaxis.set_major_locator(MultipleLocator(2 ** math.ceil(math.log2(max(top, 8) / 8))))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: bytes_text(value)))
-    axes.legend(loc="upper right")
+    if len(trace.memory) > 1:
+        axes.legend(loc="upper right")
     first, last = trace.windows[0][0], trace.windows[-1][1]
     width = (last - first) / 1e3
     marks = [
@@ -65,7 +69,7 @@ def draw_memory(trace: Trace, theme: Theme) -> Figure:
         stack.append(event.end)
         start, length = (event.start - first) / 1e3, event.length / 1e3
         colour = theme.series[names.index(event.name) % len(theme.series)]
-        below.barh(level_, length, left=start, height=0.86, color=colour)
+        below.barh(level_, length, left=start, height=0.86, color=colour, edgecolor=theme.surface)
         if length > LEAST_LABEL * width:
             below.text(
                 start + length / 2,

@@ -21,6 +21,14 @@ PLANTS = {
         {"num_warps=tile.warps": "num_warps=1"},
         "[spills]",
     ),
+    # Four warps make the group that wgmma needs.
+    "lost wgmma": (
+        "infonce",
+        "bf16 D512 B65536",
+        "kernels/infonce/fused/layout.py",
+        {'"num_warps": self.warps': '"num_warps": 2'},
+        "[tensor_cores] half-precision product without HGMMA",
+    ),
     "lost alignment": (
         *GROUNDING,
         "kernels/grounding/fused/forward.py",
