@@ -72,7 +72,8 @@ def read_table(path: Path) -> list[Row]:
 def differences(recorded: Iterable[Row], counted: Iterable[Row]) -> tuple[list[str], list[str]]:
     """(what changed, what is missing or new), readable; a better count is a change as well."""
     old, new = {row.key: row for row in recorded}, {row.key: row for row in counted}
-    changed, unmatched = [], []
+    changed: list[str] = []
+    unmatched: list[str] = []
     for key in sorted(old.keys() | new.keys()):
         before, after = old.get(key), new.get(key)
         if before is None or after is None:
