@@ -21,7 +21,7 @@ if not torch.cuda.is_available():
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
-# What torch.compile builds goes with the tests. Whoever finds the variable set is a child of theirs.
+# What torch.compile builds goes with the tests. Who finds the variable set is a child of theirs.
 if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(prefix="svilm-tests-inductor-")
     atexit.register(shutil.rmtree, os.environ["TORCHINDUCTOR_CACHE_DIR"], ignore_errors=True)
