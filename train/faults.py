@@ -19,6 +19,13 @@ def is_lost_connection(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "gloo/" in str(error)
 
 
+def failure_of(error: BaseException) -> str | None:
+    """Return what a collective said that failed before its timeout; None at the timeout."""
+    text = str(error).strip() or type(error).__name__
+    timed_out = any(words in text.lower() for words in ("timed out", "timeout"))
+    return None if timed_out else text.splitlines()[0]
+
+
 def place_of(error: BaseException) -> str:
     """Return the collective an exception came from and its caller: `all_reduce (Engine.step)`."""
     operation, caller = "a collective", ""

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from svilm_fast.train.config import DistributedConfig
 from svilm_fast.train.environment import import_deepspeed, use_launcher_variables
 from svilm_fast.train.errors import RankError, UserError
-from svilm_fast.train.faults import is_lost_connection, place_of
+from svilm_fast.train.faults import failure_of, is_lost_connection, place_of
 from svilm_fast.train.watch import Watch, start_watch
 
 Made = TypeVar("Made")
@@ -194,7 +194,7 @@ def _errors_before_sigterm() -> Iterator[None]:
             signal.raise_signal(number)
 
     previous = signal.signal(signal.SIGTERM, handle)
-    yield
+    yield  # an error keeps the handler: it is still on its way out when it leaves this block
     signal.signal(signal.SIGTERM, previous)
 
 
@@ -235,4 +235,4 @@ def _explained(error: BaseException, watch: Watch | None) -> RankError:
     where = place_of(error)
     if watch is None:
         return RankError(f"another rank is gone or does not answer: {where} failed ({error})")
-    return watch.lost(where)
+    return watch.lost(where, failure_of(error))

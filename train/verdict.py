@@ -26,7 +26,8 @@ class Verdict:
 class Member:
     """One rank: where it runs, and what was heard of it last.
 
-    waits: step and collective in which it waited in vain. left_after: the step it had reached when
+    waits: step and collective in which it waited in vain. failure: what that said when it failed
+    before its timeout. left_after: the step it had reached when
     it left as if the run were over. gone: its process has ended without a word.
     """
 
@@ -34,6 +35,7 @@ class Member:
     host: str
     pid: int
     waits: tuple[int, str] | None = None
+    failure: str | None = None
     left_after: int | None = None
     gone: bool = False
 
@@ -86,9 +88,10 @@ class Ledger:
         if self.verdict is None:
             self.verdict = verdict
 
-    def waits(self, rank: int, step: int, where: str) -> None:
-        """A collective failed on this rank through no fault of its own."""
+    def waits(self, rank: int, step: int, where: str, failure: str | None = None) -> None:
+        """A collective failed on this rank, at its timeout or (`failure`) before."""
         self.members[rank].waits = (step, where)
+        self.members[rank].failure = failure
         self._within(REPORTS_WITHIN_SECONDS)
         if all(member.waits for member in self.members.values()):
             self._within(0.0)
@@ -131,6 +134,13 @@ class Ledger:
                 "start every rank with the same command and settings, then go on with --resume"
             )
         silent = [member for member in members if not member.waits]
+        failed = [member for member in waiting if member.failure]
+        if silent and failed == waiting and failed[0].waits:
+            # Nobody waited long enough to call another rank silent.
+            return (
+                f"step {step}: {failed[0].waits[1]} failed on {failed[0]}: {failed[0].failure}; go "
+                "on with --resume"
+            )
         if silent:
             return silent_text(named(silent), step, self.timeout_seconds, places)
         each = "; ".join(

@@ -16,6 +16,7 @@ import secrets
 import selectors
 import socket
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -78,6 +79,7 @@ class WatchServer:
         self.selector = selectors.DefaultSelector()
         self.ranks: dict[socket.socket, int] = {}
         self.pending: dict[socket.socket, bytes] = {}
+        self.strangers: dict[socket.socket, float] = {}  # until when they may say the token
         self.told = b""  # also for who joins later
         listener.setblocking(False)
         self.selector.register(listener, selectors.EVENT_READ)
@@ -90,8 +92,11 @@ class WatchServer:
             for key, _ in self.selector.select(POLL_SECONDS):
                 if key.fileobj is self.listener:
                     self._accept()
-                else:
+                elif key.fileobj in self.pending:
                     self._hear(key.fileobj)
+            now = time.monotonic()
+            for peer in [peer for peer, until in self.strangers.items() if until < now]:
+                self._forget(peer)
             verdict = self.ledger.decided()
             if verdict is not None and not decided:
                 decided = True
@@ -101,8 +106,13 @@ class WatchServer:
                 return
 
     def _accept(self) -> None:
-        peer, _ = self.listener.accept()
+        try:
+            peer, _ = self.listener.accept()
+        except OSError as error:  # gone again, or no file descriptor left for a stranger
+            log.warning("the ranks' connection: a caller was not accepted (%s)", error)
+            return
         peer.settimeout(CONNECT_SECONDS)
+        self.strangers[peer] = time.monotonic() + CONNECT_SECONDS
         self.pending[peer] = b""
         self.selector.register(peer, selectors.EVENT_READ)
 
@@ -110,10 +120,13 @@ class WatchServer:
         self.told += _line(**fields)
         # Its own rank last: that one's end takes this thread with it.
         for peer in sorted(self.ranks, key=self.ranks.__getitem__, reverse=True):
-            try:
-                peer.sendall(_line(**fields))
-            except OSError:
-                self._forget(peer)
+            self._tell(peer, _line(**fields))
+
+    def _tell(self, peer: socket.socket, line: bytes) -> None:
+        try:
+            peer.sendall(line)
+        except OSError:
+            self._forget(peer)
 
     def _hear(self, peer: Any) -> None:
         try:
@@ -137,20 +150,26 @@ class WatchServer:
                 self._forget(peer)
                 return
             self._take(peer, said)
+            if peer not in self.pending:
+                return
 
     def _take(self, peer: socket.socket, said: dict[str, Any]) -> None:
         rank = self.ranks.get(peer)
         if rank is None:
-            if secrets.compare_digest(str(said.get("token")), self.token):
-                self.ranks[peer] = said["rank"]
-                self.ledger.joined(Member(said["rank"], said["host"], said["pid"]))
-                peer.sendall(self.told)
+            token = str(said.get("token")).encode(errors="replace")
+            if not secrets.compare_digest(token, self.token.encode()):
+                self._forget(peer)
+                return
+            del self.strangers[peer]
+            self.ranks[peer] = said["rank"]
+            self.ledger.joined(Member(said["rank"], said["host"], said["pid"]))
+            self._tell(peer, self.told)
         elif "stopped" in said:
             prefix = f"step {said['step']}: {self.ledger.members[rank]} stopped: "
             text = (prefix if said["own"] else "") + said["stopped"]
             self.ledger.stopped(Verdict(text, said["exit_code"]))
         elif "waits" in said:
-            self.ledger.waits(rank, said["step"], said["waits"])
+            self.ledger.waits(rank, said["step"], said["waits"], said["failure"])
         elif "left" in said:
             self.ledger.left(rank, said["left"])
             if rank == 0:
@@ -160,6 +179,7 @@ class WatchServer:
     def _forget(self, peer: socket.socket) -> None:
         self.selector.unregister(peer)
         self.pending.pop(peer)
+        self.strangers.pop(peer, None)
         peer.close()
         if peer in self.ranks:
             self.ledger.lost(self.ranks.pop(peer))
@@ -189,10 +209,14 @@ class Watch:
         self._say(step=self.progress.step, stopped=text, exit_code=code, own=own)
         self._decided.wait(REPORTS_WITHIN_SECONDS)
 
-    def lost(self, where: str) -> RankError:
-        """Report a collective that another rank broke; returns what all ranks raise."""
+    def lost(self, where: str, failure: str | None) -> RankError:
+        """Report a collective that another rank broke; returns what all ranks raise.
+
+        failure: what the collective said when it failed before its timeout.
+        """
         self._taken.set()
-        self._say(step=self.progress.step, waits=where)
+        short = None if failure is None else failure[:LONGEST_TEXT]
+        self._say(step=self.progress.step, waits=where, failure=short)
         self._decided.wait(REPORTS_WITHIN_SECONDS + 1.0)
         if self.verdict is None:
             text = silent_text(str(self.first), self.progress.step, self.timeout_seconds)

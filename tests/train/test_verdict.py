@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from svilm_fast.train.faults import failure_of
 from svilm_fast.train.verdict import Ledger, Member, Verdict
 
 
@@ -65,6 +66,24 @@ def test_who_reports_nothing_is_silent(ledger: Ledger, clock: Clock) -> None:
     text = ledger.decided().text
     assert text.startswith("step 7: rank 2 (host node-1, process 1002) did not answer within ")
     assert "distributed.timeout_seconds=8, while rank 0 waited in barrier" in text
+
+
+def test_a_collective_that_fails_early_makes_no_other_rank_silent(
+    ledger: Ledger, clock: Clock
+) -> None:
+    ledger.waits(1, 7, "all_reduce (Engine.step)", "unhandled cuda error")
+    clock.now += 3
+    text = ledger.decided().text
+    assert "all_reduce (Engine.step) failed on rank 1 (host node-0, process 1001)" in text
+    assert "unhandled cuda error" in text
+    assert "did not answer" not in text
+
+
+def test_only_a_collective_at_its_timeout_has_waited() -> None:
+    assert failure_of(RuntimeError("[gloo/x.cc:1] Timed out waiting 8000ms for recv")) is None
+    assert failure_of(RuntimeError("[gloo/x.cc:1] Connection reset\nmore")) == (
+        "[gloo/x.cc:1] Connection reset"
+    )
 
 
 def test_a_rank_that_left_in_good_order_is_a_fault_only_for_those_who_wait(

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from svilm_fast.train import watch
 from svilm_fast.train.verdict import Ledger
 from svilm_fast.train.watch import WatchServer, allow_open_files, listen_on
 
@@ -60,7 +61,16 @@ def test_a_closed_connection_is_a_rank_that_is_gone(connect) -> None:
 
 
 @pytest.mark.parametrize(
-    "noise", [b"GET / HTTP/1.1\r\n", b"\xff\x00\n", b"[1]\n", b"x" * 200_000, hello(1, "guessed")]
+    "noise",
+    [
+        b"GET / HTTP/1.1\r\n",
+        b"\xff\x00\n",
+        b"[1]\n",
+        b"x" * 200_000,
+        hello(1, "guessed"),
+        hello(1, "gu\u00e9ssed"),
+        hello(1, "\ud800"),
+    ],
 )
 def test_strangers_are_neither_ranks_nor_a_danger(connect, noise) -> None:
     first = connect(hello(0))
@@ -69,6 +79,14 @@ def test_strangers_are_neither_ranks_nor_a_danger(connect, noise) -> None:
     third = connect(hello(2))
     third.close()
     assert "rank 2 (host node-a" in heard(first)["verdict"]
+
+
+def test_who_says_nothing_is_shown_the_door(connect, monkeypatch) -> None:
+    monkeypatch.setattr(watch, "CONNECT_SECONDS", 0.2)
+    first, silent = connect(hello(0)), connect()
+    assert silent.recv(1) == b""
+    connect(hello(1)).close()
+    assert "rank 1 (host node-a" in heard(first)["verdict"]
 
 
 def test_when_the_first_rank_leaves_the_others_are_told_that_all_is_over(connect) -> None:
