@@ -73,7 +73,6 @@ class Start:
                 "--init-from and --weights-from exclude each other: the first goes on with another "
                 "run, the second takes its weights alone"
             )
-
         if self.average and self.weights_from is None:
             raise UserError("--weights ema says what to take of --weights-from, which is not given")
 

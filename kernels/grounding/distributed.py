@@ -149,7 +149,8 @@ def _check(
         problem = str(error)
     # Backward issues collectives for what has a gradient, so that must be equal too.
     named = {"groups": groups, "nouns": nouns, "beta": beta, "scale": scale}
-    learned = [name for name, tensor in named.items() if tensor.requires_grad]
+    graph = torch.is_grad_enabled()
+    learned = [name for name, tensor in named.items() if graph and tensor.requires_grad]
     collectives.check_equal_calls(
         "distributed_grounding_loss",
         f"groups {list(groups.shape)} and nouns {list(nouns.shape)} of {nouns.dtype} "

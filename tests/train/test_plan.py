@@ -100,3 +100,11 @@ def test_a_meter_leaves_pauses_out() -> None:
     assert figures["data_wait_share"] == pytest.approx(0.125)
     assert figures["utilisation"] == pytest.approx(3e12 / 2e15)
     assert meter.read() == {}
+
+
+def test_without_a_recipe_the_plan_is_that_of_svilm_base(capsys) -> None:
+    assert run_app(app, ["plan", "--gpus", "1024"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("svilm_base: 238,148,835 parameters")
+    assert "1024 pairs over 1024 ranks, 1 each" in shown
+    assert "the recipe leaves nothing open" in shown

@@ -61,14 +61,21 @@ class Decision:
     chosen: Option
     rejected: list[tuple[Option, str]]
     usable: float
+    considered: int
 
     def reasons(self) -> list[str]:
         """Lines for people."""
         chosen = self.chosen
+        why = "predicted to be the fastest that fits"
+        if self.considered == 1:
+            why = (
+                "the recipe leaves nothing open; set deepspeed.zero_stage, training.micro_batch or "
+                "video.checkpoint_activations to auto to have it chosen"
+            )
         lines = [
             f"chosen: {chosen.describe()}",
             f"  needs {chosen.peak / GIB:.2f} GiB ({chosen.phase}) of {self.usable / GIB:.2f} GiB "
-            f"usable; predicted to be the fastest that fits",
+            f"usable; {why}",
         ]
         return lines + [f"rejected: {o.describe()}\n  {why}" for o, why in self.rejected]
 
@@ -144,7 +151,7 @@ def choose(workload: Workload, device: Device, links: Links, memory_bytes: float
         if key not in rejected or option.peak < rejected[key][0].peak:
             rejected[key] = (option, why)
     slower = _slower(fitting)
-    return Decision(chosen, [*rejected.values(), *slower], usable)
+    return Decision(chosen, [*rejected.values(), *slower], usable, len(found))
 
 
 def _slower(fitting: list[Option]) -> list[tuple[Option, str]]:

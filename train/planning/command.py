@@ -14,6 +14,8 @@ from svilm_fast.train.planning.devices import CPU, Device, device_of, parse_byte
 from svilm_fast.train.planning.links import NETWORKS, Links, links_of
 from svilm_fast.train.pretrain import ConfigName, Overrides
 
+DEFAULT_RECIPE = "svilm_base"
+
 
 def plan(
     overrides: Overrides = None,
@@ -35,12 +37,13 @@ def plan(
 ) -> None:
     """Print parameters, FLOPs, memory by ZeRO stage, and the settings that fit, with reasons.
 
-    Everything set to `auto` is decided as a run would decide it. Exit status 2 where nothing fits.
+    Without --config the recipe is svilm_base. Everything set to `auto` is decided as a run would
+    decide it. Exit status 2 where nothing fits.
     """
     from svilm_fast.train.planning import report
     from svilm_fast.train.planning.workload import workload_of
 
-    settings = load_config(config, overrides or [])
+    settings = load_config(config or DEFAULT_RECIPE, overrides or [])
     device, links = _device_and_links(gpu, memory, network, gpus, nodes)
     if scaling:
         from svilm_fast.train.planning.scaling import scaling_tables
