@@ -17,7 +17,7 @@ SLOW_JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo demo-control test test-slow lint static-check gpu gpu-full clean
+.PHONY: help setup demo demo-control test test-slow lint static-check counts-check gpu gpu-full clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -63,6 +63,9 @@ lint: $(STAMP)  ## style, types, import directions
 
 static-check: $(STAMP)  ## compile every kernel variant for three GPUs, compare with the table
 	$(BIN)/svilm bench static --check --workers $(JOBS)
+
+counts-check: $(STAMP)  ## collectives, host waits and peak bytes against their table
+	$(BIN)/svilm bench counts --check --kind collectives --kind waits --kind memory
 
 clean:  ## remove the environment and everything that runs wrote
 	rm -rf $(VENV) $(RUNS) build dist *.egg-info
