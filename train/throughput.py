@@ -6,8 +6,11 @@ import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
+
+STATUS = Path("/proc/self/status")
 
 # Dense bf16 tensor-core peaks from the vendor's data sheets, in FLOP/s, by a part of the name.
 PEAK_FLOPS = {
@@ -46,7 +49,10 @@ def peak_memory_bytes(device: torch.device) -> int:
     """Return the most memory this process held: allocated on a GPU, resident on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    # ru_maxrss is in KiB on Linux.
+    # The peak of ru_maxrss is that of the parent where a large process started this one.
+    for line in STATUS.read_text().splitlines() if STATUS.exists() else ():
+        if line.startswith("VmHWM"):
+            return 1024 * int(line.split()[1])
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
+import torch
 
 from svilm_fast.cli import app
 from svilm_fast.train.console import run_app
 from svilm_fast.train.load_config import load_config
 from svilm_fast.train.planning.dry_run import deepspeed_json, describe
 from svilm_fast.train.planning.flops import flops_of_step
-from svilm_fast.train.throughput import Meter, peak_flops
+from svilm_fast.train.throughput import Meter, peak_flops, peak_memory_bytes
 
 AUTO = [
     "training.micro_batch=auto",
@@ -108,3 +111,15 @@ def test_without_a_recipe_the_plan_is_that_of_svilm_base(capsys) -> None:
     assert shown.startswith("svilm_base: 238,148,835 parameters")
     assert "1024 pairs over 1024 ranks, 1 each" in shown
     assert "the recipe leaves nothing open" in shown
+
+
+def test_the_peak_of_a_process_is_not_that_of_the_one_that_started_it() -> None:
+    ballast = torch.ones(300 * 2**18)
+    code = (
+        "import torch; from svilm_fast.train.throughput import peak_memory_bytes as peak; "
+        "torch.ones(100 * 2**18); print(peak(torch.device('cpu')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    own = peak_memory_bytes(torch.device("cpu"))
+    assert ballast.nbytes < own
+    assert 100 * 2**20 < int(done.stdout) < own

@@ -16,6 +16,7 @@ import torch
 from svilm_fast.models.inputs import ModelInputs
 from svilm_fast.objectives.svilm import build_model
 from svilm_fast.train.engine import start_engine
+from svilm_fast.train.environment import LAUNCHER_VARIABLES
 from svilm_fast.train.load_config import load_config
 from svilm_fast.train.planning.chooser import fixed_choice
 from svilm_fast.train.planning.memory import memory
@@ -140,7 +141,7 @@ def test_the_resident_peak_of_a_process_grows_as_estimated(micro, batch_of_pairs
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env={key: value for key, value in os.environ.items() if key not in LAUNCHER_VARIABLES},
         cwd=Path(__file__).parents[3],
     )
     assert done.returncode == 0, done.stderr
