@@ -2,19 +2,48 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import typer
+from typer.core import TyperGroup
 
 from svilm_fast.bench.ab.command import ab
 from svilm_fast.bench.comm.command import comm
 from svilm_fast.bench.compare.command import compare
 from svilm_fast.bench.counts.command import counts
 from svilm_fast.bench.growth.command import memory
+from svilm_fast.bench.outcomes import Outcome
 from svilm_fast.bench.report.command import report
 from svilm_fast.bench.run.command import run_suites
 from svilm_fast.bench.run.peers_command import peers
 from svilm_fast.bench.static.command import static
+from svilm_fast.train.console import EXIT_UNEXPECTED, exit_code_of, one_line
+from svilm_fast.train.errors import UserError
 
-app = typer.Typer(no_args_is_help=True, help="Benchmarks and the gates built on them.")
+
+class ToolFailure(UserError):
+    """A command broke by itself, which says nothing of what it was to measure."""
+
+    exit_code = int(Outcome.FAILED)
+
+
+class Commands(TyperGroup):
+    """Keeps exit status 1 for a regression: whatever is unexpected ends as `FAILED`."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            # What the command line library raises to end a command is known by these.
+            ends = hasattr(error, "exit_code") or isinstance(error, typer.Abort)
+            if ends or exit_code_of(error) != EXIT_UNEXPECTED:
+                raise
+            raise ToolFailure(f"{one_line(error)} (SVILM_DEBUG=1 shows where)") from error
+
+
+app = typer.Typer(
+    cls=Commands, no_args_is_help=True, help="Benchmarks and the gates built on them."
+)
 
 
 @app.callback()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from svilm_fast.bench.compare.results import read_results
+from svilm_fast.bench.compare.results import Results
 from svilm_fast.bench.environment import environment
 from svilm_fast.bench.outcomes import Outcome
 from svilm_fast.bench.run import pytest_gate
@@ -19,6 +19,7 @@ from svilm_fast.bench.suites.benchmark import Benchmark
 
 _RECORDS = pytest.StashKey[dict[str, Record]]()
 _ENVIRONMENT = pytest.StashKey[dict[str, Any]]()
+_BASELINE = pytest.StashKey[Results | None]()
 _JUDGED = pytest.StashKey[list[str]]()
 
 
@@ -29,7 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if not config.pluginmanager.hasplugin("benchmark"):
         raise pytest.UsageError("pytest bench/ needs a package: pip install pytest-benchmark")
-    pytest_gate.check_options(config)
+    config.stash[_BASELINE] = pytest_gate.check_options(config)
     config.stash[_RECORDS] = {}
     config.stash[_ENVIRONMENT] = environment(_device(config))
 
@@ -75,14 +76,15 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(written, indent=1) + "\n")
-    baseline = config.getoption("svilm_baseline")
+    baseline = config.stash[_BASELINE]
     if baseline is None:
         return
     outcome, texts = pytest_gate.judged(
-        read_results(baseline),
+        baseline,
         written["environment"],
         written["records"],
         config.getoption("svilm_fail_over"),
+        allow_dirty=config.getoption("svilm_allow_dirty"),
     )
     config.stash[_JUDGED] = [f"svilm gate: {outcome.name}", *texts]
     if outcome is not Outcome.OK:

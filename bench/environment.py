@@ -17,8 +17,8 @@ import torch
 import triton
 
 ROOT = Path(__file__).resolve().parents[1]
-_MUST_MATCH = ["machine", "cpu", "cores", "threads", "gpu", "gpu_memory_bytes"]
-_MUST_MATCH += ["python", "torch", "cuda", "triton"]
+MUST_MATCH = ["machine", "cpu", "cores", "cores_usable", "threads", "gpu", "gpu_memory_bytes"]
+MUST_MATCH += ["driver", "python", "torch", "cuda", "triton"]
 _PREFIXES = ("TRITON_", "CUBLAS_", "CUDA_", "NCCL_", "PYTORCH_", "OMP_", "MKL_", "SVILM_")
 _PACKAGES = ["svilm-fast", "deepspeed", "numpy", "av", "tokenizers", "flash-attn", "xformers"]
 _PACKAGES += ["inf-cl", "open-clip-torch", "pytest-benchmark"]
@@ -39,7 +39,6 @@ def environment(device: torch.device) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": platform.machine(),
-        "system": platform.platform(),
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
         "cores_usable": _usable_cores(),
@@ -50,6 +49,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "container": _container(),
         "gpu": None,
         "gpu_memory_bytes": None,
+        "driver": None,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
@@ -68,14 +68,18 @@ def environment(device: torch.device) -> dict[str, Any]:
         facts["gpu_memory_bytes"] = properties.total_memory
         facts["gpu_processors"] = properties.multi_processor_count
         facts["gpu_capability"] = f"{properties.major}.{properties.minor}"
-        facts["gpu_state"] = gpu_state()
-    comparable = json.dumps({name: facts[name] for name in _MUST_MATCH}, sort_keys=True)
+        facts["gpu_state"] = gpu_state(device)
+        facts["driver"] = facts["gpu_state"].get("driver_version")
+    comparable = json.dumps({name: facts[name] for name in MUST_MATCH}, sort_keys=True)
     facts["fingerprint"] = hashlib.sha256(comparable.encode()).hexdigest()[:16]
     return facts
 
 
-def gpu_state() -> dict[str, str]:
-    """Driver, clocks, power and throttling as `nvidia-smi` tells them; empty where it is absent."""
+def gpu_state(device: torch.device) -> dict[str, str]:
+    """Driver, clocks, power and throttling of a GPU as `nvidia-smi` tells them.
+
+    Empty where it is absent, and where it lists several GPUs but not this one.
+    """
     try:
         text = subprocess.run(
             ["nvidia-smi", f"--query-gpu={_GPU_FIELDS}", "--format=csv,noheader"],
@@ -85,8 +89,15 @@ def gpu_state() -> dict[str, str]:
         ).stdout
     except (FileNotFoundError, subprocess.CalledProcessError):
         return {}
-    values = [value.strip() for value in text.splitlines()[0].split(",")]
-    return dict(zip(_GPU_FIELDS.split(","), values, strict=True))
+    names = _GPU_FIELDS.split(",")
+    listed = [
+        dict(zip(names, [value.strip() for value in line.split(",")], strict=True))
+        for line in text.splitlines()
+    ]
+    # nvidia-smi counts all GPUs of the machine, PyTorch those that CUDA_VISIBLE_DEVICES leaves.
+    uuid = str(torch.cuda.get_device_properties(device).uuid).removeprefix("GPU-")
+    own = [state for state in listed if state["uuid"].removeprefix("GPU-") == uuid]
+    return next(iter(own or listed if len(listed) == 1 else own), {})
 
 
 def slug(facts: dict[str, Any]) -> str:

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from svilm_fast.bench.compare.results import read_results
-from svilm_fast.bench.compare.verdict import Line, differences, judge, overall, percent
+from svilm_fast.bench.compare.results import read_results, same_file
+from svilm_fast.bench.compare.verdict import Line, judge, overall, percent, refusal
 from svilm_fast.bench.outcomes import Outcome
 
 
@@ -36,22 +36,20 @@ def compare(
 ) -> None:
     """Compare two result files of one machine, id by id.
 
+    A stored baseline tells only of the load under which it was made: a verdict here is as good as
+    the machine was quiet, both times. The gate of a change is `svilm bench ab`: both in turns.
+
     Exit status: 0 fine, 1 slower or more memory, 2 wrong usage, 3 not comparable, 4 an id is
     missing or new, 5 a benchmark gave no figure, 6 too noisy to tell.
     """
     limit, memory_limit = percent(fail_over), percent(memory_over)
     before, after = read_results(baseline), read_results(changed)
-    if not before.fingerprint or before.fingerprint != after.fingerprint:
-        reasons = differences(before.environment, after.environment)
-        _refuse(
-            "these runs cannot be compared: "
-            + ("; ".join(reasons) or "a fingerprint is missing or was made by other rules")
-        )
-    if before.dirty and not allow_dirty:
-        _refuse(
-            f"the baseline {baseline} was measured on uncommitted code: nobody can measure it "
-            "again. Commit and measure, or say --allow-dirty"
-        )
+    if same_file(baseline, changed):
+        raise ValueError(f"{baseline} and {changed} are one file: name the run before and after")
+    reason = refusal(before, after, None if allow_dirty else "--allow-dirty")
+    if reason is not None:
+        typer.echo(f"error: {reason}", err=True)
+        raise typer.Exit(int(Outcome.INCOMPARABLE))
     lines = judge(before, after, limit=limit, memory_limit=memory_limit, allow_new=allow_new)
     outcome = overall(lines)
     _print(lines)
@@ -71,11 +69,6 @@ def as_markdown(lines: list[Line], verdict: str) -> str:
     for line in lines:
         rows.append("| " + " | ".join([f"`{line.id}`", *_cells(line)]) + " |")
     return "\n".join([f"**{verdict}**", "", *rows, ""])
-
-
-def _refuse(message: str) -> None:
-    typer.echo(f"error: {message}", err=True)
-    raise typer.Exit(int(Outcome.INCOMPARABLE))
 
 
 def _print(lines: list[Line]) -> None:

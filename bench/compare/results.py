@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ class Results:
     environment: Mapping[str, Any]
     ceilings: Mapping[str, float]
     records: Mapping[str, Mapping[str, Any]]
+    ratios: Sequence[Mapping[str, Any]] = ()
+    """Of `svilm bench peers`: providers over ours, from rounds in which both took turns."""
 
     @property
     def fingerprint(self) -> str:
@@ -53,7 +55,15 @@ def read_results(path: Path) -> Results:
     if not records:
         raise ValueError(f"{path} holds no record: nothing was measured")
     environment = content.get("environment") or {}
-    return Results(path, environment, content.get("ceilings") or {}, records)
+    ceilings, ratios = content.get("ceilings") or {}, content.get("ratios") or ()
+    return Results(path, environment, ceilings, records, ratios)
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Whether two paths lead to one file, which need not exist yet."""
+    if one.exists() and other.exists():
+        return one.samefile(other)
+    return one.resolve() == other.resolve()
 
 
 def figure(record: Mapping[str, Any], name: str) -> float | None:

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from svilm_fast.bench.compare.results import Results, figure, skipped
+from svilm_fast.bench.environment import MUST_MATCH
 from svilm_fast.bench.outcomes import Outcome
 
 RESAMPLES = 2000
 LEVEL = 0.99
+LEAST_SAMPLES = 5  # of fewer, resampling sees no spread worth the name
 # The worst is what a command says: a failure hides no missing id, a missing id no regression.
 SEVERITY = (
     Outcome.OK,
@@ -59,22 +61,29 @@ def percent(text: str) -> float:
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """What two environments differ in among that which makes numbers comparable."""
-    fields = (
-        "machine",
-        "cpu",
-        "cores",
-        "threads",
-        "gpu",
-        "gpu_memory_bytes",
-        "python",
-        "torch",
-        "cuda",
-    )
     return [
         f"{name}: {before.get(name)} / {after.get(name)}"
-        for name in (*fields, "triton")
+        for name in MUST_MATCH
         if before.get(name) != after.get(name)
     ]
+
+
+def refusal(before: Results, after: Results, dirty_option: str | None) -> str | None:
+    """Why two runs cannot be compared; None where they can.
+
+    Args:
+        dirty_option: what to say to take a baseline of uncommitted code; None where it was said.
+    """
+    if not before.fingerprint or before.fingerprint != after.fingerprint:
+        told = "; ".join(differences(before.environment, after.environment))
+        reason = told or "a fingerprint is missing or was made by other rules"
+        return f"the baseline is another machine's: {reason}"
+    if before.dirty and dirty_option is not None:
+        return (
+            f"the baseline {before.path} was measured on uncommitted code: nobody can measure it "
+            f"again. Commit and measure, or say {dirty_option}"
+        )
+    return None
 
 
 def judge(
@@ -142,6 +151,9 @@ def _judge_pair(
             Outcome.MISSING if missing else Outcome.FAILED,
             f"no figure in the baseline: {old['status']}",
         )
+    if old.get("clock") != new.get("clock"):
+        clocks = f"{old.get('clock') or 'unknown'} / {new.get('clock') or 'unknown'}"
+        return Line(id, Outcome.INCOMPARABLE, f"timed by different clocks: {clocks}")
     samples = [
         list(record.get("samples_ms") or [middle])
         for record, middle in (
@@ -151,7 +163,10 @@ def _judge_pair(
     ]
     ratio, interval = after_ms / before_ms, ratio_interval(*samples)
     outcome, notes = Outcome.OK, []
-    if ratio > 1 + limit:
+    if min(map(len, samples)) < LEAST_SAMPLES and before_ms != after_ms:
+        outcome = Outcome.NOISY
+        notes.append(f"fewer than {LEAST_SAMPLES} samples")
+    elif ratio > 1 + limit:
         certain = interval[0] > 1
         outcome = Outcome.REGRESSION if certain else Outcome.NOISY
         notes.append("slower" if certain else "slower or not: the interval holds 1")

@@ -25,7 +25,9 @@ def report(
     from svilm_fast.report.page import write_pictures
 
     current = read_results(result)
-    runs, others = read_history(history or [], current)
+    runs, others, skipped = read_history(history or [], current)
+    if skipped:
+        print(f"left out {skipped} files of the folders that are no results of runs")
     sections = sections_of(current, runs, others)
     write_page(out, build_page(current, sections))
     print(f"wrote {out}")

@@ -23,18 +23,27 @@ LEVEL = 0.001
 CHARTS = 12
 
 
-def read_history(paths: Sequence[Path], current: Results) -> tuple[list[Results], int]:
-    """(runs of the current machine in time order, the current one last; how many others there are).
+def read_history(paths: Sequence[Path], current: Results) -> tuple[list[Results], int, int]:
+    """Runs of the current machine in time order, the current one last.
 
-    A folder stands for its JSON files. Raises ValueError for a file that is no result.
+    Also how many runs of other machines there are, and how many files of folders are no results of
+    runs. Raises ValueError for a file that was named and is none.
     """
-    files: list[Path] = []
+    runs: list[Results] = []
+    skipped = 0
     for path in paths:
-        files += sorted(path.rglob("*.json")) if path.is_dir() else [path]
-    runs = [read_results(file) for file in files if file.resolve() != current.path.resolve()]
+        for file in sorted(path.rglob("*.json")) if path.is_dir() else [path]:
+            if file.resolve() == current.path.resolve():
+                continue
+            try:
+                runs.append(read_results(file))
+            except ValueError:
+                if not path.is_dir():
+                    raise
+                skipped += 1
     alike = [run for run in runs if run.fingerprint == current.fingerprint and run.fingerprint]
     ordered = sorted(alike, key=lambda run: str(run.environment.get("time", "")))
-    return [*ordered, current], len(runs) - len(alike)
+    return [*ordered, current], len(runs) - len(alike), skipped
 
 
 def change_points(values: Sequence[float]) -> list[int]:

@@ -17,7 +17,7 @@ from svilm_fast.bench.report.growth import draw_growth, families
 from svilm_fast.bench.report.history import draw_history, series
 from svilm_fast.bench.report.roofline import draw_roofline, has_roofline
 from svilm_fast.bench.report.rows import OWN, Row, rows_of
-from svilm_fast.bench.report.sides import blocks, draw_sides, ratios_to_eager
+from svilm_fast.bench.report.sides import STATUSES, blocks, draw_sides, ratios_to_eager
 from svilm_fast.bench.report.units import (
     bytes_text,
     count_text,
@@ -159,7 +159,7 @@ def write_page(path: Path, page: str) -> None:
 def _line(row: Row) -> Line:
     label, own = f"{row.direction}, {row.provider}", row.provider in OWN
     if not row.ms:
-        return Line(label, own, (), row.status.replace("_", " "), row.skipped)
+        return Line(label, own, (), STATUSES.get(row.status, row.status), row.skipped)
     spread = ""
     if row.p20_ms and row.p80_ms:
         spread = f"{time_text(row.p20_ms)} .. {time_text(row.p80_ms)}"

@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from svilm_fast.bench.report.rows import OWN, Row
 from svilm_fast.bench.report.units import rate_text
@@ -56,6 +56,10 @@ def draw_roofline(rows: Sequence[Row], ceilings: Mapping[str, float], theme: The
             zorder=4 if own else 3,
         )
     axes.set(xlabel="FLOPs per byte that the floor needs", ylabel="reached, FLOP/s")
+    # A narrow range holds no two powers of ten.
+    low_rate, high_rate = axes.get_ylim()
+    steps = (1.0,) if high_rate / low_rate > 1e3 else (1.0, 2.0, 5.0)
+    axes.yaxis.set_major_locator(LogLocator(subs=steps))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: rate_text(value, "")))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     axes.minorticks_off()

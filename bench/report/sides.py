@@ -21,7 +21,11 @@ BAR = 0.235  # inches of one bar
 # The first of these that a case has is one; attention has no path of ours, so SDPA is it there.
 COMPARED_WITH = ("fused", "svilm", "sdpa", "reference")
 
-STATUSES = {"oom": "out of memory", "wrong_result": "wrong result"}
+STATUSES = {
+    "oom": "out of memory",
+    "wrong_result": "wrong result",
+    "compile_error": "compile error",
+}
 TICKS = (
     (1e-4, 1e-3, 0.01, 0.1, 1, 10, 100, 1e3, 1e4),
     (0.25, 0.5, 1, 2, 4, 8, 16),

@@ -33,7 +33,7 @@ def run_suites(
     device: Annotated[str | None, typer.Option(help="cpu or cuda; default: what is there.")] = None,
     budget: Annotated[float, typer.Option(help="Seconds for each measurement.")] = 0.3,
     deadline: Annotated[
-        float, typer.Option(help="Seconds for all; what is left then is skipped.")
+        float, typer.Option(help="Seconds for all; what is left then has failed.")
     ] = 3600.0,
     out: Annotated[
         Path | None, typer.Option(help="Result file; default bench/results/<machine>/run.json.")
@@ -42,7 +42,8 @@ def run_suites(
 ) -> None:
     """Prove every benchmark right on its own tensors, time it, write records and a table.
 
-    Exit status: 0 all measured, 2 wrong usage, 5 a benchmark gave no figure.
+    Exit status: 0 measured, 2 wrong usage, 4 nothing was measured, 5 a benchmark gave no figure,
+    be it for the deadline.
     """
     where = chosen_device(device)
     chosen = chosen_benchmarks(suite, where, only)

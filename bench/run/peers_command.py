@@ -10,6 +10,7 @@ import torch
 import typer
 
 from svilm_fast.bench.environment import ROOT, environment, slug
+from svilm_fast.bench.ops.cases import cases
 from svilm_fast.bench.run.command import (
     chosen_device,
     measured_ceilings,
@@ -63,7 +64,8 @@ def peers(
     """Time and peak memory of every provider, interleaved, with ratios to our path.
 
     Ours is the reference path on a CPU, the fused one on a GPU. A peer that is not installed is
-    skipped with its reason. Exit status: 0, 2 wrong usage, 5 a provider gave no figure.
+    skipped with its reason. Exit status: 0, 2 wrong usage, 4 nothing was measured, 5 a provider
+    gave no figure.
     """
     where = chosen_device(device)
     groups = list(_groups(where, op or ["infonce", "grounding"], case, compiled))
@@ -109,7 +111,7 @@ def _groups(
     cuda = device.type == "cuda"
     for name in names:
         op = ops()[name]
-        for case, shape in _cases(name, cuda).items():
+        for case, shape in _cases(name, device).items():
             if (wanted and case not in wanted) or "workspace_bytes" in shape:
                 continue
             by_direction: dict[str, list[Benchmark]] = {}
@@ -123,7 +125,7 @@ def _groups(
                 yield by_direction[direction]
 
 
-def _cases(name: str, cuda: bool) -> Mapping[str, Mapping[str, Any]]:
-    if cuda or name not in _CPU_CASES:
-        return ops()[name].cases
-    return _CPU_CASES[name]
+def _cases(name: str, device: torch.device) -> Mapping[str, Mapping[str, Any]]:
+    if device.type == "cpu" and name in _CPU_CASES:
+        return _CPU_CASES[name]
+    return cases(ops()[name], device)

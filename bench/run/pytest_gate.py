@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from svilm_fast.bench.compare.results import Results, read_results
-from svilm_fast.bench.compare.verdict import Line, differences, judge, overall, percent
+from svilm_fast.bench.compare.results import Results, read_results, same_file
+from svilm_fast.bench.compare.verdict import Line, judge, overall, percent, refusal
 from svilm_fast.bench.outcomes import Outcome
 
 # Beyond pytest's own exit statuses (0 to 5): 11 regression, 13 incomparable, 14 missing, ...
@@ -36,10 +36,15 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--svilm-fail-over", default=None, help="how much slower a median may be, such as 5.5%%"
     )
+    group.addoption(
+        "--svilm-allow-dirty", action="store_true", help="take a baseline of uncommitted code"
+    )
 
 
-def check_options(config: pytest.Config) -> None:
-    """Refuse every combination in which a gate would pass without having looked.
+def check_options(config: pytest.Config) -> Results | None:
+    """The baseline, read before anything is measured or written; None where none is named.
+
+    Refuses every combination in which a gate would pass without having looked.
 
     Raises:
         pytest.UsageError: and pytest ends with status 4.
@@ -53,17 +58,23 @@ def check_options(config: pytest.Config) -> None:
     if (baseline is None) != (limit is None):
         raise pytest.UsageError(f"--svilm-baseline and --svilm-fail-over go together: {_INSTEAD}")
     if baseline is None:
-        return
+        return None
     try:
         percent(limit)
-        read_results(baseline)
+        results = read_results(baseline)
     except ValueError as error:
         raise pytest.UsageError(str(error)) from None
+    out = config.getoption("svilm_out")
+    if out is not None and same_file(out, baseline):
+        raise pytest.UsageError(
+            f"--svilm-out would overwrite the baseline {baseline}: name another file"
+        )
     reason = why_disabled(config)
     if reason is not None:
         raise pytest.UsageError(
             f"--svilm-baseline needs measurements, but benchmarks are disabled: {reason}"
         )
+    return results
 
 
 def why_disabled(config: pytest.Config) -> str | None:
@@ -84,13 +95,14 @@ def judged(
     environment: Mapping[str, Any],
     records: Iterable[Mapping[str, Any]],
     limit: str,
+    *,
+    allow_dirty: bool = False,
 ) -> tuple[Outcome, list[str]]:
     """The outcome of a run against its baseline, and the lines that say why it is no pass."""
     found = Results(baseline.path, environment, {}, {record["id"]: record for record in records})
-    if not baseline.fingerprint or baseline.fingerprint != found.fingerprint:
-        told = "; ".join(differences(baseline.environment, environment))
-        reason = told or "a fingerprint is missing or was made by other rules"
-        return Outcome.INCOMPARABLE, [f"the baseline is another machine's: {reason}"]
+    reason = refusal(baseline, found, None if allow_dirty else "--svilm-allow-dirty")
+    if reason is not None:
+        return Outcome.INCOMPARABLE, [reason]
     lines = judge(baseline, found, limit=percent(limit))
     outcome = overall(lines)
     texts = [_text(line) for line in lines if line.outcome is not Outcome.OK]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 SCHEMA = 1
+Clock = Literal["events", "wall"]
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,8 @@ class Record:
     Statuses: `ok`, `oom`, `compile_error`, `wrong_result`, `skipped: <reason>`,
     `failed: <reason>`. `error` is the relative error against the oracle on the same tensors, proven
     before the clock started; None where nothing exists to compare with. `mode` is `cold` where L2
-    was flushed before each call, else `warm`. `order` gives each sample's turn among all that was
+    was flushed before each call, else `warm`. `clock` is `events` (of CUDA) or `wall`, which on a
+    GPU holds launch and synchronisation too. `order` gives each sample's turn among all that was
     timed together. `product_fraction` and `copy_fraction` compare the floor (FLOPs, least bytes)
     with the ceilings that the same run measured; `floor_fraction` is the larger, that which binds.
     """
@@ -32,6 +34,7 @@ class Record:
     position: int = 0
     unit: str = "ms"
     mode: str = "warm"
+    clock: Clock | None = None
     error: float | None = None
     samples_ms: tuple[float, ...] = ()
     order: tuple[int, ...] = ()

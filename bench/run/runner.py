@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -13,7 +13,8 @@ import torch
 from svilm_fast.bench.ceilings import Ceilings
 from svilm_fast.bench.environment import gpu_state
 from svilm_fast.bench.memory import memory_source
-from svilm_fast.bench.run.record import SCHEMA, Record
+from svilm_fast.bench.run.record import SCHEMA, Clock, Record
+from svilm_fast.bench.suites import release
 from svilm_fast.bench.suites.benchmark import Benchmark, Prepared, Skipped, WrongResult
 from svilm_fast.bench.timing import Timing, host_time_us, measure, measure_together
 
@@ -32,12 +33,15 @@ def run(
 ) -> Iterator[Record]:
     """Measure one benchmark after the other; those past the deadline are records too."""
     start = time.monotonic()
-    for position, benchmark in enumerate(benchmarks):
-        if time.monotonic() - start > deadline_s:
-            record = blank(benchmark, "skipped: the deadline of the run had passed")
-        else:
-            record = run_one(benchmark, device, ceilings, budget_s=budget_s)
-        yield replace(record, position=position)
+    try:
+        for position, benchmark in enumerate(benchmarks):
+            if time.monotonic() - start > deadline_s:
+                record = blank(benchmark, "failed: the deadline of the run had passed")
+            else:
+                record = run_one(benchmark, device, ceilings, budget_s=budget_s)
+            yield replace(record, position=position)
+    finally:
+        release()
 
 
 def run_one(
@@ -74,7 +78,10 @@ def run_together(
     budget_s: float,
     least: int = 5,
 ) -> list[Record]:
-    """Measure benchmarks in interleaved rounds, so that their ratios hold on a busy machine."""
+    """Measure benchmarks in interleaved rounds, so that their ratios hold on a busy machine.
+
+    What fails while it is timed is released, and the rounds begin anew with the others.
+    """
     proven: dict[str, tuple[Prepared, float | None]] = {}
     records: dict[str, Record] = {}
     for benchmark in benchmarks:
@@ -83,22 +90,43 @@ def run_together(
         except Exception as failure:
             records[benchmark.id] = failed(benchmark, failure)
     try:
-        calls = {id: prepared.call for id, (prepared, _) in proven.items()}
-        timings = measure_together(calls, device, budget_s=budget_s, least=least) if calls else {}
-        for benchmark in benchmarks:
-            if benchmark.id in timings:
+        while left := [benchmark for benchmark in benchmarks if benchmark.id not in records]:
+            running: list[str] = []
+            calls = {one.id: _noted(one.id, proven[one.id][0].call, running) for one in left}
+            try:
+                timings = measure_together(calls, device, budget_s=budget_s, least=least)
+            except Exception as failure:
+                # Where no call was under way, the failure is nobody's alone.
+                for benchmark in left:
+                    if not running or benchmark.id in running:
+                        records[benchmark.id] = failed(benchmark, failure)
+                        _close([proven.pop(benchmark.id)[0]], device)
+                continue
+            for benchmark in left:
                 prepared, error = proven[benchmark.id]
-                timing = timings[benchmark.id]
                 records[benchmark.id] = measured(
-                    benchmark, prepared, timing, device, ceilings, error
+                    benchmark, prepared, timings[benchmark.id], device, ceilings, error
                 )
     finally:
         _close([prepared for prepared, _ in proven.values()], device)
     return [records[benchmark.id] for benchmark in benchmarks]
 
 
+def _noted(id: str, call: Callable[[], object], running: list[str]) -> Callable[[], object]:
+    """The call, with its id in `running` until it has returned."""
+
+    def noted() -> object:
+        running.append(id)
+        value = call()
+        running.pop()
+        return value
+
+    return noted
+
+
 def prove(benchmark: Benchmark, device: torch.device) -> tuple[Prepared, float | None]:
     """Prepare a benchmark and prove its call right; the relative error, None without an oracle."""
+    release(keep=benchmark.suite)
     prepared = benchmark.prepare(device)
     try:
         return prepared, prepared.verify()
@@ -170,8 +198,10 @@ def measured(
     ceilings: Ceilings | None,
     error: float | None,
     host_us: float | None = None,
+    *,
+    clock: Clock | None = None,
 ) -> Record:
-    """The record of a benchmark that was timed."""
+    """The record of a benchmark that was timed; by default with the device's own clock."""
     seconds = timing.median_ms * 1e-3
     more = {} if prepared.explain is None else prepared.explain(seconds)
     on_device = benchmark.suite not in HOST_SUITES
@@ -188,6 +218,7 @@ def measured(
         **benchmark.parts,
         status="ok",
         mode="cold" if device.type == "cuda" else "warm",
+        clock=clock or ("events" if device.type == "cuda" else "wall"),
         error=error,
         samples_ms=timing.samples_ms,
         order=timing.order,
@@ -210,7 +241,7 @@ def result(
     ceilings: Ceilings | None,
 ) -> dict[str, Any]:
     """The result file: the environment `before` the run, the GPU's state after it, the records."""
-    after = {"gpu_state_after": gpu_state()} if device.type == "cuda" else {}
+    after = {"gpu_state_after": gpu_state(device)} if device.type == "cuda" else {}
     return {
         "schema": SCHEMA,
         "environment": before | after,

@@ -24,8 +24,11 @@ def failures(records: Iterable[Record]) -> list[Record]:
 
 
 def outcome(records: Iterable[Record]) -> Outcome:
-    """`FAILED` where a record is a failure."""
-    return Outcome.FAILED if failures(records) else Outcome.OK
+    """`FAILED` where a record is a failure, `MISSING` where nothing at all was measured."""
+    records = list(records)
+    if failures(records):
+        return Outcome.FAILED
+    return Outcome.OK if any(record.measured for record in records) else Outcome.MISSING
 
 
 def status_text(record: Record) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
@@ -41,6 +42,15 @@ def benchmarks(
             "the ids"
         )
     return chosen
+
+
+def release(*, keep: str | None = None) -> None:
+    """Free the tensors that suites hold from one benchmark to the next, but those of `keep`."""
+    for name in SUITES:
+        module = sys.modules.get(f"{__name__}.{name}")
+        free = getattr(module, "release", None)
+        if name != keep and free is not None:
+            free()
 
 
 def _declared(suite: str, device: torch.device) -> Iterable[Benchmark]:

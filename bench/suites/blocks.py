@@ -93,7 +93,7 @@ def _prepare(
         _require(provider, size, device)
     key = (name, size)
     if key not in _held:
-        _held.clear()
+        release()
         _held[key] = _MAKERS[name](size, device)
     case, block = _held[key]
     return prepared(
@@ -106,6 +106,11 @@ def _prepare(
         # Rounded keys assign some tokens to another group.
         rough=name == "grouping_block",
     )
+
+
+def release() -> None:
+    """Free the tensors and weights of the case in use."""
+    _held.clear()
 
 
 def _require(provider: str, size: Size, device: torch.device) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from svilm_fast.bench.ops.proof import Case
 from svilm_fast.bench.suites.benchmark import Benchmark, Prepared, WrongResult, benchmark_id
 from svilm_fast.kernels.device import H200, assume_traits
 from svilm_fast.kernels.launch import record_launches
@@ -52,7 +53,9 @@ def _tiny(op: Op, device: torch.device) -> Prepared:
         with torch.no_grad():
             return op.api(**inputs, backend="reference")
 
-    return Prepared(call=call, verify=lambda: None, units={"calls": 1.0})
+    case = Case(op.reference, inputs, torch.float32, _CPU)
+    verify = partial(case.verify, partial(op.api, backend="reference"), "forward")
+    return Prepared(call=call, verify=verify, units={"calls": 1.0})
 
 
 def _plan(variant: Variant, device: torch.device) -> Prepared:

@@ -177,6 +177,41 @@ def test_a_torn_file_is_an_error(tmp_path, capsys, content, says):
     assert says in capsys.readouterr().err
 
 
+def test_a_run_is_not_compared_with_itself(tmp_path, capsys):
+    path, link = tmp_path / "a.json", tmp_path / "b.json"
+    path.write_text(json.dumps({"schema": 1, "environment": ENVIRONMENT, "records": [record()]}))
+    link.symlink_to(path)
+    for other in (path, link):
+        with pytest.raises(SystemExit) as ended:
+            main(["bench", "compare", str(path), str(other)])
+        assert ended.value.code == Outcome.USAGE
+        assert "are one file" in capsys.readouterr().err
+
+
+def test_few_samples_tell_nothing(compare):
+    def once(median):
+        return [record() | {"median_ms": median, "samples_ms": [median]}]
+
+    for after in (20.0, 10.1, 5.0):
+        assert compare(once(10.0), once(after))[0] is Outcome.NOISY
+    assert compare(once(10.0), once(10.0))[0] is Outcome.OK
+
+
+def test_clocks_are_not_mixed(compare):
+    outcome, told = compare([record(clock="events")], [record(clock="wall")])
+    assert outcome is Outcome.INCOMPARABLE
+    assert "different clocks: events / wall" in told
+
+
+def test_all_that_must_match_is_told(compare):
+    outcome, told = compare(
+        [record()], [record()], after_facts={"fingerprint": "beef", "driver": "2", "threads": 3}
+    )
+    assert outcome is Outcome.INCOMPARABLE
+    assert "threads: None / 3" in told
+    assert "driver: None / 2" in told
+
+
 def test_the_table_can_be_a_comment(compare, tmp_path):
     path = tmp_path / "comment.md"
     compare([record()], [record(median=11.5)], "--markdown", str(path))

@@ -111,11 +111,42 @@ def test_history_is_of_one_machine_in_order_of_time(gpu_file, tmp_path):
     late = gpu_file("old/a.json", time="2026-01-05", commit="late")
     early = gpu_file("old/b.json", time="2026-01-02", commit="early")
     other = gpu_file("other.json", fingerprint="beef")
-    runs, others = read_history([late, early, other, current.path], current)
+    runs, others, skipped = read_history([late, early, other, current.path], current)
     assert [run.environment["commit"] for run in runs][:2] == ["early", "late"]
     assert runs[-1] is current
-    assert others == 1
+    assert (others, skipped) == (1, 0)
     assert all(len(values) == 3 for values in series(runs).values())
+
+
+def test_folders_may_hold_other_files_but_named_files_must_be_results(gpu_file, tmp_path):
+    current = read_results(gpu_file("now.json"))
+    older = gpu_file("old/a.json")
+    memory = older.parent / "memory.json"
+    memory.write_text('{"schema": 1, "records": [{"subject": "infonce"}]}')
+    runs, _, skipped = read_history([older.parent], current)
+    assert (len(runs), skipped) == (2, 1)
+    with pytest.raises(ValueError, match="lacks id"):
+        read_history([memory], current)
+
+
+def test_only_words_of_a_status_are_rewritten(gpu_file):
+    path = gpu_file()
+    content = json.loads(path.read_text())
+    content["records"][-1]["status"] = "skipped: open_clip_torch is not installed"
+    path.write_text(json.dumps(content))
+    page = build_page(read_results(path), [])
+    assert "open_clip_torch is not installed" in page
+    assert "out of memory" in page
+
+
+def test_a_narrow_roofline_has_several_rates(rows):
+    import matplotlib.pyplot as plt
+
+    drawn = draw_roofline(rows, {"product_flops": 7.9e14, "copy_bytes": 1e12}, LIGHT)
+    low, high = drawn.axes[0].get_ylim()
+    shown = [tick for tick in drawn.axes[0].get_yticks() if low <= tick <= high]
+    plt.close(drawn)
+    assert len(shown) > 1
 
 
 def test_change_points_are_found_where_the_level_changes():

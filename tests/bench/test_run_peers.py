@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from svilm_fast.bench.ceilings import Ceilings
 from svilm_fast.bench.cli import app
+from svilm_fast.bench.ops.cases import cases
 from svilm_fast.bench.peers import infonce as infonce_peers
 from svilm_fast.bench.peers import peers
 from svilm_fast.bench.run import command, peers_command
@@ -69,6 +70,11 @@ def test_the_command_measures_in_turns_and_writes_ratios(monkeypatch, tmp_path):
     assert all(one["error"] < 1e-3 for one in measured)
     assert {one["provider"] for one in written["ratios"]} >= {"eager"}
     assert table.read_text().startswith("| op and case |")
+
+
+def test_an_op_without_cases_of_its_own_takes_those_of_the_device():
+    cpu = torch.device("cpu")
+    assert peers_command._cases("grouping", cpu) == cases(ops()["grouping"], cpu)
 
 
 def test_a_wrong_op_or_case_is_a_usage_error():

@@ -14,6 +14,7 @@ from svilm_fast.bench.run.record import SCHEMA
 from svilm_fast.bench.run.runner import result, run, run_one, run_together
 from svilm_fast.bench.run.table import table
 from svilm_fast.bench.run.text import failures, line, outcome
+from svilm_fast.bench.suites import blocks
 from svilm_fast.bench.suites.benchmark import (
     Benchmark,
     CallCost,
@@ -22,6 +23,7 @@ from svilm_fast.bench.suites.benchmark import (
     WrongResult,
     benchmark_id,
 )
+from svilm_fast.cli import main
 
 CPU = torch.device("cpu")
 CEILINGS = Ceilings(product_flops=1e9, copy_bytes=1e9)
@@ -102,7 +104,8 @@ def test_a_failure_is_a_record_and_no_number(failure, status):
     assert record.status == status
     assert record.median_ms is None
     assert record.samples_ms == ()
-    assert outcome([record]) is (Outcome.OK if status.startswith("skipped") else Outcome.FAILED)
+    expected = Outcome.MISSING if status.startswith("skipped") else Outcome.FAILED
+    assert outcome([record]) is expected
     assert status in line(record)
 
 
@@ -141,8 +144,9 @@ def test_only_a_peer_may_run_out_of_memory():
 def test_benchmarks_behind_the_deadline_are_records():
     records = list(run([make(good), make(good, "two")], CPU, None, budget_s=0.0, deadline_s=-1.0))
     assert [record.status for record in records] == [
-        "skipped: the deadline of the run had passed"
+        "failed: the deadline of the run had passed"
     ] * 2
+    assert outcome(records) is Outcome.FAILED
     assert [record.position for record in records] == [0, 1]
 
 
@@ -167,6 +171,38 @@ def test_calls_measured_together_take_turns():
     assert len({tuple(each) for each in rounds}) > 1
     for record in records[:3]:
         assert [timed[place] for place in record.order] == [record.name] * 5
+
+
+def test_one_that_fails_in_a_round_does_not_take_the_others_along():
+    closed = []
+
+    def build(device):
+        prepared = good(device, closed)
+        turns = iter(range(5))
+        prepared.call = lambda: next(turns)
+        return prepared
+
+    chosen = [make(good, "a"), make(build, "broken"), make(good, "b")]
+    records = run_together(chosen, CPU, None, budget_s=0.0)
+    assert [record.status.partition(":")[0] for record in records] == ["ok", "failed", "ok"]
+    assert closed == ["verify", "close"]
+
+
+def test_an_unexpected_error_is_no_regression(monkeypatch, capsys):
+    def broken(*_):
+        raise RuntimeError("the tool broke")
+
+    monkeypatch.setattr(command, "benchmarks", broken)
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "run", "--list", "--device", "cpu"])
+    assert ended.value.code == Outcome.FAILED
+    assert "the tool broke" in capsys.readouterr().err
+
+
+def test_a_suite_is_released_when_another_begins():
+    blocks._held[("made", None)] = (None, None)
+    run_one(make(good), CPU, None, budget_s=0.0)
+    assert not blocks._held
 
 
 def test_the_file_holds_environment_ceilings_and_records():

@@ -1,12 +1,15 @@
 """Samples, their number, and the peak of memory on a CPU."""
 
+from types import SimpleNamespace
+
 import torch
 
-from svilm_fast.bench.environment import environment, slug
+from svilm_fast.bench.environment import _GPU_FIELDS, environment, gpu_state, slug
 from svilm_fast.bench.memory import peak_extra_bytes
 from svilm_fast.bench.timing import measure, measure_together
 
 CPU = torch.device("cpu")
+_LISTED = (("1", "GPU-a"), ("2", "GPU-b"))
 MIB = 2**20
 
 
@@ -57,6 +60,17 @@ def test_rounds_are_drawn_from_the_seed():
     assert orders[0] == orders[1] != orders[2]
 
 
+def test_the_state_is_that_of_the_gpu_in_use(monkeypatch):
+    fields = _GPU_FIELDS.split(",")
+    lines = [", ".join([driver, uuid, *["0"] * (len(fields) - 2)]) for driver, uuid in _LISTED]
+    listed = SimpleNamespace(stdout="\n".join(lines))
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: listed)
+    for uuid, driver in (("b", "2"), ("c", None)):
+        own = SimpleNamespace(uuid=uuid)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _, own=own: own)
+        assert gpu_state(torch.device("cuda")).get("driver_version") == driver
+
+
 def test_the_fingerprint_hashes_what_makes_figures_comparable(monkeypatch):
     facts = environment(CPU)
     assert {"dirty", "lock_hash", "ptxas", "load", "container", "variables", "diff_hash"} <= set(
@@ -67,6 +81,7 @@ def test_the_fingerprint_hashes_what_makes_figures_comparable(monkeypatch):
     monkeypatch.setenv("SVILM_CONTAINER", "image@sha256:0")
     again = environment(CPU)
     assert again["container"] == "image@sha256:0"
+    assert "system" not in facts
     assert again["fingerprint"] == facts["fingerprint"]
     monkeypatch.setattr("platform.python_version", lambda: "3.99")
     assert environment(CPU)["fingerprint"] != facts["fingerprint"]

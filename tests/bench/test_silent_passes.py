@@ -56,6 +56,7 @@ def baseline(tmp_path, measured):
 
     def write(change=lambda content: None):
         content = json.loads(json.dumps(measured))
+        content["environment"] |= {"dirty": False, "commit": "0123abcd"}
         change(content)
         path = tmp_path / "baseline.json"
         path.write_text(json.dumps(content))
@@ -72,6 +73,24 @@ def test_an_equal_run_passes(nested, baseline):
     status, printed = nested(*gate(baseline()))
     assert status == 0, printed
     assert "svilm gate: OK" in printed
+
+
+def test_the_baseline_is_never_overwritten(nested, baseline):
+    path = baseline()
+    before = path.read_text()
+    status, printed = nested(*gate(path), "--svilm-out", path)
+    assert status == pytest.ExitCode.USAGE_ERROR
+    assert "would overwrite the baseline" in printed
+    assert path.read_text() == before
+
+
+def test_a_baseline_of_uncommitted_code_is_refused(nested, baseline):
+    path = baseline(lambda content: content["environment"].update(dirty=True))
+    status, printed = nested(*gate(path))
+    assert status == pytest_gate.EXIT_OFFSET + Outcome.INCOMPARABLE
+    assert "--svilm-allow-dirty" in printed
+    status, printed = nested(*gate(path), "--svilm-allow-dirty")
+    assert status == 0, printed
 
 
 def test_a_vanished_id_fails(nested, baseline):
@@ -146,7 +165,7 @@ def test_the_fraction_of_a_percent_counts():
         samples = [milliseconds * (1 + 1e-5 * place) for place in range(20)]
         return {"id": "a", "status": "ok", "samples_ms": samples, "median_ms": samples[10]}
 
-    environment = {"fingerprint": "same"}
+    environment = {"fingerprint": "same", "dirty": False, "commit": "0123abcd"}
     before = Results(Path("baseline"), environment, {}, {"a": record(1.0)})
     slower = [record(1.052)]
     assert pytest_gate.judged(before, environment, slower, "5.5%")[0] is Outcome.OK

@@ -1,5 +1,7 @@
 """The registered benchmarks: ids, selection, and one measurement of each kind."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from svilm_fast.bench.run.runner import run_one
 from svilm_fast.bench.suites import benchmarks, blocks, data, host, step
 from svilm_fast.bench.suites.benchmark import SUITES, Benchmark, WrongResult
 from svilm_fast.kernels.device import H200
+from svilm_fast.kernels.registry import ops
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -93,9 +96,14 @@ def test_planning_counts_launches_for_a_named_gpu():
 
 def test_a_wrong_attention_backend_is_found(monkeypatch):
     [benchmark] = benchmarks(["blocks"], CPU, "blocks/attention/lengths_*/forward/sdpa").values()
-    monkeypatch.setattr(
-        blocks, "attend", lambda query, key, value, **_: torch.nn.functional.normalize(query)
-    )
+    right = blocks.attend
+
+    def attend(query, key, value, *, backend, **more):
+        if backend == "sdpa":
+            return torch.nn.functional.normalize(query)
+        return right(query, key, value, backend=backend, **more)
+
+    monkeypatch.setattr(blocks, "attend", attend)
     with pytest.raises(WrongResult, match="output"):
         benchmark.prepare(CPU).verify()
     blocks._held.clear()
@@ -190,3 +198,13 @@ def test_a_step_with_a_lost_gradient_is_found(monkeypatch):
     made = step.Step(step.load_config("demo"), 4, 2, CPU)
     with pytest.raises(WrongResult, match="not that of one pass"):
         made.verify()
+
+
+def test_a_tiny_call_that_computes_something_else_is_found():
+    op = ops()["infonce"]
+
+    def wrong(*, backend, **inputs):
+        return 2 * op.reference(**inputs)
+
+    with pytest.raises(WrongResult, match="output"):
+        host._tiny(replace(op, api=wrong), CPU).verify()
