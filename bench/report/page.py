@@ -86,8 +86,9 @@ def sections_of(
     if has_roofline(rows, ceilings):
         drawn = picture("roofline", lambda t: draw_roofline(rows, ceilings, t), texts.ROOFLINE_ALT)
         found.append(Section("Roofline", texts.ROOFLINE, [("", drawn)]))
-    if side_by_side := blocks(rows):
-        section = Section("Peers side by side", texts.SIDES)
+    if side_by_side := blocks(rows, results.ratios):
+        told = texts.SIDES_PAIRED if results.ratios else texts.SIDES_APART
+        section = Section("Peers side by side", texts.SIDES, notes=[told])
         for start in range(0, len(side_by_side), BLOCKS_OF_A_PICTURE):
             part = side_by_side[start : start + BLOCKS_OF_A_PICTURE]
             name = "peers" if not start else f"peers_{start // BLOCKS_OF_A_PICTURE + 1}"

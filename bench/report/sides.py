@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
@@ -40,6 +41,8 @@ class Block:
     title: str
     own: Row
     peers: tuple[Row, ...]
+    ratios: Mapping[str, float] = field(default_factory=dict)
+    """Time over `own` from rounds in which both took turns, by provider."""
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -47,8 +50,11 @@ class Block:
         return (self.own, *self.peers)
 
 
-def blocks(rows: Sequence[Row]) -> list[Block]:
-    """Cases, forward and backward together, that a peer was measured on as well."""
+def blocks(rows: Sequence[Row], ratios: Sequence[Mapping[str, Any]] = ()) -> list[Block]:
+    """Cases, forward and backward together, that a peer was measured on as well.
+
+    ratios: what `svilm bench peers` wrote; it comes before the quotient of two medians.
+    """
     groups: dict[tuple[str, str, str], dict[str, Row]] = {}
     for row in rows:
         if row.direction == "both" and not row.skipped:
@@ -60,7 +66,13 @@ def blocks(rows: Sequence[Row]) -> list[Block]:
             continue
         own = members.pop(first)
         others = sorted(members.values(), key=lambda row: row.ms or math.inf)
-        found.append(Block(f"{name}  {case}", own, tuple(others)))
+        paired = {
+            ratio["provider"]: float(ratio["time"])
+            for ratio in ratios
+            if (ratio["case"], ratio["direction"]) == (f"{name}/{case}", "both")
+            and ratio["ours"] == first
+        }
+        found.append(Block(f"{name}  {case}", own, tuple(others), paired))
     return found
 
 
@@ -107,7 +119,8 @@ def draw_sides(found: Sequence[Block], theme: Theme) -> Figure:
         for row in block.rows:
             place += 1
             labels.append((place, row.provider))
-            _bar(times, place, "ms", row, block.own, time_text(row.ms), theme)
+            paired = block.ratios.get(row.provider)
+            _bar(times, place, "ms", row, block.own, time_text(row.ms), theme, paired)
             _bar(memories, place, "memory", row, block.own, bytes_text(row.memory), theme)
         place += 1.6
     times.set_yticks([y for y, _ in labels], [name for _, name in labels])
@@ -126,6 +139,7 @@ def _bar(
     own: Row,
     text: str,
     theme: Theme,
+    paired: float | None = None,
 ) -> None:
     value, one = getattr(row, what), getattr(own, what)
     colour = theme.series[0 if row is own else 1]
@@ -133,7 +147,7 @@ def _bar(
         told = "" if row.ms else STATUSES.get(row.status, row.status.split(":")[0])
         axes.text(1.0, place, f" {told}", va="center", fontsize=8, color=theme.wrong)
         return
-    ratio = value / one
+    ratio = paired or value / one
     left, width = min(1.0, ratio), abs(ratio - 1)
     if width:
         axes.barh(place, width, left=left, height=0.72, color=colour)

@@ -12,6 +12,11 @@ SIDES = (
     "Forward and backward in one call, all on the same tensors in one run. The first of each case "
     "is one; a bar to the right costs more, to the left less. A call without a figure says why."
 )
+SIDES_PAIRED = "Ratios of times are medians over rounds in which all providers took turns."
+SIDES_APART = (
+    "The medians were measured one after another, so that load which came and went is in their "
+    "ratios: `svilm bench peers` measures in turns."
+)
 SIDES_ALT = "Bars of time and peak memory of each provider relative to the first, case by case"
 GROWTH = (
     "Forward and backward in one call at growing batches, all other sizes equal, on logarithmic "

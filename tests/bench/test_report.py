@@ -3,6 +3,7 @@
 import json
 import re
 
+import matplotlib.pyplot as plt
 import pytest
 
 from svilm_fast.bench.compare.results import read_results
@@ -11,7 +12,7 @@ from svilm_fast.bench.report.history import change_points, read_history, series
 from svilm_fast.bench.report.page import build_page, facts_of, sections_of
 from svilm_fast.bench.report.roofline import draw_roofline, has_roofline
 from svilm_fast.bench.report.rows import rows_of
-from svilm_fast.bench.report.sides import blocks, ratios_to_eager
+from svilm_fast.bench.report.sides import blocks, draw_sides, ratios_to_eager
 from svilm_fast.bench.report.units import (
     bytes_text,
     count_text,
@@ -92,6 +93,29 @@ def test_without_a_fused_figure_the_reference_is_first(rows):
     assert {block.own.provider for block in blocks(left)} == {"reference"}
 
 
+def test_ratios_of_turns_come_before_those_of_medians(gpu_file):
+    path = gpu_file()
+    assert sections_of(read_results(path))[1].notes[0].startswith("The medians were measured one")
+    content = json.loads(path.read_text())
+    content["ratios"] = [
+        {
+            "case": "infonce/pairs_1024_dim_512",
+            "direction": "both",
+            "provider": "eager",
+            "ours": "fused",
+            "time": 1.75,
+        }
+    ]
+    path.write_text(json.dumps(content))
+    results = read_results(path)
+    found = blocks(rows_of(results), results.ratios)
+    assert [block.ratios for block in found] == [{"eager": 1.75}, {}, {}, {}]
+    drawn = draw_sides(found, LIGHT)
+    assert any(text.get_text().startswith(" 1.8×") for text in drawn.axes[0].texts)
+    plt.close(drawn)
+    assert sections_of(results)[1].notes[0].startswith("Ratios of times are medians over rounds")
+
+
 def test_growth_takes_equal_shapes_at_several_batches(rows):
     (family,) = families(rows)
     assert family.batches == {1024, 4096, 16384, 65536}
@@ -140,8 +164,6 @@ def test_only_words_of_a_status_are_rewritten(gpu_file):
 
 
 def test_a_narrow_roofline_has_several_rates(rows):
-    import matplotlib.pyplot as plt
-
     drawn = draw_roofline(rows, {"product_flops": 7.9e14, "copy_bytes": 1e12}, LIGHT)
     low, high = drawn.axes[0].get_ylim()
     shown = [tick for tick in drawn.axes[0].get_yticks() if low <= tick <= high]
