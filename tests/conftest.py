@@ -4,6 +4,7 @@ import atexit
 import json
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,9 @@ if not torch.cuda.is_available():
 # variable is for the processes that tests start.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+# A shell ignores SIGINT for what it starts in the background, and children would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # What torch.compile builds goes with the tests. Who finds the variable set is a child of theirs.
 if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
