@@ -15,6 +15,7 @@ from svilm_fast.bench.ab.gate import Comparison, Request, compare
 from svilm_fast.bench.ab.protocol import SUITES_MODULE
 from svilm_fast.bench.ab.session import Plan
 from svilm_fast.bench.ab.verdict import Rule, Verdict
+from svilm_fast.bench.compare.verdict import percent
 from svilm_fast.bench.environment import ROOT
 from svilm_fast.bench.outcomes import Outcome
 from svilm_fast.bench.run.command import chosen_device, wide_console, write_json
@@ -113,16 +114,16 @@ def ab(
 
 
 def fraction(text: str) -> float:
-    """`2%`, `2.5%` or `0.02` as a fraction.
+    """`2%` or `2.5%` as a fraction.
 
-    Raises `typer.BadParameter` for anything else.
+    Raises `typer.BadParameter` for anything else: a bare 0.9 could mean 0.9 % or 90 %.
     """
     try:
-        value = float(text[:-1]) / 100 if text.endswith("%") else float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 1:
-        raise typer.BadParameter(f"{text!r} is no share: write 2% or 0.02")
+        value = percent(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    if value >= 1:
+        raise typer.BadParameter(f"{text} is no share below 100%")
     return value
 
 

@@ -26,13 +26,19 @@ _LIST = """
 import importlib, json, sys, torch
 module, suites, only, device = json.loads(sys.argv[1])
 try:
-    ids = list(importlib.import_module(module).benchmarks(suites, torch.device(device), only))
+    listed = importlib.import_module(module).benchmarks
 except ModuleNotFoundError as missing:
     if not module.startswith(missing.name or "?"):
         raise
-    ids = None
-except ValueError:
+    listed, ids = None, None
+if listed is not None:
     ids = []
+    for suite in suites or [None]:  # one by one: base may not know all of head's suites
+        try:
+            ids += listed(None if suite is None else [suite], torch.device(device), only)
+        except ValueError as error:
+            if "unknown suite" not in str(error) and "matches" not in str(error):
+                raise
 print("ids:" + json.dumps(ids))
 """
 
@@ -128,15 +134,18 @@ def compare(request: Request, say: Callable[[str], None] = lambda line: None) ->
 def _own_ids(request: Request, folders: Checkouts) -> list[str] | None:
     """What base's own benchmarks are; None where base is older than the list of benchmarks."""
     wanted = [request.module, request.suites, request.only, request.device]
-    result = subprocess.run(
-        [sys.executable, "-c", _LIST, json.dumps(wanted)],
-        cwd=folders.base,
-        env=_variables(folders.base, folders.scratch / "base-cache", request.threads),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=request.plan.timeout_s,
-    )
+    try:
+        result = subprocess.run(
+            [sys.executable, "-c", _LIST, json.dumps(wanted)],
+            cwd=folders.base,
+            env=_variables(folders.base, folders.scratch / "base-cache", request.threads),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=request.plan.timeout_s,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise SideError(BASE, "hung", f"did not list its own benchmarks: {error}") from error
     lines = [line for line in result.stdout.splitlines() if line.startswith("ids:")]
     if result.returncode or not lines:
         told = " ".join(result.stderr.split())[-400:]

@@ -1,7 +1,7 @@
 """Measures what the gate finds: false alarms between equal versions, and planted slowdowns.
 
-    python -m svilm_fast.bench.ab.study run --out bench/results/cpu/ab_study.jsonl
-    python -m svilm_fast.bench.ab.study report --out bench/results/cpu/ab_study.jsonl
+    python -m svilm_fast.bench.ab.study run --out bench/results/cpu-x86-64/ab_study.jsonl
+    python -m svilm_fast.bench.ab.study report --out bench/results/cpu-x86-64/ab_study.jsonl
 
 Each run is the shipped command on a scratch clone of the last commit. The head is one commit more,
 whose library carries `ab_study_extra.json`: every call does 0, 3 or 5 units more than a hundred. A

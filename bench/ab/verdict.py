@@ -12,6 +12,8 @@ from svilm_fast.bench.outcomes import Outcome
 
 CONTROL_LEVEL = 0.01
 
+MORE_MEMORY = "more memory"
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -63,7 +65,8 @@ def judge(measured: Measured, rule: Rule) -> Judgement:
         return Judgement(Outcome.INCOMPARABLE, [], [], [measured.mismatch])
     verdicts = [*_one_sided(measured, rule), *_without_figure(measured), *_timed(measured, rule)]
     controls = _controls(measured, rule)
-    outcome, messages = _outcome(verdicts, controls)
+    unchecked = measured.plan.controls > 0 and not controls
+    outcome, messages = _outcome(verdicts, controls, unchecked)
     return Judgement(outcome, verdicts, controls, messages)
 
 
@@ -136,7 +139,7 @@ def _judge_memory(verdict: Verdict, peaks: dict[str, int]) -> None:
             verdict.outcome, verdict.word = Outcome.NOISY, "undecided"
     elif peaks[HEAD] > peaks[BASE]:
         verdict.message = told
-        verdict.word = f"{verdict.word}, more memory"
+        verdict.word = f"{verdict.word}, {MORE_MEMORY}"
         verdict.outcome = Outcome.REGRESSION
     elif peaks[HEAD] < peaks[BASE]:
         verdict.message = told
@@ -159,7 +162,9 @@ def _controls(measured: Measured, rule: Rule) -> list[Verdict]:
     return checks
 
 
-def _outcome(verdicts: list[Verdict], controls: list[Verdict]) -> tuple[Outcome, list[str]]:
+def _outcome(
+    verdicts: list[Verdict], controls: list[Verdict], unchecked: bool
+) -> tuple[Outcome, list[str]]:
     """The worst first: what was not measured, then what cannot be trusted, then what is slower."""
     count = {outcome: sum(v.outcome == outcome for v in verdicts) for outcome in Outcome}
     noisy_controls = [v for v in controls if v.outcome != Outcome.OK]
@@ -169,6 +174,13 @@ def _outcome(verdicts: list[Verdict], controls: list[Verdict]) -> tuple[Outcome,
         return Outcome.MISSING, [f"{count[Outcome.MISSING]} on one side only"]
     if not any(v.ratio is not None for v in verdicts):
         return Outcome.MISSING, ["nothing was measured"]
+    larger = [
+        v.id for v in verdicts if v.outcome == Outcome.REGRESSION and v.word.endswith(MORE_MEMORY)
+    ]
+    if larger:
+        return Outcome.REGRESSION, [f"more memory: {', '.join(larger)}"]
+    if unchecked:
+        return Outcome.NOISY, ["base against base was not measured"]
     if noisy_controls:
         told = f"base against base: {len(noisy_controls)} of {len(controls)} checks do not hold"
         return Outcome.NOISY, [told]

@@ -58,7 +58,8 @@ def repository(tmp_path):
         (["--base", "main", "--head", "gone"], "no commit 'gone'"),
         (["--base", "old", "--head", "main"], "compare newer"),
         (["--base", "main", "--aa", "--head", "main"], "leave --head out"),
-        (["--base", "main", "--threshold", "two"], "write 2% or 0.02"),
+        (["--base", "main", "--threshold", "two"], "write one like 5%"),
+        (["--base", "main", "--must-see", "0.9"], "write one like 5%"),
         (["--base", "main", "--threshold", "5%", "--must-see", "5%"], "has to be larger"),
         (["--base", "main", "--confidence", "95"], "between 0.5 and 1"),
         (["--base", "main", "--restarts", "1"], "restarts"),
@@ -73,10 +74,8 @@ def test_wrong_usage_ends_with_its_own_status(call, repository, monkeypatch, arg
     assert len(git(repository, "worktree", "list").splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    "text, value", [("2%", 0.02), ("2.5%", 0.025), ("0.02", 0.02), ("0%", 0.0)]
-)
-def test_shares_are_read_with_and_without_percent(text, value):
+@pytest.mark.parametrize("text, value", [("2%", 0.02), ("2.5%", 0.025), ("0%", 0.0)])
+def test_shares_are_read_in_percent(text, value):
     assert fraction(text) == pytest.approx(value)
 
 

@@ -40,9 +40,9 @@ for line in sys.stdin:
             reply = {"error": {"kind": what, "message": what + " it is"}}
     if do == "verify" and "error" not in reply:
         reply = {"ok": {"error": 1e-6}}
-    if do == "peak":
+    if do == "peak" and "error" not in reply:
         reply = {"ok": {"bytes": how.get("peak", {}).get(id)}}
-    if do == "time":
+    if do == "time" and "error" not in reply:
         noise = 1 + how.get("noise", 0.001) * draw.gauss(0, 1)
         ns = request["calls"] * 1e6 * how.get("slower", {}).get(id, 1.0) * noise
         reply = {"ok": {"ns": round(ns) + 5000, "waited": 5000}}
@@ -169,6 +169,12 @@ def test_skipped_everywhere_is_told_but_skipped_on_one_side_is_missing(played):
     assert judge(played(head=skips), Rule()).outcome == Outcome.MISSING
 
 
+@pytest.mark.parametrize("request_", ["verify", "peak", "time"])
+def test_a_side_that_skips_later_is_missing_too(played, request_):
+    skips = {"faults": {"skipped": [request_, IDS[3]]}}
+    assert judge(played(head=skips), Rule()).outcome == Outcome.MISSING
+
+
 def test_nothing_measured_is_not_a_pass(played):
     judgement = judge(played(**{name: {"ids": []} for name in (BASE, HEAD, CONTROL)}), Rule())
     assert judgement.outcome == Outcome.MISSING
@@ -196,6 +202,27 @@ def test_memory_that_differs_between_equal_versions_decides_nothing(played):
     checked = [verdict for verdict in judgement.verdicts if CONTROL in verdict.peak_bytes]
     assert len(checked) == len(IDS)
     assert {verdict.outcome for verdict in checked} == {Outcome.NOISY}
+
+
+def test_memory_repeats_exactly_and_counts_on_a_noisy_machine_too(played):
+    control = {"slower": dict.fromkeys(IDS, 1.04), "peak": dict.fromkeys(IDS, 1000)}
+    peaks = {"peak": dict.fromkeys(IDS, 1000)}
+    head = {"peak": {**peaks["peak"], IDS[2]: 1001}}
+    judgement = judge(played(base=peaks, control=control, head=head), Rule())
+    assert judgement.outcome == Outcome.REGRESSION
+    assert IDS[2] in judgement.messages[0]
+
+
+def test_controls_are_chosen_among_what_was_measured(played):
+    skips = {"faults": {"skipped": ["prepare", IDS[1]]}}
+    judgement = judge(played(base=skips, head=skips, control=skips), Rule())
+    assert [check.id for check in judgement.controls] == spaced([IDS[0], IDS[2], IDS[3]], 2)
+
+
+def test_without_a_measured_control_nothing_passes(played):
+    measured = played()
+    measured.controls = []
+    assert judge(measured, Rule()).outcome == Outcome.NOISY
 
 
 def test_a_worker_that_imports_another_checkout_is_refused(played, tmp_path):
