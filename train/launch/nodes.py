@@ -91,6 +91,15 @@ def _wait_for_network(process: subprocess.Popen[str]) -> None:
         time.sleep(0.02)
 
 
+def _wait_for_command(process: subprocess.Popen[str]) -> None:
+    """Wait until the death signal is set, which is before `setpriv` becomes the command."""
+    deadline, name = time.monotonic() + START_SECONDS, Path(f"/proc/{process.pid}/comm")
+    while process.poll() is None and name.read_text().strip() == "setpriv":
+        if time.monotonic() > deadline:
+            raise UserError("a node's command did not start; is setpriv (util-linux) whole?")
+        time.sleep(0.01)
+
+
 def _join(nodes: Sequence[Node]) -> None:
     """Lay the cable: both its ends are created inside the nodes' networks."""
     first, second = (str(node.process.pid) for node in nodes)
@@ -154,6 +163,9 @@ def two_nodes(
             for node in nodes:
                 _wait_for_network(node.process)
             _join(nodes)
+        else:
+            for node in nodes:
+                _wait_for_command(node.process)
         for node in nodes:
             assert node.process.stdin is not None
             node.process.stdin.write("go\n")
