@@ -16,9 +16,10 @@ from svilm_fast.bench.ab.protocol import SUITES_MODULE
 from svilm_fast.bench.ab.session import Plan
 from svilm_fast.bench.ab.verdict import Rule, Verdict
 from svilm_fast.bench.compare.verdict import percent
+from svilm_fast.bench.console import wide_console
 from svilm_fast.bench.environment import ROOT
 from svilm_fast.bench.outcomes import Outcome
-from svilm_fast.bench.run.command import chosen_device, wide_console, write_json
+from svilm_fast.bench.run.command import chosen_device, write_json
 
 DEFAULT = Plan()
 # CUDA does not survive a fork, so there the pairs of one process replace the renewals.

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from svilm_fast.bench.compare.results import read_results, same_file
 from svilm_fast.bench.compare.verdict import Line, judge, overall, percent, refusal
+from svilm_fast.bench.console import wide_console
 from svilm_fast.bench.outcomes import Outcome
 
 
@@ -72,8 +72,7 @@ def as_markdown(lines: list[Line], verdict: str) -> str:
 
 
 def _print(lines: list[Line]) -> None:
-    terminal = Console()
-    console = terminal if terminal.is_terminal else Console(width=190)
+    console = wide_console(190)
     table = Table(box=None, pad_edge=False)
     for name in ("benchmark", "before, ms", "after, ms", "change", "99 %", "memory", "verdict"):
         left = name in ("benchmark", "verdict")

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from svilm_fast.bench.console import wide_console
 from svilm_fast.bench.counts.callgrind import Unavailable, count_instructions
 from svilm_fast.bench.counts.peak import count_peaks
 from svilm_fast.bench.counts.ranks import count_on_ranks
@@ -115,8 +115,7 @@ def _judged(rows: list[Row], recorded: list[Row], path: Path) -> Outcome:
 
 
 def _print(rows: list[Row]) -> None:
-    terminal = Console()
-    console = terminal if terminal.is_terminal else Console(width=140)
+    console = wide_console(140)
     table = Table("kind", "case", "item", box=None, pad_edge=False)
     for name in ("count", "bytes"):
         table.add_column(name, justify="right")

@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from svilm_fast.bench.console import wide_console
 from svilm_fast.bench.environment import ROOT, environment, slug
 from svilm_fast.bench.growth.figure import draw, readable
 from svilm_fast.bench.growth.measure import Peak, growth, memory_source, peaks
-from svilm_fast.bench.run.command import RESULTS, chosen_device, wide_console, write_json
+from svilm_fast.bench.run.command import RESULTS, chosen_device, write_json
 
 
 def memory(

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from svilm_fast.bench.ceilings import Ceilings, measure_ceilings
+from svilm_fast.bench.console import wide_console
 from svilm_fast.bench.environment import ROOT, environment, slug
 from svilm_fast.bench.run.record import Record
 from svilm_fast.bench.run.runner import HOST_SUITES, result, run
@@ -116,11 +117,6 @@ def quiet_progress(console: Console) -> Progress:
     return Progress(
         console=console, transient=True, disable=not console.is_terminal, auto_refresh=False
     )
-
-
-def wide_console() -> Console:
-    """A console that does not wrap what is written to a file."""
-    return Console(width=None if Console().is_terminal else 200)
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

@@ -9,13 +9,13 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from svilm_fast.bench.console import wide_console
 from svilm_fast.bench.environment import ROOT, environment, slug
 from svilm_fast.bench.ops.cases import cases
 from svilm_fast.bench.run.command import (
     chosen_device,
     measured_ceilings,
     quiet_progress,
-    wide_console,
     write_json,
 )
 from svilm_fast.bench.run.ratios import as_json, markdown, ratios

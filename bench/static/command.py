@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from svilm_fast.bench.console import wide_console
 from svilm_fast.bench.static.collect import collect, declared, unique_rows
 from svilm_fast.bench.static.rules import broken_rules, differences, part_of_table, with_reasons
 from svilm_fast.bench.static.table import Row, read_table, table_path, write_table
@@ -32,7 +33,7 @@ def static(
 
     Exit status: 0 fine, 1 a rule is broken or the table differs, 2 wrong usage.
     """
-    console = Console(width=None if Console().is_terminal else 160)
+    console = wide_console(160)
     path = table or table_path()
     if write and (op or variant):
         raise typer.BadParameter("--write makes the whole table; leave --op and --variant out")
