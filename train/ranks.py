@@ -202,15 +202,19 @@ def _errors_before_sigterm() -> Iterator[None]:
 def joined_ranks(config: DistributedConfig) -> Iterator[Ranks]:
     """Join on entry; on a normal exit wait for the others and leave.
 
+    A process group of one that the caller was in before stays the caller's: it is used, not left.
+
     Raises RankError, with one message on all ranks, where another rank ended or does not answer. An
     error of this rank reaches the others that way, and then is raised as it is.
     """
+    already_in = dist.is_initialized()
     ranks = start_ranks(config)
     if ranks.world_size == 1:
         try:
             yield ranks
         finally:
-            leave_ranks()
+            if not already_in:
+                leave_ranks()
         return
     watch = start_watch(
         ranks.rank, ranks.world_size, config.timeout_seconds, ranks.share, ranks.agree_max

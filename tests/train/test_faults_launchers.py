@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from svilm_fast.train.environment import LAUNCHER_VARIABLES, free_port
+from svilm_fast.train.errors import EXIT_RANK_LOST
 from svilm_fast.train.load_config import dump_config
 
 START_SECONDS = 200.0
@@ -32,9 +33,9 @@ def rank_process(launcher: int, rank: int) -> psutil.Process:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("launcher", "code"), [("torchrun", 137), ("deepspeed", 247)])
+@pytest.mark.parametrize(("launcher", "killed"), [("torchrun", 137), ("deepspeed", 247)])
 def test_the_survivor_of_a_killed_rank_names_it(
-    configure, tmp_path: Path, launcher: str, code: int
+    configure, tmp_path: Path, launcher: str, killed: int
 ) -> None:
     recipe, output = tmp_path / "recipe.yaml", tmp_path / "output"
     settings = ("training.steps=100000", "evaluation.at_end=false")
@@ -57,7 +58,9 @@ def test_the_survivor_of_a_killed_rank_names_it(
             assert time.monotonic() < deadline
             time.sleep(0.05)
         rank_process(run.pid, 1).kill()
-        assert run.wait(60) == code, output.read_text()
+        # A launcher looks at its ranks from time to time and ends with the code of whichever ended
+        # rank it looks at first: the killed one's, or the survivor's, who by then has said why.
+        assert run.wait(60) in (killed, EXIT_RANK_LOST), output.read_text()
     finally:
         if run.poll() is None:
             run.send_signal(signal.SIGTERM)
