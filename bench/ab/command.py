@@ -56,6 +56,9 @@ def ab(
     allow: Annotated[
         list[str] | None, typer.Option(help="Id that may be on one side only (repeat).")
     ] = None,
+    unlisted_base: Annotated[
+        bool, typer.Option("--unlisted-base", help="Base may be too old to list its benchmarks.")
+    ] = False,
     timeout: Annotated[float, typer.Option(help="Seconds for one request.")] = DEFAULT.timeout_s,
     seed: Annotated[int, typer.Option(help="Draws all orders.")] = 0,
     aa: Annotated[bool, typer.Option("--aa", help="Compare the base with itself.")] = False,
@@ -98,6 +101,7 @@ def ab(
         device=where.type,
         threads=threads,
         bench_from=bench_from,
+        unlisted_base=unlisted_base,
         module=module,
         plan=plan,
         rule=rule,

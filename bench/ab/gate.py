@@ -35,7 +35,8 @@ if listed is not None:
     ids = []
     for suite in suites or [None]:  # one by one: base may not know all of head's suites
         try:
-            ids += listed(None if suite is None else [suite], torch.device(device), only)
+            found = listed(None if suite is None else [suite], torch.device(device), only)
+            ids += [id for id, one in found.items() if not getattr(one, "background", False)]
         except ValueError as error:
             if "unknown suite" not in str(error) and "matches" not in str(error):
                 raise
@@ -57,6 +58,7 @@ class Request:
         device: `cpu` or `cuda`.
         threads: threads of PyTorch on the CPU.
         bench_from: whose benchmark code runs over base's library: the head's, or its own.
+        unlisted_base: whether base may be older than the list of benchmarks.
         module: where the benchmarks come from.
     """
 
@@ -69,6 +71,7 @@ class Request:
     device: str = "cpu"
     threads: int = 1
     bench_from: BenchFrom = "head"
+    unlisted_base: bool = False
     module: str = SUITES_MODULE
     plan: Plan = field(default_factory=Plan)
     rule: Rule = field(default_factory=Rule)
@@ -101,7 +104,7 @@ def compare(request: Request, say: Callable[[str], None] = lambda line: None) ->
     """Run a comparison.
 
     Raises:
-        ValueError: a reference or a name is wrong.
+        ValueError: a reference or a name is wrong, or base cannot tell its benchmarks.
     """
     with checkouts(
         request.repository, request.base, request.head, itself=request.itself
@@ -114,16 +117,23 @@ def compare(request: Request, say: Callable[[str], None] = lambda line: None) ->
         }
         try:
             own_ids = _own_ids(request, folders)
+            if own_ids is None and not request.unlisted_base:
+                raise ValueError(
+                    f"base {request.base} is older than the list of benchmarks, so that nobody "
+                    "sees what head dropped: compare a newer one, or accept it: --unlisted-base"
+                )
             if request.bench_from == "head" and folders.base != folders.head:
                 take_benchmarks_from(folders.head, folders.base)
             measured = Session(_sides(request, folders), request.plan, folders.scratch, say).run()
         except SideError as error:
+            if error.kind == "usage":
+                raise ValueError(str(error)) from error
             judgement = Judgement(Outcome.FAILED, [], [], [str(error)])
             return Comparison(request, commits, None, judgement)
     messages = []
     if own_ids is None:
         messages.append("base has no list of benchmarks: what head dropped cannot be seen")
-    elif BASE in measured.ids:
+    else:
         known = set(measured.ids[BASE])
         measured.ids[BASE] = measured.ids[BASE] + [id for id in own_ids if id not in known]
     judgement = judge(measured, request.rule)

@@ -21,8 +21,8 @@ LOG_TAIL = 400
 class SideError(Exception):
     """A side did not do what it was asked; `kind` says how.
 
-    Kinds: `crashed`, `hung`, `protocol`, `start`, and what a worker tells about a benchmark:
-    `wrong_result`, `skipped`, `failed`.
+    Kinds: `crashed`, `hung`, `protocol`, `start`, `usage` (no such benchmarks), and
+    what a worker tells about a benchmark: `wrong_result`, `skipped`, `failed`.
     """
 
     def __init__(self, side: str, kind: str, message: str) -> None:
@@ -33,7 +33,7 @@ class SideError(Exception):
     @property
     def lost(self) -> bool:
         """Whether the process can no longer be asked."""
-        return self.kind in ("crashed", "hung", "protocol", "start")
+        return self.kind in ("crashed", "hung", "protocol", "start", "usage")
 
 
 class Worker:

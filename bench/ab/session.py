@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import random
@@ -42,10 +43,10 @@ class Plan:
         controls: benchmarks that are also measured base against base, evenly spaced.
         timeout_s: the longest that a worker may take for one request.
         pinned: whether all workers of a restart stay on one core, another one in the next restart.
-        seed: draws the order of benchmarks and of the sides within a pair.
+        seed: draws the orders: in which the sides start, of benchmarks, of the sides in a pair.
     """
 
-    restarts: int = 12
+    restarts: int = 16
     renewals: int = 16
     aim: float = 0.0025
     pairs: int = 3
@@ -141,7 +142,7 @@ class Session:
                 with self._team(restart) as team:
                     if jobs is None:
                         if restart == 0:
-                            self._know(team)
+                            self._know()
                         if self.measured.mismatch:
                             return self.measured
                         jobs = self._jobs(restart)
@@ -155,12 +156,10 @@ class Session:
 
     @contextmanager
     def _team(self, restart: int) -> Iterator[dict[str, Worker]]:
-        """All workers, started in an order that turns with the restarts, on one core."""
-        names = list(self.sides)
-        turn = restart % len(names)
+        """All workers, started in the restart's order, on one core."""
         with ExitStack() as stack:
             team = {}
-            for name in names[turn:] + names[:turn]:
+            for name in self._start_order(restart):
                 side = self.sides[name]
                 log = self.logs / f"{name}.log"
                 team[name] = Worker(name, side.command, side.folder, side.variables, log)
@@ -171,6 +170,12 @@ class Session:
                 for worker in team.values():
                     worker.ask("pin", self.plan.timeout_s, cores=cores)
             yield team
+
+    def _start_order(self, restart: int) -> tuple[str, ...]:
+        """An order of the sides: each possible one once, as drawn, before any comes again."""
+        orders = list(itertools.permutations(self.sides))
+        turn, place = divmod(restart, len(orders))
+        return random.Random(f"{self.plan.seed}/{turn}").sample(orders, len(orders))[place]
 
     def _check(self, name: str, facts: dict[str, Any]) -> None:
         """Remember the first hello of a side; a later one must be the same."""
@@ -183,9 +188,9 @@ class Session:
         if facts["ids"] != ids or facts["environment"]["fingerprint"] != known["fingerprint"]:
             raise SideError(name, "start", "benchmarks or machine changed between two restarts")
 
-    def _know(self, team: Team) -> None:
+    def _know(self) -> None:
         measured = self.measured
-        prints = {name: measured.environments[name]["fingerprint"] for name in team}
+        prints = {name: measured.environments[name]["fingerprint"] for name in self.sides}
         if len(set(prints.values())) > 1:
             told = ", ".join(f"{name} {value}" for name, value in prints.items())
             measured.mismatch = f"the sides' machines or versions differ: {told}"

@@ -79,6 +79,8 @@ def one_run(clone: Path, run: int, kind: str, options: list[str]) -> dict[str, A
     command.command()(ab)
     code = typer.main.get_command(command)(args=arguments, standalone_mode=False)
     result = json.loads(out.read_text())
+    if result["measured"] is None or not result["verdicts"]:
+        raise RuntimeError(f"{kind} {run} measured nothing: {'; '.join(result['messages'])}")
     return kept(result, extra) | {
         "base": base,
         "run": run,

@@ -58,9 +58,10 @@ def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
             for one in run["comparisons"]
             if one["units"] == units
         ]
-        found = sum(one["outcome"] == "REGRESSION" for one in chosen)
-        if not chosen:
+        measured = [one for one in chosen if one["ratio"] is not None]
+        if not measured:
             continue
+        found = sum(one["outcome"] == "REGRESSION" for one in chosen)
         groups[name] = {
             "units": units,
             "comparisons": len(chosen),
@@ -69,10 +70,11 @@ def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
             "slower_rate_interval": exact_interval(found, len(chosen)),
             "passed": sum(one["outcome"] == "OK" for one in chosen),
             "undecided": sum(one["outcome"] == "NOISY" for one in chosen),
-            "alone": sum(_found_alone(one, run_rule(runs)) for one in chosen),
-            "estimates_percent": _quantiles([100 * (one["ratio"] - 1) for one in chosen]),
+            "without_figure": len(chosen) - len(measured),
+            "alone": sum(_found_alone(one, run_rule(runs)) for one in measured),
+            "estimates_percent": _quantiles([100 * (one["ratio"] - 1) for one in measured]),
             "half_width_percent": _quantiles(
-                [50 * (one["interval"][1] - one["interval"][0]) for one in chosen]
+                [50 * (one["interval"][1] - one["interval"][0]) for one in measured]
             ),
         }
     outcomes = {
@@ -139,14 +141,20 @@ def table(figures: dict[str, Any]) -> str:
 
 
 def reached(figures: dict[str, Any]) -> bool:
-    """Whether every rate meets its target, on at least the promised number of comparisons."""
+    """Whether every rate meets its target, on at least the promised number of comparisons.
+
+    A slowdown counts as found only if it were found as the only one of its run: Holm's correction
+    is milder where more is slower.
+    """
     groups = figures["groups"]
     if not {NOTHING, "3 %", "5 %"} <= set(groups):
         return False
     if groups[NOTHING]["comparisons"] < LEAST_COMPARISONS:
         return False
     return all(
-        group["slower_rate"] <= bar if word == "at most" else group["slower_rate"] >= bar
+        group["slower_rate"] <= bar
+        if word == "at most"
+        else group["alone"] >= bar * group["comparisons"]
         for group in groups.values()
         for word, bar in [TARGETS[group["units"]]]
     )
@@ -204,7 +212,7 @@ def write_report(path: Path, page: Path) -> bool:
 def draw(runs: Sequence[dict[str, Any]], figures: dict[str, Any], path: Path) -> None:
     """Estimates by what was put in, and how often each true slowdown is found."""
     picture, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), constrained_layout=True)
-    comparisons = [one for run in runs for one in run["comparisons"]]
+    comparisons = [one for run in runs for one in run["comparisons"] if one["ratio"] is not None]
     colours = {0: "#4c72b0", 3: "#dd8452", 5: "#c44e52"}
     for units, colour in colours.items():
         values = sorted(100 * (one["ratio"] - 1) for one in comparisons if one["units"] == units)

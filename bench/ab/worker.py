@@ -26,7 +26,13 @@ import svilm_fast
 from svilm_fast.bench.ab.protocol import PROTOCOL, SUITES_MODULE
 from svilm_fast.bench.environment import environment
 from svilm_fast.bench.memory import peak_extra_bytes
-from svilm_fast.bench.suites.benchmark import Benchmark, Prepared, Skipped, WrongResult
+from svilm_fast.bench.suites.benchmark import (
+    Benchmark,
+    NoSuchBenchmark,
+    Prepared,
+    Skipped,
+    WrongResult,
+)
 
 ACTIONS = ("hello", "pin", "prepare", "verify", "time", "peak", "close")
 RENEW = "renew"
@@ -42,9 +48,10 @@ class Side:
         self, module: str, suites: list[str] | None, only: str | None, device: torch.device
     ) -> None:
         self.device = device
-        self.benchmarks: dict[str, Benchmark] = importlib.import_module(module).benchmarks(
-            suites, device, only
-        )
+        found = importlib.import_module(module).benchmarks(suites, device, only)
+        self.benchmarks: dict[str, Benchmark] = {
+            id: one for id, one in found.items() if not one.background
+        }
         self.prepared: Prepared | None = None
         self.host_only = False
         self.padding: list[object] = []
@@ -77,10 +84,11 @@ class Side:
     def time(self, calls: int) -> dict[str, int]:
         """Nanoseconds of `calls` calls.
 
-        `waited` tells how much of that the thread was ready to run while others had the core.
+        `waited` tells how much of that the thread was ready to run while others had the core. What
+        runs on a GPU is timed there, by its events, with a warm L2 cache.
         """
         call = self._ready().call
-        if self.device.type == "cuda":
+        if self.device.type == "cuda" and not self.host_only:
             return {"ns": self._cuda_ns(calls), "waited": 0}
         start, before = _moment()
         for _ in range(calls):
@@ -228,7 +236,8 @@ def main(arguments: list[str] | None = None) -> None:
         side = Side(options.module, options.suite, options.only, device)
         facts = side.hello()
     except Exception as failure:
-        print(json.dumps(_error("start", failure)), file=replies, flush=True)
+        kind = "usage" if isinstance(failure, NoSuchBenchmark) else "start"
+        print(json.dumps(_error(kind, failure)), file=replies, flush=True)
         sys.exit(1)
     print(json.dumps({"ok": facts}), file=replies, flush=True)
     serve(side, sys.stdin, replies)

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 
 import torch
 
-from svilm_fast.bench.suites.benchmark import SUITES, Benchmark
+from svilm_fast.bench.suites.benchmark import SUITES, Benchmark, NoSuchBenchmark
 
 
 def benchmarks(
@@ -23,12 +23,13 @@ def benchmarks(
         only: a shell pattern that the id must match (`*` also crosses `/`).
 
     Raises:
-        ValueError: an unknown suite, or a pattern that matches nothing.
+        NoSuchBenchmark: an unknown suite, or a pattern that matches nothing.
     """
     names = tuple(SUITES if suites is None else suites)
     unknown = sorted(set(names) - set(SUITES))
     if unknown:
-        raise ValueError(f"unknown suite {', '.join(unknown)}: choose among {', '.join(SUITES)}")
+        told = f"unknown suite {', '.join(unknown)}: choose among {', '.join(SUITES)}"
+        raise NoSuchBenchmark(told)
     found: dict[str, Benchmark] = {}
     for name in dict.fromkeys(names):
         for benchmark in _declared(name, device):
@@ -37,7 +38,7 @@ def benchmarks(
             found[benchmark.id] = benchmark
     chosen = {id: one for id, one in found.items() if only is None or fnmatchcase(id, only)}
     if only is not None and not chosen:
-        raise ValueError(
+        raise NoSuchBenchmark(
             f"no benchmark of {', '.join(names)} matches {only!r}: `svilm bench run --list` tells "
             "the ids"
         )

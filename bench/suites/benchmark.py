@@ -21,6 +21,10 @@ class WrongResult(Exception):
         self.error = error
 
 
+class NoSuchBenchmark(ValueError):
+    """A suite that does not exist, or a pattern that no id matches."""
+
+
 class Skipped(Exception):
     """The benchmark cannot run here and nothing is wrong: a package or a device is missing."""
 
@@ -69,12 +73,14 @@ class Benchmark:
     """A registered measurement; making one builds no tensor.
 
     `id` is "suite/name/case/dtype/direction/provider" (a `-` where a part means nothing).
-    `prepare(device)` raises `Skipped` where it cannot run.
+    `prepare(device)` raises `Skipped` where it cannot run. `background` says that it goes on
+    working between its calls, so that it cannot be timed in turns with another version.
     """
 
     id: str
     suite: Suite
     prepare: Callable[[torch.device], Prepared]
+    background: bool = False
 
     def __post_init__(self) -> None:
         parts = self.id.split("/")

@@ -45,7 +45,10 @@ def declared(device: torch.device) -> Iterator[Benchmark]:
     }
     for (name, case), make in chosen.items():
         yield Benchmark(
-            benchmark_id("data", name, case, "-", "-", "svilm"), "data", partial(_prepare, make)
+            benchmark_id("data", name, case, "-", "-", "svilm"),
+            "data",
+            partial(_prepare, make),
+            background="workers_2" in case,
         )
 
 

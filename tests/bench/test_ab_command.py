@@ -16,6 +16,7 @@ from svilm_fast.bench.ab.command import ab, fraction
 from svilm_fast.bench.environment import ROOT
 from svilm_fast.bench.outcomes import Outcome
 
+CPU = torch.device("cpu")
 MODULE = "svilm_fast.bench.ab.study_suite"
 
 
@@ -147,7 +148,7 @@ def test_a_version_is_not_slower_than_itself(call, project, tmp_path):
 
 @pytest.mark.slow
 def test_half_as_slow_again_is_found_and_what_is_broken_fails(call, project, tmp_path):
-    ids = list(study_suite.benchmarks(None, torch.device("cpu"), "*json*"))
+    ids = list(study_suite.benchmarks(None, CPU, "*json*"))
     extra = project / "svilm_fast" / study_suite.EXTRA_FILE
     extra.write_text(json.dumps(dict.fromkeys(ids, 50)))
     suite = project / "bench" / "ab" / "study_suite.py"
@@ -175,6 +176,36 @@ def test_half_as_slow_again_is_found_and_what_is_broken_fails(call, project, tmp
 
 
 @pytest.mark.slow
+def test_the_status_is_that_of_the_worst_verdict(call, project, tmp_path):
+    """Slower alone ends with 1, an id that the head's own benchmarks dropped with 4."""
+    extra = project / "svilm_fast" / study_suite.EXTRA_FILE
+    extra.write_text(json.dumps(dict.fromkeys(study_suite.benchmarks(None, CPU, "*json*"), 50)))
+    suite = project / "bench" / "ab" / "study_suite.py"
+    text = suite.read_text()
+    out = tmp_path / "slow.json"
+    sizes = ("--restarts", "4", "--renewals", "2", "--controls", "0", "--repository", project)
+    try:
+        slower = call("--base", "main", "--out", out, *FEW, *sizes)
+        suite.write_text(text.replace('    "sha256": _sha256,\n', ""))
+        dropped = call("--base", "main", "--out", out, *FEW, *sizes)
+    finally:
+        suite.write_text(text)
+        extra.unlink()
+    assert slower.exit_code == Outcome.REGRESSION, slower.output
+    assert dropped.exit_code == Outcome.MISSING, dropped.output
+    words = {id.split("/")[1]: one["word"] for id, one in verdicts(out)[1].items()}
+    assert words == {"study-json": "slower", "study-sha256": "missing"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("choice", [("--suite", "nothing"), ("--only", "*/nothing/*")])
+def test_a_wrong_suite_or_pattern_is_usage(call, project, choice):
+    result = call("--base", "main", "--aa", "--repository", project, "--device", "cpu", *choice)
+    assert result.exit_code == Outcome.USAGE
+    assert "nothing" in result.output
+
+
+@pytest.mark.slow
 def test_a_base_without_a_worker_runs_heads_benchmarks_or_says_what_to_do(call, project, tmp_path):
     old = tmp_path / "old"
     shutil.copytree(project, old, symlinks=True)
@@ -185,6 +216,11 @@ def test_a_base_without_a_worker_runs_heads_benchmarks_or_says_what_to_do(call, 
     shutil.copytree(project / "bench" / "ab", old / "bench" / "ab")
     sizes = ("--restarts", "2", "--renewals", "1", "--repository", old)
     out = tmp_path / "old.json"
+    refused = call("--base", "old", "--out", out, *FEW, *sizes)
+    assert refused.exit_code == Outcome.USAGE
+    assert "--unlisted-base" in refused.output
+    assert not out.exists()
+    sizes = (*sizes, "--unlisted-base")
     own = call("--base", "old", "--bench-from", "own", "--out", out, *FEW, *sizes)
     assert own.exit_code == Outcome.FAILED
     assert "svilm_fast.bench.ab" in verdicts(out)[0]["messages"][0]

@@ -248,6 +248,16 @@ def test_no_process_is_left_behind(played):
     assert children() <= before
 
 
+def test_each_order_of_start_comes_once_before_any_comes_again():
+    sides = [SideSpec(name, [], Path(), {}) for name in (BASE, HEAD, CONTROL)]
+    session = Session(sides, PLAN, Path())
+    orders = [session._start_order(restart) for restart in range(12)]
+    assert len(set(orders[:6])) == len(set(orders[6:])) == 6
+    assert orders[:6] != orders[6:]
+    # With a core for each restart in turn, no order stays with a core.
+    assert set(orders[0::2]) != set(orders[1::2])
+
+
 def test_controls_are_spread_over_the_benchmarks():
     assert spaced(list("abcdefgh"), 4) == ["b", "d", "f", "h"]
     assert spaced(list("ab"), 4) == ["a", "b"]

@@ -104,6 +104,24 @@ def test_rates_are_counted_by_what_was_put_in(tmp_path):
     assert "earlier" not in page.read_text()
 
 
+def test_a_comparison_without_a_figure_is_counted_and_not_found():
+    runs = [a_run("slow", 0, [(0, "OK"), (3, "REGRESSION"), (3, "FAILED")])]
+    runs[0]["comparisons"][2] |= {"ratio": None, "interval": None, "p_slower": None}
+    group = study_report.summary(runs)["groups"]["3 %"]
+    assert (group["comparisons"], group["without_figure"], group["alone"]) == (2, 1, 1)
+
+
+def test_found_only_with_the_help_of_others_is_not_reached():
+    """Holm's correction is milder where more is slower; the bars are for a lone slowdown."""
+    comparisons = [(0, "OK")] * 10 + [(3, "REGRESSION")] * 5 + [(5, "REGRESSION")] * 5
+    runs = [a_run("slow", run, comparisons) for run in range(30)]
+    assert study_report.reached(study_report.summary(runs))
+    for run in runs:
+        for one in run["comparisons"][10:15]:
+            one["p_slower"] = 0.002
+    assert not study_report.reached(study_report.summary(runs))
+
+
 @pytest.mark.parametrize(
     "comparisons, runs",
     [
