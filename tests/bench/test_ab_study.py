@@ -22,6 +22,7 @@ def a_run(kind, number, comparisons):
             "ratio": 1 + units / 100,
             "interval": [1 + units / 100 - 0.005, 1 + units / 100 + 0.005],
             "p_slower": 0.001 if outcome == "REGRESSION" else 0.5,
+            "restart_ratios": [1 + (units + part) / 100 for part in (-0.5, -0.2, 0.2, 0.5) * 4],
         }
         for place, (units, outcome) in enumerate(comparisons)
     ]
@@ -94,6 +95,8 @@ def test_rates_are_counted_by_what_was_put_in(tmp_path):
     assert figures["groups"]["0 %"]["comparisons"] == 304
     assert figures["groups"]["0 %"]["slower"] == 0
     assert figures["groups"]["3 %"]["alone"] == 28
+    assert figures["groups"]["3 %"]["alone_in_whole_run"] == 28
+    assert figures["groups"]["0 %"]["alone_in_whole_run"] == 0
     assert figures["groups"]["5 %"]["slower_rate"] == 1.0
     assert figures["runs"] == {"equal": {"OK": 14}, "slow": {"REGRESSION": 4}}
     assert path.with_suffix(".png").stat().st_size > 10_000
