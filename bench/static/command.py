@@ -14,7 +14,13 @@ from rich.table import Table
 from svilm_fast.bench.console import wide_console
 from svilm_fast.bench.static.collect import collect, declared, unique_rows
 from svilm_fast.bench.static.rules import broken_rules, differences, part_of_table, with_reasons
-from svilm_fast.bench.static.table import Row, read_table, table_path, write_table
+from svilm_fast.bench.static.table import (
+    Row,
+    read_other_table,
+    read_table,
+    table_path,
+    write_table,
+)
 
 
 def static(
@@ -24,7 +30,7 @@ def static(
         bool, typer.Option("--check", help="Compare with the table under version control.")
     ] = False,
     write: Annotated[
-        bool, typer.Option("--write", help="Write the table; reasons of known rows are kept.")
+        bool, typer.Option("--write", help="Write the table; known rows keep their reasons.")
     ] = False,
     table: Annotated[Path | None, typer.Option(help="Another table than the default.")] = None,
     workers: Annotated[int, typer.Option(help="Compiler processes.")] = 2,
@@ -39,7 +45,9 @@ def static(
         raise typer.BadParameter("--write makes the whole table; leave --op and --variant out")
     tasks = declared(op, variant)
     recorded = read_table(path) if check or (write and path.is_file()) else []
-    rows = with_reasons(_compile_all(tasks, workers, console), recorded)
+    # The first table of a Triton version takes over what another version's table explains.
+    known = recorded if check or path.is_file() else read_other_table(path)
+    rows = with_reasons(_compile_all(tasks, workers, console), known)
     if op or variant:
         rows, recorded = part_of_table(rows, recorded, {task[:2] for task in tasks})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -99,6 +100,17 @@ def read_table(path: Path) -> list[Row]:
         raise ValueError(
             f"{path.name} is not a static table ({error}); make it: `svilm bench static --write`"
         ) from error
+
+
+def read_other_table(path: Path) -> list[Row]:
+    """Rows of the newest table beside `path`; none where there is no other."""
+    others = [other for other in path.parent.glob("triton-*.csv") if other != path]
+    newest = max(others, key=lambda other: _version(other.stem), default=None)
+    return [] if newest is None else read_table(newest)
+
+
+def _version(stem: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", stem))
 
 
 def _parse(record: dict[str, str]) -> Row:

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from svilm_fast.bench.static.rules import broken_rules, differences, with_reasons
-from svilm_fast.bench.static.table import Row, read_table, write_table
+from svilm_fast.bench.static.table import Row, read_other_table, read_table, write_table
 
 HEALTHY = Row(
     op="infonce",
@@ -80,6 +80,15 @@ def test_a_table_survives_the_round_trip(tmp_path):
     rows = [dataclasses.replace(HEALTHY, reason="spills: a, comma"), HEALTHY]
     write_table(rows[:1], path)
     assert read_table(path) == rows[:1]
+
+
+def test_the_first_table_of_a_version_takes_the_newest_other_ones_reasons(tmp_path):
+    assert read_other_table(tmp_path / "triton-3.6.0.csv") == []
+    for version, reason in (("3.9.0", "old"), ("3.10.1", "new"), ("3.6.0", "its own")):
+        rows = [dataclasses.replace(HEALTHY, reason=f"loop_stores: {reason}")]
+        write_table(rows, tmp_path / f"triton-{version}.csv")
+    [row] = read_other_table(tmp_path / "triton-3.6.0.csv")
+    assert row.reason == "loop_stores: new"
 
 
 def test_a_missing_or_torn_table_says_what_to_do(tmp_path):
