@@ -2,14 +2,16 @@
 
 Each function lists what autograd saves of one part, from the code of `svilm_fast.models`; the tests
 compare the sums with the storages that autograd really saves. Statistics of norms, seeds and masks
-are a few bytes per token; of these only the larger ones are counted.
+are a few bytes per token; of these only the larger ones are counted. The locked levels of a tower
+are its first ones, so no gradient passes through them: autograd saves nothing of them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from svilm_fast.models.config import VideoConfig
+from svilm_fast.models.config import TextConfig, VideoConfig
+from svilm_fast.models.locking import locked_levels
 from svilm_fast.models.video_encoder import VideoOutputs
 from svilm_fast.train.planning.workload import Precision, Workload
 
@@ -36,12 +38,17 @@ class Activations:
 
 @dataclass(frozen=True)
 class Pass:
-    """One run of a tower: what it keeps, and temporaries: in backward, in a block, at the start."""
+    """One run of a tower: what it keeps, and temporaries.
+
+    backward: in backward. forward: in a block without a graph. embedding: at the start. locked: the
+    same as `forward` where the tower has layers without a graph.
+    """
 
     saved: dict[str, float]
     backward: float = 0.0
     forward: float = 0.0
     embedding: float = 0.0
+    locked: float = 0.0
 
     @property
     def total(self) -> float:
@@ -102,6 +109,9 @@ def activations(
     workload: Workload, pairs: int, *, checkpoint_video: bool, checkpoint_text: bool
 ) -> Activations:
     """Bytes of a training pass of `pairs` pairs on one rank."""
+    # Only what has a backward is computed again.
+    checkpoint_video = checkpoint_video and trained_layers(workload.config.video) > 0
+    checkpoint_text = checkpoint_text and trained_layers(workload.config.text) > 0
     videos = [
         _video(workload, pairs, _outputs(workload, source), checkpoint_video)
         for source in sorted(workload.config.objectives.sources())
@@ -118,8 +128,11 @@ def activations(
     moments = [alive + dropped + (text.forward if checkpoint_text else 0.0), alive + text.backward]
     # Backward runs against the order of forward: texts, then the videos from the last one.
     alive -= text.total
+    moments.append(alive + dropped + text.locked)
     moments.append(alive + dropped + (videos[-1].forward if checkpoint_video else 0.0))
-    moments.append(alive - videos[-1].total + dropped + videos[-1].embedding)
+    start = max(videos[-1].embedding, videos[-1].locked)
+    made = 0.0 if len(videos) > 1 else kept  # the first video copies the weights
+    moments.append(alive - videos[-1].total - made + start)
     moments.append(alive + _embedding_gradients(workload))
     pending = 0.0
     for run in reversed(videos):
@@ -146,6 +159,8 @@ def _weight_copies(workload: Workload, video: bool, text: bool) -> tuple[float, 
 def _embedding_gradients(workload: Workload) -> float:
     """Dense gradients of the token embedding: one for captions, one for nouns, and their sum."""
     text, sets = workload.config.text, len(workload.text_lengths)
+    if locked_levels(text.lock, text.depth):
+        return 0.0
     dense = text.vocab_size * text.width * workload.precision.parameter
     return float(dense * (sets + (sets > 1)))
 
@@ -174,23 +189,35 @@ def _video(workload: Workload, pairs: int, outputs: VideoOutputs, checkpointed: 
         dropout=config.dropout > 0,
     )
     pixels = config.tubelet * config.patch**2 * 3
+    # uint8 tubelets, fp32 pixels twice: before and after normalisation.
+    embedding = float(pairs * tokens * pixels * (1 + 2 * FP32))
+    locked = locked_levels(config.lock, config.depth)
+    trained = trained_layers(config)
+    without_graph = layer.forward if trained < config.depth else 0.0
+    if config.lock is True:
+        return Pass({}, 0.0, layer.forward, embedding, without_graph)
     dropped = tokens < config.num_tokens
-    saved = {"video embedding": pairs * tokens * (pixels * precision.compute + 16.0 * dropped)}
+    saved = {}
+    if not locked:
+        operands = pixels * precision.compute + 16.0 * dropped
+        saved["video embedding"] = pairs * tokens * operands
     grouping = 0
     if groups:
         last_read = outputs.groups or config.pool == "groups"
-        grouping = sum(n < config.depth or last_read for n in config.grouping_layers)
+        layers = [n for n in config.grouping_layers if n >= locked]
+        grouping = sum(n < config.depth or last_read for n in layers)
     group_block = pairs * _grouping(config, tokens, groups, precision, workload.on_gpu)
     # Each grouping block reads the states before it, which the concatenation behind it replaces.
     read = pairs * length * config.width * precision.stream
-    backward = layer.temporary
+    # Of a head alone, the gradient of its norm's output.
+    backward = layer.temporary if trained else layer.input
     if checkpointed:
-        saved["video blocks"] = config.depth * layer.input
+        saved["video blocks"] = trained * layer.input
         saved["grouping blocks"] = grouping * read
         block = max(layer.saved - layer.input, group_block if grouping else 0.0)
         backward += block
     else:
-        saved["video blocks"] = config.depth * layer.saved
+        saved["video blocks"] = trained * layer.saved
         saved["grouping blocks"] = grouping * (read + group_block)
     masked = FP32 if config.drop.rate_max is not None else 0
     final = config.width * (precision.stream + masked)
@@ -198,9 +225,12 @@ def _video(workload: Workload, pairs: int, outputs: VideoOutputs, checkpointed: 
         final += 4 if workload.on_gpu else FP32 * config.num_segments
     saved["video outputs"] = float(pairs * (length * config.width * precision.stream))
     saved["video outputs"] += pairs * tokens * (final - config.width * precision.stream)
-    # uint8 tubelets, fp32 pixels twice (before and after normalisation), operands.
-    embedding = pairs * tokens * pixels * (1 + 2 * FP32 + precision.compute)
-    return Pass(saved, backward, layer.forward, float(embedding))
+    return Pass(saved, backward, layer.forward, embedding, without_graph)
+
+
+def trained_layers(config: VideoConfig | TextConfig) -> int:
+    """How many transformer layers of a tower are trained: the last ones."""
+    return min(config.depth, max(0, config.depth + 1 - locked_levels(config.lock, config.depth)))
 
 
 def _grouping(
@@ -240,9 +270,17 @@ def _text(workload: Workload, pairs: int, checkpointed: bool) -> Pass:
         packed=workload.on_gpu,
         dropout=config.dropout > 0,
     )
+    trained = trained_layers(config)
+    without_graph = layer.forward if trained < config.depth else 0.0
+    if config.lock is True:
+        return Pass({}, 0.0, layer.forward, locked=without_graph)
+    ids = 0.0 if locked_levels(config.lock, config.depth) else 8.0
     saved = {
-        "text blocks": config.depth * (layer.input if checkpointed else layer.saved),
-        "text ends": rows * (8.0 + config.width * precision.stream),
+        "text blocks": trained * (layer.input if checkpointed else layer.saved),
+        "text ends": rows * (ids + config.width * precision.stream),
     }
-    backward = layer.temporary + (layer.saved - layer.input if checkpointed else 0.0)
-    return Pass(saved, backward, layer.forward)
+    # Of a head alone, the gradient of its norm's output.
+    backward = layer.temporary if trained else layer.input
+    if checkpointed:
+        backward += layer.saved - layer.input
+    return Pass(saved, backward, layer.forward, locked=without_graph)

@@ -22,6 +22,9 @@ FREE_SHARE = 0.10
 FIXED = {True: 1.5 * GIB, False: 0.4 * GIB}
 # Stage 0 is never chosen: it keeps all of the optimizer's state on every rank and saves one gather.
 STAGES = (1, 2, 3)
+# What a faster choice must gain in predicted time before it may be less simple. The prediction is
+# right within a factor of 2 (docs/scaling.md): smaller gains are not known to be there.
+GAIN = 0.10
 WORKSPACES = (None, 64 << 20)
 
 
@@ -37,6 +40,13 @@ class Option:
     peak: float
     phase: str
     seconds: float
+
+    @property
+    def complexity(self) -> tuple[int, bool, int]:
+        """Order of simplicity: ZeRO stage, then gradient cache, then checkpointed towers."""
+        choice = self.choice
+        checkpointed = choice.checkpoint_video + choice.checkpoint_text
+        return choice.zero_stage, choice.micro_batch is not None, checkpointed
 
     def describe(self) -> str:
         """One line in the words of the settings."""
@@ -56,17 +66,17 @@ class Option:
 
 @dataclass(frozen=True)
 class Decision:
-    """What was chosen, and for every faster option family why it was not."""
+    """What was chosen and why, and for every option family that came before it why it was not."""
 
     chosen: Option
+    why: str
     rejected: list[tuple[Option, str]]
     usable: float
     considered: int
 
     def reasons(self) -> list[str]:
         """Lines for people."""
-        chosen = self.chosen
-        why = "predicted to be the fastest that fits"
+        chosen, why = self.chosen, self.why
         if self.considered == 1:
             why = (
                 "the recipe leaves nothing open; set deepspeed.zero_stage, training.micro_batch or "
@@ -123,9 +133,10 @@ def options(workload: Workload) -> Iterator[Choice]:
 
 
 def choose(workload: Workload, device: Device, links: Links, memory_bytes: float) -> Decision:
-    """Return the choice that is predicted to be the fastest of those that fit.
+    """Return the simplest of the choices that fit and are about as fast as the fastest of them.
 
-    Raises DoesNotFitError, which names the smallest need and what would hold it.
+    About as fast: the fastest is not predicted to gain more than `GAIN`. Raises DoesNotFitError,
+    which names the smallest need and what would hold it.
     """
     usable = usable_bytes(memory_bytes, on_gpu=device.on_gpu)
     found = []
@@ -133,37 +144,72 @@ def choose(workload: Workload, device: Device, links: Links, memory_bytes: float
         estimate = memory(workload, choice)
         seconds = step_time(workload, choice, links, device.peak).total
         found.append(Option(choice, estimate.peak, estimate.peak_phase, seconds))
-    # Equal speed: the larger micro-batch, then the lower stage, then coalescing.
-    found.sort(key=lambda option: (option.seconds, -(option.choice.micro_batch or 10**9)))
+    # Equal speed: the simpler, then the larger micro-batch, then coalescing.
+    found.sort(key=lambda o: (o.seconds, o.complexity, -(o.choice.micro_batch or 0)))
     fitting = [option for option in found if option.peak <= usable]
     if not fitting:
         raise DoesNotFitError(_what_would_fit(workload, found, usable, memory_bytes))
-    chosen = fitting[0]
-    rejected: dict[tuple[object, ...], tuple[Option, str]] = {}
-    for option in found[: found.index(chosen)]:
-        family = replace(option.choice, micro_batch=None, workspace_bytes=None)
-        why = (
-            f"needs {option.peak / GIB:.2f} GiB ({option.phase}), "
-            f"{(option.peak - usable) / GIB:.2f} GiB too much"
+    fastest = fitting[0]
+    # `min` takes the first of equals, which is the fastest of them.
+    close = [option for option in fitting if _gain(fastest, option) <= GAIN]
+    chosen = min(close, key=lambda option: option.complexity)
+    why = "predicted to be the fastest that fits"
+    if chosen.complexity != fastest.complexity:
+        why = f"the simplest that fits; a faster one is predicted to gain no more than {GAIN:.0%}"
+    place = found.index(chosen)
+    before = [
+        option
+        for number, option in enumerate(found)
+        if option.peak > usable
+        and (
+            number < place
+            or (option.complexity < chosen.complexity and _gain(fastest, option) <= GAIN)
         )
-        # Of each family the one that came nearest tells most.
-        key = (family.zero_stage, family.checkpoint_video, family.checkpoint_text, family.reduction)
-        if key not in rejected or option.peak < rejected[key][0].peak:
-            rejected[key] = (option, why)
-    slower = _slower(fitting)
-    return Decision(chosen, [*rejected.values(), *slower], usable, len(found))
-
-
-def _slower(fitting: list[Option]) -> list[tuple[Option, str]]:
-    """The other ZeRO stages at their best: they would fit, but are no faster."""
-    chosen, seen = fitting[0], dict[int, Option]()
-    for option in fitting[1:]:
-        if option.choice.zero_stage != chosen.choice.zero_stage:
-            seen.setdefault(option.choice.zero_stage, option)
-    return [
-        (option, f"predicted to take {option.seconds / chosen.seconds:.3f} times as long")
-        for option in seen.values()
     ]
+    rejected = [*_too_large(before, usable), *_other_stages(chosen, fitting)]
+    return Decision(chosen, why, rejected, usable, len(found))
+
+
+def _gain(faster: Option, slower: Option) -> float:
+    """How much faster, as a share of the faster one's time."""
+    return slower.seconds / faster.seconds - 1
+
+
+def _too_large(options: list[Option], usable: float) -> list[tuple[Option, str]]:
+    """Of each family the option that came nearest, which tells most."""
+    nearest: dict[Choice, Option] = {}
+    for option in options:
+        family = replace(option.choice, micro_batch=None, workspace_bytes=None)
+        if family not in nearest or option.peak < nearest[family].peak:
+            nearest[family] = option
+    return [
+        (
+            option,
+            f"needs {option.peak / GIB:.2f} GiB ({option.phase}), "
+            f"{(option.peak - usable) / GIB:.2f} GiB too much",
+        )
+        for option in nearest.values()
+    ]
+
+
+def _other_stages(chosen: Option, fitting: list[Option]) -> list[tuple[Option, str]]:
+    """The fastest option that fits, and the other ZeRO stages at their best."""
+    seen = dict[int, Option]()
+    for option in fitting:
+        faster = option.seconds < chosen.seconds
+        if faster or option.choice.zero_stage != chosen.choice.zero_stage:
+            seen.setdefault(option.choice.zero_stage, option)
+    told = []
+    for option in seen.values():
+        why = f"predicted to take {option.seconds / chosen.seconds:.3f} times as long"
+        if option.seconds < chosen.seconds:
+            gain = _gain(option, chosen)
+            why = (
+                f"predicted to be only {gain:.1%} faster; a choice that is less simple (ZeRO "
+                f"stage, gradient cache, checkpointing) must gain more than {GAIN:.0%}"
+            )
+        told.append((option, why))
+    return told
 
 
 def _open(setting: bool | str) -> tuple[bool, ...]:

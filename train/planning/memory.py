@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from svilm_fast.train.config import RunConfig
 from svilm_fast.train.planning.activations import activations
 from svilm_fast.train.planning.loss_memory import embedding_bytes, loss_bytes
 from svilm_fast.train.planning.states import gradients, resting
@@ -108,6 +109,17 @@ def memory(workload: Workload, choice: Choice) -> Memory:
             },
         }
     return Memory(always, phases | {"optimizer step": step})
+
+
+def not_counted(config: RunConfig) -> list[str]:
+    """What a configuration switches on and the estimate does not know, as lines for people."""
+    if config.training.compile == "none":
+        return []
+    return [
+        "note: training.compile=blocks is planned as if it were off: what inductor fuses, or "
+        "computes again in backward, changes neither memory nor time here, and the memory that "
+        "compiling takes at the first steps is not counted"
+    ]
 
 
 def _inputs(workload: Workload) -> dict[str, float]:

@@ -19,7 +19,7 @@ from svilm_fast.train.planning.chooser import (
 from svilm_fast.train.planning.devices import GIB, Device
 from svilm_fast.train.planning.flops import flops_of_step
 from svilm_fast.train.planning.links import Links
-from svilm_fast.train.planning.memory import Memory, memory
+from svilm_fast.train.planning.memory import Memory, memory, not_counted
 from svilm_fast.train.planning.step_time import UTILISATION, executed_flops, step_time
 from svilm_fast.train.planning.traffic import step_traffic
 from svilm_fast.train.planning.workload import Choice, Workload
@@ -64,6 +64,7 @@ def text(plan: Plan) -> str:
         lines += plan.decision.reasons()
     if plan.problem is not None:
         lines.append(plan.problem)
+    lines += not_counted(workload.config)
     return "\n".join([*lines, "", *_prediction(plan)])
 
 
@@ -167,6 +168,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "peak_bytes": estimate.peak,
         "memory": {"always": estimate.resting, **estimate.phases},
         "stages": stage_table(plan),
+        "not_counted": not_counted(workload.config),
         "traffic": [asdict(sent) for sent in step_traffic(workload, choice)],
     }
     if plan.decision is not None:

@@ -13,6 +13,7 @@ from svilm_fast.train.load_config import read_yaml
 from svilm_fast.train.planning.chooser import FIXED, FREE_SHARE, Decision, choose
 from svilm_fast.train.planning.devices import CPU, GIB, GPUS, Device
 from svilm_fast.train.planning.links import Links, links_of
+from svilm_fast.train.planning.memory import not_counted
 from svilm_fast.train.planning.workload import Choice, workload_of
 from svilm_fast.train.ranks import Ranks
 from svilm_fast.train.throughput import device_peak
@@ -68,7 +69,8 @@ def resolve(
         f"{FIXED[device.on_gpu] / GIB:.1f} GiB stay free; settled: "
         f"{', '.join(open_settings(config))}"
     )
-    return with_choice(config, decision.chosen.choice), [header, *decision.reasons()]
+    lines = [header, *decision.reasons(), *not_counted(config)]
+    return with_choice(config, decision.chosen.choice), lines
 
 
 def resolve_on_ranks(

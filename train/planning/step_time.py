@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from svilm_fast.models.config import TextConfig, VideoConfig
 from svilm_fast.models.flops import Flops
+from svilm_fast.train.planning.activations import trained_layers
 from svilm_fast.train.planning.flops import flops_of_step
 from svilm_fast.train.planning.links import Links
 from svilm_fast.train.planning.traffic import step_traffic
@@ -32,17 +34,18 @@ class StepTime:
 def executed_flops(workload: Workload, choice: Choice) -> tuple[float, float]:
     """FLOPs of a step over all ranks that are really executed: encoders, objectives.
 
-    Activation checkpointing adds a forward of its tower, the gradient cache a forward of both, the
-    losses recompute their products in backward.
+    Activation checkpointing adds a forward of its tower's trained layers, the gradient cache a
+    forward of both towers, the losses recompute their products in backward.
     """
     flops = flops_of_step(workload.config)
     cached = choice.micro_batch is not None
 
-    def with_replays(part: Flops, checkpointed: bool) -> float:
-        return part.total + part.forward * (cached + checkpointed)
+    def with_replays(part: Flops, checkpointed: bool, tower: VideoConfig | TextConfig) -> float:
+        replayed = checkpointed * trained_layers(tower) / tower.depth
+        return part.total + part.forward * (cached + replayed)
 
-    encoders = with_replays(flops.video, choice.checkpoint_video)
-    encoders += with_replays(flops.text, choice.checkpoint_text)
+    encoders = with_replays(flops.video, choice.checkpoint_video, workload.config.video)
+    encoders += with_replays(flops.text, choice.checkpoint_text, workload.config.text)
     return float(encoders), float(flops.objectives.total + flops.objectives.forward)
 
 

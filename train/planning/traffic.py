@@ -89,7 +89,7 @@ def zero_traffic(workload: Workload, choice: Choice) -> list[Collective]:
     sizes, stage = workload.parameters, choice.zero_stage
     gradient_size = FP32 if config.deepspeed.gradient_dtype == "fp32" else 2
     gradients = float(gradient_size * sizes.trained)
-    whole = float(workload.precision.parameter * sizes.total)
+    updated = float(workload.precision.parameter * sizes.trained)
     buckets = max(1, math.ceil(sizes.trained / config.deepspeed.bucket_elements))
     passes = micro_batches(workload, choice)
     on_the_way = passes if choice.micro_batch is not None and choice.reduction == "boundary" else 1
@@ -97,12 +97,11 @@ def zero_traffic(workload: Workload, choice: Choice) -> list[Collective]:
         return [Collective("ZeRO 0", "gradients", "all_reduce", gradients, buckets)]
     if stage in (1, 2):
         times = on_the_way if stage == 2 else 1
-        gathers = max(1, math.ceil(sizes.total / config.deepspeed.bucket_elements))
         return [
             Collective(
                 f"ZeRO {stage}", "gradients", "all_reduce", gradients * times, buckets * times
             ),
-            Collective(f"ZeRO {stage}", "updated parameters", "all_gather", whole, gathers),
+            Collective(f"ZeRO {stage}", "updated parameters", "all_gather", updated, buckets),
         ]
     cached = choice.micro_batch is not None
     gathers = passes * (3 if cached else 2)

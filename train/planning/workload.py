@@ -22,10 +22,10 @@ Reduction = Literal["coalesce", "boundary"]
 class Parameters:
     """Elements of a model.
 
-    total: all of them. trained: those with a gradient. products_*: those of matrix products, which
-    autocast copies to bf16, inside the blocks of a tower and elsewhere. persistent: those that ZeRO
-    3 keeps whole on every rank. largest: the largest parameter. largest_group: the largest group of
-    the optimizer.
+    total: all of them. trained: those with a gradient. products_*: trained ones of matrix products,
+    of which autocast keeps copies in bf16, inside the blocks of a tower and elsewhere (copies of
+    locked ones go at once). persistent: those that ZeRO 3 keeps whole on every rank. largest: the
+    largest trained parameter. largest_group: the largest group of the optimizer.
     """
 
     total: int
@@ -156,20 +156,20 @@ def count(config: RunConfig) -> Parameters:
         products_text=in_text,
         products_other=products(model) - in_video - in_text,
         persistent=sum(size for size in sizes if size <= threshold),
-        largest=max(sizes),
+        largest=max(trained),
         largest_group=max(groups),
     )
 
 
 def products(module: nn.Module) -> int:
-    """Elements of the weights and biases of a module's matrix products."""
-    elements = 0
+    """Elements of the trained weights and biases of a module's matrix products."""
+    found: list[nn.Parameter] = []
     for part in module.modules():
         if isinstance(part, nn.Linear):
-            elements += sum(parameter.numel() for parameter in part.parameters())
+            found += part.parameters()
         elif isinstance(part, Assignment):
-            elements += part.key_weight.numel() + part.value_weight.numel()
-    return elements
+            found += [part.key_weight, part.value_weight]
+    return sum(parameter.numel() for parameter in found if parameter.requires_grad)
 
 
 def _elements(group: dict[str, Any]) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
@@ -24,6 +26,10 @@ CASES = [
     (4, ["objectives.contrast.video=blended", "objectives.grounding.video=blended"]),
     (4, ["objectives.grounding.weight=0"]),
     (4, ["video.dropout=0.1", "text.dropout=0.1"]),
+    (8, ["video.lock=true", "training.precision=bf16_autocast"]),
+    (8, ["text.lock=true", "video.lock=2"]),
+    (8, ["text.lock=1", "video.lock=0", "training.precision=bf16_autocast"]),
+    (8, ["video.lock=1", "text.lock=0"]),
 ]
 SMALL = ["model.preset=small", "video.depth=4", "text.depth=2", "text.length=32"]
 
@@ -37,10 +43,11 @@ def _compare(pairs, overrides, batch_of_pairs, alive) -> None:
         model.to(torch.bfloat16)
     inputs = batch_of_pairs(config, pairs)
     parameters = {p.untyped_storage()._cdata for p in model.parameters()}
-    kept: dict[int, torch.Tensor] = {}
+    packed: dict[int, weakref.ref] = {}
 
     def pack(tensor):
-        kept.setdefault(tensor.untyped_storage()._cdata, tensor)
+        storage = tensor.untyped_storage()
+        packed[storage._cdata] = weakref.ref(storage)
         return tensor
 
     with alive:
@@ -54,12 +61,10 @@ def _compare(pairs, overrides, batch_of_pairs, alive) -> None:
             torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16_autocast"),
         ):
             embedded = model.embed(inputs)
-        saved = sum(
-            tensor.untyped_storage().nbytes()
-            for key, tensor in kept.items()
-            if key not in parameters
-        )
-        kept.clear()
+        # Checkpointing packs the inputs of locked blocks too, and lets go of them at once.
+        storages = [kept() for key, kept in packed.items() if key not in parameters]
+        saved = sum(storage.nbytes() for storage in storages if storage is not None)
+        del storages
         outputs = (embedded.videos, embedded.texts, embedded.groups, embedded.nouns)
         found = [*outputs, embedded.segments]
         del embedded, outputs
@@ -91,6 +96,7 @@ def test_without_a_graph_no_more_is_alive_than_estimated(batch_of_pairs, alive) 
     inputs = batch_of_pairs(config, 8)
     with alive, torch.no_grad():
         alive.add(*model.parameters())
+        alive.add(*(value for value in vars(inputs).values() if isinstance(value, torch.Tensor)))
         base = alive.now
         model.embed(inputs)
     workload = workload_of(config, 1, on_gpu=False)

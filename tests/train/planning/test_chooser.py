@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import yaml
 
 from svilm_fast.train.load_config import load_config
-from svilm_fast.train.planning.chooser import DoesNotFitError, choose, options, usable_bytes
-from svilm_fast.train.planning.devices import GIB, GPUS, parse_bytes
-from svilm_fast.train.planning.links import links_of
+from svilm_fast.train.planning import report
+from svilm_fast.train.planning.chooser import (
+    GAIN,
+    DoesNotFitError,
+    choose,
+    options,
+    usable_bytes,
+)
+from svilm_fast.train.planning.devices import CPU, GIB, GPUS, parse_bytes
+from svilm_fast.train.planning.links import Links, links_of
 from svilm_fast.train.planning.memory import memory
 from svilm_fast.train.planning.resolve import open_settings, resolve, resolve_on_ranks
+from svilm_fast.train.planning.step_time import step_time
 from svilm_fast.train.planning.workload import Choice, Workload, workload_of
 
 H100 = GPUS["h100"]
@@ -55,6 +65,44 @@ def test_everything_faster_than_the_choice_is_rejected_for_its_need(base) -> Non
     assert "chosen: zero_stage=" in decision.reasons()[0]
 
 
+@pytest.fixture(scope="module")
+def on_two_cpus() -> Workload:
+    return workload_of(load_config("demo", AUTO), 2, on_gpu=False)
+
+
+LOOPBACK = Links("loopback", 2, CPU.nvlink, CPU.network)
+
+
+def test_a_small_predicted_gain_does_not_buy_a_higher_stage(on_two_cpus) -> None:
+    decision = choose(on_two_cpus, CPU, LOOPBACK, 16 * GIB)
+    assert decision.chosen.choice == Choice(1, False, False, None, "coalesce", None)
+    (faster, why), *_ = [(o, w) for o, w in decision.rejected if o.choice.zero_stage == 3]
+    assert 1 < decision.chosen.seconds / faster.seconds <= 1 + GAIN
+    assert faster.peak <= decision.usable
+    assert "must gain more than 10%" in why
+    assert "a faster one is predicted to gain no more than 10%" in "\n".join(decision.reasons())
+
+
+def test_a_large_predicted_gain_does(on_two_cpus) -> None:
+    # Hardly any computing: of the step only ZeRO's traffic is left, of which stage 3 has less.
+    quick = replace(CPU, peak=CPU.peak * 1e6)
+    small = on_two_cpus.with_batch(4, 2)
+    slow = replace(LOOPBACK, intra=LOOPBACK.intra / 100, inter=LOOPBACK.inter / 100)
+    decision = choose(small, quick, slow, 16 * GIB)
+    at_stage_1 = [o for o, _ in decision.rejected if o.choice.zero_stage == 1]
+    assert decision.chosen.choice.zero_stage == 3
+    assert at_stage_1[0].seconds > (1 + GAIN) * decision.chosen.seconds
+    assert at_stage_1[0].peak <= decision.usable
+
+
+def test_the_lower_stage_must_fit(base) -> None:
+    decision = choose(base, H100, LINKS, 5.5 * GIB)
+    assert decision.chosen.choice.zero_stage == 2
+    told = [why for option, why in decision.rejected if option.choice.zero_stage == 1]
+    assert told
+    assert all("GiB too much" in why for why in told)
+
+
 def test_what_is_said_to_fit_does(base) -> None:
     huge = base.with_batch(2**17, 8)
     with pytest.raises(DoesNotFitError, match="it would fit with memory of") as raised:
@@ -97,6 +145,28 @@ def test_an_average_of_the_weights_is_counted() -> None:
     workload = workload_of(config, 8, on_gpu=True)
     found = memory(workload, Choice(1, True, True)).resting
     assert found["moving average"] == 4 * workload.parameters.trained / 8
+
+
+def test_checkpointing_a_locked_tower_is_never_worth_it() -> None:
+    locked = [*AUTO, "video.lock=true"]
+    workload = workload_of(load_config("svilm_base", locked), 8, on_gpu=True)
+    plain, checkpointed = (Choice(1, video, False) for video in (False, True))
+    assert memory(workload, checkpointed).peak == memory(workload, plain).peak
+    times = {step_time(workload, c, LINKS, H100.peak).total for c in (plain, checkpointed)}
+    assert len(times) == 1
+    assert choose(workload, H100, LINKS, 80 * GIB).chosen.choice == plain
+
+
+def test_what_a_plan_does_not_count_is_said() -> None:
+    config = load_config("svilm_base", AUTO)
+    compiled = load_config("svilm_base", [*AUTO, "training.compile=blocks"])
+    _, silent = resolve(config, 8, H100, LINKS, 80e9)
+    _, reasons = resolve(compiled, 8, H100, LINKS, 80e9)
+    assert reasons[:-1] == silent
+    assert reasons[-1].startswith("note: training.compile=blocks is planned as if it were off")
+    assert reasons[-1] in report.text(
+        report.make_plan(workload_of(compiled, 8, on_gpu=True), H100, LINKS, 80e9)
+    )
 
 
 def test_every_auto_is_resolved_with_reasons() -> None:

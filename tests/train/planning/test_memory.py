@@ -94,6 +94,37 @@ def test_the_peak_of_every_stage_is_as_estimated(case, ranks, batch_of_pairs, al
     _compare(_settings(*case), ranks, batch_of_pairs, alive)
 
 
+def test_the_peak_with_a_locked_tower_is_as_estimated(ranks, batch_of_pairs, alive) -> None:
+    settings = _settings(1, "fp32", 8, "null", "auto", False)
+    _compare([*settings, "video.lock=true"], ranks, batch_of_pairs, alive)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "locks",
+    [
+        ["text.lock=true"],
+        ["video.lock=0", "ema.decay=0.99"],
+        ["video.lock=2", "text.lock=1"],
+        ["video.lock=1", "text.lock=true"],
+    ],
+)
+@pytest.mark.parametrize(
+    "case",
+    [
+        (0, "fp32", 8, "null", "auto", False),
+        (1, "bf16_autocast", 16, "null", "auto", True),
+        (1, "bf16", 8, "null", "auto", False),
+        (2, "fp32", 16, 4, "boundary", False),
+        (3, "fp32", 8, 4, "coalesce", False),
+    ],
+)
+def test_the_peak_with_locked_layers_is_as_estimated(
+    case, locks, ranks, batch_of_pairs, alive
+) -> None:
+    _compare([*_settings(*case), *locks], ranks, batch_of_pairs, alive)
+
+
 def _moved(inputs: ModelInputs, device: torch.device) -> ModelInputs:
     """The inputs on another device, the seeds' keys included."""
     values = {
