@@ -5,6 +5,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -35,3 +37,59 @@ if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
 def read_records() -> Callable[[Path], list[dict[str, Any]]]:
     """The records of a run's metrics.jsonl."""
     return lambda path: [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="session")
+def run_on_ranks() -> Callable[..., list[str]]:
+    """`run_on_ranks(world_size, program, *words, timeout=280, **variables)`: their outputs.
+
+    Every rank runs the program with the words, the variables that a launcher sets and the given
+    ones, and must end with 0 within `timeout` seconds.
+    """
+    # Not above: tests of kernels are collected where the package's requirements are missing.
+    from svilm_fast.train.environment import environment_without_launcher, free_port
+
+    def run(
+        world_size: int, *arguments: object, timeout: float = 280, **variables: str
+    ) -> list[str]:
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        shared = environment_without_launcher() | place | {"WORLD_SIZE": str(world_size)}
+        processes = [
+            subprocess.Popen(
+                [sys.executable, *map(str, arguments)],
+                env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} | variables,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for rank in range(world_size)
+        ]
+        try:
+            outputs = [process.communicate(timeout=timeout)[0] for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+        codes = [process.returncode for process in processes]
+        assert codes == [0] * world_size, "\n".join(outputs)
+        return outputs
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def capture() -> Callable[..., tuple[Any, Any, torch.cuda.CUDAGraph]]:
+    """`capture(run)`: what `run()` returned, what its CUDA graph writes to, and the graph."""
+
+    def captured(run: Callable[[], Any]) -> tuple[Any, Any, torch.cuda.CUDAGraph]:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                returned = run()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            written = run()
+        return returned, written, graph
+
+    return captured

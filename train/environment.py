@@ -42,6 +42,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def environment_without_launcher() -> dict[str, str]:
+    """Return this process's environment as it would be outside of any launcher."""
+    return {key: value for key, value in os.environ.items() if key not in LAUNCHER_VARIABLES}
+
+
 def use_launcher_variables() -> None:
     """Set the variables of torch's launchers where another one, or none, started this process.
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import itertools
-import os
-import socket
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -85,35 +82,16 @@ def poisoned_memory():
 
 
 @pytest.fixture(scope="session")
-def run_ranks(tmp_path_factory: pytest.TempPathFactory) -> RunRanks:
-    """`run_ranks(script, world, *words)` starts the script once per rank; what each one saved.
+def run_ranks(tmp_path_factory: pytest.TempPathFactory, run_on_ranks) -> RunRanks:
+    """`run_ranks(worker, world_size, *words)`: what the worker's `results` returned on each rank.
 
-    The script is called with rank, world size, port and folder, then the words, and saves
-    `{folder}/{rank}.pt`.
+    It is called with a folder that the ranks share, then the words, in a group of gloo ranks.
     """
 
-    def run(script: Path, world: int, *words: str) -> list[Any]:
+    def run(worker: Path, world_size: int, *words: str) -> list[Any]:
         folder = tmp_path_factory.mktemp("ranks")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        processes = [
-            subprocess.Popen(
-                [sys.executable, *map(str, (script, place, world, port, folder)), *words],
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            for place in range(world)
-        ]
-        try:
-            outputs = [process.communicate(timeout=150)[0] for process in processes]
-        finally:
-            for process in processes:
-                process.kill()
-        for process, output in zip(processes, outputs):
-            assert process.returncode == 0, output
-        return [torch.load(folder / f"{place}.pt") for place in range(world)]
+        main = Path(__file__).with_name("rank_main.py")
+        run_on_ranks(world_size, main, worker, folder, *words, timeout=150)
+        return [torch.load(folder / f"{rank}.pt") for rank in range(world_size)]
 
     return run

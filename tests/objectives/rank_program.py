@@ -12,11 +12,10 @@ from svilm_fast.objectives.config import SViLMConfig
 from svilm_fast.objectives.svilm import build_model
 
 
-def main(rank: int, world: int, port: int, folder: Path) -> None:
+def main(folder: Path) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world
-    )
+    dist.init_process_group("gloo")
+    rank, world = dist.get_rank(), dist.get_world_size()
     told = {}
     for name, (values, parts) in torch.load(folder / "cases.pt", weights_only=False).items():
         torch.manual_seed(0)
@@ -35,4 +34,4 @@ def main(rank: int, world: int, port: int, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
+    main(Path(sys.argv[1]))

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -23,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def finished(tmp_path, make_config, inputs, take_rows) -> tuple[dict, list[dict]]:
+def finished(tmp_path, run_on_ranks, make_config, inputs, take_rows) -> tuple[dict, list[dict]]:
     """What one process computes on six samples, and what two ranks do on three each."""
     whole, cases = {}, {}
     for name, objectives in CASES.items():
@@ -37,26 +33,7 @@ def finished(tmp_path, make_config, inputs, take_rows) -> tuple[dict, list[dict]
         gradients = {key: parameter.grad for key, parameter in model.named_parameters()}
         whole[name] = {"loss": output.loss.detach(), "gradients": gradients}
     torch.save(cases, tmp_path / "cases.pt")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    program = Path(__file__).with_name("rank_program.py")
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, str(program), str(rank), "2", str(port), str(tmp_path)],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        outputs = [process.communicate(timeout=200)[0] for process in ranks]
-    finally:
-        for process in ranks:
-            process.kill()
-    assert [process.returncode for process in ranks] == [0, 0], "\n".join(outputs)
+    run_on_ranks(2, Path(__file__).with_name("rank_program.py"), tmp_path)
     return whole, [torch.load(tmp_path / f"rank_{rank}.pt") for rank in range(2)]
 
 

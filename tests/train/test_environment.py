@@ -6,7 +6,11 @@ import os
 
 import pytest
 
-from svilm_fast.train.environment import LAUNCHER_VARIABLES, use_launcher_variables
+from svilm_fast.train.environment import (
+    LAUNCHER_VARIABLES,
+    environment_without_launcher,
+    use_launcher_variables,
+)
 from svilm_fast.train.errors import UserError
 
 
@@ -37,6 +41,13 @@ def seen() -> list[str | None]:
 def test_without_launcher_there_is_one_rank() -> None:
     use_launcher_variables()
     assert seen()[:4] == ["0", "0", "1", "127.0.0.1"]
+
+
+def test_only_what_a_launcher_sets_is_left_out() -> None:
+    before = dict(os.environ)
+    use_launcher_variables()
+    assert dict(os.environ) != before
+    assert environment_without_launcher() == before
 
 
 def test_what_a_launcher_set_stays(monkeypatch) -> None:

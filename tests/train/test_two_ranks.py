@@ -4,50 +4,26 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from svilm_fast.train.environment import LAUNCHER_VARIABLES, free_port
-
 PROGRAM = Path(__file__).parent / "rank_program.py"
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
+def finished(tmp_path_factory, run_on_ranks) -> Path:
     """Run the program on two ranks, with a PATH on which no compiler can be found."""
     folder = tmp_path_factory.mktemp("two_ranks")
-    clean = {key: value for key, value in os.environ.items() if key not in LAUNCHER_VARIABLES}
-    shared = clean | {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-        "WORLD_SIZE": "2",
-        "PATH": str(folder / "empty"),
-        "TORCH_EXTENSIONS_DIR": str(folder / "extensions"),
-        "OMP_NUM_THREADS": "1",
-    }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(PROGRAM), str(folder)],
-            env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        outputs = [process.communicate(timeout=280)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    codes = [process.returncode for process in processes]
-    assert codes == [0, 0], "\n".join(outputs)
+    run_on_ranks(
+        2,
+        PROGRAM,
+        folder,
+        PATH=str(folder / "empty"),
+        TORCH_EXTENSIONS_DIR=str(folder / "extensions"),
+    )
     return folder
 
 

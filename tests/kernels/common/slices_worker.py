@@ -3,7 +3,6 @@
 import inspect
 import sys
 from contextlib import contextmanager
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -230,54 +229,39 @@ def in_slices(number: int) -> None:
     slices.SLICE_BYTES, slices.MAX_SLICES = 1, number
 
 
-def main(place: int, world: int, port: str, folder: str) -> None:
-    dist.init_process_group(
-        "gloo",
-        init_method=f"tcp://127.0.0.1:{port}",
-        rank=place,
-        world_size=world,
-        timeout=timedelta(seconds=60),
-    )
+def results(folder: Path) -> dict:
+    place, world = dist.get_rank(), dist.get_world_size()
     groups = {size: dist.new_group(list(range(size))) for size in range(1, world + 1)}
     modules = {"infonce": infonce, "grounding": grounding}
     torch.utils.deterministic.fill_uninitialized_memory = True
     torch.use_deterministic_algorithms(True, warn_only=True)
-    results: dict = {"losses": {}, "traffic": {}, "bugs": {}, "fused": {}}
-    try:
-        for size in range(place + 1, world + 1):
-            for number in (1, 2, 3):
-                in_slices(number)
-                for case in CASES:
-                    found = losses(modules, case, groups[size])
-                    results["losses"][size, number, case] = found
-        for number in (1, 3):
+    found: dict = {"losses": {}, "traffic": {}, "bugs": {}, "fused": {}}
+    for size in range(place + 1, world + 1):
+        for number in (1, 2, 3):
             in_slices(number)
-            for case in ("plain", "grounding"):
-                results["traffic"][number, case] = traffic(modules, case)
-        in_slices(2)
-        results["order"] = order_of_work(modules)
-        if place < 2:
-            for name, case, options in (
-                *((case, case, {"dtype": torch.float32}) for case in FUSED),
-                ("bfloat16", "plain", {"dtype": torch.bfloat16}),
-            ):
-                if name != "grounding" or interpreted():
-                    results["fused"][name] = losses(
-                        modules, case, groups[2], dim=16, backend="fused", **options
-                    )
-        if place < 3:
-            in_slices(3)
-            for number, (name, (where, replacements)) in enumerate(BUGS.items()):
-                wrong = planted(number, where, replacements)
-                results["bugs"][name] = {
-                    case: losses(wrong, case, groups[3])
-                    for case in ("plain", "exclude", "share", "grounding")
-                }
-        torch.save(results, Path(folder) / f"{place}.pt")
-        dist.barrier()
-    finally:
-        dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4])
+            for case in CASES:
+                found["losses"][size, number, case] = losses(modules, case, groups[size])
+    for number in (1, 3):
+        in_slices(number)
+        for case in ("plain", "grounding"):
+            found["traffic"][number, case] = traffic(modules, case)
+    in_slices(2)
+    found["order"] = order_of_work(modules)
+    if place < 2:
+        for name, case, options in (
+            *((case, case, {"dtype": torch.float32}) for case in FUSED),
+            ("bfloat16", "plain", {"dtype": torch.bfloat16}),
+        ):
+            if name != "grounding" or interpreted():
+                found["fused"][name] = losses(
+                    modules, case, groups[2], dim=16, backend="fused", **options
+                )
+    if place < 3:
+        in_slices(3)
+        for number, (name, (where, replacements)) in enumerate(BUGS.items()):
+            wrong = planted(number, where, replacements)
+            found["bugs"][name] = {
+                case: losses(wrong, case, groups[3])
+                for case in ("plain", "exclude", "share", "grounding")
+            }
+    return found

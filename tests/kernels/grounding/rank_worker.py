@@ -1,9 +1,6 @@
-"""One gloo rank: runs every distributed check and saves what it found. Started by its test."""
+"""One gloo rank: runs every distributed check and returns what it found."""
 
-import sys
-from datetime import timedelta
 from functools import partial
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -69,35 +66,18 @@ def error_results(group):
     }
 
 
-def main(place, world, port, folder):
-    dist.init_process_group(
-        "gloo",
-        init_method=f"tcp://127.0.0.1:{port}",
-        rank=place,
-        world_size=world,
-        timeout=timedelta(seconds=60),
-    )
-    try:
-        pair = dist.new_group([0, 1])
-        results = {}
-        for name, group in (("all", None), ("pair", pair)):
-            if name == "pair" and place >= 2:
-                continue
-            losses = {counts: loss_results(group, counts) for counts in COUNTS}
-            losses["maxsim"] = loss_results(
-                group, "uneven", scores=partial(similarity_scores, "maxsim")
-            )
-            losses["small_workspace"] = loss_results(group, "uneven", workspace_bytes=64)
-            if sys.argv[5] == "fused":
-                losses["fused"] = loss_results(
-                    group, "uneven", dtype=torch.float32, backend="fused"
-                )
-            results[name] = {"losses": losses, "errors": error_results(group)}
-        torch.save(results, Path(folder) / f"{place}.pt")
-        dist.barrier()
-    finally:
-        dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+def results(folder, backend):
+    pair = dist.new_group([0, 1])
+    found = {}
+    for name, group in (("all", None), ("pair", pair)):
+        if name == "pair" and dist.get_rank() >= 2:
+            continue
+        losses = {counts: loss_results(group, counts) for counts in COUNTS}
+        losses["maxsim"] = loss_results(
+            group, "uneven", scores=partial(similarity_scores, "maxsim")
+        )
+        losses["small_workspace"] = loss_results(group, "uneven", workspace_bytes=64)
+        if backend == "fused":
+            losses["fused"] = loss_results(group, "uneven", dtype=torch.float32, backend="fused")
+        found[name] = {"losses": losses, "errors": error_results(group)}
+    return found

@@ -3,8 +3,6 @@
 import importlib
 import importlib.util
 import inspect
-import sys
-from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -60,42 +58,28 @@ def inf_cl_on_cpu(place, folder):
     return both_directions(ring.cal_inf_loss)
 
 
-def losses(place, folder, found):
+def losses(place, folder, packages):
     yield "ours", distributed_infonce
-    if "open_clip" in found:
+    if "open_clip" in packages:
         for local_loss in (True, False):
             for with_grad in (True, False):
                 yield f"open_clip {local_loss} {with_grad}", open_clip_loss(local_loss, with_grad)
-    if "inf_cl" in found:
+    if "inf_cl" in packages:
         yield "inf_cl ring", both_directions(importlib.import_module("inf_cl").cal_ring_loss)
         if interpreted():
             yield "inf_cl fused", inf_cl_on_cpu(place, folder)
 
 
-def main(place, world, port, folder, *found):
-    dist.init_process_group(
-        "gloo",
-        init_method=f"tcp://127.0.0.1:{port}",
-        rank=place,
-        world_size=world,
-        timeout=timedelta(seconds=60),
-    )
-    results = {}
-    try:
-        generator = torch.Generator().manual_seed(place)
-        shape = (2, BATCH, DIM)
-        rows = normalize(torch.randn(shape, generator=generator, dtype=torch.float64), dim=-1)
-        for name, loss_of in losses(place, folder, found):
-            videos, texts = (side.clone().requires_grad_() for side in rows)
-            scale = torch.tensor(9.0, dtype=torch.float64, requires_grad=True)
-            loss = loss_of(videos, texts, scale)
-            gradients = torch.autograd.grad(loss, (videos, texts, scale))
-            results[name] = {"loss": loss.detach().double(), "gradients": gradients}
-        torch.save(results, Path(folder) / f"{place}.pt")
-        dist.barrier()
-    finally:
-        dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])
+def results(folder, *packages):
+    place = dist.get_rank()
+    generator = torch.Generator().manual_seed(place)
+    shape = (2, BATCH, DIM)
+    rows = normalize(torch.randn(shape, generator=generator, dtype=torch.float64), dim=-1)
+    found = {}
+    for name, loss_of in losses(place, folder, packages):
+        videos, texts = (side.clone().requires_grad_() for side in rows)
+        scale = torch.tensor(9.0, dtype=torch.float64, requires_grad=True)
+        loss = loss_of(videos, texts, scale)
+        gradients = torch.autograd.grad(loss, (videos, texts, scale))
+        found[name] = {"loss": loss.detach().double(), "gradients": gradients}
+    return found

@@ -1,8 +1,4 @@
-"""One gloo rank: runs every distributed check and saves what it found. Started by its test."""
-
-import sys
-from datetime import timedelta
-from pathlib import Path
+"""One gloo rank: runs every distributed check and returns what it found."""
 
 import torch
 import torch.distributed as dist
@@ -102,36 +98,16 @@ def error_results(group):
     return found
 
 
-def main(place, world, port, folder):
-    dist.init_process_group(
-        "gloo",
-        init_method=f"tcp://127.0.0.1:{port}",
-        rank=place,
-        world_size=world,
-        timeout=timedelta(seconds=60),
-    )
-    try:
-        pair = dist.new_group([0, 1])
-        results = {}
-        for name, group in (("all", None), ("pair", pair)):
-            if name == "pair" and place >= 2:
-                continue
-            results[name] = {
-                "collectives": collective_results(group),
-                "losses": {mode: loss_results(group, mode) for mode in IDS},
-                "errors": error_results(group),
-                "fused": {
-                    mode: loss_results(
-                        group, mode, dtype=torch.float32, dim=16, backend="fused", check_ranks=False
-                    )
-                    for mode in IDS
-                },
-            }
-        torch.save(results, Path(folder) / f"{place}.pt")
-        dist.barrier()
-    finally:
-        dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+def results(folder):
+    pair = dist.new_group([0, 1])
+    fused = {"dtype": torch.float32, "dim": 16, "backend": "fused", "check_ranks": False}
+    return {
+        name: {
+            "collectives": collective_results(group),
+            "losses": {mode: loss_results(group, mode) for mode in IDS},
+            "errors": error_results(group),
+            "fused": {mode: loss_results(group, mode, **fused) for mode in IDS},
+        }
+        for name, group in (("all", None), ("pair", pair))
+        if name == "all" or dist.get_rank() < 2
+    }
