@@ -41,18 +41,9 @@ def test_compiles_into_one_graph(make, name, case):
 
 
 @pytest.mark.parametrize(("name", "case"), FIRST)
-def test_runs_in_a_cuda_graph(make, name, case):
+def test_runs_in_a_cuda_graph(make, capture, name, case):
     op, inputs, wanted = make(name, case, torch.bfloat16)
-    expected = [tensor.clone() for tensor in _step(op, inputs, wanted)]
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            _step(op, inputs, wanted)
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = _step(op, inputs, wanted)
+    expected, captured, graph = capture(lambda: _step(op, inputs, wanted))
     for tensor in captured:
         tensor.zero_()
     graph.replay()

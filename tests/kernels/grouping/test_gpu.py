@@ -46,7 +46,7 @@ def test_fifty_runs_are_bit_equal():
         assert all(torch.equal(a, b) for a, b in zip(first, run()))
 
 
-def test_cuda_graph_replays():
+def test_cuda_graph_replays(capture):
     arguments = call()
     leaves = [arguments[name] for name in ("queries", "tokens", "group_bias")]
 
@@ -54,15 +54,7 @@ def test_cuda_graph_replays():
         out = grouping(**arguments, backend="fused")
         return *out, *torch.autograd.grad(out.pooled.float().square().sum(), leaves)
 
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(2):
-            expected = run()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = run()
+    expected, captured, graph = capture(run)
     for tensor in captured:
         tensor.detach().zero_()
     graph.replay()

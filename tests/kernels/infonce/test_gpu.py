@@ -86,7 +86,7 @@ def test_fifty_runs_are_equal(rows):
 
 
 @pytest.mark.parametrize("scale", [14.0, 1000.0])
-def test_a_graph_replays_with_new_data(rows, scale):
+def test_a_graph_replays_with_new_data(rows, capture, scale):
     videos, texts, _ = leaves(rows, 1000, 256)
     factor = torch.tensor(14.0, device="cuda", requires_grad=True)
 
@@ -94,15 +94,7 @@ def test_a_graph_replays_with_new_data(rows, scale):
         loss = infonce(videos, texts, factor, backend="fused")
         return loss, *torch.autograd.grad(loss, (videos, texts, factor))
 
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            step()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
+    _, captured, graph = capture(step)
     with torch.no_grad():
         # Scale 1000 takes the other reference; the graph was captured without it.
         factor.fill_(scale)

@@ -51,22 +51,14 @@ def test_compiles_as_one_graph():
     assert all(torch.equal(a, b) for a, b in zip(*gradients))
 
 
-def test_cuda_graph_replays():
+def test_cuda_graph_replays(capture):
     bce, pool = calls()
 
     def run():
         value = loss_of(bce, pool)
         return value, *torch.autograd.grad(value, (bce["segments"], pool["tokens"]))
 
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(2):
-            expected = run()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = run()
+    expected, captured, graph = capture(run)
     for tensor in captured:
         tensor.detach().zero_()
     graph.replay()
