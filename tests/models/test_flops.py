@@ -18,6 +18,7 @@ from svilm_fast.models.flops import (
 )
 from svilm_fast.models.video_encoder import VideoOutputs
 from svilm_fast.objectives.config import SViLMConfig
+from svilm_fast.objectives.flops import step_flops
 
 FULL = VideoOutputs()
 BARE = VideoOutputs(groups=False, segments=False)
@@ -96,6 +97,24 @@ VIDEO = {
 TEXT = {"vocab_size": 20, "length": 9, "width": 16, "depth": 2, "heads": 2}
 
 
+def counted(run) -> tuple[int, int]:
+    """What torch counts in the forward and the backward of a loss."""
+    with FlopCounterMode(display=False) as forward:
+        loss = run()
+    with FlopCounterMode(display=False) as backward:
+        if loss.requires_grad:
+            loss.backward()
+    return forward.get_total_flops(), backward.get_total_flops()
+
+
+@pytest.fixture
+def encoder_of(monkeypatch):
+    # torch counts no FLOPs for the fused attention kernels of a CPU.
+    monkeypatch.setenv("SVILM_ATTENTION", "reference")
+    full = SViLMConfig(model={"preset": "tiny", "embed_dim": 8})
+    return lambda video, text, groups=True: DualEncoder(full.model, video, text, groups=groups)
+
+
 @pytest.mark.parametrize(
     "changes,groups,outputs",
     [
@@ -106,40 +125,52 @@ TEXT = {"vocab_size": 20, "length": 9, "width": 16, "depth": 2, "heads": 2}
         ({"pool": "groups", "mlp_ratio": 2.5}, True, BARE),
         ({"grouping": {"layers": [1, 2], "mixer_ratio": 0.25}}, True, FULL),
         ({"drop": {"rate": 0.5}}, True, FULL),
+        *(
+            ({"grouping": {"layers": [2, 3]}, "lock": lock}, True, FULL)
+            for lock in (False, True, 0, 1, 3, 4)
+        ),
     ],
 )
-def test_video_formula_equals_torchs_counter(changes, groups, outputs, monkeypatch):
-    # torch counts no FLOPs for the fused attention kernels of a CPU.
-    monkeypatch.setenv("SVILM_ATTENTION", "reference")
+def test_video_formula_equals_torchs_counter(encoder_of, changes, groups, outputs):
     config = VideoConfig(**VIDEO | changes)
-    full = SViLMConfig(model={"preset": "tiny", "embed_dim": 8})
-    encoder = DualEncoder(full.model, config, TextConfig(**TEXT), groups=groups)
+    encoder = encoder_of(config, TextConfig(**TEXT), groups)
     frames = torch.randint(0, 256, (3, 4, 16, 16, 3), dtype=torch.uint8)
-    with FlopCounterMode(display=False) as forward:
+
+    def run():
         features = encoder.encode_video(frames, StepSeeds(0, 0, torch.arange(3)), outputs)
-    used = [features.video, features.segments, features.groups]
-    loss = sum(embedding.sum() for embedding in used if embedding is not None)
-    with FlopCounterMode(display=False) as backward:
-        loss.backward()
+        used = [features.video, features.segments, features.groups]
+        return sum(embedding.sum() for embedding in used if embedding is not None)
+
     expected = video_flops(config, 8, tokens=encoded_tokens(config), groups=groups, outputs=outputs)
     # The reference pools segments by a product with a one-hot matrix, which is no needed work.
     pooling = 2 * config.num_segments * encoded_tokens(config) * config.width * outputs.segments
-    assert forward.get_total_flops() == 3 * (expected.forward + pooling)
-    assert backward.get_total_flops() == 3 * (expected.backward + pooling)
+    forward, backward = counted(run)
+    assert forward == 3 * (expected.forward + pooling)
+    assert backward == 3 * (expected.backward + (0 if config.lock is True else pooling))
 
 
-def test_text_formula_equals_torchs_counter(monkeypatch):
-    monkeypatch.setenv("SVILM_ATTENTION", "reference")
-    full = SViLMConfig(model={"preset": "tiny", "embed_dim": 8})
-    encoder = DualEncoder(full.model, VideoConfig(**VIDEO), TextConfig(**TEXT))
-    tokens = torch.randint(0, 20, (3, 7))
-    with FlopCounterMode(display=False) as forward:
-        embedded = encoder.encode_text(tokens, torch.ones(3, 7, dtype=torch.bool))
-    with FlopCounterMode(display=False) as backward:
-        embedded.sum().backward()
-    expected = text_flops(TextConfig(**TEXT), 8, 7)
-    assert forward.get_total_flops() == 3 * expected.forward
-    assert backward.get_total_flops() == 3 * expected.backward
+@pytest.mark.parametrize("lock", [False, True, 0, 1, 2])
+def test_text_formula_equals_torchs_counter(encoder_of, lock):
+    config = TextConfig(**TEXT, lock=lock)
+    encoder = encoder_of(VideoConfig(**VIDEO), config)
+    tokens, mask = torch.randint(0, 20, (3, 7)), torch.ones(3, 7, dtype=torch.bool)
+    expected = text_flops(config, 8, 7)
+    found = counted(lambda: encoder.encode_text(tokens, mask).sum())
+    assert found == (3 * expected.forward, 3 * expected.backward)
+
+
+def test_similarities_with_a_locked_side_have_one_product_less_in_backward():
+    def pairs(**locks):
+        config = SViLMConfig(
+            model={"preset": "tiny"},
+            video={"lock": locks.get("video", False)},
+            text={"lock": locks.get("text", False)},
+        )
+        return step_flops(config, global_batch=6, num_nouns=2).objectives
+
+    free, locked = pairs(), pairs(text=True)
+    assert free.backward == 2 * free.forward
+    assert locked.backward == locked.forward == free.forward
 
 
 def test_token_dropping_lowers_the_count():
