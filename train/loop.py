@@ -21,6 +21,7 @@ from svilm_fast.train.profiler import StepProfiler
 from svilm_fast.train.progress import Display
 from svilm_fast.train.schedule import learning_rate
 from svilm_fast.train.signals import PendingSignal
+from svilm_fast.train.straggler import OwnWork, losses_end, straggler_figures
 from svilm_fast.train.throughput import Meter, peak_memory_bytes
 
 Evaluator = Callable[[Engine, int], Mapping[str, float]]
@@ -90,6 +91,8 @@ class Loop:
         self.make_inputs, self.evaluate = make_inputs, evaluate
         self.metrics, self.display, self.meter, self.pending = metrics, display, meter, pending
         self.averages = Averages()
+        self.work = OwnWork(engine.ranks.device)
+        self.losses_end_work = losses_end(self.work, engine)
         self.bad_in_a_row = 0
         self.saved_at = start_step
         self.profiler = StepProfiler(
@@ -105,11 +108,13 @@ class Loop:
         self.meter.read()
         while self.step < last and not signal:
             self.engine.ranks.reached(self.step + 1)
-            waited = time.perf_counter()
+            began = time.perf_counter()
             with phase("data"):
                 batch = next(stream)
-            self.meter.add_step(time.perf_counter() - waited)
+            waited = time.perf_counter() - began
+            self.meter.add_step(waited)
             self.profiler.before_step()
+            self.work.begin(waited)
             result = self._train_on(batch)
             self._note_profile(self.profiler.after_step())
             self.step += 1
@@ -133,6 +138,8 @@ class Loop:
         )
         with phase("inputs"):
             inputs = self.make_inputs(batch, self.step)
+        if not self.losses_end_work:
+            self.work.end()
         return self.engine.step(inputs, rate, self.pending.number)
 
     def _after_step(self, last: int) -> None:
@@ -159,6 +166,7 @@ class Loop:
         )
         (memory,) = self.engine.ranks.agree_max(peak_memory_bytes(self.engine.ranks.device))
         values |= alike | {"learning_rate": rate, "peak_memory_bytes": memory} | self.meter.read()
+        values |= straggler_figures(self.engine.ranks.numbers(self.work.take()))
         self.metrics.write(self.step, values)
         self.display.record(self.step, values)
 

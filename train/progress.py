@@ -16,6 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from svilm_fast.train.straggler import stands_out
+
 SHORT_NAMES = {
     "loss": "loss",
     "loss_contrast": "contrast",
@@ -49,7 +51,7 @@ def readable(name: str, value: float) -> str:
 
 
 def summary(values: Mapping[str, float], on_gpu: bool) -> str:
-    """Return the values that have a short name as one line."""
+    """Return the values that have a short name, and a rank that stands out, as one line."""
     parts = [
         f"{short} {readable(name, values[name])}"
         for name, short in SHORT_NAMES.items()
@@ -57,6 +59,9 @@ def summary(values: Mapping[str, float], on_gpu: bool) -> str:
     ]
     if "utilisation" not in values and "model_tflops_per_second" in values:
         parts.append("util n/a" if not on_gpu else "util ? (unknown GPU)")
+    if stands_out(values):
+        rank, ratio = values["straggler_rank"], values["straggler_ratio"]
+        parts.append(f"slowest rank {rank:.0f} ({ratio:.2f}x the mean)")
     return " | ".join(parts)
 
 

@@ -77,6 +77,15 @@ class Ranks:
             stacked /= self.world_size
         return dict(zip(names, stacked.tolist(), strict=True))
 
+    def numbers(self, value: float) -> list[float]:
+        """Return the number of every rank, in rank order, on every rank; one small all-gather."""
+        if self.world_size == 1:
+            return [value]
+        mine = torch.tensor([value], dtype=torch.float64, device=self.device)
+        every = mine.new_empty(self.world_size)
+        dist.all_gather_into_tensor(every, mine)
+        return every.tolist()
+
     def share(self, value: Any) -> Any:
         """Return rank 0's picklable value on every rank."""
         if self.world_size == 1:
