@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,7 +15,7 @@ import torch
 from svilm_fast.models.inputs import ModelInputs
 from svilm_fast.objectives.svilm import build_model
 from svilm_fast.train.engine import start_engine
-from svilm_fast.train.environment import LAUNCHER_VARIABLES
+from svilm_fast.train.environment import environment_without_launcher
 from svilm_fast.train.load_config import load_config
 from svilm_fast.train.planning.chooser import fixed_choice
 from svilm_fast.train.planning.memory import memory
@@ -172,7 +171,7 @@ def test_the_resident_peak_of_a_process_grows_as_estimated(micro, batch_of_pairs
         capture_output=True,
         text=True,
         check=False,
-        env={key: value for key, value in os.environ.items() if key not in LAUNCHER_VARIABLES},
+        env=environment_without_launcher(),
         cwd=Path(__file__).parents[3],
     )
     assert done.returncode == 0, done.stderr
