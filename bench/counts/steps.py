@@ -12,6 +12,7 @@ from svilm_fast.train.environment import seed_everything
 from svilm_fast.train.inputs import model_inputs
 from svilm_fast.train.load_config import load_config
 from svilm_fast.train.ranks import Ranks
+from svilm_fast.train.small_model import SMALL_MODEL
 
 LOCAL_BATCH = 4
 SETTINGS = {
@@ -24,15 +25,7 @@ SETTINGS = {
 def small_config(*overrides: str, world_size: int = 1) -> RunConfig:
     """The demo's recipe on a model of some ten thousand parameters."""
     small = [
-        "video.frames=4",
-        "video.image_size=32",
-        "video.num_segments=2",
-        "video.width=24",
-        "video.depth=2",
-        "video.num_groups=4",
-        "text.width=24",
-        "text.depth=1",
-        "text.vocab_size=300",
+        *SMALL_MODEL,
         f"training.global_batch={LOCAL_BATCH * world_size}",
         "training.steps=8",
         "distributed.device=cpu",

@@ -3,17 +3,10 @@
 import pytest
 import torch
 
+from svilm_fast.bench.counts.shapes import SMALL
 from svilm_fast.bench.ops.proof import first_output, in_precision, leaves, relative_rms
 from svilm_fast.bench.peers import peers
 from svilm_fast.kernels.registry import ops
-
-SMALL = {
-    "infonce": {"videos": 24, "texts": 24, "dim": 32},
-    "grounding": {"batch": 9, "groups": 4, "nouns": 2, "dim": 32},
-    "grouping": {"batch": 3, "tokens": 37, "width": 32, "groups": 5},
-    "temporal": {"batch": 5, "segments": 8, "width": 32},
-    "segment_pool": {"batch": 3, "tokens": 37, "width": 32, "segments": 8},
-}
 
 
 def test_every_op_has_peers():

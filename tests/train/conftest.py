@@ -16,6 +16,7 @@ from svilm_fast.train.engine import Engine, start_engine
 from svilm_fast.train.load_config import load_config
 from svilm_fast.train.optimizer import build_optimizer
 from svilm_fast.train.ranks import Ranks, leave_ranks, start_ranks
+from svilm_fast.train.small_model import SMALL_MODEL
 
 
 @dataclass
@@ -79,17 +80,9 @@ def configure(world: Path, tmp_path: Path):
         small = [
             f"run.dir={tmp_path / run}",
             *(f"data.{split}={world / split}" for split in ("train", "val", "test")),
-            "video.frames=4",
-            "video.image_size=32",
-            "video.num_segments=2",
-            "video.width=24",
-            "video.depth=2",
-            "video.num_groups=4",
+            *SMALL_MODEL,
             "video.drop.rate=0.25",
             "video.drop_path=0.2",
-            "text.width=24",
-            "text.depth=1",
-            "text.vocab_size=300",
             "training.global_batch=8",
             "training.steps=6",
             "logging.every_steps=1",

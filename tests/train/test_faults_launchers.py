@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from svilm_fast.train.environment import LAUNCHER_VARIABLES, free_port
+from svilm_fast.train.environment import environment_without_launcher, free_port
 from svilm_fast.train.errors import EXIT_RANK_LOST
 from svilm_fast.train.load_config import dump_config
 
@@ -42,11 +41,10 @@ def test_the_survivor_of_a_killed_rank_names_it(
     recipe.write_text(dump_config(configure(*settings)))
     start = [sys.executable, "-m", f"svilm_fast.train.launch.{launcher}", *OPTIONS[launcher]]
     module = "-m" if launcher == "torchrun" else "--module"
-    clean = {key: value for key, value in os.environ.items() if key not in LAUNCHER_VARIABLES}
     with output.open("w") as file:
         run = subprocess.Popen(
             [*start, str(free_port()), module, "svilm_fast.train.pretrain", "-c", str(recipe)],
-            env=clean | {"DS_ACCELERATOR": "cpu"},
+            env=environment_without_launcher() | {"DS_ACCELERATOR": "cpu"},
             stdout=file,
             stderr=subprocess.STDOUT,
         )

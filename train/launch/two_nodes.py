@@ -8,7 +8,6 @@ the same bit for bit.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,7 @@ from safetensors.torch import load_file
 
 from svilm_fast.data.world import render_world
 from svilm_fast.train.console import run_app
-from svilm_fast.train.environment import LAUNCHER_VARIABLES, free_port
+from svilm_fast.train.environment import environment_without_launcher, free_port
 from svilm_fast.train.errors import UserError
 from svilm_fast.train.launch.nodes import (
     ADDRESSES,
@@ -33,18 +32,11 @@ from svilm_fast.train.launch.nodes import (
     two_nodes,
     why_not_isolated,
 )
+from svilm_fast.train.small_model import SMALL_MODEL
 
 COMPARED = ("loss", "gradient_norm")
 SMALL = (
-    "video.frames=4",
-    "video.image_size=32",
-    "video.num_segments=2",
-    "video.width=24",
-    "video.depth=2",
-    "video.num_groups=4",
-    "text.width=24",
-    "text.depth=1",
-    "text.vocab_size=300",
+    *SMALL_MODEL,
     "training.global_batch=8",
     "logging.every_steps=1",
     "logging.tensorboard=false",
@@ -79,9 +71,9 @@ def deepspeed_command(
 
 def environment_of(device: str | None) -> dict[str, str]:
     """Return this environment for the ranks of a node whose network is behind `device`."""
-    clean = {key: value for key, value in os.environ.items() if key not in LAUNCHER_VARIABLES}
     named = {"GLOO_SOCKET_IFNAME": device} if device else {}
-    return clean | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"} | named
+    fixed = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    return environment_without_launcher() | fixed | named
 
 
 def wait_for(nodes: Sequence[Node], folder: Path, deadline: float) -> None:

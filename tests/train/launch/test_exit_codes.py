@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from svilm_fast.train.environment import LAUNCHER_VARIABLES, free_port
+from svilm_fast.train.environment import environment_without_launcher, free_port
 from svilm_fast.train.launch.torchrun import exit_code_of
 
 RANK = """
@@ -41,7 +40,6 @@ def launch(launcher: str, tmp_path: Path, kind: str) -> subprocess.Popen:
         "torchrun": ["--nproc-per-node", "2", "--master-port", str(free_port())],
         "deepspeed": ["--num_accelerators", "2", "--master_port", str(free_port())],
     }
-    clean = {key: value for key, value in os.environ.items() if key not in LAUNCHER_VARIABLES}
     return subprocess.Popen(
         [
             sys.executable,
@@ -51,7 +49,7 @@ def launch(launcher: str, tmp_path: Path, kind: str) -> subprocess.Popen:
             str(program),
             kind,
         ],
-        env=clean | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"},
+        env=environment_without_launcher() | {"DS_ACCELERATOR": "cpu"},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,

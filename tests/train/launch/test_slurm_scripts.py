@@ -15,7 +15,7 @@ import pytest
 
 import svilm_fast.train.launch as launch
 from svilm_fast.data.world import render_world
-from svilm_fast.train.environment import LAUNCHER_VARIABLES
+from svilm_fast.train.environment import environment_without_launcher
 from svilm_fast.train.launch.two_nodes import SMALL
 
 SCRIPTS = Path(launch.__path__[0])
@@ -54,7 +54,6 @@ def submit(tmp_path: Path) -> Callable[..., subprocess.Popen]:
         command.chmod(0o755)
 
     def start(script: str, nodes: str, per_node: int, *arguments: str) -> subprocess.Popen:
-        clean = {key: value for key, value in os.environ.items() if key not in LAUNCHER_VARIABLES}
         described = {
             "PATH": f"{commands}:{os.environ['PATH']}",
             "PYTHON": sys.executable,
@@ -66,12 +65,11 @@ def submit(tmp_path: Path) -> Callable[..., subprocess.Popen]:
             "SLURM_JOB_NUM_NODES": str(len(nodes.split())),
             "SLURM_NTASKS_PER_NODE": str(per_node),
             "DS_ACCELERATOR": "cpu",
-            "OMP_NUM_THREADS": "1",
         }
         with (tmp_path / "output").open("a") as output:
             return subprocess.Popen(
                 ["bash", str(SCRIPTS / script), *arguments],
-                env=clean | described,
+                env=environment_without_launcher() | described,
                 cwd=tmp_path,
                 stdout=output,
                 stderr=subprocess.STDOUT,
