@@ -16,22 +16,11 @@ import yaml
 
 from svilm_fast.cli import app
 from svilm_fast.train.console import run_app
-from svilm_fast.train.environment import LAUNCHER_VARIABLES, free_port
+from svilm_fast.train.environment import environment_without_launcher, free_port
+from svilm_fast.train.small_model import SMALL_MODEL
 
 MODULE = "svilm_fast.train.pretrain"
-SMALL = [
-    "video.frames=4",
-    "video.image_size=32",
-    "video.num_segments=2",
-    "video.width=24",
-    "video.depth=2",
-    "video.num_groups=4",
-    "text.width=24",
-    "text.depth=1",
-    "text.vocab_size=300",
-    "training.global_batch=8",
-    "logging.every_steps=1",
-]
+SMALL = [*SMALL_MODEL, "training.global_batch=8", "logging.every_steps=1"]
 
 
 def call(*arguments: str) -> int:
@@ -39,8 +28,7 @@ def call(*arguments: str) -> int:
 
 
 def clean_environment() -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if key not in LAUNCHER_VARIABLES}
-    return kept | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    return environment_without_launcher() | {"DS_ACCELERATOR": "cpu"}
 
 
 @pytest.fixture(scope="module")

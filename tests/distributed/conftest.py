@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,6 @@ from svilm_fast.models.inputs import ModelInputs
 from svilm_fast.objectives.svilm import SViLM, build_model
 from svilm_fast.train.config import RunConfig
 from svilm_fast.train.engine import Engine, start_engine
-from svilm_fast.train.environment import LAUNCHER_VARIABLES, free_port
 from svilm_fast.train.load_config import load_config
 from svilm_fast.train.optimizer import build_optimizer
 from svilm_fast.train.portable import MOMENT_NAMES
@@ -220,35 +216,6 @@ def assert_alike(got: dict[str, Any], wanted: dict[str, Any]) -> None:
         assert distance(*kept) < 1e-5, moment
 
 
-def run_ranks(folder: Path, world_size: int, jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Run `jobs` on gloo ranks and return what each rank told."""
-    torch.save(jobs, folder / "jobs.pt")
-    clean = {key: value for key, value in os.environ.items() if key not in LAUNCHER_VARIABLES}
-    shared = clean | {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-        "WORLD_SIZE": str(world_size),
-        "OMP_NUM_THREADS": "1",
-    }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(PROGRAM), str(folder)],
-            env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(world_size)
-    ]
-    try:
-        outputs = [process.communicate(timeout=1000)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0] * world_size, "\n".join(outputs)
-    return [torch.load(folder / f"rank_{rank}.pt") for rank in range(world_size)]
-
-
 @pytest.fixture(scope="session")
 def make_config() -> Callable[..., RunConfig]:
     return small_config
@@ -275,8 +242,17 @@ def heads() -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="session")
-def start_jobs() -> Callable[..., list[dict[str, Any]]]:
-    return run_ranks
+def start_jobs(run_on_ranks) -> Callable[..., list[dict[str, Any]]]:
+    """Run `jobs` on gloo ranks and return what each rank told."""
+
+    def start(
+        folder: Path, world_size: int, jobs: list[dict[str, Any]], program: Path = PROGRAM
+    ) -> list[dict[str, Any]]:
+        torch.save(jobs, folder / "jobs.pt")
+        run_on_ranks(world_size, program, folder, timeout=1000)
+        return [torch.load(folder / f"rank_{rank}.pt") for rank in range(world_size)]
+
+    return start
 
 
 @pytest.fixture(scope="session")

@@ -19,11 +19,10 @@ SETTINGS = [("deepspeed.zero_stage=0",)] + [
 
 @pytest.mark.slow
 def test_two_ranks_train_what_is_not_locked_as_one_process_does(
-    start_jobs, make_config, make_model, inputs_of, tmp_path: Path, monkeypatch
+    start_jobs, make_config, make_model, inputs_of, tmp_path: Path
 ) -> None:
-    monkeypatch.setitem(start_jobs.__globals__, "PROGRAM", PROGRAM)
     jobs = [(*SGD, *locks, *settings) for locks in LOCKS for settings in SETTINGS]
-    told = start_jobs(tmp_path, 2, jobs)
+    told = start_jobs(tmp_path, 2, jobs, PROGRAM)
     for number, locks in enumerate(LOCKS):
         config = make_config(*SGD, *locks)
         reference = make_model(config).double()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from svilm_fast.train.environment import LAUNCHER_VARIABLES
+from svilm_fast.train.environment import environment_without_launcher
 from svilm_fast.train.load_config import dump_config
 
 PROGRAM = Path(__file__).parent / "fault_program.py"
@@ -24,10 +23,9 @@ LIMIT = TIMEOUT + 5.0
 @pytest.fixture(scope="module")
 def program() -> Iterator[subprocess.Popen]:
     """The process from which the ranks of all cases are forked."""
-    clean = {key: value for key, value in os.environ.items() if key not in LAUNCHER_VARIABLES}
     process = subprocess.Popen(
         [sys.executable, str(PROGRAM)],
-        env=clean | {"OMP_NUM_THREADS": "1"},
+        env=environment_without_launcher(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

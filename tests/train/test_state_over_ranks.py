@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +12,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from svilm_fast.train.environment import LAUNCHER_VARIABLES, free_port
 from svilm_fast.train.optimizer import build_optimizer
 from svilm_fast.train.portable import save_portable
 from svilm_fast.train.ranks import Ranks
@@ -39,7 +36,7 @@ def program() -> ModuleType:
 
 
 @pytest.fixture(scope="module", params=[2, 3])
-def finished(request, tmp_path_factory, program: ModuleType, ranks: Ranks) -> Path:
+def finished(request, tmp_path_factory, run_on_ranks, program: ModuleType, ranks: Ranks) -> Path:
     """One process writes a portable state; the ranks take it over and make states of their own."""
     folder = tmp_path_factory.mktemp(f"ranks_{request.param}")
     alone = program.engine_of(ranks, "deepspeed.zero_stage=1")
@@ -48,29 +45,7 @@ def finished(request, tmp_path_factory, program: ModuleType, ranks: Ranks) -> Pa
     program.run(alone, 3, 5)
     save_portable(alone, folder / "one_further", 5, {})
     alone.close()
-    clean = {key: value for key, value in os.environ.items() if key not in LAUNCHER_VARIABLES}
-    shared = clean | {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-        "WORLD_SIZE": str(request.param),
-        "OMP_NUM_THREADS": "1",
-    }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(PROGRAM), str(folder)],
-            env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(request.param)
-    ]
-    try:
-        outputs = [process.communicate(timeout=280)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0] * request.param, "\n".join(outputs)
+    run_on_ranks(request.param, PROGRAM, folder)
     return folder
 
 
