@@ -1,14 +1,13 @@
 """The recipe of S-ViLM's ViT-B takes a real step, on a CPU, through DeepSpeed."""
 
 import json
-import os
 import subprocess
 import sys
 
 import pytest
 
 from svilm_fast.data.world import render_world
-from svilm_fast.train.environment import LAUNCHER_VARIABLES
+from svilm_fast.train.environment import environment_without_launcher
 
 
 @pytest.mark.slow
@@ -34,7 +33,7 @@ def test_one_step_of_the_full_model(tmp_path):
         capture_output=True,
         text=True,
         check=False,
-        env={key: value for key, value in os.environ.items() if key not in LAUNCHER_VARIABLES},
+        env=environment_without_launcher(),
     )
     assert result.returncode == 0, result.stderr[-2000:]
     (record,) = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
