@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from svilm_fast.bench.compare.results import Results
 from svilm_fast.bench.environment import environment
 from svilm_fast.bench.outcomes import Outcome
 from svilm_fast.bench.run import pytest_gate
+from svilm_fast.bench.run.file import write_json
 from svilm_fast.bench.run.record import Record
 from svilm_fast.bench.run.runner import result
 from svilm_fast.bench.suites import benchmarks
@@ -74,8 +74,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     written = result(records, config.stash[_ENVIRONMENT], _device(config), None)
     out = config.getoption("svilm_out")
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(written, indent=1) + "\n")
+        write_json(out, written)
     baseline = config.stash[_BASELINE]
     if baseline is None:
         return

@@ -21,6 +21,7 @@ class Launch:
 
 
 _recording: list[Launch] | None = None
+_compiled: list[Any] | None = None
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **meta: Any) -> None:
@@ -34,10 +35,12 @@ def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **meta: Any) -> None:
     elif all(grid):
         other = _other_device(args)
         if other is None:
-            kernel[grid](*args, **meta)
+            compiled = kernel[grid](*args, **meta)
         else:
             with torch.cuda.device(other):
-                kernel[grid](*args, **meta)
+                compiled = kernel[grid](*args, **meta)
+        if _compiled is not None:
+            _compiled.append(compiled)
 
 
 def _other_device(args: tuple[Any, ...]) -> int | None:
@@ -61,3 +64,17 @@ def record_launches() -> Iterator[list[Launch]]:
         yield _recording
     finally:
         _recording = before
+
+
+@contextmanager
+def compiled_kernels() -> Iterator[list[Any]]:
+    """Collect the `triton.compiler.CompiledKernel` of each launch that runs inside, in order.
+
+    Triton's interpreter compiles nothing: there the entries are None.
+    """
+    global _compiled
+    before, _compiled = _compiled, []
+    try:
+        yield _compiled
+    finally:
+        _compiled = before

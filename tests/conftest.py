@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +27,32 @@ torch.set_num_threads(1)
 # A shell ignores SIGINT for what it starts in the background, and children would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# What torch.compile builds goes with the tests. Who finds the variable set is a child of theirs.
-if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(prefix="svilm-tests-inductor-")
-    atexit.register(shutil.rmtree, os.environ["TORCHINDUCTOR_CACHE_DIR"], ignore_errors=True)
+# What torch.compile builds and launchers leave behind goes with the tests. Who finds the variable
+# set is a child of theirs.
+if "SVILM_TESTS_SCRATCH" not in os.environ:
+    scratch = tempfile.mkdtemp(prefix="svilm-tests-")
+    os.environ["SVILM_TESTS_SCRATCH"] = os.environ["TMPDIR"] = scratch
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(scratch) / "inductor")
+    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
 def read_records() -> Callable[[Path], list[dict[str, Any]]]:
     """The records of a run's metrics.jsonl."""
     return lambda path: [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="session")
+def ranks() -> Iterator[Any]:
+    """One process group of one rank for all tests that train in this process.
+
+    It stays until the last of them: DeepSpeed keeps the first group that it sees for good.
+    """
+    from svilm_fast.train.config import DistributedConfig
+    from svilm_fast.train.ranks import leave_ranks, start_ranks
+
+    yield start_ranks(DistributedConfig(device="cpu"))
+    leave_ranks()
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,8 @@ from svilm_fast.bench.compare.verdict import percent
 from svilm_fast.bench.console import wide_console
 from svilm_fast.bench.environment import ROOT
 from svilm_fast.bench.outcomes import Outcome
-from svilm_fast.bench.run.command import chosen_device, write_json
+from svilm_fast.bench.run.command import chosen_device
+from svilm_fast.bench.run.file import write_json
 
 DEFAULT = Plan()
 # CUDA does not survive a fork, so there the pairs of one process replace the renewals.
@@ -107,11 +108,13 @@ def ab(
         rule=rule,
     )
     console = wide_console()
-    signal.signal(signal.SIGTERM, _end)
+    before = signal.signal(signal.SIGTERM, _end)
     try:
         comparison = compare(request, lambda line: _say(console, line))
     except (ValueError, subprocess.TimeoutExpired) as error:
         raise typer.BadParameter(" ".join(str(error).split())) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if out is not None:
         write_json(out, comparison.as_json())
     show(comparison, console)

@@ -20,6 +20,8 @@ class Results:
     environment: Mapping[str, Any]
     ceilings: Mapping[str, float]
     records: Mapping[str, Mapping[str, Any]]
+    complete: bool = True
+    """Whether the run came to its end."""
     ratios: Sequence[Mapping[str, Any]] = ()
     """Of `svilm bench peers`: providers over ours, from rounds in which both took turns."""
 
@@ -56,7 +58,8 @@ def read_results(path: Path) -> Results:
         raise ValueError(f"{path} holds no record: nothing was measured")
     environment = content.get("environment") or {}
     ceilings, ratios = content.get("ceilings") or {}, content.get("ratios") or ()
-    return Results(path, environment, ceilings, records, ratios)
+    complete = bool(content.get("complete", True))
+    return Results(path, environment, ceilings, records, complete, ratios)
 
 
 def same_file(one: Path, other: Path) -> bool:

@@ -74,6 +74,9 @@ def refusal(before: Results, after: Results, dirty_option: str | None) -> str | 
     Args:
         dirty_option: what to say to take a baseline of uncommitted code; None where it was said.
     """
+    for run in (before, after):
+        if not run.complete:
+            return f"{run.path} is of a run that was stopped before its end: measure again"
     if not before.fingerprint or before.fingerprint != after.fingerprint:
         told = "; ".join(differences(before.environment, after.environment))
         reason = told or "a fingerprint is missing or was made by other rules"

@@ -12,7 +12,8 @@ from svilm_fast.bench.console import wide_console
 from svilm_fast.bench.environment import ROOT, environment, slug
 from svilm_fast.bench.growth.figure import draw, readable
 from svilm_fast.bench.growth.measure import Peak, growth, memory_source, peaks
-from svilm_fast.bench.run.command import RESULTS, chosen_device, write_json
+from svilm_fast.bench.run.command import RESULTS, chosen_device
+from svilm_fast.bench.run.file import write_json
 
 
 def memory(

@@ -8,7 +8,6 @@ writes one JSON for each device and prints a line for each figure.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from svilm_fast.bench.ceilings import measure_ceilings
 from svilm_fast.bench.environment import ROOT, environment, slug
 from svilm_fast.bench.outcomes import Outcome
 from svilm_fast.bench.peers import PEERS
+from svilm_fast.bench.run.file import write_json
 from svilm_fast.bench.run.runner import result, run
 from svilm_fast.bench.run.text import failures, line, status_text
 from svilm_fast.bench.suites import ops as suite
@@ -56,15 +56,15 @@ def main(arguments: list[str] | None = None) -> int:
         f"ceilings of this run: product {ceilings.product_flops / 1e12:.1f} TFLOP/s, "
         f"copy {ceilings.copy_bytes / 1e9:.0f} GB/s"
     )
+    path = options.out / slug(facts) / "ops.json"
     records = []
     for record in run(
         chosen, device, ceilings, budget_s=options.budget, deadline_s=options.deadline
     ):
         records.append(record)
+        write_json(path, result(records, facts, device, ceilings, complete=False))
         print(line(record), flush=True)
-    path = options.out / slug(facts) / "ops.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result(records, facts, device, ceilings), indent=1) + "\n")
+    write_json(path, result(records, facts, device, ceilings))
     print(f"wrote {path}")
     own = [record for record in failures(records) if record.provider not in PEERS]
     for record in own:

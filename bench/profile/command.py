@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -89,14 +90,17 @@ def step(
     """Record training steps of a recipe, also on many ranks under a launcher (rank 0 tells)."""
     from svilm_fast.bench.profile.step import training_step
     from svilm_fast.train.load_config import load_config
+    from svilm_fast.train.planning.resolve import resolve_on_ranks
     from svilm_fast.train.ranks import joined_ranks
 
     loaded = load_config(config, overrides or [])
     path = out / "step.json.gz"
-    with (
-        joined_ranks(loaded.distributed) as ranks,
-        training_step(loaded, ranks, synthetic=synthetic) as run,
-    ):
+    with ExitStack() as stack:
+        ranks = stack.enter_context(joined_ranks(loaded.distributed))
+        settled, reasons = resolve_on_ranks(loaded, ranks)
+        if ranks.is_first and reasons:
+            print("\n".join(reasons))
+        run = stack.enter_context(training_step(settled, ranks, synthetic=synthetic))
         for _ in range(warm_up):
             run()
         if plain or not ranks.is_first:

@@ -61,9 +61,10 @@ def build_page(results: Results, sections: Sequence[Section]) -> str:
     facts = results.environment
     rows = rows_of(results)
     commit = str(facts.get("commit") or "unknown")[:12] + (", changed" if results.dirty else "")
+    end = "" if results.complete else " · stopped before its end"
     return environment.get_template("bench.html").render(
         name=str(facts.get("gpu") or facts.get("cpu") or "unknown machine"),
-        subtitle=f"commit {commit} · measured {facts.get('time', 'at an unknown time')}",
+        subtitle=f"commit {commit} · measured {facts.get('time', 'at an unknown time')}{end}",
         tiles=tiles_of(rows, results),
         sections=sections,
         groups=groups_of(rows),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +13,7 @@ from rich.progress import Progress
 from svilm_fast.bench.ceilings import Ceilings, measure_ceilings
 from svilm_fast.bench.console import wide_console
 from svilm_fast.bench.environment import ROOT, environment, slug
+from svilm_fast.bench.run.file import write_json
 from svilm_fast.bench.run.record import Record
 from svilm_fast.bench.run.runner import HOST_SUITES, result, run
 from svilm_fast.bench.run.table import table
@@ -43,6 +43,8 @@ def run_suites(
 ) -> None:
     """Prove every benchmark right on its own tensors, time it, write records and a table.
 
+    The result file grows with each record, so that a run which is stopped has lost none.
+
     Exit status: 0 measured, 2 wrong usage, 4 nothing was measured, 5 a benchmark gave no figure,
     be it for the deadline.
     """
@@ -55,17 +57,18 @@ def run_suites(
     console = wide_console()
     before = environment(where)
     ceilings = measured_ceilings(where, chosen.values(), console)
+    path = out or RESULTS / slug(before) / "run.json"
     records: list[Record] = []
     with quiet_progress(console) as progress:
         task = progress.add_task("measuring", total=len(chosen))
         for record in run(chosen.values(), where, ceilings, budget_s=budget, deadline_s=deadline):
             records.append(record)
+            write_json(path, result(records, before, where, ceilings, complete=False))
             progress.update(task, advance=1, description=record.id, refresh=True)
             if not console.is_terminal:
                 console.print(line(record), markup=False, highlight=False, soft_wrap=True)
     if console.is_terminal:
         console.print(table(records))
-    path = out or RESULTS / slug(before) / "run.json"
     write_json(path, result(records, before, where, ceilings))
     console.print(f"wrote {len(records)} records to {path}", soft_wrap=True)
     for record in failures(records):
@@ -117,9 +120,3 @@ def quiet_progress(console: Console) -> Progress:
     return Progress(
         console=console, transient=True, disable=not console.is_terminal, auto_refresh=False
     )
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write a result file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=1) + "\n")

@@ -16,8 +16,8 @@ from svilm_fast.bench.run.command import (
     chosen_device,
     measured_ceilings,
     quiet_progress,
-    write_json,
 )
+from svilm_fast.bench.run.file import write_json
 from svilm_fast.bench.run.ratios import as_json, markdown, ratios
 from svilm_fast.bench.run.record import Record
 from svilm_fast.bench.run.runner import result, run_together
@@ -74,6 +74,7 @@ def peers(
     console = wide_console()
     before = environment(where)
     ceilings = measured_ceilings(where, groups[0], console)
+    path = out or ROOT / "bench" / "results" / slug(before) / "peers.json"
     records: list[Record] = []
     with quiet_progress(console) as progress:
         task = progress.add_task("measuring", total=len(groups))
@@ -83,10 +84,10 @@ def peers(
             ):
                 records.append(record)
                 console.print(line(record), markup=False, highlight=False, soft_wrap=True)
+            write_json(path, result(records, before, where, ceilings, complete=False))
             progress.update(task, advance=1, refresh=True)
     ours = "fused" if where.type == "cuda" else "reference"
     found = ratios(records, ours)
-    path = out or ROOT / "bench" / "results" / slug(before) / "peers.json"
     write_json(path, result(records, before, where, ceilings) | {"ratios": as_json(found)})
     text = markdown(records, found)
     if table is not None:

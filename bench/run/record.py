@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
+
+from svilm_fast.bench.suites.benchmark import SEED
 
 SCHEMA = 1
 Clock = Literal["events", "wall"]
@@ -21,6 +23,8 @@ class Record:
     GPU holds launch and synchronisation too. `order` gives each sample's turn among all that was
     timed together. `product_fraction` and `copy_fraction` compare the floor (FLOPs, least bytes)
     with the ceilings that the same run measured; `floor_fraction` is the larger, that which binds.
+    `seed` is that of the tensors. `kernels` are our kernels that a call starts on a GPU, as they
+    were compiled: registers, spills, shared memory, and the hash of the machine code's source.
     """
 
     id: str
@@ -32,6 +36,7 @@ class Record:
     provider: str
     status: str
     position: int = 0
+    seed: int = SEED
     unit: str = "ms"
     mode: str = "warm"
     clock: Clock | None = None
@@ -48,6 +53,7 @@ class Record:
     bytes: float | None = None
     product_fraction: float | None = None
     copy_fraction: float | None = None
+    kernels: Sequence[Mapping[str, Any]] = ()
     rates_per_s: Mapping[str, float] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
 

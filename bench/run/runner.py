@@ -17,6 +17,7 @@ from svilm_fast.bench.run.record import SCHEMA, Clock, Record
 from svilm_fast.bench.suites import release
 from svilm_fast.bench.suites.benchmark import Benchmark, Prepared, Skipped, WrongResult
 from svilm_fast.bench.timing import Timing, host_time_us, measure, measure_together
+from svilm_fast.kernels.launch import compiled_kernels
 
 # Suites whose calls do no work on the device, so that its ceilings say nothing of them.
 HOST_SUITES = ("data", "host")
@@ -63,7 +64,10 @@ def run_one(
             memory=measures_memory(benchmark),
         )
         host_us = _host_us(benchmark, prepared, timing, device, budget_s)
-        return measured(benchmark, prepared, timing, device, ceilings, error, host_us)
+        kernels = started_kernels(prepared, device)
+        return measured(
+            benchmark, prepared, timing, device, ceilings, error, host_us, kernels=kernels
+        )
     except Exception as failure:
         return failed(benchmark, failure)
     finally:
@@ -105,7 +109,13 @@ def run_together(
             for benchmark in left:
                 prepared, error = proven[benchmark.id]
                 records[benchmark.id] = measured(
-                    benchmark, prepared, timings[benchmark.id], device, ceilings, error
+                    benchmark,
+                    prepared,
+                    timings[benchmark.id],
+                    device,
+                    ceilings,
+                    error,
+                    kernels=started_kernels(prepared, device),
                 )
     finally:
         _close([prepared for prepared, _ in proven.values()], device)
@@ -133,6 +143,29 @@ def prove(benchmark: Benchmark, device: torch.device) -> tuple[Prepared, float |
     except BaseException:
         prepared.close()
         raise
+
+
+def started_kernels(prepared: Prepared, device: torch.device) -> tuple[dict[str, Any], ...]:
+    """Static metrics of each kernel of ours that a call starts on a GPU, in order, each once."""
+    if device.type != "cuda":
+        return ()
+    with compiled_kernels() as started:
+        prepared.call()
+    torch.cuda.synchronize(device)
+    return tuple({one.hash: kernel_metrics(one) for one in started}.values())
+
+
+def kernel_metrics(compiled: Any) -> dict[str, Any]:
+    """What Triton says of a compiled kernel; spilled registers are of four bytes."""
+    return {
+        "kernel": compiled.name,
+        "hash": compiled.hash,
+        "registers": compiled.n_regs,
+        "spilled_registers": compiled.n_spills,
+        "shared_bytes": compiled.metadata.shared,
+        "warps": compiled.metadata.num_warps,
+        "stages": compiled.metadata.num_stages,
+    }
 
 
 def clock_device(benchmark: Benchmark, device: torch.device) -> torch.device:
@@ -199,6 +232,7 @@ def measured(
     error: float | None,
     host_us: float | None = None,
     *,
+    kernels: tuple[dict[str, Any], ...] = (),
     clock: Clock | None = None,
 ) -> Record:
     """The record of a benchmark that was timed; by default with the device's own clock."""
@@ -229,6 +263,7 @@ def measured(
         peak_extra_bytes=timing.peak_extra_bytes,
         memory_source=None if timing.peak_extra_bytes is None else memory_source(device),
         rates_per_s={unit: count / seconds for unit, count in prepared.units.items()},
+        kernels=kernels,
         facts=dict(prepared.facts) | dict(more),
         **fractions,
     )
@@ -239,11 +274,17 @@ def result(
     before: dict[str, Any],
     device: torch.device,
     ceilings: Ceilings | None,
+    *,
+    complete: bool = True,
 ) -> dict[str, Any]:
-    """The result file: the environment `before` the run, the GPU's state after it, the records."""
+    """The result file: the environment `before` the run, the GPU's state after it, the records.
+
+    complete: False while the run goes on; what is stopped leaves such a file.
+    """
     after = {"gpu_state_after": gpu_state(device)} if device.type == "cuda" else {}
     return {
         "schema": SCHEMA,
+        "complete": complete,
         "environment": before | after,
         "ceilings": None if ceilings is None else asdict(ceilings),
         "records": [record.as_json() for record in records],

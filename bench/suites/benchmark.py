@@ -10,6 +10,8 @@ import torch
 
 Suite = Literal["ops", "blocks", "step", "data", "host"]
 SUITES: tuple[Suite, ...] = get_args(Suite)
+SEED = 0
+"""Of everything that a benchmark draws."""
 ID_PARTS = ("suite", "name", "case", "dtype", "direction", "provider")
 
 

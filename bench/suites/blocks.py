@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 from svilm_fast.bench.ops.proof import DIRECTIONS, Case
 from svilm_fast.bench.peers import Provider
-from svilm_fast.bench.suites.benchmark import Benchmark, Prepared, Skipped, benchmark_id
+from svilm_fast.bench.suites.benchmark import SEED, Benchmark, Prepared, Skipped, benchmark_id
 from svilm_fast.bench.suites.call import prepared
 from svilm_fast.kernels.backend import use_backend
 from svilm_fast.kernels.registry import Cost
@@ -146,7 +146,7 @@ def _padding(size: Size, device: torch.device) -> KeyPadding | None:
 
 
 def _normal(size: Size, device: torch.device, *shape: int) -> Tensor:
-    generator = torch.Generator(device).manual_seed(len(shape))
+    generator = torch.Generator(device).manual_seed(SEED + len(shape))
     return torch.randn(*shape, generator=generator, device=device)
 
 
@@ -157,7 +157,7 @@ def _case(
     device: torch.device,
 ) -> tuple[Case, Provider]:
     """The block's parameters are inputs of the case, so that their gradients are proven as well."""
-    torch.manual_seed(0)
+    torch.manual_seed(SEED)
     initialise(module)
     parameters = {f"parameter {k}": v.detach() for k, v in module.named_parameters()}
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from svilm_fast.bench.suites.benchmark import Benchmark, Prepared, WrongResult, benchmark_id
+from svilm_fast.bench.suites.benchmark import SEED, Benchmark, Prepared, WrongResult, benchmark_id
 from svilm_fast.data.config import DataConfig
 from svilm_fast.data.cut_paste import cut_and_paste
 from svilm_fast.data.dataset import ClipDataset, prepare_tokenizer
@@ -108,7 +108,7 @@ def _decode() -> Prepared:
 
 
 def _cut_paste() -> Prepared:
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(SEED)
     shape = (_CLIPS, 16, 112, 112, 3)
     frames = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
     seeds = torch.arange(_CLIPS) * 7919

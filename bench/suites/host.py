@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from svilm_fast.bench.ops.proof import Case
-from svilm_fast.bench.suites.benchmark import Benchmark, Prepared, WrongResult, benchmark_id
+from svilm_fast.bench.suites.benchmark import SEED, Benchmark, Prepared, WrongResult, benchmark_id
 from svilm_fast.kernels.device import H200, assume_traits
 from svilm_fast.kernels.launch import record_launches
 from svilm_fast.kernels.registry import Op, Variant, ops
@@ -47,7 +47,7 @@ def declared(device: torch.device) -> Iterator[Benchmark]:
 
 
 def _tiny(op: Op, device: torch.device) -> Prepared:
-    inputs = op.make_inputs(_TINY[op.name], torch.float32, _CPU, 0)
+    inputs = op.make_inputs(_TINY[op.name], torch.float32, _CPU, SEED)
 
     def call() -> object:
         with torch.no_grad():

@@ -12,7 +12,7 @@ import torch
 from svilm_fast.bench.ops.cases import cases
 from svilm_fast.bench.ops.proof import DIRECTIONS, Case
 from svilm_fast.bench.peers import PEERS, Provider, peers
-from svilm_fast.bench.suites.benchmark import Benchmark, Prepared, benchmark_id
+from svilm_fast.bench.suites.benchmark import SEED, Benchmark, Prepared, benchmark_id
 from svilm_fast.bench.suites.call import prepared
 from svilm_fast.kernels.registry import Op, ops
 
@@ -118,7 +118,7 @@ def _case(
         # A compiled peer takes two specialisations per case (with and without gradients); past
         # PyTorch's limit of them it would run eagerly without a word.
         torch.compiler.reset()
-        _held[key] = Case(op.reference, op.make_inputs(shape, dtype, device, 0), dtype, device)
+        _held[key] = Case(op.reference, op.make_inputs(shape, dtype, device, SEED), dtype, device)
     return _held[key]
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from svilm_fast.bench.ops.proof import relative_rms
 from svilm_fast.bench.suites.benchmark import (
+    SEED,
     Benchmark,
     CallCost,
     Prepared,
@@ -118,7 +119,7 @@ class Step:
     def __init__(
         self, config: RunConfig, batch: int, micro: int | None, device: torch.device
     ) -> None:
-        torch.manual_seed(0)
+        torch.manual_seed(SEED)
         self.config, self.device, self.micro = config, device, micro
         with device:
             self.model: SViLM = build_model(config)
@@ -216,7 +217,7 @@ class Step:
 
 def _clips(config: RunConfig, count: int, device: torch.device) -> dict[str, Any]:
     video = config.video
-    generator = torch.Generator(device).manual_seed(0)
+    generator = torch.Generator(device).manual_seed(SEED)
     shape = (count, video.frames, video.image_size, video.image_size, 3)
     frames = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8, device=device)
     seeds = StepSeeds(0, 0, torch.arange(count, device=device)).at(Site.CUT_PASTE)
@@ -235,7 +236,7 @@ def _pairs(
 ) -> ModelInputs:
     """The pairs from `start` on, as many as there are clips."""
     count = len(clips["paste_mask"])
-    generator = torch.Generator(device).manual_seed(start + 1)
+    generator = torch.Generator(device).manual_seed(SEED + start + 1)
     data, nouns = config.data, config.data.nouns.per_caption
 
     def tokens(*shape: int) -> tuple[Tensor, Tensor]:

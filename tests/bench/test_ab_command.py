@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -69,9 +70,11 @@ def repository(tmp_path):
 )
 def test_wrong_usage_ends_with_its_own_status(call, repository, monkeypatch, arguments, told):
     monkeypatch.setenv("COLUMNS", "300")
+    before = signal.getsignal(signal.SIGTERM)
     result = call(*arguments, "--repository", repository, "--device", "cpu")
     assert result.exit_code == Outcome.USAGE == 2
     assert told in " ".join(result.output.split())
+    assert signal.getsignal(signal.SIGTERM) == before
     assert len(git(repository, "worktree", "list").splitlines()) == 1
 
 

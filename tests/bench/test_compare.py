@@ -23,7 +23,7 @@ def record(id=ID, median=10.0, status="ok", spread=0.01, **more):
 def compare(tmp_path, capsys):
     """Writes both sides, runs the command; returns its outcome and what it said."""
 
-    def run(before, after, *options, before_facts=(), after_facts=()):
+    def run(before, after, *options, before_facts=(), after_facts=(), after_complete=True):
         paths = []
         for name, records, facts in (
             ("before", before, before_facts),
@@ -31,6 +31,7 @@ def compare(tmp_path, capsys):
         ):
             path = tmp_path / f"{name}.json"
             content = {"schema": 1, "environment": ENVIRONMENT | dict(facts), "records": records}
+            content["complete"] = after_complete or name == "before"
             path.write_text(json.dumps(content))
             paths.append(str(path))
         with pytest.raises(SystemExit) as ended:
@@ -117,6 +118,13 @@ def test_a_run_that_skipped_everything_is_no_pass(compare):
     gone = record(status="skipped: no GPU")
     assert compare([gone], [gone])[0] is Outcome.MISSING
     assert compare([gone, record(OTHER)], [gone, record(OTHER)])[0] is Outcome.OK
+
+
+def test_a_run_that_was_stopped_is_not_comparable(compare, tmp_path):
+    outcome, told = compare([record()], [record()], after_complete=False)
+    assert outcome is Outcome.INCOMPARABLE
+    assert "stopped before its end" in told
+    assert f"{tmp_path / 'after.json'}" in told
 
 
 def test_another_machine_is_not_comparable(compare):

@@ -191,7 +191,7 @@ def test_the_outer_profilers_get_a_ready_command(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_training_step_is_profiled_with_its_phases(tmp_path, capsys):
+def test_a_training_step_is_profiled_with_its_phases(tmp_path, capsys, ranks):
     small = ["video.frames=4", "video.image_size=32", "video.num_segments=2", "video.depth=2"]
     small += ["training.global_batch=4", "training.micro_batch=2", "text.depth=1"]
     arguments = ["--synthetic", "--steps", "1", "--out", str(tmp_path), *small]
@@ -202,3 +202,17 @@ def test_a_training_step_is_profiled_with_its_phases(tmp_path, capsys):
     for name in ("data", "inputs", "embed", "objective", "replay", "reduce", "optimizer"):
         assert f"\n{name} " in told
     assert (tmp_path / "step_memory.png").is_file()
+
+
+@pytest.mark.slow
+def test_open_settings_of_a_profiled_step_are_settled_as_those_of_a_run(tmp_path, capsys, ranks):
+    small = ["video.frames=4", "video.image_size=32", "video.num_segments=2", "video.depth=1"]
+    small += ["training.global_batch=4", "training.micro_batch=auto", "text.depth=1"]
+    small += ["training.memory_bytes=4000000000"]
+    arguments = ["--synthetic", "--steps", "1", "--out", str(tmp_path), *small]
+    with pytest.raises(SystemExit) as ended:
+        main(["profile", "step", "--config", "demo", *arguments])
+    told = capsys.readouterr()
+    assert ended.value.code == 0, told.err
+    assert "settled: training.micro_batch" in told.out
+    assert (tmp_path / "step.json.gz").is_file()

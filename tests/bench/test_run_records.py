@@ -1,6 +1,7 @@
 """The runner: correctness before the clock, failures as records, exit statuses, the file."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,10 +12,10 @@ from svilm_fast.bench.cli import app
 from svilm_fast.bench.outcomes import Outcome
 from svilm_fast.bench.run import command
 from svilm_fast.bench.run.record import SCHEMA
-from svilm_fast.bench.run.runner import result, run, run_one, run_together
+from svilm_fast.bench.run.runner import kernel_metrics, result, run, run_one, run_together
 from svilm_fast.bench.run.table import table
 from svilm_fast.bench.run.text import failures, line, outcome
-from svilm_fast.bench.suites import blocks
+from svilm_fast.bench.suites import blocks, ops
 from svilm_fast.bench.suites.benchmark import (
     Benchmark,
     CallCost,
@@ -24,6 +25,7 @@ from svilm_fast.bench.suites.benchmark import (
     benchmark_id,
 )
 from svilm_fast.cli import main
+from svilm_fast.kernels.launch import compiled_kernels, launch
 
 CPU = torch.device("cpu")
 CEILINGS = Ceilings(product_flops=1e9, copy_bytes=1e9)
@@ -209,6 +211,8 @@ def test_the_file_holds_environment_ceilings_and_records():
     records = list(run([make(good), make(raising(ValueError("no")), "two")], CPU, None, budget_s=0))
     written = json.loads(json.dumps(result(records, {"fingerprint": "f"}, CPU, CEILINGS)))
     assert written["schema"] == SCHEMA
+    assert written["complete"] is True
+    assert [record["seed"] for record in written["records"]] == [0, 0]
     assert written["environment"] == {"fingerprint": "f"}
     assert written["ceilings"] == {"product_flops": 1e9, "copy_bytes": 1e9}
     assert [record["status"] for record in written["records"]] == ["ok", "failed: ValueError: no"]
@@ -216,6 +220,73 @@ def test_the_file_holds_environment_ceilings_and_records():
         "records"
     ][0].keys()
     assert table(records).row_count == 2
+
+
+def test_a_run_that_is_stopped_keeps_its_records(monkeypatch, tmp_path):
+    def stopped(device):
+        raise KeyboardInterrupt
+
+    chosen = {"a": make(good), "b": make(stopped, "two")}
+    monkeypatch.setattr(command, "measure_ceilings", lambda _: CEILINGS)
+    monkeypatch.setattr(command, "benchmarks", lambda *_: chosen)
+    path = tmp_path / "run.json"
+    call = ["run", "--suite", "ops", "--device", "cpu", "--budget", "0", "--out", str(path)]
+    assert CliRunner().invoke(app, call).exit_code != Outcome.OK
+    written = json.loads(path.read_text())
+    assert written["complete"] is False
+    assert [record["id"] for record in written["records"]] == [chosen["a"].id]
+    assert [one.name for one in tmp_path.iterdir()] == ["run.json"]
+    chosen.pop("b")
+    assert CliRunner().invoke(app, call).exit_code == Outcome.OK
+    assert json.loads(path.read_text())["complete"] is True
+
+
+def test_a_record_tells_the_kernels_that_a_call_starts():
+    class Kernel:
+        """A Triton kernel's way to be started; `start` returns what was compiled."""
+
+        def __init__(self, name, registers):
+            metadata = SimpleNamespace(shared=1024, num_warps=4, num_stages=3)
+            self.compiled = SimpleNamespace(
+                name=name, hash=f"{name} hash", n_regs=registers, n_spills=0, metadata=metadata
+            )
+
+        def __getitem__(self, grid):
+            return lambda *args, **meta: self.compiled
+
+    first, second = Kernel("first", 40), Kernel("second", 80)
+
+    def call():
+        for kernel in (first, second, first):
+            launch(kernel, (1,))
+
+    with compiled_kernels() as started:
+        call()
+    assert [one.name for one in started] == ["first", "second", "first"]
+    assert kernel_metrics(started[1]) == {
+        "kernel": "second",
+        "hash": "second hash",
+        "registers": 80,
+        "spilled_registers": 0,
+        "shared_bytes": 1024,
+        "warps": 4,
+        "stages": 3,
+    }
+    with compiled_kernels() as started:
+        launch(first, (0,))
+    assert started == []
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_each_of_our_kernels_is_told_once():
+    device = torch.device("cuda")
+    one = next(b for b in ops.declared(device) if "/fused" in b.id and "/infonce/" in b.id)
+    record = run_one(one, device, None, budget_s=0.01)
+    assert record.status == "ok", record.status
+    assert record.kernels
+    assert all(kernel["registers"] > 0 for kernel in record.kernels)
+    hashes = [kernel["hash"] for kernel in record.kernels]
+    assert len(set(hashes)) == len(hashes)
 
 
 def test_the_command_ends_with_the_outcome(monkeypatch, tmp_path):

@@ -18,7 +18,7 @@ from svilm_fast.train.engine import Engine, start_engine
 from svilm_fast.train.load_config import load_config
 from svilm_fast.train.optimizer import build_optimizer
 from svilm_fast.train.portable import MOMENT_NAMES
-from svilm_fast.train.ranks import Ranks, leave_ranks, start_ranks
+from svilm_fast.train.ranks import Ranks
 from svilm_fast.train.sharded_state import link_moments, whole_moment, whole_parameter
 
 PROGRAM = Path(__file__).parent / "rank_program.py"
@@ -287,10 +287,3 @@ def compare() -> Callable[..., None]:
 @pytest.fixture(scope="session")
 def under_engine(ranks: Ranks) -> Callable[..., dict[str, Any]]:
     return lambda overrides, steps: train_steps(ranks, overrides, steps)
-
-
-@pytest.fixture(scope="session")
-def ranks() -> Iterator[Ranks]:
-    """One process group of one rank for all in-process engine tests."""
-    yield start_ranks(small_config().distributed)
-    leave_ranks()

@@ -15,7 +15,7 @@ from svilm_fast.train.config import RunConfig
 from svilm_fast.train.engine import Engine, start_engine
 from svilm_fast.train.load_config import load_config
 from svilm_fast.train.optimizer import build_optimizer
-from svilm_fast.train.ranks import Ranks, leave_ranks, start_ranks
+from svilm_fast.train.ranks import Ranks
 from svilm_fast.train.small_model import SMALL_MODEL
 
 
@@ -58,13 +58,6 @@ def tiny_config(*overrides: str) -> RunConfig:
         "optimizer.lr=0.02",
     ]
     return load_config(None, [*defaults, *overrides])
-
-
-@pytest.fixture(scope="session")
-def ranks() -> Iterator[Ranks]:
-    """One process group of one rank for all in-process engine tests."""
-    yield start_ranks(tiny_config().distributed)
-    leave_ranks()
 
 
 @pytest.fixture(scope="session")
