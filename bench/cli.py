@@ -14,6 +14,7 @@ from svilm_fast.bench.counts.command import counts
 from svilm_fast.bench.growth.command import memory
 from svilm_fast.bench.outcomes import Outcome
 from svilm_fast.bench.report.command import report
+from svilm_fast.bench.report.gpu_table import table
 from svilm_fast.bench.run.command import run_suites
 from svilm_fast.bench.run.peers_command import peers
 from svilm_fast.bench.static.command import static
@@ -55,6 +56,7 @@ app.command("static")(static)
 app.command("compare")(compare)
 app.command("counts")(counts)
 app.command("report")(report)
+app.command("table")(table)
 app.command("run")(run_suites)
 app.command("peers")(peers)
 app.command("memory")(memory)

@@ -16,12 +16,13 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 from svilm_fast.bench.ab.statistics import student_tail
+from svilm_fast.bench.sections import put_section
 
 NOTHING = "0 %"
 LEAST_COMPARISONS = 300
 # About as many benchmarks as a run without `--only` and `--suite` has.
 WHOLE_RUN = 150
-MARKS = "<!-- study -->", "<!-- end of study -->"
+SECTION = "study"
 TARGETS = {0: ("at most", 0.01), 3: ("at least", 0.80), 5: ("at least", 0.95)}
 
 
@@ -209,13 +210,6 @@ def section(figures: dict[str, Any], picture: str) -> str:
     )
 
 
-def put_section(page: Path, text: str) -> None:
-    """Replace what stands between the page's two marks."""
-    before, rest = page.read_text().split(MARKS[0])
-    after = rest.split(MARKS[1])[1]
-    page.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}")
-
-
 def write_report(path: Path, page: Path) -> bool:
     """Write `<stem>.json` and `<stem>.png` beside the runs, and the section of the docs."""
     runs = [json.loads(line) for line in path.read_text().splitlines()]
@@ -225,7 +219,7 @@ def write_report(path: Path, page: Path) -> bool:
     picture = path.with_suffix(".png").resolve()
     draw(runs, figures, picture)
     text = section(figures, os.path.relpath(picture, page.resolve().parent))
-    put_section(page, text)
+    put_section(page, SECTION, text)
     print(text)
     return figures["targets_reached"]
 

@@ -1,0 +1,31 @@
+"""A section of a page that a command writes, between two marks that stay."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def marks(name: str) -> tuple[str, str]:
+    """The comments around the section of that name."""
+    return f"<!-- {name} -->", f"<!-- end of {name} -->"
+
+
+def section_of(page: Path, name: str) -> str:
+    """What stands between the page's marks; ValueError where a mark is missing."""
+    return _parts(page, name)[1]
+
+
+def put_section(page: Path, name: str, text: str) -> None:
+    """Replace what stands between the page's marks; ValueError where a mark is missing."""
+    before, _, after = _parts(page, name)
+    start, end = marks(name)
+    page.write_text(f"{before}{start}\n{text}\n{end}{after}")
+
+
+def _parts(page: Path, name: str) -> tuple[str, str, str]:
+    start, end = marks(name)
+    before, found, rest = page.read_text().partition(start)
+    section, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise ValueError(f"{page} has no section {name!r}: put {start} and {end} where it belongs")
+    return before, section.strip("\n"), after
