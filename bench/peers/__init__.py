@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch._functorch import config as functorch_config
 
 Provider = Callable[..., Any]
 # Names of providers that are not this project's own.
@@ -25,7 +26,9 @@ def compiled(eager: Provider) -> Provider:
     def call(*tensors: Any, **inputs: Any) -> Any:
         if not cache:
             cache.append(torch.compile(eager, dynamic=False))
-        return cache[0](*tensors, **inputs)
+        # Donated buffers would let a graph run backward once; the clock runs it many times.
+        with functorch_config.patch(donated_buffer=False):
+            return cache[0](*tensors, **inputs)
 
     return call
 

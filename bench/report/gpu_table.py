@@ -18,7 +18,8 @@ from svilm_fast.bench.sections import put_section, section_of
 SECTION = "gpu figures"
 RESULTS = ROOT / "bench" / "results"
 NOTHING = "Not measured yet: `make gpu` on a machine with an NVIDIA GPU measures it."
-PEERS = ("eager", "compile", "chunked", "inf_cl")
+# The reference is plain PyTorch in chunks.
+PEERS = ("reference", "eager", "compile", "inf_cl")
 
 
 def table(

@@ -66,7 +66,8 @@ def test_the_figures_of_a_run(written, page):
     lines = section_of(page, SECTION).splitlines()
     assert lines[0].startswith("Made Up GPU, PyTorch 2.11, Triton 3.6, commit abcdef012345;")
     assert lines[4] == (
-        "| infonce | big | bfloat16 | 4 ms | 500 TFLOP/s | 50.0% (product) | 3 MiB | 3× | 1.5× | oom |"
+        "| infonce | big | bfloat16 | 4 ms | 500 TFLOP/s | 50.0% (product) | 3 MiB | "
+        "3× | 1.5× | oom |"
     )
     assert "| 500 µs | 2 TB/s | 25.0% (copy) |" in lines[5]
     assert len(lines) == 6

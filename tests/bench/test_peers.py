@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from svilm_fast.bench.counts.shapes import SMALL
-from svilm_fast.bench.ops.proof import first_output, in_precision, leaves, relative_rms
+from svilm_fast.bench.ops.proof import Case, first_output, in_precision, leaves, relative_rms
 from svilm_fast.bench.peers import peers
 from svilm_fast.kernels.registry import ops
 
@@ -38,6 +38,10 @@ def test_compiled_equals_eager(op):
     provided = peers(op)
     eager = first_output(provided["eager"](**inputs))
     assert relative_rms(first_output(provided["compile"](**inputs)), eager) < 1e-4
+    case = Case(ops()[op].reference, inputs, torch.float32, torch.device("cpu"))
+    backward = case.call(provided["compile"], "backward")
+    backward()
+    backward()  # as the clock does: the same graph again
 
 
 def test_infonce_peers_refuse_what_they_cannot_express():
