@@ -68,10 +68,12 @@ def pytest_benchmark_update_machine_info(
     machine_info["svilm"] = config.stash[_ENVIRONMENT]
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     config = session.config
     records = list(config.stash[_RECORDS].values())
-    written = result(records, config.stash[_ENVIRONMENT], _device(config), None)
+    ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+    complete = ended and not session.shouldstop and not session.shouldfail
+    written = result(records, config.stash[_ENVIRONMENT], _device(config), None, complete=complete)
     out = config.getoption("svilm_out")
     if out is not None:
         write_json(out, written)

@@ -32,7 +32,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 if "SVILM_TESTS_SCRATCH" not in os.environ:
     scratch = tempfile.mkdtemp(prefix="svilm-tests-")
     os.environ["SVILM_TESTS_SCRATCH"] = os.environ["TMPDIR"] = scratch
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(scratch) / "inductor")
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(scratch) / "inductor"))
     atexit.register(shutil.rmtree, scratch, ignore_errors=True)
 
 

@@ -126,15 +126,17 @@ def compare(request: Request, say: Callable[[str], None] = lambda line: None) ->
                 take_benchmarks_from(folders.head, folders.base)
             measured = Session(_sides(request, folders), request.plan, folders.scratch, say).run()
         except SideError as error:
-            if error.kind == "usage":
+            if error.kind == "usage" and not own_ids:
                 raise ValueError(str(error)) from error
-            judgement = Judgement(Outcome.FAILED, [], [], [str(error)])
+            outcome = Outcome.MISSING if error.kind == "usage" else Outcome.FAILED
+            judgement = Judgement(outcome, [], [], [str(error)])
             return Comparison(request, commits, None, judgement)
     messages = []
     if own_ids is None:
         messages.append("base has no list of benchmarks: what head dropped cannot be seen")
     else:
-        known = set(measured.ids[BASE])
+        # A base that is older than the mark of what is left out lists it still.
+        known = {*measured.ids[BASE], *measured.left_out}
         measured.ids[BASE] = measured.ids[BASE] + [id for id in own_ids if id not in known]
     judgement = judge(measured, request.rule)
     judgement.messages += messages

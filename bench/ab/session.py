@@ -79,7 +79,10 @@ class Failure:
 
 @dataclass
 class Measured:
-    """Everything that a comparison measured; `ids` holds each side's own list."""
+    """Everything that a comparison measured.
+
+    `ids` holds each side's own list, `left_out` what cannot be timed in turns.
+    """
 
     plan: Plan
     ids: dict[str, list[str]] = field(default_factory=dict)
@@ -89,6 +92,7 @@ class Measured:
     peaks: dict[str, dict[str, int]] = field(default_factory=dict)
     failures: dict[str, Failure] = field(default_factory=dict)
     controls: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
     mismatch: str | None = None
 
     @property
@@ -185,6 +189,8 @@ class Session:
             raise SideError(name, "start", f"imported {library}, not the checkout {folder}")
         known = self.measured.environments.setdefault(name, facts["environment"])
         ids = self.measured.ids.setdefault(name, facts["ids"])
+        if name == HEAD:
+            self.measured.left_out = facts.get("left_out", [])
         if facts["ids"] != ids or facts["environment"]["fingerprint"] != known["fingerprint"]:
             raise SideError(name, "start", "benchmarks or machine changed between two restarts")
 

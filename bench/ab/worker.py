@@ -52,6 +52,7 @@ class Side:
         self.benchmarks: dict[str, Benchmark] = {
             id: one for id, one in found.items() if not one.background
         }
+        self.left_out = [id for id, one in found.items() if one.background]
         self.prepared: Prepared | None = None
         self.host_only = False
         self.padding: list[object] = []
@@ -63,6 +64,7 @@ class Side:
             "library": str(Path(svilm_fast.__file__).resolve().parent),
             "environment": environment(self.device),
             "ids": list(self.benchmarks),
+            "left_out": self.left_out,
         }
 
     def pin(self, cores: list[int]) -> None:

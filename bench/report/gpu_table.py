@@ -17,7 +17,10 @@ from svilm_fast.bench.sections import put_section, section_of
 
 SECTION = "gpu figures"
 RESULTS = ROOT / "bench" / "results"
-NOTHING = "Not measured yet: `make gpu` on a machine with an NVIDIA GPU measures it."
+NOTHING = (
+    "**No kernel has been timed on a GPU yet**: speed, peak memory on a device, CUDA graphs and "
+    "NCCL are not measured yet. `make gpu` on a machine with an NVIDIA GPU measures the ops."
+)
 # The reference is plain PyTorch in chunks.
 PEERS = ("reference", "eager", "compile", "inf_cl")
 

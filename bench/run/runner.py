@@ -152,7 +152,12 @@ def started_kernels(prepared: Prepared, device: torch.device) -> tuple[dict[str,
     with compiled_kernels() as started:
         prepared.call()
     torch.cuda.synchronize(device)
-    return tuple({one.hash: kernel_metrics(one) for one in started}.values())
+    return metrics_of(started)
+
+
+def metrics_of(started: Iterable[Any]) -> tuple[dict[str, Any], ...]:
+    """Metrics of the compiled kernels, each once; the interpreter's None tells nothing."""
+    return tuple({one.hash: kernel_metrics(one) for one in started if one is not None}.values())
 
 
 def kernel_metrics(compiled: Any) -> dict[str, Any]:

@@ -254,8 +254,8 @@ def test_each_order_of_start_comes_once_before_any_comes_again():
     orders = [session._start_order(restart) for restart in range(12)]
     assert len(set(orders[:6])) == len(set(orders[6:])) == 6
     assert orders[:6] != orders[6:]
-    # With a core for each restart in turn, no order stays with a core.
-    assert set(orders[0::2]) != set(orders[1::2])
+    # With a core for each restart in turn, orders change their core.
+    assert set(orders[0::2]) & set(orders[1::2])
 
 
 def test_controls_are_spread_over_the_benchmarks():

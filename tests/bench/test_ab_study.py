@@ -21,7 +21,7 @@ def a_run(kind, number, comparisons):
             "outcome": outcome,
             "ratio": 1 + units / 100,
             "interval": [1 + units / 100 - 0.005, 1 + units / 100 + 0.005],
-            "p_slower": 0.001 if outcome == "REGRESSION" else 0.5,
+            "p_slower": 0.0002 if outcome == "REGRESSION" else 0.5,
             "restart_ratios": [1 + (units + part) / 100 for part in (-0.5, -0.2, 0.2, 0.5) * 4],
         }
         for place, (units, outcome) in enumerate(comparisons)
@@ -105,6 +105,13 @@ def test_rates_are_counted_by_what_was_put_in(tmp_path):
     assert page.read_text().startswith("Before\n<!-- study -->\na day")
     assert page.read_text().endswith("<!-- end of study -->\nafter\n")
     assert "earlier" not in page.read_text()
+
+
+def test_a_p_value_that_is_resolved_decides_in_a_larger_run_too():
+    runs = [a_run("slow", 0, [(3, "REGRESSION"), (3, "REGRESSION")])]
+    runs[0]["comparisons"][1]["p_slower"] = 0.001
+    group = study_report.summary(runs)["groups"]["3 %"]
+    assert (group["alone"], group["alone_in_whole_run"]) == (2, 1)
 
 
 def test_a_comparison_without_a_figure_is_counted_and_not_found():

@@ -12,7 +12,14 @@ from svilm_fast.bench.cli import app
 from svilm_fast.bench.outcomes import Outcome
 from svilm_fast.bench.run import command
 from svilm_fast.bench.run.record import SCHEMA
-from svilm_fast.bench.run.runner import kernel_metrics, result, run, run_one, run_together
+from svilm_fast.bench.run.runner import (
+    kernel_metrics,
+    metrics_of,
+    result,
+    run,
+    run_one,
+    run_together,
+)
 from svilm_fast.bench.run.table import table
 from svilm_fast.bench.run.text import failures, line, outcome
 from svilm_fast.bench.suites import blocks, ops
@@ -272,6 +279,7 @@ def test_a_record_tells_the_kernels_that_a_call_starts():
         "warps": 4,
         "stages": 3,
     }
+    assert [one["kernel"] for one in metrics_of([*started, None])] == ["first", "second"]
     with compiled_kernels() as started:
         launch(first, (0,))
     assert started == []
