@@ -25,3 +25,12 @@ def ordered_sum(values, number, BLOCK: tl.constexpr):
         index = first + tl.arange(0, BLOCK)
         total += tl.load(values + index, mask=index < number, other=0.0)
     return tl.sum(total, 0)
+
+
+@triton.jit
+def sample_columns(WIDTH: tl.constexpr, BLOCK_C: tl.constexpr):
+    """This program's sample, its part of the sample's columns, and those columns."""
+    PARTS: tl.constexpr = (WIDTH + BLOCK_C - 1) // BLOCK_C
+    program = tl.program_id(0).to(tl.int64)
+    part = program % PARTS
+    return program // PARTS, part, part.to(tl.int32) * BLOCK_C + tl.arange(0, BLOCK_C)
