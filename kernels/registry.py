@@ -77,6 +77,14 @@ def register(op: Op) -> Op:
     return op
 
 
+def kernel_sources(folder: Path) -> tuple[Path, ...]:
+    """What decides the machine code of the op in `folder`: `fused/`, and what ops share."""
+    return (
+        *sorted((folder / "fused").glob("*.py")),
+        Path(__file__).with_name("device_functions.py"),
+    )
+
+
 def ops() -> dict[str, Op]:
     """All ops by name; imports every op folder on the first call."""
     package = importlib.import_module(__package__)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from svilm_fast.kernels.registry import Op, register
+from svilm_fast.kernels.registry import Op, kernel_sources, register
 
 from . import reference
 from .api import grounding_loss, grounding_scores, matrix_infonce
@@ -75,6 +75,6 @@ register(
         cases=CASES,
         make_inputs=make_inputs,
         variants=VARIANTS,
-        kernel_paths=tuple(sorted((Path(__file__).parent / "fused").glob("*.py"))),
+        kernel_paths=kernel_sources(Path(__file__).parent),
     )
 )

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..registry import Op, register
+from ..registry import Op, kernel_sources, register
 from .api import grouping
 from .cases import CASES, VARIANTS, make_inputs
 from .cost import grouping_cost
@@ -19,6 +19,6 @@ register(
         cases=CASES,
         make_inputs=make_inputs,
         variants=VARIANTS,
-        kernel_paths=tuple(sorted(Path(__file__).parent.glob("fused/*.py"))),
+        kernel_paths=kernel_sources(Path(__file__).parent),
     )
 )

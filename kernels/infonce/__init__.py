@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..registry import Op, register
+from ..registry import Op, kernel_sources, register
 from . import reference
 from .api import InfoNCEPartials, infonce, infonce_partials
 from .cases import CASES, make_inputs
@@ -21,6 +21,6 @@ register(
         cases=CASES,
         make_inputs=make_inputs,
         variants=VARIANTS,
-        kernel_paths=tuple(sorted(Path(__file__).parent.glob("fused/*.py"))),
+        kernel_paths=kernel_sources(Path(__file__).parent),
     )
 )

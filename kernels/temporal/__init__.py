@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..registry import Op, register
+from ..registry import Op, kernel_sources, register
 from .api import segment_pool, temporal_bce
 from .cases import (
     BCE_CASES,
@@ -22,7 +22,7 @@ __all__ = [
     "temporal_bce_reference",
 ]
 
-_KERNELS = tuple(sorted(Path(__file__).parent.glob("fused/*.py")))
+_KERNELS = kernel_sources(Path(__file__).parent)
 
 register(
     Op(

@@ -10,11 +10,12 @@ import triton.language as tl
 from torch import Tensor
 
 from svilm_fast.kernels.device import traits
+from svilm_fast.kernels.device_functions import LOG2_E
 from svilm_fast.kernels.launch import launch
+from svilm_fast.kernels.products import accumulate_product
 
 from .finish import FINISH_ROWS, finish_kernel, gradient_scale, largest_magnitude
 from .forward import (
-    LOG2_E,
     TILE_GROUP,
     load_beta,
     precision_of,
@@ -169,21 +170,6 @@ def dots_gradient_kernel(
         tl.store(
             target, values, mask=(rows < captions * PADDED_K)[:, None] & (columns < width)[None, :]
         )
-
-
-def accumulate_product(out: Tensor, left: Tensor, right: Tensor, *, first: bool) -> None:
-    """out [s, m, n] float32 (+)= left [s, m, k] @ right [s, k, n], accumulated in float32."""
-    if out.is_meta:
-        return
-    with torch.autocast(out.device.type, enabled=False):
-        if left.dtype == torch.float32 or out.device.type == "cpu":
-            # Half precision comes here only under the interpreter: the CPU has no such product.
-            left, right = left.float(), right.float()
-            torch.baddbmm(out, left, right, beta=0 if first else 1, out=out)
-        elif first:
-            torch.bmm(left, right, out_dtype=torch.float32, out=out)
-        else:
-            torch.baddbmm(out, left, right, out_dtype=torch.float32, out=out)
 
 
 def split_of(rows: int, depth: int, width: int, sm_count: int) -> int:

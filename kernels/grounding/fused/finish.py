@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from svilm_fast.kernels.device_functions import ordered_sum
 from svilm_fast.kernels.launch import launch
 
 from .forward import BETA_MAX, load_beta
@@ -123,20 +124,12 @@ def finish_kernel(
         tl.store(target, (values * factor).to(nouns_gradient.dtype.element_ty), mask=mask)
     elif tl.program_id(0) % column_blocks == 0:
         if NEED_BETA:
-            total = tl.zeros((SUM_BLOCK,), dtype=tl.float32)
-            for first in tl.range(0, tiles, SUM_BLOCK):
-                index = first + tl.arange(0, SUM_BLOCK)
-                total += tl.load(partial_beta + index, mask=index < tiles, other=0.0)
-            slope = tl.sum(total, 0) * score_factor
+            slope = ordered_sum(partial_beta, tiles, SUM_BLOCK) * score_factor
             outward = ((raw > BETA_MAX) & (slope < 0.0)) | ((raw < 0.0) & (slope > 0.0))
             slope = tl.where(outward, 0.0, slope)
             tl.store(beta_gradient, slope.to(beta_gradient.dtype.element_ty))
         if NEED_SCALE:
-            total = tl.zeros((SUM_BLOCK,), dtype=tl.float32)
-            for first in tl.range(0, tiles, SUM_BLOCK):
-                index = first + tl.arange(0, SUM_BLOCK)
-                total += tl.load(partial_scale + index, mask=index < tiles, other=0.0)
-            slope = tl.sum(total, 0) * pair_factor
+            slope = ordered_sum(partial_scale, tiles, SUM_BLOCK) * pair_factor
             tl.store(scale_gradient, slope.to(scale_gradient.dtype.element_ty))
 
 

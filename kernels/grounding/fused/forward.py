@@ -8,11 +8,11 @@ import triton.language as tl
 from torch import Tensor
 
 from svilm_fast.kernels.device import traits
+from svilm_fast.kernels.device_functions import LOG2_E
 from svilm_fast.kernels.launch import launch
 
 from .layout import Layout, forward_tile, needs_copy
 
-LOG2_E = tl.constexpr(1.4426950408889634)
 BETA_MAX = tl.constexpr(60.0)
 COPY_ROWS = 64
 # Row tiles that share their columns in the L2 cache.

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from svilm_fast.kernels.operators import define, wanted
 
 from . import backward as backward_kernels
 from . import forward as forward_kernels
@@ -24,50 +28,32 @@ def scores_forward(
     groups: Tensor, nouns: Tensor, noun_mask: Tensor, beta: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Scores [b, c] and the kernel buffers of groups (empty: no copy), nouns and weights."""
+    return _scores_and_valid(groups, nouns, noun_mask, beta)[0]
+
+
+def _scores_and_valid(
+    groups: Tensor, nouns: Tensor, noun_mask: Tensor, beta: Tensor
+) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], Tensor]:
     layout = layout_of(groups, nouns)
-    copy, rows, weights, _ = forward_kernels.prepare(groups, nouns, noun_mask, layout)
+    copy, rows, weights, valid = forward_kernels.prepare(groups, nouns, noun_mask, layout)
     tokens = copy if copy.numel() else groups
-    return forward_kernels.launch_scores(tokens, rows, weights, beta, layout), copy, rows, weights
+    scores = forward_kernels.launch_scores(tokens, rows, weights, beta, layout)
+    return (scores, copy, rows, weights), valid
 
 
 def scores_backward(
-    upstream: Tensor,
-    groups: Tensor,
-    nouns: Tensor,
-    weights: Tensor,
-    beta: Tensor,
-    num_groups: int,
-    num_nouns: int,
-    dim: int,
-    dtype: torch.dtype,
-    need_groups: bool,
-    need_nouns: bool,
-    need_beta: bool,
-    workspace_bytes: int,
+    upstream: Tensor, groups: Tensor, nouns: Tensor, weights: Tensor, beta: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients by groups, nouns and beta from kernel buffers; empty where not needed."""
-    videos, captions = upstream.shape
-    layout = Layout(videos, captions, num_groups, num_nouns, dim, nouns.dtype)
-    gradients = backward_kernels.backward(
-        Prepared(groups.view(-1, layout.padded_dim), nouns, weights),
-        beta,
-        layout,
-        Needs(need_groups, need_nouns, need_beta),
-        dtype,
-        _float32(upstream).contiguous(),
-        workspace_bytes,
-    )
-    return gradients.groups, gradients.nouns, gradients.beta
+    prepared = Prepared(groups, nouns, weights)
+    return _gradients(_float32(upstream).contiguous(), prepared, beta, rest)[:3]
 
 
 def loss_forward(
     groups: Tensor, nouns: Tensor, noun_mask: Tensor, beta: Tensor, scale: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Loss; scores, log sums and N; and the kernel buffers as in `scores_forward`."""
-    layout = layout_of(groups, nouns)
-    copy, rows, weights, valid = forward_kernels.prepare(groups, nouns, noun_mask, layout)
-    tokens = copy if copy.numel() else groups
-    scores = forward_kernels.launch_scores(tokens, rows, weights, beta, layout)
+    (scores, copy, rows, weights), valid = _scores_and_valid(groups, nouns, noun_mask, beta)
     loss, lse, count = matrix_kernels.matrix_forward(scores, scale, valid)
     return loss, scores, lse, count, copy, rows, weights
 
@@ -82,30 +68,34 @@ def loss_backward(
     weights: Tensor,
     beta: Tensor,
     scale: Tensor,
-    num_groups: int,
-    num_nouns: int,
-    dim: int,
-    dtype: torch.dtype,
-    need_groups: bool,
-    need_nouns: bool,
-    need_beta: bool,
-    need_scale: bool,
-    workspace_bytes: int,
+    *rest: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients by groups, nouns, beta and scale; empty where not needed."""
-    videos, captions = scores.shape
-    layout = Layout(videos, captions, num_groups, num_nouns, dim, nouns.dtype)
-    gradients = backward_kernels.backward(
-        Prepared(groups.view(-1, layout.padded_dim), nouns, weights),
+    loss = LossContext(scores, scale, MatrixStatistics(upstream, lse, count))
+    return _gradients(upstream, Prepared(groups, nouns, weights), beta, rest, loss)
+
+
+def _gradients(
+    upstream: Tensor,
+    prepared: Prepared,
+    beta: Tensor,
+    rest: tuple[Any, ...],
+    loss: LossContext | None = None,
+) -> backward_kernels.Gradients:
+    """`rest` is what both signatures end with, from the sizes on."""
+    num_groups, num_nouns, dim, dtype, *needs, workspace_bytes = rest
+    videos, captions = (upstream if loss is None else loss.scores).shape
+    layout = Layout(videos, captions, num_groups, num_nouns, dim, prepared.nouns.dtype)
+    return backward_kernels.backward(
+        prepared._replace(groups=prepared.groups.view(-1, layout.padded_dim)),
         beta,
         layout,
-        Needs(need_groups, need_nouns, need_beta, need_scale),
+        Needs(*needs),
         dtype,
         upstream,
         workspace_bytes,
-        LossContext(scores, scale, MatrixStatistics(upstream, lse, count)),
+        loss,
     )
-    return gradients.groups, gradients.nouns, gradients.beta, gradients.scale
 
 
 def matrix_forward(
@@ -170,9 +160,8 @@ def _fake_loss_forward(groups, nouns, noun_mask, beta, scale):
     return scores.new_empty(()), scores, lse, scores.new_empty(()), *buffers
 
 
-def _fake_gradients(
-    scores, num_groups, num_nouns, dim, dtype, need_groups, need_nouns, beta, need_beta
-):
+def _fake_scores_backward(scores, groups, nouns, weights, beta, *rest):
+    num_groups, num_nouns, dim, dtype, need_groups, need_nouns, need_beta, *_ = rest
     videos, captions = scores.shape
     return (
         scores.new_empty((videos, num_groups, dim) if need_groups else (0,), dtype=dtype),
@@ -181,49 +170,9 @@ def _fake_gradients(
     )
 
 
-def _fake_scores_backward(
-    upstream,
-    groups,
-    nouns,
-    weights,
-    beta,
-    num_groups,
-    num_nouns,
-    dim,
-    dtype,
-    need_groups,
-    need_nouns,
-    need_beta,
-    workspace_bytes,
-):
-    return _fake_gradients(
-        upstream, num_groups, num_nouns, dim, dtype, need_groups, need_nouns, beta, need_beta
-    )
-
-
-def _fake_loss_backward(
-    upstream,
-    scores,
-    lse,
-    count,
-    groups,
-    nouns,
-    weights,
-    beta,
-    scale,
-    num_groups,
-    num_nouns,
-    dim,
-    dtype,
-    need_groups,
-    need_nouns,
-    need_beta,
-    need_scale,
-    workspace_bytes,
-):
-    gradients = _fake_gradients(
-        scores, num_groups, num_nouns, dim, dtype, need_groups, need_nouns, beta, need_beta
-    )
+def _fake_loss_backward(upstream, scores, lse, count, groups, nouns, weights, beta, scale, *rest):
+    gradients = _fake_scores_backward(scores, groups, nouns, weights, beta, *rest)
+    need_scale = rest[-2]
     return *gradients, scale.new_empty(() if need_scale else (0,))
 
 
@@ -245,10 +194,7 @@ for _implementation, _fake in (
     (matrix_backward, _fake_matrix_backward),
 ):
     _name = _implementation.__name__
-    _LIBRARY.define(_name + _SIGNATURES[_name])
-    for _device in ("CPU", "CUDA"):
-        _LIBRARY.impl(_name, _implementation, _device)
-    torch.library.register_fake(f"svilm_grounding::{_name}", _fake, lib=_LIBRARY)
+    define(_LIBRARY, _name, _SIGNATURES[_name], _implementation, _fake)
 
 _ops = torch.ops.svilm_grounding
 
@@ -267,20 +213,12 @@ class GroundingScores(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, upstream):  # type: ignore[override]
-        need_groups, need_nouns, _, need_beta, _ = ctx.needs_input_grad
-        groups, nouns, beta = _wanted(
-            ctx,
-            _ops.scores_backward(
-                upstream,
-                *ctx.saved_tensors,
-                *ctx.sizes,
-                need_groups,
-                need_nouns,
-                need_beta,
-                ctx.workspace_bytes,
-            ),
-            (0, 1, 3),
+        need_groups, need_nouns, _, *scalars, _ = ctx.needs_input_grad
+        needs = (need_groups, need_nouns, *scalars)
+        found = _ops.scores_backward(
+            upstream, *ctx.saved_tensors, *ctx.sizes, *needs, ctx.workspace_bytes
         )
+        groups, nouns, beta = wanted(needs, found)
         return groups, nouns, None, beta, None
 
 
@@ -301,21 +239,12 @@ class GroundingLoss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, upstream):  # type: ignore[override]
-        need_groups, need_nouns, _, need_beta, need_scale, _ = ctx.needs_input_grad
-        groups, nouns, beta, scale = _wanted(
-            ctx,
-            _ops.loss_backward(
-                upstream,
-                *ctx.saved_tensors,
-                *ctx.sizes,
-                need_groups,
-                need_nouns,
-                need_beta,
-                need_scale,
-                ctx.workspace_bytes,
-            ),
-            (0, 1, 3, 4),
+        need_groups, need_nouns, _, *scalars, _ = ctx.needs_input_grad
+        needs = (need_groups, need_nouns, *scalars)
+        found = _ops.loss_backward(
+            upstream, *ctx.saved_tensors, *ctx.sizes, *needs, ctx.workspace_bytes
         )
+        groups, nouns, beta, scale = wanted(needs, found)
         return groups, nouns, None, beta, scale, None
 
 
@@ -332,11 +261,4 @@ class MatrixInfoNCE(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, upstream):  # type: ignore[override]
         gradients = _ops.matrix_backward(upstream, *ctx.saved_tensors)
-        return *_wanted(ctx, gradients, (0, 1)), None
-
-
-def _wanted(ctx, gradients, positions):
-    return tuple(
-        gradient if ctx.needs_input_grad[position] else None
-        for gradient, position in zip(gradients, positions)
-    )
+        return *wanted(ctx.needs_input_grad[:2], gradients), None

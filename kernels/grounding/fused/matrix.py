@@ -13,9 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from svilm_fast.kernels.device_functions import LOG2_E, ordered_sum
 from svilm_fast.kernels.launch import launch
-
-from .forward import LOG2_E
 
 LN_2 = tl.constexpr(0.6931471805599453)
 STATS_ROWS = 64
@@ -44,6 +43,15 @@ def load_tile(scores, scale, row, column, size):
 
 
 @triton.jit
+def store_statistics(logits, maxima, sums, inside, AXIS: tl.constexpr):
+    """Maximum and sum of 2^(x - maximum) over an axis, where they are to be stored."""
+    largest = tl.max(logits, AXIS)
+    shift = tl.where(largest == float("-inf"), 0.0, largest)
+    tl.store(maxima, largest, mask=inside)
+    tl.store(sums, tl.sum(tl.exp2(logits - tl.expand_dims(shift, AXIS)), AXIS), mask=inside)
+
+
+@triton.jit
 def stats_kernel(
     scores,
     scale,
@@ -68,17 +76,11 @@ def stats_kernel(
     if HAS_VALID:
         in_row = inside & (tl.load(valid + column, mask=column < size, other=0) != 0)[None, :]
     by_row = tl.where(in_row, logits, float("-inf"))
-    largest = tl.max(by_row, 1)
-    shift = tl.where(largest == float("-inf"), 0.0, largest)
     at = column_block.to(tl.int64) * size + row
-    tl.store(row_max + at, largest, mask=row < size)
-    tl.store(row_sum + at, tl.sum(tl.exp2(by_row - shift[:, None]), 1), mask=row < size)
+    store_statistics(by_row, row_max + at, row_sum + at, row < size, 1)
     by_column = tl.where(inside, logits, float("-inf"))
-    largest = tl.max(by_column, 0)
-    shift = tl.where(largest == float("-inf"), 0.0, largest)
     at = row_block.to(tl.int64) * size + column
-    tl.store(column_max + at, largest, mask=column < size)
-    tl.store(column_sum + at, tl.sum(tl.exp2(by_column - shift[None, :]), 0), mask=column < size)
+    store_statistics(by_column, column_max + at, column_sum + at, column < size, 0)
 
 
 @triton.jit
@@ -212,11 +214,7 @@ def matrix_gradient_kernel(
 @triton.jit
 def sum_kernel(partials, result, number, BLOCK: tl.constexpr):
     """Sum of partial results in a fixed order."""
-    total = tl.zeros((BLOCK,), dtype=tl.float32)
-    for first in tl.range(0, number, BLOCK):
-        index = first + tl.arange(0, BLOCK)
-        total += tl.load(partials + index, mask=index < number, other=0.0)
-    tl.store(result, tl.sum(total, 0).to(result.dtype.element_ty))
+    tl.store(result, ordered_sum(partials, number, BLOCK).to(result.dtype.element_ty))
 
 
 def matrix_forward(scores: Tensor, scale: Tensor, valid: Tensor | None) -> MatrixStatistics:

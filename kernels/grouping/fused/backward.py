@@ -10,18 +10,20 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...device_functions import dot, sample_columns
 from ...launch import launch
 from .plan import WARPS, Plan
 from .primitives import (
     add_noise,
-    dot,
     group_softmax,
     load_bias,
     load_group_block,
     load_present,
     load_token_block,
+    store_columns,
     store_group_block,
     store_token_block,
+    sum_split_numbers,
     sum_splits,
 )
 
@@ -209,18 +211,12 @@ def grouping_backward_combine_kernel(
     BLOCK_G: tl.constexpr,
 ):
     """Sum the splits' query and bias gradients of one sample and one block, in a fixed order."""
-    PARTS: tl.constexpr = (WIDTH + BLOCK_C - 1) // BLOCK_C
-    program = tl.program_id(0).to(tl.int64)
-    sample = program // PARTS
-    column = (program % PARTS).to(tl.int32) * BLOCK_C + tl.arange(0, BLOCK_C)
+    sample, part, column = sample_columns(WIDTH, BLOCK_C)
     group = tl.arange(0, BLOCK_G)
     total = sum_splits(partial, sample, column, SPLITS, WIDTH, GROUPS, BLOCK_G)
-    mask = (group < GROUPS)[:, None] & (column < WIDTH)[None, :]
-    pointers = d_queries + (sample * GROUPS + group[:, None]) * WIDTH + column[None, :]
-    tl.store(pointers, total.to(d_queries.dtype.element_ty), mask=mask)
-    if program % PARTS == 0:
-        zero = tl.zeros((1,), tl.int32)
-        bias = tl.sum(sum_splits(partial_bias, sample, zero, SPLITS, 1, GROUPS, BLOCK_G), axis=1)
+    store_columns(d_queries, total, sample, column, WIDTH, GROUPS, BLOCK_G)
+    if part == 0:
+        bias = sum_split_numbers(partial_bias, sample, SPLITS, GROUPS, BLOCK_G)
         tl.store(d_bias + sample * GROUPS + group, bias, mask=group < GROUPS)
 
 

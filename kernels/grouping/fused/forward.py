@@ -10,11 +10,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...device_functions import dot, sample_columns
 from ...launch import launch
 from .plan import WARPS, Plan
 from .primitives import (
     add_noise,
-    dot,
     group_softmax,
     load_bias,
     load_group_block,
@@ -22,7 +22,9 @@ from .primitives import (
     load_present,
     load_token_block,
     load_tokens,
+    store_columns,
     store_group_block,
+    sum_split_numbers,
     sum_splits,
 )
 
@@ -158,19 +160,13 @@ def grouping_forward_combine_kernel(
     BLOCK_G: tl.constexpr,
 ):
     """Sum the splits of one sample and one block of columns, in a fixed order, and divide."""
-    PARTS: tl.constexpr = (WIDTH + BLOCK_C - 1) // BLOCK_C
-    program = tl.program_id(0).to(tl.int64)
-    sample = program // PARTS
-    column = (program % PARTS).to(tl.int32) * BLOCK_C + tl.arange(0, BLOCK_C)
+    sample, part, column = sample_columns(WIDTH, BLOCK_C)
     group = tl.arange(0, BLOCK_G)
     total = sum_splits(partial, sample, column, SPLITS, WIDTH, GROUPS, BLOCK_G)
-    zero = tl.zeros((1,), tl.int32)
-    count = tl.sum(sum_splits(partial_counts, sample, zero, SPLITS, 1, GROUPS, BLOCK_G), axis=1)
+    count = sum_split_numbers(partial_counts, sample, SPLITS, GROUPS, BLOCK_G)
     value = total / (count + eps)[:, None]
-    mask = (group < GROUPS)[:, None] & (column < WIDTH)[None, :]
-    pointers = pooled + (sample * GROUPS + group[:, None]) * WIDTH + column[None, :]
-    tl.store(pointers, value.to(pooled.dtype.element_ty), mask=mask)
-    if program % PARTS == 0:
+    store_columns(pooled, value, sample, column, WIDTH, GROUPS, BLOCK_G)
+    if part == 0:
         tl.store(counts + sample * GROUPS + group, count, mask=group < GROUPS)
 
 

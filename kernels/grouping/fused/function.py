@@ -9,22 +9,22 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ...device import traits
+from ...operators import define, dense
 from ..reference import GroupingOutput
 from . import backward as backward_kernels
 from . import forward as forward_kernels
 from .plan import Plan, plan
 
 _LIBRARY = torch.library.Library("svilm_grouping", "DEF")
-_LIBRARY.define(
-    "forward(Tensor queries, Tensor tokens, Tensor? group_bias, Tensor? seeds, Tensor? token_ids,"
-    " Tensor? token_mask, str mode, float temperature, float eps) -> (Tensor, Tensor, Tensor)"
-)
-_LIBRARY.define(
-    "backward(Tensor d_pooled, Tensor d_counts, Tensor queries, Tensor tokens, Tensor? group_bias,"
-    " Tensor? seeds, Tensor? token_ids, Tensor? token_mask, Tensor pooled, Tensor counts,"
-    " Tensor index, str mode, float temperature, float eps, bool need_tokens, bool need_queries)"
-    " -> (Tensor, Tensor, Tensor)"
-)
+_SIGNATURES = {
+    "forward": "(Tensor queries, Tensor tokens, Tensor? group_bias, Tensor? seeds,"
+    " Tensor? token_ids, Tensor? token_mask, str mode, float temperature, float eps)"
+    " -> (Tensor, Tensor, Tensor)",
+    "backward": "(Tensor d_pooled, Tensor d_counts, Tensor queries, Tensor tokens,"
+    " Tensor? group_bias, Tensor? seeds, Tensor? token_ids, Tensor? token_mask, Tensor pooled,"
+    " Tensor counts, Tensor index, str mode, float temperature, float eps, bool need_tokens,"
+    " bool need_queries) -> (Tensor, Tensor, Tensor)",
+}
 
 
 def _plan(queries: Tensor, tokens: Tensor, backward: bool) -> Plan:
@@ -34,69 +34,22 @@ def _plan(queries: Tensor, tokens: Tensor, backward: bool) -> Plan:
     )
 
 
-def forward(
-    queries: Tensor,
-    tokens: Tensor,
-    group_bias: Tensor | None,
-    seeds: Tensor | None,
-    token_ids: Tensor | None,
-    token_mask: Tensor | None,
-    mode: str,
-    temperature: float,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Pooled, counts and index of contiguous inputs; group_bias is [b, G]."""
-    return forward_kernels.forward(
-        _plan(queries, tokens, backward=False),
-        queries,
-        tokens,
-        group_bias,
-        seeds,
-        token_ids,
-        token_mask,
-        mode,
-        temperature,
-        eps,
-    )
+def forward(queries: Tensor, tokens: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """`forward.forward` with the shapes' plan."""
+    return forward_kernels.forward(_plan(queries, tokens, backward=False), queries, tokens, *rest)
 
 
 def backward(
-    d_pooled: Tensor,
-    d_counts: Tensor,
-    queries: Tensor,
-    tokens: Tensor,
-    group_bias: Tensor | None,
-    seeds: Tensor | None,
-    token_ids: Tensor | None,
-    token_mask: Tensor | None,
-    pooled: Tensor,
-    counts: Tensor,
-    index: Tensor,
-    mode: str,
-    temperature: float,
-    eps: float,
-    need_tokens: bool,
-    need_queries: bool,
+    d_pooled: Tensor, d_counts: Tensor, queries: Tensor, tokens: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients at queries, tokens and group_bias (fp32); empty where not needed."""
+    """`backward.backward` with the shapes' plan."""
     return backward_kernels.backward(
         _plan(queries, tokens, backward=True),
         d_pooled.contiguous(),
         d_counts.contiguous(),
         queries,
         tokens,
-        group_bias,
-        seeds,
-        token_ids,
-        token_mask,
-        pooled,
-        counts,
-        index,
-        mode,
-        temperature,
-        eps,
-        need_tokens,
-        need_queries,
+        *rest,
     )
 
 
@@ -120,9 +73,8 @@ def _fake_backward(
 
 
 for _implementation, _fake in ((forward, _fake_forward), (backward, _fake_backward)):
-    for _device in ("CPU", "CUDA"):
-        _LIBRARY.impl(_implementation.__name__, _implementation, _device)
-    torch.library.register_fake(f"svilm_grouping::{_implementation.__name__}", _fake, lib=_LIBRARY)
+    _name = _implementation.__name__
+    define(_LIBRARY, _name, _SIGNATURES[_name], _implementation, _fake)
 
 
 class Grouping(torch.autograd.Function):
@@ -172,10 +124,6 @@ def fused_grouping(
     eps: float,
 ) -> GroupingOutput:
     """`grouping` through the Triton kernels; arguments as in `api.grouping`."""
-
-    def dense(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else tensor.contiguous()
-
     if group_bias is not None:
         group_bias = group_bias.expand(queries.shape[:2])
     output = Grouping.apply(

@@ -1,4 +1,4 @@
-"""What the forward and backward kernels of grouping share: loads, noise, products."""
+"""What the forward and backward kernels of grouping share: loads, noise, stores."""
 # Triton's language has no unpacking, and a tuple there grows in an unrolled loop.
 # ruff: noqa: RUF005
 # mypy: disable-error-code="assignment, var-annotated"
@@ -10,15 +10,6 @@ import triton.language as tl
 
 # Equal to reference.SMALLEST_UNIFORM.
 SMALLEST_UNIFORM = tl.constexpr(2.0**-32)
-
-
-@triton.jit
-def dot(a, b, accumulator, UPCAST: tl.constexpr):
-    """a @ b + accumulator in fp32; UPCAST because the interpreter multiplies bf16 bit patterns."""
-    if UPCAST:
-        a = a.to(tl.float32)
-        b = b.to(tl.float32)
-    return tl.dot(a, b, accumulator, input_precision="tf32x3")
 
 
 @triton.jit
@@ -228,3 +219,29 @@ def sum_splits(
     for split in range(1, SPLITS):
         total += tl.load(base + split * GROUPS * WIDTH + inside, mask=mask, other=0.0)
     return total
+
+
+@triton.jit
+def sum_split_numbers(
+    partial, sample, SPLITS: tl.constexpr, GROUPS: tl.constexpr, BLOCK_G: tl.constexpr
+):
+    """Sum of one sample's partial [G] over its splits, in a fixed order."""
+    zero = tl.zeros((1,), tl.int32)
+    return tl.sum(sum_splits(partial, sample, zero, SPLITS, 1, GROUPS, BLOCK_G), axis=1)
+
+
+@triton.jit
+def store_columns(
+    rows,
+    values,
+    sample,
+    column,
+    WIDTH: tl.constexpr,
+    GROUPS: tl.constexpr,
+    BLOCK_G: tl.constexpr,
+):
+    """Write [BLOCK_G, columns] into one sample's [G, C] rows."""
+    group = tl.arange(0, BLOCK_G)
+    mask = (group < GROUPS)[:, None] & (column < WIDTH)[None, :]
+    pointers = rows + (sample * GROUPS + group[:, None]) * WIDTH + column[None, :]
+    tl.store(pointers, values.to(rows.dtype.element_ty), mask=mask)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ...device_functions import LOG2_E, ordered_sum
 from .tiles import (
     LARGEST_SUM,
-    LOG2_E,
     OFFSET,
     ONE_OVER_OFFSET,
     SMALLEST_SUM,
+    add_parts,
     paired_dots,
     same_class,
     tile_dots,
@@ -138,17 +139,14 @@ def finish_kernel(
     line = first_line + tl.arange(0, LINES)
     inside = line < count
     total = tl.zeros((LINES,), dtype=tl.float32)
-    for part in tl.range(0, parts):
-        at = sums + tl.cast(part, tl.int64) * count + line
-        total += tl.load(at, mask=inside, other=0.0)
+    total = add_parts(total, sums, parts, line, count, inside)
     partner = line + shift
     paired = inside & (partner >= 0) & (partner < other_count)
     if SHARE:
         row = tl.where(is_row, line, partner)
         positive = tl.zeros((LINES,), dtype=tl.float32)
-        for part in tl.range(0, positive_parts):
-            at = positives + tl.cast(part, tl.int64) * rows + row
-            positive += tl.load(at, mask=inside & (row >= 0) & (row < rows), other=0.0)
+        known = inside & (row >= 0) & (row < rows)
+        positive = add_parts(positive, positives, positive_parts, row, rows, known)
     else:
         positive = paired_dots(
             own,
@@ -230,8 +228,4 @@ def finish_kernel(
 @triton.jit(do_not_specialize=["number", "factor"])
 def total_kernel(parts, result, number, factor, BLOCK: tl.constexpr):
     """factor x the sum of `number` values, in a fixed order."""
-    total = tl.zeros((BLOCK,), dtype=tl.float32)
-    for start in tl.range(0, number, BLOCK):
-        index = start + tl.arange(0, BLOCK)
-        total += tl.load(parts + index, mask=index < number, other=0.0)
-    tl.store(result, tl.sum(total, 0) * factor)
+    tl.store(result, ordered_sum(parts, number, BLOCK) * factor)

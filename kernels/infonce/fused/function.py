@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ...operators import define, wanted
 from ..pairs import diagonal_range
 from . import backward as backward_kernels
 from . import forward as forward_kernels
@@ -52,71 +53,24 @@ def forward_op(
     return loss, *logs
 
 
-def loss_backward_op(
-    videos: Tensor,
-    texts: Tensor,
-    scale: Tensor,
-    video_ids: Tensor | None,
-    text_ids: Tensor | None,
-    weights: Tensor | None,
-    diagonal_offset: int,
-    lines: Tensor,
-    factors: Tensor,
-    others: Tensor,
-    exponents: Tensor,
-    sound: Tensor,
-    upstream: Tensor,
-    need_videos: bool,
-    need_texts: bool,
-    need_scale: bool,
-    workspace_bytes: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of the loss; empty where not needed."""
-    block = _block(videos, texts, scale, video_ids, text_ids, weights, diagonal_offset)
-    start, stop = diagonal_range(videos.shape[0], texts.shape[0], diagonal_offset)
-    needs = (need_videos, need_texts, need_scale)
-    found = backward_kernels.backward(
-        block,
-        Logs(lines, factors, others, exponents, sound),
-        stop - start,
-        upstream,
-        needs,
-        workspace_bytes,
-    )
-    return found.videos, found.texts, found.scale
+def loss_backward_op(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of the loss; empty where not needed. Takes the signature's arguments in order."""
+    block, logs, (upstream,), needs, workspace_bytes = _backward_arguments(arguments)
+    start, stop = diagonal_range(block.videos.shape[0], block.texts.shape[0], block.offset)
+    return backward_kernels.backward(block, logs, stop - start, upstream, needs, workspace_bytes)
 
 
-def partials_backward_op(
-    videos: Tensor,
-    texts: Tensor,
-    scale: Tensor,
-    video_ids: Tensor | None,
-    text_ids: Tensor | None,
-    weights: Tensor | None,
-    diagonal_offset: int,
-    lines: Tensor,
-    factors: Tensor,
-    others: Tensor,
-    exponents: Tensor,
-    sound: Tensor,
-    row_upstream: Tensor,
-    column_upstream: Tensor,
-    positive_upstream: Tensor,
-    need_videos: bool,
-    need_texts: bool,
-    need_scale: bool,
-    workspace_bytes: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of row log-sums, column log-sums and positives; empty where not needed."""
-    block = _block(videos, texts, scale, video_ids, text_ids, weights, diagonal_offset)
-    upstream = Upstream(
-        row_upstream.contiguous(), column_upstream.contiguous(), positive_upstream.contiguous()
-    )
-    needs = (need_videos, need_texts, need_scale)
-    found = backward_kernels.backward(
-        block, Logs(lines, factors, others, exponents, sound), 1, upstream, needs, workspace_bytes
-    )
-    return found.videos, found.texts, found.scale
+def partials_backward_op(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of row log-sums, column log-sums and positives; else as `loss_backward_op`."""
+    block, logs, upstream, needs, workspace_bytes = _backward_arguments(arguments)
+    dense = Upstream(*(gradient.contiguous() for gradient in upstream))
+    return backward_kernels.backward(block, logs, 1, dense, needs, workspace_bytes)
+
+
+def _backward_arguments(arguments: tuple[Any, ...]) -> tuple[Block, Logs, Any, Any, int]:
+    """The block, the logs, the upstream gradients, what is needed, and the workspace's bytes."""
+    inputs, logs, rest = arguments[:7], arguments[7:12], arguments[12:]
+    return _block(*inputs), Logs(*logs), rest[:-4], rest[-4:-1], rest[-1]
 
 
 def _fake_forward(videos, texts, scale, video_ids, text_ids, weights, diagonal_offset, with_loss):
@@ -160,12 +114,24 @@ for _name, _signature, _implementation, _fake in (
         _fake_backward,
     ),
 ):
-    _LIBRARY.define(_name + _signature)
-    for _device in ("CPU", "CUDA"):
-        _LIBRARY.impl(_name, _implementation, _device)
-    torch.library.register_fake(f"svilm_infonce::{_name}", _fake, lib=_LIBRARY)
+    define(_LIBRARY, _name, _signature, _implementation, _fake)
 
 _ops = torch.ops.svilm_infonce
+
+
+def _save(
+    ctx: Any, block: tuple[Any, ...], logs: list[Tensor], diagonal_offset: int, workspace_bytes: int
+) -> None:
+    ctx.save_for_backward(*block, *logs)
+    ctx.diagonal_offset, ctx.workspace_bytes = diagonal_offset, workspace_bytes
+
+
+def _gradients(ctx: Any, operator: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+    """By videos, texts and scale."""
+    block, logs = ctx.saved_tensors[:6], ctx.saved_tensors[6:]
+    needs = ctx.needs_input_grad[:3]
+    found = operator(*block, ctx.diagonal_offset, *logs, *upstream, *needs, ctx.workspace_bytes)
+    return wanted(needs, found)
 
 
 class InfoNCELoss(torch.autograd.Function):
@@ -185,19 +151,13 @@ class InfoNCELoss(torch.autograd.Function):
     ) -> Tensor:
         block = (videos, texts, scale, video_ids, text_ids, weights)
         loss, *logs = _ops.forward(*block, diagonal_offset, True)
-        ctx.save_for_backward(*block, *logs)
-        ctx.diagonal_offset, ctx.workspace_bytes = diagonal_offset, workspace_bytes
+        _save(ctx, block, logs, diagonal_offset, workspace_bytes)
         return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> Any:
-        block, logs = ctx.saved_tensors[:6], ctx.saved_tensors[6:]
-        needs = ctx.needs_input_grad[:3]
-        found = _ops.loss_backward(
-            *block, ctx.diagonal_offset, *logs, upstream, *needs, ctx.workspace_bytes
-        )
-        return *_wanted(needs, found), *(None,) * 5
+        return *_gradients(ctx, _ops.loss_backward, upstream), *(None,) * 5
 
 
 class InfoNCEPartialSums(torch.autograd.Function):
@@ -221,9 +181,8 @@ class InfoNCEPartialSums(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         block = (videos, texts, scale, video_ids, text_ids, weights)
         _, *logs = _ops.forward(*block, diagonal_offset, False)
-        ctx.save_for_backward(*block, *logs)
+        _save(ctx, block, logs, diagonal_offset, workspace_bytes)
         lines, _, _, exponents, _ = logs
-        ctx.diagonal_offset, ctx.workspace_bytes = diagonal_offset, workspace_bytes
         rows, columns = videos.shape[0], texts.shape[0]
         first_column = forward_kernels.line_blocks(rows) * LINES
         row_lines, column_lines = lines[:rows], lines[first_column : first_column + columns]
@@ -232,19 +191,8 @@ class InfoNCEPartialSums(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> Any:
-        block, logs = ctx.saved_tensors[:6], ctx.saved_tensors[6:]
-        needs = ctx.needs_input_grad[:3]
-        videos, texts, scale = _wanted(
-            needs,
-            _ops.partials_backward(
-                *block, ctx.diagonal_offset, *logs, *upstream, *needs, ctx.workspace_bytes
-            ),
-        )
+        videos, texts, scale = _gradients(ctx, _ops.partials_backward, *upstream)
         if scale is not None:
             for gradient in upstream:
                 scale = scale - gradient.sum().to(scale.dtype)
         return videos, texts, scale, *(None,) * 5
-
-
-def _wanted(needs: Any, gradients: Any) -> tuple[Tensor | None, ...]:
-    return tuple(gradient if need else None for need, gradient in zip(needs, gradients))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .tiles import LOG2_E, OFFSET, same_class, tile_dots
+from ...device_functions import LOG2_E
+from .tiles import OFFSET, same_class, tile_dots
 
 
 @triton.jit

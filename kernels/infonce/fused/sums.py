@@ -5,7 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .tiles import LOG2_E, OFFSET, same_class, tile_dots
+from ...device_functions import LOG2_E
+from .tiles import OFFSET, add_parts, same_class, tile_dots
 
 
 @triton.jit(
@@ -127,7 +128,5 @@ def fold_kernel(partials, sums, lines, parts, running, BLOCK: tl.constexpr):
     line = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = line < lines
     total = tl.load(sums + line, mask=inside & (running != 0), other=0.0)
-    for part in tl.range(0, parts):
-        at = partials + tl.cast(part, tl.int64) * lines + line
-        total += tl.load(at, mask=inside, other=0.0)
+    total = add_parts(total, partials, parts, line, lines, inside)
     tl.store(sums + line, total, mask=inside)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-LOG2_E = tl.constexpr(1.4426950408889634)
+from ...device_functions import dot
+
 # Every power is 2^(slope a - slope + OFFSET): cosines down to 1 - 226/slope are representable, and
 # sums of 2^26 of them (README, "One exponential").
 OFFSET = tl.constexpr(100.0)
@@ -50,11 +51,7 @@ def tile_dots(
         else:
             a = tl.load(left_at + start)
             b = tl.load(right_at + start)
-        if UPCAST:
-            # The interpreter multiplies the bit patterns of bf16.
-            a = a.to(tl.float32)
-            b = b.to(tl.float32)
-        dots = tl.dot(a, b.T, dots, input_precision=PRECISION)
+        dots = dot(a, b.T, dots, UPCAST, PRECISION)
     return dots
 
 
@@ -88,10 +85,7 @@ def paired_dots(
     for start in tl.range(0, depth, BLOCK_K):
         a = tl.load(left_at + start)
         b = tl.load(right_at + start)
-        if UPCAST:
-            a = a.to(tl.float32)
-            b = b.to(tl.float32)
-        dots = tl.dot(a, b.T, dots, input_precision=PRECISION)
+        dots = dot(a, b.T, dots, UPCAST, PRECISION)
     here = tl.arange(0, LINES)
     own = tl.sum(tl.where(here[:, None] == here[None, :], dots, 0.0), 1)
     return tl.where(known, own, 0.0)
@@ -103,3 +97,12 @@ def same_class(left_ids, right_ids, left, right, left_stop, right_stop):
     left_id = tl.load(left_ids + left, mask=left < left_stop, other=-1)
     right_id = tl.load(right_ids + right, mask=right < right_stop, other=-2)
     return left_id[:, None] == right_id[None, :]
+
+
+@triton.jit
+def add_parts(total, partials, parts, line, lines, inside):
+    """`total` and the `parts` partial sums of every line, added in order."""
+    for part in tl.range(0, parts):
+        at = partials + tl.cast(part, tl.int64) * lines + line
+        total += tl.load(at, mask=inside, other=0.0)
+    return total

@@ -18,7 +18,9 @@ _TILE_ELEMENTS = 8192
 
 @triton.jit
 def _load_sides(paste_mask, segment_mask, sample, segments, BLOCK_T: tl.constexpr):
-    """Foreground and background membership of the sample's segments, and their counts."""
+    """Which of the sample's segments are foreground and which are there, what weights them in the
+    difference of the centres, and the counts of foreground and background.
+    """
     place = tl.arange(0, BLOCK_T)
     exists = place < segments
     pointers = sample * segments + place
@@ -27,7 +29,12 @@ def _load_sides(paste_mask, segment_mask, sample, segments, BLOCK_T: tl.constexp
         exists = exists & (tl.load(segment_mask + pointers, mask=exists, other=0) != 0)
     foreground = (exists & pasted).to(tl.float32)
     background = (exists & (pasted == 0)).to(tl.float32)
-    return foreground, background, tl.sum(foreground, axis=0), tl.sum(background, axis=0)
+    n_foreground, n_background = tl.sum(foreground, axis=0), tl.sum(background, axis=0)
+    present = foreground + background
+    direction = foreground / tl.maximum(n_foreground, 1.0) - background / tl.maximum(
+        n_background, 1.0
+    )
+    return foreground, present, direction, n_foreground, n_background
 
 
 @triton.jit
@@ -84,12 +91,8 @@ def temporal_forward_kernel(
     """The loss and the logits of one sample."""
     sample = tl.program_id(0).to(tl.int64)
     place = tl.arange(0, BLOCK_T)
-    foreground, background, n_foreground, n_background = _load_sides(
+    foreground, present, direction, n_foreground, n_background = _load_sides(
         paste_mask, segment_mask, sample, segments, BLOCK_T
-    )
-    present = foreground + background
-    direction = foreground / tl.maximum(n_foreground, 1.0) - background / tl.maximum(
-        n_background, 1.0
     )
     logit = tl.zeros((BLOCK_T,), tl.float32)
     for start in range(0, WIDTH, BLOCK_D):
@@ -129,12 +132,8 @@ def temporal_backward_kernel(
     """The gradient at one sample's segments, through the logits and through the centres."""
     sample = tl.program_id(0).to(tl.int64)
     place = tl.arange(0, BLOCK_T)
-    foreground, background, n_foreground, n_background = _load_sides(
+    foreground, present, direction, n_foreground, n_background = _load_sides(
         paste_mask, segment_mask, sample, segments, BLOCK_T
-    )
-    present = foreground + background
-    direction = foreground / tl.maximum(n_foreground, 1.0) - background / tl.maximum(
-        n_background, 1.0
     )
     logit = tl.load(logits + sample * segments + place, mask=place < segments, other=0.0)
     slope = _error(logit, foreground)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ...operators import define, dense
 from . import bce, pool
 
 _LIBRARY = torch.library.Library("svilm_temporal", "DEF")
@@ -110,10 +111,7 @@ for _implementation, _fake in (
     (pool_backward, _fake_pool_backward),
 ):
     _name = _implementation.__name__
-    _LIBRARY.define(_name + _SIGNATURES[_name])
-    for _device in ("CPU", "CUDA"):
-        _LIBRARY.impl(_name, _implementation, _device)
-    torch.library.register_fake(f"svilm_temporal::{_name}", _fake, lib=_LIBRARY)
+    define(_LIBRARY, _name, _SIGNATURES[_name], _implementation, _fake)
 
 _ops = torch.ops.svilm_temporal
 
@@ -153,10 +151,6 @@ class SegmentPool(torch.autograd.Function):
         return _ops.pool_backward(d_segments, *ctx.saved_tensors, ctx.length), *(None,) * 3
 
 
-def _dense(mask: Tensor | None) -> Tensor | None:
-    return None if mask is None else mask.contiguous()
-
-
 def fused_temporal_bce(
     segments: Tensor,
     paste_mask: Tensor,
@@ -169,7 +163,7 @@ def fused_temporal_bce(
     return TemporalBCE.apply(
         segments.contiguous(),
         paste_mask.contiguous(),
-        _dense(segment_mask),
+        dense(segment_mask),
         float(temperature),
         loss,
     )
@@ -180,5 +174,5 @@ def fused_segment_pool(
 ) -> tuple[Tensor, Tensor]:
     """`segment_pool` through the Triton kernels; arguments as in `api.segment_pool`."""
     return SegmentPool.apply(
-        tokens.contiguous(), segment_index.contiguous(), num_segments, _dense(token_mask)
+        tokens.contiguous(), segment_index.contiguous(), num_segments, dense(token_mask)
     )

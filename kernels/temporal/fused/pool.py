@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ...backend import interpreted
+from ...device_functions import dot, sample_columns
 from ...launch import launch
 
 _BLOCK_L = 64
@@ -51,10 +52,7 @@ def segment_pool_forward_kernel(
     UPCAST: tl.constexpr,
 ):
     """One block of columns of one sample."""
-    PARTS: tl.constexpr = (WIDTH + BLOCK_C - 1) // BLOCK_C
-    program = tl.program_id(0).to(tl.int64)
-    sample = program // PARTS
-    column = (program % PARTS).to(tl.int32) * BLOCK_C + tl.arange(0, BLOCK_C)
+    sample, part, column = sample_columns(WIDTH, BLOCK_C)
     place = tl.arange(0, BLOCK_T)
     total = tl.zeros((BLOCK_C, BLOCK_T), tl.float32)
     count = tl.zeros((BLOCK_T,), tl.float32)
@@ -67,15 +65,12 @@ def segment_pool_forward_kernel(
         pointers = tokens + (sample * length + token[:, None]) * WIDTH + column[None, :]
         x = tl.load(pointers, mask=mask, other=0.0)
         member = member.to(x.dtype)
-        if UPCAST:
-            x = x.to(tl.float32)
-            member = member.to(tl.float32)
-        total = tl.dot(tl.trans(x), member, total, input_precision="tf32x3")
+        total = dot(tl.trans(x), member, total, UPCAST)
     mean = total / tl.maximum(count, 1.0)[None, :]
     mask = (column < WIDTH)[:, None] & (place < SEGMENTS)[None, :]
     pointers = segments + (sample * SEGMENTS + place[None, :]) * WIDTH + column[:, None]
     tl.store(pointers, mean.to(segments.dtype.element_ty), mask=mask)
-    if program % PARTS == 0:
+    if part == 0:
         tl.store(counts + sample * SEGMENTS + place, count, mask=place < SEGMENTS)
 
 

@@ -87,8 +87,8 @@ BUGS = {
     "gradient_in_bfloat16": (backward, "torch.float16 if half", "torch.bfloat16 if half"),
     "sums_in_bfloat16": (
         products,
-        "torch.addmm(out, left, right, beta=0 if first else 1, out=out)",
-        "out.copy_(torch.addmm(out, left, right, beta=0 if first else 1).bfloat16())",
+        "add(out, left, right, beta=0 if first else 1, out=out)",
+        "out.copy_(add(out, left, right, beta=0 if first else 1).bfloat16())",
     ),
     "chunks_not_accumulated": (backward, "first=start == 0", "first=True"),
     "chunk_of_the_wrong_rows": (
