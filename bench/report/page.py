@@ -8,9 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
-from svilm_fast import __version__
 from svilm_fast.bench.compare.results import Results
 from svilm_fast.bench.report import texts
 from svilm_fast.bench.report.growth import draw_growth, families
@@ -26,8 +23,7 @@ from svilm_fast.bench.report.units import (
     ratio_text,
     time_text,
 )
-from svilm_fast.report.page import Section, Tile, picture
-from svilm_fast.report.theme import DARK, LIGHT
+from svilm_fast.report.page import Section, Tile, fill_template, picture
 
 # A figure of more cases is cut into several: a picture higher than a screen is hard to read.
 BLOCKS_OF_A_PICTURE = 8
@@ -46,32 +42,19 @@ class Line:
 
 def build_page(results: Results, sections: Sequence[Section]) -> str:
     """The page as text, with the pictures of `sections_of`; the same for the same file."""
-    environment = jinja2.Environment(
-        loader=jinja2.ChoiceLoader(
-            [
-                jinja2.PackageLoader("svilm_fast.bench.report", "."),
-                jinja2.PackageLoader("svilm_fast.report", "."),
-            ]
-        ),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     facts = results.environment
     rows = rows_of(results)
     commit = str(facts.get("commit") or "unknown")[:12] + (", changed" if results.dirty else "")
     end = "" if results.complete else " · stopped before its end"
-    return environment.get_template("bench.html").render(
+    return fill_template(
+        "bench.html",
+        "svilm_fast.bench.report",
         name=str(facts.get("gpu") or facts.get("cpu") or "unknown machine"),
         subtitle=f"commit {commit} · measured {facts.get('time', 'at an unknown time')}{end}",
         tiles=tiles_of(rows, results),
         sections=sections,
         groups=groups_of(rows),
         facts=facts_of(facts),
-        light=LIGHT,
-        dark=DARK,
-        version=__version__,
     )
 
 

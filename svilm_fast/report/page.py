@@ -235,23 +235,32 @@ def render_page(
     *, name: str, tiles: Sequence[Tile], sections: Sequence[Section], facts: Facts, config: str = ""
 ) -> str:
     """The page as text; every value is escaped."""
+    return fill_template(
+        "report.html",
+        name=name,
+        subtitle=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        tiles=tiles,
+        sections=sections,
+        facts=facts,
+        config=config,
+    )
+
+
+def fill_template(template: str, package: str = "svilm_fast.report", **values: Any) -> str:
+    """The named template of a package as text; every value is escaped.
+
+    It may extend `base.html`, which needs `name`, `subtitle`, `tiles`, `sections` and `facts`.
+    """
+    packages = dict.fromkeys([package, "svilm_fast.report"])
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("svilm_fast.report", "."),
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(name, ".") for name in packages]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html").render(
-        name=name,
-        tiles=tiles,
-        sections=sections,
-        facts=facts,
-        config=config,
-        light=LIGHT,
-        dark=DARK,
-        version=__version__,
-        date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    return environment.get_template(template).render(
+        light=LIGHT, dark=DARK, version=__version__, **values
     )
 
 
