@@ -8,8 +8,12 @@ import triton.language as tl
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 
+# Triton 3.6 takes a default that is a string for a constant only where it is wrapped as one.
+TF32X3 = tl.constexpr("tf32x3")
+
+
 @triton.jit
-def dot(a, b, accumulator, UPCAST: tl.constexpr, PRECISION: tl.constexpr = "tf32x3"):
+def dot(a, b, accumulator, UPCAST: tl.constexpr, PRECISION: tl.constexpr = TF32X3):
     """a @ b + accumulator in fp32; UPCAST because the interpreter multiplies bf16 bit patterns."""
     if UPCAST:
         a = a.to(tl.float32)

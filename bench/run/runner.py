@@ -108,14 +108,14 @@ def run_together(
                 continue
             for benchmark in left:
                 prepared, error = proven[benchmark.id]
+                try:
+                    kernels = started_kernels(prepared, device)
+                except Exception as failure:
+                    records[benchmark.id] = failed(benchmark, failure)
+                    continue
+                timing = timings[benchmark.id]
                 records[benchmark.id] = measured(
-                    benchmark,
-                    prepared,
-                    timings[benchmark.id],
-                    device,
-                    ceilings,
-                    error,
-                    kernels=started_kernels(prepared, device),
+                    benchmark, prepared, timing, device, ceilings, error, kernels=kernels
                 )
     finally:
         _close([prepared for prepared, _ in proven.values()], device)

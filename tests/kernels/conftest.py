@@ -1,4 +1,4 @@
-"""Planted bugs, poisoned memory and gloo ranks: what the ops' tests share."""
+"""Planted bugs, guarded memory and gloo ranks: what the ops' tests share."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ import importlib.util
 import inspect
 import itertools
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 Mutate = Callable[[ModuleType, Mapping[str, str]], ModuleType]
 RunRanks = Callable[..., list[Any]]
 _numbers = itertools.count()
+# Elements on each side; a multiple of 16 bytes for every dtype, so tensors stay aligned.
+GUARD = 4096
 
 
 @pytest.fixture
@@ -68,17 +71,69 @@ def mutate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Mutate:
     return plant
 
 
+def _poison(dtype: torch.dtype) -> float | int | bool:
+    if dtype.is_floating_point or dtype.is_complex:
+        return float("nan")
+    return True if dtype == torch.bool else torch.iinfo(dtype).max
+
+
+class Guards:
+    """Makes guarded tensors and remembers them."""
+
+    def __init__(self) -> None:
+        self._make = torch.empty
+        self._bases: list[Tensor] = []
+        self._stopped = False
+
+    def guarded(self, like: Tensor) -> Tensor:
+        """A poisoned tensor of the shape, dtype and device of `like`, dense, between guards."""
+        base = self._make(like.numel() + 2 * GUARD, dtype=like.dtype, device=like.device)
+        base.fill_(_poison(like.dtype))
+        self._bases.append(base)
+        return base[GUARD : GUARD + like.numel()].view(like.shape)
+
+    def wrap(self, make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """`make`, with its result guarded where it lies dense in memory that can be written."""
+
+        def guarded(*args: Any, **settings: Any) -> Tensor:
+            made = make(*args, **settings)
+            plain = type(made) is Tensor and made.layout == torch.strided
+            if self._stopped or not plain or made.device.type == "meta" or not made.is_contiguous():
+                return made
+            return self.guarded(made).requires_grad_(made.requires_grad)
+
+        return guarded
+
+    def forget(self) -> None:
+        """Let a bug that was meant to be there have written anywhere."""
+        self._bases.clear()
+
+    def stop(self) -> None:
+        """Give plain memory from now on, for what looks at storages and their offsets."""
+        self._stopped = True
+
+    def check(self) -> None:
+        """Raise AssertionError where something wrote outside its tensor."""
+        for base in self._bases:
+            for guard in (base[:GUARD], base[-GUARD:]):
+                poison = _poison(base.dtype)
+                kept = guard.isnan() if poison != poison else guard == poison
+                assert kept.all(), (
+                    f"{int((~kept).sum())} elements outside a {base.dtype} tensor of "
+                    f"{base.numel() - 2 * GUARD} were written"
+                )
+
+
 @pytest.fixture
-def poisoned_memory():
-    """Fill fresh memory (`torch.empty`) with NaN or the largest integer during the test."""
-    enabled = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    fill = torch.utils.deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    yield
-    torch.utils.deterministic.fill_uninitialized_memory = fill
-    torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Guards]:
+    """Fresh memory is NaN or the largest integer, and a write outside its tensor fails the test."""
+    guards = Guards()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "empty", guards.wrap(torch.empty))
+        patch.setattr(torch, "empty_like", guards.wrap(torch.empty_like))
+        patch.setattr(Tensor, "new_empty", guards.wrap(Tensor.new_empty))
+        yield guards
+    guards.check()
 
 
 @pytest.fixture(scope="session")

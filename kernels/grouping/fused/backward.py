@@ -124,7 +124,11 @@ def grouping_backward_kernel(
     # The token gradient goes by half blocks: whole ones took the registers that the sums need.
     HALVES: tl.constexpr = 2 if BLOCK_C >= 32 else 1
     HALF_C: tl.constexpr = BLOCK_C // HALVES
-    own_halves = num_blocks // SLABS * HALVES
+    last_half = own * HALVES + num_blocks // SLABS * HALVES
+    if WIDTH % BLOCK_C != 0:
+        # The last whole block may hold a half past WIDTH: its loads and stores have no mask where
+        # WIDTH is whole halves.
+        last_half = tl.minimum(last_half, (WIDTH + HALF_C - 1) // HALF_C)
     sample = program // SPLITS
     first = (program % SPLITS).to(tl.int32) * chunk
     last = tl.minimum(first + chunk, length)
@@ -180,7 +184,7 @@ def grouping_backward_kernel(
                 assignment = tl.where(present[:, None], soft, 0.0)
             assignment = assignment.to(tokens.dtype.element_ty)
             back = tl.load(unscale + sample)
-            for block in tl.range(own * HALVES, own * HALVES + own_halves, num_stages=STAGES):
+            for block in tl.range(own * HALVES, last_half, num_stages=STAGES):
                 q = load_group_block(sample_queries, block, WIDTH, GROUPS, HALF_C, BLOCK_G)
                 h = load_group_block(sample_shares, block, WIDTH, GROUPS, HALF_C, BLOCK_G)
                 d_x = dot(assignment, tl.trans(h), None, UPCAST)

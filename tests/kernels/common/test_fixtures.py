@@ -1,4 +1,4 @@
-"""The fixtures that other tests trust: planted bugs arrive and leave, fresh memory is poisoned."""
+"""The fixtures that other tests trust: planted bugs arrive and leave, fresh memory is guarded."""
 
 import pytest
 import torch
@@ -34,3 +34,15 @@ def test_fresh_memory_is_poisoned(poisoned_memory):
     assert torch.empty(100).isnan().all()
     assert torch.empty(100, dtype=torch.float16).isnan().all()
     assert (torch.empty(100, dtype=torch.int32) == torch.iinfo(torch.int32).max).all()
+
+
+@pytest.mark.parametrize("place", [-1, 10])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int32, torch.bool])
+def test_a_write_outside_its_tensor_is_seen(poisoned_memory, place, dtype):
+    made = torch.ones(10, dtype=dtype).new_empty((2, 5))
+    poisoned_memory.check()
+    outside = made.as_strided((1,), (1,), made.storage_offset() + place)
+    outside.zero_()
+    with pytest.raises(AssertionError, match=r"1 elements outside a .* tensor of 10 were written"):
+        poisoned_memory.check()
+    outside.copy_(made[:1, 0])

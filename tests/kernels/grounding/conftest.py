@@ -227,15 +227,18 @@ MATRICES = {
 }
 
 
+def regime_failures(regime):
+    """Every failure of the scores and, where pairs are square, of the loss."""
+    yield from score_failures(regime)
+    if regime.captions is None:
+        yield from loss_failures(regime)
+
+
 def protocol(names=None):
     """Every failure of the fused path, one regime after the other; nothing if it is right."""
     for name, regime in REGIMES.items():
-        if names is not None and name not in names:
-            continue
-        for failure in score_failures(regime):
-            yield f"{name}: {failure}"
-        if regime.captions is None:
-            for failure in loss_failures(regime):
+        if names is None or name in names:
+            for failure in regime_failures(regime):
                 yield f"{name}: {failure}"
     for name, options in MATRICES.items():
         if names is None or f"matrix {name}" in names:
@@ -246,6 +249,12 @@ def protocol(names=None):
 @pytest.fixture
 def numerics():
     return protocol
+
+
+@pytest.fixture
+def failures_at():
+    """`failures_at(dim, ...)`: every failure of a plain regime with these fields."""
+    return lambda **fields: list(regime_failures(Regime(**fields)))
 
 
 def pytest_generate_tests(metafunc):

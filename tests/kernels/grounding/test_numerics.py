@@ -18,6 +18,13 @@ def test_every_regime_holds_its_bars(regime_name, numerics, poisoned_memory):
     assert list(numerics([regime_name])) == []
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("dim", range(8, 1025, 40))
+def test_every_kind_of_width(failures_at, poisoned_memory, dim, dtype):
+    assert failures_at(dim=dim, dtype=dtype, groups=12, nouns=3, counts=(3, 0, 1)) == []
+
+
 def test_vectors_far_beyond_unit_length_give_nan_and_no_wrong_number():
     torch.manual_seed(0)
     groups, nouns = (

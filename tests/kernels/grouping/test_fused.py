@@ -51,6 +51,22 @@ def test_half_precision_against_float64(check_grouping, name, dtype):
     check_grouping(check_grouping.Regime(**(REGIMES[name] | {"dtype": dtype})))
 
 
+HALF_BLOCKS = [96, 160]  # whole halves of a block, but not whole blocks
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("width", HALF_BLOCKS)
+def test_widths_of_half_a_block(check_grouping, width, dtype):
+    check_grouping(check_grouping.Regime(width=width, dtype=dtype))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("width", range(16, 1025, 16))
+def test_every_width(check_grouping, width, dtype):
+    check_grouping(check_grouping.Regime(width=width, dtype=dtype, length=20, masked=True))
+
+
 @pytest.mark.parametrize("needed", ["queries", "tokens", "group_bias"])
 def test_only_needed_gradients_are_computed(check_grouping, needed):
     arguments, d_pooled, d_counts = check_grouping.make(check_grouping.Regime())
@@ -267,7 +283,8 @@ def test_full_graph_compilation(check_grouping):
     assert torch.equal(*gradients)
 
 
-def test_operators_keep_their_promises(check_grouping):
+def test_operators_keep_their_promises(check_grouping, poisoned_memory):
+    poisoned_memory.stop()
     arguments, d_pooled, d_counts = check_grouping.make(check_grouping.Regime(length=9))
     order = ("queries", "tokens", "group_bias", "seeds", "token_ids", "token_mask")
     tensors = [arguments[name] for name in order]
@@ -281,7 +298,8 @@ def test_operators_keep_their_promises(check_grouping):
         torch.library.opcheck(backward, call, test_utils=tests)
 
 
-def test_nothing_grows_with_tokens_times_groups(check_grouping):
+def test_nothing_grows_with_tokens_times_groups(check_grouping, poisoned_memory):
+    poisoned_memory.stop()
     arguments, *_ = check_grouping.make(check_grouping.Regime(length=100, groups=32))
     for name in ("queries", "tokens", "group_bias"):
         arguments[name].requires_grad_()

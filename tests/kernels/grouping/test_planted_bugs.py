@@ -76,16 +76,20 @@ BUGS = {
         "scale = 1.0\n    tl.store(unscale + sample, 1.0)",
         {"dtype": torch.float16, "upstream": 1e-6},
     ),
+    "half a block past the width": (
+        "backward", "if WIDTH % BLOCK_C != 0:", "if False:", {"width": 96},
+    ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BUGS)
-def test_planted_bug_is_caught(check_grouping, mutate, name):
+def test_planted_bug_is_caught(check_grouping, mutate, poisoned_memory, name):
     module, text, buggy, regime = BUGS[name]
     regime = check_grouping.Regime(**regime)
     mutate(importlib.import_module(f"svilm_fast.kernels.grouping.fused.{module}"), {text: buggy})
     with pytest.raises(AssertionError):
         check_grouping(regime)
+    poisoned_memory.forget()
 
 
 @pytest.mark.slow

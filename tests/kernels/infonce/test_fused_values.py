@@ -58,6 +58,13 @@ def test_more_dimensions(check, regime, dim, dtype):
     check(*regime("random", 67, dim, dtype))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("dim", range(16, 1025, 48))
+def test_every_kind_of_width(check, regime, dim, dtype):
+    check(*regime("random", 20, dim, dtype))
+
+
 @pytest.mark.parametrize("m, n, offset", [(5, 140, 133), (140, 5, -70), (130, 150, 7)])
 def test_rectangles(check, rows, m, n, offset):
     options = {"diagonal_offset": offset}

@@ -55,6 +55,14 @@ def test_pool_half_precision(check_pool, name, dtype):
     check_pool(check_pool.Regime(**POOL_REGIMES[name], dtype=dtype))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("width", [*range(1, 130, 9), *range(144, 1025, 80)])
+def test_every_kind_of_width(check_bce, check_pool, width, dtype):
+    check_bce(check_bce.Regime(width=width, dtype=dtype))
+    check_pool(check_pool.Regime(width=width, dtype=dtype))
+
+
 @settings(
     max_examples=15,
     deadline=None,
@@ -123,7 +131,8 @@ def test_repeated_runs_are_bit_equal(check_bce, check_pool):
         assert all(torch.equal(results[0], result) for result in results[1:])
 
 
-def test_operators_keep_their_promises(check_bce, check_pool):
+def test_operators_keep_their_promises(check_bce, check_pool, poisoned_memory):
+    poisoned_memory.stop()
     ops = torch.ops.svilm_temporal
     tests = ("test_schema", "test_faketensor")
     call = check_bce.Regime().make()
