@@ -71,18 +71,9 @@ clean:  ## remove the environment and everything that runs wrote
 	rm -rf $(VENV) $(RUNS) build dist *.egg-info
 
 GPU_PYTHON ?= python3
-# The tests mostly wait for the compiler, so the ops' tests run side by side (exit status 5: none
-# needs a GPU there). The benchmark has the GPU to itself, runs whether or not a test failed, and
-# ends before nine minutes are over.
+RESULTS ?= bench/results
 gpu:  ## every GPU test of the ops, then the benchmark (needs PyTorch, Triton, pytest)
-	@failed=0; logs=$$(mktemp -d); jobs=(); \
-	for part in tests/gpu tests/kernels/[a-z]*/; do \
-		$(GPU_PYTHON) -m pytest "$$part" -m gpu -q >"$$logs/$$(basename "$$part")" 2>&1 & jobs+=($$!); \
-	done; \
-	for job in "$${jobs[@]}"; do wait "$$job" || [ $$? = 5 ] || failed=1; done; \
-	cat "$$logs"/*; rm -r "$$logs"; left=$$((460 - SECONDS)); \
-	$(GPU_PYTHON) -m svilm_fast.bench.ops.run --deadline $$((left > 90 ? left : 90)) || failed=1; \
-	exit $$failed
+	$(GPU_PYTHON) -m svilm_fast.bench.gpu.check --out $(RESULTS)
 
 gpu-full: gpu  ## also attention packages, gradient cache, memory plan, DeepSpeed steps on the GPU (needs the package's own requirements)
 	$(GPU_PYTHON) -m pytest tests/gpu_full tests/distributed tests/train -m gpu -q

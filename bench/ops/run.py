@@ -9,37 +9,37 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
 from svilm_fast.bench.ceilings import measure_ceilings
+from svilm_fast.bench.compare.results import read_results
 from svilm_fast.bench.environment import ROOT, environment, slug
 from svilm_fast.bench.outcomes import Outcome
 from svilm_fast.bench.peers import PEERS
 from svilm_fast.bench.run.file import write_json
-from svilm_fast.bench.run.runner import result, run
+from svilm_fast.bench.run.record import Record
+from svilm_fast.bench.run.runner import PAST_DEADLINE, blank, result, run
 from svilm_fast.bench.run.text import failures, line, status_text
 from svilm_fast.bench.suites import ops as suite
+from svilm_fast.bench.suites.benchmark import Benchmark
 from svilm_fast.kernels.registry import ops
 
 RESULTS = ROOT / "bench" / "results"
+STARTING = "measuring "
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status: an `Outcome`; a peer without a figure is no failure of ours."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--op", action="append", help="only this op (repeat)")
-    parser.add_argument("--case", action="append", help="only this case (repeat)")
-    parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], default=None)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--budget", type=float, default=0.3, help="seconds for each measurement")
-    parser.add_argument("--deadline", type=float, default=300, help="seconds for all cases")
-    options = parser.parse_args(arguments)
-    unknown = sorted(set(options.op or []) - set(ops()))
-    if unknown:
-        parser.error(f"unknown op {', '.join(unknown)}; registered: {', '.join(ops())}")
+    """Exit status: an `Outcome`; a peer without a figure is no failure of ours.
+
+    Ends with a traceback where the GPU is of no more use to the process (`DeviceLost`).
+    """
+    start = time.monotonic()
+    options = _options(arguments)
     device = torch.device(options.device)
     dtype = None if options.dtype is None else getattr(torch, options.dtype)
     chosen = [
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
         and (not options.case or benchmark.parts["case"] in options.case)
     ]
     if not chosen:
-        parser.error(f"no such case on {device.type}: {', '.join(options.case)}")
+        _refuse(f"no such case on {device.type}: {', '.join(options.case)}", Outcome.USAGE)
     facts = environment(device)
     ceilings = measure_ceilings(device)
     print(
@@ -57,21 +57,89 @@ def main(arguments: list[str] | None = None) -> int:
         f"copy {ceilings.copy_bytes / 1e9:.0f} GB/s"
     )
     path = options.out / slug(facts) / "ops.json"
-    records = []
+    records = _earlier(path, facts["fingerprint"]) if options.resume else []
+    known = {record.id for record in records}
+    why = {id: text for id, text in options.without if id not in known}
+    records += [blank(one, f"failed: {why[one.id]}") for one in chosen if one.id in why]
+    known |= why.keys()
     for record in run(
-        chosen, device, ceilings, budget_s=options.budget, deadline_s=options.deadline
+        [benchmark for benchmark in chosen if benchmark.id not in known],
+        device,
+        ceilings,
+        budget_s=options.budget,
+        deadline_s=options.deadline - (time.monotonic() - start),
+        starting=lambda benchmark: (
+            print(f"{STARTING}{benchmark.id}", flush=True) if options.announce else None
+        ),
     ):
-        records.append(record)
-        write_json(path, result(records, facts, device, ceilings, complete=False))
-        print(line(record), flush=True)
+        records.append(replace(record, position=len(records)))
+        # Those past the deadline come many at once, and are in the file at the end.
+        if record.status != PAST_DEADLINE:
+            write_json(path, result(records, facts, device, ceilings, complete=False))
+            print(line(record), flush=True)
     write_json(path, result(records, facts, device, ceilings))
     print(f"wrote {path}")
-    own = [record for record in failures(records) if record.provider not in PEERS]
+    # The reference is here for comparison: that time did not suffice for it is no failure.
+    own = [
+        record
+        for record in failures(records)
+        if record.provider not in PEERS
+        and (record.provider == "fused" or record.status != PAST_DEADLINE)
+    ]
     for record in own:
         print(f"no figure: {record.id}: {status_text(record)}", file=sys.stderr)
     if own:
         return int(Outcome.FAILED)
     return int(Outcome.OK if any(record.measured for record in records) else Outcome.MISSING)
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--op", action="append", help="only this op (repeat)")
+    parser.add_argument("--case", action="append", help="only this case (repeat)")
+    parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], default=None)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--budget", type=float, default=0.3, help="seconds for each measurement")
+    parser.add_argument("--deadline", type=float, default=300, help="seconds for the whole run")
+    parser.add_argument("--resume", action="store_true", help="go on with an unfinished file")
+    parser.add_argument(
+        "--without",
+        action="append",
+        nargs=2,
+        default=[],
+        metavar=("ID", "WHY"),
+        help="measure all but this one, whose record says why (repeat)",
+    )
+    parser.add_argument("--announce", action="store_true", help="print each id before its turn")
+    options = parser.parse_args(arguments)
+    unknown = sorted(set(options.op or []) - set(ops()))
+    if unknown:
+        parser.error(f"unknown op {', '.join(unknown)}; registered: {', '.join(ops())}")
+    return options
+
+
+def _announce(benchmark: Benchmark) -> None:
+    print(f"{STARTING}{benchmark.id}", flush=True)
+
+
+def _say_nothing(_: Benchmark) -> None:
+    """What is measured is told when it is done."""
+
+
+def _refuse(text: str, outcome: Outcome) -> NoReturn:
+    print(text, file=sys.stderr)
+    sys.exit(int(outcome))
+
+
+def _earlier(path: Path, fingerprint: str) -> list[Record]:
+    """The records of an unfinished file of this machine; none where there is no file."""
+    if not path.is_file():
+        return []
+    written = read_results(path)
+    if written.fingerprint != fingerprint:
+        _refuse(f"{path} is of another machine or versions: drop --resume", Outcome.INCOMPARABLE)
+    return [Record.from_json(record) for record in written.records.values()]
 
 
 if __name__ == "__main__":

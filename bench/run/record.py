@@ -77,3 +77,8 @@ class Record:
     def as_json(self) -> dict[str, Any]:
         """What is written."""
         return asdict(self) | {"floor_fraction": self.floor_fraction}
+
+    @classmethod
+    def from_json(cls, written: Mapping[str, Any]) -> Record:
+        """The record of which `as_json` was written."""
+        return cls(**{name: value for name, value in written.items() if name != "floor_fraction"})

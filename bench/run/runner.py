@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -22,6 +23,11 @@ from svilm_fast.kernels.launch import compiled_kernels
 # Suites whose calls do no work on the device, so that its ceilings say nothing of them.
 HOST_SUITES = ("data", "host")
 MOST_SAMPLES = 100
+PAST_DEADLINE = "failed: the deadline of the run had passed"
+
+
+class DeviceLost(RuntimeError):
+    """A call broke the process's use of the GPU: only another process can go on."""
 
 
 def run(
@@ -31,18 +37,37 @@ def run(
     *,
     budget_s: float,
     deadline_s: float = float("inf"),
+    starting: Callable[[Benchmark], None] = lambda _: None,
 ) -> Iterator[Record]:
-    """Measure one benchmark after the other; those past the deadline are records too."""
+    """Measure one benchmark after the other; those past the deadline are records too.
+
+    starting: is called before each that is measured.
+
+    Raises DeviceLost after the record of a failure that left the device unusable to this process.
+    """
     start = time.monotonic()
     try:
         for position, benchmark in enumerate(benchmarks):
             if time.monotonic() - start > deadline_s:
-                record = blank(benchmark, "failed: the deadline of the run had passed")
+                record = blank(benchmark, PAST_DEADLINE)
             else:
+                starting(benchmark)
                 record = run_one(benchmark, device, ceilings, budget_s=budget_s)
             yield replace(record, position=position)
+            if not record.measured:
+                _answers(device)
     finally:
         release()
+
+
+def _answers(device: torch.device) -> None:
+    """Raise DeviceLost where an earlier call broke the process's use of the GPU."""
+    if device.type != "cuda":
+        return
+    try:
+        torch.cuda.synchronize(device)
+    except RuntimeError as failure:
+        raise DeviceLost(f"{device} is of no more use to this process: {failure}") from failure
 
 
 def run_one(
@@ -187,7 +212,9 @@ def _close(chosen: list[Prepared], device: torch.device) -> None:
     for prepared in chosen:
         prepared.close()
     if device.type == "cuda":
-        torch.cuda.empty_cache()
+        # After an illegal access this raises as well; `run` says so once its record is written.
+        with suppress(RuntimeError):
+            torch.cuda.empty_cache()
 
 
 def _host_us(
@@ -286,7 +313,8 @@ def result(
 
     complete: False while the run goes on; what is stopped leaves such a file.
     """
-    after = {"gpu_state_after": gpu_state(device)} if device.type == "cuda" else {}
+    # An unfinished file is written often, and asking the GPU starts a process.
+    after = {"gpu_state_after": gpu_state(device)} if complete and device.type == "cuda" else {}
     return {
         "schema": SCHEMA,
         "complete": complete,

@@ -11,6 +11,7 @@ from svilm_fast.bench.ceilings import Ceilings
 from svilm_fast.bench.ops import run
 from svilm_fast.bench.ops.cases import cases
 from svilm_fast.bench.ops.proof import Case
+from svilm_fast.bench.run.runner import run_one
 from svilm_fast.bench.suites import benchmarks
 from svilm_fast.bench.suites import ops as suite
 from svilm_fast.bench.suites.benchmark import WrongResult
@@ -25,6 +26,17 @@ def test_fused_paths_of_all_cases_come_before_any_peer():
     assert fused == 3 * sum(len(op.cases) for op in ops().values())
     assert set(providers[:fused]) == {"fused"}
     assert "fused" not in providers[fused:]
+
+
+def test_what_targets_compare_comes_before_the_other_peers():
+    places = {one.id: place for place, one in enumerate(suite.declared(GPU))}
+    wanted = "ops/infonce/pairs_65536_dim_512/bfloat16/both/inf_cl"
+    assert places["ops/grouping/target/bfloat16/both/eager"] < min(
+        place for id, place in places.items() if "/pairs_1024_dim_256/" in id and "fused" not in id
+    )
+    assert wanted in places
+    assert next(iter(places)).startswith("ops/infonce/")
+    assert len(places) == len(list(suite.declared(GPU)))
 
 
 def test_another_workspace_is_only_measured_on_the_fused_path():
@@ -115,6 +127,48 @@ def test_the_command_writes_records_and_tells_a_failure_by_its_exit_status(
     )
     assert run.main([*arguments, "--out", str(tmp_path)]) == 5
     assert "wrong_result: output: relative error" in capsys.readouterr().err
+
+
+def test_an_unfinished_run_is_resumed_without_what_broke_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(run, "measure_ceilings", lambda _: Ceilings(1e9, 1e9))
+    call = ["--op", "temporal", "--case", "ragged", "--device", "cpu", "--budget", "0"]
+    call += ["--out", str(tmp_path), "--announce"]
+    ids = list(benchmarks(["ops"], CPU, "ops/temporal/ragged/*"))
+    measured = []
+
+    def stops_at_the_third(benchmarks, *_, starting, **__):
+        for benchmark in benchmarks:
+            starting(benchmark)
+            if len(measured) == 2:
+                raise RuntimeError("the device is lost")
+            measured.append(benchmark.id)
+            yield run_one(benchmark, CPU, None, budget_s=0.0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "run", stops_at_the_third)
+        with pytest.raises(RuntimeError, match="lost"):
+            run.main(call)
+    [path] = tmp_path.glob("*/ops.json")
+    first = json.loads(path.read_text())
+    assert first["complete"] is False
+    assert [record["id"] for record in first["records"]] == measured
+    assert capsys.readouterr().out.count("measuring ") == 3
+    lost = next(id for id in ids if id not in measured)
+    assert run.main([*call, "--resume", "--without", lost, "it broke the device"]) == 5
+    second = json.loads(path.read_text())
+    assert second["complete"] is True
+    assert second["records"][:2] == first["records"]
+    status = {record["id"]: record["status"] for record in second["records"]}
+    assert status.keys() == set(ids)
+    assert {id for id in ids if status[id] != "ok"} == {lost}
+    assert status[lost] == "failed: it broke the device"
+    assert [record["position"] for record in second["records"]] != [0] * len(ids)
+    second["environment"]["fingerprint"] = "another"
+    path.write_text(json.dumps(second))
+    with pytest.raises(SystemExit) as stop:
+        run.main([*call, "--resume"])
+    assert stop.value.code == 3
+    assert "of another machine" in capsys.readouterr().err
 
 
 def test_an_unknown_op_or_case_is_a_usage_error(capsys):

@@ -10,9 +10,10 @@ from typer.testing import CliRunner
 from svilm_fast.bench.ceilings import Ceilings
 from svilm_fast.bench.cli import app
 from svilm_fast.bench.outcomes import Outcome
-from svilm_fast.bench.run import command
-from svilm_fast.bench.run.record import SCHEMA
+from svilm_fast.bench.run import command, runner
+from svilm_fast.bench.run.record import SCHEMA, Record
 from svilm_fast.bench.run.runner import (
+    DeviceLost,
     kernel_metrics,
     metrics_of,
     result,
@@ -195,6 +196,44 @@ def test_one_that_fails_in_a_round_does_not_take_the_others_along():
     records = run_together(chosen, CPU, None, budget_s=0.0)
     assert [record.status.partition(":")[0] for record in records] == ["ok", "failed", "ok"]
     assert closed == ["verify", "close"]
+
+
+def test_a_lost_device_ends_the_run_after_the_record_that_lost_it(monkeypatch):
+    def lost(*_):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", lost)
+    chosen = [make(raising(RuntimeError("Triton Error")), "a"), make(good, "b")]
+    found = run(chosen, torch.device("cuda"), None, budget_s=0)
+    assert next(found).status == "failed: RuntimeError: Triton Error"
+    with pytest.raises(DeviceLost, match="illegal memory access"):
+        next(found)
+
+
+def test_a_record_comes_back_from_its_file_as_it_was():
+    record = run_one(make(good), CPU, CEILINGS, budget_s=0.0)
+    written = json.loads(json.dumps(record.as_json()))
+    assert Record.from_json(written).as_json() == record.as_json() | {
+        name: written[name] for name in ("samples_ms", "order", "kernels")
+    }
+
+
+def test_where_the_kernels_of_a_call_cannot_be_told_the_others_are_measured(monkeypatch):
+    calls = iter(range(3))
+
+    def told(prepared, device):
+        if next(calls) == 1:
+            raise RuntimeError("Triton Error")
+        return ()
+
+    monkeypatch.setattr(runner, "started_kernels", told)
+    chosen = [make(good, name) for name in "abc"]
+    records = run_together(chosen, CPU, CEILINGS, budget_s=0.0)
+    assert [record.status for record in records] == [
+        "ok",
+        "failed: RuntimeError: Triton Error",
+        "ok",
+    ]
 
 
 def test_an_unexpected_error_is_no_regression(monkeypatch, capsys):

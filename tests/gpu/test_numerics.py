@@ -13,7 +13,7 @@ BARS = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 2e-5}
 LOSS_SCALE = 1024.0
 # A token whose two best groups differ by a rounding goes to either of them; among very many some
 # do, and one is more than the bar.
-MOST_DECISIONS = 1 << 15
+MOST_DECISIONS = 1 << 13
 
 
 def _is_small(shape):

@@ -28,8 +28,9 @@ def absent_modules() -> list[str]:
         "import pytest; sys.exit(pytest.main(['tests/gpu', 'tests/kernels', '-m', 'gpu', "
         "'--collect-only', '-q']))",
         "import svilm_fast.bench.ops.run as run; assert callable(run.main)",
+        "import svilm_fast.bench.gpu.check as check; assert len(check.test_files()) >= 6",
     ],
-    ids=["tests", "benchmark"],
+    ids=["tests", "benchmark", "all of it"],
 )
 def test_gpu_checks_import_only_what_a_gpu_machine_has(run: str) -> None:
     absent = absent_modules()

@@ -1,0 +1,66 @@
+"""Processes side by side, each with its output and an end that it cannot put off."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from typing import IO
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of a process: its exit status, None where it was ended at the limit."""
+
+    name: str
+    code: int | None
+    seconds: float
+    text: str
+
+
+def run_side_by_side(commands: Mapping[str, Sequence[str]], limit_s: float) -> list[Done]:
+    """Start all commands, wait for them, and end those that take longer than `limit_s`.
+
+    A process has a group of its own, so what it started ends with it.
+    """
+    begin = time.monotonic()
+    done: dict[str, Done] = {}
+    with ExitStack() as stack:
+        running: dict[str, tuple[subprocess.Popen[bytes], IO[bytes]]] = {}
+        for name, command in commands.items():
+            output = stack.enter_context(tempfile.TemporaryFile())
+            process = start(command, output)
+            stack.callback(end, process)
+            running[name] = process, output
+        while running:
+            late = time.monotonic() - begin > limit_s
+            for name, (process, log) in list(running.items()):
+                code = process.poll()
+                if code is None and not late:
+                    continue
+                end(process)
+                log.seek(0)
+                text = log.read().decode(errors="replace")
+                done[name] = Done(name, code, time.monotonic() - begin, text)
+                del running[name]
+            time.sleep(0.05)
+    return [done[name] for name in commands]
+
+
+def start(command: Sequence[str], output: IO[bytes] | int) -> subprocess.Popen[bytes]:
+    """Start a command as the head of its own process group."""
+    return subprocess.Popen(
+        command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+    )
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End the process, and what is left of its group, at once."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

@@ -1,0 +1,96 @@
+"""The op benchmark in a process of its own: what breaks or hangs it costs one figure only."""
+
+from __future__ import annotations
+
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from svilm_fast.bench.gpu.parts import end, start
+from svilm_fast.bench.ops.run import STARTING
+from svilm_fast.bench.outcomes import Outcome
+
+# A benchmark takes seconds; a compiled peer of the largest case perhaps one minute.
+SILENCE_S = 100.0
+MOST_STARTS = 6
+# What the last benchmark before the deadline may take beyond it.
+GRACE_S = 15.0
+PROGRAM = (sys.executable, "-u", "-m", "svilm_fast.bench.ops.run")
+ENDED = {Outcome.OK, Outcome.USAGE, Outcome.INCOMPARABLE, Outcome.MISSING, Outcome.FAILED}
+
+
+def benchmark(
+    out: Path,
+    deadline_s: float,
+    *,
+    more: Sequence[str] = (),
+    silence_s: float = SILENCE_S,
+    grace_s: float = GRACE_S,
+    tell: Callable[[str], None] = print,
+    program: Sequence[str] = PROGRAM,
+) -> int:
+    """Run `svilm_fast.bench.ops.run` into `out`, begun anew after what it cannot survive.
+
+    The benchmark under way when the process crashed, or said nothing for `silence_s`, becomes a
+    record without a figure, and another process measures the rest.
+
+    Returns the exit status; `Outcome.FAILED` where it was started `MOST_STARTS` times in vain, or
+    ended `grace_s` after the deadline.
+    """
+    begin = time.monotonic()
+    lost: dict[str, str] = {}
+    for attempt in range(MOST_STARTS):
+        left = deadline_s - (time.monotonic() - begin)
+        if left + grace_s <= 0:
+            break
+        command = [*program, "--out", str(out), "--deadline", f"{max(left, 0):.0f}"]
+        command += ["--announce", *more]
+        command += ["--resume"] if attempt else []
+        for id, why in lost.items():
+            command += ["--without", id, why]
+        process = start(command, subprocess.PIPE)
+        code, under_way = _follow(process, silence_s, begin + deadline_s + grace_s, tell)
+        if code in ENDED:
+            return code
+        why = "no answer, ended from outside" if code is None else f"ended the process ({code})"
+        tell(f"! {under_way or 'before any benchmark'}: {why}; begun anew")
+        if under_way:
+            lost[under_way] = why
+    return int(Outcome.FAILED)
+
+
+def _follow(
+    process: subprocess.Popen[bytes], silence_s: float, until: float, tell: Callable[[str], None]
+) -> tuple[int | None, str]:
+    """Pass its lines on; its exit status, None where it was ended, and what was under way."""
+    lines: queue.Queue[str] = queue.Queue()
+    threading.Thread(target=_read, args=(process, lines), daemon=True).start()
+    under_way, heard = "", time.monotonic()
+    try:
+        while (now := time.monotonic()) - heard <= silence_s and now <= until:
+            # Not the pipe's end, which a compiler's worker may hold open.
+            ended = process.poll() is not None
+            try:
+                text = lines.get(timeout=0.5)
+            except queue.Empty:
+                if ended:
+                    return process.returncode, under_way
+                continue
+            heard = time.monotonic()
+            if text.startswith(STARTING):
+                under_way = text.removeprefix(STARTING)
+            else:
+                tell(text)
+        return None, under_way
+    finally:
+        end(process)
+
+
+def _read(process: subprocess.Popen[bytes], lines: queue.Queue[str]) -> None:
+    assert process.stdout is not None
+    for text in process.stdout:
+        lines.put(text.decode(errors="replace").rstrip("\n"))
