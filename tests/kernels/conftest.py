@@ -7,6 +7,7 @@ import inspect
 import itertools
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -71,16 +72,17 @@ def mutate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Mutate:
     return plant
 
 
-def _poison(dtype: torch.dtype) -> float | int | bool:
+def _poison(dtype: torch.dtype, number: float) -> float | int | bool:
     if dtype.is_floating_point or dtype.is_complex:
-        return float("nan")
+        return min(number, 2.0**14) if dtype == torch.float16 else number
     return True if dtype == torch.bool else torch.iinfo(dtype).max
 
 
 class Guards:
-    """Makes guarded tensors and remembers them."""
+    """Makes guarded tensors, filled with `number` or the largest integer, and remembers them."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: float) -> None:
+        self._number = number
         self._make = torch.empty
         self._bases: list[Tensor] = []
         self._stopped = False
@@ -88,7 +90,7 @@ class Guards:
     def guarded(self, like: Tensor) -> Tensor:
         """A poisoned tensor of the shape, dtype and device of `like`, dense, between guards."""
         base = self._make(like.numel() + 2 * GUARD, dtype=like.dtype, device=like.device)
-        base.fill_(_poison(like.dtype))
+        base.fill_(_poison(like.dtype, self._number))
         self._bases.append(base)
         return base[GUARD : GUARD + like.numel()].view(like.shape)
 
@@ -116,7 +118,7 @@ class Guards:
         """Raise AssertionError where something wrote outside its tensor."""
         for base in self._bases:
             for guard in (base[:GUARD], base[-GUARD:]):
-                poison = _poison(base.dtype)
+                poison = _poison(base.dtype, self._number)
                 kept = guard.isnan() if poison != poison else guard == poison
                 assert kept.all(), (
                     f"{int((~kept).sum())} elements outside a {base.dtype} tensor of "
@@ -124,16 +126,29 @@ class Guards:
                 )
 
 
+@contextmanager
+def _guarded(patch: pytest.MonkeyPatch, number: float) -> Iterator[Guards]:
+    guards = Guards(number)
+    with patch.context() as inner:
+        inner.setattr(torch, "empty", guards.wrap(torch.empty))
+        inner.setattr(torch, "empty_like", guards.wrap(torch.empty_like))
+        inner.setattr(Tensor, "new_empty", guards.wrap(Tensor.new_empty))
+        yield guards
+    guards.check()
+
+
 @pytest.fixture
 def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Guards]:
     """Fresh memory is NaN or the largest integer, and a write outside its tensor fails the test."""
-    guards = Guards()
-    with monkeypatch.context() as patch:
-        patch.setattr(torch, "empty", guards.wrap(torch.empty))
-        patch.setattr(torch, "empty_like", guards.wrap(torch.empty_like))
-        patch.setattr(Tensor, "new_empty", guards.wrap(Tensor.new_empty))
+    with _guarded(monkeypatch, float("nan")) as guards:
         yield guards
-    guards.check()
+
+
+@pytest.fixture
+def plausible_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Guards]:
+    """Like `poisoned_memory`, with 2^90: no test for NaN or for the range of a sum sees it."""
+    with _guarded(monkeypatch, 2.0**90) as guards:
+        yield guards
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from .forward import (
     tile_position,
 )
 from .layout import Layout, backward_tile
-from .matrix import MatrixStatistics, pair_gradient
+from .matrix import MatrixStatistics, pair_gradient, scaled
 
 
 class Prepared(NamedTuple):
@@ -131,7 +131,7 @@ def dots_gradient_kernel(
         caption_weight = total_weight(weights, caption, caption < captions, PADDED_K)
         video_weight = total_weight(weights, video, video_inside, PADDED_K)
         upstream = pair_gradient(
-            pair * (tl.load(scale).to(tl.float32) * LOG2_E),
+            scaled(pair, scale),
             tl.load(lse + video, mask=video_inside, other=0.0)[None, :],
             tl.load(lse + captions + caption, mask=caption < captions, other=0.0)[:, None],
             (video_weight > 0.0)[None, :],

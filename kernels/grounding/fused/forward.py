@@ -131,8 +131,10 @@ def tile_dots(
 
 @triton.jit
 def load_beta(beta):
-    """Clamped beta in float32."""
-    return tl.minimum(tl.maximum(tl.load(beta).to(tl.float32), 0.0), BETA_MAX)
+    """Clamped beta in float32; NaN stays NaN."""
+    value = tl.load(beta).to(tl.float32)
+    value = tl.maximum(value, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    return tl.minimum(value, BETA_MAX, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit

@@ -34,12 +34,22 @@ class MatrixStatistics(NamedTuple):
 
 
 @triton.jit
+def scaled(values, scale):
+    """Scores in units of log2, rounded before anything is taken from them.
+
+    A product that is contracted with a later subtraction would leave its rounding error in place of
+    the exact 0 that the largest logit less itself must be.
+    """
+    return tl.fma(values, tl.load(scale).to(tl.float32) * LOG2_E, 0.0)
+
+
+@triton.jit
 def load_tile(scores, scale, row, column, size):
     """Scaled scores in units of log2, their offsets and which lie inside."""
     inside = (row < size)[:, None] & (column < size)[None, :]
     offsets = row.to(tl.int64)[:, None] * size + column[None, :]
     values = tl.load(scores + offsets, mask=inside, other=0.0)
-    return values, values * (tl.load(scale).to(tl.float32) * LOG2_E), offsets, inside
+    return values, scaled(values, scale), offsets, inside
 
 
 @triton.jit
@@ -100,8 +110,10 @@ def merged_lse(maxima, sums, index, size, partials, PARTIALS: tl.constexpr, BLOC
             amount * tl.exp2(maximum - shift[None, :]), 0
         )
         largest = new
-    # The largest term is 1, so only an empty sum is below 1; nothing reads the result then.
-    return tl.where(largest == float("-inf"), 0.0, largest) + tl.log2(tl.maximum(total, 1.0))
+    # The largest term is 1, so only an empty sum is below 1; nothing reads the result then. NaN,
+    # which a GPU's maximum passes over, stays.
+    total = tl.where(total < 1.0, 1.0, total)
+    return tl.where(largest == float("-inf"), 0.0, largest) + tl.log2(total)
 
 
 @triton.jit
@@ -135,7 +147,7 @@ def merge_kernel(
     taken = inside
     if HAS_VALID:
         taken = inside & (tl.load(valid + index, mask=inside, other=0) != 0)
-    doubled = positive * (tl.load(scale).to(tl.float32) * (2.0 * LOG2_E))
+    doubled = 2.0 * scaled(positive, scale)
     loss = tl.where(taken, rows + columns - doubled, 0.0)
     count = tl.where(taken, 1.0, 0.0)
     if SINGLE:
@@ -205,8 +217,8 @@ def matrix_gradient_kernel(
         row[:, None] == column[None, :],
     )
     factor = tl.load(upstream) / (2.0 * tl.load(count))
-    scaled = gradient * (factor * tl.load(scale).to(tl.float32))
-    tl.store(scores_gradient + offsets, scaled, mask=inside)
+    by_score = gradient * (factor * tl.load(scale).to(tl.float32))
+    tl.store(scores_gradient + offsets, by_score, mask=inside)
     by_scale = tl.where(inside, gradient * values, 0.0)
     tl.store(partial_scale + tl.program_id(0), tl.sum(tl.sum(by_scale, 1), 0) * factor)
 

@@ -77,7 +77,8 @@ def logs_anew(
         total += tl.sum(tl.exp2(logits - reference[:, None]), 1)
         maximum = larger
     # A line without any pair keeps -inf.
-    return maximum + tl.log2(tl.where(total > 0.0, total, 1.0)) - slope
+    # A NaN among the logits, which a GPU's maximum passes over, is in the total and stays in it.
+    return maximum + tl.log2(tl.where(total == 0.0, 1.0, total)) - slope
 
 
 @triton.jit(

@@ -67,7 +67,8 @@ def _sums_launches(
         yield "beside", 0, strips * full, False
     if ragged:
         yield "beside", full, strips, True
-    if start + block.offset < columns and stop + block.offset > 0:
+    # "beside" counts the padding of the last tile as columns when it leaves a strip out.
+    if start + block.offset < tile.columns * (full + ragged) and stop + block.offset > 0:
         yield "diagonal", 0, 2 * (full + ragged), ragged
 
 

@@ -32,9 +32,12 @@ def _block(videos: Tensor, texts: Tensor, *others: Any) -> Block:
 
 
 def _aligned(embeddings: Tensor) -> Tensor:
-    # Descriptors need an address that 16 divides; allocations have one, views may not.
+    # Descriptors need an address and a row stride that 16 divides; allocations have them, views may
+    # not, and a single row is contiguous whatever its stride.
     misaligned = embeddings.storage_offset() * embeddings.itemsize % 16
-    return embeddings.clone() if misaligned else embeddings
+    if misaligned or embeddings.stride() != (embeddings.shape[1], 1):
+        return embeddings.clone(memory_format=torch.contiguous_format)
+    return embeddings
 
 
 def forward_op(

@@ -36,6 +36,12 @@ def test_fresh_memory_is_poisoned(poisoned_memory):
     assert (torch.empty(100, dtype=torch.int32) == torch.iinfo(torch.int32).max).all()
 
 
+def test_fresh_memory_may_look_plausible(plausible_memory):
+    assert (torch.empty(100) == 2.0**90).all()
+    assert (torch.empty(100, dtype=torch.float16) == 2.0**14).all()
+    plausible_memory.check()
+
+
 @pytest.mark.parametrize("place", [-1, 10])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int32, torch.bool])
 def test_a_write_outside_its_tensor_is_seen(poisoned_memory, place, dtype):
