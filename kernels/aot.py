@@ -120,13 +120,21 @@ def compile_launch(launch: Launch, architecture: Architecture) -> Compiled:
 
     Raises `RuntimeError` where the Triton interpreter is on: it replaces the compiler.
     """
+    return _describe(_compile(launch, architecture), architecture)
+
+
+def ptx_of(launch: Launch, architecture: Architecture) -> str:
+    """The PTX of one recorded launch; raises like `compile_launch`."""
+    return str(_compile(launch, architecture).asm["ptx"])
+
+
+def _compile(launch: Launch, architecture: Architecture) -> Any:
     if not hasattr(launch.kernel, "warmup") or triton.knobs.runtime.interpret:
         raise RuntimeError(
             "ahead-of-time compilation needs the compiler, but TRITON_INTERPRET is set: unset it"
         )
     driver.set_active(_TargetOnlyDriver(architecture.capability))
-    kernel = launch.kernel.run(*launch.args, grid=launch.grid, warmup=True, **launch.meta)
-    return _describe(kernel, architecture)
+    return launch.kernel.run(*launch.args, grid=launch.grid, warmup=True, **launch.meta)
 
 
 def _describe(kernel: Any, architecture: Architecture) -> Compiled:

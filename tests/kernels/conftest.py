@@ -12,9 +12,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from triton.runtime.interpreter import InterpreterBuilder
 
 Mutate = Callable[[ModuleType, Mapping[str, str]], ModuleType]
 RunRanks = Callable[..., list[Any]]
@@ -149,6 +151,17 @@ def plausible_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Guards]:
     """Like `poisoned_memory`, with 2^90: no test for NaN or for the range of a sum sees it."""
     with _guarded(monkeypatch, 2.0**90) as guards:
         yield guards
+
+
+@pytest.fixture
+def gpu_maxima(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter's maxima and minima pass NaN over, as a GPU's do unless told otherwise."""
+    for name, operation in (("create_maxnumf", np.fmax), ("create_minnumf", np.fmin)):
+        monkeypatch.setattr(
+            InterpreterBuilder,
+            name,
+            lambda self, left, right, operation=operation: self.binary_op(left, right, operation),
+        )
 
 
 @pytest.fixture(scope="session")
