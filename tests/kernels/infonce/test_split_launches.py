@@ -52,7 +52,7 @@ def differences(rows, monkeypatch):
             total = sum((part * up).sum() for part, up in zip(found, upstream, strict=True))
             results.append([*found, *torch.autograd.grad(total, leaves)])
         return [
-            float((found.double() - expected).abs().max() / expected.abs().max().clamp(min=1))
+            ((found.double() - expected).abs().max() / expected.abs().max().clamp(min=1)).item()
             for found, expected in zip(*results, strict=True)
         ]
 
