@@ -10,10 +10,11 @@ from rich.table import Table
 
 from svilm_fast.bench.console import wide_console
 from svilm_fast.bench.environment import ROOT, environment, slug
-from svilm_fast.bench.growth.figure import draw, readable
+from svilm_fast.bench.growth.figure import draw
 from svilm_fast.bench.growth.measure import Peak, growth, memory_source, peaks
 from svilm_fast.bench.run.command import RESULTS, chosen_device
 from svilm_fast.bench.run.file import write_json
+from svilm_fast.bench.units import bytes_text
 
 
 def memory(
@@ -64,4 +65,4 @@ def _table(found: list[Peak], exponents: dict[str, float]) -> Table:
 
 
 def _size(peak: Peak) -> str:
-    return peak.status if peak.bytes is None else readable(peak.bytes)
+    return peak.status if peak.bytes is None else bytes_text(peak.bytes)

@@ -11,6 +11,7 @@ from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
 from svilm_fast.bench.growth.cases import DIM, MICRO_BATCH, NUM_GROUPS, NUM_NOUNS
 from svilm_fast.bench.growth.measure import Peak, growth, memory_source
+from svilm_fast.bench.units import bytes_text
 from svilm_fast.report.canvas import to_png
 from svilm_fast.report.theme import LIGHT, drawing
 
@@ -82,16 +83,7 @@ def _byte_ticks(panel: Axes, sizes: list[int]) -> None:
     # Room for the legend above the highest line.
     panel.set_ylim(0.8 * 2.0**low, 2.0 ** (high + 2.2))
     panel.yaxis.set_major_locator(FixedLocator([2.0**power for power in ticks]))
-    panel.set_yticklabels([readable(2**power) for power in ticks])
+    panel.set_yticklabels([bytes_text(2**power) for power in ticks])
     for axis in (panel.xaxis, panel.yaxis):
         axis.set_minor_locator(NullLocator())
         axis.set_minor_formatter(NullFormatter())
-
-
-def readable(size: float) -> str:
-    """Bytes in the largest unit that gives at least 1, to three digits."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024 or unit == "GiB":
-            break
-        size /= 1024
-    return f"{size:.0f} {unit}" if size >= 100 or size == int(size) else f"{size:.3g} {unit}"

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
 from svilm_fast.bench.report.rows import OWN, Row
-from svilm_fast.bench.report.units import bytes_text, time_text
+from svilm_fast.bench.units import bytes_text, time_text
 from svilm_fast.report.canvas import PAGE_WIDTH
 from svilm_fast.report.theme import Theme
 

@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter
 from scipy.stats import ttest_ind
 
 from svilm_fast.bench.compare.results import Results, figure, read_results
-from svilm_fast.bench.report.units import time_text
+from svilm_fast.bench.units import time_text
 from svilm_fast.report.canvas import PAGE_WIDTH
 from svilm_fast.report.theme import Theme
 

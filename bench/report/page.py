@@ -15,7 +15,7 @@ from svilm_fast.bench.report.history import draw_history, series
 from svilm_fast.bench.report.roofline import draw_roofline, has_roofline
 from svilm_fast.bench.report.rows import OWN, Row, rows_of
 from svilm_fast.bench.report.sides import STATUSES, blocks, draw_sides, ratios_to_eager
-from svilm_fast.bench.report.units import (
+from svilm_fast.bench.units import (
     bytes_text,
     count_text,
     percent_text,

@@ -14,7 +14,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from svilm_fast.bench.report.rows import Row
-from svilm_fast.bench.report.units import bytes_text, ratio_text, time_text
+from svilm_fast.bench.units import bytes_text, ratio_text, time_text
 from svilm_fast.report.canvas import PAGE_WIDTH
 from svilm_fast.report.theme import Theme
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from svilm_fast.bench.run.record import Record
-from svilm_fast.bench.run.text import mebibytes, milliseconds, status_text
+from svilm_fast.bench.run.text import milliseconds, status_text
+from svilm_fast.bench.units import bytes_text
 
 _RESAMPLES = 2000
 
@@ -78,7 +79,7 @@ def markdown(records: Iterable[Record], found: Iterable[Ratio]) -> str:
             low, high = ratio.interval
             time = f"{ratio.time:.2f} ({low:.2f} to {high:.2f})"
             memory = "" if ratio.memory is None else f"{ratio.memory:.2f}"
-        peak = "" if record.peak_extra_bytes is None else mebibytes(record.peak_extra_bytes)
+        peak = "" if record.peak_extra_bytes is None else bytes_text(record.peak_extra_bytes)
         error = "" if record.error is None else f"{record.error:.0e}"
         rows.append(
             f"{head} {milliseconds(record.median_ms)} | {time} | {peak} | {memory} | {error} |"

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from rich.table import Table
 
 from svilm_fast.bench.run.record import Record
-from svilm_fast.bench.run.text import mebibytes, milliseconds, rates, status_text
+from svilm_fast.bench.run.text import milliseconds, rates, status_text
+from svilm_fast.bench.units import bytes_text
 
 
 def table(records: Iterable[Record]) -> Table:
@@ -28,7 +29,7 @@ def table(records: Iterable[Record]) -> Table:
             milliseconds(record.median_ms),
             _spread(record),
             _floor(record),
-            "" if record.peak_extra_bytes is None else mebibytes(record.peak_extra_bytes),
+            "" if record.peak_extra_bytes is None else bytes_text(record.peak_extra_bytes),
             ", ".join(rates(record)),
             "" if record.error is None else f"{record.error:.1e}",
         )

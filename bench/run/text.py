@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from svilm_fast.bench.outcomes import Outcome
 from svilm_fast.bench.peers import PEERS
 from svilm_fast.bench.run.record import Record
+from svilm_fast.bench.units import bytes_text
 
 
 def failures(records: Iterable[Record]) -> list[Record]:
@@ -44,11 +45,6 @@ def milliseconds(value: float) -> str:
     return f"{value * 1e3:.1f} us" if value < 1 else f"{value:.2f} ms"
 
 
-def mebibytes(value: int) -> str:
-    """A memory figure."""
-    return f"{value / 2**20:.1f} MiB" if value >= 2**20 else f"{value / 2**10:.1f} KiB"
-
-
 def rates(record: Record) -> list[str]:
     """What a second works through; for a step also its FLOPs' and its losses' share."""
     texts = [f"{rate:.4g} {unit}/s" for unit, rate in record.rates_per_s.items()]
@@ -70,7 +66,7 @@ def line(record: Record) -> str:
     if record.product_fraction is not None and record.copy_fraction is not None:
         parts.append(f"product {record.product_fraction:6.1%}  copy {record.copy_fraction:6.1%}")
     if record.peak_extra_bytes is not None:
-        parts.append(f"{mebibytes(record.peak_extra_bytes):>12}")
+        parts.append(f"{bytes_text(record.peak_extra_bytes):>12}")
     parts += rates(record)
     if record.error is not None:
         parts.append(f"error {record.error:.1e}")

@@ -9,7 +9,6 @@ from typer.testing import CliRunner
 
 from svilm_fast.bench.growth import cases as growth_cases
 from svilm_fast.bench.growth import command
-from svilm_fast.bench.growth.figure import readable
 from svilm_fast.bench.growth.measure import Peak, child_peak, exponent, growth
 from svilm_fast.bench.memory import peak_extra_bytes
 
@@ -51,13 +50,6 @@ def test_growth_is_read_off_the_last_three_sizes():
     found += [Peak("a", "d", size, None, "out of memory") for size in (1, 2, 3)]
     assert growth(found) == {"a/b": pytest.approx(2.0, abs=1e-4)}
 
-
-@pytest.mark.parametrize(
-    "size, text",
-    [(512, "512 B"), (1 << 20, "1 MiB"), (1.5 * 2**30, "1.5 GiB"), (1234567, "1.18 MiB")],
-)
-def test_readable(size, text):
-    assert readable(size) == text
 
 
 def test_command_writes_figures_and_picture(monkeypatch, tmp_path):

@@ -13,7 +13,7 @@ from svilm_fast.bench.report.page import build_page, facts_of, sections_of
 from svilm_fast.bench.report.roofline import draw_roofline, has_roofline
 from svilm_fast.bench.report.rows import rows_of
 from svilm_fast.bench.report.sides import blocks, draw_sides, ratios_to_eager
-from svilm_fast.bench.report.units import (
+from svilm_fast.bench.units import (
     bytes_text,
     count_text,
     percent_text,
