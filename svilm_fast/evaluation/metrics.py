@@ -11,9 +11,9 @@ from torch import Tensor
 
 RECALL_AT = (1, 5, 10)
 CHUNK_ELEMENTS = 4_194_304
-# Two equal rows of one matrix product may differ in the last bit, because the edges of a tile run
-# through other instructions; float64 sums of unit vectors differ by far less than this.
-TIE_TOLERANCE = 1e-9
+# Embeddings of one clip in batches of other sizes differ by float32's rounding, for the edges of a
+# tile run through other instructions; their dot products differ by less than this.
+TIE_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Ranks:
 
     rank: float64 [q], 0-based: wrong answers with a higher score, plus half of those with an equal
     score (the papers' `#greater + (#equal - 1) / 2`, where #equal counts the right one too).
-    ties: int64 [q], the number of wrong answers with exactly the score of the right one.
+    ties: int64 [q], the number of wrong answers with the score of the right one, to 1e-6.
     gallery_size: the number of candidates that every query was ranked against.
     """
 

@@ -44,6 +44,16 @@ def test_hand_case_without_ties() -> None:
     assert ranks.gallery_size == 3
 
 
+def test_copies_that_differ_by_the_rounding_of_float32_tie() -> None:
+    generator = torch.Generator().manual_seed(0)
+    clip = torch.nn.functional.normalize(torch.randn(1, 64, generator=generator), dim=1)
+    gallery = torch.cat([clip, clip * (1 + 2e-7), -clip])
+    ranks = mid_ranks(clip, gallery, torch.tensor([0]), torch.arange(3))
+    assert (ranks.rank.tolist(), ranks.ties.tolist()) == ([0.5], [1])
+    apart = torch.cat([clip, clip * (1 + 1e-4), -clip])
+    assert mid_ranks(clip, apart, torch.tensor([0]), torch.arange(3)).rank.tolist() == [1.0]
+
+
 def test_a_tie_takes_the_middle_place() -> None:
     texts = torch.tensor([[1.0]])
     videos = torch.tensor([[0.5], [0.9], [0.5], [0.5], [0.1]])
