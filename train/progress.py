@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from rich.console import Console
+from rich.columns import Columns
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
     TaskID,
     TextColumn,
+    TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from svilm_fast.train.straggler import stands_out
 
@@ -36,6 +39,8 @@ SHORT_NAMES = {
     "utilisation": "util",
     "peak_memory_bytes": "memory",
 }
+# Longer ones are remarks: they would widen the columns of the figures.
+LONGEST_FIGURE = 20
 SHARES = {"accuracy_v2t", "accuracy_t2v", "empty_group_rate", "data_wait_share", "utilisation"}
 
 
@@ -65,6 +70,20 @@ def summary(values: Mapping[str, float], on_gpu: bool) -> str:
     return " | ".join(parts)
 
 
+class FiguresBelow(Progress):
+    """A progress bar with a row of its own; the latest figures stand below it."""
+
+    figures = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """The bar, below it the figures in as many columns as there is room for, then remarks."""
+        yield from super().get_renderables()
+        parts = self.figures.split(" | ") if self.figures else []
+        short = [Text(part) for part in parts if len(part) <= LONGEST_FIGURE]
+        yield Columns(short, padding=(0, 2))
+        yield from (Text(part) for part in parts if len(part) > LONGEST_FIGURE)
+
+
 class Display:
     """Shows the progress of rank 0; the other ranks stay quiet."""
 
@@ -76,11 +95,13 @@ class Display:
         total_steps: int,
         start_step: int,
         on_gpu: bool,
+        console: Console | None = None,
     ) -> None:
+        """console: where the bar goes, by default the error output."""
         self.first = first
         self.total_steps = total_steps
         self.on_gpu = on_gpu
-        self.bar: Progress | None = None
+        self.bar: FiguresBelow | None = None
         self.task = TaskID(0)
         live = mode == "on" or (mode == "auto" and sys.stderr.isatty())
         if first and live:
@@ -88,10 +109,11 @@ class Display:
                 TextColumn("step"),
                 MofNCompleteColumn(),
                 BarColumn(bar_width=24),
+                TimeElapsedColumn(),
+                TextColumn("left"),
                 TimeRemainingColumn(),
-                TextColumn("{task.description}"),
             )
-            self.bar = Progress(*columns, console=Console(stderr=True))
+            self.bar = FiguresBelow(*columns, console=console or Console(stderr=True))
             self.task = self.bar.add_task("", total=total_steps, completed=start_step)
             self.bar.start()
 
@@ -104,7 +126,8 @@ class Display:
         """Show the figures of a record."""
         line = summary(values, self.on_gpu)
         if self.bar is not None:
-            self.bar.update(self.task, description=line)
+            self.bar.figures = line
+            self.bar.refresh()
         elif self.first:
             print(f"step {step}/{self.total_steps} | {line}", flush=True)
 

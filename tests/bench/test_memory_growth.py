@@ -51,7 +51,6 @@ def test_growth_is_read_off_the_last_three_sizes():
     assert growth(found) == {"a/b": pytest.approx(2.0, abs=1e-4)}
 
 
-
 def test_command_writes_figures_and_picture(monkeypatch, tmp_path):
     def measured(device):
         for case in growth_cases.cases(device):

@@ -172,7 +172,7 @@ def test_ours_is_profiled_unless_a_peer_is_asked_for():
 @pytest.mark.parametrize(
     ("name", "change", "says"),
     [
-        ("infonze", {}, "unknown op 'infonze'; registered: grounding"),
+        ("infonze", {}, "unknown op 'infonze'; registered: infonce, grounding"),
         ("infonce", {"case": "huge"}, "no case 'huge' on cpu; there are:"),
         ("infonce", {"provider": "magic"}, "there are: reference"),
     ],

@@ -1,0 +1,63 @@
+"""What a person sees of a run: on a terminal a bar with all figures below it, else text lines."""
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from svilm_fast.train.progress import SHORT_NAMES, Display
+
+VALUES = dict.fromkeys(SHORT_NAMES, 0.123) | {
+    "peak_memory_bytes": 3.5 * 2**30,
+    "straggler_rank": 3.0,
+    "straggler_ratio": 1.6,
+    "straggler_seconds": 0.9,
+    "seconds_per_step": 1.0,
+}
+
+
+def shown(width: int, values: dict[str, float]) -> list[str]:
+    """The rows of the last picture on a terminal of this width."""
+    written = io.StringIO()
+    console = Console(file=written, width=width, height=50, force_terminal=True, color_system=None)
+    display = Display("on", first=True, total_steps=640, start_step=0, on_gpu=True, console=console)
+    display.step(64)
+    display.record(64, values)
+    written.truncate(0)
+    written.seek(0)
+    display.close()
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", written.getvalue()).splitlines()
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_the_bar_keeps_its_row_and_every_figure_is_whole(width: int) -> None:
+    bar, *figures = [row for row in shown(width, VALUES) if row.strip()]
+    assert re.match(r"step\s+64/640\s+━+\S*\s+\d:\d\d:\d\d left", bar)
+    assert all(len(row.rstrip()) <= width for row in figures)
+    for name, short in SHORT_NAMES.items():
+        number = "3.50 GiB" if name == "peak_memory_bytes" else r"[\d.]+(e-\d+)?%?"
+        assert any(re.search(rf"(^|  ){re.escape(short)} {number}(  |\s*$)", r) for r in figures), (
+            short
+        )
+    assert any("slowest rank 3 (1.60x the mean)" in row for row in figures)
+
+
+def test_before_the_first_record_there_is_the_bar_alone() -> None:
+    assert len([row for row in shown(80, {}) if row.strip()]) == 1
+
+
+def test_without_a_terminal_a_record_is_one_line(capsys) -> None:
+    display = Display("off", first=True, total_steps=10, start_step=0, on_gpu=False)
+    display.step(5)
+    display.record(5, {"loss": 1.5, "accuracy_v2t": 0.25})
+    display.say("saved")
+    display.close()
+    assert capsys.readouterr().out == "step 5/10 | loss 1.5 | acc v2t 25%\nsaved\n"
+
+
+def test_other_ranks_are_quiet(capsys) -> None:
+    display = Display("on", first=False, total_steps=10, start_step=0, on_gpu=False)
+    display.record(5, {"loss": 1.5})
+    display.say("saved")
+    assert capsys.readouterr() == ("", "")
