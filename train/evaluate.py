@@ -13,12 +13,16 @@ from svilm_fast.evaluation.retrieval import evaluate_dataset
 from svilm_fast.train.config import RunConfig
 from svilm_fast.train.errors import UserError
 
+SPLITS = ("train", "val", "test")
+
 
 def evaluation_data(config: RunConfig, split: str, tokenizer: Tokenizer) -> ClipDataset:
     """Open the clips of a split in evaluation view, captions as `evaluation.captions` says.
 
     Raises UserError when the configuration names no data for the split.
     """
+    if split not in SPLITS:
+        raise UserError(f"there is no split {split!r}; the splits are {', '.join(SPLITS)}")
     if getattr(config.data, split) is None:
         raise UserError(
             f"data.{split} is not set; give the evaluation clips with data.{split}=<shards or list>"
@@ -33,6 +37,7 @@ def evaluation_data(config: RunConfig, split: str, tokenizer: Tokenizer) -> Clip
         train=False,
         frames=config.video.frames,
         image_size=config.video.image_size,
+        nouns=config.objectives.grounding.weight > 0,
     )
 
 

@@ -24,11 +24,14 @@ def model_inputs(batch: ClipBatch, config: RunConfig, step: int, ranks: Ranks) -
     inputs: dict[str, Any] = {
         "text_tokens": batch.text_tokens,
         "text_mask": batch.text_mask,
-        "noun_tokens": batch.noun_tokens,
-        "noun_token_mask": batch.noun_token_mask,
-        "noun_mask": batch.noun_mask,
         "seeds": seeds,
     }
+    if config.objectives.grounding.weight > 0:
+        inputs |= {
+            "noun_tokens": batch.noun_tokens,
+            "noun_token_mask": batch.noun_token_mask,
+            "noun_mask": batch.noun_mask,
+        }
     if "clean" in sources:
         inputs["frames"] = batch.frames
     if "blended" in sources:

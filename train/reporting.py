@@ -69,6 +69,7 @@ def write_report(
         clips=clips,
         temperature=config.objectives.temporal.temperature,
         temporal_head=None if temporal is None else temporal.head,
+        paste_lengths=(config.data.cut_paste.shortest, config.data.cut_paste.longest),
         seed=config.run.seed,
         untrained=untrained,
         device=device,

@@ -121,6 +121,7 @@ def train_as_rank(config: RunConfig, start: Start, ranks: Ranks) -> Outcome:
         image_size=config.video.image_size,
         table=train_table,
         seed=config.run.seed,
+        nouns=config.objectives.grounding.weight > 0,
     )
     held_out = _held_out_data(config, tokenizer, ranks)
     if ranks.is_first:

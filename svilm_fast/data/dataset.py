@@ -65,6 +65,8 @@ class ClipDataset:
         metadata: whether batches carry the samples' json (default: not in training).
         table: the samples, where they have been listed already.
         seed: of the derangement that `config.shuffle_captions` asks for.
+        nouns: whether anybody looks at nouns. Without, none are extracted or tokenised, and batches
+            have K = 0 of them.
 
     Raises:
         DataError: no usable samples, or more refused than `config.skips` allows.
@@ -82,8 +84,10 @@ class ClipDataset:
         metadata: bool | None = None,
         table: SampleTable | None = None,
         seed: int = 0,
+        nouns: bool = True,
     ) -> None:
         self.config, self.split, self.train = config, split, train
+        self.nouns_per_caption = config.nouns.per_caption if nouns else 0
         self.frames, self.image_size = frames, image_size
         self.metadata = not train if metadata is None else metadata
         self.table = table if table is not None else open_split(config, split)
@@ -99,11 +103,11 @@ class ClipDataset:
         if train and config.shuffle_captions:
             self.text_of = derangement(self.keys, seed)
         self.short_side = max(image_size, round(image_size * config.resize_margin))
-        self._tokenise(tokenizer)
+        self._tokenise(tokenizer, nouns)
         self._cache: dict[str, DecodedClip] = {}
         self._cached_bytes = 0
 
-    def _tokenise(self, tokenizer: Tokenizer) -> None:
+    def _tokenise(self, tokenizer: Tokenizer, nouns: bool) -> None:
         samples, config = self.table.samples, self.config
         cut_before = tokenizer.truncated
         self.captions = [caption for sample in samples for caption in sample.captions]
@@ -113,14 +117,16 @@ class ClipDataset:
         self.text_tokens = tokens.to(torch.int32)
         if tokenizer.truncated > cut_before:
             self.report.notes["captions cut"] += tokenizer.truncated - cut_before
-        per_sample = ensure_nouns(samples, build_extractor(config.nouns))
-        per_caption = [nouns for captions in per_sample for nouns in captions]
-        self.noun_words = sorted({noun for nouns in per_caption for noun in nouns})
+        per_caption: list[tuple[str, ...]] = [()] * len(self.captions)
+        if nouns:
+            per_sample = ensure_nouns(samples, build_extractor(config.nouns))
+            per_caption = [found for captions in per_sample for found in captions]
+            without = sum(not found for found in per_caption)
+            if without:
+                self.report.notes["captions without nouns"] += without
+        self.noun_words = sorted({noun for found in per_caption for noun in found})
         number = {noun: row for row, noun in enumerate(self.noun_words)}
-        self.caption_nouns = [tuple(number[noun] for noun in nouns) for nouns in per_caption]
-        without = sum(not nouns for nouns in per_caption)
-        if without:
-            self.report.notes["captions without nouns"] += without
+        self.caption_nouns = [tuple(number[noun] for noun in found) for found in per_caption]
         prompts = [
             template.replace("{noun}", noun)
             for noun in self.noun_words
@@ -225,7 +231,7 @@ class ClipDataset:
     def collate(self, clips: Sequence[Clip]) -> ClipBatch:
         """Stack clips to a batch; shapes as in ClipBatch."""
         captions = torch.tensor([clip.caption for clip in clips])
-        width, length = self.config.nouns.per_caption, self.config.tokenizer.noun_length
+        width, length = self.nouns_per_caption, self.config.tokenizer.noun_length
         noun_tokens = torch.full((len(clips), width, length), self.pad_id, dtype=torch.int64)
         noun_token_mask = torch.zeros(len(clips), width, length, dtype=torch.bool)
         noun_mask = torch.zeros(len(clips), width, dtype=torch.bool)

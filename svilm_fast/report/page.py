@@ -89,6 +89,7 @@ def build_report(
     beta: float | None = None,
     temperature: float = 0.1,
     temporal_head: TemporalHead | None = None,
+    paste_lengths: tuple[float, float] = (0.5, 1.0),
     seed: int = 0,
     untrained: VideoTextModel | None = None,
     device: torch.device | str | None = None,
@@ -100,8 +101,9 @@ def build_report(
     DualEncoder) with dataset (train=False) the pictures of groups, nouns and segments for `clips`
     clips; config and environment (config.yaml and env.json as dictionaries) the facts. beta: the
     grounding softmax's (default: the last in the log, else where the configuration starts),
-    temperature: the temporal objective's; temporal_head: its head, where it has one. untrained: the
-    model with initial weights.
+    temperature: the temporal objective's; temporal_head: its head, where it has one; paste_lengths:
+    the shortest and longest share of a clip that cut-and-paste keeps. untrained: the model with
+    initial weights.
     """
     folder = Path(out_dir)
     series: Series = {}
@@ -120,11 +122,12 @@ def build_report(
             beta=last_beta(series, config) if beta is None else beta,
             temperature=temperature,
             temporal_head=temporal_head,
+            paste_lengths=paste_lengths,
             seed=seed,
             untrained=untrained,
             device=device,
         )
-        sections += clip_sections(probes, headed=temporal_head is not None)
+        sections += clip_sections(probes, headed=temporal_head is not None, config=config)
     parameters = None
     if isinstance(model, torch.nn.Module):
         parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -148,10 +151,16 @@ def last_beta(series: Series, config: Mapping[str, Any] | None = None) -> float:
     """
     if "beta_grounding" in series:
         return float(series["beta_grounding"][1][-1])
-    value: Any = config
-    for key in ("objectives", "grounding", "beta", "initial"):
-        value = value.get(key) if isinstance(value, Mapping) else None
+    value = _setting(config, "objectives", "grounding", "beta", "initial")
     return GroundingConfig().beta.initial if value is None else float(value)
+
+
+def _setting(config: Mapping[str, Any] | None, *keys: str) -> Any:
+    """The value under nested keys; None where the configuration does not hold it."""
+    value: Any = config
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
 
 
 def retrieval_sections(result: RetrievalResult, queries: int) -> list[Section]:
@@ -183,16 +192,33 @@ def curves_section(series: Series) -> Section:
     return Section("Training", texts.CURVES, [("", drawn)])
 
 
-def clip_sections(probes: Sequence[ClipProbe], *, headed: bool = False) -> list[Section]:
-    """Groups and nouns, temporal assignment, similarity of segments; what the model has of them."""
+def clip_sections(
+    probes: Sequence[ClipProbe],
+    *,
+    headed: bool = False,
+    config: Mapping[str, Any] | None = None,
+) -> list[Section]:
+    """Groups and nouns, temporal assignment, similarity of segments; what the model has of them.
+
+    config: the run's; a note says what of these pictures its objectives did not train.
+    """
     sections = []
+    similarity = _setting(config, "objectives", "grounding", "similarity")
     if any(probe.groups is not None for probe in probes):
         drawn = picture("groups", lambda theme: draw_groups(probes, theme), texts.GROUPS_ALT)
-        sections.append(Section("Groups and nouns", texts.GROUPS, [("", drawn)]))
+        section = Section("Groups and nouns", texts.GROUPS, [("", drawn)])
+        if _setting(config, "objectives", "grounding", "weight") == 0:
+            section.notes.append(texts.NO_GROUNDING)
+        elif similarity not in (None, "softmax"):
+            section.notes.append(texts.OTHER_SIMILARITY.format(similarity=similarity))
+        sections.append(section)
     if any(probe.assignment is not None for probe in probes):
         drawn = picture("temporal", lambda theme: draw_assignments(probes, theme), texts.TIME_ALT)
         text = texts.TIME_HEAD if headed else texts.TIME
-        sections.append(Section("Temporal grouping", text, [("", drawn)]))
+        section = Section("Temporal grouping", text, [("", drawn)])
+        if _setting(config, "objectives", "temporal", "weight") == 0:
+            section.notes.append(texts.NO_TEMPORAL)
+        sections.append(section)
     few = probes[:2]
     drawn = picture("similarity", lambda theme: draw_similarity(few, theme), texts.SIMILARITY_ALT)
     sections.append(Section("Similarity of segments", texts.SIMILARITY, [("", drawn)]))

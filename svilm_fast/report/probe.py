@@ -82,6 +82,7 @@ def probe_clips(
     temperature: float = 0.1,
     temporal_head: TemporalHead | None = None,
     seed: int = 0,
+    paste_lengths: tuple[float, float] = (0.5, 1.0),
     untrained: VideoTextModel | None = None,
     device: torch.device | str | None = None,
 ) -> list[ClipProbe]:
@@ -90,14 +91,15 @@ def probe_clips(
     beta: sharpness of the nouns' softmax over groups. temperature: of the temporal assignment to
     two centres. temporal_head: from segments [b, T, D] and their mask [b, T] to the logits [b, T]
     of being the clip's own; it takes the centres' place. seed: draws partners and intervals
-    of cut-and-paste. untrained: a model with initial weights, whose similarities are shown beside.
+    of cut-and-paste. paste_lengths: shortest and longest share of a clip that stays its own.
+    untrained: a model with initial weights, whose similarities are shown beside.
     """
     device = torch.device(device) if device is not None else device_of(model)
     frames = batch.frames.to(device)
     with evaluation_mode(model):
         clean = model.encode_video(frames, None)
         nouns = _encode_nouns(model, batch, device)
-        pasted = _cut_and_paste(frames, batch, clean, seed)
+        pasted = _cut_and_paste(frames, batch, clean, seed, paste_lengths)
         blended = model.encode_video(pasted.blended, None) if pasted else None
     with evaluation_mode(untrained):
         before = untrained.encode_video(pasted.blended, None) if untrained and pasted else None
@@ -180,13 +182,19 @@ def _encode_nouns(model: VideoTextModel, batch: ClipBatch, device: torch.device)
 
 
 def _cut_and_paste(
-    frames: Tensor, batch: ClipBatch, features: VideoFeatures, seed: int
+    frames: Tensor,
+    batch: ClipBatch,
+    features: VideoFeatures,
+    seed: int,
+    lengths: tuple[float, float],
 ) -> CutPaste | None:
     if features.segments is None or features.segments.shape[1] < 2 or len(frames) < 2:
         return None
     seeds = StepSeeds(seed, 0, batch.keys.to(frames.device)).at(Site.CUT_PASTE)
     per_position = frames.shape[1] // features.grid[0]
-    return cut_and_paste(frames, seeds, features.segments.shape[1], per_position)
+    shortest, longest = lengths
+    segments = features.segments.shape[1]
+    return cut_and_paste(frames, seeds, segments, per_position, shortest=shortest, longest=longest)
 
 
 def _assignments(

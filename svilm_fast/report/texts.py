@@ -18,6 +18,18 @@ GROUPS = (
     "block. A noun of the caption is compared with all groups: the bars are its softmax over them, "
     "and its row lights up the tokens of the group that it attends to most."
 )
+NO_GROUNDING = (
+    "Grounding had weight 0 in this run: no noun was compared with the groups in training, and the "
+    "groups follow from the other objectives alone."
+)
+OTHER_SIMILARITY = (
+    "This run was trained with objectives.grounding.similarity={similarity}, which has no softmax "
+    "over the groups: the bars are drawn with the sharpness that its softmax form would start from."
+)
+NO_TEMPORAL = (
+    "The temporal objective had weight 0 in this run: the assignment is what an encoder without it "
+    "gives."
+)
 TIME = (
     "Segments of another clip are pasted around a clip's own. The encoder does not see the mask: "
     "the mask only says which segments make the two centres, and a is the softmax over the "

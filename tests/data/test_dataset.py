@@ -10,7 +10,7 @@ import torch
 
 from svilm_fast.data.augment import centre_window, cut, random_window, speaks_of_direction
 from svilm_fast.data.batch import sample_key
-from svilm_fast.data.config import AugmentConfig, DataConfig
+from svilm_fast.data.config import AugmentConfig, DataConfig, NounsConfig
 from svilm_fast.data.dataset import ClipDataset, derangement, prepare_tokenizer
 from svilm_fast.data.errors import DataError
 
@@ -73,6 +73,28 @@ def test_training_draws_nouns_and_templates(make_dataset):
         prompts.add(tokenizer.decode(batch.noun_tokens[0, 0]).replace(batch.nouns[0][0], "{}"))
     assert seen == set(words)
     assert len(prompts) == len(dataset.config.nouns.templates)
+
+
+def test_where_nobody_looks_at_nouns_none_are_extracted(make_dataset):
+    with_nouns = make_dataset(5)
+    unusable = NounsConfig(extractor="spacy", spacy_model="no_such_model")
+    without = ClipDataset(
+        with_nouns.config.model_copy(update={"nouns": unusable}),
+        "train",
+        prepare_tokenizer(with_nouns.config),
+        True,
+        frames=4,
+        image_size=24,
+        nouns=False,
+    )
+    assert without.prompt_tokens.numel() == 0
+    assert not without.report.notes
+    full, bare = (d.batch(range(5), seed=1, epoch=2) for d in (with_nouns, without))
+    assert full.noun_mask.any()
+    assert bare.noun_tokens.shape == (5, 0, with_nouns.config.tokenizer.noun_length)
+    assert bare.nouns == [[]] * 5
+    for name in ("frames", "text_tokens", "text_mask", "crop", "frame_index", "keys"):
+        assert torch.equal(getattr(full, name), getattr(bare, name)), name
 
 
 def test_a_caption_without_nouns_is_fine_and_counted(make_dataset):

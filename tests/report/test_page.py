@@ -129,6 +129,25 @@ def test_clips_bring_their_sections(make_probe) -> None:
     assert [s.title for s in clip_sections([bare])] == ["Similarity of segments"]
 
 
+@pytest.mark.parametrize(
+    ("objectives", "groups", "time"),
+    [
+        ({"grounding": {"weight": 1.0, "similarity": "softmax"}}, "", ""),
+        ({"grounding": {"weight": 0.0, "similarity": "max"}}, "Grounding had weight 0", ""),
+        ({"grounding": {"weight": 1.0, "similarity": "max"}}, "similarity=max", ""),
+        ({"temporal": {"weight": 0.0}}, "", "had weight 0"),
+    ],
+)
+def test_a_note_says_what_the_objectives_did_not_train(
+    make_probe, objectives, groups, time
+) -> None:
+    found = clip_sections([make_probe()], config={"objectives": objectives})
+    notes = {section.title: section.notes for section in found}
+    for title, part in (("Groups and nouns", groups), ("Temporal grouping", time)):
+        assert len(notes[title]) == bool(part)
+        assert all(part in note for note in notes[title])
+
+
 def test_missing_videos_are_said_on_the_page(make_result) -> None:
     result = make_result()
     result.missing = {"gone": "cut short"}

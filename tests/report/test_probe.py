@@ -114,6 +114,14 @@ def test_probes_are_repeatable_and_follow_the_seed() -> None:
     assert any(not np.array_equal(first[0].own, other[0].own) for other in others)
 
 
+def test_the_pasted_part_has_the_length_that_the_run_pastes() -> None:
+    model, clips = encoder(), batch()
+    for seed in range(4):
+        for probe in probe_clips(model, clips, seed=seed, paste_lengths=(0.2, 0.3)):
+            assert 0 < probe.own.mean() < 0.5
+        assert all(p.own.mean() >= 0.5 for p in probe_clips(model, clips, seed=seed))
+
+
 def test_a_lone_clip_or_segment_is_not_blended() -> None:
     assert probe_clips(encoder(), batch(1))[0].blended is None
     assert probe_clips(encoder(segments=1), batch())[0].assignment is None

@@ -53,6 +53,12 @@ def test_blended_frames_follow_the_mask_and_replay_alike() -> None:
     assert any(not torch.equal(mask, inputs.paste_mask) for mask in steps)
 
 
+def test_without_grounding_no_noun_reaches_the_model() -> None:
+    assert model_inputs(batch(), settings(), 3, on_rank(0)).noun_tokens is not None
+    inputs = model_inputs(batch(), settings("objectives.grounding.weight=0"), 3, on_rank(0))
+    assert inputs.noun_tokens is inputs.noun_token_mask is inputs.noun_mask is None
+
+
 def test_the_clips_of_a_batch_that_is_on_the_device_already_stay_as_they_are() -> None:
     loaded = batch()
     inputs = model_inputs(loaded, settings(), 3, on_rank(0))

@@ -20,6 +20,7 @@ from svilm_fast.train.config import RunConfig
 from svilm_fast.train.errors import CheckpointError, ConfigError, UserError
 from svilm_fast.train.evaluate import evaluate, evaluation_data
 from svilm_fast.train.loaded_run import load_run
+from svilm_fast.train.reporting import write_report
 from svilm_fast.train.session import Start, train_as_rank
 from svilm_fast.train.signals import PendingSignal
 
@@ -128,6 +129,26 @@ def test_a_run_leaves_everything_that_evaluation_needs(configure, ranks, read_re
     )
     last = {key: value for key, value in evaluated[-1].items() if key.startswith("retrieval")}
     assert {key: value for key, value in result.metrics().items() if key in last} == last
+
+
+def test_a_run_without_grounding_looks_for_no_nouns(configure, ranks, read_records) -> None:
+    config = configure(
+        "objectives.grounding.weight=0",
+        "data.nouns.extractor=spacy",
+        "data.nouns.spacy_model=no_such_model",
+        "training.steps=2",
+    )
+    train_as_rank(config, Start(), ranks)
+    root = Path(config.run.dir)
+    assert any("retrieval_t2v_R@1" in r for r in read_records(root / "metrics.jsonl"))
+    loaded = load_run(root)
+    page = write_report(loaded, "val", torch.device("cpu"), progress=False).read_text()
+    assert "Similarity of segments" in page
+
+
+def test_an_unknown_split_is_told_with_the_splits_there_are(configure, ranks) -> None:
+    with pytest.raises(UserError, match="no split 'foo'; the splits are train, val, test"):
+        evaluation_data(configure(), "foo", None)
 
 
 def test_a_second_start_never_overwrites_by_accident(configure, ranks, losses) -> None:
