@@ -14,31 +14,31 @@ _LINE_SECONDS = 5.0
 
 
 @contextmanager
-def clip_progress(total: int, shown: bool) -> Iterator[Callable[[int], None]]:
-    """Yields a function that is told how many more clips are done."""
+def clip_progress(total: int, shown: bool, doing: str) -> Iterator[Callable[[int], None]]:
+    """Yields a function that is told how many more clips are done; `doing`: "rendering", say."""
     console = Console(stderr=True)
     if not shown:
         yield lambda done: None
     elif console.is_terminal:
         columns = (
-            TextColumn("rendering"),
+            TextColumn(doing),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("clips"),
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=console) as bar:
-            task = bar.add_task("rendering", total=total)
+            task = bar.add_task(doing, total=total)
             yield lambda done: bar.advance(task, done)
     else:
-        yield _Lines(total)
+        yield _Lines(total, doing)
 
 
 class _Lines:
     """Writes a line when some seconds have passed, and at the end."""
 
-    def __init__(self, total: int) -> None:
-        self.total, self.done = total, 0
+    def __init__(self, total: int, doing: str) -> None:
+        self.total, self.doing, self.done = total, doing, 0
         self.started = self.last = time.monotonic()
 
     def __call__(self, done: int) -> None:
@@ -49,7 +49,7 @@ class _Lines:
         self.last = now
         rate = self.done / max(now - self.started, 1e-9)
         print(
-            f"rendering: {self.done}/{self.total} clips, {rate:.0f} clips/s",
+            f"{self.doing}: {self.done}/{self.total} clips, {rate:.0f} clips/s",
             file=sys.stderr,
             flush=True,
         )

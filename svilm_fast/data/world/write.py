@@ -27,6 +27,9 @@ from svilm_fast.data.world.video import encode_mp4
 FORMAT = "svilm-world/1"
 _CHUNK = 25
 _SEED_BOUND = 2**53
+# Clips drawn in a row without a new meaning, after which there is hardly any left to find: the
+# default settings' 1,200th of about 1,400 takes 180.
+_MOST_MISSES = 2000
 
 Member = tuple[str, bytes, bytes]
 Job = tuple[WorldConfig, Split, list[tuple[str, int]]]
@@ -79,7 +82,8 @@ def render_world(
     if not overwrite and (report := _existing(out, config)):
         return report
     started = time.perf_counter()
-    plans = {split: plan_split(config, split) for split in SPLITS}
+    with clip_progress(config.val + config.test, progress, "planning") as advance:
+        plans = {split: plan_split(config, split, advance) for split in SPLITS}
     out.mkdir(parents=True, exist_ok=True)
     (out / "manifest.json").unlink(missing_ok=True)
     manifest: dict[str, Any] = {"format": FORMAT, "config": config.model_dump(), "splits": {}}
@@ -87,7 +91,7 @@ def render_world(
     total = sum(len(plan) for plan in plans.values())
     with ExitStack() as stack:
         run = _runner(stack, min(processes, -(-total // _CHUNK)))
-        advance = stack.enter_context(clip_progress(total, progress))
+        advance = stack.enter_context(clip_progress(total, progress, "rendering"))
         for split, plan in plans.items():
             manifest["splits"][split] = _write_split(out, config, split, plan, run, advance)
     partial = out / "manifest.json.partial"
@@ -96,8 +100,12 @@ def render_world(
     return _report(out, manifest, time.perf_counter() - started, reused=False)
 
 
-def plan_split(config: WorldConfig, split: Split) -> list[int]:
+def plan_split(
+    config: WorldConfig, split: Split, advance: Callable[[int], None] = lambda _: None
+) -> list[int]:
     """The clip seeds of a split; validation and test clips differ in what every caption means.
+
+    advance: is told of each clip of those.
 
     Raises ValueError where the settings do not give that many distinct captions.
     """
@@ -107,15 +115,19 @@ def plan_split(config: WorldConfig, split: Split) -> list[int]:
         return stream.integers(_SEED_BOUND, size=count).tolist()
     seeds: list[int] = []
     told: dict[str, set[tuple]] = {grain: set() for grain in GRAINS}
+    misses = 0
     for seed in stream.integers(_SEED_BOUND, size=200 + 60 * count).tolist():
-        if len(seeds) == count:
+        if len(seeds) == count or misses == _MOST_MISSES:
             break
+        misses += 1
         meaning = draw_scene(config, split, seed).meaning(config.mention_background)
         if any(meaning[grain] in told[grain] for grain in GRAINS):
             continue
         for grain in GRAINS:
             told[grain].add(meaning[grain])
         seeds.append(seed)
+        misses = 0
+        advance(1)
     if len(seeds) < count:
         raise ValueError(
             f"world settings: {split}: only {len(seeds)} distinct captions found for {count} "

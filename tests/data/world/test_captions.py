@@ -29,6 +29,17 @@ def test_two_hundred_test_clips_differ_in_meaning_in_every_grain():
         assert len({meaning[grain] for meaning in meanings}) == 200
 
 
+def test_more_captions_than_there_are_is_refused_before_long():
+    """Without an end to the misses this draws 300,000 clips."""
+    few = WorldConfig(
+        test=5000, colors=["red", "blue", "green"], shapes=["circle", "square", "star"]
+    )
+    told = []
+    with pytest.raises(ValueError, match=r"only \d+ distinct captions found for 5000 clips"):
+        plan_split(few, "test", told.append)
+    assert 0 < len(told) < 2000
+
+
 def test_the_order_of_the_names_is_no_other_meaning():
     config = WorldConfig()
     scenes = [draw_scene(config, "train", seed) for seed in range(60)]
