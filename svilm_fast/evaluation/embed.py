@@ -31,6 +31,8 @@ class VideoTextModel(Protocol):
 
     def encode_text(self, tokens: Tensor, mask: Tensor) -> Tensor: ...
 
+    def encode_nouns(self, tokens: Tensor, mask: Tensor) -> Tensor: ...
+
 
 @dataclass(frozen=True)
 class CaptionTable:

@@ -157,6 +157,7 @@ class TextConfig(Settings):
     pool: Literal["start", "mean"] = Field(
         "start", description="the first token of the sequence, or the mean of the real tokens"
     )
+    unit_nouns: bool = Field(True, description="scale noun embeddings to length 1")
     drop_path: float = Field(0.0, ge=0.0, lt=1.0)
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
     checkpoint_activations: bool | Literal["auto"] = Field(

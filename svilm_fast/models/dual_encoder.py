@@ -40,6 +40,10 @@ class DualEncoder(nn.Module):
         """Embeds int64 tokens [n, S] with bool mask [n, S] to unit-norm [n, D]."""
         return self.text([TextSequences(tokens, mask)])[0]
 
+    def encode_nouns(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Embeds prompted nouns as grounding sees them: like `encode_text`, see `unit_nouns`."""
+        return self.text([TextSequences(tokens, mask, nouns=True)])[0]
+
     def encode_texts(self, sequences: Sequence[TextSequences]) -> list[Tensor]:
         """Embeds sets of sequences of different lengths in one call; see `TextEncoder.forward`."""
         return self.text(sequences)

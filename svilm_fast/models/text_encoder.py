@@ -14,17 +14,21 @@ from svilm_fast.models import checkpointing
 from svilm_fast.models.attention import KeyPadding
 from svilm_fast.models.config import TextConfig
 from svilm_fast.models.noise import TEXT_LAYER_OFFSET, drop_path_rates, residual_noise
-from svilm_fast.models.precision import masked_mean, project, unit_norm
+from svilm_fast.models.precision import at_least_fp32, masked_mean, project, unit_norm
 from svilm_fast.models.transformer import Block, Span
 
 
 @dataclass(frozen=True)
 class TextSequences:
-    """n sequences of one length: tokens int64 [n, S], mask bool [n, S], real tokens first."""
+    """n sequences of one length: tokens int64 [n, S], mask bool [n, S], real tokens first.
+
+    nouns: they are prompted nouns, which `text.unit_nouns` is about.
+    """
 
     tokens: Tensor
     mask: Tensor
     seeds: StepSeeds | None = None
+    nouns: bool = False
 
 
 class TokenEmbedding(nn.Module):
@@ -41,7 +45,7 @@ class TokenEmbedding(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """Token sequences to unit-norm embeddings."""
+    """Token sequences to embeddings, of unit norm but for nouns under `text.unit_nouns=false`."""
 
     def __init__(self, config: TextConfig, embed_dim: int, *, attention: str = "auto") -> None:
         super().__init__()
@@ -60,7 +64,7 @@ class TextEncoder(nn.Module):
         A sequence without a real token (a missing noun) gives a finite vector without meaning.
 
         Returns:
-            One [n, D] per set, unit norm, fp32 (float64 for a float64 model).
+            One [n, D] per set, fp32 (float64 for a float64 model).
 
         Raises:
             ValueError: a set longer than `text.length`, or a mask of another shape.
@@ -94,8 +98,12 @@ class TextEncoder(nn.Module):
             )
             states = checkpointing.run(block, states, spans, recompute=recompute)
         parts = self._pooled(states, masks)
-        embedded = unit_norm(project(self.projection, torch.cat(parts)))
-        return list(embedded.split([len(part) for part in parts]))
+        embedded = project(self.projection, torch.cat(parts))
+        split = embedded.split([len(part) for part in parts])
+        return [
+            at_least_fp32(part) if item.nouns and not self.config.unit_nouns else unit_norm(part)
+            for part, item in zip(split, sequences, strict=True)
+        ]
 
     def _pooled(self, states: Tensor, masks: list[Tensor]) -> list[Tensor]:
         parts = []

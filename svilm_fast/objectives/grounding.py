@@ -38,9 +38,16 @@ class GroundingObjective(nn.Module):
     """Symmetric InfoNCE over noun-to-group similarities; owns its scale and its sharpness beta."""
 
     def __init__(
-        self, config: GroundingConfig, num_groups: int, workspace_bytes: int | None = None
+        self,
+        config: GroundingConfig,
+        num_groups: int,
+        workspace_bytes: int | None = None,
+        *,
+        unit: bool = True,
     ) -> None:
+        """unit: whether groups and nouns have length 1, without which the kernels may overflow."""
         super().__init__()
+        self.backend = None if unit else "reference"
         self.config = config
         self.workspace_bytes = workspace_bytes
         self.scale = Scale(config.scale)
@@ -56,8 +63,8 @@ class GroundingObjective(nn.Module):
         """Loss, detached scale and detached beta, all 0-dim.
 
         Args:
-            groups: [b, G, D], unit norm.
-            nouns: [b, K, D], unit norm.
+            groups: [b, G, D], unit norm unless told otherwise.
+            nouns: [b, K, D], likewise.
             noun_mask: bool [b, K]; a caption without nouns takes no part.
         """
         scale = self.scale(groups)
@@ -70,6 +77,7 @@ class GroundingObjective(nn.Module):
             scale,
             scores=self.scores,
             workspace_bytes=self.workspace_bytes,
+            backend=self.backend,
         )
         return loss, scale.detach(), beta.detach()
 

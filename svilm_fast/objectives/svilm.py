@@ -47,7 +47,9 @@ class SViLM(nn.Module):
         self.encoder = DualEncoder(
             config.model, config.video, config.text, groups=uses_groups(config)
         )
-        self.objectives = Objectives(config.objectives, config.model, config.video)
+        self.objectives = Objectives(
+            config.objectives, config.model, config.video, unit_nouns=config.text.unit_nouns
+        )
 
     def forward(self, inputs: ModelInputs) -> StepOutput:
         """One training step's loss and metrics; collective on all ranks."""
@@ -146,7 +148,7 @@ def _noun_sequences(inputs: ModelInputs) -> TextSequences:
     if tokens is None or mask is None or inputs.noun_mask is None:
         raise ValueError("the grounding objective needs noun_tokens, noun_token_mask and noun_mask")
     seeds = None if inputs.seeds is None else noun_seeds(inputs.seeds, tokens.shape[1])
-    return TextSequences(tokens.flatten(0, 1), mask.flatten(0, 1), seeds)
+    return TextSequences(tokens.flatten(0, 1), mask.flatten(0, 1), seeds, nouns=True)
 
 
 def _empty_groups(features: dict[VideoSource, VideoFeatures]) -> Tensor | None:

@@ -52,7 +52,14 @@ class StepOutput(NamedTuple):
 class Objectives(nn.Module):
     """The objectives whose weight is above 0; the others do not exist."""
 
-    def __init__(self, config: ObjectivesConfig, model: ModelConfig, video: VideoConfig) -> None:
+    def __init__(
+        self,
+        config: ObjectivesConfig,
+        model: ModelConfig,
+        video: VideoConfig,
+        *,
+        unit_nouns: bool = True,
+    ) -> None:
         super().__init__()
         self.config = config
         given = config.workspace_bytes
@@ -67,7 +74,10 @@ class Objectives(nn.Module):
                     "the grounding objective needs group tokens: set video.num_groups above 0, "
                     "or objectives.grounding.weight=0"
                 )
-            self.grounding = GroundingObjective(config.grounding, video.num_groups, workspace)
+            unit = video.unit_groups and unit_nouns
+            self.grounding = GroundingObjective(
+                config.grounding, video.num_groups, workspace, unit=unit
+            )
         self.temporal = None
         if config.temporal.weight:
             self.temporal = TemporalObjective(config.temporal, model, video.num_segments)

@@ -178,7 +178,8 @@ def _encode_nouns(model: VideoTextModel, batch: ClipBatch, device: torch.device)
     # An absent noun is a sequence without tokens, which an encoder need not take.
     mask[..., 0] |= ~batch.noun_mask
     tokens = batch.noun_tokens.reshape(-1, length).to(device)
-    return model.encode_text(tokens, mask.reshape(-1, length).to(device)).reshape(count, nouns, -1)
+    flat = mask.reshape(-1, length).to(device)
+    return model.encode_nouns(tokens, flat).reshape(count, nouns, -1)
 
 
 def _cut_and_paste(

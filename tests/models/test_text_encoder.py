@@ -44,6 +44,21 @@ def test_sets_of_different_length_share_one_call(make_encoder, text):
     torch.testing.assert_close(prompted, encoder.encode_text(nouns, noun_mask))
 
 
+def test_only_nouns_keep_their_length_where_asked(make_encoder, text):
+    encoder = make_encoder()
+    tokens, mask = text
+    sets = [TextSequences(tokens, mask), TextSequences(tokens, mask, nouns=True)]
+    captions, nouns = encoder.encode_texts(sets)
+    assert torch.equal(captions, nouns)
+    encoder.text.config = encoder.text.config.model_copy(update={"unit_nouns": False})
+    same, free = encoder.encode_texts(sets)
+    assert torch.equal(same, captions)
+    assert torch.equal(free, encoder.encode_nouns(tokens, mask))
+    lengths = free.norm(dim=1, keepdim=True)
+    assert (lengths - 1).abs().min() > 1e-3
+    torch.testing.assert_close(free / lengths, captions)
+
+
 def test_a_sequence_without_tokens_is_finite_and_disturbs_nothing(make_encoder, text):
     encoder = make_encoder()
     tokens, mask = text

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from svilm_fast.kernels import use_backend
 from svilm_fast.models.precision import unit_norm
 from svilm_fast.objectives.config import GroundingConfig
 from svilm_fast.objectives.grounding import GroundingObjective
@@ -24,6 +25,21 @@ def _embeddings() -> tuple[Tensor, Tensor]:
 def _objective(**settings: object) -> GroundingObjective:
     torch.manual_seed(0)
     return GroundingObjective(GroundingConfig(**settings), GROUPS).double()
+
+
+def test_vectors_of_any_length_never_reach_the_kernels():
+    groups, nouns = (30 * one.float() for one in _embeddings())
+    mask = torch.ones(nouns.shape[:2], dtype=torch.bool)
+    found = {}
+    for unit in (True, False):
+        objective = GroundingObjective(GroundingConfig(), GROUPS, unit=unit)
+        with use_backend("fused"):
+            found[unit] = objective(groups, nouns, mask)[0]
+    expected = GroundingObjective(GroundingConfig(), GROUPS).double()
+    with use_backend("reference"):
+        truth = expected(groups.double(), nouns.double(), mask)[0]
+    torch.testing.assert_close(found[False].double(), truth, rtol=1e-5, atol=1e-6)
+    assert not torch.isclose(found[True].double(), truth, rtol=1e-3)
 
 
 @pytest.mark.parametrize("similarity", ["softmax", "max", "mean", "maxsim", "linear", "mlp"])
