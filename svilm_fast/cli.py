@@ -116,7 +116,10 @@ def retrieval(
     max_clips: MaxClips = None,
     weights: WeightsKind = None,
     device: Device = "auto",
-    name: Annotated[str, typer.Option(help="name of the files in evaluation/")] = "retrieval",
+    name: Annotated[
+        str | None,
+        typer.Option(help="name of the files in evaluation/ [default: retrieval, or the list's]"),
+    ] = None,
     least: Annotated[
         float | None, typer.Option("--at-least", help="percent that text-to-video R@1 must reach")
     ] = None,
@@ -149,8 +152,11 @@ def retrieval(
         if split != "test":
             raise UserError("--list takes the place of the test split; leave out --split")
         config.data = data_for_list(config.data, list_file, videos or list_file.parent)
+        name = name or list_file.stem
     dataset = evaluation_data(config, split, loaded.tokenizer)
-    options = {} if protocol is None else {"protocol": check_protocol(protocol, dataset).title}
+    options = {} if list_file is None else {"protocol": f"list {list_file.name}"}
+    if protocol is not None:
+        options = {"protocol": check_protocol(protocol, dataset).title}
     result = evaluate(
         loaded.model.encoder,
         dataset,
@@ -161,6 +167,7 @@ def retrieval(
         **options,
     )
     result.extra |= {"run": config.run.name, "step": loaded.step, "weights": loaded.weights.value}
+    name = name or "retrieval"
     path = write_retrieval(result, loaded.files.evaluation, name=name)
     pictures = loaded.files.evaluation / f"{name}_pictures"
     write_pictures(retrieval_sections(result, PICTURE_QUERIES), pictures)

@@ -109,6 +109,9 @@ def test_retrieval_takes_a_list_of_videos(finished: Path, tmp_path: Path, capsys
     arguments = ["--run", str(finished), "--list", str(listed), "--device", "cpu"]
     assert call("evaluate", "retrieval", *arguments, "--name", "listed") == 0
     assert json.loads((finished / "evaluation" / "listed.json").read_text())["videos"] == 3
+    assert call("evaluate", "retrieval", *arguments) == 0
+    of_list = json.loads((finished / "evaluation" / "list.json").read_text())
+    assert of_list["protocol"] == "list list.csv"
     assert call("evaluate", "retrieval", *arguments, "--protocol", "msrvtt-1ka") == 2
     assert "1000" in capsys.readouterr().err
 
