@@ -232,6 +232,23 @@ def dump_config(config: RunConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+def type_words(annotation: Any) -> str:
+    """Return a type as one writes it, without the bounds that `Annotated` adds."""
+    plain = _without_bounds(annotation)
+    if isinstance(plain, type) and not typing.get_args(plain):
+        return plain.__name__
+    return str(plain).replace("typing.", "")
+
+
+def _without_bounds(annotation: Any) -> Any:
+    origin: Any = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        return _without_bounds(typing.get_args(annotation)[0])
+    if origin is tuple:
+        return origin[tuple(_without_bounds(part) for part in typing.get_args(annotation))]
+    return annotation
+
+
 def explain(path: str) -> str:
     """Return type, default and meaning of a key, or of all keys of a block."""
     block: type[Settings] = RunConfig
@@ -247,8 +264,7 @@ def explain(path: str) -> str:
         inner = block_of(field.annotation)
         if inner is None:
             default = field.get_default(call_default_factory=True)
-            kind = str(field.annotation).replace("typing.", "")
-            kind = getattr(field.annotation, "__name__", kind) if "[" not in kind else kind
+            kind = type_words(field.annotation)
             return f"{path}: {kind} = {default!r}\n    {field.description or ''}".rstrip()
         block = inner
     names = list(block.model_fields)

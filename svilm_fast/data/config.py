@@ -11,15 +11,23 @@ from svilm_fast.settings import Settings
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
 
+SPLIT = "shards, or a CSV or JSONL list, or several; null: none"
+
 
 class AugmentConfig(Settings):
     """Training-time changes of a clip; every frame of a clip gets the same."""
 
-    crop_scale: tuple[Fraction, Fraction] = (0.6, 1.0)  # share of the frame's area
-    crop_ratio: tuple[float, float] = (0.75, 1.3333333333)  # width / height
-    flip: Fraction = 0.5
-    # A mirrored video contradicts "from the left": such captions are not flipped unless asked.
-    flip_directional: bool = False
+    crop_scale: tuple[Fraction, Fraction] = Field(
+        (0.6, 1.0), description="smallest and largest crop, as shares of the frame's area"
+    )
+    crop_ratio: tuple[float, float] = Field(
+        (0.75, 1.3333333333), description="bounds of the crop's width / height"
+    )
+    flip: Fraction = Field(0.5, description="share of the clips that are mirrored")
+    # A mirrored video contradicts "from the left".
+    flip_directional: bool = Field(
+        False, description="mirror clips whose captions speak of directions too"
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> AugmentConfig:
@@ -33,14 +41,17 @@ class AugmentConfig(Settings):
 class NounsConfig(Settings):
     """How nouns are found in captions that bring none, and how they are put to the text encoder."""
 
-    per_caption: Count = 2  # K; training draws K of them, evaluation takes the first K
-    extractor: Literal["textblob", "spacy", "none"] = "textblob"
-    spacy_model: str = "en_core_web_sm"
-    phrases: bool = True  # "red circle" rather than "circle"
-    templates: tuple[str, ...] = (
-        "a video of {noun}.",
-        "it is a video of {noun}.",
-        "a clip that shows {noun}.",
+    per_caption: Count = Field(
+        2, description="K nouns of a caption: training draws them, evaluation takes the first"
+    )
+    extractor: Literal["textblob", "spacy", "none"] = Field(
+        "textblob", description="what finds the nouns of captions that bring none"
+    )
+    spacy_model: str = Field("en_core_web_sm", description="model of extractor=spacy")
+    phrases: bool = Field(True, description="true: `red circle`; false: `circle`")
+    templates: tuple[str, ...] = Field(
+        ("a video of {noun}.", "it is a video of {noun}.", "a clip that shows {noun}."),
+        description="prompts around a noun: training draws one, evaluation takes the first",
     )
 
     @model_validator(mode="after")
@@ -54,12 +65,16 @@ class NounsConfig(Settings):
 class TokenizerConfig(Settings):
     """`bpe` is trained from the training captions, unless `path` names a saved one."""
 
-    kind: Literal["bpe", "clip", "hf"] = "bpe"
-    path: str | None = None  # tokenizer.json (bpe, hf) or bpe_simple_vocab_16e6.txt.gz (clip)
-    vocab_size: Annotated[int, Field(ge=260)] = 4096
-    lowercase: bool = True
-    length: Annotated[int, Field(ge=4)] = 32  # S, with start and end
-    noun_length: Annotated[int, Field(ge=4)] = 16  # Sn, prompt included
+    kind: Literal["bpe", "clip", "hf"] = Field(
+        "bpe", description="trained byte-level BPE, CLIP's vocabulary, or a saved tokenizer.json"
+    )
+    path: str | None = Field(
+        None, description="tokenizer.json (bpe, hf) or bpe_simple_vocab_16e6.txt.gz (clip)"
+    )
+    vocab_size: int = Field(4096, ge=260, description="most tokens of a trained BPE")
+    lowercase: bool = Field(True, description="a trained BPE reads everything in lower case")
+    length: int = Field(32, ge=4, description="S, tokens of a caption with start and end")
+    noun_length: int = Field(16, ge=4, description="Sn, tokens of a prompted noun")
 
     @model_validator(mode="after")
     def _hf_needs_path(self) -> TokenizerConfig:
@@ -71,8 +86,13 @@ class TokenizerConfig(Settings):
 class CutPasteConfig(Settings):
     """How much of a blended clip stays its own: a run of segments, its length drawn uniformly."""
 
-    shortest: Fraction = 0.5  # shares of video.num_segments; at least one segment each way
-    longest: Fraction = 1.0
+    # At least one segment is left to each of the two clips.
+    shortest: Fraction = Field(
+        0.5, description="shortest run that stays, as a share of video.num_segments"
+    )
+    longest: Fraction = Field(
+        1.0, description="longest run that stays, as a share of video.num_segments"
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> CutPasteConfig:
@@ -86,18 +106,18 @@ class CutPasteConfig(Settings):
 class LimitsConfig(Settings):
     """What a single sample may cost; beyond it is refused and counted, before it is decoded."""
 
-    frame_pixels: Count = 8192 * 4352
-    frames: Count = 36_000
-    video_bytes: Count = 2**30
-    json_bytes: Count = 2**26
-    shard_members: Count = 2_000_000
+    frame_pixels: Count = Field(8192 * 4352, description="most pixels of a frame")
+    frames: Count = Field(36_000, description="most frames of a video file")
+    video_bytes: Count = Field(2**30, description="largest video file")
+    json_bytes: Count = Field(2**26, description="largest json of a sample")
+    shard_members: Count = Field(2_000_000, description="most members of a tar file")
 
 
 class SkipsConfig(Settings):
     """How many distinct samples of a rank may be skipped before loading stops with an error."""
 
-    fraction: Fraction = 0.01
-    always_allowed: Annotated[int, Field(ge=0)] = 10
+    fraction: Fraction = Field(0.01, description="share of the samples that may be skipped")
+    always_allowed: int = Field(10, ge=0, description="so many may be skipped in any case")
 
 
 class DataConfig(Settings):
@@ -107,23 +127,45 @@ class DataConfig(Settings):
     of these; `None` means that the split does not exist.
     """
 
-    train: str | list[str] | None = None
-    val: str | list[str] | None = None
-    test: str | list[str] | None = None
-    videos: str | None = None  # folder of the videos that lists name; default: the list's folder
-    captions: Literal["coarse", "fine", "fused"] = "fused"
-    shuffle_captions: bool = False  # control: training captions go to other videos
-    short_clip: Literal["repeat", "skip"] = "repeat"  # fewer frames than asked
-    resize_margin: Annotated[float, Field(ge=1.0)] = 8 / 7  # short side before the crop, x size
+    train: str | list[str] | None = Field(None, description="clips to train on: " + SPLIT)
+    val: str | list[str] | None = Field(None, description="clips to watch the run with: " + SPLIT)
+    test: str | list[str] | None = Field(None, description="clips for the end: " + SPLIT)
+    videos: str | None = Field(
+        None, description="folder of the videos that lists name; null: the list's own"
+    )
+    captions: Literal["coarse", "fine", "fused"] = Field(
+        "fused", description="which caption is read where a sample has one of each grain"
+    )
+    shuffle_captions: bool = Field(
+        False, description="a control: training captions go to other videos"
+    )
+    short_clip: Literal["repeat", "skip"] = Field(
+        "repeat", description="videos with fewer frames than asked: repeat some, or leave them out"
+    )
+    resize_margin: float = Field(
+        8 / 7, ge=1.0, description="short side before the crop / video.image_size"
+    )
     augment: AugmentConfig = AugmentConfig()
     nouns: NounsConfig = NounsConfig()
     cut_paste: CutPasteConfig = CutPasteConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     limits: LimitsConfig = LimitsConfig()
     skips: SkipsConfig = SkipsConfig()
-    decoder: Literal["auto", "pyav", "cv2"] = "auto"
-    workers: Annotated[int, Field(ge=0)] = 2  # 0, or cache=memory: in the training process
-    prefetch: Count = 2  # batches per worker
-    timeout_s: Annotated[float, Field(gt=0)] = 120.0
-    cache: Literal["none", "memory"] = "none"  # decoded clips; results are the same with both
-    cache_bytes: Count = 4 * 2**30  # per process; clips beyond it are decoded each time
+    decoder: Literal["auto", "pyav", "cv2"] = Field(
+        "auto", description="library that decodes; auto: the first that is installed"
+    )
+    workers: int = Field(
+        2,
+        ge=0,
+        description="processes that load; 0, or with cache=memory: the training process loads",
+    )
+    prefetch: Count = Field(2, description="batches that each worker loads ahead")
+    timeout_s: float = Field(
+        120.0, gt=0, description="a worker that takes longer for a batch ends the run, seconds"
+    )
+    cache: Literal["none", "memory"] = Field(
+        "none", description="memory: keep decoded clips; results are the same"
+    )
+    cache_bytes: Count = Field(
+        4 * 2**30, description="size of the cache per process; further clips are decoded each time"
+    )

@@ -14,6 +14,13 @@ AttentionName = Literal["auto", "sdpa", "flash_attn", "xformers", "reference"]
 Lock = bool | int
 DropPattern = Literal["random", "spatial_uniform", "temporal_uniform", "stratified", "tube"]
 
+WIDTH = "width C of a token"
+DEPTH = "transformer layers"
+HEADS = "attention heads of a layer"
+MLP_RATIO = "hidden width of a layer's MLP / C"
+DROP_PATH = "rate at the last layer, linear from 0"
+DROPOUT = "residual dropout"
+
 
 class DropConfig(Settings):
     """Token dropping before the encoder."""
@@ -45,7 +52,9 @@ class GroupingConfig(Settings):
     mode: Literal["gumbel", "hard", "soft"] = Field(
         "gumbel", description="assignment in training; evaluation is without noise"
     )
-    temperature: float = Field(1.0, gt=0.0)
+    temperature: float = Field(
+        1.0, gt=0.0, description="divides the logits of the assignment to groups"
+    )
     mixer_ratio: float = Field(0.5, gt=0.0, description="hidden width of the token mixing MLP / C")
     in_encoder: Literal["when_needed", "always"] = Field(
         "when_needed",
@@ -57,23 +66,25 @@ class GroupingConfig(Settings):
 class VideoConfig(Settings):
     """The video encoder and the clip that it reads."""
 
-    frames: int = Field(32, ge=1)
-    image_size: int = Field(224, ge=1)
+    frames: int = Field(32, ge=1, description="frames of a clip")
+    image_size: int = Field(224, ge=1, description="side of the square frames, pixels")
     tubelet: int = Field(2, ge=1, description="frames in one token")
     patch: int = Field(16, ge=1, description="pixels along each side of a token")
-    width: int = Field(768, ge=1)
-    depth: int = Field(12, ge=1)
-    heads: int = Field(12, ge=1)
-    mlp_ratio: float = Field(4.0, gt=0.0)
-    num_groups: int = Field(32, ge=0)
+    width: int = Field(768, ge=1, description=WIDTH)
+    depth: int = Field(12, ge=1, description=DEPTH)
+    heads: int = Field(12, ge=1, description=HEADS)
+    mlp_ratio: float = Field(4.0, gt=0.0, description=MLP_RATIO)
+    num_groups: int = Field(32, ge=0, description="group tokens; 0: none, and no grouping blocks")
     num_segments: int = Field(8, ge=1, description="temporal segments of a clip")
     unit_groups: bool = Field(True, description="scale group embeddings to length 1")
     unit_segments: bool = Field(True, description="scale segment embeddings to length 1")
-    pool: Literal["tokens", "groups", "class_token"] = "tokens"
-    drop_path: float = Field(
-        0.0, ge=0.0, lt=1.0, description="rate at the last layer, linear from 0"
+    pool: Literal["tokens", "groups", "class_token"] = Field(
+        "tokens",
+        description="what the video's embedding is made of: the mean of its tokens or of its "
+        "groups, or a class token",
     )
-    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="residual dropout")
+    drop_path: float = Field(0.0, ge=0.0, lt=1.0, description=DROP_PATH)
+    dropout: float = Field(0.0, ge=0.0, lt=1.0, description=DROPOUT)
     drop: DropConfig = Field(default_factory=DropConfig)
     grouping: GroupingConfig = Field(default_factory=GroupingConfig)
     checkpoint_activations: bool | Literal["auto"] = Field(
@@ -148,18 +159,18 @@ class VideoConfig(Settings):
 class TextConfig(Settings):
     """The text encoder; reads captions and prompted nouns."""
 
-    vocab_size: int = Field(30522, ge=1)
+    vocab_size: int = Field(30522, ge=1, description="rows of the token embedding")
     length: int = Field(32, ge=1, description="longest token sequence")
-    width: int = Field(768, ge=1)
-    depth: int = Field(12, ge=1)
-    heads: int = Field(12, ge=1)
-    mlp_ratio: float = Field(4.0, gt=0.0)
+    width: int = Field(768, ge=1, description=WIDTH)
+    depth: int = Field(12, ge=1, description=DEPTH)
+    heads: int = Field(12, ge=1, description=HEADS)
+    mlp_ratio: float = Field(4.0, gt=0.0, description=MLP_RATIO)
     pool: Literal["start", "mean"] = Field(
         "start", description="the first token of the sequence, or the mean of the real tokens"
     )
     unit_nouns: bool = Field(True, description="scale noun embeddings to length 1")
-    drop_path: float = Field(0.0, ge=0.0, lt=1.0)
-    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    drop_path: float = Field(0.0, ge=0.0, lt=1.0, description=DROP_PATH)
+    dropout: float = Field(0.0, ge=0.0, lt=1.0, description=DROPOUT)
     checkpoint_activations: bool | Literal["auto"] = Field(
         False, description="compute blocks again in backward; auto: if memory asks (svilm plan)"
     )
@@ -181,7 +192,9 @@ class ModelConfig(Settings):
 
     preset: PresetName = Field("base", description="sizes that the other blocks start from")
     embed_dim: int = Field(256, ge=1, description="width D of the shared space")
-    attention: AttentionName = "auto"
+    attention: AttentionName = Field(
+        "auto", description="implementation of attention; auto: the best one that runs here"
+    )
 
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {

@@ -12,14 +12,17 @@ from svilm_fast.settings import Settings
 VideoSource = Literal["clean", "blended"]
 Similarity = Literal["softmax", "max", "mean", "maxsim", "linear", "mlp"]
 
+WEIGHT = "factor on this loss in the sum; 0 removes the loss and its cost"
+VIDEO = "the clips that are read: as they are (clean), or after cut-and-paste (blended)"
+
 
 class ScaleConfig(Settings):
     """A factor on similarities, exp(parameter) clamped in forward."""
 
-    initial: float = Field(1 / 0.07, gt=0.0)
-    minimum: float = Field(1.0, gt=0.0)
-    maximum: float = Field(100.0, gt=0.0)
-    learnable: bool = True
+    initial: float = Field(1 / 0.07, gt=0.0, description="factor at the start")
+    minimum: float = Field(1.0, gt=0.0, description="a learned factor is not below it")
+    maximum: float = Field(100.0, gt=0.0, description="a learned factor is not above it")
+    learnable: bool = Field(True, description="false: the factor stays as it starts")
 
     @model_validator(mode="after")
     def _ordered(self) -> ScaleConfig:
@@ -34,8 +37,8 @@ class ScaleConfig(Settings):
 class ContrastConfig(Settings):
     """Global contrast of videos with captions."""
 
-    weight: float = Field(1.0, ge=0.0)
-    video: VideoSource = "blended"
+    weight: float = Field(1.0, ge=0.0, description=WEIGHT)
+    video: VideoSource = Field("blended", description=VIDEO)
     exclude_partner: bool = Field(
         False, description="the caption of the clip that gave the background is no negative"
     )
@@ -52,16 +55,24 @@ class BetaConfig(Settings):
     """Sharpness of the softmax over groups, clamped to [0, 60] in forward."""
 
     # docs/decisions/0002-grounding-beta.md: 3 learns as well as any, 10 and above get stuck.
-    initial: float = Field(3.0, ge=0.0, le=60.0)
-    learnable: bool = True
+    initial: float = Field(
+        3.0, ge=0.0, le=60.0, description="beta at the start, for similarity=softmax"
+    )
+    learnable: bool = Field(True, description="false: beta stays as it starts")
 
 
 class GroundingConfig(Settings):
     """Contrast of the groups of a video with the nouns of a caption."""
 
-    weight: float = Field(1.0, ge=0.0)
-    video: VideoSource = "blended"
-    similarity: Similarity = "softmax"
+    weight: float = Field(
+        1.0, ge=0.0, description=WEIGHT + "; with 0 training reads no nouns either"
+    )
+    video: VideoSource = Field("blended", description=VIDEO)
+    similarity: Similarity = Field(
+        "softmax",
+        description="how a noun's products with all groups become one number; linear and mlp learn "
+        "it from the sorted products",
+    )
     beta: BetaConfig = Field(default_factory=BetaConfig)
     scale: ScaleConfig = Field(default_factory=ScaleConfig)
     mlp_hidden: int = Field(64, ge=1, description="hidden width of similarity=mlp")
@@ -70,10 +81,16 @@ class GroundingConfig(Settings):
 class TemporalConfig(Settings):
     """Foreground against background segments of a blended clip."""
 
-    weight: float = Field(1.0, ge=0.0)
-    video: Literal["blended"] = "blended"
-    head: Literal["centroid", "rnn", "transformer"] = "centroid"
-    loss: Literal["bce", "mse"] = "bce"
+    weight: float = Field(1.0, ge=0.0, description=WEIGHT)
+    video: Literal["blended"] = Field("blended", description="only blended clips have a task")
+    head: Literal["centroid", "rnn", "transformer"] = Field(
+        "centroid",
+        description="what tells own segments from pasted ones: likeness to the centres of both, or "
+        "a learned head that reads all segments",
+    )
+    loss: Literal["bce", "mse"] = Field(
+        "bce", description="cross-entropy or squared error of the predicted probabilities"
+    )
     temperature: float = Field(0.1, gt=0.0, description="divides the logits of head=centroid")
     heads: int = Field(4, ge=1, description="attention heads of head=transformer")
 

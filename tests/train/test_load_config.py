@@ -222,9 +222,24 @@ def test_what_no_objective_reads_may_be_anything(overrides: str) -> None:
     load_config(None, ["model.preset=tiny", *overrides.split()])
 
 
-def test_every_key_of_the_training_side_is_explained() -> None:
+def test_every_key_is_explained_with_a_meaning() -> None:
     text = explain("")
     for key in dotted_keys(RunConfig):
         assert f"{key}: " in text
+        assert "\n    " in explain(key), f"{key} has no meaning"
+    assert "Annotated" not in text
+    assert "FieldInfo" not in text
+
+
+def test_types_are_explained_as_one_writes_them() -> None:
+    assert explain("data.augment.crop_scale").startswith(
+        "data.augment.crop_scale: tuple[float, float] = (0.6, 1.0)\n"
+    )
+    assert explain("video.grouping.layers").startswith(
+        "video.grouping.layers: tuple[int, ...] | None = None\n"
+    )
+
+
+def test_meanings_are_explained_with_type_and_default() -> None:
     assert "peak learning rate" in explain("optimizer.lr")
     assert "= 0.001" in explain("optimizer.lr")
