@@ -31,7 +31,7 @@ NOTHING_CHOSEN = 5
 
 def test_files() -> list[Path]:
     """Test files of the ops with tests that need a GPU."""
-    folders = (ROOT / "tests" / "gpu", ROOT / "tests" / "kernels", ROOT / "tests" / "bench")
+    folders = (ROOT / "tests" / "gpu", ROOT / "tests" / "kernels")
     found = [path for folder in folders for path in sorted(folder.rglob("test_*.py"))]
     return [p for p in found if p.parent.name == "gpu" or "mark.gpu" in p.read_text()]
 

@@ -25,8 +25,8 @@ def absent_modules() -> list[str]:
 @pytest.mark.parametrize(
     "run",
     [
-        "import pytest; sys.exit(pytest.main(['tests/gpu', 'tests/kernels', '-m', 'gpu', "
-        "'--collect-only', '-q']))",
+        "import pytest; from svilm_fast.bench.gpu.check import test_files as files; "
+        "sys.exit(pytest.main([*map(str, files()), '-m', 'gpu', '--collect-only', '-q']))",
         "import svilm_fast.bench.ops.run as run; assert callable(run.main)",
         "import svilm_fast.bench.gpu.check as check; assert len(check.test_files()) >= 6",
     ],
