@@ -118,7 +118,9 @@ def retrieval(
     device: Device = "auto",
     name: Annotated[
         str | None,
-        typer.Option(help="name of the files in evaluation/ [default: retrieval, or the list's]"),
+        typer.Option(
+            help="name of the files in evaluation/ [default: retrieval, or list_ and the list's]"
+        ),
     ] = None,
     least: Annotated[
         float | None, typer.Option("--at-least", help="percent that text-to-video R@1 must reach")
@@ -152,7 +154,7 @@ def retrieval(
         if split != "test":
             raise UserError("--list takes the place of the test split; leave out --split")
         config.data = data_for_list(config.data, list_file, videos or list_file.parent)
-        name = name or list_file.stem
+        name = name or f"list_{list_file.stem}"
     dataset = evaluation_data(config, split, loaded.tokenizer)
     options = {} if list_file is None else {"protocol": f"list {list_file.name}"}
     if protocol is not None:

@@ -30,13 +30,12 @@ def run_side_by_side(commands: Mapping[str, Sequence[str]], limit_s: float) -> l
     """
     begin = time.monotonic()
     done: dict[str, Done] = {}
+    running: dict[str, tuple[subprocess.Popen[bytes], IO[bytes]]] = {}
     with ExitStack() as stack:
-        running: dict[str, tuple[subprocess.Popen[bytes], IO[bytes]]] = {}
+        stack.callback(_end_all, running)
         for name, command in commands.items():
             output = stack.enter_context(tempfile.TemporaryFile())
-            process = start(command, output)
-            stack.callback(end, process)
-            running[name] = process, output
+            running[name] = start(command, output), output
         while running:
             late = time.monotonic() - begin > limit_s
             for name, (process, log) in list(running.items()):
@@ -50,6 +49,11 @@ def run_side_by_side(commands: Mapping[str, Sequence[str]], limit_s: float) -> l
                 del running[name]
             time.sleep(0.05)
     return [done[name] for name in commands]
+
+
+def _end_all(running: Mapping[str, tuple[subprocess.Popen[bytes], IO[bytes]]]) -> None:
+    for process, _ in running.values():
+        end(process)
 
 
 def start(command: Sequence[str], output: IO[bytes] | int) -> subprocess.Popen[bytes]:

@@ -19,6 +19,8 @@ SILENCE_S = 100.0
 MOST_STARTS = 6
 # What the last benchmark before the deadline may take beyond it.
 GRACE_S = 15.0
+# What the process that finishes the file may take: it measures nothing.
+FINISH_S = 30.0
 PROGRAM = (sys.executable, "-u", "-m", "svilm_fast.bench.ops.run")
 ENDED = {Outcome.OK, Outcome.USAGE, Outcome.INCOMPARABLE, Outcome.MISSING, Outcome.FAILED}
 
@@ -38,24 +40,29 @@ def benchmark(
     The benchmark under way when the process crashed, or said nothing for `silence_s`, becomes a
     record without a figure, and another process measures the rest.
 
-    Returns the exit status; `Outcome.FAILED` where it was started `MOST_STARTS` times in vain, or
-    ended `grace_s` after the deadline.
+    What still runs `grace_s` after the deadline is ended too, and a last process finishes the file.
+
+    Returns the exit status; `Outcome.FAILED` where it was started `MOST_STARTS` times in vain.
     """
     begin = time.monotonic()
     lost: dict[str, str] = {}
-    for attempt in range(MOST_STARTS):
-        left = deadline_s - (time.monotonic() - begin)
-        if left + grace_s <= 0:
-            break
+    for _ in range(MOST_STARTS):
+        now = time.monotonic()
+        left = begin + deadline_s - now
+        late = left + grace_s <= 0
+        until = now + FINISH_S if late else begin + deadline_s + grace_s
         command = [*program, "--out", str(out), "--deadline", f"{max(left, 0):.0f}"]
         command += ["--announce", *more]
-        command += ["--resume"] if attempt else []
+        # Before the first benchmark's turn, what lies there is an older run's.
+        command += ["--resume"] if lost else []
         for id, why in lost.items():
             command += ["--without", id, why]
         process = start(command, subprocess.PIPE)
-        code, under_way = _follow(process, silence_s, begin + deadline_s + grace_s, tell)
+        code, under_way = _follow(process, silence_s, until, tell)
         if code in ENDED:
             return code
+        if late:
+            break
         why = "no answer, ended from outside" if code is None else f"ended the process ({code})"
         tell(f"! {under_way or 'before any benchmark'}: {why}; begun anew")
         if under_way:

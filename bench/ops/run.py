@@ -16,8 +16,8 @@ from typing import NoReturn
 
 import torch
 
-from svilm_fast.bench.ceilings import measure_ceilings
-from svilm_fast.bench.compare.results import read_results
+from svilm_fast.bench.ceilings import Ceilings, measure_ceilings
+from svilm_fast.bench.compare.results import Results, read_results
 from svilm_fast.bench.environment import ROOT, environment, slug
 from svilm_fast.bench.outcomes import Outcome
 from svilm_fast.bench.peers import PEERS
@@ -51,26 +51,31 @@ def main(arguments: list[str] | None = None) -> int:
     if not chosen:
         _refuse(f"no such case on {device.type}: {', '.join(options.case)}", Outcome.USAGE)
     facts = environment(device)
-    ceilings = measure_ceilings(device)
+    path = options.out / slug(facts) / "ops.json"
+    earlier = _earlier(path, facts["fingerprint"]) if options.resume else None
+    ceilings = Ceilings(**earlier.ceilings) if earlier else measure_ceilings(device)
     print(
         f"ceilings of this run: product {ceilings.product_flops / 1e12:.1f} TFLOP/s, "
         f"copy {ceilings.copy_bytes / 1e9:.0f} GB/s"
     )
-    path = options.out / slug(facts) / "ops.json"
-    records = _earlier(path, facts["fingerprint"]) if options.resume else []
+    records = [Record.from_json(one) for one in earlier.records.values()] if earlier else []
     known = {record.id for record in records}
     why = {id: text for id, text in options.without if id not in known}
-    records += [blank(one, f"failed: {why[one.id]}") for one in chosen if one.id in why]
+    for one in chosen:
+        if one.id in why:
+            left_out = blank(one, f"failed: {why[one.id]}")
+            records.append(replace(left_out, position=len(records)))
     known |= why.keys()
+    if earlier is None:
+        # So that no process that goes on with this run takes another run's figures for its own.
+        path.unlink(missing_ok=True)
     for record in run(
         [benchmark for benchmark in chosen if benchmark.id not in known],
         device,
         ceilings,
         budget_s=options.budget,
         deadline_s=options.deadline - (time.monotonic() - start),
-        starting=lambda benchmark: (
-            print(f"{STARTING}{benchmark.id}", flush=True) if options.announce else None
-        ),
+        starting=_announce if options.announce else _say_nothing,
     ):
         records.append(replace(record, position=len(records)))
         # Those past the deadline come many at once, and are in the file at the end.
@@ -132,14 +137,16 @@ def _refuse(text: str, outcome: Outcome) -> NoReturn:
     sys.exit(int(outcome))
 
 
-def _earlier(path: Path, fingerprint: str) -> list[Record]:
-    """The records of an unfinished file of this machine; none where there is no file."""
+def _earlier(path: Path, fingerprint: str) -> Results | None:
+    """What an unfinished run of this machine has written; None where there is no file."""
     if not path.is_file():
-        return []
+        return None
     written = read_results(path)
     if written.fingerprint != fingerprint:
         _refuse(f"{path} is of another machine or versions: drop --resume", Outcome.INCOMPARABLE)
-    return [Record.from_json(record) for record in written.records.values()]
+    if written.complete:
+        _refuse(f"{path} is of a finished run: drop --resume", Outcome.USAGE)
+    return written
 
 
 if __name__ == "__main__":

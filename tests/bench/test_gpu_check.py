@@ -83,11 +83,24 @@ def test_a_crash_and_a_hang_cost_one_figure_each(program, tmp_path):
 
 def test_it_ends_after_the_deadline_whatever_is_under_way(program, tmp_path):
     begin = time.monotonic()
+    told = []
     code = watched.benchmark(
-        tmp_path, 3, silence_s=100, grace_s=1, tell=lambda _: None, program=program
+        tmp_path, 3, silence_s=100, grace_s=1, tell=told.append, program=program
     )
-    assert code == Outcome.FAILED
+    assert code == Outcome.OK
     assert time.monotonic() - begin < 60
+    assert told[-1].startswith("figure of c --announce --resume --without a")
+
+
+def test_what_breaks_before_any_benchmark_resumes_nothing(tmp_path):
+    asked = tmp_path / "asked"
+    program = f"import sys; open({str(asked)!r}, 'a').write(' '.join(sys.argv[1:]) + chr(10))"
+    program = [sys.executable, "-c", program + "; raise SystemExit(1)"]
+    code = watched.benchmark(tmp_path, 60, tell=lambda _: None, program=program)
+    assert code == Outcome.FAILED
+    lines = asked.read_text().splitlines()
+    assert len(lines) == watched.MOST_STARTS
+    assert not any("--resume" in line for line in lines)
 
 
 def test_the_whole_benchmark_runs_in_a_process_of_its_own(tmp_path):

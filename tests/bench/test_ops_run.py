@@ -162,13 +162,31 @@ def test_an_unfinished_run_is_resumed_without_what_broke_it(tmp_path, monkeypatc
     assert status.keys() == set(ids)
     assert {id for id in ids if status[id] != "ok"} == {lost}
     assert status[lost] == "failed: it broke the device"
-    assert [record["position"] for record in second["records"]] != [0] * len(ids)
-    second["environment"]["fingerprint"] = "another"
-    path.write_text(json.dumps(second))
-    with pytest.raises(SystemExit) as stop:
-        run.main([*call, "--resume"])
-    assert stop.value.code == 3
-    assert "of another machine" in capsys.readouterr().err
+    assert [record["position"] for record in second["records"][2:]] == list(range(2, len(ids)))
+    for change, code, message in (
+        ({}, 2, "of a finished run"),
+        ({"environment": {"fingerprint": "another"}}, 3, "of another machine"),
+    ):
+        path.write_text(json.dumps(second | change))
+        with pytest.raises(SystemExit) as stop:
+            run.main([*call, "--resume"])
+        assert stop.value.code == code
+        assert message in capsys.readouterr().err
+
+
+def test_a_run_that_does_not_resume_takes_an_older_file_away(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "measure_ceilings", lambda _: Ceilings(1e9, 1e9))
+    call = ["--op", "temporal", "--case", "ragged", "--device", "cpu", "--budget", "0"]
+    assert run.main([*call, "--out", str(tmp_path)]) == 0
+    [path] = tmp_path.glob("*/ops.json")
+
+    def crashes(*_, **__):
+        raise RuntimeError("in the first benchmark")
+
+    monkeypatch.setattr(run, "run", crashes)
+    with pytest.raises(RuntimeError):
+        run.main([*call, "--out", str(tmp_path)])
+    assert not path.exists()
 
 
 def test_an_unknown_op_or_case_is_a_usage_error(capsys):

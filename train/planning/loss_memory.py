@@ -51,13 +51,20 @@ def score_bytes(workload: Workload) -> float:
 
     Over ranks: the scores, their slices before they are joined, the logits and a temporary in
     fp32, and a mask. One rank: the fused op makes two matrices, the reference six and a mask.
+    Other similarities and vectors of any length take the reference on a GPU too.
     """
     if not workload.nouns:
         return 0.0
     pairs = workload.local_batch * workload.config.training.global_batch
     if workload.world_size > 1:
         return float(pairs * (4 * FP32 + 1))
-    return float(pairs * (2 * FP32 if workload.on_gpu else 6 * FP32 + 1))
+    return float(pairs * (2 * FP32 if _fused_grounding(workload) else 6 * FP32 + 1))
+
+
+def _fused_grounding(workload: Workload) -> bool:
+    config = workload.config
+    unit = config.video.unit_groups and config.text.unit_nouns
+    return workload.on_gpu and unit and config.objectives.grounding.similarity == "softmax"
 
 
 def slices(workload: Workload, width: int) -> int:
@@ -78,7 +85,7 @@ def workspace(workload: Workload, given: int | None) -> float:
         bound = given or max(CONTRAST_WORKSPACE[workload.on_gpu], rows)
         sizes.append(min(bound, 4 * FP32 * local * pairs))
     if workload.nouns:
-        bound = given or GROUNDING_WORKSPACE[workload.on_gpu]
+        bound = given or GROUNDING_WORKSPACE[_fused_grounding(workload)]
         dots = local * pairs * workload.groups * workload.nouns
         sizes.append(min(bound, 4 * FP32 * dots))
     return float(max(sizes))

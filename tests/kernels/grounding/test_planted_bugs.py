@@ -50,8 +50,8 @@ BUGS = {
     ),
     "beta is not clamped": (
         "forward",
-        "tl.minimum(tl.maximum(tl.load(beta).to(tl.float32), 0.0), BETA_MAX)",
-        "tl.load(beta).to(tl.float32)",
+        "return tl.minimum(value, BETA_MAX, propagate_nan=tl.PropagateNan.ALL)",
+        "return tl.load(beta).to(tl.float32)",
         ["beta beyond"],
     ),
     "power of e instead of 2": (
