@@ -11,6 +11,7 @@ import torch
 
 from svilm_fast.kernels import grouping
 from svilm_fast.kernels.grouping.reference import gumbel_noise
+from tests.bars import within
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Relative root mean square error of an output of this type; the rounding of the output alone.
@@ -126,10 +127,10 @@ def assert_close(name: str, actual: torch.Tensor, truth: torch.Tensor, bar: floa
     unit = torch.finfo(actual.dtype).eps
     # Below the normal numbers of a type, its rounding is absolute.
     floor = unit * torch.finfo(actual.dtype).tiny
-    assert error.square().mean().sqrt() <= bar * size + floor, f"{name}: rms {error.norm()}"
+    within(error.square().mean().sqrt(), bar * size + floor, f"{name}, root mean square")
     largest = truth.abs().amax(-1, keepdim=True)
     limit = 4 * unit * truth.abs() + 2.0**-7 * largest + 16 * bar * size
-    assert (error <= limit + floor).all(), f"{name}: largest error {error.max()}"
+    within(error, limit + floor, name)
 
 
 @pytest.fixture

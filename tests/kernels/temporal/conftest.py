@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from svilm_fast.kernels import segment_pool, temporal_bce
+from tests.bars import within
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Relative root mean square error; bf16 is twice its rounding where the interpreter truncates.
@@ -24,7 +25,7 @@ def assert_close(name: str, actual: torch.Tensor, truth: torch.Tensor, bar: floa
     assert actual.isfinite().all(), f"{name} is not finite"
     error = (actual.double() - truth).square().mean().sqrt()
     floor = torch.finfo(actual.dtype).eps * torch.finfo(actual.dtype).tiny / 2
-    assert error <= bar * truth.square().mean().sqrt() + floor, f"{name}: rms error {error}"
+    within(error, bar * truth.square().mean().sqrt() + floor, f"{name}, root mean square")
 
 
 @dataclass(frozen=True)
