@@ -8,6 +8,7 @@ that goes through `within`, `torch.testing.assert_close` or `numpy.testing.asser
 from __future__ import annotations
 
 import atexit
+import functools
 import json
 import os
 from collections.abc import Callable
@@ -39,8 +40,8 @@ def rounding_bar(terms: int, size: float = 1.0, dtype: torch.dtype = torch.float
 
 def note(error: float, bar: float) -> None:
     """Record that a comparison of the running test used `error` of `bar`."""
-    # A bar of 0 asks for equality: it has no margin.
-    if RECORDS is None or bar <= 0:
+    # A bar of 0 asks for equality: it has no margin. What exceeds its bar fails, or was meant to.
+    if RECORDS is None or not 0 <= error <= bar or bar == 0:
         return
     test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
     _used[test] = max(_used.get(test, 0.0), error / bar)
@@ -50,10 +51,10 @@ def within(error: float | torch.Tensor, bar: float | torch.Tensor, what: str = "
     """Raise AssertionError where `error` exceeds `bar` (element by element, or is NaN)."""
     error = torch.as_tensor(error, dtype=torch.float64)
     bar = torch.as_tensor(bar, dtype=torch.float64).expand_as(error)
-    if error.numel():
-        place = (error / bar).nan_to_num(torch.inf).argmax()
-        note(error.flatten()[place].item(), bar.flatten()[place].item())
     assert (error <= bar).all(), f"{what}: error {error.max():.3g}, bar {bar.max():.3g}"
+    if error.numel():
+        place = (error / bar.clamp(min=1e-300)).argmax()
+        note(error.flatten()[place].item(), bar.flatten()[place].item())
 
 
 def _recorded(compare: Callable[..., None], fallback: Callable[[Any], tuple[float, float]]) -> Any:
@@ -95,6 +96,7 @@ def _write() -> None:
         Path(RECORDS, f"{os.getpid()}.json").write_text(json.dumps(_used))
 
 
+@functools.cache
 def install() -> None:
     """Record comparisons and shift seeds where the environment asks for it; else do nothing."""
     if RECORDS is not None:

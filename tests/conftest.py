@@ -40,6 +40,11 @@ if "SVILM_TESTS_SCRATCH" not in os.environ:
 
 bars.install()
 
+# Programs that tests start on ranks import what the tests share.
+ROOT = str(Path(__file__).resolve().parent.parent)
+if ROOT not in (paths := os.environ.get("PYTHONPATH", "").split(os.pathsep)):
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [ROOT, *paths]))
+
 
 @pytest.fixture(scope="session")
 def read_records() -> Callable[[Path], list[dict[str, Any]]]:

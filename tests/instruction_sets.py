@@ -77,6 +77,7 @@ def run(name: str, seed: int, paths: list[str], jobs: int) -> Outcome:
     with tempfile.TemporaryDirectory() as records:
         environment = os.environ | known_to_numpy(LIMITS[name])
         environment |= {"SVILM_TEST_MARGINS": records, "SVILM_TEST_SEED": str(seed)}
+        environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tests/every_process"), str(ROOT)])
         command = [
             sys.executable,
             "-m",

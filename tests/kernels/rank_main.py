@@ -8,12 +8,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from tests import bars
-
 
 def main(worker: Path, folder: Path, *words: str) -> None:
-    bars.install()
     sys.path.insert(0, str(worker.parent))
     results = importlib.import_module(worker.stem).results
     dist.init_process_group("gloo", timeout=timedelta(seconds=60))
