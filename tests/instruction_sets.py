@@ -109,6 +109,7 @@ def main() -> int:
     )
     parser.add_argument("--sets", nargs="+", choices=list(LIMITS), default=list(LIMITS))
     parser.add_argument("--seeds", type=int, default=3, help="shifts of the seeds: 0, 1, ...")
+    parser.add_argument("--only", nargs="+", help="folders of tests/, instead of all numeric ones")
     parser.add_argument("--short", action="store_true", help="the ops, models and objectives only")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--show", type=int, default=5, help="the comparisons nearest to their bars")
@@ -120,7 +121,7 @@ def main() -> int:
             print(f"{name}: this processor does not have it; skipped", flush=True)
             continue
         for seed in range(given.seeds):
-            found = run(name, seed, SHORT if given.short else FOLDERS, given.jobs)
+            found = run(name, seed, given.only or (SHORT if given.short else FOLDERS), given.jobs)
             largest = found.worst[0][0] if found.worst else 0.0
             print(f"{name}, seed {seed}: {found.summary}; most of a bar: {largest:.2f}", flush=True)
             for line in found.failed:
