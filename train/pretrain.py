@@ -69,13 +69,6 @@ def pretrain(
     again with --resume). A report that fails at the end is a warning.
     """
     del local_rank  # the launchers pass it; LOCAL_RANK in the environment is what counts
-    if config is None and not overrides:
-        raise UserError(
-            "no configuration was given, and the defaults alone are ViT-B without data; give a "
-            "recipe, as "
-            "in --config demo (`svilm config list` names them), or settings such as "
-            "model.preset=tiny"
-        )
     resolved = load_config(config, overrides or [])
     if print_config:
         print(dump_config(resolved), end="")
@@ -95,12 +88,17 @@ def pretrain(
     )
     from svilm_fast.train.session import Start, train
 
-    outcome = train(
-        resolved,
-        Start(
-            resume, auto_resume, overwrite, init_from, weights_from, weights is Weights.EMA, trust
-        ),
+    start = Start(
+        resume, auto_resume, overwrite, init_from, weights_from, weights is Weights.EMA, trust
     )
+    if config is None and not overrides:
+        raise UserError(
+            "no configuration was given, and the defaults alone are ViT-B without data; give a "
+            "recipe, as "
+            "in --config demo (`svilm config list` names them), or settings such as "
+            "model.preset=tiny"
+        )
+    outcome = train(resolved, start)
     return 128 + outcome.signal if outcome.signal else 0
 
 

@@ -64,39 +64,43 @@ def owned_patterns(files: RunFiles) -> list[str] | None:
     return [pattern for pattern in WRITTEN if isinstance(listed, list) and pattern in listed]
 
 
-def check_free(files: RunFiles, *, overwrite: bool) -> None:
-    """Raise UserError when a new run would write into a foreign folder or destroy checkpoints."""
-    if not files.root.is_dir():
+def check_ours(files: RunFiles) -> None:
+    """Raise UserError for a folder with content that no run of this package wrote."""
+    if not files.root.is_dir() or owned_patterns(files) is not None:
         return
     others = sorted(path.name for path in files.root.iterdir() if path.name != LOCK_FILE)
-    if others and owned_patterns(files) is None:
-        more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
-        older = files.config.is_file() and files.deepspeed_config.is_file()
-        kind = (
-            f"holds a run of an older version, without {files.manifest.name}: continue it with "
-            "--resume, remove the folder yourself"
-            if older
-            else f"is not empty and not a run ({', '.join(others[:SHOWN])}{more}): give run.dir a "
-            "new or empty folder"
-        )
-        raise UserError(f"run.dir={files.root} {kind}, or choose another run.dir")
-    tags = committed_tags(files.checkpoints)
-    if overwrite:
-        linked = next(
-            (path for path in (files.checkpoints, files.portable) if path.is_symlink()), None
-        )
-        if linked is not None and any(linked.iterdir()):
-            raise UserError(
-                f"{linked} is a link, and what is behind it is not removed: empty {linked.resolve()} "
-                "yourself, or choose another run.dir"
-            )
+    if not others:
         return
-    if tags or files.portable.is_dir():
+    if files.config.is_file() and files.deepspeed_config.is_file():
+        raise UserError(
+            f"run.dir={files.root} holds a run of an older version, without {files.manifest.name}: "
+            "continue it with --resume, remove the folder yourself, or choose another run.dir"
+        )
+    more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
+    raise UserError(
+        f"run.dir={files.root} is not empty and not a run ({', '.join(others[:SHOWN])}{more}): "
+        "give run.dir a new or empty folder"
+    )
+
+
+def check_free(files: RunFiles, *, overwrite: bool) -> None:
+    """Raise UserError when a new run would write into a foreign folder or destroy checkpoints."""
+    check_ours(files)
+    tags = committed_tags(files.checkpoints)
+    if not tags and not files.portable.is_dir():
+        return
+    if not overwrite:
         what = f"checkpoint {tags[0]}" if tags else "a portable checkpoint"
         raise UserError(
             f"{files.root} holds {what} of an earlier run; continue it with --resume, replace it "
             "with --overwrite, or choose another run.dir"
         )
+    for path in (files.checkpoints, files.portable):
+        if path.is_symlink():
+            raise UserError(
+                f"{path} is a link, and --overwrite removes nothing behind a link: empty "
+                f"{path.resolve()} yourself, or choose another run.dir"
+            )
 
 
 def clear(files: RunFiles) -> None:

@@ -192,6 +192,7 @@ def _resume(engine: Engine, loader: ClipLoader, files: RunFiles, start: Start) -
             raise CheckpointError(
                 f"nothing to resume: no checkpoint in {files.checkpoints}; start without --resume"
             )
+        engine.ranks.from_first(lambda: run_folder.check_ours(files))
         if engine.ranks.is_first:
             print(f"no checkpoint in {files.checkpoints}: starting from scratch", flush=True)
         return 0
