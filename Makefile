@@ -9,7 +9,8 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 RUNS ?= runs
 DEMO := $(RUNS)/demo
-DEMO_DATA := data.train=$(DEMO)/world/train data.val=$(DEMO)/world/val data.test=$(DEMO)/world/test
+WORLD := $(RUNS)/demo-world
+DEMO_DATA := data.train=$(WORLD)/train data.val=$(WORLD)/val data.test=$(WORLD)/test
 STAMP := $(VENV)/.svilm-installed
 JOBS ?= 2
 SLOW_JOBS ?= 2
@@ -39,13 +40,13 @@ LAUNCH = $(BIN)/deepspeed --num_accelerators 2 --master_port \
 	--module svilm_fast.train.pretrain --config configs/demo.yaml --overwrite report.at_end=false
 
 demo: $(STAMP)  ## render a world, train on 2 ranks, evaluate, write runs/demo/report.html
-	$(BIN)/svilm data world --out $(DEMO)/world
+	$(BIN)/svilm data world --out $(WORLD)
 	$(LAUNCH) run.dir=$(DEMO) $(DEMO_DATA)
 	$(BIN)/svilm report --run $(DEMO)
 	$(BIN)/svilm evaluate retrieval --run $(DEMO) --at-least 20 --times-colours 2
 
 demo-control: $(STAMP)  ## the same on shuffled captions: retrieval must stay at chance
-	$(BIN)/svilm data world --out $(DEMO)/world
+	$(BIN)/svilm data world --out $(WORLD)
 	$(LAUNCH) run.dir=$(DEMO)-control run.name=demo-control data.shuffle_captions=true $(DEMO_DATA)
 	$(BIN)/svilm evaluate retrieval --run $(DEMO)-control --at-chance
 

@@ -49,7 +49,7 @@ def op(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     steps: Steps = 3,
     warm_up: WarmUp = 2,
-    out: Out = Path("profile"),
+    out: Out = Path("runs/profile"),
     stacks: Stacks = False,
     plain: Plain = False,
 ) -> None:
@@ -83,7 +83,7 @@ def step(
     ] = False,
     steps: Steps = 3,
     warm_up: WarmUp = 2,
-    out: Out = Path("profile"),
+    out: Out = Path("runs/profile"),
     stacks: Stacks = False,
     plain: Plain = False,
 ) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from svilm_fast.settings import Settings
+from svilm_fast.settings import PathText, Settings
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
@@ -68,7 +68,7 @@ class TokenizerConfig(Settings):
     kind: Literal["bpe", "clip", "hf"] = Field(
         "bpe", description="trained byte-level BPE, CLIP's vocabulary, or a saved tokenizer.json"
     )
-    path: str | None = Field(
+    path: PathText | None = Field(
         None, description="tokenizer.json (bpe, hf) or bpe_simple_vocab_16e6.txt.gz (clip)"
     )
     vocab_size: int = Field(4096, ge=260, description="most tokens of a trained BPE")
@@ -127,10 +127,12 @@ class DataConfig(Settings):
     of these; `None` means that the split does not exist.
     """
 
-    train: str | list[str] | None = Field(None, description="clips to train on: " + SPLIT)
-    val: str | list[str] | None = Field(None, description="clips to watch the run with: " + SPLIT)
-    test: str | list[str] | None = Field(None, description="clips for the end: " + SPLIT)
-    videos: str | None = Field(
+    train: PathText | list[PathText] | None = Field(None, description="clips to train on: " + SPLIT)
+    val: PathText | list[PathText] | None = Field(
+        None, description="clips to watch the run with: " + SPLIT
+    )
+    test: PathText | list[PathText] | None = Field(None, description="clips for the end: " + SPLIT)
+    videos: PathText | None = Field(
         None, description="folder of the videos that lists name; null: the list's own"
     )
     captions: Literal["coarse", "fine", "fused"] = Field(
