@@ -31,9 +31,10 @@ def _block(videos: Tensor, texts: Tensor, *others: Any) -> Block:
 
 
 def _aligned(embeddings: Tensor) -> Tensor:
-    # Descriptors need an address and a row stride that 16 divides; allocations have them, views may
-    # not, and a single row is contiguous whatever its stride.
-    misaligned = embeddings.storage_offset() * embeddings.itemsize % 16
+    # Descriptors need an address and a row stride that 16 divides. PyTorch allocates such
+    # addresses, but views and memory from elsewhere may start anywhere, and a single row is
+    # contiguous whatever its stride.
+    misaligned = embeddings.data_ptr() % 16
     if misaligned or embeddings.stride() != (embeddings.shape[1], 1):
         return embeddings.clone(memory_format=torch.contiguous_format)
     return embeddings
