@@ -40,8 +40,13 @@ POOL_BUGS = {
     "outsiders join the first segment": (
         "tl.where((wide >= 0) & (wide < SEGMENTS), wide, -1)", "tl.maximum(wide, 0)", {},
     ),
-    "an index is cut to 32 bits": ("tl.where((wide >= 0) & (wide < SEGMENTS), wide, -1).to(tl.int32)", "wide.to(tl.int32)", {"far": True}),
-    "tokens outside are read": ("mask = (label >= 0)[:, None] &", "mask = (token < length)[:, None] &", {"far": True}),
+    "an index is cut to 32 bits": (
+        "tl.where((wide >= 0) & (wide < SEGMENTS), wide, -1).to(tl.int32)", "wide.to(tl.int32)",
+        {"far": True},
+    ),
+    "tokens outside are read": (
+        "mask = (label >= 0)[:, None] &", "mask = (token < length)[:, None] &", {"far": True},
+    ),
 }  # fmt: skip
 
 
