@@ -22,7 +22,10 @@ INTERPRETED_BF16_BAR = 2.0**-6
 
 @dataclass(frozen=True)
 class Regime:
-    """One call of the protocol; `plan` overrides how it is cut into tiles."""
+    """One call of the protocol.
+
+    `plan` overrides how it is cut into tiles; `hidden` is what masked tokens hold.
+    """
 
     mode: str = "gumbel"
     dtype: torch.dtype = torch.float32
@@ -33,6 +36,7 @@ class Regime:
     temperature: float = 1.0
     eps: float = 1.0
     masked: bool = False
+    hidden: float | None = None
     dropped: bool = False
     bias: str | None = "sample"
     sharpness: float = 1.0
@@ -59,6 +63,8 @@ def make(regime: Regime) -> tuple[dict, torch.Tensor, torch.Tensor]:
     for name in ("queries", "tokens"):
         arguments[name] = arguments[name].to(regime.dtype)
     keep = torch.rand(b, length, generator=generator) < 0.8
+    if regime.masked and regime.hidden is not None:
+        arguments["tokens"][~keep] = regime.hidden
     order = torch.rand(b, 3 * length, generator=generator).argsort(1)[:, :length]
     settings = {
         "mode": regime.mode,
@@ -114,6 +120,8 @@ def smallest_gap(arguments: dict) -> float:
         logits = logits + gumbel_noise(arguments["seeds"], ids, q.shape[1])
     if q.shape[1] == 1:
         return 1.0
+    if arguments["token_mask"] is not None:
+        logits = logits[arguments["token_mask"]]
     best = logits.topk(2, dim=-1).values
     return float((best[..., 0] - best[..., 1]).min())
 

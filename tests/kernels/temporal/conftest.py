@@ -63,7 +63,7 @@ class BCE:
 
 @dataclass(frozen=True)
 class Pool:
-    """One call of `segment_pool`."""
+    """One call of `segment_pool`; `far`: indices beyond 32 bits, NaN where no segment is."""
 
     dtype: torch.dtype = torch.float32
     batch: int = 2
@@ -72,6 +72,7 @@ class Pool:
     segments: int = 5
     masked: bool = True
     shared: bool = False
+    far: bool = False
     seed: int = 0
 
     def make(self) -> dict:
@@ -80,6 +81,11 @@ class Pool:
         index = torch.randint(-1, self.segments + 1, shape, generator=generator)
         keep = torch.rand(shape, generator=generator) < 0.8
         tokens = 1 + torch.randn(*shape, self.width, generator=generator)
+        if self.far:
+            # Equal to segments in their low 32 bits; what has no segment may hold anything.
+            index = torch.where(index % 2 == 1, index + 2**33, index)
+            absent = (index < 0) | (index >= self.segments) | (~keep & self.masked)
+            tokens[absent] = float("nan")
         return {
             "tokens": tokens.to(DEVICE, self.dtype),
             "segment_index": (index[0].int() if self.shared else index).to(DEVICE),
