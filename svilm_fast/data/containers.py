@@ -41,19 +41,20 @@ VIDEO_EXTENSIONS = _FIRST + tuple(
 )
 
 # FFmpeg's names of decoders.
-VIDEO_CODECS = frozenset(
-    "h264 hevc av1 libdav1d libaom-av1 vp8 vp9 vvc mpeg1video mpeg2video mpegvideo mpeg4 "
-    "msmpeg4v1 msmpeg4v2 msmpeg4 h261 h263 h263i h263p flv vp6 vp6a vp6f wmv1 wmv2 wmv3 vc1 "
-    "theora mjpeg prores dnxhd dvvideo cinepak svq1 svq3 gif huffyuv ffvhuff ffv1 utvideo "
-    "rawvideo png qtrle cfhd".split()
-)
+# fmt: off
+VIDEO_CODECS = frozenset((
+    "h264", "hevc", "vvc", "av1", "libdav1d", "libaom-av1", "vp8", "vp9", "mpeg1video",
+    "mpeg2video", "mpegvideo", "mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4", "h261", "h263",
+    "h263i", "h263p", "flv", "vp6", "vp6a", "vp6f", "wmv1", "wmv2", "wmv3", "vc1", "theora",
+    "mjpeg", "prores", "dnxhd", "dvvideo", "cinepak", "svq1", "svq3", "gif", "huffyuv",
+    "ffvhuff", "ffv1", "utvideo", "rawvideo", "png", "qtrle", "cfhd",
+))
+# fmt: on
 # Audio is not decoded; FFmpeg opens its decoders when it looks at the streams of a file.
 _AUDIO_CODECS = ("aac", "mp3float", "mp3", "mp2", "ac3", "eac3", "opus", "vorbis", "flac")
 CODEC_WHITELIST = ",".join(sorted(VIDEO_CODECS) + list(_AUDIO_CODECS))
 
-_MOV_BOXES = frozenset(
-    b"ftyp styp moov moof mdat sidx free skip wide pnot".split(),
-)
+_MOV_BOXES = frozenset(b"ftyp styp moov moof mdat sidx free skip wide pnot".split())
 _ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _TS_PACKETS = (188, 192, 204)
 _TS_RUN = 5  # packets with the sync byte in its place

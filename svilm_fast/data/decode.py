@@ -198,6 +198,8 @@ class _Decoder:
                 message = f"the file is truncated ({len(self.data)} bytes)"
                 raise TruncatedVideoError(message) from None
             raise VideoError(f"the video cannot be decoded: {what}") from None
+        finally:
+            self.collector = None  # it refers to this object; its frames must not wait for gc
 
     def _decode(self, av: Any) -> DecodedClip:
         options = {
@@ -253,8 +255,10 @@ class _Decoder:
         known = [s for s in films if s.codec_context is not None]
         allowed = [s for s in known if s.codec_context.name in containers.VIDEO_CODECS]
         if not allowed:
-            what = f"codec {known[0].codec_context.name!r} is not allowed" if known else (
-                "video's codec is unknown"
+            what = (
+                f"codec {known[0].codec_context.name!r} is not allowed"
+                if known
+                else ("video's codec is unknown")
             )
             raise VideoError(f"the {what}: re-encode it, for example as H.264")
         return allowed
@@ -296,6 +300,10 @@ class _Decoder:
 
         reformatter = VideoReformatter()
         turn = (0, False, False)
+
+        def render(frame: Any) -> np.ndarray:
+            return display.arrange(_to_rgb(reformatter, frame, self.size), turn)
+
         for packet in packets:
             for frame in packet.decode():
                 self._check_time()
@@ -305,11 +313,7 @@ class _Decoder:
                 if self.collector is None:
                     shown.start_at(frame.pts)
                     turn = display.orientation(display.display_matrix(frame))
-                    self.collector = _Collector(
-                        shown,
-                        self.choose,
-                        lambda frame: display.arrange(_to_rgb(reformatter, frame, self.size), turn),
-                    )
+                    self.collector = _Collector(shown, self.choose, render)
                 self.count += 1
                 if not self.collector.add(frame, self.count - 1):
                     return turn
@@ -324,9 +328,15 @@ class _Decoder:
 
     def _check_time(self) -> None:
         if time.monotonic() > self.deadline:
-            raise SlowVideoError(
-                f"decoding takes longer than the {self.seconds:g} s allowed (limits.decode_s)"
-            )
+            raise SlowVideoError(too_slow(self.seconds))
+
+
+def too_slow(seconds: float) -> str:
+    """The message of a SlowVideoError."""
+    return (
+        f"decoding takes longer than the {seconds:g} s allowed (limits.decode_s; for a clip that "
+        "is loaded, at most half of data.timeout_s)"
+    )
 
 
 def _truncated(count: int, total: int, what: str | None = None) -> TruncatedVideoError:
@@ -350,4 +360,3 @@ def _to_rgb(reformatter: Any, frame: Any, size: tuple[int, int]) -> np.ndarray:
     if "threads" in (type(reformatter).reformat.__doc__ or ""):
         options["threads"] = 1  # starting scaler threads takes longer than scaling small frames
     return reformatter.reformat(frame, **options).to_ndarray()
-
