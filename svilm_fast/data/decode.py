@@ -221,12 +221,17 @@ class _Decoder:
             # ffmpeg prefers streams that have packets, then the default one, then the largest.
             stream = max(streams, key=lambda s: (len(packets[s.index]) > 1, _rank(s)))
             context = stream.codec_context
+            if len(packets[stream.index]) < 2:  # the last packet is empty: end of stream
+                raise EmptyVideoError("the video stream has no frames")
             if context.width * context.height == 0:
-                raise EmptyVideoError("the video stream has no frames, or larger ones than allowed")
+                raise VideoError(
+                    "the frames' size is unknown or above the "
+                    f"{self.limits.frame_pixels} pixels allowed (limits.frame_pixels)"
+                )
             self._check_size(context.width, context.height)
             shown = ShownFrames(packets[stream.index], context.name, stream.time_base)
             if shown.total == 0:
-                raise EmptyVideoError("the video stream has no frames")
+                raise EmptyVideoError("no frame of the video is shown")
             self._check_complete(opened, stream, shown, end)
             context.options = {"max_pixels": str(self.limits.frame_pixels)}
             # One thread: open containers with decoder threads hang forked children (PyAV 1962).
@@ -275,7 +280,7 @@ class _Decoder:
             mine = packets.get(packet.stream_index)
             if mine is not None:
                 mine.append(packet)
-                if len(mine) - 1 > self.limits.frames:  # the last packet is empty: end of stream
+                if len(mine) - 1 > self.limits.frames:
                     raise OversizedVideoError(
                         f"more than {self.limits.frames} frames are not allowed (limits.frames)"
                     )
@@ -285,7 +290,8 @@ class _Decoder:
         """Compare the duration that the header states with what is there."""
         if not self.container.states_duration:
             return
-        typical, longest = shown.interval()
+        rate = float(stream.average_rate or 0.0)
+        typical, longest = shown.interval() or ((1 / rate, 1 / rate) if rate else (0.0, 0.0))
         durations = [opened.duration and opened.duration / 1_000_000]
         durations.append(stream.duration and float(stream.duration * stream.time_base))
         stated = min((value for value in durations if value), default=0.0)
