@@ -194,7 +194,7 @@ class _Decoder:
             what = getattr(error, "strerror", None) or one_line(error)
             if self.collector is not None:
                 raise _truncated(self.count, self.collector.timeline.total, what) from None
-            if containers.ends_inside_a_box(self.data):
+            if self.container is containers.MOV and containers.top_level_boxes(self.data)[1]:
                 message = f"the file is truncated ({len(self.data)} bytes)"
                 raise TruncatedVideoError(message) from None
             raise VideoError(f"the video cannot be decoded: {what}") from None
@@ -290,10 +290,23 @@ class _Decoder:
         """Compare the duration that the header states with what is there."""
         if not self.container.states_duration:
             return
+        if self.container is containers.MOV:
+            kinds, cut = containers.top_level_boxes(self.data)
+            if cut and b"moof" in kinds:  # no header states how many fragments there are
+                raise TruncatedVideoError("the file ends inside a fragment: it is truncated")
+        size = containers.asf_file_size(self.data) if self.container is containers.ASF else None
+        if size is not None and len(self.data) < (1 - _MISSING_SHARE) * size:
+            message = f"{len(self.data)} of {size} bytes are there: the file is truncated"
+            raise TruncatedVideoError(message)
         rate = float(stream.average_rate or 0.0)
         typical, longest = shown.interval() or ((1 / rate, 1 / rate) if rate else (0.0, 0.0))
-        durations = [opened.duration and opened.duration / 1_000_000]
-        durations.append(stream.duration and float(stream.duration * stream.time_base))
+        if self.container is containers.AVI:  # FFmpeg derives the duration from what is there
+            durations = [stream.frames / rate if rate else 0.0]
+        else:
+            durations = [
+                (opened.duration or 0) / 1_000_000,
+                float((stream.duration or 0) * stream.time_base),
+            ]
         stated = min((value for value in durations if value), default=0.0)
         missing = stated - end
         # Half an interval is left to rounding.
