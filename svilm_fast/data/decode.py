@@ -104,15 +104,14 @@ def scaled_size(width: int, height: int, short_side: int | None) -> tuple[int, i
 
 
 class _TimedBytes(io.BytesIO):
-    """The file's bytes; every read checks the time."""
+    """The file's bytes, which end when the time is over: FFmpeg retries a read that raises."""
 
-    def __init__(self, data: bytes, check_time: Callable[[], None]) -> None:
+    def __init__(self, data: bytes, deadline: float) -> None:
         super().__init__(data)
-        self._check_time = check_time
+        self._deadline = deadline
 
     def read(self, size: int | None = -1, /) -> bytes:
-        self._check_time()
-        return super().read(size)
+        return b"" if time.monotonic() > self._deadline else super().read(size)
 
 
 class _Collector:
@@ -186,6 +185,7 @@ class _Decoder:
         except (av.FFmpegError, OSError, ValueError, MemoryError, EOFError) as error:
             if isinstance(error, DataError):
                 raise
+            self._check_time()  # the bytes may have ended for that reason
             if isinstance(error, MemoryError):
                 raise OversizedVideoError(
                     f"decoding needs more than the {self.limits.memory_bytes} bytes of memory "
@@ -211,11 +211,12 @@ class _Decoder:
             "max_pixels": str(self.limits.frame_pixels),
         }
         with av.open(
-            _TimedBytes(self.data, self._check_time),
+            _TimedBytes(self.data, self.deadline),
             mode="r",
             format=self.container.demuxer,
             options=options,
         ) as opened:
+            self._check_time()
             streams = self._candidates(opened)
             packets, end = self._packets(opened, streams)
             # ffmpeg prefers streams that have packets, then the default one, then the largest.
@@ -284,6 +285,7 @@ class _Decoder:
                     raise OversizedVideoError(
                         f"more than {self.limits.frames} frames are not allowed (limits.frames)"
                     )
+        self._check_time()
         return packets, end
 
     def _check_complete(self, opened: Any, stream: Any, shown: ShownFrames, end: float) -> None:
