@@ -132,7 +132,10 @@ class VideoFolder:
             raise MissingFileError(
                 f"several videos are called {name!r} ({', '.join(found[:3])}): name the folder too"
             )
-        return f"{self.folder}/{found[0]}"
+        path = f"{self.folder}/{found[0]}"
+        if files.protocol(path) is None and not os.path.isfile(path):
+            raise MissingFileError(f"{path!r} is no regular file")
+        return path
 
     def _by_name(self) -> dict[str, list[str]]:
         """Videos by path and by name, each with and without its extension.

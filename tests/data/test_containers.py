@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from fractions import Fraction
 
 import numpy as np
@@ -148,6 +149,10 @@ def test_names_that_mean_no_video_or_several_are_refused(many):
         folder.locate("twin")
     with pytest.raises(MissingFileError):
         folder.locate("below")  # a folder is no video
+    os.mkfifo(many / "pipe.mp4")
+    for name in ("pipe", "pipe.mp4"):
+        with pytest.raises(MissingFileError, match="no regular file"):
+            VideoFolder(str(many)).locate(name)
 
 
 def test_one_name_with_two_extensions_means_the_first_kind(many):
