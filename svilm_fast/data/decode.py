@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -220,9 +220,9 @@ class _Decoder:
             streams = self._candidates(opened)
             packets, end = self._packets(opened, streams)
             # ffmpeg prefers streams that have packets, then the default one, then the largest.
-            stream = max(streams, key=lambda s: (len(packets[s.index]) > 1, _rank(s)))
+            stream = max(streams, key=lambda s: (bool(packets[s.index]), _rank(s)))
             context = stream.codec_context
-            if len(packets[stream.index]) < 2:  # the last packet is empty: end of stream
+            if not packets[stream.index]:
                 raise EmptyVideoError("the video stream has no frames")
             if context.width * context.height == 0:
                 raise VideoError(
@@ -241,7 +241,7 @@ class _Decoder:
             width, height = display.square_pixels(context.width, context.height, aspect)
             self._check_size(width, height)
             self.size = scaled_size(width, height, self.short_side)
-            turn = self._frames(packets.pop(stream.index), shown)
+            turn = self._frames(context, packets.pop(stream.index), shown)
             fps = float(stream.average_rate or 0.0)
         if self.collector is None:
             raise EmptyVideoError("no frame can be decoded")
@@ -273,15 +273,15 @@ class _Decoder:
         """The packets of the streams, and the end of the last packet of any stream, seconds."""
         packets: dict[int, list[Any]] = {stream.index: [] for stream in streams}
         end = 0.0
-        for packet in opened.demux():
+        for packet in _all_packets(opened):
             self._check_time()
             stamp = packet.dts if packet.pts is None else packet.pts
-            if stamp is not None and packet.size:
+            if stamp is not None:
                 end = max(end, float((stamp + (packet.duration or 0)) * packet.time_base))
             mine = packets.get(packet.stream_index)
             if mine is not None:
                 mine.append(packet)
-                if len(mine) - 1 > self.limits.frames:
+                if len(mine) > self.limits.frames:
                     raise OversizedVideoError(
                         f"more than {self.limits.frames} frames are not allowed (limits.frames)"
                     )
@@ -315,7 +315,9 @@ class _Decoder:
         if typical and missing > max((_MISSING_FRAMES + 0.5) * longest, _MISSING_SHARE * stated):
             raise _truncated(shown.total, shown.total + round(missing / typical))
 
-    def _frames(self, packets: list[Any], shown: ShownFrames) -> tuple[int, bool, bool]:
+    def _frames(
+        self, context: Any, packets: list[Any], shown: ShownFrames
+    ) -> tuple[int, bool, bool]:
         """Decode until nothing more is wanted; the orientation of the first frame."""
         from av.video.reformatter import VideoReformatter
 
@@ -325,8 +327,8 @@ class _Decoder:
         def render(frame: Any) -> np.ndarray:
             return display.arrange(_to_rgb(reformatter, frame, self.size), turn)
 
-        for packet in packets:
-            for frame in packet.decode():
+        for packet in [*packets, None]:  # None: what the decoder still holds
+            for frame in context.decode(packet):
                 self._check_time()
                 self._check_size(frame.width, frame.height)
                 if frame.is_corrupt:
@@ -350,6 +352,15 @@ class _Decoder:
     def _check_time(self) -> None:
         if time.monotonic() > self.deadline:
             raise SlowVideoError(too_slow(self.seconds))
+
+
+def _all_packets(opened: Any) -> Iterator[Any]:
+    """The packets of the streams that were there at the start."""
+    try:
+        yield from (packet for packet in opened.demux() if packet.size)
+    except IndexError:
+        # At its end, PyAV (18.1) stumbles over streams that appeared after the start.
+        return
 
 
 def too_slow(seconds: float) -> str:
