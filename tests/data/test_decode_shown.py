@@ -64,6 +64,26 @@ def test_a_file_that_ends_inside_a_fragment_is_truncated(odd, film):
             decode_clip(data[:end], every_frame)
 
 
+def test_packets_that_are_marked_as_hidden_are_not_counted():
+    shown = [SimpleNamespace(size=9, is_discard=False, pts=n, dts=n, duration=1) for n in range(6)]
+    shown[2].is_discard = True
+    shown[4].size = 0
+    frames = ShownFrames(shown, "h264", Fraction(1, 25))
+    assert frames.total == 4
+    assert frames.pts.tolist() == [0, 1, 3, 5]
+
+
+def test_few_packets_without_a_time_are_no_frames_and_many_mean_that_there_are_no_times():
+    packets = [
+        SimpleNamespace(size=9, is_discard=False, pts=n, dts=None, duration=1) for n in range(9)
+    ]
+    packets[0].pts = packets[1].pts = None
+    assert ShownFrames(packets, "h264", Fraction(1, 25)).pts.tolist() == list(range(2, 9))
+    packets[2].pts = None
+    frames = ShownFrames(packets, "h264", Fraction(1, 25))
+    assert (frames.total, frames.pts) == (9, None)
+
+
 def test_invisible_frames_of_vp8_are_not_counted(odd):
     frames = np.random.default_rng(0).integers(0, 256, (12, 32, 48, 3)).astype(np.uint8)
     data = odd.encode(frames, "webm", "libvpx")
