@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from svilm_fast.terminal import log_to_stderr, print
 from svilm_fast.train.config import Weights
 from svilm_fast.train.console import run_app
 from svilm_fast.train.load_config import dump_config, load_config
@@ -74,9 +75,9 @@ def pretrain(
 
         print(dry.deepspeed_json(resolved) if print_ds_config else dry.describe(resolved))
         return 0
-    logging.basicConfig(
-        level=logging.INFO if int(os.environ.get("RANK", "0")) == 0 else logging.WARNING,
-        format="%(levelname)s %(name)s: %(message)s",
+    log_to_stderr(
+        logging.INFO if int(os.environ.get("RANK", "0")) == 0 else logging.WARNING,
+        "%(levelname)s %(name)s: %(message)s",
     )
     from svilm_fast.train.session import Start, train
 

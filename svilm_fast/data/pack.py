@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import Progress
 
+from svilm_fast.console import Console
 from svilm_fast.data import files
 from svilm_fast.data.config import DataConfig
 from svilm_fast.data.decode import decode_clip, last_frame
@@ -31,6 +31,7 @@ from svilm_fast.data.nouns import NounExtractor, build_extractor, nouns_to_json
 from svilm_fast.data.samples import pick_captions, row_record
 from svilm_fast.data.shards import VIDEO_EXTENSIONS, ShardWriter, parse_json
 from svilm_fast.data.skips import Skip
+from svilm_fast.terminal import printable
 
 _CHECK_SIDE = 32  # decoded for the check alone
 _CAPTION_BYTES = 1 << 20
@@ -57,7 +58,10 @@ class PackReport:
         ]
         counts = Counter(skip.reason for skip in self.refused)
         text += [f"  {count} x {reason}" for reason, count in counts.most_common()]
-        text += [f"  refused {s.sample}: {s.message}" for s in self.refused[:examples]]
+        text += [
+            f"  refused {printable(s.sample, lines=False)}: {s.message}"
+            for s in self.refused[:examples]
+        ]
         if len(self.refused) > examples:
             text.append(f"  ... and {len(self.refused) - examples} more in pack_report.json")
         return text
