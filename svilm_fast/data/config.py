@@ -109,6 +109,10 @@ class LimitsConfig(Settings):
     frame_pixels: Count = Field(8192 * 4352, description="most pixels of a frame")
     frames: Count = Field(36_000, description="most frames of a video file")
     video_bytes: Count = Field(2**30, description="largest video file")
+    decode_s: float = Field(
+        300.0, gt=0, description="longest decoding of a video, seconds; loading: timeout_s / 2"
+    )
+    memory_bytes: Count = Field(4 * 2**30, description="most memory that decoding a video takes")
     json_bytes: Count = Field(2**26, description="largest json of a sample")
     shard_members: Count = Field(2_000_000, description="most members of a tar file")
 
@@ -142,6 +146,11 @@ class DataConfig(Settings):
     short_clip: Literal["repeat", "skip"] = Field(
         "repeat", description="videos with fewer frames than asked: repeat some, or leave them out"
     )
+    frames_by: Literal["time", "index"] = Field(
+        "time",
+        description="a clip's frames lie in equal parts of the video's time, or of its frames; "
+        "they differ where the frame rate varies",
+    )
     resize_margin: float = Field(
         8 / 7, ge=1.0, description="short side before the crop / video.image_size"
     )
@@ -151,9 +160,7 @@ class DataConfig(Settings):
     tokenizer: TokenizerConfig = TokenizerConfig()
     limits: LimitsConfig = LimitsConfig()
     skips: SkipsConfig = SkipsConfig()
-    decoder: Literal["auto", "pyav", "cv2"] = Field(
-        "auto", description="library that decodes; auto: the first that is installed"
-    )
+    decoder: Literal["auto", "pyav"] = Field("auto", description="library that decodes; auto: pyav")
     workers: int = Field(
         2,
         ge=0,

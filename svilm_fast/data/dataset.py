@@ -13,11 +13,12 @@ from torch import Tensor
 from svilm_fast.data.augment import DRAWS, centre_window, cut, random_window
 from svilm_fast.data.batch import ClipBatch, sample_key
 from svilm_fast.data.config import DataConfig
-from svilm_fast.data.decode import DecodedClip, decode_clip, every_frame
+from svilm_fast.data.decode import DecodedClip, every_frame
+from svilm_fast.data.decode_process import decode_limited
 from svilm_fast.data.errors import DataError
 from svilm_fast.data.nouns import build_extractor
 from svilm_fast.data.samples import SampleTable, ensure_nouns, open_split
-from svilm_fast.data.sampling import choose_frames
+from svilm_fast.data.sampling import FrameChoice
 from svilm_fast.data.skips import SkipReport
 from svilm_fast.data.tokenizer import Tokenizer, load_or_train_tokenizer
 from svilm_fast.kernels.philox import Site, derive_seeds, uniform
@@ -162,7 +163,7 @@ class ClipDataset:
         """Load one sample; `draw` None gives the evaluation view. Raises DataError."""
         config = self.config
         pick = None if draw is None else draw.frames
-        decoded, rows, index_in_video = self._frames(index, pick)
+        rows, index_in_video = self._frames(index, pick)
         first, last = self.first_caption[self.text_of[index] :][:2]
         choice = 0.0 if draw is None else float(draw.augment[-1])
         caption = min(first + int(choice * (last - first)), last - 1)
@@ -184,36 +185,34 @@ class ClipDataset:
             nouns=nouns,
             prompts=prompts,
             metadata=self.table.read_metadata(index) if self.metadata else None,
-            notes=(SHORT_CLIP_NOTE,) if decoded.total < self.frames else (),
+            notes=(SHORT_CLIP_NOTE,) if len(np.unique(index_in_video)) < self.frames else (),
         )
 
-    def _frames(
-        self, index: int, uniforms: np.ndarray | None
-    ) -> tuple[DecodedClip, np.ndarray, np.ndarray]:
-        """The decoded clip, its chosen frames [F, h, w, 3] and their places in the video."""
+    def _frames(self, index: int, uniforms: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """The chosen frames [F, h, w, 3] of a clip and their places in the video."""
         config = self.config
-
-        def choose(total: int) -> np.ndarray:
-            return choose_frames(total, self.frames, uniforms, short_clip=config.short_clip)
-
+        choose = FrameChoice(
+            self.frames, uniforms, config.short_clip, by_time=config.frames_by == "time"
+        )
         place = self.table.samples[index].video
         key = f"{place.path}:{place.entry.offset if place.entry else ''}"
         cached = self._cache.get(key)
         if cached is None:
             keep = config.cache == "memory" and self._cached_bytes < config.cache_bytes
-            cached = decode_clip(
+            cached = decode_limited(
                 self.table.read_video(index),
                 every_frame if keep else choose,
                 short_side=self.short_side,
                 limits=config.limits,
-                decoder=config.decoder,
+                # A worker that takes longer for a batch would end the run.
+                seconds=min(config.limits.decode_s, config.timeout_s / 2),
             )
             if not keep:
-                return cached, cached.frames, cached.index
+                return cached.frames, cached.index
             self._cache[key] = cached
             self._cached_bytes += cached.frames.nbytes
-        rows = np.minimum(choose(cached.total), len(cached.frames) - 1)
-        return cached, cached.frames[rows], cached.index[rows]
+        rows = np.minimum(choose(cached.timeline), len(cached.frames) - 1)
+        return cached.frames[rows], cached.index[rows]
 
     def _nouns(self, caption: int, draw: Draw | None) -> tuple[list[int], list[int]]:
         found = self.caption_nouns[caption]

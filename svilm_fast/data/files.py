@@ -70,6 +70,24 @@ def exists(path: str) -> bool:
     return bool(filesystem.exists(inside))
 
 
+def tree(folder: str) -> list[str]:
+    """Every file in `folder` and below it, relative to it, sorted; hidden ones are left out.
+
+    Links to folders are not followed.
+    """
+    if protocol(folder) is None:
+        found = [
+            os.path.relpath(os.path.join(place, name), folder).replace(os.sep, "/")
+            for place, _, names in os.walk(folder)
+            for name in names
+        ]
+    else:
+        filesystem, inside = fsspec.core.url_to_fs(folder)
+        start = len(inside.rstrip("/")) + 1
+        found = [path[start:] for path in filesystem.find(inside)]
+    return sorted(path for path in found if not f"/{path}".count("/."))
+
+
 def find(path: str, suffix: str) -> list[str]:
     """The files that `path` means: a folder's files ending in `suffix`, a glob, or one file."""
     if protocol(path) is None:

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from svilm_fast.data import files
+from svilm_fast.data.containers import VIDEO_EXTENSIONS
 from svilm_fast.data.errors import ListFormatError, MissingFileError, SampleJsonError
-from svilm_fast.data.shards import VIDEO_EXTENSIONS, parse_json
+from svilm_fast.data.shards import parse_json
 
 VIDEO_COLUMNS = ("video", "video_id", "videoid", "path", "file", "file_name", "key", "id")
 CAPTION_COLUMNS = ("caption", "sentence", "text", "captions", "description", "name")
@@ -109,27 +110,54 @@ class VideoFolder:
                 f"the video folder {folder!r} does not exist: set data.videos to the right one"
             )
         self.folder = folder.rstrip("/")
-        self._stems: dict[str, str] | None = None
+        self._known: dict[str, list[str]] | None = None
 
     def locate(self, name: str) -> str:
-        """The path of a video. Raises MissingFileError, also for a name outside the folder."""
+        """The path of a video: `name` as it is, with an extension added, or in a folder below.
+
+        Raises MissingFileError, also for a name outside the folder or of several videos.
+        """
         if name.startswith(("/", "\\")) or ".." in name.split("/") or ":" in name:
             raise MissingFileError(f"{name!r} is not inside the video folder {self.folder!r}")
-        if name.lower().endswith(tuple(f".{e}" for e in VIDEO_EXTENSIONS)):
-            path = f"{self.folder}/{name}"
-            if not files.exists(path):
-                raise MissingFileError(f"no video {name!r} in {self.folder!r}")
+        path = f"{self.folder}/{name}"
+        if files.protocol(path) is None:
+            if os.path.isfile(path):
+                return path
+        elif has_video_extension(name) and files.exists(path):
             return path
-        found = self._by_stem().get(name)
-        if found is None:
-            raise MissingFileError(f"no video {name!r} (any extension) in {self.folder!r}")
-        return found
+        found = self._by_name().get(name, [])
+        if not found:
+            raise MissingFileError(f"no video {name!r} in {self.folder!r} or below it")
+        if len(found) > 1:
+            raise MissingFileError(
+                f"several videos are called {name!r} ({', '.join(found[:3])}): name the folder too"
+            )
+        return f"{self.folder}/{found[0]}"
 
-    def _by_stem(self) -> dict[str, str]:
-        if self._stems is None:
-            self._stems = {}
-            for extension in reversed(VIDEO_EXTENSIONS):
-                for path in files.find(self.folder, f".{extension}"):
-                    stem = path.rsplit("/", 1)[-1].rsplit(".", 1)[0]
-                    self._stems[stem] = path
-        return self._stems
+    def _by_name(self) -> dict[str, list[str]]:
+        """Videos by path and by name, each with and without its extension.
+
+        A path comes before the same name further down; of one path with several extensions, the
+        first of VIDEO_EXTENSIONS counts.
+        """
+        if self._known is None:
+            rank = {extension: number for number, extension in enumerate(VIDEO_EXTENSIONS)}
+            by_path: dict[str, str] = {}
+            by_name: dict[str, list[str]] = {}
+            videos = [path for path in files.tree(self.folder) if has_video_extension(path)]
+            for path in sorted(videos, key=lambda path: rank[extension_of(path)]):
+                by_name.setdefault(path.rpartition("/")[2], []).append(path)
+                if by_path.setdefault(path.rpartition(".")[0], path) == path:
+                    stem = path.rpartition("/")[2].rpartition(".")[0]
+                    by_name.setdefault(stem, []).append(path)
+            self._known = by_name | {stem: [path] for stem, path in by_path.items()}
+        return self._known
+
+
+def extension_of(path: str) -> str:
+    """The extension of a path in lower case, without its dot; empty where there is none."""
+    return path.rpartition("/")[2].rpartition(".")[2].lower() if "." in path else ""
+
+
+def has_video_extension(path: str) -> bool:
+    return extension_of(path) in VIDEO_EXTENSIONS

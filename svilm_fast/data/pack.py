@@ -18,7 +18,9 @@ from rich.progress import Progress
 from svilm_fast.console import Console
 from svilm_fast.data import files
 from svilm_fast.data.config import DataConfig
-from svilm_fast.data.decode import decode_clip, last_frame
+from svilm_fast.data.containers import VIDEO_EXTENSIONS, sniff
+from svilm_fast.data.decode import last_frame
+from svilm_fast.data.decode_process import decode_limited, end_idle_processes
 from svilm_fast.data.errors import (
     DataError,
     MissingFileError,
@@ -26,10 +28,17 @@ from svilm_fast.data.errors import (
     VideoError,
     one_line,
 )
-from svilm_fast.data.lists import ListRow, VideoFolder, is_list, read_list
+from svilm_fast.data.lists import (
+    ListRow,
+    VideoFolder,
+    extension_of,
+    has_video_extension,
+    is_list,
+    read_list,
+)
 from svilm_fast.data.nouns import NounExtractor, build_extractor, nouns_to_json
 from svilm_fast.data.samples import pick_captions, row_record
-from svilm_fast.data.shards import VIDEO_EXTENSIONS, ShardWriter, parse_json
+from svilm_fast.data.shards import ShardWriter, parse_json
 from svilm_fast.data.skips import Skip
 from svilm_fast.terminal import printable
 
@@ -48,6 +57,7 @@ class PackReport:
     video_bytes: int = 0
     shards: list[str] = field(default_factory=list)
     refused: list[Skip] = field(default_factory=list)
+    passed_over: list[str] = field(default_factory=list)  # files of a folder that are no videos
 
     def lines(self, examples: int = 20) -> list[str]:
         """The report as text: a summary, counts per reason, the first refused samples."""
@@ -56,6 +66,13 @@ class PackReport:
             f"{self.video_bytes / 1e6:.1f} MB) into {len(self.shards)} shards; "
             f"{self.without_nouns} captions without nouns; refused {len(self.refused)}"
         ]
+        if self.passed_over:
+            kinds = Counter(f".{extension_of(name)}" for name in self.passed_over).most_common()
+            text.append(
+                f"  passed over {len(self.passed_over)} files without a video's extension ("
+                + ", ".join(f"{count} x {kind}" for kind, count in kinds[:8])
+                + f"), for example {', '.join(self.passed_over[:3])}; all are in pack_report.json"
+            )
         counts = Counter(skip.reason for skip in self.refused)
         text += [f"  {count} x {reason}" for reason, count in counts.most_common()]
         text += [
@@ -97,7 +114,8 @@ def pack(
 ) -> PackReport:
     """Write shards from a CSV or JSONL list beside a folder of videos, or from such a folder.
 
-    A folder holds `name.mp4` with a caption in `name.txt` or `name.json`. Every video is decoded
+    A folder, or a folder below it, holds `name.mp4` with a caption in `name.txt` or `name.json`;
+    other files are counted in the report. Every video is decoded
     from its first to its last frame; what fails is refused with its reason and left out, and the
     reasons are in the report and in `out_dir/pack_report.json`. Several captions of one video
     become one sample with a list. Video bytes are copied as they are.
@@ -117,9 +135,11 @@ def pack(
     out = Path(out_dir)
     if any(out.glob("*.tar")):
         raise ShardError(f"{str(out)!r} already holds shards: choose another folder or empty it")
-    items, refused = _items_of_list(source) if is_list(source) else _items_of_folder(source)
+    items, refused, others = (
+        (_items_of_list(source), [], []) if is_list(source) else _items_of_folder(source)
+    )
     folder = VideoFolder(videos or (os.path.dirname(source) or "." if is_list(source) else source))
-    report = PackReport(refused=refused)
+    report = PackReport(refused=refused, passed_over=others)
     extract = build_extractor(config.nouns)
     shown = sys.stderr.isatty() if progress is None else progress
     used: set[str] = set()
@@ -131,6 +151,7 @@ def pack(
         for checked in _checked(items, folder, config, extract, threads):
             bar.advance(task)
             _write(writer, checked, report, used)
+    end_idle_processes()
     report.shards = [path.name for path in writer.paths]
     out.joinpath("pack_report.json").write_text(json.dumps(_as_json(report), indent=1))
     if not report.written:
@@ -144,35 +165,38 @@ def _as_json(report: PackReport) -> dict[str, Any]:
     return {**values, "refused": [vars(skip) for skip in report.refused]}
 
 
-def _items_of_list(source: str) -> tuple[list[_Item], list[Skip]]:
+def _items_of_list(source: str) -> list[_Item]:
     items: dict[str, _Item] = {}
     for row in read_list(source):
         items.setdefault(row.video, _Item(row.video, [])).rows.append(row)
-    return list(items.values()), []
+    return list(items.values())
 
 
-def _items_of_folder(source: str) -> tuple[list[_Item], list[Skip]]:
+def _items_of_folder(source: str) -> tuple[list[_Item], list[Skip], list[str]]:
+    """Videos with their captions, videos that are refused, and files that are neither."""
     if not os.path.isdir(source):
         raise MissingFileError(f"{source!r} is neither a .csv, .tsv or .jsonl list nor a folder")
     items, refused = [], []
-    names = sorted(name for name in os.listdir(source) if not name.startswith("."))
-    for name in names:
-        stem, _, extension = name.rpartition(".")
-        if extension.lower() not in VIDEO_EXTENSIONS:
-            continue
+    names = files.tree(source)
+    videos = [name for name in names if has_video_extension(name)]
+    others = set(names) - set(videos)
+    for name in videos:
+        stem = name.rpartition(".")[0]
         try:
             record: dict[str, Any] = {}
-            if f"{stem}.json" in names:
+            if f"{stem}.json" in others:
                 data = files.read_bytes(f"{source}/{stem}.json", _CAPTION_BYTES)
                 record = parse_json(data, f"{stem}.json")
-            elif f"{stem}.txt" in names:
+            elif f"{stem}.txt" in others:
                 text = files.read_bytes(f"{source}/{stem}.txt", _CAPTION_BYTES)
                 record = {"caption": text.decode("utf-8", "replace").strip()}
         except DataError as error:
             refused.append(Skip.of(name, error))
             continue
         items.append(_Item(name, [ListRow(name, None, 0, record)]))
-    return items, refused
+    stems = {name.rpartition(".")[0] for name in videos}
+    captions = {f"{stem}.{kind}" for stem in stems for kind in ("json", "txt")}
+    return items, refused, sorted(others - captions)
 
 
 def _checked(
@@ -201,13 +225,7 @@ def _check(
         record, without_nouns = _describe(item, config, extract)
         path = folder.locate(item.name)
         data = files.read_bytes(path, config.limits.video_bytes)
-        clip = decode_clip(
-            data,
-            last_frame,
-            short_side=_CHECK_SIDE,
-            limits=config.limits,
-            decoder=config.decoder,
-        )
+        clip = decode_limited(data, last_frame, short_side=_CHECK_SIDE, limits=config.limits)
     except DataError as error:
         return _Checked(item, {}, {}, 0, error)
     except Exception as error:
@@ -219,8 +237,17 @@ def _check(
         "width": clip.source_size[0],
         "height": clip.source_size[1],
     }
-    extension = path.rsplit(".", 1)[-1].lower()
+    extension = _member_extension(path, data)
     return _Checked(item, {extension: data}, record, without_nouns)
+
+
+def _member_extension(path: str, data: bytes) -> str:
+    """The extension under which a shard holds a video: its file's, or one of its container."""
+    extension = extension_of(path)
+    container = sniff(data)
+    if extension in VIDEO_EXTENSIONS or container is None:
+        return extension
+    return container.extensions[0]
 
 
 def _describe(
@@ -253,7 +280,7 @@ def _write(writer: ShardWriter, checked: _Checked, report: PackReport, used: set
         report.refused.append(Skip.of(checked.item.name, checked.error))
         return
     name = checked.item.name
-    if name.lower().endswith(tuple(f".{extension}" for extension in VIDEO_EXTENSIONS)):
+    if has_video_extension(name):
         name = name.rpartition(".")[0]
     key = stem = re.sub(r"[^\w-]+", "_", name)
     number = 1

@@ -11,11 +11,11 @@ from typing import Any
 
 from svilm_fast.data import files
 from svilm_fast.data.config import DataConfig, LimitsConfig
+from svilm_fast.data.containers import VIDEO_EXTENSIONS
 from svilm_fast.data.errors import CaptionError, DataError, MissingFileError
 from svilm_fast.data.lists import ListRow, VideoFolder, is_list, read_list
 from svilm_fast.data.nouns import nouns_from_json
 from svilm_fast.data.shards import (
-    VIDEO_EXTENSIONS,
     Entry,
     ShardReader,
     find_shards,

@@ -23,7 +23,6 @@ from svilm_fast.data.errors import (
 from svilm_fast.data.tar import read_members
 
 INDEX_SUFFIX = ".index.json"
-VIDEO_EXTENSIONS = ("mp4", "webm", "mkv", "mov", "avi", "m4v")
 INDEX_VERSION = 1
 OPEN_SHARDS = 64  # per reader; large sets have more shards than a process may open files
 
