@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from svilm_fast.data.config import NounsConfig
 from svilm_fast.data.errors import DataError, SampleJsonError
+from svilm_fast.data.language import is_english, is_latin
 
 # Nouns that name no visible thing: nothing in the frames could be grounded to them.
 _NOT_VISIBLE = frozenset(
@@ -73,7 +74,10 @@ class _Word:
 
 
 class TextBlobNouns:
-    """Nouns by the lexicon and rules inside TextBlob's wheel; downloads nothing."""
+    """Nouns by the lexicon and rules inside TextBlob's wheel; downloads nothing.
+
+    The lexicon is English: captions in other languages (`language.is_english`) have no nouns.
+    """
 
     def __init__(self, *, phrases: bool = True) -> None:
         if importlib.util.find_spec("textblob") is None:
@@ -81,6 +85,8 @@ class TextBlobNouns:
         self.phrases = phrases
 
     def __call__(self, caption: str) -> list[Noun]:
+        if not is_english(caption):
+            return []
         words = _tagged(caption)
         found: dict[str, Noun] = {}
         for match in _PHRASE.finditer("".join(word.kind for word in words)):
@@ -126,7 +132,7 @@ def _tagged(caption: str) -> list[_Word]:
 
 def _kind(text: str, label: str, before: str, after: str) -> str:
     lower = text.lower()
-    if not _NAME.match(text):
+    if not _NAME.match(text) or not any(map(is_latin, text)):
         return "x"
     if lower in _VERBS and before in ("NN", "RB"):
         return "x"
@@ -177,6 +183,11 @@ def build_extractor(config: NounsConfig) -> NounExtractor:
     if config.extractor == "spacy":
         return SpacyNouns(config.spacy_model, phrases=config.phrases)
     return TextBlobNouns(phrases=config.phrases)
+
+
+def in_other_language(config: NounsConfig, caption: str) -> bool:
+    """Whether the configured extractor finds no nouns in `caption` for its language."""
+    return config.extractor == "textblob" and not is_english(caption)
 
 
 def nouns_to_json(nouns: Sequence[Noun]) -> list[dict[str, Any]]:
