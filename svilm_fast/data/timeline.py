@@ -19,11 +19,13 @@ class Timeline:
     """The frames that a player shows.
 
     `edges` float64 [total + 1] holds the start of every frame and the end of the last one in
-    seconds; None where the frame rate is constant or the container has no timestamps.
+    seconds; None where the frame rate is constant or the container has no timestamps. `period` is
+    the time between two frames of a constant rate in seconds, 0 where it is unknown.
     """
 
     total: int
     edges: np.ndarray | None = None
+    period: float = 0.0
 
 
 class ShownFrames:
@@ -65,10 +67,10 @@ class ShownFrames:
     def timeline(self) -> Timeline:
         """Total and, for a variable frame rate, times."""
         if self.pts is None or self.total < 2:
-            return Timeline(self.total)
+            return Timeline(self.total, period=self._last_duration * float(self.time_base))
         steps = np.diff(self.pts)
         if steps.max() - steps.min() <= max(_JITTER_TICKS, _JITTER_SHARE * steps.mean()):
-            return Timeline(self.total)
+            return Timeline(self.total, period=float(steps.mean()) * float(self.time_base))
         last = self._last_duration or int(np.median(steps))
         ticks = np.append(self.pts, self.pts[-1] + last)
         return Timeline(self.total, ticks * float(self.time_base))
