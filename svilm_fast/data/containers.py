@@ -56,6 +56,7 @@ CODEC_WHITELIST = ",".join(sorted(VIDEO_CODECS) + list(_AUDIO_CODECS))
 
 _MOV_BOXES = frozenset(b"ftyp styp moov moof mdat sidx free skip wide pnot".split())
 _ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+_ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _TS_PACKETS = (188, 192, 204)
 _TS_RUN = 5  # packets with the sync byte in its place
 
@@ -93,16 +94,25 @@ def _is_transport_stream(data: bytes) -> bool:
     return False
 
 
-def ends_inside_a_box(data: bytes) -> bool:
-    """Whether the top-level boxes of an MP4 or MOV file reach beyond its end."""
-    if data[4:8] not in _MOV_BOXES:
-        return False
+def asf_file_size(data: bytes) -> int | None:
+    """The size in bytes that an ASF file's header states; None where it states none."""
+    place = data.find(_ASF_FILE_PROPERTIES, 0, 1 << 16)
+    properties = data[place : place + 92]
+    if place < 0 or len(properties) < 92 or properties[88] & 1:  # 1: a broadcast, size unknown
+        return None
+    return int.from_bytes(properties[40:48], "little") or None
+
+
+def top_level_boxes(data: bytes) -> tuple[set[bytes], bool]:
+    """The kinds of an MP4 or MOV file's top-level boxes, and whether the last is cut short."""
+    kinds: set[bytes] = set()
     position = 0
     while position + 8 <= len(data):
         size = int.from_bytes(data[position : position + 4], "big")
         if size == 1:
             size = int.from_bytes(data[position + 8 : position + 16], "big")
         if size < 8:
-            return False
+            return kinds, False
+        kinds.add(data[position + 4 : position + 8])
         position += size
-    return position != len(data)
+    return kinds, position > len(data)

@@ -194,7 +194,7 @@ class _Decoder:
             what = getattr(error, "strerror", None) or one_line(error)
             if self.collector is not None:
                 raise _truncated(self.count, self.collector.timeline.total, what) from None
-            if containers.ends_inside_a_box(self.data):
+            if self.container is containers.MOV and containers.top_level_boxes(self.data)[1]:
                 message = f"the file is truncated ({len(self.data)} bytes)"
                 raise TruncatedVideoError(message) from None
             raise VideoError(f"the video cannot be decoded: {what}") from None
@@ -221,12 +221,17 @@ class _Decoder:
             # ffmpeg prefers streams that have packets, then the default one, then the largest.
             stream = max(streams, key=lambda s: (len(packets[s.index]) > 1, _rank(s)))
             context = stream.codec_context
+            if len(packets[stream.index]) < 2:  # the last packet is empty: end of stream
+                raise EmptyVideoError("the video stream has no frames")
             if context.width * context.height == 0:
-                raise EmptyVideoError("the video stream has no frames, or larger ones than allowed")
+                raise VideoError(
+                    "the frames' size is unknown or above the "
+                    f"{self.limits.frame_pixels} pixels allowed (limits.frame_pixels)"
+                )
             self._check_size(context.width, context.height)
             shown = ShownFrames(packets[stream.index], context.name, stream.time_base)
             if shown.total == 0:
-                raise EmptyVideoError("the video stream has no frames")
+                raise EmptyVideoError("no frame of the video is shown")
             self._check_complete(opened, stream, shown, end)
             context.options = {"max_pixels": str(self.limits.frame_pixels)}
             # One thread: open containers with decoder threads hang forked children (PyAV 1962).
@@ -275,7 +280,7 @@ class _Decoder:
             mine = packets.get(packet.stream_index)
             if mine is not None:
                 mine.append(packet)
-                if len(mine) - 1 > self.limits.frames:  # the last packet is empty: end of stream
+                if len(mine) - 1 > self.limits.frames:
                     raise OversizedVideoError(
                         f"more than {self.limits.frames} frames are not allowed (limits.frames)"
                     )
@@ -285,9 +290,23 @@ class _Decoder:
         """Compare the duration that the header states with what is there."""
         if not self.container.states_duration:
             return
-        typical, longest = shown.interval()
-        durations = [opened.duration and opened.duration / 1_000_000]
-        durations.append(stream.duration and float(stream.duration * stream.time_base))
+        if self.container is containers.MOV:
+            kinds, cut = containers.top_level_boxes(self.data)
+            if cut and b"moof" in kinds:  # no header states how many fragments there are
+                raise TruncatedVideoError("the file ends inside a fragment: it is truncated")
+        size = containers.asf_file_size(self.data) if self.container is containers.ASF else None
+        if size is not None and len(self.data) < (1 - _MISSING_SHARE) * size:
+            message = f"{len(self.data)} of {size} bytes are there: the file is truncated"
+            raise TruncatedVideoError(message)
+        rate = float(stream.average_rate or 0.0)
+        typical, longest = shown.interval() or ((1 / rate, 1 / rate) if rate else (0.0, 0.0))
+        if self.container is containers.AVI:  # FFmpeg derives the duration from what is there
+            durations = [stream.frames / rate if rate else 0.0]
+        else:
+            durations = [
+                (opened.duration or 0) / 1_000_000,
+                float((stream.duration or 0) * stream.time_base),
+            ]
         stated = min((value for value in durations if value), default=0.0)
         missing = stated - end
         # Half an interval is left to rounding.

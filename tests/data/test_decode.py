@@ -91,7 +91,7 @@ def test_a_sound_file_has_no_video(tmp_path):
     ("limits", "message"),
     [
         ({"frame_pixels": 1000}, "40 x 32 pixels"),
-        ({"frames": 11}, "12 frames"),
+        ({"frames": 11}, "more than 11 frames"),
         ({"video_bytes": 100}, "100 are allowed"),
     ],
 )
