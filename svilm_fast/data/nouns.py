@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from svilm_fast.data.config import NounsConfig
 from svilm_fast.data.errors import DataError, SampleJsonError
 from svilm_fast.data.language import is_english, is_latin
+from svilm_fast.data.text import clean, is_visible
 
 # Nouns that name no visible thing: nothing in the frames could be grounded to them.
 _NOT_VISIBLE = frozenset(
@@ -38,6 +39,7 @@ _PLURALS = frozenset(
     ("clothes", "glasses", "jeans", "pants", "people", "scissors", "shorts", "trousers")
 )
 _PHRASE_ADJECTIVES = 2
+OTHER_LANGUAGE = "captions not in English, in which data.nouns.extractor=textblob finds no nouns"
 _NAME = re.compile(r"[^\W\d_][\w'’-]*$")
 
 
@@ -208,6 +210,7 @@ def nouns_from_json(value: Any, label: str) -> list[Noun]:
         span = item.get("span", [0, 0])
         if not (isinstance(span, list) and [type(v) for v in span] == [int, int]):
             raise SampleJsonError(f"{label}: the span of {item['text']!r} must be two integers")
-        if item["text"].strip():
-            nouns.append(Noun(item["text"].strip(), span[0], span[1]))
+        name = clean(item["text"])
+        if is_visible(name):
+            nouns.append(Noun(name, span[0], span[1]))
     return nouns

@@ -1,8 +1,8 @@
 """Segments: a sample may be a part of a video, from `start` to `end` seconds.
 
-A list gives them in columns (`START_COLUMNS`, `END_COLUMNS`); a packed sample keeps them in its json
-as `segment: [start, end]`, with null for the video's end. Seconds count from the first frame that
-is shown.
+A list gives them in columns (`START_COLUMNS`, `END_COLUMNS`); a packed sample keeps them in its
+json as `segment: [start, end]`, with null for the video's end. Seconds count from the first frame
+that is shown.
 """
 
 from __future__ import annotations

@@ -210,6 +210,13 @@ class ShardWriter:
         if self._tar is not None:
             self._finish()
 
+    def discard(self) -> None:
+        """Delete the shards that this writer has written, and their indexes."""
+        for path in self.paths:
+            path.unlink(missing_ok=True)
+            path.with_name(path.name + INDEX_SUFFIX).unlink(missing_ok=True)
+        self.paths.clear()
+
     @property
     def _partial(self) -> Path:
         return self.folder / f".{self.prefix}-{len(self.paths):06d}.tar.partial"

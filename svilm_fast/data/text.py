@@ -11,7 +11,7 @@ import re
 import unicodedata
 from typing import Any
 
-from svilm_fast.data.errors import DataError
+from svilm_fast.data.errors import DataError, SampleJsonError
 
 # Text crawled from pages is often escaped twice ("&amp;quot;").
 _UNESCAPES = 3
@@ -68,9 +68,19 @@ def decode_utf8(data: bytes, label: str, kind: type[DataError]) -> str:
 
 
 def storable(value: Any) -> Any:
-    """A JSON value whose texts can be written as UTF-8: lone surrogates become U+FFFD."""
+    """A JSON value whose texts can be written as UTF-8: lone surrogates become U+FFFD.
+
+    Raises SampleJsonError for hundreds of levels of nesting.
+    """
+    try:
+        return _storable(value)
+    except RecursionError:
+        raise SampleJsonError("lists or objects are nested too deeply") from None
+
+
+def _storable(value: Any) -> Any:
     if isinstance(value, str):
         return _SURROGATES.sub(_REPLACEMENT, value)
     if isinstance(value, dict):
-        return {storable(key): storable(item) for key, item in value.items()}
-    return [storable(item) for item in value] if isinstance(value, list | tuple) else value
+        return {_storable(key): _storable(item) for key, item in value.items()}
+    return [_storable(item) for item in value] if isinstance(value, list | tuple) else value
