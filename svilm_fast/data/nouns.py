@@ -34,6 +34,8 @@ _VERBS = frozenset(
     moves orbits passes pulses puts rests rises rolls rotates runs shakes shrinks sits slides spins
     stands stays stops swings swirls turns vanishes waits walks wobbles zooms""".split()  # noqa: SIM905
 )
+# Verbs that the lexicon takes for nouns where two subjects share them ("a man and a woman dance").
+_SHARED_VERBS = frozenset(("dance", "sit", "talk", "walk"))
 # Words whose singular is another thing or none.
 _PLURALS = frozenset(
     ("clothes", "glasses", "jeans", "pants", "people", "scissors", "shorts", "trousers")
@@ -128,8 +130,17 @@ def _tagged(caption: str) -> list[_Word]:
         after = tagged[place + 1][1] if place + 1 < len(tagged) else ""
         if words and not caption[words[-1].end : start].isspace():
             words.append(_Word("", "x", start, start))
-        words.append(_Word(text, _kind(text, label, before, after), start, start + len(text)))
+        kind = _kind(text, label, before, after)
+        if text.lower() in _SHARED_VERBS and after != "NN" and _has_two_subjects(tagged[:place]):
+            kind = "x"
+        words.append(_Word(text, kind, start, start + len(text)))
     return words
+
+
+def _has_two_subjects(tagged: Sequence[tuple[str, str, int]]) -> bool:
+    """Whether words end in a noun phrase that "and" joins to another noun: "a man & a woman"."""
+    labels = ["&" if label == "CC" and text in ("and", "&") else label for text, label, _ in tagged]
+    return re.search(r"NN,&,(DT,|PR,|CD,)?(JJ,)*(NN,)+$", ",".join([*labels, ""])) is not None
 
 
 def _kind(text: str, label: str, before: str, after: str) -> str:

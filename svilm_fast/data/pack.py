@@ -210,7 +210,10 @@ def _items_of_list(source: str, folder: VideoFolder) -> list[_Item]:
         except DataError as error:
             items[row.line] = _Item(row.video, [row], error=error)
             continue
-        item = items.setdefault((place, segment), _Item(row.video, [], place, segment))
+        # Keys do not tell where the folder lies.
+        whole = row.video.startswith("/") or "://" in row.video
+        short = place.removeprefix(f"{folder.folder}/") if whole else row.video
+        item = items.setdefault((place, segment), _Item(short, [], place, segment))
         item.rows.append(row)
     return list(items.values())
 
