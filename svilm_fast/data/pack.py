@@ -277,12 +277,16 @@ def _check(item: _Item, config: DataConfig, extract: NounExtractor) -> _Checked:
             "width": clip.source_size[0],
             "height": clip.source_size[1],
         }
-    except DataError as error:
-        return _Checked(item, error=error)
     except Exception as error:
-        # one strange file among a million must not end the packing
-        return _Checked(item, error=VideoError(f"{type(error).__name__}: {one_line(error)}"))
+        return _Checked(item, error=_as_data_error(error))
     return _Checked(item, {_member_extension(item.path, data): data}, about)
+
+
+def _as_data_error(error: Exception) -> DataError:
+    """The reason of a refusal: one strange file among a million must not end the packing."""
+    if isinstance(error, DataError):
+        return error
+    return VideoError(f"{type(error).__name__}: {one_line(error)}")
 
 
 def _member_extension(path: str, data: bytes) -> str:
@@ -304,8 +308,10 @@ def _write(writer: ShardWriter, checked: _Checked, report: PackReport, used: set
         record["id"] = str(record["id"])
         data = json.dumps(record, ensure_ascii=False).encode()
         writer.write(key, {**checked.members, "json": data})
-    except DataError as error:
-        report.refused.append(Skip.of(item.label, error))
+    except OSError:  # the disk, not the sample
+        raise
+    except Exception as error:
+        report.refused.append(Skip.of(item.label, _as_data_error(error)))
         return
     report.written += 1
     report.captions += about.captions
