@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,15 +104,14 @@ def scaled_size(width: int, height: int, short_side: int | None) -> tuple[int, i
 
 
 class _TimedBytes(io.BytesIO):
-    """The file's bytes; every read checks the time."""
+    """The file's bytes, which end when the time is over: FFmpeg retries a read that raises."""
 
-    def __init__(self, data: bytes, check_time: Callable[[], None]) -> None:
+    def __init__(self, data: bytes, deadline: float) -> None:
         super().__init__(data)
-        self._check_time = check_time
+        self._deadline = deadline
 
     def read(self, size: int | None = -1, /) -> bytes:
-        self._check_time()
-        return super().read(size)
+        return b"" if time.monotonic() > self._deadline else super().read(size)
 
 
 class _Collector:
@@ -186,6 +185,7 @@ class _Decoder:
         except (av.FFmpegError, OSError, ValueError, MemoryError, EOFError) as error:
             if isinstance(error, DataError):
                 raise
+            self._check_time()  # the bytes may have ended for that reason
             if isinstance(error, MemoryError):
                 raise OversizedVideoError(
                     f"decoding needs more than the {self.limits.memory_bytes} bytes of memory "
@@ -211,17 +211,18 @@ class _Decoder:
             "max_pixels": str(self.limits.frame_pixels),
         }
         with av.open(
-            _TimedBytes(self.data, self._check_time),
+            _TimedBytes(self.data, self.deadline),
             mode="r",
             format=self.container.demuxer,
             options=options,
         ) as opened:
+            self._check_time()
             streams = self._candidates(opened)
             packets, end = self._packets(opened, streams)
             # ffmpeg prefers streams that have packets, then the default one, then the largest.
-            stream = max(streams, key=lambda s: (len(packets[s.index]) > 1, _rank(s)))
+            stream = max(streams, key=lambda s: (bool(packets[s.index]), _rank(s)))
             context = stream.codec_context
-            if len(packets[stream.index]) < 2:  # the last packet is empty: end of stream
+            if not packets[stream.index]:
                 raise EmptyVideoError("the video stream has no frames")
             if context.width * context.height == 0:
                 raise VideoError(
@@ -240,7 +241,7 @@ class _Decoder:
             width, height = display.square_pixels(context.width, context.height, aspect)
             self._check_size(width, height)
             self.size = scaled_size(width, height, self.short_side)
-            turn = self._frames(packets.pop(stream.index), shown)
+            turn = self._frames(context, packets.pop(stream.index), shown)
             fps = float(stream.average_rate or 0.0)
         if self.collector is None:
             raise EmptyVideoError("no frame can be decoded")
@@ -272,18 +273,19 @@ class _Decoder:
         """The packets of the streams, and the end of the last packet of any stream, seconds."""
         packets: dict[int, list[Any]] = {stream.index: [] for stream in streams}
         end = 0.0
-        for packet in opened.demux():
+        for packet in _all_packets(opened):
             self._check_time()
             stamp = packet.dts if packet.pts is None else packet.pts
-            if stamp is not None and packet.size:
+            if stamp is not None:
                 end = max(end, float((stamp + (packet.duration or 0)) * packet.time_base))
             mine = packets.get(packet.stream_index)
             if mine is not None:
                 mine.append(packet)
-                if len(mine) - 1 > self.limits.frames:
+                if len(mine) > self.limits.frames:
                     raise OversizedVideoError(
                         f"more than {self.limits.frames} frames are not allowed (limits.frames)"
                     )
+        self._check_time()
         return packets, end
 
     def _check_complete(self, opened: Any, stream: Any, shown: ShownFrames, end: float) -> None:
@@ -313,7 +315,9 @@ class _Decoder:
         if typical and missing > max((_MISSING_FRAMES + 0.5) * longest, _MISSING_SHARE * stated):
             raise _truncated(shown.total, shown.total + round(missing / typical))
 
-    def _frames(self, packets: list[Any], shown: ShownFrames) -> tuple[int, bool, bool]:
+    def _frames(
+        self, context: Any, packets: list[Any], shown: ShownFrames
+    ) -> tuple[int, bool, bool]:
         """Decode until nothing more is wanted; the orientation of the first frame."""
         from av.video.reformatter import VideoReformatter
 
@@ -323,8 +327,8 @@ class _Decoder:
         def render(frame: Any) -> np.ndarray:
             return display.arrange(_to_rgb(reformatter, frame, self.size), turn)
 
-        for packet in packets:
-            for frame in packet.decode():
+        for packet in [*packets, None]:  # None: what the decoder still holds
+            for frame in context.decode(packet):
                 self._check_time()
                 self._check_size(frame.width, frame.height)
                 if frame.is_corrupt:
@@ -348,6 +352,15 @@ class _Decoder:
     def _check_time(self) -> None:
         if time.monotonic() > self.deadline:
             raise SlowVideoError(too_slow(self.seconds))
+
+
+def _all_packets(opened: Any) -> Iterator[Any]:
+    """The packets of the streams that were there at the start."""
+    try:
+        yield from (packet for packet in opened.demux() if packet.size)
+    except IndexError:
+        # At its end, PyAV (18.1) stumbles over streams that appeared after the start.
+        return
 
 
 def too_slow(seconds: float) -> str:

@@ -112,8 +112,9 @@ class _Child:
         except (EOFError, OSError):
             return False
 
-    def alive(self) -> bool:
-        return self._process.is_alive()
+    def waits(self) -> bool:
+        """Whether it is alive: an idle process has nothing to say, a dead one's end is readable."""
+        return not self._connection.poll(0)
 
     def end(self) -> str:
         """End the process at once; how it ended."""
@@ -121,7 +122,6 @@ class _Child:
         self._process.join()
         code = self._process.exitcode or 0
         self._connection.close()
-        self._process.close()
         return f"signal {-code}" if code < 0 else f"exit code {code}"
 
     def decode(
@@ -194,7 +194,7 @@ class _Pool:
             if self._owner != os.getpid():  # after a fork they are the parent's
                 self._idle, self._all, self._owner = [], set(), os.getpid()
             child = self._idle.pop() if self._idle else None
-        if child is not None and child.alive():
+        if child is not None and child.waits():
             return child
         if child is not None:
             self._end(child)

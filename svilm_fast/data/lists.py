@@ -137,7 +137,11 @@ class VideoFolder:
                 f"several videos are called {name!r} ({', '.join(found[:3])}): name the folder too"
             )
         path = f"{self.folder}/{found[0]}"
-        return path if files.protocol(path) is not None else self._first_name(path)
+        if files.protocol(path) is not None:
+            return path
+        if not os.path.isfile(path):
+            raise MissingFileError(f"{path!r} is no regular file")
+        return self._first_name(path)
 
     def _inside(self, name: str) -> str:
         """A name as a path relative to the folder."""

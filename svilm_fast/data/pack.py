@@ -176,7 +176,6 @@ def pack(
     except BaseException:
         writer.discard()
         raise
-    end_idle_processes()
     report.shards = [path.name for path in writer.paths]
     out.joinpath(_REPORT).write_text(json.dumps(_as_json(report), indent=1))
     if not report.written:
@@ -253,14 +252,17 @@ def _checked(
 ) -> Iterator[_Checked]:
     """Check items in parallel, in order; few are in memory at once."""
     workers = threads or min(8, os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers) as pool:
-        waiting = []
-        for item in items:
-            waiting.append(pool.submit(_check, item, config, extract))
-            if len(waiting) >= 2 * workers:
-                yield waiting.pop(0).result()
-        for future in waiting:
-            yield future.result()
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            waiting = []
+            for item in items:
+                waiting.append(pool.submit(_check, item, config, extract))
+                if len(waiting) >= 2 * workers:
+                    yield waiting.pop(0).result()
+            for future in waiting:
+                yield future.result()
+    finally:
+        end_idle_processes()
 
 
 def _check(item: _Item, config: DataConfig, extract: NounExtractor) -> _Checked:

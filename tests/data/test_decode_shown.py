@@ -133,6 +133,16 @@ def test_pixels_that_are_not_square_are_shown_square(odd, make_ramp):
     assert (turned.source_size, turned.frames.shape) == ((32, 80), (3, 40, 16, 3))
 
 
+def test_a_stream_that_appears_late_changes_nothing(odd, make_ramp):
+    data = odd.encode(make_ramp(12), "flv", "flv", times=range(0, 120, 10), rate=10)
+    sound = b"\x2e" + bytes(400)
+    tag = b"\x08" + len(sound).to_bytes(3, "big") + (11_000).to_bytes(3, "big") + bytes(4) + sound
+    # PyAV asks memory that it does not own whether to flush the new stream: any answer must do.
+    for copies in range(1, 9):
+        late = data + copies * (tag + (len(sound) + 11).to_bytes(4, "big"))
+        assert _numbers(decode_clip(late, every_frame)) == list(range(12))
+
+
 @pytest.mark.parametrize("container", ["webm", "flv", "avi", "asf"])
 def test_a_header_that_promises_more_time_than_is_there(odd, make_ramp, container):
     codec = {"webm": "libvpx", "flv": "flv", "avi": "mjpeg", "asf": "wmv2"}[container]
