@@ -121,7 +121,7 @@ def test_log_records_of_a_command_without_a_handler(capsys, monkeypatch):
 
 
 def test_the_report_of_a_packing_is_one_line_a_sample(capsys):
-    skip = Skip.of(f"{HOSTILE}\nrefused nothing", DataError("bad"))
+    skip = Skip(f"{HOSTILE}\nrefused nothing", "data", "bad")
     print("\n".join(PackReport(refused=[skip]).lines()))
     output = capsys.readouterr().out
     assert_harmless(output)
