@@ -16,6 +16,8 @@ from svilm_fast.data.errors import DataError, SampleJsonError
 # Text crawled from pages is often escaped twice ("&amp;quot;").
 _UNESCAPES = 3
 _CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+# Colours and the like: ESC, [, parameters, a letter (ECMA-48, 5.4).
+_SEQUENCES = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _REPLACEMENT = "\ufffd"
 # Letters and symbols by category that show nothing: Hangul fillers, the blank Braille cell, and
@@ -29,14 +31,15 @@ def clean(text: str) -> str:
     """`text` without HTML entities, control characters and lone surrogates.
 
     Entities become their characters. Control characters other than tab, newline and carriage
-    return are left out. Half a surrogate pair, as truncated JSON holds it, becomes U+FFFD. White
+    return are left out, and ANSI control sequences as a whole. Half a surrogate pair, as truncated JSON holds it, becomes U+FFFD. White
     space around the text is removed, and so is a byte order mark before it.
     """
     if text.isprintable() and "&" not in text:
         return text.strip()
     for _ in range(_UNESCAPES if "&" in text else 0):
         text = html.unescape(text)
-    text = _SURROGATES.sub(_REPLACEMENT, _CONTROLS.sub("", text))
+    text = _CONTROLS.sub("", _SEQUENCES.sub("", text))
+    text = _SURROGATES.sub(_REPLACEMENT, text)
     return text.strip().removeprefix("\ufeff").strip()
 
 

@@ -22,7 +22,7 @@ from svilm_fast.data.tokenizer import Tokenizer
         ("a man &amp; a woman dance &quot;salsa&quot;", 'a man & a woman dance "salsa"'),
         ("rock &amp;amp; roll &#39;n&#39; soul", "rock & roll 'n' soul"),
         ("great game \ud83d", "great game \ufffd"),
-        ("a\x00 dog\x1b[31m\x9b runs\x7f", "a dog[31m runs"),
+        ("a\x00 dog\x1b[31m \x9b0;1mruns\x1b\x7f", "a dog runs"),
         ("\ufeff a dog ", "a dog"),
         (" a dog\n", "a dog"),
     ],
