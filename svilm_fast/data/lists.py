@@ -109,7 +109,7 @@ class VideoFolder:
         local = files.protocol(folder) is None
         places = [os.path.abspath(folder), os.path.realpath(folder)] if local else [self.folder]
         self._prefixes = [f"{place.rstrip('/')}/" for place in dict.fromkeys(places)]
-        self._files: dict[tuple[int, int], str] = {}  # by device and inode
+        self._files: dict[tuple[int, ...], str] = {}
 
     def locate(self, name: str, folder: str | None = None) -> str:
         """The path of a video: `name` as it is, with an extension added, or in a folder below.
@@ -166,7 +166,9 @@ class VideoFolder:
             found = os.stat(path)
         except OSError:
             return path
-        return self._files.setdefault((found.st_dev, found.st_ino), path)
+        # Some file systems number no files, or all alike: size and time must agree too.
+        identity = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+        return self._files.setdefault(identity, path) if found.st_ino else path
 
     def _by_name(self) -> dict[str, list[str]]:
         """Videos by path and by name, each with and without its extension.

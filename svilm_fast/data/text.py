@@ -31,8 +31,9 @@ def clean(text: str) -> str:
     """`text` without HTML entities, control characters and lone surrogates.
 
     Entities become their characters. Control characters other than tab, newline and carriage
-    return are left out, and ANSI control sequences as a whole. Half a surrogate pair, as truncated JSON holds it, becomes U+FFFD. White
-    space around the text is removed, and so is a byte order mark before it.
+    return are left out, and ANSI control sequences as a whole. Half a surrogate pair, as truncated
+    JSON holds it, becomes U+FFFD. White space around the text is removed, and so is a byte order
+    mark before it.
     """
     if text.isprintable() and "&" not in text:
         return text.strip()

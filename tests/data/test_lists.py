@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import fsspec
 import pytest
@@ -145,6 +146,25 @@ def test_names_of_one_file_are_one_video(tmp_path):
     folder = VideoFolder(str(tmp_path))
     names = ("b", "b.mp4", "./b.mp4", str(tmp_path / "b.mp4"), "soft", "hard.mp4")
     assert {folder.locate(name) for name in names} == {f"{tmp_path}/b.mp4"}
+
+
+def test_files_without_numbers_are_different_videos(tmp_path, monkeypatch):
+    for name in "ab":
+        (tmp_path / f"{name}.mp4").write_bytes(b"x" * (1 + ord(name)))
+    real = os.stat
+
+    for number in (0, 7):  # as some network file systems answer
+
+        def unnumbered(path, *rest, number=number, **options):
+            found = list(real(path, *rest, **options))
+            return os.stat_result([found[0], number, *found[2:]])
+
+        monkeypatch.setattr(os, "stat", unnumbered)
+        folder = VideoFolder(str(tmp_path))
+        assert {folder.locate(name) for name in "ab"} == {
+            f"{tmp_path}/a.mp4",
+            f"{tmp_path}/b.mp4",
+        }
 
 
 def test_webvid_lists_name_the_folder_of_a_video(tmp_path, videos):
