@@ -92,6 +92,12 @@ def test_frames_at_a_variable_rate():
     np.testing.assert_allclose(inside.edges, [10.5, 11.0, 11.5])  # equal parts of this time
 
 
+def test_times_that_the_container_rounds_to_milliseconds():
+    video = Timeline(4, np.array([0.0, 0.033, 0.067, 0.1, 0.133]))
+    assert _places(video, (2 / 30, 0.1)) == [2]
+    assert _places(video, (0.0, 1 / 30)) == [0]
+
+
 @pytest.mark.parametrize("segment", [(4.0, 5.0), (9.0, math.inf), (3.0, 4.6)])
 def test_a_segment_beyond_the_video_is_refused(segment):
     with pytest.raises(SegmentError, match=r"outside the video of 4 s; for a clip that was cut"):
