@@ -115,4 +115,4 @@ def top_level_boxes(data: bytes) -> tuple[set[bytes], bool]:
             return kinds, False
         kinds.add(data[position + 4 : position + 8])
         position += size
-    return kinds, position > len(data)
+    return kinds, position != len(data)

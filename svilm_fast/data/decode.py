@@ -205,7 +205,6 @@ class _Decoder:
         options = {
             # No demuxer may open anything: the bytes are all there is.
             "protocol_whitelist": "none",
-            "format_whitelist": self.container.demuxer,
             "codec_whitelist": containers.CODEC_WHITELIST,
             # Decoders refuse larger frames before they allocate them.
             "max_pixels": str(self.limits.frame_pixels),
