@@ -108,6 +108,19 @@ def test_errors_of_a_command(capsys):
     assert_harmless(capsys.readouterr().err)
 
 
+def test_wrong_usage_of_a_command(capsys):
+    app = typer.Typer(pretty_exceptions_enable=False)
+
+    @app.command()
+    def run(name: str) -> None:
+        raise typer.BadParameter(f"no run {name}")
+
+    assert run_app(app, [HOSTILE]) == 2
+    assert_harmless(capsys.readouterr().err)
+    assert run_app(app, ["x", f"--{HOSTILE}"]) == 2
+    assert "\x1b" not in capsys.readouterr().err
+
+
 def test_log_records_of_a_command_without_a_handler(capsys, monkeypatch):
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
     app = typer.Typer(pretty_exceptions_enable=False)

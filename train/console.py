@@ -10,7 +10,7 @@ from typing import Any
 import typer
 
 from svilm_fast.data.errors import DataError, SkipBudgetError, WorkerError
-from svilm_fast.terminal import guard_unconfigured_logging, print, print_traceback
+from svilm_fast.terminal import guard_unconfigured_logging, print, print_traceback, printable
 from svilm_fast.train.errors import EXIT_BAD_INPUT, RankError, UserError
 
 DEBUG = "SVILM_DEBUG"
@@ -75,6 +75,8 @@ def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
         show = getattr(error, "show", None)
         if show is None:
             return report(error)
+        # A script may pass on names that are not its own.
+        error.message = printable(getattr(error, "message", str(error)))  # type: ignore[attr-defined]
         show()
         return int(getattr(error, "exit_code", EXIT_BAD_INPUT))
     return code if isinstance(code, int) else 0
