@@ -11,6 +11,8 @@ import typer
 
 from svilm_fast.bench.cli import app as bench_app
 from svilm_fast.bench.profile.command import app as profile_app
+from svilm_fast.console import Console
+from svilm_fast.terminal import print
 from svilm_fast.train.ckpt_commands import ckpt_app
 from svilm_fast.train.commands import config_app, doctor
 from svilm_fast.train.config import Weights
@@ -136,8 +138,6 @@ def retrieval(
 
     Exit status 1 where a demanded figure is not reached.
     """
-    from rich.console import Console
-
     from svilm_fast.evaluation import retrieval_table, write_retrieval
     from svilm_fast.evaluation.demands import Demands, judged
     from svilm_fast.evaluation.protocols import check_protocol, data_for_list

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from svilm_fast.terminal import print
 from svilm_fast.train.checkpoint import STATE as TRAINER_STATE
 from svilm_fast.train.checkpoint import newest_verified, problem_with, tag_of
 from svilm_fast.train.errors import CheckpointError, UserError

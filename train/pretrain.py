@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from svilm_fast.terminal import log_to_stderr, print
 from svilm_fast.train.config import Weights
 from svilm_fast.train.console import run_app
 from svilm_fast.train.errors import EXIT_BAD_INPUT, UserError
@@ -82,9 +83,9 @@ def pretrain(
         text, fits = dry.describe(resolved)
         print(text)
         return 0 if fits else EXIT_BAD_INPUT
-    logging.basicConfig(
-        level=logging.INFO if int(os.environ.get("RANK", "0")) == 0 else logging.WARNING,
-        format="%(levelname)s %(name)s: %(message)s",
+    log_to_stderr(
+        logging.INFO if int(os.environ.get("RANK", "0")) == 0 else logging.WARNING,
+        "%(levelname)s %(name)s: %(message)s",
     )
     from svilm_fast.train.session import Start, train
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from svilm_fast.terminal import print
 from svilm_fast.train.agreement import LOCAL_SETTINGS, flattened
 from svilm_fast.train.config import RunConfig
 from svilm_fast.train.errors import CheckpointError

@@ -18,6 +18,7 @@ from svilm_fast.data.samples import open_split
 from svilm_fast.data.tokenizer import Tokenizer
 from svilm_fast.evaluation import write_retrieval
 from svilm_fast.objectives.svilm import build_model
+from svilm_fast.terminal import print
 from svilm_fast.train import run_folder
 from svilm_fast.train.agreement import check_same_settings
 from svilm_fast.train.attention_check import check_attention

@@ -16,6 +16,7 @@ from svilm_fast.bench.profile.record import record, tell
 from svilm_fast.bench.profile.text import outer_tools
 from svilm_fast.bench.suites import benchmarks
 from svilm_fast.bench.suites.benchmark import Benchmark
+from svilm_fast.terminal import print
 from svilm_fast.train.pretrain import Overrides
 from svilm_fast.train.ranks import choose_device
 

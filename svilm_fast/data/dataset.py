@@ -16,9 +16,10 @@ from svilm_fast.data.config import DataConfig
 from svilm_fast.data.decode import DecodedClip, every_frame
 from svilm_fast.data.decode_process import decode_limited
 from svilm_fast.data.errors import DataError
-from svilm_fast.data.nouns import build_extractor
+from svilm_fast.data.nouns import OTHER_LANGUAGE, build_extractor, in_other_language
 from svilm_fast.data.samples import SampleTable, ensure_nouns, open_split
 from svilm_fast.data.sampling import FrameChoice
+from svilm_fast.data.segments import InSegment
 from svilm_fast.data.skips import SkipReport
 from svilm_fast.data.tokenizer import Tokenizer, load_or_train_tokenizer
 from svilm_fast.kernels.philox import Site, derive_seeds, uniform
@@ -95,6 +96,7 @@ class ClipDataset:
         self.report = SkipReport(seen=len(self.table) + len(self.table.rejected))
         for skip in self.table.rejected:
             self.report.add(skip)
+        self.report.notes += self.table.notes
         self.report.check_budget(config.skips.fraction, config.skips.always_allowed)
         samples = self.table.samples
         self.ids = [sample.id for sample in samples]
@@ -125,6 +127,12 @@ class ClipDataset:
             without = sum(not found for found in per_caption)
             if without:
                 self.report.notes["captions without nouns"] += without
+            other = sum(
+                not found and in_other_language(config.nouns, caption)
+                for found, caption in zip(per_caption, self.captions)
+            )
+            if other:
+                self.report.notes[OTHER_LANGUAGE] += other
         self.noun_words = sorted({noun for found in per_caption for noun in found})
         number = {noun: row for row, noun in enumerate(self.noun_words)}
         self.caption_nouns = [tuple(number[noun] for noun in found) for found in per_caption]
@@ -194,14 +202,14 @@ class ClipDataset:
         choose = FrameChoice(
             self.frames, uniforms, config.short_clip, by_time=config.frames_by == "time"
         )
-        place = self.table.samples[index].video
-        key = f"{place.path}:{place.entry.offset if place.entry else ''}"
+        place, segment = self.table.samples[index].video, self.table.samples[index].segment
+        key = f"{place.path}:{place.entry.offset if place.entry else ''}:{segment or ''}"
         cached = self._cache.get(key)
         if cached is None:
             keep = config.cache == "memory" and self._cached_bytes < config.cache_bytes
             cached = decode_limited(
                 self.table.read_video(index),
-                every_frame if keep else choose,
+                InSegment(every_frame if keep else choose, segment),
                 short_side=self.short_side,
                 limits=config.limits,
                 # A worker that takes longer for a batch would end the run.
@@ -211,7 +219,8 @@ class ClipDataset:
                 return cached.frames, cached.index
             self._cache[key] = cached
             self._cached_bytes += cached.frames.nbytes
-        rows = np.minimum(choose(cached.timeline), len(cached.frames) - 1)
+        places = InSegment(choose, segment)(cached.timeline) - cached.index[0]
+        rows = np.minimum(places, len(cached.frames) - 1)
         return cached.frames[rows], cached.index[rows]
 
     def _nouns(self, caption: int, draw: Draw | None) -> tuple[list[int], list[int]]:

@@ -32,6 +32,7 @@ from svilm_fast.data.decode import Choose, DecodedClip, decode_clip, too_slow
 from svilm_fast.data.errors import CrashedDecoderError, DataError, SlowVideoError, one_line
 from svilm_fast.data.main_module import main_module_hidden
 from svilm_fast.data.sampling import FrameChoice
+from svilm_fast.data.segments import InSegment
 from svilm_fast.data.timeline import Timeline
 
 _GRACE_S = 10.0  # beyond its time a file's decoding is ended from outside
@@ -143,7 +144,9 @@ class _Child:
         connection.recv_bytes_into(frames.data.cast("B"))
         edges = answer["edges"]
         timeline = Timeline(
-            int(answer["total"]), None if edges is None else np.array(edges, dtype=np.float64)
+            int(answer["total"]),
+            None if edges is None else np.array(edges, dtype=np.float64),
+            float(answer["period"]),
         )
         width, height = answer["size"]
         index = np.array(answer["index"], dtype=np.int64)
@@ -249,7 +252,7 @@ def _serve(connection: Connection) -> None:
 
     # PyAV and NumPy import some of their modules late, when a call first needs them: now is the
     # last moment.
-    decode_clip(_PIXEL, FrameChoice(2, None))
+    decode_clip(_PIXEL, InSegment(FrameChoice(2, None), None))
     for module in pkgutil.walk_packages(av.__path__, "av."):
         if module.name not in ("av.__main__", "av.datasets"):
             importlib.import_module(module.name)
@@ -294,6 +297,7 @@ def _answer(
         "index": clip.index.tolist(),
         "total": clip.total,
         "edges": None if edges is None else edges.tolist(),
+        "period": clip.timeline.period,
         "fps": clip.fps,
         "size": clip.source_size,
     }, frames

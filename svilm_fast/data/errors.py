@@ -87,6 +87,12 @@ class ShortClipError(VideoError):
     reason = "short clip"
 
 
+class SegmentError(DataError):
+    """A sample's start and end name no part of its video."""
+
+    reason = "bad segment"
+
+
 class SkipBudgetError(DataError):
     """More samples were skipped than the settings allow."""
 

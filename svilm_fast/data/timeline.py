@@ -22,10 +22,12 @@ class Timeline:
 
     `edges` float64 [total + 1] holds the start of every frame and the end of the last one in
     seconds; None where the frame rate is constant, within one frame, or timestamps are missing.
+    `period` is the time between two frames of a constant rate in seconds, 0 where it is unknown.
     """
 
     total: int
     edges: np.ndarray | None = None
+    period: float = 0.0
 
 
 class ShownFrames:
@@ -71,11 +73,11 @@ class ShownFrames:
     def timeline(self) -> Timeline:
         """Total and, for a variable frame rate, times."""
         if self.pts is None or self.total < 2:
-            return Timeline(self.total)
+            return Timeline(self.total, period=self._last_duration * float(self.time_base))
         line = np.linspace(self.pts[0], self.pts[-1], self.total)
         mean = (self.pts[-1] - self.pts[0]) / (self.total - 1)
         if np.abs(self.pts - line).max() <= _JITTER * mean:
-            return Timeline(self.total)
+            return Timeline(self.total, period=float(mean * self.time_base))
         last = self._last_duration or int(np.median(np.diff(self.pts)))
         ticks = np.append(self.pts, self.pts[-1] + last)
         return Timeline(self.total, ticks * float(self.time_base))
