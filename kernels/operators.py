@@ -47,7 +47,7 @@ def first_derivative_only(backward: Callable[..., Any]) -> Callable[..., Any]:
         )
         refuse = torch._C._functions.DelayedError(text.encode(), len(gradients))
         marked = [None if g is None else g.detach().requires_grad_() for g in gradients]
-        refusing = refuse(*marked)
+        refusing = refuse(*marked)  # type: ignore[arg-type]
         refusing = refusing if isinstance(refusing, tuple) else (refusing,)
         outputs = tuple(None if g is None else r for g, r in zip(gradients, refusing))
         return outputs if isinstance(found, tuple) else outputs[0]

@@ -8,7 +8,6 @@ imported.
 from __future__ import annotations
 
 import os
-import pickle
 import re
 import stat
 from pathlib import Path
@@ -33,7 +32,7 @@ def load_tensors_only(path: str | Path, **options: Any) -> Any:
     """`torch.load` of tensors and plain values; raise CheckpointError for anything else."""
     try:
         return torch.load(path, weights_only=True, **options)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError) as error:
+    except Exception as error:  # a damaged pickle fails in any way
         told = re.search(r"WeightsUnpickler error: (.*?)(?: Please use|$)", str(error), re.M)
         reason = told[1] if told else " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(

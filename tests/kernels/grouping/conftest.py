@@ -171,8 +171,11 @@ def check_grouping(monkeypatch, poisoned_memory):
             assert torch.equal(out.counts.double(), truth.counts)
         assert_close("counts", out.counts, truth.counts, 2e-5)
         assert_close("pooled", out.pooled, truth.pooled, bar)
+        # Backward rounds two factors of its products to the tokens' type (the upstream share and
+        # the gradient of the logits), and sums of both signs cancel: a margin of 2.
+        margin = 1 if regime.dtype == torch.float32 else 2
         for name, gradient in gradients.items():
-            assert_close(name, gradient, true_gradients[name], bar)
+            assert_close(name, gradient, true_gradients[name], margin * bar)
 
     check.run, check.make, check.Regime = run, make, Regime
     return check
