@@ -14,9 +14,10 @@ from svilm_fast.bench.profile.command import app as profile_app
 from svilm_fast.console import Console
 from svilm_fast.terminal import print
 from svilm_fast.train.ckpt_commands import ckpt_app
-from svilm_fast.train.commands import config_app, doctor
+from svilm_fast.train.commands import config_app
 from svilm_fast.train.config import Weights
 from svilm_fast.train.console import run_app
+from svilm_fast.train.doctor import doctor
 from svilm_fast.train.errors import UserError
 from svilm_fast.train.planning.command import plan
 from svilm_fast.train.pretrain import Overrides, pretrain

@@ -1,4 +1,4 @@
-"""The commands beside training: look at the configuration, look at the installation."""
+"""The commands that look at settings and recipes."""
 
 from __future__ import annotations
 
@@ -39,33 +39,3 @@ def list_recipes() -> None:
     for name in preset_names():
         first_line = (PRESETS / f"{name}.yaml").read_text().splitlines()[0]
         print(f"{name:32} {first_line.lstrip('# ')}")
-
-
-def doctor() -> None:
-    """Print versions, devices, the path of every kernel and the attention backends."""
-    import torch
-
-    from svilm_fast.kernels import backend
-    from svilm_fast.models.attention import AttentionRequest, availability
-    from svilm_fast.train.environment import package_versions
-
-    print("packages")
-    for name, version in package_versions().items():
-        print(f"  {name:12} {version}")
-    devices = [torch.device("cpu")]
-    if torch.cuda.is_available():
-        devices += [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
-    print("\ndevices")
-    for device in devices:
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-        print(f"  {device!s:12} {name}")
-    print("\nkernels")
-    print("\n".join(f"  {line}" for line in backend.explain().splitlines()))
-    print("\nattention (bf16, heads of 64)")
-    for device in devices:
-        for padded in (False, True):
-            request = AttentionRequest(device, torch.bfloat16, 64, padded)
-            for name, (usable, reason) in availability(request).items():
-                verdict = "yes" if usable else "no"
-                kind = "padded" if padded else "dense"
-                print(f"  {device!s:8} {kind:7} {name:12} {verdict:4} {reason}".rstrip())

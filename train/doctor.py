@@ -1,0 +1,205 @@
+"""`svilm doctor`: what is installed, what is known to be wrong, and whether it works here."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import typer
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+from svilm_fast.kernels import backend
+from svilm_fast.models.attention import AttentionRequest, availability
+from svilm_fast.terminal import print
+from svilm_fast.train.environment import package_versions
+
+SELF_CHECK_SECONDS = 120
+LEAST_FREE_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class KnownWrong:
+    """Versions of a package that give wrong results here, why, and what to install instead."""
+
+    package: str
+    versions: str
+    reason: str
+    fix: str
+
+
+KNOWN_WRONG = (
+    KnownWrong(
+        "av",
+        ">=14.0.1,<14.3",
+        "its FFmpeg 7.1.0 can hang while it decodes HEVC",
+        "pip install 'av>=15'",
+    ),
+    KnownWrong(
+        "deepspeed",
+        ">=0.17.6,<=0.18.2",
+        "gradients under ZeRO 2 are wrong (deepspeed issue 7718)",
+        "pip install 'deepspeed>=0.19.8,<0.20'",
+    ),
+    KnownWrong(
+        "torch",
+        "<2.10",
+        "a crafted file can execute code through torch.load(weights_only=True) (CVE-2026-24747)",
+        "pip install 'torch>=2.11,<2.14'",
+    ),
+    KnownWrong(
+        "torch", ">=2.14", "nothing here has been proven with it", "pip install 'torch>=2.11,<2.14'"
+    ),
+    KnownWrong(
+        "triton",
+        ">=3.8",
+        "no kernel here has been proven with it",
+        "pip install 'triton>=3.6,<3.8'",
+    ),
+)
+
+
+def known_problems(versions: Mapping[str, str]) -> Iterator[str]:
+    """Yield a line for each installed version (by package) that is known to be wrong."""
+    for known in KNOWN_WRONG:
+        installed = versions.get(known.package, "not installed")
+        if installed == "not installed":
+            continue
+        # A build such as 2.13.0+cu130 or a pre-release belongs to its version.
+        release = Version(Version(installed).base_version)
+        if release in SpecifierSet(known.versions):
+            yield f"{known.package} {installed}: {known.reason}; {known.fix}"
+
+
+def kernel_problems() -> tuple[list[str], list[str]]:
+    """Run every op against its oracle: what was found, and what is wrong.
+
+    Without a GPU the kernels run through Triton's interpreter, which a process must choose before
+    it imports Triton: so the check has a process of its own.
+    """
+    environment = dict(os.environ)
+    if not torch.cuda.is_available():
+        environment["TRITON_INTERPRET"] = "1"
+    command = [sys.executable, "-m", "svilm_fast.kernels.self_check"]
+    try:
+        done = subprocess.run(
+            command,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=SELF_CHECK_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return [], [f"the ops did not finish their check within {SELF_CHECK_SECONDS} s"]
+    try:
+        results = json.loads(done.stdout.splitlines()[-1])
+    except (ValueError, IndexError):
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        return [], [f"the check of the ops ended with code {done.returncode}: {last}"]
+    lines = [
+        f"{name:14} {'right' if found['error'] <= found['bar'] else 'WRONG':6} "
+        f"relative error {found['error']:.1e} (bar {found['bar']:.0e}), {found['where']}"
+        for name, found in results.items()
+    ]
+    wrong = [
+        f"{name} differs from its float64 oracle by {found['error']:.1e} on {found['where']}; set "
+        "SVILM_KERNELS=reference until this is understood, and report it"
+        for name, found in results.items()
+        if not found["error"] <= found["bar"]
+    ]
+    return lines, wrong
+
+
+def disk_problems(folder: Path) -> tuple[str, list[str]]:
+    """Write, read and remove a file in `folder`, and look at the room there."""
+    free = shutil.disk_usage(folder).free
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"\0" * (1 << 20))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return "", [f"{folder} cannot be written to ({error.strerror}); choose another run.dir"]
+    line = f"{folder}: {free / 2**30:,.1f} GiB free"
+    if free < LEAST_FREE_BYTES:
+        return line, [f"{line}, and one checkpoint of the tiny model alone needs 50 MB; free some"]
+    return line, []
+
+
+def group_problems() -> tuple[str, list[str]]:
+    """Form a process group of one rank over TCP and reduce a tensor in it."""
+    if dist.is_initialized():
+        return "a process group is there already", []
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    try:
+        dist.init_process_group(
+            "gloo",
+            init_method=f"tcp://127.0.0.1:{port}",
+            rank=0,
+            world_size=1,
+            timeout=timedelta(seconds=20),
+        )
+        total = torch.ones(3)
+        dist.all_reduce(total)
+        dist.destroy_process_group()
+    except (RuntimeError, ValueError) as error:
+        first = str(error).splitlines()[0]
+        return "", [f"no process group over 127.0.0.1 ({first}); check GLOO_SOCKET_IFNAME"]
+    return "gloo over 127.0.0.1 works", []
+
+
+def doctor() -> None:
+    """Check versions, kernels against their oracles, attention, disk and process group.
+
+    Exit status 1 where something is wrong; each line says why and what helps.
+    """
+    versions = package_versions()
+    print("packages")
+    for name, version in versions.items():
+        print(f"  {name:12} {version}")
+    problems = [*known_problems(versions)]
+    devices = [torch.device("cpu")]
+    if torch.cuda.is_available():
+        devices += [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    print("\ndevices")
+    for device in devices:
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+        print(f"  {device!s:12} {name}")
+    print("\nkernels")
+    print("\n".join(f"  {line}" for line in backend.explain().splitlines()))
+    print("\nkernels against their float64 oracles")
+    lines, wrong = kernel_problems()
+    print("\n".join(f"  {line}" for line in lines))
+    problems += wrong
+    print("\nattention (bf16, heads of 64)")
+    for device in devices:
+        for padded in (False, True):
+            request = AttentionRequest(device, torch.bfloat16, 64, padded)
+            for name, (usable, reason) in availability(request).items():
+                answer = "yes" if usable else "no"
+                kind = "padded" if padded else "dense"
+                print(f"  {device!s:8} {kind:7} {name:12} {answer:4} {reason}".rstrip())
+    print("\ndisk and process group")
+    for line, wrong in (disk_problems(Path.cwd()), group_problems()):
+        problems += wrong
+        if line:
+            print(f"  {line}")
+    if problems:
+        print(f"\n{len(problems)} to fix")
+        print("\n".join(f"  {problem}" for problem in problems))
+        raise typer.Exit(1)
+    print("\nnothing is known to be wrong")
