@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import traceback
 from collections import deque
@@ -18,6 +19,8 @@ from svilm_fast.data.errors import DataError, WorkerError, one_line
 from svilm_fast.data.main_module import main_module_hidden
 from svilm_fast.data.skips import Skip, SkipReport
 from svilm_fast.kernels.philox import derive_seeds
+
+log = logging.getLogger(__name__)
 
 ORDER_SITE = 100  # a stream of its own beside those of kernels.philox.Site
 # Tried for one place of a batch; with a share q of bad samples all fail with probability q^8.
@@ -205,6 +208,7 @@ class ClipLoader:
             "seed": self.seed,
             "samples": len(self.dataset),
             "fingerprint": self.dataset.fingerprint,
+            "contents": self.dataset.table.contents,
             "skips": self.skips.state_dict(),
         }
 
@@ -220,6 +224,13 @@ class ClipLoader:
                     f"the data state was saved with {name} {state.get(name)!r} and this run has "
                     f"{mine[name]!r}: resume with the same data and run.seed, or start anew"
                 )
+        saved = state.get("contents")  # absent in older states
+        if saved is not None and saved != mine["contents"] and self.rank == 0:
+            log.warning(
+                "videos of data.%s were replaced since the checkpoint: their names are the same, "
+                "their sizes or checksums are not; the run continues with what is there now",
+                self.dataset.split,
+            )
         self.close()
         self.epoch, self.position = int(state["epoch"]), int(state["position"])
         self.skips.load_state_dict(state["skips"])

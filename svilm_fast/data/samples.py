@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections import Counter
@@ -135,6 +136,24 @@ class SampleTable:
             if sample.segment is not None:
                 parts.append(repr(sample.segment))
             digest.update("\x1f".join(parts).encode() + b"\x1e")
+        return digest.hexdigest()[:32]
+
+    @functools.cached_property
+    def contents(self) -> str:
+        """Changes when a video is replaced under its name: sizes and checksums of all of them.
+
+        A member of an indexed shard has a CRC-32 there. Of a local file the size and the CRC-32 of
+        its two ends are taken, so that large files cost two small reads. Other videos count by name
+        alone.
+        """
+        digest = hashlib.sha256()
+        for sample in self.samples:
+            path, entry = sample.video.path, sample.video.entry
+            if entry is not None:
+                found = f"{entry.size} {entry.crc32}"
+            else:
+                found = files.ends_checksum(path) if os.path.isfile(path) else ""
+            digest.update(f"{sample.id}\x1f{found}\x1e".encode(errors="surrogatepass"))
         return digest.hexdigest()[:32]
 
     def read_video(self, index: int) -> bytes:
