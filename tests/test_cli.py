@@ -172,7 +172,7 @@ def test_doctor_names_ops_and_attention_backends(capsys) -> None:
         (["pretrain", "optimizer.lrr=1"], "did you mean 'optimizer.lr'"),
         (["pretrain", "model.attention=flash"], "model.attention: "),
         (["pretrain"], "no configuration was given"),
-        (["pretrain", "--config", "demo", "run.dir="], "run.dir: needs the path of a folder"),
+        (["pretrain", "--config", "demo", "run.dir="], "run.dir: must not be empty"),
         (["evaluate", "retrieval", "--run", "x", "--name", "../../x"], "cannot name files"),
         (["evaluate", "retrieval", "--run", "x", "--name", "a/b"], "cannot name files"),
         (["pretrain", "--init-from", "a", "--weights-from", "b"], "exclude each other"),

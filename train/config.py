@@ -11,7 +11,16 @@ from svilm_fast.data.config import DataConfig
 from svilm_fast.data.cut_paste import run_lengths
 from svilm_fast.models.config import ModelConfig, TextConfig, VideoConfig, with_preset
 from svilm_fast.objectives.config import ObjectivesConfig
-from svilm_fast.settings import PathText, Settings
+from svilm_fast.settings import (
+    Clips,
+    Count,
+    PathText,
+    Seconds,
+    Settings,
+    ShareBelowOne,
+    SomeSteps,
+    Steps,
+)
 
 
 class RunSettings(Settings):
@@ -26,15 +35,8 @@ class RunSettings(Settings):
         False, description="refuse operations whose result depends on the scheduling of threads"
     )
     threads: int | None = Field(
-        None, ge=1, description="CPU threads of torch per rank; null leaves torch's choice"
+        None, ge=1, le=4096, description="CPU threads of torch per rank; null leaves torch's choice"
     )
-
-    @field_validator("dir")
-    @classmethod
-    def _names_a_folder(cls, value: str) -> str:
-        if not value.strip():
-            raise ValueError("needs the path of a folder, as in run.dir=runs/demo; it is empty")
-        return value
 
 
 class LayerDecayConfig(Settings):
@@ -52,12 +54,14 @@ class OptimizerConfig(Settings):
     """AdamW or SGD with momentum, and which parameters decay."""
 
     name: Literal["adamw", "sgd"] = Field("adamw", description="update rule")
-    lr: float = Field(1e-3, gt=0, description="peak learning rate")
-    betas: tuple[float, float] = Field((0.9, 0.98), description="AdamW's two decay rates")
-    eps: float = Field(1e-8, gt=0, description="AdamW's epsilon")
+    lr: float = Field(1e-3, gt=0, le=1000, description="peak learning rate")
+    betas: tuple[ShareBelowOne, ShareBelowOne] = Field(
+        (0.9, 0.98), description="AdamW's two decay rates"
+    )
+    eps: float = Field(1e-8, gt=0, le=1, description="AdamW's epsilon")
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD's momentum")
     nesterov: bool = Field(False, description="SGD with Nesterov's look-ahead")
-    weight_decay: float = Field(0.05, ge=0, description="decoupled for AdamW, L2 for SGD")
+    weight_decay: float = Field(0.05, ge=0, le=1000, description="decoupled for AdamW, L2 for SGD")
     decay_one_dimensional: bool = Field(
         False, description="whether biases, norms and other one-dimensional parameters decay too"
     )
@@ -81,14 +85,14 @@ class EmaConfig(Settings):
     decay: float | None = Field(
         None, gt=0, lt=1, description="share of the average that a step keeps; null: no average"
     )
-    start_step: int = Field(
-        0, ge=0, description="the average starts as the weights after this many steps"
+    start_step: Steps = Field(
+        0, description="the average starts as the weights after this many steps"
     )
     warmup: bool = Field(
         False, description="let the decay rise as (1 + n) / (10 + n) with the updates n"
     )
-    every_steps: int = Field(
-        1, ge=1, description="steps between updates, each of which decays by decay ** every_steps"
+    every_steps: SomeSteps = Field(
+        1, description="steps between updates, each of which decays by decay ** every_steps"
     )
     evaluate: bool = Field(
         True, description="evaluation and report read the average instead of the weights"
@@ -99,7 +103,7 @@ class ScheduleConfig(Settings):
     """Learning rate over the steps: linear warm-up, then a decay to a floor."""
 
     shape: Literal["cosine", "linear", "constant"] = Field("cosine", description="decay curve")
-    warmup_steps: int | None = Field(None, ge=0, description="warm-up in steps; wins if set")
+    warmup_steps: Steps | None = Field(None, description="warm-up in steps; null: warmup_fraction")
     warmup_fraction: float = Field(0.05, ge=0, lt=1, description="warm-up as a share of all steps")
     final_fraction: float = Field(0.01, ge=0, le=1, description="floor as a share of the peak rate")
 
@@ -107,27 +111,30 @@ class ScheduleConfig(Settings):
 class ProfileConfig(Settings):
     """A torch.profiler window, written as a Chrome trace."""
 
-    start_step: int = Field(3, ge=0, description="first step of the window, counted from the start")
-    steps: int = Field(0, ge=0, description="length of the window in steps; 0 switches it off")
+    start_step: Steps = Field(3, description="first step of the window, counted from the start")
+    steps: Steps = Field(0, description="length of the window in steps; 0 switches it off")
 
 
 class TrainingConfig(Settings):
     """How much is trained, in which precision, and what ends a run."""
 
-    global_batch: int = Field(32, ge=1, description="video-text pairs of a step over all ranks")
-    micro_batch: int | Literal["auto"] | None = Field(
+    global_batch: Clips = Field(32, description="video-text pairs of a step over all ranks")
+    micro_batch: Clips | Literal["auto"] | None = Field(
         None,
         description="at most so many pairs of a rank pass the encoders at once (gradient cache: "
         "same gradient, less memory, one more forward); null: the rank's whole batch",
     )
-    memory_bytes: int | None = Field(
-        None, ge=1, description="memory of a rank that `auto` plans for; null: what is free"
+    memory_bytes: Count | None = Field(
+        None, description="memory of a rank that `auto` plans for; null: what is free"
     )
-    steps: int | None = Field(
-        None, ge=1, description="optimizer steps; 1000 where neither this nor epochs is set"
+    steps: SomeSteps | None = Field(
+        None, description="optimizer steps; null: as epochs says, else 1000"
     )
     epochs: float | None = Field(
-        None, gt=0, description="passes over the training data, instead of steps"
+        None,
+        gt=0,
+        le=1e6,
+        description="passes over the training data, instead of steps; null: as steps says",
     )
     precision: Literal["fp32", "bf16_autocast", "bf16"] = Field(
         "bf16_autocast",
@@ -140,8 +147,9 @@ class TrainingConfig(Settings):
     max_non_finite_steps: int = Field(
         1, ge=1, description="end the run at this many non-finite steps in a row"
     )
-    stop_after_steps: int | None = Field(
-        None, ge=1, description="save and stop at this step although the schedule is longer"
+    stop_after_steps: SomeSteps | None = Field(
+        None,
+        description="save and stop at this step although the schedule is longer; null: at its end",
     )
     profile: ProfileConfig = Field(default_factory=lambda: ProfileConfig())
 
@@ -170,8 +178,8 @@ class DistributedConfig(Settings):
     """The process group."""
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the ranks compute")
-    timeout_seconds: float = Field(
-        600.0, gt=0, description="a collective that waits longer ends the run with an error"
+    timeout_seconds: Seconds = Field(
+        600.0, description="a collective that waits longer ends the run with an error"
     )
     gradient_reduction: Literal["auto", "coalesce", "boundary"] = Field(
         "auto",
@@ -187,7 +195,7 @@ class DeepSpeedConfig(Settings):
         1, description="what ZeRO shards over the ranks; auto: what fits (svilm plan)"
     )
     bucket_elements: int = Field(
-        50_000_000, ge=1, description="elements per bucket of a reduction or gather"
+        50_000_000, ge=1, le=2**34, description="elements per bucket of a reduction or gather"
     )
     gradient_dtype: Literal["fp32", "bf16"] = Field(
         "fp32", description="what bf16_autocast sends for the gradients of linear layers"
@@ -210,11 +218,13 @@ class DeepSpeedConfig(Settings):
 class EvaluationConfig(Settings):
     """Retrieval on held-out clips during the run and at its end."""
 
-    every_steps: int = Field(0, ge=0, description="steps between evaluations; 0: only at the end")
+    every_steps: Steps = Field(0, description="steps between evaluations; 0: only at the end")
     at_end: bool = Field(True, description="evaluate after the last step")
     split: Literal["train", "val", "test"] = Field("val", description="split used during the run")
-    max_clips: int | None = Field(None, ge=1, description="use only the first clips of the split")
-    batch_size: int = Field(32, ge=1, description="clips embedded at once")
+    max_clips: Clips | None = Field(
+        None, description="use only the first clips of the split; null: all"
+    )
+    batch_size: int = Field(32, ge=1, le=2**20, description="clips embedded at once")
     captions: Literal["coarse", "fine", "fused"] | None = Field(
         None, description="grain of the captions; null: as in training"
     )
@@ -246,7 +256,7 @@ class LoggingConfig(Settings):
 class CheckpointConfig(Settings):
     """When the state is saved, and how many are kept."""
 
-    every_steps: int = Field(0, ge=0, description="steps between checkpoints; 0: only at the end")
+    every_steps: Steps = Field(0, description="steps between checkpoints; 0: only at the end")
     keep: int = Field(2, ge=1, description="newest checkpoints that are kept")
     when_full: Literal["stop", "continue"] = Field(
         "stop",

@@ -2,38 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
+from pathlib import Path
 from typing import Any
 
 from svilm_fast.train.config import RunConfig
+from svilm_fast.train.deepspeed_extra import checked_extra
 from svilm_fast.train.errors import ConfigError
 from svilm_fast.train.load_config import merge
-
-# DeepSpeed ignores top-level keys that it does not know, so a typo in `deepspeed.extra` would be
-# lost. These are the keys of 0.19 that have no setting of their own here.
-EXTRA_KEYS = frozenset(
-    {
-        "activation_checkpointing",
-        "aio",
-        "autotuning",
-        "checkpoint",
-        "comms_logger",
-        "compile",
-        "compression_training",
-        "csv_monitor",
-        "data_types",
-        "disable_python_gc",
-        "flops_profiler",
-        "gradient_allreduce_op",
-        "gradient_predivide_factor",
-        "log_level",
-        "memory_breakdown",
-        "prescale_gradients",
-        "seq_parallel_communication_data_type",
-        "timers",
-        "zero_allow_untested_optimizer",
-    }
-)
 
 
 def local_batch_of(config: RunConfig, world_size: int) -> int:
@@ -110,7 +85,8 @@ def build_deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]
     """Return the dictionary for `deepspeed.initialize`.
 
     `gradient_clipping` is always written: DeepSpeed 0.19.8 clips at 1.0 where it is absent.
-    Raises ConfigError for a global batch that the ranks cannot share and for unknown extras.
+    Raises ConfigError for a global batch that the ranks cannot share and for extras that
+    `checked_extra` refuses.
     """
     local_batch = local_batch_of(config, world_size)
     generated: dict[str, Any] = {
@@ -140,10 +116,5 @@ def build_deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]
     }
     if config.deepspeed.gradient_dtype == "bf16":
         generated["communication_data_type"] = None
-    for key in config.deepspeed.extra:
-        known = EXTRA_KEYS | set(generated)
-        if key not in known:
-            near = difflib.get_close_matches(key, sorted(known), n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
-            raise ConfigError(f"unknown key 'deepspeed.extra.{key}': {hint}")
-    return merge(generated, config.deepspeed.extra)
+    extra = checked_extra(config.deepspeed.extra, generated, Path(config.run.dir))
+    return merge(generated, extra)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import functools
-import operator
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,10 +16,13 @@ import svilm_fast
 from svilm_fast.settings import Settings
 from svilm_fast.train.config import RunConfig
 from svilm_fast.train.errors import ConfigError
+from svilm_fast.train.yaml_file import DEEPEST, parse_yaml, read_yaml
 
 # `svilm_fast/configs` is a symlink to `configs/` in a checkout and a real folder in a wheel.
 PRESETS = Path(svilm_fast.__file__).parent / "configs"
 INHERIT = "base"
+# Ends of pydantic's names of the errors that say only that a value has another type.
+WRONG_TYPE = ("_type", "_parsing", "literal_error")
 
 
 def preset_names() -> list[str]:
@@ -48,19 +49,6 @@ def find_config(name: str, beside: Path | None = None) -> Path:
     near = difflib.get_close_matches(given.stem, names, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"recipes: {', '.join(names)}"
     raise ConfigError(f"no configuration file {name!r}; {hint}")
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read one YAML file that holds a mapping."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} must hold a mapping of settings, found {type(content).__name__}")
-    return content
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,6 +79,8 @@ def overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
 def read_recipe(name: str, beside: Path | None = None, seen: tuple[Path, ...] = ()) -> dict:
     """Read a recipe and, below it, the recipe that its `base:` names."""
     path = find_config(name, beside).resolve()
+    if len(seen) >= DEEPEST:
+        raise ConfigError(f"{seen[0]} inherits from more than {DEEPEST} recipes")
     if path in seen:
         chain = " -> ".join(item.name for item in (*seen, path))
         raise ConfigError(f"recipes inherit from each other in a circle: {chain}")
@@ -167,6 +157,8 @@ def annotation_at(path: str) -> Any:
     block: type[Settings] | None = RunConfig
     annotation: Any = RunConfig
     parts = path.split(".")
+    if len(parts) > DEEPEST:
+        raise ConfigError(f"key {path[:40]!r}... is nested more than {DEEPEST} deep")
     for depth, part in enumerate(parts):
         if block is None:
             if typing.get_origin(annotation) is dict:
@@ -189,13 +181,7 @@ def parse_override(text: str) -> dict[str, Any]:
             f"cannot read the override {text!r}: expected key=value, as in run.seed=1"
         )
     annotation = annotation_at(path)
-    try:
-        value = raw if _without_bounds(annotation) is str else yaml.safe_load(raw)
-    except yaml.YAMLError as error:
-        raise ConfigError(
-            f"cannot read the value of {path!r}: {' '.join(str(error).split())}"
-        ) from error
-    nested: Any = value
+    nested: Any = raw if annotation is str else parse_yaml(raw, f"the value of {path!r} is")
     for part in reversed(path.split(".")):
         nested = {part: nested}
     return nested
@@ -203,13 +189,40 @@ def parse_override(text: str) -> dict[str, Any]:
 
 def first_problem(error: ValidationError) -> str:
     """Return one line for the first complaint of pydantic, with the full dotted path."""
-    first = error.errors()[0]
-    path = ".".join(str(part) for part in first["loc"])
+    problems = error.errors(include_url=False)
+    path, annotation = _setting_at(problems[0]["loc"])
+    alike = [p for p in problems if f"{_setting_at(p['loc'])[0]}[".startswith(f"{path}[")]
+    # Of a setting that takes several types, pydantic complains about each; a bound says most.
+    broken = [problem for problem in alike if not problem["type"].endswith(WRONG_TYPE)]
+    first = (broken or alike)[0]
     message = first["msg"].removeprefix("Value error, ")
-    more = len(error.errors()) - 1
+    if len(alike) > 1 and not broken:
+        message = f"expected {type_words(annotation)}"
+    more = len(problems) - len(alike)
     tail = f" ({more} more)" if more else ""
-    found = "" if first["type"] == "value_error" else f", found {first.get('input')!r}"
+    found = "" if first["type"] == "value_error" else f", found {shown(first.get('input'))}"
     return f"{path}: {message}{found}{tail}" if path else f"{message}{tail}"
+
+
+def _setting_at(location: tuple[int | str, ...]) -> tuple[str, Any]:
+    """Return dotted path and annotation of a setting; pydantic's names of its types left out."""
+    block: type[Settings] | None = RunConfig
+    annotation: Any = None
+    path = ""
+    for part in location:
+        if block is not None and part in block.model_fields:
+            path = f"{path}.{part}".lstrip(".")
+            annotation = block.model_fields[str(part)].annotation
+            block = block_of(annotation)
+        elif isinstance(part, int):
+            path += f"[{part}]"
+    return path, annotation
+
+
+def shown(value: Any, limit: int = 80) -> str:
+    """Return `repr(value)`, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def validate(values: Mapping[str, Any]) -> RunConfig:
@@ -236,22 +249,20 @@ def dump_config(config: RunConfig) -> str:
 
 def type_words(annotation: Any) -> str:
     """Return a type as one writes it, without the bounds that `Annotated` adds."""
-    plain = _without_bounds(annotation)
-    if isinstance(plain, type) and not typing.get_args(plain):
-        return plain.__name__
-    return str(plain).replace("typing.", "")
-
-
-def _without_bounds(annotation: Any) -> Any:
-    origin: Any = typing.get_origin(annotation)
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
-        return _without_bounds(typing.get_args(annotation)[0])
-    parts = tuple(_without_bounds(part) for part in typing.get_args(annotation))
-    if origin in (tuple, list):
-        return origin[parts]
+        return type_words(parts[0])
     if origin in (typing.Union, types.UnionType):
-        return functools.reduce(operator.or_, parts)
-    return annotation
+        return " | ".join(type_words(part) for part in parts)
+    if origin is tuple:
+        return f"tuple[{', '.join('...' if p is ... else type_words(p) for p in parts)}]"
+    if origin is list:
+        return f"list[{type_words(parts[0])}]"
+    if annotation is types.NoneType:
+        return "None"
+    if isinstance(annotation, type) and not parts:
+        return annotation.__name__
+    return str(annotation).replace("typing.", "")
 
 
 def explain(path: str) -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from svilm_fast.settings import PathText, Settings
+from svilm_fast.settings import Count, Fraction, PathText, Seconds, Settings
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Count = Annotated[int, Field(ge=1)]
+Split = PathText | Annotated[list[PathText], Field(min_length=1)] | None
 
 SPLIT = "shards, or a CSV or JSONL list, or several; null: none"
 
@@ -41,8 +40,11 @@ class AugmentConfig(Settings):
 class NounsConfig(Settings):
     """How nouns are found in captions that bring none, and how they are put to the text encoder."""
 
-    per_caption: Count = Field(
-        2, description="K nouns of a caption: training draws them, evaluation takes the first"
+    per_caption: int = Field(
+        2,
+        ge=1,
+        le=1024,
+        description="K nouns of a caption: training draws them, evaluation takes the first",
     )
     extractor: Literal["textblob", "spacy", "none"] = Field(
         "textblob", description="what finds the nouns of captions that bring none"
@@ -54,12 +56,13 @@ class NounsConfig(Settings):
         description="prompts around a noun: training draws one, evaluation takes the first",
     )
 
-    @model_validator(mode="after")
-    def _templates_have_a_noun(self) -> NounsConfig:
-        wrong = [text for text in self.templates if text.count("{noun}") != 1]
-        if wrong or not self.templates:
+    @field_validator("templates")
+    @classmethod
+    def _templates_have_a_noun(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
+        wrong = [text for text in templates if text.count("{noun}") != 1]
+        if wrong or not templates:
             raise ValueError(f"every template needs one {{noun}}, and one template: {wrong}")
-        return self
+        return templates
 
 
 class TokenizerConfig(Settings):
@@ -69,9 +72,11 @@ class TokenizerConfig(Settings):
         "bpe", description="trained byte-level BPE, CLIP's vocabulary, or a saved tokenizer.json"
     )
     path: PathText | None = Field(
-        None, description="tokenizer.json (bpe, hf) or bpe_simple_vocab_16e6.txt.gz (clip)"
+        None,
+        description="tokenizer.json (bpe, hf) or bpe_simple_vocab_16e6.txt.gz (clip); null: "
+        "train a bpe",
     )
-    vocab_size: int = Field(4096, ge=260, description="most tokens of a trained BPE")
+    vocab_size: int = Field(4096, ge=260, le=2**24, description="most tokens of a trained BPE")
     lowercase: bool = Field(True, description="a trained BPE reads everything in lower case")
     length: int = Field(32, ge=4, description="S, tokens of a caption with start and end")
     noun_length: int = Field(16, ge=4, description="Sn, tokens of a prompted noun")
@@ -131,11 +136,9 @@ class DataConfig(Settings):
     of these; `None` means that the split does not exist.
     """
 
-    train: PathText | list[PathText] | None = Field(None, description="clips to train on: " + SPLIT)
-    val: PathText | list[PathText] | None = Field(
-        None, description="clips to watch the run with: " + SPLIT
-    )
-    test: PathText | list[PathText] | None = Field(None, description="clips for the end: " + SPLIT)
+    train: Split = Field(None, description="clips to train on: " + SPLIT)
+    val: Split = Field(None, description="clips to watch the run with: " + SPLIT)
+    test: Split = Field(None, description="clips for the end: " + SPLIT)
     videos: PathText | None = Field(
         None, description="folder of the videos that lists name; null: the list's own"
     )
@@ -154,7 +157,7 @@ class DataConfig(Settings):
         "they differ where the frame rate varies",
     )
     resize_margin: float = Field(
-        8 / 7, ge=1.0, description="short side before the crop / video.image_size"
+        8 / 7, ge=1.0, le=16.0, description="short side before the crop / video.image_size"
     )
     augment: AugmentConfig = AugmentConfig()
     nouns: NounsConfig = NounsConfig()
@@ -166,11 +169,12 @@ class DataConfig(Settings):
     workers: int = Field(
         2,
         ge=0,
+        le=1024,
         description="processes that load; 0, or with cache=memory: the training process loads",
     )
-    prefetch: Count = Field(2, description="batches that each worker loads ahead")
-    timeout_s: float = Field(
-        120.0, gt=0, description="a worker that takes longer for a batch ends the run, seconds"
+    prefetch: int = Field(2, ge=1, le=1024, description="batches that each worker loads ahead")
+    timeout_s: Seconds = Field(
+        120.0, description="a worker that takes longer for a batch ends the run, seconds"
     )
     cache: Literal["none", "memory"] = Field(
         "none", description="memory: keep decoded clips; results are the same"

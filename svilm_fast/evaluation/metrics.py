@@ -11,29 +11,45 @@ from torch import Tensor
 
 RECALL_AT = (1, 5, 10)
 CHUNK_ELEMENTS = 4_194_304
-# Embeddings of one clip in batches of other sizes differ by float32's rounding, for the edges of a
-# tile run through other instructions; their dot products were seen to differ by 1e-7.
+# Relative to the norms of the embeddings; `mid_ranks` derives it.
 TIE_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The rank of the right answer of every query.
+    """Where the right answer of every query stands, in expectation over a random order of ties.
 
-    rank: float64 [q], 0-based: wrong answers with a higher score, plus half of those with an equal
-    score (the papers' `#greater + (#equal - 1) / 2`, where #equal counts the right one too).
-    ties: int64 [q], the number of wrong answers with the score of the right one, to 1e-6.
+    higher: int64 [q], wrong answers with a higher score than the right one.
+    ties: int64 [q], wrong answers with the same score (see `mid_ranks` for the tolerance).
     gallery_size: the number of candidates that every query was ranked against.
     """
 
-    rank: Tensor
+    higher: Tensor
     ties: Tensor
     gallery_size: int
+
+    @property
+    def rank(self) -> Tensor:
+        """Expected rank, float64 [q], 0-based: `higher + ties / 2`."""
+        return self.higher + self.ties.to(torch.float64) / 2
+
+    def hits(self, k: int) -> Tensor:
+        """Chance that the right answer is among the first k, float64 [q].
+
+        The right answer takes each of the `ties + 1` tied places equally often, so the chance is
+        `clip(k - higher, 0, ties + 1) / (ties + 1)`: 0 or 1 for a query without a tie.
+        """
+        places = self.ties + 1
+        return torch.minimum((k - self.higher).clamp(min=0), places).to(torch.float64) / places
 
 
 @dataclass(frozen=True)
 class RankSummary:
-    """What a table shows of one retrieval direction; recalls in percent, ranks 1-based."""
+    """What a table shows of one retrieval direction; recalls in percent, ranks 1-based.
+
+    Ties count in expectation: recall is the mean of `Ranks.hits`, the median and the mean are
+    those of the queries' expected ranks. tied_queries: queries with at least one tie.
+    """
 
     recall: dict[int, float]
     median_rank: float
@@ -61,18 +77,28 @@ def mid_ranks(
     and the others are left out, so a video with twenty captions is not punished for its own.
     At most `max(n, chunk_elements)` scores exist at any time.
 
-    Ties take the middle of the tied places: the optimistic rank makes a collapsed model look
-    perfect, the pessimistic one makes it look worse than chance.
+    Ties count in expectation over a random order of the tied candidates: the optimistic rank makes
+    a collapsed model look perfect, the pessimistic one makes it look worse than chance.
+
+    Two scores of a query q tie when they differ by at most `tie_tolerance * |q| * (|a| + |b|) / 2`,
+    where a and b are the two candidates. The reason is the rounding of the embeddings: those of one
+    clip depend on the batch that it was encoded in, because the edges of a tile run through other
+    instructions. With a relative error of r in every embedding, a dot product q.a is wrong by at
+    most 2 r |q| |a|, and the difference of two by at most 2 r |q| (|a| + |b|). The default of 1e-6
+    allows r = 2.5e-7, about four units of float32's rounding (6e-8); differences of 1e-7 were
+    measured between unit vectors. The norms make ranks independent of the embeddings' scale.
     Raises ValueError for wrong shapes, values that are not finite, or a query without an answer.
     """
     _check_embeddings(queries, gallery, query_labels, gallery_labels)
     gallery64 = gallery.to(torch.float64)
-    rank = torch.empty(len(queries), dtype=torch.float64)
+    gallery_norm = gallery64.norm(dim=1)
+    higher = torch.empty(len(queries), dtype=torch.int64)
     ties = torch.empty(len(queries), dtype=torch.int64)
     rows = max(1, chunk_elements // max(1, len(gallery)))
     for start in range(0, len(queries), rows):
         chunk = slice(start, start + rows)
-        scores = queries[chunk].to(torch.float64) @ gallery64.T
+        queries64 = queries[chunk].to(torch.float64)
+        scores = queries64 @ gallery64.T
         right = query_labels[chunk, None] == gallery_labels[None, :]
         if not bool(right.any(dim=1).all()):
             lonely = start + int((~right.any(dim=1)).nonzero()[0])
@@ -80,12 +106,13 @@ def mid_ranks(
                 f"query {lonely} has no right answer in the gallery: its label "
                 f"{int(query_labels[lonely])} is not among the gallery labels"
             )
-        best = scores.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)
-        higher = ((scores > best + tie_tolerance) & ~right).sum(dim=1)
-        equal = (((scores - best).abs() <= tie_tolerance) & ~right).sum(dim=1)
-        rank[chunk] = (higher + equal.to(torch.float64) / 2).cpu()
-        ties[chunk] = equal.cpu()
-    return Ranks(rank, ties, len(gallery))
+        best, place = scores.masked_fill(~right, -torch.inf).max(dim=1, keepdim=True)
+        norms = (gallery_norm + gallery_norm[place]) / 2
+        tolerance = tie_tolerance * queries64.norm(dim=1, keepdim=True) * norms
+        lead = (scores - best).masked_fill_(right, -torch.inf)
+        higher[chunk] = (lead > tolerance).sum(dim=1).cpu()
+        ties[chunk] = (lead.abs() <= tolerance).sum(dim=1).cpu()
+    return Ranks(higher, ties, len(gallery))
 
 
 def text_to_video_ranks(
@@ -134,11 +161,13 @@ def summarise(
     clusters: int64 [q], queries that are drawn together (the captions of one video); each query is
     its own cluster by default. `resamples=0` leaves the intervals out.
     """
+    hits = np.stack([ranks.hits(k).numpy() for k in recall_at])
     rank = ranks.rank.numpy()
-    values = _statistics(rank, recall_at)
+    names = [*(f"R@{k}" for k in recall_at), "MedR", "MeanR"]
+    values = dict(zip(names, _statistics(hits, rank), strict=True))
     intervals = {}
     if resamples:
-        drawn = _bootstrap(rank, clusters, recall_at, resamples, seed)
+        drawn = _bootstrap(hits, rank, clusters, resamples, seed)
         tails = [50 * (1 - confidence), 50 * (1 + confidence)]
         low, high = np.percentile(drawn, tails, axis=0)
         intervals = {
@@ -148,7 +177,7 @@ def summarise(
         recall={k: values[f"R@{k}"] for k in recall_at},
         median_rank=values["MedR"],
         mean_rank=values["MeanR"],
-        queries=len(rank),
+        queries=len(ranks.ties),
         gallery_size=ranks.gallery_size,
         tied_queries=int((ranks.ties > 0).sum()),
         intervals=intervals,
@@ -156,17 +185,16 @@ def summarise(
     )
 
 
-def _statistics(rank: np.ndarray, recall_at: Sequence[int]) -> dict[str, float]:
-    values = {f"R@{k}": 100 * float(np.mean(rank < k)) for k in recall_at}
-    return {**values, "MedR": float(np.median(rank)) + 1, "MeanR": float(np.mean(rank)) + 1}
+def _statistics(hits: np.ndarray, rank: np.ndarray) -> list[float]:
+    return [
+        *(100 * float(np.mean(row)) for row in hits),
+        float(np.median(rank)) + 1,
+        float(np.mean(rank)) + 1,
+    ]
 
 
 def _bootstrap(
-    rank: np.ndarray,
-    clusters: Tensor | None,
-    recall_at: Sequence[int],
-    resamples: int,
-    seed: int,
+    hits: np.ndarray, rank: np.ndarray, clusters: Tensor | None, resamples: int, seed: int
 ) -> np.ndarray:
     generator = np.random.default_rng(seed)
     if clusters is None:
@@ -176,9 +204,8 @@ def _bootstrap(
     count = int(members.max()) + 1
     drawn = []
     for _ in range(resamples):
-        times = np.bincount(generator.integers(0, count, size=count), minlength=count)
-        sample = np.repeat(rank, times[members])
-        drawn.append(list(_statistics(sample, recall_at).values()))
+        times = np.bincount(generator.integers(0, count, size=count), minlength=count)[members]
+        drawn.append(_statistics(np.repeat(hits, times, axis=1), np.repeat(rank, times)))
     return np.array(drawn)
 
 

@@ -36,6 +36,7 @@ from svilm_fast.evaluation.embed import (
 )
 from svilm_fast.evaluation.metrics import (
     RECALL_AT,
+    Ranks,
     RankSummary,
     summarise,
     text_to_video_ranks,
@@ -53,7 +54,7 @@ class RetrievalResult:
     manifest: SHA-256 over the sorted (video id, caption) pairs: two results with one manifest
     ranked the same queries against the same gallery. missing: ids that were asked for but could not
     be read, with the reason; they are in neither queries nor gallery. top_videos, top_scores:
-    [q, k] the best candidates of every caption. text_rank: float64 [q], 0-based.
+    [q, k] the best candidates of every caption. text_ranks: where every caption's video stands.
     """
 
     protocol: str
@@ -66,10 +67,15 @@ class RetrievalResult:
     missing: dict[str, str]
     seconds: float
     embeddings: Embeddings
-    text_rank: Tensor
+    text_ranks: Ranks
     top_videos: Tensor
     top_scores: Tensor
     extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def text_rank(self) -> Tensor:
+        """Expected rank of every caption's video, float64 [q], 0-based."""
+        return self.text_ranks.rank
 
     @property
     def complete(self) -> bool:
@@ -83,8 +89,12 @@ class RetrievalResult:
         return {k: value * share for k, value in self.text_to_video.recall.items()}
 
     def to_json(self) -> dict[str, Any]:
-        """The result as plain JSON values, with the rank of every query."""
-        found = self.embeddings
+        """The result as plain JSON values, with the rank of every query.
+
+        Of a query, `higher` and `ties` count the wrong videos above its own and level with it;
+        `rank` is `higher + ties / 2 + 1`.
+        """
+        found, ranks = self.embeddings, self.text_rank + 1
         return {
             "protocol": self.protocol,
             "manifest": self.manifest,
@@ -105,7 +115,9 @@ class RetrievalResult:
                 {
                     "video": found.video_ids[int(found.video_of_text[row])],
                     "caption": caption,
-                    "rank": float(self.text_rank[row]) + 1,
+                    "rank": float(ranks[row]),
+                    "higher": int(self.text_ranks.higher[row]),
+                    "ties": int(self.text_ranks.ties[row]),
                     "best": [found.video_ids[int(video)] for video in self.top_videos[row]],
                 }
                 for row, caption in enumerate(found.captions)
@@ -267,7 +279,7 @@ def rank_embeddings(
         missing=dict(missing or {}),
         seconds=embeddings.seconds,
         embeddings=embeddings,
-        text_rank=text_ranks.rank,
+        text_ranks=text_ranks,
         top_videos=top_videos,
         top_scores=top_scores,
     )

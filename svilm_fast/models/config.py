@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from svilm_fast.settings import Settings
+from svilm_fast.settings import Factor, Layers, Settings, Size
 
 PresetName = Literal["tiny", "small", "base", "large"]
 AttentionName = Literal["auto", "sdpa", "flash_attn", "xformers", "reference"]
@@ -30,7 +31,7 @@ class DropConfig(Settings):
         None,
         ge=0.0,
         lt=1.0,
-        description="when set, every clip draws its own rate from [rate, rate_max]",
+        description="every clip draws its own rate from [rate, rate_max]; null: all have rate",
     )
     pattern: DropPattern = Field("random", description="how the dropped tokens are spread")
 
@@ -47,15 +48,15 @@ class GroupingConfig(Settings):
     layers: tuple[int, ...] | None = Field(
         None,
         description="a grouping block follows each of these layers, counted from 1; "
-        "unset: after a half, three quarters and all of the depth",
+        "null: after a half, three quarters and all of the depth",
     )
     mode: Literal["gumbel", "hard", "soft"] = Field(
         "gumbel", description="assignment in training; evaluation is without noise"
     )
-    temperature: float = Field(
-        1.0, gt=0.0, description="divides the logits of the assignment to groups"
+    temperature: Factor = Field(1.0, description="divides the logits of the assignment to groups")
+    mixer_ratio: float = Field(
+        0.5, gt=0.0, le=64.0, description="hidden width of the token mixing MLP / C"
     )
-    mixer_ratio: float = Field(0.5, gt=0.0, description="hidden width of the token mixing MLP / C")
     in_encoder: Literal["when_needed", "always"] = Field(
         "when_needed",
         description="when_needed: without the grounding loss the encoder runs without group "
@@ -66,16 +67,18 @@ class GroupingConfig(Settings):
 class VideoConfig(Settings):
     """The video encoder and the clip that it reads."""
 
-    frames: int = Field(32, ge=1, description="frames of a clip")
-    image_size: int = Field(224, ge=1, description="side of the square frames, pixels")
-    tubelet: int = Field(2, ge=1, description="frames in one token")
-    patch: int = Field(16, ge=1, description="pixels along each side of a token")
-    width: int = Field(768, ge=1, description=WIDTH)
-    depth: int = Field(12, ge=1, description=DEPTH)
-    heads: int = Field(12, ge=1, description=HEADS)
-    mlp_ratio: float = Field(4.0, gt=0.0, description=MLP_RATIO)
-    num_groups: int = Field(32, ge=0, description="group tokens; 0: none, and no grouping blocks")
-    num_segments: int = Field(8, ge=1, description="temporal segments of a clip")
+    frames: Size = Field(32, description="frames of a clip")
+    image_size: Size = Field(224, description="side of the square frames, pixels")
+    tubelet: Size = Field(2, description="frames in one token")
+    patch: Size = Field(16, description="pixels along each side of a token")
+    width: Size = Field(768, description=WIDTH)
+    depth: Layers = Field(12, description=DEPTH)
+    heads: Size = Field(12, description=HEADS)
+    mlp_ratio: float = Field(4.0, gt=0.0, le=64.0, description=MLP_RATIO)
+    num_groups: int = Field(
+        32, ge=0, le=65_536, description="group tokens; 0: none, and no grouping blocks"
+    )
+    num_segments: Size = Field(8, description="temporal segments of a clip")
     unit_groups: bool = Field(True, description="scale group embeddings to length 1")
     unit_segments: bool = Field(True, description="scale segment embeddings to length 1")
     pool: Literal["tokens", "groups", "class_token"] = Field(
@@ -159,12 +162,12 @@ class VideoConfig(Settings):
 class TextConfig(Settings):
     """The text encoder; reads captions and prompted nouns."""
 
-    vocab_size: int = Field(30522, ge=1, description="rows of the token embedding")
-    length: int = Field(32, ge=1, description="longest token sequence")
-    width: int = Field(768, ge=1, description=WIDTH)
-    depth: int = Field(12, ge=1, description=DEPTH)
-    heads: int = Field(12, ge=1, description=HEADS)
-    mlp_ratio: float = Field(4.0, gt=0.0, description=MLP_RATIO)
+    vocab_size: int = Field(30522, ge=1, le=2**24, description="rows of the token embedding")
+    length: Size = Field(32, description="longest token sequence")
+    width: Size = Field(768, description=WIDTH)
+    depth: Layers = Field(12, description=DEPTH)
+    heads: Size = Field(12, description=HEADS)
+    mlp_ratio: float = Field(4.0, gt=0.0, le=64.0, description=MLP_RATIO)
     pool: Literal["start", "mean"] = Field(
         "start", description="the first token of the sequence, or the mean of the real tokens"
     )
@@ -191,7 +194,7 @@ class ModelConfig(Settings):
     """What both encoders share."""
 
     preset: PresetName = Field("base", description="sizes that the other blocks start from")
-    embed_dim: int = Field(256, ge=1, description="width D of the shared space")
+    embed_dim: Size = Field(256, description="width D of the shared space")
     attention: AttentionName = Field(
         "auto", description="implementation of attention; auto: the best one that runs here"
     )
@@ -240,9 +243,12 @@ def with_preset(values: dict[str, Any]) -> dict[str, Any]:
     `values` holds raw configuration blocks (`model`, `video`, `text` and any others); what it sets
     wins over the preset. Returns a new dictionary. Raises ValueError on an unknown preset.
     """
-    model = values.get("model") or {}
-    name = model.preset if isinstance(model, ModelConfig) else model.get("preset", "base")
-    if name not in PRESETS:
+    model = values.get("model")
+    if isinstance(model, ModelConfig):
+        name = model.preset
+    else:
+        name = model.get("preset", "base") if isinstance(model, Mapping) else "base"
+    if not isinstance(name, str) or name not in PRESETS:
         raise ValueError(f"unknown model.preset {name!r}: choose one of {', '.join(PRESETS)}")
     return _merged(copy.deepcopy(PRESETS[name]), values)
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from svilm_fast.models.config import ModelConfig, TextConfig, VideoConfig, with_preset
-from svilm_fast.settings import Settings
+from svilm_fast.settings import Count, Factor, Settings, Size, Weight
 
 VideoSource = Literal["clean", "blended"]
 Similarity = Literal["softmax", "max", "mean", "maxsim", "linear", "mlp"]
@@ -19,9 +19,9 @@ VIDEO = "the clips that are read: as they are (clean), or after cut-and-paste (b
 class ScaleConfig(Settings):
     """A factor on similarities, exp(parameter) clamped in forward."""
 
-    initial: float = Field(1 / 0.07, gt=0.0, description="factor at the start")
-    minimum: float = Field(1.0, gt=0.0, description="a learned factor is not below it")
-    maximum: float = Field(100.0, gt=0.0, description="a learned factor is not above it")
+    initial: Factor = Field(1 / 0.07, description="factor at the start")
+    minimum: Factor = Field(1.0, description="a learned factor is not below it")
+    maximum: Factor = Field(100.0, description="a learned factor is not above it")
     learnable: bool = Field(True, description="false: the factor stays as it starts")
 
     @model_validator(mode="after")
@@ -37,7 +37,7 @@ class ScaleConfig(Settings):
 class ContrastConfig(Settings):
     """Global contrast of videos with captions."""
 
-    weight: float = Field(1.0, ge=0.0, description=WEIGHT)
+    weight: Weight = Field(1.0, description=WEIGHT)
     video: VideoSource = Field("blended", description=VIDEO)
     exclude_partner: bool = Field(
         False, description="the caption of the clip that gave the background is no negative"
@@ -64,9 +64,7 @@ class BetaConfig(Settings):
 class GroundingConfig(Settings):
     """Contrast of the groups of a video with the nouns of a caption."""
 
-    weight: float = Field(
-        1.0, ge=0.0, description=WEIGHT + "; with 0 training reads no nouns either"
-    )
+    weight: Weight = Field(1.0, description=WEIGHT + "; with 0 training reads no nouns either")
     video: VideoSource = Field("blended", description=VIDEO)
     similarity: Similarity = Field(
         "softmax",
@@ -75,13 +73,13 @@ class GroundingConfig(Settings):
     )
     beta: BetaConfig = Field(default_factory=BetaConfig)
     scale: ScaleConfig = Field(default_factory=ScaleConfig)
-    mlp_hidden: int = Field(64, ge=1, description="hidden width of similarity=mlp")
+    mlp_hidden: Size = Field(64, description="hidden width of similarity=mlp")
 
 
 class TemporalConfig(Settings):
     """Foreground against background segments of a blended clip."""
 
-    weight: float = Field(1.0, ge=0.0, description=WEIGHT)
+    weight: Weight = Field(1.0, description=WEIGHT)
     video: Literal["blended"] = Field("blended", description="only blended clips have a task")
     head: Literal["centroid", "rnn", "transformer"] = Field(
         "centroid",
@@ -91,8 +89,8 @@ class TemporalConfig(Settings):
     loss: Literal["bce", "mse"] = Field(
         "bce", description="cross-entropy or squared error of the predicted probabilities"
     )
-    temperature: float = Field(0.1, gt=0.0, description="divides the logits of head=centroid")
-    heads: int = Field(4, ge=1, description="attention heads of head=transformer")
+    temperature: Factor = Field(0.1, description="divides the logits of head=centroid")
+    heads: Size = Field(4, description="attention heads of head=transformer")
 
 
 class ObjectivesConfig(Settings):
@@ -101,7 +99,7 @@ class ObjectivesConfig(Settings):
     contrast: ContrastConfig = Field(default_factory=ContrastConfig)
     grounding: GroundingConfig = Field(default_factory=GroundingConfig)
     temporal: TemporalConfig = Field(default_factory=TemporalConfig)
-    workspace_bytes: int | Literal["auto"] | None = Field(
+    workspace_bytes: Count | Literal["auto"] | None = Field(
         None,
         description="bound of a loss's temporary memory; null: the op's own; auto: by svilm plan",
     )

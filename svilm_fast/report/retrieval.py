@@ -39,7 +39,8 @@ def choose_queries(result: RetrievalResult, count: int) -> tuple[list[int], list
 def draw_retrieval_strip(result: RetrievalResult, queries: Sequence[int], theme: Theme) -> Figure:
     """One block for each query: its caption, then its best clips with their cosine scores.
 
-    The right clip has a frame; where it is not among the best, it stands last with its own rank.
+    The right clip has a frame and its expected rank (1.5 where it ties with another clip for the
+    first place); where it is not among the best, it stands last.
     Needs a result that kept frames (`evaluate_retrieval(..., keep_frames=4)`).
     """
     frames = result.embeddings.frames
@@ -87,7 +88,9 @@ def _draw_candidates(
         keep = COLUMNS - 1
         shown = [*shown[:keep], right]
         scores = [*scores[:keep], score]
-        places = [*places[:keep], f"{result.text_rank[row] + 1:g}"]
+        places = [*places[:keep], ""]
+    # The expected rank, for a tie as well: the order of tied candidates on the page is arbitrary.
+    places[shown.index(right)] = f"{result.text_rank[row] + 1:g}"
     theme = canvas.theme
     for column, (video, score, place) in enumerate(zip(shown, scores, places, strict=True)):
         left = column * (cell + GAP)

@@ -58,8 +58,8 @@ def retrieval(result: RetrievalResult) -> str:
     text = (
         f"{result.protocol}: {len(found.captions)} captions ({result.distinct_captions} distinct) "
         f"and {len(found.video_ids)} videos, ranked by cosine similarity. In brackets: 95 % "
-        "bootstrap intervals. A tie takes the middle of the tied places. Chance is the binomial "
-        "99.9 % interval of guessing. "
+        "bootstrap intervals. Ties count in expectation over a random order of the tied videos. "
+        "Chance is the binomial 99.9 % interval of guessing. "
     )
     if result.colours:
         text += (

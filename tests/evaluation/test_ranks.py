@@ -54,6 +54,36 @@ def test_copies_that_differ_by_the_rounding_of_float32_tie() -> None:
     assert mid_ranks(clip, apart, torch.tensor([0]), torch.arange(3)).rank.tolist() == [1.0]
 
 
+@pytest.mark.parametrize("size", [1e-6, 1e-3, 1.0, 1e3, 1e6])
+def test_the_tie_tolerance_follows_the_norm(size: float) -> None:
+    """Rounding scales with the embeddings: what ties at length 1 ties at every length."""
+    generator = torch.Generator().manual_seed(0)
+    clip = torch.nn.functional.normalize(torch.randn(1, 64, generator=generator), dim=1)
+    gallery = torch.cat([clip, clip * (1 + 2e-7), clip * (1 + 1e-4), clip * (1 - 1e-4)])
+    for query, candidates in ((size * clip, gallery), (clip, size * gallery)):
+        ranks = mid_ranks(query, candidates, torch.tensor([0]), torch.arange(4))
+        assert (ranks.higher.tolist(), ranks.ties.tolist()) == ([1], [1])
+
+
+def test_the_tie_tolerance_of_a_candidate_follows_its_own_norm() -> None:
+    """A long candidate at a right angle: the rounding of its score is that of its length."""
+    query = torch.tensor([[1.0, 1.0]])
+    gallery = torch.tensor([[0.0, 1e-3], [1e4, -1e4]])
+    ranks = mid_ranks(query, gallery, torch.tensor([0]), torch.arange(2))
+    assert ranks.ties.tolist() == [1]
+    gallery = torch.tensor([[0.0, 1.0], [1e4, -1e4]])
+    assert mid_ranks(query, gallery, torch.tensor([0]), torch.arange(2)).ties.tolist() == [0]
+
+
+def test_a_tied_right_caption_is_left_out_like_any_other() -> None:
+    """Captions 0 and 1 are right, 2 is wrong, all score alike: the share is that of one of two."""
+    videos, texts = torch.tensor([[1.0], [-1.0]]), torch.ones(3, 1)
+    ranks = video_to_text_ranks(texts, videos, torch.tensor([0, 0, 1]))
+    assert ranks.ties.tolist() == [1, 2]
+    assert ranks.hits(1).tolist() == [1 / 2, 1 / 3]
+    assert ranks.rank.tolist() == [0.5, 1.0]
+
+
 def test_a_tie_takes_the_middle_place() -> None:
     texts = torch.tensor([[1.0]])
     videos = torch.tensor([[0.5], [0.9], [0.5], [0.5], [0.1]])
@@ -67,6 +97,7 @@ def test_a_collapsed_model_ranks_in_the_middle() -> None:
     ranks = text_to_video_ranks(same, same, torch.arange(101))
     assert ranks.rank.tolist() == [50.0] * 101
     assert ranks.ties.tolist() == [100] * 101
+    assert ranks.hits(10).tolist() == [10 / 101] * 101
 
 
 def test_the_best_of_several_captions_counts_and_the_others_are_left_out() -> None:

@@ -127,7 +127,9 @@ def test_the_table_and_the_files_say_the_same(tmp_path: Path) -> None:
     assert written["text_to_video"]["recall"]["R@1"] == result.text_to_video.recall[1]
     assert written["colour_set_baseline"]["recall"]["1"] == pytest.approx(10.0)
     assert [interval["expected"] for interval in written["chance"]] == [5.0, 25.0, 50.0]
-    assert [query["rank"] for query in written["queries"]] == (result.text_rank + 1).tolist()
+    queries = written["queries"]
+    assert [query["rank"] for query in queries] == (result.text_rank + 1).tolist()
+    assert [q["higher"] + q["ties"] / 2 + 1 for q in queries] == [q["rank"] for q in queries]
     assert written["queries"][0]["best"][0] == "v0"
     console = Console(width=140, record=True, file=(tmp_path / "out").open("w"))
     console.print(retrieval_table(result))

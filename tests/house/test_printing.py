@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 TERMINAL = "svilm_fast.terminal"
 # They print JSON in ASCII for another process of ours, the first one inside older checkouts too.
-PROTOCOLS = {"bench/ab/worker.py", "bench/counts/host.py"}
+PROTOCOLS = {"bench/ab/worker.py", "bench/counts/host.py", "kernels/self_check.py"}
 BANNED_MODULES = ("rich.console.Console", "rich.get_console", "rich.print", "rich.markup")
 BANNED_CALLS = (
     *("typer.echo", "typer.secho", "click.echo", "click.secho", "traceback.print_exception"),

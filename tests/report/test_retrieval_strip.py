@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
+from svilm_fast.evaluation.metrics import Ranks
+from svilm_fast.report.canvas import Canvas
 from svilm_fast.report.retrieval import choose_queries, draw_retrieval_strip
 from svilm_fast.report.theme import LIGHT, THEMES, drawing, rgb
 
 
 def test_best_and_worst_queries_are_apart_and_ordered(make_result) -> None:
     result = make_result()
-    result.text_rank = result.text_rank.new_tensor([0, 3, 0, 7, 0, 1, 0, 0])
+    higher = torch.tensor([0, 3, 0, 7, 0, 1, 0, 0])
+    result.text_ranks = Ranks(higher, torch.zeros_like(higher), 8)
     best, worst = choose_queries(result, 3)
     assert worst == [3, 1, 5]
     assert set(best) <= {0, 2, 4, 6, 7}
@@ -50,6 +54,18 @@ def test_a_right_clip_far_behind_stands_last(make_result, pixels, share_of) -> N
     assert share_of(last, rgb(LIGHT.right)) > 0.02
     assert share_of(last, [0, 0, 0]) > 0.2
     assert share_of(image[:, : int(0.78 * image.shape[1])], rgb(LIGHT.right)) == 0
+
+
+def test_a_tied_right_clip_shows_its_expected_rank(make_result, monkeypatch) -> None:
+    """The order of tied clips on the page is arbitrary, so the place is no rank."""
+    result = make_result()
+    result.text_ranks.ties[6] = 1
+    written = []
+    monkeypatch.setattr(Canvas, "text", lambda self, x, y, text, **look: written.append(text))
+    with drawing(LIGHT):
+        draw_retrieval_strip(result, [6], LIGHT)
+    assert "1.5.  right clip" in written
+    assert [text for text in written if text.endswith(".")] == ["2.", "3.", "4.", "5."]
 
 
 def test_every_query_gets_a_block(make_result, pixels) -> None:

@@ -118,7 +118,7 @@ def test_an_older_run_is_told_what_to_do(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", ["", "  "])
 def test_an_empty_run_dir_is_an_error(value: str) -> None:
-    with pytest.raises(UserError, match=r"run\.dir: needs the path of a folder"):
+    with pytest.raises(UserError, match=r"run\.dir: must not be empty"):
         load_config(None, [f"run.dir={value}"])
 
 

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from svilm_fast.data.world.combinations import combinations
 from svilm_fast.data.world.vocabulary import ACTIONS, BACKGROUNDS, COLORS, SHAPES, STAY
-from svilm_fast.settings import Settings
+from svilm_fast.settings import Fraction, Settings
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -25,9 +25,9 @@ class WorldConfig(Settings):
     colours make few colour sets, so that a model which sees colours alone ranks poorly.
     """
 
-    train: int = Field(3000, ge=0, description="training clips")
-    val: int = Field(100, ge=0, description="validation clips, captions distinct")
-    test: int = Field(200, ge=0, description="test clips, captions distinct")
+    train: int = Field(3000, ge=0, le=10**7, description="training clips")
+    val: int = Field(100, ge=0, le=10**7, description="validation clips, captions distinct")
+    test: int = Field(200, ge=0, le=10**7, description="test clips, captions distinct")
     seed: int = Field(
         0, ge=0, lt=2**53, description="draws every clip and the held-out combinations"
     )
@@ -46,8 +46,8 @@ class WorldConfig(Settings):
     object_counts: tuple[float, ...] = Field(
         (0.5, 0.5), description="weights of clips with one, two, three objects"
     )
-    sequences: float = Field(
-        0.25, ge=0, le=1, description="share of clips in which actions follow one another"
+    sequences: Fraction = Field(
+        0.25, description="share of clips in which actions follow one another"
     )
     object_scale: float = Field(1.0, ge=0.5, le=1.3, description="factor on the objects' size")
     mention_background: bool = Field(True, description="coarse and fused captions name it")
