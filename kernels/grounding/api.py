@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from svilm_fast.kernels.backend import choose
+from svilm_fast.kernels.operators import anchor
 
 from . import reference
 from .fused.layout import DEFAULT_WORKSPACE_BYTES, unsupported
@@ -96,7 +97,9 @@ def grounding_scores(
         from .fused.function import GroundingScores
 
         workspace = workspace_bytes or DEFAULT_WORKSPACE_BYTES
-        return GroundingScores.apply(groups, nouns, noun_mask, beta, workspace)
+        return GroundingScores.apply(
+            groups, nouns, noun_mask, beta, workspace, anchor(groups, nouns)
+        )
     return reference.grounding_scores(
         groups, nouns, noun_mask, beta, chunk_elements=_chunk_elements(workspace_bytes)
     )
@@ -191,7 +194,8 @@ def grounding_loss(
     if choose(OP, tensors, backend=backend, unsupported=reason) == "fused":
         from .fused.function import GroundingLoss
 
-        return GroundingLoss.apply(*tensors, workspace_bytes or DEFAULT_WORKSPACE_BYTES)
+        workspace = workspace_bytes or DEFAULT_WORKSPACE_BYTES
+        return GroundingLoss.apply(*tensors, workspace, anchor(groups, nouns))
     return reference.grounding_loss(*tensors, chunk_elements=_chunk_elements(workspace_bytes))
 
 

@@ -77,7 +77,7 @@ def distributed_grounding_loss(
     return total * plan.world_size / (2 * valid.sum().clamp(min=1))
 
 
-class _Sums(torch.autograd.Function):
+class _GroundingSums(torch.autograd.Function):
     """Log-sums of rows and columns, and positives, of scores [b, B]; saves no second such matrix.
 
     Rows of valid captions leave out the columns of captions that are not.
@@ -120,7 +120,7 @@ def _own_terms(
     own_valid = valid[first : first + batch]
     with torch.autocast(scores.device.type, enabled=False):
         scale = scale.to(torch.promote_types(scores.dtype, scale.dtype))
-        rows, columns, positives = _Sums.apply(scores, scale, own_valid, valid, first)
+        rows, columns, positives = _GroundingSums.apply(scores, scale, own_valid, valid, first)
         columns = plan.in_rank_order(columns.split(plan.part_sizes))
         columns = collectives.all_reduce_logsumexp(columns, group)
         own = plan.rank * batch

@@ -79,7 +79,7 @@ def _softmax(logits: Tensor, lse: Tensor) -> Tensor:
     return torch.exp(logits - lse.masked_fill(lse == -torch.inf, 0.0))
 
 
-class _Partials(torch.autograd.Function):
+class _InfoNCEPartials(torch.autograd.Function):
     """Recomputes every chunk in backward, so that nothing of size m x n is ever saved."""
 
     @staticmethod
@@ -144,7 +144,7 @@ def partials(
     workspace_bytes: int = 1 << 26,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Row lse [m], column lse [n] and positives [m] of a block; see `api.infonce_partials`."""
-    return _Partials.apply(
+    return _InfoNCEPartials.apply(
         videos, texts, scale, video_ids, text_ids, diagonal_offset, pair_mode, workspace_bytes
     )
 

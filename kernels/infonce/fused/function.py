@@ -130,7 +130,8 @@ def _save(
 
 def _gradients(ctx: Any, operator: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
     """By videos, texts and scale."""
-    block, logs = ctx.saved_tensors[:6], ctx.saved_tensors[6:]
+    saved = ctx.saved_tensors
+    block, logs = saved[:6], saved[6:]
     needs = ctx.needs_input_grad[:3]
     found = operator(*block, ctx.diagonal_offset, *logs, *upstream, *needs, ctx.workspace_bytes)
     return wanted(needs, found)
