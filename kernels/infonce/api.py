@@ -10,7 +10,15 @@ from torch import Tensor
 from .. import backend as backends
 from . import reference
 from .fused.layout import default_workspace_bytes, unsupported
-from .pairs import PairMode, checked_pair_mode, dense_ids, diagonal_range, share_weights
+from .pairs import (
+    PairMode,
+    checked_pair_mode,
+    dense_ids,
+    diagonal_range,
+    share_weights,
+    shared_loss,
+    two_lists,
+)
 
 OP = "infonce"
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -58,7 +66,8 @@ def infonce(
         pair_ids: int64 ids [m] of a square block, or (video ids [m], text ids [n]). Equal ids off
             the diagonal are no negatives:
         pair_mode: `exclude` leaves them out of the softmax; `share` (square block only) spreads
-            the target evenly over all texts (videos) with the same id.
+            a row's target evenly over all texts with its id, and a column's over all videos with
+            its id; a line without an equal id adds 0 to the loss.
         workspace_bytes: bound of the temporary memory, at least one tile row of logits; None
             takes the default of the path (fused 512 MiB, or more where 2,048 rows of the
             gradient need it; reference 64 MiB).
@@ -92,10 +101,13 @@ def infonce(
             f"[{rows}, {columns}] with diagonal_offset {diagonal_offset}"
         )
     if _choose(videos, texts, scale, video_ids, text_ids, backend) == "fused":
-        from .fused.function import InfoNCELoss
+        from .fused.function import InfoNCELoss, InfoNCEPartialSums
 
         call = _fused_call(videos, texts, scale, video_ids, text_ids, mode)
         workspace = workspace_bytes or default_workspace_bytes(videos, texts)
+        if video_ids is not None and text_ids is not None and two_lists(video_ids, text_ids, mode):
+            found = InfoNCEPartialSums.apply(*call, diagonal_offset, workspace)
+            return shared_loss(*found, video_ids, text_ids)
         return InfoNCELoss.apply(*call, diagonal_offset, workspace)
     return reference.infonce(
         videos,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..operators import first_derivative_only
-from .pairs import PairMode, diagonal_range, share_weights
+from .pairs import PairMode, diagonal_range, share_weights, shared_loss, two_lists
 
 # Logits, probabilities, gradient and mask of a chunk are live at the same time.
 _LIVE_MATRICES = 4
@@ -182,4 +182,6 @@ def infonce(
         pair_mode=pair_mode,
         workspace_bytes=workspace_bytes,
     )
+    if video_ids is not None and text_ids is not None and two_lists(video_ids, text_ids, pair_mode):
+        return shared_loss(*found, video_ids, text_ids)
     return loss_of_partials(*found, diagonal_offset)
