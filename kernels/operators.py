@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
-from typing import Any
+from typing import Any, TypeVarTuple
 
 import torch
 from torch import Tensor
@@ -16,10 +16,16 @@ def define(
     signature: str,
     implementation: Callable[..., Any],
     fake: Callable[..., Any],
+    *,
+    devices: tuple[str, ...] = ("CPU", "CUDA"),
 ) -> None:
-    """Add an operator for CPU (the interpreter) and CUDA; `fake` makes its outputs' metadata."""
+    """Add an operator for CPU (the interpreter) and CUDA; `fake` makes its outputs' metadata.
+
+    `devices` are dispatch keys. A number that may follow a size is a SymInt in the signature: a
+    traced graph then serves all sizes.
+    """
     library.define(name + signature)
-    for device in ("CPU", "CUDA"):
+    for device in devices:
         library.impl(name, implementation, device)
     torch.library.register_fake(f"{library.ns}::{name}", fake, lib=library)
 
@@ -95,6 +101,24 @@ def first_derivative_only(backward: Callable[..., Any]) -> Callable[..., Any]:
         return outputs if isinstance(found, tuple) else outputs[0]
 
     return once
+
+
+Tensors = TypeVarTuple("Tensors")
+
+
+def distinct(*tensors: *Tensors) -> tuple[*Tensors]:
+    """The tensors; where a graph is traced, views in place of those that came before.
+
+    Dynamo refuses an autograd function that takes one tensor twice. None stays.
+    """
+    if not torch.compiler.is_compiling():
+        return tensors
+    given: Sequence[Any] = tensors  # type: ignore[assignment]
+    found: list[Any] = []
+    for place, tensor in enumerate(given):
+        again = tensor is not None and any(tensor is other for other in given[:place])
+        found.append(tensor.view_as(tensor) if again else tensor)
+    return tuple(found)  # type: ignore[return-value]
 
 
 def wanted(needs: Iterable[bool], gradients: Iterable[Tensor]) -> tuple[Tensor | None, ...]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from svilm_fast.kernels.backend import choose
-from svilm_fast.kernels.operators import anchor
+from svilm_fast.kernels.operators import anchor, distinct
 
 from . import reference
 from .fused.layout import DEFAULT_WORKSPACE_BYTES, unsupported
@@ -97,9 +97,8 @@ def grounding_scores(
         from .fused.function import GroundingScores
 
         workspace = workspace_bytes or DEFAULT_WORKSPACE_BYTES
-        return GroundingScores.apply(
-            groups, nouns, noun_mask, beta, workspace, anchor(groups, nouns)
-        )
+        tensors = distinct(groups, nouns, noun_mask, beta)
+        return GroundingScores.apply(*tensors, workspace, anchor(groups, nouns))
     return reference.grounding_scores(
         groups, nouns, noun_mask, beta, chunk_elements=_chunk_elements(workspace_bytes)
     )
@@ -151,7 +150,7 @@ def matrix_infonce(
     if path == "fused":
         from .fused.function import MatrixInfoNCE
 
-        return MatrixInfoNCE.apply(scores, scale, valid)
+        return MatrixInfoNCE.apply(*distinct(scores, scale, valid))
     return reference.matrix_infonce(scores, scale, valid=valid)
 
 
@@ -195,7 +194,7 @@ def grounding_loss(
         from .fused.function import GroundingLoss
 
         workspace = workspace_bytes or DEFAULT_WORKSPACE_BYTES
-        return GroundingLoss.apply(*tensors, workspace, anchor(groups, nouns))
+        return GroundingLoss.apply(*distinct(*tensors), workspace, anchor(groups, nouns))
     return reference.grounding_loss(*tensors, chunk_elements=_chunk_elements(workspace_bytes))
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..backend import choose
 from ..device import traits
+from ..operators import distinct
 from .fused.plan import unsupported
 from .reference import GroupingOutput, grouping_reference
 
@@ -136,6 +137,7 @@ def grouping(
         from .fused.function import fused_grouping
 
         run = fused_grouping
+    queries, tokens = distinct(queries, tokens)
     return run(
         queries,
         tokens,

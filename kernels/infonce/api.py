@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import backend as backends
+from ..operators import distinct
 from . import reference
 from .fused.layout import default_workspace_bytes, unsupported
 from .pairs import (
@@ -106,8 +107,10 @@ def infonce(
         call = _fused_call(videos, texts, scale, video_ids, text_ids, mode)
         workspace = workspace_bytes or default_workspace_bytes(videos, texts)
         if video_ids is not None and text_ids is not None and two_lists(video_ids, text_ids, mode):
-            found = InfoNCEPartialSums.apply(*call, diagonal_offset, workspace)
-            return shared_loss(*found, video_ids, text_ids)
+            row_lse, column_lse, positives = InfoNCEPartialSums.apply(
+                *call, diagonal_offset, workspace
+            )
+            return shared_loss(row_lse, column_lse, positives, video_ids, text_ids)
         return InfoNCELoss.apply(*call, diagonal_offset, workspace)
     return reference.infonce(
         videos,
@@ -205,7 +208,7 @@ def _fused_call(
         if mode == "share":
             weights = share_weights(video_ids, text_ids, torch.float32)
         video_ids, text_ids = dense_ids(video_ids, text_ids)
-    return videos.contiguous(), texts.contiguous(), scale, video_ids, text_ids, weights
+    return distinct(videos.contiguous(), texts.contiguous(), scale, video_ids, text_ids, weights)
 
 
 def _choose(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..backend import choose
 from ..device import traits
+from ..operators import distinct
 from . import limits
 from .reference import segment_pool_reference, temporal_bce_reference
 
@@ -90,6 +91,7 @@ def temporal_bce(
         from .fused.function import fused_temporal_bce
 
         run = fused_temporal_bce
+    paste_mask, segment_mask = distinct(paste_mask, segment_mask)
     return run(segments, paste_mask, segment_mask=segment_mask, temperature=temperature, loss=loss)
 
 

@@ -125,13 +125,13 @@ _SIGNATURES = {
     " -> (Tensor, Tensor, Tensor, Tensor)",
     "scores_backward": "(Tensor upstream, Tensor groups, Tensor nouns, Tensor weights, Tensor beta,"
     " int num_groups, int num_nouns, int dim, ScalarType dtype, bool need_groups, bool need_nouns,"
-    " bool need_beta, int workspace_bytes) -> (Tensor, Tensor, Tensor)",
+    " bool need_beta, SymInt workspace_bytes) -> (Tensor, Tensor, Tensor)",
     "loss_forward": "(Tensor groups, Tensor nouns, Tensor noun_mask, Tensor beta, Tensor scale)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     "loss_backward": "(Tensor upstream, Tensor scores, Tensor lse, Tensor count, Tensor groups,"
     " Tensor nouns, Tensor weights, Tensor beta, Tensor scale, int num_groups, int num_nouns,"
     " int dim, ScalarType dtype, bool need_groups, bool need_nouns, bool need_beta,"
-    " bool need_scale, int workspace_bytes) -> (Tensor, Tensor, Tensor, Tensor)",
+    " bool need_scale, SymInt workspace_bytes) -> (Tensor, Tensor, Tensor, Tensor)",
     "matrix_forward": "(Tensor scores, Tensor scale, Tensor? valid) -> (Tensor, Tensor, Tensor)",
     "matrix_backward": "(Tensor upstream, Tensor scores, Tensor scale, Tensor? valid, Tensor lse,"
     " Tensor count) -> (Tensor, Tensor)",
