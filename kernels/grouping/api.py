@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..backend import choose
+from ..checks import check_width
 from ..device import traits
 from ..operators import distinct
 from .fused.plan import unsupported
@@ -41,6 +42,7 @@ def _check(
         raise ValueError(
             f"grouping: tokens must be floating [b, L, C], got {tokens.dtype} {list(tokens.shape)}"
         )
+    check_width("grouping", tokens=tokens)
     batch, length, width = tokens.shape
     if queries.dim() != 3 or queries.shape[0] != batch or queries.shape[2] != width:
         raise ValueError(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import backend as backends
+from ..checks import checked_workspace, real_number, whole_number
 from ..operators import distinct
 from . import reference
 from .fused.layout import default_workspace_bytes, unsupported
@@ -81,6 +82,8 @@ def infonce(
         ValueError, TypeError: shapes, dtypes, devices or ids that do not fit; an empty block.
     """
     video_ids, text_ids = _split_ids(pair_ids)
+    diagonal_offset = whole_number(OP, "diagonal_offset", diagonal_offset)
+    workspace_bytes = checked_workspace(OP, workspace_bytes)
     check_block(OP, videos, texts, scale, video_ids, text_ids, workspace_bytes)
     mode = checked_pair_mode(pair_mode)
     scale = _scale_tensor(scale, videos)
@@ -101,7 +104,7 @@ def infonce(
             "infonce: pair_mode='share' needs a square block without offset, got "
             f"[{rows}, {columns}] with diagonal_offset {diagonal_offset}"
         )
-    if _choose(videos, texts, scale, video_ids, text_ids, backend) == "fused":
+    if chosen_path(videos, texts, scale, video_ids, text_ids, backend) == "fused":
         from .fused.function import InfoNCELoss, InfoNCEPartialSums
 
         call = _fused_call(videos, texts, scale, video_ids, text_ids, mode)
@@ -172,10 +175,12 @@ def relative_partials(
     A loss only needs differences, and in fp32 the values of confident pairs keep their digits
     when they are small.
     """
+    diagonal_offset = whole_number("infonce_partials", "diagonal_offset", diagonal_offset)
+    workspace_bytes = checked_workspace("infonce_partials", workspace_bytes)
     check_block("infonce_partials", videos, texts, scale, video_ids, text_ids, workspace_bytes)
     mode = checked_pair_mode(pair_mode)
     scale = _scale_tensor(scale, videos)
-    if _choose(videos, texts, scale, video_ids, text_ids, backend) == "fused":
+    if chosen_path(videos, texts, scale, video_ids, text_ids, backend) == "fused":
         from .fused.function import InfoNCEPartialSums
 
         call = _fused_call(videos, texts, scale, video_ids, text_ids, mode)
@@ -211,17 +216,18 @@ def _fused_call(
     return distinct(videos.contiguous(), texts.contiguous(), scale, video_ids, text_ids, weights)
 
 
-def _choose(
+def chosen_path(
     videos: Tensor,
     texts: Tensor,
-    scale: Tensor,
+    scale: Tensor | float,
     video_ids: Tensor | None,
     text_ids: Tensor | None,
     backend: str | None,
 ) -> backends.Backend:
+    """The path of a checked call; errors as `backend.choose`."""
     return backends.choose(
         OP,
-        (videos, texts, scale, video_ids, text_ids),
+        (videos, texts, scale if isinstance(scale, Tensor) else None, video_ids, text_ids),
         backend=backend,
         unsupported=unsupported(videos),
     )
@@ -273,7 +279,9 @@ def check_block(
             f"{name}: videos and texts must share one of fp16, bf16, fp32, fp64, "
             f"got {videos.dtype} and {texts.dtype}"
         )
-    if isinstance(scale, Tensor) and (scale.ndim != 0 or not scale.dtype.is_floating_point):
+    if not isinstance(scale, Tensor):
+        real_number(name, "scale", scale)
+    elif scale.ndim != 0 or not scale.dtype.is_floating_point:
         raise ValueError(
             f"{name}: scale must be a 0-dim floating tensor or a float, "
             f"got {scale.dtype} {list(scale.shape)}"
@@ -288,5 +296,4 @@ def check_block(
                 f"{name}: {side} ids must be int64 [{embeddings.shape[0]}], "
                 f"got {ids.dtype} {list(ids.shape)}"
             )
-    if workspace_bytes is not None and workspace_bytes <= 0:
-        raise ValueError(f"{name}: workspace_bytes must be positive, got {workspace_bytes}")
+    checked_workspace(name, workspace_bytes)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..backend import choose
+from ..checks import check_width
 from ..device import traits
 from ..operators import distinct
 from . import limits
@@ -29,6 +30,7 @@ def _expect_rows(op: str, name: str, tensor: Tensor, axes: str) -> None:
         raise ValueError(
             f"{op}: {name} must be floating {axes}, got {tensor.dtype} {list(tensor.shape)}"
         )
+    check_width(op, **{name: tensor})
 
 
 def _unsupported(rows: Tensor, segments: int, most: int) -> str | None:
