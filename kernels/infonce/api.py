@@ -62,6 +62,7 @@ def infonce(
 
     Args:
         videos: [m, D] unit-norm rows (normalise outside, in fp32); fp16, bf16, fp32 or fp64.
+            Other norms lose digits in proportion to `scale` max(1, norm^2): see README.md, Limits.
         texts: [n, D], same dtype and device.
         scale: 0-dim tensor (differentiable) or float, the inverse temperature.
         diagonal_offset: column of row i's positive is i + diagonal_offset.
@@ -173,7 +174,7 @@ def relative_partials(
     """`infonce_partials` less the scale, and the scale as a tensor.
 
     A loss only needs differences, and in fp32 the values of confident pairs keep their digits
-    when they are small.
+    when they are small. That holds for rows of unit norm, whose largest logit is the scale.
     """
     diagonal_offset = whole_number("infonce_partials", "diagonal_offset", diagonal_offset)
     workspace_bytes = checked_workspace("infonce_partials", workspace_bytes)
