@@ -96,7 +96,7 @@ BY_SIZE = {
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("op", some_slow(BY_SIZE, ("infonce", "matrix_infonce")))
+@pytest.mark.parametrize("op", some_slow(BY_SIZE, ("infonce",)))
 def test_all_batch_sizes_take_two_graphs(op, path):
     """The first of its own, as PyTorch does, then one with a size."""
     if (op, path) == ("grouping", "reference"):
@@ -108,7 +108,7 @@ def test_all_batch_sizes_take_two_graphs(op, path):
 @pytest.mark.parametrize("path", PATHS)
 def test_dynamic_sizes_take_one_graph(path):
     function, inputs = BY_SIZE["infonce"]
-    assert graphs(partial(function, backend=path), map(inputs, SIZES), dynamic=True) == 1
+    assert graphs(partial(function, backend=path), map(inputs, (5, 6, 7)), dynamic=True) == 1
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -143,7 +143,7 @@ TWICE = {
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("op", some_slow(TWICE, ("infonce", "infonce of one view")))
+@pytest.mark.parametrize("op", some_slow(TWICE, ("infonce of one view",)))
 def test_one_tensor_given_twice(op, path):
     assert graphs(partial(TWICE[op], backend=path), [(rows(3, 4, 16), number(5.0))]) == 1
 

@@ -20,7 +20,7 @@ def documented_bound(scale, norm):
 
 
 @pytest.mark.parametrize("backend", ["reference", "fused"])
-@pytest.mark.parametrize("norm", [0.01, 0.1, 2.0, 10.0, 100.0])
+@pytest.mark.parametrize("norm", [0.01, 2.0, 100.0])
 @pytest.mark.parametrize("scale", [1.0, 10_000.0])
 def test_error_against_float64(rows, backend, norm, scale):
     videos = rows(40, 16, 0)
