@@ -7,6 +7,7 @@ whatever the values, so a caller that is called everywhere cannot hang.
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import torch
@@ -108,6 +109,14 @@ def all_reduce_logsumexp(lse: Tensor, group: dist.ProcessGroup | None = None) ->
     return reference + torch.log(all_reduce_sum(torch.exp(lse - reference), group))
 
 
+def _fixed_size(text: bytes) -> bytes:
+    """The text in _DESCRIPTION_BYTES; one that is too long ends with a hash of the whole."""
+    if len(text) > _DESCRIPTION_BYTES:
+        end = f"... (hash {hashlib.sha256(text).hexdigest()[:16]})".encode()
+        text = text[: _DESCRIPTION_BYTES - len(end)] + end
+    return text.ljust(_DESCRIPTION_BYTES)
+
+
 def check_equal_calls(
     name: str,
     description: str,
@@ -135,7 +144,7 @@ def check_equal_calls(
             raise ValueError(f"{name}: {problem}")
         return
     text = description if problem is None else f"!{problem}"
-    line = text.encode()[:_DESCRIPTION_BYTES].ljust(_DESCRIPTION_BYTES)
+    line = _fixed_size(text.encode())
     where = torch.device("cpu") if "gloo" in str(dist.get_backend_config(group)) else device
     sent = torch.frombuffer(bytearray(line), dtype=torch.uint8).to(where)
     received = _gather(sent, group).cpu().numpy().tobytes()
@@ -154,9 +163,28 @@ def check_equal_calls(
             each.setdefault(text, []).append(place)
         listed = "; ".join(f"ranks {places} have {text}" for text, places in each.items())
         raise ValueError(
-            f"{name}: all ranks must make the same call, but {listed}; "
-            "give every rank an equal local batch (drop the last, uneven one)"
+            f"{name}: all ranks must make the same call, but {listed}; give every rank equal "
+            "dtypes and options and an equal local batch (drop the last, uneven one)"
         )
+
+
+def described(tensors: dict[str, Tensor | float], **options: Any) -> str:
+    """What must be equal over ranks, for `check_equal_calls`: dtypes, gradients, numbers, options.
+
+    Numbers are compared by value, tensors by dtype alone: their values are on the device.
+    """
+    kinds = {
+        name: str(value.dtype).removeprefix("torch.") if isinstance(value, Tensor) else float(value)
+        for name, value in tensors.items()
+    }
+    # Which gradients are needed decides which collectives backward has.
+    needed = [
+        name
+        for name, value in tensors.items()
+        if isinstance(value, Tensor) and value.requires_grad and torch.is_grad_enabled()
+    ]
+    compared = [f"{name} {value}" for name, value in (kinds | options).items()]
+    return ", ".join((*compared, f"gradients of: {', '.join(needed) or 'nothing'}"))
 
 
 def check_equal_local_batch(

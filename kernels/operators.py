@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
-from typing import Any
+from typing import Any, TypeVarTuple
 
 import torch
 from torch import Tensor
@@ -16,12 +16,52 @@ def define(
     signature: str,
     implementation: Callable[..., Any],
     fake: Callable[..., Any],
+    *,
+    devices: tuple[str, ...] = ("CPU", "CUDA"),
 ) -> None:
-    """Add an operator for CPU (the interpreter) and CUDA; `fake` makes its outputs' metadata."""
+    """Add an operator for CPU (the interpreter) and CUDA; `fake` makes its outputs' metadata.
+
+    `devices` are dispatch keys. A number that may follow a size is a SymInt in the signature: a
+    traced graph then serves all sizes.
+    """
     library.define(name + signature)
-    for device in ("CPU", "CUDA"):
+    for device in devices:
         library.impl(name, implementation, device)
     torch.library.register_fake(f"{library.ns}::{name}", fake, lib=library)
+
+
+class _Anchor(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+        ctx.set_materialize_grads(False)
+        ctx.number = len(inputs)
+        return inputs[0].new_empty((0,))
+
+    @staticmethod
+    def backward(ctx: Any, _: Any) -> tuple[None, ...]:
+        return (None,) * ctx.number
+
+
+def anchor(*inputs: Tensor) -> Tensor | None:
+    """An empty tensor whose graph leads to the inputs; None where nothing needs it.
+
+    For autograd functions that save copies of inputs made without a graph: an anchor that is
+    passed and saved too lets `first_derivative_only` refuse on the way to these inputs.
+    """
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return None
+    return _Anchor.apply(*inputs) if any(value.requires_grad for value in inputs) else None
+
+
+class _Unpacked:
+    """An autograd context whose saved tensors are unpacked once, as checkpointing demands."""
+
+    def __init__(self, ctx: Any) -> None:
+        self._ctx = ctx
+        self.saved_tensors = ctx.saved_tensors
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ctx, name)
 
 
 def first_derivative_only(backward: Callable[..., Any]) -> Callable[..., Any]:
@@ -29,30 +69,56 @@ def first_derivative_only(backward: Callable[..., Any]) -> Callable[..., Any]:
 
     PyTorch's `once_differentiable` refuses only where an upstream gradient has a graph. With
     `create_graph=True` the upstream of a loss is a constant, so a term of the second derivative
-    would be dropped without a word. Here every gradient that such a backward returns raises
-    RuntimeError when it is differentiated.
+    would be dropped without a word. Here every gradient that such a backward returns depends on
+    the upstream gradients and the saved tensors, and raises RuntimeError when it is differentiated.
     """
 
     @wraps(backward)
     def once(ctx: Any, *upstream: Any) -> Any:
-        if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
             return backward(ctx, *upstream)
+        unpacked = _Unpacked(ctx)
+        if not torch.is_grad_enabled():
+            return backward(unpacked, *upstream)
         with torch.no_grad():
-            found = backward(ctx, *upstream)
+            found = backward(unpacked, *upstream)
         gradients = found if isinstance(found, tuple) else (found,)
         name = type(ctx).__name__.removesuffix("Backward").lstrip("_")
         text = (
             f"{name}: the op has no second derivative; write the formula in plain PyTorch "
             "operators where one is needed"
         )
-        refuse = torch._C._functions.DelayedError(text.encode(), len(gradients))
+        sources = [
+            value
+            for value in (*upstream, *unpacked.saved_tensors)
+            if value is not None and value.requires_grad
+        ]
         marked = [None if g is None else g.detach().requires_grad_() for g in gradients]
-        refusing = refuse(*marked)  # type: ignore[arg-type]
+        call = (*marked, *sources)
+        refusing = torch._C._functions.DelayedError(text.encode(), len(call))(*call)  # type: ignore[arg-type]
         refusing = refusing if isinstance(refusing, tuple) else (refusing,)
         outputs = tuple(None if g is None else r for g, r in zip(gradients, refusing))
         return outputs if isinstance(found, tuple) else outputs[0]
 
     return once
+
+
+Tensors = TypeVarTuple("Tensors")
+
+
+def distinct(*tensors: *Tensors) -> tuple[*Tensors]:
+    """The tensors; where a graph is traced, views in place of those that came before.
+
+    Dynamo refuses an autograd function that takes one tensor twice. None stays.
+    """
+    if not torch.compiler.is_compiling():
+        return tensors
+    given: Sequence[Any] = tensors  # type: ignore[assignment]
+    found: list[Any] = []
+    for place, tensor in enumerate(given):
+        again = tensor is not None and any(tensor is other for other in given[:place])
+        found.append(tensor.view_as(tensor) if again else tensor)
+    return tuple(found)  # type: ignore[return-value]
 
 
 def wanted(needs: Iterable[bool], gradients: Iterable[Tensor]) -> tuple[Tensor | None, ...]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from svilm_fast.kernels.backend import choose
+from svilm_fast.kernels.backend import Backend, choose
+from svilm_fast.kernels.checks import check_width, checked_workspace, real_number
+from svilm_fast.kernels.operators import anchor, distinct
 
 from . import reference
 from .fused.layout import DEFAULT_WORKSPACE_BYTES, unsupported
@@ -27,6 +29,7 @@ def check_inputs(groups: Tensor, nouns: Tensor, noun_mask: Tensor, beta: Tensor)
             f"grounding: groups and nouns must have the same last size (embed_dim), "
             f"got {groups.shape[2]} and {nouns.shape[2]}"
         )
+    check_width(OP, groups=groups, nouns=nouns)
     if groups.shape[1] == 0 or nouns.shape[1] == 0:
         raise ValueError(
             "grounding: need at least one group and one noun slot, got groups "
@@ -41,9 +44,10 @@ def check_inputs(groups: Tensor, nouns: Tensor, noun_mask: Tensor, beta: Tensor)
 
 
 def as_scalar(value: Tensor | float, like: Tensor) -> Tensor:
-    """A float as a 0-dim tensor beside `like`, in its compute dtype; tensors pass."""
-    if not isinstance(value, float):
+    """A number as a 0-dim tensor beside `like`, in its compute dtype; tensors pass."""
+    if isinstance(value, Tensor):
         return value
+    value = real_number(OP, "beta or scale", value)
     # full, not as_tensor: a copy from the host would synchronise.
     return torch.full((), value, dtype=reference.compute_dtype(like), device=like.device)
 
@@ -55,6 +59,15 @@ def check_scalar(name: str, value: Tensor) -> None:
         raise ValueError(
             f"grounding: {name} must be a float or a 0-dimensional float tensor, got {got}"
         )
+
+
+def chosen_path(
+    groups: Tensor, nouns: Tensor, noun_mask: Tensor, *scalars: Tensor, backend: str | None
+) -> Backend:
+    """The path of a checked call; errors as `backend.choose`."""
+    tensors = (groups, nouns, noun_mask, *scalars)
+    reason = unsupported(groups, nouns, *scalars)
+    return choose(OP, tensors, backend=backend, unsupported=reason)
 
 
 def grounding_scores(
@@ -86,17 +99,19 @@ def grounding_scores(
         [b, c] float32, or float64 if an input is float64.
 
     Raises:
-        ValueError: a wrong shape or dtype.
+        ValueError: a wrong shape, dtype or workspace.
+        TypeError: `beta`, `scale` or a workspace that is no number.
         RuntimeError: `fused` was asked for and cannot run.
     """
     beta = as_scalar(beta, groups)
+    workspace_bytes = checked_workspace(OP, workspace_bytes)
     check_inputs(groups, nouns, noun_mask, beta)
-    reason = unsupported(groups, nouns, beta)
-    if choose(OP, (groups, nouns, noun_mask, beta), backend=backend, unsupported=reason) == "fused":
+    if chosen_path(groups, nouns, noun_mask, beta, backend=backend) == "fused":
         from .fused.function import GroundingScores
 
         workspace = workspace_bytes or DEFAULT_WORKSPACE_BYTES
-        return GroundingScores.apply(groups, nouns, noun_mask, beta, workspace)
+        tensors = distinct(groups, nouns, noun_mask, beta)
+        return GroundingScores.apply(*tensors, workspace, anchor(groups, nouns))
     return reference.grounding_scores(
         groups, nouns, noun_mask, beta, chunk_elements=_chunk_elements(workspace_bytes)
     )
@@ -124,7 +139,8 @@ def matrix_infonce(
         0-dim float32 (float64 for float64 inputs); 0 with a graph if N = 0.
 
     Raises:
-        ValueError: a wrong shape or dtype.
+        ValueError: a wrong shape, dtype or workspace.
+        TypeError: `beta`, `scale` or a workspace that is no number.
         RuntimeError: `fused` was asked for and cannot run.
     """
     if scores.dim() != 2 or scores.shape[0] != scores.shape[1] or not scores.is_floating_point():
@@ -148,7 +164,7 @@ def matrix_infonce(
     if path == "fused":
         from .fused.function import MatrixInfoNCE
 
-        return MatrixInfoNCE.apply(scores, scale, valid)
+        return MatrixInfoNCE.apply(*distinct(scores, scale, valid))
     return reference.matrix_infonce(scores, scale, valid=valid)
 
 
@@ -175,10 +191,12 @@ def grounding_loss(
         0-dim float32 (float64 for float64 inputs).
 
     Raises:
-        ValueError: a wrong shape or dtype.
+        ValueError: a wrong shape, dtype or workspace.
+        TypeError: `beta`, `scale` or a workspace that is no number.
         RuntimeError: `fused` was asked for and cannot run.
     """
     beta, scale = as_scalar(beta, groups), as_scalar(scale, groups)
+    workspace_bytes = checked_workspace(OP, workspace_bytes)
     check_inputs(groups, nouns, noun_mask, beta)
     check_scalar("scale", scale)
     if groups.shape[0] != nouns.shape[0]:
@@ -187,11 +205,11 @@ def grounding_loss(
             f"got {nouns.shape[0]} captions and {groups.shape[0]} videos"
         )
     tensors = (groups, nouns, noun_mask, beta, scale)
-    reason = unsupported(groups, nouns, beta, scale)
-    if choose(OP, tensors, backend=backend, unsupported=reason) == "fused":
+    if chosen_path(*tensors, backend=backend) == "fused":
         from .fused.function import GroundingLoss
 
-        return GroundingLoss.apply(*tensors, workspace_bytes or DEFAULT_WORKSPACE_BYTES)
+        workspace = workspace_bytes or DEFAULT_WORKSPACE_BYTES
+        return GroundingLoss.apply(*distinct(*tensors), workspace, anchor(groups, nouns))
     return reference.grounding_loss(*tensors, chunk_elements=_chunk_elements(workspace_bytes))
 
 

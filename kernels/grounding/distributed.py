@@ -10,10 +10,18 @@ import torch.distributed as dist
 from torch import Tensor
 
 from svilm_fast.kernels import collectives
+from svilm_fast.kernels.checks import checked_workspace
 from svilm_fast.kernels.operators import first_derivative_only
 from svilm_fast.kernels.slices import SlicePlan, for_parts, gather_parts
 
-from .api import as_scalar, check_inputs, check_scalar, grounding_loss, grounding_scores
+from .api import (
+    as_scalar,
+    check_inputs,
+    check_scalar,
+    chosen_path,
+    grounding_loss,
+    grounding_scores,
+)
 
 # (groups [b, G, D], nouns [B, K, D], noun_mask [B, K], beta) -> scores [b, B]
 Scores = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -53,12 +61,13 @@ def distributed_grounding_loss(
         0-dim float32 (float64 for float64 inputs).
 
     Raises:
-        ValueError: bad inputs; on all ranks if a rank's shapes differ or its inputs are bad.
-        RuntimeError: `fused` was asked for and cannot run.
+        ValueError: bad inputs, or `fused` was asked for and cannot run on a rank; on all ranks,
+            also if the ranks' calls differ in a size, a dtype, a number or an option.
+        RuntimeError: `fused` was asked for and cannot run, on a single rank.
     """
-    beta, scale = as_scalar(beta, groups), as_scalar(scale, groups)
-    _check(groups, nouns, noun_mask, beta, scale, group)
     options: dict[str, Any] = {"workspace_bytes": workspace_bytes, "backend": backend}
+    _check(groups, nouns, noun_mask, beta, scale, group, scores, options)
+    beta, scale = as_scalar(beta, groups), as_scalar(scale, groups)
     if scores is None and collectives.world_size(group) == 1:
         return grounding_loss(groups, nouns, noun_mask, beta, scale, **options)
     plan = SlicePlan.of(nouns, group)
@@ -77,7 +86,7 @@ def distributed_grounding_loss(
     return total * plan.world_size / (2 * valid.sum().clamp(min=1))
 
 
-class _Sums(torch.autograd.Function):
+class _GroundingSums(torch.autograd.Function):
     """Log-sums of rows and columns, and positives, of scores [b, B]; saves no second such matrix.
 
     Rows of valid captions leave out the columns of captions that are not.
@@ -120,7 +129,7 @@ def _own_terms(
     own_valid = valid[first : first + batch]
     with torch.autocast(scores.device.type, enabled=False):
         scale = scale.to(torch.promote_types(scores.dtype, scale.dtype))
-        rows, columns, positives = _Sums.apply(scores, scale, own_valid, valid, first)
+        rows, columns, positives = _GroundingSums.apply(scores, scale, own_valid, valid, first)
         columns = plan.in_rank_order(columns.split(plan.part_sizes))
         columns = collectives.all_reduce_logsumexp(columns, group)
         own = plan.rank * batch
@@ -132,29 +141,43 @@ def _check(
     groups: Tensor,
     nouns: Tensor,
     noun_mask: Tensor,
-    beta: Tensor,
-    scale: Tensor,
+    beta: Tensor | float,
+    scale: Tensor | float,
     group: dist.ProcessGroup | None,
+    scores: Scores | None,
+    options: dict[str, Any],
 ) -> None:
-    problem = None
+    problem, path = None, ""
+    several = collectives.world_size(group) > 1
     try:
-        check_inputs(groups, nouns, noun_mask, beta)
-        check_scalar("scale", scale)
+        tensors = (as_scalar(beta, groups), as_scalar(scale, groups))
+        check_inputs(groups, nouns, noun_mask, tensors[0])
+        check_scalar("scale", tensors[1])
+        checked_workspace("grounding", options["workspace_bytes"])
         if groups.shape[0] != nouns.shape[0] or not groups.shape[0]:
             problem = (
                 "each rank needs as many captions as videos and at least one, "
                 f"got {nouns.shape[0]} captions and {groups.shape[0]} videos"
             )
-    except ValueError as error:
+        elif several and scores is None:
+            path = chosen_path(groups, nouns, noun_mask, tensors[0], backend=options["backend"])
+    except (RuntimeError, TypeError, ValueError) as error:
         problem = str(error)
-    # Backward issues collectives for what has a gradient, so that must be equal too.
-    named = {"groups": groups, "nouns": nouns, "beta": beta, "scale": scale}
-    graph = torch.is_grad_enabled()
-    learned = [name for name, tensor in named.items() if graph and tensor.requires_grad]
+    description = ""
+    if problem is None:
+        # Not the function itself: its address differs over ranks.
+        similarity = "softmax" if scores is None else getattr(scores, "__qualname__", "another")
+        description = f"groups {list(groups.shape)} and nouns {list(nouns.shape)} ("
+        description += collectives.described(
+            {"groups": groups, "nouns": nouns, "beta": beta, "scale": scale},
+            similarity=similarity,
+            workspace_bytes=options["workspace_bytes"],
+            path=path,
+        )
+        description += ")"
     collectives.check_equal_calls(
         "distributed_grounding_loss",
-        f"groups {list(groups.shape)} and nouns {list(nouns.shape)} of {nouns.dtype} "
-        f"(gradients of: {', '.join(learned) or 'nothing'})",
+        description,
         device=groups.device,
         group=group,
         problem=problem,

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from ..backend import choose
+from ..checks import check_width
 from ..device import traits
+from ..operators import distinct
 from .fused.plan import unsupported
 from .reference import GroupingOutput, grouping_reference
 
@@ -41,6 +43,7 @@ def _check(
         raise ValueError(
             f"grouping: tokens must be floating [b, L, C], got {tokens.dtype} {list(tokens.shape)}"
         )
+    check_width("grouping", tokens=tokens)
     batch, length, width = tokens.shape
     if queries.dim() != 3 or queries.shape[0] != batch or queries.shape[2] != width:
         raise ValueError(
@@ -148,6 +151,7 @@ def grouping(
         from .fused.function import fused_grouping
 
         run = fused_grouping
+    queries, tokens = distinct(queries, tokens)
     return run(
         queries,
         tokens,

@@ -8,9 +8,19 @@ import torch
 from torch import Tensor
 
 from .. import backend as backends
+from ..checks import checked_workspace, real_number, whole_number
+from ..operators import distinct
 from . import reference
 from .fused.layout import default_workspace_bytes, unsupported
-from .pairs import PairMode, checked_pair_mode, dense_ids, diagonal_range, share_weights
+from .pairs import (
+    PairMode,
+    checked_pair_mode,
+    dense_ids,
+    diagonal_range,
+    share_weights,
+    shared_loss,
+    two_lists,
+)
 
 OP = "infonce"
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -52,13 +62,15 @@ def infonce(
 
     Args:
         videos: [m, D] unit-norm rows (normalise outside, in fp32); fp16, bf16, fp32 or fp64.
+            Other norms lose digits in proportion to `scale` max(1, norm^2): see README.md, Limits.
         texts: [n, D], same dtype and device.
         scale: 0-dim tensor (differentiable) or float, the inverse temperature.
         diagonal_offset: column of row i's positive is i + diagonal_offset.
         pair_ids: int64 ids [m] of a square block, or (video ids [m], text ids [n]). Equal ids off
             the diagonal are no negatives:
         pair_mode: `exclude` leaves them out of the softmax; `share` (square block only) spreads
-            the target evenly over all texts (videos) with the same id.
+            a row's target evenly over all texts with its id, and a column's over all videos with
+            its id; a line without an equal id adds 0 to the loss.
         workspace_bytes: bound of the temporary memory, at least one tile row of logits; None
             takes the default of the path (fused 512 MiB, or more where 2,048 rows of the
             gradient need it; reference 64 MiB).
@@ -71,6 +83,8 @@ def infonce(
         ValueError, TypeError: shapes, dtypes, devices or ids that do not fit; an empty block.
     """
     video_ids, text_ids = _split_ids(pair_ids)
+    diagonal_offset = whole_number(OP, "diagonal_offset", diagonal_offset)
+    workspace_bytes = checked_workspace(OP, workspace_bytes)
     check_block(OP, videos, texts, scale, video_ids, text_ids, workspace_bytes)
     mode = checked_pair_mode(pair_mode)
     scale = _scale_tensor(scale, videos)
@@ -91,11 +105,16 @@ def infonce(
             "infonce: pair_mode='share' needs a square block without offset, got "
             f"[{rows}, {columns}] with diagonal_offset {diagonal_offset}"
         )
-    if _choose(videos, texts, scale, video_ids, text_ids, backend) == "fused":
-        from .fused.function import InfoNCELoss
+    if chosen_path(videos, texts, scale, video_ids, text_ids, backend) == "fused":
+        from .fused.function import InfoNCELoss, InfoNCEPartialSums
 
         call = _fused_call(videos, texts, scale, video_ids, text_ids, mode)
         workspace = workspace_bytes or default_workspace_bytes(videos, texts)
+        if video_ids is not None and text_ids is not None and two_lists(video_ids, text_ids, mode):
+            row_lse, column_lse, positives = InfoNCEPartialSums.apply(
+                *call, diagonal_offset, workspace
+            )
+            return shared_loss(row_lse, column_lse, positives, video_ids, text_ids)
         return InfoNCELoss.apply(*call, diagonal_offset, workspace)
     return reference.infonce(
         videos,
@@ -155,12 +174,14 @@ def relative_partials(
     """`infonce_partials` less the scale, and the scale as a tensor.
 
     A loss only needs differences, and in fp32 the values of confident pairs keep their digits
-    when they are small.
+    when they are small. That holds for rows of unit norm, whose largest logit is the scale.
     """
+    diagonal_offset = whole_number("infonce_partials", "diagonal_offset", diagonal_offset)
+    workspace_bytes = checked_workspace("infonce_partials", workspace_bytes)
     check_block("infonce_partials", videos, texts, scale, video_ids, text_ids, workspace_bytes)
     mode = checked_pair_mode(pair_mode)
     scale = _scale_tensor(scale, videos)
-    if _choose(videos, texts, scale, video_ids, text_ids, backend) == "fused":
+    if chosen_path(videos, texts, scale, video_ids, text_ids, backend) == "fused":
         from .fused.function import InfoNCEPartialSums
 
         call = _fused_call(videos, texts, scale, video_ids, text_ids, mode)
@@ -193,20 +214,21 @@ def _fused_call(
         if mode == "share":
             weights = share_weights(video_ids, text_ids, torch.float32)
         video_ids, text_ids = dense_ids(video_ids, text_ids)
-    return videos.contiguous(), texts.contiguous(), scale, video_ids, text_ids, weights
+    return distinct(videos.contiguous(), texts.contiguous(), scale, video_ids, text_ids, weights)
 
 
-def _choose(
+def chosen_path(
     videos: Tensor,
     texts: Tensor,
-    scale: Tensor,
+    scale: Tensor | float,
     video_ids: Tensor | None,
     text_ids: Tensor | None,
     backend: str | None,
 ) -> backends.Backend:
+    """The path of a checked call; errors as `backend.choose`."""
     return backends.choose(
         OP,
-        (videos, texts, scale, video_ids, text_ids),
+        (videos, texts, scale if isinstance(scale, Tensor) else None, video_ids, text_ids),
         backend=backend,
         unsupported=unsupported(videos),
     )
@@ -258,7 +280,9 @@ def check_block(
             f"{name}: videos and texts must share one of fp16, bf16, fp32, fp64, "
             f"got {videos.dtype} and {texts.dtype}"
         )
-    if isinstance(scale, Tensor) and (scale.ndim != 0 or not scale.dtype.is_floating_point):
+    if not isinstance(scale, Tensor):
+        real_number(name, "scale", scale)
+    elif scale.ndim != 0 or not scale.dtype.is_floating_point:
         raise ValueError(
             f"{name}: scale must be a 0-dim floating tensor or a float, "
             f"got {scale.dtype} {list(scale.shape)}"
@@ -273,5 +297,4 @@ def check_block(
                 f"{name}: {side} ids must be int64 [{embeddings.shape[0]}], "
                 f"got {ids.dtype} {list(ids.shape)}"
             )
-    if workspace_bytes is not None and workspace_bytes <= 0:
-        raise ValueError(f"{name}: workspace_bytes must be positive, got {workspace_bytes}")
+    checked_workspace(name, workspace_bytes)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .. import collectives
 from ..slices import SlicePlan, for_parts, gather_parts
-from .api import InfoNCEPartials, check_block, infonce, relative_partials
+from .api import InfoNCEPartials, check_block, chosen_path, infonce, relative_partials
 from .pairs import checked_pair_mode, share_weights
 
 
@@ -35,29 +35,39 @@ def distributed_infonce(
 
     Args:
         videos, texts: [b, D] of this rank; b, D and dtype equal on all ranks.
-        scale: the same value on all ranks.
+        scale: the same value on all ranks (a float is compared, a tensor's value is not).
         group: process group; None is the default one. Not initialised: one rank.
         pair_ids: int64 [b]; equal ids on different ranks are one class.
         check_ranks: compare the ranks' calls before any other collective. Waits for the
             device where the group has no CPU backend; a caller that guarantees equal batches may
             turn it off.
-        Others as in `infonce`.
+        Others as in `infonce`; equal on all ranks.
 
     Raises:
-        ValueError: on every rank, if one rank's input is refused or the ranks' calls differ.
+        ValueError: on every rank, if one rank's input is refused or the ranks' calls differ in
+            a size, a dtype, a number or an option.
     """
     problem = _problem(videos, texts, scale, pair_ids, pair_mode, workspace_bytes)
+    several = collectives.world_size(group) > 1
+    path = ""
+    if check_ranks and several and problem is None:
+        try:
+            path = chosen_path(videos, texts, scale, pair_ids, pair_ids, backend)
+        except (RuntimeError, ValueError) as error:
+            problem = str(error)
     if check_ranks:
         collectives.check_equal_calls(
             "distributed_infonce",
-            "" if problem else _description(videos, texts, scale, pair_ids, pair_mode),
+            ""
+            if problem
+            else _description(videos, texts, scale, pair_ids, pair_mode, workspace_bytes, path),
             device=videos.device,
             group=group,
             problem=problem,
         )
     elif problem is not None:
         raise ValueError(f"distributed_infonce: {problem}")
-    if collectives.world_size(group) == 1:
+    if not several:
         return infonce(
             videos,
             texts,
@@ -148,16 +158,17 @@ def _description(
     scale: Tensor | float,
     pair_ids: Tensor | None,
     pair_mode: str,
+    workspace_bytes: int | None,
+    path: str,
 ) -> str:
-    # Which gradients are needed decides which collectives backward has.
-    inputs = {"videos": videos, "texts": texts, "scale": scale}
-    needed = [
-        name
-        for name, value in inputs.items()
-        if isinstance(value, Tensor) and value.requires_grad and torch.is_grad_enabled()
-    ]
-    ids = "no ids" if pair_ids is None else f"ids to {pair_mode}"
     return (
-        f"a local batch of {videos.shape[0]} (D {videos.shape[1]}, {videos.dtype}, {ids}, "
-        f"gradients of: {', '.join(needed) or 'nothing'})"
+        f"a local batch of {videos.shape[0]} (D {videos.shape[1]}, "
+        + collectives.described(
+            {"videos": videos, "texts": texts, "scale": scale},
+            ids="absent" if pair_ids is None else "present",
+            pair_mode=pair_mode,
+            workspace_bytes=workspace_bytes,
+            path=path,
+        )
+        + ")"
     )

@@ -37,10 +37,36 @@ def dense_ids(video_ids: Tensor, text_ids: Tensor) -> tuple[Tensor, Tensor]:
     return ranks[: len(video_ids)], ranks[len(video_ids) :]
 
 
+def partners(own_ids: Tensor, other_ids: Tensor) -> Tensor:
+    """[m] int64: for each of `own_ids` [m], the number of `other_ids` [n] equal to it."""
+    ordered = torch.sort(other_ids).values
+    first = torch.searchsorted(ordered, own_ids)
+    return torch.searchsorted(ordered, own_ids, right=True) - first
+
+
 def share_weights(video_ids: Tensor, text_ids: Tensor, dtype: torch.dtype) -> Tensor:
     """[m]: 1 / number of texts with the video's id; 0 where there is none."""
-    ordered = torch.sort(text_ids).values
-    first = torch.searchsorted(ordered, video_ids)
-    last = torch.searchsorted(ordered, video_ids, right=True)
-    count = (last - first).to(dtype)
+    count = partners(video_ids, text_ids).to(dtype)
     return torch.where(count > 0, 1 / count, 0.0)
+
+
+def two_lists(video_ids: Tensor | None, text_ids: Tensor | None, mode: PairMode) -> bool:
+    """Whether targets are shared by two lists of ids, so that columns have targets of their own."""
+    return mode == "share" and video_ids is not text_ids
+
+
+def shared_loss(
+    row_lse: Tensor, column_lse: Tensor, positives: Tensor, video_ids: Tensor, text_ids: Tensor
+) -> Tensor:
+    """The loss of a square block in `share` mode, from its log-sums and the rows' positives.
+
+    A row's target is spread over the texts with its id, a column's over the videos with its id; a
+    line without a partner adds 0. Log-sums and positives may all be less the same number.
+    """
+    texts_of_video = partners(video_ids, text_ids)
+    videos_of_video = partners(video_ids, video_ids)
+    # A class of t texts and v videos: its columns' positives sum to t/v times its rows'.
+    weights = 1 + texts_of_video.to(row_lse.dtype) / videos_of_video
+    rows = (row_lse - weights * positives).masked_fill(texts_of_video == 0, 0.0)
+    columns = column_lse.masked_fill(partners(text_ids, video_ids) == 0, 0.0)
+    return (rows.sum() + columns.sum()) / (2 * rows.shape[0])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..operators import first_derivative_only
-from .pairs import PairMode, diagonal_range, share_weights
+from ..operators import define, distinct, first_derivative_only, wanted
+from .pairs import PairMode, diagonal_range, share_weights, shared_loss, two_lists
 
 # Logits, probabilities, gradient and mask of a chunk are live at the same time.
 _LIVE_MATRICES = 4
@@ -79,57 +80,132 @@ def _softmax(logits: Tensor, lse: Tensor) -> Tensor:
     return torch.exp(logits - lse.masked_fill(lse == -torch.inf, 0.0))
 
 
-class _Partials(torch.autograd.Function):
+def _forward(
+    videos: Tensor, texts: Tensor, scale: Tensor, *layout: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    with torch.autocast(videos.device.type, enabled=False):
+        block = _Block(videos, texts, scale, *layout)
+        row_lse = torch.empty(videos.shape[0], dtype=block.dtype, device=videos.device)
+        column_lse = row_lse.new_full((texts.shape[0],), -torch.inf)
+        positives = torch.empty_like(row_lse)
+        for rows in block.chunks():
+            logits = block.logits(block.similarity(rows), rows)
+            target = block.target(rows)
+            row_lse[rows] = torch.logsumexp(logits, 1)
+            column_lse = torch.logaddexp(column_lse, torch.logsumexp(logits, 0))
+            positives[rows] = logits.mul_(target).masked_fill_(target == 0, 0.0).sum(1)
+    return row_lse, column_lse, positives
+
+
+def _backward(
+    grad_row: Tensor,
+    grad_column: Tensor,
+    grad_positive: Tensor,
+    row_lse: Tensor,
+    column_lse: Tensor,
+    need_videos: bool,
+    need_texts: bool,
+    need_scale: bool,
+    videos: Tensor,
+    texts: Tensor,
+    scale: Tensor,
+    *layout: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of videos, texts and scale; empty where not needed."""
+    with torch.autocast(videos.device.type, enabled=False):
+        block = _Block(videos, texts, scale, *layout)
+        grad_videos = torch.empty_like(videos) if need_videos else videos.new_empty((0,))
+        grad_texts = torch.zeros_like(block.texts) if need_texts else block.texts.new_empty((0,))
+        grad_scale = torch.zeros_like(block.scale) if need_scale else block.scale.new_empty((0,))
+        for rows in block.chunks():
+            similarity = block.similarity(rows)
+            logits = block.logits(similarity, rows)
+            grad_logits = _softmax(logits, row_lse[rows, None]) * grad_row[rows, None]
+            grad_logits += _softmax(logits, column_lse) * grad_column
+            grad_logits += block.target(rows) * grad_positive[rows, None]
+            if need_scale:
+                grad_scale += (grad_logits * similarity).sum()
+            grad_logits *= block.scale
+            if need_videos:
+                grad_videos[rows] = (grad_logits @ block.texts).to(videos.dtype)
+            if need_texts:
+                grad_texts += grad_logits.T @ videos[rows].to(block.dtype)
+    return grad_videos, grad_texts.to(texts.dtype), grad_scale.to(scale.dtype)
+
+
+def _fake_forward(videos: Tensor, texts: Tensor, scale: Tensor, *layout: Any) -> Any:
+    row_lse = videos.new_empty((videos.shape[0],), dtype=compute_dtype(videos.dtype))
+    return row_lse, row_lse.new_empty((texts.shape[0],)), torch.empty_like(row_lse)
+
+
+def _fake_backward(
+    grad_row: Tensor,
+    grad_column: Tensor,
+    grad_positive: Tensor,
+    row_lse: Tensor,
+    column_lse: Tensor,
+    need_videos: bool,
+    need_texts: bool,
+    need_scale: bool,
+    videos: Tensor,
+    texts: Tensor,
+    scale: Tensor,
+    *layout: Any,
+) -> Any:
+    return (
+        torch.empty_like(videos) if need_videos else videos.new_empty((0,)),
+        torch.empty_like(texts) if need_texts else texts.new_empty((0,)),
+        scale.new_empty(() if need_scale else (0,)),
+    )
+
+
+# Operators only for tracing: the loop over chunks would be unrolled, one graph per batch size.
+_LIBRARY = torch.library.Library("svilm_infonce_reference", "DEF")
+_CALL = (
+    "Tensor videos, Tensor texts, Tensor scale, Tensor? video_ids, Tensor? text_ids,"
+    " SymInt diagonal_offset, str pair_mode, SymInt workspace_bytes"
+)
+_UPSTREAM = (
+    "Tensor grad_row, Tensor grad_column, Tensor grad_positive, Tensor row_lse,"
+    " Tensor column_lse, bool need_videos, bool need_texts, bool need_scale"
+)
+for _name, _signature, _implementation, _fake in (
+    ("forward", f"({_CALL})", _forward, _fake_forward),
+    ("backward", f"({_UPSTREAM}, {_CALL})", _backward, _fake_backward),
+):
+    define(
+        _LIBRARY,
+        _name,
+        f"{_signature} -> (Tensor, Tensor, Tensor)",
+        _implementation,
+        _fake,
+        devices=("CompositeExplicitAutograd",),
+    )
+_ops = torch.ops.svilm_infonce_reference
+
+
+class _InfoNCEPartials(torch.autograd.Function):
     """Recomputes every chunk in backward, so that nothing of size m x n is ever saved."""
 
     @staticmethod
     def forward(
         ctx: Any, videos: Tensor, texts: Tensor, scale: Tensor, *layout: Any
     ) -> tuple[Tensor, Tensor, Tensor]:
-        with torch.autocast(videos.device.type, enabled=False):
-            block = _Block(videos, texts, scale, *layout)
-            row_lse = torch.empty(videos.shape[0], dtype=block.dtype, device=videos.device)
-            column_lse = row_lse.new_full((texts.shape[0],), -torch.inf)
-            positives = torch.empty_like(row_lse)
-            for rows in block.chunks():
-                logits = block.logits(block.similarity(rows), rows)
-                target = block.target(rows)
-                row_lse[rows] = torch.logsumexp(logits, 1)
-                column_lse = torch.logaddexp(column_lse, torch.logsumexp(logits, 0))
-                positives[rows] = logits.mul_(target).masked_fill_(target == 0, 0.0).sum(1)
+        run = _ops.forward if torch.compiler.is_compiling() else _forward
+        row_lse, column_lse, positives = run(videos, texts, scale, *layout)
         ctx.save_for_backward(videos, texts, scale, row_lse, column_lse, *layout[:2])
         ctx.layout = layout[2:]
         return row_lse, column_lse, positives
 
     @staticmethod
     @first_derivative_only
-    def backward(ctx: Any, grad_row: Tensor, grad_column: Tensor, grad_positive: Tensor) -> Any:
+    def backward(ctx: Any, *upstream: Tensor) -> Any:
         videos, texts, scale, row_lse, column_lse, video_ids, text_ids = ctx.saved_tensors
-        need_videos, need_texts, need_scale = ctx.needs_input_grad[:3]
-        with torch.autocast(videos.device.type, enabled=False):
-            block = _Block(videos, texts, scale, video_ids, text_ids, *ctx.layout)
-            grad_videos = torch.empty_like(videos) if need_videos else None
-            grad_texts = torch.zeros_like(block.texts) if need_texts else None
-            grad_scale = torch.zeros_like(block.scale) if need_scale else None
-            for rows in block.chunks():
-                similarity = block.similarity(rows)
-                logits = block.logits(similarity, rows)
-                grad_logits = _softmax(logits, row_lse[rows, None]) * grad_row[rows, None]
-                grad_logits += _softmax(logits, column_lse) * grad_column
-                grad_logits += block.target(rows) * grad_positive[rows, None]
-                if grad_scale is not None:
-                    grad_scale += (grad_logits * similarity).sum()
-                grad_logits *= block.scale
-                if grad_videos is not None:
-                    grad_videos[rows] = (grad_logits @ block.texts).to(videos.dtype)
-                if grad_texts is not None:
-                    grad_texts += grad_logits.T @ videos[rows].to(block.dtype)
-        return (
-            grad_videos,
-            None if grad_texts is None else grad_texts.to(texts.dtype),
-            None if grad_scale is None else grad_scale.to(scale.dtype),
-            *(None for _ in range(5)),
-        )
+        needs = ctx.needs_input_grad[:3]
+        run: Callable[..., Any] = _ops.backward if torch.compiler.is_compiling() else _backward
+        call = (videos, texts, scale, video_ids, text_ids, *ctx.layout)
+        found = run(*upstream, row_lse, column_lse, *needs, *call)
+        return *wanted(needs, found), *(None,) * 5
 
 
 def partials(
@@ -144,9 +220,8 @@ def partials(
     workspace_bytes: int = 1 << 26,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Row lse [m], column lse [n] and positives [m] of a block; see `api.infonce_partials`."""
-    return _Partials.apply(
-        videos, texts, scale, video_ids, text_ids, diagonal_offset, pair_mode, workspace_bytes
-    )
+    tensors = distinct(videos, texts, scale, video_ids, text_ids)
+    return _InfoNCEPartials.apply(*tensors, diagonal_offset, pair_mode, workspace_bytes)
 
 
 def loss_of_partials(
@@ -182,4 +257,6 @@ def infonce(
         pair_mode=pair_mode,
         workspace_bytes=workspace_bytes,
     )
+    if video_ids is not None and text_ids is not None and two_lists(video_ids, text_ids, pair_mode):
+        return shared_loss(*found, video_ids, text_ids)
     return loss_of_partials(*found, diagonal_offset)

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from ..backend import choose
+from ..checks import check_width
 from ..device import traits
+from ..operators import distinct
 from . import limits
 from .reference import segment_pool_reference, temporal_bce_reference
 
@@ -28,6 +30,7 @@ def _expect_rows(op: str, name: str, tensor: Tensor, axes: str) -> None:
         raise ValueError(
             f"{op}: {name} must be floating {axes}, got {tensor.dtype} {list(tensor.shape)}"
         )
+    check_width(op, **{name: tensor})
 
 
 def _unsupported(rows: Tensor, segments: int, most: int) -> str | None:
@@ -90,6 +93,7 @@ def temporal_bce(
         from .fused.function import fused_temporal_bce
 
         run = fused_temporal_bce
+    paste_mask, segment_mask = distinct(paste_mask, segment_mask)
     return run(segments, paste_mask, segment_mask=segment_mask, temperature=temperature, loss=loss)
 
 

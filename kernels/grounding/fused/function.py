@@ -125,13 +125,13 @@ _SIGNATURES = {
     " -> (Tensor, Tensor, Tensor, Tensor)",
     "scores_backward": "(Tensor upstream, Tensor groups, Tensor nouns, Tensor weights, Tensor beta,"
     " int num_groups, int num_nouns, int dim, ScalarType dtype, bool need_groups, bool need_nouns,"
-    " bool need_beta, int workspace_bytes) -> (Tensor, Tensor, Tensor)",
+    " bool need_beta, SymInt workspace_bytes) -> (Tensor, Tensor, Tensor)",
     "loss_forward": "(Tensor groups, Tensor nouns, Tensor noun_mask, Tensor beta, Tensor scale)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     "loss_backward": "(Tensor upstream, Tensor scores, Tensor lse, Tensor count, Tensor groups,"
     " Tensor nouns, Tensor weights, Tensor beta, Tensor scale, int num_groups, int num_nouns,"
     " int dim, ScalarType dtype, bool need_groups, bool need_nouns, bool need_beta,"
-    " bool need_scale, int workspace_bytes) -> (Tensor, Tensor, Tensor, Tensor)",
+    " bool need_scale, SymInt workspace_bytes) -> (Tensor, Tensor, Tensor, Tensor)",
     "matrix_forward": "(Tensor scores, Tensor scale, Tensor? valid) -> (Tensor, Tensor, Tensor)",
     "matrix_backward": "(Tensor upstream, Tensor scores, Tensor scale, Tensor? valid, Tensor lse,"
     " Tensor count) -> (Tensor, Tensor)",
@@ -199,12 +199,14 @@ _ops = torch.ops.svilm_grounding
 
 
 class GroundingScores(torch.autograd.Function):
-    """Scores of all pairs; saves the inputs in the kernels' layout and nothing else."""
+    """Scores of all pairs; saves the inputs in the kernels' layout and the `anchor` of both."""
 
     @staticmethod
-    def forward(ctx, groups, nouns, noun_mask, beta, workspace_bytes):  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        ctx, groups, nouns, noun_mask, beta, workspace_bytes, anchored
+    ):
         scores, copy, rows, weights = _ops.scores_forward(groups, nouns, noun_mask, beta)
-        ctx.save_for_backward(copy if copy.numel() else groups, rows, weights, beta)
+        ctx.save_for_backward(copy if copy.numel() else groups, rows, weights, beta, anchored)
         ctx.sizes = (groups.shape[1], nouns.shape[1], groups.shape[2], groups.dtype)
         ctx.workspace_bytes = workspace_bytes
         return scores
@@ -212,25 +214,30 @@ class GroundingScores(torch.autograd.Function):
     @staticmethod
     @first_derivative_only
     def backward(ctx, upstream):  # type: ignore[override]
-        need_groups, need_nouns, _, *scalars, _ = ctx.needs_input_grad
+        need_groups, need_nouns, _, *scalars = ctx.needs_input_grad[:4]
         needs = (need_groups, need_nouns, *scalars)
         found = _ops.scores_backward(
-            upstream, *ctx.saved_tensors, *ctx.sizes, *needs, ctx.workspace_bytes
+            upstream, *ctx.saved_tensors[:-1], *ctx.sizes, *needs, ctx.workspace_bytes
         )
         groups, nouns, beta = wanted(needs, found)
-        return groups, nouns, None, beta, None
+        return groups, nouns, None, beta, None, None
 
 
 class GroundingLoss(torch.autograd.Function):
-    """The loss of a batch in one piece: saves the inputs, the scores and their log sums."""
+    """The loss of a batch in one piece: saves the inputs, the scores and their log sums.
+
+    `anchored` as in `GroundingScores`.
+    """
 
     @staticmethod
-    def forward(ctx, groups, nouns, noun_mask, beta, scale, workspace_bytes):  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        ctx, groups, nouns, noun_mask, beta, scale, workspace_bytes, anchored
+    ):
         loss, scores, lse, count, copy, rows, weights = _ops.loss_forward(
             groups, nouns, noun_mask, beta, scale
         )
         tokens = copy if copy.numel() else groups
-        ctx.save_for_backward(scores, lse, count, tokens, rows, weights, beta, scale)
+        ctx.save_for_backward(scores, lse, count, tokens, rows, weights, beta, scale, anchored)
         ctx.sizes = (groups.shape[1], nouns.shape[1], groups.shape[2], groups.dtype)
         ctx.workspace_bytes = workspace_bytes
         return loss
@@ -238,13 +245,13 @@ class GroundingLoss(torch.autograd.Function):
     @staticmethod
     @first_derivative_only
     def backward(ctx, upstream):  # type: ignore[override]
-        need_groups, need_nouns, _, *scalars, _ = ctx.needs_input_grad
+        need_groups, need_nouns, _, *scalars = ctx.needs_input_grad[:5]
         needs = (need_groups, need_nouns, *scalars)
         found = _ops.loss_backward(
-            upstream, *ctx.saved_tensors, *ctx.sizes, *needs, ctx.workspace_bytes
+            upstream, *ctx.saved_tensors[:-1], *ctx.sizes, *needs, ctx.workspace_bytes
         )
         groups, nouns, beta, scale = wanted(needs, found)
-        return groups, nouns, None, beta, scale, None
+        return groups, nouns, None, beta, scale, None, None
 
 
 class MatrixInfoNCE(torch.autograd.Function):

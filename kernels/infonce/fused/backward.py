@@ -28,6 +28,8 @@ from .layout import (
 # A power of two that lifts the gradient into float16's normal range: |dots gradient| is at most
 # 3 x the largest upstream gradient, and 3 x 2^14 < 65,504.
 LIFT = 2.0**14
+# Its reciprocal is finite, and its quotient by LIFT no subnormal number.
+SMALLEST_FACTOR = 2.0**-110
 TILE_GROUP = 8
 DIAGONAL_ROWS = 256
 FINISH_ELEMENTS = 4096
@@ -139,8 +141,8 @@ class Step:
             self.factor = upstream
         else:
             # Divided by their largest magnitude, so that float16 holds the result.
-            self.factor = torch.cat(upstream).abs().amax()
-            unit = self.factor.reciprocal().masked_fill(self.factor == 0, 0.0)
+            self.factor = torch.cat(upstream).abs().amax().clamp(min=SMALLEST_FACTOR)
+            unit = self.factor.reciprocal()
             rows, columns = upstream.rows.shape[0], upstream.columns.shape[0]
             self.line_upstream = torch.zeros_like(logs.lines)
             self.line_upstream[:rows] = upstream.rows

@@ -19,9 +19,9 @@ from .layout import LINES
 _LIBRARY = torch.library.Library("svilm_infonce", "DEF")
 _BLOCK = (
     "Tensor videos, Tensor texts, Tensor scale, Tensor? video_ids, Tensor? text_ids,"
-    " Tensor? weights, int diagonal_offset"
+    " Tensor? weights, SymInt diagonal_offset"
 )
-_NEEDS = "bool need_videos, bool need_texts, bool need_scale, int workspace_bytes"
+_NEEDS = "bool need_videos, bool need_texts, bool need_scale, SymInt workspace_bytes"
 _LOGS = "Tensor lines, Tensor factors, Tensor others, Tensor exponents, Tensor sound"
 _LN2 = math.log(2)
 
@@ -131,7 +131,8 @@ def _save(
 
 def _gradients(ctx: Any, operator: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
     """By videos, texts and scale."""
-    block, logs = ctx.saved_tensors[:6], ctx.saved_tensors[6:]
+    saved = ctx.saved_tensors
+    block, logs = saved[:6], saved[6:]
     needs = ctx.needs_input_grad[:3]
     found = operator(*block, ctx.diagonal_offset, *logs, *upstream, *needs, ctx.workspace_bytes)
     return wanted(needs, found)

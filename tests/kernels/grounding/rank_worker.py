@@ -58,10 +58,19 @@ def error_results(group):
     place = collectives.rank(group)
     groups, nouns, mask, _, _ = inputs(0, "uneven")
     short = 4 - place % 2
+    other = torch.float32 if place else torch.float64
     uneven = {"groups": groups[:short], "nouns": nouns[:short], "noun_mask": mask[:short]}
     return {
         "uneven": refused(group, **uneven),
         "one_bad_rank": refused(group, **({"noun_mask": mask[:2]} if place == 1 else {})),
+        "groups_dtype": refused(group, groups=groups.to(other)),
+        "nouns_dtype": refused(group, nouns=nouns.to(other)),
+        "beta_dtype": refused(group, beta=torch.ones((), dtype=other)),
+        "beta": refused(group, beta=1.0 + place),
+        "scale_dtype": refused(group, scale=torch.ones((), dtype=other)),
+        "scale": refused(group, scale=5.0 + place),
+        "workspace": refused(group, workspace_bytes=100 + place),
+        "no_path": refused(group, backend="fused" if place else None),
         "gradients": refused(group, **({"nouns": nouns.detach()} if place == 1 else {})),
     }
 

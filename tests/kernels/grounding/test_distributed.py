@@ -91,7 +91,15 @@ def test_fused_scores(rank_results, world):
     [
         ("uneven", "all ranks must make the same call, but ranks [0"),
         ("one_bad_rank", "rank 1: grounding: noun_mask must be bool [4, 2], got torch.bool [2, 2]"),
-        ("gradients", "(gradients of: groups, beta, scale)"),
+        ("gradients", "gradients of: groups, beta, scale)"),
+        ("groups_dtype", "groups float32, nouns float64"),
+        ("nouns_dtype", "groups float64, nouns float32"),
+        ("beta_dtype", "beta float32"),
+        ("beta", "beta 2.0"),
+        ("scale_dtype", "scale float32"),
+        ("scale", "scale 6.0"),
+        ("workspace", "workspace_bytes 101"),
+        ("no_path", "rank 1: grounding: the fused path was asked for, but float64 is computed"),
     ],
 )
 def test_differences_are_refused_everywhere(rank_results, world, case, part):

@@ -229,7 +229,6 @@ BAD = {
     "beta must be a float or a 0-dimensional float tensor, got torch.float32": {
         "beta": torch.zeros(1)
     },
-    "beta must be a float or a 0-dimensional float tensor, got 3": {"beta": 3},
     "scale must be": {"scale": torch.tensor(3)},
     "2 captions and 3 videos": {"groups": torch.zeros(3, 3, 4)},
 }

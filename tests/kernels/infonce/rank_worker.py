@@ -82,11 +82,20 @@ def error_results(group):
     uneven = torch.randn(4 - place % 2, 5)
     learning = torch.randn(4, 5).requires_grad_(place == 0)
     ids = torch.arange(4) if place == 0 else None
+    double = torch.randn(4, 5, dtype=torch.float64 if place else torch.float32)
     found = {
         "uneven": refused(group, videos=uneven, texts=uneven),
         "one_bad_rank": refused(group, **({"texts": torch.randn(4, 6)} if place == 1 else {})),
         "gradients": refused(group, texts=learning),
         "ids": refused(group, pair_ids=ids),
+        "videos_dtype": refused(group, **dict.fromkeys(("videos", "texts"), double)),
+        "scale_dtype": refused(group, scale=torch.tensor(2.0, dtype=double.dtype)),
+        "scale": refused(group, scale=2.0 + place),
+        "pair_mode": refused(
+            group, pair_ids=torch.arange(4), pair_mode="share" if place else "exclude"
+        ),
+        "workspace": refused(group, workspace_bytes=100 + place),
+        "no_path": refused(group, backend="fused" if place else None),
     }
     try:
         collectives.check_equal_local_batch(

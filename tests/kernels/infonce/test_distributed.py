@@ -54,7 +54,7 @@ def test_uneven_batches_get_the_same_error_everywhere(rank_results, world):
     assert text.startswith("distributed_infonce: all ranks must make the same call, but ranks [0")
     assert "have a local batch of 4 (D 5" in text
     assert "ranks [1] have a local batch of 3 (D 5" in text
-    assert text.endswith("give every rank an equal local batch (drop the last, uneven one)")
+    assert text.endswith("and an equal local batch (drop the last, uneven one)")
 
 
 @pytest.mark.parametrize("world", WORLDS)
@@ -63,7 +63,13 @@ def test_uneven_batches_get_the_same_error_everywhere(rank_results, world):
     [
         ("one_bad_rank", "distributed_infonce: rank 1: infonce: expected videos [m, D]"),
         ("gradients", "gradients of: texts); ranks [1"),
-        ("ids", "ids to exclude"),
+        ("ids", "ids present"),
+        ("videos_dtype", "videos float64, texts float64"),
+        ("scale_dtype", "scale float64"),
+        ("scale", "scale 3.0"),
+        ("pair_mode", "pair_mode share"),
+        ("workspace", "workspace_bytes 101"),
+        ("no_path", "rank 1: infonce: the fused path was asked for, but D must be a multiple"),
         ("local_batch", "loader: all ranks must make the same call, but ranks [0] have a local"),
     ],
 )

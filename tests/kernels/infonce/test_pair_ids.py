@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from svilm_fast.kernels.backend import interpreted
 from svilm_fast.kernels.infonce import infonce
 from svilm_fast.kernels.infonce.pairs import dense_ids, share_weights
 
@@ -50,6 +51,43 @@ def test_a_shared_target_pulls_to_every_caption_of_the_class(rows):
     ) / 2 - logits.mean()
     found = infonce(videos, texts, scale, pair_ids=ids, pair_mode="share")
     torch.testing.assert_close(found, by_hand, rtol=0, atol=1e-14)
+
+
+TWO_LISTS = {
+    "other counts": ((0, 0, 1, 2, 2, 2, 3, 4), (0, 1, 1, 1, 2, 3, 3, 4)),
+    "lines without a partner": ((0, 0, 1, 9, 2, 8, 3, 4), (0, 1, 7, 1, 2, 3, 6, 6)),
+    "no partner at all": ((0, 1, 2, 3, 4, 5, 6, 7), (8, 9, 10, 11, 12, 13, 14, 15)),
+    "equal lists": ((0, 1, 2, 0, 1, 2, 0, 7), (0, 1, 2, 0, 1, 2, 0, 7)),
+}
+
+
+@pytest.mark.parametrize("ids", TWO_LISTS.values(), ids=TWO_LISTS)
+def test_targets_follow_the_ids_of_both_lists(rows, oracle, ids):
+    tensors = inputs(rows)
+    video_ids, text_ids = map(torch.tensor, ids)
+    found = infonce(
+        *tensors, pair_ids=(video_ids, text_ids), pair_mode="share", workspace_bytes=700
+    )
+    expected = oracle(*tensors, video_ids=video_ids, text_ids=text_ids, pair_mode="share")
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)
+    for got, want in zip(
+        torch.autograd.grad(found, tensors), torch.autograd.grad(expected, tensors)
+    ):
+        torch.testing.assert_close(got, want, rtol=0, atol=1e-13)
+
+
+@pytest.mark.skipif(not interpreted(), reason="runs kernels through the interpreter")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("name", ["random", "confident"])
+def test_fused_targets_follow_the_ids_of_both_lists(check, regime, dtype, name):
+    batch = 80
+    index = torch.arange(batch)
+    video_ids, text_ids = index // 3, (index * 2 // 3) + index % 2 * 40
+    check(
+        *regime(name, batch, 32, dtype),
+        options={"pair_ids": (video_ids, text_ids), "pair_mode": "share"},
+        naive={"video_ids": video_ids, "text_ids": text_ids, "pair_mode": "share"},
+    )
 
 
 def test_rectangles_take_ids_of_both_sides(rows, oracle):

@@ -1,0 +1,56 @@
+"""Checks of numbers that the ops share: what counts as one, and what is refused."""
+
+from __future__ import annotations
+
+import numbers
+import operator
+
+from torch import Tensor
+
+
+def checked_workspace(op: str, workspace_bytes: int | None) -> int | None:
+    """A bound of the temporary memory as an int, or None.
+
+    Raises:
+        TypeError: no whole number.
+        ValueError: zero or negative.
+    """
+    if workspace_bytes is None:
+        return None
+    found = whole_number(op, "workspace_bytes", workspace_bytes)
+    if found <= 0:
+        raise ValueError(f"{op}: workspace_bytes must be positive, got {found}")
+    return found
+
+
+def check_width(op: str, **tensors: Tensor) -> None:
+    """Refuse rows of width 0, of which nothing can be computed, with a ValueError."""
+    for name, tensor in tensors.items():
+        if tensor.shape[-1] == 0:
+            raise ValueError(f"{op}: {name} must have a width above 0, got {list(tensor.shape)}")
+
+
+def whole_number(op: str, name: str, value: int) -> int:
+    """The value as an int: of Python, of NumPy, or what else is an index; else a TypeError."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    # A tensor is an index too, but would have to be awaited.
+    if not isinstance(value, bool | Tensor):
+        try:
+            return operator.index(value)
+        except TypeError:
+            pass
+    raise TypeError(f"{op}: {name} must be a whole number, got {value!r}")
+
+
+def real_number(op: str, name: str, value: float) -> float:
+    """The value as a float, if it is a real number of Python or NumPy and no bool.
+
+    Raises:
+        TypeError: something else.
+    """
+    if isinstance(value, float):
+        return value
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{op}: {name} must be a number or a 0-dim float tensor, got {value!r}")
+    return float(value)
