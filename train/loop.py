@@ -11,13 +11,14 @@ import torch
 
 from svilm_fast.data.loader import ClipLoader
 from svilm_fast.kernels.phases import phase
-from svilm_fast.train.checkpoint import TrainerState, save_checkpoint
+from svilm_fast.train.checkpoint import TrainerState, save_checkpoint, tag_of
 from svilm_fast.train.config import RunConfig
 from svilm_fast.train.disk import NoRoomError
 from svilm_fast.train.engine import Engine, StepResult
 from svilm_fast.train.errors import NonFiniteError
 from svilm_fast.train.files import RunFiles, write_json
 from svilm_fast.train.metrics_log import MetricsLog
+from svilm_fast.train.ownership import claim
 from svilm_fast.train.profiler import StepProfiler
 from svilm_fast.train.progress import Display
 from svilm_fast.train.schedule import learning_rate
@@ -191,6 +192,8 @@ class Loop:
     def _save(self) -> None:
         state = TrainerState(self.step, self.loader.state_dict())
         settings = self.config.checkpoint
+        if self.engine.ranks.is_first:
+            claim(self.files, saves=[self.files.checkpoints / tag_of(self.step)])
         try:
             path = save_checkpoint(
                 self.engine,
@@ -211,8 +214,14 @@ class Loop:
         self.bad_in_a_row = 0 if result.applied else self.bad_in_a_row + 1
         if result.applied:
             return
+        dumps = [
+            self.files.root / f"non_finite_step_{self.step}_rank_{rank}.json"
+            for rank in range(self.engine.ranks.world_size)
+        ]
+        if self.engine.ranks.is_first:
+            claim(self.files, *dumps)
         rank = self.engine.ranks.rank
-        dump = self.files.root / f"non_finite_step_{self.step}_rank_{rank}.json"
+        dump = dumps[rank]
         write_json(
             dump,
             {
@@ -235,4 +244,5 @@ class Loop:
 
     def _note_profile(self, path: Any) -> None:
         if path is not None:
+            claim(self.files, path)
             self.display.say(f"wrote {path}")

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TextIO
 from svilm_fast.train.config import RunConfig
 from svilm_fast.train.errors import ConfigError
 from svilm_fast.train.files import RunFiles, write_atomically, write_json
+from svilm_fast.train.ownership import claim
 
 log = logging.getLogger(__name__)
 
@@ -147,9 +148,11 @@ class MetricsLog:
         drop_after(files.metrics, start_step)
         self.sinks.append(JsonLines(files.metrics))
         if config.logging.tensorboard:
+            before = set(files.tensorboard.glob("*"))
             self.sinks.append(
                 TensorBoard(files.tensorboard, start_step + 1 if start_step else None)
             )
+            claim(files, *sorted(set(files.tensorboard.glob("*")) - before))
         wanted = [package for package in TRACKERS if getattr(config.logging, package)]
         identity = tracking_id(files, start_step > 0) if wanted else ""
         self.sinks += [Tracker(package, config, identity, start_step > 0) for package in wanted]

@@ -34,6 +34,7 @@ from svilm_fast.train.folder_lock import FolderLock
 from svilm_fast.train.inputs import model_inputs
 from svilm_fast.train.loop import Evaluator, Loop, Outcome
 from svilm_fast.train.metrics_log import MetricsLog, check_trackers
+from svilm_fast.train.ownership import claim
 from svilm_fast.train.planning.flops import flops_of_step
 from svilm_fast.train.planning.resolve import resolve_on_ranks
 from svilm_fast.train.portable import (
@@ -257,7 +258,9 @@ def _evaluator(config: RunConfig, dataset: ClipDataset, files: RunFiles) -> Eval
                 distributed=True,
             )
         if ranks.is_first:
-            write_retrieval(result, files.evaluation, name=f"{dataset.split}_step_{step:08d}")
+            name = f"{dataset.split}_step_{step:08d}"
+            claim(files, *(files.evaluation / f"{name}.{kind}" for kind in ("json", "txt")))
+            write_retrieval(result, files.evaluation, name=name)
         return result.metrics()
 
     return run
@@ -306,6 +309,8 @@ def _loop(
             outcome = loop.run()
             # Who sent a signal waits only so long; the checkpoint is all that a resume needs.
             if config.checkpoint.portable_at_end and not outcome.signal:
+                if ranks.is_first:
+                    claim(files, saves=[files.portable, files.root / ".portable.tmp"])
                 save_portable(
                     engine, files.portable, outcome.step, loader.state_dict(), files.copied
                 )
