@@ -11,13 +11,13 @@ from typing import Any
 import typer
 
 from svilm_fast.data.errors import DataError, SkipBudgetError, WorkerError
-from svilm_fast.train.errors import EXIT_BAD_INPUT, RankError, UserError
+from svilm_fast.train.errors import EXIT_BAD_INPUT, EvaluationError, RankError, UserError
 
 DEBUG = "SVILM_DEBUG"
 EXIT_UNEXPECTED = 1
 # What one rank may find among its own samples while the others find nothing; and the end of another
 # rank, which each says for the log of its own node.
-ONE_RANKS_ERRORS = (SkipBudgetError, WorkerError, RankError)
+ONE_RANKS_ERRORS = (SkipBudgetError, WorkerError, RankError, EvaluationError)
 
 
 def one_line(error: BaseException) -> str:

@@ -179,7 +179,8 @@ def _train_in_folder(
             start_step = int(described["step"])
         if not start.fresh:
             start_step = _resume(engine, loader, files, start)
-        # From here on nothing refuses to start: now the folder may be changed.
+        # From here on no rank refuses to start: now the folder may be changed.
+        ranks.barrier()
         lock.keep()
         run_folder.open_folder(files, config, tokenizer, ranks, fresh=start.fresh)
         evaluator = None if held_out is None else _evaluator(config, held_out, files)
@@ -315,7 +316,7 @@ def _loop(
                     engine, files.portable, outcome.step, loader.state_dict(), files.copied
                 )
             if not outcome.signal:
-                _evaluate_at_end(loop, display)
+                loop.evaluate_at_end()
         if ranks.is_first:
             if outcome.signal:
                 display.say(_stopped(outcome))
@@ -326,17 +327,6 @@ def _loop(
     finally:
         display.close()
         metrics.close()
-
-
-def _evaluate_at_end(loop: Loop, display: Display) -> None:
-    try:
-        loop.evaluate_at_end()
-    except Exception:
-        display.say(
-            f"the training is complete and saved (step {loop.step}); its evaluation failed: run it "
-            "again with `svilm evaluate retrieval` or --resume"
-        )
-        raise
 
 
 def _stopped(outcome: Outcome) -> str:
