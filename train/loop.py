@@ -98,6 +98,7 @@ class Loop:
         self.work = OwnWork(engine.ranks.device)
         self.losses_end_work = losses_end(self.work, engine)
         self.bad_in_a_row = 0
+        self.stepped = False
         self.saved_at = start_step
         self.evaluated = set(engine.ranks.share(metrics.evaluated))
         self.profiler = StepProfiler(
@@ -122,6 +123,9 @@ class Loop:
             self.profiler.before_step()
             self.work.begin(waited)
             result = self._train_on(batch)
+            if not self.stepped:
+                self.stepped = True  # compiled, warm and in step with each other from here on
+                self._limit_waits(solo=False)
             self._note_profile(self.profiler.after_step())
             self.step += 1
             signal = result.stop_signal
@@ -131,6 +135,7 @@ class Loop:
             self._check(result, batch)
             self.display.step(self.step)
             self._after_step(last, signal)
+        self._limit_waits(solo=True)
         self._note_profile(self.profiler.close())
         if self.averages.steps:
             self._record()
@@ -175,8 +180,13 @@ class Loop:
 
     def _paused(self, action: Callable[[], None]) -> None:
         started = time.perf_counter()
+        self._limit_waits(solo=True)
         action()
+        self._limit_waits(solo=not self.stepped)
         self.meter.pause(time.perf_counter() - started)
+
+    def _limit_waits(self, *, solo: bool) -> None:
+        self.engine.ranks.limit_waits(self.config.distributed, solo=solo)
 
     def _record(self) -> None:
         means, alike = self.averages.take()

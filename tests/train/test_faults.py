@@ -45,6 +45,7 @@ def end_of(program, configure, tmp_path: Path) -> Callable[..., dict[str, Any]]:
             "report.at_end=false",
             "checkpoint.portable_at_end=false",
             f"distributed.timeout_seconds={TIMEOUT}",
+            "distributed.solo_timeout_seconds=300",
         )
         recipe = tmp_path / "recipe.yaml"
         recipe.write_text(dump_config(configure(*settings, *overrides)))
@@ -208,7 +209,9 @@ def test_a_rank_with_other_settings_is_named_before_the_first_step(end_of, tmp_p
 
 @pytest.mark.slow
 def test_ranks_that_never_come_are_an_error_of_those_that_did(end_of) -> None:
-    end = end_of(faults=[{"kind": "absent", "rank": 1, "step": 0}])
+    end = end_of(
+        "distributed.solo_timeout_seconds=1", faults=[{"kind": "absent", "rank": 1, "step": 0}]
+    )
     assert end["codes"] == [4, 0], end["outputs"]
     (first,) = errors_of(end, 0)
     assert first.startswith("the 2 ranks did not come together at 127.0.0.1:")
