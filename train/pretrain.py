@@ -91,11 +91,10 @@ def pretrain(
     start = Start(
         resume, auto_resume, overwrite, init_from, weights_from, weights is Weights.EMA, trust
     )
-    if config is None and not overrides:
+    if config is None and not any(text.startswith("model.preset=") for text in overrides or []):
         raise UserError(
-            "no configuration was given, and the defaults alone are ViT-B without data; give a "
-            "recipe, as "
-            "in --config demo (`svilm config list` names them), or settings such as "
+            "no configuration was given, and the default model is ViT-B; give a recipe with "
+            "--config (`svilm config list` names them), or choose the model, as in "
             "model.preset=tiny"
         )
     outcome = train(resolved, start)

@@ -51,8 +51,8 @@ def named(members: Iterable[Member]) -> str:
 def silent_text(who: str, step: int, limit: str, waiting: str = "") -> str:
     """Return the message about ranks that are alive, for all one knows, and do not answer."""
     return (
-        f"step {step}: {who} did not answer within {limit}{waiting}: stopped, cut off from the network, or slower than that; "
-        "go on with --resume"
+        f"step {step}: {who} did not answer within {limit}{waiting}: stopped, cut off from "
+        "the network, or slower than that; go on with --resume"
     )
 
 

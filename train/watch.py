@@ -270,7 +270,8 @@ def start_watch(
 ) -> Watch | None:
     """Connect all ranks with rank 0; None on all of them where one cannot reach it.
 
-    limit: the setting that bounds collectives, with its value. share, agree_max: rank 0's value on every rank, the largest value of the ranks.
+    limit: the setting that bounds collectives, with its value. share, agree_max: rank 0's value on
+    every rank, the largest value of the ranks.
     """
     address, progress = os.environ["MASTER_ADDR"], Progress(limit=limit)
     offer, host = None, socket.gethostname()

@@ -222,9 +222,11 @@ def test_a_crash_leaves_no_lock(tmp_path: Path) -> None:
     command = [sys.executable, "-c", program, str(tmp_path / "run")]
     assert subprocess.run(command, check=False).returncode == -9
     assert json.loads((tmp_path / "run" / LOCK_FILE).read_text())["pid"] > 0
+    before = contents(tmp_path)
     lock = FolderLock(tmp_path / "run")
     lock.acquire()
     lock.release()
+    assert contents(tmp_path) == before  # as a start that is refused leaves it
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
