@@ -57,13 +57,25 @@ def report(error: BaseException) -> int:
     return exit_code_of(error)
 
 
+def with_home(argument: str) -> str:
+    """Return an argument with a leading `~/` of its value as the home folder.
+
+    A shell does so for `--out ~/x`, but not for `--out=~/x` or where there is no shell.
+    """
+    name, equals, value = argument.partition("=")
+    option = name.startswith("--") and bool(equals)
+    value = value if option else argument
+    if value != "~" and not value.startswith("~/"):
+        return argument
+    return f"{name}={os.path.expanduser(value)}" if option else os.path.expanduser(value)
+
+
 def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
     """Run a typer application and return its exit code instead of leaving the interpreter."""
     command: Callable[..., Any] = typer.main.get_command(app)
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        code = command(
-            args=list(arguments) if arguments is not None else None, standalone_mode=False
-        )
+        code = command(args=[with_home(text) for text in given], standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):
         print("aborted", file=sys.stderr)
         return 130

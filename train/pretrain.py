@@ -65,8 +65,9 @@ def pretrain(
     """Train a model; under `deepspeed` or `torchrun` as one rank of many, else alone.
 
     Exit codes: 0 done; 2 bad input; 3 loss or gradients not finite; 4 another rank ended or does
-    not answer; 143, 130, 138 or 129 saved and stopped by SIGTERM, SIGINT, SIGUSR1 or SIGHUP (run
-    again with --resume). A report that fails at the end is a warning.
+    not answer; 5 an evaluation failed, the training is saved; 143, 130, 138 or 129 saved and
+    stopped by SIGTERM, SIGINT, SIGUSR1 or SIGHUP (run again with --resume). A report that fails at
+    the end is a warning.
     """
     del local_rank  # the launchers pass it; LOCAL_RANK in the environment is what counts
     resolved = load_config(config, overrides or [])
