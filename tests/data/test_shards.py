@@ -289,3 +289,15 @@ def test_damage_is_a_shard_error_or_leaves_the_members_in_place(damage):
         return
     # names in extended headers have no checksum in the format; the index has them too
     assert [(member.offset, member.size) for member in found] == PLACES
+
+
+@pytest.mark.parametrize("name", ["shard-000001.tar", "shard-000001.tar.index.json"])
+def test_a_writer_never_replaces_a_file(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    writer = ShardWriter(tmp_path, max_samples=1)
+    writer.write("a", {"json": b"{}"})
+    with pytest.raises(ShardError, match=r"shard-000001\.tar.* would be overwritten"):
+        writer.write("b", {"json": b"{}"})
+    assert (tmp_path / name).read_text() == "mine"
+    left = [path.name for path in tmp_path.iterdir() if "000001" in path.name]
+    assert left == [name]
