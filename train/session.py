@@ -194,7 +194,7 @@ def _resume(engine: Engine, loader: ClipLoader, files: RunFiles, start: Start) -
             raise CheckpointError(
                 f"nothing to resume: no checkpoint in {files.checkpoints}; start without --resume"
             )
-        engine.ranks.from_first(lambda: run_folder.check_ours(files))
+        engine.ranks.from_first(lambda: run_folder.check_free(files, overwrite=True))
         if engine.ranks.is_first:
             print(f"no checkpoint in {files.checkpoints}: starting from scratch", flush=True)
         return 0

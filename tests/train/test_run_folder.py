@@ -108,6 +108,17 @@ def test_overwrite_refuses_a_foreign_file_where_the_run_would_write(tmp_path: Pa
         run_folder.check_free(files, overwrite=True)
 
 
+def test_a_resume_that_starts_from_scratch_overwrites_nothing_foreign(configure, ranks) -> None:
+    config = configure("training.steps=1", "evaluation.at_end=false")
+    files = RunFiles(Path(config.run.dir))
+    fill(files.root, {"metrics.jsonl": b"mine"})
+    owned_by_a_run(files, "config.yaml")
+    before = contents(files.root)
+    with pytest.raises(UserError, match=r"has to write: metrics\.jsonl; move it away"):
+        train_as_rank(config, Start(auto_resume=True), ranks)
+    assert contents(files.root) == before
+
+
 def test_a_save_that_was_killed_is_removed_and_what_lies_beside_it_is_not(tmp_path: Path) -> None:
     files = RunFiles(tmp_path / "run")
     unfinished = {
