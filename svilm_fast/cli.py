@@ -145,6 +145,7 @@ def retrieval(
     from svilm_fast.report.page import retrieval_sections, write_pictures
     from svilm_fast.train.evaluate import check_result_name, evaluate, evaluation_data, result_name
     from svilm_fast.train.loaded_run import load_run
+    from svilm_fast.train.ownership import check_not_foreign, placed
     from svilm_fast.train.ranks import choose_device
     from svilm_fast.train.reporting import PICTURE_FRAMES
 
@@ -162,6 +163,9 @@ def retrieval(
     options = {} if list_file is None else {"protocol": f"list {list_file.name}"}
     if protocol is not None:
         options = {"protocol": check_protocol(protocol, dataset).title}
+    name = name or "retrieval"
+    evaluation = loaded.files.evaluation
+    check_not_foreign(loaded.files, [evaluation / f"{name}.json", evaluation / f"{name}.txt"])
     result = evaluate(
         loaded.model.encoder,
         dataset,
@@ -172,14 +176,14 @@ def retrieval(
         **options,
     )
     result.extra |= {"run": config.run.name, "step": loaded.step, "weights": loaded.weights.value}
-    name = name or "retrieval"
-    path = write_retrieval(result, loaded.files.evaluation, name=name)
-    pictures = loaded.files.evaluation / f"{name}_pictures"
-    write_pictures(retrieval_sections(result, PICTURE_QUERIES), pictures)
+    pictures = f"{name}_pictures"
+    with placed(loaded.files, evaluation) as drafts:
+        path = evaluation / write_retrieval(result, drafts, name=name).name
+        write_pictures(retrieval_sections(result, PICTURE_QUERIES), drafts / pictures)
     # Piped output has no width of its own; the table needs this much to stay on one line a row.
     console = Console() if sys.stdout.isatty() else Console(width=TABLE_WIDTH)
     console.print(retrieval_table(result))
-    print(f"wrote {path} and {pictures}")
+    print(f"wrote {path} and {evaluation / pictures}")
     verdicts = judged(result, Demands(least, times_colours, at_chance))
     for met, text in verdicts:
         print(f"{'reached' if met else 'NOT reached'}: {text}")

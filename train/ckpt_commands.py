@@ -13,6 +13,7 @@ from svilm_fast.train.checkpoint import STATE as TRAINER_STATE
 from svilm_fast.train.checkpoint import newest_verified, problem_with, tag_of
 from svilm_fast.train.errors import CheckpointError, UserError
 from svilm_fast.train.files import RunFiles
+from svilm_fast.train.ownership import claim
 from svilm_fast.train.portable import STATE as PORTABLE_STATE
 from svilm_fast.train.portable import problem_with as problem_with_portable
 from svilm_fast.train.portable import write_portable
@@ -43,6 +44,8 @@ def convert(
         raise CheckpointError(f"{files.checkpoints} holds {wanted}; `svilm ckpt info` lists them")
     state = read_checkpoint(files.checkpoints / tag)
     target.parent.mkdir(parents=True, exist_ok=True)
+    if out is None:
+        claim(files, saves=[target, target.with_name(f".{target.name}.tmp")])
     write_portable(target, state, RunFiles(files.checkpoints / tag).copied)
     print(f"wrote {target}: {_summary(state.described)}")
 

@@ -179,7 +179,12 @@ class DistributedConfig(Settings):
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the ranks compute")
     timeout_seconds: Seconds = Field(
-        600.0, description="a collective that waits longer ends the run with an error"
+        120.0, description="a collective of a step that waits longer ends the run"
+    )
+    solo_timeout_seconds: Seconds = Field(
+        600.0,
+        description="the same where ranks wait for one that works alone: at the start, in the "
+        "first step, a save and an evaluation",
     )
     gradient_reduction: Literal["auto", "coalesce", "boundary"] = Field(
         "auto",

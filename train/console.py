@@ -11,13 +11,13 @@ import typer
 
 from svilm_fast.data.errors import DataError, SkipBudgetError, WorkerError
 from svilm_fast.terminal import guard_unconfigured_logging, print, print_traceback, printable
-from svilm_fast.train.errors import EXIT_BAD_INPUT, RankError, UserError
+from svilm_fast.train.errors import EXIT_BAD_INPUT, EvaluationError, RankError, UserError
 
 DEBUG = "SVILM_DEBUG"
 EXIT_UNEXPECTED = 1
 # What one rank may find among its own samples while the others find nothing; and the end of another
 # rank, which each says for the log of its own node.
-ONE_RANKS_ERRORS = (SkipBudgetError, WorkerError, RankError)
+ONE_RANKS_ERRORS = (SkipBudgetError, WorkerError, RankError, EvaluationError)
 
 
 def one_line(error: BaseException) -> str:
@@ -57,14 +57,26 @@ def report(error: BaseException) -> int:
     return exit_code_of(error)
 
 
+def with_home(argument: str) -> str:
+    """Return an argument with a leading `~/` of its value as the home folder.
+
+    A shell does so for `--out ~/x`, but not for `--out=~/x` or where there is no shell.
+    """
+    name, equals, value = argument.partition("=")
+    option = name.startswith("--") and bool(equals)
+    value = value if option else argument
+    if value != "~" and not value.startswith("~/"):
+        return argument
+    return f"{name}={os.path.expanduser(value)}" if option else os.path.expanduser(value)
+
+
 def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
     """Run a typer application and return its exit code instead of leaving the interpreter."""
     guard_unconfigured_logging()
     command: Callable[..., Any] = typer.main.get_command(app)
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        code = command(
-            args=list(arguments) if arguments is not None else None, standalone_mode=False
-        )
+        code = command(args=[with_home(text) for text in given], standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):
         print("aborted", file=sys.stderr)
         return 130

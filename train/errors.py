@@ -5,6 +5,7 @@ from __future__ import annotations
 EXIT_BAD_INPUT = 2
 EXIT_NON_FINITE = 3
 EXIT_RANK_LOST = 4
+EXIT_EVALUATION = 5
 
 
 class UserError(Exception):
@@ -19,6 +20,12 @@ class ConfigError(UserError):
 
 class CheckpointError(UserError):
     """A checkpoint is missing, damaged or belongs to something else."""
+
+
+class EvaluationError(UserError):
+    """An evaluation during the training failed; the training up to it is saved."""
+
+    exit_code = EXIT_EVALUATION
 
 
 class NonFiniteError(UserError):

@@ -68,8 +68,13 @@ class RunFiles:
 
     @property
     def manifest(self) -> Path:
-        """What says that the folder is a run's, and which names in it the run writes."""
+        """What says that the folder is a run's."""
         return self.root / "run.json"
+
+    @property
+    def owned(self) -> Path:
+        """The list of the files that the run's commands wrote."""
+        return self.root / "run.files"
 
     @property
     def config(self) -> Path:

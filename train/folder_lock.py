@@ -28,7 +28,8 @@ class FolderLock:
     """An exclusive lock on a run folder, which is created where it does not exist.
 
     Until `keep` is called, `release` also removes the lock file and the folders that `acquire`
-    created: a run that is refused leaves nothing behind.
+    created, and leaves a lock file that was there before as it was: a run that is refused changes
+    nothing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -37,6 +38,7 @@ class FolderLock:
         self._handle: int | None = None
         self._created: list[Path] = []
         self._kept = False
+        self._before = b""  # what a crashed run left in the lock file
 
     def acquire(self) -> None:
         """Take the lock, or raise UserError that names the process that holds it."""
@@ -61,6 +63,7 @@ class FolderLock:
             return
         os.ftruncate(self._handle, 0)
         if not self._kept:
+            os.pwrite(self._handle, self._before, 0)
             self._remove_created()
         os.close(self._handle)
         self._handle = None
@@ -116,6 +119,7 @@ class FolderLock:
                     "host": socket.gethostname(),
                     "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
                 }
+                self._before = os.pread(handle, LONGEST_RECORD, 0)
                 os.ftruncate(handle, 0)
                 os.pwrite(handle, json.dumps(record).encode(), 0)
                 self._handle = handle

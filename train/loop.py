@@ -11,13 +11,16 @@ import torch
 
 from svilm_fast.data.loader import ClipLoader
 from svilm_fast.kernels.phases import phase
-from svilm_fast.train.checkpoint import TrainerState, save_checkpoint
+from svilm_fast.train.checkpoint import TrainerState, save_checkpoint, tag_of
 from svilm_fast.train.config import RunConfig
+from svilm_fast.train.console import one_line
 from svilm_fast.train.disk import NoRoomError
 from svilm_fast.train.engine import Engine, StepResult
-from svilm_fast.train.errors import NonFiniteError
+from svilm_fast.train.errors import EvaluationError, NonFiniteError
+from svilm_fast.train.faults import is_lost_connection
 from svilm_fast.train.files import RunFiles, write_json
 from svilm_fast.train.metrics_log import MetricsLog
+from svilm_fast.train.ownership import claim
 from svilm_fast.train.profiler import StepProfiler
 from svilm_fast.train.progress import Display
 from svilm_fast.train.schedule import learning_rate
@@ -95,7 +98,9 @@ class Loop:
         self.work = OwnWork(engine.ranks.device)
         self.losses_end_work = losses_end(self.work, engine)
         self.bad_in_a_row = 0
+        self.stepped = False
         self.saved_at = start_step
+        self.evaluated = set(engine.ranks.share(metrics.evaluated))
         self.profiler = StepProfiler(
             config.training.profile, files.profile, enabled=engine.ranks.is_first
         )
@@ -107,6 +112,7 @@ class Loop:
         stream = self.loader.forever()
         signal = 0
         self.meter.read()
+        self._evaluate_where_due()  # a run that ended between a save and its evaluation
         while self.step < last and not signal:
             self.engine.ranks.reached(self.step + 1)
             began = time.perf_counter()
@@ -117,6 +123,9 @@ class Loop:
             self.profiler.before_step()
             self.work.begin(waited)
             result = self._train_on(batch)
+            if not self.stepped:
+                self.stepped = True  # compiled, warm and in step with each other from here on
+                self._limit_waits(solo=False)
             self._note_profile(self.profiler.after_step())
             self.step += 1
             signal = result.stop_signal
@@ -125,7 +134,8 @@ class Loop:
                 self.engine.ema.update(self.step)
             self._check(result, batch)
             self.display.step(self.step)
-            self._after_step(last)
+            self._after_step(last, signal)
+        self._limit_waits(solo=True)
         self._note_profile(self.profiler.close())
         if self.averages.steps:
             self._record()
@@ -134,9 +144,9 @@ class Loop:
         return Outcome(self.step, signal, finished=not signal and self.step >= self.total_steps)
 
     def evaluate_at_end(self) -> None:
-        """Evaluate after the last step of the schedule, where that is asked for."""
+        """Evaluate after the last step of the schedule, where asked for and not yet done."""
         due = self.config.evaluation.at_end and self.step == self.total_steps
-        if self.evaluate is not None and due:
+        if self.evaluate is not None and due and self.step not in self.evaluated:
             self._evaluate()
 
     def _train_on(self, batch: Any) -> StepResult:
@@ -149,24 +159,34 @@ class Loop:
             self.work.end()
         return self.engine.step(inputs, rate, self.pending.number)
 
-    def _after_step(self, last: int) -> None:
+    def _after_step(self, last: int, signal: int) -> None:
         if self.step % self.config.logging.every_steps == 0 or self.step == last:
             self._record()
         every = self.config.checkpoint.every_steps
         if every and self.step % every == 0:
             self._paused(self._save)
+        if not signal:
+            self._evaluate_where_due()
+
+    def _evaluate_where_due(self) -> None:
         every = self.config.evaluation.every_steps
-        due = every and self.step % every == 0 and self.step != self.total_steps
-        if self.evaluate is not None and due:
-            # An evaluation can fail on data that training never reads.
-            if self.saved_at != self.step:
-                self._paused(self._save)
-            self._paused(self._evaluate)
+        due = every and self.step % every == 0 and 0 < self.step < self.total_steps
+        if self.evaluate is None or not due or self.step in self.evaluated:
+            return
+        # An evaluation can fail on data that training never reads.
+        if self.saved_at != self.step:
+            self._paused(self._save)
+        self._paused(self._evaluate)
 
     def _paused(self, action: Callable[[], None]) -> None:
         started = time.perf_counter()
+        self._limit_waits(solo=True)
         action()
+        self._limit_waits(solo=not self.stepped)
         self.meter.pause(time.perf_counter() - started)
+
+    def _limit_waits(self, *, solo: bool) -> None:
+        self.engine.ranks.limit_waits(self.config.distributed, solo=solo)
 
     def _record(self) -> None:
         means, alike = self.averages.take()
@@ -182,7 +202,16 @@ class Loop:
 
     def _evaluate(self) -> None:
         assert self.evaluate is not None
-        values = self.evaluate(self.engine, self.step)
+        try:
+            values = self.evaluate(self.engine, self.step)
+        except Exception as error:
+            if is_lost_connection(error):  # the other rank says what happened
+                raise
+            raise EvaluationError(
+                f"the evaluation of step {self.step} failed: {one_line(error)}; the training up to "
+                "this step is saved: repair what the message names, then run again with --resume"
+            ) from error
+        self.evaluated.add(self.step)
         self.metrics.write(self.step, values)
         names = {name: name.removeprefix("retrieval_").replace("_", " ") for name in values}
         shown = " | ".join(f"{names[name]} {value:.1f}" for name, value in values.items())
@@ -191,6 +220,8 @@ class Loop:
     def _save(self) -> None:
         state = TrainerState(self.step, self.loader.state_dict())
         settings = self.config.checkpoint
+        if self.engine.ranks.is_first:
+            claim(self.files, saves=[self.files.checkpoints / tag_of(self.step)])
         try:
             path = save_checkpoint(
                 self.engine,
@@ -211,8 +242,14 @@ class Loop:
         self.bad_in_a_row = 0 if result.applied else self.bad_in_a_row + 1
         if result.applied:
             return
+        dumps = [
+            self.files.root / f"non_finite_step_{self.step}_rank_{rank}.json"
+            for rank in range(self.engine.ranks.world_size)
+        ]
+        if self.engine.ranks.is_first:
+            claim(self.files, *dumps)
         rank = self.engine.ranks.rank
-        dump = self.files.root / f"non_finite_step_{self.step}_rank_{rank}.json"
+        dump = dumps[rank]
         write_json(
             dump,
             {
@@ -235,4 +272,5 @@ class Loop:
 
     def _note_profile(self, path: Any) -> None:
         if path is not None:
+            claim(self.files, path)
             self.display.say(f"wrote {path}")

@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+from svilm_fast.records import read_records
 from svilm_fast.train.config import RunConfig
 from svilm_fast.train.errors import ConfigError
 from svilm_fast.train.files import RunFiles, write_atomically, write_json
+from svilm_fast.train.ownership import claim
 
 log = logging.getLogger(__name__)
 
@@ -31,20 +33,24 @@ class Sink(Protocol):
         """Flush and let go."""
 
 
-def drop_after(path: Path, step: int) -> None:
-    """Remove the records of steps after `step`, which a resumed run is about to repeat."""
+def drop_after(path: Path, step: int) -> list[dict[str, Any]]:
+    """Remove the records of steps after `step`, which a resumed run is about to repeat.
+
+    Returns the records that stay. Lines that hold no record are removed too, and counted.
+    """
     if not path.is_file():
-        return
-    kept, damaged = [], 0
-    for line in path.read_bytes().splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except (ValueError, KeyError, TypeError, RecursionError):
-            damaged += 1  # a killed run leaves half a line, a bad disk anything
+        return []
+    before = path.read_bytes()
+    records, damaged = read_records(before)
     if damaged:
-        log.warning("%s: %d damaged lines are left out", path, damaged)
-    write_atomically(path, b"".join(line + b"\n" for line in kept))
+        log.warning(
+            "%s: %d damaged line%s left out", path, damaged, "s are" if damaged > 1 else " is"
+        )
+    kept = [(line, record) for line, record in records if record["step"] <= step]
+    after = b"".join(line + b"\n" for line, _ in kept)
+    if after != before:
+        write_atomically(path, after)
+    return [record for _, record in kept]
 
 
 class JsonLines:
@@ -138,18 +144,29 @@ class Tracker:
 
 
 class MetricsLog:
-    """Sends every record to all sinks; holds none on ranks other than 0."""
+    """Sends every record to all sinks; holds none on ranks other than 0.
+
+    evaluated: the steps of the evaluations that the log holds from before.
+    """
 
     def __init__(self, config: RunConfig, files: RunFiles, *, first: bool, start_step: int) -> None:
         self.sinks: list[Sink] = []
+        self.evaluated: list[int] = []
         if not first:
             return
-        drop_after(files.metrics, start_step)
+        records = drop_after(files.metrics, start_step)
+        self.evaluated = [
+            record["step"]
+            for record in records
+            if any(name.startswith("retrieval") for name in record)
+        ]
         self.sinks.append(JsonLines(files.metrics))
         if config.logging.tensorboard:
+            before = set(files.tensorboard.glob("*"))
             self.sinks.append(
                 TensorBoard(files.tensorboard, start_step + 1 if start_step else None)
             )
+            claim(files, *sorted(set(files.tensorboard.glob("*")) - before))
         wanted = [package for package in TRACKERS if getattr(config.logging, package)]
         identity = tracking_id(files, start_step > 0) if wanted else ""
         self.sinks += [Tracker(package, config, identity, start_step > 0) for package in wanted]

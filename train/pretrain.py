@@ -66,8 +66,9 @@ def pretrain(
     """Train a model; under `deepspeed` or `torchrun` as one rank of many, else alone.
 
     Exit codes: 0 done; 2 bad input; 3 loss or gradients not finite; 4 another rank ended or does
-    not answer; 143, 130, 138 or 129 saved and stopped by SIGTERM, SIGINT, SIGUSR1 or SIGHUP (run
-    again with --resume). A report that fails at the end is a warning.
+    not answer; 5 an evaluation failed, the training is saved; 143, 130, 138 or 129 saved and
+    stopped by SIGTERM, SIGINT, SIGUSR1 or SIGHUP (run again with --resume). A report that fails at
+    the end is a warning.
     """
     del local_rank  # the launchers pass it; LOCAL_RANK in the environment is what counts
     resolved = load_config(config, overrides or [])
@@ -92,11 +93,10 @@ def pretrain(
     start = Start(
         resume, auto_resume, overwrite, init_from, weights_from, weights is Weights.EMA, trust
     )
-    if config is None and not overrides:
+    if config is None and not any(text.startswith("model.preset=") for text in overrides or []):
         raise UserError(
-            "no configuration was given, and the defaults alone are ViT-B without data; give a "
-            "recipe, as "
-            "in --config demo (`svilm config list` names them), or settings such as "
+            "no configuration was given, and the default model is ViT-B; give a recipe with "
+            "--config (`svilm config list` names them), or choose the model, as in "
             "model.preset=tiny"
         )
     outcome = train(resolved, start)

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed import distributed_c10d
 
 from svilm_fast.train.config import DistributedConfig
 from svilm_fast.train.console import report
@@ -48,6 +49,19 @@ class Ranks:
         """Note the step that begins, for the message of a fault."""
         if self.watch is not None:
             self.watch.progress.step = step
+
+    def limit_waits(self, config: DistributedConfig, *, solo: bool) -> None:
+        """Bound the collectives from now on by one of the two timeouts; every rank must call it.
+
+        solo: ranks may wait for one that works alone.
+        """
+        setting, seconds = _limit(config, solo=solo)
+        if self.world_size > 1:
+            for group in list(distributed_c10d._world.pg_map):
+                if group is not dist.GroupMember.NON_GROUP_MEMBER:
+                    distributed_c10d._set_pg_timeout(timedelta(seconds=seconds), group)
+        if self.watch is not None:
+            self.watch.progress.limit = setting
 
     def agree_max(self, *values: float) -> list[float]:
         """Return the largest of each value over the ranks; every rank must call it.
@@ -125,6 +139,15 @@ class Ranks:
             dist.barrier()
 
 
+def _limit(config: DistributedConfig, *, solo: bool) -> tuple[str, float]:
+    """The timeout in force, as the setting with its value, and in seconds."""
+    seconds = config.timeout_seconds
+    if solo and config.solo_timeout_seconds > seconds:
+        seconds = config.solo_timeout_seconds
+        return f"distributed.solo_timeout_seconds={seconds:g}", seconds
+    return f"distributed.timeout_seconds={seconds:g}", seconds
+
+
 def choose_device(wanted: str, local_rank: int) -> torch.device:
     """Return the device of this rank: of `auto`, `cpu`, `cuda` or `cuda:N`.
 
@@ -164,7 +187,7 @@ def start_ranks(config: DistributedConfig) -> Ranks:
             deepspeed.init_distributed(
                 dist_backend="nccl" if device.type == "cuda" else "gloo",
                 auto_mpi_discovery=False,
-                timeout=timedelta(seconds=config.timeout_seconds),
+                timeout=timedelta(seconds=_limit(config, solo=True)[1]),
                 verbose=False,
             )
     except (dist.DistError, RuntimeError) as error:
@@ -194,7 +217,7 @@ def _ended_after(config: DistributedConfig) -> Iterator[None]:
         error = RankError(_not_together(config, "the port accepted and never answered"))
         os._exit(report(error))
 
-    timer = threading.Timer(config.timeout_seconds + GRACE_SECONDS, end)
+    timer = threading.Timer(_limit(config, solo=True)[1] + GRACE_SECONDS, end)
     timer.daemon = True
     timer.start()
     try:
@@ -208,7 +231,7 @@ def _not_together(config: DistributedConfig, reason: str) -> str:
     variables = os.environ
     return (
         f"the {variables['WORLD_SIZE']} ranks did not come together at {variables['MASTER_ADDR']}:"
-        f"{variables['MASTER_PORT']} within distributed.timeout_seconds={config.timeout_seconds:g} "
+        f"{variables['MASTER_PORT']} within {_limit(config, solo=True)[0]} "
         f"({first_line}); check that every node was started with the same address and port, that "
         "the port is open, and GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME where a node has several "
         "networks"
@@ -252,7 +275,7 @@ def joined_ranks(config: DistributedConfig) -> Iterator[Ranks]:
                 leave_ranks()
         return
     watch = start_watch(
-        ranks.rank, ranks.world_size, config.timeout_seconds, ranks.share, ranks.agree_max
+        ranks.rank, ranks.world_size, _limit(config, solo=True)[0], ranks.share, ranks.agree_max
     )
     # After an error the group is left as it is: its end would wait for ranks that are gone, and
     # the process is about to end without it (`pretrain.leave`).

@@ -16,6 +16,7 @@ from svilm_fast.train.config import RunConfig
 from svilm_fast.train.console import DEBUG, one_line
 from svilm_fast.train.evaluate import evaluate, evaluation_data
 from svilm_fast.train.loaded_run import LoadedRun, load_run
+from svilm_fast.train.ownership import check_not_foreign, placed
 
 PICTURE_FRAMES = 4  # frames of a clip in a retrieval strip
 
@@ -36,11 +37,12 @@ def write_report(
     run: a loaded run whose model is on `device`. split: evaluated and drawn; None leaves curves and
     facts alone. max_clips: only the first so many clips are ranked. clips: how many are looked
     into. progress: show a bar (default: on a terminal). Raises UserError or DataError when the
-    split cannot be opened.
+    split cannot be opened, and UserError where a file would replace one that is not the run's.
     """
     from svilm_fast.report import build_report
 
     config, files, encoder = run.config, run.files, run.model.encoder
+    check_not_foreign(files, [files.report])
     dataset = None if split is None else evaluation_data(config, split, run.tokenizer)
     retrieval: RetrievalResult | None = None
     if dataset is not None:
@@ -56,24 +58,26 @@ def write_report(
     temporal = run.model.objectives.temporal
     torch.manual_seed(config.run.seed)
     untrained = build_model(config).encoder.to(device).eval()
-    return build_report(
-        files.root,
-        model=encoder,
-        dataset=dataset,
-        retrieval=retrieval,
-        metrics_path=files.metrics,
-        config=config.model_dump(mode="json"),
-        environment=json.loads(files.environment.read_text()),
-        extra_facts={"Weights": {"read": run.weights.value, "step": run.step}},
-        name=config.run.name,
-        clips=clips,
-        temperature=config.objectives.temporal.temperature,
-        temporal_head=None if temporal is None else temporal.head,
-        paste_lengths=(config.data.cut_paste.shortest, config.data.cut_paste.longest),
-        seed=config.run.seed,
-        untrained=untrained,
-        device=device,
-    )
+    with placed(files, files.root) as drafts:
+        build_report(
+            drafts,
+            model=encoder,
+            dataset=dataset,
+            retrieval=retrieval,
+            metrics_path=files.metrics,
+            config=config.model_dump(mode="json"),
+            environment=json.loads(files.environment.read_text()),
+            extra_facts={"Weights": {"read": run.weights.value, "step": run.step}},
+            name=config.run.name,
+            clips=clips,
+            temperature=config.objectives.temporal.temperature,
+            temporal_head=None if temporal is None else temporal.head,
+            paste_lengths=(config.data.cut_paste.shortest, config.data.cut_paste.longest),
+            seed=config.run.seed,
+            untrained=untrained,
+            device=device,
+        )
+    return files.report
 
 
 def report_at_end(config: RunConfig, device: torch.device) -> Path | None:

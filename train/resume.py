@@ -21,6 +21,7 @@ RESULT_KEEPS = (
     "data.val",
     "data.test",
     "distributed.timeout_seconds",
+    "distributed.solo_timeout_seconds",
     "evaluation.",
     "report.",
     "checkpoint.",

@@ -1,13 +1,11 @@
 """Prepares a run directory: refuses foreign folders, records what the run depends on.
 
-A run owns what its manifest, `run.json`, lists: the names that it writes in its folder. Nothing
-else is ever removed, and a folder with content but without that manifest is never written to by a
-new run.
+A run owns the files that it lists (`ownership`). Nothing else is ever removed, and a folder with
+content that is not marked as a run's is never written to by a new run.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from pathlib import Path
@@ -15,7 +13,7 @@ from pathlib import Path
 from svilm_fast.data.dataset import prepare_tokenizer
 from svilm_fast.data.samples import SampleTable
 from svilm_fast.data.tokenizer import Tokenizer
-from svilm_fast.train.checkpoint import committed_tags
+from svilm_fast.train.checkpoint import LATEST
 from svilm_fast.train.config import RunConfig
 from svilm_fast.train.deepspeed_config import build_deepspeed_config
 from svilm_fast.train.environment import fingerprint
@@ -23,52 +21,45 @@ from svilm_fast.train.errors import ConfigError, UserError
 from svilm_fast.train.files import RunFiles, write_atomically, write_json
 from svilm_fast.train.folder_lock import LOCK_FILE
 from svilm_fast.train.load_config import dump_config
+from svilm_fast.train.manifest import committed_tags
+from svilm_fast.train.ownership import claim, foreign, is_run, mark, named, owned
 from svilm_fast.train.ranks import Ranks
 
 log = logging.getLogger(__name__)
 
-FORMAT = "svilm_fast run"
-# What a run writes, as patterns relative to its folder. A pattern names files, never folders.
-WRITTEN = (
-    "config.yaml",
-    "ds_config.json",
-    "env.json",
-    "metrics.jsonl",
-    "tracking.json",
-    "tokenizer.json",
-    "report.html",
-    "non_finite_step_*_rank_*.json",
+# What a new run writes without asking again: whoever else has such a file must move it first.
+IN_THE_WAY = (
     "checkpoints/latest",
-    "checkpoints/step_*/*",
-    "portable/*",
-    "tensorboard/events.out.tfevents.*",
-    "evaluation/*.json",
-    "evaluation/*.txt",
-    "evaluation/*_pictures/*.png",
-    "pictures/*.png",
-    "profile/trace_from_step_*.json",
+    "checkpoints/step_*",
+    "portable",
+    "evaluation/*_step_*",
+    "profile/trace_from_step_*",
+    "report.html",
 )
-SHOWN = 3
+# DeepSpeed puts them beside its checkpoints.
+DEEPSPEED_SCRIPTS = ("zero_to_fp32.py", "zero_to_torch.py")
+FOLDERS = ("checkpoints", "portable", "tensorboard", "evaluation", "profile", "pictures")
 
 
-def owned_patterns(files: RunFiles) -> list[str] | None:
-    """Return the patterns that the folder's manifest lists; None where no run of ours wrote it."""
-    try:
-        content = json.loads(files.manifest.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        return None
-    listed = content.get("writes")
-    # A manifest that somebody edited cannot widen what is removed.
-    return [pattern for pattern in WRITTEN if isinstance(listed, list) and pattern in listed]
+def fixed_names(files: RunFiles) -> list[Path]:
+    """Return the files that every run has under the same name."""
+    return [
+        files.config,
+        files.deepspeed_config,
+        files.environment,
+        files.metrics,
+        files.tracking,
+        files.tokenizer,
+        files.checkpoints / LATEST,
+        *(files.checkpoints / name for name in DEEPSPEED_SCRIPTS),
+    ]
 
 
 def check_ours(files: RunFiles) -> None:
     """Raise UserError for a folder with content that no run of this package wrote."""
-    if not files.root.is_dir() or owned_patterns(files) is not None:
+    if not files.root.is_dir() or is_run(files):
         return
-    others = sorted(path.name for path in files.root.iterdir() if path.name != LOCK_FILE)
+    others = sorted(path for path in files.root.iterdir() if path.name != LOCK_FILE)
     if not others:
         return
     if files.config.is_file() and files.deepspeed_config.is_file():
@@ -76,9 +67,8 @@ def check_ours(files: RunFiles) -> None:
             f"run.dir={files.root} holds a run of an older version, without {files.manifest.name}: "
             "continue it with --resume, remove the folder yourself, or choose another run.dir"
         )
-    more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
     raise UserError(
-        f"run.dir={files.root} is not empty and not a run ({', '.join(others[:SHOWN])}{more}): "
+        f"run.dir={files.root} is not empty and not a run ({named(files, others)}): "
         "give run.dir a new or empty folder"
     )
 
@@ -87,47 +77,42 @@ def check_free(files: RunFiles, *, overwrite: bool) -> None:
     """Raise UserError when a new run would write into a foreign folder or destroy checkpoints."""
     check_ours(files)
     tags = committed_tags(files.checkpoints)
-    if not tags and not files.portable.is_dir():
-        return
-    if not overwrite:
+    if (tags or files.portable.is_dir()) and not overwrite:
         what = f"checkpoint {tags[0]}" if tags else "a portable checkpoint"
         raise UserError(
             f"{files.root} holds {what} of an earlier run; continue it with --resume, replace it "
             "with --overwrite, or choose another run.dir"
         )
-    for path in (files.checkpoints, files.portable):
-        if path.is_symlink():
-            raise UserError(
-                f"{path} is a link, and --overwrite removes nothing behind a link: empty "
-                f"{path.resolve()} yourself, or choose another run.dir"
-            )
+    others = [path for path in foreign(files) if _is_in_the_way(files, path)]
+    if others:
+        raise UserError(
+            f"{files.root} holds what its run did not write, where a new run has to write: "
+            f"{named(files, others)}; move it away, or choose another run.dir"
+        )
+
+
+def _is_in_the_way(files: RunFiles, path: Path) -> bool:
+    if path in fixed_names(files) or path in [files.root / name for name in FOLDERS]:
+        return True  # one of the folders only where it is a link or a file
+    below = [path, *path.parents]
+    return any(place in below for pattern in IN_THE_WAY for place in files.root.glob(pattern))
 
 
 def clear(files: RunFiles) -> None:
-    """Remove what an earlier run wrote and its manifest lists; the rest stays and is named."""
+    """Remove the files that the earlier run wrote; the rest stays and is named."""
     folders: set[Path] = set()
-    for pattern in owned_patterns(files) or ():
-        for path in files.root.glob(pattern):
-            inside = [parent for parent in path.parents if files.root in parent.parents]
-            # A link is somebody's own, and so is what lies behind one.
-            if path.is_symlink() or any(parent.is_symlink() for parent in inside):
-                continue
-            folders.update(inside)
-            if path.is_file():
-                path.unlink()
+    for path in owned(files):
+        path.unlink()
+        folders.update(parent for parent in path.parents if files.root in parent.parents)
     for folder in sorted(folders, key=lambda path: len(path.parts), reverse=True):
         if not any(folder.iterdir()):
             folder.rmdir()
-    kept = {LOCK_FILE, files.manifest.name}
-    left = sorted(path.name for path in files.root.iterdir() if path.name not in kept)
+    files.owned.unlink(missing_ok=True)
+    left = foreign(files)
     if left:
-        log.warning("%s keeps what the earlier run did not write: %s", files.root, ", ".join(left))
-
-
-def claim(files: RunFiles) -> None:
-    """Write the manifest that makes the folder a run's."""
-    created = time.strftime("%Y-%m-%d %H:%M:%S %z")
-    write_json(files.manifest, {"format": FORMAT, "created": created, "writes": list(WRITTEN)})
+        log.warning(
+            "%s keeps what the earlier run did not write: %s", files.root, named(files, left)
+        )
 
 
 def open_folder(
@@ -140,10 +125,11 @@ def open_folder(
     """
 
     def prepare() -> None:
-        if owned_patterns(files) is None:
-            claim(files)
+        if not is_run(files):
+            mark(files, created=time.strftime("%Y-%m-%d %H:%M:%S %z"))
         if fresh:
             clear(files)
+        claim(files, *fixed_names(files))
         record(files, config, ranks)
         if not files.tokenizer.is_file():
             tokenizer.save(files.tokenizer)

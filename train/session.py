@@ -35,6 +35,7 @@ from svilm_fast.train.folder_lock import FolderLock
 from svilm_fast.train.inputs import model_inputs
 from svilm_fast.train.loop import Evaluator, Loop, Outcome
 from svilm_fast.train.metrics_log import MetricsLog, check_trackers
+from svilm_fast.train.ownership import claim
 from svilm_fast.train.planning.flops import flops_of_step
 from svilm_fast.train.planning.resolve import resolve_on_ranks
 from svilm_fast.train.portable import (
@@ -179,7 +180,8 @@ def _train_in_folder(
             start_step = int(described["step"])
         if not start.fresh:
             start_step = _resume(engine, loader, files, start)
-        # From here on nothing refuses to start: now the folder may be changed.
+        # From here on no rank refuses to start: now the folder may be changed.
+        ranks.barrier()
         lock.keep()
         run_folder.open_folder(files, config, tokenizer, ranks, fresh=start.fresh)
         evaluator = None if held_out is None else _evaluator(config, held_out, files)
@@ -193,7 +195,7 @@ def _resume(engine: Engine, loader: ClipLoader, files: RunFiles, start: Start) -
             raise CheckpointError(
                 f"nothing to resume: no checkpoint in {files.checkpoints}; start without --resume"
             )
-        engine.ranks.from_first(lambda: run_folder.check_ours(files))
+        engine.ranks.from_first(lambda: run_folder.check_free(files, overwrite=True))
         if engine.ranks.is_first:
             print(f"no checkpoint in {files.checkpoints}: starting from scratch", flush=True)
         return 0
@@ -258,7 +260,9 @@ def _evaluator(config: RunConfig, dataset: ClipDataset, files: RunFiles) -> Eval
                 distributed=True,
             )
         if ranks.is_first:
-            write_retrieval(result, files.evaluation, name=f"{dataset.split}_step_{step:08d}")
+            name = f"{dataset.split}_step_{step:08d}"
+            claim(files, *(files.evaluation / f"{name}.{kind}" for kind in ("json", "txt")))
+            write_retrieval(result, files.evaluation, name=name)
         return result.metrics()
 
     return run
@@ -307,11 +311,13 @@ def _loop(
             outcome = loop.run()
             # Who sent a signal waits only so long; the checkpoint is all that a resume needs.
             if config.checkpoint.portable_at_end and not outcome.signal:
+                if ranks.is_first:
+                    claim(files, saves=[files.portable, files.root / ".portable.tmp"])
                 save_portable(
                     engine, files.portable, outcome.step, loader.state_dict(), files.copied
                 )
             if not outcome.signal:
-                _evaluate_at_end(loop, display)
+                loop.evaluate_at_end()
         if ranks.is_first:
             if outcome.signal:
                 display.say(_stopped(outcome))
@@ -322,17 +328,6 @@ def _loop(
     finally:
         display.close()
         metrics.close()
-
-
-def _evaluate_at_end(loop: Loop, display: Display) -> None:
-    try:
-        loop.evaluate_at_end()
-    except Exception:
-        display.say(
-            f"the training is complete and saved (step {loop.step}); its evaluation failed: run it "
-            "again with `svilm evaluate retrieval` or --resume"
-        )
-        raise
 
 
 def _stopped(outcome: Outcome) -> str:

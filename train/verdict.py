@@ -48,12 +48,11 @@ def named(members: Iterable[Member]) -> str:
     return ", ".join(str(member) for member in members)
 
 
-def silent_text(who: str, step: int, timeout_seconds: float, waiting: str = "") -> str:
+def silent_text(who: str, step: int, limit: str, waiting: str = "") -> str:
     """Return the message about ranks that are alive, for all one knows, and do not answer."""
     return (
-        f"step {step}: {who} did not answer within distributed.timeout_seconds="
-        f"{timeout_seconds:g}{waiting}: stopped, cut off from the network, or slower than that; "
-        "go on with --resume"
+        f"step {step}: {who} did not answer within {limit}{waiting}: stopped, cut off from "
+        "the network, or slower than that; go on with --resume"
     )
 
 
@@ -70,11 +69,11 @@ class Ledger:
 
     def __init__(
         self,
-        timeout_seconds: float,
+        limit: Callable[[], str],
         step: Callable[[], int],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.timeout_seconds, self.step, self.clock = timeout_seconds, step, clock
+        self.limit, self.step, self.clock = limit, step, clock
         self.members: dict[int, Member] = {}
         self.verdict: Verdict | None = None
         self.due: float | None = None
@@ -142,7 +141,7 @@ class Ledger:
                 "on with --resume"
             )
         if silent:
-            return silent_text(named(silent), step, self.timeout_seconds, places)
+            return silent_text(named(silent), step, self.limit(), places)
         each = "; ".join(
             f"rank {member.rank} at step {member.waits[0]} in {member.waits[1]}"
             for member in waiting

@@ -45,9 +45,10 @@ PATIENCE_SECONDS = 2.0
 
 @dataclass
 class Progress:
-    """The step that a rank is at."""
+    """The step that a rank is at, and the setting that bounds its collectives, with its value."""
 
     step: int = 0
+    limit: str = ""
 
 
 def _line(**fields: Any) -> bytes:
@@ -188,11 +189,9 @@ class WatchServer:
 class Watch:
     """This rank's end: says why it stops, and hears why another did."""
 
-    def __init__(
-        self, connection: socket.socket, progress: Progress, first: Member, timeout: float
-    ) -> None:
+    def __init__(self, connection: socket.socket, progress: Progress, first: Member) -> None:
         self.connection, self.progress = connection, progress
-        self.first, self.timeout_seconds = first, timeout
+        self.first = first
         self.verdict: Verdict | None = None
         self._decided = threading.Event()
         self._taken = threading.Event()
@@ -219,7 +218,7 @@ class Watch:
         self._say(step=self.progress.step, waits=where, failure=short)
         self._decided.wait(REPORTS_WITHIN_SECONDS + 1.0)
         if self.verdict is None:
-            text = silent_text(str(self.first), self.progress.step, self.timeout_seconds)
+            text = silent_text(str(self.first), self.progress.step, self.progress.limit)
             self.verdict = Verdict(text, EXIT_RANK_LOST)
         return RankError(self.verdict.text, self.verdict.exit_code)
 
@@ -265,20 +264,21 @@ class Watch:
 def start_watch(
     rank: int,
     world_size: int,
-    timeout_seconds: float,
+    limit: str,
     share: Callable[[Any], Any],
     agree_max: Callable[[float], list[float]],
 ) -> Watch | None:
     """Connect all ranks with rank 0; None on all of them where one cannot reach it.
 
-    share, agree_max: rank 0's value on every rank, the largest value of the ranks.
+    limit: the setting that bounds collectives, with its value. share, agree_max: rank 0's value on
+    every rank, the largest value of the ranks.
     """
-    address, progress = os.environ["MASTER_ADDR"], Progress()
+    address, progress = os.environ["MASTER_ADDR"], Progress(limit=limit)
     offer, host = None, socket.gethostname()
     if rank == 0:
         allow_open_files(world_size + SPARE_FILES)
         listener, token = listen_on(address), secrets.token_hex(16)
-        WatchServer(listener, token, Ledger(timeout_seconds, lambda: progress.step))
+        WatchServer(listener, token, Ledger(lambda: progress.limit, lambda: progress.step))
         offer = (listener.getsockname()[1], token, host, os.getpid())
     port, token, first_host, first_pid = share(offer)
     connection: socket.socket | None = None
@@ -300,4 +300,4 @@ def start_watch(
             connection.sendall(_line(left=0))
             connection.close()
         return None
-    return Watch(connection, progress, Member(0, first_host, first_pid), timeout_seconds)
+    return Watch(connection, progress, Member(0, first_host, first_pid))

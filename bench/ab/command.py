@@ -19,7 +19,7 @@ from svilm_fast.bench.console import wide_console
 from svilm_fast.bench.environment import ROOT
 from svilm_fast.bench.outcomes import Outcome
 from svilm_fast.bench.run.command import chosen_device
-from svilm_fast.bench.run.file import write_json
+from svilm_fast.bench.run.file import check_replaceable, write_json
 from svilm_fast.console import Console
 
 DEFAULT = Plan()
@@ -74,6 +74,8 @@ def ab(
     """
     if aa and head is not None:
         raise typer.BadParameter("--aa compares the base with itself: leave --head out")
+    if out is not None:
+        check_replaceable(out)
     where = chosen_device(device)
     cuda = where.type == "cuda"
     plan = Plan(

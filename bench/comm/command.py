@@ -12,6 +12,7 @@ import typer
 from svilm_fast.bench.comm.fit import Line, fit_line
 from svilm_fast.bench.comm.ranks import run_ranks
 from svilm_fast.bench.environment import environment
+from svilm_fast.bench.run.file import check_replaceable, write_json
 from svilm_fast.terminal import print
 from svilm_fast.train.errors import UserError
 from svilm_fast.train.load_config import load_config
@@ -37,13 +38,14 @@ def comm(
         raise UserError(
             f"--ranks {ranks} needs {max(counts)} GPUs, torch sees {torch.cuda.device_count()}"
         )
+    if out is not None:
+        check_replaceable(out / "comm.json")
     measured = [measure(count, device, repeats) for count in counts]
     where = torch.device(device)
     print("\n".join(lines(measured)))
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
         found = {"schema": 1, "environment": environment(where), "ranks": measured}
-        (out / "comm.json").write_text(json.dumps(found, indent=1) + "\n")
+        write_json(out / "comm.json", found)
         from svilm_fast.bench.comm.plot import draw
 
         draw(measured, out / "comm.png")

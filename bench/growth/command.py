@@ -13,7 +13,7 @@ from svilm_fast.bench.environment import ROOT, environment, slug
 from svilm_fast.bench.growth.figure import draw
 from svilm_fast.bench.growth.measure import Peak, growth, memory_source, peaks
 from svilm_fast.bench.run.command import RESULTS, chosen_device
-from svilm_fast.bench.run.file import write_json
+from svilm_fast.bench.run.file import check_replaceable, write_json
 from svilm_fast.bench.units import bytes_text
 
 
@@ -31,13 +31,14 @@ def memory(
     where = chosen_device(device)
     console = wide_console()
     facts = environment(where)
+    path = out or RESULTS / slug(facts) / "memory.json"
+    check_replaceable(path)
     found: list[Peak] = []
     for peak in peaks(where):
         found.append(peak)
         console.print(f"{peak.subject}/{peak.method} at {peak.batch:,}: {_size(peak)}")
     exponents = growth(found)
     console.print(_table(found, exponents))
-    path = out or RESULTS / slug(facts) / "memory.json"
     result = {
         "schema": 1,
         "environment": facts,

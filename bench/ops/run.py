@@ -21,7 +21,7 @@ from svilm_fast.bench.compare.results import Results, read_results
 from svilm_fast.bench.environment import ROOT, environment, slug
 from svilm_fast.bench.outcomes import Outcome
 from svilm_fast.bench.peers import PEERS
-from svilm_fast.bench.run.file import write_json
+from svilm_fast.bench.run.file import check_replaceable, write_json
 from svilm_fast.bench.run.record import Record
 from svilm_fast.bench.run.runner import PAST_DEADLINE, blank, result, run
 from svilm_fast.bench.run.text import failures, line, status_text
@@ -53,6 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         _refuse(f"no such case on {device.type}: {', '.join(options.case)}", Outcome.USAGE)
     facts = environment(device)
     path = options.out / slug(facts) / "ops.json"
+    check_replaceable(path)
     earlier = _earlier(path, facts["fingerprint"]) if options.resume else None
     ceilings = Ceilings(**earlier.ceilings) if earlier else measure_ceilings(device)
     print(

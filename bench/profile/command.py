@@ -67,7 +67,7 @@ def op(
             return
         path = out / (chosen.id.replace("/", "_") + ".json.gz")
         print(f"{chosen.id} on {where}")
-        record(prepared.call, path, steps=steps, device=where, stacks=stacks)
+        path = record(prepared.call, path, steps=steps, device=where, stacks=stacks)
     finally:
         prepared.close()
     tell(path)
@@ -108,7 +108,7 @@ def step(
             run_plain(run, steps=steps, device=ranks.device)
             return
         print(f"{config} on {ranks.device}, rank 0 of {ranks.world_size}")
-        record(run, path, steps=steps, device=ranks.device, stacks=stacks)
+        path = record(run, path, steps=steps, device=ranks.device, stacks=stacks)
         on_gpu = ranks.device.type == "cuda"
     tell(path)
     if on_gpu:

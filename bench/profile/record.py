@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,8 +19,11 @@ from svilm_fast.terminal import print
 
 def record(
     call: Callable[[], object], path: Path, *, steps: int, device: torch.device, stacks: bool
-) -> None:
-    """Run `call` `steps` times, each marked as a step, and write the trace to `path` (.json.gz)."""
+) -> Path:
+    """Run `call` `steps` times, each marked as a step, and write the trace to `path` (.json.gz).
+
+    Where there is a file already the name gets a number; returns the path that was written.
+    """
     activities = [ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
@@ -29,7 +33,19 @@ def record(
     ):
         plain(call, steps=steps, device=device)
     path.parent.mkdir(parents=True, exist_ok=True)
+    path = unused(path)
     profiler.export_chrome_trace(str(path))
+    return path
+
+
+def unused(path: Path) -> Path:
+    """Return `path`, or where it exists the first free name like `step-2.json.gz`."""
+    stem, dot, extension = path.name.partition(".")
+    tried, number = path, 1
+    while os.path.lexists(tried):
+        number += 1
+        tried = path.with_name(f"{stem}-{number}{dot}{extension}")
+    return tried
 
 
 def plain(call: Callable[[], object], *, steps: int, device: torch.device) -> None:
@@ -46,6 +62,6 @@ def tell(path: Path) -> None:
     trace = read_trace(path)
     print(describe(trace))
     print(f"\nwrote {path} (open it in https://ui.perfetto.dev or chrome://tracing)")
-    picture = path.with_name(path.name.split(".")[0] + "_memory.png")
+    picture = unused(path.with_name(path.name.split(".")[0] + "_memory.png"))
     if write_memory(trace, picture):
         print(f"wrote {picture}")

@@ -12,7 +12,7 @@ from rich.progress import Progress
 from svilm_fast.bench.ceilings import Ceilings, measure_ceilings
 from svilm_fast.bench.console import wide_console
 from svilm_fast.bench.environment import ROOT, environment, slug
-from svilm_fast.bench.run.file import write_json
+from svilm_fast.bench.run.file import check_replaceable, write_json
 from svilm_fast.bench.run.record import Record
 from svilm_fast.bench.run.runner import HOST_SUITES, result, run
 from svilm_fast.bench.run.table import table
@@ -57,8 +57,9 @@ def run_suites(
         return
     console = wide_console()
     before = environment(where)
-    ceilings = measured_ceilings(where, chosen.values(), console)
     path = out or RESULTS / slug(before) / "run.json"
+    check_replaceable(path)
+    ceilings = measured_ceilings(where, chosen.values(), console)
     records: list[Record] = []
     with quiet_progress(console) as progress:
         task = progress.add_task("measuring", total=len(chosen))

@@ -17,7 +17,7 @@ from svilm_fast.bench.run.command import (
     measured_ceilings,
     quiet_progress,
 )
-from svilm_fast.bench.run.file import write_json
+from svilm_fast.bench.run.file import check_replaceable, write_json
 from svilm_fast.bench.run.ratios import as_json, markdown, ratios
 from svilm_fast.bench.run.record import Record
 from svilm_fast.bench.run.runner import result, run_together
@@ -73,8 +73,9 @@ def peers(
         raise typer.BadParameter(f"no such case on {where.type}: {', '.join(case or [])}")
     console = wide_console()
     before = environment(where)
-    ceilings = measured_ceilings(where, groups[0], console)
     path = out or ROOT / "bench" / "results" / slug(before) / "peers.json"
+    check_replaceable(path)
+    ceilings = measured_ceilings(where, groups[0], console)
     records: list[Record] = []
     with quiet_progress(console) as progress:
         task = progress.add_task("measuring", total=len(groups))

@@ -221,7 +221,14 @@ class ShardWriter:
     def _partial(self) -> Path:
         return self.folder / f".{self.prefix}-{len(self.paths):06d}.tar.partial"
 
+    @property
+    def _path(self) -> Path:
+        return self.folder / f"{self.prefix}-{len(self.paths):06d}.tar"
+
     def _open(self) -> None:
+        for place in (self._path, self._path.with_name(self._path.name + INDEX_SUFFIX)):
+            if os.path.lexists(place):
+                raise ShardError(f"{place} would be overwritten: choose another folder")
         self._tar = tarfile.open(  # noqa: SIM115 (stays open between samples)
             self._partial, "w", format=tarfile.USTAR_FORMAT
         )
@@ -230,7 +237,7 @@ class ShardWriter:
     def _finish(self) -> None:
         assert self._tar is not None
         self._tar.close()
-        partial, path = self._partial, self.folder / f"{self.prefix}-{len(self.paths):06d}.tar"
+        partial, path = self._partial, self._path
         index = {
             "version": INDEX_VERSION,
             "bytes": partial.stat().st_size,

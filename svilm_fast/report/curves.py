@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +17,11 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from svilm_fast.evaluation.retrieval import RetrievalResult
+from svilm_fast.records import read_records
 from svilm_fast.report.canvas import PAGE_WIDTH
 from svilm_fast.report.theme import Theme
+
+log = logging.getLogger(__name__)
 
 Series = dict[str, tuple[np.ndarray, np.ndarray]]
 
@@ -82,21 +85,15 @@ ALIASES = {"lr": "learning_rate", "grad_norm": "gradient_norm"}
 def read_metrics(path: str | Path) -> Series:
     """Every number of a metrics.jsonl: name to (steps, values), both float64 [n], in step order.
 
-    Nulls and NaN (a step without a finite value) are left out. Raises ValueError naming the line
-    that is not a JSON object with a `step`; a last line that was cut off is dropped.
+    Nulls and NaN (a step without a finite value) are left out, and so are damaged lines, which a
+    warning counts.
     """
-    lines = Path(path).read_text().splitlines()
+    records, damaged = read_records(Path(path).read_bytes())
+    if damaged:
+        log.warning("%s: %d lines are damaged and left out", path, damaged)
     points: dict[str, dict[int, float]] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-            step = int(record["step"])
-        except (ValueError, KeyError, TypeError) as error:
-            if number == len(lines) and isinstance(error, json.JSONDecodeError):
-                continue
-            raise ValueError(f"{path}, line {number}: not a JSON object with a step") from None
+    for _, record in records:
+        step = record["step"]
         for key, value in record.items():
             name = key.rsplit("/", 1)[-1]
             if name == "step" or isinstance(value, bool) or not isinstance(value, int | float):

@@ -2,13 +2,14 @@
 
 import gzip
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
 from svilm_fast.bench.profile.command import find_benchmark
 from svilm_fast.bench.profile.picture import write_memory
-from svilm_fast.bench.profile.record import record
+from svilm_fast.bench.profile.record import record, unused
 from svilm_fast.bench.profile.text import describe, outer_tools
 from svilm_fast.bench.profile.trace import covered, read_trace, trace_of
 from svilm_fast.cli import main
@@ -216,3 +217,11 @@ def test_open_settings_of_a_profiled_step_are_settled_as_those_of_a_run(tmp_path
     assert ended.value.code == 0, told.err
     assert "settled: training.micro_batch" in told.out
     assert (tmp_path / "step.json.gz").is_file()
+
+
+def test_an_earlier_trace_is_never_overwritten(tmp_path: Path) -> None:
+    for name in ("step.json.gz", "step-2.json.gz", "step_memory.png"):
+        (tmp_path / name).write_text("earlier")
+    assert unused(tmp_path / "step.json.gz").name == "step-3.json.gz"
+    assert unused(tmp_path / "step_memory.png").name == "step_memory-2.png"
+    assert unused(tmp_path / "op.json.gz").name == "op.json.gz"

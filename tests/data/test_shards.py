@@ -347,3 +347,15 @@ def test_a_name_that_no_header_holds_is_refused_before_anything_is_written(tmp_p
         writer.write("n" * 96, {"mp4": b"abc"})
     assert list(load_index(str(writer.paths[0])).samples) == ["n" * 96]
     assert list(scan_shard(str(writer.paths[0])).samples) == ["n" * 96]
+
+
+@pytest.mark.parametrize("name", ["shard-000001.tar", "shard-000001.tar.index.json"])
+def test_a_writer_never_replaces_a_file(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    writer = ShardWriter(tmp_path, max_samples=1)
+    writer.write("a", {"json": b"{}"})
+    with pytest.raises(ShardError, match=r"shard-000001\.tar.* would be overwritten"):
+        writer.write("b", {"json": b"{}"})
+    assert (tmp_path / name).read_text() == "mine"
+    left = [path.name for path in tmp_path.iterdir() if "000001" in path.name]
+    assert left == [name]

@@ -33,11 +33,13 @@ def test_numbers_come_by_name_in_step_order(tmp_path: Path) -> None:
     assert values.tolist() == [3.0, 2.0]
 
 
-@pytest.mark.parametrize("line", ["[1]", '{"loss": 1}', "nonsense"])
-def test_a_broken_line_is_named(tmp_path: Path, line: str) -> None:
-    path = write(tmp_path / "m.jsonl", '{"step": 1}', line, '{"step": 2}')
-    with pytest.raises(ValueError, match="line 2: not a JSON object with a step"):
-        read_metrics(path)
+def test_damaged_lines_are_left_out_and_counted(tmp_path: Path, caplog) -> None:
+    path = tmp_path / "m.jsonl"
+    broken = [b"[1]", b'{"loss": 1}', b"nonsense", b'{"step": 2, "loss": "\xff"}', b"[" * 9999]
+    path.write_bytes(b"\n".join([b'{"step": 1, "loss": 4}', *broken, b'{"step": 3, "loss": 2}']))
+    steps, values = read_metrics(path)["loss"]
+    assert (steps.tolist(), values.tolist()) == ([1, 3], [4.0, 2.0])
+    assert "5 lines are damaged and left out" in caplog.text
 
 
 def test_smoothing_keeps_straight_lines_and_their_ends() -> None:

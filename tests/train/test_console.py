@@ -6,7 +6,7 @@ import pytest
 import typer
 
 from svilm_fast.data.errors import MissingFileError, SkipBudgetError, WorkerError
-from svilm_fast.train.console import run_app
+from svilm_fast.train.console import run_app, with_home
 from svilm_fast.train.errors import ConfigError, NonFiniteError
 
 
@@ -75,3 +75,20 @@ def test_an_exit_code_that_a_command_returns_is_kept() -> None:
 def test_a_wrong_option_is_bad_usage(capsys) -> None:
     assert run_app(app_that_raises(ConfigError("unused")), ["--nonsense"]) == 2
     assert "No such option" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argument", "means"),
+    [
+        ("~/x", "/home/me/x"),
+        ("~", "/home/me"),
+        ("--out=~/x", "--out=/home/me/x"),
+        ("--out", "--out"),
+        ("a/~/b", "a/~/b"),
+        ("run.name=~/x", "run.name=~/x"),
+        ("~unknown-user/x", "~unknown-user/x"),
+    ],
+)
+def test_a_tilde_at_the_start_of_a_value_is_the_home_folder(monkeypatch, argument, means) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert with_home(argument) == means

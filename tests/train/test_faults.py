@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from svilm_fast.train.config import DistributedConfig
 from svilm_fast.train.environment import environment_without_launcher
 from svilm_fast.train.load_config import dump_config
+from svilm_fast.train.manifest import write_manifest
 
 PROGRAM = Path(__file__).parent / "fault_program.py"
 TIMEOUT = 8.0
@@ -45,6 +47,7 @@ def end_of(program, configure, tmp_path: Path) -> Callable[..., dict[str, Any]]:
             "report.at_end=false",
             "checkpoint.portable_at_end=false",
             f"distributed.timeout_seconds={TIMEOUT}",
+            "distributed.solo_timeout_seconds=300",
         )
         recipe = tmp_path / "recipe.yaml"
         recipe.write_text(dump_config(configure(*settings, *overrides)))
@@ -208,11 +211,34 @@ def test_a_rank_with_other_settings_is_named_before_the_first_step(end_of, tmp_p
 
 @pytest.mark.slow
 def test_ranks_that_never_come_are_an_error_of_those_that_did(end_of) -> None:
-    end = end_of(faults=[{"kind": "absent", "rank": 1, "step": 0}])
+    end = end_of(
+        "distributed.solo_timeout_seconds=1", faults=[{"kind": "absent", "rank": 1, "step": 0}]
+    )
     assert end["codes"] == [4, 0], end["outputs"]
     (first,) = errors_of(end, 0)
     assert first.startswith("the 2 ranks did not come together at 127.0.0.1:")
-    assert "distributed.timeout_seconds=8" in first
+    assert "distributed.timeout_seconds=8" in first  # the larger of the two
+
+
+def test_a_hung_collective_of_a_step_is_reported_within_two_minutes_by_default() -> None:
+    assert DistributedConfig().timeout_seconds <= 120
+
+
+@pytest.mark.slow
+def test_a_resume_that_one_rank_refuses_changes_nothing(end_of, tmp_path: Path) -> None:
+    assert end_of("training.steps=2")["codes"] == [0, 0]
+    run = tmp_path / "run"
+    (saved,) = run.glob("checkpoints/step_*")
+    of_rank_1 = saved / "data_rank_00001.json"
+    of_rank_1.write_text(json.dumps(json.loads(of_rank_1.read_text()) | {"seed": 12345}))
+    write_manifest(saved)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    end = end_of(
+        "training.steps=4", arguments=["--config", str(tmp_path / "recipe.yaml"), "--resume"]
+    )
+    assert end["codes"] == [2, 2], end["outputs"]
+    assert "the data state was saved with seed 12345" in errors_of(end, 0)[0]
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
 def test_a_batch_that_the_ranks_cannot_share_is_refused_before_they_meet(end_of) -> None:

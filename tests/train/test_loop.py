@@ -17,7 +17,7 @@ from svilm_fast.train.checkpoint import committed_tags, load_checkpoint
 from svilm_fast.train.engine import Engine
 from svilm_fast.train.errors import NonFiniteError
 from svilm_fast.train.files import RunFiles
-from svilm_fast.train.loop import Loop
+from svilm_fast.train.loop import Loop, Outcome
 from svilm_fast.train.metrics_log import MetricsLog
 from svilm_fast.train.progress import Display
 from svilm_fast.train.signals import PendingSignal, deferred_signals
@@ -118,6 +118,22 @@ def test_evaluation_runs_every_n_steps_and_at_the_end(
     loop.evaluate_at_end()
     records = read_records(tmp_path / "metrics.jsonl")
     assert [r["step"] for r in records if "retrieval_t2v_R@1" in r] == [4, 6]
+
+
+def test_a_signal_leaves_out_the_evaluation_and_a_resume_makes_it_up(
+    make_loop, tmp_path: Path, read_records
+) -> None:
+    pending = PendingSignal()
+    pending.number = signal.SIGUSR1
+    stopped = make_loop("evaluation.every_steps=1", pending=pending)
+    assert stopped.run() == Outcome(1, signal.SIGUSR1, finished=False)
+    assert committed_tags(tmp_path / "checkpoints") == ["step_00000001"]
+    steps = [r["step"] for r in read_records(tmp_path / "metrics.jsonl") if "loss" not in r]
+    assert steps == []
+    for _ in range(2):  # the second resume finds it in the log
+        make_loop("evaluation.every_steps=1", start_step=1, steps=2).run()
+        records = read_records(tmp_path / "metrics.jsonl")
+        assert [r["step"] for r in records if "retrieval_t2v_R@1" in r] == [1]
 
 
 def test_no_evaluation_at_the_end_when_switched_off(

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from svilm_fast.train import run_folder
-from svilm_fast.train.errors import UserError
+from svilm_fast.train import ownership, run_folder
+from svilm_fast.train.console import exit_code_of
+from svilm_fast.train.errors import EvaluationError, UserError
 from svilm_fast.train.files import RunFiles
 from svilm_fast.train.folder_lock import LOCK_FILE, FolderLock
 from svilm_fast.train.load_config import load_config
@@ -61,53 +62,130 @@ def test_a_refused_start_leaves_no_folder_behind(configure, ranks, tmp_path: Pat
     assert not (tmp_path / "new").exists()
 
 
-def test_overwrite_removes_only_what_the_manifest_lists(tmp_path: Path, caplog) -> None:
-    files = RunFiles(tmp_path / "run")
-    own = {
-        "config.yaml": b"",
-        "metrics.jsonl": b"",
-        "checkpoints/latest": b"step_00000001",
-        "checkpoints/step_00000001/weights": b"",
-        "tensorboard/events.out.tfevents.1": b"",
-        "evaluation/retrieval.json": b"",
-        "evaluation/retrieval_pictures/best.png": b"",
-        "pictures/loss.png": b"",
-    }
+def owned_by_a_run(files: RunFiles, *names: str, saves: tuple[str, ...] = ()) -> None:
+    ownership.mark(files, created="2026-01-01")
+    ownership.claim(files, *(files.root / n for n in names), saves=[files.root / n for n in saves])
+
+
+def test_overwrite_removes_only_what_the_run_itself_wrote(configure, ranks, caplog) -> None:
+    config = configure("training.steps=1", "evaluation.every_steps=1", "logging.tensorboard=true")
+    files = RunFiles(Path(config.run.dir))
+    train_as_rank(config, Start(), ranks)
+    assert ownership.foreign(files) == []
     mine = {
         "notes.txt": b"mine",
         "checkpoints/backup/manifest.json": b"{}",
-        "evaluation/compared.ods": b"mine",
-        "tensorboard/read.me": b"mine",
+        "evaluation/compared.json": b"{}",
+        "evaluation/compared_pictures/one.png": b"mine",
+        "pictures/cat.png": b"mine",
+        "tensorboard/events.out.tfevents.of.another.run": b"mine",
     }
-    fill(files.root, own | mine)
-    run_folder.claim(files)
+    fill(files.root, mine)
+    old = set(files.tensorboard.iterdir())
+    train_as_rank(config, Start(overwrite=True), ranks)
+    assert contents(files.root).items() >= mine.items()
+    assert [path.relative_to(files.root).as_posix() for path in ownership.foreign(files)] == sorted(
+        mine
+    )
+    assert len(set(files.tensorboard.iterdir()) & old) == 1
+    assert "did not write: checkpoints/backup/manifest.json, evaluation/compared" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "checkpoints/step_00000500/manifest.json",
+        "portable/notes.txt",
+        "report.html",
+        "tracking.json",
+    ],
+)
+def test_overwrite_refuses_a_foreign_file_where_the_run_would_write(tmp_path: Path, name) -> None:
+    files = RunFiles(tmp_path / "run")
+    fill(files.root, {"config.yaml": b"", name: b"mine"})
+    owned_by_a_run(files, "config.yaml")
+    with pytest.raises(UserError, match=rf"where a new run has to write: {name}; move it away"):
+        run_folder.check_free(files, overwrite=True)
+
+
+def test_a_resume_that_starts_from_scratch_overwrites_nothing_foreign(configure, ranks) -> None:
+    config = configure("training.steps=1", "evaluation.at_end=false")
+    files = RunFiles(Path(config.run.dir))
+    fill(files.root, {"metrics.jsonl": b"mine"})
+    owned_by_a_run(files, "config.yaml")
+    before = contents(files.root)
+    with pytest.raises(UserError, match=r"has to write: metrics\.jsonl; move it away"):
+        train_as_rank(config, Start(auto_resume=True), ranks)
+    assert contents(files.root) == before
+
+
+def test_a_save_that_was_killed_is_removed_and_what_lies_beside_it_is_not(tmp_path: Path) -> None:
+    files = RunFiles(tmp_path / "run")
+    unfinished = {
+        f"checkpoints/step_00000004/{name}": b"half"
+        for name in (
+            "bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt",
+            "mp_rank_00_model_states.pt",
+            "random_rank_00001.safetensors",
+            "trainer_state.json",
+            ".trainer_state.json.4711.tmp",
+        )
+    }
+    mine = {"checkpoints/step_00000004/why_it_died.txt": b"mine"}
+    fill(files.root, unfinished | mine)
+    owned_by_a_run(files, saves=("checkpoints/step_00000004",))
     run_folder.clear(files)
-    assert {k: v for k, v in contents(files.root).items() if k != "run.json"} == mine
-    assert not (files.root / "pictures").exists()
-    assert "keeps what the earlier run did not write: checkpoints, evaluation" in caplog.text
+    assert contents(files.root).keys() == mine.keys() | {"run.json"}
 
 
-def test_a_manifest_cannot_widen_what_is_removed(tmp_path: Path) -> None:
+def test_a_list_cannot_reach_out_of_the_folder(tmp_path: Path) -> None:
     files = RunFiles(tmp_path / "run")
     fill(tmp_path, {"outside.txt": b"mine", "run/inside.txt": b"mine", "run/config.yaml": b""})
-    widened = {"format": run_folder.FORMAT, "writes": ["../*", "/*", "*", "config.yaml"]}
-    files.manifest.write_text(json.dumps(widened))
+    owned_by_a_run(files, "config.yaml")
+    with files.owned.open("ab") as file:
+        for name in ("../outside.txt", f"{tmp_path}/outside.txt", "a/../../outside.txt", "../"):
+            file.write(json.dumps(name).encode() + b"\n")
+        file.write(b'\xff\xfe\n{"a": 1}\n"inside.t')
     run_folder.clear(files)
     assert sorted(contents(tmp_path)) == ["outside.txt", "run/inside.txt", "run/run.json"]
+    files.owned.write_bytes(b'"half a li')
+    ownership.claim(files, files.config)
+    assert ownership.listed(files) == {"config.yaml"}
 
 
 def test_what_lies_behind_a_link_stays(tmp_path: Path) -> None:
     files = RunFiles(tmp_path / "run")
-    fill(tmp_path, {"disk/step_00000001/weights": b"", "disk/report.html": b"", "run/a": b""})
+    fill(tmp_path, {"disk/step_00000001/state.json": b"", "disk/report.html": b"", "run/a": b""})
     files.checkpoints.symlink_to(tmp_path / "disk")
     files.report.symlink_to(tmp_path / "disk" / "report.html")
-    run_folder.claim(files)
-    run_folder.clear(files)
-    assert (tmp_path / "disk/step_00000001/weights").exists()
-    assert files.report.is_symlink()
-    (tmp_path / "disk/step_00000001/manifest.json").write_text("{}")
-    with pytest.raises(UserError, match="is a link, and --overwrite removes nothing behind"):
+    owned_by_a_run(files, "report.html", saves=("checkpoints/step_00000001",))
+    with pytest.raises(UserError, match=r"has to write: checkpoints, report\.html; move it away"):
         run_folder.check_free(files, overwrite=True)
+    run_folder.clear(files)
+    assert (tmp_path / "disk/step_00000001/state.json").exists()
+    assert (tmp_path / "disk/report.html").exists()
+    assert files.report.is_symlink()
+
+
+def test_results_replace_their_own_kind_and_nothing_else(tmp_path: Path) -> None:
+    files = RunFiles(tmp_path / "run")
+    fill(files.root, {"config.yaml": b"", "evaluation/theirs.txt": b"mine"})
+    owned_by_a_run(files, "config.yaml")
+
+    def write(name: str, text: str) -> None:
+        with ownership.placed(files, files.evaluation) as drafts:
+            fill(drafts, {f"{name}.json": text.encode(), f"{name}_pictures/a.png": b"png"})
+            if name == "theirs":
+                fill(drafts, {"theirs.txt": b"table"})
+
+    write("test", "first")
+    write("test", "second")
+    assert (files.evaluation / "test.json").read_text() == "second"
+    before = contents(files.root)
+    with pytest.raises(UserError, match=r"evaluation/theirs\.txt would be overwritten"):
+        write("theirs", "third")
+    assert contents(files.root) == before
+    assert [p.name for p in ownership.foreign(files)] == ["theirs.txt"]
 
 
 def test_an_older_run_is_told_what_to_do(tmp_path: Path) -> None:
@@ -155,9 +233,11 @@ def test_a_crash_leaves_no_lock(tmp_path: Path) -> None:
     command = [sys.executable, "-c", program, str(tmp_path / "run")]
     assert subprocess.run(command, check=False).returncode == -9
     assert json.loads((tmp_path / "run" / LOCK_FILE).read_text())["pid"] > 0
+    before = contents(tmp_path)
     lock = FolderLock(tmp_path / "run")
     lock.acquire()
     lock.release()
+    assert contents(tmp_path) == before  # as a start that is refused leaves it
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
@@ -168,9 +248,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
         FolderLock(tmp_path / "file").acquire()
 
 
-def test_the_last_evaluation_can_fail_and_nothing_is_lost(
-    configure, ranks, monkeypatch, capsys
-) -> None:
+def test_an_evaluation_can_fail_and_nothing_is_lost(configure, ranks, monkeypatch) -> None:
     from svilm_fast.train import session
 
     def broken(*args: object, **options: object) -> None:
@@ -179,18 +257,20 @@ def test_the_last_evaluation_can_fail_and_nothing_is_lost(
     config = configure("training.steps=2", "evaluation.every_steps=1")
     root = Path(config.run.dir)
     monkeypatch.setattr(session, "evaluate", broken)
-    with pytest.raises(ValueError, match="no clip could be decoded"):
+    failed = r"evaluation of step \d failed: .*no clip could be decoded; .* is saved: .*--resume"
+    with pytest.raises(EvaluationError, match=failed) as caught:
         train_as_rank(config, Start(), ranks)
+    assert exit_code_of(caught.value) == 5
     assert (root / "checkpoints" / "step_00000001" / "manifest.json").is_file()
     config = configure("training.steps=2", "evaluation.every_steps=0")
-    with pytest.raises(ValueError, match="no clip could be decoded"):
+    with pytest.raises(EvaluationError, match=failed):
         train_as_rank(config, Start(resume=True), ranks)
     assert (root / "checkpoints" / "step_00000002" / "manifest.json").is_file()
     assert (root / "portable" / "manifest.json").is_file()
-    assert "complete and saved (step 2)" in capsys.readouterr().out
     monkeypatch.undo()
-    assert train_as_rank(config, Start(resume=True), ranks).finished
-    assert '"retrieval_t2v_R@1"' in (root / "metrics.jsonl").read_text()
+    for _ in range(2):  # what was evaluated is not evaluated again
+        assert train_as_rank(config, Start(resume=True), ranks).finished
+        assert (root / "metrics.jsonl").read_text().count('"retrieval_t2v_R@1"') == 1
 
 
 def test_a_split_smaller_than_the_ranks_is_refused(configure, ranks, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def ledger(clock: Clock) -> Ledger:
-    made = Ledger(8.0, lambda: 5, clock)
+    made = Ledger(lambda: "distributed.timeout_seconds=8", lambda: 5, clock)
     for rank in range(4):
         made.joined(Member(rank, f"node-{rank // 2}", 1000 + rank))
     return made

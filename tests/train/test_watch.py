@@ -19,7 +19,7 @@ TOKEN = "only ours know it"
 def connect() -> Iterator:
     listener = listen_on("127.0.0.1")
     address = listener.getsockname()
-    WatchServer(listener, TOKEN, Ledger(8.0, lambda: 3))
+    WatchServer(listener, TOKEN, Ledger(lambda: "distributed.timeout_seconds=8", lambda: 3))
     opened: list[socket.socket] = []
 
     def start(*said: dict | bytes) -> socket.socket:

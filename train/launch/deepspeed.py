@@ -1,4 +1,4 @@
-"""`deepspeed` that passes a SIGTERM on to its ranks and waits for their checkpoint.
+"""`deepspeed` that passes signals on to its ranks and waits for their checkpoint.
 
 The launcher ends at once on a SIGTERM that it alone receives and leaves its ranks behind. For one
 node, and for one of several with --no_ssh.
@@ -16,6 +16,7 @@ from types import FrameType
 import psutil
 
 from svilm_fast.train.launch.torchrun import exit_code_of
+from svilm_fast.train.signals import HANDLED
 
 
 def ranks_of(runner: int) -> list[psutil.Process]:
@@ -44,8 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not ranks:
             runner.send_signal(number)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, pass_on)
+    for number in HANDLED:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as SIGHUP is under nohup
+            signal.signal(number, pass_on)
     return exit_code_of(runner.wait())
 
 

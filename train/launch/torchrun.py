@@ -6,6 +6,7 @@ SIGTERM, 2 that the input is wrong and 4 that a rank was lost.
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -14,6 +15,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import parse_args, run
 
 from svilm_fast.terminal import print
+from svilm_fast.train.signals import HANDLED
 
 SIGNAL_EXIT = 128
 
@@ -25,8 +27,16 @@ def exit_code_of(code: int) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run with torchrun's arguments; returns the exit code of the first rank that failed."""
+    chosen = parse_args(arguments)
+    if hasattr(chosen, "signals_to_handle"):  # older versions of torch have no choice
+        wanted = [*chosen.signals_to_handle.split(","), signal.SIGUSR1.name]
+        # Under nohup a hang-up is no reason to end.
+        ignored = {n.name for n in HANDLED if signal.getsignal(n) == signal.SIG_IGN}
+        chosen.signals_to_handle = ",".join(
+            name for name in dict.fromkeys(wanted) if name not in ignored
+        )
     try:
-        run(parse_args(arguments))
+        run(chosen)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         code = exit_code_of(failure.exitcode)

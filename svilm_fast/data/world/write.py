@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from svilm_fast.data.shards import ShardWriter
+from svilm_fast.data.shards import INDEX_SUFFIX, ShardWriter
 from svilm_fast.data.world.config import GRAINS, SPLITS, Split, WorldConfig, build_config
 from svilm_fast.data.world.progress import clip_progress
 from svilm_fast.data.world.render import render_scene
@@ -79,14 +79,18 @@ def render_world(
     if workers is not None and workers < 1:
         raise ValueError(f"workers is {workers}: give 1 or more, or None for one per core")
     out = Path(out_dir)
-    if not overwrite and (report := _existing(out, config)):
+    earlier = _earlier_manifest(out)
+    if earlier is not None and not overwrite and (report := _existing(out, earlier, config)):
         return report
     started = time.perf_counter()
     with clip_progress(config.val + config.test, progress, "planning") as advance:
         plans = {split: plan_split(config, split, advance) for split in SPLITS}
     out.mkdir(parents=True, exist_ok=True)
-    (out / "manifest.json").unlink(missing_ok=True)
+    if earlier is not None:
+        _remove_shards(out, earlier)
     manifest: dict[str, Any] = {"format": FORMAT, "config": config.model_dump(), "splits": {}}
+    # It comes first, without shards, and says whose files these are should the rendering be killed.
+    _write_manifest(out, manifest)
     processes = workers or _cores()
     total = sum(len(plan) for plan in plans.values())
     with ExitStack() as stack:
@@ -94,9 +98,7 @@ def render_world(
         advance = stack.enter_context(clip_progress(total, progress, "rendering"))
         for split, plan in plans.items():
             manifest["splits"][split] = _write_split(out, config, split, plan, run, advance)
-    partial = out / "manifest.json.partial"
-    partial.write_text(json.dumps(manifest, indent=1) + "\n")
-    partial.replace(out / "manifest.json")
+    _write_manifest(out, manifest)
     return _report(out, manifest, time.perf_counter() - started, reused=False)
 
 
@@ -175,8 +177,6 @@ def _write_split(
     advance: Callable[[int], None],
 ) -> dict[str, Any]:
     folder = out / split
-    for stale in (*folder.glob(f"{split}-*.tar"), *folder.glob(f"{split}-*.tar.index.json")):
-        stale.unlink()
     clips = [(f"{split}-{index:06d}", seed) for index, seed in enumerate(plan)]
     jobs = [
         (config, split, clips[first : first + _CHUNK]) for first in range(0, len(clips), _CHUNK)
@@ -198,32 +198,65 @@ def _shard(path: Path, out: Path) -> dict[str, Any]:
     }
 
 
-def _existing(out: Path, config: WorldConfig) -> WorldReport | None:
-    """The report of an equal, complete world in `out`, None for an empty place."""
-    path = out / "manifest.json"
-    if not path.exists():
-        if out.exists() and (not out.is_dir() or _foreign(out)):
-            raise FileExistsError(f"{out} holds something else than a world: choose another folder")
+def _write_manifest(out: Path, manifest: dict[str, Any]) -> None:
+    partial = out / "manifest.json.partial"
+    partial.write_text(json.dumps(manifest, indent=1) + "\n")
+    partial.replace(out / "manifest.json")
+
+
+def _earlier_manifest(out: Path) -> dict[str, Any] | None:
+    """The manifest of the world in `out`, whole or unfinished; None for an empty place.
+
+    Raises FileExistsError, also with `overwrite`, where there is anything else: it is not ours.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     try:
-        manifest = json.loads(path.read_text())
-    except ValueError:
-        manifest = {}
-    expected = {"format": FORMAT, "config": json.loads(config.model_dump_json())}
-    if any(manifest.get(key) != value for key, value in expected.items()):
+        manifest = json.loads((out / "manifest.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        manifest = None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise FileExistsError(
+            f"{out} holds something else than a world, which --overwrite does not remove: "
+            "choose another folder"
+        )
+    return manifest
+
+
+def _existing(out: Path, manifest: dict[str, Any], config: WorldConfig) -> WorldReport | None:
+    """The report of an equal, complete world; None where it has to be rendered again."""
+    if manifest.get("config") != json.loads(config.model_dump_json()):
         raise FileExistsError(
             f"{out} holds another world: choose another folder, or replace it with --overwrite"
         )
-    shards = [shard for part in manifest["splits"].values() for shard in part["shards"]]
+    if set(manifest["splits"]) != set(SPLITS):
+        return None
     complete = all(
         (out / shard["file"]).is_file() and (out / shard["file"]).stat().st_size == shard["bytes"]
-        for shard in shards
+        for part in manifest["splits"].values()
+        for shard in part["shards"]
     )
     return _report(out, manifest, 0.0, reused=True) if complete else None
 
 
-def _foreign(out: Path) -> bool:
-    return any(entry.name not in (*SPLITS, "manifest.json.partial") for entry in out.iterdir())
+def _remove_shards(out: Path, manifest: dict[str, Any]) -> None:
+    """Remove the shards of an earlier world; raises FileExistsError for shards that it lacks.
+
+    An unfinished world does not list its shards; all that have the names of its shards are its.
+    """
+    splits = manifest.get("splits") or {}
+    stale = {shard for split in SPLITS for shard in (out / split).glob("*.tar")}
+    if set(splits) == set(SPLITS):
+        known = {out / shard["file"] for part in splits.values() for shard in part["shards"]}
+    else:
+        known = {shard for shard in stale if shard.name.startswith(f"{shard.parent.name}-")}
+    if others := sorted(stale - known):
+        raise FileExistsError(
+            f"{others[0]} is no shard of the world in {out}: move it away, or choose another folder"
+        )
+    for shard in stale:
+        shard.unlink()
+        shard.with_name(shard.name + INDEX_SUFFIX).unlink(missing_ok=True)
 
 
 def _report(out: Path, manifest: dict[str, Any], seconds: float, *, reused: bool) -> WorldReport:

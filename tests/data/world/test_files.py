@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 
-from svilm_fast.data.world import WorldConfig, generate_clip, render_world
+from svilm_fast.data.world import WorldConfig, generate_clip, render_world, write
 from svilm_fast.data.world.video import encode_mp4
 
 
@@ -92,16 +92,47 @@ def test_overwriting_leaves_no_old_shard(tmp_path):
     assert names == ["train-000000.tar", "train-000000.tar.index.json"]
 
 
-def test_a_folder_with_other_things_is_left_alone(tmp_path):
-    (tmp_path / "thesis.txt").write_text("precious")
+SMALL = {"train": 1, "val": 0, "test": 1, "size": 32, "frames": 8, "workers": 1, "progress": False}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    "name",
+    ["thesis.txt", "train/train-000000.tar", "manifest.json", "manifest.json.partial"],
+)
+def test_what_is_no_world_is_left_alone(tmp_path, name, overwrite):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text('{"precious": 1')
     with pytest.raises(FileExistsError, match="choose another folder"):
-        render_world(tmp_path, train=1, val=0, test=1, progress=False)
+        render_world(tmp_path, overwrite=overwrite, **SMALL)
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [path]
+    assert path.read_text() == '{"precious": 1'
 
 
-def test_an_unreadable_manifest_is_reported(tmp_path):
-    (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(FileExistsError, match="overwrite"):
-        render_world(tmp_path, train=1, val=0, test=1, progress=False)
+def test_overwriting_keeps_what_the_world_did_not_write(tmp_path):
+    render_world(tmp_path, **SMALL)
+    (tmp_path / "notes.txt").write_text("mine")
+    render_world(tmp_path, overwrite=True, **SMALL | {"train": 2})
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    foreign = tmp_path / "train" / "train-000007.tar"
+    foreign.write_text("mine")
+    with pytest.raises(FileExistsError, match=r"train-000007\.tar is no shard of the world"):
+        render_world(tmp_path, overwrite=True, **SMALL)
+    assert foreign.read_text() == "mine"
+
+
+def test_a_killed_rendering_is_taken_up_again(tmp_path, monkeypatch):
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(write, "_shard", killed)
+        with pytest.raises(KeyboardInterrupt):
+            render_world(tmp_path, **SMALL)
+    assert (tmp_path / "train" / "train-000000.tar").is_file()
+    assert not render_world(tmp_path, **SMALL).reused
+    assert render_world(tmp_path, **SMALL).reused
 
 
 def test_without_a_terminal_a_line_tells_the_progress(tmp_path, capsys):

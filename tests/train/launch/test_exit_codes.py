@@ -1,4 +1,4 @@
-"""The launchers end with the exit code of their ranks and pass SIGTERM on."""
+"""The launchers end with the exit code of their ranks and pass signals on."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ if kind == "kill" and os.environ["RANK"] == "1":
     os.kill(os.getpid(), signal.SIGKILL)
 if kind.isdigit():
     sys.exit(int(kind))
-def save(*_):
+def save(number, _):
     time.sleep(0.5)
     say("saved")
-    sys.exit(143)
-signal.signal(signal.SIGTERM, save)
+    sys.exit(128 + number)
+for name in ("SIGTERM", "SIGUSR1", "SIGHUP"):
+    signal.signal(getattr(signal, name), save)
 say("waiting")
 while True:
     time.sleep(0.05)
@@ -80,15 +81,18 @@ def test_the_exit_code_of_a_rank_reaches_the_caller(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 @pytest.mark.parametrize("launcher", ["torchrun", "deepspeed"])
-def test_sigterm_reaches_the_ranks_which_may_take_their_time(launcher: str, tmp_path: Path) -> None:
+def test_a_signal_reaches_the_ranks_which_may_take_their_time(
+    launcher: str, number: signal.Signals, tmp_path: Path
+) -> None:
     process = launch(launcher, tmp_path, "wait")
     waiting = 0
     for line in process.stdout:
         waiting += line.startswith("waiting")
         if waiting == 2:
             break
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     output, _ = process.communicate(timeout=120)
-    assert process.returncode == 143, output
+    assert process.returncode == 128 + number, output
     assert output.count("saved") == 2

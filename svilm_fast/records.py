@@ -1,0 +1,28 @@
+"""Reads the lines of a metrics.jsonl, of which any may be damaged."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def read_records(content: bytes) -> tuple[list[tuple[bytes, dict[str, Any]]], int]:
+    """Return each line that holds a record, with the record, and the number of damaged lines.
+
+    A record is a JSON object with a whole number as its `step`. A run that was killed leaves half
+    a line, a bad disk or an editor anything; empty lines count as nothing.
+    """
+    records, damaged = [], 0
+    for line in content.split(b"\n"):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            whole = isinstance(record, dict) and type(record.get("step")) is int
+        except (ValueError, RecursionError):
+            whole = False
+        if whole:
+            records.append((line, record))
+        else:
+            damaged += 1
+    return records, damaged
