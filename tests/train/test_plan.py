@@ -35,7 +35,8 @@ def test_flops_of_the_encoders_grow_with_the_batch_and_shrink_with_dropping() ->
 
 def test_a_dry_run_allocates_nothing_and_knows_the_launched_ranks(monkeypatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "8")
-    shown = describe(load_config("svilm_base", ["distributed.device=cuda"]))
+    shown, fits = describe(load_config("svilm_base", ["distributed.device=cuda"]))
+    assert fits
     assert "1024 pairs over 8 ranks, 128 each" in shown
     assert "3,136 of 3,136 video tokens encoded" in shown
     assert "chosen: zero_stage=1 micro_batch=null" in shown

@@ -89,7 +89,8 @@ def test_a_slower_network_is_felt_between_nodes_alone(base) -> None:
 
 def test_the_recipe_of_a_million_pairs_plans_for_1024_gpus(monkeypatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "1024")
-    shown = describe(load_config("svilm_base_1m"))
+    shown, fits = describe(load_config("svilm_base_1m"))
+    assert fits
     assert "1048576 pairs over 1024 ranks, 1024 each" in shown
     assert "chosen: zero_stage=" in shown
     assert "predicted, not measured: h100" in shown
