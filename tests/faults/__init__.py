@@ -3,7 +3,7 @@
 Rows are registered by the modules imported here.
 """
 
-from tests.faults import rows_resume
+from tests.faults import rows_process, rows_resume, rows_soak, rows_storage
 from tests.faults.registry import ROWS as ALL_ROWS
 
-__all__ = ["ALL_ROWS", "rows_resume"]
+__all__ = ["ALL_ROWS", "rows_process", "rows_resume", "rows_soak", "rows_storage"]
