@@ -3,7 +3,22 @@
 Rows are registered by the modules imported here.
 """
 
-from tests.faults import rows_process, rows_resume, rows_soak, rows_storage
+from tests.faults import (
+    rows_data,
+    rows_process,
+    rows_resume,
+    rows_soak,
+    rows_storage,
+    rows_training,
+)
 from tests.faults.registry import ROWS as ALL_ROWS
 
-__all__ = ["ALL_ROWS", "rows_process", "rows_resume", "rows_soak", "rows_storage"]
+__all__ = [
+    "ALL_ROWS",
+    "rows_data",
+    "rows_process",
+    "rows_resume",
+    "rows_soak",
+    "rows_storage",
+    "rows_training",
+]

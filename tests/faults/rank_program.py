@@ -8,9 +8,11 @@ the parameters that it began with.
 from __future__ import annotations
 
 import errno
+import faulthandler
 import json
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -117,6 +119,7 @@ def inject(fault: dict[str, Any], rank: int, folder: Path) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Inject the faults of the environment and train; returns the exit code."""
     torch.set_num_threads(1)
+    faulthandler.register(signal.SIGUSR2, file=sys.__stderr__)  # where does it hang?
     folder, rank = Path(os.environ["SVILM_FAULT_FOLDER"]), int(os.environ["RANK"])
     faults = json.loads(os.environ.get("SVILM_FAULTS", "[]"))
     record(rank, folder)
