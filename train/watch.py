@@ -219,7 +219,8 @@ class Watch:
         self._say(step=self.progress.step, waits=where, failure=short)
         self._decided.wait(REPORTS_WITHIN_SECONDS + 1.0)
         if self.verdict is None:
-            text = silent_text(str(self.first), self.progress.step, self.timeout_seconds)
+            waiting = f", while this rank waited in {where}"
+            text = silent_text(str(self.first), self.progress.step, self.timeout_seconds, waiting)
             self.verdict = Verdict(text, EXIT_RANK_LOST)
         return RankError(self.verdict.text, self.verdict.exit_code)
 

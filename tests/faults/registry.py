@@ -37,8 +37,8 @@ class Tries:
         try:
             yield
         except Exception as error:
-            told = str(error) if isinstance(error, MissedError) else f"{type(error).__name__}: {error}"
-            self.missed.append(f"{label}: {told}")
+            kind = "" if isinstance(error, MissedError) else f"{type(error).__name__}: "
+            self.missed.append(f"{label}: {kind}{error}")
         else:
             self.survived += 1
 

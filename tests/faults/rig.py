@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import shutil
@@ -30,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 POLL_SECONDS = 0.002
 START_SECONDS = 240.0  # of a busy machine, until a run has come to where a fault is due
 SAMPLES, GLOBAL_BATCH = 24, 4
+KEEP_THE_STATE = ("checkpoint.", "distributed.timeout_seconds")
 
 
 @dataclass
@@ -124,9 +126,11 @@ class Run:
 
     def end(self) -> None:
         """End whatever is left of this run."""
-        for number in (signal.SIGCONT, signal.SIGKILL):
-            for path in self.folder.glob("pid_*"):
-                _send(int(path.read_text()), number)
+        pids = [int(path.read_text()) for path in self.folder.glob("pid_*")]
+        for number in (signal.SIGKILL, signal.SIGCONT):
+            for pid in pids:
+                _send(pid, number)
+        self.until(lambda: not any(map(_lives, pids)), "the end of killed ranks", 30)
         if self.code() is None:
             _send(self.launcher, signal.SIGKILL)
         if self.process is not None:
@@ -150,6 +154,7 @@ class Rig:
 
     def __init__(self, folder: Path, *, short: bool = False, seed: int = 0) -> None:
         self.folder, self.short = folder, short
+        logging.getLogger("svilm_fast").setLevel(logging.ERROR)  # every damage is announced
         self.random = random.Random(seed)
         self.world = folder / "world"
         render_world(
@@ -158,6 +163,7 @@ class Rig:
         self._warm: subprocess.Popen | None = None
         self._runs: list[Run] = []
         self._references: dict[tuple[str, ...], Run] = {}
+        self._saved: dict[tuple[str, ...], Run] = {}
         self._mounted: list[Path] = []
         self._count = 0
 
@@ -211,6 +217,9 @@ class Rig:
         cold: bool = False,
     ) -> Run:
         """Start a run. cold: by the `deepspeed` command with new interpreters instead of forks."""
+        for earlier in self._runs:
+            if earlier.root == root:
+                earlier.end()  # what a missed try left of it
         folder = self.new_folder("start")
         arguments = ["--config", str(self.recipe(root, settings)), *options]
         env = {
@@ -270,13 +279,23 @@ class Rig:
         self._warm.stdin.flush()
         return int(self._warm.stdout.readline())
 
-    def reference(self, *settings: str, options: Sequence[str] = ()) -> Run:
-        """Return the fault-free run with these settings, made once."""
-        key = (*settings, *options)
+    def reference(self, *settings: str) -> Run:
+        """Return the fault-free run with these settings, made once.
+
+        How often it saves changes no state, and neither does its timeout: these may be others.
+        """
+        key = tuple(one for one in settings if not one.startswith(KEEP_THE_STATE))
         if key not in self._references:
             root = self.new_folder("reference") / "run"
-            self._references[key] = self.start(root, *settings, options=options).finished()
+            self._references[key] = self.start(root, *key).finished()
         return self._references[key]
+
+    def saved(self, *settings: str) -> Run:
+        """Return a fault-free run with exactly these settings, to be copied and damaged."""
+        if settings not in self._saved:
+            root = self.new_folder("saved") / "run"
+            self._saved[settings] = self.start(root, *settings).finished()
+        return self._saved[settings]
 
     @contextmanager
     def small_disk(self, megabytes: int) -> Iterator[tuple[Path, bool]]:

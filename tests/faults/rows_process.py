@@ -34,7 +34,8 @@ def _resumed_from(run: Run) -> int:
     short=2,
 )
 def kill_in_save(rig: Rig, tries: int, seen: Tries) -> None:
-    settings = (f"training.steps={3 * tries + 4}", "checkpoint.every_steps=1", "checkpoint.keep=3")
+    steps = 24 if rig.short else 3 * tries + 4
+    settings = (f"training.steps={steps}", "checkpoint.every_steps=1", "checkpoint.keep=3")
     whole = rig.reference(*settings)
     root, incomplete, losses = rig.new_folder("killed") / "run", 0, []
     for number in range(tries):
@@ -59,8 +60,8 @@ def kill_in_save(rig: Rig, tries: int, seen: Tries) -> None:
             need(not run.alive(), "a rank outlived the launcher")
     with seen.one("the run's end"):
         run = rig.start(root, *settings, options=["--auto-resume"]).finished()
-        same_end(run, whole, 3 * tries + 4)
-        same_losses(run, whole, 1, 3 * tries + 4)
+        same_end(run, whole, steps)
+        same_losses(run, whole, 1, steps)
     seen.notes.append(
         f"{incomplete} of {tries} kills left an incomplete checkpoint; at most {max(losses)} begun "
         "steps were lost"
@@ -75,7 +76,7 @@ def kill_in_save(rig: Rig, tries: int, seen: Tries) -> None:
     short=1,
 )
 def kill_in_step(rig: Rig, tries: int, seen: Tries) -> None:
-    steps = 6 * tries + 6
+    steps = 24 if rig.short else 6 * tries + 6
     settings = (f"training.steps={steps}", "checkpoint.every_steps=3")
     whole = rig.reference(*settings)
     root, times = rig.new_folder("killed") / "run", []
@@ -102,7 +103,7 @@ def kill_in_step(rig: Rig, tries: int, seen: Tries) -> None:
 @row(
     4,
     "SIGSTOP of a rank; a rank that leaves out a collective",
-    f"an error naming the collective, the rank and the step within the timeout ({TIMEOUT:g} s) + 5 s",
+    f"an error naming collective, rank and step within the timeout ({TIMEOUT:g} s) + 5 s",
     tries=6,
     short=2,
 )
@@ -142,7 +143,7 @@ SIGNALS = [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT]
     short=1,
 )
 def asked_to_leave(rig: Rig, tries: int, seen: Tries) -> None:
-    steps = 12 * tries + 6
+    steps = 24 if rig.short else 12 * tries + 6
     settings = (f"training.steps={steps}",)
     whole = rig.reference(*settings)
     root, times = rig.new_folder("left") / "run", []

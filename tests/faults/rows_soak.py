@@ -38,7 +38,7 @@ def _meet(rig: Rig, run: Run, kind: str, disk: Path, *, mounted: bool) -> None:
     short=3,
 )
 def soak(rig: Rig, tries: int, seen: Tries) -> None:
-    steps, between = (36, 8) if rig.short else (1000, 50)
+    steps, between = (24, 6) if rig.short else (1000, 50)
     settings = (
         f"training.steps={steps}",
         f"checkpoint.every_steps={EVERY}",
@@ -76,4 +76,6 @@ def soak(rig: Rig, tries: int, seen: Tries) -> None:
             same_end(run, whole, steps)
             same_losses(run, whole, 1, steps)
     told = ", ".join(f"{count} x {kind}" for kind, count in sorted(met.items()))
-    seen.notes.append(f"{steps} steps with {told}; full disks are {'real' if mounted else 'left out'}")
+    seen.notes.append(
+        f"{steps} steps with {told}; full disks are {'real' if mounted else 'left out'}"
+    )

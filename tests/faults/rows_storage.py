@@ -39,7 +39,7 @@ def _same_listing(folder: Path, files: dict) -> bool:
     short=40,
 )
 def flipped_bits(rig: Rig, tries: int, seen: Tries) -> None:
-    whole = rig.reference(*SETTINGS)
+    whole = rig.saved(*SETTINGS)
     root = copy_of(whole, rig.new_folder("flipped"))
     checkpoints = root / "checkpoints"
     newest = checkpoints / tag_of(STEPS)
@@ -77,7 +77,7 @@ def flipped_bits(rig: Rig, tries: int, seen: Tries) -> None:
     short=56,
 )
 def truncated(rig: Rig, tries: int, seen: Tries) -> None:
-    whole = rig.reference(*SETTINGS)
+    whole = rig.saved(*SETTINGS)
     root = copy_of(whole, rig.new_folder("cut"))
     newest = root / "checkpoints" / tag_of(STEPS)
     for path in sorted(newest.iterdir()):
@@ -214,7 +214,7 @@ def _none_left(folder: Path) -> None:
     short=5,
 )
 def latest(rig: Rig, tries: int, seen: Tries) -> None:
-    whole = rig.reference(*SETTINGS)
+    whole = rig.saved(*SETTINGS)
     for change in (_missing, _empty, _absent, _noise, _none_left)[:tries]:
         with seen.one(change.__name__.strip("_")):
             root = copy_of(whole, rig.new_folder("latest"))
