@@ -18,7 +18,7 @@ SLOW_JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo demo-control test test-slow lint static-check counts-check gpu gpu-full clean
+.PHONY: help setup demo demo-control test test-slow faults lint static-check counts-check gpu gpu-full clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -55,6 +55,9 @@ test: $(STAMP)  ## the fast tests (CPU)
 
 test-slow: $(STAMP)  ## all planted bugs, ZeRO matrix, long properties (CPU)
 	$(BIN)/python -m pytest -m "slow and not gpu" -n $(SLOW_JOBS) --dist loadfile --timeout 900
+
+faults: $(STAMP)  ## twenty faults injected into runs of two ranks, each many times (docs/faults.md)
+	$(BIN)/python -m tests.faults --out $(RUNS)/faults.json
 
 lint: $(STAMP)  ## style, types, import directions
 	$(BIN)/ruff check .

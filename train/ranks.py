@@ -171,8 +171,8 @@ def start_ranks(config: DistributedConfig) -> Ranks:
             )
     except (dist.DistError, RuntimeError) as error:
         raise RankError(_not_together(config, str(error) or type(error).__name__)) from error
-    # DeepSpeed reduces gradients in groups of its own, and torch gives every further group a timeout
-    # of 10 (NCCL) or 30 (gloo) minutes whatever the first one has.
+    # DeepSpeed reduces gradients in groups of its own. torch gives every further group a timeout of
+    # 10 (NCCL) or 30 (gloo) minutes, whatever the first one has.
     deepspeed.comm.comm.cdb.new_group = partial(dist.new_group, timeout=timeout)
     return Ranks(dist.get_rank(), local_rank, dist.get_world_size(), device)
 

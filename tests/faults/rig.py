@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -156,10 +157,6 @@ class Rig:
         self.folder, self.short = folder, short
         logging.getLogger("svilm_fast").setLevel(logging.ERROR)  # every damage is announced
         self.random = random.Random(seed)
-        self.world = folder / "world"
-        render_world(
-            self.world, train=SAMPLES, val=6, test=6, size=32, frames=8, workers=1, progress=False
-        )
         self._warm: subprocess.Popen | None = None
         self._runs: list[Run] = []
         self._references: dict[tuple[str, ...], Run] = {}
@@ -169,6 +166,15 @@ class Rig:
 
     def __enter__(self) -> Rig:
         return self
+
+    @cached_property
+    def world(self) -> Path:
+        """The folder of the rendered clips."""
+        folder = self.folder / "world"
+        render_world(
+            folder, train=SAMPLES, val=6, test=6, size=32, frames=8, workers=1, progress=False
+        )
+        return folder
 
     def __exit__(self, *exception: Any) -> None:
         for run in self._runs:

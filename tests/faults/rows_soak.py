@@ -76,6 +76,5 @@ def soak(rig: Rig, tries: int, seen: Tries) -> None:
             same_end(run, whole, steps)
             same_losses(run, whole, 1, steps)
     told = ", ".join(f"{count} x {kind}" for kind, count in sorted(met.items()))
-    seen.notes.append(
-        f"{steps} steps with {told}; full disks are {'real' if mounted else 'left out'}"
-    )
+    disks = "a tmpfs was filled" if mounted else "no tmpfs could be mounted: no full disks"
+    seen.notes.append(f"{steps} steps with {told}; {disks}")
