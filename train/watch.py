@@ -194,6 +194,7 @@ class Watch:
         self.connection, self.progress = connection, progress
         self.first, self.timeout_seconds = first, timeout
         self.verdict: Verdict | None = None
+        self._heard_nothing = False  # rank 0 closed the connection without a verdict
         self._decided = threading.Event()
         self._taken = threading.Event()
         threading.Thread(target=self._listen, name="watch", daemon=True).start()
@@ -218,8 +219,11 @@ class Watch:
         short = None if failure is None else failure[:LONGEST_TEXT]
         self._say(step=self.progress.step, waits=where, failure=short)
         self._decided.wait(REPORTS_WITHIN_SECONDS + 1.0)
+        waiting = f", while this rank waited in {where}"
+        if self._heard_nothing:
+            text = gone_text(str(self.first), self.progress.step, waiting)
+            self.verdict = Verdict(text, EXIT_RANK_LOST)
         if self.verdict is None:
-            waiting = f", while this rank waited in {where}"
             text = silent_text(str(self.first), self.progress.step, self.timeout_seconds, waiting)
             self.verdict = Verdict(text, EXIT_RANK_LOST)
         return RankError(self.verdict.text, self.verdict.exit_code)
@@ -255,6 +259,7 @@ class Watch:
 
     def _conclude(self, said: dict[str, Any] | None) -> None:
         if self.verdict is None:
+            self._heard_nothing = said is None
             self.verdict = (
                 Verdict(said["verdict"], said["exit_code"])
                 if said
