@@ -384,7 +384,7 @@ def _resident() -> int:
 @row(
     16,
     "pictures and videos of enormous size",
-    "refused within 1 s (of an idle machine), memory grows by less than 256 MB",
+    "refused within 1 s, memory grows by less than 256 MB",
     tries=6,
     short=4,
 )

@@ -17,8 +17,8 @@ from tests.faults.rig import Rig, Run, newest_step, same_end, same_losses
 # and 137 as the two forms of the launcher report it), or that of the survivor.
 CODES_OF_A_KILL = (-signal.SIGKILL, 247, 128 + signal.SIGKILL, EXIT_RANK_LOST)
 CODES_OF_AN_ABORT = (-signal.SIGABRT, 250, 128 + signal.SIGABRT)
-# A save of the small model takes less.
-SAVE_SECONDS = 0.4
+# About what a save of the small model takes; later moments fall into the next step.
+SAVE_SECONDS = 0.15
 TIMEOUT = 6.0
 
 
