@@ -58,13 +58,26 @@ def table_of(records: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
+def write_record(path: Path, records: list[dict[str, Any]], *, short: bool, seed: int) -> None:
+    """Write what was seen so far, with what it was seen on."""
+    described = {
+        "form": "short" if short else "full",
+        "seed": seed,
+        "platform": platform.platform(),
+        "packages": package_versions(),
+        "rows": records,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(described, indent=2) + "\n")
+
+
 def run_rows(
-    numbers: Sequence[int], *, short: bool, seed: int = 0, console: Console | None = None
+    numbers: Sequence[int], *, short: bool, seed: int = 0, out: Path | None = None
 ) -> list[dict[str, Any]]:
-    """Perform rows in a temporary folder and return their records."""
+    """Perform rows in a temporary folder; returns their records and writes them after each row."""
     records: list[dict[str, Any]] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    console = console or Console(stderr=True)
+    console = Console(stderr=True)
     with (
         tempfile.TemporaryDirectory(prefix="svilm-faults-") as folder,
         Progress(*columns, TimeElapsedColumn(), console=console) as progress,
@@ -76,6 +89,8 @@ def run_rows(
             progress.update(task, description=f"row {number}: {row.fault[:50]}")
             record = perform(rig, row)
             records.append(record)
+            if out:
+                write_record(out, records, short=short, seed=seed)
             for line in record["missed"]:
                 progress.console.print(f"row {number} missed: {line}", markup=False)
             progress.advance(task)
@@ -91,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="write the record as JSON")
     given = parser.parse_args(arguments)
     numbers = given.rows or sorted(ALL_ROWS)
-    records = run_rows(numbers, short=given.short, seed=given.seed)
+    records = run_rows(numbers, short=given.short, seed=given.seed, out=given.out)
     console = Console(width=None if sys.stdout.isatty() else 150)
     console.print(table_of(records))
     for record in records:
@@ -99,16 +114,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.print(f"row {record['row']}: {line}", markup=False)
     met = sum(record["met"] for record in records)
     console.print(f"{met} of {len(records)} rows meet their target")
-    if given.out:
-        described = {
-            "form": "short" if given.short else "full",
-            "seed": given.seed,
-            "platform": platform.platform(),
-            "packages": package_versions(),
-            "rows": records,
-        }
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        given.out.write_text(json.dumps(described, indent=2) + "\n")
     return 0 if met == len(records) else 1
 
 

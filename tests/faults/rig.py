@@ -89,8 +89,15 @@ class Run:
         return code
 
     def finished(self) -> Run:
-        """Wait for a run that must end well."""
-        code = self.wait()
+        """Wait, for as long as it makes steps, for a run that must end well."""
+        done, since = 0, time.monotonic()
+        while self.code() is None:
+            time.sleep(20 * POLL_SECONDS)
+            if self.steps() > done:
+                done, since = self.steps(), time.monotonic()
+            quiet = time.monotonic() - since
+            need(quiet < START_SECONDS, f"no step for {quiet:.0f} s; {self.tail()}")
+        code = self.code()
         need(code == 0, f"ended with {code}; {self.tail()}")
         return self
 
