@@ -18,7 +18,7 @@ SLOW_JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo demo-control test test-slow instruction-sets lint static-check counts-check gpu gpu-full clean
+.PHONY: help setup demo demo-control test test-slow instruction-sets faults lint static-check counts-check gpu gpu-full clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -58,6 +58,9 @@ test-slow: $(STAMP)  ## all planted bugs, ZeRO matrix, long properties (CPU)
 
 instruction-sets: $(STAMP)  ## the numeric tests under SSE, AVX2 and AVX-512 with three seeds each (an hour; CI: INSTRUCTION_SETS=--short)
 	$(BIN)/python -m tests.instruction_sets --jobs $(JOBS) $(INSTRUCTION_SETS)
+
+faults: $(STAMP)  ## twenty faults injected into runs of two ranks, each many times (docs/faults.md)
+	$(BIN)/python -m tests.faults --out $(RUNS)/faults.json
 
 lint: $(STAMP)  ## style, types, import directions
 	$(BIN)/ruff check .

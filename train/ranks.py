@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -181,17 +182,21 @@ def start_ranks(config: DistributedConfig) -> Ranks:
         torch.cuda.set_device(device)
     # DeepSpeed 0.19 calls collectives by names that torch 2.13 is about to drop; they still work.
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
+    timeout = timedelta(seconds=_limit(config, solo=True)[1])
     # Without a launcher's variables DeepSpeed would look for MPI and need mpi4py.
     try:
         with _ended_after(config):
             deepspeed.init_distributed(
                 dist_backend="nccl" if device.type == "cuda" else "gloo",
                 auto_mpi_discovery=False,
-                timeout=timedelta(seconds=_limit(config, solo=True)[1]),
+                timeout=timeout,
                 verbose=False,
             )
     except (dist.DistError, RuntimeError) as error:
         raise RankError(_not_together(config, str(error) or type(error).__name__)) from error
+    # DeepSpeed reduces gradients in groups of its own. torch gives every further group a timeout of
+    # 10 (NCCL) or 30 (gloo) minutes, whatever the first one has.
+    deepspeed.comm.comm.cdb.new_group = partial(dist.new_group, timeout=timeout)
     return Ranks(dist.get_rank(), local_rank, dist.get_world_size(), device)
 
 

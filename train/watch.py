@@ -193,6 +193,7 @@ class Watch:
         self.connection, self.progress = connection, progress
         self.first = first
         self.verdict: Verdict | None = None
+        self._heard_nothing = False  # rank 0 closed the connection without a verdict
         self._decided = threading.Event()
         self._taken = threading.Event()
         threading.Thread(target=self._listen, name="watch", daemon=True).start()
@@ -217,8 +218,13 @@ class Watch:
         short = None if failure is None else failure[:LONGEST_TEXT]
         self._say(step=self.progress.step, waits=where, failure=short)
         self._decided.wait(REPORTS_WITHIN_SECONDS + 1.0)
+        waiting = f", while this rank waited in {where}"
+        if self._heard_nothing:
+            text = gone_text(str(self.first), self.progress.step, waiting)
+            self.verdict = Verdict(text, EXIT_RANK_LOST)
         if self.verdict is None:
-            text = silent_text(str(self.first), self.progress.step, self.progress.limit)
+            limit = self.progress.limit
+            text = silent_text(str(self.first), self.progress.step, limit, waiting)
             self.verdict = Verdict(text, EXIT_RANK_LOST)
         return RankError(self.verdict.text, self.verdict.exit_code)
 
@@ -253,6 +259,7 @@ class Watch:
 
     def _conclude(self, said: dict[str, Any] | None) -> None:
         if self.verdict is None:
+            self._heard_nothing = said is None
             self.verdict = (
                 Verdict(said["verdict"], said["exit_code"])
                 if said

@@ -296,11 +296,15 @@ class ClipLoader:
             multiprocessing_context=context,
             pin_memory=self.pin_memory,
         )
+        batches: Any = None
         try:
             with main_module_hidden():
                 batches = iter(loader)
             yield from batches
         except RuntimeError as error:  # a worker was killed, or reported nothing in time
+            # One that hangs would be waited for once more, 10 s, before the error is seen.
+            for worker in getattr(batches, "_workers", ()):
+                worker.kill()
             if not self._pending:
                 raise
             indices = [places[0] for places in self._pending[0].candidates[:4]]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from svilm_fast.train import watch
-from svilm_fast.train.verdict import Ledger
+from svilm_fast.train.verdict import Ledger, Member
 from svilm_fast.train.watch import WatchServer, allow_open_files, listen_on
 
 TOKEN = "only ours know it"
@@ -50,6 +50,23 @@ def test_the_error_of_one_rank_reaches_all(connect) -> None:
             "verdict": "step 4: rank 1 (host node-a, process 11) stopped: no space left",
             "exit_code": 2,
         }
+
+
+def test_who_loses_rank_0_names_the_collective_in_which_it_waited(monkeypatch) -> None:
+    monkeypatch.setattr(watch, "REPORTS_WITHIN_SECONDS", -0.5)
+    for closes, said in ((True, "is gone"), (False, "did not answer within")):
+        here, there = socket.socketpair()
+        rank = watch.Watch(here, watch.Progress(3), Member(0, "node-a", 10), 8.0)
+        if closes:
+            there.close()
+            rank._decided.wait(10)
+        error = rank.lost("all_reduce (Engine.step)", None)
+        assert str(error).startswith("step 3: rank 0 (host node-a, process 10) ")
+        assert said in str(error)
+        assert "while this rank waited in all_reduce (Engine.step)" in str(error)
+        assert error.exit_code == 4
+        there.close()
+        here.close()
 
 
 def test_a_closed_connection_is_a_rank_that_is_gone(connect) -> None:

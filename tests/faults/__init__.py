@@ -1,0 +1,24 @@
+"""Fault injection into whole runs: rows of faults, each performed many times. See docs/faults.md.
+
+Rows are registered by the modules imported here.
+"""
+
+from tests.faults import (
+    rows_data,
+    rows_process,
+    rows_resume,
+    rows_soak,
+    rows_storage,
+    rows_training,
+)
+from tests.faults.registry import ROWS as ALL_ROWS
+
+__all__ = [
+    "ALL_ROWS",
+    "rows_data",
+    "rows_process",
+    "rows_resume",
+    "rows_soak",
+    "rows_storage",
+    "rows_training",
+]
