@@ -9,7 +9,8 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 RUNS ?= runs
 DEMO := $(RUNS)/demo
-DEMO_DATA := data.train=$(DEMO)/world/train data.val=$(DEMO)/world/val data.test=$(DEMO)/world/test
+WORLD := $(RUNS)/demo-world
+DEMO_DATA := data.train=$(WORLD)/train data.val=$(WORLD)/val data.test=$(WORLD)/test
 STAMP := $(VENV)/.svilm-installed
 JOBS ?= 2
 SLOW_JOBS ?= 2
@@ -17,7 +18,7 @@ SLOW_JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo demo-control test test-slow lint static-check counts-check gpu gpu-full clean
+.PHONY: help setup demo demo-control test test-slow instruction-sets lint static-check counts-check gpu gpu-full clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -39,13 +40,13 @@ LAUNCH = $(BIN)/deepspeed --num_accelerators 2 --master_port \
 	--module svilm_fast.train.pretrain --config configs/demo.yaml --overwrite report.at_end=false
 
 demo: $(STAMP)  ## render a world, train on 2 ranks, evaluate, write runs/demo/report.html
-	$(BIN)/svilm data world --out $(DEMO)/world
+	$(BIN)/svilm data world --out $(WORLD)
 	$(LAUNCH) run.dir=$(DEMO) $(DEMO_DATA)
 	$(BIN)/svilm report --run $(DEMO)
 	$(BIN)/svilm evaluate retrieval --run $(DEMO) --at-least 20 --times-colours 2
 
 demo-control: $(STAMP)  ## the same on shuffled captions: retrieval must stay at chance
-	$(BIN)/svilm data world --out $(DEMO)/world
+	$(BIN)/svilm data world --out $(WORLD)
 	$(LAUNCH) run.dir=$(DEMO)-control run.name=demo-control data.shuffle_captions=true $(DEMO_DATA)
 	$(BIN)/svilm evaluate retrieval --run $(DEMO)-control --at-chance
 
@@ -54,6 +55,9 @@ test: $(STAMP)  ## the fast tests (CPU)
 
 test-slow: $(STAMP)  ## all planted bugs, ZeRO matrix, long properties (CPU)
 	$(BIN)/python -m pytest -m "slow and not gpu" -n $(SLOW_JOBS) --dist loadfile --timeout 900
+
+instruction-sets: $(STAMP)  ## the numeric tests under SSE, AVX2 and AVX-512 with three seeds each (an hour; CI: INSTRUCTION_SETS=--short)
+	$(BIN)/python -m tests.instruction_sets --jobs $(JOBS) $(INSTRUCTION_SETS)
 
 lint: $(STAMP)  ## style, types, import directions
 	$(BIN)/ruff check .

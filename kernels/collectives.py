@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .operators import first_derivative_only
+
 _DESCRIPTION_BYTES = 512
 
 
@@ -50,6 +52,7 @@ class _Gather(torch.autograd.Function):
         return _gather(tensor, group)
 
     @staticmethod
+    @first_derivative_only
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         # Summing halves over ranks would round at every hop.
         dtype = torch.promote_types(gradient.dtype, torch.float32)
@@ -66,6 +69,7 @@ class _AllReduceSum(torch.autograd.Function):
         return _reduced(tensor, dist.ReduceOp.SUM, group)
 
     @staticmethod
+    @first_derivative_only
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return _reduced(gradient, dist.ReduceOp.SUM, ctx.group), None
 

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from . import collectives
+from .operators import first_derivative_only
 
 # A collective costs tens of microseconds whatever its size, and links of 50 to 400 GB/s move this
 # much in 40 to 340: smaller slices would mostly wait.
@@ -135,6 +136,7 @@ class _Start(torch.autograd.Function):
         return tensor.view_as(tensor), tensor.new_empty((0,))
 
     @staticmethod
+    @first_derivative_only
     def backward(ctx: Any, own: Tensor, _: Tensor) -> tuple[Tensor, None]:
         total = own.to(_sum_dtype(own), copy=True)
         for number, rows in enumerate(ctx.exchange.plan.rows):
@@ -156,6 +158,7 @@ class _Arrive(torch.autograd.Function):
         return exchange.plan.others(received)
 
     @staticmethod
+    @first_derivative_only
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         plan, group = ctx.exchange.plan, ctx.exchange.group
         size = gradient.shape[0] // (plan.world_size - 1)
@@ -195,6 +198,7 @@ class _Copies(torch.autograd.Function):
         return tuple(tensor.view_as(tensor) for _ in range(number))
 
     @staticmethod
+    @first_derivative_only
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         total = gradients[0].to(_sum_dtype(gradients[0]), copy=True)
         for gradient in gradients[1:]:

@@ -11,6 +11,8 @@ import typer
 
 from svilm_fast.bench.cli import app as bench_app
 from svilm_fast.bench.profile.command import app as profile_app
+from svilm_fast.console import Console
+from svilm_fast.terminal import print
 from svilm_fast.train.ckpt_commands import ckpt_app
 from svilm_fast.train.commands import config_app, doctor
 from svilm_fast.train.config import Weights
@@ -136,17 +138,17 @@ def retrieval(
 
     Exit status 1 where a demanded figure is not reached.
     """
-    from rich.console import Console
-
     from svilm_fast.evaluation import retrieval_table, write_retrieval
     from svilm_fast.evaluation.demands import Demands, judged
     from svilm_fast.evaluation.protocols import check_protocol, data_for_list
     from svilm_fast.report.page import retrieval_sections, write_pictures
-    from svilm_fast.train.evaluate import evaluate, evaluation_data
+    from svilm_fast.train.evaluate import check_result_name, evaluate, evaluation_data, result_name
     from svilm_fast.train.loaded_run import load_run
     from svilm_fast.train.ranks import choose_device
     from svilm_fast.train.reporting import PICTURE_FRAMES
 
+    if name is not None:
+        check_result_name(name)
     chosen = choose_device(device, 0)
     loaded = load_run(run, device=chosen, overrides=overrides, weights=weights)
     config = loaded.config
@@ -154,7 +156,7 @@ def retrieval(
         if split != "test":
             raise UserError("--list takes the place of the test split; leave out --split")
         config.data = data_for_list(config.data, list_file, videos or list_file.parent)
-        name = name or f"list_{list_file.stem}"
+        name = name or result_name(f"list_{list_file.stem}")
     dataset = evaluation_data(config, split, loaded.tokenizer)
     options = {} if list_file is None else {"protocol": f"list {list_file.name}"}
     if protocol is not None:
@@ -208,3 +210,7 @@ def report(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the console script."""
     sys.exit(run_app(app, arguments))
+
+
+if __name__ == "__main__":
+    main()

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any
+import os
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
+
+# A path as a person writes it: a leading `~` is the home folder.
+PathText = Annotated[str, AfterValidator(os.path.expanduser)]
 
 
 class Settings(BaseModel):

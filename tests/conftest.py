@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests import bars
+
 # Triton reads this when a kernel is decorated, so it must be set before the first import of triton.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -34,6 +36,14 @@ if "SVILM_TESTS_SCRATCH" not in os.environ:
     os.environ["SVILM_TESTS_SCRATCH"] = os.environ["TMPDIR"] = scratch
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(scratch) / "inductor"))
     atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+
+
+bars.install()
+
+# Programs that tests start on ranks import what the tests share.
+ROOT = str(Path(__file__).resolve().parent.parent)
+if ROOT not in (paths := os.environ.get("PYTHONPATH", "").split(os.pathsep)):
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [ROOT, *paths]))
 
 
 @pytest.fixture(scope="session")

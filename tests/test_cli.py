@@ -134,10 +134,18 @@ def test_print_ds_config_is_json(capsys) -> None:
 
 
 def test_a_dry_run_of_the_paper_model_prints_parameters_and_flops(capsys) -> None:
-    assert call("pretrain", "--config", "configs/svilm_base.yaml", "--dry-run") == 0
+    # A batch of 1024 on one rank fits no memory: the exit code says so.
+    assert call("pretrain", "--config", "configs/svilm_base.yaml", "--dry-run") == 2
     shown = capsys.readouterr().out
     assert re.search(r"svilm_base: 2\d\d,\d{3},\d{3} parameters", shown)
     assert "FLOPs per step" in shown
+    assert call("pretrain", "--config", "demo", "--dry-run") == 0
+
+
+def test_the_module_is_the_command() -> None:
+    command = [sys.executable, "-m", "svilm_fast.cli", "config", "explain", "optimizer.lr"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "peak learning rate" in done.stdout
 
 
 def test_config_commands(capsys) -> None:
@@ -163,6 +171,10 @@ def test_doctor_names_ops_and_attention_backends(capsys) -> None:
         (["pretrain", "--config", "dmeo"], "did you mean 'demo'"),
         (["pretrain", "optimizer.lrr=1"], "did you mean 'optimizer.lr'"),
         (["pretrain", "model.attention=flash"], "model.attention: "),
+        (["pretrain"], "no configuration was given"),
+        (["pretrain", "--config", "demo", "run.dir="], "run.dir: needs the path of a folder"),
+        (["evaluate", "retrieval", "--run", "x", "--name", "../../x"], "cannot name files"),
+        (["evaluate", "retrieval", "--run", "x", "--name", "a/b"], "cannot name files"),
         (["pretrain", "--init-from", "a", "--weights-from", "b"], "exclude each other"),
         (["evaluate", "retrieval", "--run", "nowhere"], "nowhere is no run directory"),
         (["report", "--run", "nowhere"], "nowhere is no run directory"),

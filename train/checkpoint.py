@@ -12,26 +12,37 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import math
 import random
 import shutil
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
+from svilm_fast.train.disk import bytes_in, check_space, explained
 from svilm_fast.train.ema import EmaState
 from svilm_fast.train.engine import Engine
 from svilm_fast.train.errors import CheckpointError
-from svilm_fast.train.files import sha256_of, sync_folder, write_atomically, write_json
+from svilm_fast.train.files import save_tensors, write_atomically, write_json
+from svilm_fast.train.manifest import (
+    MANIFEST,
+    committed_tags,
+    damage_of,
+    remove_listed,
+    tags_in,
+    write_manifest,
+)
 from svilm_fast.train.optimizer import RATE_FACTOR, described_groups
+from svilm_fast.train.trust import check_owner
 
 log = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
 LATEST = "latest"
 STATE = "trainer_state.json"
 
@@ -40,11 +51,12 @@ STATE = "trainer_state.json"
 class TrainerState:
     """What continues a run beside weights and moments: the step and where the data stand.
 
-    data: `state_dict()` of this rank's loader.
+    data: `state_dict()` of this rank's loader. source: the checkpoint that it was read from.
     """
 
     step: int
     data: dict[str, Any]
+    source: Path | None = field(default=None, compare=False)
 
 
 def tag_of(step: int) -> str:
@@ -87,7 +99,7 @@ def save_random_state(path: Path, device: torch.device) -> None:
         "numpy": json.dumps([name, int(position), int(has_gauss), float(gauss)]),
         "python": json.dumps(random.getstate()),
     }
-    save_file(state, path, metadata=others)
+    save_tensors(state, path, metadata=others)
 
 
 def load_random_state(path: Path, device: torch.device) -> None:
@@ -120,7 +132,7 @@ def save_average(engine: Engine, folder: Path) -> None:
         return
     if engine.zero_stage > 0 or engine.ranks.is_first:
         shards = {f"{number:05d}": shard for number, shard in enumerate(average.shards)}
-        save_file(shards, average_file(folder, engine))
+        save_tensors(shards, average_file(folder, engine))
 
 
 def load_average(engine: Engine, folder: Path, described: dict[str, Any]) -> None:
@@ -170,52 +182,66 @@ def check_groups(saved: list[dict[str, Any]], engine: Engine, source: Path) -> N
     )
 
 
-def write_manifest(folder: Path) -> None:
-    """Commit a checkpoint: record size and SHA-256 of every file in it."""
-    files = {
-        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
-    }
-    sync_folder(folder)
-    write_json(folder / MANIFEST, {"format": 1, "files": files})
+def required_files(folder: Path) -> list[str]:
+    """Return the names that a checkpoint must hold, by what it says of stage and rank count.
+
+    Raises ValueError where it does not say so.
+    """
+    try:
+        described = json.loads((folder / STATE).read_bytes())
+        ranks, stage = range(described["world_size"]), described["zero_stage"]
+        averaged = described["ema"] is not None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise ValueError(f"{STATE} is missing or damaged") from None
+    names = [STATE]
+    for rank in ranks:
+        names += [f"random_rank_{rank:05d}.safetensors", f"data_rank_{rank:05d}.json"]
+        if stage > 0:
+            names.append(_named_like(folder, f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"))
+        if stage == 3:
+            names.append(_named_like(folder, f"zero_pp_rank_{rank}_mp_rank_00_model_states.pt"))
+        if averaged and (stage > 0 or rank == 0):
+            names.append(f"ema_rank_{rank:05d}.safetensors")
+    return names if stage == 3 else [*names, "mp_rank_00_model_states.pt"]
+
+
+def _named_like(folder: Path, name: str) -> str:
+    """DeepSpeed puts the precision before some names."""
+    return next((path.name for path in folder.glob(f"*{name}")), name)
 
 
 def problem_with(folder: Path) -> str | None:
     """Return why a checkpoint cannot be trusted, or None if every byte is as it was written."""
-    manifest = folder / MANIFEST
-    if not manifest.is_file():
-        return "it was never completed (no manifest)"
+    return damage_of(folder, required=required_files)
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Remove a step's folder: the manifest first, so that it never looks complete."""
     try:
-        files = json.loads(manifest.read_text())["files"]
-    except (ValueError, KeyError, UnicodeDecodeError):
-        return f"{MANIFEST} is damaged"
-    for name, expected in files.items():
-        path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        size = path.stat().st_size
-        if size != expected["bytes"]:
-            return f"{name} has {size} bytes instead of {expected['bytes']}"
-        if sha256_of(path) != expected["sha256"]:
-            return f"{name} has changed since it was written"
-    return None
-
-
-def committed_tags(folder: Path) -> list[str]:
-    """Return the tags that have a manifest, newest first."""
-    if not folder.is_dir():
-        return []
-    return sorted((path.parent.name for path in folder.glob(f"*/{MANIFEST}")), reverse=True)
+        remove_listed(folder)
+    except (OSError, ValueError):
+        # Never completed, or damaged: all in it comes from a save.
+        (folder / MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(folder)
 
 
 def newest_verified(folder: Path) -> str | None:
     """Return the newest checkpoint that verifies, saying why newer ones were passed over.
 
-    Returns None when there was never a checkpoint. Raises CheckpointError when there are some and
-    none can be trusted, so that a run never starts from scratch by accident.
+    Returns None when nothing was ever committed: a kill during a run's first save leaves files, but
+    no manifest and no `latest`. Raises CheckpointError when something was committed and nothing can
+    be trusted, so that a run never starts from scratch by accident.
     """
-    tags = sorted((path.name for path in folder.glob("step_*") if path.is_dir()), reverse=True)
+    tags = [tag for tag in tags_in(folder) if (folder / tag).is_dir()]
+    if not (folder / LATEST).exists() and not committed_tags(folder):
+        if tags:
+            log.warning(
+                "%s holds the unfinished first save of a run that ended during it (%s): there is "
+                "nothing to resume",
+                folder,
+                tags[0],
+            )
+        return None
     reasons: list[str] = []
     for tag in tags:
         reason = problem_with(folder / tag)
@@ -226,7 +252,8 @@ def newest_verified(folder: Path) -> str | None:
         reasons.append(f"{tag}: {reason}")
         log.warning("checkpoint %s is passed over: %s", tag, reason)
     if (folder / LATEST).exists() and not tags:
-        reasons.append(f"{LATEST} names {(folder / LATEST).read_text().strip()!r}, which is absent")
+        latest = (folder / LATEST).read_bytes()[:100].decode(errors="replace").strip()
+        reasons.append(f"{LATEST} names {latest!r}, which is absent")
     if reasons:
         raise CheckpointError(
             f"no checkpoint in {folder} can be trusted ({'; '.join(reasons)}); "
@@ -235,15 +262,57 @@ def newest_verified(folder: Path) -> str | None:
     return None
 
 
-def save_checkpoint(engine: Engine, folder: Path, state: TrainerState, keep: int) -> Path:
-    """Save this step on all ranks and commit it; older ones beyond `keep` are removed."""
+def save_checkpoint(
+    engine: Engine,
+    folder: Path,
+    state: TrainerState,
+    keep: int,
+    *,
+    copies: Sequence[Path] = (),
+) -> Path:
+    """Save this step on all ranks and commit it; older ones beyond `keep` are removed.
+
+    copies: files that are copied into the checkpoint, and so are covered by its manifest.
+    """
+    ranks, tag = engine.ranks, tag_of(state.step)
+    target = folder / tag
+    needed, what = expected_bytes(engine, folder), f"the checkpoint of step {state.step}"
+
+    def make_room() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        check_space(folder, needed, what)
+
+    ranks.from_first(make_room)
+    try:
+        return _save(engine, folder, state, keep, copies)
+    except Exception as error:
+        full = explained(error, folder, needed, what)
+        if full is None:
+            raise
+        shutil.rmtree(target, ignore_errors=True)
+        raise full from error
+
+
+def expected_bytes(engine: Engine, folder: Path) -> int:
+    """Return the size of the newest checkpoint, or the least that the first one needs."""
+    tags = committed_tags(folder)
+    if tags:
+        return bytes_in(folder / tags[0])
+    moments = {"adamw": 2, "sgd": 1}[engine.config.optimizer.name]
+    elements = sum(math.prod(shape) for shape in parameter_shapes(engine.model).values())
+    return 4 * (1 + moments) * elements
+
+
+def _save(
+    engine: Engine, folder: Path, state: TrainerState, keep: int, copies: Sequence[Path]
+) -> Path:
     ranks, tag = engine.ranks, tag_of(state.step)
     target = folder / tag
     if ranks.is_first:
         # Left behind by a run that ended during its save, or the same step saved again.
-        (target / MANIFEST).unlink(missing_ok=True)
-        shutil.rmtree(target, ignore_errors=True)
-        target.mkdir(parents=True)
+        if target.exists():
+            remove_checkpoint(target)
+        target.mkdir(parents=True, exist_ok=True)
     ranks.barrier()
     engine.deepspeed.save_checkpoint(str(folder), tag=tag, save_latest=False)
     save_random_state(target / f"random_rank_{ranks.rank:05d}.safetensors", ranks.device)
@@ -261,13 +330,14 @@ def save_checkpoint(engine: Engine, folder: Path, state: TrainerState, keep: int
             "ema": described_average(engine),
         }
         write_json(target / STATE, described)
+        for path in copies:
+            shutil.copyfile(path, target / path.name)
     ranks.barrier()
     if ranks.is_first:
         write_manifest(target)
         write_atomically(folder / LATEST, tag.encode())
         for old in committed_tags(folder)[keep:]:
-            (folder / old / MANIFEST).unlink()
-            shutil.rmtree(folder / old)
+            remove_checkpoint(folder / old)
     ranks.barrier()
     return target
 
@@ -278,15 +348,17 @@ def _choose(engine: Engine, folder: Path) -> Path | None:
     return folder / tag if tag else None
 
 
-def load_checkpoint(engine: Engine, folder: Path) -> TrainerState | None:
+def load_checkpoint(engine: Engine, folder: Path, *, trust: bool = False) -> TrainerState | None:
     """Load the newest verified checkpoint into the engine; None when there is none at all.
 
-    Raises CheckpointError for another shape, rank count, stage or precision.
+    trust: also read files that another user may have written. Raises CheckpointError for another
+    shape, rank count, stage or precision.
     """
     source = _choose(engine, folder)
     if source is None:
         return None
     ranks = engine.ranks
+    ranks.from_first(lambda: check_owner(source, trust=trust))
     described = json.loads((source / STATE).read_text())
     check_shapes(described["parameters"], engine.model, source)
     here = {
@@ -306,4 +378,4 @@ def load_checkpoint(engine: Engine, folder: Path) -> TrainerState | None:
     load_average(engine, source, described)
     load_random_state(source / f"random_rank_{ranks.rank:05d}.safetensors", ranks.device)
     data = json.loads((source / f"data_rank_{ranks.rank:05d}.json").read_text())
-    return TrainerState(step=int(described["step"]), data=data)
+    return TrainerState(step=int(described["step"]), data=data, source=source)

@@ -8,11 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
+from svilm_fast.terminal import print
 from svilm_fast.train.checkpoint import STATE as TRAINER_STATE
 from svilm_fast.train.checkpoint import newest_verified, problem_with, tag_of
 from svilm_fast.train.errors import CheckpointError, UserError
 from svilm_fast.train.files import RunFiles
 from svilm_fast.train.portable import STATE as PORTABLE_STATE
+from svilm_fast.train.portable import problem_with as problem_with_portable
 from svilm_fast.train.portable import write_portable
 from svilm_fast.train.zero_files import read_checkpoint
 
@@ -41,7 +43,7 @@ def convert(
         raise CheckpointError(f"{files.checkpoints} holds {wanted}; `svilm ckpt info` lists them")
     state = read_checkpoint(files.checkpoints / tag)
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_portable(target, state)
+    write_portable(target, state, RunFiles(files.checkpoints / tag).copied)
     print(f"wrote {target}: {_summary(state.described)}")
 
 
@@ -55,7 +57,8 @@ def info(
     """
     damaged = False
     for folder in _checkpoints_in(path):
-        reason = problem_with(folder)
+        portable = (folder / PORTABLE_STATE).is_file()
+        reason = problem_with_portable(folder) if portable else problem_with(folder)
         damaged |= reason is not None
         print(f"{folder}")
         print(f"  {_described(folder)}")

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from svilm_fast.terminal import print
 from svilm_fast.train.load_config import (
     PRESETS,
     dump_config,

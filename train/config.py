@@ -11,14 +11,16 @@ from svilm_fast.data.config import DataConfig
 from svilm_fast.data.cut_paste import run_lengths
 from svilm_fast.models.config import ModelConfig, TextConfig, VideoConfig, with_preset
 from svilm_fast.objectives.config import ObjectivesConfig
-from svilm_fast.settings import Settings
+from svilm_fast.settings import PathText, Settings
 
 
 class RunSettings(Settings):
     """Where a run lives and what makes it repeatable."""
 
     name: str = Field("run", description="name shown in logs and in the report")
-    dir: str = Field("runs/run", description="run directory; everything the run writes is in it")
+    dir: PathText = Field(
+        "runs/run", description="run directory; everything the run writes is in it"
+    )
     seed: int = Field(0, ge=0, description="seed of initial weights, data order and all noise")
     deterministic: bool = Field(
         False, description="refuse operations whose result depends on the scheduling of threads"
@@ -26,6 +28,13 @@ class RunSettings(Settings):
     threads: int | None = Field(
         None, ge=1, description="CPU threads of torch per rank; null leaves torch's choice"
     )
+
+    @field_validator("dir")
+    @classmethod
+    def _names_a_folder(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("needs the path of a folder, as in run.dir=runs/demo; it is empty")
+        return value
 
 
 class LayerDecayConfig(Settings):
@@ -239,6 +248,10 @@ class CheckpointConfig(Settings):
 
     every_steps: int = Field(0, ge=0, description="steps between checkpoints; 0: only at the end")
     keep: int = Field(2, ge=1, description="newest checkpoints that are kept")
+    when_full: Literal["stop", "continue"] = Field(
+        "stop",
+        description="too little room for a checkpoint ends the run, or leaves that checkpoint out",
+    )
     portable_at_end: bool = Field(
         True, description="write the portable checkpoint (safetensors and JSON) at the end"
     )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import typer
 
 from svilm_fast.data.errors import DataError, SkipBudgetError, WorkerError
+from svilm_fast.terminal import guard_unconfigured_logging, print, print_traceback, printable
 from svilm_fast.train.errors import EXIT_BAD_INPUT, RankError, UserError
 
 DEBUG = "SVILM_DEBUG"
@@ -49,7 +49,7 @@ def report(error: BaseException) -> int:
     """
     rank = int(os.environ.get("RANK", "0"))
     if os.environ.get(DEBUG) == "1":
-        traceback.print_exception(error)
+        print_traceback(error)
     elif rank == 0 or not found_by_every_rank(error):
         prefix = f"rank {rank}: " if rank else ""
         hint = "" if exit_code_of(error) != EXIT_UNEXPECTED else f" ({DEBUG}=1 shows where)"
@@ -59,6 +59,7 @@ def report(error: BaseException) -> int:
 
 def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
     """Run a typer application and return its exit code instead of leaving the interpreter."""
+    guard_unconfigured_logging()
     command: Callable[..., Any] = typer.main.get_command(app)
     try:
         code = command(
@@ -74,6 +75,8 @@ def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
         show = getattr(error, "show", None)
         if show is None:
             return report(error)
+        # A script may pass on names that are not its own.
+        error.message = printable(getattr(error, "message", str(error)))  # type: ignore[attr-defined]
         show()
         return int(getattr(error, "exit_code", EXIT_BAD_INPUT))
     return code if isinstance(code, int) else 0

@@ -26,6 +26,7 @@ from svilm_fast.train.errors import ConfigError
 from svilm_fast.train.optimizer import build_optimizer, set_learning_rate
 from svilm_fast.train.ranks import Ranks
 from svilm_fast.train.scalars import MasterScalars
+from svilm_fast.train.trust import use_restricted_unpickler
 
 TORCH_LINEAR = torch.nn.functional.linear
 
@@ -169,6 +170,7 @@ class Engine:
 
     def load_deepspeed_checkpoint(self, folder: str, tag: str) -> bool:
         """Load DeepSpeed's own files; returns whether there were any."""
+        use_restricted_unpickler(self.deepspeed)
         path, _ = self.deepspeed.load_checkpoint(folder, tag=tag)
         if self.scalars is not None:
             self.scalars.refresh()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from svilm_fast.evaluation import RetrievalResult
 from svilm_fast.evaluation.retrieval import evaluate_dataset
 from svilm_fast.train.config import RunConfig
 from svilm_fast.train.errors import UserError
+
+RESULT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=@-]{0,99}")
 
 SPLITS = ("train", "val", "test")
 
@@ -39,6 +42,21 @@ def evaluation_data(config: RunConfig, split: str, tokenizer: Tokenizer) -> Clip
         image_size=config.video.image_size,
         nouns=config.objectives.grounding.weight > 0,
     )
+
+
+def check_result_name(name: str) -> None:
+    """Raise UserError for a name that could leave the run's evaluation folder."""
+    if not RESULT_NAME.fullmatch(name):
+        raise UserError(
+            f"--name {name!r} cannot name files in evaluation/; use up to 100 letters, digits and "
+            "_ . + "
+            "= @ -, and begin with a letter, a digit or _"
+        )
+
+
+def result_name(text: str) -> str:
+    """Return `text` with every character that a result's name cannot have as `_`."""
+    return re.sub(r"[^A-Za-z0-9_.+=@-]", "_", text)[:100]
 
 
 def autocast_dtype(config: RunConfig) -> torch.dtype | None:

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save_file
+from torch import Tensor
+
 CHUNK_BYTES = 1 << 20
 
 
@@ -46,6 +49,17 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def save_tensors(tensors: dict[str, Tensor], path: Path, **options: Any) -> None:
+    """Write a safetensors file with the permissions of any other new file.
+
+    safetensors makes its file readable by its owner alone, whatever the umask.
+    """
+    save_file(tensors, path, **options)
+    mask = os.umask(0o077)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
+
+
 @dataclass(frozen=True)
 class RunFiles:
     """The layout of a run directory."""
@@ -53,9 +67,19 @@ class RunFiles:
     root: Path
 
     @property
+    def manifest(self) -> Path:
+        """What says that the folder is a run's, and which names in it the run writes."""
+        return self.root / "run.json"
+
+    @property
     def config(self) -> Path:
         """The resolved configuration."""
         return self.root / "config.yaml"
+
+    @property
+    def copied(self) -> list[Path]:
+        """What a checkpoint needs beside weights to be read: configuration and tokenizer."""
+        return [path for path in (self.config, self.tokenizer) if path.is_file()]
 
     @property
     def deepspeed_config(self) -> Path:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import functools
+import operator
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -188,7 +190,7 @@ def parse_override(text: str) -> dict[str, Any]:
         )
     annotation = annotation_at(path)
     try:
-        value = raw if annotation is str else yaml.safe_load(raw)
+        value = raw if _without_bounds(annotation) is str else yaml.safe_load(raw)
     except yaml.YAMLError as error:
         raise ConfigError(
             f"cannot read the value of {path!r}: {' '.join(str(error).split())}"
@@ -244,8 +246,11 @@ def _without_bounds(annotation: Any) -> Any:
     origin: Any = typing.get_origin(annotation)
     if origin is typing.Annotated:
         return _without_bounds(typing.get_args(annotation)[0])
-    if origin is tuple:
-        return origin[tuple(_without_bounds(part) for part in typing.get_args(annotation))]
+    parts = tuple(_without_bounds(part) for part in typing.get_args(annotation))
+    if origin in (tuple, list):
+        return origin[parts]
+    if origin in (typing.Union, types.UnionType):
+        return functools.reduce(operator.or_, parts)
     return annotation
 
 

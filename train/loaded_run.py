@@ -14,6 +14,7 @@ from svilm_fast.train.errors import UserError
 from svilm_fast.train.files import RunFiles
 from svilm_fast.train.load_config import load_config
 from svilm_fast.train.portable import check_portable, load_weights
+from svilm_fast.train.resume import check_tokenizer
 
 
 @dataclass
@@ -48,7 +49,9 @@ def load_run(
             "`svilm pretrain` wrote (run.dir)"
         )
     saved = check_portable(files.portable)
-    config = load_config(str(files.config), overrides or [])
+    check_tokenizer(files, files.portable)
+    kept = files.portable / files.config.name
+    config = load_config(str(kept if kept.is_file() else files.config), overrides or [])
     model = build_model(config)
     if weights is None:
         averaged = saved["ema"] is not None and config.ema.evaluate

@@ -13,6 +13,7 @@ from svilm_fast.data.loader import ClipLoader
 from svilm_fast.kernels.phases import phase
 from svilm_fast.train.checkpoint import TrainerState, save_checkpoint
 from svilm_fast.train.config import RunConfig
+from svilm_fast.train.disk import NoRoomError
 from svilm_fast.train.engine import Engine, StepResult
 from svilm_fast.train.errors import NonFiniteError
 from svilm_fast.train.files import RunFiles, write_json
@@ -132,6 +133,12 @@ class Loop:
             self._save()
         return Outcome(self.step, signal, finished=not signal and self.step >= self.total_steps)
 
+    def evaluate_at_end(self) -> None:
+        """Evaluate after the last step of the schedule, where that is asked for."""
+        due = self.config.evaluation.at_end and self.step == self.total_steps
+        if self.evaluate is not None and due:
+            self._evaluate()
+
     def _train_on(self, batch: Any) -> StepResult:
         rate = learning_rate(
             self.step, self.total_steps, self.config.optimizer.lr, self.config.schedule
@@ -145,13 +152,16 @@ class Loop:
     def _after_step(self, last: int) -> None:
         if self.step % self.config.logging.every_steps == 0 or self.step == last:
             self._record()
-        evaluation, at_the_end = self.config.evaluation, self.step == self.total_steps
-        due = evaluation.every_steps and self.step % evaluation.every_steps == 0
-        if self.evaluate is not None and (evaluation.at_end if at_the_end else due):
-            self._paused(self._evaluate)
         every = self.config.checkpoint.every_steps
         if every and self.step % every == 0:
             self._paused(self._save)
+        every = self.config.evaluation.every_steps
+        due = every and self.step % every == 0 and self.step != self.total_steps
+        if self.evaluate is not None and due:
+            # An evaluation can fail on data that training never reads.
+            if self.saved_at != self.step:
+                self._paused(self._save)
+            self._paused(self._evaluate)
 
     def _paused(self, action: Callable[[], None]) -> None:
         started = time.perf_counter()
@@ -180,9 +190,20 @@ class Loop:
 
     def _save(self) -> None:
         state = TrainerState(self.step, self.loader.state_dict())
-        path = save_checkpoint(
-            self.engine, self.files.checkpoints, state, self.config.checkpoint.keep
-        )
+        settings = self.config.checkpoint
+        try:
+            path = save_checkpoint(
+                self.engine,
+                self.files.checkpoints,
+                state,
+                settings.keep,
+                copies=self.files.copied,
+            )
+        except NoRoomError as error:
+            if settings.when_full == "stop" or self.step >= self.total_steps:
+                raise
+            self.display.say(f"not saved: {error}")
+            return
         self.saved_at = self.step
         self.display.say(f"saved {path}")
 

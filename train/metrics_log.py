@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import logging
 import math
 import secrets
 from collections.abc import Mapping
@@ -13,7 +14,9 @@ from typing import Any, Protocol, TextIO
 
 from svilm_fast.train.config import RunConfig
 from svilm_fast.train.errors import ConfigError
-from svilm_fast.train.files import RunFiles, write_json
+from svilm_fast.train.files import RunFiles, write_atomically, write_json
+
+log = logging.getLogger(__name__)
 
 TRACKERS = ("wandb", "trackio")
 
@@ -32,15 +35,16 @@ def drop_after(path: Path, step: int) -> None:
     """Remove the records of steps after `step`, which a resumed run is about to repeat."""
     if not path.is_file():
         return
-    kept = []
-    for line in path.read_text().splitlines():
+    kept, damaged = [], 0
+    for line in path.read_bytes().splitlines():
         try:
-            record = json.loads(line)
-        except ValueError:
-            continue  # a line that a killed run left half written
-        if record["step"] <= step:
-            kept.append(line)
-    path.write_text("".join(f"{line}\n" for line in kept))
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            damaged += 1  # a killed run leaves half a line, a bad disk anything
+    if damaged:
+        log.warning("%s: %d damaged lines are left out", path, damaged)
+    write_atomically(path, b"".join(line + b"\n" for line in kept))
 
 
 class JsonLines:
@@ -93,7 +97,10 @@ def tracking_id(files: RunFiles, resumed: bool) -> str:
     """Return the name of this run for trackers: the one it had before, or a new one."""
     path = files.tracking
     if resumed and path.is_file():
-        return json.loads(path.read_text())["id"]
+        try:
+            return str(json.loads(path.read_bytes())["id"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            log.warning("%s is damaged: the trackers show this run as a new one", path)
     identity = secrets.token_hex(4)
     write_json(path, {"id": identity})
     return identity

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,20 +13,14 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from svilm_fast.train.checkpoint import (
-    MANIFEST,
-    check_shapes,
-    described_average,
-    parameter_shapes,
-    problem_with,
-    write_manifest,
-)
+from svilm_fast.train.checkpoint import check_shapes, described_average, parameter_shapes
 from svilm_fast.train.engine import Engine
 from svilm_fast.train.errors import CheckpointError
-from svilm_fast.train.files import write_json
+from svilm_fast.train.files import save_tensors, write_json
+from svilm_fast.train.manifest import MANIFEST, damage_of, remove_listed, write_manifest
 from svilm_fast.train.sharded_state import (
     create_moments,
     link_moments,
@@ -80,22 +75,57 @@ def describe_state(
     }
 
 
-def write_portable(folder: Path, state: PortableState) -> None:
-    """Write the files; the folder appears under its name only when it is complete."""
+def write_portable(folder: Path, state: PortableState, copies: Iterable[Path] = ()) -> None:
+    """Write the files; the folder appears under its name only when it is complete.
+
+    copies: files that are copied into it, and so are covered by its manifest.
+    """
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    save_file(state.weights, temporary / WEIGHTS)
-    save_file(state.moments, temporary / MOMENTS)
+    save_tensors(state.weights, temporary / WEIGHTS)
+    save_tensors(state.moments, temporary / MOMENTS)
     if state.average is not None:
-        save_file(state.average, temporary / AVERAGE)
+        save_tensors(state.average, temporary / AVERAGE)
     write_json(temporary / STATE, state.described)
+    for path in copies:
+        shutil.copyfile(path, temporary / path.name)
     write_manifest(temporary)
+    _replace(folder, temporary)
+
+
+def _replace(folder: Path, complete: Path) -> None:
+    """Put a complete folder in the place of an older one; what somebody added to that one stays."""
+    if folder.is_dir():
+        with contextlib.suppress(OSError, ValueError):
+            remove_listed(folder)
+    for left in folder.iterdir() if folder.is_dir() else ():
+        if not (complete / left.name).exists():
+            left.replace(complete / left.name)
     shutil.rmtree(folder, ignore_errors=True)
-    temporary.replace(folder)
+    complete.replace(folder)
 
 
-def save_portable(engine: Engine, folder: Path, step: int, data: dict[str, Any]) -> None:
+def required_files(folder: Path) -> list[str]:
+    """Return the names that a portable checkpoint must hold.
+
+    Raises ValueError where it does not say so.
+    """
+    try:
+        averaged = json.loads((folder / STATE).read_bytes())["ema"] is not None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise ValueError(f"{STATE} is missing or damaged") from None
+    return [WEIGHTS, MOMENTS, STATE, *([AVERAGE] if averaged else [])]
+
+
+def problem_with(folder: Path) -> str | None:
+    """Return why a portable checkpoint cannot be trusted, or None if it is as it was written."""
+    return damage_of(folder, required=required_files)
+
+
+def save_portable(
+    engine: Engine, folder: Path, step: int, data: dict[str, Any], copies: Iterable[Path] = ()
+) -> None:
     """Gather fp32 weights, moments and the average on rank 0 and write them beside the state.
 
     Every rank must call it: under ZeRO each tensor is put together by a collective, one at a time.
@@ -125,7 +155,7 @@ def save_portable(engine: Engine, folder: Path, step: int, data: dict[str, Any])
             parameters=parameter_shapes(engine.model),
             ema=described,
         )
-        write_portable(folder, PortableState(weights, moments, average, state))
+        write_portable(folder, PortableState(weights, moments, average, state), copies)
     ranks.barrier()
 
 

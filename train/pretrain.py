@@ -11,8 +11,10 @@ from typing import Annotated
 
 import typer
 
+from svilm_fast.terminal import log_to_stderr, print
 from svilm_fast.train.config import Weights
 from svilm_fast.train.console import run_app
+from svilm_fast.train.errors import EXIT_BAD_INPUT, UserError
 from svilm_fast.train.load_config import dump_config, load_config
 
 Overrides = Annotated[
@@ -46,6 +48,9 @@ def pretrain(
     weights: Annotated[
         Weights, typer.Option(help="with --weights-from: as they were trained, or their average")
     ] = Weights.RAW,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="resume also from files that another user owns")
+    ] = False,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="print the resolved tree and stop")
     ] = False,
@@ -61,8 +66,8 @@ def pretrain(
     """Train a model; under `deepspeed` or `torchrun` as one rank of many, else alone.
 
     Exit codes: 0 done; 2 bad input; 3 loss or gradients not finite; 4 another rank ended or does
-    not answer; 143 or 130 saved and stopped by SIGTERM or SIGINT (run again with --resume). A
-    report that fails at the end is a warning.
+    not answer; 143, 130, 138 or 129 saved and stopped by SIGTERM, SIGINT, SIGUSR1 or SIGHUP (run
+    again with --resume). A report that fails at the end is a warning.
     """
     del local_rank  # the launchers pass it; LOCAL_RANK in the environment is what counts
     resolved = load_config(config, overrides or [])
@@ -72,18 +77,29 @@ def pretrain(
     if print_ds_config or dry_run:
         from svilm_fast.train.planning import dry_run as dry
 
-        print(dry.deepspeed_json(resolved) if print_ds_config else dry.describe(resolved))
-        return 0
-    logging.basicConfig(
-        level=logging.INFO if int(os.environ.get("RANK", "0")) == 0 else logging.WARNING,
-        format="%(levelname)s %(name)s: %(message)s",
+        if print_ds_config:
+            print(dry.deepspeed_json(resolved))
+            return 0
+        text, fits = dry.describe(resolved)
+        print(text)
+        return 0 if fits else EXIT_BAD_INPUT
+    log_to_stderr(
+        logging.INFO if int(os.environ.get("RANK", "0")) == 0 else logging.WARNING,
+        "%(levelname)s %(name)s: %(message)s",
     )
     from svilm_fast.train.session import Start, train
 
-    outcome = train(
-        resolved,
-        Start(resume, auto_resume, overwrite, init_from, weights_from, weights is Weights.EMA),
+    start = Start(
+        resume, auto_resume, overwrite, init_from, weights_from, weights is Weights.EMA, trust
     )
+    if config is None and not overrides:
+        raise UserError(
+            "no configuration was given, and the defaults alone are ViT-B without data; give a "
+            "recipe, as "
+            "in --config demo (`svilm config list` names them), or settings such as "
+            "model.preset=tiny"
+        )
+    outcome = train(resolved, start)
     return 128 + outcome.signal if outcome.signal else 0
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from rich.columns import Columns
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -19,6 +19,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from svilm_fast.console import Console
+from svilm_fast.terminal import print
 from svilm_fast.train.straggler import stands_out
 
 SHORT_NAMES = {

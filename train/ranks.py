@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,12 +18,15 @@ import torch
 import torch.distributed as dist
 
 from svilm_fast.train.config import DistributedConfig
+from svilm_fast.train.console import report
 from svilm_fast.train.environment import import_deepspeed, use_launcher_variables
 from svilm_fast.train.errors import RankError, UserError
 from svilm_fast.train.faults import failure_of, is_lost_connection, place_of
 from svilm_fast.train.watch import Watch, start_watch
 
 Made = TypeVar("Made")
+# For the process group's own timeout, which names the reason, to come first.
+GRACE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -156,14 +160,15 @@ def start_ranks(config: DistributedConfig) -> Ranks:
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     # Without a launcher's variables DeepSpeed would look for MPI and need mpi4py.
     try:
-        deepspeed.init_distributed(
-            dist_backend="nccl" if device.type == "cuda" else "gloo",
-            auto_mpi_discovery=False,
-            timeout=timedelta(seconds=config.timeout_seconds),
-            verbose=False,
-        )
+        with _ended_after(config):
+            deepspeed.init_distributed(
+                dist_backend="nccl" if device.type == "cuda" else "gloo",
+                auto_mpi_discovery=False,
+                timeout=timedelta(seconds=config.timeout_seconds),
+                verbose=False,
+            )
     except (dist.DistError, RuntimeError) as error:
-        raise RankError(_not_together(config, error)) from error
+        raise RankError(_not_together(config, str(error) or type(error).__name__)) from error
     return Ranks(dist.get_rank(), local_rank, dist.get_world_size(), device)
 
 
@@ -177,8 +182,29 @@ def leave_ranks() -> None:
         dist.destroy_process_group()
 
 
-def _not_together(config: DistributedConfig, error: Exception) -> str:
-    first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+@contextmanager
+def _ended_after(config: DistributedConfig) -> Iterator[None]:
+    """End the process where the group does not form in time and nothing raises.
+
+    torch's store waits for ever for the answer of a port that accepts and never speaks: another
+    program's, say. The main thread sits in that call, so a timer ends the process.
+    """
+
+    def end() -> None:
+        error = RankError(_not_together(config, "the port accepted and never answered"))
+        os._exit(report(error))
+
+    timer = threading.Timer(config.timeout_seconds + GRACE_SECONDS, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _not_together(config: DistributedConfig, reason: str) -> str:
+    first_line = reason.splitlines()[0]
     variables = os.environ
     return (
         f"the {variables['WORLD_SIZE']} ranks did not come together at {variables['MASTER_ADDR']}:"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import os
-import traceback
 from pathlib import Path
 
 import torch
 
 from svilm_fast.evaluation import RetrievalResult
 from svilm_fast.objectives.svilm import build_model
+from svilm_fast.terminal import print, print_traceback
 from svilm_fast.train.config import RunConfig
 from svilm_fast.train.console import DEBUG, one_line
 from svilm_fast.train.evaluate import evaluate, evaluation_data
@@ -98,7 +98,7 @@ def report_at_end(config: RunConfig, device: torch.device) -> Path | None:
         )
     except Exception as error:
         if os.environ.get(DEBUG) == "1":
-            traceback.print_exception(error)
+            print_traceback(error)
         log.warning(
             "the run is saved, but its report could not be written: %s; `svilm report --run %s` "
             "tries again",

@@ -6,8 +6,10 @@ import gc
 import logging
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from svilm_fast.data.dataset import ClipDataset
@@ -16,6 +18,7 @@ from svilm_fast.data.samples import open_split
 from svilm_fast.data.tokenizer import Tokenizer
 from svilm_fast.evaluation import write_retrieval
 from svilm_fast.objectives.svilm import build_model
+from svilm_fast.terminal import print
 from svilm_fast.train import run_folder
 from svilm_fast.train.agreement import check_same_settings
 from svilm_fast.train.attention_check import check_attention
@@ -28,6 +31,7 @@ from svilm_fast.train.environment import seed_everything, use_launcher_variables
 from svilm_fast.train.errors import CheckpointError, UserError
 from svilm_fast.train.evaluate import evaluate, evaluation_data
 from svilm_fast.train.files import RunFiles
+from svilm_fast.train.folder_lock import FolderLock
 from svilm_fast.train.inputs import model_inputs
 from svilm_fast.train.loop import Evaluator, Loop, Outcome
 from svilm_fast.train.metrics_log import MetricsLog, check_trackers
@@ -43,6 +47,7 @@ from svilm_fast.train.portable import (
 from svilm_fast.train.progress import Display
 from svilm_fast.train.ranks import Ranks, joined_ranks
 from svilm_fast.train.reporting import report_at_end
+from svilm_fast.train.resume import check_resume
 from svilm_fast.train.signals import deferred_signals
 from svilm_fast.train.throughput import Meter, device_peak
 
@@ -57,7 +62,8 @@ class Start:
     or a fresh start where there is none. overwrite: replace an earlier run. init_from: folder of
     a portable checkpoint whose weights, moments, step and data position are taken over.
     weights_from: the same, of which only the weights are; the data may be others. average: take
-    their average instead of the weights of weights_from.
+    their average instead of the weights of weights_from. trust: also resume from files that another
+    user may have written.
     """
 
     resume: bool = False
@@ -66,6 +72,7 @@ class Start:
     init_from: Path | None = None
     weights_from: Path | None = None
     average: bool = False
+    trust: bool = False
 
     def __post_init__(self) -> None:
         if self.init_from is not None and self.weights_from is not None:
@@ -102,11 +109,29 @@ def train_as_rank(config: RunConfig, start: Start, ranks: Ranks) -> Outcome:
     config, reasons = resolve_on_ranks(config, ranks, None if start.fresh else files.config)
     if ranks.is_first and reasons:
         print("\n".join(reasons), flush=True)
+    with held_folder(files, ranks) as lock:
+        return _train_in_folder(config, start, ranks, files, lock)
+
+
+@contextmanager
+def held_folder(files: RunFiles, ranks: Ranks) -> Iterator[FolderLock]:
+    """Hold the run folder on rank 0; every rank gets the error where another run holds it."""
+    lock = FolderLock(files.root)
+    ranks.from_first(lock.acquire)
+    try:
+        yield lock
+    finally:
+        lock.release()
+
+
+def _train_in_folder(
+    config: RunConfig, start: Start, ranks: Ranks, files: RunFiles, lock: FolderLock
+) -> Outcome:
     local_batch = local_batch_of(config, ranks.world_size)
     check_attention(config, ranks.device)
     check_trackers(config)
-    if start.fresh and not start.overwrite:
-        ranks.from_first(lambda: run_folder.check_free(files))
+    if start.fresh:
+        ranks.from_first(lambda: run_folder.check_free(files, overwrite=start.overwrite))
     seed_everything(
         config.run.seed, deterministic=config.run.deterministic, threads=config.run.threads
     )
@@ -155,21 +180,25 @@ def train_as_rank(config: RunConfig, start: Start, ranks: Ranks) -> Outcome:
         if not start.fresh:
             start_step = _resume(engine, loader, files, start)
         # From here on nothing refuses to start: now the folder may be changed.
+        lock.keep()
         run_folder.open_folder(files, config, tokenizer, ranks, fresh=start.fresh)
         evaluator = None if held_out is None else _evaluator(config, held_out, files)
         return _loop(config, engine, loader, files, start_step, evaluator)
 
 
 def _resume(engine: Engine, loader: ClipLoader, files: RunFiles, start: Start) -> int:
-    state = load_checkpoint(engine, files.checkpoints)
+    state = load_checkpoint(engine, files.checkpoints, trust=start.trust)
     if state is None:
         if start.resume:
             raise CheckpointError(
                 f"nothing to resume: no checkpoint in {files.checkpoints}; start without --resume"
             )
+        engine.ranks.from_first(lambda: run_folder.check_ours(files))
         if engine.ranks.is_first:
             print(f"no checkpoint in {files.checkpoints}: starting from scratch", flush=True)
         return 0
+    assert state.source is not None
+    engine.ranks.from_first(partial(check_resume, files, state.source, engine.config))
     loader.load_state_dict(state.data)
     if engine.ranks.is_first:
         print(f"resumed at step {state.step}", flush=True)
@@ -203,7 +232,16 @@ def _held_out_data(config: RunConfig, tokenizer: Tokenizer, ranks: Ranks) -> Cli
         if ranks.is_first:
             log.warning("no evaluation during the run: data.%s is not set", settings.split)
         return None
-    return evaluation_data(config, settings.split, tokenizer)
+    dataset = evaluation_data(config, settings.split, tokenizer)
+    clips = min(len(dataset), settings.max_clips or len(dataset))
+    if clips < ranks.world_size:
+        raise UserError(
+            f"data.{settings.split} has {clips} clips to evaluate on {ranks.world_size} ranks; "
+            "give at "
+            "least one clip for each rank, start fewer ranks, or set evaluation.at_end=false and "
+            "evaluation.every_steps=0"
+        )
+    return dataset
 
 
 def _evaluator(config: RunConfig, dataset: ClipDataset, files: RunFiles) -> Evaluator:
@@ -267,9 +305,13 @@ def _loop(
                 pending=pending,
             )
             outcome = loop.run()
-            # Who sent a signal waits only so long; the checkpoint is all that going on needs.
+            # Who sent a signal waits only so long; the checkpoint is all that a resume needs.
             if config.checkpoint.portable_at_end and not outcome.signal:
-                save_portable(engine, files.portable, outcome.step, loader.state_dict())
+                save_portable(
+                    engine, files.portable, outcome.step, loader.state_dict(), files.copied
+                )
+            if not outcome.signal:
+                _evaluate_at_end(loop, display)
         if ranks.is_first:
             if outcome.signal:
                 display.say(_stopped(outcome))
@@ -280,6 +322,17 @@ def _loop(
     finally:
         display.close()
         metrics.close()
+
+
+def _evaluate_at_end(loop: Loop, display: Display) -> None:
+    try:
+        loop.evaluate_at_end()
+    except Exception:
+        display.say(
+            f"the training is complete and saved (step {loop.step}); its evaluation failed: run it "
+            "again with `svilm evaluate retrieval` or --resume"
+        )
+        raise
 
 
 def _stopped(outcome: Outcome) -> str:

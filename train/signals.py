@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-HANDLED = (signal.SIGTERM, signal.SIGINT)
+# Slurm sends SIGUSR1 before a time limit (--signal), a closed terminal sends SIGHUP.
+HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 # Ctrl-C reaches every process of the terminal, and the launchers then pass it on to the ranks as
 # SIGTERM: what follows this soon is the same wish, not impatience.
 COPIES_WITHIN_SECONDS = 5.0
@@ -24,9 +25,16 @@ class PendingSignal:
 
 @contextmanager
 def deferred_signals(clock: Callable[[], float] = time.monotonic) -> Iterator[PendingSignal]:
-    """Collect SIGTERM and SIGINT; one that comes later than copies do acts as without us."""
+    """Collect the handled signals; one that comes later than copies do acts as without us.
+
+    A signal that the process ignores, as SIGHUP under nohup, stays ignored.
+    """
     pending = PendingSignal()
-    previous: dict[int, Any] = {number: signal.getsignal(number) for number in HANDLED}
+    previous: dict[int, Any] = {
+        number: handler
+        for number in HANDLED
+        if (handler := signal.getsignal(number)) != signal.SIG_IGN
+    }
     first_at = 0.0
 
     def remember(number: int, frame: FrameType | None) -> None:
@@ -37,7 +45,7 @@ def deferred_signals(clock: Callable[[], float] = time.monotonic) -> Iterator[Pe
             signal.signal(number, previous[number])
             signal.raise_signal(number)
 
-    for number in HANDLED:
+    for number in previous:
         signal.signal(number, remember)
     try:
         yield pending

@@ -23,6 +23,7 @@ from torch import Tensor
 from svilm_fast.train.checkpoint import STATE, problem_with
 from svilm_fast.train.errors import CheckpointError
 from svilm_fast.train.portable import MOMENT_NAMES, PortableState, describe_state
+from svilm_fast.train.trust import load_tensors_only
 
 FOREIGN = (
     "deepspeed.utils.tensor_fragment.fragment_address",
@@ -44,7 +45,7 @@ class Foreign:
 def read_pickled(path: Path) -> dict[str, Any]:
     """Read one of DeepSpeed's files; nothing but tensors and plain values can come out of it."""
     with torch.serialization.safe_globals([(Foreign, name) for name in FOREIGN]):
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return load_tensors_only(path, map_location="cpu", mmap=True)
 
 
 def describe_checkpoint(folder: Path) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from svilm_fast.bench.ab.gate import Comparison, Request, compare
@@ -21,6 +20,7 @@ from svilm_fast.bench.environment import ROOT
 from svilm_fast.bench.outcomes import Outcome
 from svilm_fast.bench.run.command import chosen_device
 from svilm_fast.bench.run.file import write_json
+from svilm_fast.console import Console
 
 DEFAULT = Plan()
 # CUDA does not survive a fork, so there the pairs of one process replace the renewals.

@@ -12,6 +12,7 @@ import typer
 from svilm_fast.bench.comm.fit import Line, fit_line
 from svilm_fast.bench.comm.ranks import run_ranks
 from svilm_fast.bench.environment import environment
+from svilm_fast.terminal import print
 from svilm_fast.train.errors import UserError
 from svilm_fast.train.load_config import load_config
 from svilm_fast.train.planning.traffic import loss_traffic

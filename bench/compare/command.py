@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from svilm_fast.bench.compare.results import read_results, same_file
 from svilm_fast.bench.compare.verdict import Line, judge, overall, percent, refusal
 from svilm_fast.bench.console import wide_console
 from svilm_fast.bench.outcomes import Outcome
+from svilm_fast.terminal import print
 
 
 def compare(
@@ -48,7 +49,7 @@ def compare(
         raise ValueError(f"{baseline} and {changed} are one file: name the run before and after")
     reason = refusal(before, after, None if allow_dirty else "--allow-dirty")
     if reason is not None:
-        typer.echo(f"error: {reason}", err=True)
+        print(f"error: {reason}", file=sys.stderr)
         raise typer.Exit(int(Outcome.INCOMPARABLE))
     lines = judge(before, after, limit=limit, memory_limit=memory_limit, allow_new=allow_new)
     outcome = overall(lines)
@@ -79,7 +80,7 @@ def _print(lines: list[Line]) -> None:
         table.add_column(name, justify="left" if left else "right", no_wrap=not left)
     for line in lines:
         colour = {Outcome.OK: "", Outcome.NOISY: "yellow"}.get(line.outcome, "red")
-        table.add_row(*map(escape, (line.id, *_cells(line))), style=colour)
+        table.add_row(line.id, *_cells(line), style=colour)
     console.print(table)
 
 

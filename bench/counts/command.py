@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from svilm_fast.bench.console import wide_console
@@ -24,6 +23,7 @@ from svilm_fast.bench.counts.table import (
     write_table,
 )
 from svilm_fast.bench.outcomes import Outcome
+from svilm_fast.terminal import print
 
 
 def counts(
@@ -121,5 +121,5 @@ def _print(rows: list[Row]) -> None:
         table.add_column(name, justify="right")
     for row in sorted(rows, key=lambda row: row.key):
         size = f"{row.bytes:,}" if row.bytes else ""
-        table.add_row(*map(escape, (row.kind, row.case, row.item, f"{row.count:,}", size)))
+        table.add_row(row.kind, row.case, row.item, f"{row.count:,}", size)
     console.print(table)

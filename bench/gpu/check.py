@@ -21,6 +21,7 @@ from svilm_fast.bench.environment import ROOT
 from svilm_fast.bench.gpu.parts import Done, run_side_by_side
 from svilm_fast.bench.gpu.watched import benchmark
 from svilm_fast.bench.ops.run import RESULTS
+from svilm_fast.terminal import print
 
 # Tests mostly wait for the compiler, the benchmark wants the GPU for itself: not at the same time.
 TESTS_SHARE = 0.5

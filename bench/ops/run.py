@@ -28,6 +28,7 @@ from svilm_fast.bench.run.text import failures, line, status_text
 from svilm_fast.bench.suites import ops as suite
 from svilm_fast.bench.suites.benchmark import Benchmark
 from svilm_fast.kernels.registry import ops
+from svilm_fast.terminal import print
 
 RESULTS = ROOT / "bench" / "results"
 STARTING = "measuring "

@@ -16,6 +16,7 @@ from svilm_fast.bench.profile.record import record, tell
 from svilm_fast.bench.profile.text import outer_tools
 from svilm_fast.bench.suites import benchmarks
 from svilm_fast.bench.suites.benchmark import Benchmark
+from svilm_fast.terminal import print
 from svilm_fast.train.pretrain import Overrides
 from svilm_fast.train.ranks import choose_device
 
@@ -49,7 +50,7 @@ def op(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     steps: Steps = 3,
     warm_up: WarmUp = 2,
-    out: Out = Path("profile"),
+    out: Out = Path("runs/profile"),
     stacks: Stacks = False,
     plain: Plain = False,
 ) -> None:
@@ -83,7 +84,7 @@ def step(
     ] = False,
     steps: Steps = 3,
     warm_up: WarmUp = 2,
-    out: Out = Path("profile"),
+    out: Out = Path("runs/profile"),
     stacks: Stacks = False,
     plain: Plain = False,
 ) -> None:

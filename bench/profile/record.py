@@ -13,6 +13,7 @@ from svilm_fast.bench.profile.picture import write_memory
 from svilm_fast.bench.profile.text import describe
 from svilm_fast.bench.profile.trace import read_trace
 from svilm_fast.kernels.phases import phase
+from svilm_fast.terminal import print
 
 
 def record(

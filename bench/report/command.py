@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from svilm_fast.terminal import print
+
 
 def report(
     result: Annotated[Path, typer.Argument(help="result file of `svilm bench run`")],

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
 from rich.progress import Progress
 
 from svilm_fast.bench.ceilings import Ceilings, measure_ceilings
@@ -20,6 +19,8 @@ from svilm_fast.bench.run.table import table
 from svilm_fast.bench.run.text import failures, line, outcome, status_text
 from svilm_fast.bench.suites import benchmarks
 from svilm_fast.bench.suites.benchmark import SUITES, Benchmark
+from svilm_fast.console import Console
+from svilm_fast.terminal import print
 
 RESULTS = ROOT / "bench" / "results"
 
@@ -52,7 +53,7 @@ def run_suites(
     chosen = chosen_benchmarks(suite, where, only)
     if list_only:
         for id in chosen:
-            typer.echo(id)
+            print(id)
         return
     console = wide_console()
     before = environment(where)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rich.table import Table
+from rich.text import Text
 
 from svilm_fast.bench.run.record import Record
 from svilm_fast.bench.run.text import milliseconds, rates, status_text
@@ -22,7 +23,7 @@ def table(records: Iterable[Record]) -> Table:
         view.add_column(name)
     for record in records:
         if not record.measured or record.median_ms is None:
-            view.add_row(record.id, f"[red]{status_text(record)}[/red]")
+            view.add_row(record.id, Text(status_text(record), style="red"))
             continue
         view.add_row(
             record.id,

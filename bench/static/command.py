@@ -7,7 +7,6 @@ from typing import Annotated
 
 import triton
 import typer
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
@@ -21,6 +20,7 @@ from svilm_fast.bench.static.table import (
     table_path,
     write_table,
 )
+from svilm_fast.console import Console
 
 
 def static(

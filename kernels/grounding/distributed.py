@@ -8,9 +8,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from svilm_fast.kernels import collectives
+from svilm_fast.kernels.operators import first_derivative_only
 from svilm_fast.kernels.slices import SlicePlan, for_parts, gather_parts
 
 from .api import as_scalar, check_inputs, check_scalar, grounding_loss, grounding_scores
@@ -96,7 +96,7 @@ class _Sums(torch.autograd.Function):
         return rows, columns, positives
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, of_rows: Tensor, of_columns: Tensor, of_positives: Tensor) -> Any:
         scores, scale, own_valid, valid, rows, columns = ctx.saved_tensors
         logits = scores * scale

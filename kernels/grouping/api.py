@@ -15,6 +15,7 @@ from .reference import GroupingOutput, grouping_reference
 
 Mode = Literal["gumbel", "hard", "soft"]
 MODES = ("gumbel", "hard", "soft")
+MOST_TOKEN_IDS = 1 << 27
 
 
 def _expect(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype | None) -> None:
@@ -67,12 +68,23 @@ def _check(
         _expect("seeds", seeds, (batch,), torch.int64)
     if token_ids is not None:
         _expect("token_ids", token_ids, (batch, length), torch.int64)
+        _check_range(token_ids)
     if token_mask is not None:
         _expect("token_mask", token_mask, (batch, length), torch.bool)
     if not temperature > 0 or not eps > 0:
         raise ValueError(
             f"grouping: temperature and eps must be positive, got {temperature} and {eps}"
         )
+
+
+def _check_range(token_ids: Tensor) -> None:
+    """Refuse ids that the noise's counters cannot hold; on a GPU without waiting for it."""
+    inside = ((token_ids >= 0) & (token_ids < MOST_TOKEN_IDS)).all()
+    text = "grouping: token_ids must lie in [0, 2^27): a token's index before any was dropped"
+    if token_ids.device.type != "cpu" or torch.compiler.is_compiling():
+        torch._assert_async(inside, text)
+    elif not inside:
+        raise ValueError(f"{text}; got {token_ids.min()} to {token_ids.max()}")
 
 
 def grouping(

@@ -61,6 +61,9 @@ def _group_some(
 ) -> GroupingOutput:
     compute = torch.promote_types(tokens.dtype, torch.float32)
     x = tokens.to(compute)
+    if token_mask is not None:
+        # A token that is masked out may hold anything, also NaN.
+        x = x.masked_fill(~token_mask[..., None], 0)
     logits = x @ queries.to(compute).mT
     if group_bias is not None:
         logits = logits + group_bias.to(compute)[:, None]

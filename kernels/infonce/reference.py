@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from ..operators import first_derivative_only
 from .pairs import PairMode, diagonal_range, share_weights
 
 # Logits, probabilities, gradient and mask of a chunk are live at the same time.
@@ -102,7 +102,7 @@ class _Partials(torch.autograd.Function):
         return row_lse, column_lse, positives
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, grad_row: Tensor, grad_column: Tensor, grad_positive: Tensor) -> Any:
         videos, texts, scale, row_lse, column_lse, video_ids, text_ids = ctx.saved_tensors
         need_videos, need_texts, need_scale = ctx.needs_input_grad[:3]

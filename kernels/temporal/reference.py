@@ -54,5 +54,7 @@ def segment_pool_reference(
         if token_mask is not None:
             member = member & token_mask[:, None]
         counts = member.sum(dim=-1)
+        # What belongs to no segment may hold anything, also NaN.
+        x = x.masked_fill(~member.any(dim=1)[..., None], 0)
         segments = member.to(x.dtype) @ x / counts.clamp_min(1)[..., None]
         return segments.to(tokens.dtype), counts > 0

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from svilm_fast.settings import Settings
+from svilm_fast.settings import PathText, Settings
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
@@ -68,7 +68,7 @@ class TokenizerConfig(Settings):
     kind: Literal["bpe", "clip", "hf"] = Field(
         "bpe", description="trained byte-level BPE, CLIP's vocabulary, or a saved tokenizer.json"
     )
-    path: str | None = Field(
+    path: PathText | None = Field(
         None, description="tokenizer.json (bpe, hf) or bpe_simple_vocab_16e6.txt.gz (clip)"
     )
     vocab_size: int = Field(4096, ge=260, description="most tokens of a trained BPE")
@@ -109,6 +109,10 @@ class LimitsConfig(Settings):
     frame_pixels: Count = Field(8192 * 4352, description="most pixels of a frame")
     frames: Count = Field(36_000, description="most frames of a video file")
     video_bytes: Count = Field(2**30, description="largest video file")
+    decode_s: float = Field(
+        300.0, gt=0, description="longest decoding of a video, seconds; loading: timeout_s / 2"
+    )
+    memory_bytes: Count = Field(4 * 2**30, description="most memory that decoding a video takes")
     json_bytes: Count = Field(2**26, description="largest json of a sample")
     shard_members: Count = Field(2_000_000, description="most members of a tar file")
 
@@ -127,10 +131,12 @@ class DataConfig(Settings):
     of these; `None` means that the split does not exist.
     """
 
-    train: str | list[str] | None = Field(None, description="clips to train on: " + SPLIT)
-    val: str | list[str] | None = Field(None, description="clips to watch the run with: " + SPLIT)
-    test: str | list[str] | None = Field(None, description="clips for the end: " + SPLIT)
-    videos: str | None = Field(
+    train: PathText | list[PathText] | None = Field(None, description="clips to train on: " + SPLIT)
+    val: PathText | list[PathText] | None = Field(
+        None, description="clips to watch the run with: " + SPLIT
+    )
+    test: PathText | list[PathText] | None = Field(None, description="clips for the end: " + SPLIT)
+    videos: PathText | None = Field(
         None, description="folder of the videos that lists name; null: the list's own"
     )
     captions: Literal["coarse", "fine", "fused"] = Field(
@@ -142,6 +148,11 @@ class DataConfig(Settings):
     short_clip: Literal["repeat", "skip"] = Field(
         "repeat", description="videos with fewer frames than asked: repeat some, or leave them out"
     )
+    frames_by: Literal["time", "index"] = Field(
+        "time",
+        description="a clip's frames lie in equal parts of the video's time, or of its frames; "
+        "they differ where the frame rate varies",
+    )
     resize_margin: float = Field(
         8 / 7, ge=1.0, description="short side before the crop / video.image_size"
     )
@@ -151,9 +162,7 @@ class DataConfig(Settings):
     tokenizer: TokenizerConfig = TokenizerConfig()
     limits: LimitsConfig = LimitsConfig()
     skips: SkipsConfig = SkipsConfig()
-    decoder: Literal["auto", "pyav", "cv2"] = Field(
-        "auto", description="library that decodes; auto: the first that is installed"
-    )
+    decoder: Literal["auto", "pyav"] = Field("auto", description="library that decodes; auto: pyav")
     workers: int = Field(
         2,
         ge=0,

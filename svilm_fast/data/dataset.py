@@ -13,11 +13,13 @@ from torch import Tensor
 from svilm_fast.data.augment import DRAWS, centre_window, cut, random_window
 from svilm_fast.data.batch import ClipBatch, sample_key
 from svilm_fast.data.config import DataConfig
-from svilm_fast.data.decode import DecodedClip, decode_clip, every_frame
+from svilm_fast.data.decode import DecodedClip, every_frame
+from svilm_fast.data.decode_process import decode_limited
 from svilm_fast.data.errors import DataError
-from svilm_fast.data.nouns import build_extractor
+from svilm_fast.data.nouns import OTHER_LANGUAGE, build_extractor, in_other_language
 from svilm_fast.data.samples import SampleTable, ensure_nouns, open_split
-from svilm_fast.data.sampling import choose_frames
+from svilm_fast.data.sampling import FrameChoice
+from svilm_fast.data.segments import InSegment
 from svilm_fast.data.skips import SkipReport
 from svilm_fast.data.tokenizer import Tokenizer, load_or_train_tokenizer
 from svilm_fast.kernels.philox import Site, derive_seeds, uniform
@@ -94,6 +96,7 @@ class ClipDataset:
         self.report = SkipReport(seen=len(self.table) + len(self.table.rejected))
         for skip in self.table.rejected:
             self.report.add(skip)
+        self.report.notes += self.table.notes
         self.report.check_budget(config.skips.fraction, config.skips.always_allowed)
         samples = self.table.samples
         self.ids = [sample.id for sample in samples]
@@ -124,6 +127,12 @@ class ClipDataset:
             without = sum(not found for found in per_caption)
             if without:
                 self.report.notes["captions without nouns"] += without
+            other = sum(
+                not found and in_other_language(config.nouns, caption)
+                for found, caption in zip(per_caption, self.captions)
+            )
+            if other:
+                self.report.notes[OTHER_LANGUAGE] += other
         self.noun_words = sorted({noun for found in per_caption for noun in found})
         number = {noun: row for row, noun in enumerate(self.noun_words)}
         self.caption_nouns = [tuple(number[noun] for noun in found) for found in per_caption]
@@ -162,7 +171,7 @@ class ClipDataset:
         """Load one sample; `draw` None gives the evaluation view. Raises DataError."""
         config = self.config
         pick = None if draw is None else draw.frames
-        decoded, rows, index_in_video = self._frames(index, pick)
+        rows, index_in_video = self._frames(index, pick)
         first, last = self.first_caption[self.text_of[index] :][:2]
         choice = 0.0 if draw is None else float(draw.augment[-1])
         caption = min(first + int(choice * (last - first)), last - 1)
@@ -184,36 +193,35 @@ class ClipDataset:
             nouns=nouns,
             prompts=prompts,
             metadata=self.table.read_metadata(index) if self.metadata else None,
-            notes=(SHORT_CLIP_NOTE,) if decoded.total < self.frames else (),
+            notes=(SHORT_CLIP_NOTE,) if len(np.unique(index_in_video)) < self.frames else (),
         )
 
-    def _frames(
-        self, index: int, uniforms: np.ndarray | None
-    ) -> tuple[DecodedClip, np.ndarray, np.ndarray]:
-        """The decoded clip, its chosen frames [F, h, w, 3] and their places in the video."""
+    def _frames(self, index: int, uniforms: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """The chosen frames [F, h, w, 3] of a clip and their places in the video."""
         config = self.config
-
-        def choose(total: int) -> np.ndarray:
-            return choose_frames(total, self.frames, uniforms, short_clip=config.short_clip)
-
-        place = self.table.samples[index].video
-        key = f"{place.path}:{place.entry.offset if place.entry else ''}"
+        choose = FrameChoice(
+            self.frames, uniforms, config.short_clip, by_time=config.frames_by == "time"
+        )
+        place, segment = self.table.samples[index].video, self.table.samples[index].segment
+        key = f"{place.path}:{place.entry.offset if place.entry else ''}:{segment or ''}"
         cached = self._cache.get(key)
         if cached is None:
             keep = config.cache == "memory" and self._cached_bytes < config.cache_bytes
-            cached = decode_clip(
+            cached = decode_limited(
                 self.table.read_video(index),
-                every_frame if keep else choose,
+                InSegment(every_frame if keep else choose, segment),
                 short_side=self.short_side,
                 limits=config.limits,
-                decoder=config.decoder,
+                # A worker that takes longer for a batch would end the run.
+                seconds=min(config.limits.decode_s, config.timeout_s / 2),
             )
             if not keep:
-                return cached, cached.frames, cached.index
+                return cached.frames, cached.index
             self._cache[key] = cached
             self._cached_bytes += cached.frames.nbytes
-        rows = np.minimum(choose(cached.total), len(cached.frames) - 1)
-        return cached, cached.frames[rows], cached.index[rows]
+        places = InSegment(choose, segment)(cached.timeline) - cached.index[0]
+        rows = np.minimum(places, len(cached.frames) - 1)
+        return cached.frames[rows], cached.index[rows]
 
     def _nouns(self, caption: int, draw: Draw | None) -> tuple[list[int], list[int]]:
         found = self.caption_nouns[caption]

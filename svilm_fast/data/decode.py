@@ -1,52 +1,64 @@
-"""Decoding of chosen frames of a video, with limits, by PyAV or by OpenCV where PyAV is missing."""
+"""Decoding of chosen frames of a video with PyAV: the frames that the ffmpeg command shows.
+
+`decode_clip` runs in the calling process. Files that may be hostile go through
+`svilm_fast.data.decode_process`, which calls it in a limited process.
+"""
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import math
-import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from svilm_fast.data import containers, display
 from svilm_fast.data.config import LimitsConfig
 from svilm_fast.data.errors import (
     DataError,
     EmptyVideoError,
     OversizedVideoError,
+    SlowVideoError,
     TruncatedVideoError,
     VideoError,
     one_line,
 )
+from svilm_fast.data.timeline import ShownFrames, Timeline
 
-# Containers count a few frames that an edit list hides; more missing than this is truncation.
+# More missing than both is truncation: the last frames of a file are often lost without harm.
 _MISSING_FRAMES = 2
 _MISSING_SHARE = 0.02
 
-Choose = Callable[[int], np.ndarray]
+Choose = Callable[[Timeline], np.ndarray]
 
 
 @dataclass
 class DecodedClip:
     """Frames of one video."""
 
-    frames: np.ndarray  # uint8 [n, h, w, 3], RGB
+    frames: np.ndarray  # uint8 [n, h, w, 3], RGB, as displayed
     index: np.ndarray  # int64 [n], their places in the video
-    total: int  # frames of the whole video
+    timeline: Timeline
     fps: float  # 0.0 where the container does not say
     source_size: tuple[int, int]  # width, height as displayed, before scaling
 
+    @property
+    def total(self) -> int:
+        """Frames of the whole video."""
+        return self.timeline.total
 
-def every_frame(total: int) -> np.ndarray:
+
+def every_frame(timeline: Timeline) -> np.ndarray:
     """A choice for `decode_clip`: all frames."""
-    return np.arange(total, dtype=np.int64)
+    return np.arange(timeline.total, dtype=np.int64)
 
 
-def last_frame(total: int) -> np.ndarray:
+def last_frame(timeline: Timeline) -> np.ndarray:
     """A choice for `decode_clip` that makes it decode everything: the last frame."""
-    return np.array([total - 1], dtype=np.int64)
+    return np.array([timeline.total - 1], dtype=np.int64)
 
 
 def decode_clip(
@@ -55,13 +67,17 @@ def decode_clip(
     *,
     short_side: int | None = None,
     limits: LimitsConfig | None = None,
-    decoder: str = "auto",
+    seconds: float | None = None,
 ) -> DecodedClip:
-    """Decode the frames `choose(total)` (ascending, repeats allowed) of a video file in memory.
+    """Decode the frames `choose(timeline)` (ascending, repeats allowed) of a video file in memory.
 
-    Frames are scaled down so that the shorter side is `short_side` pixels; smaller ones stay.
+    The frames are those that the ffmpeg command shows of the file's default video stream: edit
+    lists, turns, mirroring and the aspect of pixels are applied. They are scaled down so that the
+    shorter side is `short_side` pixels; smaller ones stay. `seconds` is the longest that decoding
+    may take (default: `limits.decode_s`); it is checked between packets.
+
     Raises VideoError or one of its kinds: TruncatedVideoError, EmptyVideoError,
-    OversizedVideoError, or whatever `choose` raises.
+    OversizedVideoError, SlowVideoError, or whatever `choose` raises.
     """
     limits = limits or LimitsConfig()
     if len(data) > limits.video_bytes:
@@ -70,10 +86,13 @@ def decode_clip(
         )
     if not data:
         raise EmptyVideoError("the video file is empty (0 bytes)")
-    if decoder == "auto":
-        decoder = "pyav" if importlib.util.find_spec("av") else "cv2"
-    decode = _decode_cv2 if decoder == "cv2" else _decode_pyav
-    return decode(data, choose, short_side, limits)
+    container = containers.sniff(data)
+    if container is None:
+        raise VideoError(
+            f"not a video file of an allowed kind (it begins with {data[:12]!r}): give a file "
+            f"such as {', '.join(containers.VIDEO_EXTENSIONS)}"
+        )
+    return _Decoder(data, container, choose, short_side, limits, seconds).run()
 
 
 def scaled_size(width: int, height: int, short_side: int | None) -> tuple[int, int]:
@@ -84,184 +103,291 @@ def scaled_size(width: int, height: int, short_side: int | None) -> tuple[int, i
     return max(1, round(width * ratio)), max(1, round(height * ratio))
 
 
-def _check_size(width: int, height: int, frames: int, limits: LimitsConfig) -> None:
-    if width * height > limits.frame_pixels:
-        raise OversizedVideoError(
-            f"{width} x {height} pixels, and {limits.frame_pixels} are allowed "
-            "(limits.frame_pixels)"
-        )
-    if frames > limits.frames:
-        raise OversizedVideoError(
-            f"{frames} frames, and {limits.frames} are allowed (limits.frames)"
-        )
+class _TimedBytes(io.BytesIO):
+    """The file's bytes, which end when the time is over: FFmpeg retries a read that raises."""
+
+    def __init__(self, data: bytes, deadline: float) -> None:
+        super().__init__(data)
+        self._deadline = deadline
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return b"" if time.monotonic() > self._deadline else super().read(size)
 
 
 class _Collector:
     """Keeps the chosen frames while frames stream past in order."""
 
-    def __init__(self, total: int, choose: Choose) -> None:
-        self.total = total
-        self.index = np.asarray(choose(total), dtype=np.int64)
+    def __init__(self, shown: ShownFrames, choose: Choose, render: Callable[[Any], np.ndarray]):
+        self.shown, self.render = shown, render
+        self.timeline = shown.timeline()
+        self.index = np.asarray(choose(self.timeline), dtype=np.int64)
         if self.index.size == 0 or self.index[0] < 0 or np.any(np.diff(self.index) < 0):
             raise DataError("the chosen frames must be ascending and at least one")
-        self.wanted = set(self.index.tolist())
-        self.last = int(self.index[-1])
+        self.wanted = sorted(set(self.index.tolist()), reverse=True)  # the next one is the last
         self.kept: dict[int, np.ndarray] = {}
-        self.count = 0
+        self.place = -1
+        self._latest: Any = None
+        self._image: np.ndarray | None = None  # of the latest frame
 
-    def stack(self) -> tuple[np.ndarray, np.ndarray]:
-        """Frames and their indices; the last decoded frame stands in for a few hidden ones."""
-        missing = self.last + 1 - self.count
-        if self.count == 0:
-            raise EmptyVideoError("no frame can be decoded")
-        if missing > max(_MISSING_FRAMES, math.ceil(_MISSING_SHARE * self.total)):
-            raise TruncatedVideoError(
-                f"only {self.count} of {self.total} frames can be decoded: the file is truncated "
-                "or damaged"
-            )
-        index = np.minimum(self.index, max(self.kept))
-        frames = np.stack([self.kept[i] for i in index.tolist()])
-        return frames, index
+    def add(self, frame: Any, count: int) -> bool:
+        """Take the frame that was decoded as number `count`; False when no more are needed."""
+        place = max(self.place, self.shown.place(frame.pts, count))
+        # A place without a frame of its own still shows the frame before it.
+        while self.wanted and self.wanted[-1] < place:
+            self._keep_latest()
+        self._latest, self._image, self.place = frame, None, place
+        if self.wanted and self.wanted[-1] == place:
+            self._keep_latest()
+        return bool(self.wanted)
+
+    def finish(self) -> tuple[np.ndarray, np.ndarray]:
+        """Frames and their places; the last decoded frame stands in for a few lost ones."""
+        total = self.timeline.total
+        missing = min(self.index[-1], total - 1) - self.place
+        if missing > max(_MISSING_FRAMES, math.ceil(_MISSING_SHARE * total)):
+            raise _truncated(self.place + 1, total)
+        while self.wanted:
+            self._keep_latest()
+        frames = np.stack([self.kept[i] for i in self.index.tolist()])
+        return frames, np.minimum(self.index, self.place)
+
+    def _keep_latest(self) -> None:
+        if self._image is None:
+            self._image = self.render(self._latest)
+        self.kept[self.wanted.pop()] = self._image
 
 
-def _decode_pyav(
-    data: bytes, choose: Choose, short_side: int | None, limits: LimitsConfig
-) -> DecodedClip:
-    import av
-    from av.video.reformatter import VideoReformatter
+class _Decoder:
+    """One decoding of one file."""
 
-    collector: _Collector | None = None
-    try:
-        with av.open(io.BytesIO(data), mode="r") as container:
-            if not container.streams.video:
-                raise EmptyVideoError("the file has no video stream")
-            stream = container.streams.video[0]
-            if stream.codec_context is None:
-                raise VideoError("the video's codec is unknown: re-encode it, for example as H.264")
+    def __init__(
+        self,
+        data: bytes,
+        container: containers.Container,
+        choose: Choose,
+        short_side: int | None,
+        limits: LimitsConfig,
+        seconds: float | None,
+    ) -> None:
+        self.data, self.container, self.choose = data, container, choose
+        self.short_side, self.limits = short_side, limits
+        self.seconds = limits.decode_s if seconds is None else seconds
+        self.deadline = time.monotonic() + self.seconds
+        self.collector: _Collector | None = None
+        self.count = 0  # frames decoded
+        self.size = (0, 0)  # before turns, scaled
+
+    def run(self) -> DecodedClip:
+        import av
+
+        try:
+            return self._decode(av)
+        except (av.FFmpegError, OSError, ValueError, MemoryError, EOFError) as error:
+            if isinstance(error, DataError):
+                raise
+            self._check_time()  # the bytes may have ended for that reason
+            if isinstance(error, MemoryError):
+                raise OversizedVideoError(
+                    f"decoding needs more than the {self.limits.memory_bytes} bytes of memory "
+                    "allowed (limits.memory_bytes)"
+                ) from None
+            what = getattr(error, "strerror", None) or one_line(error)
+            if self.collector is not None:
+                raise _truncated(self.count, self.collector.timeline.total, what) from None
+            if self.container is containers.MOV and containers.top_level_boxes(self.data)[1]:
+                message = f"the file is truncated ({len(self.data)} bytes)"
+                raise TruncatedVideoError(message) from None
+            raise VideoError(f"the video cannot be decoded: {what}") from None
+        finally:
+            self.collector = None  # it refers to this object; its frames must not wait for gc
+
+    def _decode(self, av: Any) -> DecodedClip:
+        options = {
+            # No demuxer may open anything: the bytes are all there is.
+            "protocol_whitelist": "none",
+            "codec_whitelist": containers.CODEC_WHITELIST,
+            # Decoders refuse larger frames before they allocate them.
+            "max_pixels": str(self.limits.frame_pixels),
+        }
+        with av.open(
+            _TimedBytes(self.data, self.deadline),
+            mode="r",
+            format=self.container.demuxer,
+            options=options,
+        ) as opened:
+            self._check_time()
+            streams = self._candidates(opened)
+            packets, end = self._packets(opened, streams)
+            # ffmpeg prefers streams that have packets, then the default one, then the largest.
+            stream = max(streams, key=lambda s: (bool(packets[s.index]), _rank(s)))
+            context = stream.codec_context
+            if not packets[stream.index]:
+                raise EmptyVideoError("the video stream has no frames")
+            if context.width * context.height == 0:
+                raise VideoError(
+                    "the frames' size is unknown or above the "
+                    f"{self.limits.frame_pixels} pixels allowed (limits.frame_pixels)"
+                )
+            self._check_size(context.width, context.height)
+            shown = ShownFrames(packets[stream.index], context.name, stream.time_base)
+            if shown.total == 0:
+                raise EmptyVideoError("no frame of the video is shown")
+            self._check_complete(opened, stream, shown, end)
+            context.options = {"max_pixels": str(self.limits.frame_pixels)}
             # One thread: open containers with decoder threads hang forked children (PyAV 1962).
             stream.thread_count = 1
-            width, height = stream.codec_context.width, stream.codec_context.height
-            total = stream.frames or _count_packets(container, stream, limits.frames)
-            if total == 0 or width * height == 0:
-                raise EmptyVideoError("the video stream has no frames")
-            _check_size(width, height, total, limits)
+            aspect = stream.sample_aspect_ratio
+            width, height = display.square_pixels(context.width, context.height, aspect)
+            self._check_size(width, height)
+            self.size = scaled_size(width, height, self.short_side)
+            turn = self._frames(context, packets.pop(stream.index), shown)
             fps = float(stream.average_rate or 0.0)
-            collector = _Collector(total, choose)
-            reformatter = VideoReformatter()
-            size = scaled_size(width, height, short_side)
-            latest = None
-            for frame in container.decode(stream):
-                if frame.width * frame.height > limits.frame_pixels:
-                    _check_size(frame.width, frame.height, 0, limits)
+        if self.collector is None:
+            raise EmptyVideoError("no frame can be decoded")
+        frames, index = self.collector.finish()
+        source = (height, width) if turn[0] % 2 else (width, height)
+        return DecodedClip(frames, index, self.collector.timeline, fps, source)
+
+    def _candidates(self, opened: Any) -> list[Any]:
+        """The video streams that can be decoded and are no cover pictures."""
+        from av.stream import Disposition
+
+        videos = opened.streams.video
+        films = [s for s in videos if not s.disposition & Disposition.attached_pic]
+        if not films:
+            only = "only a cover picture" if videos else "no video stream"
+            raise EmptyVideoError(f"the file has {only}")
+        known = [s for s in films if s.codec_context is not None]
+        allowed = [s for s in known if s.codec_context.name in containers.VIDEO_CODECS]
+        if not allowed:
+            what = (
+                f"codec {known[0].codec_context.name!r} is not allowed"
+                if known
+                else ("video's codec is unknown")
+            )
+            raise VideoError(f"the {what}: re-encode it, for example as H.264")
+        return allowed
+
+    def _packets(self, opened: Any, streams: list[Any]) -> tuple[dict[int, list[Any]], float]:
+        """The packets of the streams, and the end of the last packet of any stream, seconds."""
+        packets: dict[int, list[Any]] = {stream.index: [] for stream in streams}
+        end = 0.0
+        for packet in _all_packets(opened):
+            self._check_time()
+            stamp = packet.dts if packet.pts is None else packet.pts
+            if stamp is not None:
+                end = max(end, float((stamp + (packet.duration or 0)) * packet.time_base))
+            mine = packets.get(packet.stream_index)
+            if mine is not None:
+                mine.append(packet)
+                if len(mine) > self.limits.frames:
+                    raise OversizedVideoError(
+                        f"more than {self.limits.frames} frames are not allowed (limits.frames)"
+                    )
+        self._check_time()
+        return packets, end
+
+    def _check_complete(self, opened: Any, stream: Any, shown: ShownFrames, end: float) -> None:
+        """Compare the duration that the header states with what is there."""
+        if not self.container.states_duration:
+            return
+        if self.container is containers.MOV:
+            kinds, cut = containers.top_level_boxes(self.data)
+            if cut and b"moof" in kinds:  # no header states how many fragments there are
+                raise TruncatedVideoError("the file ends inside a fragment: it is truncated")
+        size = containers.asf_file_size(self.data) if self.container is containers.ASF else None
+        if size is not None and len(self.data) < (1 - _MISSING_SHARE) * size:
+            message = f"{len(self.data)} of {size} bytes are there: the file is truncated"
+            raise TruncatedVideoError(message)
+        rate = float(stream.average_rate or 0.0)
+        typical, longest = shown.interval() or ((1 / rate, 1 / rate) if rate else (0.0, 0.0))
+        if self.container is containers.AVI:  # FFmpeg derives the duration from what is there
+            durations = [stream.frames / rate if rate else 0.0]
+        else:
+            durations = [
+                (opened.duration or 0) / 1_000_000,
+                float((stream.duration or 0) * stream.time_base),
+            ]
+        stated = min((value for value in durations if value), default=0.0)
+        missing = stated - end
+        # Half an interval is left to rounding.
+        if typical and missing > max((_MISSING_FRAMES + 0.5) * longest, _MISSING_SHARE * stated):
+            raise _truncated(shown.total, shown.total + round(missing / typical))
+
+    def _frames(
+        self, context: Any, packets: list[Any], shown: ShownFrames
+    ) -> tuple[int, bool, bool]:
+        """Decode until nothing more is wanted; the orientation of the first frame."""
+        from av.video.reformatter import VideoReformatter
+
+        reformatter = VideoReformatter()
+        turn = (0, False, False)
+
+        def render(frame: Any) -> np.ndarray:
+            return display.arrange(_to_rgb(reformatter, frame, self.size), turn)
+
+        for packet in [*packets, None]:  # None: what the decoder still holds
+            for frame in context.decode(packet):
+                self._check_time()
+                self._check_size(frame.width, frame.height)
                 if frame.is_corrupt:
-                    raise VideoError(f"frame {collector.count} is damaged")
-                wanted = collector.count in collector.wanted
-                if wanted:
-                    collector.kept[collector.count] = _to_rgb(reformatter, frame, size)
-                latest = None if wanted else frame
-                collector.count += 1
-                if collector.count > collector.last:
-                    break
-            if latest is not None and 0 < collector.count <= collector.last:
-                collector.kept[collector.count - 1] = _to_rgb(reformatter, latest, size)
-    except (av.FFmpegError, OSError, ValueError, MemoryError, EOFError) as error:
-        if isinstance(error, DataError):
-            raise
-        what = getattr(error, "strerror", None) or one_line(error)
-        if collector is not None:
-            raise TruncatedVideoError(
-                f"only {collector.count} of {collector.total} frames can be decoded ({what}): the "
-                "file is truncated or damaged"
-            ) from None
-        if _ends_inside_a_box(data):
-            raise TruncatedVideoError(f"the file is truncated ({len(data)} bytes)") from None
-        raise VideoError(f"the video cannot be decoded: {what}") from None
-    frames, index = collector.stack()
-    turned = frames.shape[1:3] != (size[1], size[0])  # a quarter turn swaps the sides
-    return DecodedClip(frames, index, total, fps, (height, width) if turned else (width, height))
+                    raise VideoError(f"frame {self.count} is damaged")
+                if self.collector is None:
+                    shown.start_at(frame.pts)
+                    turn = display.orientation(display.display_matrix(frame))
+                    self.collector = _Collector(shown, self.choose, render)
+                self.count += 1
+                if not self.collector.add(frame, self.count - 1):
+                    return turn
+        return turn
+
+    def _check_size(self, width: int, height: int) -> None:
+        if width * height > self.limits.frame_pixels:
+            raise OversizedVideoError(
+                f"{width} x {height} pixels, and {self.limits.frame_pixels} are allowed "
+                "(limits.frame_pixels)"
+            )
+
+    def _check_time(self) -> None:
+        if time.monotonic() > self.deadline:
+            raise SlowVideoError(too_slow(self.seconds))
 
 
-def _ends_inside_a_box(data: bytes) -> bool:
-    """Whether the top-level boxes of an MP4 or MOV file reach beyond its end."""
-    if data[4:8] != b"ftyp":
-        return False
-    position = 0
-    while position + 8 <= len(data):
-        size = int.from_bytes(data[position : position + 4], "big")
-        if size == 1:
-            size = int.from_bytes(data[position + 8 : position + 16], "big")
-        if size < 8:
-            return False
-        position += size
-    return position != len(data)
-
-
-def _count_packets(container: object, stream: object, limit: int) -> int:
-    """Frames of a container that does not declare them; stops counting beyond the limit."""
-    count = 0
-    for packet in container.demux(stream):  # type: ignore[attr-defined]
-        count += bool(packet.size)
-        if count > limit:
-            break
-    container.seek(0)  # type: ignore[attr-defined]
-    return count
-
-
-def _to_rgb(reformatter: object, frame: object, size: tuple[int, int]) -> np.ndarray:
-    options = {"width": size[0], "height": size[1], "format": "rgb24", "interpolation": "AREA"}
-    if "threads" in (type(reformatter).reformat.__doc__ or ""):  # type: ignore[attr-defined]
-        options["threads"] = 1  # starting scaler threads takes longer than scaling small frames
-    scaled = reformatter.reformat(frame, **options)  # type: ignore[attr-defined]
-    image = scaled.to_ndarray()
-    quarter_turns = round(getattr(frame, "rotation", 0) / 90) % 4
-    return np.rot90(image, quarter_turns) if quarter_turns else image
-
-
-def _decode_cv2(
-    data: bytes, choose: Choose, short_side: int | None, limits: LimitsConfig
-) -> DecodedClip:
+def _all_packets(opened: Any) -> Iterator[Any]:
+    """The packets of the streams that were there at the start."""
     try:
-        import cv2
-    except ImportError:
-        raise DataError(
-            "no video decoder: install PyAV (pip install av) or opencv-python-headless"
-        ) from None
-    # OpenCV reads files only; the file is gone when the block ends.
-    with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
-        file.write(data)
-        file.flush()
-        capture = cv2.VideoCapture(file.name)
-        try:
-            if not capture.isOpened():
-                raise VideoError("the video cannot be opened by OpenCV")
-            width = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH))
-            height = int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
-            total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-            if total <= 0 or width * height <= 0:
-                raise EmptyVideoError("the video stream has no frames")
-            _check_size(width, height, total, limits)
-            collector = _Collector(total, choose)
-            size = scaled_size(width, height, short_side)
-            latest = None
-            while collector.count <= collector.last:
-                ok, image = capture.read()
-                if not ok:
-                    break
-                wanted = collector.count in collector.wanted
-                if wanted:
-                    collector.kept[collector.count] = _cv2_rgb(cv2, image, size)
-                latest = None if wanted else image
-                collector.count += 1
-            if latest is not None and collector.count <= collector.last:
-                collector.kept[collector.count - 1] = _cv2_rgb(cv2, latest, size)
-            fps = float(capture.get(cv2.CAP_PROP_FPS))
-        finally:
-            capture.release()
-    frames, index = collector.stack()
-    return DecodedClip(frames, index, total, fps if math.isfinite(fps) else 0.0, (width, height))
+        yield from (packet for packet in opened.demux() if packet.size)
+    except IndexError:
+        # At its end, PyAV (18.1) stumbles over streams that appeared after the start.
+        return
 
 
-def _cv2_rgb(cv2: object, image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    if (image.shape[1], image.shape[0]) != size:
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)  # type: ignore[attr-defined]
-    return np.ascontiguousarray(image[:, :, ::-1])
+def too_slow(seconds: float) -> str:
+    """The message of a SlowVideoError."""
+    return (
+        f"decoding takes longer than the {seconds:g} s allowed (limits.decode_s; for a clip that "
+        "is loaded, at most half of data.timeout_s)"
+    )
+
+
+def _truncated(count: int, total: int, what: str | None = None) -> TruncatedVideoError:
+    reason = f" ({what})" if what else ""
+    return TruncatedVideoError(
+        f"only {count} of {total} frames can be decoded{reason}: the file is truncated or damaged"
+    )
+
+
+def _rank(stream: Any) -> int:
+    """FFmpeg's score of a video stream (fftools/ffmpeg_opt.c): its area, raised if default."""
+    from av.stream import Disposition
+
+    context = stream.codec_context
+    default = bool(stream.disposition & Disposition.default)
+    return context.width * context.height + 5_000_000 * default
+
+
+def _to_rgb(reformatter: Any, frame: Any, size: tuple[int, int]) -> np.ndarray:
+    options = {"width": size[0], "height": size[1], "format": "rgb24", "interpolation": "AREA"}
+    if "threads" in (type(reformatter).reformat.__doc__ or ""):
+        options["threads"] = 1  # starting scaler threads takes longer than scaling small frames
+    return reformatter.reformat(frame, **options).to_ndarray()

@@ -69,10 +69,28 @@ class OversizedVideoError(VideoError):
     reason = "oversized video"
 
 
+class SlowVideoError(VideoError):
+    """Decoding a video takes longer than the limits allow."""
+
+    reason = "slow video"
+
+
+class CrashedDecoderError(VideoError):
+    """A video ends the process that decodes it."""
+
+    reason = "decoder crashed"
+
+
 class ShortClipError(VideoError):
     """A video has fewer frames than asked, and the setting says to skip such videos."""
 
     reason = "short clip"
+
+
+class SegmentError(DataError):
+    """A sample's start and end name no part of its video."""
+
+    reason = "bad segment"
 
 
 class SkipBudgetError(DataError):

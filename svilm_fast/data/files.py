@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import re
-from typing import BinaryIO
+import stat
+from collections.abc import Iterator
+from typing import Any, BinaryIO
 
 import fsspec
 
-from svilm_fast.data.errors import DataError, MissingFileError
+from svilm_fast.data.errors import DataError, MissingFileError, one_line
 
 # A list in a shard path may come from a stranger: protocols that run commands are not among these.
-REMOTE_PROTOCOLS = ("s3", "gs", "gcs", "hf", "http", "https", "az", "abfs", "memory")
+# Each with the package that fsspec needs for it.
+_PACKAGES = {
+    "s3": "s3fs",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "hf": "huggingface_hub",
+    "http": "aiohttp requests",
+    "https": "aiohttp requests",
+    "az": "adlfs",
+    "abfs": "adlfs",
+    "memory": "fsspec",
+}
+REMOTE_PROTOCOLS = tuple(_PACKAGES)
 
 
 def protocol(path: str) -> str | None:
@@ -26,7 +41,62 @@ def protocol(path: str) -> str | None:
     if name not in REMOTE_PROTOCOLS or f"{match.group(1)}://" != path[: len(name) + 3]:
         allowed = ", ".join(REMOTE_PROTOCOLS)
         raise DataError(f"{path!r}: the protocol {name!r} is not allowed; allowed: {allowed}")
+    if "::" in path:
+        raise DataError(
+            f"{path!r}: chained addresses (`::`) are not allowed; several addresses are a list"
+        )
     return name
+
+
+def require_regular_file(path: str | os.PathLike[str], mode: int | None = None) -> None:
+    """Refuse FIFOs, devices and sockets: opening one may wait for ever or act on the device.
+
+    mode: its `st_mode`, where that is known. Raises DataError; OSError where nothing is there.
+    """
+    mode = os.stat(path).st_mode if mode is None else mode
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return
+    kinds = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket"}
+    kind = kinds.get(stat.S_IFMT(mode), "device")
+    raise DataError(f"{str(path)!r} is a {kind}: give a regular file")
+
+
+def _open_local(path: str) -> BinaryIO:
+    require_regular_file(path)
+    # O_NONBLOCK: what has become a FIFO since is opened at once, and refused.
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        require_regular_file(path, os.fstat(handle).st_mode)
+        return open(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+@contextlib.contextmanager
+def remote_errors(path: str) -> Iterator[None]:
+    """Turn what fsspec and its packages raise while a remote `path` is read into DataErrors."""
+    try:
+        yield
+    except DataError:
+        raise
+    except FileNotFoundError:
+        raise MissingFileError(f"{path!r} does not exist or is a folder") from None
+    except ImportError as error:
+        package = _PACKAGES[protocol(path) or "memory"]
+        raise DataError(
+            f"{path!r} needs another package: pip install {package} ({one_line(error)})"
+        ) from None
+    except Exception as error:  # every store has errors of its own
+        raise DataError(
+            f"{path!r} cannot be read: {type(error).__name__}: {one_line(error)}"
+        ) from None
+
+
+def _filesystem(path: str) -> tuple[Any, str]:
+    """The file system of a remote path, and the path inside it."""
+    protocol(path)
+    return fsspec.core.url_to_fs(path)
 
 
 def open_binary(path: str, *, read_ahead: bool = True) -> BinaryIO:
@@ -35,28 +105,40 @@ def open_binary(path: str, *, read_ahead: bool = True) -> BinaryIO:
     `read_ahead` False fetches no more of a remote file than what is read, for random access.
     Raises MissingFileError when it is not there, DataError when it cannot be opened.
     """
+    if protocol(path) is not None:
+        with remote_errors(path):
+            filesystem, inside = _filesystem(path)
+            options = {} if read_ahead else {"cache_type": "none"}
+            return filesystem.open(inside, "rb", **options)
     try:
-        if protocol(path) is None:
-            return open(path, "rb")
-        filesystem, inside = fsspec.core.url_to_fs(path)
-        return filesystem.open(inside, "rb", **({} if read_ahead else {"cache_type": "none"}))
-    except (FileNotFoundError, IsADirectoryError):
+        return _open_local(path)
+    except DataError:
+        raise
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise MissingFileError(f"{path!r} does not exist or is a folder") from None
-    except ImportError as error:
-        raise DataError(f"{path!r} needs another package: {error}") from None
     except OSError as error:
         raise DataError(f"{path!r} cannot be opened: {error.strerror or error}") from None
+    except ValueError as error:  # a null character, half a surrogate pair
+        raise MissingFileError(f"{path!r} is no path: {one_line(error)}") from None
+
+
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[BinaryIO]:
+    """`open_binary` for a block; errors of reading a remote file are DataErrors too."""
+    errors = contextlib.nullcontext() if protocol(path) is None else remote_errors(path)
+    with errors, open_binary(path) as stream:
+        yield stream
 
 
 def size_of(path: str) -> int:
     """Bytes of a local or remote file."""
-    with open_binary(path) as stream:
+    with opened(path) as stream:
         return stream.seek(0, os.SEEK_END)
 
 
 def read_bytes(path: str, limit: int) -> bytes:
     """A whole file, at most `limit` bytes of it allowed."""
-    with open_binary(path) as stream:
+    with opened(path) as stream:
         data = stream.read(limit + 1)
     if len(data) > limit:
         raise DataError(f"{path!r} is larger than the {limit} bytes allowed")
@@ -66,8 +148,28 @@ def read_bytes(path: str, limit: int) -> bytes:
 def exists(path: str) -> bool:
     if protocol(path) is None:
         return os.path.exists(path)
-    filesystem, inside = fsspec.core.url_to_fs(path)
-    return bool(filesystem.exists(inside))
+    with remote_errors(path):
+        filesystem, inside = _filesystem(path)
+        return bool(filesystem.exists(inside))
+
+
+def tree(folder: str) -> list[str]:
+    """Every file in `folder` and below it, relative to it, sorted; hidden ones are left out.
+
+    Links to folders are not followed.
+    """
+    if protocol(folder) is None:
+        found = [
+            os.path.relpath(os.path.join(place, name), folder).replace(os.sep, "/")
+            for place, _, names in os.walk(folder)
+            for name in names
+        ]
+    else:
+        with remote_errors(folder):
+            filesystem, inside = _filesystem(folder)
+            start = len(inside.rstrip("/")) + 1
+            found = [path[start:] for path in filesystem.find(inside)]
+    return sorted(path for path in found if not f"/{path}".count("/."))
 
 
 def find(path: str, suffix: str) -> list[str]:
@@ -76,11 +178,12 @@ def find(path: str, suffix: str) -> list[str]:
         if os.path.isdir(path):
             return sorted(glob.glob(os.path.join(glob.escape(path), f"*{suffix}")))
         return sorted(glob.glob(path)) if glob.has_magic(path) else [path]
-    filesystem, inside = fsspec.core.url_to_fs(path)
-    if filesystem.isdir(inside):
-        pattern = f"{inside.rstrip('/')}/*{suffix}"
-    elif glob.has_magic(inside):
-        pattern = inside
-    else:
-        return [path]
-    return sorted(filesystem.unstrip_protocol(name) for name in filesystem.glob(pattern))
+    with remote_errors(path):
+        filesystem, inside = _filesystem(path)
+        if filesystem.isdir(inside):
+            pattern = f"{inside.rstrip('/')}/*{suffix}"
+        elif glob.has_magic(inside):
+            pattern = inside
+        else:
+            return [path]
+        return sorted(filesystem.unstrip_protocol(name) for name in filesystem.glob(pattern))

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import contextlib
 import os
+import posixpath
 from dataclasses import dataclass, field
 from typing import Any
 
 from svilm_fast.data import files
+from svilm_fast.data.containers import VIDEO_EXTENSIONS
 from svilm_fast.data.errors import ListFormatError, MissingFileError, SampleJsonError
-from svilm_fast.data.shards import VIDEO_EXTENSIONS, parse_json
+from svilm_fast.data.shards import parse_json
+from svilm_fast.data.tables import read_table
+from svilm_fast.data.text import decode_utf8
 
 VIDEO_COLUMNS = ("video", "video_id", "videoid", "path", "file", "file_name", "key", "id")
 CAPTION_COLUMNS = ("caption", "sentence", "text", "captions", "description", "name")
 LIST_SUFFIXES = (".csv", ".tsv", ".jsonl")
+FOLDER_COLUMN = "page_dir"
 _LIST_BYTES = 1 << 32
 
 
@@ -26,6 +30,12 @@ class ListRow:
     caption: str | None
     line: int
     extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> str | None:
+        """The folder of the video, where the list has a column `page_dir`, as WebVid does."""
+        place = self.extra.get(FOLDER_COLUMN)
+        return str(place).strip("/ ") or None if isinstance(place, str | int) else None
 
 
 def is_list(path: str) -> bool:
@@ -39,10 +49,7 @@ def read_list(path: str) -> list[ListRow]:
     CAPTION_COLUMNS; a 1k-A file (`key,vid_key,video_id,sentence`) gives `video_id` and `sentence`.
     Raises MissingFileError, or ListFormatError naming the line.
     """
-    try:
-        text = files.read_bytes(path, _LIST_BYTES).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ListFormatError(f"{path}: not UTF-8 text ({error.reason})") from None
+    text = decode_utf8(files.read_bytes(path, _LIST_BYTES), path, ListFormatError)
     records = _json_lines(path, text) if path.lower().endswith(".jsonl") else _table(path, text)
     if not records:
         raise ListFormatError(f"{path}: no rows")
@@ -85,19 +92,8 @@ def _json_lines(path: str, text: str) -> list[tuple[int, dict[str, Any]]]:
 
 def _table(path: str, text: str) -> list[tuple[int, dict[str, Any]]]:
     delimiter = "\t" if path.lower().endswith(".tsv") else ","
-    reader = csv.DictReader(io.StringIO(text), delimiter=delimiter, strict=True)
-    records = []
-    try:
-        for record in reader:
-            if None in record or None in record.values():
-                raise ListFormatError(
-                    f"{path}, line {reader.line_num}: expected {len(reader.fieldnames or [])} "
-                    "columns; quote captions that hold the separator"
-                )
-            records.append((reader.line_num, {k.strip().lower(): v for k, v in record.items()}))
-    except csv.Error as error:
-        raise ListFormatError(f"{path}, line {reader.reader.line_num}: {error}") from None
-    return records
+    header, rows = read_table(path, text, delimiter, VIDEO_COLUMNS)
+    return [(line, dict(zip(header, cells, strict=True))) for line, cells in rows]
 
 
 class VideoFolder:
@@ -109,27 +105,95 @@ class VideoFolder:
                 f"the video folder {folder!r} does not exist: set data.videos to the right one"
             )
         self.folder = folder.rstrip("/")
-        self._stems: dict[str, str] | None = None
+        self._known: dict[str, list[str]] | None = None
+        local = files.protocol(folder) is None
+        places = [os.path.abspath(folder), os.path.realpath(folder)] if local else [self.folder]
+        self._prefixes = [f"{place.rstrip('/')}/" for place in dict.fromkeys(places)]
+        self._files: dict[tuple[int, ...], str] = {}
 
-    def locate(self, name: str) -> str:
-        """The path of a video. Raises MissingFileError, also for a name outside the folder."""
-        if name.startswith(("/", "\\")) or ".." in name.split("/") or ":" in name:
-            raise MissingFileError(f"{name!r} is not inside the video folder {self.folder!r}")
-        if name.lower().endswith(tuple(f".{e}" for e in VIDEO_EXTENSIONS)):
-            path = f"{self.folder}/{name}"
-            if not files.exists(path):
-                raise MissingFileError(f"no video {name!r} in {self.folder!r}")
+    def locate(self, name: str, folder: str | None = None) -> str:
+        """The path of a video: `name` as it is, with an extension added, or in a folder below.
+
+        It is looked for in `folder` below this one first. Names of one file, links among them,
+        give one path: the one that was found first. Raises MissingFileError, also for a name
+        outside the folder or of several videos.
+        """
+        if folder is not None and "/" not in name:
+            with contextlib.suppress(MissingFileError):
+                return self.locate(f"{folder}/{name}")
+        inside = self._inside(name)
+        path = f"{self.folder}/{inside}"
+        if files.protocol(path) is None:
+            if os.path.isfile(path):
+                return self._first_name(path)
+        elif has_video_extension(inside) and files.exists(path):
             return path
-        found = self._by_stem().get(name)
-        if found is None:
-            raise MissingFileError(f"no video {name!r} (any extension) in {self.folder!r}")
-        return found
+        found = self._by_name().get(inside, [])
+        if not found:
+            hint = "; put / between folders" if "\\" in name else ""
+            raise MissingFileError(f"no video {name!r} in {self.folder!r} or below it{hint}")
+        if len(found) > 1:
+            raise MissingFileError(
+                f"several videos are called {name!r} ({', '.join(found[:3])}): name the folder too"
+            )
+        path = f"{self.folder}/{found[0]}"
+        if files.protocol(path) is not None:
+            return path
+        if not os.path.isfile(path):
+            raise MissingFileError(f"{path!r} is no regular file")
+        return self._first_name(path)
 
-    def _by_stem(self) -> dict[str, str]:
-        if self._stems is None:
-            self._stems = {}
-            for extension in reversed(VIDEO_EXTENSIONS):
-                for path in files.find(self.folder, f".{extension}"):
-                    stem = path.rsplit("/", 1)[-1].rsplit(".", 1)[0]
-                    self._stems[stem] = path
-        return self._stems
+    def _inside(self, name: str) -> str:
+        """A name as a path relative to the folder."""
+        for prefix in self._prefixes if name.startswith("/") or "://" in name else ():
+            name = name.removeprefix(prefix)
+        inside = posixpath.normpath(name)
+        if "://" in name:
+            hint = "download it, or give its folder as"
+        elif inside.startswith("/"):
+            hint = f"give {posixpath.dirname(inside)!r}, or a folder above all listed videos, as"
+        elif inside.split("/")[0] == "..":
+            hint = "give a folder above all videos of the list, and names relative to it, as"
+        else:
+            return inside
+        raise MissingFileError(
+            f"{name!r} is not inside the video folder {self.folder!r}: {hint} data.videos "
+            "(svilm data pack --videos)"
+        )
+
+    def _first_name(self, path: str) -> str:
+        try:
+            found = os.stat(path)
+        except OSError:
+            return path
+        # Some file systems number no files, or all alike: size and time must agree too.
+        identity = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+        return self._files.setdefault(identity, path) if found.st_ino else path
+
+    def _by_name(self) -> dict[str, list[str]]:
+        """Videos by path and by name, each with and without its extension.
+
+        A path comes before the same name further down; of one path with several extensions, the
+        first of VIDEO_EXTENSIONS counts.
+        """
+        if self._known is None:
+            rank = {extension: number for number, extension in enumerate(VIDEO_EXTENSIONS)}
+            by_path: dict[str, str] = {}
+            by_name: dict[str, list[str]] = {}
+            videos = [path for path in files.tree(self.folder) if has_video_extension(path)]
+            for path in sorted(videos, key=lambda path: rank[extension_of(path)]):
+                by_name.setdefault(path.rpartition("/")[2], []).append(path)
+                if by_path.setdefault(path.rpartition(".")[0], path) == path:
+                    stem = path.rpartition("/")[2].rpartition(".")[0]
+                    by_name.setdefault(stem, []).append(path)
+            self._known = by_name | {stem: [path] for stem, path in by_path.items()}
+        return self._known
+
+
+def extension_of(path: str) -> str:
+    """The extension of a path in lower case, without its dot; empty where there is none."""
+    return path.rpartition("/")[2].rpartition(".")[2].lower() if "." in path else ""
+
+
+def has_video_extension(path: str) -> bool:
+    return extension_of(path) in VIDEO_EXTENSIONS

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
-import sys
 import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -17,6 +15,7 @@ from svilm_fast.data.batch import ClipBatch
 from svilm_fast.data.config import DataConfig
 from svilm_fast.data.dataset import Clip, ClipDataset
 from svilm_fast.data.errors import DataError, WorkerError, one_line
+from svilm_fast.data.main_module import main_module_hidden
 from svilm_fast.data.skips import Skip, SkipReport
 from svilm_fast.kernels.philox import derive_seeds
 
@@ -109,24 +108,6 @@ class _Assembler(Dataset):
             f"{len(places)} samples in a row cannot be loaded; the last was {last.sample!r}: "
             f"{last.message}"
         )
-
-
-@contextlib.contextmanager
-def _main_module_hidden() -> Iterator[None]:
-    """Start workers without importing the main program in each of them.
-
-    They need this module alone; a trainer as main module would cost every worker its imports, and
-    a script without the `if __name__ == "__main__"` guard would run again.
-    """
-    main = sys.modules["__main__"]
-    names = ("__spec__", "__file__")
-    hidden: dict[str, Any] = {name: vars(main)[name] for name in names if name in vars(main)}
-    main.__spec__ = None
-    vars(main).pop("__file__", None)
-    try:
-        yield
-    finally:
-        vars(main).update(hidden)
 
 
 class ClipLoader:
@@ -305,7 +286,7 @@ class ClipLoader:
             pin_memory=self.pin_memory,
         )
         try:
-            with _main_module_hidden():
+            with main_module_hidden():
                 batches = iter(loader)
             yield from batches
         except RuntimeError as error:  # a worker was killed, or reported nothing in time

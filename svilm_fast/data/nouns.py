@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 from svilm_fast.data.config import NounsConfig
 from svilm_fast.data.errors import DataError, SampleJsonError
+from svilm_fast.data.language import is_english, is_latin
+from svilm_fast.data.text import clean, is_visible
 
 # Nouns that name no visible thing: nothing in the frames could be grounded to them.
 _NOT_VISIBLE = frozenset(
@@ -32,11 +34,14 @@ _VERBS = frozenset(
     moves orbits passes pulses puts rests rises rolls rotates runs shakes shrinks sits slides spins
     stands stays stops swings swirls turns vanishes waits walks wobbles zooms""".split()  # noqa: SIM905
 )
+# Verbs that the lexicon takes for nouns where two subjects share them ("a man and a woman dance").
+_SHARED_VERBS = frozenset(("dance", "sit", "talk", "walk"))
 # Words whose singular is another thing or none.
 _PLURALS = frozenset(
     ("clothes", "glasses", "jeans", "pants", "people", "scissors", "shorts", "trousers")
 )
 _PHRASE_ADJECTIVES = 2
+OTHER_LANGUAGE = "captions not in English, in which data.nouns.extractor=textblob finds no nouns"
 _NAME = re.compile(r"[^\W\d_][\w'’-]*$")
 
 
@@ -73,7 +78,10 @@ class _Word:
 
 
 class TextBlobNouns:
-    """Nouns by the lexicon and rules inside TextBlob's wheel; downloads nothing."""
+    """Nouns by the lexicon and rules inside TextBlob's wheel; downloads nothing.
+
+    The lexicon is English: captions in other languages (`language.is_english`) have no nouns.
+    """
 
     def __init__(self, *, phrases: bool = True) -> None:
         if importlib.util.find_spec("textblob") is None:
@@ -81,6 +89,8 @@ class TextBlobNouns:
         self.phrases = phrases
 
     def __call__(self, caption: str) -> list[Noun]:
+        if not is_english(caption):
+            return []
         words = _tagged(caption)
         found: dict[str, Noun] = {}
         for match in _PHRASE.finditer("".join(word.kind for word in words)):
@@ -120,13 +130,22 @@ def _tagged(caption: str) -> list[_Word]:
         after = tagged[place + 1][1] if place + 1 < len(tagged) else ""
         if words and not caption[words[-1].end : start].isspace():
             words.append(_Word("", "x", start, start))
-        words.append(_Word(text, _kind(text, label, before, after), start, start + len(text)))
+        kind = _kind(text, label, before, after)
+        if text.lower() in _SHARED_VERBS and after != "NN" and _has_two_subjects(tagged[:place]):
+            kind = "x"
+        words.append(_Word(text, kind, start, start + len(text)))
     return words
+
+
+def _has_two_subjects(tagged: Sequence[tuple[str, str, int]]) -> bool:
+    """Whether words end in a noun phrase that "and" joins to another noun: "a man & a woman"."""
+    labels = ["&" if label == "CC" and text in ("and", "&") else label for text, label, _ in tagged]
+    return re.search(r"NN,&,(DT,|PR,|CD,)?(JJ,)*(NN,)+$", ",".join([*labels, ""])) is not None
 
 
 def _kind(text: str, label: str, before: str, after: str) -> str:
     lower = text.lower()
-    if not _NAME.match(text):
+    if not _NAME.match(text) or not any(map(is_latin, text)):
         return "x"
     if lower in _VERBS and before in ("NN", "RB"):
         return "x"
@@ -179,6 +198,11 @@ def build_extractor(config: NounsConfig) -> NounExtractor:
     return TextBlobNouns(phrases=config.phrases)
 
 
+def in_other_language(config: NounsConfig, caption: str) -> bool:
+    """Whether the configured extractor finds no nouns in `caption` for its language."""
+    return config.extractor == "textblob" and not is_english(caption)
+
+
 def nouns_to_json(nouns: Sequence[Noun]) -> list[dict[str, Any]]:
     """The form in which a sample's json keeps nouns: text and span in the caption."""
     return [{"text": noun.text, "span": [noun.start, noun.end]} for noun in nouns]
@@ -197,6 +221,7 @@ def nouns_from_json(value: Any, label: str) -> list[Noun]:
         span = item.get("span", [0, 0])
         if not (isinstance(span, list) and [type(v) for v in span] == [int, int]):
             raise SampleJsonError(f"{label}: the span of {item['text']!r} must be two integers")
-        if item["text"].strip():
-            nouns.append(Noun(item["text"].strip(), span[0], span[1]))
+        name = clean(item["text"])
+        if is_visible(name):
+            nouns.append(Noun(name, span[0], span[1]))
     return nouns

@@ -9,13 +9,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from svilm_fast.data import files
+from svilm_fast.data import files, text
 from svilm_fast.data.config import DataConfig, LimitsConfig
+from svilm_fast.data.containers import VIDEO_EXTENSIONS
 from svilm_fast.data.errors import CaptionError, DataError, MissingFileError
 from svilm_fast.data.lists import ListRow, VideoFolder, is_list, read_list
 from svilm_fast.data.nouns import nouns_from_json
+from svilm_fast.data.segments import KEY as SEGMENT
+from svilm_fast.data.segments import Segment, segment_of_json, segment_of_row, segment_to_json
 from svilm_fast.data.shards import (
-    VIDEO_EXTENSIONS,
     Entry,
     ShardReader,
     find_shards,
@@ -25,6 +27,7 @@ from svilm_fast.data.shards import (
 from svilm_fast.data.skips import Skip
 
 _TEXT_BYTES = 1 << 16
+REPAIRED = "captions repaired (control characters or half surrogate pairs)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,28 +40,34 @@ class Place:
 
 @dataclass(slots=True)
 class Sample:
-    """One clip with its captions; `nouns` has a tuple per caption, or None to extract them."""
+    """One clip with its captions; `nouns` has a tuple per caption, or None to extract them.
+
+    `segment` is the part of the video that the clip is, in seconds; None: all of it.
+    """
 
     id: str
     captions: tuple[str, ...]
     nouns: tuple[tuple[str, ...] | None, ...]
     video: Place
     description: Place | dict[str, Any] | None
+    segment: Segment | None = None
 
 
 @dataclass(frozen=True)
 class Captions:
-    """What `pick_captions` found."""
+    """What `pick_captions` found; `repaired` captions held characters that no text has."""
 
     texts: tuple[str, ...]
     nouns: tuple[tuple[str, ...] | None, ...]
+    repaired: int = 0
 
 
 def pick_captions(record: dict[str, Any], grain: str, label: str) -> Captions:
     """Captions and stored nouns of a sample's json.
 
     `captions: {coarse, fine, fused}` is used where it exists, else `caption` (a text or a list of
-    texts). Raises CaptionError when nothing is left, SampleJsonError for malformed nouns.
+    texts). Texts are cleaned (`text.clean`); those without a visible character are no captions.
+    Raises CaptionError when nothing is left, SampleJsonError for malformed nouns.
     """
     grains = record.get("captions")
     nouns = record.get("nouns")
@@ -71,30 +80,38 @@ def pick_captions(record: dict[str, Any], grain: str, label: str) -> Captions:
         texts = record.get("caption") if record.get("caption") is not None else grains
     several = isinstance(texts, list)
     texts = texts if isinstance(texts, list) else [texts]
-    if any(text is not None and not isinstance(text, str) for text in texts):
+    if any(caption is not None and not isinstance(caption, str) for caption in texts):
         raise CaptionError(f"{label}: a caption must be a text or a list of texts")
     # nouns of several captions are a list per caption
     stored: list[Any] = list(nouns) if several and isinstance(nouns, list) else [nouns]
     stored += [None] * (len(texts) - len(stored))
-    kept = [(text.strip(), found) for text, found in zip(texts, stored) if text and text.strip()]
+    cleaned = [(text.clean(caption or ""), found) for caption, found in zip(texts, stored)]
+    kept = [(caption, found) for caption, found in cleaned if text.is_visible(caption)]
     if not kept:
         raise CaptionError(f"{label}: no caption: add a 'caption' text to its json or list line")
     return Captions(
-        tuple(text for text, _ in kept),
+        tuple(caption for caption, _ in kept),
         tuple(
             None if found is None else tuple(n.text for n in nouns_from_json(found, label))
             for _, found in kept
         ),
+        sum(text.is_damaged(caption) for caption in texts if caption),
     )
 
 
 class SampleTable:
     """Samples in a fixed order, with what was refused while listing them.
 
-    Ids that occur again get `~2`, `~3` and so on.
+    Ids that occur again get `~2`, `~3` and so on. `notes` counts what was repaired and kept.
     """
 
-    def __init__(self, samples: list[Sample], rejected: list[Skip], limits: LimitsConfig) -> None:
+    def __init__(
+        self,
+        samples: list[Sample],
+        rejected: list[Skip],
+        limits: LimitsConfig,
+        notes: Counter[str] | None = None,
+    ) -> None:
         used: set[str] = set()
         for sample in samples:  # shards of several sources often count from zero
             name, number = sample.id, 1
@@ -103,6 +120,7 @@ class SampleTable:
                 sample.id = f"{name}~{number}"
             used.add(sample.id)
         self.samples, self.rejected, self.limits = samples, rejected, limits
+        self.notes = notes or Counter()
         self._reader = ShardReader()
 
     def __len__(self) -> int:
@@ -110,10 +128,13 @@ class SampleTable:
 
     @property
     def fingerprint(self) -> str:
-        """Changes when ids, captions or their order change."""
+        """Changes when ids, captions, segments or their order change."""
         digest = hashlib.sha256()
         for sample in self.samples:
-            digest.update("\x1f".join((sample.id, *sample.captions)).encode() + b"\x1e")
+            parts = [sample.id, *sample.captions]
+            if sample.segment is not None:
+                parts.append(repr(sample.segment))
+            digest.update("\x1f".join(parts).encode() + b"\x1e")
         return digest.hexdigest()[:32]
 
     def read_video(self, index: int) -> bytes:
@@ -127,7 +148,7 @@ class SampleTable:
         if not isinstance(sample.description, Place):
             return dict(sample.description or {})
         data = self._read(sample.description, sample.id, self.limits.json_bytes)
-        return parse_json(data, sample.id)
+        return text.storable(parse_json(data, sample.id))
 
     def _read(self, place: Place, label: str, limit: int) -> bytes:
         if place.entry is None:
@@ -144,10 +165,11 @@ def open_split(config: DataConfig, split: str) -> SampleTable:
         )
     samples: list[Sample] = []
     rejected: list[Skip] = []
+    notes: Counter[str] = Counter()
     for path in [where] if isinstance(where, str) else where:
         read = _from_list if is_list(path) else _from_shards
         try:
-            found, refused = read(path, config)
+            found, refused = read(path, config, notes)
         except DataError as error:
             raise type(error)(f"data.{split}: {error}") from error
         samples += found
@@ -155,10 +177,12 @@ def open_split(config: DataConfig, split: str) -> SampleTable:
     if not samples:
         example = f"; for example {rejected[0].sample}: {rejected[0].message}" if rejected else ""
         raise DataError(f"data.{split}={where!r} holds no usable sample{example}")
-    return SampleTable(samples, rejected, config.limits)
+    return SampleTable(samples, rejected, config.limits, notes)
 
 
-def _from_shards(path: str, config: DataConfig) -> tuple[list[Sample], list[Skip]]:
+def _from_shards(
+    path: str, config: DataConfig, notes: Counter[str]
+) -> tuple[list[Sample], list[Skip]]:
     shards = find_shards(path)
     reader = ShardReader()
     samples: list[Sample] = []
@@ -166,7 +190,7 @@ def _from_shards(path: str, config: DataConfig) -> tuple[list[Sample], list[Skip
     for shard in shards:
         for key, members in load_index(shard, config.limits.shard_members).samples.items():
             try:
-                sample = _shard_sample(shard, key, members, reader, config)
+                sample = _shard_sample(shard, key, members, reader, config, notes)
             except DataError as error:
                 rejected.append(Skip.of(f"{os.path.basename(shard)}/{key}", error))
                 continue
@@ -176,7 +200,12 @@ def _from_shards(path: str, config: DataConfig) -> tuple[list[Sample], list[Skip
 
 
 def _shard_sample(
-    shard: str, key: str, members: dict[str, Entry], reader: ShardReader, config: DataConfig
+    shard: str,
+    key: str,
+    members: dict[str, Entry],
+    reader: ShardReader,
+    config: DataConfig,
+    notes: Counter[str],
 ) -> Sample:
     video = next((members[e] for e in VIDEO_EXTENSIONS if e in members), None)
     if video is None:
@@ -186,20 +215,25 @@ def _shard_sample(
         data = reader.read(shard, members["json"], key, config.limits.json_bytes)
         record = parse_json(data, f"{key}.json")
     if "txt" in members and "caption" not in record and "captions" not in record:
-        text = reader.read(shard, members["txt"], key, _TEXT_BYTES)
-        record["caption"] = text.decode("utf-8", "replace")
+        data = reader.read(shard, members["txt"], key, _TEXT_BYTES)
+        record["caption"] = text.decode_utf8(data, f"{key}.txt", CaptionError)
     captions = pick_captions(record, config.captions, key)
+    segment = segment_of_json(record, key)
+    notes.update({REPAIRED: captions.repaired} if captions.repaired else {})
     identity = record.get("id")
     return Sample(
-        str(identity) if identity else key,
+        text.storable(str(identity)) if identity else key,
         captions.texts,
         captions.nouns,
         Place(shard, video),
         Place(shard, members["json"]) if "json" in members else {"caption": captions.texts[0]},
+        segment,
     )
 
 
-def _from_list(path: str, config: DataConfig) -> tuple[list[Sample], list[Skip]]:
+def _from_list(
+    path: str, config: DataConfig, notes: Counter[str]
+) -> tuple[list[Sample], list[Skip]]:
     rows = read_list(path)
     folder = VideoFolder(config.videos or os.path.dirname(path) or ".")
     repeats = Counter(row.video for row in rows)
@@ -207,18 +241,23 @@ def _from_list(path: str, config: DataConfig) -> tuple[list[Sample], list[Skip]]
     samples: list[Sample] = []
     rejected: list[Skip] = []
     for row in rows:
-        name = row.video
-        if repeats[name] > 1:
-            name = f"{row.video}#{seen[row.video]}"
+        name = text.storable(row.video)
+        if repeats[row.video] > 1:
+            name = f"{name}#{seen[row.video]}"
             seen[row.video] += 1
         try:
             record = row_record(row)
             captions = pick_captions(record, config.captions, f"{path}, line {row.line}")
-            video = Place(folder.locate(row.video))
+            record = text.storable(record)
+            segment = segment_of_row(row.extra, f"{path}, line {row.line}")
+            video = Place(folder.locate(row.video, row.folder))
         except DataError as error:
             rejected.append(Skip.of(name, error))
             continue
-        samples.append(Sample(name, captions.texts, captions.nouns, video, record))
+        notes.update({REPAIRED: captions.repaired} if captions.repaired else {})
+        if segment is not None:
+            record[SEGMENT] = segment_to_json(segment)
+        samples.append(Sample(name, captions.texts, captions.nouns, video, record, segment))
     return samples, rejected
 
 

@@ -2,29 +2,62 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from svilm_fast.data.errors import ShortClipError
+from svilm_fast.data.timeline import Timeline
+
+
+@dataclass(frozen=True)
+class FrameChoice:
+    """The choice of a clip's frames for `decode_clip`; picklable."""
+
+    frames: int
+    uniform: np.ndarray | None  # as in `choose_frames`
+    short_clip: str = "repeat"
+    by_time: bool = True
+
+    def __call__(self, timeline: Timeline) -> np.ndarray:
+        return choose_frames(
+            timeline.total,
+            self.frames,
+            self.uniform,
+            short_clip=self.short_clip,
+            edges=timeline.edges if self.by_time else None,
+        )
 
 
 def choose_frames(
-    total: int, frames: int, uniform: np.ndarray | None, *, short_clip: str = "repeat"
+    total: int,
+    frames: int,
+    uniform: np.ndarray | None,
+    *,
+    short_clip: str = "repeat",
+    edges: np.ndarray | None = None,
 ) -> np.ndarray:
     """Cut a video of `total` frames in `frames` equal segments and take one frame of each.
 
     `uniform` float [frames] in [0, 1) draws the frame inside each segment (training); None takes
     the middle (evaluation). A video with fewer frames repeats some, or raises ShortClipError with
-    `short_clip="skip"`. Returns int64 [frames], ascending.
+    `short_clip="skip"`. With `edges` float [total + 1], the times at which frames begin and the
+    last one ends, the segments are equal parts of the time, and a frame that is shown through
+    several segments is repeated. Returns int64 [frames], ascending.
     """
     if total < frames and short_clip == "skip":
         raise ShortClipError(
             f"{total} frames, and {frames} are asked (data.short_clip=repeat keeps such clips)"
         )
-    edges = np.arange(frames + 1) * (total / frames)
+    offset = 0.5 * np.ones(frames) if uniform is None else np.asarray(uniform, dtype=np.float64)
+    if edges is not None:
+        bounds = np.linspace(edges[0], edges[-1], frames + 1)
+        times = bounds[:-1] + offset * np.diff(bounds)
+        index = np.searchsorted(edges[:-1], times, side="right") - 1
+        return np.clip(index, 0, total - 1).astype(np.int64)
+    bounds = np.arange(frames + 1) * (total / frames)
     if total >= frames:
         # whole frames only: neighbours never share a frame
-        edges = np.floor(edges)
-    width = np.diff(edges)
-    offset = 0.5 * np.ones(frames) if uniform is None else np.asarray(uniform, dtype=np.float64)
-    index = np.floor(edges[:-1] + offset * width).astype(np.int64)
+        bounds = np.floor(bounds)
+    index = np.floor(bounds[:-1] + offset * np.diff(bounds)).astype(np.int64)
     return np.clip(index, 0, total - 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from svilm_fast.data import files
+from svilm_fast.data import braces, files
 from svilm_fast.data.errors import (
     ChecksumError,
     DataError,
@@ -23,8 +24,8 @@ from svilm_fast.data.errors import (
 from svilm_fast.data.tar import read_members
 
 INDEX_SUFFIX = ".index.json"
-VIDEO_EXTENSIONS = ("mp4", "webm", "mkv", "mov", "avi", "m4v")
 INDEX_VERSION = 1
+NAME_BYTES = 100  # of a member's name in a ustar header
 OPEN_SHARDS = 64  # per reader; large sets have more shards than a process may open files
 
 
@@ -66,7 +67,7 @@ def split_name(name: str) -> tuple[str, str]:
 def scan_shard(path: str, max_members: int = 2_000_000) -> ShardIndex:
     """Read every header of a tar file and group the members by key. Raises ShardError."""
     index = ShardIndex(path)
-    with files.open_binary(path) as stream:
+    with files.opened(path) as stream:
         total = stream.seek(0, os.SEEK_END)
         for member in read_members(stream, total, path, max_members=max_members):
             key, extension = split_name(member.name)
@@ -123,7 +124,8 @@ class ShardReader:
         """The bytes of a member. Raises DataError over `limit`, ChecksumError when they changed."""
         if entry.size > limit:
             raise DataError(f"{label}: {entry.size} bytes, and {limit} are allowed")
-        with self._lock:
+        remote = files.protocol(path) is not None
+        with self._lock, files.remote_errors(path) if remote else contextlib.nullcontext():
             # keyed by process: a forked child must not move the parent's file position
             place = (os.getpid(), path)
             stream = self._streams.pop(place, None) or files.open_binary(path, read_ahead=False)
@@ -182,6 +184,13 @@ class ShardWriter:
         """Add a sample: `members` maps an extension such as `mp4` or `json` to its bytes."""
         if not key or key in self._keys or any(c in key for c in "./\\:\0\n"):
             raise ShardError(f"sample key {key!r} is empty, repeated, or holds one of . / \\ :")
+        longest = max((f"{key}.{extension}" for extension in members), key=len, default=key)
+        try:
+            size = len(longest.encode())
+        except UnicodeEncodeError:
+            raise ShardError(f"sample key {key!r} holds half a surrogate pair") from None
+        if size > NAME_BYTES:
+            raise ShardError(f"member name {longest!r} has {size} bytes, and {NAME_BYTES} fit")
         self._keys.add(key)
         if self._tar is None:
             self._open()
@@ -200,6 +209,13 @@ class ShardWriter:
     def close(self) -> None:
         if self._tar is not None:
             self._finish()
+
+    def discard(self) -> None:
+        """Delete the shards that this writer has written, and their indexes."""
+        for path in self.paths:
+            path.unlink(missing_ok=True)
+            path.with_name(path.name + INDEX_SUFFIX).unlink(missing_ok=True)
+        self.paths.clear()
 
     @property
     def _partial(self) -> Path:
@@ -227,8 +243,13 @@ class ShardWriter:
 
 
 def find_shards(path: str) -> list[str]:
-    """The tar files that a folder, a glob or a path means; MissingFileError when there are none."""
-    found = [name for name in files.find(path, ".tar") if name.endswith(".tar")]
+    """The tar files that a folder, a glob, a path or a path with braces means.
+
+    Raises MissingFileError when there are none.
+    """
+    local = files.protocol(path) is None
+    paths = [path] if local and os.path.exists(path) else braces.expand(path)
+    found = [name for each in paths for name in files.find(each, ".tar") if name.endswith(".tar")]
     if not found:
         raise MissingFileError(f"no .tar shards at {path!r}")
     return found

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from svilm_fast.data.errors import DataError, SkipBudgetError, one_line
+from svilm_fast.data.text import storable
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Skip:
 
     @classmethod
     def of(cls, sample: str, error: DataError) -> Skip:
-        return cls(sample, error.reason, one_line(error))
+        return cls(storable(sample), error.reason, storable(one_line(error)))
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -14,6 +15,9 @@ _LONG_NAME = b"L"
 _PAX, _PAX_GLOBAL = b"x", b"g"
 _DIRECTORY = b"5"
 _HEADER_TEXT_LIMIT = 1 << 16
+_OCTAL = re.compile(rb"[0-7]*")
+_DRIVE = re.compile("[A-Za-z]:")
+_SIZE = re.compile(r"[0-9]{1,19}")  # bytes up to 2^63
 
 
 @dataclass(frozen=True)
@@ -29,19 +33,15 @@ def _number(field: bytes, what: str, where: str) -> int:
     if field[:1] == b"\x80":  # base-256, for sizes from 8 GiB
         return int.from_bytes(field[1:], "big")
     text = field.split(b"\0")[0].strip()
-    try:
-        value = int(text, 8) if text else 0
-    except ValueError:
-        raise ShardError(
-            f"{where}: the {what} field {text!r} of a tar header is no number"
-        ) from None
-    if value < 0:
-        raise ShardError(f"{where}: the {what} field {text!r} of a tar header is negative")
-    return value
+    if not _OCTAL.fullmatch(text):
+        raise ShardError(f"{where}: the {what} field {text!r} of a tar header is no octal number")
+    return int(text, 8) if text else 0
 
 
 def _text(field: bytes) -> str:
-    return field.split(b"\0")[0].decode("utf-8", "replace")
+    # Names in other encodings stay apart from one another: byte 0xe9 becomes the four characters
+    # \\xe9.
+    return field.split(b"\0")[0].decode("utf-8", "backslashreplace")
 
 
 def _pax_records(data: bytes, where: str) -> dict[str, str]:
@@ -53,14 +53,15 @@ def _pax_records(data: bytes, where: str) -> dict[str, str]:
         if blank < 0 or not digits.isdigit() or not 0 < int(digits) <= len(data) - position:
             raise ShardError(f"{where}: a damaged extended tar header")
         name, _, value = data[blank + 1 : position + int(digits) - 1].partition(b"=")
-        records[name.decode("utf-8", "replace")] = value.decode("utf-8", "replace")
+        records[_text(name)] = value.decode("utf-8", "backslashreplace")
         position += int(digits)
     return records
 
 
 def _check_name(name: str, where: str) -> None:
     parts = name.replace("\\", "/").split("/")
-    if not name or name.startswith(("/", "\\")) or ".." in parts or "\0" in name or ":" in parts[0]:
+    absolute = name.startswith(("/", "\\")) or _DRIVE.match(name)
+    if not name or absolute or ".." in parts or "\0" in name:
         raise ShardError(f"{where}: the member name {name!r} leaves the archive: refused")
 
 
@@ -90,14 +91,17 @@ def read_members(
         if stored != sum(header[:148]) + sum(header[156:]) + 8 * 32:
             raise ShardError(f"{where}: damaged tar header (its checksum does not match)")
         kind = header[156:157]
-        size = _number(header[124:136], "size", where) if long_size is None else long_size
+        extended = kind in (_LONG_NAME, _PAX, _PAX_GLOBAL)
+        size = _number(header[124:136], "size", where)
+        if long_size is not None and not extended:
+            size = long_size
         start = position + BLOCK
         if size > total_bytes - start:
             raise ShardError(
                 f"{where}: a member claims {size} bytes and the file holds {total_bytes - start}"
             )
         position = start + -(-size // BLOCK) * BLOCK
-        if kind in (_LONG_NAME, _PAX, _PAX_GLOBAL):
+        if extended:
             if size > _HEADER_TEXT_LIMIT:
                 raise ShardError(f"{where}: an extended tar header of {size} bytes")
             data = stream.read(size)
@@ -107,9 +111,11 @@ def read_members(
                 records = _pax_records(data, where)
                 long_name = records.get("path", long_name)
                 if "size" in records:
-                    if not records["size"].isdigit():
-                        raise ShardError(f"{where}: the size {records['size']!r} is no number")
+                    if not _SIZE.fullmatch(records["size"]):
+                        raise ShardError(f"{where}: the size {records['size']!r:.60} is no number")
                     long_size = int(records["size"])
+                if any(name.startswith("GNU.sparse.") for name in records):
+                    raise ShardError(f"{where}: a sparse file: write the archive without --sparse")
             continue
         name, long_name, long_size = long_name or _header_name(header), None, None
         if kind == _DIRECTORY:

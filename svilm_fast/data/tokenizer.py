@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import html
 import importlib.util
 import os
 from collections.abc import Iterable, Sequence
@@ -16,6 +15,7 @@ from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from torch import Tensor
 
+from svilm_fast.data import text
 from svilm_fast.data.config import TokenizerConfig
 from svilm_fast.data.errors import DataError, MissingFileError, one_line
 
@@ -74,7 +74,7 @@ class Tokenizer:
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
             show_progress=False,
         )
-        fast.train_from_iterator(captions, trainer)
+        fast.train_from_iterator(map(text.clean, captions), trainer)
         return cls(fast)
 
     @classmethod
@@ -102,7 +102,7 @@ class Tokenizer:
             raise DataError(f"{str(file)!r} is no gzip file: {one_line(error)}") from None
         if len(data) > _CLIP_BYTES:
             raise DataError(f"{str(file)!r} holds more than {_CLIP_BYTES} bytes: not CLIP's file")
-        lines = data.decode("utf-8", "replace").split("\n")[1 : _CLIP_MERGES + 1]
+        lines = text.decode_utf8(data, str(file), DataError).split("\n")[1 : _CLIP_MERGES + 1]
         merges = [tuple(line.split()) for line in lines if line]
         if any(len(pair) != 2 for pair in merges):
             raise DataError(f"{str(file)!r} does not hold pairs to merge: not CLIP's file")
@@ -138,7 +138,7 @@ class Tokenizer:
         tokens = torch.full((len(texts), length), self.pad_id, dtype=torch.int64)
         mask = torch.zeros(len(texts), length, dtype=torch.bool)
         encodings = self._fast.encode_batch(
-            [html.unescape(text) for text in texts], add_special_tokens=False
+            [text.clean(caption) for caption in texts], add_special_tokens=False
         )
         for row, encoding in enumerate(encodings):
             self.truncated += len(encoding.ids) > length - 2

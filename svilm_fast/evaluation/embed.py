@@ -11,13 +11,14 @@ from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from svilm_fast.console import Console
 from svilm_fast.data.batch import ClipBatch
 from svilm_fast.data.dataset import ClipDataset
 from svilm_fast.data.samples import Place
+from svilm_fast.data.segments import Segment
 from svilm_fast.models.features import VideoFeatures
 from svilm_fast.models.video_encoder import VideoOutputs
 
@@ -39,7 +40,8 @@ class CaptionTable:
     """All captions of a data set: videos may have several, which a batch shows only one of.
 
     tokens: int [n, S]; mask: bool [n, S]; rows: the captions of each video; video: the name of the
-    video that a sample shows. Samples that share a video file are one video under the first's id.
+    video that a sample shows. Samples of one video file, or of one segment of it, are one video
+    under the first's id.
     """
 
     texts: list[str]
@@ -54,9 +56,9 @@ class CaptionTable:
         first = dataset.first_caption
         rows: dict[str, list[int]] = {}
         video: dict[str, str] = {}
-        names: dict[Place, str] = {}
+        names: dict[tuple[Place, Segment | None], str] = {}
         for sample, text in zip(dataset.table.samples, dataset.text_of, strict=True):
-            name = video[sample.id] = names.setdefault(sample.video, sample.id)
+            name = video[sample.id] = names.setdefault((sample.video, sample.segment), sample.id)
             rows.setdefault(name, []).extend(range(first[text], first[text + 1]))
         return cls(dataset.captions, dataset.text_tokens, dataset.text_mask, rows, video)
 

@@ -29,6 +29,7 @@ from svilm_fast.report.probe import ClipProbe, TemporalHead, probe_clips, read_c
 from svilm_fast.report.retrieval import choose_queries, draw_retrieval_strip, query_text
 from svilm_fast.report.temporal import draw_assignments, draw_similarity
 from svilm_fast.report.theme import DARK, LIGHT, Theme, drawing
+from svilm_fast.terminal import printable
 
 Draw = Callable[[Theme], Figure]
 
@@ -281,6 +282,8 @@ def fill_template(template: str, package: str = "svilm_fast.report", **values: A
     environment = jinja2.Environment(
         loader=jinja2.ChoiceLoader([jinja2.PackageLoader(name, ".") for name in packages]),
         autoescape=True,
+        # Bidirectional overrides in a caption reorder the page; markup of ours has another type.
+        finalize=lambda value: printable(value) if type(value) is str else value,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import av
@@ -46,6 +48,18 @@ def ramp(frames: int = 12, height: int = 32, width: int = 40, phase: int = 0) ->
 def caption_of(number: int) -> str:
     colour, shape = COLOURS[number % 6], SHAPES[number // 6 % 4]
     return f"clip {number}: a {colour} {shape} spins over a dark floor."
+
+
+@pytest.fixture(scope="session")
+def odd() -> ModuleType:
+    """The functions of odd_videos.py beside this file."""
+    path = Path(__file__).with_name("odd_videos.py")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")

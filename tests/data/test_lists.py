@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 
+import fsspec
 import pytest
 
 from svilm_fast.data.config import DataConfig
@@ -91,6 +93,98 @@ def test_videos_are_found_with_and_without_extension_and_only_inside(tmp_path):
             folder.locate(name)
     with pytest.raises(MissingFileError, match=r"data\.videos"):
         VideoFolder(str(tmp_path / "nowhere"))
+
+
+def test_absolute_paths_inside_the_folder_are_found(tmp_path, monkeypatch):
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("in")
+    (tmp_path / "in" / "sub" / "a.mp4").write_bytes(b"")
+    (tmp_path / "in" / "How to: bake.mp4").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    for where in ("in", "./in/", str(tmp_path / "in"), "link", str(tmp_path / "link")):
+        folder = VideoFolder(where)
+        absolute = folder.locate(str(tmp_path / "in" / "sub" / "a.mp4"))
+        assert absolute == folder.locate("sub/a.mp4") == folder.locate("sub/../sub/a")
+        assert absolute.endswith("/sub/a.mp4")
+        assert folder.locate("How to: bake.mp4").endswith("/How to: bake.mp4")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("{root}/out.mp4", r"is not inside .*: give '{root}', or a folder above all listed videos"),
+        ("../out.mp4", "is not inside .*: give a folder above all videos of the list"),
+        ("sub/../../out.mp4", "is not inside .*: give a folder above"),
+        ("https://host/a.mp4", "is not inside .*: download it"),
+        ("sub\\a.mp4", "no video .*; put / between folders"),
+    ],
+)
+def test_other_names_get_a_hint_what_to_give(tmp_path, name, hint):
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    (tmp_path / "in" / "sub" / "a.mp4").write_bytes(b"")
+    (tmp_path / "out.mp4").write_bytes(b"")
+    with pytest.raises(MissingFileError, match=hint.format(root=tmp_path)):
+        VideoFolder(str(tmp_path / "in")).locate(name.format(root=tmp_path))
+
+
+def test_videos_on_a_store_may_be_named_by_their_address():
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/clips/sub/a.mp4", b"")
+    folder = VideoFolder("memory://clips")
+    expected = "memory://clips/sub/a.mp4"
+    for name in ("sub/a.mp4", "memory://clips/sub/a.mp4", "a"):
+        assert folder.locate(name) == expected
+    for name in ("memory://other/a.mp4", "s3://clips/sub/a.mp4"):
+        with pytest.raises(MissingFileError, match="is not inside"):
+            folder.locate(name)
+
+
+def test_names_of_one_file_are_one_video(tmp_path):
+    (tmp_path / "b.mp4").write_bytes(b"")
+    (tmp_path / "soft.mp4").symlink_to("b.mp4")
+    (tmp_path / "hard.mp4").hardlink_to(tmp_path / "b.mp4")
+    folder = VideoFolder(str(tmp_path))
+    names = ("b", "b.mp4", "./b.mp4", str(tmp_path / "b.mp4"), "soft", "hard.mp4")
+    assert {folder.locate(name) for name in names} == {f"{tmp_path}/b.mp4"}
+
+
+def test_files_without_numbers_are_different_videos(tmp_path, monkeypatch):
+    for name in "ab":
+        (tmp_path / f"{name}.mp4").write_bytes(b"x" * (1 + ord(name)))
+    real = os.stat
+
+    for number in (0, 7):  # as some network file systems answer
+
+        def unnumbered(path, *rest, number=number, **options):
+            found = list(real(path, *rest, **options))
+            return os.stat_result([found[0], number, *found[2:]])
+
+        monkeypatch.setattr(os, "stat", unnumbered)
+        folder = VideoFolder(str(tmp_path))
+        assert {folder.locate(name) for name in "ab"} == {
+            f"{tmp_path}/a.mp4",
+            f"{tmp_path}/b.mp4",
+        }
+
+
+def test_webvid_lists_name_the_folder_of_a_video(tmp_path, videos):
+    for place in ("006001_006050", "1_50", "other"):
+        (tmp_path / "videos" / place).mkdir(parents=True)
+    for place in ("006001_006050/7.mp4", "1_50/7.mp4", "other/8.mp4"):
+        (tmp_path / "videos" / place).write_bytes(videos[0])
+    text = (
+        "videoid,contentUrl,duration,page_dir,name\n"
+        '7,none,PT00H00M11S,006001_006050,"a forest from above, winter"\n'
+        "7,none,PT00H00M11S,1_50,a dog\n8,none,PT1S,gone,a cat\n"
+    )
+    path = _write(tmp_path / "results.csv", text)
+    table = open_split(DataConfig(train=path, videos=str(tmp_path / "videos")), "train")
+    found = [(s.id, s.captions[0], s.video.path.split("videos/")[1]) for s in table.samples]
+    assert found == [
+        ("7#0", "a forest from above, winter", "006001_006050/7.mp4"),
+        ("7#1", "a dog", "1_50/7.mp4"),
+        ("8", "a cat", "other/8.mp4"),
+    ]
 
 
 def test_missing_videos_and_captions_of_a_list_are_counted(tmp_path, videos):

@@ -12,6 +12,7 @@ from svilm_fast.data.dataset import ClipDataset, prepare_tokenizer
 from svilm_fast.data.errors import DataError, MissingFileError, ShardError
 from svilm_fast.data.pack import pack
 from svilm_fast.data.samples import open_split
+from svilm_fast.data.shards import ShardWriter
 
 
 @pytest.fixture
@@ -116,3 +117,128 @@ def test_nothing_to_pack_and_a_used_folder_are_errors(source, tmp_path):
     (source / "one.csv").write_text("video,caption\ncut.mp4,x\n")
     with pytest.raises(DataError, match=r"no sample could be packed; cut\.mp4"):
         pack(str(source / "one.csv"), tmp_path / "new")
+
+
+def _list(folder, rows):
+    folder.mkdir(exist_ok=True)
+    (folder / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return str(folder / "list.jsonl")
+
+
+def _packed(out):
+    return open_split(DataConfig(train=str(out)), "train").samples
+
+
+def test_long_names_get_short_keys_that_stay_the_same(tmp_path, videos):
+    title = "How to bake a very good loaf of bread at home from scratch with four ingredients " * 2
+    names = ["a", f"{title}[x]", f"{title}[y]", "\u9762" * 60, "..", "???"]
+    for name in names:
+        (tmp_path / f"{name}.mp4").write_bytes(videos[0])
+    path = _list(tmp_path, [{"video": f"{n}.mp4", "caption": "a dog"} for n in names])
+    keys = []
+    for out in ("one", "two"):
+        report = pack(path, tmp_path / out, threads=2)
+        assert (report.written, report.refused) == (6, [])
+        keys.append([sample.id for sample in _packed(tmp_path / out)])
+    assert keys[0] == keys[1]
+    assert keys[0][0] == "a"
+    assert keys[0][1].startswith("How_to_bake_a_very_good_loaf_of_bread_at_home_from_scratch")
+    assert keys[0][3].startswith("\u9762\u9762")
+    assert len(set(keys[0])) == 6
+    assert max(len(key.encode()) for key in keys[0]) <= 80
+
+
+def test_one_video_under_several_names_is_one_sample(tmp_path, videos):
+    (tmp_path / "b.mp4").write_bytes(videos[0])
+    (tmp_path / "soft.mp4").symlink_to("b.mp4")
+    names = ["b", "b.mp4", "./b.mp4", str(tmp_path / "b.mp4"), "soft.mp4"]
+    rows = [{"video": name, "caption": f"caption {i}"} for i, name in enumerate(names)]
+    report = pack(_list(tmp_path, rows), tmp_path / "out")
+    assert (report.written, report.captions) == (1, 5)
+    (sample,) = _packed(tmp_path / "out")
+    assert sample.id == "b"
+    assert sample.captions == tuple(f"caption {i}" for i in range(5))
+
+
+def test_a_folder_with_a_link_packs_its_video_once(tmp_path, videos):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.mp4").write_bytes(videos[0])
+    (tmp_path / "in" / "b.mp4").symlink_to("a.mp4")
+    for name in "ab":
+        (tmp_path / "in" / f"{name}.txt").write_text(f"caption {name}")
+    assert pack(str(tmp_path / "in"), tmp_path / "out").written == 1
+    assert _packed(tmp_path / "out")[0].captions == ("caption a", "caption b")
+
+
+def test_captions_and_nouns_of_several_lines_stay_together(tmp_path, videos):
+    (tmp_path / "a.mp4").write_bytes(videos[0])
+    rows = [
+        {"video": "a.mp4", "caption": ["A dog.", "", "A cat."], "nouns": [["dog"], [], ["tom"]]},
+        {"video": "a.mp4", "caption": "A cup.", "nouns": []},
+        {"video": "a.mp4", "captions": ["A tree."]},
+    ]
+    pack(_list(tmp_path, rows), tmp_path / "out")
+    (sample,) = _packed(tmp_path / "out")
+    assert sample.captions == ("A dog.", "A cat.", "A cup.", "A tree.")
+    assert sample.nouns == (("dog",), ("tom",), (), ("tree",))
+
+
+def test_captions_by_grain_on_several_lines_are_refused_not_lost(tmp_path, videos):
+    (tmp_path / "a.mp4").write_bytes(videos[0])
+    (tmp_path / "b.mp4").write_bytes(videos[1])
+    rows = [
+        {"video": "a.mp4", "captions": {"coarse": "A dog."}},
+        {"video": "a.mp4", "captions": {"coarse": "A cat."}},
+        {"video": "b.mp4", "captions": {"coarse": "A cup &amp; a spoon."}},
+    ]
+    report = pack(_list(tmp_path, rows), tmp_path / "out", config=DataConfig(captions="coarse"))
+    assert [(skip.sample, skip.reason) for skip in report.refused] == [("a.mp4", "no caption")]
+    table = open_split(DataConfig(train=str(tmp_path / "out"), captions="coarse"), "train")
+    assert table.samples[0].captions == ("A cup & a spoon.",)
+    assert table.read_metadata(0)["captions"] == {"coarse": "A cup & a spoon."}
+
+
+@pytest.mark.parametrize("where", ["describe", "key_of", "decode_limited"])
+def test_no_single_sample_ends_the_packing(tmp_path, videos, monkeypatch, where):
+    """Whatever a step raises for one sample, that sample is refused and the others are packed."""
+    from svilm_fast.data import pack as module
+
+    for name in "abc":
+        (tmp_path / f"{name}.mp4").write_bytes(videos["abc".index(name)])
+    real = getattr(module, where)
+
+    def fails_for_b(*arguments, **options):
+        if arguments[0] in ("b.mp4", videos[1]) or "'b.mp4'" in repr(arguments):
+            raise KeyError("odd")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(module, where, fails_for_b)
+    rows = [{"video": f"{name}.mp4", "caption": "a dog"} for name in "abc"]
+    report = pack(_list(tmp_path, rows), tmp_path / "out")
+    assert [sample.id for sample in _packed(tmp_path / "out")] == ["a", "c"]
+    assert [skip.sample for skip in report.refused] == ["b.mp4"]
+    assert "odd" in report.refused[0].message
+
+
+def test_after_a_failed_packing_the_next_one_works(tmp_path, videos, monkeypatch):
+    for name in "abc":
+        (tmp_path / f"{name}.mp4").write_bytes(videos[0])
+    path = _list(tmp_path, [{"video": f"{name}.mp4", "caption": "a dog"} for name in "abc"])
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    real = ShardWriter.write
+
+    def full_disk(self, key, members):
+        if key == "c":
+            raise OSError(28, "No space left on device")
+        real(self, key, members)
+
+    monkeypatch.setattr(ShardWriter, "write", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        pack(path, tmp_path / "out", shard_samples=1)
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["mine.txt"]
+    monkeypatch.undo()
+    assert pack(path, tmp_path / "out", shard_samples=1).written == 3
+    (tmp_path / "out" / "pack_report.json").unlink()
+    with pytest.raises(ShardError, match="already holds shards, of a packing that was killed"):
+        pack(path, tmp_path / "out")

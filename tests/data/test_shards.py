@@ -289,3 +289,61 @@ def test_damage_is_a_shard_error_or_leaves_the_members_in_place(damage):
         return
     # names in extended headers have no checksum in the format; the index has them too
     assert [(member.offset, member.size) for member in found] == PLACES
+
+
+def _pax(path, records, size=3):
+    info = tarfile.TarInfo("a.mp4")
+    info.pax_headers = records
+    return _tar(path, [(info, b"x" * size)], format=tarfile.PAX_FORMAT)
+
+
+@pytest.mark.parametrize(
+    "size", ["\u00b2", "9" * 5000, "-1", "1_0", " 3", "0x3", "\u0663", "3.0", "", "1e3"]
+)
+def test_a_pax_size_that_is_no_number_is_refused(tmp_path, size):
+    with pytest.raises(ShardError, match=r"x\.tar.*(is no number|claims)"):
+        scan_shard(_pax(tmp_path / "x.tar", {"size": size}))
+
+
+def test_a_pax_size_counts_for_its_file_only(tmp_path):
+    index = scan_shard(_pax(tmp_path / "x.tar", {"size": "3", "path": "é" * 90 + ".mp4"}))
+    assert index.samples["é" * 90]["mp4"].size == 3
+    with pytest.raises(ShardError, match="claims 9999999999999 bytes"):
+        scan_shard(_pax(tmp_path / "x.tar", {"size": "9999999999999"}))
+
+
+def test_a_sparse_file_is_refused(tmp_path):
+    with pytest.raises(ShardError, match="sparse"):
+        scan_shard(_pax(tmp_path / "x.tar", {"GNU.sparse.major": "1"}))
+
+
+@pytest.mark.parametrize("field", [b"1_0", b"+7", b"0o7", b"8", b"\xb2", b"-1"])
+def test_a_number_in_a_header_is_octal(tmp_path, field):
+    path = _tar(tmp_path / "x.tar", [("a.mp4", b"abc")])
+    with open(path, "r+b") as file:
+        header = bytearray(file.read(512))
+        header[124:136] = field.ljust(12, b"\0")
+        header[148:156] = b" " * 8
+        header[148:156] = b"%06o\0 " % sum(header)
+        file.seek(0)
+        file.write(header)
+    with pytest.raises(ShardError, match="is no octal number"):
+        scan_shard(path)
+
+
+def test_names_in_other_encodings_stay_apart(tmp_path):
+    path = str(tmp_path / "x.tar")
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT, encoding="latin-1") as archive:
+        for name in ("caf\u00e9.txt", "caf\u00e8.txt", "How to: b.txt"):
+            archive.addfile(tarfile.TarInfo(name))
+    assert list(scan_shard(path).samples) == [r"caf\xe9", r"caf\xe8", "How to: b"]
+
+
+def test_a_name_that_no_header_holds_is_refused_before_anything_is_written(tmp_path):
+    with ShardWriter(tmp_path) as writer:
+        for key in ("n" * 97, "\u9762" * 40, "\ud83d"):
+            with pytest.raises(ShardError, match=r"member name|surrogate"):
+                writer.write(key, {"mp4": b"abc"})
+        writer.write("n" * 96, {"mp4": b"abc"})
+    assert list(load_index(str(writer.paths[0])).samples) == ["n" * 96]
+    assert list(scan_shard(str(writer.paths[0])).samples) == ["n" * 96]

@@ -20,6 +20,7 @@ from svilm_fast.train.optimizer import build_optimizer
 from svilm_fast.train.portable import MOMENT_NAMES
 from svilm_fast.train.ranks import Ranks
 from svilm_fast.train.sharded_state import link_moments, whole_moment, whole_parameter
+from tests.bars import within
 
 PROGRAM = Path(__file__).parent / "rank_program.py"
 BATCH, NOUNS = 12, 2
@@ -194,26 +195,26 @@ def assert_alike(got: dict[str, Any], wanted: dict[str, Any]) -> None:
     for name, value in wanted["metrics"].items():
         assert got["metrics"][name] == pytest.approx(value, abs=1e-4), name
     if "momentum_buffer" in wanted["moments"]:
-        assert distance(got["parameters"], wanted["parameters"]) < 1e-6
+        within(distance(got["parameters"], wanted["parameters"]), 1e-6, "parameters")
         for name, value in wanted["parameters"].items():
             torch.testing.assert_close(
                 got["parameters"][name].double(), value, rtol=1e-6, atol=1e-6, msg=name
             )
         return
     gradients = wanted["gradients"]
-    assert distance(got["gradients"], gradients) < 1e-6
+    within(distance(got["gradients"], gradients), 1e-6, "gradients")
     whole = sum(value.square().sum() for value in gradients.values()) ** 0.5
     for name, value in gradients.items():
         # A tensor that is small beside the others is compared with itself, down to fp32's noise.
         apart = (got["gradients"][name].double() - value).norm()
-        assert apart < 1e-5 * value.norm() + 1e-6 * whole, name
+        within(apart, 1e-5 * value.norm() + 1e-6 * whole, name)
     for moment, values in wanted["moments"].items():
         felt = {name: gradients[name].abs() > 1e-6 for name in values}
         kept = [
             {name: side["moments"][moment][name][felt[name]] for name in values}
             for side in (got, wanted)
         ]
-        assert distance(*kept) < 1e-5, moment
+        within(distance(*kept), 1e-5, moment)
 
 
 @pytest.fixture(scope="session")

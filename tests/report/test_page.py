@@ -180,3 +180,13 @@ def test_without_a_log_the_sharpness_is_the_configured_start() -> None:
 def test_anchors_are_plain() -> None:
     section = Section("Groups & nouns!", "", [("", Picture("x", b"", b"", "alt"))])
     assert section.anchor == "groups-nouns"
+
+
+def test_texts_cannot_reorder_the_page() -> None:
+    section = Section("a\u202eb", "\x1b[2J\u2066x")
+    shown = render_page(
+        name="\u202egpj", tiles=[Tile("1\u202e", "é 男")], sections=[section], facts={}
+    )
+    assert not set(shown) & set("\u202e\u2066\x1b")
+    for text in ("\\u202egpj", "1\\u202e", "é 男", "a\\u202eb", "\\x1b[2J\\u2066x"):
+        assert text in shown

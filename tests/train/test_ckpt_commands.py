@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -124,6 +123,6 @@ def test_a_pickle_that_calls_something_is_refused(tmp_path: Path) -> None:
             return (Path.touch, (tmp_path / "called",))
 
     torch.save({"module": Harmful()}, tmp_path / "mp_rank_00_model_states.pt")
-    with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+    with pytest.raises(CheckpointError, match=r"nothing in it was executed .*getattr"):
         read_pickled(tmp_path / "mp_rank_00_model_states.pt")
     assert not (tmp_path / "called").exists()

@@ -113,7 +113,9 @@ def test_records_are_means_over_their_steps(
 def test_evaluation_runs_every_n_steps_and_at_the_end(
     make_loop, tmp_path: Path, read_records
 ) -> None:
-    make_loop("evaluation.every_steps=4").run()
+    loop = make_loop("evaluation.every_steps=4")
+    loop.run()
+    loop.evaluate_at_end()
     records = read_records(tmp_path / "metrics.jsonl")
     assert [r["step"] for r in records if "retrieval_t2v_R@1" in r] == [4, 6]
 
@@ -121,7 +123,9 @@ def test_evaluation_runs_every_n_steps_and_at_the_end(
 def test_no_evaluation_at_the_end_when_switched_off(
     make_loop, tmp_path: Path, read_records
 ) -> None:
-    make_loop("evaluation.every_steps=3", "evaluation.at_end=false").run()
+    loop = make_loop("evaluation.every_steps=3", "evaluation.at_end=false")
+    loop.run()
+    loop.evaluate_at_end()
     records = read_records(tmp_path / "metrics.jsonl")
     assert [r["step"] for r in records if "retrieval_t2v_R@1" in r] == [3]
 

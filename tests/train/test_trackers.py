@@ -14,7 +14,7 @@ from svilm_fast.train.errors import ConfigError
 from svilm_fast.train.files import RunFiles
 from svilm_fast.train.load_config import load_config
 from svilm_fast.train.metrics_log import MetricsLog, check_trackers
-from svilm_fast.train.run_folder import clear
+from svilm_fast.train.run_folder import claim, clear
 
 # Parameters of wandb 0.31 and trackio 0.43, in their order.
 SIGNATURES = {
@@ -90,6 +90,7 @@ def test_a_new_run_in_the_same_folder_has_a_new_identity(tmp_path: Path, monkeyp
     monkeypatch.setitem(sys.modules, "wandb", double("wandb", calls))
     run_once(tmp_path, "wandb", 0)
     run_once(tmp_path, "wandb", 0)
+    claim(RunFiles(tmp_path))
     clear(RunFiles(tmp_path))
     run_once(tmp_path, "wandb", 5)
     identities = [arguments["id"] for name, arguments in calls if name == "init"]

@@ -13,6 +13,8 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import parse_args, run
 
+from svilm_fast.terminal import print
+
 SIGNAL_EXIT = 128
 
 

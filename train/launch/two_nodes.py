@@ -21,6 +21,7 @@ import typer
 from safetensors.torch import load_file
 
 from svilm_fast.data.world import render_world
+from svilm_fast.terminal import print
 from svilm_fast.train.console import run_app
 from svilm_fast.train.environment import environment_without_launcher, free_port
 from svilm_fast.train.errors import UserError

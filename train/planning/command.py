@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from svilm_fast.terminal import print
 from svilm_fast.train.errors import EXIT_BAD_INPUT, UserError
 from svilm_fast.train.load_config import load_config
 from svilm_fast.train.planning.devices import CPU, Device, device_of, parse_bytes

@@ -44,8 +44,8 @@ def deepspeed_json(config: RunConfig) -> str:
     return json.dumps(build_deepspeed_config(config, world_size), indent=2)
 
 
-def describe(config: RunConfig) -> str:
-    """Return sizes, FLOPs, memory and what `auto` would become, as text.
+def describe(config: RunConfig) -> tuple[str, bool]:
+    """Return sizes, FLOPs, memory and what `auto` would become as text, and whether it fits.
 
     Raises DoesNotFitError where something is `auto` and nothing fits.
     """
@@ -54,4 +54,5 @@ def describe(config: RunConfig) -> str:
     if needs_plan(config):
         resolve(config, world_size, device, links, memory_bytes)
     workload = workload_of(config, world_size, on_gpu=device.on_gpu)
-    return report.text(report.make_plan(workload, device, links, memory_bytes))
+    plan = report.make_plan(workload, device, links, memory_bytes)
+    return report.text(plan), plan.problem is None

@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from svilm_fast.kernels.operators import define, wanted
+from svilm_fast.kernels.operators import define, first_derivative_only, wanted
 
 from . import backward as backward_kernels
 from . import forward as forward_kernels
@@ -211,7 +210,7 @@ class GroundingScores(torch.autograd.Function):
         return scores
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx, upstream):  # type: ignore[override]
         need_groups, need_nouns, _, *scalars, _ = ctx.needs_input_grad
         needs = (need_groups, need_nouns, *scalars)
@@ -237,7 +236,7 @@ class GroundingLoss(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx, upstream):  # type: ignore[override]
         need_groups, need_nouns, _, *scalars, _ = ctx.needs_input_grad
         needs = (need_groups, need_nouns, *scalars)
@@ -258,7 +257,7 @@ class MatrixInfoNCE(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx, upstream):  # type: ignore[override]
         gradients = _ops.matrix_backward(upstream, *ctx.saved_tensors)
         return *wanted(ctx.needs_input_grad[:2], gradients), None

@@ -142,10 +142,11 @@ def grouping_backward_kernel(
         sums = sums + (tl.zeros((BLOCK_C, BLOCK_G), tl.float32),)
     bias_sum = tl.zeros((BLOCK_G,), tl.float32)
     for start in range(first, last, BLOCK_L):
+        present = load_present(token_mask, start, last, sample, length, BLOCK_L)
         logits = tl.zeros((BLOCK_L, BLOCK_G), tl.float32)
         d_assignment = tl.zeros((BLOCK_L, BLOCK_G), tl.float32)
         for block in tl.range(num_blocks, num_stages=STAGES):
-            x = load_token_block(sample_tokens, start, last, block, WIDTH, BLOCK_L, BLOCK_C)
+            x = load_token_block(sample_tokens, start, present, block, WIDTH, BLOCK_L, BLOCK_C)
             q = load_group_block(sample_queries, block, WIDTH, GROUPS, BLOCK_C, BLOCK_G)
             h = load_group_block(sample_shares, block, WIDTH, GROUPS, BLOCK_C, BLOCK_G)
             logits = dot(x, q, logits, UPCAST)
@@ -162,8 +163,8 @@ def grouping_backward_kernel(
         offset = tl.load(offsets + sample * GROUPS + group, mask=group < GROUPS, other=0.0)
         d_assignment += offset[None, :]
         mean = tl.sum(soft * d_assignment, axis=1)[:, None]
-        d_logits = soft * (d_assignment - mean) * inverse_temperature
-        present = load_present(token_mask, start, last, sample, length, BLOCK_L)
+        # 1/tau comes after the products, in fp32: at a small tau it would leave fp16's range here.
+        d_logits = soft * (d_assignment - mean)
         d_logits = tl.where(present[:, None], d_logits, 0.0)
         bias_sum += tl.sum(d_logits, axis=0)
         d_logits = d_logits.to(tokens.dtype.element_ty)
@@ -171,7 +172,7 @@ def grouping_backward_kernel(
             updated = ()
             for block in tl.static_range(OWN_BLOCKS):
                 x = load_token_block(
-                    sample_tokens, start, last, own + block, WIDTH, BLOCK_L, BLOCK_C
+                    sample_tokens, start, present, own + block, WIDTH, BLOCK_L, BLOCK_C
                 )
                 updated = updated + (dot(tl.trans(x), d_logits, sums[block], UPCAST),)
             sums = updated
@@ -187,11 +188,11 @@ def grouping_backward_kernel(
             for block in tl.range(own * HALVES, last_half, num_stages=STAGES):
                 q = load_group_block(sample_queries, block, WIDTH, GROUPS, HALF_C, BLOCK_G)
                 h = load_group_block(sample_shares, block, WIDTH, GROUPS, HALF_C, BLOCK_G)
-                d_x = dot(assignment, tl.trans(h), None, UPCAST)
-                d_x = dot(d_logits, tl.trans(q), d_x, UPCAST) * back
+                d_x = dot(d_logits, tl.trans(q), None, UPCAST) * inverse_temperature
+                d_x = dot(assignment, tl.trans(h), d_x, UPCAST) * back
                 store_token_block(sample_d_tokens, d_x, start, last, block, WIDTH, BLOCK_L, HALF_C)
     if NEED_QUERIES:
-        back = tl.load(unscale + sample)
+        back = tl.load(unscale + sample) * inverse_temperature
         tl.store(
             d_bias + program * GROUPS + group, bias_sum * back, mask=(group < GROUPS) & (slab == 0)
         )

@@ -29,6 +29,30 @@ from .primitives import (
 )
 
 
+@triton.jit
+def add_logits(
+    logits,
+    sample_tokens,
+    sample_queries,
+    start,
+    present,
+    first_block,
+    last_block,
+    WIDTH: tl.constexpr,
+    GROUPS: tl.constexpr,
+    BLOCK_L: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_G: tl.constexpr,
+    UPCAST: tl.constexpr,
+):
+    """Add the products of column blocks [first_block, last_block), which another slab owns."""
+    for block in range(first_block, last_block):
+        x = load_token_block(sample_tokens, start, present, block, WIDTH, BLOCK_L, BLOCK_C)
+        q = load_group_block(sample_queries, block, WIDTH, GROUPS, BLOCK_C, BLOCK_G)
+        logits = dot(x, q, logits, UPCAST)
+    return logits
+
+
 @triton.jit(do_not_specialize=["length", "chunk"])
 def grouping_forward_kernel(
     tokens,
@@ -84,14 +108,23 @@ def grouping_forward_kernel(
         sums = sums + (tl.zeros((BLOCK_C, BLOCK_G), tl.float32),)
     count = tl.zeros((BLOCK_G,), tl.float32)
     if PREFETCH > 0:
+        coming = load_present(token_mask, first, last, sample, length, BLOCK_L)
         ahead = load_tokens(
-            sample_tokens, first, last, own + KEPT, WIDTH, BLOCK_L, BLOCK_C, PREFETCH
+            sample_tokens, first, coming, own + KEPT, WIDTH, BLOCK_L, BLOCK_C, PREFETCH
         )
     for start in range(first, last, BLOCK_L):
-        x = load_tokens(sample_tokens, start, last, own, WIDTH, BLOCK_L, BLOCK_C, KEPT)
+        present = load_present(token_mask, start, last, sample, length, BLOCK_L)
+        x = load_tokens(sample_tokens, start, present, own, WIDTH, BLOCK_L, BLOCK_C, KEPT)
         if PREFETCH > 0:
             x = x + ahead
+        # In the order of the columns whatever the slab: in another order a near-tie could fall
+        # otherwise, and a slab would pool by another assignment than `index` says.
         logits = tl.zeros((BLOCK_L, BLOCK_G), tl.float32)
+        if SLABS > 1:
+            logits = add_logits(
+                logits, sample_tokens, sample_queries, start, present, 0, own,
+                WIDTH, GROUPS, BLOCK_L, BLOCK_C, BLOCK_G, UPCAST,
+            )  # fmt: skip
         for block in tl.static_range(OWN_BLOCKS):
             if RESIDENT:
                 q = query[block]
@@ -99,26 +132,25 @@ def grouping_forward_kernel(
                 q = load_group_block(sample_queries, own + block, WIDTH, GROUPS, BLOCK_C, BLOCK_G)
             logits = dot(x[block], q, logits, UPCAST)
         if SLABS > 1:
-            for step in range(OWN_BLOCKS, NUM_BLOCKS):
-                other = (own + step) % NUM_BLOCKS
-                tile = load_token_block(sample_tokens, start, last, other, WIDTH, BLOCK_L, BLOCK_C)
-                q = load_group_block(sample_queries, other, WIDTH, GROUPS, BLOCK_C, BLOCK_G)
-                logits = dot(tile, q, logits, UPCAST)
+            logits = add_logits(
+                logits, sample_tokens, sample_queries, start, present, own + OWN_BLOCKS, NUM_BLOCKS,
+                WIDTH, GROUPS, BLOCK_L, BLOCK_C, BLOCK_G, UPCAST,
+            )  # fmt: skip
         logits += bias[None, :]
         if NOISE:
             logits = add_noise(
                 logits, start, last, seed, token_ids, sample, length, GROUPS, BLOCK_L, BLOCK_G
             )
-        present = load_present(token_mask, start, last, sample, length, BLOCK_L)
         label = tl.where(present, tl.argmax(logits, axis=1), -1)
         token = start + tl.arange(0, BLOCK_L)
         labels = index + sample * length + token
         tl.store(labels, label, mask=(token < last) & (slab == 0))
         if PREFETCH > 0:
+            coming = load_present(token_mask, start + BLOCK_L, last, sample, length, BLOCK_L)
             ahead = load_tokens(
                 sample_tokens,
                 start + BLOCK_L,
-                last,
+                coming,
                 own + KEPT,
                 WIDTH,
                 BLOCK_L,

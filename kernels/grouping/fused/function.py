@@ -6,10 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ...device import traits
-from ...operators import define, dense
+from ...operators import define, dense, first_derivative_only
 from ..reference import GroupingOutput
 from . import backward as backward_kernels
 from . import forward as forward_kernels
@@ -95,7 +94,7 @@ class Grouping(torch.autograd.Function):
         return pooled, counts, index
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, d_pooled, d_counts, _):  # type: ignore[override]
         need_queries, need_tokens, need_bias = ctx.needs_input_grad[:3]
         group_bias = ctx.saved_tensors[2]

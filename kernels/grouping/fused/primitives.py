@@ -15,16 +15,16 @@ SMALLEST_UNIFORM = tl.constexpr(2.0**-32)
 @triton.jit
 def _token_block(
     start,
-    last,
+    rows,
     block,
     WIDTH: tl.constexpr,
     BLOCK_L: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Offsets of one [BLOCK_L, BLOCK_C] block of a sample's tokens, and which of them exist."""
+    """Offsets of one [BLOCK_L, BLOCK_C] block of a sample's tokens; its mask where `rows` is."""
     row = tl.arange(0, BLOCK_L)
     column = block * BLOCK_C + tl.arange(0, BLOCK_C)
-    mask = (start + row < last)[:, None]
+    mask = rows[:, None]
     if WIDTH % BLOCK_C != 0:
         mask = mask & (column < WIDTH)[None, :]
     offsets = tl.cast(start, tl.int64) * WIDTH + (row[:, None] * WIDTH + column[None, :])
@@ -35,14 +35,17 @@ def _token_block(
 def load_token_block(
     tokens,
     start,
-    last,
+    present,
     block,
     WIDTH: tl.constexpr,
     BLOCK_L: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Columns `block` of the sample's tokens [start, start + BLOCK_L)."""
-    offsets, mask = _token_block(start, last, block, WIDTH, BLOCK_L, BLOCK_C)
+    """Columns `block` of the sample's tokens [start, start + BLOCK_L), 0 where not `present`.
+
+    A token that is masked out may hold anything, also NaN, which 0 times does not clear.
+    """
+    offsets, mask = _token_block(start, present, block, WIDTH, BLOCK_L, BLOCK_C)
     return tl.load(tokens + offsets, mask=mask, other=0.0)
 
 
@@ -58,7 +61,8 @@ def store_token_block(
     BLOCK_C: tl.constexpr,
 ):
     """Write columns `block` of the sample's tokens [start, start + BLOCK_L)."""
-    offsets, mask = _token_block(start, last, block, WIDTH, BLOCK_L, BLOCK_C)
+    rows = start + tl.arange(0, BLOCK_L) < last
+    offsets, mask = _token_block(start, rows, block, WIDTH, BLOCK_L, BLOCK_C)
     tl.store(tokens + offsets, values.to(tokens.dtype.element_ty), mask=mask)
 
 
@@ -66,7 +70,7 @@ def store_token_block(
 def load_tokens(
     tokens,
     start,
-    last,
+    present,
     first_block,
     WIDTH: tl.constexpr,
     BLOCK_L: tl.constexpr,
@@ -76,7 +80,9 @@ def load_tokens(
     """Some column blocks of the sample's tokens [start, start + BLOCK_L), as a tuple."""
     blocks = ()
     for block in tl.static_range(NUM_BLOCKS):
-        tile = load_token_block(tokens, start, last, first_block + block, WIDTH, BLOCK_L, BLOCK_C)
+        tile = load_token_block(
+            tokens, start, present, first_block + block, WIDTH, BLOCK_L, BLOCK_C
+        )
         blocks = blocks + (tile,)
     return blocks
 

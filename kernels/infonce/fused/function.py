@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from ...operators import define, wanted
+from ...operators import define, first_derivative_only, wanted
 from ..pairs import diagonal_range
 from . import backward as backward_kernels
 from . import forward as forward_kernels
@@ -32,9 +31,10 @@ def _block(videos: Tensor, texts: Tensor, *others: Any) -> Block:
 
 
 def _aligned(embeddings: Tensor) -> Tensor:
-    # Descriptors need an address and a row stride that 16 divides; allocations have them, views may
-    # not, and a single row is contiguous whatever its stride.
-    misaligned = embeddings.storage_offset() * embeddings.itemsize % 16
+    # Descriptors need an address and a row stride that 16 divides. PyTorch allocates such
+    # addresses, but views and memory from elsewhere may start anywhere, and a single row is
+    # contiguous whatever its stride.
+    misaligned = embeddings.data_ptr() % 16
     if misaligned or embeddings.stride() != (embeddings.shape[1], 1):
         return embeddings.clone(memory_format=torch.contiguous_format)
     return embeddings
@@ -158,7 +158,7 @@ class InfoNCELoss(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, upstream: Tensor) -> Any:
         return *_gradients(ctx, _ops.loss_backward, upstream), *(None,) * 5
 
@@ -192,7 +192,7 @@ class InfoNCEPartialSums(torch.autograd.Function):
         return row_lines * _LN2, column_lines * _LN2, exponents * _LN2
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, *upstream: Tensor) -> Any:
         videos, texts, scale = _gradients(ctx, _ops.partials_backward, *upstream)
         if scale is not None:

@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from ...operators import define, dense
+from ...operators import define, dense, first_derivative_only
 from . import bce, pool
 
 _LIBRARY = torch.library.Library("svilm_temporal", "DEF")
@@ -127,7 +126,7 @@ class TemporalBCE(torch.autograd.Function):
         return value
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, upstream):  # type: ignore[override]
         return _ops.bce_backward(upstream, *ctx.saved_tensors, *ctx.settings), *(None,) * 4
 
@@ -146,7 +145,7 @@ class SegmentPool(torch.autograd.Function):
         return segments, present
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, d_segments, _):  # type: ignore[override]
         return _ops.pool_backward(d_segments, *ctx.saved_tensors, ctx.length), *(None,) * 3
 

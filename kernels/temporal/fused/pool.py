@@ -23,12 +23,15 @@ def _load_index(
     sample,
     token,
     length,
+    SEGMENTS: tl.constexpr,
     SHARED_INDEX: tl.constexpr,
 ):
-    """The segment of each token, -1 where the token does not exist or is masked out."""
+    """The segment of each token, -1 where it does not exist, is masked out or has no segment."""
     exists = token < length
     row = 0 if SHARED_INDEX else sample * length
-    label = tl.load(segment_index + row + token, mask=exists, other=-1).to(tl.int32)
+    wide = tl.load(segment_index + row + token, mask=exists, other=-1)
+    # Before the cut to 32 bits, which would make segments of numbers far outside.
+    label = tl.where((wide >= 0) & (wide < SEGMENTS), wide, -1).to(tl.int32)
     if token_mask is not None:
         kept = tl.load(token_mask + sample * length + token, mask=exists, other=0)
         label = tl.where(kept != 0, label, -1)
@@ -58,10 +61,13 @@ def segment_pool_forward_kernel(
     count = tl.zeros((BLOCK_T,), tl.float32)
     for start in range(0, length, BLOCK_L):
         token = start + tl.arange(0, BLOCK_L)
-        label = _load_index(segment_index, token_mask, sample, token, length, SHARED_INDEX)
+        label = _load_index(
+            segment_index, token_mask, sample, token, length, SEGMENTS, SHARED_INDEX
+        )
         member = (label[:, None] == place[None, :]).to(tl.float32)
         count += tl.sum(member, axis=0)
-        mask = (token < length)[:, None] & (column < WIDTH)[None, :]
+        # What belongs to no segment may hold anything, also NaN, which 0 times does not clear.
+        mask = (label >= 0)[:, None] & (column < WIDTH)[None, :]
         pointers = tokens + (sample * length + token[:, None]) * WIDTH + column[None, :]
         x = tl.load(pointers, mask=mask, other=0.0)
         member = member.to(x.dtype)
@@ -93,8 +99,8 @@ def segment_pool_backward_kernel(
     program = tl.program_id(0).to(tl.int64)
     sample = program // tiles
     token = (program % tiles).to(tl.int32) * BLOCK_L + tl.arange(0, BLOCK_L)
-    label = _load_index(segment_index, token_mask, sample, token, length, SHARED_INDEX)
-    belongs = (label >= 0) & (label < SEGMENTS)
+    label = _load_index(segment_index, token_mask, sample, token, length, SEGMENTS, SHARED_INDEX)
+    belongs = label >= 0
     segment = sample * SEGMENTS + tl.where(belongs, label, 0)
     share = 1.0 / tl.load(counts + segment, mask=belongs, other=1.0)
     for start in range(0, WIDTH, BLOCK_C):

@@ -6,10 +6,10 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from sanitizer import KernelFault, Sanitizer
 
 from svilm_fast.kernels import grouping, temporal_bce
 from svilm_fast.kernels.backend import interpreted
+from tests.kernels.sanitizer import KernelFault, Sanitizer
 
 pytestmark = pytest.mark.skipif(not interpreted(), reason="runs kernels through the interpreter")
 

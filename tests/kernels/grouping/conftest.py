@@ -11,6 +11,7 @@ import torch
 
 from svilm_fast.kernels import grouping
 from svilm_fast.kernels.grouping.reference import gumbel_noise
+from tests.bars import within
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Relative root mean square error of an output of this type; the rounding of the output alone.
@@ -21,7 +22,10 @@ INTERPRETED_BF16_BAR = 2.0**-6
 
 @dataclass(frozen=True)
 class Regime:
-    """One call of the protocol; `plan` overrides how it is cut into tiles."""
+    """One call of the protocol.
+
+    `plan` overrides how it is cut into tiles; `hidden` is what masked tokens hold.
+    """
 
     mode: str = "gumbel"
     dtype: torch.dtype = torch.float32
@@ -32,6 +36,7 @@ class Regime:
     temperature: float = 1.0
     eps: float = 1.0
     masked: bool = False
+    hidden: float | None = None
     dropped: bool = False
     bias: str | None = "sample"
     sharpness: float = 1.0
@@ -58,6 +63,8 @@ def make(regime: Regime) -> tuple[dict, torch.Tensor, torch.Tensor]:
     for name in ("queries", "tokens"):
         arguments[name] = arguments[name].to(regime.dtype)
     keep = torch.rand(b, length, generator=generator) < 0.8
+    if regime.masked and regime.hidden is not None:
+        arguments["tokens"][~keep] = regime.hidden
     order = torch.rand(b, 3 * length, generator=generator).argsort(1)[:, :length]
     settings = {
         "mode": regime.mode,
@@ -113,6 +120,8 @@ def smallest_gap(arguments: dict) -> float:
         logits = logits + gumbel_noise(arguments["seeds"], ids, q.shape[1])
     if q.shape[1] == 1:
         return 1.0
+    if arguments["token_mask"] is not None:
+        logits = logits[arguments["token_mask"]]
     best = logits.topk(2, dim=-1).values
     return float((best[..., 0] - best[..., 1]).min())
 
@@ -126,10 +135,10 @@ def assert_close(name: str, actual: torch.Tensor, truth: torch.Tensor, bar: floa
     unit = torch.finfo(actual.dtype).eps
     # Below the normal numbers of a type, its rounding is absolute.
     floor = unit * torch.finfo(actual.dtype).tiny
-    assert error.square().mean().sqrt() <= bar * size + floor, f"{name}: rms {error.norm()}"
+    within(error.square().mean().sqrt(), bar * size + floor, f"{name}, root mean square")
     largest = truth.abs().amax(-1, keepdim=True)
     limit = 4 * unit * truth.abs() + 2.0**-7 * largest + 16 * bar * size
-    assert (error <= limit + floor).all(), f"{name}: largest error {error.max()}"
+    within(error, limit + floor, name)
 
 
 @pytest.fixture
@@ -162,8 +171,11 @@ def check_grouping(monkeypatch, poisoned_memory):
             assert torch.equal(out.counts.double(), truth.counts)
         assert_close("counts", out.counts, truth.counts, 2e-5)
         assert_close("pooled", out.pooled, truth.pooled, bar)
+        # Backward rounds two factors of its products to the tokens' type (the upstream share and
+        # the gradient of the logits), and sums of both signs cancel: a margin of 2.
+        margin = 1 if regime.dtype == torch.float32 else 2
         for name, gradient in gradients.items():
-            assert_close(name, gradient, true_gradients[name], bar)
+            assert_close(name, gradient, true_gradients[name], margin * bar)
 
     check.run, check.make, check.Regime = run, make, Regime
     return check

@@ -54,8 +54,11 @@ BUGS = {
     ),
     "softmax without its mean": ("backward", "(d_assignment - mean)", "d_assignment", {}),
     "temperature forgotten in backward": (
-        "backward", "(d_assignment - mean) * inverse_temperature", "(d_assignment - mean)",
-        {"temperature": 0.5},
+        "backward", "back = tl.load(unscale + sample) * inverse_temperature",
+        "back = tl.load(unscale + sample)", {"temperature": 0.5},
+    ),
+    "temperature forgotten in the token gradient": (
+        "backward", "None, UPCAST) * inverse_temperature", "None, UPCAST)", {"temperature": 0.5},
     ),
     "no noise in backward": (
         "backward", "if NOISE:\n            seed", "if False:\n            seed", {},
@@ -65,8 +68,12 @@ BUGS = {
         {"masked": True},
     ),
     "straight-through term forgotten": (
-        "backward", "d_x = dot(assignment, tl.trans(h), None, UPCAST)",
-        "d_x = tl.zeros((BLOCK_L, HALF_C), tl.float32)", {},
+        "backward", "d_x = dot(assignment, tl.trans(h), d_x, UPCAST) * back",
+        "d_x = d_x * back", {},
+    ),
+    "masked tokens are read": (
+        "primitives", "mask = rows[:, None]", "mask = rows[:, None] | True",
+        {"masked": True, "hidden": float("nan")},
     ),
     "scale not undone": (
         "backward", "d_x, UPCAST) * back", "d_x, UPCAST)", {"upstream": 1e-3},

@@ -6,6 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from svilm_fast.kernels.infonce import infonce
+from tests.bars import within
 
 HALF = torch.float16
 quick = settings(
@@ -27,7 +28,7 @@ def evaluate(videos, texts, scale, weight=1.0, **options):
 
 def close(found, expected, bar, floor=1e-6):
     scale = expected.double().norm() + 1e-12
-    assert (found.double() - expected.double()).norm() <= bar * scale + floor
+    within((found.double() - expected.double()).norm(), bar * scale + floor)
 
 
 def permutation(rows, batch, seed, scale):
@@ -35,7 +36,7 @@ def permutation(rows, batch, seed, scale):
     order = torch.randperm(batch, generator=torch.Generator().manual_seed(seed))
     loss, *gradients = evaluate(videos, texts, scale)
     permuted_loss, *permuted = evaluate(videos[order], texts[order], scale)
-    assert abs(loss - permuted_loss) <= 1e-6 * (1 + scale)
+    within(abs(loss - permuted_loss), 1e-6 * (1 + scale))
     for found, expected in zip(permuted[:2], gradients[:2]):
         close(found, expected[order], 2e-3)
 
@@ -44,7 +45,7 @@ def swap(rows, batch, seed, scale):
     videos, texts = rows(batch, 16, seed, HALF), rows(batch, 16, seed + 1, HALF)
     loss, of_videos, of_texts, of_scale = evaluate(videos, texts, scale)
     swapped, of_texts_too, of_videos_too, of_scale_too = evaluate(texts, videos, scale)
-    assert abs(loss - swapped) <= 1e-6 * (1 + scale)
+    within(abs(loss - swapped), 1e-6 * (1 + scale))
     close(of_texts_too, of_texts, 2e-3)
     close(of_videos_too, of_videos, 2e-3)
     close(of_scale_too, of_scale, 1e-3)
@@ -71,7 +72,7 @@ def padding_with_zero_dimensions_is_exact(rows, batch, seed, scale):
     wide = [torch.nn.functional.pad(side, (0, 16)) for side in (videos, texts)]
     loss, of_videos, _, _ = evaluate(videos, texts, scale)
     padded_loss, of_wide, _, _ = evaluate(*wide, scale)
-    assert abs(loss - padded_loss) <= 1e-6 * (1 + scale)
+    within(abs(loss - padded_loss), 1e-6 * (1 + scale))
     close(of_wide[:, :16], of_videos, 2e-3)
     # Zero in both towers: nothing pulls along these dimensions.
     assert torch.equal(of_wide[:, 16:], torch.zeros_like(of_wide[:, 16:]))
@@ -82,7 +83,7 @@ def distinct_ids_are_no_ids(rows, batch, seed, scale):
     plain = evaluate(videos, texts, scale)
     for mode in ("exclude", "share"):
         with_ids = evaluate(videos, texts, scale, pair_ids=torch.arange(batch), pair_mode=mode)
-        assert abs(plain[0] - with_ids[0]) <= 1e-6 * (1 + scale)
+        within(abs(plain[0] - with_ids[0]), 1e-6 * (1 + scale))
         # Shared positives stay in the sums: the exponents round by scale * 2^-23, so p - 1 keeps an
         # error of that size, which the gradient multiplies by the scale once more.
         close(with_ids[1], plain[1], 2e-3, floor=1e-6 + 2 * 2**-23 * scale**2)

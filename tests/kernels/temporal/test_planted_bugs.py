@@ -37,7 +37,16 @@ POOL_BUGS = {
     "index of the first sample for all": (
         "row = 0 if SHARED_INDEX else sample * length", "row = 0", {},
     ),
-    "outsiders join the last segment": ("belongs = (label >= 0) &", "belongs =", {}),
+    "outsiders join the first segment": (
+        "tl.where((wide >= 0) & (wide < SEGMENTS), wide, -1)", "tl.maximum(wide, 0)", {},
+    ),
+    "an index is cut to 32 bits": (
+        "tl.where((wide >= 0) & (wide < SEGMENTS), wide, -1).to(tl.int32)", "wide.to(tl.int32)",
+        {"far": True},
+    ),
+    "tokens outside are read": (
+        "mask = (label >= 0)[:, None] &", "mask = (token < length)[:, None] &", {"far": True},
+    ),
 }  # fmt: skip
 
 

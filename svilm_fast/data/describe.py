@@ -1,0 +1,144 @@
+"""What a packed sample says of its video: the json with captions and nouns, and the key."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from svilm_fast.data.config import DataConfig
+from svilm_fast.data.errors import CaptionError
+from svilm_fast.data.lists import ListRow, has_video_extension
+from svilm_fast.data.nouns import (
+    OTHER_LANGUAGE,
+    NounExtractor,
+    in_other_language,
+    nouns_to_json,
+)
+from svilm_fast.data.samples import REPAIRED, Captions, pick_captions, row_record
+from svilm_fast.data.segments import KEY as SEGMENT
+from svilm_fast.data.segments import Segment, segment_to_json
+from svilm_fast.data.text import storable
+
+# A member's name has 100 bytes in a ustar header: room for `_12345678` and an extension is left.
+_KEY_BYTES = 80
+_DIGEST_BYTES = 5
+
+
+@dataclass
+class Description:
+    """The json of a sample, and what is counted about its captions."""
+
+    record: dict[str, Any]
+    captions: int
+    without_nouns: int
+    notes: Counter[str] = field(default_factory=Counter)
+
+
+def describe(
+    rows: Sequence[ListRow],
+    segment: Segment | None,
+    config: DataConfig,
+    extract: NounExtractor,
+    label: str,
+) -> Description:
+    """Join the rows of one video, or of one segment of it, to one json with nouns.
+
+    The captions of all rows are kept; of other columns, the first row's. Raises DataError.
+    """
+    record: dict[str, Any] = {}
+    for row in reversed(rows):
+        record |= row_record(row)
+    if segment is not None:
+        record[SEGMENT] = segment_to_json(segment)
+    if isinstance(record.get("captions"), dict):
+        return _by_grain(rows, record, config, extract, label)
+    picked = _picked(rows, config, label)
+    texts = [caption for found in picked for caption in found.texts]
+    stored = [nouns for found in picked for nouns in found.nouns]
+    several = len(texts) > 1
+    nouns = [
+        nouns_to_json(extract(caption)) if known is None else [{"text": n} for n in known]
+        for caption, known in zip(texts, stored)
+    ]
+    given = record.get("nouns")
+    # Given nouns of one row are kept with their spans, unless they are of other captions too.
+    if given is None or len(rows) > 1 or (several and len(given) != len(texts)):
+        record["nouns"] = nouns if several else nouns[0]
+    record.pop("captions", None)
+    record["caption"] = texts if several else texts[0]
+    counts = _counts(config, picked, list(zip(texts, nouns)))
+    return Description(storable(record), len(texts), sum(not found for found in nouns), counts)
+
+
+def _picked(rows: Sequence[ListRow], config: DataConfig, label: str) -> list[Captions]:
+    """The captions of every row that has one."""
+    picked, missing = [], None
+    for row in rows:
+        try:
+            picked.append(pick_captions(row_record(row), config.captions, label))
+        except CaptionError as error:
+            missing = missing or error
+    if not picked:
+        assert missing is not None
+        raise missing
+    return picked
+
+
+def _by_grain(
+    rows: Sequence[ListRow],
+    record: dict[str, Any],
+    config: DataConfig,
+    extract: NounExtractor,
+    label: str,
+) -> Description:
+    grains = record["captions"]
+    if any(row_record(row).get("captions") != grains for row in rows):
+        raise CaptionError(
+            f"{label}: several lines describe it, and captions by grain are among them: put all of "
+            "its captions on one line"
+        )
+    found = {grain: pick_captions(record, grain, label) for grain in grains}
+    record["captions"] = {
+        grain: list(captions.texts) if isinstance(grains[grain], list) else captions.texts[0]
+        for grain, captions in found.items()
+    }
+    firsts = {grain: captions.texts[0] for grain, captions in found.items()}
+    nouns = {grain: nouns_to_json(extract(caption)) for grain, caption in firsts.items()}
+    record.setdefault("nouns", nouns)
+    pairs = [(firsts[grain], nouns[grain]) for grain in grains]
+    counts = _counts(config, list(found.values()), pairs)
+    return Description(storable(record), 1, sum(not n for n in nouns.values()), counts)
+
+
+def _counts(
+    config: DataConfig, picked: Sequence[Captions], pairs: Sequence[tuple[str, list[Any]]]
+) -> Counter[str]:
+    other = sum(not nouns and in_other_language(config.nouns, caption) for caption, nouns in pairs)
+    return +Counter({REPAIRED: sum(found.repaired for found in picked), OTHER_LANGUAGE: other})
+
+
+def key_of(name: str, segment: Segment | None, used: set[str]) -> str:
+    """A key for a video's name that is not in `used`, to which it is added.
+
+    Letters, digits, `_` and `-` of the name stay. A long name is cut and gets a digest of all of
+    it, the same in every run.
+    """
+    stem = name.rpartition(".")[0] if has_video_extension(name) else name
+    if segment is not None:
+        stem += f"_{segment[0]:g}-{segment[1]:g}"
+    stem = re.sub(r"[^\w-]+", "_", stem) or "_"
+    data = stem.encode()
+    if len(data) > _KEY_BYTES:
+        whole = f"{name}{segment or ''}".encode("utf-8", "surrogatepass")
+        digest = hashlib.blake2b(whole, digest_size=_DIGEST_BYTES).hexdigest()
+        stem = f"{data[: _KEY_BYTES - len(digest) - 1].decode('utf-8', 'ignore')}_{digest}"
+    key, number = stem, 1
+    while key in used:
+        number += 1
+        key = f"{stem}_{number}"
+    used.add(key)
+    return key

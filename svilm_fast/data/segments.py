@@ -1,0 +1,136 @@
+"""Segments: a sample may be a part of a video, from `start` to `end` seconds.
+
+A list gives them in columns (`START_COLUMNS`, `END_COLUMNS`); a packed sample keeps them in its
+json as `segment: [start, end]`, with null for the video's end. Seconds count from the first frame
+that is shown.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from svilm_fast.data.decode import Choose
+from svilm_fast.data.errors import SegmentError
+from svilm_fast.data.timeline import Timeline
+
+START_COLUMNS = ("start", "start_time", "start_timestamp")
+END_COLUMNS = ("end", "end_time", "end_timestamp")
+KEY = "segment"  # in a sample's json
+# Annotations are often rounded to tenths or halves of a second.
+_BEYOND_S = 0.5
+# Timestamps in milliseconds are rounded by up to half of one.
+_ROUNDING_S = 1e-3
+_CLOCK = re.compile(r"(?:(\d{1,3}):)?(\d{1,2}):(\d{1,2}(?:\.\d*)?)")
+
+Segment = tuple[float, float]  # start, end in seconds; math.inf: the end of the video
+
+
+def segment_of_row(columns: Mapping[str, Any], label: str) -> Segment | None:
+    """The segment that a list's row describes; None where it has no start and no end.
+
+    Seconds, or h:mm:ss. Raises SegmentError for anything else.
+    """
+    start = _seconds(columns, START_COLUMNS, label)
+    end = _seconds(columns, END_COLUMNS, label)
+    if start is None and end is None:
+        return None
+    return _checked(start or 0.0, math.inf if end is None else end, label)
+
+
+def segment_of_json(record: Mapping[str, Any], label: str) -> Segment | None:
+    """The segment in a sample's json; None where it has none. Raises SegmentError."""
+    value = record.get(KEY)
+    if value is None:
+        return None
+    kinds = (int, float)
+    if not isinstance(value, list) or len(value) != 2 or not isinstance(value[0], kinds):
+        raise SegmentError(f"{label}: segment {value!r:.60} must be [start, end] in seconds")
+    start, end = value
+    if end is not None and not isinstance(end, kinds):
+        raise SegmentError(f"{label}: segment {value!r:.60} must be [start, end] in seconds")
+    return _checked(float(start), math.inf if end is None else float(end), label)
+
+
+def segment_to_json(segment: Segment) -> list[float | None]:
+    """The form that a sample's json keeps."""
+    start, end = segment
+    return [start, end if math.isfinite(end) else None]
+
+
+def _seconds(columns: Mapping[str, Any], names: tuple[str, ...], label: str) -> float | None:
+    name = next((name for name in names if name in columns), None)
+    value = None if name is None else columns[name]
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    if isinstance(value, str) and (clock := _CLOCK.fullmatch(value.strip())):
+        return 3600.0 * int(clock[1] or 0) + 60.0 * int(clock[2]) + float(clock[3])
+    try:
+        if isinstance(value, bool):
+            raise ValueError
+        seconds = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise SegmentError(
+            f"{label}: {name}={value!r:.60} is no time: give seconds (12.5) or h:mm:ss"
+        ) from None
+    if not math.isfinite(seconds):
+        raise SegmentError(f"{label}: {name}={value!r:.60} must be finite")
+    return seconds
+
+
+def _checked(start: float, end: float, label: str) -> Segment:
+    if not 0.0 <= start < end:
+        raise SegmentError(f"{label}: a segment from {start:g} s to {end:g} s: 0 <= start < end")
+    return start, end
+
+
+def part(timeline: Timeline, segment: Segment | None) -> tuple[int, Timeline]:
+    """The first frame of a segment, and the timeline of its frames.
+
+    A frame belongs to the segment if it is shown at a time in [start, end). An end up to half a
+    second behind the video's is the video's end. Raises SegmentError for a segment that lies
+    beyond, and where the video has no timestamps.
+    """
+    if segment is None:
+        return 0, timeline
+    edges = timeline.edges
+    if edges is None:
+        if timeline.period <= 0.0:
+            raise SegmentError("the video has no timestamps: cut its segment to a file of its own")
+        edges = np.arange(timeline.total + 1) * timeline.period
+    times = edges - edges[0]
+    start, end = segment
+    if start >= times[-1] or (math.isfinite(end) and end > times[-1] + _BEYOND_S):
+        until = f"{end:g} s" if math.isfinite(end) else "its end"
+        raise SegmentError(
+            f"the segment from {start:g} s to {until} lies outside the video of {times[-1]:.6g} s; "
+            "for a clip that was cut before, remove start and end from the list"
+        )
+    slack = min(_ROUNDING_S, float(np.diff(times).min()) / 4)
+    first = int(np.searchsorted(times[:-1], start + slack, side="right")) - 1
+    stop = int(np.searchsorted(times[:-1], end - slack, side="left"))
+    stop = max(stop, first + 1)
+    if timeline.edges is None:
+        return first, Timeline(stop - first, None, timeline.period)
+    inside = timeline.edges[first : stop + 1].copy()
+    # Only the part that lies in the segment counts for equal parts of the time.
+    inside[0] = max(inside[0], timeline.edges[0] + start)
+    inside[-1] = min(inside[-1], timeline.edges[0] + end)
+    return first, Timeline(stop - first, inside, timeline.period)
+
+
+@dataclass(frozen=True)
+class InSegment:
+    """A choice for `decode_clip` among the frames of a segment (None: all); picklable."""
+
+    choose: Choose
+    segment: Segment | None
+
+    def __call__(self, timeline: Timeline) -> np.ndarray:
+        first, frames = part(timeline, self.segment)
+        return first + self.choose(frames)

@@ -1,0 +1,106 @@
+"""Rows of CSV and TSV text with their lines; stray quotes are read where that is unambiguous."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Sequence
+
+from svilm_fast.data.errors import ListFormatError
+
+_DELIMITERS = (",", ";", "\t", "|")
+_LINE_END = re.compile("\r\n|\n|\r")
+
+
+def read_table(
+    path: str, text: str, delimiter: str, known: Iterable[str]
+) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The header in lower case, and (line number, cells) of every row, as many as the header has.
+
+    The delimiter is `delimiter`, or the first of `, ; tab |` that makes one of the `known` column
+    names appear in the header. A field in quotes may hold delimiters, doubled quotes and, in CSV,
+    line ends. A line with other quotes is cut at every delimiter instead, its quotes kept, if that
+    gives as many cells as the header has.
+
+    Raises ListFormatError with the line and what is wrong with it.
+    """
+    lines = _LINE_END.split(text)
+    first = next((number for number, line in enumerate(lines) if line.strip()), None)
+    if first is None:
+        raise ListFormatError(f"{path}: no rows")
+    delimiter, header = _header(path, lines[first], first + 1, delimiter, set(known))
+    rows = []
+    number = first + 1
+    while number < len(lines):
+        if lines[number].strip():
+            cells, used = _row(path, lines, number, delimiter, len(header))
+            rows.append((number + 1, cells))
+            number += used
+        else:
+            number += 1
+    return header, rows
+
+
+def _header(
+    path: str, line: str, number: int, delimiter: str, known: set[str]
+) -> tuple[str, list[str]]:
+    found = {}
+    for candidate in dict.fromkeys((delimiter, *_DELIMITERS)):
+        try:
+            cells = next(csv.reader([line], delimiter=candidate, strict=True))
+        except csv.Error:
+            cells = line.split(candidate)
+        found[candidate] = [cell.strip().lower() for cell in cells]
+        if known.intersection(found[candidate]):
+            delimiter = candidate
+            break
+    header = found[delimiter]
+    repeated = [name for name in dict.fromkeys(header) if header.count(name) > 1]
+    if repeated:
+        raise ListFormatError(f"{path}, line {number}: the column {repeated[0]!r} appears twice")
+    return delimiter, header
+
+
+def _row(
+    path: str, lines: Sequence[str], number: int, delimiter: str, width: int
+) -> tuple[list[str], int]:
+    """The cells of the row that begins at index `number`, and how many lines it takes."""
+    literal = lines[number].split(delimiter)
+    following = (lines[place] + "\n" for place in range(number, len(lines)))
+    reader = csv.reader(following, delimiter=delimiter, strict=True)
+    try:
+        cells = next(reader)
+    except csv.Error as error:
+        # An open quote at the end of a CSV file may be a file that was cut.
+        if len(literal) == width and (delimiter == "\t" or not _is_open(error)):
+            return literal, 1
+        raise ListFormatError(f"{path}, line {number + 1}: {_reason(error, delimiter)}") from None
+    used = reader.line_num
+    # In TSV a quote at the start of a field is more often a stray one than one of several lines.
+    if delimiter == "\t" and used > 1:
+        parts = [len(line.split(delimiter)) for line in lines[number : number + used]]
+        if set(parts) == {width}:
+            return literal, 1
+    if len(cells) == width:
+        return [cell.removesuffix("\n") for cell in cells], used
+    name = {"\t": "tab"}.get(delimiter, repr(delimiter))
+    raise ListFormatError(
+        f"{path}, line {number + 1}: expected {width} columns and found {len(cells)}, separated by "
+        f"{name}; quote captions that hold the separator"
+    )
+
+
+def _is_open(error: csv.Error) -> bool:
+    return "end of data" in str(error)
+
+
+def _reason(error: csv.Error, delimiter: str) -> str:
+    text = str(error)
+    if "expected after" in text:
+        return (
+            "a field in quotes goes on after its closing quote; double the quotes inside a field "
+            '("a ""big"" dog"), or leave them out'
+        )
+    if _is_open(error):
+        return "a field begins with a quote that is never closed; close it or leave it out"
+    return text

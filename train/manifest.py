@@ -1,0 +1,125 @@
+"""A checkpoint's manifest: size and SHA-256 of every file, written last, read with suspicion.
+
+A disk, a copy or a person may have changed anything in it. Whatever is not as this package writes
+it makes the checkpoint a damaged one, which is passed over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from svilm_fast.train.files import sha256_of, sync_folder, write_json
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+LONGEST_MANIFEST = 64 << 20
+TAG = re.compile(r"step_\d{8,}")
+
+Required = Callable[[Path], Iterable[str]]
+
+
+def tags_in(folder: Path) -> list[str]:
+    """Return the names of checkpoints in a folder, complete or not, newest first."""
+    if not folder.is_dir():
+        return []
+    names = [path.name for path in folder.iterdir() if TAG.fullmatch(path.name)]
+    return sorted(names, key=lambda name: (len(name), name), reverse=True)
+
+
+def committed_tags(folder: Path) -> list[str]:
+    """Return the tags that have a manifest, newest first."""
+    return [tag for tag in tags_in(folder) if (folder / tag / MANIFEST).is_file()]
+
+
+def write_manifest(folder: Path) -> None:
+    """Commit a checkpoint: record size and SHA-256 of every file in it."""
+    files = {
+        path.relative_to(folder).as_posix(): {
+            "bytes": path.stat().st_size,
+            "sha256": sha256_of(path),
+        }
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
+    sync_folder(folder)
+    write_json(folder / MANIFEST, {"format": FORMAT, "files": files})
+
+
+def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the listed files of a manifest, or raise ValueError that says what is wrong with
+    it."""
+    path = folder / MANIFEST
+    if path.stat().st_size > LONGEST_MANIFEST:
+        raise ValueError(f"{MANIFEST} is damaged (too large)")
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        raise ValueError(f"{MANIFEST} is damaged (not JSON)") from None
+    files = content.get("files") if isinstance(content, dict) else None
+    if not isinstance(files, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"{MANIFEST} is damaged (not a manifest)")
+    if not files:
+        raise ValueError(f"{MANIFEST} lists no files")
+    for name, entry in files.items():
+        if not _is_inside(name):
+            raise ValueError(f"{MANIFEST} is damaged (the name {name[:60]!r})")
+        whole = isinstance(entry, dict) and type(entry.get("bytes")) is int
+        if not whole or not isinstance(entry.get("sha256"), str):
+            raise ValueError(f"{MANIFEST} is damaged (the entry of {name[:60]!r})")
+    return files
+
+
+def _is_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    plain = "\0" not in name and not path.is_absolute() and ".." not in path.parts
+    return plain and all(len(part.encode(errors="replace")) <= 255 for part in path.parts)
+
+
+def damage_of(folder: Path, *, required: Required) -> str | None:
+    """Return why a checkpoint cannot be trusted, or None if every byte is as it was written.
+
+    required: given the folder, once its files are verified, the names that it must hold.
+    """
+    if not (folder / MANIFEST).is_file():
+        return f"it was never completed (no {MANIFEST})"
+    try:
+        files = read_manifest(folder)
+        for name, expected in files.items():
+            reason = _problem_with_file(folder / name, expected)
+            if reason is not None:
+                return f"{name} {reason}"
+        missing = sorted(set(required(folder)) - set(files))
+    except ValueError as error:
+        return str(error)
+    except OSError as error:
+        return f"it cannot be read ({error.strerror or error}: {error.filename})"
+    return f"{MANIFEST} does not list {missing[0]}" if missing else None
+
+
+def _problem_with_file(path: Path, expected: dict[str, Any]) -> str | None:
+    if not path.is_file():
+        return "is missing"
+    size = path.stat().st_size
+    if size != expected["bytes"]:
+        return f"has {size} bytes instead of {expected['bytes']}"
+    if sha256_of(path) != expected["sha256"]:
+        return "has changed since it was written"
+    return None
+
+
+def remove_listed(folder: Path) -> None:
+    """Remove a checkpoint's manifest and the files that it lists; what somebody added stays."""
+    files = read_manifest(folder)
+    (folder / MANIFEST).unlink()
+    for name in files:
+        (folder / name).unlink(missing_ok=True)
+    for inner in sorted((folder / name).parent for name in files):
+        with contextlib.suppress(OSError):  # not empty, or removed with another file
+            inner.rmdir()
+    with contextlib.suppress(OSError):
+        folder.rmdir()
