@@ -28,6 +28,7 @@ _PACKAGES = {
     "memory": "fsspec",
 }
 REMOTE_PROTOCOLS = tuple(_PACKAGES)
+_PIECE_BYTES = 1 << 24
 
 
 def protocol(path: str) -> str | None:
@@ -138,11 +139,15 @@ def size_of(path: str) -> int:
 
 def read_bytes(path: str, limit: int) -> bytes:
     """A whole file, at most `limit` bytes of it allowed."""
+    parts, left = [], limit + 1
     with opened(path) as stream:
-        data = stream.read(limit + 1)
-    if len(data) > limit:
+        # In pieces: one read would reserve memory for as many bytes as are allowed.
+        while left > 0 and (part := stream.read(min(left, _PIECE_BYTES))):
+            parts.append(part)
+            left -= len(part)
+    if left <= 0:
         raise DataError(f"{path!r} is larger than the {limit} bytes allowed")
-    return data
+    return b"".join(parts)
 
 
 def exists(path: str) -> bool:

@@ -38,6 +38,7 @@ class Target:
         batch: inputs of one batch, the unit in which the full form can be interrupted.
         seconds: the longest that an input may take.
         shrink: whether a finding is made smaller, which tries it many times.
+        prepare: loads what the code under test loads once, before anything is watched.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Target:
     batch: int = 500
     seconds: float = 10.0
     shrink: bool = True
+    prepare: Callable[[], object] = lambda: None
 
 
 @dataclass
@@ -76,6 +78,7 @@ def try_one(target: Target, value: Any) -> bool:
 def run_batch(target: Target, inputs: int, seed: int) -> Outcome:
     """Try `inputs` inputs that follow from `seed`; stops at the first finding, made smaller."""
     outcome = Outcome()
+    target.prepare()
 
     def attempt(value: Any) -> None:
         counted = outcome.error is None

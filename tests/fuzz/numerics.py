@@ -14,9 +14,13 @@ from tests.kernels.sanitizer import Sanitizer
 # Relative root mean square error of an output of this type: its own rounding. The interpreter
 # truncates to bfloat16, in operands and in outputs.
 BARS = {torch.float32: 2e-5, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-6}
-DTYPES = st.sampled_from([torch.float32, torch.float16, torch.float32, torch.float16, torch.bfloat16])
+DTYPES = st.sampled_from(
+    [torch.float32, torch.float16, torch.float32, torch.float16, torch.bfloat16]
+)
 SEEDS = st.integers(0, 2**31 - 1)
-LAYOUTS = st.sampled_from(["dense", "dense", "rows apart", "transposed", "offset", "reversed storage"])
+LAYOUTS = st.sampled_from(
+    ["dense", "dense", "rows apart", "transposed", "offset", "reversed storage"]
+)
 PADDING = st.sampled_from([None, float("nan"), float("inf"), -float("inf"), 3e4])
 UPSTREAM = st.sampled_from([1.0, -0.37, 1e-3, 1e3])
 
@@ -60,9 +64,7 @@ def assert_written(sanitizer: Sanitizer, tensors: dict[str, Tensor]) -> None:
         assert not count, f"{name}: {count} elements were never written"
 
 
-def assert_close(
-    name: str, found: Tensor, truth: Tensor, bar: float, floor: float = 0.0
-) -> None:
+def assert_close(name: str, found: Tensor, truth: Tensor, bar: float, floor: float = 0.0) -> None:
     """Root mean square and largest error against float64; `floor` is absolute, per element."""
     assert found.shape == truth.shape, f"{name}: shape {found.shape}, expected {truth.shape}"
     if not truth.numel():

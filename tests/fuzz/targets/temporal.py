@@ -156,9 +156,7 @@ def check_pool(case: Pool, folder: Path) -> None:
     weights = (case.upstream * weights).to(case.dtype)
     with sanitized(case.seed) as sanitizer:
         leaf = laid_out(hidden, case.layout).requires_grad_()
-        pooled, present = segment_pool(
-            leaf, index, case.segments, token_mask=mask, backend="fused"
-        )
+        pooled, present = segment_pool(leaf, index, case.segments, token_mask=mask, backend="fused")
         (found,) = gradients([pooled], [leaf], [weights])
         assert_written(sanitizer, {"pooled": pooled, "gradient": found})
     # Independent of the reference: every segment's mean by itself.
