@@ -1,1 +1,1 @@
-"""Fuzzing of everything that reads what somebody else wrote, and of the kernels; docs/fuzzing.md."""
+"""Fuzzing of whatever reads what somebody else wrote, and of the kernels (docs/fuzzing.md)."""

@@ -70,17 +70,22 @@ def try_one(target: Target, value: Any) -> bool:
             try:
                 target.check(value, folder)
             except REFUSALS as error:
-                assert str(error).strip(), f"{type(error).__name__} without a message"
-                return True
-    return False
+                refusal = error
+            else:
+                return False
+    assert str(refusal).strip(), f"{type(refusal).__name__} without a message"
+    return True
 
 
-def run_batch(target: Target, inputs: int, seed: int) -> Outcome:
+def run_batch(
+    target: Target, inputs: int, seed: int, before_input: Callable[[], object] = lambda: None
+) -> Outcome:
     """Try `inputs` inputs that follow from `seed`; stops at the first finding, made smaller."""
     outcome = Outcome()
     target.prepare()
 
     def attempt(value: Any) -> None:
+        before_input()
         counted = outcome.error is None
         outcome.inputs += counted
         try:

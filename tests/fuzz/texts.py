@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 from hypothesis import strategies as st
 
+# fmt: off
 _PIECES = [
-    "a red circle", "the dog", " ", "\n", "\t", "\0", "\x1b[31m", "\x9b2J", "\u200b", "\ufeff", "\ud83d",
-    "\udc00", "é", "e\u0301", "ﬁ", "你好", "👩\u200d👩", "&amp;", "&amp;quot;", "&#0;", "&#xd800;", "&lt;b&gt;",
-    "<pad>", "<start>", "<end>", "[bold]", "{x}", "%s", "''", '"', ",", "\\", "../", "/etc/passwd", "²",
-    "٣", "İ", "ß", "\u202e", "a" * 300, "\u3164", "\u2800", "'s", "n't", "don't", "-", "—", "...", "1/2", "#",
-]  # fmt: skip
+    "a red circle", "the dog", " ", "\n", "\t", "\0", "\x1b[31m", "\x9b2J", "\u200b", "\ufeff",
+    "\ud83d", "\udc00", "é", "e\u0301", "ﬁ", "你好", "👩\u200d👩", "&amp;", "&amp;quot;", "&#0;",
+    "&#xd800;", "&lt;b&gt;", "<pad>", "<start>", "<end>", "[bold]", "{x}", "%s", "''", '"', ",",
+    "\\", "../", "/etc/passwd", "²", "٣", "İ", "ß", "\u202e", "a" * 300, "\u3164", "\u2800", "'s",
+    "n't", "don't", "-", "—", "...", "1/2", "#",
+]
+# fmt: on
 # Any characters, lone surrogates too, mixed with pieces that have meant trouble somewhere.
 TEXTS = st.one_of(
     st.text(st.characters(), max_size=60),
@@ -130,6 +132,3 @@ def encodable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-Strategy = Callable[..., st.SearchStrategy]
