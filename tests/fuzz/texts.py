@@ -15,35 +15,15 @@ _PIECES = [
     "\\", "../", "/etc/passwd", "²", "٣", "İ", "ß", "\u202e", "a" * 300, "\u3164", "\u2800", "'s",
     "n't", "don't", "-", "—", "...", "1/2", "#",
 ]
+_WORDS = (
+    "a an the red blue small dog cat man woman people runs jumps over on and two".split()  # noqa: SIM905
+)
 # fmt: on
 # Any characters, lone surrogates too, mixed with pieces that have meant trouble somewhere.
 TEXTS = st.one_of(
     st.text(st.characters(), max_size=60),
     st.lists(st.one_of(st.sampled_from(_PIECES), st.text(max_size=8)), max_size=12).map("".join),
-    st.lists(
-        st.sampled_from(
-            [
-                "a",
-                "an",
-                "the",
-                "red",
-                "blue",
-                "small",
-                "dog",
-                "cat",
-                "man",
-                "woman",
-                "people",
-                "runs",
-                "jumps",
-                "over",
-                "on",
-                "and",
-                "two",
-            ]
-        ),
-        max_size=12,
-    ).map(" ".join),
+    st.lists(st.sampled_from(_WORDS), max_size=12).map(" ".join),
 )
 NUMBERS = st.one_of(
     st.integers(-3, 300),
