@@ -29,6 +29,7 @@ _PACKAGES = {
     "memory": "fsspec",
 }
 REMOTE_PROTOCOLS = tuple(_PACKAGES)
+_PIECE_BYTES = 1 << 24
 
 
 ENDS_BYTES = 1 << 16
@@ -153,11 +154,15 @@ def ends_checksum(path: str) -> str:
 
 def read_bytes(path: str, limit: int) -> bytes:
     """A whole file, at most `limit` bytes of it allowed."""
+    parts, left = [], limit + 1
     with opened(path) as stream:
-        data = stream.read(limit + 1)
-    if len(data) > limit:
+        # In pieces: one read would reserve memory for as many bytes as are allowed.
+        while left > 0 and (part := stream.read(min(left, _PIECE_BYTES))):
+            parts.append(part)
+            left -= len(part)
+    if left <= 0:
         raise DataError(f"{path!r} is larger than the {limit} bytes allowed")
-    return data
+    return b"".join(parts)
 
 
 def exists(path: str) -> bool:

@@ -100,7 +100,7 @@ def load_index(path: str, max_members: int = 2_000_000) -> ShardIndex:
                 if min(entry.offset, entry.size) < 0 or entry.offset + entry.size > total:
                     raise ShardError(f"{path}{INDEX_SUFFIX}: {key!r} lies outside the shard")
             index.samples[key] = entries
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         if isinstance(error, ShardError):
             raise
         raise ShardError(f"{path}{INDEX_SUFFIX}: damaged ({error!r}): {hint}") from None

@@ -1,0 +1,175 @@
+"""Grouping: outputs and gradients against float64, near-ties and padding included."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from hypothesis import strategies as st
+
+from svilm_fast.kernels import grouping
+from svilm_fast.kernels.grouping.reference import gumbel_noise
+
+from ..engine import Target
+from ..numerics import (
+    BARS,
+    DTYPES,
+    LAYOUTS,
+    PADDING,
+    SEEDS,
+    UPSTREAM,
+    assert_close,
+    assert_written,
+    generator_of,
+    gradients,
+    laid_out,
+    sanitized,
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    mode: str
+    batch: int
+    length: int
+    width: int
+    groups: int
+    dtype: torch.dtype
+    temperature: float
+    eps: float
+    sharpness: float
+    bias: str | None
+    ties: bool
+    keep: float | None
+    padding: float | None
+    dropped: bool
+    upstream: float
+    layout: str
+    seed: int
+
+
+CASES = st.builds(
+    Case,
+    mode=st.sampled_from(["gumbel", "gumbel", "hard", "soft"]),
+    batch=st.integers(1, 3),
+    length=st.one_of(st.integers(1, 40), st.sampled_from([63, 64, 65, 130])),
+    width=st.sampled_from([16, 32, 48, 64, 80, 96, 144, 160, 192]),
+    groups=st.one_of(st.integers(1, 17), st.sampled_from([32, 64])),
+    dtype=DTYPES,
+    temperature=st.sampled_from([0.05, 0.2, 1.0, 3.0]),
+    eps=st.sampled_from([1e-3, 0.3, 1.0]),
+    sharpness=st.sampled_from([0.0, 1.0, 4.0, 30.0]),
+    bias=st.sampled_from([None, "sample", "shared"]),
+    ties=st.booleans(),
+    keep=st.sampled_from([None, 0.8, 0.2, 0.0]),
+    padding=PADDING,
+    dropped=st.booleans(),
+    upstream=UPSTREAM,
+    layout=LAYOUTS,
+    seed=SEEDS,
+)
+
+
+def check(case: Case, folder: Path) -> None:
+    generator = generator_of(case.seed)
+    b, length, c, g = case.batch, case.length, case.width, case.groups
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    queries = (normal(b, g, c) * case.sharpness * c**-0.5).to(case.dtype)
+    if case.ties:
+        queries = queries[:, torch.arange(g) // 2]
+    tokens = (normal(b, length, c) + 0.5 * normal(b, 1, c)).to(case.dtype)
+    bias = {"sample": 0.3 * normal(b, g), "shared": 0.3 * normal(g), None: None}[case.bias]
+    mask = None
+    hidden = tokens.clone()
+    if case.keep is not None:
+        mask = torch.rand(b, length, generator=generator) < case.keep
+        if case.padding is not None:
+            hidden[~mask] = case.padding
+    settings = {
+        "mode": case.mode,
+        "temperature": case.temperature,
+        "eps": case.eps,
+        "seeds": torch.randint(-(2**62), 2**62, (b,), generator=generator),
+        "token_mask": mask,
+    }
+    ids = torch.arange(length).expand(b, length)
+    if case.dropped:
+        ids = torch.rand(b, 3 * length, generator=generator).argsort(1)[:, :length]
+        settings["token_ids"] = ids
+    d_pooled = (case.upstream * (1 + 0.5 * normal(b, g, c))).to(case.dtype)
+    d_counts = case.upstream * normal(b, g)
+    with sanitized(case.seed) as sanitizer:
+        leaves = [laid_out(queries, case.layout), laid_out(hidden, case.layout)]
+        leaves += [] if bias is None else [bias.clone()]
+        leaves = [leaf.requires_grad_() for leaf in leaves]
+        out = grouping(*leaves, **settings, backend="fused")
+        found = gradients([out.pooled, out.counts], leaves, [d_pooled, d_counts])
+        outputs = {"pooled": out.pooled, "counts": out.counts, "index": out.index}
+        assert_written(sanitizer, outputs)
+        assert_written(sanitizer, dict(zip(("queries", "tokens", "bias"), found)))
+
+    exact = [queries.double(), tokens.double(), *([] if bias is None else [bias.double()])]
+    exact = [leaf.requires_grad_() for leaf in exact]
+    logits, noisy, pooled, counts = _exact(case, exact, settings, ids, out.index)
+    _check_index(case, out.index, noisy, mask)
+    if case.mode != "soft":
+        assert torch.equal(out.counts.double(), counts.detach()), "counts are not the index's"
+    # The logits are rounded in float32 before the softmax divides them by the temperature.
+    steep = 2.0**-22 * max(1.0, float(logits.detach().abs().max())) / case.temperature
+    soft = steep if case.mode == "soft" else 0.0
+    assert_close("counts", out.counts.detach(), counts.detach(), 2e-5 + soft, soft)
+    bar = BARS[case.dtype] * (1 if case.dtype == torch.float32 else 2)
+    assert_close("pooled", out.pooled.detach(), pooled.detach(), bar + soft)
+    wanted = gradients([pooled, counts], exact, [d_pooled.double(), d_counts.double()])
+    # Backward rounds factors of its products to the tokens' type; sums of both signs cancel.
+    unit = 2.0**-22 if case.dtype == torch.float32 else BARS[case.dtype]
+    size = abs(case.upstream) / case.temperature
+    reach = {"queries": length**0.5, "tokens": max(case.sharpness, 0.1) * c**-0.5, "bias": length}
+    for name, gradient, truth in zip(("queries", "tokens", "bias"), found, wanted):
+        terms = float(d_pooled.double().abs().mean()) * c**0.5 + abs(case.upstream)
+        floor = unit * size * terms / abs(case.upstream) * reach[name]
+        assert_close(f"gradient of {name}", gradient, truth, bar + 2 * steep, floor)
+    if mask is not None:
+        assert not found[1][~mask].any(), "masked tokens have a gradient"
+
+
+def _exact(case, leaves, settings, ids, index):
+    """Float64 with the kernel's own choice of groups, whose gradient is the softmax's."""
+    queries, tokens = leaves[:2]
+    logits = tokens @ queries.mT
+    if len(leaves) == 3:
+        bias = leaves[2]
+        logits = logits + (bias[:, None] if bias.dim() == 2 else bias)
+    noisy = logits
+    if case.mode == "gumbel":
+        noisy = logits + gumbel_noise(settings["seeds"], ids, case.groups)
+    soft = torch.softmax(noisy / case.temperature, dim=-1)
+    assignment = soft
+    if case.mode != "soft":
+        chosen = torch.nn.functional.one_hot(index.long().clamp(min=0), case.groups).double()
+        assignment = chosen + (soft - soft.detach())
+    if settings["token_mask"] is not None:
+        assignment = assignment * settings["token_mask"][..., None]
+    counts = assignment.sum(1)
+    pooled = assignment.mT @ tokens / (counts + case.eps)[..., None]
+    return logits, noisy, pooled, counts
+
+
+def _check_index(case, index, noisy, mask) -> None:
+    """Every token is in a group whose logit is the largest, but for the rounding of float32."""
+    noisy = noisy.detach()
+    present = torch.ones_like(index, dtype=torch.bool) if mask is None else mask
+    assert (index[~present] == -1).all(), "a masked token has a group"
+    chosen = index.long()
+    assert ((chosen >= 0) & (chosen < case.groups))[present].all(), "an index out of range"
+    own = noisy.gather(-1, chosen.clamp(min=0)[..., None])[..., 0]
+    behind = (noisy.amax(-1) - own)[present]
+    allowed = 2.0**-20 * noisy.abs().amax(-1)[present] + 1e-5
+    assert (behind <= allowed).all(), f"a token is in another group by {behind.max():.2e}"
+
+
+TARGET = Target("grouping", CASES, check, full=1000, short=12, batch=50, seconds=60, shrink=False)
