@@ -13,38 +13,44 @@ import itertools
 import json
 import logging
 import math
-import random
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from safetensors.torch import load_file
 from torch import nn
 
-from svilm_fast.train.disk import bytes_in, check_space, explained
-from svilm_fast.train.ema import EmaState
+from svilm_fast.train.disk import bytes_in, check_space, late_errors, told
 from svilm_fast.train.engine import Engine
-from svilm_fast.train.errors import CheckpointError
-from svilm_fast.train.files import save_tensors, write_atomically, write_json
+from svilm_fast.train.errors import CheckpointError, UserError
+from svilm_fast.train.files import write_atomically, write_json
 from svilm_fast.train.manifest import (
     MANIFEST,
     committed_tags,
     damage_of,
     remove_listed,
     tags_in,
+    was_committed,
     write_manifest,
 )
 from svilm_fast.train.optimizer import RATE_FACTOR, described_groups
-from svilm_fast.train.trust import check_owner
+from svilm_fast.train.rank_state import (
+    described_average,
+    load_average,
+    load_random_state,
+    save_average,
+    save_random_state,
+)
+from svilm_fast.train.saved_state import TRAINER_STATE, read_trainer_state
+from svilm_fast.train.trust import check_owner, understood
 
 log = logging.getLogger(__name__)
 
 LATEST = "latest"
-STATE = "trainer_state.json"
+STATE = TRAINER_STATE
 
 
 @dataclass
@@ -88,81 +94,6 @@ def check_shapes(saved: dict[str, list[int]], model: nn.Module, source: Path) ->
         raise CheckpointError(f"{source} holds a parameter {extra[0]!r} that the model lacks")
 
 
-def save_random_state(path: Path, device: torch.device) -> None:
-    """Write the state of torch's, NumPy's and Python's generators."""
-    state = {"torch": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    name, keys, position, has_gauss, gauss = np.random.get_state()
-    state["numpy_keys"] = torch.from_numpy(np.asarray(keys).astype(np.int64))
-    others = {
-        "numpy": json.dumps([name, int(position), int(has_gauss), float(gauss)]),
-        "python": json.dumps(random.getstate()),
-    }
-    save_tensors(state, path, metadata=others)
-
-
-def load_random_state(path: Path, device: torch.device) -> None:
-    """Restore what `save_random_state` wrote."""
-    from safetensors import safe_open
-
-    state = load_file(path)
-    with safe_open(path, framework="pt") as file:
-        others = file.metadata()
-    torch.set_rng_state(state["torch"])
-    if device.type == "cuda" and "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], device)
-    name, position, has_gauss, gauss = json.loads(others["numpy"])
-    keys = state["numpy_keys"].numpy().astype(np.uint32)
-    np.random.set_state((name, keys, position, has_gauss, gauss))
-    version, internal, gauss_next = json.loads(others["python"])
-    random.setstate((version, tuple(internal), gauss_next))
-
-
-def average_file(folder: Path, engine: Engine) -> Path:
-    """Return where this rank's share of the weights' average is; stage 0 has one for all ranks."""
-    rank = engine.ranks.rank if engine.zero_stage > 0 else 0
-    return folder / f"ema_rank_{rank:05d}.safetensors"
-
-
-def save_average(engine: Engine, folder: Path) -> None:
-    """Write this rank's share of the average, if there is one that has begun."""
-    average = engine.ema
-    if average is None or not average.state.started:
-        return
-    if engine.zero_stage > 0 or engine.ranks.is_first:
-        shards = {f"{number:05d}": shard for number, shard in enumerate(average.shards)}
-        save_tensors(shards, average_file(folder, engine))
-
-
-def load_average(engine: Engine, folder: Path, described: dict[str, Any]) -> None:
-    """Continue the average of a checkpoint, or begin one at its weights where it has none."""
-    average, saved = engine.ema, described["ema"]
-    if average is None:
-        if saved is not None:
-            log.warning(
-                "%s holds an average of the weights, which ends here: ema.decay=null", folder
-            )
-        return
-    if saved is None:
-        average.restart(int(described["step"]))
-        if int(described["step"]) > engine.config.ema.start_step:
-            log.warning("%s holds no average of the weights: it begins at this step", folder)
-        return
-    average.state = EmaState(started=True, updates=int(saved["updates"]))
-    shards = load_file(average_file(folder, engine), device=str(engine.ranks.device))
-    for number, shard in enumerate(average.shards):
-        shard.copy_(shards[f"{number:05d}"])
-
-
-def described_average(engine: Engine) -> dict[str, Any] | None:
-    """Return what a checkpoint records of the average; None where there is none yet."""
-    average = engine.ema
-    if average is None or not average.state.started:
-        return None
-    return {"updates": average.state.updates, "decay": average.config.decay}
-
-
 def check_groups(saved: list[dict[str, Any]], engine: Engine, source: Path) -> None:
     """Raise CheckpointError where parameters are grouped or locked otherwise than they were."""
     here = described_groups(engine.deepspeed.optimizer)
@@ -187,27 +118,19 @@ def required_files(folder: Path) -> list[str]:
 
     Raises ValueError where it does not say so.
     """
-    try:
-        described = json.loads((folder / STATE).read_bytes())
-        ranks, stage = range(described["world_size"]), described["zero_stage"]
-        averaged = described["ema"] is not None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise ValueError(f"{STATE} is missing or damaged") from None
-    names = [STATE]
-    for rank in ranks:
+    described = read_trainer_state(folder)
+    stage, averaged = described["zero_stage"], described["ema"] is not None
+    # DeepSpeed puts the precision before the names of its shards.
+    shards = {name[name.find("zero_pp_rank_") :]: name for name in os.listdir(folder)}
+    names = [STATE, *described.get("copies", [])]
+    for rank in range(described["world_size"]):
         names += [f"random_rank_{rank:05d}.safetensors", f"data_rank_{rank:05d}.json"]
-        if stage > 0:
-            names.append(_named_like(folder, f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"))
-        if stage == 3:
-            names.append(_named_like(folder, f"zero_pp_rank_{rank}_mp_rank_00_model_states.pt"))
+        kinds = ["optim"] * (stage > 0) + ["model"] * (stage == 3)
+        own = [f"zero_pp_rank_{rank}_mp_rank_00_{kind}_states.pt" for kind in kinds]
+        names += [shards.get(name, name) for name in own]
         if averaged and (stage > 0 or rank == 0):
             names.append(f"ema_rank_{rank:05d}.safetensors")
     return names if stage == 3 else [*names, "mp_rank_00_model_states.pt"]
-
-
-def _named_like(folder: Path, name: str) -> str:
-    """DeepSpeed puts the precision before some names."""
-    return next((path.name for path in folder.glob(f"*{name}")), name)
 
 
 def problem_with(folder: Path) -> str | None:
@@ -230,10 +153,19 @@ def newest_verified(folder: Path) -> str | None:
 
     Returns None when nothing was ever committed: a kill during a run's first save leaves files, but
     no manifest and no `latest`. Raises CheckpointError when something was committed and nothing can
-    be trusted, so that a run never starts from scratch by accident.
+    be trusted, or the folder cannot be read, so that a run never starts from scratch by accident.
     """
-    tags = [tag for tag in tags_in(folder) if (folder / tag).is_dir()]
-    if not (folder / LATEST).exists() and not committed_tags(folder):
+    try:
+        tags = [tag for tag in tags_in(folder) if (folder / tag).is_dir()]
+        committed = os.path.lexists(folder / LATEST) or any(
+            was_committed(folder / tag) for tag in tags
+        )
+    except OSError as error:
+        raise CheckpointError(
+            f"{error.filename} cannot be read ({error.strerror}); a run continues from its own "
+            "user's folders"
+        ) from error
+    if not committed:
         if tags:
             log.warning(
                 "%s holds the unfinished first save of a run that ended during it (%s): there is "
@@ -251,15 +183,21 @@ def newest_verified(folder: Path) -> str | None:
             return tag
         reasons.append(f"{tag}: {reason}")
         log.warning("checkpoint %s is passed over: %s", tag, reason)
-    if (folder / LATEST).exists() and not tags:
-        latest = (folder / LATEST).read_bytes()[:100].decode(errors="replace").strip()
-        reasons.append(f"{LATEST} names {latest!r}, which is absent")
-    if reasons:
-        raise CheckpointError(
-            f"no checkpoint in {folder} can be trusted ({'; '.join(reasons)}); "
-            "start anew with --overwrite"
-        )
-    return None
+    if not tags:
+        reasons.append(f"{LATEST} names {_latest(folder)!r}, which is absent")
+    raise CheckpointError(
+        f"no checkpoint in {folder} can be trusted ({'; '.join(reasons)}); "
+        "start anew with --overwrite"
+    )
+
+
+def _latest(folder: Path) -> str:
+    """What `latest` holds, for a message."""
+    try:
+        with (folder / LATEST).open("rb") as file:
+            return file.read(100).decode(errors="replace").strip()
+    except OSError:
+        return ""
 
 
 def save_checkpoint(
@@ -274,47 +212,86 @@ def save_checkpoint(
 
     copies: files that are copied into the checkpoint, and so are covered by its manifest.
     """
-    ranks, tag = engine.ranks, tag_of(state.step)
-    target = folder / tag
-    needed, what = expected_bytes(engine, folder), f"the checkpoint of step {state.step}"
+    what = f"the checkpoint of step {state.step}"
 
-    def make_room() -> None:
+    def make_room() -> int:
         folder.mkdir(parents=True, exist_ok=True)
+        needed = expected_bytes(engine, folder)
         check_space(folder, needed, what)
+        return needed
 
-    ranks.from_first(make_room)
-    try:
-        return _save(engine, folder, state, keep, copies)
-    except Exception as error:
-        full = explained(error, folder, needed, what)
-        if full is None:
-            raise
-        shutil.rmtree(target, ignore_errors=True)
-        raise full from error
+    needed = engine.ranks.from_first(make_room)
+    return _save(engine, folder, state, keep, copies, needed, what)
 
 
 def expected_bytes(engine: Engine, folder: Path) -> int:
-    """Return the size of the newest checkpoint, or the least that the first one needs."""
+    """Return the size of the newest checkpoint, or about what the first one needs."""
     tags = committed_tags(folder)
     if tags:
         return bytes_in(folder / tags[0])
-    moments = {"adamw": 2, "sgd": 1}[engine.config.optimizer.name]
-    elements = sum(math.prod(shape) for shape in parameter_shapes(engine.model).values())
-    return 4 * (1 + moments) * elements
+    config = engine.config
+    whole = 2 if config.training.precision == "bf16" else 4
+    # In fp32: moments, ZeRO's masters, the average.
+    parts = {"adamw": 2, "sgd": 1}[config.optimizer.name]
+    trained = 4 * (parts + (engine.zero_stage > 0) + (engine.ema is not None))
+    shapes = parameter_shapes(engine.model)
+    return sum(
+        math.prod(shapes[name]) * (whole + trained * parameter.requires_grad)
+        for name, parameter in engine.model.named_parameters()
+    )
 
 
 def _save(
-    engine: Engine, folder: Path, state: TrainerState, keep: int, copies: Sequence[Path]
+    engine: Engine,
+    folder: Path,
+    state: TrainerState,
+    keep: int,
+    copies: Sequence[Path],
+    needed: int,
+    what: str,
 ) -> Path:
     ranks, tag = engine.ranks, tag_of(state.step)
     target = folder / tag
-    if ranks.is_first:
+
+    def prepare() -> None:
         # Left behind by a run that ended during its save, or the same step saved again.
         if target.exists():
             remove_checkpoint(target)
-        target.mkdir(parents=True, exist_ok=True)
+        target.mkdir(parents=True)
+
+    def commit() -> None:
+        if ranks.is_first:
+            write_manifest(target)
+            write_atomically(folder / LATEST, tag.encode())
+
+    def together(write: Callable[[], None]) -> None:
+        """Write on all ranks; a failure of one is raised on all, and nothing is left of it."""
+        failure: UserError | None = None
+        try:
+            write()
+        except OSError as error:
+            failure = told(error, folder, needed, f"{what} (rank {ranks.rank})")
+            failure.__cause__ = error
+        found = [one for one in ranks.gather(failure) if one is not None]
+        if found:
+            ranks.from_first(lambda: remove_checkpoint(target))
+            raise found[0]
+
+    ranks.from_first(prepare)
+    together(partial(_write, engine, folder, state, copies))
+    together(commit)
+    if ranks.is_first:
+        _remove_older(folder, tag, keep)
     ranks.barrier()
-    engine.deepspeed.save_checkpoint(str(folder), tag=tag, save_latest=False)
+    return target
+
+
+def _write(engine: Engine, folder: Path, state: TrainerState, copies: Sequence[Path]) -> None:
+    """Write this rank's files; raise OSError where that failed, in step with the other ranks."""
+    ranks, tag = engine.ranks, tag_of(state.step)
+    target = folder / tag
+    with late_errors(engine.deepspeed.checkpoint_engine):
+        engine.deepspeed.save_checkpoint(str(folder), tag=tag, save_latest=False)
     save_random_state(target / f"random_rank_{ranks.rank:05d}.safetensors", ranks.device)
     write_json(target / f"data_rank_{ranks.rank:05d}.json", state.data)
     save_average(engine, target)
@@ -328,18 +305,24 @@ def _save(
             "parameters": parameter_shapes(engine.model),
             "groups": described_groups(engine.deepspeed.optimizer),
             "ema": described_average(engine),
+            "copies": [path.name for path in copies],
         }
         write_json(target / STATE, described)
         for path in copies:
             shutil.copyfile(path, target / path.name)
-    ranks.barrier()
-    if ranks.is_first:
-        write_manifest(target)
-        write_atomically(folder / LATEST, tag.encode())
-        for old in committed_tags(folder)[keep:]:
+
+
+def _remove_older(folder: Path, tag: str, keep: int) -> None:
+    """Remove what is older than the newest `keep`; a failure is no reason to end the run.
+
+    Newer ones are damaged, for the run began before them: they take no place among the kept.
+    """
+    tags = committed_tags(folder)
+    for old in tags[tags.index(tag) + keep :]:
+        try:
             remove_checkpoint(folder / old)
-    ranks.barrier()
-    return target
+        except OSError as error:
+            log.warning("%s could not be removed: %s", folder / old, error)
 
 
 def _choose(engine: Engine, folder: Path) -> Path | None:
@@ -359,7 +342,7 @@ def load_checkpoint(engine: Engine, folder: Path, *, trust: bool = False) -> Tra
         return None
     ranks = engine.ranks
     ranks.from_first(lambda: check_owner(source, trust=trust))
-    described = json.loads((source / STATE).read_text())
+    described = read_trainer_state(source)
     check_shapes(described["parameters"], engine.model, source)
     here = {
         "world_size": ranks.world_size,
@@ -373,9 +356,12 @@ def load_checkpoint(engine: Engine, folder: Path, *, trust: bool = False) -> Tra
                 "resume as it was, or continue from the portable checkpoint with --init-from"
             )
     check_groups(described["groups"], engine, source)
-    if not engine.load_deepspeed_checkpoint(str(folder), source.name):
-        raise CheckpointError(f"DeepSpeed found nothing to load in {source}")
+    with understood(source):
+        if not engine.load_deepspeed_checkpoint(str(folder), source.name):
+            raise CheckpointError(f"DeepSpeed found nothing to load in {source}")
     load_average(engine, source, described)
     load_random_state(source / f"random_rank_{ranks.rank:05d}.safetensors", ranks.device)
-    data = json.loads((source / f"data_rank_{ranks.rank:05d}.json").read_text())
+    path = source / f"data_rank_{ranks.rank:05d}.json"
+    with understood(path):
+        data = json.loads(path.read_bytes())
     return TrainerState(step=int(described["step"]), data=data, source=source)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from svilm_fast.terminal import print
-from svilm_fast.train.checkpoint import STATE as TRAINER_STATE
 from svilm_fast.train.checkpoint import newest_verified, problem_with, tag_of
 from svilm_fast.train.errors import CheckpointError, UserError
 from svilm_fast.train.files import RunFiles
 from svilm_fast.train.ownership import claim
-from svilm_fast.train.portable import STATE as PORTABLE_STATE
 from svilm_fast.train.portable import problem_with as problem_with_portable
 from svilm_fast.train.portable import write_portable
+from svilm_fast.train.saved_state import (
+    PORTABLE_STATE,
+    TRAINER_STATE,
+    read_portable_state,
+    read_trainer_state,
+)
 from svilm_fast.train.zero_files import read_checkpoint
 
 ckpt_app = typer.Typer(no_args_is_help=True, help="Look at checkpoints, convert them.")
@@ -90,13 +93,12 @@ def _is_checkpoint(folder: Path) -> bool:
 
 
 def _described(folder: Path) -> str:
-    for name in (TRAINER_STATE, PORTABLE_STATE):
-        try:
-            return _summary(json.loads((folder / name).read_text()))
-        except FileNotFoundError:
-            continue
-        except ValueError:
-            return f"{name} is damaged"
+    for name, read in ((TRAINER_STATE, read_trainer_state), (PORTABLE_STATE, read_portable_state)):
+        if (folder / name).is_file():
+            try:
+                return _summary(read(folder))
+            except ValueError as error:
+                return str(error)
     return "it does not say what it is"
 
 

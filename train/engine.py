@@ -84,6 +84,7 @@ class Engine:
 
     def __init__(self, deepspeed_engine: Any, ranks: Ranks, config: RunConfig) -> None:
         self.deepspeed = deepspeed_engine
+        use_restricted_unpickler(deepspeed_engine)
         self.ranks = ranks
         self.config = config
         self.scalars: MasterScalars | None = None
@@ -170,7 +171,6 @@ class Engine:
 
     def load_deepspeed_checkpoint(self, folder: str, tag: str) -> bool:
         """Load DeepSpeed's own files; returns whether there were any."""
-        use_restricted_unpickler(self.deepspeed)
         path, _ = self.deepspeed.load_checkpoint(folder, tag=tag)
         if self.scalars is not None:
             self.scalars.refresh()

@@ -12,6 +12,8 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from svilm_fast.train.disk import write_errors
+
 CHUNK_BYTES = 1 << 20
 
 
@@ -23,12 +25,12 @@ def write_atomically(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries, so that a rename survives a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Flush a file's content, or a folder's entries, so that they survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
@@ -52,9 +54,11 @@ def sha256_of(path: Path) -> str:
 def save_tensors(tensors: dict[str, Tensor], path: Path, **options: Any) -> None:
     """Write a safetensors file with the permissions of any other new file.
 
-    safetensors makes its file readable by its owner alone, whatever the umask.
+    safetensors makes its file readable by its owner alone, whatever the umask. Raises OSError
+    where the file cannot be written.
     """
-    save_file(tensors, path, **options)
+    with write_errors():
+        save_file(tensors, path, **options)
     mask = os.umask(0o077)
     os.umask(mask)
     path.chmod(0o666 & ~mask)

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from svilm_fast.train.files import sha256_of, sync_folder, write_json
+from svilm_fast.train.files import sha256_of, sync, write_json
 
 MANIFEST = "manifest.json"
 FORMAT = 1
 LONGEST_MANIFEST = 64 << 20
+LONGEST_NAME, LONGEST_PART = 1024, 255  # bytes of a path in a checkpoint, and of each part of it
 TAG = re.compile(r"step_\d{8,}")
 
 Required = Callable[[Path], Iterable[str]]
@@ -33,20 +35,31 @@ def tags_in(folder: Path) -> list[str]:
 
 def committed_tags(folder: Path) -> list[str]:
     """Return the tags that have a manifest, newest first."""
-    return [tag for tag in tags_in(folder) if (folder / tag / MANIFEST).is_file()]
+    return [tag for tag in tags_in(folder) if os.path.isfile(folder / tag / MANIFEST)]
+
+
+def was_committed(folder: Path) -> bool:
+    """Whether a checkpoint was ever complete, whatever its manifest is now.
+
+    Raises OSError where the folder cannot be read.
+    """
+    return MANIFEST in os.listdir(folder)
 
 
 def write_manifest(folder: Path) -> None:
-    """Commit a checkpoint: record size and SHA-256 of every file in it."""
-    files = {
-        path.relative_to(folder).as_posix(): {
-            "bytes": path.stat().st_size,
-            "sha256": sha256_of(path),
-        }
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
-    }
-    sync_folder(folder)
+    """Commit a checkpoint: flush every file in it to disk, then record its size and SHA-256.
+
+    Without the flush a power cut could leave a manifest of files whose content was never written,
+    after the checkpoint before was removed. Storage that reports a full disk late does so here.
+    """
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != MANIFEST:
+            sync(path)
+            digest = sha256_of(path)
+            name = path.relative_to(folder).as_posix()
+            files[name] = {"bytes": path.stat().st_size, "sha256": digest}
+    sync(folder)
     write_json(folder / MANIFEST, {"format": FORMAT, "files": files})
 
 
@@ -54,6 +67,8 @@ def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
     """Return the listed files of a manifest, or raise ValueError that says what is wrong with
     it."""
     path = folder / MANIFEST
+    if not path.is_file():
+        raise ValueError(f"{MANIFEST} is no file")
     if path.stat().st_size > LONGEST_MANIFEST:
         raise ValueError(f"{MANIFEST} is damaged (too large)")
     try:
@@ -76,8 +91,13 @@ def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
 
 def _is_inside(name: str) -> bool:
     path = PurePosixPath(name)
-    plain = "\0" not in name and not path.is_absolute() and ".." not in path.parts
-    return plain and all(len(part.encode(errors="replace")) <= 255 for part in path.parts)
+    try:
+        lengths = [len(os.fsencode(part)) for part in path.parts]
+    except UnicodeEncodeError:  # half a surrogate pair
+        return False
+    short = sum(lengths) < LONGEST_NAME and max(lengths, default=0) <= LONGEST_PART
+    plain = bool(lengths) and "\0" not in name and ".." not in path.parts
+    return short and plain and not path.is_absolute()
 
 
 def damage_of(folder: Path, *, required: Required) -> str | None:
@@ -85,9 +105,9 @@ def damage_of(folder: Path, *, required: Required) -> str | None:
 
     required: given the folder, once its files are verified, the names that it must hold.
     """
-    if not (folder / MANIFEST).is_file():
-        return f"it was never completed (no {MANIFEST})"
     try:
+        if not was_committed(folder):
+            return f"it was never completed (no {MANIFEST})"
         files = read_manifest(folder)
         for name, expected in files.items():
             reason = _problem_with_file(folder / name, expected)
@@ -117,7 +137,9 @@ def remove_listed(folder: Path) -> None:
     files = read_manifest(folder)
     (folder / MANIFEST).unlink()
     for name in files:
-        (folder / name).unlink(missing_ok=True)
+        # What a link to a folder leads to is not the checkpoint's.
+        if not any((folder / part).is_symlink() for part in PurePosixPath(name).parents[:-1]):
+            (folder / name).unlink(missing_ok=True)
     for inner in sorted((folder / name).parent for name in files):
         with contextlib.suppress(OSError):  # not empty, or removed with another file
             inner.rmdir()

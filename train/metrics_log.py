@@ -8,7 +8,8 @@ import json
 import logging
 import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -152,6 +153,7 @@ class MetricsLog:
     def __init__(self, config: RunConfig, files: RunFiles, *, first: bool, start_step: int) -> None:
         self.sinks: list[Sink] = []
         self.evaluated: list[int] = []
+        self.failed = False
         if not first:
             return
         records = drop_after(files.metrics, start_step)
@@ -174,9 +176,18 @@ class MetricsLog:
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Record the values of a step."""
         for sink in self.sinks:
-            sink.write(step, values)
+            self._attempt(partial(sink.write, step, values))
 
     def close(self) -> None:
         """Close all sinks."""
         for sink in self.sinks:
-            sink.close()
+            self._attempt(sink.close)
+
+    def _attempt(self, act: Callable[[], None]) -> None:
+        """Warn once where a log cannot be written: a full disk costs records, not the training."""
+        try:
+            act()
+        except OSError as error:
+            if not self.failed:
+                log.warning("metrics cannot be written, and the run continues without: %s", error)
+            self.failed = True

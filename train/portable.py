@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -12,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from svilm_fast.train.checkpoint import check_shapes, described_average, parameter_shapes
+from svilm_fast.train.disk import check_space, told
 from svilm_fast.train.engine import Engine
 from svilm_fast.train.errors import CheckpointError
 from svilm_fast.train.files import save_tensors, write_json
 from svilm_fast.train.manifest import MANIFEST, damage_of, remove_listed, write_manifest
+from svilm_fast.train.saved_state import PORTABLE_STATE, read_portable_state
 from svilm_fast.train.sharded_state import (
     create_moments,
     link_moments,
@@ -32,11 +31,12 @@ from svilm_fast.train.sharded_state import (
     whole_moment,
     whole_parameter,
 )
+from svilm_fast.train.trust import opened_tensors, read_tensors, understood
 
 WEIGHTS = "model.safetensors"
 MOMENTS = "optimizer.safetensors"
 AVERAGE = "ema.safetensors"
-STATE = "state.json"
+STATE = PORTABLE_STATE
 MOMENT_NAMES = {"adamw": ("exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",)}
 
 
@@ -78,20 +78,38 @@ def describe_state(
 def write_portable(folder: Path, state: PortableState, copies: Iterable[Path] = ()) -> None:
     """Write the files; the folder appears under its name only when it is complete.
 
-    copies: files that are copied into it, and so are covered by its manifest.
+    copies: files that are copied into it, and so are covered by its manifest. Raises DiskFullError
+    or CheckpointError where it cannot be written; what was there before is then unchanged.
     """
+    folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save_tensors(state.weights, temporary / WEIGHTS)
-    save_tensors(state.moments, temporary / MOMENTS)
-    if state.average is not None:
-        save_tensors(state.average, temporary / AVERAGE)
-    write_json(temporary / STATE, state.described)
-    for path in copies:
-        shutil.copyfile(path, temporary / path.name)
-    write_manifest(temporary)
+    needed, what = _bytes_of(state), f"the portable checkpoint {folder}"
+    check_space(folder.parent, needed, what)
+    try:
+        _write(temporary, state, list(copies))
+    except OSError as error:
+        failure = told(error, folder.parent, needed, what)
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise failure from error
     _replace(folder, temporary)
+
+
+def _bytes_of(state: PortableState) -> int:
+    tensors = [*state.weights.values(), *state.moments.values(), *(state.average or {}).values()]
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+def _write(folder: Path, state: PortableState, copies: list[Path]) -> None:
+    folder.mkdir(parents=True)
+    save_tensors(state.weights, folder / WEIGHTS)
+    save_tensors(state.moments, folder / MOMENTS)
+    if state.average is not None:
+        save_tensors(state.average, folder / AVERAGE)
+    write_json(folder / STATE, state.described | {"copies": [path.name for path in copies]})
+    for path in copies:
+        shutil.copyfile(path, folder / path.name)
+    write_manifest(folder)
 
 
 def _replace(folder: Path, complete: Path) -> None:
@@ -111,11 +129,9 @@ def required_files(folder: Path) -> list[str]:
 
     Raises ValueError where it does not say so.
     """
-    try:
-        averaged = json.loads((folder / STATE).read_bytes())["ema"] is not None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise ValueError(f"{STATE} is missing or damaged") from None
-    return [WEIGHTS, MOMENTS, STATE, *([AVERAGE] if averaged else [])]
+    described = read_portable_state(folder)
+    average = [] if described["ema"] is None else [AVERAGE]
+    return [WEIGHTS, MOMENTS, STATE, *average, *described.get("copies", [])]
 
 
 def problem_with(folder: Path) -> str | None:
@@ -144,9 +160,10 @@ def save_portable(
         assert engine.ema is not None
         with engine.ema.applied():
             average = dict(_gathered(engine, whole_parameter, trained_only=True))
-    if ranks.is_first:
+
+    def write() -> None:
         buffers = persistent_buffers(engine.model)
-        weights |= {name: buffer.detach().cpu().contiguous() for name, buffer in buffers}
+        whole = weights | {name: buffer.detach().cpu().contiguous() for name, buffer in buffers}
         state = describe_state(
             step=step,
             optimizer=engine.config.optimizer.name,
@@ -155,8 +172,9 @@ def save_portable(
             parameters=parameter_shapes(engine.model),
             ema=described,
         )
-        write_portable(folder, PortableState(weights, moments, average, state), copies)
-    ranks.barrier()
+        write_portable(folder, PortableState(whole, moments, average, state), copies)
+
+    ranks.from_first(write)
 
 
 def _gathered(
@@ -200,7 +218,7 @@ def check_portable(folder: Path) -> dict[str, Any]:
     reason = problem_with(folder)
     if reason is not None:
         raise CheckpointError(f"{folder} cannot be trusted: {reason}")
-    return json.loads((folder / STATE).read_text())
+    return read_portable_state(folder)
 
 
 def load_weights(model: nn.Module, folder: Path, *, average: bool = False) -> dict[str, Any]:
@@ -211,15 +229,16 @@ def load_weights(model: nn.Module, folder: Path, *, average: bool = False) -> di
     """
     described = check_portable(folder)
     check_shapes(described["parameters"], model, folder)
-    weights = load_file(folder / WEIGHTS)
+    weights = read_tensors(folder / WEIGHTS)
     if average:
         if not (folder / AVERAGE).is_file():
             raise CheckpointError(
                 f"{folder} holds no average of the weights; take the weights themselves, or train "
                 "with ema.decay"
             )
-        weights |= load_file(folder / AVERAGE)
-    model.load_state_dict(weights)
+        weights |= read_tensors(folder / AVERAGE)
+    with understood(folder / WEIGHTS):
+        model.load_state_dict(weights)
     return described
 
 
@@ -232,7 +251,7 @@ def load_masters(engine: Engine, folder: Path, *, average: bool = False) -> None
         return
     release_parameters(engine)
     for file in (WEIGHTS, AVERAGE) if average else (WEIGHTS,):
-        with safe_open(folder / file, framework="pt") as weights:
+        with opened_tensors(folder / file) as weights:
             present = set(weights.keys())
             for name, parameter in engine.model.named_parameters():
                 if parameter.requires_grad and name in present:
@@ -257,7 +276,7 @@ def load_moments(engine: Engine, folder: Path) -> None:
             f"{folder} holds the moments of {described['optimizer']}, this run uses {rule}; "
             f"set optimizer.name={described['optimizer']}"
         )
-    with safe_open(folder / MOMENTS, framework="pt") as moments:
+    with opened_tensors(folder / MOMENTS) as moments:
         present = set(moments.keys())
         if not present:
             return
@@ -290,7 +309,7 @@ def load_average(engine: Engine, folder: Path) -> None:
     if described["ema"] is None:
         engine.ema.restart(int(described["step"]))
         return
-    with safe_open(folder / AVERAGE, framework="pt") as tensors:
+    with opened_tensors(folder / AVERAGE) as tensors:
         present = set(tensors.keys())
         engine.ema.load_whole(
             lambda name: tensors.get_tensor(name) if name in present else None,

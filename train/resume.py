@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from svilm_fast.terminal import print
 from svilm_fast.train.agreement import LOCAL_SETTINGS, flattened
 from svilm_fast.train.config import RunConfig
 from svilm_fast.train.errors import CheckpointError
 from svilm_fast.train.files import RunFiles, sha256_of
+from svilm_fast.train.load_config import read_yaml
 
 # Settings beside LOCAL_SETTINGS that leave the trained weights as they would have been.
 RESULT_KEEPS = (
@@ -66,7 +65,7 @@ def check_resume(files: RunFiles, source: Path, config: RunConfig) -> None:
     kept = source / files.config.name
     if not kept.is_file():
         return
-    lines = changed_settings(yaml.safe_load(kept.read_bytes()), config)
+    lines = changed_settings(read_yaml(kept), config)
     if lines:
         print(f"settings changed since {source.name}:", flush=True)
         for line in lines:

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
-from svilm_fast.train.checkpoint import STATE, problem_with
+from svilm_fast.train.checkpoint import problem_with
 from svilm_fast.train.errors import CheckpointError
 from svilm_fast.train.portable import MOMENT_NAMES, PortableState, describe_state
-from svilm_fast.train.trust import load_tensors_only
+from svilm_fast.train.saved_state import read_trainer_state
+from svilm_fast.train.trust import load_tensors_only, read_tensors, understood
 
 FOREIGN = (
     "deepspeed.utils.tensor_fragment.fragment_address",
@@ -53,15 +53,20 @@ def describe_checkpoint(folder: Path) -> dict[str, Any]:
     reason = problem_with(folder)
     if reason is not None:
         raise CheckpointError(f"{folder} cannot be trusted: {reason}")
-    return json.loads((folder / STATE).read_text())
+    return read_trainer_state(folder)
 
 
 def read_checkpoint(folder: Path) -> PortableState:
     """Return a whole checkpoint, of any ZeRO stage and rank count, once its checksums agree.
 
-    Raises CheckpointError where it is damaged, incomplete or of a stage that is not known.
+    Raises CheckpointError where it is damaged, incomplete or not what a run saves.
     """
     described = describe_checkpoint(folder)
+    with understood(folder):
+        return _read(folder, described)
+
+
+def _read(folder: Path, described: dict[str, Any]) -> PortableState:
     shapes: dict[str, list[int]] = described["parameters"]
     models = [read_pickled(path) for path in _ranked(folder, "model_states")]
     module = _stripped(models[0]["module"])
@@ -79,7 +84,7 @@ def read_checkpoint(folder: Path) -> PortableState:
             moments |= {f"{moment}/{name}": value for name, value in saved.joined(found).items()}
     average = None
     if described["ema"] is not None:
-        ranks = [load_file(path) for path in sorted(folder.glob("ema_rank_*.safetensors"))]
+        ranks = [read_tensors(path) for path in sorted(folder.glob("ema_rank_*.safetensors"))]
         average = saved.joined([[shards[key] for key in sorted(shards)] for shards in ranks])
     updates = next((state["step"] for state in saved.states[0].values() if "step" in state), 0)
     state = describe_state(

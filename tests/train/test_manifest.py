@@ -79,6 +79,147 @@ def test_every_flipped_bit_of_a_manifest_is_survived(make_engine, tmp_path: Path
     assert found > 300
 
 
+def mutated(value, source: random.Random):
+    """Return JSON in which one value, somewhere, is another one."""
+    others = [
+        None,
+        True,
+        -1,
+        10**30,
+        1e308,
+        "",
+        "../x",
+        "\ud800",
+        "a" * 5000,
+        [],
+        [[]],
+        {},
+        {"": 1},
+    ]
+    if isinstance(value, dict) and value and source.random() < 0.85:
+        key = source.choice(sorted(value))
+        if source.random() < 0.1:
+            return {name: kept for name, kept in value.items() if name != key}
+        return value | {key: mutated(value[key], source)}
+    if isinstance(value, list) and value and source.random() < 0.8:
+        place = source.randrange(len(value))
+        return [*value[:place], mutated(value[place], source), *value[place + 1 :]]
+    return source.choice([other for other in others if other != value])
+
+
+@pytest.mark.parametrize("name", [MANIFEST, "trainer_state.json"])
+def test_random_json_is_a_good_or_a_damaged_checkpoint_and_nothing_else(
+    make_engine, tmp_path: Path, monkeypatch, name: str
+) -> None:
+    folder = save(make_engine("deepspeed.zero_stage=1", "ema.decay=0.9"), tmp_path, 1)
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+    content = json.loads((folder / name).read_text())
+    source, found = random.Random(1), 0
+    for _ in range(400):
+        (folder / name).write_text(json.dumps(mutated(content, source)))
+        if name != MANIFEST:
+            write_manifest(folder)  # as somebody who wants it to be read would
+        reason = problem_with(folder)
+        found += reason is not None
+        assert reason is None or 0 < len(reason) < 6000
+        if reason is None:
+            assert newest_verified(tmp_path) == tag_of(1)
+            continue
+        with pytest.raises(CheckpointError, match="can be trusted"):
+            newest_verified(tmp_path)
+    if name == MANIFEST:
+        assert found > 380
+    else:
+        assert found > 200
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"world_size": 10**9},
+        {"world_size": True},
+        {"zero_stage": "1"},
+        {"zero_stage": 4},
+        {"ema": []},
+        {"groups": [{"name": "decay"}]},
+        {"parameters": {"body.0.weight": [[8], 4]}},
+        {"step": None},
+        {"copies": ["../config.yaml"]},
+        {"copies": ["config.yaml"]},
+    ],
+)
+def test_a_state_of_other_types_is_damage(make_engine, tmp_path: Path, change: dict) -> None:
+    folder = save(make_engine(), tmp_path, 1)
+    path = folder / "trainer_state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    write_manifest(folder)
+    reason = str(problem_with(folder))
+    assert reason.startswith(
+        ("trainer_state.json is damaged (", f"{MANIFEST} does not list config")
+    )
+
+
+def test_files_beside_those_that_are_listed_do_no_harm(make_engine, tmp_path: Path) -> None:
+    folder = save(make_engine(), tmp_path, 1)
+    (folder / "notes.txt").write_text("mine")
+    assert problem_with(folder) is None
+
+
+def test_copies_are_required(make_engine, tmp_path: Path) -> None:
+    tokenizer = tmp_path / "tokenizer.json"
+    tokenizer.write_text("{}")
+    state = TrainerState(1, {})
+    folder = save_checkpoint(make_engine(), tmp_path, state, keep=1, copies=[tokenizer])
+    assert problem_with(folder) is None
+    (folder / tokenizer.name).unlink()
+    write_manifest(folder)
+    assert problem_with(folder) == f"{MANIFEST} does not list {tokenizer.name}"
+
+
+def test_a_damaged_newer_checkpoint_takes_no_place_of_a_good_one(
+    make_engine, tmp_path: Path
+) -> None:
+    engine = make_engine()
+    save(engine, tmp_path, 1)
+    newest = save(engine, tmp_path, 9)
+    (newest / MANIFEST).write_text("{}")
+    save_checkpoint(engine, tmp_path, TrainerState(2, {}), keep=1)
+    assert newest_verified(tmp_path) == tag_of(2)
+    assert not (tmp_path / tag_of(1)).exists()
+    save_checkpoint(engine, tmp_path, TrainerState(9, {}), keep=1)
+    assert committed_tags(tmp_path) == [newest_verified(tmp_path)] == [tag_of(9)]
+
+
+def test_a_folder_that_cannot_be_read_is_no_fresh_start(
+    make_engine, tmp_path: Path, monkeypatch
+) -> None:
+    folder = save(make_engine(), tmp_path, 1)
+    (tmp_path / "latest").unlink()
+
+    listdir = os.listdir
+
+    def refuse(path: Path) -> list[str]:
+        if Path(path) == folder:
+            raise PermissionError(13, "Permission denied", str(path))
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    with pytest.raises(CheckpointError, match=rf"{folder} cannot be read \(Permission denied\)"):
+        newest_verified(tmp_path)
+    assert problem_with(folder) == f"it cannot be read (Permission denied: {folder})"
+
+
+def test_removing_a_checkpoint_follows_no_link(tmp_path: Path) -> None:
+    folder, others = tmp_path / "step", tmp_path / "others"
+    (folder / "inner").mkdir(parents=True)
+    (folder / "inner" / "a").write_bytes(b"a")
+    write_manifest(folder)
+    (folder / "inner").rename(others)
+    (folder / "inner").symlink_to(others)
+    remove_listed(folder)
+    assert (others / "a").read_bytes() == b"a"
+
+
 @pytest.mark.parametrize("missing", ["mp_rank_00_model_states.pt", "data_rank_00000.json", "optim"])
 def test_the_files_of_a_checkpoint_are_required(make_engine, tmp_path: Path, missing: str) -> None:
     folder = save(make_engine("deepspeed.zero_stage=1"), tmp_path, 1)
@@ -87,6 +228,20 @@ def test_the_files_of_a_checkpoint_are_required(make_engine, tmp_path: Path, mis
     write_manifest(folder)
     assert missing in str(problem_with(folder))
     assert "does not list" in str(problem_with(folder))
+
+
+def test_files_reach_the_disk_before_the_manifest(make_engine, tmp_path: Path, monkeypatch) -> None:
+    flushed: list[str] = []
+    fsync = os.fsync
+
+    def noted(handle: int) -> None:
+        flushed.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name)
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    folder = save(make_engine("ema.decay=0.9"), tmp_path, 1)
+    commit = next(place for place, name in enumerate(flushed) if name.startswith(f".{MANIFEST}"))
+    assert {path.name for path in folder.iterdir()} - {MANIFEST} <= set(flushed[:commit])
 
 
 def test_a_kill_during_the_first_save_leaves_nothing_to_resume(
@@ -143,5 +298,7 @@ def test_files_follow_the_umask(make_engine, tmp_path: Path) -> None:
         folder = save(make_engine("ema.decay=0.9"), tmp_path, 1)
     finally:
         os.umask(before)
-    modes = {path.name: path.stat().st_mode & 0o777 for path in folder.rglob("*") if path.is_file()}
+    paths = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert folder / "ema_rank_00000.safetensors" in paths
+    modes = {path.name: path.stat().st_mode & 0o777 for path in paths}
     assert set(modes.values()) == {0o640}, modes
