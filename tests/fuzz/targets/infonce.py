@@ -167,8 +167,8 @@ def check(case: Case, folder: Path) -> None:
         assert_close(f"gradient of the {name}", gradient, truth, bar, floor)
     # With shared pairs it is summed from the gradient of the logits in the rows' type.
     shared = settings["pair_mode"] == "share" and ids is not None
-    relative = max(1e-4, 2 * BARS[case.dtype]) if shared else 1e-4
-    size = abs(case.upstream) * (max(rows, columns) if case.partials else 1)
+    relative = max(1e-4, 2.0**-21 * case.scale, 2 * BARS[case.dtype] if shared else 0.0)
+    size = abs(case.upstream) * (2 * rows + columns if case.partials else 1)
     off = (found[2].double() - wanted[2]).abs()
     assert off <= relative * (wanted[2].abs() + size), f"gradient of the scale: {off:.2e}"
 
