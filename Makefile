@@ -18,7 +18,7 @@ SLOW_JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo demo-control test test-slow instruction-sets faults lint static-check counts-check gpu gpu-full clean
+.PHONY: help setup demo demo-control test test-slow instruction-sets faults fuzz lint static-check counts-check gpu gpu-full clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -73,6 +73,9 @@ static-check: $(STAMP)  ## compile every kernel variant for three GPUs, compare 
 
 counts-check: $(STAMP)  ## collectives, host waits and peak bytes against their table
 	$(BIN)/svilm bench counts --check --kind collectives --kind waits --kind memory
+
+fuzz: $(STAMP)  ## generated inputs and shapes, 1 to 2 hours; resumes from runs/fuzz.json
+	$(BIN)/python -m tests.fuzz --out $(RUNS)/fuzz.json
 
 clean:  ## remove the environment and everything that runs wrote
 	rm -rf $(VENV) $(RUNS) build dist *.egg-info

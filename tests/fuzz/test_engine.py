@@ -127,6 +127,7 @@ def run_command(*words, **options):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_command_counts_resumes_and_replays(tmp_path):
     record = tmp_path / "fuzz.json"
     for inputs in (3, 5):

@@ -53,9 +53,9 @@ CASES = st.builds(
     Case,
     mode=st.sampled_from(["gumbel", "gumbel", "hard", "soft"]),
     batch=st.integers(1, 3),
-    length=st.one_of(st.integers(1, 40), st.sampled_from([63, 64, 65, 130])),
+    length=st.one_of(st.integers(1, 33), st.integers(1, 33), st.sampled_from([64, 65, 90])),
     width=st.sampled_from([16, 32, 48, 64, 80, 96, 144, 160, 192]),
-    groups=st.one_of(st.integers(1, 17), st.sampled_from([32, 64])),
+    groups=st.one_of(st.integers(1, 9), st.integers(1, 17), st.sampled_from([33, 64])),
     dtype=DTYPES,
     temperature=st.sampled_from([0.05, 0.2, 1.0, 3.0]),
     eps=st.sampled_from([1e-3, 0.3, 1.0]),
@@ -172,4 +172,4 @@ def _check_index(case, index, noisy, mask) -> None:
     assert (behind <= allowed).all(), f"a token is in another group by {behind.max():.2e}"
 
 
-TARGET = Target("grouping", CASES, check, full=1000, short=12, batch=50, seconds=60, shrink=False)
+TARGET = Target("grouping", CASES, check, full=1000, short=6, batch=50, seconds=60, shrink=False)

@@ -144,4 +144,4 @@ def check_index(case: bytes, folder: Path) -> None:
 
 
 TAR = Target("tar", _archive(), check_tar, short=80)
-INDEX = Target("index", _indices(), check_index, short=60)
+INDEX = Target("index", _indices(), check_index, short=60, prepare=_shard)

@@ -18,24 +18,8 @@ from ..texts import TEXTS, damaged_json
 
 @functools.cache
 def _trained() -> Tokenizer:
-    words = [
-        "a",
-        "red",
-        "circle",
-        "jumps",
-        "over",
-        "the",
-        "lazy",
-        "dog",
-        "while",
-        "two",
-        "people",
-        "watch",
-        "it",
-        "from",
-        "the",
-        "house",
-    ]
+    text = "a red circle jumps over the lazy dog while two people watch it from the house"
+    words = text.split()
     captions = [" ".join(words[n:] + words[:n]) for n in range(len(words))]
     return Tokenizer.train(captions, 400)
 
