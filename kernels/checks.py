@@ -5,7 +5,14 @@ from __future__ import annotations
 import numbers
 import operator
 
+import torch
 from torch import Tensor
+
+# The dtypes that the ops take; what else PyTorch calls floating, as 8-bit types, has no products.
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# Quotients of logits by such a number, and its reciprocal, are finite in fp32.
+SMALLEST_DIVISOR = 2.0**-64
+LARGEST_DIVISOR = 2.0**64
 
 
 def checked_workspace(op: str, workspace_bytes: int | None) -> int | None:
@@ -53,4 +60,18 @@ def real_number(op: str, name: str, value: float) -> float:
         return value
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{op}: {name} must be a number or a 0-dim float tensor, got {value!r}")
+    return float(value)
+
+
+def checked_divisor(op: str, name: str, value: float) -> float:
+    """A positive number to divide by, such as a temperature, as a float.
+
+    Raises:
+        TypeError: no real number of Python or NumPy, or a bool.
+        ValueError: not within [2^-64, 2^64].
+    """
+    if isinstance(value, bool) or not isinstance(value, float | numbers.Real):
+        raise TypeError(f"{op}: {name} must be a number, got {value!r}")
+    if not SMALLEST_DIVISOR <= value <= LARGEST_DIVISOR:
+        raise ValueError(f"{op}: {name} must be positive and within [2^-64, 2^64], got {value}")
     return float(value)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from svilm_fast.kernels.backend import Backend, choose
-from svilm_fast.kernels.checks import check_width, checked_workspace, real_number
+from svilm_fast.kernels.checks import FLOATS, check_width, checked_workspace, real_number
 from svilm_fast.kernels.operators import anchor, distinct
 
 from . import reference
@@ -22,7 +22,7 @@ def check_inputs(groups: Tensor, nouns: Tensor, noun_mask: Tensor, beta: Tensor)
     for name, tensor in (("groups", groups), ("nouns", nouns)):
         if tensor.dim() != 3:
             raise ValueError(f"grounding: {name} must be 3-dimensional, got {list(tensor.shape)}")
-        if not tensor.is_floating_point():
+        if tensor.dtype not in FLOATS:
             raise ValueError(f"grounding: {name} must be floating point, got {tensor.dtype}")
     if groups.shape[2] != nouns.shape[2]:
         raise ValueError(
@@ -143,7 +143,7 @@ def matrix_infonce(
         TypeError: `beta`, `scale` or a workspace that is no number.
         RuntimeError: `fused` was asked for and cannot run.
     """
-    if scores.dim() != 2 or scores.shape[0] != scores.shape[1] or not scores.is_floating_point():
+    if scores.dim() != 2 or scores.shape[0] != scores.shape[1] or scores.dtype not in FLOATS:
         raise ValueError(
             f"matrix_infonce: scores must be a square float matrix, "
             f"got {scores.dtype} {list(scores.shape)}"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..backend import choose
-from ..checks import check_width
+from ..checks import FLOATS, check_width, checked_divisor
 from ..device import traits
 from ..operators import distinct
 from .fused.plan import unsupported
@@ -17,7 +17,7 @@ from .reference import GroupingOutput, grouping_reference
 
 Mode = Literal["gumbel", "hard", "soft"]
 MODES = ("gumbel", "hard", "soft")
-MOST_TOKEN_IDS = 1 << 27
+TOKEN_ID_BITS = 27
 
 
 def _expect(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype | None) -> None:
@@ -32,14 +32,12 @@ def _check(
     queries: Tensor,
     tokens: Tensor,
     group_bias: Tensor | None,
-    temperature: float,
     mode: str,
     seeds: Tensor | None,
     token_ids: Tensor | None,
     token_mask: Tensor | None,
-    eps: float,
 ) -> None:
-    if tokens.dim() != 3 or not tokens.is_floating_point():
+    if tokens.dim() != 3 or tokens.dtype not in FLOATS:
         raise ValueError(
             f"grouping: tokens must be floating [b, L, C], got {tokens.dtype} {list(tokens.shape)}"
         )
@@ -51,7 +49,7 @@ def _check(
             f"got {list(queries.shape)}"
         )
     groups = queries.shape[1]
-    if groups == 0 or not queries.is_floating_point():
+    if groups == 0 or queries.dtype not in FLOATS:
         raise ValueError(
             f"grouping: queries must hold at least one group of floating numbers, "
             f"got {queries.dtype} {list(queries.shape)}"
@@ -60,6 +58,8 @@ def _check(
         _expect("group_bias", group_bias, (batch, groups), None)
     elif group_bias is not None:
         _expect("group_bias", group_bias, (groups,), None)
+    if group_bias is not None and group_bias.dtype not in FLOATS:
+        raise ValueError(f"grouping: group_bias must be floating, got {group_bias.dtype}")
     if mode not in MODES:
         raise ValueError(f"grouping: mode is {mode!r}; expected one of {', '.join(MODES)}")
     if mode == "gumbel" and seeds is None:
@@ -71,23 +71,25 @@ def _check(
         _expect("seeds", seeds, (batch,), torch.int64)
     if token_ids is not None:
         _expect("token_ids", token_ids, (batch, length), torch.int64)
-        _check_range(token_ids)
     if token_mask is not None:
         _expect("token_mask", token_mask, (batch, length), torch.bool)
-    if not temperature > 0 or not eps > 0:
-        raise ValueError(
-            f"grouping: temperature and eps must be positive, got {temperature} and {eps}"
-        )
 
 
-def _check_range(token_ids: Tensor) -> None:
-    """Refuse ids that the noise's counters cannot hold; on a GPU without waiting for it."""
-    inside = ((token_ids >= 0) & (token_ids < MOST_TOKEN_IDS)).all()
+def _check_range(token_ids: Tensor, token_mask: Tensor | None) -> None:
+    """Refuse ids that the noise's counters cannot hold; on a GPU without waiting for it.
+
+    The id of a masked token may be anything.
+    """
+    # The arithmetic shift gives 0 within [0, 2^27) alone.
+    beyond = token_ids >> TOKEN_ID_BITS
+    if token_mask is not None:
+        beyond = beyond * token_mask
+    inside = (beyond == 0).all()
     text = "grouping: token_ids must lie in [0, 2^27): a token's index before any was dropped"
     if token_ids.device.type != "cpu" or torch.compiler.is_compiling():
         torch._assert_async(inside, text)
     elif not inside:
-        raise ValueError(f"{text}; got {token_ids.min()} to {token_ids.max()}")
+        raise ValueError(f"{text}; got {int(token_ids[beyond != 0][0])}")
 
 
 def grouping(
@@ -114,15 +116,16 @@ def grouping(
         queries: [b, G, C]; taken in the dtype of the tokens.
         tokens: [b, L, C], fp16, bf16, fp32 or float64. Under autocast, queries and fp32 tokens are
             taken in the autocast dtype, as a matrix product would.
-        group_bias: [b, G], [G] or None.
-        temperature: tau of the softmax, which is the gradient's path; positive.
+        group_bias: floating [b, G], [G] or None.
+        temperature: tau of the softmax, which is the gradient's path; in [2^-64, 2^64].
         mode: "gumbel" (one-hot with Gumbel noise, training), "hard" (one-hot without noise),
             "soft" (A is the softmax itself, without noise).
         seeds: int64 [b], one per sample; only read in mode "gumbel".
         token_ids: int64 [b, L], each token's index before any was dropped, in [0, 2^27); the
-            noise of a token follows it. None means 0 .. L - 1.
-        token_mask: bool [b, L]; a False token belongs to no group.
-        eps: added to the counts before the division; positive.
+            noise of a token follows it. None means 0 .. L - 1. Only read in mode "gumbel".
+        token_mask: bool [b, L]; a False token belongs to no group, and its row and id may hold
+            anything, also NaN.
+        eps: added to the counts before the division; in [2^-64, 2^64].
         backend: "auto", "fused", "reference" or None (see `kernels.backend.choose`).
 
     Returns:
@@ -130,10 +133,14 @@ def grouping(
         `pooled` and `counts` to queries, tokens and group_bias.
 
     Raises:
-        ValueError: a shape, dtype or setting that does not fit.
+        ValueError: a shape, dtype or setting that does not fit. Ids out of range that lie on a
+            GPU, or in a compiled graph, fail an assertion there instead.
+        TypeError: `temperature` or `eps` is no number.
         RuntimeError: the fused path was asked for and cannot run.
     """
-    _check(queries, tokens, group_bias, temperature, mode, seeds, token_ids, token_mask, eps)
+    temperature = checked_divisor("grouping", "temperature", temperature)
+    eps = checked_divisor("grouping", "eps", eps)
+    _check(queries, tokens, group_bias, mode, seeds, token_ids, token_mask)
     kind = tokens.device.type
     if torch.is_autocast_enabled(kind) and tokens.dtype == torch.float32:
         tokens = tokens.to(torch.get_autocast_dtype(kind))
@@ -146,6 +153,8 @@ def grouping(
             queries.shape[1], tokens.shape[2], tokens.dtype, traits(tokens.device)
         ),
     )
+    if token_ids is not None and mode == "gumbel":
+        _check_range(token_ids, token_mask)
     run: Callable[..., GroupingOutput] = grouping_reference
     if path == "fused":
         from .fused.function import fused_grouping

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import backend as backends
-from ..checks import checked_workspace, real_number, whole_number
+from ..checks import FLOATS, checked_workspace, real_number, whole_number
 from ..operators import distinct
 from . import reference
 from .fused.layout import default_workspace_bytes, unsupported
@@ -23,7 +23,6 @@ from .pairs import (
 )
 
 OP = "infonce"
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # On CPU a larger chunk only leaves the cache; the fused backward wants large matrix products.
 REFERENCE_WORKSPACE_BYTES = 1 << 26
 
@@ -275,7 +274,7 @@ def check_block(
         raise ValueError(
             f"{name}: empty input has no loss, got {list(videos.shape)} and {list(texts.shape)}"
         )
-    if videos.dtype != texts.dtype or videos.dtype not in _DTYPES:
+    if videos.dtype != texts.dtype or videos.dtype not in FLOATS:
         raise TypeError(
             f"{name}: videos and texts must share one of fp16, bf16, fp32, fp64, "
             f"got {videos.dtype} and {texts.dtype}"

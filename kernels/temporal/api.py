@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..backend import choose
-from ..checks import check_width
+from ..checks import FLOATS, check_width, checked_divisor, whole_number
 from ..device import traits
 from ..operators import distinct
 from . import limits
@@ -26,7 +26,7 @@ def _expect(op: str, name: str, tensor: Tensor, shape: list[int], dtype: torch.d
 
 
 def _expect_rows(op: str, name: str, tensor: Tensor, axes: str) -> None:
-    if tensor.dim() != 3 or not tensor.is_floating_point():
+    if tensor.dim() != 3 or tensor.dtype not in FLOATS:
         raise ValueError(
             f"{op}: {name} must be floating {axes}, got {tensor.dtype} {list(tensor.shape)}"
         )
@@ -61,8 +61,8 @@ def temporal_bce(
     Args:
         segments: [b, T, D], fp16, bf16, fp32 or float64.
         paste_mask: bool [b, T], True where the segment shows the sample's own video.
-        segment_mask: bool [b, T] or None; a False segment takes no part.
-        temperature: positive.
+        segment_mask: bool [b, T] or None; a False segment takes no part and may hold anything.
+        temperature: in [2^-64, 2^64].
         loss: "bce" or "mse".
         backend: "auto", "fused", "reference" or None (see `kernels.backend.choose`).
 
@@ -71,6 +71,7 @@ def temporal_bce(
 
     Raises:
         ValueError: a shape, dtype or setting that does not fit.
+        TypeError: `temperature` is no number.
         RuntimeError: the fused path was asked for and cannot run.
     """
     _expect_rows("temporal_bce", "segments", segments, "[b, T, D]")
@@ -78,8 +79,7 @@ def temporal_bce(
     _expect("temporal_bce", "paste_mask", paste_mask, rows, torch.bool)
     if segment_mask is not None:
         _expect("temporal_bce", "segment_mask", segment_mask, rows, torch.bool)
-    if not temperature > 0:
-        raise ValueError(f"temporal_bce: temperature must be positive, got {temperature}")
+    temperature = checked_divisor("temporal_bce", "temperature", temperature)
     if loss not in ("bce", "mse"):
         raise ValueError(f"temporal_bce: loss is {loss!r}; expected bce or mse")
     path = choose(
@@ -110,7 +110,7 @@ def segment_pool(
     Args:
         tokens: [b, L, C], fp16, bf16, fp32 or float64.
         segment_index: integer [b, L] or [L]; a token whose index is outside [0, num_segments)
-            belongs to no segment.
+            belongs to no segment and may hold anything, also NaN.
         num_segments: T.
         token_mask: bool [b, L] or None; a False token belongs to no segment.
         backend: "auto", "fused", "reference" or None (see `kernels.backend.choose`).
@@ -121,6 +121,7 @@ def segment_pool(
 
     Raises:
         ValueError: a shape, dtype or setting that does not fit.
+        TypeError: `num_segments` is no whole number.
         RuntimeError: the fused path was asked for and cannot run.
     """
     _expect_rows("segment_pool", "tokens", tokens, "[b, L, C]")
@@ -133,6 +134,7 @@ def segment_pool(
     _expect("segment_pool", "segment_index", segment_index, shape, segment_index.dtype)
     if token_mask is not None:
         _expect("segment_pool", "token_mask", token_mask, [batch, length], torch.bool)
+    num_segments = whole_number("segment_pool", "num_segments", num_segments)
     if num_segments < 1:
         raise ValueError(f"segment_pool: num_segments must be at least 1, got {num_segments}")
     unsupported = _unsupported(tokens, num_segments, limits.MAX_POOL_SEGMENTS)

@@ -1,5 +1,7 @@
 """Numbers and sizes are taken, or refused, alike by all ops."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from svilm_fast.kernels import (
     segment_pool,
     temporal_bce,
 )
+from svilm_fast.kernels.backend import interpreted
 from svilm_fast.kernels.grounding import distributed_grounding_loss
 from svilm_fast.kernels.infonce import distributed_infonce
 
@@ -25,7 +28,7 @@ def unit(*shape):
 
 
 V, T = unit(4, 8), unit(4, 8)
-G, N, MASK = unit(4, 2, 8), unit(4, 3, 8), torch.ones(4, 3, dtype=torch.bool)
+G, N, MASK = unit(4, 2, 16), unit(4, 3, 16), torch.ones(4, 3, dtype=torch.bool)
 SCALED = {
     "infonce": lambda s, **k: infonce(V, T, s, **k),
     "infonce_partials": lambda s, **k: torch.cat(infonce_partials(V, T, s, **k)),
@@ -36,6 +39,10 @@ SCALED = {
     "distributed_grounding_loss": lambda s, **k: distributed_grounding_loss(G, N, MASK, s, s, **k),
 }
 MATRIX = {"matrix_infonce": lambda s: matrix_infonce(V @ T.T, s)}
+FUSED_HERE = "fused" if interpreted() else "reference"
+FUSED = pytest.param(
+    "fused", marks=pytest.mark.skipif(not interpreted(), reason="runs kernels in the interpreter")
+)
 # Collective ops give every problem as one kind of error.
 REFUSAL = (TypeError, ValueError)
 
@@ -82,6 +89,76 @@ def test_offsets(op):
     for offset in (1.0, True, "1", torch.tensor(1)):
         with pytest.raises(TypeError, match=f"{op}: diagonal_offset must be a whole number, got"):
             SCALED[op](2.0, diagonal_offset=offset)
+
+
+INDEX, PASTED = torch.tensor([0, 0, 1]), torch.tensor([[True, False, True]] * 4)
+DIVIDED = {
+    "grouping's temperature": lambda x, **k: grouping(G, N, mode="soft", temperature=x, **k).pooled,
+    "grouping's eps": lambda x, **k: grouping(G, N, mode="hard", eps=x, **k).pooled,
+    "temporal_bce's temperature": lambda x, **k: temporal_bce(N, PASTED, temperature=x, **k),
+}
+PATHS = pytest.mark.parametrize("backend", ["reference", FUSED])
+
+
+@PATHS
+@pytest.mark.parametrize("op", DIVIDED)
+@pytest.mark.parametrize("value", [2, np.float32(2), np.float64(2), np.int64(2), Fraction(2)])
+def test_divisors_of_every_kind(op, value, backend):
+    expected = DIVIDED[op](2.0, backend=backend)
+    assert torch.equal(DIVIDED[op](value, backend=backend), expected)
+
+
+@PATHS
+@pytest.mark.parametrize("op", DIVIDED)
+@pytest.mark.parametrize("value", [True, np.True_, "2", None, 2j, np.ones(1), torch.tensor(2.0)])
+def test_divisors_that_are_no_numbers(op, value, backend):
+    with pytest.raises(TypeError, match=f"{op.replace(chr(39) + 's', ':')} must be a number, got"):
+        DIVIDED[op](value, backend=backend)
+
+
+@PATHS
+@pytest.mark.parametrize("op", DIVIDED)
+@pytest.mark.parametrize("value", [0, -1.0, 1e-30, 1e30, float("inf"), float("nan"), 10**400])
+def test_divisors_beyond_their_range(op, value, backend):
+    with pytest.raises(ValueError, match=r"positive and within \[2\^-64, 2\^64\], got"):
+        DIVIDED[op](value, backend=backend)
+
+
+@PATHS
+@pytest.mark.parametrize("op", DIVIDED)
+@pytest.mark.parametrize("value", [2.0**-64, 2.0**64])
+def test_divisors_at_the_ends_of_their_range(op, value, backend):
+    assert DIVIDED[op](value, backend=backend).isfinite().all()
+
+
+@PATHS
+def test_numbers_of_segments(backend):
+    expected = segment_pool(N, INDEX, 2, backend=backend)[0]
+    assert torch.equal(segment_pool(N, INDEX, np.int32(2), backend=backend)[0], expected)
+    for value in (2.0, True, np.True_, "2", None, torch.tensor(2)):
+        with pytest.raises(TypeError, match="num_segments must be a whole number, got"):
+            segment_pool(N, INDEX, value, backend=backend)
+
+
+EIGHT_BITS = torch.float8_e4m3fn
+OTHER_DTYPES = {
+    "infonce": lambda kind: infonce(V.to(kind), T.to(kind), 1.0),
+    "grounding_scores": lambda kind: grounding_scores(G.to(kind), N.to(kind), MASK, 1.0),
+    "matrix_infonce": lambda kind: matrix_infonce((V @ T.T).to(kind), 1.0),
+    "grouping": lambda kind: grouping(G, N.to(kind), mode="hard"),
+    "grouping's queries": lambda kind: grouping(G.to(kind), N, mode="hard"),
+    "grouping's bias": lambda kind: grouping(G, N, torch.ones(2).to(kind), mode="hard"),
+    "temporal_bce": lambda kind: temporal_bce(N.to(kind), PASTED, backend=FUSED_HERE),
+    "segment_pool": lambda kind: segment_pool(N.to(kind), INDEX, 2, backend=FUSED_HERE),
+}
+
+
+@pytest.mark.parametrize("op", OTHER_DTYPES)
+@pytest.mark.parametrize("kind", [EIGHT_BITS, torch.int64, torch.complex64])
+def test_dtypes_without_products(op, kind):
+    with pytest.raises(REFUSAL, match=r"float|fp16") as error:
+        OTHER_DTYPES[op](kind)
+    assert str(kind) in str(error.value)
 
 
 WIDTH_0 = {

@@ -12,8 +12,11 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 HIDDEN = [float("nan"), float("inf"), -3e4]
 
 
-@pytest.mark.parametrize("hidden", HIDDEN)
-@pytest.mark.parametrize("mode", ["gumbel", "hard", "soft"])
+@pytest.mark.parametrize(
+    "mode, hidden",
+    [("gumbel", HIDDEN[0]), ("gumbel", HIDDEN[1]), ("gumbel", HIDDEN[2]), ("hard", HIDDEN[0]),
+     ("soft", HIDDEN[0]), ("soft", HIDDEN[1])],
+)  # fmt: skip
 @pytest.mark.parametrize(
     "plan", [(), (("own_blocks", 1), ("slabs", 3), ("prefetch", 0)), (("prefetch", 1),)], ids=str
 )
@@ -100,3 +103,25 @@ def test_token_ids_beyond_their_range_are_refused():
         for backend in ("reference", "fused"):
             with pytest.raises(ValueError, match=r"token_ids must lie in \[0, 2\^27\)"):
                 grouping(queries, tokens, seeds=seeds, token_ids=ids, backend=backend)
+            kept = torch.ones(1, 4, dtype=torch.bool)
+            with pytest.raises(ValueError, match=f"got {bad}"):
+                grouping(
+                    queries, tokens, seeds=seeds, token_ids=ids, token_mask=kept, backend=backend
+                )
+
+
+@pytest.mark.parametrize("backend", ["reference", "fused"])
+@pytest.mark.parametrize("hidden", [-1, 2**27, 2**63 - 1, -(2**63)])
+def test_ids_that_nobody_reads_may_hold_anything(backend, hidden):
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(1, 4, 16, generator=generator).to(DEVICE)
+    queries = torch.randn(1, 2, 16, generator=generator).to(DEVICE)
+    ids = torch.tensor([[7, 1, 2, 3]], device=DEVICE)
+    padded = torch.tensor([[7, 1, 2, hidden]], device=DEVICE)
+    masked = {"token_mask": torch.tensor([[True, True, True, False]], device=DEVICE)}
+    seeds = {"seeds": torch.zeros(1, dtype=torch.int64, device=DEVICE)}
+    for settings in (seeds | masked, {"mode": "hard"}, {"mode": "soft"}):
+        found = grouping(queries, tokens, token_ids=padded, backend=backend, **settings)
+        wanted = grouping(queries, tokens, token_ids=ids, backend=backend, **settings)
+        for one, other in zip(found, wanted):
+            assert torch.equal(one, other)

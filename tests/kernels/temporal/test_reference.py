@@ -122,7 +122,7 @@ def test_result_type(dtype, result):
         ({"segments": torch.zeros(B, T)}, r"segments must be floating \[b, T, D\]"),
         ({"paste_mask": PASTE.long()}, r"paste_mask must be torch.bool \[3, 6\], got torch.int64"),
         ({"segment_mask": VALID[:, :2]}, r"segment_mask must be torch.bool \[3, 6\]"),
-        ({"temperature": -1.0}, "temperature must be positive, got -1.0"),
+        ({"temperature": -1.0}, "temperature must be positive and .*, got -1.0"),
         ({"loss": "l1"}, "loss is 'l1'; expected bce or mse"),
     ],
 )
