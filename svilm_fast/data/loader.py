@@ -208,7 +208,8 @@ class ClipLoader:
             "seed": self.seed,
             "samples": len(self.dataset),
             "fingerprint": self.dataset.fingerprint,
-            "contents": self.dataset.table.contents,
+            # One rank reads them all: it costs two small reads of every listed file.
+            "contents": self.dataset.table.contents if self.rank == 0 else None,
             "skips": self.skips.state_dict(),
         }
 

@@ -152,7 +152,10 @@ class SampleTable:
             if entry is not None:
                 found = f"{entry.size} {entry.crc32}"
             else:
-                found = files.ends_checksum(path) if os.path.isfile(path) else ""
+                try:
+                    found = files.ends_checksum(path) if os.path.isfile(path) else ""
+                except (OSError, DataError):
+                    found = ""  # reading it for training will say why
             digest.update(f"{sample.id}\x1f{found}\x1e".encode(errors="surrogatepass"))
         return digest.hexdigest()[:32]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -86,6 +87,8 @@ def make_shards(videos: list[bytes], tmp_path: Path) -> Callable[..., Path]:
         count: int = 23, *, replace: dict[int, dict[str, bytes]] | None = None, name: str = "train"
     ) -> Path:
         folder = tmp_path / name
+        # A test may write its split again; the writer replaces nothing.
+        shutil.rmtree(folder, ignore_errors=True)
         with ShardWriter(folder, max_samples=5) as writer:
             for number in range(count):
                 members = {

@@ -44,19 +44,28 @@ def test_both_ends_of_a_file_count(tmp_path, place):
     assert files.ends_checksum(str(tmp_path / "b")) == "0 0"
 
 
+def test_a_video_that_cannot_be_read_ends_no_save(table, tmp_path):
+    before = table()
+    (tmp_path / "cat.mp4").unlink()
+    assert len(before.contents) == 32
+    (tmp_path / "cat.mp4").mkdir()
+    assert before.contents
+
+
 def test_a_resume_says_so(monkeypatch, caplog):
     from types import SimpleNamespace
 
     from svilm_fast.data.loader import ClipLoader
 
+    class Samples(list):
+        fingerprint, split, table = "f", "train", SimpleNamespace(contents="new")
+
     loader = object.__new__(ClipLoader)
     skips = SimpleNamespace(state_dict=dict, load_state_dict=lambda state: None)
-    dataset = SimpleNamespace(fingerprint="f", split="train", table=SimpleNamespace(contents="new"))
     values = {"epoch": 0, "position": 0, "seed": 1, "skips": skips, "rank": 0}
     for name, value in values.items():
         setattr(loader, name, value)
-    dataset.__class__.__len__ = lambda self: 2
-    loader.dataset = dataset
+    loader.dataset = Samples([0, 1])
     monkeypatch.setattr(ClipLoader, "close", lambda self: None)
     state = loader.state_dict()
     with caplog.at_level(logging.WARNING):

@@ -165,6 +165,10 @@ def grouping_backward_kernel(
         mean = tl.sum(soft * d_assignment, axis=1)[:, None]
         # 1/tau comes after the products, in fp32: at a small tau it would leave fp16's range here.
         d_logits = soft * (d_assignment - mean)
+        if token_mask is not None:
+            # Read again from the index: kept over the products it would spill.
+            token = start + tl.arange(0, BLOCK_L)
+            present = tl.load(index + sample * length + token, mask=token < last, other=-1) >= 0
         d_logits = tl.where(present[:, None], d_logits, 0.0)
         bias_sum += tl.sum(d_logits, axis=0)
         d_logits = d_logits.to(tokens.dtype.element_ty)
