@@ -40,7 +40,8 @@ def draw_roofline(rows: Sequence[Row], ceilings: Mapping[str, float], theme: The
     y = np.array([row.rate for row in points], dtype=float)
     low, high = min(x.min() / 2, product / copy / 4), max(x.max() * 2, product / copy * 4)
     axes.set(xscale="log", yscale="log", xlim=(low, high))
-    axes.set_ylim(min(y.min() / 3, copy * low), product * 2.2)
+    # A point above the ceilings (a cache, a wrong clock, a wrong floor) is shown, not cut off.
+    axes.set_ylim(min(y.min() / 3, copy * low), 2.2 * max(product, y.max()))
     _draw_ceilings(figure, axes, product, copy, (low, high), theme)
     for row, px, py in sorted(zip(points, x, y, strict=True), key=lambda p: p[0].provider in OWN):
         own = row.provider in OWN

@@ -171,6 +171,15 @@ def test_a_narrow_roofline_has_several_rates(rows):
     assert len(shown) > 1
 
 
+def test_a_point_above_the_ceilings_is_inside_the_picture(rows):
+    highest = max(row.rate for row in rows if row.intensity and row.rate)
+    drawn = draw_roofline(rows, {"product_flops": highest / 10, "copy_bytes": 1e12}, LIGHT)
+    low, high = drawn.axes[0].get_ylim()
+    plt.close(drawn)
+    assert high > 1.5 * highest
+    assert low < min(row.rate for row in rows if row.intensity and row.rate)
+
+
 def test_change_points_are_found_where_the_level_changes():
     steady = [10.0, 10.1, 9.9, 10.05, 9.95, 10.0, 10.1]
     assert change_points(steady) == []
