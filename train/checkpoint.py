@@ -10,7 +10,6 @@ manifest does not exist.
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import math
 import os
@@ -44,7 +43,7 @@ from svilm_fast.train.rank_state import (
     save_average,
     save_random_state,
 )
-from svilm_fast.train.saved_state import TRAINER_STATE, read_trainer_state
+from svilm_fast.train.saved_state import TRAINER_STATE, read_data_state, read_trainer_state
 from svilm_fast.train.trust import check_owner, understood
 
 log = logging.getLogger(__name__)
@@ -363,5 +362,5 @@ def load_checkpoint(engine: Engine, folder: Path, *, trust: bool = False) -> Tra
     load_random_state(source / f"random_rank_{ranks.rank:05d}.safetensors", ranks.device)
     path = source / f"data_rank_{ranks.rank:05d}.json"
     with understood(path):
-        data = json.loads(path.read_bytes())
+        data = read_data_state(path)
     return TrainerState(step=int(described["step"]), data=data, source=source)

@@ -280,6 +280,12 @@ def load_moments(engine: Engine, folder: Path) -> None:
         present = set(moments.keys())
         if not present:
             return
+        names = [name for name, _ in engine.model.named_parameters()]
+        known = {f"{moment}/{name}" for moment in MOMENT_NAMES[rule] for name in names}
+        if present - known:
+            raise CheckpointError(
+                f"{folder / MOMENTS} holds {min(present - known)!r}, a moment of no parameter"
+            )
         if engine.zero_stage > 0:
             create_moments(engine, MOMENT_NAMES[rule])
         for name, parameter in engine.model.named_parameters():

@@ -73,7 +73,12 @@ def read_portable_state(folder: Path) -> dict[str, Any]:
     return _read(folder / PORTABLE_STATE, SavedPortableState)
 
 
-def _read(path: Path, kind: type[_Described]) -> dict[str, Any]:
+def read_data_state(path: Path) -> dict[str, Any]:
+    """Return where a rank's data stand; ValueError where that is no JSON object."""
+    return _read(path, _Saved)
+
+
+def _read(path: Path, kind: type[_Saved]) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
         kind.model_validate(content)

@@ -8,7 +8,6 @@ follow each other in a shard.
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import re
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from torch import Tensor
 from svilm_fast.train.checkpoint import problem_with
 from svilm_fast.train.errors import CheckpointError
 from svilm_fast.train.portable import MOMENT_NAMES, PortableState, describe_state
-from svilm_fast.train.saved_state import read_trainer_state
+from svilm_fast.train.saved_state import read_data_state, read_trainer_state
 from svilm_fast.train.trust import load_tensors_only, read_tensors, understood
 
 FOREIGN = (
@@ -70,6 +69,9 @@ def _read(folder: Path, described: dict[str, Any]) -> PortableState:
     shapes: dict[str, list[int]] = described["parameters"]
     models = [read_pickled(path) for path in _ranked(folder, "model_states")]
     module = _stripped(models[0]["module"])
+    absent = sorted(set(shapes) - set(module))
+    if absent:
+        raise CheckpointError(f"{folder}: the model's state lacks the parameter {absent[0]!r}")
     saved = _read_shards(folder, described, module)
     weights = {name: value.clone() for name, value in module.items() if name not in shapes}
     weights |= _locked(models, module, shapes, saved.groups)
@@ -91,7 +93,7 @@ def _read(folder: Path, described: dict[str, Any]) -> PortableState:
         step=int(described["step"]),
         optimizer=described["optimizer"],
         updates=int(updates),
-        data=json.loads((folder / "data_rank_00000.json").read_text()),
+        data=read_data_state(folder / "data_rank_00000.json"),
         parameters=shapes,
         ema=described["ema"],
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import pickle
@@ -9,14 +11,20 @@ import stat
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
+from typer.testing import CliRunner
 
 from svilm_fast.train.checkpoint import TrainerState, load_checkpoint, save_checkpoint
+from svilm_fast.train.ckpt_commands import ckpt_app
 from svilm_fast.train.errors import CheckpointError
 from svilm_fast.train.loaded_run import load_run
-from svilm_fast.train.manifest import write_manifest
+from svilm_fast.train.manifest import MANIFEST, write_manifest
+from svilm_fast.train.portable import load_average, load_moments, load_weights, save_portable
 from svilm_fast.train.session import Start, train_as_rank
 from svilm_fast.train.trust import check_owner
+
+FOREIGN_JSON = b'{"step": 1}'
 
 
 class Touch:
@@ -29,25 +37,104 @@ class Touch:
         return os.system, (f"touch {self.path}",)
 
 
-@pytest.mark.parametrize("stage", [0, 1, 3])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_a_pickled_program_is_refused_in_every_file(
-    make_engine, tmp_path: Path, stage: int
+    make_engine, batch_of, tmp_path: Path, stage: int
 ) -> None:
-    engine = make_engine(f"deepspeed.zero_stage={stage}")
-    folder = save_checkpoint(engine, tmp_path, TrainerState(1, {}), keep=1)
+    engine = make_engine(f"deepspeed.zero_stage={stage}", "ema.decay=0.9")
+    engine.step(batch_of(0), 0.02)
+    engine.ema.update(1)
+    place = tmp_path / "checkpoints"
+    folder = save_checkpoint(engine, place, TrainerState(1, {}), keep=1)
     marker = tmp_path / "executed"
-    pickled = sorted(folder.glob("*.pt"))
-    assert pickled
-    for path in pickled:
+    for path in sorted(folder.iterdir()):
         good = path.read_bytes()
         for harmful in (lambda p: torch.save({"module": Touch(marker)}, p), _plain_pickle(marker)):
             harmful(path)
-            write_manifest(folder)
-            with pytest.raises(CheckpointError, match="nothing in it was executed"):
-                load_checkpoint(engine, tmp_path)
+            if path.name != MANIFEST:
+                write_manifest(folder)
+            with pytest.raises(CheckpointError, match=r"nothing in it was executed|be trusted"):
+                load_checkpoint(engine, place)
+            # It does not read the generators' state.
+            with contextlib.suppress(CheckpointError):
+                call("convert", "--run", tmp_path, "--overwrite")
+            call("info", tmp_path)
         path.write_bytes(good)
-    write_manifest(folder)
-    assert load_checkpoint(engine, tmp_path) is not None
+        write_manifest(folder)
+    assert load_checkpoint(engine, place) is not None
+    assert call("convert", "--run", tmp_path, "--overwrite") == 0
+    assert not marker.exists()
+
+
+def call(*arguments: object) -> int:
+    result = CliRunner().invoke(ckpt_app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code
+
+
+@pytest.mark.parametrize("stage", [0, 1, 3])
+def test_other_tensors_than_those_that_were_saved_are_refused(
+    make_engine, batch_of, tmp_path: Path, stage: int
+) -> None:
+    engine = make_engine(f"deepspeed.zero_stage={stage}", "ema.decay=0.9")
+    engine.step(batch_of(0), 0.02)
+    engine.ema.update(1)
+    place = tmp_path / "checkpoints"
+    folder = save_checkpoint(engine, place, TrainerState(1, {}), keep=1)
+    for path in sorted(folder.iterdir()):
+        good = path.read_bytes()
+        for content in (b"", b"[" * 100_000, b'"text"', b"null", b"\xff" * 99, _foreign(path)):
+            path.write_bytes(content)
+            if path.name != MANIFEST:
+                write_manifest(folder)
+            if path.name.startswith("data_rank") and content == FOREIGN_JSON:
+                continue  # an object, whose values the loader checks
+            with pytest.raises(CheckpointError) as caught:
+                load_checkpoint(engine, place)
+            assert "\n" not in str(caught.value)
+            if path.name.startswith("random_rank"):
+                continue  # no part of a portable checkpoint
+            with pytest.raises(CheckpointError) as caught:
+                call("convert", "--run", tmp_path, "--overwrite")
+            assert "\n" not in str(caught.value)
+        path.write_bytes(good)
+        write_manifest(folder)
+
+
+def _foreign(path: Path) -> bytes:
+    """Return what is a file of the same kind, with other content."""
+    if path.suffix == ".pt":
+        buffer = io.BytesIO()
+        torch.save({"module": {"other": torch.ones(3)}, "optimizer": 7}, buffer)
+        return buffer.getvalue()
+    if path.suffix == ".safetensors":
+        return safetensors.torch.save({"other": torch.ones(3)}, {"numpy": "[]", "python": "7"})
+    return FOREIGN_JSON
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "optimizer.safetensors", "ema.safetensors", "state.json"]
+)
+def test_a_portable_checkpoint_with_other_content_is_refused(
+    make_engine, batch_of, tmp_path: Path, name: str
+) -> None:
+    engine = make_engine("ema.decay=0.9")
+    engine.step(batch_of(0), 0.02)
+    engine.ema.update(1)
+    folder = tmp_path / "portable"
+    save_portable(engine, folder, 1, {})
+    marker = tmp_path / "executed"
+    _plain_pickle(marker)(folder / name)
+    for content in (None, b"", b"null", b"[" * 100_000, _foreign(folder / name)):
+        if content is not None:
+            (folder / name).write_bytes(content)
+        write_manifest(folder)
+        with pytest.raises(CheckpointError) as caught:  # noqa: PT012 (which one reads the file)
+            load_weights(engine.model, folder, average=True)
+            load_moments(engine, folder)
+            load_average(engine, folder)
+        assert "\n" not in str(caught.value)
     assert not marker.exists()
 
 
