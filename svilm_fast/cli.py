@@ -62,7 +62,9 @@ def world(
     seed: Annotated[int | None, typer.Option(help="draws every clip")] = None,
     size: Annotated[int | None, typer.Option(help="side of the square frames, pixels")] = None,
     frames: Annotated[int | None, typer.Option(help="frames per clip")] = None,
-    workers: Annotated[int | None, typer.Option(help="processes; default: one per core")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="processes; default: one per core")
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="replace another world in the folder")] = False,
 ) -> None:
     """Render the embedded world: short MP4 files of moving shapes with captions and truth."""
@@ -126,10 +128,14 @@ def retrieval(
         ),
     ] = None,
     least: Annotated[
-        float | None, typer.Option("--at-least", help="percent that text-to-video R@1 must reach")
+        float | None,
+        typer.Option(
+            "--at-least", min=0, max=100, help="percent that text-to-video R@1 must reach"
+        ),
     ] = None,
     times_colours: Annotated[
-        float | None, typer.Option(help="how often R@1 must be that of colour sets alone")
+        float | None,
+        typer.Option(min=0, max=1e6, help="how often R@1 must be that of colour sets alone"),
     ] = None,
     at_chance: Annotated[
         bool, typer.Option("--at-chance", help="R@10 must not differ from chance")

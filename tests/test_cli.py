@@ -191,6 +191,20 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, message, capsys, monke
     assert shown.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("command", "option", "value"),
+    [
+        ("evaluate retrieval --run x", "--at-least", "nan"),
+        ("evaluate retrieval --run x", "--at-least", "inf"),
+        ("evaluate retrieval --run x", "--times-colours", "-1"),
+        ("data world --out x", "--workers", "0"),
+    ],
+)
+def test_a_number_without_a_meaning_is_wrong_usage(command, option, value, capsys):
+    assert call(*command.split(), option, value) == 2
+    assert option in capsys.readouterr().err
+
+
 def launch(program: list[str], world: Path, run_dir: Path, *more: str) -> subprocess.Popen:
     short = ("evaluation.at_end=false", "report.at_end=false")
     return subprocess.Popen(
