@@ -56,7 +56,8 @@ def test_who_loses_rank_0_names_the_collective_in_which_it_waited(monkeypatch) -
     monkeypatch.setattr(watch, "REPORTS_WITHIN_SECONDS", -0.5)
     for closes, said in ((True, "is gone"), (False, "did not answer within")):
         here, there = socket.socketpair()
-        rank = watch.Watch(here, watch.Progress(3), Member(0, "node-a", 10), 8.0)
+        progress = watch.Progress(3, "distributed.timeout_seconds=8")
+        rank = watch.Watch(here, progress, Member(0, "node-a", 10))
         if closes:
             there.close()
             rank._decided.wait(10)
