@@ -192,7 +192,7 @@ def test_unequal_local_batches_are_an_error_on_all_ranks(end_of, settings: list[
     first, second = errors_of(end, 0, 1)
     assert first == second
     # The loss says it, or before it the gradient cache.
-    assert "give every rank an equal local batch" in first or first.startswith(
+    assert "and an equal local batch (drop the last, uneven one)" in first or first.startswith(
         "local batches differ: 2 pairs on one rank, 4 on another; give every rank the same"
     )
 
