@@ -92,9 +92,15 @@ def _wait_for_network(process: subprocess.Popen[str]) -> None:
 
 
 def _wait_for_command(process: subprocess.Popen[str]) -> None:
-    """Wait until the death signal is set, which is before `setpriv` becomes the command."""
-    deadline, name = time.monotonic() + START_SECONDS, Path(f"/proc/{process.pid}/comm")
-    while process.poll() is None and name.read_text().strip() == "setpriv":
+    """Wait until `setpriv` has become the command: the death signal is set before that.
+
+    The command line is empty for a moment while the kernel replaces the program.
+    """
+    deadline, path = time.monotonic() + START_SECONDS, Path(f"/proc/{process.pid}/cmdline")
+    while process.poll() is None:
+        program = path.read_bytes().split(b"\0")[0]
+        if program and Path(os.fsdecode(program)).name != "setpriv":
+            return
         if time.monotonic() > deadline:
             raise UserError("a node's command did not start; is setpriv (util-linux) whole?")
         time.sleep(0.01)

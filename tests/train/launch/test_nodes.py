@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from svilm_fast.train.launch.nodes import two_nodes, why_not_isolated
+from svilm_fast.train.launch.nodes import _wait_for_command, two_nodes, why_not_isolated
 
 REASON = why_not_isolated()
 KINDS = [
@@ -75,6 +76,18 @@ def test_nothing_outlives_the_owner_of_the_nodes(tmp_path: Path, ending: int, is
         assert time.monotonic() < deadline, started
         time.sleep(0.05)
     assert "svilm0" not in os.listdir("/sys/class/net")
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv is not installed")
+def test_a_node_has_started_only_when_its_death_signal_is_set() -> None:
+    for _ in range(20):  # the program's name is still ours in two of three starts
+        process = subprocess.Popen(["setpriv", "--pdeathsig", "TERM", "sleep", "1000"])
+        try:
+            _wait_for_command(process)
+            assert Path(f"/proc/{process.pid}/comm").read_text() == "sleep\n"
+        finally:
+            process.kill()
+            process.wait()
 
 
 @pytest.mark.parametrize("isolated", KINDS)
