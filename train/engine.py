@@ -26,6 +26,7 @@ from svilm_fast.train.errors import ConfigError
 from svilm_fast.train.optimizer import build_optimizer, set_learning_rate
 from svilm_fast.train.ranks import Ranks
 from svilm_fast.train.scalars import MasterScalars
+from svilm_fast.train.sharded_state import clear_padding
 from svilm_fast.train.trust import use_restricted_unpickler
 
 TORCH_LINEAR = torch.nn.functional.linear
@@ -91,6 +92,7 @@ class Engine:
         if config.training.precision == "bf16":
             self.scalars = MasterScalars(self.model)
             self.scalars.refresh()
+        clear_padding(self)
         self.ema = None if config.ema.decay is None else WeightAverage(self, config.ema)
         self.local_batch = local_batch_of(config, ranks.world_size)
         self.micro_batch = micro_batch_of(config, ranks.world_size)

@@ -33,6 +33,25 @@ def flat_masters(engine: Engine) -> list[Tensor]:
     return outer.single_partition_of_fp32_groups
 
 
+def clear_padding(engine: Engine) -> None:
+    """Set to zero what ZeRO 3 appends to a parameter so that all ranks hold shards of one size.
+
+    DeepSpeed 0.19 leaves it uninitialised. Checkpoints would hold arbitrary bytes of memory, and
+    the files of two equal runs would differ.
+    """
+    if engine.zero_stage != 3:
+        return
+    outer, rank = engine.deepspeed.optimizer, engine.ranks.rank
+    for flat, parameters in zip(outer.fp32_partitioned_groups_flat, outer.fp16_groups, strict=True):
+        start = 0
+        for parameter in parameters:
+            size = parameter.partition_numel()
+            own = min(max(parameter.ds_numel - rank * size, 0), size)
+            parameter.ds_tensor[own:].zero_()
+            flat.data[start + own : start + size].zero_()
+            start += size
+
+
 def masters(engine: Engine) -> list[Tensor]:
     """Return this rank's fp32 masters of everything that is trained, in the optimizer's order."""
     if engine.zero_stage == 0:

@@ -65,7 +65,7 @@ def singular(word: str) -> str:
     """The singular of a noun: onions -> onion; words that are no plural stay ("glasses")."""
     from lemminflect import getLemma
 
-    lemmas = getLemma(word, upos="NOUN")
+    lemmas = [lemma for lemma in getLemma(word, upos="NOUN") if lemma]  # that of "s" is ""
     return word if word in _PLURALS or not lemmas or word in lemmas else lemmas[0]
 
 

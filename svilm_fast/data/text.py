@@ -18,6 +18,7 @@ _UNESCAPES = 3
 _CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 # Colours and the like: ESC, [, parameters, a letter (ECMA-48, 5.4).
 _SEQUENCES = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]")
+_START = re.compile("^[\\s\ufeff]+")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _REPLACEMENT = "\ufffd"
 # Letters and symbols by category that show nothing: Hangul fillers, the blank Braille cell, and
@@ -32,8 +33,8 @@ def clean(text: str) -> str:
 
     Entities become their characters. Control characters other than tab, newline and carriage
     return are left out, and ANSI control sequences as a whole. Half a surrogate pair, as truncated
-    JSON holds it, becomes U+FFFD. White space around the text is removed, and so is a byte order
-    mark before it.
+    JSON holds it, becomes U+FFFD. White space around the text is removed, and so are byte
+    order marks before it.
     """
     if text.isprintable() and "&" not in text:
         return text.strip()
@@ -41,7 +42,7 @@ def clean(text: str) -> str:
         text = html.unescape(text)
     text = _CONTROLS.sub("", _SEQUENCES.sub("", text))
     text = _SURROGATES.sub(_REPLACEMENT, text)
-    return text.strip().removeprefix("\ufeff").strip()
+    return _START.sub("", text).rstrip()
 
 
 def is_damaged(text: str) -> bool:

@@ -74,6 +74,11 @@ def test_spans_cover_the_words_they_name():
             assert singular(piece.split()[-1]) == noun.text.split()[-1]
 
 
+def test_a_single_letter_is_its_own_singular():
+    assert singular("s") == "s"
+    assert [noun.text for noun in TextBlobNouns()("the letter S")] == ["letter s"]
+
+
 @pytest.mark.parametrize("caption", ["", "   ", "Running quickly.", "It was then!", "!!! ??", "😀"])
 def test_captions_without_nouns_give_none(caption):
     assert TextBlobNouns()(caption) == []

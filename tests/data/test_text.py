@@ -24,6 +24,7 @@ from svilm_fast.data.tokenizer import Tokenizer
         ("great game \ud83d", "great game \ufffd"),
         ("a\x00 dog\x1b[31m \x9b0;1mruns\x1b\x7f", "a dog runs"),
         ("\ufeff a dog ", "a dog"),
+        ("\ufeff \ufeff\ufeffa dog", "a dog"),
         (" a dog\n", "a dog"),
     ],
 )

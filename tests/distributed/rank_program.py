@@ -21,6 +21,7 @@ from conftest import (
 from svilm_fast.distributed.gradient_cache import CachedStep
 from svilm_fast.objectives.total import Embeddings, StepOutput
 from svilm_fast.train.ranks import Ranks, leave_ranks, start_ranks
+from svilm_fast.train.sharded_state import masters
 
 
 def in_float64(ranks: Ranks, overrides: list[str], micro_batch: int) -> dict[str, Any]:
@@ -39,7 +40,11 @@ def in_float64(ranks: Ranks, overrides: list[str], micro_batch: int) -> dict[str
 
 def wrong_use(ranks: Ranks, overrides: list[str]) -> dict[str, Any]:
     """A loss that is NaN on the last rank alone, then a rank with a pair too few."""
+    torch.use_deterministic_algorithms(True, warn_only=True)  # fresh memory is NaN then
     engine = small_engine(ranks, [*overrides, "deepspeed.zero_stage=3"])
+    torch.use_deterministic_algorithms(False)
+    finite = all(bool(master.isfinite().all()) for master in masters(engine))
+    padded = sum(parameter.padding_size() for parameter in engine.model.parameters())
     before = weights_of(engine)
     inputs = rows_of_rank(small_inputs(), ranks.rank, ranks.world_size)
     objective = engine.model.objective
@@ -60,7 +65,11 @@ def wrong_use(ranks: Ranks, overrides: list[str]) -> dict[str, Any]:
     except ValueError as error:
         unequal = str(error)
     engine.close()
-    return {"poisoned": [applied, unchanged], "unequal": unequal}
+    return {
+        "poisoned": [applied, unchanged],
+        "unequal": unequal,
+        "padding": {"elements": padded, "finite": finite},
+    }
 
 
 def main(folder: Path) -> None:

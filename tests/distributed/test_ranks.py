@@ -94,6 +94,7 @@ def test_two_ranks_equal_one_process(
     for rank in told:
         assert rank["wrong"] == {
             "poisoned": [False, True],
+            "padding": {"elements": 5, "finite": True},
             "unequal": "local batches differ: 5 pairs on one rank, 6 on another; "
             "give every rank the same number",
         }

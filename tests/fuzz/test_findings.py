@@ -22,6 +22,12 @@ def test_hostile_inputs_are_refused(name):
     assert try_one(TARGETS[name], value)
 
 
+@pytest.mark.parametrize("caption", ["the S", "\ufeff\ufeff"])
+def test_odd_captions_are_read(caption):
+    TARGETS["captions"].prepare()
+    assert not try_one(TARGETS["captions"], caption)
+
+
 def test_a_small_file_takes_no_memory_for_its_limit(tmp_path):
     path = tmp_path / "list.csv"
     path.write_bytes(b"video,caption\n")
