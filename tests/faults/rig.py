@@ -145,6 +145,11 @@ class Run:
             self.process.wait(30)
 
 
+def heed_hangups() -> None:
+    """Let SIGHUP have its effect on a run although `nohup` started the faults."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def _lives(pid: int) -> bool:
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
@@ -269,6 +274,7 @@ class Rig:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=heed_hangups,
             )
         return Run(folder, root, ranks, process.pid, process)
 
@@ -287,6 +293,7 @@ class Rig:
                 stdout=subprocess.PIPE,
                 text=True,
                 cwd=ROOT,
+                preexec_fn=heed_hangups,
             )
         assert self._warm.stdin is not None
         assert self._warm.stdout is not None
