@@ -334,12 +334,12 @@ def _gif(width: int, height: int) -> bytes:
 def _big_video(codec: str, container: str, side: int) -> bytes:
     import av
 
-    target = io.BytesIO()
+    target, layout = io.BytesIO(), "yuvj420p" if codec == "mjpeg" else "yuv420p"
     with av.open(target, "w", format=container) as output:
         stream = output.add_stream(codec, rate=25)
         stream.width = stream.height = side
-        stream.pix_fmt, stream.thread_count = "yuv420p", 1
-        frame = av.VideoFrame(side, side, "yuv420p")
+        stream.pix_fmt, stream.thread_count = layout, 1
+        frame = av.VideoFrame(side, side, layout)
         for plane in frame.planes:
             plane.update(bytes(plane.buffer_size))
         output.mux(stream.encode(frame))
