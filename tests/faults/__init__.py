@@ -5,6 +5,7 @@ Rows are registered by the modules imported here.
 
 from tests.faults import (
     rows_data,
+    rows_hostile,
     rows_process,
     rows_resume,
     rows_soak,
@@ -16,6 +17,7 @@ from tests.faults.registry import ROWS as ALL_ROWS
 __all__ = [
     "ALL_ROWS",
     "rows_data",
+    "rows_hostile",
     "rows_process",
     "rows_resume",
     "rows_soak",
