@@ -1,8 +1,11 @@
-"""Numbers as people read them."""
+"""Numbers as people read them, and as they write them in options."""
 
 from __future__ import annotations
 
+import argparse
 import math
+
+MOST = 1e6
 
 
 def time_text(ms: float | None) -> str:
@@ -23,6 +26,17 @@ def bytes_text(size: float | None) -> str:
             return f"{size:.3g} {unit}"
         size /= 1024
     return f"{size:.3g} GiB" if abs(size) < 1000 else f"{size / 1024:.3g} TiB"
+
+
+def positive_number(text: str) -> float:
+    """A time from an option; argparse shows the error of what is no positive, finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= MOST:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0, at most 1e6")
+    return value
 
 
 def rate_text(value: float, unit: str) -> str:

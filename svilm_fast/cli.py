@@ -56,12 +56,14 @@ PICTURE_QUERIES = 4  # best and worst queries in the pictures
 @data_app.command()
 def world(
     out: Annotated[Path, typer.Option(help="folder for the shards of train, val and test")],
-    train: Annotated[int | None, typer.Option(help="training clips")] = None,
-    val: Annotated[int | None, typer.Option(help="validation clips")] = None,
-    test: Annotated[int | None, typer.Option(help="test clips")] = None,
-    seed: Annotated[int | None, typer.Option(help="draws every clip")] = None,
-    size: Annotated[int | None, typer.Option(help="side of the square frames, pixels")] = None,
-    frames: Annotated[int | None, typer.Option(help="frames per clip")] = None,
+    train: Annotated[int | None, typer.Option(min=0, help="training clips")] = None,
+    val: Annotated[int | None, typer.Option(min=0, help="validation clips")] = None,
+    test: Annotated[int | None, typer.Option(min=0, help="test clips")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="draws every clip")] = None,
+    size: Annotated[
+        int | None, typer.Option(min=1, help="side of the square frames, pixels")
+    ] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="frames per clip")] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="processes; default: one per core")
     ] = None,

@@ -28,7 +28,9 @@ ckpt_app = typer.Typer(no_args_is_help=True, help="Look at checkpoints, convert 
 @ckpt_app.command()
 def convert(
     run: Annotated[Path, typer.Option("--run", help="run directory that `svilm pretrain` wrote")],
-    step: Annotated[int | None, typer.Option(help="which checkpoint; default: the newest")] = None,
+    step: Annotated[
+        int | None, typer.Option(min=0, help="which checkpoint; default: the newest")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="folder to write; default: RUN/portable")] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="replace a portable checkpoint in the folder")

@@ -45,7 +45,9 @@ def ab(
     must_see: Annotated[
         str, typer.Option(help="Passes only if slower by less than this for sure.")
     ] = "5%",
-    confidence: Annotated[float, typer.Option(help="Of the two-sided intervals.")] = 0.95,
+    confidence: Annotated[
+        float, typer.Option(min=0.5, max=0.9999, help="Of the two-sided intervals.")
+    ] = 0.95,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; default: what is there.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads; more than 1: unpinned.")] = 1,
     controls: Annotated[
@@ -60,7 +62,9 @@ def ab(
     unlisted_base: Annotated[
         bool, typer.Option("--unlisted-base", help="Base may be too old to list its benchmarks.")
     ] = False,
-    timeout: Annotated[float, typer.Option(help="Seconds for one request.")] = DEFAULT.timeout_s,
+    timeout: Annotated[
+        float, typer.Option(min=1, max=1e6, help="Seconds for one request.")
+    ] = DEFAULT.timeout_s,
     seed: Annotated[int, typer.Option(help="Draws all orders.")] = 0,
     aa: Annotated[bool, typer.Option("--aa", help="Compare the base with itself.")] = False,
     out: Annotated[Path | None, typer.Option(help="JSON with all samples.")] = None,
@@ -89,8 +93,6 @@ def ab(
     )
     if cuda and plan.renewals:
         raise typer.BadParameter("--renewals forks processes, which CUDA does not survive: use 0")
-    if not 0.5 < confidence < 1:
-        raise typer.BadParameter(f"--confidence {confidence}: choose between 0.5 and 1")
     rule = Rule(fraction(threshold), fraction(must_see), confidence, frozenset(allow or ()))
     if rule.must_see <= rule.threshold:
         raise typer.BadParameter("--must-see has to be larger than --threshold")

@@ -33,9 +33,12 @@ def run_suites(
         str | None, typer.Option(help="Only ids that match this shell pattern ('*/infonce/*').")
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; default: what is there.")] = None,
-    budget: Annotated[float, typer.Option(help="Seconds for each measurement.")] = 0.3,
+    budget: Annotated[
+        float, typer.Option(min=0.001, max=1e6, help="Seconds for each measurement.")
+    ] = 0.3,
     deadline: Annotated[
-        float, typer.Option(help="Seconds for all; what is left then has failed.")
+        float,
+        typer.Option(min=0.001, max=1e6, help="Seconds for all; what is left then has failed."),
     ] = 3600.0,
     out: Annotated[
         Path | None, typer.Option(help="Result file; default bench/results/<machine>/run.json.")

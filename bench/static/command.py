@@ -33,7 +33,7 @@ def static(
         bool, typer.Option("--write", help="Write the table; known rows keep their reasons.")
     ] = False,
     table: Annotated[Path | None, typer.Option(help="Another table than the default.")] = None,
-    workers: Annotated[int, typer.Option(help="Compiler processes.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, help="Compiler processes.")] = 2,
 ) -> None:
     """Compile every declared kernel variant for each target GPU and judge the machine code.
 

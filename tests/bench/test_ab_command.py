@@ -63,7 +63,7 @@ def repository(tmp_path):
         (["--base", "main", "--threshold", "two"], "write one like 5%"),
         (["--base", "main", "--must-see", "0.9"], "write one like 5%"),
         (["--base", "main", "--threshold", "5%", "--must-see", "5%"], "has to be larger"),
-        (["--base", "main", "--confidence", "95"], "between 0.5 and 1"),
+        (["--base", "main", "--confidence", "95"], "'--confidence': Input should be less than"),
         (["--base", "main", "--restarts", "1"], "restarts"),
         ([], "--base"),
     ],

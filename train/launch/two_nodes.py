@@ -182,7 +182,9 @@ def trial(
         Literal["torchrun", "deepspeed"], typer.Option(help="what starts the ranks of a node")
     ] = "torchrun",
     steps: Annotated[int, typer.Option(min=1, help="optimizer steps")] = 4,
-    limit: Annotated[float, typer.Option(help="seconds for each of the two runs")] = 300.0,
+    limit: Annotated[
+        float, typer.Option(min=1, max=1e6, help="seconds for each of the two runs")
+    ] = 300.0,
     loopback: Annotated[
         bool, typer.Option("--loopback", help="two agents on loopback, no namespaces")
     ] = False,

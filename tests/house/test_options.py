@@ -1,0 +1,66 @@
+"""Numbers on the command line: an option refuses what it cannot mean, infinity and NaN among it."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import typing
+from collections.abc import Iterator
+
+import pytest
+import typer
+from typer.models import OptionInfo
+
+from svilm_fast.bench.units import positive_number
+from svilm_fast.cli import app
+
+ANY_INTEGER = {"svilm bench ab --seed", "svilm pretrain --local-rank"}
+
+
+def options(group: typer.Typer, path: str) -> Iterator[tuple[str, set[type], OptionInfo]]:
+    """Every option of every command below `group`: its name, its types, what is declared of it."""
+    for sub_group in group.registered_groups:
+        assert sub_group.typer_instance is not None
+        yield from options(sub_group.typer_instance, f"{path} {sub_group.name}")
+    for command in group.registered_commands:
+        assert command.callback is not None
+        name = command.name or command.callback.__name__.replace("_", "-")
+        hints = typing.get_type_hints(command.callback, include_extras=True)
+        for parameter in inspect.signature(command.callback).parameters:
+            annotation = hints[parameter]
+            if typing.get_origin(annotation) is not typing.Annotated:
+                continue
+            kind, declared = typing.get_args(annotation)[:2]
+            if isinstance(declared, OptionInfo):
+                kinds = set(typing.get_args(kind)) or {kind}
+                yield f"{path} {name} --{parameter.replace('_', '-')}", kinds, declared
+
+
+OPTIONS = list(options(app, "svilm"))
+
+
+def test_the_commands_are_found() -> None:
+    assert len(OPTIONS) > 100
+    assert {"svilm bench run --budget", "svilm evaluate retrieval --device"} <= {
+        name for name, _, _ in OPTIONS
+    }
+
+
+def test_every_number_has_its_range() -> None:
+    without = [
+        name
+        for name, kinds, declared in OPTIONS
+        if (float in kinds and None in (declared.min, declared.max))
+        or (int in kinds and declared.min is None and name not in ANY_INTEGER)
+    ]
+    assert without == []
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "-1", "0", "1e300", "", "ten"])
+def test_a_time_that_is_no_positive_number_is_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="is not a number above 0"):
+        positive_number(text)
+
+
+def test_a_time_is_read() -> None:
+    assert positive_number("0.5") == 0.5
