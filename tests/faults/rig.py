@@ -32,6 +32,8 @@ ROOT = Path(__file__).resolve().parents[2]
 POLL_SECONDS = 0.002
 START_SECONDS = 240.0  # of a busy machine, until a run has come to where a fault is due
 SAMPLES, GLOBAL_BATCH = 24, 4
+# The short form runs beside other tests, which take processor time from it.
+SHORT_PATIENCE = 5.0
 KEEP_THE_STATE = ("checkpoint.", "distributed.timeout_seconds")
 
 
@@ -169,6 +171,7 @@ class Rig:
         self.folder, self.short = folder, short
         logging.getLogger("svilm_fast").setLevel(logging.ERROR)  # every damage is announced
         self.random = random.Random(seed)
+        self.patience = SHORT_PATIENCE if short else 1.0
         self._warm: subprocess.Popen | None = None
         self._runs: list[Run] = []
         self._references: dict[tuple[str, ...], Run] = {}

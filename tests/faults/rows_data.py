@@ -145,7 +145,7 @@ def workers(rig: Rig, tries: int, seen: Tries) -> None:
             seconds, text = _end_worker(dataset, kind)
             times.append(seconds)
             need("begins with the samples 's0" in text, f"no sample is named: {text}")
-            need(seconds < timeout + 1, f"the error came after {seconds:.1f} s")
+            need(seconds < timeout + rig.patience, f"the error came after {seconds:.1f} s")
     seen.notes.append(f"the error came after at most {max(times):.1f} s, timeout {timeout:g} s")
 
 

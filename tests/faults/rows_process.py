@@ -92,7 +92,11 @@ def kill_in_step(rig: Rig, tries: int, seen: Tries) -> None:
             run.come_to(lambda run=run: run.steps() >= 5, "the fifth step")
             time.sleep(rig.random.uniform(0, 0.15))
             os.kill(pid, signal.SIGKILL)
-            times.append(run.until(lambda run=run: run.code() is not None, "the job's end", 10))
+            times.append(
+                run.until(
+                    lambda run=run: run.code() is not None, "the job's end", 10 * rig.patience
+                )
+            )
             need(run.code() in CODES_OF_A_KILL, f"exit code {run.code()}")
             need(not run.alive(), "a rank outlived the launcher")
     with seen.one("the run's end"):
@@ -122,7 +126,7 @@ def hang(rig: Rig, tries: int, seen: Tries) -> None:
             if not skipped:
                 time.sleep(rig.random.uniform(0, 0.15))
                 os.kill(pids[rank], signal.SIGSTOP)
-            times.append(run.until(run.errors, "an error", TIMEOUT + 5))
+            times.append(run.until(run.errors, "an error", TIMEOUT + 5 * rig.patience))
             text = run.errors()[0]
             if not skipped:
                 os.kill(pids[rank], signal.SIGCONT)
@@ -161,7 +165,9 @@ def asked_to_leave(rig: Rig, tries: int, seen: Tries) -> None:
             time.sleep(rig.random.uniform(0, 0.3))
             for pid in [run.launcher] if cold else pids:
                 os.kill(pid, sent)
-            times.append(run.until(lambda run=run: run.code() is not None, "the end", 30))
+            times.append(
+                run.until(lambda run=run: run.code() is not None, "the end", 30 * rig.patience)
+            )
             need(run.code() == 128 + sent, f"exit code {run.code()}; {run.tail()}")
             need(not run.alive(), "a rank outlived the launcher")
             step = _resumed_from(run) + run.steps()

@@ -24,7 +24,7 @@ def _meet(rig: Rig, run: Run, kind: str, disk: Path, *, mounted: bool) -> None:
         fill(disk, rig.random.randrange(0, 4_000_000))
     elif kind == "stop":
         os.kill(pid, signal.SIGSTOP)
-        run.until(run.errors, "an error about the stopped rank", 30)
+        run.until(run.errors, "an error about the stopped rank", 30 * rig.patience)
         os.kill(pid, signal.SIGCONT)
     elif kind == "kill":
         os.kill(pid, signal.SIGKILL)
