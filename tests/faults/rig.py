@@ -24,6 +24,7 @@ from svilm_fast.data.world import render_world
 from svilm_fast.train.checkpoint import newest_verified, tag_of
 from svilm_fast.train.environment import environment_without_launcher, free_port
 from svilm_fast.train.load_config import dump_config, load_config
+from svilm_fast.train.signals import HANDLED
 from svilm_fast.train.small_model import SMALL_MODEL
 from tests.faults.registry import MissedError, need
 from tests.faults.state import records_of, state_of
@@ -147,9 +148,10 @@ class Run:
             self.process.wait(30)
 
 
-def heed_hangups() -> None:
-    """Let SIGHUP have its effect on a run although `nohup` started the faults."""
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+def heed_signals() -> None:
+    """Let signals have their effect on a run although `nohup` or a shell's `&` ignores some."""
+    for number in HANDLED:
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _lives(pid: int) -> bool:
@@ -277,7 +279,7 @@ class Rig:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=heed_hangups,
+                preexec_fn=heed_signals,
             )
         return Run(folder, root, ranks, process.pid, process)
 
@@ -296,7 +298,7 @@ class Rig:
                 stdout=subprocess.PIPE,
                 text=True,
                 cwd=ROOT,
-                preexec_fn=heed_hangups,
+                preexec_fn=heed_signals,
             )
         assert self._warm.stdin is not None
         assert self._warm.stdout is not None
