@@ -124,17 +124,67 @@ def check(case: Case, folder: Path) -> None:
     assert_close("counts", out.counts.detach(), counts.detach(), 2e-5 + soft, soft)
     bar = BARS[case.dtype] * (1 if case.dtype == torch.float32 else 2)
     assert_close("pooled", out.pooled.detach(), pooled.detach(), bar + soft)
-    wanted = gradients([pooled, counts], exact, [d_pooled.double(), d_counts.double()])
-    # Backward rounds factors of its products to the tokens' type; sums of both signs cancel.
-    unit = 2.0**-22 if case.dtype == torch.float32 else BARS[case.dtype]
-    size = abs(case.upstream) / case.temperature
-    reach = {"queries": length**0.5, "tokens": max(case.sharpness, 0.1) * c**-0.5, "bias": length}
+    upstream = d_pooled.double(), d_counts.double()
+    chance = torch.softmax(noisy / case.temperature, dim=-1).detach()
+    pieces = _Pieces(case, exact, chance, out.index, counts.detach(), pooled.detach(), *upstream)
+    truths = gradients([pooled, counts], exact, upstream)
+    for truth, again in zip(truths, pieces.gradients(pieces.shares)):
+        torch.testing.assert_close(again, truth, rtol=1e-9, atol=1e-9 * pieces.terms)
+    # What backward rounds to the tokens' type is known to it alone. The shares are rounded here as
+    # there; the gradient of the logits is a sum with rounding of its own.
+    unit = 0.0 if case.dtype == torch.float32 else torch.finfo(case.dtype).eps
+    wanted = pieces.gradients(pieces.rounded_shares())
+    off = (unit * pieces.d_logits_size + (2.0**-22 + steep) * pieces.terms) / case.temperature
+    reach = {
+        "queries": length**0.5,
+        "tokens": max(case.sharpness, 0.1) * (g / c) ** 0.5,
+        "bias": length,
+    }
     for name, gradient, truth in zip(("queries", "tokens", "bias"), found, wanted):
-        terms = float(d_pooled.double().abs().mean()) * c**0.5 + abs(case.upstream)
-        floor = unit * size * terms / abs(case.upstream) * reach[name]
-        assert_close(f"gradient of {name}", gradient, truth, bar + 2 * steep, floor)
+        assert_close(f"gradient of {name}", gradient, truth, bar + 2 * steep, off * reach[name])
     if mask is not None:
         assert not found[1][~mask].any(), "masked tokens have a gradient"
+
+
+class _Pieces:
+    """The parts of the backward pass in float64 (README of the op, "Backward")."""
+
+    def __init__(self, case, leaves, chance, index, counts, pooled, d_pooled, d_counts) -> None:
+        self.case, self.leaves = case, [leaf.detach() for leaf in leaves]
+        present = (index >= 0)[..., None]
+        self.chance = chance * present
+        self.assignment = self.chance
+        if case.mode != "soft":
+            one_hot = torch.nn.functional.one_hot(index.long().clamp(min=0), case.groups)
+            self.assignment = one_hot.double() * present
+        self.shares = d_pooled / (counts + case.eps)[..., None]
+        self.offsets = d_counts - (self.shares * pooled).sum(-1)
+        width = d_pooled.shape[-1]
+        sizes = self.shares.square().mean(-1).sqrt() * width**0.5 + self.offsets.abs()
+        slope = self.chance * (1 - self.chance)
+        # A typical size of the terms whose differences are the gradient of the logits.
+        self.terms = float((slope @ sizes[..., None]).square().mean().sqrt())
+        self.d_logits_size = float(self._d_logits(self.shares).square().mean().sqrt())
+
+    def rounded_shares(self):
+        """As in the tokens' type, after a scale that keeps them out of its subnormal range."""
+        largest = self.shares.abs().amax((1, 2), keepdim=True).clamp(min=2.0**-100)
+        scale = torch.exp2(torch.floor(torch.log2(largest)))
+        return (self.shares / scale).to(self.case.dtype).double() * scale
+
+    def _d_logits(self, shares):
+        d_assignment = self.leaves[1] @ shares.mT + self.offsets[:, None]
+        mean = (self.chance * d_assignment).sum(-1, keepdim=True)
+        return self.chance * (d_assignment - mean)
+
+    def gradients(self, shares):
+        """Of queries, tokens and, where there is one, the bias."""
+        queries, tokens, *bias = self.leaves
+        d_logits = self._d_logits(shares) / self.case.temperature
+        found = [d_logits.mT @ tokens, d_logits @ queries + self.assignment @ shares]
+        if bias:
+            found.append(d_logits.sum(1) if bias[0].dim() == 2 else d_logits.sum((0, 1)))
+        return found
 
 
 def _exact(case, leaves, settings, ids, index):
