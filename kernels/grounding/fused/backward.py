@@ -10,13 +10,13 @@ import triton.language as tl
 from torch import Tensor
 
 from svilm_fast.kernels.device import traits
-from svilm_fast.kernels.device_functions import LOG2_E
 from svilm_fast.kernels.launch import launch
 from svilm_fast.kernels.products import accumulate_product
 
 from .finish import FINISH_ROWS, finish_kernel, gradient_scale, largest_magnitude
 from .forward import (
     TILE_GROUP,
+    group_power,
     load_beta,
     precision_of,
     tile_dots,
@@ -149,9 +149,7 @@ def dots_gradient_kernel(
     spread = tl.broadcast_to(upstream[:, None, :], (TILE_CAPTIONS, PADDED_K, TILE_VIDEOS))
     upstream = tl.reshape(spread, (BLOCK_M, TILE_VIDEOS)) * weight[:, None]
     dots = tl.reshape(dots, (BLOCK_M, TILE_VIDEOS, PADDED_G))
-    power = tl.exp2(dots * (sharpness * LOG2_E))
-    if PADDED_G > G:
-        power = tl.where((tl.arange(0, PADDED_G) < G)[None, None, :], power, 0.0)
+    power = group_power(dots, sharpness, G, PADDED_G)
     total = tl.sum(power, 2)
     similarity = tl.sum(power * dots, 2) / total
     centred = dots - similarity[:, :, None]

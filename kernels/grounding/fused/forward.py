@@ -138,6 +138,16 @@ def load_beta(beta):
 
 
 @triton.jit
+def group_power(dots, sharpness, G: tl.constexpr, PADDED_G: tl.constexpr):
+    """exp(beta (a_m - max_m a_m)) of dots [rows, videos, padded G], 0 for padding groups."""
+    exponent = dots * (sharpness * LOG2_E)
+    if PADDED_G > G:
+        group = tl.arange(0, PADDED_G)[None, None, :]
+        exponent = tl.where(group < G, exponent, float("-inf"))
+    return tl.exp2(exponent - tl.max(exponent, 2)[:, :, None])
+
+
+@triton.jit
 def scores_kernel(
     nouns,
     groups,
@@ -177,10 +187,7 @@ def scores_kernel(
         PRECISION,
     )
     dots = tl.reshape(dots, (BLOCK_M, TILE_VIDEOS, PADDED_G))
-    # Unit vectors and beta <= 60 keep this within [e^-60, e^60]: no maximum is subtracted.
-    power = tl.exp2(dots * (load_beta(beta) * LOG2_E))
-    if PADDED_G > G:
-        power = tl.where((tl.arange(0, PADDED_G) < G)[None, None, :], power, 0.0)
+    power = group_power(dots, load_beta(beta), G, PADDED_G)
     similarity = tl.sum(power * dots, 2) / tl.sum(power, 2)
     rows = first_row + tl.arange(0, BLOCK_M)
     weight = tl.load(weights + rows, mask=rows < captions * PADDED_K, other=0.0)

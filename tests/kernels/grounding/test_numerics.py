@@ -6,6 +6,7 @@ from torch.nn.functional import normalize
 
 from svilm_fast.kernels.backend import interpreted
 from svilm_fast.kernels.grounding import grounding_scores
+from tests.bars import within
 
 pytestmark = [
     pytest.mark.skipif(not interpreted(), reason="runs kernels through the interpreter"),
@@ -25,15 +26,27 @@ def test_every_kind_of_width(failures_at, poisoned_memory, dim, dtype):
     assert failures_at(dim=dim, dtype=dtype, groups=12, nouns=3, counts=(3, 0, 1)) == []
 
 
-def test_vectors_far_beyond_unit_length_give_nan_and_no_wrong_number():
-    torch.manual_seed(0)
-    groups, nouns = (
-        3 * normalize(torch.randn(9, 8, 16), dim=-1),
-        normalize(torch.randn(9, 1, 16), dim=-1),
-    )
+@pytest.mark.parametrize("length", [0.5, 1.5, 3.0, 100.0])
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_vectors_of_any_length_are_right(length, sign, dtype):
+    generator = torch.Generator().manual_seed(0)
+    nouns = normalize(torch.randn(9, 1, 16, generator=generator), dim=-1)
+    # All dots of a noun with the groups of its own video have one sign: all powers are small, or
+    # all are large.
+    groups = sign * nouns + 0.05 * torch.randn(9, 8, 16, generator=generator)
     mask, beta = torch.ones(9, 1, dtype=torch.bool), torch.tensor(60.0)
-    found = grounding_scores(groups, nouns, mask, beta, backend="fused")
-    expected = grounding_scores(groups.double(), nouns.double(), mask, beta.double())
-    finite = torch.isfinite(found)
-    assert 0 < finite.sum() < found.numel()
-    torch.testing.assert_close(found[finite].double(), expected[finite], rtol=1e-5, atol=1e-5)
+    inputs = (length * groups).to(dtype), nouns.to(dtype)
+    upstream = torch.randn(9, 9, generator=generator)
+    outcomes = []
+    for kind, backend in ((dtype, "fused"), (torch.float64, "reference")):
+        leaves = [value.to(kind).requires_grad_() for value in inputs]
+        scores = grounding_scores(*leaves, mask, beta, backend=backend)
+        outcomes.append((scores, torch.autograd.grad(scores, leaves, upstream.to(scores.dtype))))
+    (found, gradients), (expected, truths) = outcomes
+    # A product of this size is known to 2^-24 of it, and beta turns that into shares of groups.
+    bar = 2e-6 * length * (1 + 60 * length)
+    within((found.double() - expected).abs().max(), bar, "scores")
+    unit = {torch.float16: 2.0**-9, torch.float32: 2e-5}[dtype] * (1 + 60 * length / 16)
+    for one, other in zip(gradients, truths):
+        within((one.double() - other).norm(), unit * other.norm(), "gradient")
