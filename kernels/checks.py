@@ -30,6 +30,13 @@ def checked_workspace(op: str, workspace_bytes: int | None) -> int | None:
     return found
 
 
+def check_tensors(op: str, **values: Tensor | None) -> None:
+    """Refuse what is no tensor with a TypeError."""
+    for name, value in values.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{op}: {name} must be a tensor, got {value!r:.80}")
+
+
 def check_width(op: str, **tensors: Tensor) -> None:
     """Refuse rows of width 0, of which nothing can be computed, with a ValueError."""
     for name, tensor in tensors.items():
@@ -55,12 +62,16 @@ def real_number(op: str, name: str, value: float) -> float:
 
     Raises:
         TypeError: something else.
+        ValueError: an integer that no float can hold.
     """
     if isinstance(value, float):
         return value
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{op}: {name} must be a number or a 0-dim float tensor, got {value!r}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{op}: {name} must be a number below 1e308") from None
 
 
 def checked_divisor(op: str, name: str, value: float) -> float:

@@ -109,6 +109,12 @@ def all_reduce_logsumexp(lse: Tensor, group: dist.ProcessGroup | None = None) ->
     return reference + torch.log(all_reduce_sum(torch.exp(lse - reference), group))
 
 
+def device_of(*values: Any) -> torch.device:
+    """The device of the first tensor among a call's arguments, which may not be tensors at all."""
+    devices = (value.device for value in values if isinstance(value, Tensor))
+    return next(devices, torch.device("cpu"))
+
+
 def _fixed_size(text: bytes) -> bytes:
     """The text in _DESCRIPTION_BYTES; one that is too long ends with a hash of the whole."""
     if len(text) > _DESCRIPTION_BYTES:

@@ -6,7 +6,13 @@ import torch
 from torch import Tensor
 
 from svilm_fast.kernels.backend import Backend, choose
-from svilm_fast.kernels.checks import FLOATS, check_width, checked_workspace, real_number
+from svilm_fast.kernels.checks import (
+    FLOATS,
+    check_tensors,
+    check_width,
+    checked_workspace,
+    real_number,
+)
 from svilm_fast.kernels.operators import anchor, distinct
 
 from . import reference
@@ -18,7 +24,8 @@ _REFERENCE_BYTES_PER_DOT = 16
 
 
 def check_inputs(groups: Tensor, nouns: Tensor, noun_mask: Tensor, beta: Tensor) -> None:
-    """Raise a ValueError that names the first argument with a wrong shape or dtype."""
+    """Raise an error that names the first argument of a wrong type (TypeError), shape or dtype."""
+    check_tensors(OP, groups=groups, nouns=nouns, noun_mask=noun_mask)
     for name, tensor in (("groups", groups), ("nouns", nouns)):
         if tensor.dim() != 3:
             raise ValueError(f"grounding: {name} must be 3-dimensional, got {list(tensor.shape)}")

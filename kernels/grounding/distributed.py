@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from svilm_fast.kernels import collectives
-from svilm_fast.kernels.checks import checked_workspace
+from svilm_fast.kernels.checks import check_tensors, checked_workspace
 from svilm_fast.kernels.operators import first_derivative_only
 from svilm_fast.kernels.slices import SlicePlan, for_parts, gather_parts
 
@@ -150,6 +150,7 @@ def _check(
     problem, path = None, ""
     several = collectives.world_size(group) > 1
     try:
+        check_tensors("grounding", groups=groups, nouns=nouns, noun_mask=noun_mask)
         tensors = (as_scalar(beta, groups), as_scalar(scale, groups))
         check_inputs(groups, nouns, noun_mask, tensors[0])
         check_scalar("scale", tensors[1])
@@ -161,8 +162,8 @@ def _check(
             )
         elif several and scores is None:
             path = chosen_path(groups, nouns, noun_mask, tensors[0], backend=options["backend"])
-    except (RuntimeError, TypeError, ValueError) as error:
-        problem = str(error)
+    except Exception as error:  # the other ranks wait, whatever is wrong here
+        problem = str(error) or type(error).__name__
     description = ""
     if problem is None:
         # Not the function itself: its address differs over ranks.
@@ -178,7 +179,7 @@ def _check(
     collectives.check_equal_calls(
         "distributed_grounding_loss",
         description,
-        device=groups.device,
+        device=collectives.device_of(groups, nouns),
         group=group,
         problem=problem,
     )

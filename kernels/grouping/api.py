@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..backend import choose
-from ..checks import FLOATS, check_width, checked_divisor
+from ..checks import FLOATS, check_tensors, check_width, checked_divisor
 from ..device import traits
 from ..operators import distinct
 from .fused.plan import unsupported
@@ -37,6 +37,14 @@ def _check(
     token_ids: Tensor | None,
     token_mask: Tensor | None,
 ) -> None:
+    optional = {
+        "group_bias": group_bias,
+        "seeds": seeds,
+        "token_ids": token_ids,
+        "token_mask": token_mask,
+    }
+    given = {name: value for name, value in optional.items() if value is not None}
+    check_tensors("grouping", queries=queries, tokens=tokens, **given)
     if tokens.dim() != 3 or tokens.dtype not in FLOATS:
         raise ValueError(
             f"grouping: tokens must be floating [b, L, C], got {tokens.dtype} {list(tokens.shape)}"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import backend as backends
-from ..checks import FLOATS, checked_workspace, real_number, whole_number
+from ..checks import FLOATS, check_tensors, checked_workspace, real_number, whole_number
 from ..operators import distinct
 from . import reference
 from .fused.layout import default_workspace_bytes, unsupported
@@ -245,8 +245,9 @@ def _split_ids(
     pair_ids: Tensor | tuple[Tensor, Tensor] | None,
 ) -> tuple[Tensor | None, Tensor | None]:
     if isinstance(pair_ids, tuple):
-        video_ids, text_ids = pair_ids
-        return video_ids, text_ids
+        if len(pair_ids) != 2:
+            raise ValueError(f"infonce: pair_ids must be ids or two lists of ids, got {pair_ids!r}")
+        return pair_ids
     return pair_ids, pair_ids
 
 
@@ -262,9 +263,10 @@ def check_block(
     """Refuse what no path can compute.
 
     Raises:
-        TypeError: a dtype that does not fit.
+        TypeError: no tensor, or a dtype that does not fit.
         ValueError: shapes, devices or a budget that do not fit.
     """
+    check_tensors(name, videos=videos, texts=texts)
     if videos.ndim != 2 or texts.ndim != 2 or videos.shape[1] != texts.shape[1]:
         raise ValueError(
             f"{name}: expected videos [m, D] and texts [n, D], "
@@ -291,6 +293,7 @@ def check_block(
     for side, ids, embeddings in (("video", video_ids, videos), ("text", text_ids, texts)):
         if ids is None:
             continue
+        check_tensors(name, **{f"{side}_ids": ids})
         if ids.dtype != torch.int64 or ids.shape != embeddings.shape[:1]:
             raise ValueError(
                 f"{name}: {side} ids must be int64 [{embeddings.shape[0]}], "

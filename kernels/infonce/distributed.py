@@ -53,15 +53,15 @@ def distributed_infonce(
     if check_ranks and several and problem is None:
         try:
             path = chosen_path(videos, texts, scale, pair_ids, pair_ids, backend)
-        except (RuntimeError, ValueError) as error:
-            problem = str(error)
+        except Exception as error:  # the other ranks wait, whatever is wrong here
+            problem = str(error) or type(error).__name__
     if check_ranks:
         collectives.check_equal_calls(
             "distributed_infonce",
             ""
             if problem
             else _description(videos, texts, scale, pair_ids, pair_mode, workspace_bytes, path),
-            device=videos.device,
+            device=collectives.device_of(videos, texts),
             group=group,
             problem=problem,
         )
@@ -142,8 +142,8 @@ def _problem(
     try:
         check_block("infonce", videos, texts, scale, pair_ids, pair_ids, workspace_bytes)
         checked_pair_mode(pair_mode)
-    except (TypeError, ValueError) as error:
-        return str(error)
+    except Exception as error:  # the other ranks wait, whatever is wrong here
+        return str(error) or type(error).__name__
     if videos.shape != texts.shape:
         return (
             "videos and texts must be pairs [b, D], "

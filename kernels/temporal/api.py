@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..backend import choose
-from ..checks import FLOATS, check_width, checked_divisor, whole_number
+from ..checks import FLOATS, check_tensors, check_width, checked_divisor, whole_number
 from ..device import traits
 from ..operators import distinct
 from . import limits
@@ -19,6 +19,7 @@ Loss = Literal["bce", "mse"]
 
 
 def _expect(op: str, name: str, tensor: Tensor, shape: list[int], dtype: torch.dtype) -> None:
+    check_tensors(op, **{name: tensor})
     if list(tensor.shape) != shape or tensor.dtype != dtype:
         raise ValueError(
             f"{op}: {name} must be {dtype} {shape}, got {tensor.dtype} {list(tensor.shape)}"
@@ -26,6 +27,7 @@ def _expect(op: str, name: str, tensor: Tensor, shape: list[int], dtype: torch.d
 
 
 def _expect_rows(op: str, name: str, tensor: Tensor, axes: str) -> None:
+    check_tensors(op, **{name: tensor})
     if tensor.dim() != 3 or tensor.dtype not in FLOATS:
         raise ValueError(
             f"{op}: {name} must be floating {axes}, got {tensor.dtype} {list(tensor.shape)}"

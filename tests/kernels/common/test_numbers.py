@@ -55,6 +55,38 @@ def test_numbers_of_every_kind_are_numbers(op, value):
 
 
 @pytest.mark.parametrize("op", SCALED | MATRIX)
+def test_an_integer_beyond_every_float_is_refused(op):
+    with pytest.raises(ValueError, match="must be a number below 1e308"):
+        (SCALED | MATRIX)[op](10**400)
+
+
+@pytest.mark.parametrize("value", [None, 3.0, [[1.0]], np.ones((4, 8))])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: infonce(x, T, 1.0),
+        lambda x: infonce(V, x, 1.0),
+        lambda x: infonce_partials(x, T, 1.0),
+        lambda x: distributed_infonce(V, x, 1.0),
+        lambda x: grounding_scores(x, N, MASK, 1.0),
+        lambda x: grounding_loss(G, x, MASK, 1.0, 1.0),
+        lambda x: distributed_grounding_loss(G, N, x, 1.0, 1.0),
+        lambda x: grouping(x, N, mode="hard"),
+        lambda x: grouping(G, x, mode="hard"),
+        lambda x: segment_pool(x, torch.zeros(4, 3, dtype=torch.int64), 2),
+    ],
+)
+def test_what_is_no_tensor_is_refused(call, value):
+    with pytest.raises(REFUSAL, match="must be a tensor, got"):
+        call(value)
+
+
+def test_a_single_list_of_ids_comes_without_a_tuple():
+    with pytest.raises(ValueError, match="pair_ids must be ids or two lists of ids"):
+        infonce(V, T, 1.0, pair_ids=(torch.arange(4),))
+
+
+@pytest.mark.parametrize("op", SCALED | MATRIX)
 @pytest.mark.parametrize("value", [True, np.True_, "3", None, 3j, np.ones(1)])
 def test_other_things_are_no_numbers(op, value):
     with pytest.raises(REFUSAL, match="must be a number or a 0-dim float tensor, got"):

@@ -63,6 +63,8 @@ def error_results(group):
     return {
         "uneven": refused(group, **uneven),
         "one_bad_rank": refused(group, **({"noun_mask": mask[:2]} if place == 1 else {})),
+        "no_tensor": refused(group, **({"groups": None} if place == 1 else {})),
+        "huge": refused(group, scale=10**400 if place == 1 else 1.0),
         "groups_dtype": refused(group, groups=groups.to(other)),
         "nouns_dtype": refused(group, nouns=nouns.to(other)),
         "beta_dtype": refused(group, beta=torch.ones((), dtype=other)),

@@ -91,6 +91,8 @@ def test_fused_scores(rank_results, world):
     [
         ("uneven", "all ranks must make the same call, but ranks [0"),
         ("one_bad_rank", "rank 1: grounding: noun_mask must be bool [4, 2], got torch.bool [2, 2]"),
+        ("no_tensor", "rank 1: grounding: groups must be a tensor, got None"),
+        ("huge", "must be a number below 1e308"),
         ("gradients", "gradients of: groups, beta, scale)"),
         ("groups_dtype", "groups float32, nouns float64"),
         ("nouns_dtype", "groups float64, nouns float32"),

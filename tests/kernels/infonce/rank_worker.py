@@ -86,6 +86,9 @@ def error_results(group):
     found = {
         "uneven": refused(group, videos=uneven, texts=uneven),
         "one_bad_rank": refused(group, **({"texts": torch.randn(4, 6)} if place == 1 else {})),
+        "no_tensor": refused(group, **({"videos": None} if place == 1 else {})),
+        "two_lists": refused(group, pair_ids=(torch.arange(4),) * 2 if place == 1 else None),
+        "huge": refused(group, scale=10**400 if place == 1 else 1.0),
         "gradients": refused(group, texts=learning),
         "ids": refused(group, pair_ids=ids),
         "videos_dtype": refused(group, **dict.fromkeys(("videos", "texts"), double)),

@@ -62,6 +62,9 @@ def test_uneven_batches_get_the_same_error_everywhere(rank_results, world):
     "case, part",
     [
         ("one_bad_rank", "distributed_infonce: rank 1: infonce: expected videos [m, D]"),
+        ("no_tensor", "distributed_infonce: rank 1: infonce: videos must be a tensor, got None"),
+        ("two_lists", "rank 1: infonce: video_ids must be a tensor, got ("),
+        ("huge", "rank 1: infonce: scale must be a number below 1e308"),
         ("gradients", "gradients of: texts); ranks [1"),
         ("ids", "ids present"),
         ("videos_dtype", "videos float64, texts float64"),
