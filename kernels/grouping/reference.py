@@ -101,7 +101,10 @@ def grouping_reference(
     token_mask: Tensor | None = None,
     eps: float = 1.0,
 ) -> GroupingOutput:
-    """`grouping` in plain PyTorch, a few samples at a time; arguments as in `api.grouping`."""
+    """`grouping` in plain PyTorch, a few samples at a time; arguments as in `api.grouping`.
+
+    Compiled, it takes the whole batch at once: the loop would be unrolled for every batch size.
+    """
     batch, num_groups = queries.shape[:2]
     if group_bias is not None:
         group_bias = group_bias.expand(batch, num_groups)
@@ -110,6 +113,9 @@ def grouping_reference(
         return None if tensor is None else tensor[start : start + _SAMPLES_AT_ONCE]
 
     with torch.autocast(tokens.device.type, enabled=False):
+        if torch.compiler.is_compiling():
+            optional = (temperature, mode, seeds, token_ids, token_mask, eps)
+            return _group_some(queries, tokens, group_bias, *optional)
         parts = [
             _group_some(
                 queries[start : start + _SAMPLES_AT_ONCE],

@@ -70,19 +70,21 @@ def assert_close(name: str, found: Tensor, truth: Tensor, bar: float, floor: flo
     if not truth.numel():
         return
     assert truth.isfinite().all(), f"{name}: float64 is not finite"
+    size = truth.square().mean().sqrt()
+    rows = truth.abs().amax(-1, keepdim=True) if truth.dim() else truth.abs()
     largest = torch.finfo(found.dtype).max
-    if truth.abs().max() > largest:  # it cannot be held by the type
-        return
+    beyond = truth.abs() > largest / 2  # its rounding may leave the type's range
+    right = (found * truth.sign() >= largest / 4) | ~beyond
+    assert right.all(), f"{name}: {int((~right).sum())} values are not as large as they should be"
+    found, truth = found.masked_fill(beyond, 0), truth.masked_fill(beyond, 0)
     assert found.isfinite().all(), f"{name}: {int((~found.isfinite()).sum())} values not finite"
     error = (found.double() - truth).abs()
     unit = torch.finfo(found.dtype).eps
     # Below the normal numbers of a type, its rounding is absolute.
     floor = floor + unit * torch.finfo(found.dtype).tiny
-    size = truth.square().mean().sqrt()
     off = error.square().mean().sqrt()
     assert off <= bar * size + floor, f"{name}: rms error {off:.3e}, size {size:.3e}, bar {bar:.1e}"
     # One bad row among many good ones.
-    rows = truth.abs().amax(-1, keepdim=True) if truth.dim() else truth.abs()
     limit = 4 * unit * truth.abs() + 2.0**-7 * rows + 16 * (bar * size + floor)
     worst = (error - limit).max()
     assert worst <= 0, f"{name}: an element is off by {worst:.3e} too much"

@@ -140,9 +140,18 @@ class Sanitizer:
         return fresh
 
     def unwritten(self, tensor: Tensor) -> int:
-        """Elements of a dense tensor that still hold the bytes of fresh memory."""
+        """Elements of a dense tensor that still hold the bytes of fresh memory.
+
+        Where kernels wrote these bytes into the tensor's own memory, they are a value.
+        """
         raw = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
-        return int((raw.reshape(-1, tensor.element_size()) == POISON).all(1).sum())
+        left = (raw.reshape(-1, tensor.element_size()) == POISON).all(1)
+        known = self._fresh.get(tensor.untyped_storage().data_ptr())
+        if known is not None and tensor.is_contiguous():
+            start = tensor.storage_offset() * tensor.element_size()
+            marks = known[1][start : start + raw.size]
+            left &= marks.reshape(-1, tensor.element_size()).all(1)
+        return int(left.sum())
 
     # Launches.
 

@@ -138,12 +138,14 @@ def _check_scores(case: Case) -> None:
     for name, gradient, expected in zip(("groups", "nouns"), found, wanted):
         assert_close(f"gradient of the {name}", gradient, expected, bar, floor)
     assert not found[1][~mask].any(), "absent nouns have a gradient"
-    size = abs(case.upstream) * (out.numel() if case.op == "scores" else max(1.0, case.scale))
+    # A probability is known to the rounding of its logit.
+    known = (2.0**-22 + 2.0**-24 * logit) * abs(case.upstream)
     off = (found[2].double() - wanted[2]).abs()
-    assert off <= 1e-4 * (wanted[2].abs() + size), f"gradient of beta: {off:.2e}"
+    bar = known * logit if case.op == "loss" else 1e-4 * abs(case.upstream) * out.numel()
+    assert off <= 2.0**-20 * wanted[2].abs() + bar, f"gradient of beta: {off:.2e}"
     if used == 4:
         off = (found[3].double() - wanted[3]).abs()
-        assert off <= 1e-4 * (wanted[3].abs() + abs(case.upstream)), f"of the scale: {off:.2e}"
+        assert off <= 2.0**-20 * wanted[3].abs() + known, f"of the scale: {off:.2e}"
 
 
 def _check_matrix(case: Case) -> None:

@@ -30,7 +30,7 @@ def some_slow(ops, fast):
     return [pytest.param(op, marks=marks[op]) for op in ops]
 
 
-SIZES = range(5, 15)
+SIZES = (5, 6, 7, 8, 9, 10, 11, 12, 40, 100)
 
 
 @pytest.fixture(autouse=True)
@@ -99,8 +99,6 @@ BY_SIZE = {
 @pytest.mark.parametrize("op", some_slow(BY_SIZE, ("infonce",)))
 def test_all_batch_sizes_take_two_graphs(op, path):
     """The first of its own, as PyTorch does, then one with a size."""
-    if (op, path) == ("grouping", "reference"):
-        pytest.skip("walks the batch in Python, two samples at a time")
     function, inputs = BY_SIZE[op]
     assert graphs(partial(function, backend=path), map(inputs, SIZES)) == 2
 

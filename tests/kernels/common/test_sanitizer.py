@@ -75,6 +75,15 @@ def test_a_right_kernel_passes_and_computes_the_same():
     assert sanitizer.launches == 1
 
 
+def test_a_value_that_looks_like_fresh_memory_was_written():
+    with Sanitizer() as sanitizer:
+        target = torch.empty(4, dtype=torch.float16)
+        (value,) = set(target.tolist())
+        source = torch.full((2,), value / 2, dtype=torch.float16)
+        scale_kernel[(1,)](source, target, 2, BLOCK=4, MASK=True)
+        assert sanitizer.unwritten(target) == 2
+
+
 def test_a_load_outside_its_tensor():
     # The next tensor lies right behind: the memory is mapped, and the access still wrong.
     both = torch.arange(20.0)
