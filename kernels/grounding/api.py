@@ -23,7 +23,7 @@ OP = "grounding"
 _REFERENCE_BYTES_PER_DOT = 16
 
 
-def check_inputs(groups: Tensor, nouns: Tensor, noun_mask: Tensor, beta: Tensor) -> None:
+def check_inputs(groups: Tensor, nouns: Tensor, noun_mask: Tensor) -> None:
     """Raise an error that names the first argument of a wrong type (TypeError), shape or dtype."""
     check_tensors(OP, groups=groups, nouns=nouns, noun_mask=noun_mask)
     for name, tensor in (("groups", groups), ("nouns", nouns)):
@@ -47,25 +47,25 @@ def check_inputs(groups: Tensor, nouns: Tensor, noun_mask: Tensor, beta: Tensor)
             f"grounding: noun_mask must be bool {list(nouns.shape[:2])}, "
             f"got {noun_mask.dtype} {list(noun_mask.shape)}"
         )
-    check_scalar("beta", beta)
 
 
-def as_scalar(value: Tensor | float, like: Tensor) -> Tensor:
-    """A number as a 0-dim tensor beside `like`, in its compute dtype; tensors pass."""
+def as_scalar(name: str, value: Tensor | float, like: Tensor) -> Tensor:
+    """A number as a 0-dim tensor beside `like`, in its compute dtype; 0-dim float tensors pass.
+
+    Raises:
+        TypeError: no number and no tensor.
+        ValueError: another tensor, or a number that no float can hold.
+    """
     if isinstance(value, Tensor):
+        if value.dim() or not value.is_floating_point():
+            raise ValueError(
+                f"grounding: {name} must be a float or a 0-dimensional float tensor, "
+                f"got {value.dtype} {list(value.shape)}"
+            )
         return value
-    value = real_number(OP, "beta or scale", value)
+    value = real_number(OP, name, value)
     # full, not as_tensor: a copy from the host would synchronise.
     return torch.full((), value, dtype=reference.compute_dtype(like), device=like.device)
-
-
-def check_scalar(name: str, value: Tensor) -> None:
-    """Raise a ValueError unless `value` is a 0-dimensional floating point tensor."""
-    if not isinstance(value, Tensor) or value.dim() or not value.is_floating_point():
-        got = f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else repr(value)
-        raise ValueError(
-            f"grounding: {name} must be a float or a 0-dimensional float tensor, got {got}"
-        )
 
 
 def chosen_path(
@@ -110,9 +110,9 @@ def grounding_scores(
         TypeError: `beta`, `scale` or a workspace that is no number.
         RuntimeError: `fused` was asked for and cannot run.
     """
-    beta = as_scalar(beta, groups)
+    check_inputs(groups, nouns, noun_mask)
+    beta = as_scalar("beta", beta, groups)
     workspace_bytes = checked_workspace(OP, workspace_bytes)
-    check_inputs(groups, nouns, noun_mask, beta)
     if chosen_path(groups, nouns, noun_mask, beta, backend=backend) == "fused":
         from .fused.function import GroundingScores
 
@@ -136,6 +136,8 @@ def matrix_infonce(
     loss = 1/(2N) (sum over valid i of [lse over valid j of s S_ij] - s S_ii
                    + sum over valid j of [lse over all i of s S_ij] - s S_jj).
 
+    In float32 a logit is known to about 2^-23 s max|S|: subtract a large common offset before.
+
     Args:
         scores: [n, n], rows videos, columns captions.
         scale: 0-dim, s.
@@ -146,10 +148,11 @@ def matrix_infonce(
         0-dim float32 (float64 for float64 inputs); 0 with a graph if N = 0.
 
     Raises:
-        ValueError: a wrong shape, dtype or workspace.
-        TypeError: `beta`, `scale` or a workspace that is no number.
+        ValueError: a wrong shape or dtype.
+        TypeError: `scale` is no number, or a matrix no tensor.
         RuntimeError: `fused` was asked for and cannot run.
     """
+    check_tensors("matrix_infonce", scores=scores)
     if scores.dim() != 2 or scores.shape[0] != scores.shape[1] or scores.dtype not in FLOATS:
         raise ValueError(
             f"matrix_infonce: scores must be a square float matrix, "
@@ -160,8 +163,7 @@ def matrix_infonce(
             f"matrix_infonce: valid must be bool [{scores.shape[0]}], "
             f"got {valid.dtype} {list(valid.shape)}"
         )
-    scale = as_scalar(scale, scores)
-    check_scalar("scale", scale)
+    scale = as_scalar("scale", scale, scores)
     reason = None
     if not scores.numel():
         reason = "the matrix is empty"
@@ -202,10 +204,9 @@ def grounding_loss(
         TypeError: `beta`, `scale` or a workspace that is no number.
         RuntimeError: `fused` was asked for and cannot run.
     """
-    beta, scale = as_scalar(beta, groups), as_scalar(scale, groups)
+    check_inputs(groups, nouns, noun_mask)
+    beta, scale = as_scalar("beta", beta, groups), as_scalar("scale", scale, groups)
     workspace_bytes = checked_workspace(OP, workspace_bytes)
-    check_inputs(groups, nouns, noun_mask, beta)
-    check_scalar("scale", scale)
     if groups.shape[0] != nouns.shape[0]:
         raise ValueError(
             f"grounding_loss: as many captions as videos, "

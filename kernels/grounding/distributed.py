@@ -17,7 +17,6 @@ from svilm_fast.kernels.slices import SlicePlan, for_parts, gather_parts
 from .api import (
     as_scalar,
     check_inputs,
-    check_scalar,
     chosen_path,
     grounding_loss,
     grounding_scores,
@@ -67,7 +66,7 @@ def distributed_grounding_loss(
     """
     options: dict[str, Any] = {"workspace_bytes": workspace_bytes, "backend": backend}
     _check(groups, nouns, noun_mask, beta, scale, group, scores, options)
-    beta, scale = as_scalar(beta, groups), as_scalar(scale, groups)
+    beta, scale = as_scalar("beta", beta, groups), as_scalar("scale", scale, groups)
     if scores is None and collectives.world_size(group) == 1:
         return grounding_loss(groups, nouns, noun_mask, beta, scale, **options)
     plan = SlicePlan.of(nouns, group)
@@ -150,10 +149,8 @@ def _check(
     problem, path = None, ""
     several = collectives.world_size(group) > 1
     try:
-        check_tensors("grounding", groups=groups, nouns=nouns, noun_mask=noun_mask)
-        tensors = (as_scalar(beta, groups), as_scalar(scale, groups))
-        check_inputs(groups, nouns, noun_mask, tensors[0])
-        check_scalar("scale", tensors[1])
+        check_inputs(groups, nouns, noun_mask)
+        tensors = (as_scalar("beta", beta, groups), as_scalar("scale", scale, groups))
         checked_workspace("grounding", options["workspace_bytes"])
         if groups.shape[0] != nouns.shape[0] or not groups.shape[0]:
             problem = (

@@ -132,8 +132,8 @@ def similarity_scores(
         ValueError: an unknown similarity, a missing or misshapen parameter, or bad inputs.
     """
     parameters = parameters or {}
-    beta = as_scalar(beta, groups)
-    check_inputs(groups, nouns, noun_mask, beta)
+    check_inputs(groups, nouns, noun_mask)
+    beta = as_scalar("beta", beta, groups)
     hidden = parameters["hidden_bias"].numel() if "hidden_bias" in parameters else 1
     wanted = parameter_shapes(similarity, groups.shape[1], hidden)
     given = {name: tuple(tensor.shape) for name, tensor in parameters.items()}

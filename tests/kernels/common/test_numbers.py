@@ -71,6 +71,7 @@ def test_an_integer_beyond_every_float_is_refused(op):
         lambda x: grounding_scores(x, N, MASK, 1.0),
         lambda x: grounding_loss(G, x, MASK, 1.0, 1.0),
         lambda x: distributed_grounding_loss(G, N, x, 1.0, 1.0),
+        lambda x: matrix_infonce(x, 1.0),
         lambda x: grouping(x, N, mode="hard"),
         lambda x: grouping(G, x, mode="hard"),
         lambda x: segment_pool(x, torch.zeros(4, 3, dtype=torch.int64), 2),

@@ -36,8 +36,9 @@ def test_scaled_scores_are_rounded_before_the_logarithm_is_taken_off():
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0, done.stderr
-    # Of the powers in the larger kernel, those of a scaled product are beta's.
+    # Of the powers in the larger kernel, the fused ones are beta's: all exact products less the
+    # same maximum.
     assert done.stdout.splitlines() == [
-        "dots_gradient_kernel mul.f32 sub.f32",
+        "dots_gradient_kernel fma.rn.f32 sub.f32",
         "matrix_gradient_kernel sub.f32",
     ]
