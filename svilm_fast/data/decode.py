@@ -229,7 +229,12 @@ class _Decoder:
                     f"{self.limits.frame_pixels} pixels allowed (limits.frame_pixels)"
                 )
             self._check_size(context.width, context.height)
-            shown = ShownFrames(packets[stream.index], context.name, stream.time_base)
+            shown = ShownFrames(
+                packets[stream.index],
+                context.name,
+                stream.time_base,
+                reorders=bool(context.has_b_frames),
+            )
             if shown.total == 0:
                 raise EmptyVideoError("no frame of the video is shown")
             self._check_complete(opened, stream, shown, end)

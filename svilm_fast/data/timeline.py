@@ -34,13 +34,20 @@ class ShownFrames:
     """The frames of a video stream as its packets announce them.
 
     Frames that an edit list cuts away and VP8's invisible reference frames are left out.
+
+    AVI and ASF have no presentation times: FFmpeg gives the decoding times instead, and gives them
+    to the wrong frames where the decoder reorders (`reorders`, a codec with B-frames). As times in
+    decoding order ascend only then, such a stream's frames are counted.
     """
 
-    def __init__(self, packets: Iterable[Any], codec: str, time_base: Fraction) -> None:
+    def __init__(
+        self, packets: Iterable[Any], codec: str, time_base: Fraction, *, reorders: bool = False
+    ) -> None:
         self.time_base = time_base
         shown = [packet for packet in packets if _is_shown(packet, codec)]
         self.total = len(shown)
         self.pts: np.ndarray | None = None  # int64 [total], ascending, in ticks of time_base
+        self._counted = False  # times are those of no particular frame
         self._last_duration = 0
         stamped = [packet for packet in shown if packet.pts is not None]
         order = [packet.dts for packet in shown if packet.dts is not None]
@@ -48,7 +55,9 @@ class ShownFrames:
         # backwards (two recordings in one file) times no longer name a frame.
         few = max(_UNSTAMPED_FRAMES, _UNSTAMPED_SHARE * self.total)
         if stamped and self.total - len(stamped) <= few and order == sorted(order):
-            self.pts = np.unique(np.array([packet.pts for packet in stamped], dtype=np.int64))
+            given = np.array([packet.pts for packet in stamped], dtype=np.int64)
+            self.pts = np.unique(given)
+            self._counted = reorders and bool((np.diff(given) > 0).all())
             self.total = len(self.pts)
             self._last_duration = max(stamped, key=lambda packet: packet.pts).duration or 0
 
@@ -64,7 +73,7 @@ class ShownFrames:
 
     def place(self, pts: int | None, count: int) -> int:
         """The place of the frame that was decoded as number `count`, or 0 where it has no time."""
-        if self.pts is None:
+        if self.pts is None or self._counted:
             return count
         if pts is None:
             return 0

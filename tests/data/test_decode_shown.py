@@ -20,11 +20,13 @@ def _numbers(clip):
     return np.rint(clip.frames[:, 8:-8, 8:-8].mean(axis=(1, 2, 3)) / 16).astype(int).tolist()
 
 
+B_FRAMES = {"g": "4", "bf": "2", "x264-params": "scenecut=0:b-adapt=0:keyint=4:min-keyint=4"}
+
+
 @pytest.fixture(scope="module")
 def film(odd, make_ramp):
     """Sixteen frames with a key frame every four and B-frames between."""
-    options = {"g": "4", "bf": "2", "x264-params": "scenecut=0:b-adapt=0:keyint=4:min-keyint=4"}
-    return odd.encode(make_ramp(16), **options)
+    return odd.encode(make_ramp(16), **B_FRAMES)
 
 
 def _later(packets, frames):
@@ -40,6 +42,17 @@ def test_frames_that_an_edit_list_hides_are_not_shown(odd, film):
     assert (clip.total, _numbers(clip)) == (10, list(range(6, 16)))
     middle = decode_clip(cut, FrameChoice(5, None))
     assert _numbers(middle) == [7, 9, 11, 13, 15]
+
+
+@pytest.mark.parametrize("container", ["avi", "asf", "mp4 from avi"])
+def test_frames_of_containers_without_presentation_times_keep_their_order(
+    odd, make_ramp, container
+):
+    data = odd.encode(make_ramp(16), container.rpartition(" ")[2], **B_FRAMES)
+    if container == "mp4 from avi":
+        data = odd.remux(data, "mp4", list)
+    clip = decode_clip(data, every_frame)
+    assert (clip.total, _numbers(clip)) == (16, list(range(16)))
 
 
 def test_a_recording_begins_at_its_first_key_frame(odd, film):
