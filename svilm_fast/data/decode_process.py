@@ -132,11 +132,37 @@ class _Child:
         limits: LimitsConfig,
         time_s: float,
     ) -> DecodedClip:
+        """Raises TimeoutError, with the process killed, unless all is over in time."""
+        overdue = threading.Event()
+
+        def end_it() -> None:
+            overdue.set()
+            self._process.kill()
+
+        # A process that stops may do so while it takes the file, or amid its frames.
+        watchdog = threading.Timer(time_s + _GRACE_S, end_it)
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            return self._exchange(data, choose, short_side, limits, time_s)
+        except (EOFError, OSError):
+            if overdue.is_set():
+                raise TimeoutError from None
+            raise
+        finally:
+            watchdog.cancel()
+
+    def _exchange(
+        self,
+        data: bytes,
+        choose: Choose,
+        short_side: int | None,
+        limits: LimitsConfig,
+        time_s: float,
+    ) -> DecodedClip:
         connection = self._connection
         connection.send((choose, short_side, limits, time_s))
         connection.send_bytes(data)
-        if not connection.poll(time_s + _GRACE_S):
-            raise TimeoutError
         answer = json.loads(connection.recv_bytes(_ANSWER_BYTES))
         if "error" in answer:
             raise _error_of(*answer["error"])

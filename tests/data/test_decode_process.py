@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import resource
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -176,6 +178,29 @@ def test_a_decoder_that_hangs_is_ended_and_replaced(videos, child, monkeypatch):
         decode_limited(videos[0], last_frame, seconds=0.1)
     assert not child.is_running()
     assert decode_limited(videos[0], last_frame, seconds=60).total == 12
+
+
+def test_a_decoder_that_hangs_while_it_takes_the_file_is_ended(videos, child, monkeypatch):
+    monkeypatch.setattr(decode_process, "_GRACE_S", 0.1)
+    child.suspend()
+    with pytest.raises(SlowVideoError, match=r"0\.1 s allowed"):  # more than a pipe holds
+        decode_limited(videos[0] + bytes(2_000_000), last_frame, seconds=0.1)
+    assert not child.is_running()
+
+
+def test_a_decoder_that_hangs_amid_its_frames_is_ended(videos, child, monkeypatch):
+    monkeypatch.setattr(decode_process, "_GRACE_S", 0.1)
+    answer = {"shape": [1, 8, 8, 3]}
+
+    def half_an_answer(self, size):
+        child.suspend()
+        return json.dumps(answer).encode()
+
+    monkeypatch.setattr(Connection, "recv_bytes", half_an_answer)
+    monkeypatch.setattr(Connection, "send", lambda self, value: None)
+    monkeypatch.setattr(Connection, "send_bytes", lambda self, value: None)
+    with pytest.raises(SlowVideoError, match=r"0\.1 s allowed"):
+        decode_limited(videos[0], last_frame, seconds=0.1)
 
 
 def test_a_decoder_that_dies_costs_its_file_only(videos, child):
