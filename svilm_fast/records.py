@@ -9,7 +9,8 @@ from typing import Any
 def read_records(content: bytes) -> tuple[list[tuple[bytes, dict[str, Any]]], int]:
     """Return each line that holds a record, with the record, and the number of damaged lines.
 
-    A record is a JSON object with a whole number as its `step`. A run that was killed leaves half
+    A record is a JSON object with a whole number as its `step` and whole numbers of at most 64
+    bits. A run that was killed leaves half
     a line, a bad disk or an editor anything; empty lines count as nothing.
     """
     records, damaged = [], 0
@@ -19,6 +20,9 @@ def read_records(content: bytes) -> tuple[list[tuple[bytes, dict[str, Any]]], in
         try:
             record = json.loads(line)
             whole = isinstance(record, dict) and type(record.get("step")) is int
+            whole = whole and all(
+                abs(value) < 2**63 for value in record.values() if type(value) is int
+            )
         except (ValueError, RecursionError):
             whole = False
         if whole:

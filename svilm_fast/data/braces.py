@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from svilm_fast.data.errors import DataError
 
 _MOST = 1_000_000  # paths; a mistyped range would fill the memory
+_MOST_BRACES = 32  # pairs of them
 _INNERMOST = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
 
@@ -17,14 +18,20 @@ def expand(path: str) -> list[str]:
     each once.
 
     Braces that hold neither a range nor a comma stay as they are. Raises DataError for more than a
-    million paths.
+    million paths, equal ones counted, and for more than 32 pairs of braces.
     """
+    if path.count("{") > _MOST_BRACES:
+        raise DataError(f"{path!r:.80} has more than {_MOST_BRACES} pairs of braces: use a list")
     paths: dict[str, None] = {}
-    for expanded in _expanded(path):
+    for number, expanded in enumerate(_expanded(path)):
+        if number == _MOST:
+            raise _too_many(path)
         paths[expanded] = None
-        if len(paths) > _MOST:
-            raise DataError(f"{path!r} stands for more than {_MOST} paths: shorten its ranges")
     return list(paths)
+
+
+def _too_many(path: str) -> DataError:
+    return DataError(f"{path!r:.80} stands for more than {_MOST} paths: shorten its ranges")
 
 
 def _expanded(path: str, start: int = 0) -> Iterator[str]:
@@ -49,6 +56,8 @@ def _choices(inside: str) -> Iterator[str] | list[str] | None:
     if found is None:
         return inside.split(",") if "," in inside else None
     first, last = int(found[1]), int(found[2])
+    if abs(last - first) >= _MOST:
+        raise _too_many("{" + inside + "}")
     width = max(map(len, found.groups())) if "0" in (found[1][0], found[2][0]) else 0
     step = 1 if first <= last else -1
     return (f"{number:0{width}d}" for number in range(first, last + step, step))

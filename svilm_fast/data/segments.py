@@ -48,13 +48,20 @@ def segment_of_json(record: Mapping[str, Any], label: str) -> Segment | None:
     value = record.get(KEY)
     if value is None:
         return None
-    kinds = (int, float)
-    if not isinstance(value, list) or len(value) != 2 or not isinstance(value[0], kinds):
-        raise SegmentError(f"{label}: segment {value!r:.60} must be [start, end] in seconds")
-    start, end = value
-    if end is not None and not isinstance(end, kinds):
-        raise SegmentError(f"{label}: segment {value!r:.60} must be [start, end] in seconds")
-    return _checked(float(start), math.inf if end is None else float(end), label)
+    try:
+        start, end = value
+        numbers = [_float(start), math.inf if end is None else _float(end)]
+    except (OverflowError, TypeError, ValueError):
+        raise SegmentError(
+            f"{label}: segment {value!r:.60} must be [start, end] in seconds"
+        ) from None
+    return _checked(*numbers, label)
+
+
+def _float(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError
+    return float(value)
 
 
 def segment_to_json(segment: Segment) -> list[float | None]:

@@ -37,6 +37,19 @@ def test_a_mistyped_range_does_not_fill_the_memory(monkeypatch):
         braces.expand("s-{0..999999999999}.tar")
 
 
+@pytest.mark.parametrize("path", ["{,}" * 12, "{a,b}" * 12, "{0..9}" * 4, "s-{0..1000}.tar"])
+def test_work_is_limited_and_not_only_what_comes_of_it(monkeypatch, path):
+    monkeypatch.setattr(braces, "_MOST", 1000)
+    with pytest.raises(DataError, match="more than 1000 paths"):
+        braces.expand(path)
+
+
+@pytest.mark.parametrize("path", ["{,}" * 40, "{a,b}" * 1500, "{" * 1500])
+def test_many_pairs_of_braces_are_refused_at_once(path):
+    with pytest.raises(DataError, match="more than 32 pairs of braces"):
+        braces.expand(path)
+
+
 def test_every_shard_setting_takes_braces(make_shards):
     folder = make_shards(15)
     names = [f"{folder}/shard-{number:06d}.tar" for number in range(3)]

@@ -63,7 +63,10 @@ def test_other_values_are_refused_with_the_line(columns):
         segment_of_row(columns, "line 2")
 
 
-@pytest.mark.parametrize("value", [[1], [2, 1], "1-2", ["0", "1"], [0, True, 2], {"start": 0}])
+@pytest.mark.parametrize(
+    "value",
+    [[1], [2, 1], "1-2", ["0", "1"], [0, True, 2], {"start": 0}, [True, 2], [10**400, 2], 7],
+)
 def test_a_malformed_segment_of_a_json_is_refused(value):
     with pytest.raises(SegmentError, match="s-1"):
         segment_of_json({"segment": value}, "s-1")

@@ -44,6 +44,16 @@ def test_no_pipe_of_a_script_hides_a_failure(path):
     assert silent_pipes(path.read_text()) == []
 
 
+def test_code_that_nobody_has_seen_does_not_reach_the_runner_with_a_gpu():
+    """A label stays when more is pushed, so a push must not start the workflow."""
+    text = (ROOT / "docs" / "ci" / "gpu-gate.yml").read_text()
+    workflow = yaml.safe_load(text)
+    assert workflow[True] == {  # what YAML 1.1 makes of "on"
+        "pull_request": {"types": ["labeled"], "paths": workflow[True]["pull_request"]["paths"]}
+    }
+    assert workflow["jobs"]["gate"]["if"] == "github.event.label.name == 'gpu'"
+
+
 def test_the_scan_sees_what_it_should():
     assert silent_pipes("a | tee b") == ["a | tee b"]
     assert silent_pipes("set -euo pipefail\na | tee b") == []

@@ -36,10 +36,11 @@ def test_numbers_come_by_name_in_step_order(tmp_path: Path) -> None:
 def test_damaged_lines_are_left_out_and_counted(tmp_path: Path, caplog) -> None:
     path = tmp_path / "m.jsonl"
     broken = [b"[1]", b'{"loss": 1}', b"nonsense", b'{"step": 2, "loss": "\xff"}', b"[" * 9999]
+    broken += [b'{"step": 2, "loss": 1' + b"0" * 400 + b"}", b'{"step": 1' + b"0" * 400 + b"}"]
     path.write_bytes(b"\n".join([b'{"step": 1, "loss": 4}', *broken, b'{"step": 3, "loss": 2}']))
     steps, values = read_metrics(path)["loss"]
     assert (steps.tolist(), values.tolist()) == ([1, 3], [4.0, 2.0])
-    assert "5 lines are damaged and left out" in caplog.text
+    assert "7 lines are damaged and left out" in caplog.text
 
 
 def test_smoothing_keeps_straight_lines_and_their_ends() -> None:
