@@ -9,6 +9,7 @@ manifest does not exist.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import math
@@ -28,8 +29,10 @@ from svilm_fast.train.errors import CheckpointError, UserError
 from svilm_fast.train.files import write_atomically, write_json
 from svilm_fast.train.manifest import (
     MANIFEST,
+    SAVED,
     committed_tags,
     damage_of,
+    refuse_link,
     remove_listed,
     tags_in,
     was_committed,
@@ -138,13 +141,23 @@ def problem_with(folder: Path) -> str | None:
 
 
 def remove_checkpoint(folder: Path) -> None:
-    """Remove a step's folder: the manifest first, so that it never looks complete."""
+    """Remove what a save wrote into a step's folder, and the folder where that leaves it empty.
+
+    The manifest goes first, so that it never looks complete. Raises OSError for a link.
+    """
+    refuse_link(folder)
     try:
         remove_listed(folder)
-    except (OSError, ValueError):
-        # Never completed, or damaged: all in it comes from a save.
+    except (OSError, ValueError):  # never completed, or damaged
         (folder / MANIFEST).unlink(missing_ok=True)
-        shutil.rmtree(folder)
+        for path in list(folder.iterdir()):
+            if SAVED.fullmatch(path.name) and not path.is_dir():
+                path.unlink()
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+    if folder.is_dir():
+        left = ", ".join(sorted(path.name for path in folder.iterdir())[:5])
+        log.warning("%s stays: no save wrote %s", folder, left)
 
 
 def newest_verified(folder: Path) -> str | None:
@@ -254,8 +267,13 @@ def _save(
 
     def prepare() -> None:
         # Left behind by a run that ended during its save, or the same step saved again.
+        if os.path.lexists(target):
+            try:
+                remove_checkpoint(target)
+            except OSError as error:
+                raise CheckpointError(f"{target} cannot be replaced: {error.strerror}") from error
         if target.exists():
-            remove_checkpoint(target)
+            raise CheckpointError(f"{target} holds what no save wrote; move that away")
         target.mkdir(parents=True)
 
     def commit() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,9 +12,10 @@ from svilm_fast.terminal import print
 from svilm_fast.train.checkpoint import newest_verified, problem_with, tag_of
 from svilm_fast.train.errors import CheckpointError, UserError
 from svilm_fast.train.files import RunFiles
+from svilm_fast.train.folder_lock import locked
 from svilm_fast.train.ownership import claim
+from svilm_fast.train.portable import drafts_of, write_portable
 from svilm_fast.train.portable import problem_with as problem_with_portable
-from svilm_fast.train.portable import write_portable
 from svilm_fast.train.saved_state import (
     PORTABLE_STATE,
     TRAINER_STATE,
@@ -49,9 +51,10 @@ def convert(
         raise CheckpointError(f"{files.checkpoints} holds {wanted}; `svilm ckpt info` lists them")
     state = read_checkpoint(files.checkpoints / tag)
     target.parent.mkdir(parents=True, exist_ok=True)
-    if out is None:
-        claim(files, saves=[target, target.with_name(f".{target.name}.tmp")])
-    write_portable(target, state, RunFiles(files.checkpoints / tag).copied)
+    with locked(run) if out is None else contextlib.nullcontext():
+        if out is None:
+            claim(files, saves=drafts_of(target))
+        write_portable(target, state, RunFiles(files.checkpoints / tag).copied)
     print(f"wrote {target}: {_summary(state.described)}")
 
 
@@ -121,6 +124,8 @@ def _summary(described: dict[str, Any]) -> str:
 
 def _check_free(target: Path, overwrite: bool) -> None:
     """Refuse a folder whose content is not a portable checkpoint that may be replaced."""
+    if target.is_symlink():
+        raise UserError(f"{target} is a link, which is not followed: give another --out")
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     if not (target / PORTABLE_STATE).is_file():

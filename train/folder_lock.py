@@ -14,6 +14,7 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from svilm_fast.train.errors import UserError
@@ -22,6 +23,18 @@ log = logging.getLogger(__name__)
 
 LOCK_FILE = "run.lock"
 LONGEST_RECORD = 1000
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder of a finished run; raises UserError where another process does."""
+    lock = FolderLock(folder)
+    lock.acquire()
+    lock.keep()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class FolderLock:

@@ -7,6 +7,7 @@ it makes the checkpoint a damaged one, which is passed over.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -21,6 +22,13 @@ FORMAT = 1
 LONGEST_MANIFEST = 64 << 20
 LONGEST_NAME, LONGEST_PART = 1024, 255  # bytes of a path in a checkpoint, and of each part of it
 TAG = re.compile(r"step_\d{8,}")
+# Written aside and renamed; also the names in a checkpoint whose save did not end.
+SAVED = re.compile(
+    r"(bf16_)?(zero_pp_rank_\d+_)?mp_rank_\d+_(model|optim)_states\.pt"
+    r"|(random|ema)_rank_\d+\.safetensors|data_rank_\d+\.json|trainer_state\.json"
+    r"|(model|optimizer|ema)\.safetensors|state\.json|manifest\.json|config\.yaml|tokenizer\.json"
+    r"|\.[\w.]+\.\d+\.tmp"
+)
 
 Required = Callable[[Path], Iterable[str]]
 
@@ -132,8 +140,18 @@ def _problem_with_file(path: Path, expected: dict[str, Any]) -> str | None:
     return None
 
 
+def refuse_link(folder: Path) -> None:
+    """Raise OSError for a link in a checkpoint's place: what it leads to is not the run's."""
+    if folder.is_symlink():
+        raise OSError(errno.ELOOP, "a link, which a run neither writes nor removes", str(folder))
+
+
 def remove_listed(folder: Path) -> None:
-    """Remove a checkpoint's manifest and the files that it lists; what somebody added stays."""
+    """Remove a checkpoint's manifest and the files that it lists; what somebody added stays.
+
+    Raises OSError for a link, ValueError for a damaged manifest.
+    """
+    refuse_link(folder)
     files = read_manifest(folder)
     (folder / MANIFEST).unlink()
     for name in files:

@@ -11,31 +11,25 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from svilm_fast.train.errors import UserError
 from svilm_fast.train.files import RunFiles, write_json
 from svilm_fast.train.folder_lock import LOCK_FILE
-from svilm_fast.train.manifest import MANIFEST, read_manifest
+from svilm_fast.train.manifest import MANIFEST, SAVED, read_manifest
 
 FORMAT = "svilm_fast run"
-# Written aside and renamed; also the names in a checkpoint whose save did not end.
-SAVED = re.compile(
-    r"(bf16_)?(zero_pp_rank_\d+_)?mp_rank_\d+_(model|optim)_states\.pt"
-    r"|(random|ema)_rank_\d+\.safetensors|data_rank_\d+\.json|trainer_state\.json"
-    r"|(model|optimizer|ema)\.safetensors|state\.json|manifest\.json|config\.yaml|tokenizer\.json"
-    r"|\.[\w.]+\.\d+\.tmp"
-)
 SHOWN = 5
 
 
 def is_run(files: RunFiles) -> bool:
     """Whether a run of this package has marked the folder as its own."""
+    if not _is_own_file(files.manifest):
+        return False
     try:
         content = json.loads(files.manifest.read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -51,7 +45,7 @@ def mark(files: RunFiles, created: str) -> None:
 def listed(files: RunFiles) -> set[str]:
     """Return the listed paths; damaged lines and paths that lead out of the folder are left out."""
     paths = set()
-    for line in files.owned.read_bytes().splitlines() if files.owned.is_file() else ():
+    for line in files.owned.read_bytes().splitlines() if _is_own_file(files.owned) else ():
         try:
             name = json.loads(line)
         except (ValueError, RecursionError):
@@ -64,7 +58,8 @@ def listed(files: RunFiles) -> set[str]:
 def claim(files: RunFiles, *paths: Path, saves: Iterable[Path] = ()) -> None:
     """List files that are about to be written, and folders (`saves`) of checkpoints.
 
-    Does nothing in a folder that is no run's, such as the run of an older version.
+    Does nothing in a folder that is no run's, such as the run of an older version. Raises UserError
+    where the list is a link or no file.
     """
     if not is_run(files):
         return
@@ -75,8 +70,11 @@ def claim(files: RunFiles, *paths: Path, saves: Iterable[Path] = ()) -> None:
     if not new:
         return
     text = "".join(f"{json.dumps(name)}\n" for name in new)
+    if os.path.lexists(files.owned) and not _is_own_file(files.owned):
+        raise UserError(f"{files.owned} is a link or no file, which no run writes: remove it")
     ends = not files.owned.is_file() or files.owned.read_bytes()[-1:] in (b"", b"\n")
-    handle = os.open(files.owned, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+    handle = os.open(files.owned, flags, 0o666)
     try:
         os.write(handle, (text if ends else f"\n{text}").encode())
         os.fsync(handle)
@@ -114,18 +112,28 @@ def named(files: RunFiles, paths: Iterable[Path]) -> str:
     return ", ".join(names[:SHOWN]) + more
 
 
-def check_not_foreign(files: RunFiles, paths: Iterable[Path]) -> None:
-    """Raise UserError where one of the files exists and the run's commands did not write it."""
+def check_not_foreign(files: RunFiles, paths: Collection[Path]) -> None:
+    """Raise UserError where one of the files exists and the run's commands did not write it.
+
+    A link, or what lies behind a link inside the folder, is never the run's.
+    """
     own = listed(files)
+    behind = [path for path in paths if not _is_plain(files.root, path)]
+    if behind:
+        raise UserError(
+            f"{files.root}: {named(files, behind)} would be written through a link, which no "
+            "command of this package makes; put a folder or nothing in the link's place"
+        )
     others = [
         path
         for path in paths
         if os.path.lexists(path) and path.relative_to(files.root).as_posix() not in own
     ]
     if others:
+        why = "" if is_run(files) else " (there is no run.json, so no list of what it wrote)"
         raise UserError(
             f"{files.root}: {named(files, others)} would be overwritten, and no command of this "
-            "package is known to have written it; move it away, or choose another name"
+            f"package is known to have written it{why}; move it away, or choose another name"
         )
 
 
@@ -162,6 +170,11 @@ def _is_inside(name: str) -> bool:
     return (
         bool(path.parts) and "\0" not in name and not path.is_absolute() and ".." not in path.parts
     )
+
+
+def _is_own_file(path: Path) -> bool:
+    """Whether it is a file and no link; a FIFO would block, a link lead out of the folder."""
+    return path.is_file() and not path.is_symlink()
 
 
 def _is_plain(root: Path, path: Path) -> bool:

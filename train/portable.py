@@ -18,7 +18,13 @@ from svilm_fast.train.disk import check_space, told
 from svilm_fast.train.engine import Engine
 from svilm_fast.train.errors import CheckpointError
 from svilm_fast.train.files import save_tensors, write_json
-from svilm_fast.train.manifest import MANIFEST, damage_of, remove_listed, write_manifest
+from svilm_fast.train.manifest import (
+    MANIFEST,
+    SAVED,
+    damage_of,
+    remove_listed,
+    write_manifest,
+)
 from svilm_fast.train.saved_state import PORTABLE_STATE, read_portable_state
 from svilm_fast.train.sharded_state import (
     create_moments,
@@ -81,18 +87,25 @@ def write_portable(folder: Path, state: PortableState, copies: Iterable[Path] = 
     copies: files that are copied into it, and so are covered by its manifest. Raises DiskFullError
     or CheckpointError where it cannot be written; what was there before is then unchanged.
     """
+    temporary, before = folder.with_name(f".{folder.name}.tmp"), _before(folder)
+    for path in (folder, temporary, before):
+        if path.is_symlink():
+            raise CheckpointError(f"{path} is a link, which is not followed: remove it")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    _finish_replacing(folder)
+    _remove_draft(temporary)
     needed, what = _bytes_of(state), f"the portable checkpoint {folder}"
     check_space(folder.parent, needed, what)
     try:
         _write(temporary, state, list(copies))
     except OSError as error:
         failure = told(error, folder.parent, needed, what)
-        shutil.rmtree(temporary, ignore_errors=True)
+        _remove_draft(temporary)
         raise failure from error
-    _replace(folder, temporary)
+    if folder.exists():
+        folder.replace(before)
+    temporary.replace(folder)
+    _finish_replacing(folder)
 
 
 def _bytes_of(state: PortableState) -> int:
@@ -112,16 +125,46 @@ def _write(folder: Path, state: PortableState, copies: list[Path]) -> None:
     write_manifest(folder)
 
 
-def _replace(folder: Path, complete: Path) -> None:
-    """Put a complete folder in the place of an older one; what somebody added to that one stays."""
-    if folder.is_dir():
-        with contextlib.suppress(OSError, ValueError):
-            remove_listed(folder)
-    for left in folder.iterdir() if folder.is_dir() else ():
-        if not (complete / left.name).exists():
-            left.replace(complete / left.name)
-    shutil.rmtree(folder, ignore_errors=True)
-    complete.replace(folder)
+def drafts_of(folder: Path) -> list[Path]:
+    """The folders that a portable checkpoint of this name may be written to."""
+    return [folder, folder.with_name(f".{folder.name}.tmp"), _before(folder)]
+
+
+def _before(folder: Path) -> Path:
+    """Where the older checkpoint waits until the new one has its name."""
+    return folder.with_name(f".{folder.name}.before")
+
+
+def _finish_replacing(folder: Path) -> None:
+    """Remove an older checkpoint, or bring it back where a kill left no newer one.
+
+    What somebody added to it moves to the newer one.
+    """
+    before = _before(folder)
+    if not before.is_dir():
+        return
+    if not folder.exists():
+        before.replace(folder)
+        return
+    with contextlib.suppress(OSError, ValueError):
+        remove_listed(before)
+    for left in before.iterdir() if before.is_dir() else ():
+        if not SAVED.fullmatch(left.name) and not (folder / left.name).exists():
+            left.replace(folder / left.name)
+        elif SAVED.fullmatch(left.name) and not left.is_dir():
+            left.unlink()  # the manifest was damaged
+    with contextlib.suppress(OSError):
+        before.rmdir()
+
+
+def _remove_draft(folder: Path) -> None:
+    """Remove an unfinished checkpoint. Raises CheckpointError where it holds anything else."""
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        if not SAVED.fullmatch(path.name) or path.is_dir():
+            raise CheckpointError(f"{folder} holds {path.name}, which no save wrote: move it away")
+    shutil.rmtree(folder)
 
 
 def required_files(folder: Path) -> list[str]:

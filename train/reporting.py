@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,7 +15,9 @@ from svilm_fast.objectives.svilm import build_model
 from svilm_fast.terminal import print, print_traceback
 from svilm_fast.train.config import RunConfig
 from svilm_fast.train.console import DEBUG, one_line
+from svilm_fast.train.errors import UserError
 from svilm_fast.train.evaluate import evaluate, evaluation_data
+from svilm_fast.train.folder_lock import locked
 from svilm_fast.train.loaded_run import LoadedRun, load_run
 from svilm_fast.train.ownership import check_not_foreign, placed
 
@@ -43,6 +46,7 @@ def write_report(
 
     config, files, encoder = run.config, run.files, run.model.encoder
     check_not_foreign(files, [files.report])
+    environment = _environment(files.environment)
     dataset = None if split is None else evaluation_data(config, split, run.tokenizer)
     retrieval: RetrievalResult | None = None
     if dataset is not None:
@@ -66,7 +70,7 @@ def write_report(
             retrieval=retrieval,
             metrics_path=files.metrics,
             config=config.model_dump(mode="json"),
-            environment=json.loads(files.environment.read_text()),
+            environment=environment,
             extra_facts={"Weights": {"read": run.weights.value, "step": run.step}},
             name=config.run.name,
             clips=clips,
@@ -78,6 +82,22 @@ def write_report(
             device=device,
         )
     return files.report
+
+
+def _environment(path: Path) -> dict[str, Any]:
+    """What the run wrote about where it ran."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing: the folder is not that of a run, or it was damaged")
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(
+            f"{path} is damaged: the report shows where the run was trained; restore the file, or "
+            "put {} into it to leave that out"
+        )
+    return found
 
 
 def report_at_end(config: RunConfig, device: torch.device) -> Path | None:
@@ -97,9 +117,10 @@ def report_at_end(config: RunConfig, device: torch.device) -> Path | None:
         split = None
     try:
         run = load_run(config.run.dir, device=device)
-        path = write_report(
-            run, split, device, max_clips=config.evaluation.max_clips, progress=False
-        )
+        with locked(run.files.root):
+            path = write_report(
+                run, split, device, max_clips=config.evaluation.max_clips, progress=False
+            )
     except Exception as error:
         if os.environ.get(DEBUG) == "1":
             print_traceback(error)

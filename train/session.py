@@ -39,6 +39,7 @@ from svilm_fast.train.ownership import claim
 from svilm_fast.train.planning.flops import flops_of_step
 from svilm_fast.train.planning.resolve import resolve_on_ranks
 from svilm_fast.train.portable import (
+    drafts_of,
     load_average,
     load_masters,
     load_moments,
@@ -195,7 +196,7 @@ def _resume(engine: Engine, loader: ClipLoader, files: RunFiles, start: Start) -
             raise CheckpointError(
                 f"nothing to resume: no checkpoint in {files.checkpoints}; start without --resume"
             )
-        engine.ranks.from_first(lambda: run_folder.check_free(files, overwrite=True))
+        engine.ranks.from_first(lambda: run_folder.check_free(files, overwrite=start.overwrite))
         if engine.ranks.is_first:
             print(f"no checkpoint in {files.checkpoints}: starting from scratch", flush=True)
         return 0
@@ -312,7 +313,7 @@ def _loop(
             # Who sent a signal waits only so long; the checkpoint is all that a resume needs.
             if config.checkpoint.portable_at_end and not outcome.signal:
                 if ranks.is_first:
-                    claim(files, saves=[files.portable, files.root / ".portable.tmp"])
+                    claim(files, saves=drafts_of(files.portable))
                 save_portable(
                     engine, files.portable, outcome.step, loader.state_dict(), files.copied
                 )

@@ -49,13 +49,13 @@ def segment_of_json(record: Mapping[str, Any], label: str) -> Segment | None:
     if value is None:
         return None
     try:
-        start, end = value
-        numbers = [_float(start), math.inf if end is None else _float(end)]
+        first, last = value
+        start, end = _float(first), math.inf if last is None else _float(last)
     except (OverflowError, TypeError, ValueError):
         raise SegmentError(
             f"{label}: segment {value!r:.60} must be [start, end] in seconds"
         ) from None
-    return _checked(*numbers, label)
+    return _checked(start, end, label)
 
 
 def _float(value: Any) -> float:

@@ -302,3 +302,32 @@ def test_files_follow_the_umask(make_engine, tmp_path: Path) -> None:
     assert folder / "ema_rank_00000.safetensors" in paths
     modes = {path.name: path.stat().st_mode & 0o777 for path in paths}
     assert set(modes.values()) == {0o640}, modes
+
+
+def test_a_link_in_a_checkpoints_place_is_neither_emptied_nor_replaced(
+    make_engine, tmp_path: Path, caplog
+) -> None:
+    engine = make_engine()
+    archive = tmp_path / "archive"
+    save(engine, tmp_path, 1).rename(archive)
+    before = {path.name for path in archive.iterdir()}
+    (tmp_path / tag_of(1)).symlink_to(archive)
+    save_checkpoint(engine, tmp_path, TrainerState(2, {}), keep=1)
+    assert "a link, which a run neither writes nor removes" in caplog.text
+    with pytest.raises(CheckpointError, match=f"{tag_of(1)} cannot be replaced: a link"):
+        save(engine, tmp_path, 1)
+    assert {path.name for path in archive.iterdir()} == before
+
+
+def test_a_damaged_checkpoint_is_removed_but_not_what_somebody_put_there(
+    make_engine, tmp_path: Path, caplog
+) -> None:
+    engine = make_engine()
+    folder = save(engine, tmp_path, 1)
+    (folder / MANIFEST).write_text("{")
+    (folder / "notes.txt").write_text("mine")
+    save_checkpoint(engine, tmp_path, TrainerState(2, {}), keep=1)
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+    assert "no save wrote notes.txt" in caplog.text
+    with pytest.raises(CheckpointError, match=f"{tag_of(1)} holds what no save wrote"):
+        save(engine, tmp_path, 1)

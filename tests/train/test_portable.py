@@ -9,7 +9,15 @@ import torch
 from safetensors.torch import load_file
 
 from svilm_fast.train.errors import CheckpointError
-from svilm_fast.train.portable import load_masters, load_moments, load_weights, save_portable
+from svilm_fast.train.portable import (
+    _before,
+    _finish_replacing,
+    load_masters,
+    load_moments,
+    load_weights,
+    save_portable,
+)
+from svilm_fast.train.saved_state import read_portable_state
 
 
 @pytest.mark.parametrize("rule", ["adamw", "sgd"])
@@ -94,3 +102,38 @@ def test_a_run_with_bf16_parameters_takes_over_fp32_state(
         assert all(torch.equal(found[name], wanted[name]) for name in wanted)
     rounded = {name: value.bfloat16() for name, value in batch_of(2).items()}
     assert second.step(rounded, 0.02).applied
+
+
+def test_a_link_in_its_place_is_refused_and_nothing_behind_it_changes(
+    make_engine, tmp_path: Path
+) -> None:
+    engine = make_engine()
+    save_portable(engine, tmp_path / "far", 1, {})
+    before = {path.name: path.read_bytes() for path in (tmp_path / "far").iterdir()}
+    (tmp_path / "portable").symlink_to(tmp_path / "far")
+    with pytest.raises(CheckpointError, match="portable is a link, which is not followed"):
+        save_portable(engine, tmp_path / "portable", 2, {})
+    assert {path.name: path.read_bytes() for path in (tmp_path / "far").iterdir()} == before
+
+
+def test_a_kill_between_two_renames_loses_no_checkpoint(make_engine, tmp_path: Path) -> None:
+    engine, folder = make_engine(), tmp_path / "portable"
+    save_portable(engine, folder, 1, {})
+    (folder / "notes.txt").write_text("mine")
+    folder.rename(_before(folder))  # as a kill leaves it
+    _finish_replacing(folder)
+    assert read_portable_state(folder)["step"] == 1
+    folder.rename(_before(folder))
+    save_portable(engine, folder, 2, {})
+    assert read_portable_state(folder)["step"] == 2
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["portable"]
+
+
+def test_a_foreign_folder_with_the_name_of_a_draft_stays(make_engine, tmp_path: Path) -> None:
+    draft = tmp_path / ".portable.tmp"
+    draft.mkdir()
+    (draft / "thesis.tex").write_text("mine")
+    with pytest.raises(CheckpointError, match=r"holds thesis\.tex, which no save wrote"):
+        save_portable(make_engine(), tmp_path / "portable", 1, {})
+    assert (draft / "thesis.tex").read_text() == "mine"

@@ -11,7 +11,9 @@ import pytest
 from svilm_fast import report as report_package
 from svilm_fast.train import session
 from svilm_fast.train.config import RunConfig
+from svilm_fast.train.errors import UserError
 from svilm_fast.train.loaded_run import load_run
+from svilm_fast.train.reporting import _environment
 from svilm_fast.train.session import Start, train
 
 SHORT = ("training.steps=2", "evaluation.at_end=false")
@@ -80,3 +82,12 @@ def test_a_report_that_fails_is_a_warning_and_the_run_is_kept(
     assert "no space for pictures" in warning.getMessage()
     assert f"svilm report --run {config.run.dir}" in warning.getMessage()
     assert load_run(config.run.dir).step == 2
+
+
+@pytest.mark.parametrize("content", [b"{", b"[1]", b"[" * 10_000, None])
+def test_a_damaged_description_of_the_machine_is_named(tmp_path: Path, content) -> None:
+    path = tmp_path / "env.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=r"env\.json is (damaged|missing)"):
+        _environment(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -165,6 +166,43 @@ def test_what_lies_behind_a_link_stays(tmp_path: Path) -> None:
     assert (tmp_path / "disk/step_00000001/state.json").exists()
     assert (tmp_path / "disk/report.html").exists()
     assert files.report.is_symlink()
+
+
+def test_a_hostile_folder_cannot_make_a_command_write_behind_a_link(tmp_path: Path) -> None:
+    files = RunFiles(tmp_path / "run")
+    fill(tmp_path, {"outside/a.png": b"mine", "victim": b"mine\n", "run/config.yaml": b""})
+    owned_by_a_run(files, "config.yaml", "pictures/a.png")
+    (files.root / "pictures").symlink_to(tmp_path / "outside")
+    with (
+        pytest.raises(UserError, match=r"pictures/a\.png would be written through a link"),
+        ownership.placed(files, files.root) as drafts,
+    ):
+        fill(drafts, {"pictures/a.png": b"new"})
+    files.owned.unlink()
+    files.owned.symlink_to(tmp_path / "victim")
+    with pytest.raises(UserError, match=r"run\.files is a link or no file"):
+        ownership.claim(files, files.report)
+    assert (tmp_path / "outside/a.png").read_bytes() == b"mine"
+    assert (tmp_path / "victim").read_bytes() == b"mine\n"
+
+
+def test_a_fifo_in_the_place_of_a_list_does_not_block(tmp_path: Path) -> None:
+    files = RunFiles(tmp_path)
+    os.mkfifo(files.manifest)
+    os.mkfifo(files.owned)
+    assert not ownership.is_run(files)
+    assert ownership.listed(files) == set()
+
+
+def test_auto_resume_does_not_replace_what_a_finished_run_left(configure, ranks) -> None:
+    config = configure("training.steps=1", "evaluation.at_end=false")
+    files = RunFiles(Path(config.run.dir))
+    train_as_rank(config, Start(), ranks)
+    shutil.rmtree(files.checkpoints)
+    before = contents(files.portable)
+    with pytest.raises(UserError, match="holds a portable checkpoint of an earlier run"):
+        train_as_rank(config, Start(auto_resume=True), ranks)
+    assert contents(files.portable) == before
 
 
 def test_results_replace_their_own_kind_and_nothing_else(tmp_path: Path) -> None:
