@@ -140,7 +140,7 @@ class Loop:
         if self.averages.steps:
             self._record()
         if self.saved_at != self.step:
-            self._save()
+            self._save(must=True)
         return Outcome(self.step, signal, finished=not signal and self.step >= self.total_steps)
 
     def evaluate_at_end(self) -> None:
@@ -207,9 +207,10 @@ class Loop:
         except Exception as error:
             if is_lost_connection(error):  # the other rank says what happened
                 raise
+            saved = "this step" if self.saved_at == self.step else f"step {self.saved_at}"
             raise EvaluationError(
                 f"the evaluation of step {self.step} failed: {one_line(error)}; the training up to "
-                "this step is saved: repair what the message names, then run again with --resume"
+                f"{saved} is saved: repair what the message names, then run again with --resume"
             ) from error
         self.evaluated.add(self.step)
         self.metrics.write(self.step, values)
@@ -217,7 +218,8 @@ class Loop:
         shown = " | ".join(f"{names[name]} {value:.1f}" for name, value in values.items())
         self.display.say(f"step {self.step} evaluation | {shown}")
 
-    def _save(self) -> None:
+    def _save(self, *, must: bool = False) -> None:
+        """Save; without room, warn and train on where the settings say so and it is no `must`."""
         state = TrainerState(self.step, self.loader.state_dict())
         settings = self.config.checkpoint
         if self.engine.ranks.is_first:
@@ -231,7 +233,7 @@ class Loop:
                 copies=self.files.copied,
             )
         except NoRoomError as error:
-            if settings.when_full == "stop" or self.step >= self.total_steps:
+            if must or settings.when_full == "stop":
                 raise
             self.display.say(f"not saved: {error}")
             return

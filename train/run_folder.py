@@ -146,14 +146,34 @@ def record(files: RunFiles, config: RunConfig, ranks: Ranks) -> None:
 
 
 def shared_tokenizer(
-    files: RunFiles, config: RunConfig, table: SampleTable, ranks: Ranks, *, fresh: bool
+    files: RunFiles,
+    config: RunConfig,
+    table: SampleTable,
+    ranks: Ranks,
+    *,
+    fresh: bool,
+    source: Path | None = None,
 ) -> Tokenizer:
-    """Return the tokenizer that rank 0 makes once; a resumed run reads its own again."""
+    """Return the tokenizer that rank 0 makes once; a resumed run reads its own again.
+
+    source: a portable checkpoint whose weights are loaded. Its tokenizer is taken in place of one
+    that would be trained. Raises ConfigError where the settings name another.
+    """
+    trained = config.data.tokenizer.kind == "bpe" and config.data.tokenizer.path is None
 
     def make() -> Tokenizer:
         if not fresh and files.tokenizer.is_file():
             return Tokenizer.load(files.tokenizer)
-        return prepare_tokenizer(config.data, table)
+        kept = None if source is None else RunFiles(source).tokenizer
+        if kept is None or not kept.is_file():
+            return prepare_tokenizer(config.data, table)
+        theirs = Tokenizer.load(kept)
+        if not trained and not theirs.same_as(prepare_tokenizer(config.data, table)):
+            raise ConfigError(
+                f"data.tokenizer is not the tokenizer that {source} was trained with: its tokens "
+                f"would mean other words; set data.tokenizer.kind=bpe data.tokenizer.path={kept}"
+            )
+        return theirs
 
     tokenizer = ranks.from_first(make)
     if tokenizer.vocab_size > config.text.vocab_size:

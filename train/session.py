@@ -82,6 +82,14 @@ class Start:
                 "--init-from and --weights-from exclude each other: the first goes on with another "
                 "run, the second takes its weights alone"
             )
+        other = {"--init-from": self.init_from, "--weights-from": self.weights_from}
+        given = [name for name, value in other.items() if value is not None]
+        if self.resume and (self.overwrite or self.auto_resume or given):
+            flags = ["--overwrite"] * self.overwrite + ["--auto-resume"] * self.auto_resume + given
+            raise UserError(
+                f"--resume continues the run in run.dir, so {flags[0]} has no meaning beside it: "
+                "leave one of them out"
+            )
         if self.average and self.weights_from is None:
             raise UserError("--weights ema says what to take of --weights-from, which is not given")
 
@@ -138,7 +146,10 @@ def _train_in_folder(
         config.run.seed, deterministic=config.run.deterministic, threads=config.run.threads
     )
     train_table = open_split(config.data, "train")
-    tokenizer = run_folder.shared_tokenizer(files, config, train_table, ranks, fresh=start.fresh)
+    source = start.init_from or start.weights_from
+    tokenizer = run_folder.shared_tokenizer(
+        files, config, train_table, ranks, fresh=start.fresh, source=source
+    )
     dataset = ClipDataset(
         config.data,
         "train",
@@ -168,7 +179,6 @@ def _train_in_folder(
     )
     with loader:
         model = build_model(config)
-        source = start.init_from or start.weights_from
         described = load_weights(model, source, average=start.average) if source else None
         engine = start_engine(model, config, ranks)
         if source is not None:

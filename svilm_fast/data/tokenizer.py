@@ -124,6 +124,10 @@ class Tokenizer:
         fast.decoder = decoders.ByteLevel()
         return cls(fast)
 
+    def same_as(self, other: Tokenizer) -> bool:
+        """Whether both give every text the same tokens."""
+        return self._fast.to_str() == other._fast.to_str()
+
     def save(self, path: str | Path) -> None:
         """Write a `tokenizer.json` (readable by the tokenizers and transformers libraries)."""
         target = Path(path) / "tokenizer.json" if os.path.isdir(path) else Path(path)

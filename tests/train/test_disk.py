@@ -85,6 +85,18 @@ def test_a_run_may_go_without_a_checkpoint(configure, ranks, monkeypatch, capsys
     assert "not saved: no room for the checkpoint of step 2" in capsys.readouterr().out
 
 
+def test_a_run_does_not_leave_without_a_word_that_its_last_step_is_not_saved(
+    configure, ranks, monkeypatch
+) -> None:
+    short = ("training.steps=3", "training.stop_after_steps=2", "checkpoint.every_steps=1")
+    free = iter([10**12, 0, 0])
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(1, 1, next(free)))
+    config = configure(*short, "checkpoint.when_full=continue")
+    with pytest.raises(NoRoomError, match="no room for the checkpoint of step 2"):
+        train_as_rank(config, Start(), ranks)
+    assert committed_tags(RunFiles(Path(config.run.dir)).checkpoints) == [tag_of(1)]
+
+
 @pytest.mark.parametrize("settings", [("deepspeed.zero_stage=0",), ("ema.decay=0.9",)])
 def test_a_full_disk_at_any_place_of_a_save_costs_that_save_alone(
     make_engine, batch_of, small_disk: Path, monkeypatch, settings: tuple[str, ...]

@@ -113,6 +113,14 @@ def test_two_sources_of_weights_are_refused() -> None:
         Start(init_from=Path("a"), weights_from=Path("b"))
 
 
+@pytest.mark.parametrize(
+    "other", [{"overwrite": True}, {"auto_resume": True}, {"init_from": Path("a")}]
+)
+def test_flags_that_contradict_a_resume_are_refused(other) -> None:
+    with pytest.raises(UserError, match="has no meaning beside it"):
+        Start(resume=True, **other)
+
+
 def test_a_run_leaves_everything_that_evaluation_needs(configure, ranks, read_records) -> None:
     config = configure("evaluation.every_steps=4")
     train_as_rank(config, Start(), ranks)

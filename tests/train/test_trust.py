@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from svilm_fast.train.checkpoint import TrainerState, load_checkpoint, save_checkpoint
 from svilm_fast.train.ckpt_commands import ckpt_app
-from svilm_fast.train.errors import CheckpointError
+from svilm_fast.train.errors import CheckpointError, ConfigError
 from svilm_fast.train.loaded_run import load_run
 from svilm_fast.train.manifest import MANIFEST, write_manifest
 from svilm_fast.train.portable import load_average, load_moments, load_weights, save_portable
@@ -184,6 +184,29 @@ def test_exchanged_token_ids_are_noticed(configure, ranks) -> None:
     tokenizer.write_bytes(good)
     assert train_as_rank(longer, Start(resume=True), ranks).step == 2
     assert load_run(root).step == 2
+
+
+def test_weights_come_with_their_tokenizer(configure, ranks, tmp_path: Path) -> None:
+    short = ("training.steps=1", "evaluation.at_end=false")
+    first = configure(*short)
+    train_as_rank(first, Start(), ranks)
+    portable = Path(first.run.dir) / "portable"
+    content = json.loads((portable / "tokenizer.json").read_text())
+    other = tmp_path / "other.json"
+    words = content["model"]["vocab"]
+    last, before = sorted(words, key=words.__getitem__)[-1], "!"
+    words[last], words[before] = words[before], words[last]
+    other.write_text(json.dumps(content))
+    named = configure(*short, f"data.tokenizer.path={other}", run="named")
+    for start in (Start(init_from=portable), Start(weights_from=portable)):
+        with pytest.raises(ConfigError, match="tokens would mean other words; set"):
+            train_as_rank(named, start, ranks)
+    # Other captions would train another tokenizer.
+    fewer = (*short, "training.global_batch=4", f"data.train={first.data.val}")
+    other_data = configure(*fewer, run="other_data")
+    train_as_rank(other_data, Start(weights_from=portable), ranks)
+    kept = Path(other_data.run.dir) / "tokenizer.json"
+    assert kept.read_bytes() == (portable / "tokenizer.json").read_bytes()
 
 
 def test_a_run_is_read_with_the_configuration_of_its_weights(configure, ranks) -> None:
