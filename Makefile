@@ -74,7 +74,7 @@ static-check: $(STAMP)  ## compile every kernel variant for three GPUs, compare 
 counts-check: $(STAMP)  ## collectives, host waits and peak bytes against their table
 	$(BIN)/svilm bench counts --check --kind collectives --kind waits --kind memory
 
-fuzz: $(STAMP)  ## generated inputs and shapes, 1 to 2 hours; resumes from runs/fuzz.json
+fuzz: $(STAMP)  ## generated inputs and shapes, half an hour; resumes from runs/fuzz.json
 	$(BIN)/python -m tests.fuzz --out $(RUNS)/fuzz.json
 
 clean:  ## remove the environment and everything that runs wrote

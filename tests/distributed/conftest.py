@@ -193,13 +193,13 @@ CANCELLED = 4e-6
 def assert_alike(got: dict[str, Any], wanted: dict[str, Any]) -> None:
     """The bars of training in fp32 against float64 on the whole batch.
 
-    SGD: parameters to 1e-6. AdamW, whose first update is the sign of the gradient whatever its
+    SGD: parameters to 2e-6. AdamW, whose first update is the sign of the gradient whatever its
     size: gradients to 1e-6, and moments to 1e-5 where a gradient is above 1e-6.
     """
     for name, value in wanted["metrics"].items():
         assert got["metrics"][name] == pytest.approx(value, abs=1e-4), name
     if "momentum_buffer" in wanted["moments"]:
-        within(distance(got["parameters"], wanted["parameters"]), 1e-6, "parameters")
+        within(distance(got["parameters"], wanted["parameters"]), 2e-6, "parameters")
         for name, value in wanted["parameters"].items():
             torch.testing.assert_close(
                 got["parameters"][name].double(), value, rtol=1e-6, atol=CANCELLED, msg=name
