@@ -13,7 +13,10 @@ from svilm_fast.bench.compare.results import read_results, same_file
 from svilm_fast.bench.compare.verdict import Line, judge, overall, percent, refusal
 from svilm_fast.bench.console import wide_console
 from svilm_fast.bench.outcomes import Outcome
+from svilm_fast.earlier_result import check_replaceable
 from svilm_fast.terminal import print
+
+_HEAD = "| benchmark | before, ms | after, ms | change | 99 % | memory | verdict |"
 
 
 def compare(
@@ -44,6 +47,8 @@ def compare(
     missing or new, 5 a benchmark gave no figure, 6 too noisy to tell.
     """
     limit, memory_limit = percent(fail_over), percent(memory_over)
+    if markdown is not None:
+        check_replaceable(markdown, _HEAD)
     before, after = read_results(baseline), read_results(changed)
     if same_file(baseline, changed):
         raise ValueError(f"{baseline} and {changed} are one file: name the run before and after")
@@ -64,7 +69,7 @@ def compare(
 def as_markdown(lines: list[Line], verdict: str) -> str:
     """The table for a comment on a change."""
     rows = [
-        "| benchmark | before, ms | after, ms | change | 99 % | memory | verdict |",
+        _HEAD,
         "|---|---:|---:|---:|---:|---:|---|",
     ]
     for line in lines:

@@ -23,6 +23,7 @@ from svilm_fast.bench.units import (
     ratio_text,
     time_text,
 )
+from svilm_fast.earlier_result import check_replaceable
 from svilm_fast.report.page import Section, Tile, fill_template, picture
 
 # A figure of more cases is cut into several: a picture higher than a screen is hard to read.
@@ -136,7 +137,8 @@ def facts_of(environment: Mapping[str, Any]) -> dict[str, dict[str, str]]:
 
 
 def write_page(path: Path, page: str) -> None:
-    """Write the page."""
+    """Write the page; raise ValueError where that would replace a file that is no such page."""
+    check_replaceable(path, "svilm-fast benchmark</title>")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")
 

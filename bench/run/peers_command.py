@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from svilm_fast import earlier_result
 from svilm_fast.bench.console import wide_console
 from svilm_fast.bench.environment import ROOT, environment, slug
 from svilm_fast.bench.ops.cases import cases
@@ -18,7 +19,7 @@ from svilm_fast.bench.run.command import (
     quiet_progress,
 )
 from svilm_fast.bench.run.file import check_replaceable, write_json
-from svilm_fast.bench.run.ratios import as_json, markdown, ratios
+from svilm_fast.bench.run.ratios import HEAD, as_json, markdown, ratios
 from svilm_fast.bench.run.record import Record
 from svilm_fast.bench.run.runner import result, run_together
 from svilm_fast.bench.run.text import failures, line, outcome, status_text
@@ -77,6 +78,8 @@ def peers(
     before = environment(where)
     path = out or ROOT / "bench" / "results" / slug(before) / "peers.json"
     check_replaceable(path)
+    if table is not None:
+        earlier_result.check_replaceable(table, HEAD)
     ceilings = measured_ceilings(where, groups[0], console)
     records: list[Record] = []
     with quiet_progress(console) as progress:

@@ -13,6 +13,10 @@ from svilm_fast.bench.run.text import milliseconds, status_text
 from svilm_fast.bench.units import bytes_text
 
 _RESAMPLES = 2000
+HEAD = (
+    "| op and case | direction | provider | median | time / ours (99 %) | peak memory | "
+    "memory / ours | error |"
+)
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,7 @@ def markdown(records: Iterable[Record], found: Iterable[Ratio]) -> str:
     """A table of all providers; ratios are peer over ours."""
     by_id = {(ratio.case, ratio.direction, ratio.provider): ratio for ratio in found}
     rows = [
-        "| op and case | direction | provider | median | time / ours (99 %) | peak memory | "
-        "memory / ours | error |",
+        HEAD,
         "|---|---|---|---:|---:|---:|---:|---:|",
     ]
     for record in records:

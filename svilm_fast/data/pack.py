@@ -42,6 +42,7 @@ from svilm_fast.data.segments import InSegment, Segment, part, segment_of_row
 from svilm_fast.data.shards import ShardWriter, parse_json
 from svilm_fast.data.skips import Skip
 from svilm_fast.data.text import decode_utf8
+from svilm_fast.earlier_result import check_replaceable
 from svilm_fast.terminal import printable
 
 _CHECK_SIDE = 32  # decoded for the check alone
@@ -162,6 +163,7 @@ def pack(
         if is_list(source)
         else _items_of_folder(source, folder)
     )
+    check_replaceable(out / _REPORT, '"without_nouns"')
     report = PackReport(refused=refused, passed_over=others)
     extract = build_extractor(config.nouns)
     shown = sys.stderr.isatty() if progress is None else progress

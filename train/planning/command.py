@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from svilm_fast.earlier_result import check_replaceable
 from svilm_fast.terminal import print
 from svilm_fast.train.errors import EXIT_BAD_INPUT, UserError
 from svilm_fast.train.load_config import load_config
@@ -15,6 +16,8 @@ from svilm_fast.train.planning.devices import CPU, Device, device_of, parse_byte
 from svilm_fast.train.planning.links import NETWORKS, Links, links_of
 from svilm_fast.train.pretrain import ConfigName, Overrides
 
+# One of them is in each kind of output: tables, JSON, text.
+SIGNS = ("Predictions for `", '"executed_flops"', "memory of a rank\n")
 DEFAULT_RECIPE = "svilm_base"
 
 
@@ -83,6 +86,7 @@ def _write(written: str, out: Path | None) -> None:
     if out is None:
         print(written)
         return
+    check_replaceable(out, *SIGNS)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(written.rstrip() + "\n", encoding="utf-8")
     print(f"wrote {out}")
