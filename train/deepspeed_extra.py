@@ -16,6 +16,8 @@ from pydantic import BaseModel, ValidationError
 
 from svilm_fast.train.environment import import_deepspeed
 from svilm_fast.train.errors import ConfigError
+from svilm_fast.train.files import RunFiles
+from svilm_fast.train.folder_lock import LOCK_FILE
 
 HERE = "deepspeed.extra"
 # Top-level keys that may be given, besides those that `build_deepspeed_config` writes.
@@ -280,6 +282,7 @@ def _inside(
 ) -> dict[str, Any]:
     """Return the block with its paths absolute; raise ConfigError where one leaves the run."""
     root = run_dir.expanduser().resolve()
+    own = {LOCK_FILE, *RunFiles(root).names()}
     placed = dict(given)
     for name, default in files.items():
         path = given.get(name) or default
@@ -288,13 +291,23 @@ def _inside(
         # The monitor makes a folder of this name inside its output_path.
         parts = [path, given.get("job_name") or "."] if name == "output_path" else [path]
         for part in (root.joinpath(*map(str, parts)), root / str(path)):
-            if not part.resolve().is_relative_to(root):
+            inside = part.resolve().relative_to(root).parts if _is_below(part, root) else ()
+            if inside and inside[0] in own:
+                raise ConfigError(
+                    f"'{HERE}.{block}.{name}' names {inside[0]!r}, which the run itself writes in "
+                    "run.dir; give another name"
+                )
+            if not _is_below(part, root):
                 raise ConfigError(
                     f"'{HERE}.{block}.{name}' must stay inside run.dir ({root}): "
                     f"{'/'.join(map(str, parts))!r} leaves it; give a relative path"
                 )
         placed[name] = str((root / str(path)).resolve())
     return placed
+
+
+def _is_below(path: Path, root: Path) -> bool:
+    return path.resolve().is_relative_to(root)
 
 
 def _check_scratch(key: str, given: Any) -> None:

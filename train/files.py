@@ -15,6 +15,7 @@ from torch import Tensor
 from svilm_fast.train.disk import write_errors
 
 CHUNK_BYTES = 1 << 20
+LONGEST_JSON = 64 << 20
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -40,6 +41,26 @@ def sync(path: Path) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically."""
     write_atomically(path, (json.dumps(content, indent=2, default=str) + "\n").encode())
+
+
+def read_limited(path: Path) -> bytes:
+    """Return a small file's content; raise ValueError that names a file which is none.
+
+    A FIFO or a device, whose reading may never end, is none.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} is missing or no regular file")
+    if path.stat().st_size > LONGEST_JSON:
+        raise ValueError(f"{path} is damaged (larger than {LONGEST_JSON >> 20} MiB)")
+    return path.read_bytes()
+
+
+def read_json(path: Path) -> Any:
+    """Return a small JSON file's content; raise ValueError that names the file where it is none."""
+    try:
+        return json.loads(read_limited(path))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+        raise ValueError(f"{path} is damaged (not JSON)") from None
 
 
 def sha256_of(path: Path) -> str:
@@ -69,6 +90,13 @@ class RunFiles:
     """The layout of a run directory."""
 
     root: Path
+
+    def names(self) -> list[str]:
+        """Return the names in the folder that a run writes."""
+        files = [self.manifest, self.owned, self.config, self.deepspeed_config, self.environment]
+        files += [self.metrics, self.tracking, self.tokenizer, self.report]
+        folders = [self.tensorboard, self.checkpoints, self.portable, self.evaluation, self.profile]
+        return ["pictures", *(path.name for path in (*files, *folders))]
 
     @property
     def manifest(self) -> Path:

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from svilm_fast.train.errors import UserError
-from svilm_fast.train.files import RunFiles, write_json
+from svilm_fast.train.files import RunFiles, read_json, write_json
 from svilm_fast.train.folder_lock import LOCK_FILE
 from svilm_fast.train.manifest import MANIFEST, SAVED, read_manifest
 
@@ -31,8 +31,8 @@ def is_run(files: RunFiles) -> bool:
     if not _is_own_file(files.manifest):
         return False
     try:
-        content = json.loads(files.manifest.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        content = read_json(files.manifest)
+    except (OSError, ValueError):
         return False
     return isinstance(content, dict) and content.get("format") == FORMAT
 

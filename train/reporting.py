@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from pathlib import Path
@@ -17,6 +16,7 @@ from svilm_fast.train.config import RunConfig
 from svilm_fast.train.console import DEBUG, one_line
 from svilm_fast.train.errors import UserError
 from svilm_fast.train.evaluate import evaluate, evaluation_data
+from svilm_fast.train.files import RunFiles, read_json
 from svilm_fast.train.folder_lock import locked
 from svilm_fast.train.loaded_run import LoadedRun, load_run
 from svilm_fast.train.ownership import check_not_foreign, placed
@@ -46,7 +46,7 @@ def write_report(
 
     config, files, encoder = run.config, run.files, run.model.encoder
     check_not_foreign(files, [files.report])
-    environment = _environment(files.environment)
+    environment = _environment(files)
     dataset = None if split is None else evaluation_data(config, split, run.tokenizer)
     retrieval: RetrievalResult | None = None
     if dataset is not None:
@@ -84,20 +84,17 @@ def write_report(
     return files.report
 
 
-def _environment(path: Path) -> dict[str, Any]:
-    """What the run wrote about where it ran."""
-    if not path.is_file():
-        raise UserError(f"{path} is missing: the folder is not that of a run, or it was damaged")
+def _environment(files: RunFiles) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
+        content = read_json(files.environment)
+    except ValueError as error:
+        raise UserError(f"{error}; a run writes it: continue the run with --resume") from error
+    if not isinstance(content, dict):
         raise UserError(
-            f"{path} is damaged: the report shows where the run was trained; restore the file, or "
-            "put {} into it to leave that out"
+            f"{files.environment} is damaged (no JSON object); a run writes it: continue the run "
+            "with --resume"
         )
-    return found
+    return content
 
 
 def report_at_end(config: RunConfig, device: torch.device) -> Path | None:

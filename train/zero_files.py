@@ -20,6 +20,7 @@ from torch import Tensor
 
 from svilm_fast.train.checkpoint import problem_with
 from svilm_fast.train.errors import CheckpointError
+from svilm_fast.train.manifest import read_manifest
 from svilm_fast.train.portable import MOMENT_NAMES, PortableState, describe_state
 from svilm_fast.train.saved_state import read_data_state, read_trainer_state
 from svilm_fast.train.trust import load_tensors_only, read_tensors, understood
@@ -67,7 +68,7 @@ def read_checkpoint(folder: Path) -> PortableState:
 
 def _read(folder: Path, described: dict[str, Any]) -> PortableState:
     shapes: dict[str, list[int]] = described["parameters"]
-    models = [read_pickled(path) for path in _ranked(folder, "model_states")]
+    models = [read_pickled(path) for path in _ranked(folder, r"_model_states\.pt")]
     module = _stripped(models[0]["module"])
     absent = sorted(set(shapes) - set(module))
     if absent:
@@ -86,7 +87,7 @@ def _read(folder: Path, described: dict[str, Any]) -> PortableState:
             moments |= {f"{moment}/{name}": value for name, value in saved.joined(found).items()}
     average = None
     if described["ema"] is not None:
-        ranks = [read_tensors(path) for path in sorted(folder.glob("ema_rank_*.safetensors"))]
+        ranks = [read_tensors(path) for path in _ranked(folder, r"ema_rank_\d+\.safetensors")]
         average = saved.joined([[shards[key] for key in sorted(shards)] for shards in ranks])
     updates = next((state["step"] for state in saved.states[0].values() if "step" in state), 0)
     state = describe_state(
@@ -152,10 +153,10 @@ def _read_shards(folder: Path, described: dict[str, Any], module: dict[str, Tens
     groups = [group["parameters"] for group in described["groups"]]
     shapes = described["parameters"]
     if stage == 0:
-        (path,) = _ranked(folder, "model_states")
+        (path,) = _ranked(folder, r"_model_states\.pt")
         masters = [[module[name] for group in groups for name in group]]
         return SavedShards(0, groups, shapes, masters, [read_pickled(path)["optimizer"]["state"]])
-    paths = _ranked(folder, "optim_states")
+    paths = _ranked(folder, r"_optim_states\.pt")
     if len(paths) != described["world_size"]:
         raise CheckpointError(
             f"{folder} holds the optimizer of {len(paths)} ranks, not of {described['world_size']}"
@@ -194,8 +195,7 @@ def _stripped(values: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _ranked(folder: Path, kind: str) -> list[Path]:
-    """Return the files of a kind in the order of their ranks."""
-    return sorted(
-        folder.glob(f"*_{kind}.pt"),
-        key=lambda path: [int(n) for n in re.findall(r"\d+", path.name)],
-    )
+    """Return the files of a kind that the manifest lists, in the order of their ranks."""
+    names = [name for name in read_manifest(folder) if re.fullmatch(rf"[^/]*{kind}", name)]
+    ordered = sorted(names, key=lambda name: [int(n) for n in re.findall(r"\d+", name)])
+    return [folder / name for name in ordered]

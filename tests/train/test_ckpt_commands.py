@@ -16,6 +16,7 @@ from svilm_fast.train.checkpoint import TrainerState, save_checkpoint
 from svilm_fast.train.ckpt_commands import ckpt_app
 from svilm_fast.train.engine import Engine
 from svilm_fast.train.errors import CheckpointError, UserError
+from svilm_fast.train.folder_lock import FolderLock
 from svilm_fast.train.portable import save_portable
 from svilm_fast.train.zero_files import read_pickled
 
@@ -126,3 +127,30 @@ def test_a_pickle_that_calls_something_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"nothing in it was executed .*getattr"):
         read_pickled(tmp_path / "mp_rank_00_model_states.pt")
     assert not (tmp_path / "called").exists()
+
+
+def test_a_run_that_is_training_is_left_alone(make_engine, batch_of, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    engine = trained(make_engine, batch_of, "deepspeed.zero_stage=0")
+    save_checkpoint(engine, run / "checkpoints", TrainerState(3, {}), keep=1)
+    lock = FolderLock(run)
+    lock.acquire()
+    try:
+        with pytest.raises(UserError, match="is in use by process"):
+            call("convert", "--run", run)
+        assert not (run / "portable").exists()
+        assert call("convert", "--run", run, "--out", tmp_path / "copy").startswith("0 wrote")
+    finally:
+        lock.release()
+    (tmp_path / "link").symlink_to(tmp_path / "copy")
+    with pytest.raises(UserError, match="is a link"):
+        call("convert", "--run", run, "--out", tmp_path / "link", "--overwrite")
+
+
+def test_only_files_that_the_manifest_lists_are_read(make_engine, batch_of, tmp_path: Path) -> None:
+    engine = trained(make_engine, batch_of, "deepspeed.zero_stage=1")
+    folder = save_checkpoint(engine, tmp_path / "checkpoints", TrainerState(3, {}), keep=1)
+    for pattern in ("*_optim_states.pt", "*_model_states.pt", "ema_rank_*.safetensors"):
+        (path,) = folder.glob(pattern)
+        (folder / path.name.replace("rank_0", "rank_1")).write_bytes(b"not of the run")
+    assert call("convert", "--run", tmp_path).startswith("0 wrote")

@@ -231,3 +231,19 @@ def test_what_people_tune_is_taken_and_merged() -> None:
     assert built["zero_optimization"]["stage"] == 1
     assert built["flops_profiler"] == {"enabled": True, "profile_step": 5}
     assert (built["gradient_predivide_factor"], built["steps_per_print"]) == (2, 10)
+
+
+@pytest.mark.parametrize(
+    ("extra", "name"),
+    [
+        ("flops_profiler: {output_file: config.yaml}", "config.yaml"),
+        ("flops_profiler: {output_file: checkpoints/latest}", "checkpoints"),
+        ("flops_profiler: {output_file: run.lock}", "run.lock"),
+        ("csv_monitor: {enabled: true, output_path: ., job_name: portable}", "portable"),
+    ],
+)
+def test_no_output_takes_the_place_of_a_file_of_the_run(
+    tmp_path: Path, extra: str, name: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"names '{name}', which the run itself writes"):
+        build(extra, tmp_path)

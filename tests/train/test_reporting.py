@@ -12,6 +12,7 @@ from svilm_fast import report as report_package
 from svilm_fast.train import session
 from svilm_fast.train.config import RunConfig
 from svilm_fast.train.errors import UserError
+from svilm_fast.train.files import RunFiles
 from svilm_fast.train.loaded_run import load_run
 from svilm_fast.train.reporting import _environment
 from svilm_fast.train.session import Start, train
@@ -86,8 +87,8 @@ def test_a_report_that_fails_is_a_warning_and_the_run_is_kept(
 
 @pytest.mark.parametrize("content", [b"{", b"[1]", b"[" * 10_000, None])
 def test_a_damaged_description_of_the_machine_is_named(tmp_path: Path, content) -> None:
-    path = tmp_path / "env.json"
+    files = RunFiles(tmp_path)
     if content is not None:
-        path.write_bytes(content)
+        files.environment.write_bytes(content)
     with pytest.raises(UserError, match=r"env\.json is (damaged|missing)"):
-        _environment(path)
+        _environment(files)

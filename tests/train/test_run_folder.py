@@ -14,7 +14,7 @@ import pytest
 from svilm_fast.train import ownership, run_folder
 from svilm_fast.train.console import exit_code_of
 from svilm_fast.train.errors import EvaluationError, UserError
-from svilm_fast.train.files import RunFiles
+from svilm_fast.train.files import LONGEST_JSON, RunFiles, read_json
 from svilm_fast.train.folder_lock import LOCK_FILE, FolderLock
 from svilm_fast.train.load_config import load_config
 from svilm_fast.train.session import Start, train_as_rank
@@ -326,3 +326,30 @@ def _tokenizer(config):
     from svilm_fast.data.samples import open_split
 
     return prepare_tokenizer(config.data, open_split(config.data, "train"))
+
+
+def test_a_linked_run_folder_itself_is_fine(tmp_path: Path) -> None:
+    fill(tmp_path, {"disk/config.yaml": b""})
+    (tmp_path / "run").symlink_to(tmp_path / "disk")
+    files = RunFiles(tmp_path / "run")
+    owned_by_a_run(files, "config.yaml")
+    for text in (b"first", b"second"):
+        with ownership.placed(files, files.root) as drafts:
+            fill(drafts, {"report.html": text})
+    assert files.report.read_bytes() == b"second"
+
+
+def test_a_pipe_or_a_huge_file_in_place_of_a_record_does_not_hang(tmp_path: Path) -> None:
+    files = RunFiles(tmp_path)
+    os.mkfifo(files.manifest)
+    assert not ownership.is_run(files)
+    with pytest.raises(ValueError, match=r"run\.json is missing or no regular file"):
+        read_json(files.manifest)
+    with files.environment.open("wb") as file:
+        file.truncate(LONGEST_JSON + 1)
+    with pytest.raises(ValueError, match=r"env\.json is damaged \(larger than 64 MiB\)"):
+        read_json(files.environment)
+    for content in ("{", "[" * 100_000, "\xff"):
+        files.config.write_bytes(content.encode("latin-1"))
+        with pytest.raises(ValueError, match=r"config\.yaml is damaged \(not JSON\)"):
+            read_json(files.config)
