@@ -59,7 +59,8 @@ class FolderLock:
         existed = self.path.exists()
         try:
             while not self._try():
-                pass  # the holder removed the file between open and lock
+                # Between open and lock the holder removed the file, or the folder that it created.
+                self._create_folder()
         except BaseException:
             self._remove_created()
             raise
@@ -101,6 +102,8 @@ class FolderLock:
             handle = os.open(
                 self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666
             )
+        except FileNotFoundError:
+            return False
         except OSError as error:
             raise UserError(
                 f"{self.path} cannot be opened ({error.strerror}); a run needs a folder that it "

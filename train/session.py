@@ -163,7 +163,6 @@ def _train_in_folder(
     )
     held_out = _held_out_data(config, tokenizer, ranks)
     if ranks.is_first:
-        _warn_of_new_tokens(config, start)
         _warn_of_untrained_locks(config, start)
         for opened in (dataset, held_out):
             if opened is not None:
@@ -190,7 +189,7 @@ def _train_in_folder(
             loader.load_state_dict(described["data"])
             start_step = int(described["step"])
         if not start.fresh:
-            start_step = _resume(engine, loader, files, start)
+            start_step = _resume(engine, loader, files, start, start_step)
         # From here on no rank refuses to start: now the folder may be changed.
         ranks.barrier()
         lock.keep()
@@ -199,7 +198,10 @@ def _train_in_folder(
         return _loop(config, engine, loader, files, start_step, evaluator)
 
 
-def _resume(engine: Engine, loader: ClipLoader, files: RunFiles, start: Start) -> int:
+def _resume(
+    engine: Engine, loader: ClipLoader, files: RunFiles, start: Start, start_step: int
+) -> int:
+    """Return the step of the newest checkpoint, or `start_step` where --auto-resume finds none."""
     state = load_checkpoint(engine, files.checkpoints, trust=start.trust)
     if state is None:
         if start.resume:
@@ -208,8 +210,9 @@ def _resume(engine: Engine, loader: ClipLoader, files: RunFiles, start: Start) -
             )
         engine.ranks.from_first(lambda: run_folder.check_free(files, overwrite=start.overwrite))
         if engine.ranks.is_first:
-            print(f"no checkpoint in {files.checkpoints}: starting from scratch", flush=True)
-        return 0
+            source = start.init_from or start.weights_from or "scratch"
+            print(f"no checkpoint in {files.checkpoints}: starting from {source}", flush=True)
+        return start_step
     assert state.source is not None
     engine.ranks.from_first(partial(check_resume, files, state.source, engine.config))
     loader.load_state_dict(state.data)
@@ -226,15 +229,6 @@ def _warn_of_untrained_locks(config: RunConfig, start: Start) -> None:
                 "%s.lock keeps weights that were never trained: give some with --weights-from",
                 tower,
             )
-
-
-def _warn_of_new_tokens(config: RunConfig, start: Start) -> None:
-    settings = config.data.tokenizer
-    if start.weights_from and settings.kind == "bpe" and not settings.path:
-        log.warning(
-            "--weights-from with a newly trained tokenizer: its tokens are not those of the text "
-            "encoder's weights; set data.tokenizer.path to that run's tokenizer.json"
-        )
 
 
 def _held_out_data(config: RunConfig, tokenizer: Tokenizer, ranks: Ranks) -> ClipDataset | None:

@@ -27,13 +27,14 @@ class PendingSignal:
 def deferred_signals(clock: Callable[[], float] = time.monotonic) -> Iterator[PendingSignal]:
     """Collect the handled signals; one that comes later than copies do acts as without us.
 
-    A signal that the process ignores, as SIGHUP under nohup, stays ignored.
+    A signal that the process ignores, as SIGHUP under nohup, stays ignored; one whose handler
+    Python does not know, and so cannot restore, is left to that handler.
     """
     pending = PendingSignal()
     previous: dict[int, Any] = {
         number: handler
         for number in HANDLED
-        if (handler := signal.getsignal(number)) != signal.SIG_IGN
+        if (handler := signal.getsignal(number)) not in (signal.SIG_IGN, None)
     }
     first_at = 0.0
 

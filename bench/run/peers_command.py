@@ -54,7 +54,7 @@ def peers(
     case: Annotated[list[str] | None, typer.Option(help="Only these cases (repeat).")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; default: what is there.")] = None,
     budget: Annotated[
-        float, typer.Option(min=0.001, max=1e6, help="Seconds for each provider of a case.")
+        float, typer.Option(min=0, max=1e6, help="Seconds for each provider of a case.")
     ] = 2.0,
     compiled: Annotated[
         bool | None, typer.Option(help="Also under torch.compile; default: on a GPU.")

@@ -221,3 +221,12 @@ def test_a_profile_window_is_written_as_a_chrome_trace(make_loop, tmp_path: Path
     trace = json.loads((tmp_path / "profile" / "trace_from_step_1.json").read_text())
     names = {event.get("name") for event in trace["traceEvents"]}
     assert "aten::addmm" in names
+
+
+def test_a_handler_that_python_does_not_know_is_left_alone(monkeypatch) -> None:
+    known = signal.getsignal
+    monkeypatch.setattr(signal, "getsignal", lambda n: None if n == signal.SIGUSR1 else known(n))
+    before = known(signal.SIGUSR1)
+    with deferred_signals():
+        assert known(signal.SIGUSR1) == before
+        assert known(signal.SIGTERM) != signal.SIG_DFL

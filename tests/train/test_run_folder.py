@@ -353,3 +353,21 @@ def test_a_pipe_or_a_huge_file_in_place_of_a_record_does_not_hang(tmp_path: Path
         files.config.write_bytes(content.encode("latin-1"))
         with pytest.raises(ValueError, match=r"config\.yaml is damaged \(not JSON\)"):
             read_json(files.config)
+
+
+def test_a_folder_that_a_refused_run_removes_in_between_is_created_again(
+    tmp_path: Path, monkeypatch
+) -> None:
+    lock = FolderLock(tmp_path / "new" / "run")
+    opened, removed = os.open, []
+
+    def late(path: Path, *args: int) -> int:
+        if path == lock.path and not removed:
+            removed.append(lock.folder.rmdir())
+        return opened(path, *args)
+
+    monkeypatch.setattr(os, "open", late)
+    lock.acquire()
+    assert lock.path.is_file()
+    lock.release()
+    assert not (tmp_path / "new").exists()

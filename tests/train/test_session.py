@@ -97,15 +97,16 @@ def test_weights_alone_start_a_run_on_other_data(
         torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-6)
 
 
-def test_weights_under_a_new_tokenizer_are_warned_about(
-    configure, ranks, tmp_path: Path, caplog
+def test_auto_resume_without_a_checkpoint_starts_where_init_from_ended(
+    configure, ranks, tmp_path: Path
 ) -> None:
-    short = ("evaluation.at_end=false", "training.steps=1")
-    train_as_rank(configure(*short, run="first"), Start(), ranks)
-    assert "data.tokenizer.path" not in caplog.text
-    start = Start(weights_from=tmp_path / "first" / "portable")
-    train_as_rank(configure(*short, run="second"), start, ranks)
-    assert "data.tokenizer.path" in caplog.text
+    short = ("evaluation.at_end=false", "training.steps=2")
+    train_as_rank(configure(*short, "training.stop_after_steps=1", run="first"), Start(), ranks)
+    second = configure(*short, run="second")
+    start = Start(auto_resume=True, init_from=tmp_path / "first" / "portable")
+    train_as_rank(second, start, ranks)
+    records = (tmp_path / "second" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(record)["step"] for record in records] == [2]
 
 
 def test_two_sources_of_weights_are_refused() -> None:
