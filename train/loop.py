@@ -207,10 +207,12 @@ class Loop:
         except Exception as error:
             if is_lost_connection(error):  # the other rank says what happened
                 raise
-            saved = "this step" if self.saved_at == self.step else f"step {self.saved_at}"
+            whole = self.saved_at == self.step
+            saved = "it is saved" if whole else "it is NOT saved, for want of room on the disk"
             raise EvaluationError(
-                f"the evaluation of step {self.step} failed: {one_line(error)}; the training up to "
-                f"{saved} is saved: repair what the message names, then run again with --resume"
+                f"the evaluation of step {self.step} failed: {one_line(error)}; the training went "
+                f"up to this step, and {saved}: fix what the message names, then run again with "
+                "--resume"
             ) from error
         self.evaluated.add(self.step)
         self.metrics.write(self.step, values)

@@ -22,12 +22,13 @@ FORMAT = 1
 LONGEST_MANIFEST = 64 << 20
 LONGEST_NAME, LONGEST_PART = 1024, 255  # bytes of a path in a checkpoint, and of each part of it
 TAG = re.compile(r"step_\d{8,}")
-# Written aside and renamed; also the names in a checkpoint whose save did not end.
+# The names that a save writes, those of files that are renamed when they are whole among them:
+# ours, and those of safetensors (.tmpXXXXXX).
 SAVED = re.compile(
     r"(bf16_)?(zero_pp_rank_\d+_)?mp_rank_\d+_(model|optim)_states\.pt"
     r"|(random|ema)_rank_\d+\.safetensors|data_rank_\d+\.json|trainer_state\.json"
     r"|(model|optimizer|ema)\.safetensors|state\.json|manifest\.json|config\.yaml|tokenizer\.json"
-    r"|\.[\w.]+\.\d+\.tmp"
+    r"|\.[\w.]+\.\d+\.tmp|\.tmp[A-Za-z0-9]{6}"
 )
 
 Required = Callable[[Path], Iterable[str]]
@@ -143,7 +144,7 @@ def _problem_with_file(path: Path, expected: dict[str, Any]) -> str | None:
 def refuse_link(folder: Path) -> None:
     """Raise OSError for a link in a checkpoint's place: what it leads to is not the run's."""
     if folder.is_symlink():
-        raise OSError(errno.ELOOP, "a link, which a run neither writes nor removes", str(folder))
+        raise OSError(errno.ELOOP, "it is a link, and runs write none", str(folder))
 
 
 def remove_listed(folder: Path) -> None:

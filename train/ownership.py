@@ -76,7 +76,9 @@ def claim(files: RunFiles, *paths: Path, saves: Iterable[Path] = ()) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
     handle = os.open(files.owned, flags, 0o666)
     try:
-        os.write(handle, (text if ends else f"\n{text}").encode())
+        left = (text if ends else f"\n{text}").encode()
+        while left:  # a full disk may take a part
+            left = left[os.write(handle, left) :]
         os.fsync(handle)
     finally:
         os.close(handle)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -91,20 +92,25 @@ def write_portable(folder: Path, state: PortableState, copies: Iterable[Path] = 
     for path in (folder, temporary, before):
         if path.is_symlink():
             raise CheckpointError(f"{path} is a link, which is not followed: remove it")
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder} is a file where a folder has to be: move it away")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _finish_replacing(folder)
-    _remove_draft(temporary)
     needed, what = _bytes_of(state), f"the portable checkpoint {folder}"
-    check_space(folder.parent, needed, what)
     try:
+        _finish_replacing(folder)
+        if before.exists():
+            left = ", ".join(sorted(path.name for path in before.iterdir())[:5])
+            raise CheckpointError(f"{before} holds {left}, which no save wrote: move it away")
+        _remove_draft(temporary)
+        check_space(folder.parent, needed, what)
         _write(temporary, state, list(copies))
+        if folder.exists():
+            folder.replace(before)
+        temporary.replace(folder)
     except OSError as error:
         failure = told(error, folder.parent, needed, what)
         _remove_draft(temporary)
         raise failure from error
-    if folder.exists():
-        folder.replace(before)
-    temporary.replace(folder)
     _finish_replacing(folder)
 
 
@@ -138,21 +144,25 @@ def _before(folder: Path) -> Path:
 def _finish_replacing(folder: Path) -> None:
     """Remove an older checkpoint, or bring it back where a kill left no newer one.
 
-    What somebody added to it moves to the newer one.
+    What somebody added to it moves to the newer one, or stays where that holds the same name.
     """
     before = _before(folder)
     if not before.is_dir():
         return
-    if not folder.exists():
+    if not (folder / MANIFEST).is_file():  # the manifest is written last
+        if folder.is_dir():
+            folder.rmdir()
         before.replace(folder)
         return
-    with contextlib.suppress(OSError, ValueError):
+    try:
         remove_listed(before)
-    for left in before.iterdir() if before.is_dir() else ():
-        if not SAVED.fullmatch(left.name) and not (folder / left.name).exists():
+    except ValueError:  # the manifest was damaged
+        for path in list(before.iterdir()):
+            if SAVED.fullmatch(path.name) and not path.is_dir():
+                path.unlink()
+    for left in list(before.iterdir()) if before.is_dir() else ():
+        if not os.path.lexists(folder / left.name):
             left.replace(folder / left.name)
-        elif SAVED.fullmatch(left.name) and not left.is_dir():
-            left.unlink()  # the manifest was damaged
     with contextlib.suppress(OSError):
         before.rmdir()
 

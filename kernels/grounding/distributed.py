@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from svilm_fast.kernels import collectives
-from svilm_fast.kernels.checks import check_tensors, checked_workspace
+from svilm_fast.kernels.checks import checked_workspace
 from svilm_fast.kernels.operators import first_derivative_only
 from svilm_fast.kernels.slices import SlicePlan, for_parts, gather_parts
 

@@ -144,13 +144,17 @@ class _Child:
         watchdog.daemon = True
         watchdog.start()
         try:
-            return self._exchange(data, choose, short_side, limits, time_s)
+            clip = self._exchange(data, choose, short_side, limits, time_s)
         except (EOFError, OSError):
             if overdue.is_set():
                 raise TimeoutError from None
             raise
         finally:
             watchdog.cancel()
+            watchdog.join()
+        if overdue.is_set():  # it came too late, and the process is gone
+            raise TimeoutError
+        return clip
 
     def _exchange(
         self,

@@ -36,8 +36,9 @@ class ShownFrames:
     Frames that an edit list cuts away and VP8's invisible reference frames are left out.
 
     AVI and ASF have no presentation times: FFmpeg gives the decoding times instead, and gives them
-    to the wrong frames where the decoder reorders (`reorders`, a codec with B-frames). As times in
-    decoding order ascend only then, such a stream's frames are counted.
+    to the wrong frames where the decoder reorders (`reorders`, a codec with B-frames). The frames
+    of a stream whose times ascend in decoding order although the decoder may reorder are counted;
+    where nothing is reordered after all, counting gives the same places.
     """
 
     def __init__(

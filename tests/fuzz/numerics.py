@@ -70,13 +70,13 @@ def assert_close(name: str, found: Tensor, truth: Tensor, bar: float, floor: flo
     if not truth.numel():
         return
     assert truth.isfinite().all(), f"{name}: float64 is not finite"
-    size = truth.square().mean().sqrt()
-    rows = truth.abs().amax(-1, keepdim=True) if truth.dim() else truth.abs()
     largest = torch.finfo(found.dtype).max
     beyond = truth.abs() > largest / 2  # its rounding may leave the type's range
     right = (found * truth.sign() >= largest / 4) | ~beyond
     assert right.all(), f"{name}: {int((~right).sum())} values are not as large as they should be"
     found, truth = found.masked_fill(beyond, 0), truth.masked_fill(beyond, 0)
+    size = truth.square().mean().sqrt()
+    rows = truth.abs().amax(-1, keepdim=True) if truth.dim() else truth.abs()
     assert found.isfinite().all(), f"{name}: {int((~found.isfinite()).sum())} values not finite"
     error = (found.double() - truth).abs()
     unit = torch.finfo(found.dtype).eps

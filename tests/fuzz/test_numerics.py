@@ -23,6 +23,13 @@ def test_wrong_values_beside_those_beyond_the_type_are_found(place, value):
         assert_close("x", found, TRUTH, 1e-3)
 
 
+def test_a_value_beyond_the_type_does_not_widen_the_bar_of_the_others():
+    truth = torch.tensor([[1e9, 1, 2, 3], [5, 6, 7, 8]], dtype=torch.float64)
+    found = torch.tensor([[float("inf"), -1, 0, 99], [0, 0, 0, -8]], dtype=torch.float16)
+    with pytest.raises(AssertionError, match="rms error"):
+        assert_close("x", found, truth, 1e-3)
+
+
 def test_one_bad_element_among_many_is_found():
     truth = torch.ones(1000, 8, dtype=torch.float64)
     found = truth.float()

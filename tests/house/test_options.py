@@ -1,4 +1,4 @@
-"""Numbers on the command line: an option refuses what it cannot mean, infinity and NaN among it."""
+"""Numbers on the command line: an option refuses what has no meaning, such as infinity and NaN."""
 
 from __future__ import annotations
 

@@ -313,8 +313,8 @@ def test_a_link_in_a_checkpoints_place_is_neither_emptied_nor_replaced(
     before = {path.name for path in archive.iterdir()}
     (tmp_path / tag_of(1)).symlink_to(archive)
     save_checkpoint(engine, tmp_path, TrainerState(2, {}), keep=1)
-    assert "a link, which a run neither writes nor removes" in caplog.text
-    with pytest.raises(CheckpointError, match=f"{tag_of(1)} cannot be replaced: a link"):
+    assert "it is a link, and runs write none" in caplog.text
+    with pytest.raises(CheckpointError, match=f"{tag_of(1)} cannot be replaced: it is a link"):
         save(engine, tmp_path, 1)
     assert {path.name for path in archive.iterdir()} == before
 
@@ -331,3 +331,13 @@ def test_a_damaged_checkpoint_is_removed_but_not_what_somebody_put_there(
     assert "no save wrote notes.txt" in caplog.text
     with pytest.raises(CheckpointError, match=f"{tag_of(1)} holds what no save wrote"):
         save(engine, tmp_path, 1)
+
+
+def test_files_that_a_killed_save_left_are_replaced(make_engine, tmp_path: Path) -> None:
+    engine, folder = make_engine(), tmp_path / tag_of(1)
+    folder.mkdir()
+    for name in (".tmpX7bcDj", "random_rank_00000.safetensors", ".trainer_state.json.4711.tmp"):
+        (folder / name).write_bytes(b"half")
+    save(engine, tmp_path, 1)
+    assert problem_with(folder) is None
+    assert not list(folder.glob(".*"))

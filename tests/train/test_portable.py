@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from svilm_fast.train.errors import CheckpointError
+from svilm_fast.train.manifest import write_manifest
 from svilm_fast.train.portable import (
     _before,
     _finish_replacing,
@@ -137,3 +138,50 @@ def test_a_foreign_folder_with_the_name_of_a_draft_stays(make_engine, tmp_path: 
     with pytest.raises(CheckpointError, match=r"holds thesis\.tex, which no save wrote"):
         save_portable(make_engine(), tmp_path / "portable", 1, {})
     assert (draft / "thesis.tex").read_text() == "mine"
+
+
+def test_a_draft_that_a_kill_left_is_replaced(make_engine, tmp_path: Path) -> None:
+    engine, draft = make_engine(), tmp_path / ".portable.tmp"
+    draft.mkdir()
+    # What safetensors and we write before the rename.
+    for name in (".tmpbcDjaR", "model.safetensors", ".state.json.4711.tmp"):
+        (draft / name).write_bytes(b"half")
+    save_portable(engine, tmp_path / "portable", 1, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["portable"]
+
+
+def test_an_older_checkpoint_goes_only_when_the_newer_one_is_whole(
+    make_engine, tmp_path: Path
+) -> None:
+    engine, folder = make_engine(), tmp_path / "portable"
+    save_portable(engine, folder, 1, {})
+    folder.rename(_before(folder))
+    folder.mkdir()
+    _finish_replacing(folder)
+    assert read_portable_state(folder)["step"] == 1
+    (folder / "tokenizer.json").write_text("mine")
+    save_portable(engine, folder, 2, {})
+    assert (folder / "tokenizer.json").read_text() == "mine"
+
+
+def test_what_cannot_move_to_the_newer_checkpoint_is_named_and_stays(
+    make_engine, tmp_path: Path
+) -> None:
+    engine, folder = make_engine(), tmp_path / "portable"
+    save_portable(engine, folder, 1, {})
+    before = _before(folder)
+    before.mkdir()
+    (before / "listed").write_text("")
+    write_manifest(before)
+    (before / "state.json").write_text("mine")
+    with pytest.raises(CheckpointError, match=r"holds state\.json, which no save wrote"):
+        save_portable(engine, folder, 2, {})
+    assert (before / "state.json").read_text() == "mine"
+    assert read_portable_state(folder)["step"] == 1
+
+
+def test_a_file_in_its_place_is_refused(make_engine, tmp_path: Path) -> None:
+    (tmp_path / "portable").write_text("mine")
+    with pytest.raises(CheckpointError, match="is a file where a folder has to be"):
+        save_portable(make_engine(), tmp_path / "portable", 1, {})
+    assert (tmp_path / "portable").read_text() == "mine"

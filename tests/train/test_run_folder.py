@@ -130,6 +130,7 @@ def test_a_save_that_was_killed_is_removed_and_what_lies_beside_it_is_not(tmp_pa
             "random_rank_00001.safetensors",
             "trainer_state.json",
             ".trainer_state.json.4711.tmp",
+            ".tmpX7bcDj",
         )
     }
     mine = {"checkpoints/step_00000004/why_it_died.txt": b"mine"}

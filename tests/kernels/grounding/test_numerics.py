@@ -47,6 +47,6 @@ def test_vectors_of_any_length_are_right(length, sign, dtype):
     # A product of this size is known to 2^-24 of it, and beta turns that into shares of groups.
     bar = 2e-6 * length * (1 + 60 * length)
     within((found.double() - expected).abs().max(), bar, "scores")
-    unit = {torch.float16: 2.0**-9, torch.float32: 2e-5}[dtype] * (1 + 60 * length / 16)
+    unit = {torch.float16: 2.0**-9, torch.float32: 2e-5}[dtype] * (1 + length)
     for one, other in zip(gradients, truths):
         within((one.double() - other).norm(), unit * other.norm(), "gradient")
