@@ -28,14 +28,14 @@ def bytes_text(size: float | None) -> str:
     return f"{size:.3g} GiB" if abs(size) < 1000 else f"{size / 1024:.3g} TiB"
 
 
-def positive_number(text: str) -> float:
-    """A time from an option; argparse shows the error of what is no positive, finite number."""
+def limited_time(text: str) -> float:
+    """A time from an option; argparse shows the error of what is negative or no finite number."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 < value <= MOST:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0, at most 1e6")
+    if not 0 <= value <= MOST:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1e6")
     return value
 
 

@@ -21,7 +21,7 @@ from svilm_fast.bench.environment import ROOT
 from svilm_fast.bench.gpu.parts import Done, run_side_by_side
 from svilm_fast.bench.gpu.watched import benchmark
 from svilm_fast.bench.ops.run import RESULTS
-from svilm_fast.bench.units import positive_number
+from svilm_fast.bench.units import limited_time
 from svilm_fast.terminal import print
 
 # Tests mostly wait for the compiler, the benchmark wants the GPU for itself: not at the same time.
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 where every test passed and every figure of ours is there, else 1."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--minutes", type=positive_number, default=9.0, help="for all of it")
+    parser.add_argument("--minutes", type=limited_time, default=9.0, help="for all of it")
     options, more = parser.parse_known_args(arguments)
     begin = time.monotonic()
     # Ended from outside, it ends what it has started.

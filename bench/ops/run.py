@@ -27,7 +27,7 @@ from svilm_fast.bench.run.runner import PAST_DEADLINE, blank, result, run
 from svilm_fast.bench.run.text import failures, line, status_text
 from svilm_fast.bench.suites import ops as suite
 from svilm_fast.bench.suites.benchmark import Benchmark
-from svilm_fast.bench.units import positive_number
+from svilm_fast.bench.units import limited_time
 from svilm_fast.kernels.registry import ops
 from svilm_fast.terminal import print
 
@@ -109,10 +109,10 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], default=None)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
-        "--budget", type=positive_number, default=0.3, help="seconds for each measurement"
+        "--budget", type=limited_time, default=0.3, help="seconds for each measurement"
     )
     parser.add_argument(
-        "--deadline", type=positive_number, default=300, help="seconds for the whole run"
+        "--deadline", type=limited_time, default=300, help="seconds for the whole run"
     )
     parser.add_argument("--resume", action="store_true", help="go on with an unfinished file")
     parser.add_argument(

@@ -16,7 +16,7 @@ import pytest
 from svilm_fast.bench.compare.results import Results, read_results, same_file
 from svilm_fast.bench.compare.verdict import Line, judge, overall, percent, refusal
 from svilm_fast.bench.outcomes import Outcome
-from svilm_fast.bench.units import positive_number
+from svilm_fast.bench.units import limited_time
 
 # Beyond pytest's own exit statuses (0 to 5): 11 regression, 13 incomparable, 14 missing, ...
 EXIT_OFFSET = 10
@@ -29,9 +29,7 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption("--svilm-suite", default="ops,blocks,step,data,host", help="suites to run")
     group.addoption("--svilm-only", default=None, help="only ids that match this shell pattern")
     group.addoption("--svilm-device", default=None, help="cpu or cuda; default: what is there")
-    group.addoption(
-        "--svilm-budget", type=positive_number, default=0.3, help="seconds per benchmark"
-    )
+    group.addoption("--svilm-budget", type=limited_time, default=0.3, help="seconds per benchmark")
     group.addoption("--svilm-out", type=Path, default=None, help="write the records to this file")
     group.addoption(
         "--svilm-baseline", type=Path, default=None, help="records that this run must equal"

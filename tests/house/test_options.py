@@ -11,7 +11,7 @@ import pytest
 import typer
 from typer.models import OptionInfo
 
-from svilm_fast.bench.units import positive_number
+from svilm_fast.bench.units import limited_time
 from svilm_fast.cli import app
 
 ANY_INTEGER = {"svilm bench ab --seed", "svilm pretrain --local-rank"}
@@ -56,11 +56,11 @@ def test_every_number_has_its_range() -> None:
     assert without == []
 
 
-@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "-1", "0", "1e300", "", "ten"])
-def test_a_time_that_is_no_positive_number_is_refused(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="is not a number above 0"):
-        positive_number(text)
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "-1", "1e300", "", "ten"])
+def test_a_time_that_is_negative_or_no_number_is_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="is not a number from 0 to 1e6"):
+        limited_time(text)
 
 
 def test_a_time_is_read() -> None:
-    assert positive_number("0.5") == 0.5
+    assert [limited_time(text) for text in ("0", "0.5")] == [0.0, 0.5]

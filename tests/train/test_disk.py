@@ -110,7 +110,7 @@ def test_a_full_disk_at_any_place_of_a_save_costs_that_save_alone(
         for path in save_checkpoint(engine, place, TrainerState(1, {}), keep=1).iterdir()
     )
     check_space = module.check_space
-    for left in range(0, size, 8192):
+    for left in range(0, size - 3 * 4096, 8192):  # a file of the next save may be a page smaller
 
         def check_then_fill(*arguments, left=left) -> None:
             check_space(*arguments)
