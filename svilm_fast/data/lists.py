@@ -11,8 +11,9 @@ from typing import Any
 from svilm_fast.data import files
 from svilm_fast.data.containers import VIDEO_EXTENSIONS
 from svilm_fast.data.errors import ListFormatError, MissingFileError, SampleJsonError
+from svilm_fast.data.segments import END_COLUMNS, START_COLUMNS, unread_column
 from svilm_fast.data.shards import parse_json
-from svilm_fast.data.tables import read_table
+from svilm_fast.data.tables import column_name, read_table
 from svilm_fast.data.text import decode_utf8
 
 VIDEO_COLUMNS = ("video", "video_id", "videoid", "path", "file", "file_name", "key", "id")
@@ -47,7 +48,8 @@ def read_list(path: str) -> list[ListRow]:
 
     The video column is the first of VIDEO_COLUMNS that exists, the caption column the first of
     CAPTION_COLUMNS; a 1k-A file (`key,vid_key,video_id,sentence`) gives `video_id` and `sentence`.
-    Raises MissingFileError, or ListFormatError naming the line.
+    Names of columns and keys are read in lower case and with `_` for white space. Raises
+    MissingFileError, or ListFormatError naming the line or the column.
     """
     text = decode_utf8(files.read_bytes(path, _LIST_BYTES), path, ListFormatError)
     records = _json_lines(path, text) if path.lower().endswith(".jsonl") else _table(path, text)
@@ -60,6 +62,13 @@ def read_list(path: str) -> list[ListRow]:
         raise ListFormatError(
             f"{path}: no video column among {', '.join(columns)}; name it one of "
             f"{', '.join(VIDEO_COLUMNS)}"
+        )
+    unread = unread_column(columns)
+    if unread is not None:
+        raise ListFormatError(
+            f"{path}: the column {unread!r} seems to name a part of the video and is not "
+            f"understood: give seconds or h:mm:ss in {START_COLUMNS[0]!r} and {END_COLUMNS[0]!r}, "
+            "or rename the column if it means something else"
         )
     return [_row(path, line, record, video, caption) for line, record in records]
 
@@ -83,10 +92,15 @@ def _json_lines(path: str, text: str) -> list[tuple[int, dict[str, Any]]]:
     records = []
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
+            label = f"{path}, line {number}"
             try:
-                records.append((number, parse_json(line.encode(), f"{path}, line {number}")))
+                given = parse_json(line.encode(), label)
             except SampleJsonError as error:
                 raise ListFormatError(str(error)) from None
+            record = {column_name(key): value for key, value in given.items()}
+            if len(record) < len(given):
+                raise ListFormatError(f"{label}: two keys differ only in case or white space")
+            records.append((number, record))
     return records
 
 

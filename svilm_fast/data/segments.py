@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +62,22 @@ def _float(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError
     return float(value)
+
+
+def unread_column(columns: Iterable[str]) -> str | None:
+    """A column that seems to name a part of the video in a way that is not read; None: none."""
+    columns = list(columns)
+    has_start = any(name in columns for name in START_COLUMNS)
+    has_end = any(name in columns for name in END_COLUMNS)
+    for name in columns:
+        if (
+            (name.startswith("start") and not has_start)
+            or (name.startswith("end") and not has_end)
+            or (name.startswith("timestamp") and not (has_start and has_end))
+            or name == KEY
+        ):
+            return name
+    return None
 
 
 def segment_to_json(segment: Segment) -> list[float | None]:

@@ -12,10 +12,15 @@ _DELIMITERS = (",", ";", "\t", "|")
 _LINE_END = re.compile("\r\n|\n|\r")
 
 
+def column_name(text: str) -> str:
+    """The name of a column however it is spelled: `Start Time` is `start_time`."""
+    return "_".join(text.lower().split())
+
+
 def read_table(
     path: str, text: str, delimiter: str, known: Iterable[str]
 ) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The header in lower case, and (line number, cells) of every row, as many as the header has.
+    """The header's column names, and (line number, cells) of every row, as many as the header has.
 
     The delimiter is `delimiter`, or the first of `, ; tab |` that makes one of the `known` column
     names appear in the header. A field in quotes may hold delimiters, doubled quotes and, in CSV,
@@ -50,7 +55,7 @@ def _header(
             cells = next(csv.reader([line], delimiter=candidate, strict=True))
         except csv.Error:
             cells = line.split(candidate)
-        found[candidate] = [cell.strip().lower() for cell in cells]
+        found[candidate] = [column_name(cell) for cell in cells]
         if known.intersection(found[candidate]):
             delimiter = candidate
             break

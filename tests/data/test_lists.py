@@ -18,6 +18,7 @@ from svilm_fast.data.errors import (
 )
 from svilm_fast.data.lists import VideoFolder, read_list
 from svilm_fast.data.samples import open_split, pick_captions
+from svilm_fast.data.segments import segment_of_row
 
 
 def _write(path, text):
@@ -54,6 +55,43 @@ def test_jsonl_tsv_and_byte_order_marks(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "Video ID,Caption,Start Time,END\na,x,0.5,1\n"),
+        ("a.jsonl", '{"Video ID": "a", "Caption": "x", " Start  Time": "0.5", "END": "1"}'),
+    ],
+)
+def test_names_of_columns_are_read_in_any_case_and_with_spaces(tmp_path, name, text):
+    (row,) = read_list(_write(tmp_path / name, text))
+    assert (row.video, row.caption) == ("a", "x")
+    assert row.extra == {"start_time": "0.5", "end": "1"}
+    assert segment_of_row(row.extra, "x") == (0.5, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("columns", "unread"),
+    [
+        ({"timestamp": [0, 1]}, "timestamp"),
+        ({"Timestamps": [[0, 1]]}, "timestamps"),
+        ({"segment": [0, 1]}, "segment"),
+        ({"start_frame": 0, "end_frame": 9}, "start_frame"),
+        ({"start": 0, "end (s)": 1}, "end_(s)"),
+        ({"start": 0, "end": 1, "start_frame": 0, "timestamp": "2024-01-01"}, None),
+        ({"segment_id": 3, "weekend": 1}, None),
+    ],
+)
+def test_a_part_of_a_video_under_another_name_is_not_ignored(tmp_path, columns, unread):
+    row = json.dumps({"video": "a", "caption": "x", **columns})
+    path = _write(tmp_path / "a.jsonl", row)
+    if unread is None:
+        assert len(read_list(path)) == 1
+        return
+    with pytest.raises(ListFormatError) as caught:
+        read_list(path)
+    assert f"the column {unread!r} seems to name a part" in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("name", "text", "message"),
     [
         ("a.csv", "", "no rows"),
@@ -63,6 +101,7 @@ def test_jsonl_tsv_and_byte_order_marks(tmp_path):
         ("a.csv", "video,caption\n,b\n", "'video' is empty"),
         ("a.csv", 'video,caption\na,"b\n', "line 2"),
         ("a.jsonl", '{"video": "a"}\n{"video"\n', "line 2: not valid JSON"),
+        ("a.jsonl", '{"video": "a", "Video": "b"}', "line 1: two keys differ only in case"),
         ("a.jsonl", "[1]\n", "line 1: expected a JSON object"),
     ],
 )
