@@ -79,8 +79,13 @@ def _first(wanted: tuple[str, ...], columns: list[str]) -> str | None:
 
 def _row(path: str, line: int, record: dict[str, Any], video: str, caption: str | None) -> ListRow:
     name = record.get(video)
-    if not isinstance(name, (str, int)) or not str(name).strip():
+    if name is None or (isinstance(name, str) and not name.strip()):
         raise ListFormatError(f"{path}, line {line}: the column {video!r} is empty")
+    if isinstance(name, bool) or not isinstance(name, str | int):
+        raise ListFormatError(
+            f"{path}, line {line}: the column {video!r} is {name!r:.60}: give the video's name as "
+            "text or a whole number"
+        )
     text = record.get(caption) if caption else None
     extra = {k: v for k, v in record.items() if k not in (video, caption)}
     if text is not None and not isinstance(text, str):

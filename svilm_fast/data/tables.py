@@ -25,7 +25,8 @@ def read_table(
     The delimiter is `delimiter`, or the first of `, ; tab |` that makes one of the `known` column
     names appear in the header. A field in quotes may hold delimiters, doubled quotes and, in CSV,
     line ends. A line with other quotes is cut at every delimiter instead, its quotes kept, if that
-    gives as many cells as the header has.
+    gives as many cells as the header has. Empty columns without a name at the end, as spreadsheets
+    write them, are left out.
 
     Raises ListFormatError with the line and what is wrong with it.
     """
@@ -34,16 +35,22 @@ def read_table(
     if first is None:
         raise ListFormatError(f"{path}: no rows")
     delimiter, header = _header(path, lines[first], first + 1, delimiter, set(known))
+    named = _named(header)
     rows = []
     number = first + 1
     while number < len(lines):
         if lines[number].strip():
             cells, used = _row(path, lines, number, delimiter, len(header))
-            rows.append((number + 1, cells))
+            if any(cell.strip() for cell in cells[named:]):
+                raise ListFormatError(
+                    f"{path}, line {number + 1}: a cell stands in a column without a name: name it "
+                    f"in line {first + 1}, or empty the cell"
+                )
+            rows.append((number + 1, cells[:named]))
             number += used
         else:
             number += 1
-    return header, rows
+    return header[:named], rows
 
 
 def _header(
@@ -60,10 +67,16 @@ def _header(
             delimiter = candidate
             break
     header = found[delimiter]
-    repeated = [name for name in dict.fromkeys(header) if header.count(name) > 1]
+    names = header[: _named(header)]
+    repeated = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     if repeated:
         raise ListFormatError(f"{path}, line {number}: the column {repeated[0]!r} appears twice")
     return delimiter, header
+
+
+def _named(header: list[str]) -> int:
+    """How many columns are left without the nameless ones at the end."""
+    return max((place for place, name in enumerate(header, 1) if name), default=0)
 
 
 def _row(

@@ -25,6 +25,14 @@ def test_semicolons_leave_commas_in_captions(tmp_path):
     assert _rows(tmp_path / "x.csv", text) == [("a", "a man, a dog", 2)]
 
 
+def test_empty_columns_without_a_name_at_the_end_are_left_out(tmp_path):
+    path = tmp_path / "x.csv"
+    assert _rows(path, "video,caption,,\na,one,,\nb,two, ,\n") == [("a", "one", 2), ("b", "two", 3)]
+    assert [row.extra for row in read_list(str(path))] == [{}, {}]
+    with pytest.raises(ListFormatError, match=r"line 3: a cell stands in a column without a name"):
+        _rows(path, "video,caption,,\na,one,,\nb,two,,more\n")
+
+
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_line_ends_blank_lines_and_a_byte_order_mark(tmp_path, end):
     text = end.join(["\ufeff", " Video , Caption", "", "a,one", "   ", "b,two", ""])
