@@ -16,13 +16,14 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
 
+import av
 import numpy as np
 import psutil
 import pytest
 
 from svilm_fast.data import containers, decode_process
 from svilm_fast.data.config import LimitsConfig
-from svilm_fast.data.decode import decode_clip, every_frame, last_frame
+from svilm_fast.data.decode import _Decoder, decode_clip, every_frame, last_frame
 from svilm_fast.data.decode_process import decode_limited, end_idle_processes
 from svilm_fast.data.errors import (
     CrashedDecoderError,
@@ -148,6 +149,44 @@ def test_a_huge_picture_is_refused_by_its_header(odd, child):
         decode_limited(odd.gif_header(16_000, 16_000), every_frame)
     assert child.is_running()
     assert _peak(child) - before < 32 << 20
+
+
+def test_a_stream_whose_frames_become_huge_is_refused_before_they_are_decoded(odd, monkeypatch):
+    small, huge = (
+        odd.encode(np.full((3, height, 4 * height // 3, 3), 90, np.uint8), "mpeg", "mpeg1video")
+        for height in (48, 480)
+    )
+    sizes = []
+
+    def check_size(self, width, height, check=_Decoder._check_size):
+        sizes.append((width, height))
+        check(self, width, height)
+
+    monkeypatch.setattr(_Decoder, "_check_size", check_size)
+    assert decode_clip(small + huge, every_frame).total == 6
+    assert (640, 480) in sizes
+    sizes.clear()
+    with pytest.raises(VideoError):
+        decode_clip(small + huge, every_frame, limits=LimitsConfig(frame_pixels=64 * 48))
+    assert set(sizes) == {(64, 48)}  # no frame of the larger size came out of the decoder
+
+
+def test_demuxers_may_open_nothing_and_start_listed_codecs_only(videos, monkeypatch):
+    given = []
+
+    def spy(*arguments, opened=av.open, **settings):
+        given.append(settings)
+        return opened(*arguments, **settings)
+
+    monkeypatch.setattr(av, "open", spy)
+    decode_clip(videos[0], last_frame, limits=LimitsConfig(frame_pixels=5000))
+    (settings,) = given
+    assert settings["format"] == containers.MOV.demuxer
+    assert settings["options"] == {
+        "protocol_whitelist": "none",
+        "codec_whitelist": containers.CODEC_WHITELIST,
+        "max_pixels": "5000",
+    }
 
 
 def test_pixels_are_counted_after_their_aspect(make_ramp, odd):
