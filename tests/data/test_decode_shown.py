@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -166,6 +167,21 @@ def test_pixels_that_are_not_square_are_shown_square(odd, make_ramp):
     assert decode_clip(data, every_frame, short_side=16).frames.shape == (3, 16, 40, 3)
     turned = decode_clip(odd.with_matrix(data, 0, 1, -1, 0), every_frame, short_side=16)
     assert (turned.source_size, turned.frames.shape) == ((32, 80), (3, 40, 16, 3))
+
+
+@pytest.mark.parametrize("size", [(50, 16), (100, 32)])
+def test_frames_that_are_flagged_as_interlaced_are_converted_whole(odd, size):
+    """As the ffmpeg command does; converted by fields, the colours of other lines are taken."""
+    frames = np.random.default_rng(0).integers(0, 256, (1, 32, 100, 3)).astype(np.uint8)
+    data = odd.encode(frames, crf="0", colorspace="bt709", flags="+ildct+ilme")
+    with av.open(io.BytesIO(data)) as source:
+        frame = next(source.decode(video=0))
+    assert frame.interlaced_frame
+    plain = av.VideoFrame.from_ndarray(frame.to_ndarray(), format=frame.format.name)
+    plain.colorspace, plain.color_range = frame.colorspace, frame.color_range
+    expected = plain.reformat(*size, "rgb24", interpolation="AREA").to_ndarray()
+    shown = decode_clip(data, every_frame, short_side=size[1]).frames[0]
+    assert np.array_equal(shown, expected)
 
 
 def test_a_stream_that_appears_late_ends_nothing():
