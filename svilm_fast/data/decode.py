@@ -329,7 +329,7 @@ class _Decoder:
         turn = (0, False, False)
 
         def render(frame: Any) -> np.ndarray:
-            return display.arrange(_to_rgb(reformatter, frame, self.size), turn)
+            return display.arrange(display.to_rgb(reformatter, frame, self.size), turn)
 
         for packet in [*packets, None]:  # None: what the decoder still holds
             for frame in context.decode(packet):
@@ -389,25 +389,3 @@ def _rank(stream: Any) -> int:
     context = stream.codec_context
     default = bool(stream.disposition & Disposition.default)
     return context.width * context.height + 5_000_000 * default
-
-
-def _to_rgb(reformatter: Any, frame: Any, size: tuple[int, int]) -> np.ndarray:
-    options = {"width": size[0], "height": size[1], "format": "rgb24", "interpolation": "AREA"}
-    if "threads" in (type(reformatter).reformat.__doc__ or ""):
-        options["threads"] = 1  # starting scaler threads takes longer than scaling small frames
-    return reformatter.reformat(_progressive(frame), **options).to_ndarray()
-
-
-def _progressive(frame: Any) -> Any:
-    """The frame without the flag for interlaced frames, with which the scaler converts each field
-    for itself; the ffmpeg command does not. PyAV cannot clear the flag, so a copy is made.
-    """
-    if not frame.interlaced_frame:
-        return frame
-    copy = type(frame)(frame.width, frame.height, frame.format.name)
-    copy.colorspace, copy.color_range = frame.colorspace, frame.color_range
-    for source, target in zip(frame.planes, copy.planes, strict=True):
-        rows, used = source.height, min(source.line_size, target.line_size)  # padding may differ
-        lines = np.frombuffer(source, np.uint8).reshape(rows, -1)[:, :used]
-        np.frombuffer(target, np.uint8).reshape(rows, -1)[:, :used] = lines
-    return copy

@@ -60,3 +60,26 @@ def arrange(image: np.ndarray, turn: tuple[int, bool, bool]) -> np.ndarray:
     if left_right:
         image = image[:, ::-1]
     return image[::-1] if top_bottom else image
+
+
+def to_rgb(reformatter: Any, frame: Any, size: tuple[int, int]) -> np.ndarray:
+    """The frame as uint8 [height, width, 3], RGB, scaled to `size` (width, height)."""
+    options = {"width": size[0], "height": size[1], "format": "rgb24", "interpolation": "AREA"}
+    if "threads" in (type(reformatter).reformat.__doc__ or ""):
+        options["threads"] = 1  # starting scaler threads takes longer than scaling small frames
+    return reformatter.reformat(_progressive(frame), **options).to_ndarray()
+
+
+def _progressive(frame: Any) -> Any:
+    """The frame without the flag for interlaced frames, with which the scaler converts each field
+    for itself; the ffmpeg command does not. PyAV cannot clear the flag, so a copy is made.
+    """
+    if not frame.interlaced_frame:
+        return frame
+    copy = type(frame)(frame.width, frame.height, frame.format.name)
+    copy.colorspace, copy.color_range = frame.colorspace, frame.color_range
+    for source, target in zip(frame.planes, copy.planes, strict=True):
+        rows, used = source.height, min(source.line_size, target.line_size)  # padding may differ
+        lines = np.frombuffer(source, np.uint8).reshape(rows, -1)[:, :used]
+        np.frombuffer(target, np.uint8).reshape(rows, -1)[:, :used] = lines
+    return copy
