@@ -1,4 +1,4 @@
-"""Captions and nouns: sample descriptions, cleaning, the noun tagger, and lists of captions."""
+"""Sample descriptions: captions, nouns and segments; cleaning, the noun tagger, and lists."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from svilm_fast.data import text
 from svilm_fast.data.lists import read_list
 from svilm_fast.data.nouns import TextBlobNouns, nouns_from_json, nouns_to_json
 from svilm_fast.data.samples import pick_captions
+from svilm_fast.data.segments import segment_of_json
 
 from ..engine import Target
 from ..texts import JSON, TEXTS, damaged, encodable
@@ -31,7 +32,9 @@ _RECORDS = st.one_of(
         optional={"nouns": _NOUNS, "caption": JSON},
     ),
 )
-CASES = st.one_of(TEXTS, _RECORDS)
+_TIMES = st.one_of(st.just(10**400), st.booleans(), st.integers(), st.floats(), JSON)
+_SEGMENTS = st.fixed_dictionaries({"segment": st.one_of(st.tuples(_TIMES, _TIMES).map(list), JSON)})
+CASES = st.one_of(TEXTS, _RECORDS, _SEGMENTS)
 
 
 @functools.cache
@@ -50,6 +53,13 @@ def _check_clean(cleaned: str) -> None:
         assert text.clean(cleaned) == cleaned, "cleaning it again changes it"
 
 
+def _check_segment(record: dict[str, Any]) -> None:
+    segment = segment_of_json(record, "x")
+    if segment is not None:
+        assert not any(isinstance(item, bool) for item in record["segment"]), "a truth as a time"
+        assert 0 <= segment[0] < segment[1], "no time in the segment"
+
+
 def check(case: Any, folder: Path) -> None:
     if isinstance(case, str):
         caption = text.clean(case)
@@ -64,6 +74,9 @@ def check(case: Any, folder: Path) -> None:
                 assert shown.startswith(first), "a span that shows another word"
         assert len({noun.text for noun in nouns}) == len(nouns), "a noun twice"
         assert nouns_from_json(nouns_to_json(nouns), "x") == nouns, "nouns change when stored"
+        return
+    if "segment" in case:
+        _check_segment(case)
         return
     found = pick_captions(case, "fused", "x")
     assert found.texts
