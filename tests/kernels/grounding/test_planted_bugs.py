@@ -20,14 +20,14 @@ pytestmark = [
 BUGS = {
     "forward softmax counts padded groups": (
         "forward",
-        "if PADDED_G > G:",
-        "if PADDED_G < G:",
+        "group_power(dots, load_beta(beta), G, PADDED_G)",
+        "group_power(dots, load_beta(beta), PADDED_G, PADDED_G)",
         ["padded groups"],
     ),
     "backward softmax counts padded groups": (
         "backward",
-        "if PADDED_G > G:",
-        "if PADDED_G < G:",
+        "group_power(dots, sharpness, G, PADDED_G)",
+        "group_power(dots, sharpness, PADDED_G, PADDED_G)",
         ["padded groups"],
     ),
     "mean over all noun slots": (
@@ -56,8 +56,8 @@ BUGS = {
     ),
     "power of e instead of 2": (
         "forward",
-        "tl.exp2(dots * (load_beta(beta) * LOG2_E))",
-        "tl.exp2(dots * load_beta(beta))",
+        "exponent = dots * (sharpness * LOG2_E)",
+        "exponent = dots * sharpness",
         ["plain"],
     ),
     "gradient of the softmax left out": (
