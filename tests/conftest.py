@@ -28,6 +28,10 @@ torch.set_num_threads(1)
 
 # A shell ignores SIGINT for what it starts in the background, and children would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# So does `nohup` with SIGHUP. A handler that does nothing keeps the tests alive, and is no handler
+# of the programs that they start.
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda number, frame: None)
 
 # What torch.compile builds and launchers leave behind goes with the tests. Who finds the variable
 # set is a child of theirs.
