@@ -208,7 +208,7 @@ class Loop:
             if is_lost_connection(error):  # the other rank says what happened
                 raise
             whole = self.saved_at == self.step
-            saved = "it is saved" if whole else "it is NOT saved, for want of room on the disk"
+            saved = "it is saved" if whole else "it is NOT saved, because the disk was full"
             raise EvaluationError(
                 f"the evaluation of step {self.step} failed: {one_line(error)}; the training went "
                 f"up to this step, and {saved}: fix what the message names, then run again with "
