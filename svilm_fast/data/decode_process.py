@@ -8,7 +8,6 @@ it says is unpickled, and it is replaced when it takes too long or dies.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import importlib
 import json
@@ -21,6 +20,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,9 @@ class _Child:
         self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
         with main_module_hidden():
             self._process.start()
+        # Every kind of process does this at its end, before it waits for its children. A child of
+        # `multiprocessing` runs no `atexit`, and the SIGTERM sent next is ignored.
+        self._kill = Finalize(self, self._process.kill, exitpriority=0)
         theirs.close()
         if not self._connection.poll(_START_S) or not self._greeted():
             self.end()
@@ -118,7 +121,7 @@ class _Child:
 
     def end(self) -> str:
         """End the process at once; how it ended."""
-        self._process.kill()
+        self._kill()
         self._process.join()
         code = self._process.exitcode or 0
         self._connection.close()
@@ -188,7 +191,6 @@ class _Pool:
 
     def __init__(self) -> None:
         self._idle: list[_Child] = []
-        self._all: set[_Child] = set()
         self._lock = threading.Lock()
         self._owner = os.getpid()
 
@@ -208,13 +210,13 @@ class _Pool:
             self._give_back(child)
             raise
         except TimeoutError:
-            self._end(child)
+            child.end()
             raise SlowVideoError(too_slow(time_s)) from None
         except (EOFError, OSError, ValueError, KeyError, TypeError):  # it died, or answers nonsense
-            how = self._end(child)
+            how = child.end()
             raise CrashedDecoderError(f"the process that decoded the file died ({how})") from None
         except BaseException:
-            self._end(child)
+            child.end()
             raise
         self._give_back(child)
         return clip
@@ -222,41 +224,27 @@ class _Pool:
     def _take(self) -> _Child:
         with self._lock:
             if self._owner != os.getpid():  # after a fork they are the parent's
-                self._idle, self._all, self._owner = [], set(), os.getpid()
+                self._idle, self._owner = [], os.getpid()
             child = self._idle.pop() if self._idle else None
         if child is not None and child.waits():
             return child
         if child is not None:
-            self._end(child)
-        child = _Child()
-        with self._lock:
-            self._all.add(child)
-        return child
+            child.end()
+        return _Child()
 
     def _give_back(self, child: _Child) -> None:
         with self._lock:
             self._idle.append(child)
-
-    def _end(self, child: _Child) -> str:
-        with self._lock:
-            self._all.discard(child)
-        return child.end()
 
     def end_idle(self) -> None:
         """End the processes that decode nothing now."""
         with self._lock:
             idle, self._idle = self._idle, []
         for child in idle if self._owner == os.getpid() else []:
-            self._end(child)
-
-    def end_all(self) -> None:
-        """End all processes, at exit: they ignore the signal with which Python ends children."""
-        for child in list(self._all) if self._owner == os.getpid() else []:
-            self._end(child)
+            child.end()
 
 
 _pool = _Pool()
-atexit.register(_pool.end_all)
 end_idle_processes = _pool.end_idle
 
 

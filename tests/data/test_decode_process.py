@@ -288,7 +288,7 @@ def test_no_process_stays_behind(videos, tmp_path):
         "from svilm_fast.data.decode import last_frame\n"
         "from svilm_fast.data import decode_process\n"
         "decode_process.decode_limited(open('a.mp4', 'rb').read(), last_frame)\n"
-        "print(*(child.pid for child in decode_process._pool._all), flush=True)\n"
+        "print(*(child.pid for child in decode_process._pool._idle), flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL) if sys.argv[1] == 'killed' else None\n"
     )
     pids = []
@@ -308,6 +308,24 @@ def test_no_process_stays_behind(videos, tmp_path):
     while any(psutil.pid_exists(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+def _decode_and_return(data):
+    decode_limited(data, last_frame)
+
+
+def test_a_process_of_multiprocessing_ends_after_it_has_decoded(videos):
+    process = multiprocessing.get_context("spawn").Process(
+        target=_decode_and_return, args=(videos[0],)
+    )
+    process.start()
+    try:
+        process.join(60)
+        assert process.exitcode == 0
+    finally:
+        for left in psutil.Process(process.pid).children() if process.is_alive() else []:
+            left.kill()
+        process.kill()
 
 
 def test_idle_processes_are_ended_on_request(child):
