@@ -18,8 +18,8 @@ from svilm_fast.bench.report.gpu_table import table
 from svilm_fast.bench.run.command import run_suites
 from svilm_fast.bench.run.peers_command import peers
 from svilm_fast.bench.static.command import static
-from svilm_fast.train.console import EXIT_UNEXPECTED, exit_code_of, one_line
-from svilm_fast.train.errors import UserError
+from svilm_fast.core.errors import UserError
+from svilm_fast.train.run_app import EXIT_UNEXPECTED, exit_code_of, one_line
 
 
 class ToolFailure(UserError):

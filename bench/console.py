@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from svilm_fast.console import Console
+from svilm_fast.core.console import Console
 
 
 def wide_console(width: int = 200) -> Console:

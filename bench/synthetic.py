@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from svilm_fast.data.batch import ClipBatch, sample_key
-from svilm_fast.train.config import RunConfig
+from svilm_fast.train.config.schema import RunConfig
 
 
 def random_batch(config: RunConfig, pairs: int, *, seed: int = 0) -> ClipBatch:

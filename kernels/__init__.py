@@ -1,5 +1,7 @@
 """The fused operations and their references. Knows tensors and process groups only."""
 
+from svilm_fast.core.philox import Site, StepSeeds, derive_seeds, philox4x32, uniform
+
 from .backend import choose, explain, use_backend
 from .device import DeviceTraits, assume_traits, traits
 from .grounding.api import grounding_loss, grounding_scores, matrix_infonce
@@ -8,7 +10,6 @@ from .grouping.reference import GroupingOutput
 from .infonce.api import InfoNCEPartials, infonce, infonce_partials
 from .infonce.distributed import distributed_infonce
 from .launch import launch, record_launches
-from .philox import Site, StepSeeds, derive_seeds, philox4x32, uniform
 from .registry import Cost, Op, Variant, ops, register
 from .temporal.api import segment_pool, temporal_bce
 

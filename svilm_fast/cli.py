@@ -11,16 +11,16 @@ import typer
 
 from svilm_fast.bench.cli import app as bench_app
 from svilm_fast.bench.profile.command import app as profile_app
-from svilm_fast.console import Console
-from svilm_fast.terminal import print
-from svilm_fast.train.ckpt_commands import ckpt_app
-from svilm_fast.train.commands import config_app
-from svilm_fast.train.config import Weights
-from svilm_fast.train.console import run_app
+from svilm_fast.core.console import Console
+from svilm_fast.core.errors import UserError
+from svilm_fast.core.terminal import print
+from svilm_fast.train.checkpoint.commands import ckpt_app
+from svilm_fast.train.config.commands import config_app
+from svilm_fast.train.config.schema import Weights
 from svilm_fast.train.doctor import doctor
-from svilm_fast.train.errors import UserError
-from svilm_fast.train.planning.command import plan
+from svilm_fast.train.plan.command import plan
 from svilm_fast.train.pretrain import Overrides, pretrain
+from svilm_fast.train.run_app import run_app
 
 app = typer.Typer(
     add_completion=False,
@@ -151,11 +151,16 @@ def retrieval(
     from svilm_fast.evaluation.demands import Demands, judged
     from svilm_fast.evaluation.protocols import check_protocol, data_for_list
     from svilm_fast.report.page import retrieval_sections, write_pictures
-    from svilm_fast.train.evaluate import check_result_name, evaluate, evaluation_data, result_name
-    from svilm_fast.train.loaded_run import load_run
-    from svilm_fast.train.ownership import check_not_foreign, placed
-    from svilm_fast.train.ranks import choose_device
-    from svilm_fast.train.reporting import PICTURE_FRAMES
+    from svilm_fast.train.folder.ownership import check_not_foreign, placed
+    from svilm_fast.train.ranks.process_group import choose_device
+    from svilm_fast.train.run.evaluate import (
+        check_result_name,
+        evaluate,
+        evaluation_data,
+        result_name,
+    )
+    from svilm_fast.train.run.loaded_run import load_run
+    from svilm_fast.train.run.reporting import PICTURE_FRAMES
 
     if name is not None:
         check_result_name(name)
@@ -210,9 +215,9 @@ def report(
     device: Device = "auto",
 ) -> None:
     """Write report.html and its pictures: curves, retrieval, groups, temporal assignment."""
-    from svilm_fast.train.loaded_run import load_run
-    from svilm_fast.train.ranks import choose_device
-    from svilm_fast.train.reporting import write_report
+    from svilm_fast.train.ranks.process_group import choose_device
+    from svilm_fast.train.run.loaded_run import load_run
+    from svilm_fast.train.run.reporting import write_report
 
     chosen = choose_device(device, 0)
     loaded = load_run(run, device=chosen, overrides=overrides, weights=weights)

@@ -62,8 +62,8 @@ def ranks() -> Iterator[Any]:
 
     It stays until the last of them: DeepSpeed keeps the first group that it sees for good.
     """
-    from svilm_fast.train.config import DistributedConfig
-    from svilm_fast.train.ranks import leave_ranks, start_ranks
+    from svilm_fast.train.config.schema import DistributedConfig
+    from svilm_fast.train.ranks.process_group import leave_ranks, start_ranks
 
     yield start_ranks(DistributedConfig(device="cpu"))
     leave_ranks()
@@ -77,7 +77,7 @@ def run_on_ranks() -> Callable[..., list[str]]:
     ones, and must end with 0 within `timeout` seconds.
     """
     # Not above: tests of kernels are collected where the package's requirements are missing.
-    from svilm_fast.train.environment import environment_without_launcher, free_port
+    from svilm_fast.train.launch.environment import environment_without_launcher, free_port
 
     def run(
         world_size: int, *arguments: object, timeout: float = 280, **variables: str

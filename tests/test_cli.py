@@ -15,9 +15,9 @@ import pytest
 import yaml
 
 from svilm_fast.cli import app
-from svilm_fast.train.console import run_app
-from svilm_fast.train.environment import environment_without_launcher, free_port
-from svilm_fast.train.small_model import SMALL_MODEL
+from svilm_fast.train.config.small_model import SMALL_MODEL
+from svilm_fast.train.launch.environment import environment_without_launcher, free_port
+from svilm_fast.train.run_app import run_app
 
 MODULE = "svilm_fast.train.pretrain"
 SMALL = [*SMALL_MODEL, "training.global_batch=8", "logging.every_steps=1"]

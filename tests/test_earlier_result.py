@@ -11,8 +11,8 @@ from svilm_fast.bench.compare import command as compare_command
 from svilm_fast.bench.report.page import write_page
 from svilm_fast.bench.run.ratios import markdown
 from svilm_fast.cli import main
+from svilm_fast.core.earlier_result import check_replaceable
 from svilm_fast.data.pack import pack
-from svilm_fast.earlier_result import check_replaceable
 
 
 def test_only_files_with_a_sign_are_replaceable(tmp_path: Path) -> None:

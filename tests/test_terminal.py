@@ -15,13 +15,13 @@ from rich.text import Text
 
 from svilm_fast.bench.run.record import Record
 from svilm_fast.bench.run.table import table
-from svilm_fast.console import Console
+from svilm_fast.core.console import Console
+from svilm_fast.core.terminal import log_to_stderr, print, print_traceback, printable
 from svilm_fast.data.errors import DataError
 from svilm_fast.data.pack import PackReport
 from svilm_fast.data.skips import Skip
-from svilm_fast.terminal import log_to_stderr, print, print_traceback, printable
-from svilm_fast.train.console import run_app
-from svilm_fast.train.progress import Display
+from svilm_fast.train.run.progress import Display
+from svilm_fast.train.run_app import run_app
 
 # Clears the screen, sets the window's title, reorders, starts the line anew; rich markup; an emoji
 # code; half an emoji.

@@ -20,10 +20,10 @@ import typer
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
+from svilm_fast.core.terminal import print
 from svilm_fast.kernels import backend
 from svilm_fast.models.attention import AttentionRequest, availability
-from svilm_fast.terminal import print
-from svilm_fast.train.environment import package_versions
+from svilm_fast.train.launch.environment import package_versions
 
 SELF_CHECK_SECONDS = 120
 LEAST_FREE_BYTES = 1 << 30

@@ -11,11 +11,11 @@ from typing import Annotated
 
 import typer
 
-from svilm_fast.terminal import log_to_stderr, print
-from svilm_fast.train.config import Weights
-from svilm_fast.train.console import run_app
-from svilm_fast.train.errors import EXIT_BAD_INPUT, UserError
-from svilm_fast.train.load_config import dump_config, load_config
+from svilm_fast.core.errors import EXIT_BAD_INPUT, UserError
+from svilm_fast.core.terminal import log_to_stderr, print
+from svilm_fast.train.config.load import dump_config, load_config
+from svilm_fast.train.config.schema import Weights
+from svilm_fast.train.run_app import run_app
 
 Overrides = Annotated[
     list[str] | None,
@@ -76,7 +76,7 @@ def pretrain(
         print(dump_config(resolved), end="")
         return 0
     if print_ds_config or dry_run:
-        from svilm_fast.train.planning import dry_run as dry
+        from svilm_fast.train.plan import dry_run as dry
 
         if print_ds_config:
             print(dry.deepspeed_json(resolved))
@@ -88,7 +88,7 @@ def pretrain(
         logging.INFO if int(os.environ.get("RANK", "0")) == 0 else logging.WARNING,
         "%(levelname)s %(name)s: %(message)s",
     )
-    from svilm_fast.train.session import Start, train
+    from svilm_fast.train.run.session import Start, train
 
     start = Start(
         resume, auto_resume, overwrite, init_from, weights_from, weights is Weights.EMA, trust

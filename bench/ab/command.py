@@ -20,7 +20,7 @@ from svilm_fast.bench.environment import ROOT
 from svilm_fast.bench.outcomes import Outcome
 from svilm_fast.bench.run.command import chosen_device
 from svilm_fast.bench.run.file import check_replaceable, write_json
-from svilm_fast.console import Console
+from svilm_fast.core.console import Console
 
 DEFAULT = Plan()
 # CUDA does not survive a fork, so there the pairs of one process replace the renewals.

@@ -28,7 +28,7 @@ from svilm_fast.bench.ab.checkouts import git
 from svilm_fast.bench.ab.command import ab
 from svilm_fast.bench.ab.study_report import write_report
 from svilm_fast.bench.environment import ROOT
-from svilm_fast.terminal import print
+from svilm_fast.core.terminal import print
 
 MODULE = "svilm_fast.bench.ab.study_suite"
 LEVELS = (0, 3, 5)

@@ -17,7 +17,7 @@ from matplotlib import pyplot as plt
 
 from svilm_fast.bench.ab.statistics import RESAMPLES, student_tail
 from svilm_fast.bench.sections import put_section
-from svilm_fast.terminal import print
+from svilm_fast.core.terminal import print
 
 NOTHING = "0 %"
 LEAST_COMPARISONS = 300

@@ -13,11 +13,11 @@ from svilm_fast.bench.comm.fit import Line, fit_line
 from svilm_fast.bench.comm.ranks import run_ranks
 from svilm_fast.bench.environment import environment
 from svilm_fast.bench.run.file import check_replaceable, write_json
-from svilm_fast.terminal import print
-from svilm_fast.train.errors import UserError
-from svilm_fast.train.load_config import load_config
-from svilm_fast.train.planning.traffic import loss_traffic
-from svilm_fast.train.planning.workload import workload_of
+from svilm_fast.core.errors import UserError
+from svilm_fast.core.terminal import print
+from svilm_fast.train.config.load import load_config
+from svilm_fast.train.plan.traffic import loss_traffic
+from svilm_fast.train.plan.workload import workload_of
 
 SIZES = [2**power for power in range(10, 23, 2)]
 BATCHES = (64, 256, 1024)

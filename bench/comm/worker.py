@@ -15,11 +15,11 @@ import torch.distributed as dist
 from svilm_fast.bench.comm.counting import CountedCollectives
 from svilm_fast.kernels.grounding import distributed_grounding_loss
 from svilm_fast.kernels.infonce import distributed_infonce
-from svilm_fast.train.config import DistributedConfig, RunConfig
-from svilm_fast.train.load_config import load_config
-from svilm_fast.train.planning.loss_memory import vectors
-from svilm_fast.train.planning.workload import workload_of
-from svilm_fast.train.ranks import Ranks, leave_ranks, start_ranks
+from svilm_fast.train.config.load import load_config
+from svilm_fast.train.config.schema import DistributedConfig, RunConfig
+from svilm_fast.train.plan.loss_memory import vectors
+from svilm_fast.train.plan.workload import workload_of
+from svilm_fast.train.ranks.process_group import Ranks, leave_ranks, start_ranks
 
 KINDS = ("all_gather", "reduce_scatter", "all_reduce")
 CHAIN = 8
@@ -114,8 +114,8 @@ def engine_step(config: RunConfig, ranks: Ranks) -> CountedCollectives:
     """The second step of a real engine on random clips, counted: losses and ZeRO together."""
     from svilm_fast.bench.synthetic import random_batch
     from svilm_fast.objectives.svilm import build_model
-    from svilm_fast.train.engine import start_engine
-    from svilm_fast.train.inputs import model_inputs
+    from svilm_fast.train.run.engine import start_engine
+    from svilm_fast.train.run.inputs import model_inputs
 
     torch.manual_seed(0)
     engine = start_engine(build_model(config), config, ranks)

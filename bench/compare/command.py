@@ -13,8 +13,8 @@ from svilm_fast.bench.compare.results import read_results, same_file
 from svilm_fast.bench.compare.verdict import Line, judge, overall, percent, refusal
 from svilm_fast.bench.console import wide_console
 from svilm_fast.bench.outcomes import Outcome
-from svilm_fast.earlier_result import check_replaceable
-from svilm_fast.terminal import print
+from svilm_fast.core.earlier_result import check_replaceable
+from svilm_fast.core.terminal import print
 
 _HEAD = "| benchmark | before, ms | after, ms | change | 99 % | memory | verdict |"
 

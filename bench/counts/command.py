@@ -23,7 +23,7 @@ from svilm_fast.bench.counts.table import (
     write_table,
 )
 from svilm_fast.bench.outcomes import Outcome
-from svilm_fast.terminal import print
+from svilm_fast.core.terminal import print
 
 
 def counts(

@@ -22,7 +22,7 @@ from svilm_fast.bench.gpu.parts import Done, run_side_by_side
 from svilm_fast.bench.gpu.watched import benchmark
 from svilm_fast.bench.ops.run import RESULTS
 from svilm_fast.bench.units import limited_time
-from svilm_fast.terminal import print
+from svilm_fast.core.terminal import print
 
 # Tests mostly wait for the compiler, the benchmark wants the GPU for itself: not at the same time.
 TESTS_SHARE = 0.5

@@ -28,8 +28,8 @@ from svilm_fast.bench.run.text import failures, line, status_text
 from svilm_fast.bench.suites import ops as suite
 from svilm_fast.bench.suites.benchmark import Benchmark
 from svilm_fast.bench.units import limited_time
+from svilm_fast.core.terminal import print
 from svilm_fast.kernels.registry import ops
-from svilm_fast.terminal import print
 
 RESULTS = ROOT / "bench" / "results"
 STARTING = "measuring "

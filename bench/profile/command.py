@@ -16,9 +16,9 @@ from svilm_fast.bench.profile.record import record, tell
 from svilm_fast.bench.profile.text import outer_tools
 from svilm_fast.bench.suites import benchmarks
 from svilm_fast.bench.suites.benchmark import Benchmark
-from svilm_fast.terminal import print
+from svilm_fast.core.terminal import print
 from svilm_fast.train.pretrain import Overrides
-from svilm_fast.train.ranks import choose_device
+from svilm_fast.train.ranks.process_group import choose_device
 
 app = typer.Typer(no_args_is_help=True, help="Where the time of an op or a step goes.")
 
@@ -90,9 +90,9 @@ def step(
 ) -> None:
     """Record training steps of a recipe, also on many ranks under a launcher (rank 0 tells)."""
     from svilm_fast.bench.profile.step import training_step
-    from svilm_fast.train.load_config import load_config
-    from svilm_fast.train.planning.resolve import resolve_on_ranks
-    from svilm_fast.train.ranks import joined_ranks
+    from svilm_fast.train.config.load import load_config
+    from svilm_fast.train.plan.resolve import resolve_on_ranks
+    from svilm_fast.train.ranks.process_group import joined_ranks
 
     loaded = load_config(config, overrides or [])
     path = out / "step.json.gz"

@@ -13,8 +13,8 @@ from svilm_fast.bench.memory import without_profiler_noise
 from svilm_fast.bench.profile.picture import write_memory
 from svilm_fast.bench.profile.text import describe
 from svilm_fast.bench.profile.trace import read_trace
-from svilm_fast.kernels.phases import phase
-from svilm_fast.terminal import print
+from svilm_fast.core.terminal import print
+from svilm_fast.core.trace_ranges import phase
 
 
 def record(

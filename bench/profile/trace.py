@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from svilm_fast.kernels.phases import PREFIX
+from svilm_fast.core.trace_ranges import PREFIX
 
 STEP = PREFIX + "step"
 DEVICE_CATEGORIES = frozenset({"kernel", "gpu_memcpy", "gpu_memset"})
@@ -222,7 +222,11 @@ def _is_ours(name: str) -> bool:
     file = name.split("(")[0]
     ours = ("svilm_fast/", "kernels/", "train/", "bench/")
     # The helper that names phases lies around everything and is no reason for anything.
-    foreign = "site-packages" in file or "/torch/" in file or file.endswith("kernels/phases.py")
+    foreign = (
+        "site-packages" in file
+        or "/torch/" in file
+        or file.endswith("svilm_fast/core/trace_ranges.py")
+    )
     return not foreign and file.endswith(".py") and any(part in file for part in ours)
 
 

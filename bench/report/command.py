@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from svilm_fast.terminal import print
+from svilm_fast.core.terminal import print
 
 
 def report(

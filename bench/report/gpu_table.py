@@ -14,7 +14,7 @@ from svilm_fast.bench.outcomes import Outcome
 from svilm_fast.bench.report.rows import Row, rows_of
 from svilm_fast.bench.sections import put_section, section_of
 from svilm_fast.bench.units import bytes_text, percent_text, rate_text, ratio_text, time_text
-from svilm_fast.terminal import print
+from svilm_fast.core.terminal import print
 
 SECTION = "gpu figures"
 RESULTS = ROOT / "bench" / "results"

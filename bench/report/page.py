@@ -23,7 +23,7 @@ from svilm_fast.bench.units import (
     ratio_text,
     time_text,
 )
-from svilm_fast.earlier_result import check_replaceable
+from svilm_fast.core.earlier_result import check_replaceable
 from svilm_fast.report.page import Section, Tile, fill_template, picture
 
 # A figure of more cases is cut into several: a picture higher than a screen is hard to read.

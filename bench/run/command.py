@@ -19,8 +19,8 @@ from svilm_fast.bench.run.table import table
 from svilm_fast.bench.run.text import failures, line, outcome, status_text
 from svilm_fast.bench.suites import benchmarks
 from svilm_fast.bench.suites.benchmark import SUITES, Benchmark
-from svilm_fast.console import Console
-from svilm_fast.terminal import print
+from svilm_fast.core.console import Console
+from svilm_fast.core.terminal import print
 
 RESULTS = ROOT / "bench" / "results"
 

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from svilm_fast import earlier_result
 from svilm_fast.bench.console import wide_console
 from svilm_fast.bench.environment import ROOT, environment, slug
 from svilm_fast.bench.ops.cases import cases
@@ -25,6 +24,7 @@ from svilm_fast.bench.run.runner import result, run_together
 from svilm_fast.bench.run.text import failures, line, outcome, status_text
 from svilm_fast.bench.suites import ops as suite
 from svilm_fast.bench.suites.benchmark import Benchmark
+from svilm_fast.core import earlier_result
 from svilm_fast.kernels.registry import ops
 
 _DIRECTIONS = ("forward", "both")

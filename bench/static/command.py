@@ -20,7 +20,7 @@ from svilm_fast.bench.static.table import (
     table_path,
     write_table,
 )
-from svilm_fast.console import Console
+from svilm_fast.core.console import Console
 
 
 def static(

@@ -23,16 +23,16 @@ from svilm_fast.bench.suites.benchmark import (
     benchmark_id,
 )
 from svilm_fast.bench.timing import measure
+from svilm_fast.core.philox import Site, StepSeeds
 from svilm_fast.data.cut_paste import cut_and_paste
 from svilm_fast.distributed.gradient_cache import DIFFERENTIABLE, CachedStep
 from svilm_fast.kernels.backend import use_backend
-from svilm_fast.kernels.philox import Site, StepSeeds
 from svilm_fast.models.inputs import ModelInputs
 from svilm_fast.objectives.flops import step_flops
 from svilm_fast.objectives.svilm import SViLM, build_model
-from svilm_fast.train.config import RunConfig
-from svilm_fast.train.load_config import load_config
-from svilm_fast.train.optimizer import build_optimizer
+from svilm_fast.train.config.load import load_config
+from svilm_fast.train.config.schema import RunConfig
+from svilm_fast.train.run.optimizer import build_optimizer
 
 _GPU_BATCHES = (256, 512, 1024, 2048, 4096, 8192, 16384)
 _GPU_MICRO = 128

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..philox import uniform4
+from svilm_fast.core.philox import uniform4
 
 # Half a step of the uniform grid: keeps log(u) finite where the generator returns 0.
 SMALLEST_UNIFORM = 2.0**-32

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from svilm_fast.settings import Count, Fraction, PathText, Seconds, Settings
+from svilm_fast.core.settings import Count, Fraction, PathText, Seconds, Settings
 
 Split = PathText | Annotated[list[PathText], Field(min_length=1)] | None
 

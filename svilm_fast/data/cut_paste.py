@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from svilm_fast.kernels.philox import uniform
+from svilm_fast.core.philox import uniform
 
 # Even, because classes are pairs.
 CLIPS_AT_ONCE = 64

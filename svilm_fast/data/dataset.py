@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from svilm_fast.core.philox import Site, derive_seeds, uniform
 from svilm_fast.data.augment import DRAWS, centre_window, cut, random_window
 from svilm_fast.data.batch import ClipBatch, sample_key
 from svilm_fast.data.config import DataConfig
@@ -22,7 +23,6 @@ from svilm_fast.data.sampling import FrameChoice
 from svilm_fast.data.segments import InSegment
 from svilm_fast.data.skips import SkipReport
 from svilm_fast.data.tokenizer import Tokenizer, load_or_train_tokenizer
-from svilm_fast.kernels.philox import Site, derive_seeds, uniform
 
 SHUFFLE_SITE = 101  # a stream of its own beside those of kernels.philox.Site
 _NOUNS_DRAWN = 32  # of longer lists, training uses the first this many

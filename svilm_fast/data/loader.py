@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from svilm_fast.core.philox import derive_seeds
 from svilm_fast.data.batch import ClipBatch
 from svilm_fast.data.config import DataConfig
 from svilm_fast.data.dataset import Clip, ClipDataset
 from svilm_fast.data.errors import DataError, WorkerError, one_line
 from svilm_fast.data.main_module import main_module_hidden
 from svilm_fast.data.skips import Skip, SkipReport
-from svilm_fast.kernels.philox import derive_seeds
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,9 @@ from typing import Any
 
 from rich.progress import Progress
 
-from svilm_fast.console import Console
+from svilm_fast.core.console import Console
+from svilm_fast.core.earlier_result import check_replaceable
+from svilm_fast.core.terminal import printable
 from svilm_fast.data import files
 from svilm_fast.data.config import DataConfig
 from svilm_fast.data.containers import VIDEO_EXTENSIONS, sniff
@@ -42,8 +44,6 @@ from svilm_fast.data.segments import InSegment, Segment, part, segment_of_row
 from svilm_fast.data.shards import ShardWriter, parse_json
 from svilm_fast.data.skips import Skip
 from svilm_fast.data.text import decode_utf8
-from svilm_fast.earlier_result import check_replaceable
-from svilm_fast.terminal import printable
 
 _CHECK_SIDE = 32  # decoded for the check alone
 _CAPTION_BYTES = 1 << 20

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from svilm_fast.kernels.phases import phase
+from svilm_fast.core.trace_ranges import phase
 from svilm_fast.models.inputs import ModelInputs
 from svilm_fast.objectives.total import Embeddings, StepOutput
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from svilm_fast.kernels.phases import phase
+from svilm_fast.core.trace_ranges import phase
 
 Reduction = Literal["coalesce", "boundary"]
 

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from svilm_fast.console import Console
+from svilm_fast.core.console import Console
 from svilm_fast.data.batch import ClipBatch
 from svilm_fast.data.dataset import ClipDataset
 from svilm_fast.data.samples import Place

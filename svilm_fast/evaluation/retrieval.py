@@ -16,7 +16,7 @@ import torch.distributed as dist
 from rich.table import Table
 from torch import Tensor
 
-from svilm_fast.console import Console
+from svilm_fast.core.console import Console
 from svilm_fast.data.batch import ClipBatch
 from svilm_fast.data.dataset import ClipDataset
 from svilm_fast.data.loader import ClipLoader, build_loader

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from svilm_fast.settings import Factor, Layers, Settings, Size
+from svilm_fast.core.settings import Factor, Layers, Settings, Size
 
 PresetName = Literal["tiny", "small", "base", "large"]
 AttentionName = Literal["auto", "sdpa", "flash_attn", "xformers", "reference"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from svilm_fast.kernels.philox import StepSeeds
+from svilm_fast.core.philox import StepSeeds
 from svilm_fast.models.config import ModelConfig, TextConfig, VideoConfig
 from svilm_fast.models.features import VideoFeatures
 from svilm_fast.models.initialisation import initialise

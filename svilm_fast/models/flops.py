@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from svilm_fast.data.token_dropping import keep_count
 from svilm_fast.models.config import TextConfig, VideoConfig
 from svilm_fast.models.locking import locked_levels
+from svilm_fast.models.token_dropping import keep_count
 from svilm_fast.models.video_encoder import VideoOutputs
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from svilm_fast.kernels.philox import StepSeeds
+from svilm_fast.core.philox import StepSeeds
 
 
 @dataclass(frozen=True)

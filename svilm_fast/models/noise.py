@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from svilm_fast.kernels.philox import Site, StepSeeds, uniform, uniform4
+from svilm_fast.core.philox import Site, StepSeeds, uniform, uniform4
 
 # Both encoders draw from the same sites; the text encoder's layers are counted from here.
 TEXT_LAYER_OFFSET = 1024

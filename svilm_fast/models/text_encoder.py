@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from svilm_fast.kernels.philox import StepSeeds
+from svilm_fast.core.philox import StepSeeds
 from svilm_fast.models import checkpointing
 from svilm_fast.models.attention import KeyPadding
 from svilm_fast.models.config import TextConfig

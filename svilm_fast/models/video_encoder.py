@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from svilm_fast.data.token_dropping import TokenSelection, select_tokens
-from svilm_fast.kernels.philox import Site, StepSeeds
+from svilm_fast.core.philox import Site, StepSeeds
 from svilm_fast.kernels.temporal import segment_pool
 from svilm_fast.models import checkpointing
 from svilm_fast.models.attention import KeyPadding
@@ -17,6 +16,7 @@ from svilm_fast.models.features import Assignment, VideoFeatures
 from svilm_fast.models.grouping_block import GroupingBlock
 from svilm_fast.models.noise import drop_path_rates, residual_noise
 from svilm_fast.models.precision import at_least_fp32, masked_mean, project, unit_norm
+from svilm_fast.models.token_dropping import TokenSelection, select_tokens
 from svilm_fast.models.transformer import Block, Span
 from svilm_fast.models.tubelet_embedding import TubeletEmbedding
 

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from svilm_fast.core.settings import Count, Factor, Settings, Size, Weight
 from svilm_fast.models.config import ModelConfig, TextConfig, VideoConfig, with_preset
-from svilm_fast.settings import Count, Factor, Settings, Size, Weight
 
 VideoSource = Literal["clean", "blended"]
 Similarity = Literal["softmax", "max", "mean", "maxsim", "linear", "mlp"]

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from svilm_fast.kernels.phases import phase
+from svilm_fast.core.trace_ranges import phase
 from svilm_fast.models.config import ModelConfig, TextConfig, VideoConfig
 from svilm_fast.models.dual_encoder import DualEncoder
 from svilm_fast.models.features import VideoFeatures

@@ -16,6 +16,7 @@ import yaml
 from matplotlib.figure import Figure
 
 from svilm_fast import __version__
+from svilm_fast.core.terminal import printable
 from svilm_fast.data.dataset import ClipDataset
 from svilm_fast.evaluation.embed import VideoTextModel
 from svilm_fast.evaluation.retrieval import RetrievalResult, missing_notes, table_rows
@@ -29,7 +30,6 @@ from svilm_fast.report.probe import ClipProbe, TemporalHead, probe_clips, read_c
 from svilm_fast.report.retrieval import choose_queries, draw_retrieval_strip, query_text
 from svilm_fast.report.temporal import draw_assignments, draw_similarity
 from svilm_fast.report.theme import DARK, LIGHT, Theme, drawing
-from svilm_fast.terminal import printable
 
 Draw = Callable[[Theme], Figure]
 

@@ -9,11 +9,11 @@ import pytest
 from svilm_fast.bench.comm.fit import fit_line
 from svilm_fast.bench.comm.ranks import RanksFailedError, run_ranks
 from svilm_fast.cli import app
-from svilm_fast.train.console import run_app
-from svilm_fast.train.load_config import load_config
-from svilm_fast.train.planning.chooser import fixed_choice
-from svilm_fast.train.planning.traffic import Collective, loss_traffic, zero_traffic
-from svilm_fast.train.planning.workload import workload_of
+from svilm_fast.train.config.load import load_config
+from svilm_fast.train.plan.chooser import fixed_choice
+from svilm_fast.train.plan.traffic import Collective, loss_traffic, zero_traffic
+from svilm_fast.train.plan.workload import workload_of
+from svilm_fast.train.run_app import run_app
 
 # Below and above the size from which texts and nouns are gathered in slices.
 LOSSES = [

@@ -13,7 +13,7 @@ from svilm_fast.bench.profile.record import record, unused
 from svilm_fast.bench.profile.text import describe, outer_tools
 from svilm_fast.bench.profile.trace import covered, read_trace, trace_of
 from svilm_fast.cli import main
-from svilm_fast.kernels.phases import phase
+from svilm_fast.core.trace_ranges import phase
 
 CPU = torch.device("cpu")
 

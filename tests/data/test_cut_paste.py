@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from svilm_fast.core.philox import Site, StepSeeds
 from svilm_fast.data.cut_paste import cut_and_paste, foreground, pair_up
-from svilm_fast.kernels.philox import Site, StepSeeds
 
 
 def _seeds(count, step=0):

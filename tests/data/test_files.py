@@ -9,6 +9,7 @@ import sys
 import fsspec
 import pytest
 
+from svilm_fast.core.errors import ConfigError
 from svilm_fast.data import files
 from svilm_fast.data.config import DataConfig
 from svilm_fast.data.errors import DataError, MissingFileError
@@ -16,8 +17,7 @@ from svilm_fast.data.pack import pack
 from svilm_fast.data.samples import open_split
 from svilm_fast.data.shards import load_index
 from svilm_fast.data.tokenizer import Tokenizer
-from svilm_fast.train.errors import ConfigError
-from svilm_fast.train.load_config import load_config
+from svilm_fast.train.config.load import load_config
 
 REFUSED = r"not allowed|without file://"
 # A reader that opens the FIFO would wait for ever.

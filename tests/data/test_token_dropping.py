@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from svilm_fast.data.token_dropping import PATTERNS, keep_count, select_tokens
-from svilm_fast.kernels.philox import Site, StepSeeds
+from svilm_fast.core.philox import Site, StepSeeds
+from svilm_fast.models.token_dropping import PATTERNS, keep_count, select_tokens
 
 GRID = (4, 6, 6)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from conftest import rows_of_rank, small_config, small_engine, small_inputs, weights_of
 
-from svilm_fast.train.ranks import leave_ranks, start_ranks
+from svilm_fast.train.ranks.process_group import leave_ranks, start_ranks
 
 
 def main(folder: Path) -> None:

@@ -20,8 +20,8 @@ from conftest import (
 
 from svilm_fast.distributed.gradient_cache import CachedStep
 from svilm_fast.objectives.total import Embeddings, StepOutput
-from svilm_fast.train.ranks import Ranks, leave_ranks, start_ranks
-from svilm_fast.train.sharded_state import masters
+from svilm_fast.train.checkpoint.sharded_state import masters
+from svilm_fast.train.ranks.process_group import Ranks, leave_ranks, start_ranks
 
 
 def in_float64(ranks: Ranks, overrides: list[str], micro_batch: int) -> dict[str, Any]:

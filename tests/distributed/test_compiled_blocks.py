@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from svilm_fast.core.errors import ConfigError
 from svilm_fast.models import compilation
-from svilm_fast.train.errors import ConfigError
-from svilm_fast.train.portable import load_weights, save_portable
+from svilm_fast.train.checkpoint.portable import load_weights, save_portable
 
 SGD = ("optimizer.name=sgd", "optimizer.lr=0.0005")
 

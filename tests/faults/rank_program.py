@@ -21,7 +21,9 @@ from typing import Any
 
 import torch
 
-from svilm_fast.train import checkpoint, loop, pretrain
+from svilm_fast.train import pretrain
+from svilm_fast.train.checkpoint import store as checkpoint
+from svilm_fast.train.run import loop
 from tests.faults.state import digest
 from tests.train import fault_program
 

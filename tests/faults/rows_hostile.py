@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 import torch
 
+from svilm_fast.core.errors import EXIT_BAD_INPUT, CheckpointError, UserError
 from svilm_fast.data.config import DataConfig
 from svilm_fast.data.decode import every_frame
 from svilm_fast.data.decode_process import decode_limited
@@ -27,11 +28,10 @@ from svilm_fast.data.errors import DataError, ShardError
 from svilm_fast.data.samples import open_split
 from svilm_fast.data.shards import ShardWriter, scan_shard
 from svilm_fast.data.tokenizer import Tokenizer
-from svilm_fast.train.checkpoint import tag_of
-from svilm_fast.train.errors import EXIT_BAD_INPUT, CheckpointError, UserError
-from svilm_fast.train.load_config import load_config
-from svilm_fast.train.manifest import write_manifest
-from svilm_fast.train.trust import load_restricted
+from svilm_fast.train.checkpoint.manifest import write_manifest
+from svilm_fast.train.checkpoint.store import tag_of
+from svilm_fast.train.config.load import load_config
+from svilm_fast.train.folder.trust import load_restricted
 from tests.faults.registry import Tries, need, row
 from tests.faults.rig import Rig, copy_of
 from tests.faults.samples import a_video, dataset_of, open_folder, refused

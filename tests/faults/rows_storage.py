@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from svilm_fast.train.checkpoint import LATEST, newest_verified, problem_with, tag_of
-from svilm_fast.train.errors import EXIT_BAD_INPUT, CheckpointError
-from svilm_fast.train.manifest import MANIFEST, read_manifest
+from svilm_fast.core.errors import EXIT_BAD_INPUT, CheckpointError
+from svilm_fast.train.checkpoint.manifest import MANIFEST, read_manifest
+from svilm_fast.train.checkpoint.store import LATEST, newest_verified, problem_with, tag_of
 from tests.faults.rank_program import fill
 from tests.faults.registry import Tries, need, row
 from tests.faults.rig import Rig, Run, copy_of, newest_step, same_end, same_losses

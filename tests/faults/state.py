@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from svilm_fast.train.trust import load_restricted
+from svilm_fast.train.folder.trust import load_restricted
 
 # Text that names the run and not its state.
 NOT_STATE = ("config.yaml", "manifest.json")

@@ -15,8 +15,8 @@ import hypothesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.strategies import SearchStrategy
 
+from svilm_fast.core.errors import UserError
 from svilm_fast.data.errors import DataError
-from svilm_fast.train.errors import UserError
 
 from .guard import MEMORY_BYTES, memory_limit, time_limit, watched
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import strategies as st
 
+from svilm_fast.core.errors import ConfigError
 from svilm_fast.data.errors import ShardError
-from svilm_fast.train.errors import ConfigError
 from tests.fuzz.engine import Target, run_batch
 
 ROOT = Path(__file__).parents[2]

@@ -1,4 +1,4 @@
-"""Everything is printed through `svilm_fast.terminal` and `.console`: no name can trick those."""
+"""Everything is printed through `core.terminal` and `core.console`: no name can trick those."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-TERMINAL = "svilm_fast.terminal"
+TERMINAL = "svilm_fast.core.terminal"
 # They print JSON in ASCII for another process of ours, the first one inside older checkouts too.
 PROTOCOLS = {"bench/ab/worker.py", "bench/counts/host.py", "kernels/self_check.py"}
 BANNED_MODULES = ("rich.console.Console", "rich.get_console", "rich.print", "rich.markup")
@@ -64,7 +64,8 @@ def test_the_scan_sees_what_it_should(source):
 
 def test_the_scan_lets_pass_what_it_should():
     assert not violations(
-        "from rich.console import RenderableType\nfrom svilm_fast.terminal import Console, print\n"
+        "from rich.console import RenderableType\n"
+        "from svilm_fast.core.terminal import Console, print\n"
         "print(1)\nConsole().print(2)\nProgress(console=Console())\n"
     )
 
@@ -74,6 +75,6 @@ def test_the_package_prints_through_its_own_functions(folder):
     found = {}
     for path in sorted((ROOT / folder).glob("**/*.py")):
         name = path.relative_to(ROOT).as_posix()
-        if name not in (*PROTOCOLS, "svilm_fast/console.py", "svilm_fast/terminal.py"):
+        if name not in (*PROTOCOLS, "svilm_fast/core/console.py", "svilm_fast/core/terminal.py"):
             found[name] = violations(path.read_text())
     assert {name: lines for name, lines in found.items() if lines} == {}

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from svilm_fast.kernels.philox import StepSeeds
+from svilm_fast.core.philox import StepSeeds
 from svilm_fast.models.config import ModelConfig, TextConfig, VideoConfig
 from svilm_fast.models.dual_encoder import DualEncoder
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 
-from svilm_fast.kernels.philox import StepSeeds
+from svilm_fast.core.philox import StepSeeds
 from svilm_fast.models import compilation, transformer
 from svilm_fast.models.attention import KeyPadding
 from svilm_fast.models.compilation import NoCompilerError, check_compiler, compile_blocks

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from svilm_fast.kernels.philox import StepSeeds
+from svilm_fast.core.philox import StepSeeds
 from svilm_fast.models.config import TextConfig, VideoConfig
 from svilm_fast.models.dual_encoder import DualEncoder
 from svilm_fast.models.flops import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from svilm_fast.kernels.philox import Site, StepSeeds
+from svilm_fast.core.philox import Site, StepSeeds
 from svilm_fast.models.noise import ResidualNoise, drop_path_rates, noun_seeds, residual_noise
 from svilm_fast.models.text_encoder import TextSequences
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from svilm_fast.kernels.philox import StepSeeds
+from svilm_fast.core.philox import StepSeeds
 from svilm_fast.models.inputs import ModelInputs
 from svilm_fast.objectives.config import SViLMConfig
 from svilm_fast.objectives.svilm import SViLM, build_model

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from svilm_fast.kernels.philox import StepSeeds
+from svilm_fast.core.philox import StepSeeds
 from svilm_fast.models.flops import count_parameters
 from svilm_fast.objectives.config import SViLMConfig
 from svilm_fast.objectives.svilm import SViLM, build_model

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from svilm_fast.report.facts import FROM_CONFIG, run_facts, steady_median
-from svilm_fast.train.config import RunConfig
+from svilm_fast.train.config.schema import RunConfig
 
 
 def series(**values: list[float]) -> dict[str, tuple[np.ndarray, np.ndarray]]:

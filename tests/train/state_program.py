@@ -8,10 +8,15 @@ from pathlib import Path
 import torch
 from conftest import TinyModel, tiny_batch, tiny_config
 
-from svilm_fast.train.checkpoint import TrainerState, load_checkpoint, save_checkpoint
-from svilm_fast.train.engine import Engine, start_engine
-from svilm_fast.train.portable import load_average, load_moments, load_weights, save_portable
-from svilm_fast.train.ranks import Ranks, leave_ranks, start_ranks
+from svilm_fast.train.checkpoint.portable import (
+    load_average,
+    load_moments,
+    load_weights,
+    save_portable,
+)
+from svilm_fast.train.checkpoint.store import TrainerState, load_checkpoint, save_checkpoint
+from svilm_fast.train.ranks.process_group import Ranks, leave_ranks, start_ranks
+from svilm_fast.train.run.engine import Engine, start_engine
 
 ROWS, WIDTH, RATE = 12, 7, 0.02
 SETTINGS = (

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from svilm_fast.train import checkpoint as module
-from svilm_fast.train.checkpoint import (
+from svilm_fast.core.errors import CheckpointError
+from svilm_fast.train.checkpoint import store as module
+from svilm_fast.train.checkpoint.store import (
     MANIFEST,
     TrainerState,
     committed_tags,
@@ -23,8 +24,7 @@ from svilm_fast.train.checkpoint import (
     tag_of,
     write_manifest,
 )
-from svilm_fast.train.engine import Engine
-from svilm_fast.train.errors import CheckpointError
+from svilm_fast.train.run.engine import Engine
 
 
 def train(engine: Engine, batch_of: Callable, first: int, last: int) -> list[float]:

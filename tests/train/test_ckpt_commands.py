@@ -12,13 +12,13 @@ from safetensors.torch import load_file
 from torch import nn
 from typer.testing import CliRunner
 
-from svilm_fast.train.checkpoint import TrainerState, save_checkpoint
-from svilm_fast.train.ckpt_commands import ckpt_app
-from svilm_fast.train.engine import Engine
-from svilm_fast.train.errors import CheckpointError, UserError
-from svilm_fast.train.folder_lock import FolderLock
-from svilm_fast.train.portable import save_portable
-from svilm_fast.train.zero_files import read_pickled
+from svilm_fast.core.errors import CheckpointError, UserError
+from svilm_fast.train.checkpoint.commands import ckpt_app
+from svilm_fast.train.checkpoint.portable import save_portable
+from svilm_fast.train.checkpoint.store import TrainerState, save_checkpoint
+from svilm_fast.train.checkpoint.zero_files import read_pickled
+from svilm_fast.train.folder.lock import FolderLock
+from svilm_fast.train.run.engine import Engine
 
 FILES = ("model.safetensors", "optimizer.safetensors", "ema.safetensors")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import typer
 
+from svilm_fast.core.errors import ConfigError, NonFiniteError
 from svilm_fast.data.errors import MissingFileError, SkipBudgetError, WorkerError
-from svilm_fast.train.console import run_app, with_home
-from svilm_fast.train.errors import ConfigError, NonFiniteError
+from svilm_fast.train.run_app import run_app, with_home
 
 
 def app_that_raises(error: BaseException) -> typer.Typer:

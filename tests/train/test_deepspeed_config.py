@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from svilm_fast.train.deepspeed_config import build_deepspeed_config
-from svilm_fast.train.errors import ConfigError
-from svilm_fast.train.load_config import load_config
+from svilm_fast.core.errors import ConfigError
+from svilm_fast.train.config.deepspeed import build_deepspeed_config
+from svilm_fast.train.config.load import load_config
 
 
 def build(*overrides: str, world_size: int = 2) -> dict:
@@ -33,7 +33,7 @@ def test_no_clipping_is_written_as_zero() -> None:
 
 
 def test_deepspeed_accepts_every_key_and_reads_the_values_back() -> None:
-    from svilm_fast.train.environment import import_deepspeed
+    from svilm_fast.train.launch.environment import import_deepspeed
 
     import_deepspeed("cpu")
     from deepspeed.runtime.config import DeepSpeedConfig

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from svilm_fast.train import deepspeed_extra
-from svilm_fast.train.deepspeed_config import build_deepspeed_config
-from svilm_fast.train.deepspeed_extra import ALLOWED, DECIDED_BY, FIXED, HERE
-from svilm_fast.train.errors import ConfigError
-from svilm_fast.train.load_config import load_config
+from svilm_fast.core.errors import ConfigError
+from svilm_fast.train.config import deepspeed_extra
+from svilm_fast.train.config.deepspeed import build_deepspeed_config
+from svilm_fast.train.config.deepspeed_extra import ALLOWED, DECIDED_BY, FIXED, HERE
+from svilm_fast.train.config.load import load_config
 
 
 def build(extra: str, run_dir: Path = Path("runs/demo"), *, stage: int = 1) -> dict[str, Any]:

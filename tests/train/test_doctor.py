@@ -7,7 +7,7 @@ import pytest
 
 from svilm_fast.cli import app
 from svilm_fast.train import doctor as module
-from svilm_fast.train.console import run_app
+from svilm_fast.train.run_app import run_app
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from svilm_fast.train.checkpoint import TrainerState, load_checkpoint, save_checkpoint
-from svilm_fast.train.ema import average_where_asked
-from svilm_fast.train.engine import Engine
-from svilm_fast.train.errors import CheckpointError
-from svilm_fast.train.optimizer import build_optimizer
-from svilm_fast.train.portable import load_average, load_moments, load_weights, save_portable
-from svilm_fast.train.sharded_state import whole_parameter
+from svilm_fast.core.errors import CheckpointError
+from svilm_fast.train.checkpoint.portable import (
+    load_average,
+    load_moments,
+    load_weights,
+    save_portable,
+)
+from svilm_fast.train.checkpoint.sharded_state import whole_parameter
+from svilm_fast.train.checkpoint.store import TrainerState, load_checkpoint, save_checkpoint
+from svilm_fast.train.run.ema import average_where_asked
+from svilm_fast.train.run.engine import Engine
+from svilm_fast.train.run.optimizer import build_optimizer
 
 STAGES = [0, 1, 2, 3]
 EVERYWHERE = [(stage, "fp32") for stage in STAGES] + [(1, "bf16"), (2, "bf16"), (3, "bf16")]

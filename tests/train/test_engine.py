@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from svilm_fast.objectives.scale import Scalar
 from svilm_fast.objectives.total import StepOutput
-from svilm_fast.train.engine import Engine, start_engine
-from svilm_fast.train.optimizer import build_optimizer
-from svilm_fast.train.sharded_state import whole_parameter
+from svilm_fast.train.checkpoint.sharded_state import whole_parameter
+from svilm_fast.train.run.engine import Engine, start_engine
+from svilm_fast.train.run.optimizer import build_optimizer
 
 STAGES = [0, 1, 2, 3]
 

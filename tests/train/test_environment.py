@@ -6,12 +6,12 @@ import os
 
 import pytest
 
-from svilm_fast.train.environment import (
+from svilm_fast.core.errors import UserError
+from svilm_fast.train.launch.environment import (
     LAUNCHER_VARIABLES,
     environment_without_launcher,
     use_launcher_variables,
 )
-from svilm_fast.train.errors import UserError
 
 
 @pytest.fixture(autouse=True)

@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from svilm_fast.train.environment import environment_without_launcher, free_port
-from svilm_fast.train.errors import EXIT_RANK_LOST
-from svilm_fast.train.load_config import dump_config
+from svilm_fast.core.errors import EXIT_RANK_LOST
+from svilm_fast.train.config.load import dump_config
+from svilm_fast.train.launch.environment import environment_without_launcher, free_port
 
 START_SECONDS = 200.0
 OPTIONS = {

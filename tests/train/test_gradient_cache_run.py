@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from svilm_fast.train.config import RunConfig
-from svilm_fast.train.session import Start, train_as_rank
+from svilm_fast.train.config.schema import RunConfig
+from svilm_fast.train.run.session import Start, train_as_rank
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import deepspeed
 import torch
 import torch.distributed as dist
 
-from svilm_fast.train.config import DistributedConfig
+from svilm_fast.train.config.schema import DistributedConfig
 
 
 def timeout_of(group: dist.ProcessGroup) -> timedelta:

@@ -7,9 +7,9 @@ import sys
 
 import torch.distributed as dist
 
-from svilm_fast.train.config import DistributedConfig
-from svilm_fast.train.environment import environment_without_launcher
-from svilm_fast.train.ranks import joined_ranks
+from svilm_fast.train.config.schema import DistributedConfig
+from svilm_fast.train.launch.environment import environment_without_launcher
+from svilm_fast.train.ranks.process_group import joined_ranks
 
 
 def test_a_group_that_was_there_before_is_used_and_stays(ranks) -> None:
@@ -23,8 +23,8 @@ def test_a_group_that_was_there_before_is_used_and_stays(ranks) -> None:
 
 JOIN_TWICE = """
 import torch.distributed as dist
-from svilm_fast.train.config import DistributedConfig
-from svilm_fast.train.ranks import joined_ranks
+from svilm_fast.train.config.schema import DistributedConfig
+from svilm_fast.train.ranks.process_group import joined_ranks
 
 for _ in range(2):
     with joined_ranks(DistributedConfig(device="cpu")):

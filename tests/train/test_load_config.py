@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from svilm_fast.train.config import RunConfig
-from svilm_fast.train.errors import ConfigError
-from svilm_fast.train.load_config import (
+from svilm_fast.core.errors import ConfigError
+from svilm_fast.train.config.load import (
     dotted_keys,
     dump_config,
     explain,
@@ -18,6 +17,7 @@ from svilm_fast.train.load_config import (
     preset_names,
     read_recipe,
 )
+from svilm_fast.train.config.schema import RunConfig
 
 
 def one_edit(word: str, random_source: random.Random) -> str:

@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from svilm_fast.train.checkpoint import committed_tags, load_checkpoint
-from svilm_fast.train.engine import Engine
-from svilm_fast.train.errors import NonFiniteError
-from svilm_fast.train.files import RunFiles
-from svilm_fast.train.loop import Loop, Outcome
-from svilm_fast.train.metrics_log import MetricsLog
-from svilm_fast.train.progress import Display
-from svilm_fast.train.signals import PendingSignal, deferred_signals
-from svilm_fast.train.throughput import Meter
+from svilm_fast.core.errors import NonFiniteError
+from svilm_fast.train.checkpoint.store import committed_tags, load_checkpoint
+from svilm_fast.train.folder.files import RunFiles
+from svilm_fast.train.ranks.signals import PendingSignal, deferred_signals
+from svilm_fast.train.run.engine import Engine
+from svilm_fast.train.run.loop import Loop, Outcome
+from svilm_fast.train.run.metrics_log import MetricsLog
+from svilm_fast.train.run.progress import Display
+from svilm_fast.train.run.throughput import Meter
 
 
 @dataclass

@@ -9,8 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from svilm_fast.train import checkpoint as module
-from svilm_fast.train.checkpoint import (
+from svilm_fast.core.errors import CheckpointError
+from svilm_fast.train.checkpoint import store as module
+from svilm_fast.train.checkpoint.manifest import (
+    MANIFEST,
+    committed_tags,
+    remove_listed,
+    write_manifest,
+)
+from svilm_fast.train.checkpoint.store import (
     TrainerState,
     load_checkpoint,
     newest_verified,
@@ -18,8 +25,6 @@ from svilm_fast.train.checkpoint import (
     save_checkpoint,
     tag_of,
 )
-from svilm_fast.train.errors import CheckpointError
-from svilm_fast.train.manifest import MANIFEST, committed_tags, remove_listed, write_manifest
 
 
 def save(engine, folder: Path, step: int) -> Path:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from svilm_fast.train.config import OptimizerConfig
-from svilm_fast.train.optimizer import build_optimizer, decays, parameter_groups
+from svilm_fast.train.config.schema import OptimizerConfig
+from svilm_fast.train.run.optimizer import build_optimizer, decays, parameter_groups
 
 
 class Tower(nn.Module):

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from svilm_fast.cli import app
-from svilm_fast.train.console import run_app
-from svilm_fast.train.load_config import load_config
-from svilm_fast.train.planning.dry_run import deepspeed_json, describe
-from svilm_fast.train.planning.flops import flops_of_step
-from svilm_fast.train.throughput import Meter, peak_flops, peak_memory_bytes
+from svilm_fast.train.config.load import load_config
+from svilm_fast.train.plan.dry_run import deepspeed_json, describe
+from svilm_fast.train.plan.flops import flops_of_step
+from svilm_fast.train.run.throughput import Meter, peak_flops, peak_memory_bytes
+from svilm_fast.train.run_app import run_app
 
 AUTO = [
     "training.micro_batch=auto",
@@ -117,7 +117,7 @@ def test_without_a_recipe_the_plan_is_that_of_svilm_base(capsys) -> None:
 def test_the_peak_of_a_process_is_not_that_of_the_one_that_started_it() -> None:
     ballast = torch.ones(300 * 2**18)
     code = (
-        "import torch; from svilm_fast.train.throughput import peak_memory_bytes as peak; "
+        "import torch; from svilm_fast.train.run.throughput import peak_memory_bytes as peak; "
         "torch.ones(100 * 2**18); print(peak(torch.device('cpu')))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from svilm_fast.train.errors import CheckpointError
-from svilm_fast.train.manifest import write_manifest
-from svilm_fast.train.portable import (
+from svilm_fast.core.errors import CheckpointError
+from svilm_fast.train.checkpoint.manifest import write_manifest
+from svilm_fast.train.checkpoint.portable import (
     _before,
     _finish_replacing,
     load_masters,
@@ -18,7 +18,7 @@ from svilm_fast.train.portable import (
     load_weights,
     save_portable,
 )
-from svilm_fast.train.saved_state import read_portable_state
+from svilm_fast.train.checkpoint.saved_state import read_portable_state
 
 
 @pytest.mark.parametrize("rule", ["adamw", "sgd"])

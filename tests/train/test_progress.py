@@ -6,7 +6,7 @@ import re
 import pytest
 from rich.console import Console
 
-from svilm_fast.train.progress import SHORT_NAMES, Display
+from svilm_fast.train.run.progress import SHORT_NAMES, Display
 
 VALUES = dict.fromkeys(SHORT_NAMES, 0.123) | {
     "peak_memory_bytes": 3.5 * 2**30,

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from svilm_fast import report as report_package
-from svilm_fast.train import session
-from svilm_fast.train.config import RunConfig
-from svilm_fast.train.errors import UserError
-from svilm_fast.train.files import RunFiles
-from svilm_fast.train.loaded_run import load_run
-from svilm_fast.train.reporting import _environment
-from svilm_fast.train.session import Start, train
+from svilm_fast.core.errors import UserError
+from svilm_fast.train.config.schema import RunConfig
+from svilm_fast.train.folder.files import RunFiles
+from svilm_fast.train.run import session
+from svilm_fast.train.run.loaded_run import load_run
+from svilm_fast.train.run.reporting import _environment
+from svilm_fast.train.run.session import Start, train
 
 SHORT = ("training.steps=2", "evaluation.at_end=false")
 

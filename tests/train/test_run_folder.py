@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from svilm_fast.train import ownership, run_folder
-from svilm_fast.train.console import exit_code_of
-from svilm_fast.train.errors import EvaluationError, UserError
-from svilm_fast.train.files import LONGEST_JSON, RunFiles, read_json
-from svilm_fast.train.folder_lock import LOCK_FILE, FolderLock
-from svilm_fast.train.load_config import load_config
-from svilm_fast.train.session import Start, train_as_rank
+from svilm_fast.core.errors import EvaluationError, UserError
+from svilm_fast.train.config.load import load_config
+from svilm_fast.train.folder import ownership
+from svilm_fast.train.folder import prepare as run_folder
+from svilm_fast.train.folder.files import LONGEST_JSON, RunFiles, read_json
+from svilm_fast.train.folder.lock import LOCK_FILE, FolderLock
+from svilm_fast.train.run.session import Start, train_as_rank
+from svilm_fast.train.run_app import exit_code_of
 
 FOREIGN = {
     "checkpoints/thesis.docx": b"years of work",
@@ -265,7 +266,7 @@ def test_a_second_run_in_the_folder_is_refused_and_names_the_first(tmp_path: Pat
 def test_a_crash_leaves_no_lock(tmp_path: Path) -> None:
     program = (
         "import os, sys; from pathlib import Path\n"
-        "from svilm_fast.train.folder_lock import FolderLock\n"
+        "from svilm_fast.train.folder.lock import FolderLock\n"
         "lock = FolderLock(Path(sys.argv[1])); lock.acquire(); lock.keep()\n"
         "os.kill(os.getpid(), 9)\n"
     )
@@ -288,7 +289,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
 
 
 def test_an_evaluation_can_fail_and_nothing_is_lost(configure, ranks, monkeypatch) -> None:
-    from svilm_fast.train import session
+    from svilm_fast.train.run import session
 
     def broken(*args: object, **options: object) -> None:
         raise ValueError("data.val: no clip could be decoded")
@@ -315,7 +316,7 @@ def test_an_evaluation_can_fail_and_nothing_is_lost(configure, ranks, monkeypatc
 def test_a_split_smaller_than_the_ranks_is_refused(configure, ranks, tmp_path: Path) -> None:
     from dataclasses import replace
 
-    from svilm_fast.train.session import _held_out_data
+    from svilm_fast.train.run.session import _held_out_data
 
     config = configure("evaluation.max_clips=1")
     with pytest.raises(UserError, match="has 1 clips to evaluate on 2 ranks"):

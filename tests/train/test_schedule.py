@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import pytest
 
-from svilm_fast.train.config import ScheduleConfig
-from svilm_fast.train.schedule import learning_rate, warmup_steps_of
+from svilm_fast.train.config.schema import ScheduleConfig
+from svilm_fast.train.run.schedule import learning_rate, warmup_steps_of
 
 
 def rates(total: int, **settings) -> list[float]:

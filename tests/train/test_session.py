@@ -13,16 +13,16 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from svilm_fast.core.errors import CheckpointError, ConfigError, UserError
 from svilm_fast.data.errors import DataError
-from svilm_fast.train import session
-from svilm_fast.train.checkpoint import committed_tags
-from svilm_fast.train.config import RunConfig
-from svilm_fast.train.errors import CheckpointError, ConfigError, UserError
-from svilm_fast.train.evaluate import evaluate, evaluation_data
-from svilm_fast.train.loaded_run import load_run
-from svilm_fast.train.reporting import write_report
-from svilm_fast.train.session import Start, train_as_rank
-from svilm_fast.train.signals import PendingSignal
+from svilm_fast.train.checkpoint.store import committed_tags
+from svilm_fast.train.config.schema import RunConfig
+from svilm_fast.train.ranks.signals import PendingSignal
+from svilm_fast.train.run import session
+from svilm_fast.train.run.evaluate import evaluate, evaluation_data
+from svilm_fast.train.run.loaded_run import load_run
+from svilm_fast.train.run.reporting import write_report
+from svilm_fast.train.run.session import Start, train_as_rank
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from svilm_fast.core.errors import ConfigError
 from svilm_fast.data.world.config import WorldConfig, build_config
 from svilm_fast.objectives.config import SViLMConfig
-from svilm_fast.train.errors import ConfigError
-from svilm_fast.train.load_config import (
+from svilm_fast.train.config.load import (
     annotation_at,
     dotted_keys,
     explain,

@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from svilm_fast.train.environment import environment_without_launcher
+from svilm_fast.train.launch.environment import environment_without_launcher
 
 JOIN = """
-from svilm_fast.train import ranks
-from svilm_fast.train.config import DistributedConfig
+from svilm_fast.train.ranks import process_group as ranks
+from svilm_fast.train.config.schema import DistributedConfig
 
 ranks.GRACE_SECONDS = 1.0
 ranks.start_ranks(

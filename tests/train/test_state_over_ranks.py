@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from svilm_fast.train.optimizer import build_optimizer
-from svilm_fast.train.portable import save_portable
-from svilm_fast.train.ranks import Ranks
-from svilm_fast.train.zero_files import read_checkpoint
+from svilm_fast.train.checkpoint.portable import save_portable
+from svilm_fast.train.checkpoint.zero_files import read_checkpoint
+from svilm_fast.train.ranks.process_group import Ranks
+from svilm_fast.train.run.optimizer import build_optimizer
 
 PROGRAM = Path(__file__).parent / "state_program.py"
 PARTS = ("model", "optimizer", "ema")

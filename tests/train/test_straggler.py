@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from svilm_fast.train.load_config import dump_config
-from svilm_fast.train.progress import summary
-from svilm_fast.train.straggler import OwnWork, losses_end, straggler_figures
+from svilm_fast.train.config.load import dump_config
+from svilm_fast.train.ranks.straggler import OwnWork, losses_end, straggler_figures
+from svilm_fast.train.run.progress import summary
 
 CPU = torch.device("cpu")
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from svilm_fast.train.errors import ConfigError
-from svilm_fast.train.files import RunFiles
-from svilm_fast.train.load_config import load_config
-from svilm_fast.train.metrics_log import MetricsLog, check_trackers
-from svilm_fast.train.ownership import claim, mark
-from svilm_fast.train.run_folder import clear, fixed_names
+from svilm_fast.core.errors import ConfigError
+from svilm_fast.train.config.load import load_config
+from svilm_fast.train.folder.files import RunFiles
+from svilm_fast.train.folder.ownership import claim, mark
+from svilm_fast.train.folder.prepare import clear, fixed_names
+from svilm_fast.train.run.metrics_log import MetricsLog, check_trackers
 
 # Parameters of wandb 0.31 and trackio 0.43, in their order.
 SIGNATURES = {

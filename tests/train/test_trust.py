@@ -15,14 +15,19 @@ import safetensors.torch
 import torch
 from typer.testing import CliRunner
 
-from svilm_fast.train.checkpoint import TrainerState, load_checkpoint, save_checkpoint
-from svilm_fast.train.ckpt_commands import ckpt_app
-from svilm_fast.train.errors import CheckpointError, ConfigError
-from svilm_fast.train.loaded_run import load_run
-from svilm_fast.train.manifest import MANIFEST, write_manifest
-from svilm_fast.train.portable import load_average, load_moments, load_weights, save_portable
-from svilm_fast.train.session import Start, train_as_rank
-from svilm_fast.train.trust import check_owner
+from svilm_fast.core.errors import CheckpointError, ConfigError
+from svilm_fast.train.checkpoint.commands import ckpt_app
+from svilm_fast.train.checkpoint.manifest import MANIFEST, write_manifest
+from svilm_fast.train.checkpoint.portable import (
+    load_average,
+    load_moments,
+    load_weights,
+    save_portable,
+)
+from svilm_fast.train.checkpoint.store import TrainerState, load_checkpoint, save_checkpoint
+from svilm_fast.train.folder.trust import check_owner
+from svilm_fast.train.run.loaded_run import load_run
+from svilm_fast.train.run.session import Start, train_as_rank
 
 FOREIGN_JSON = b'{"step": 1}'
 

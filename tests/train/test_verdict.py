@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from svilm_fast.train.faults import failure_of
-from svilm_fast.train.verdict import Ledger, Member, Verdict
+from svilm_fast.train.ranks.attribution import Ledger, Member, Verdict
+from svilm_fast.train.ranks.lost_connection import failure_of
 
 
 class Clock:

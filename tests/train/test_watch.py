@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from svilm_fast.train import watch
-from svilm_fast.train.verdict import Ledger, Member
-from svilm_fast.train.watch import WatchServer, allow_open_files, listen_on
+from svilm_fast.train.ranks import monitor as watch
+from svilm_fast.train.ranks.attribution import Ledger, Member
+from svilm_fast.train.ranks.monitor import WatchServer, allow_open_files, listen_on
 
 TOKEN = "only ours know it"
 

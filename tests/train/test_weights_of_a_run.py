@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file
 
 from svilm_fast import report as report_package
-from svilm_fast.train.config import Weights
-from svilm_fast.train.errors import CheckpointError, UserError
-from svilm_fast.train.evaluate import evaluate, evaluation_data
-from svilm_fast.train.loaded_run import load_run
-from svilm_fast.train.reporting import write_report
-from svilm_fast.train.session import Start, train_as_rank
+from svilm_fast.core.errors import CheckpointError, UserError
+from svilm_fast.train.config.schema import Weights
+from svilm_fast.train.run.evaluate import evaluate, evaluation_data
+from svilm_fast.train.run.loaded_run import load_run
+from svilm_fast.train.run.reporting import write_report
+from svilm_fast.train.run.session import Start, train_as_rank
 
 STEPS = 3
 

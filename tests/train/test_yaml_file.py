@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from svilm_fast.train.errors import ConfigError
-from svilm_fast.train.load_config import load_config
-from svilm_fast.train.yaml_file import LARGEST_FILE, parse_yaml, read_yaml
+from svilm_fast.core.errors import ConfigError
+from svilm_fast.train.config.load import load_config
+from svilm_fast.train.config.yaml_file import LARGEST_FILE, parse_yaml, read_yaml
 
 LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{new}: &{new} [{', '.join(9 * [f'*{old}'])}]\n"

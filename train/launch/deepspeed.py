@@ -16,7 +16,7 @@ from types import FrameType
 import psutil
 
 from svilm_fast.train.launch.torchrun import exit_code_of
-from svilm_fast.train.signals import HANDLED
+from svilm_fast.train.ranks.signals import HANDLED
 
 
 def ranks_of(runner: int) -> list[psutil.Process]:

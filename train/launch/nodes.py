@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from svilm_fast.train.errors import UserError
+from svilm_fast.core.errors import UserError
 
 TOOLS = ("ip", "nsenter", "setpriv", "unshare")
 DEVICE = "svilm0"

@@ -14,8 +14,8 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import parse_args, run
 
-from svilm_fast.terminal import print
-from svilm_fast.train.signals import HANDLED
+from svilm_fast.core.terminal import print
+from svilm_fast.train.ranks.signals import HANDLED
 
 SIGNAL_EXIT = 128
 

@@ -20,11 +20,11 @@ import torch
 import typer
 from safetensors.torch import load_file
 
+from svilm_fast.core.errors import UserError
+from svilm_fast.core.terminal import print
 from svilm_fast.data.world import render_world
-from svilm_fast.terminal import print
-from svilm_fast.train.console import run_app
-from svilm_fast.train.environment import environment_without_launcher, free_port
-from svilm_fast.train.errors import UserError
+from svilm_fast.train.config.small_model import SMALL_MODEL
+from svilm_fast.train.launch.environment import environment_without_launcher, free_port
 from svilm_fast.train.launch.nodes import (
     ADDRESSES,
     DEVICE,
@@ -33,7 +33,7 @@ from svilm_fast.train.launch.nodes import (
     two_nodes,
     why_not_isolated,
 )
-from svilm_fast.train.small_model import SMALL_MODEL
+from svilm_fast.train.run_app import run_app
 
 COMPARED = ("loss", "gradient_norm")
 SMALL = (

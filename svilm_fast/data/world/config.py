@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from svilm_fast.core.settings import Fraction, Settings
 from svilm_fast.data.world.combinations import combinations
 from svilm_fast.data.world.vocabulary import ACTIONS, BACKGROUNDS, COLORS, SHAPES, STAY
-from svilm_fast.settings import Fraction, Settings
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")

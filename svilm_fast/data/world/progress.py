@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from svilm_fast.console import Console
-from svilm_fast.terminal import print
+from svilm_fast.core.console import Console
+from svilm_fast.core.terminal import print
 
 _LINE_SECONDS = 5.0
 

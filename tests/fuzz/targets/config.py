@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from svilm_fast.train.load_config import (
+from svilm_fast.train.config.load import (
     PRESETS,
     dotted_keys,
     dump_config,

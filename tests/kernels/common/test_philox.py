@@ -5,7 +5,7 @@ import torch
 import triton
 import triton.language as tl
 
-from svilm_fast.kernels.philox import (
+from svilm_fast.core.philox import (
     Site,
     StepSeeds,
     _rounds,

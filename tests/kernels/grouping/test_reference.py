@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
+from svilm_fast.core.philox import philox4x32, words_to_uniform
 from svilm_fast.kernels import grouping, uniform
 from svilm_fast.kernels.grouping.reference import _SAMPLES_AT_ONCE, gumbel_noise
-from svilm_fast.kernels.philox import philox4x32, words_to_uniform
 
 B, L, C, G = 2, 7, 5, 3
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from svilm_fast.kernels.philox import StepSeeds
+from svilm_fast.core.philox import StepSeeds
 from svilm_fast.models.inputs import ModelInputs
-from svilm_fast.train.config import RunConfig
+from svilm_fast.train.config.schema import RunConfig
 
 
 class AliveBytes(TorchDispatchMode):

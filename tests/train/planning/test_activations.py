@@ -9,9 +9,9 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from svilm_fast.objectives.svilm import build_model
-from svilm_fast.train.load_config import load_config
-from svilm_fast.train.planning.activations import activations
-from svilm_fast.train.planning.workload import workload_of
+from svilm_fast.train.config.load import load_config
+from svilm_fast.train.plan.activations import activations
+from svilm_fast.train.plan.workload import workload_of
 
 TOLERANCE = 0.15
 CASES = [

@@ -7,21 +7,21 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from svilm_fast.train.load_config import load_config
-from svilm_fast.train.planning import report
-from svilm_fast.train.planning.chooser import (
+from svilm_fast.train.config.load import load_config
+from svilm_fast.train.plan import report
+from svilm_fast.train.plan.chooser import (
     GAIN,
     DoesNotFitError,
     choose,
     options,
     usable_bytes,
 )
-from svilm_fast.train.planning.devices import CPU, GIB, GPUS, parse_bytes
-from svilm_fast.train.planning.links import Links, links_of
-from svilm_fast.train.planning.memory import memory
-from svilm_fast.train.planning.resolve import open_settings, resolve, resolve_on_ranks
-from svilm_fast.train.planning.step_time import step_time
-from svilm_fast.train.planning.workload import Choice, Workload, workload_of
+from svilm_fast.train.plan.devices import CPU, GIB, GPUS, parse_bytes
+from svilm_fast.train.plan.links import Links, links_of
+from svilm_fast.train.plan.memory import memory
+from svilm_fast.train.plan.resolve import open_settings, resolve, resolve_on_ranks
+from svilm_fast.train.plan.step_time import step_time
+from svilm_fast.train.plan.workload import Choice, Workload, workload_of
 
 H100 = GPUS["h100"]
 LINKS = links_of(H100, None, 8)

@@ -14,12 +14,12 @@ import torch
 
 from svilm_fast.models.inputs import ModelInputs
 from svilm_fast.objectives.svilm import build_model
-from svilm_fast.train.engine import start_engine
-from svilm_fast.train.environment import environment_without_launcher
-from svilm_fast.train.load_config import load_config
-from svilm_fast.train.planning.chooser import fixed_choice
-from svilm_fast.train.planning.memory import memory
-from svilm_fast.train.planning.workload import workload_of
+from svilm_fast.train.config.load import load_config
+from svilm_fast.train.launch.environment import environment_without_launcher
+from svilm_fast.train.plan.chooser import fixed_choice
+from svilm_fast.train.plan.memory import memory
+from svilm_fast.train.plan.workload import workload_of
+from svilm_fast.train.run.engine import start_engine
 
 TOLERANCE = 0.15
 SMALL_BUCKETS = [
@@ -139,10 +139,10 @@ RESIDENT = """
 import json, sys
 import torch
 from svilm_fast.objectives.svilm import build_model
-from svilm_fast.train.engine import start_engine
-from svilm_fast.train.load_config import load_config
-from svilm_fast.train.ranks import leave_ranks, start_ranks
-from svilm_fast.train.throughput import peak_memory_bytes
+from svilm_fast.train.run.engine import start_engine
+from svilm_fast.train.config.load import load_config
+from svilm_fast.train.ranks.process_group import leave_ranks, start_ranks
+from svilm_fast.train.run.throughput import peak_memory_bytes
 
 config = load_config("demo", sys.argv[2:])
 ranks = start_ranks(config.distributed)
@@ -185,7 +185,7 @@ def test_the_resident_peak_of_a_process_grows_as_estimated(micro, batch_of_pairs
 @pytest.mark.gpu
 @pytest.mark.parametrize("micro, checkpoint", [("null", False), ("null", True), (8, False)])
 def test_the_peak_on_a_gpu_is_as_estimated(micro, checkpoint, batch_of_pairs) -> None:
-    from svilm_fast.train.ranks import leave_ranks, start_ranks
+    from svilm_fast.train.ranks.process_group import leave_ranks, start_ranks
 
     settings = _settings(1, "bf16_autocast", 64, micro, "auto", checkpoint)[:-1]
     config = load_config("demo", [*settings, "model.preset=small", "distributed.device=cuda"])

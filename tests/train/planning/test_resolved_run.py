@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from svilm_fast.train.planning.chooser import DoesNotFitError
-from svilm_fast.train.session import Start, train_as_rank
+from svilm_fast.train.plan.chooser import DoesNotFitError
+from svilm_fast.train.run.session import Start, train_as_rank
 
 AUTO = (
     "deepspeed.zero_stage=auto",

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from svilm_fast.train.load_config import load_config
-from svilm_fast.train.planning.devices import GPUS
-from svilm_fast.train.planning.dry_run import describe
-from svilm_fast.train.planning.flops import flops_of_step
-from svilm_fast.train.planning.links import Links, links_of
-from svilm_fast.train.planning.scaling import scaling_tables
-from svilm_fast.train.planning.step_time import executed_flops, step_time
-from svilm_fast.train.planning.traffic import loss_traffic, zero_traffic
-from svilm_fast.train.planning.workload import Choice, Workload, workload_of
+from svilm_fast.train.config.load import load_config
+from svilm_fast.train.plan.devices import GPUS
+from svilm_fast.train.plan.dry_run import describe
+from svilm_fast.train.plan.flops import flops_of_step
+from svilm_fast.train.plan.links import Links, links_of
+from svilm_fast.train.plan.scaling import scaling_tables
+from svilm_fast.train.plan.step_time import executed_flops, step_time
+from svilm_fast.train.plan.traffic import loss_traffic, zero_traffic
+from svilm_fast.train.plan.workload import Choice, Workload, workload_of
 
 DOCS = Path(__file__).parents[3] / "docs"
 H100 = GPUS["h100"]

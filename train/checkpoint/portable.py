@@ -1,0 +1,376 @@
+"""The portable checkpoint: safetensors and JSON that any ZeRO stage and rank count can read."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from svilm_fast.core.errors import CheckpointError
+from svilm_fast.train.checkpoint.manifest import (
+    MANIFEST,
+    SAVED,
+    damage_of,
+    remove_listed,
+    write_manifest,
+)
+from svilm_fast.train.checkpoint.saved_state import PORTABLE_STATE, read_portable_state
+from svilm_fast.train.checkpoint.sharded_state import (
+    create_moments,
+    link_moments,
+    refresh_parameters,
+    release_parameters,
+    set_master,
+    set_moment,
+    torch_optimizer,
+    whole_moment,
+    whole_parameter,
+)
+from svilm_fast.train.checkpoint.store import check_shapes, described_average, parameter_shapes
+from svilm_fast.train.folder.disk import check_space, told
+from svilm_fast.train.folder.files import save_tensors, write_json
+from svilm_fast.train.folder.trust import opened_tensors, read_tensors, understood
+from svilm_fast.train.run.engine import Engine
+
+WEIGHTS = "model.safetensors"
+MOMENTS = "optimizer.safetensors"
+AVERAGE = "ema.safetensors"
+STATE = PORTABLE_STATE
+MOMENT_NAMES = {"adamw": ("exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",)}
+
+
+@dataclass
+class PortableState:
+    """All that a portable checkpoint holds, whole and on the CPU.
+
+    weights: fp32 parameters and persistent buffers by name; moments: fp32 by `moment/name`;
+    average: the trained parameters' average, None without one; described: what state.json says.
+    """
+
+    weights: dict[str, Tensor]
+    moments: dict[str, Tensor]
+    average: dict[str, Tensor] | None
+    described: dict[str, Any]
+
+
+def describe_state(
+    *,
+    step: int,
+    optimizer: str,
+    updates: int,
+    data: dict[str, Any],
+    parameters: dict[str, list[int]],
+    ema: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Return the content of state.json. updates: those that AdamW's bias correction counts."""
+    return {
+        "format": 1,
+        "step": step,
+        "optimizer": optimizer,
+        "updates": updates,
+        "data": data,
+        "parameters": parameters,
+        "ema": ema,
+    }
+
+
+def write_portable(folder: Path, state: PortableState, copies: Iterable[Path] = ()) -> None:
+    """Write the files; the folder appears under its name only when it is complete.
+
+    copies: files that are copied into it, and so are covered by its manifest. Raises DiskFullError
+    or CheckpointError where it cannot be written; what was there before is then unchanged.
+    """
+    temporary, before = folder.with_name(f".{folder.name}.tmp"), _before(folder)
+    for path in (folder, temporary, before):
+        if path.is_symlink():
+            raise CheckpointError(f"{path} is a link, which is not followed: remove it")
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder} is a file where a folder has to be: move it away")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    needed, what = _bytes_of(state), f"the portable checkpoint {folder}"
+    try:
+        _finish_replacing(folder)
+        if before.exists():
+            left = ", ".join(sorted(path.name for path in before.iterdir())[:5])
+            raise CheckpointError(f"{before} holds {left}, which no save wrote: move it away")
+        _remove_draft(temporary)
+        check_space(folder.parent, needed, what)
+        _write(temporary, state, list(copies))
+        if folder.exists():
+            folder.replace(before)
+        temporary.replace(folder)
+    except OSError as error:
+        failure = told(error, folder.parent, needed, what)
+        _remove_draft(temporary)
+        raise failure from error
+    _finish_replacing(folder)
+
+
+def _bytes_of(state: PortableState) -> int:
+    tensors = [*state.weights.values(), *state.moments.values(), *(state.average or {}).values()]
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+def _write(folder: Path, state: PortableState, copies: list[Path]) -> None:
+    folder.mkdir(parents=True)
+    save_tensors(state.weights, folder / WEIGHTS)
+    save_tensors(state.moments, folder / MOMENTS)
+    if state.average is not None:
+        save_tensors(state.average, folder / AVERAGE)
+    write_json(folder / STATE, state.described | {"copies": [path.name for path in copies]})
+    for path in copies:
+        shutil.copyfile(path, folder / path.name)
+    write_manifest(folder)
+
+
+def drafts_of(folder: Path) -> list[Path]:
+    """The folders that a portable checkpoint of this name may be written to."""
+    return [folder, folder.with_name(f".{folder.name}.tmp"), _before(folder)]
+
+
+def _before(folder: Path) -> Path:
+    """Where the older checkpoint waits until the new one has its name."""
+    return folder.with_name(f".{folder.name}.before")
+
+
+def _finish_replacing(folder: Path) -> None:
+    """Remove an older checkpoint, or bring it back where a kill left no newer one.
+
+    What somebody added to it moves to the newer one, or stays where that holds the same name.
+    """
+    before = _before(folder)
+    if not before.is_dir():
+        return
+    if not (folder / MANIFEST).is_file():  # the manifest is written last
+        if folder.is_dir():
+            folder.rmdir()
+        before.replace(folder)
+        return
+    try:
+        remove_listed(before)
+    except ValueError:  # the manifest was damaged
+        for path in list(before.iterdir()):
+            if SAVED.fullmatch(path.name) and not path.is_dir():
+                path.unlink()
+    for left in list(before.iterdir()) if before.is_dir() else ():
+        if not os.path.lexists(folder / left.name):
+            left.replace(folder / left.name)
+    with contextlib.suppress(OSError):
+        before.rmdir()
+
+
+def _remove_draft(folder: Path) -> None:
+    """Remove an unfinished checkpoint. Raises CheckpointError where it holds anything else."""
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        if not SAVED.fullmatch(path.name) or path.is_dir():
+            raise CheckpointError(f"{folder} holds {path.name}, which no save wrote: move it away")
+    shutil.rmtree(folder)
+
+
+def required_files(folder: Path) -> list[str]:
+    """Return the names that a portable checkpoint must hold.
+
+    Raises ValueError where it does not say so.
+    """
+    described = read_portable_state(folder)
+    average = [] if described["ema"] is None else [AVERAGE]
+    return [WEIGHTS, MOMENTS, STATE, *average, *described.get("copies", [])]
+
+
+def problem_with(folder: Path) -> str | None:
+    """Return why a portable checkpoint cannot be trusted, or None if it is as it was written."""
+    return damage_of(folder, required=required_files)
+
+
+def save_portable(
+    engine: Engine, folder: Path, step: int, data: dict[str, Any], copies: Iterable[Path] = ()
+) -> None:
+    """Gather fp32 weights, moments and the average on rank 0 and write them beside the state.
+
+    Every rank must call it: under ZeRO each tensor is put together by a collective, one at a time.
+    """
+    ranks = engine.ranks
+    names = MOMENT_NAMES[engine.config.optimizer.name]
+    link_moments(engine)
+    weights = dict(_gathered(engine, whole_parameter))
+    moments: dict[str, Tensor] = {}
+    for moment in names:
+        found = _gathered(engine, partial(whole_moment, name=moment), trained_only=True)
+        moments |= {f"{moment}/{name}": value for name, value in found}
+    average: dict[str, Tensor] | None = None
+    described = described_average(engine)
+    if described is not None:
+        assert engine.ema is not None
+        with engine.ema.applied():
+            average = dict(_gathered(engine, whole_parameter, trained_only=True))
+
+    def write() -> None:
+        buffers = persistent_buffers(engine.model)
+        whole = weights | {name: buffer.detach().cpu().contiguous() for name, buffer in buffers}
+        state = describe_state(
+            step=step,
+            optimizer=engine.config.optimizer.name,
+            updates=optimizer_updates(engine),
+            data=data,
+            parameters=parameter_shapes(engine.model),
+            ema=described,
+        )
+        write_portable(folder, PortableState(whole, moments, average, state), copies)
+
+    ranks.from_first(write)
+
+
+def _gathered(
+    engine: Engine,
+    gather: Callable[[Engine, nn.Parameter], Tensor | None],
+    *,
+    trained_only: bool = False,
+) -> Iterator[tuple[str, Tensor]]:
+    """Gather a tensor of every parameter on all ranks, and yield it on the CPU of rank 0."""
+    for name, parameter in engine.model.named_parameters():
+        if trained_only and not parameter.requires_grad:
+            continue
+        whole = gather(engine, parameter)
+        if engine.ranks.is_first and whole is not None:
+            yield name, whole.detach().to("cpu", torch.float32, copy=True).contiguous()
+
+
+def persistent_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield the buffers that belong to the state dict."""
+    parameters = {name for name, _ in model.named_parameters()}
+    for name, value in model.state_dict().items():
+        if name not in parameters and isinstance(value, Tensor):
+            yield name, value
+
+
+def optimizer_updates(engine: Engine) -> int:
+    """Return how many updates the optimizer has counted (AdamW's bias correction)."""
+    for state in torch_optimizer(engine).state.values():
+        if "step" in state:
+            return int(state["step"])
+    return 0
+
+
+def check_portable(folder: Path) -> dict[str, Any]:
+    """Return the described state of a verified portable checkpoint, or raise CheckpointError."""
+    if not (folder / STATE).is_file() or not (folder / MANIFEST).is_file():
+        raise CheckpointError(
+            f"{folder} holds no portable checkpoint; a run writes it at its end: go on with "
+            "--resume, or make one of a stopped run's last checkpoint with `svilm ckpt convert`"
+        )
+    reason = problem_with(folder)
+    if reason is not None:
+        raise CheckpointError(f"{folder} cannot be trusted: {reason}")
+    return read_portable_state(folder)
+
+
+def load_weights(model: nn.Module, folder: Path, *, average: bool = False) -> dict[str, Any]:
+    """Fill `model` with the weights of a portable checkpoint and return its described state.
+
+    average: take the average of the weights where there is one for a parameter. Raises
+    CheckpointError naming the first parameter whose shape differs, or when there is no average.
+    """
+    described = check_portable(folder)
+    check_shapes(described["parameters"], model, folder)
+    weights = read_tensors(folder / WEIGHTS)
+    if average:
+        if not (folder / AVERAGE).is_file():
+            raise CheckpointError(
+                f"{folder} holds no average of the weights; take the weights themselves, or train "
+                "with ema.decay"
+            )
+        weights |= read_tensors(folder / AVERAGE)
+    with understood(folder / WEIGHTS):
+        model.load_state_dict(weights)
+    return described
+
+
+def load_masters(engine: Engine, folder: Path, *, average: bool = False) -> None:
+    """Give an engine with bf16 parameters the fp32 weights, which its cast has rounded.
+
+    average: as in `load_weights`, which must have been called before.
+    """
+    if engine.config.training.precision != "bf16":
+        return
+    release_parameters(engine)
+    for file in (WEIGHTS, AVERAGE) if average else (WEIGHTS,):
+        with opened_tensors(folder / file) as weights:
+            present = set(weights.keys())
+            for name, parameter in engine.model.named_parameters():
+                if parameter.requires_grad and name in present:
+                    value = weights.get_tensor(name).to(engine.ranks.device)
+                    set_master(engine, parameter, value)
+    refresh_parameters(engine)
+    if engine.ema is not None:
+        engine.ema.restart(0)
+
+
+def load_moments(engine: Engine, folder: Path) -> None:
+    """Give the engine the moments of a portable checkpoint, whatever its stage and rank count.
+
+    Weights must have been loaded before the engine was built. A parameter that was locked when the
+    checkpoint was written starts with zero moments. Raises CheckpointError when the checkpoint came
+    from another optimizer.
+    """
+    described = check_portable(folder)
+    rule = engine.config.optimizer.name
+    if described["optimizer"] != rule:
+        raise CheckpointError(
+            f"{folder} holds the moments of {described['optimizer']}, this run uses {rule}; "
+            f"set optimizer.name={described['optimizer']}"
+        )
+    with opened_tensors(folder / MOMENTS) as moments:
+        present = set(moments.keys())
+        if not present:
+            return
+        names = [name for name, _ in engine.model.named_parameters()]
+        known = {f"{moment}/{name}" for moment in MOMENT_NAMES[rule] for name in names}
+        if present - known:
+            raise CheckpointError(
+                f"{folder / MOMENTS} holds {min(present - known)!r}, a moment of no parameter"
+            )
+        if engine.zero_stage > 0:
+            create_moments(engine, MOMENT_NAMES[rule])
+        for name, parameter in engine.model.named_parameters():
+            for moment in MOMENT_NAMES[rule] if parameter.requires_grad else ():
+                key = f"{moment}/{name}"
+                if key in present:
+                    value = moments.get_tensor(key).to(engine.ranks.device)
+                elif engine.zero_stage == 0:
+                    value = torch.zeros_like(parameter)
+                else:
+                    continue
+                set_moment(engine, parameter, moment, value)
+    if rule == "adamw":
+        # The fused rule, which GPUs use, counts on the device.
+        device = engine.ranks.device if engine.ranks.device.type == "cuda" else None
+        for state in torch_optimizer(engine).state.values():
+            state["step"] = torch.tensor(
+                float(described["updates"]), dtype=torch.float32, device=device
+            )
+
+
+def load_average(engine: Engine, folder: Path) -> None:
+    """Continue the average of a portable checkpoint, or begin one at the engine's weights."""
+    described = check_portable(folder)
+    if engine.ema is None:
+        return
+    if described["ema"] is None:
+        engine.ema.restart(int(described["step"]))
+        return
+    with opened_tensors(folder / AVERAGE) as tensors:
+        present = set(tensors.keys())
+        engine.ema.load_whole(
+            lambda name: tensors.get_tensor(name) if name in present else None,
+            int(described["ema"]["updates"]),
+        )

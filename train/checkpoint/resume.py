@@ -1,0 +1,72 @@
+"""What a resumed run must share with its checkpoint, and what it may change in plain sight."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from svilm_fast.core.errors import CheckpointError
+from svilm_fast.core.terminal import print
+from svilm_fast.train.config.load import read_yaml
+from svilm_fast.train.config.schema import RunConfig
+from svilm_fast.train.folder.files import RunFiles, sha256_of
+from svilm_fast.train.ranks.consistency import LOCAL_SETTINGS, flattened
+
+# Settings beside LOCAL_SETTINGS that leave the trained weights as they would have been.
+RESULT_KEEPS = (
+    *LOCAL_SETTINGS,
+    "run.dir",
+    "run.name",
+    "data.val",
+    "data.test",
+    "distributed.timeout_seconds",
+    "distributed.solo_timeout_seconds",
+    "evaluation.",
+    "report.",
+    "checkpoint.",
+    "training.profile.",
+    "training.stop_after_steps",
+    "training.memory_bytes",
+)
+
+
+def changes_result(setting: str) -> bool:
+    """Whether a run with another value of this setting ends with other weights."""
+    return not setting.startswith(RESULT_KEEPS)
+
+
+def changed_settings(saved: dict[str, Any], config: RunConfig) -> list[str]:
+    """Return a line for each setting that differs from a saved tree, in the order of the tree."""
+    before, now = flattened(saved), flattened(config.model_dump(mode="json"))
+    lines = []
+    for key in [*now, *(key for key in before if key not in now)]:
+        was, is_now = before.get(key, "(not set)"), now.get(key, "(not set)")
+        if was != is_now:
+            note = "changes the result" if changes_result(key) else "does not change the result"
+            lines.append(f"{key}: {was} -> {is_now} ({note})")
+    return lines
+
+
+def check_tokenizer(files: RunFiles, source: Path) -> None:
+    """Raise CheckpointError where the run's tokenizer is not the one of its checkpoint."""
+    kept = source / files.tokenizer.name
+    if not kept.is_file():  # written before checkpoints held a copy
+        return
+    if not files.tokenizer.is_file() or sha256_of(files.tokenizer) != sha256_of(kept):
+        raise CheckpointError(
+            f"{files.tokenizer} is not the tokenizer that {source} was trained with: its tokens "
+            f"would mean other words; restore it with: cp {kept} {files.tokenizer}"
+        )
+
+
+def check_resume(files: RunFiles, source: Path, config: RunConfig) -> None:
+    """Refuse another tokenizer, and print which settings changed since the checkpoint."""
+    check_tokenizer(files, source)
+    kept = source / files.config.name
+    if not kept.is_file():
+        return
+    lines = changed_settings(read_yaml(kept), config)
+    if lines:
+        print(f"settings changed since {source.name}:", flush=True)
+        for line in lines:
+            print(f"  {line}", flush=True)

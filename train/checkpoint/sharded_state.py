@@ -1,0 +1,159 @@
+"""What an engine holds of a parameter: its fp32 master and its moments, sharded or whole.
+
+One place that knows where DeepSpeed 0.19 keeps them. Under ZeRO 1 and 2 a rank's share of a
+parameter group is one flat fp32 tensor, under ZeRO 3 it is one for each sub-group; in stage 0 the
+parameters themselves are the masters, whole on every rank.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from svilm_fast.train.run.engine import Engine
+
+
+def torch_optimizer(engine: Engine) -> torch.optim.Optimizer:
+    """Return the optimizer that updates the masters."""
+    outer = engine.deepspeed.optimizer
+    return outer if engine.zero_stage == 0 else outer.optimizer
+
+
+def flat_masters(engine: Engine) -> list[Tensor]:
+    """Return the flat fp32 tensors that are ZeRO's parameters of the inner optimizer."""
+    outer = engine.deepspeed.optimizer
+    if engine.zero_stage == 3:
+        return outer.fp32_partitioned_groups_flat
+    # ZeRO 1 with bf16 parameters is another class of DeepSpeed's, which has its own name for them.
+    if hasattr(outer, "fp32_groups_flat_partition"):
+        return outer.fp32_groups_flat_partition
+    return outer.single_partition_of_fp32_groups
+
+
+def clear_padding(engine: Engine) -> None:
+    """Set to zero what ZeRO 3 appends to a parameter so that all ranks hold shards of one size.
+
+    DeepSpeed 0.19 leaves it uninitialised. Checkpoints would hold arbitrary bytes of memory, and
+    the files of two equal runs would differ.
+    """
+    if engine.zero_stage != 3:
+        return
+    outer, rank = engine.deepspeed.optimizer, engine.ranks.rank
+    for flat, parameters in zip(outer.fp32_partitioned_groups_flat, outer.fp16_groups, strict=True):
+        start = 0
+        for parameter in parameters:
+            size = parameter.partition_numel()
+            own = min(max(parameter.ds_numel - rank * size, 0), size)
+            parameter.ds_tensor[own:].zero_()
+            flat.data[start + own : start + size].zero_()
+            start += size
+
+
+def masters(engine: Engine) -> list[Tensor]:
+    """Return this rank's fp32 masters of everything that is trained, in the optimizer's order."""
+    if engine.zero_stage == 0:
+        groups = engine.deepspeed.optimizer.param_groups
+        return [parameter.data for group in groups for parameter in group["params"]]
+    return [partition.data for partition in flat_masters(engine)]
+
+
+def release_parameters(engine: Engine) -> None:
+    """Let ZeRO 3 forget what it has gathered, before the masters are changed behind its back."""
+    if engine.zero_stage == 3:
+        engine.deepspeed.optimizer._partition_all_parameters()
+
+
+def refresh_parameters(engine: Engine) -> None:
+    """Bring the model's parameters up to date with changed masters; every rank must call it."""
+    outer = engine.deepspeed.optimizer
+    if engine.zero_stage in (1, 2):
+        outer.update_lp_params()
+    elif engine.zero_stage == 3:
+        for sub_group in range(len(outer.fp32_partitioned_groups_flat)):
+            outer._reassign_or_swap_out_partitioned_parameters(sub_group)
+        if outer.persistent_parameters:
+            outer.persistent_parameters[0].all_gather(outer.persistent_parameters)
+    if engine.scalars is not None:
+        engine.scalars.refresh()
+
+
+def whole_parameter(engine: Engine, parameter: nn.Parameter) -> Tensor:
+    """Return a parameter's fp32 master in its own shape; a collective under ZeRO.
+
+    A locked parameter has no master: it is returned as the model holds it.
+    """
+    from deepspeed.runtime.zero import GatheredParameters
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    if engine.zero_stage == 0:
+        return parameter.detach()
+    if parameter.requires_grad:
+        return safe_get_full_fp32_param(parameter)
+    if engine.zero_stage < 3:
+        return parameter.detach()
+    with GatheredParameters([parameter]):
+        return parameter.detach().clone()
+
+
+def whole_moment(engine: Engine, parameter: nn.Parameter, name: str) -> Tensor | None:
+    """Return a moment in its parameter's shape, or None before the first update."""
+    from deepspeed.utils import safe_get_full_optimizer_state
+
+    state = torch_optimizer(engine).state
+    if engine.zero_stage == 0:
+        return state.get(parameter, {}).get(name)
+    if not state:
+        return None
+    return safe_get_full_optimizer_state(parameter, name)
+
+
+def set_master(engine: Engine, parameter: nn.Parameter, value: Tensor) -> None:
+    """Write this rank's share of a whole fp32 value into a parameter's master."""
+    _write_share(engine, parameter, value, None)
+
+
+def set_moment(engine: Engine, parameter: nn.Parameter, name: str, value: Tensor) -> None:
+    """Write this rank's share of a whole moment."""
+    if engine.zero_stage == 0:
+        torch_optimizer(engine).state[parameter][name] = value
+    else:
+        _write_share(engine, parameter, value, name)
+
+
+def _write_share(engine: Engine, parameter: Any, value: Tensor, moment: str | None) -> None:
+    outer = engine.deepspeed.optimizer
+    if engine.zero_stage == 0:
+        parameter.data.copy_(value)
+    elif engine.zero_stage == 3:
+        share, _ = outer._get_fp32_opt_state_partition(parameter, False, moment)
+        # DeepSpeed's own setter fails where the ranks do not divide a parameter: its last share
+        # is padded.
+        start = min(share.numel() * outer._get_param_partition_rank(parameter), value.numel())
+        own = value.flatten()[start : start + share.numel()]
+        share.data[: own.numel()].copy_(own)
+    else:
+        parameter.set_full_hp_param(value, moment)
+
+
+def create_moments(engine: Engine, names: tuple[str, ...]) -> None:
+    """Give ZeRO's flat partitions zero moments, which they otherwise get at the first update."""
+    state = torch_optimizer(engine).state
+    for partition in flat_masters(engine):
+        for name in names:
+            state[partition][name] = torch.zeros_like(partition)
+    link_moments(engine)
+
+
+def link_moments(engine: Engine) -> None:
+    """Let ZeRO 1 and 2 find the moments of every parameter group.
+
+    DeepSpeed 0.19.8 links them once, after the first update of the first group, when the other
+    groups have none yet; those stay without.
+    """
+    if engine.zero_stage in (1, 2) and torch_optimizer(engine).state:
+        outer = engine.deepspeed.optimizer
+        outer._hp_optimizer_states_linked = False
+        outer._lazy_init_hp_params_optimizer_state()

@@ -1,0 +1,388 @@
+"""DeepSpeed checkpoints that are committed in two phases and verified before they are read.
+
+DeepSpeed's rank 0 writes `latest` when its own files are done, before the other ranks wrote theirs:
+a rank that dies in between leaves `latest` on an incomplete checkpoint, and the next start then
+loads half of it or begins from scratch without a word. Here all ranks write first; after a barrier
+rank 0 writes a manifest with the SHA-256 of every file, then `latest`. A checkpoint without a valid
+manifest does not exist.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import math
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from svilm_fast.core.errors import CheckpointError, UserError
+from svilm_fast.train.checkpoint.manifest import (
+    MANIFEST,
+    SAVED,
+    committed_tags,
+    damage_of,
+    refuse_link,
+    remove_listed,
+    tags_in,
+    was_committed,
+    write_manifest,
+)
+from svilm_fast.train.checkpoint.rank_state import (
+    described_average,
+    load_average,
+    load_random_state,
+    save_average,
+    save_random_state,
+)
+from svilm_fast.train.checkpoint.saved_state import (
+    TRAINER_STATE,
+    read_data_state,
+    read_trainer_state,
+)
+from svilm_fast.train.folder.disk import bytes_in, check_space, late_errors, told
+from svilm_fast.train.folder.files import write_atomically, write_json
+from svilm_fast.train.folder.trust import check_owner, understood
+from svilm_fast.train.run.engine import Engine
+from svilm_fast.train.run.optimizer import RATE_FACTOR, described_groups
+
+log = logging.getLogger(__name__)
+
+LATEST = "latest"
+STATE = TRAINER_STATE
+
+
+@dataclass
+class TrainerState:
+    """What continues a run beside weights and moments: the step and where the data stand.
+
+    data: `state_dict()` of this rank's loader. source: the checkpoint that it was read from.
+    """
+
+    step: int
+    data: dict[str, Any]
+    source: Path | None = field(default=None, compare=False)
+
+
+def tag_of(step: int) -> str:
+    """Return the folder name of a step's checkpoint."""
+    return f"step_{step:08d}"
+
+
+def parameter_shapes(model: nn.Module) -> dict[str, list[int]]:
+    """Return the full shape of every parameter, also where ZeRO 3 has partitioned it."""
+    return {
+        name: list(getattr(parameter, "ds_shape", parameter.shape))
+        for name, parameter in model.named_parameters()
+    }
+
+
+def check_shapes(saved: dict[str, list[int]], model: nn.Module, source: Path) -> None:
+    """Raise CheckpointError naming the first parameter that differs, with both shapes."""
+    wanted = parameter_shapes(model)
+    for name, shape in wanted.items():
+        if name not in saved:
+            raise CheckpointError(f"{source} has no parameter {name!r} of shape {shape}")
+        if saved[name] != shape:
+            raise CheckpointError(
+                f"{source}: parameter {name!r} has shape {saved[name]}, the model's is {shape}; "
+                "use the configuration that the checkpoint was trained with"
+            )
+    extra = sorted(set(saved) - set(wanted))
+    if extra:
+        raise CheckpointError(f"{source} holds a parameter {extra[0]!r} that the model lacks")
+
+
+def check_groups(saved: list[dict[str, Any]], engine: Engine, source: Path) -> None:
+    """Raise CheckpointError where parameters are grouped or locked otherwise than they were."""
+    here = described_groups(engine.deepspeed.optimizer)
+    if here == saved:
+        return
+    for was, is_now in itertools.zip_longest(saved, here):
+        if was != is_now:
+            break
+    told = [
+        "none" if group is None else f"{group['name']} at {group[RATE_FACTOR]:g} of the rate"
+        for group in (was, is_now)
+    ]
+    raise CheckpointError(
+        f"{source} was written with other parameter groups ({told[0]}, here {told[1]}); keep "
+        "optimizer.layer_decay, optimizer.no_decay, video.lock and text.lock as they were, or "
+        "continue from the portable checkpoint with --init-from"
+    )
+
+
+def required_files(folder: Path) -> list[str]:
+    """Return the names that a checkpoint must hold, by what it says of stage and rank count.
+
+    Raises ValueError where it does not say so.
+    """
+    described = read_trainer_state(folder)
+    stage, averaged = described["zero_stage"], described["ema"] is not None
+    # DeepSpeed puts the precision before the names of its shards.
+    shards = {name[name.find("zero_pp_rank_") :]: name for name in os.listdir(folder)}
+    names = [STATE, *described.get("copies", [])]
+    for rank in range(described["world_size"]):
+        names += [f"random_rank_{rank:05d}.safetensors", f"data_rank_{rank:05d}.json"]
+        kinds = ["optim"] * (stage > 0) + ["model"] * (stage == 3)
+        own = [f"zero_pp_rank_{rank}_mp_rank_00_{kind}_states.pt" for kind in kinds]
+        names += [shards.get(name, name) for name in own]
+        if averaged and (stage > 0 or rank == 0):
+            names.append(f"ema_rank_{rank:05d}.safetensors")
+    return names if stage == 3 else [*names, "mp_rank_00_model_states.pt"]
+
+
+def problem_with(folder: Path) -> str | None:
+    """Return why a checkpoint cannot be trusted, or None if every byte is as it was written."""
+    return damage_of(folder, required=required_files)
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Remove what a save wrote into a step's folder, and the folder where that leaves it empty.
+
+    The manifest goes first, so that it never looks complete. Raises OSError for a link.
+    """
+    refuse_link(folder)
+    try:
+        remove_listed(folder)
+    except (OSError, ValueError):  # never completed, or damaged
+        (folder / MANIFEST).unlink(missing_ok=True)
+        for path in list(folder.iterdir()):
+            if SAVED.fullmatch(path.name) and not path.is_dir():
+                path.unlink()
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+    if folder.is_dir():
+        left = ", ".join(sorted(path.name for path in folder.iterdir())[:5])
+        log.warning("%s stays: no save wrote %s", folder, left)
+
+
+def newest_verified(folder: Path) -> str | None:
+    """Return the newest checkpoint that verifies, saying why newer ones were passed over.
+
+    Returns None when nothing was ever committed: a kill during a run's first save leaves files, but
+    no manifest and no `latest`. Raises CheckpointError when something was committed and nothing can
+    be trusted, or the folder cannot be read, so that a run never starts from scratch by accident.
+    """
+    try:
+        tags = [tag for tag in tags_in(folder) if (folder / tag).is_dir()]
+        committed = os.path.lexists(folder / LATEST) or any(
+            was_committed(folder / tag) for tag in tags
+        )
+    except OSError as error:
+        raise CheckpointError(
+            f"{error.filename} cannot be read ({error.strerror}); a run continues from its own "
+            "user's folders"
+        ) from error
+    if not committed:
+        if tags:
+            log.warning(
+                "%s holds the unfinished first save of a run that ended during it (%s): there is "
+                "nothing to resume",
+                folder,
+                tags[0],
+            )
+        return None
+    reasons: list[str] = []
+    for tag in tags:
+        reason = problem_with(folder / tag)
+        if reason is None:
+            if reasons:
+                log.warning("resuming from %s instead", tag)
+            return tag
+        reasons.append(f"{tag}: {reason}")
+        log.warning("checkpoint %s is passed over: %s", tag, reason)
+    if not tags:
+        reasons.append(f"{LATEST} names {_latest(folder)!r}, which is absent")
+    raise CheckpointError(
+        f"no checkpoint in {folder} can be trusted ({'; '.join(reasons)}); "
+        "start anew with --overwrite"
+    )
+
+
+def _latest(folder: Path) -> str:
+    """What `latest` holds, for a message."""
+    try:
+        with (folder / LATEST).open("rb") as file:
+            return file.read(100).decode(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def save_checkpoint(
+    engine: Engine,
+    folder: Path,
+    state: TrainerState,
+    keep: int,
+    *,
+    copies: Sequence[Path] = (),
+) -> Path:
+    """Save this step on all ranks and commit it; older ones beyond `keep` are removed.
+
+    copies: files that are copied into the checkpoint, and so are covered by its manifest.
+    """
+    what = f"the checkpoint of step {state.step}"
+
+    def make_room() -> int:
+        folder.mkdir(parents=True, exist_ok=True)
+        needed = expected_bytes(engine, folder)
+        check_space(folder, needed, what)
+        return needed
+
+    needed = engine.ranks.from_first(make_room)
+    return _save(engine, folder, state, keep, copies, needed, what)
+
+
+def expected_bytes(engine: Engine, folder: Path) -> int:
+    """Return the size of the newest checkpoint, or about what the first one needs."""
+    tags = committed_tags(folder)
+    if tags:
+        return bytes_in(folder / tags[0])
+    config = engine.config
+    whole = 2 if config.training.precision == "bf16" else 4
+    # In fp32: moments, ZeRO's masters, the average.
+    parts = {"adamw": 2, "sgd": 1}[config.optimizer.name]
+    trained = 4 * (parts + (engine.zero_stage > 0) + (engine.ema is not None))
+    shapes = parameter_shapes(engine.model)
+    return sum(
+        math.prod(shapes[name]) * (whole + trained * parameter.requires_grad)
+        for name, parameter in engine.model.named_parameters()
+    )
+
+
+def _save(
+    engine: Engine,
+    folder: Path,
+    state: TrainerState,
+    keep: int,
+    copies: Sequence[Path],
+    needed: int,
+    what: str,
+) -> Path:
+    ranks, tag = engine.ranks, tag_of(state.step)
+    target = folder / tag
+
+    def prepare() -> None:
+        # Left behind by a run that ended during its save, or the same step saved again.
+        if os.path.lexists(target):
+            try:
+                remove_checkpoint(target)
+            except OSError as error:
+                raise CheckpointError(f"{target} cannot be replaced: {error.strerror}") from error
+        if target.exists():
+            raise CheckpointError(f"{target} holds what no save wrote; move that away")
+        target.mkdir(parents=True)
+
+    def commit() -> None:
+        if ranks.is_first:
+            write_manifest(target)
+            write_atomically(folder / LATEST, tag.encode())
+
+    def together(write: Callable[[], None]) -> None:
+        """Write on all ranks; a failure of one is raised on all, and nothing is left of it."""
+        failure: UserError | None = None
+        try:
+            write()
+        except OSError as error:
+            failure = told(error, folder, needed, f"{what} (rank {ranks.rank})")
+            failure.__cause__ = error
+        found = [one for one in ranks.gather(failure) if one is not None]
+        if found:
+            ranks.from_first(lambda: remove_checkpoint(target))
+            raise found[0]
+
+    ranks.from_first(prepare)
+    together(partial(_write, engine, folder, state, copies))
+    together(commit)
+    if ranks.is_first:
+        _remove_older(folder, tag, keep)
+    ranks.barrier()
+    return target
+
+
+def _write(engine: Engine, folder: Path, state: TrainerState, copies: Sequence[Path]) -> None:
+    """Write this rank's files; raise OSError where that failed, in step with the other ranks."""
+    ranks, tag = engine.ranks, tag_of(state.step)
+    target = folder / tag
+    with late_errors(engine.deepspeed.checkpoint_engine):
+        engine.deepspeed.save_checkpoint(str(folder), tag=tag, save_latest=False)
+    save_random_state(target / f"random_rank_{ranks.rank:05d}.safetensors", ranks.device)
+    write_json(target / f"data_rank_{ranks.rank:05d}.json", state.data)
+    save_average(engine, target)
+    if ranks.is_first:
+        described = {
+            "step": state.step,
+            "world_size": ranks.world_size,
+            "zero_stage": engine.zero_stage,
+            "precision": engine.config.training.precision,
+            "optimizer": engine.config.optimizer.name,
+            "parameters": parameter_shapes(engine.model),
+            "groups": described_groups(engine.deepspeed.optimizer),
+            "ema": described_average(engine),
+            "copies": [path.name for path in copies],
+        }
+        write_json(target / STATE, described)
+        for path in copies:
+            shutil.copyfile(path, target / path.name)
+
+
+def _remove_older(folder: Path, tag: str, keep: int) -> None:
+    """Remove what is older than the newest `keep`; a failure is no reason to end the run.
+
+    Newer ones are damaged, for the run began before them: they take no place among the kept.
+    """
+    tags = committed_tags(folder)
+    for old in tags[tags.index(tag) + keep :]:
+        try:
+            remove_checkpoint(folder / old)
+        except OSError as error:
+            log.warning("%s could not be removed: %s", folder / old, error)
+
+
+def _choose(engine: Engine, folder: Path) -> Path | None:
+    """Let rank 0 verify and choose, and give every rank its answer or its error."""
+    tag = engine.ranks.from_first(lambda: newest_verified(folder))
+    return folder / tag if tag else None
+
+
+def load_checkpoint(engine: Engine, folder: Path, *, trust: bool = False) -> TrainerState | None:
+    """Load the newest verified checkpoint into the engine; None when there is none at all.
+
+    trust: also read files that another user may have written. Raises CheckpointError for another
+    shape, rank count, stage or precision.
+    """
+    source = _choose(engine, folder)
+    if source is None:
+        return None
+    ranks = engine.ranks
+    ranks.from_first(lambda: check_owner(source, trust=trust))
+    described = read_trainer_state(source)
+    check_shapes(described["parameters"], engine.model, source)
+    here = {
+        "world_size": ranks.world_size,
+        "zero_stage": engine.zero_stage,
+        "precision": engine.config.training.precision,
+    }
+    for key, value in here.items():
+        if described[key] != value:
+            raise CheckpointError(
+                f"{source} was written with {key}={described[key]}, this run has {value}; "
+                "resume as it was, or continue from the portable checkpoint with --init-from"
+            )
+    check_groups(described["groups"], engine, source)
+    with understood(source):
+        if not engine.load_deepspeed_checkpoint(str(folder), source.name):
+            raise CheckpointError(f"DeepSpeed found nothing to load in {source}")
+    load_average(engine, source, described)
+    load_random_state(source / f"random_rank_{ranks.rank:05d}.safetensors", ranks.device)
+    path = source / f"data_rank_{ranks.rank:05d}.json"
+    with understood(path):
+        data = read_data_state(path)
+    return TrainerState(step=int(described["step"]), data=data, source=source)

@@ -1,0 +1,1 @@
+"""The configuration of a run: typed tree, recipes, overrides, and the dictionary for DeepSpeed."""

@@ -1,0 +1,362 @@
+"""The configuration tree of a run: one typed truth from which everything else is generated."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from svilm_fast.core.settings import (
+    Clips,
+    Count,
+    PathText,
+    Seconds,
+    Settings,
+    ShareBelowOne,
+    SomeSteps,
+    Steps,
+)
+from svilm_fast.data.config import DataConfig
+from svilm_fast.data.cut_paste import run_lengths
+from svilm_fast.models.config import ModelConfig, TextConfig, VideoConfig, with_preset
+from svilm_fast.objectives.config import ObjectivesConfig
+
+
+class RunSettings(Settings):
+    """Where a run lives and what makes it repeatable."""
+
+    name: str = Field("run", description="name shown in logs and in the report")
+    dir: PathText = Field(
+        "runs/run", description="run directory; everything the run writes is in it"
+    )
+    seed: int = Field(0, ge=0, description="seed of initial weights, data order and all noise")
+    deterministic: bool = Field(
+        False, description="refuse operations whose result depends on the scheduling of threads"
+    )
+    threads: int | None = Field(
+        None, ge=1, le=4096, description="CPU threads of torch per rank; null leaves torch's choice"
+    )
+
+
+class LayerDecayConfig(Settings):
+    """Learning rate by depth: layer l of a tower of d layers gets factor ** (d + 1 - l)."""
+
+    video: float = Field(
+        1.0, gt=0, le=1, description="factor per layer of the video tower; its head keeps 1"
+    )
+    text: float = Field(
+        1.0, gt=0, le=1, description="factor per layer of the text tower; its head keeps 1"
+    )
+
+
+class OptimizerConfig(Settings):
+    """AdamW or SGD with momentum, and which parameters decay."""
+
+    name: Literal["adamw", "sgd"] = Field("adamw", description="update rule")
+    lr: float = Field(1e-3, gt=0, le=1000, description="peak learning rate")
+    betas: tuple[ShareBelowOne, ShareBelowOne] = Field(
+        (0.9, 0.98), description="AdamW's two decay rates"
+    )
+    eps: float = Field(1e-8, gt=0, le=1, description="AdamW's epsilon")
+    momentum: float = Field(0.9, ge=0, lt=1, description="SGD's momentum")
+    nesterov: bool = Field(False, description="SGD with Nesterov's look-ahead")
+    weight_decay: float = Field(0.05, ge=0, le=1000, description="decoupled for AdamW, L2 for SGD")
+    decay_one_dimensional: bool = Field(
+        False, description="whether biases, norms and other one-dimensional parameters decay too"
+    )
+    no_decay: tuple[str, ...] = Field(
+        ("position", "token", "scale", "scalar", "temperature"),
+        description="parameters whose own name contains one of these do not decay",
+    )
+    layer_decay: LayerDecayConfig = Field(default_factory=lambda: LayerDecayConfig())
+
+
+class Weights(StrEnum):
+    """Which weights of a run are read: as they were trained, or their average."""
+
+    RAW = "raw"
+    EMA = "ema"
+
+
+class EmaConfig(Settings):
+    """An exponential moving average of the weights, kept beside them."""
+
+    decay: float | None = Field(
+        None, gt=0, lt=1, description="share of the average that a step keeps; null: no average"
+    )
+    start_step: Steps = Field(
+        0, description="the average starts as the weights after this many steps"
+    )
+    warmup: bool = Field(
+        False, description="let the decay rise as (1 + n) / (10 + n) with the updates n"
+    )
+    every_steps: SomeSteps = Field(
+        1, description="steps between updates, each of which decays by decay ** every_steps"
+    )
+    evaluate: bool = Field(
+        True, description="evaluation and report read the average instead of the weights"
+    )
+
+
+class ScheduleConfig(Settings):
+    """Learning rate over the steps: linear warm-up, then a decay to a floor."""
+
+    shape: Literal["cosine", "linear", "constant"] = Field("cosine", description="decay curve")
+    warmup_steps: Steps | None = Field(None, description="warm-up in steps; null: warmup_fraction")
+    warmup_fraction: float = Field(0.05, ge=0, lt=1, description="warm-up as a share of all steps")
+    final_fraction: float = Field(0.01, ge=0, le=1, description="floor as a share of the peak rate")
+
+
+class ProfileConfig(Settings):
+    """A torch.profiler window, written as a Chrome trace."""
+
+    start_step: Steps = Field(3, description="first step of the window, counted from the start")
+    steps: Steps = Field(0, description="length of the window in steps; 0 switches it off")
+
+
+class TrainingConfig(Settings):
+    """How much is trained, in which precision, and what ends a run."""
+
+    global_batch: Clips = Field(32, description="video-text pairs of a step over all ranks")
+    micro_batch: Clips | Literal["auto"] | None = Field(
+        None,
+        description="at most so many pairs of a rank pass the encoders at once (gradient cache: "
+        "same gradient, less memory, one more forward); null: the rank's whole batch",
+    )
+    memory_bytes: Count | None = Field(
+        None, description="memory of a rank that `auto` plans for; null: what is free"
+    )
+    steps: SomeSteps | None = Field(
+        None, description="optimizer steps; null: as epochs says, else 1000"
+    )
+    epochs: float | None = Field(
+        None,
+        gt=0,
+        le=1e6,
+        description="passes over the training data, instead of steps; null: as steps says",
+    )
+    precision: Literal["fp32", "bf16_autocast", "bf16"] = Field(
+        "bf16_autocast",
+        description="bf16_autocast keeps fp32 parameters; bf16 casts them (ZeRO 1 to 3 only)",
+    )
+    compile: Literal["none", "blocks"] = Field(
+        "none", description="blocks: torch.compile each transformer block (needs a C++ compiler)"
+    )
+    gradient_clipping: float = Field(1.0, ge=0, description="largest gradient norm; 0 never clips")
+    max_non_finite_steps: int = Field(
+        1, ge=1, description="end the run at this many non-finite steps in a row"
+    )
+    stop_after_steps: SomeSteps | None = Field(
+        None,
+        description="save and stop at this step although the schedule is longer; null: at its end",
+    )
+    profile: ProfileConfig = Field(default_factory=lambda: ProfileConfig())
+
+    @field_validator("micro_batch", mode="before")
+    @classmethod
+    def _some_pairs(cls, value: Any) -> Any:
+        whole = isinstance(value, int) and not isinstance(value, bool) and value > 0
+        if not whole and value not in (None, "auto"):
+            raise ValueError(
+                "needs a number of pairs from 1, auto, or null for the rank's whole batch"
+            )
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_length(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        given = [name for name in ("steps", "epochs") if values.get(name) is not None]
+        if len(given) == 2:
+            raise ValueError("set either training.steps or training.epochs, not both")
+        return values if given else values | {"steps": 1000}
+
+
+class DistributedConfig(Settings):
+    """The process group."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the ranks compute")
+    timeout_seconds: Seconds = Field(
+        120.0, description="a collective of a step that waits longer ends the run"
+    )
+    solo_timeout_seconds: Seconds = Field(
+        600.0,
+        description="the same where ranks wait for one that works alone: at the start, in the "
+        "first step, a save and an evaluation",
+    )
+    gradient_reduction: Literal["auto", "coalesce", "boundary"] = Field(
+        "auto",
+        description="with training.micro_batch: coalesce keeps full gradients during the replay "
+        "and reduces them at its end; boundary adds up ZeRO's shards",
+    )
+
+
+class DeepSpeedConfig(Settings):
+    """What becomes DeepSpeed's dictionary; `extra` reaches keys that have no setting here."""
+
+    zero_stage: Literal[0, 1, 2, 3, "auto"] = Field(
+        1, description="what ZeRO shards over the ranks; auto: what fits (svilm plan)"
+    )
+    bucket_elements: int = Field(
+        50_000_000, ge=1, le=2**34, description="elements per bucket of a reduction or gather"
+    )
+    gradient_dtype: Literal["fp32", "bf16"] = Field(
+        "fp32", description="what bf16_autocast sends for the gradients of linear layers"
+    )
+    overlap_communication: bool = Field(
+        False, description="reduce gradients on a side stream during backward (CUDA)"
+    )
+    persistence_elements: int = Field(
+        100_000, ge=0, description="ZeRO 3 keeps parameters up to this size on every rank"
+    )
+    prefetch_elements: int = Field(50_000_000, ge=0, description="ZeRO 3 gathers so far ahead")
+    live_elements: int = Field(
+        1_000_000_000, ge=0, description="ZeRO 3 holds at most this many gathered elements"
+    )
+    extra: dict[str, Any] = Field(
+        default_factory=dict, description="merged into DeepSpeed's dictionary last, key by key"
+    )
+
+
+class EvaluationConfig(Settings):
+    """Retrieval on held-out clips during the run and at its end."""
+
+    every_steps: Steps = Field(0, description="steps between evaluations; 0: only at the end")
+    at_end: bool = Field(True, description="evaluate after the last step")
+    split: Literal["train", "val", "test"] = Field("val", description="split used during the run")
+    max_clips: Clips | None = Field(
+        None, description="use only the first clips of the split; null: all"
+    )
+    batch_size: int = Field(32, ge=1, le=2**20, description="clips embedded at once")
+    captions: Literal["coarse", "fine", "fused"] | None = Field(
+        None, description="grain of the captions; null: as in training"
+    )
+
+
+class ReportConfig(Settings):
+    """The page that a finished run is looked at with."""
+
+    at_end: bool = Field(
+        True,
+        description="write report.html after the last step, on evaluation.split; needs "
+        "checkpoint.portable_at_end",
+    )
+
+
+class LoggingConfig(Settings):
+    """What is written while the run goes on."""
+
+    every_steps: int = Field(10, ge=1, description="steps between two records and text lines")
+    progress: Literal["auto", "on", "off"] = Field(
+        "auto", description="progress bar; auto: where rank 0 writes to a terminal"
+    )
+    tensorboard: bool = Field(True, description="write TensorBoard events")
+    wandb: bool = Field(False, description="log to Weights & Biases (needs the extra `wandb`)")
+    trackio: bool = Field(False, description="log to trackio (needs the extra `trackio`)")
+    project: str = Field("svilm-fast", description="project name for wandb and trackio")
+
+
+class CheckpointConfig(Settings):
+    """When the state is saved, and how many are kept."""
+
+    every_steps: Steps = Field(0, description="steps between checkpoints; 0: only at the end")
+    keep: int = Field(2, ge=1, description="newest checkpoints that are kept")
+    when_full: Literal["stop", "continue"] = Field(
+        "stop",
+        description="too little room for a checkpoint ends the run, or leaves that checkpoint out",
+    )
+    portable_at_end: bool = Field(
+        True, description="write the portable checkpoint (safetensors and JSON) at the end"
+    )
+
+
+class RunConfig(Settings):
+    """Everything a run depends on."""
+
+    run: RunSettings = Field(default_factory=lambda: RunSettings())
+    model: ModelConfig = Field(default_factory=lambda: ModelConfig())
+    video: VideoConfig = Field(default_factory=lambda: VideoConfig())
+    text: TextConfig = Field(default_factory=lambda: TextConfig())
+    objectives: ObjectivesConfig = Field(default_factory=lambda: ObjectivesConfig())
+    data: DataConfig = Field(default_factory=lambda: DataConfig())
+    optimizer: OptimizerConfig = Field(default_factory=lambda: OptimizerConfig())
+    ema: EmaConfig = Field(default_factory=lambda: EmaConfig())
+    schedule: ScheduleConfig = Field(default_factory=lambda: ScheduleConfig())
+    training: TrainingConfig = Field(default_factory=lambda: TrainingConfig())
+    distributed: DistributedConfig = Field(default_factory=lambda: DistributedConfig())
+    deepspeed: DeepSpeedConfig = Field(default_factory=lambda: DeepSpeedConfig())
+    evaluation: EvaluationConfig = Field(default_factory=lambda: EvaluationConfig())
+    report: ReportConfig = Field(default_factory=lambda: ReportConfig())
+    logging: LoggingConfig = Field(default_factory=lambda: LoggingConfig())
+    checkpoint: CheckpointConfig = Field(default_factory=lambda: CheckpointConfig())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, values: Any) -> Any:
+        """Lay the model preset below, and let the tokenizer follow the text encoder's sizes."""
+        if not isinstance(values, dict):
+            return values
+        filled = with_preset(values)
+        text, data = filled.get("text"), filled.get("data")
+        if not isinstance(text, dict) or not isinstance(data, dict | None):
+            return filled
+        data = dict(data or {})
+        tokenizer = data.get("tokenizer") or {}
+        if isinstance(tokenizer, dict):
+            follows = {key: text[key] for key in ("vocab_size", "length") if key in text}
+            filled["data"] = data | {"tokenizer": follows | tokenizer}
+        return filled
+
+    @model_validator(mode="after")
+    def _text_fits_the_tokenizer(self) -> RunConfig:
+        for name in ("length", "noun_length"):
+            asked = getattr(self.data.tokenizer, name)
+            if asked > self.text.length:
+                raise ValueError(
+                    f"data.tokenizer.{name}={asked} is more than text.length={self.text.length}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _a_tower_is_trained(self) -> RunConfig:
+        if self.video.lock is True and self.text.lock is True:
+            raise ValueError(
+                "video.lock=true and text.lock=true leave no tower to train: unlock one, or some "
+                "last layers of one (video.lock=0 trains its head alone)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _precision_fits_the_stage(self) -> RunConfig:
+        if self.training.precision == "bf16" and self.deepspeed.zero_stage == 0:
+            raise ValueError(
+                "training.precision=bf16 needs deepspeed.zero_stage 1, 2 or 3 (stage 0 follows "
+                "another trajectory); use bf16_autocast or raise the stage"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _objectives_fit_the_model(self) -> RunConfig:
+        objectives, video = self.objectives, self.video
+        if objectives.grounding.weight and video.num_groups == 0:
+            raise ValueError(
+                "the grounding objective needs group tokens: set video.num_groups above 0, or "
+                "objectives.grounding.weight=0"
+            )
+        if "blended" in objectives.sources() and video.num_segments < 2:
+            raise ValueError(
+                f"video.num_segments={video.num_segments} leaves nothing to blend: set it to 2 or "
+                "more, or let no objective read blended videos (objectives.temporal.weight=0, "
+                "objectives.contrast.video=clean, objectives.grounding.video=clean)"
+            )
+        if "blended" in objectives.sources():
+            cut = self.data.cut_paste
+            run_lengths(video.num_segments, cut.shortest, cut.longest)
+        temporal, width = objectives.temporal, self.model.embed_dim
+        if temporal.weight and temporal.head == "transformer" and width % temporal.heads:
+            raise ValueError(
+                f"objectives.temporal.heads={temporal.heads} must divide model.embed_dim={width}"
+            )
+        return self

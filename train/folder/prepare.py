@@ -1,0 +1,184 @@
+"""Prepares a run directory: refuses foreign folders, records what the run depends on.
+
+A run owns the files that it lists (`ownership`). Nothing else is ever removed, and a folder with
+content that is not marked as a run's is never written to by a new run.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+from svilm_fast.core.errors import ConfigError, UserError
+from svilm_fast.data.dataset import prepare_tokenizer
+from svilm_fast.data.samples import SampleTable
+from svilm_fast.data.tokenizer import Tokenizer
+from svilm_fast.train.checkpoint.manifest import committed_tags
+from svilm_fast.train.checkpoint.store import LATEST
+from svilm_fast.train.config.deepspeed import build_deepspeed_config
+from svilm_fast.train.config.load import dump_config
+from svilm_fast.train.config.schema import RunConfig
+from svilm_fast.train.folder.files import RunFiles, write_atomically, write_json
+from svilm_fast.train.folder.lock import LOCK_FILE
+from svilm_fast.train.folder.ownership import claim, foreign, is_run, mark, named, owned
+from svilm_fast.train.launch.environment import fingerprint
+from svilm_fast.train.ranks.process_group import Ranks
+
+log = logging.getLogger(__name__)
+
+# What a new run writes without asking again: whoever else has such a file must move it first.
+IN_THE_WAY = (
+    "checkpoints/latest",
+    "checkpoints/step_*",
+    "portable",
+    "evaluation/*_step_*",
+    "profile/trace_from_step_*",
+    "report.html",
+)
+# DeepSpeed puts them beside its checkpoints.
+DEEPSPEED_SCRIPTS = ("zero_to_fp32.py", "zero_to_torch.py")
+FOLDERS = ("checkpoints", "portable", "tensorboard", "evaluation", "profile", "pictures")
+
+
+def fixed_names(files: RunFiles) -> list[Path]:
+    """Return the files that every run has under the same name."""
+    return [
+        files.config,
+        files.deepspeed_config,
+        files.environment,
+        files.metrics,
+        files.tracking,
+        files.tokenizer,
+        files.checkpoints / LATEST,
+        *(files.checkpoints / name for name in DEEPSPEED_SCRIPTS),
+    ]
+
+
+def check_ours(files: RunFiles) -> None:
+    """Raise UserError for a folder with content that no run of this package wrote."""
+    if not files.root.is_dir() or is_run(files):
+        return
+    others = sorted(path for path in files.root.iterdir() if path.name != LOCK_FILE)
+    if not others:
+        return
+    if files.config.is_file() and files.deepspeed_config.is_file():
+        raise UserError(
+            f"run.dir={files.root} holds a run of an older version, without {files.manifest.name}: "
+            "continue it with --resume, remove the folder yourself, or choose another run.dir"
+        )
+    raise UserError(
+        f"run.dir={files.root} is not empty and not a run ({named(files, others)}): "
+        "give run.dir a new or empty folder"
+    )
+
+
+def check_free(files: RunFiles, *, overwrite: bool) -> None:
+    """Raise UserError when a new run would write into a foreign folder or destroy checkpoints."""
+    check_ours(files)
+    tags = committed_tags(files.checkpoints)
+    if (tags or files.portable.is_dir()) and not overwrite:
+        what = f"checkpoint {tags[0]}" if tags else "a portable checkpoint"
+        raise UserError(
+            f"{files.root} holds {what} of an earlier run; continue it with --resume, replace it "
+            "with --overwrite, or choose another run.dir"
+        )
+    others = [path for path in foreign(files) if _is_in_the_way(files, path)]
+    if others:
+        raise UserError(
+            f"{files.root} holds what its run did not write, where a new run has to write: "
+            f"{named(files, others)}; move it away, or choose another run.dir"
+        )
+
+
+def _is_in_the_way(files: RunFiles, path: Path) -> bool:
+    if path in fixed_names(files) or path in [files.root / name for name in FOLDERS]:
+        return True  # one of the folders only where it is a link or a file
+    below = [path, *path.parents]
+    return any(place in below for pattern in IN_THE_WAY for place in files.root.glob(pattern))
+
+
+def clear(files: RunFiles) -> None:
+    """Remove the files that the earlier run wrote; the rest stays and is named."""
+    folders: set[Path] = set()
+    for path in owned(files):
+        path.unlink()
+        folders.update(parent for parent in path.parents if files.root in parent.parents)
+    for folder in sorted(folders, key=lambda path: len(path.parts), reverse=True):
+        if not any(folder.iterdir()):
+            folder.rmdir()
+    files.owned.unlink(missing_ok=True)
+    left = foreign(files)
+    if left:
+        log.warning(
+            "%s keeps what the earlier run did not write: %s", files.root, named(files, left)
+        )
+
+
+def open_folder(
+    files: RunFiles, config: RunConfig, tokenizer: Tokenizer, ranks: Ranks, *, fresh: bool
+) -> None:
+    """Make the folder this run's: clear it for a fresh one, then record what the run depends on.
+
+    It comes after everything that can refuse to start, so that a wrong setting costs no earlier
+    run its files. Every rank must call it.
+    """
+
+    def prepare() -> None:
+        if not is_run(files):
+            mark(files, created=time.strftime("%Y-%m-%d %H:%M:%S %z"))
+        if fresh:
+            clear(files)
+        claim(files, *fixed_names(files))
+        record(files, config, ranks)
+        if not files.tokenizer.is_file():
+            tokenizer.save(files.tokenizer)
+
+    ranks.from_first(prepare)
+
+
+def record(files: RunFiles, config: RunConfig, ranks: Ranks) -> None:
+    """Write configuration, DeepSpeed's dictionary and the environment's fingerprint."""
+    files.root.mkdir(parents=True, exist_ok=True)
+    write_atomically(files.config, dump_config(config).encode())
+    write_json(files.deepspeed_config, build_deepspeed_config(config, ranks.world_size))
+    write_json(files.environment, fingerprint(ranks.device, ranks.world_size))
+
+
+def shared_tokenizer(
+    files: RunFiles,
+    config: RunConfig,
+    table: SampleTable,
+    ranks: Ranks,
+    *,
+    fresh: bool,
+    source: Path | None = None,
+) -> Tokenizer:
+    """Return the tokenizer that rank 0 makes once; a resumed run reads its own again.
+
+    source: a portable checkpoint whose weights are loaded. Its tokenizer is taken in place of one
+    that would be trained. Raises ConfigError where the settings name another.
+    """
+    trained = config.data.tokenizer.kind == "bpe" and config.data.tokenizer.path is None
+
+    def make() -> Tokenizer:
+        if not fresh and files.tokenizer.is_file():
+            return Tokenizer.load(files.tokenizer)
+        kept = None if source is None else RunFiles(source).tokenizer
+        if kept is None or not kept.is_file():
+            return prepare_tokenizer(config.data, table)
+        theirs = Tokenizer.load(kept)
+        if not trained and not theirs.same_as(prepare_tokenizer(config.data, table)):
+            raise ConfigError(
+                f"data.tokenizer is not the tokenizer that {source} was trained with: its tokens "
+                f"would mean other words; set data.tokenizer.kind=bpe data.tokenizer.path={kept}"
+            )
+        return theirs
+
+    tokenizer = ranks.from_first(make)
+    if tokenizer.vocab_size > config.text.vocab_size:
+        raise ConfigError(
+            f"the tokenizer has {tokenizer.vocab_size} entries, more than text.vocab_size="
+            f"{config.text.vocab_size}; set text.vocab_size={tokenizer.vocab_size}"
+        )
+    return tokenizer

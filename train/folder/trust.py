@@ -1,0 +1,114 @@
+"""Reads the files of a checkpoint without executing anything, and asks who may have written them.
+
+A pickle is a program. DeepSpeed's checkpoint files are read by torch's restricted unpickler, which
+builds tensors, plain values and the few classes below; anything else is refused before it is
+imported. Checksums find damage, not malice: who can write to a folder can write its manifest too.
+Whatever a verified file holds that a checkpoint does not is therefore refused in one line.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from svilm_fast.core.errors import CheckpointError, UserError
+from svilm_fast.data.errors import DataError
+from svilm_fast.train.ranks.lost_connection import is_lost_connection
+
+
+@contextmanager
+def understood(path: str | Path) -> Iterator[None]:
+    """Raise CheckpointError where what `path` holds is not what the block expects of it.
+
+    A file whose checksum agrees can still come from somebody else, and then hold anything. Errors
+    with another cause (a lost rank, too little memory) are raised as they are.
+    """
+    try:
+        yield
+    except (UserError, DataError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # what damaged or foreign content leads to can be anything
+        if is_lost_connection(error):
+            raise
+        told = re.search(r"WeightsUnpickler error: (.*?)(?: Please use|$)", str(error), re.M)
+        reason = told[1] if told else f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise CheckpointError(
+            f"{path} does not hold what a checkpoint holds, and nothing in it was executed "
+            f"({reason:.200}); take another checkpoint"
+        ) from error
+
+
+def read_tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file; raise CheckpointError where it is none."""
+    with understood(path):
+        return load_file(path, device=device)
+
+
+@contextmanager
+def opened_tensors(path: Path) -> Iterator[Any]:
+    """Yield an open safetensors file; what the block misses in it is a CheckpointError."""
+    with understood(path), safe_open(path, framework="pt") as tensors:
+        yield tensors
+
+
+def load_restricted(path: str | Path, map_location: Any = None) -> Any:
+    """Load a file that DeepSpeed saved; raise CheckpointError where it asks for another class."""
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    with torch.serialization.safe_globals([fragment_address, LossScaler, ZeroStageEnum]):
+        return load_tensors_only(path, map_location=map_location)
+
+
+def load_tensors_only(path: str | Path, **options: Any) -> Any:
+    """`torch.load` of tensors and plain values; raise CheckpointError for anything else."""
+    with understood(path):
+        return torch.load(path, weights_only=True, **options)
+
+
+def use_restricted_unpickler(engine: Any) -> None:
+    """Let a DeepSpeed engine load its checkpoints with `load_restricted`.
+
+    It also leaves out the scripts that DeepSpeed copies beside ZeRO's checkpoints: executable files
+    that unpickle without restriction, for which `svilm ckpt convert` is the replacement.
+    """
+    engine.checkpoint_engine.load = lambda path, map_location=None: load_restricted(
+        path, map_location
+    )
+    engine._copy_recovery_script = lambda folder: None
+
+
+def check_owner(folder: Path, *, trust: bool) -> None:
+    """Raise CheckpointError for files that another user may have written, unless `trust` is given.
+
+    That is: a file or folder that belongs neither to this user nor to root, or that everybody may
+    write to.
+    """
+    if trust:
+        return
+    mine = {os.geteuid(), 0}
+    for path in (folder, *sorted(folder.rglob("*"))):
+        status = path.lstat()
+        if stat.S_ISLNK(status.st_mode):
+            if not path.exists():
+                continue  # leads nowhere
+            status = path.stat()
+        everybody = status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX
+        if status.st_uid in mine and not everybody:
+            continue
+        why = "everybody may write to it" if everybody else f"user {status.st_uid} owns it"
+        raise CheckpointError(
+            f"{path} may have been written by somebody else ({why}); copy the run to a folder of "
+            "your own, or resume with --trust if you know who wrote it"
+        )

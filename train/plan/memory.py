@@ -1,0 +1,132 @@
+"""Peak memory of a rank: what rests, and the phases of a step on top of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from svilm_fast.train.config.schema import RunConfig
+from svilm_fast.train.plan.activations import activations
+from svilm_fast.train.plan.loss_memory import embedding_bytes, loss_bytes
+from svilm_fast.train.plan.states import gradients, resting
+from svilm_fast.train.plan.workload import Choice, Workload
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of a rank. resting: always there, by part. phases: what each phase adds, by part."""
+
+    resting: dict[str, float]
+    phases: dict[str, dict[str, float]]
+
+    @property
+    def base(self) -> float:
+        """What is always there."""
+        return sum(self.resting.values())
+
+    @property
+    def peak(self) -> float:
+        """The most at any time."""
+        return self.base + max(sum(parts.values()) for parts in self.phases.values())
+
+    @property
+    def peak_phase(self) -> str:
+        """The phase with the peak."""
+        return max(self.phases, key=lambda name: sum(self.phases[name].values()))
+
+    def table(self) -> list[str]:
+        """Lines of a table, GiB."""
+        lines = ["always"]
+        lines += [_line(name, size) for name, size in self.resting.items()]
+        for phase, parts in self.phases.items():
+            mark = " <- peak" if phase == self.peak_phase else ""
+            total = sum(parts.values())
+            lines.append(f"{phase}: {(self.base + total) / GIB:,.3f} GiB with the above{mark}")
+            lines += [_line(name, size) for name, size in parts.items() if size]
+        return lines
+
+
+def _line(name: str, size: float) -> str:
+    return f"  {name:28} {size / GIB:>10,.3f} GiB"
+
+
+def memory(workload: Workload, choice: Choice) -> Memory:
+    """Estimate the peak of a training step on one rank.
+
+    Counted are tensors. Not counted, and left to the margin of `chooser`: the context of the
+    device, buffers of its libraries, fragmentation, and on a CPU the interpreter and the loader.
+    """
+    always = resting(workload, choice) | _inputs(workload)
+    grads = gradients(workload, choice)
+    micro = choice.micro_batch or workload.local_batch
+    passed = activations(
+        workload,
+        micro,
+        checkpoint_video=choice.checkpoint_video,
+        checkpoint_text=choice.checkpoint_text,
+    )
+    embeddings = embedding_bytes(workload)
+    loss = loss_bytes(workload, choice.workspace_bytes)
+    step = {
+        "gradients": grads.shard or grads.full,
+        "optimizer's copies": grads.step,
+    }
+    if choice.micro_batch is None:
+        phases = {
+            "forward and loss": {"activations": passed.total, "loss": loss},
+            "backward, start": {
+                "activations and temporaries": passed.peak,
+                "reduction bucket": grads.bucket,
+            },
+            # Half of what is kept is gone when half of the gradients are there.
+            "backward, middle": {
+                "activations": 0.5 * passed.total + (passed.peak - passed.total),
+                "gradients": 0.5 * grads.full + grads.shard,
+                "reduction bucket": grads.bucket,
+            },
+            "backward, end": {
+                "gradients": grads.full + grads.shard,
+                "reduction bucket": grads.bucket,
+            },
+        }
+    else:
+        reduced_on_the_way = choice.reduction == "boundary" and choice.zero_stage == 2
+        kept = {"embeddings and their gradient": 2 * embeddings}
+        phases = {
+            "embedding": {"embeddings": embeddings, "forward of a micro-batch": passed.forward},
+            "loss": {**kept, "loss": loss},
+            "replay": {
+                **kept,
+                "activations of a micro-batch": passed.peak,
+                "gradients": grads.full + grads.shard * reduced_on_the_way,
+                "reduction bucket": grads.bucket * (choice.reduction == "boundary"),
+            },
+            "reduction": {
+                **kept,
+                "gradients": grads.full + grads.shard,
+                "reduction bucket": grads.bucket,
+            },
+        }
+    return Memory(always, phases | {"optimizer step": step})
+
+
+def not_counted(config: RunConfig) -> list[str]:
+    """What a configuration switches on and the estimate does not know, as lines for people."""
+    if config.training.compile == "none":
+        return []
+    return [
+        "note: training.compile=blocks is planned as if it were off: what inductor fuses, or "
+        "computes again in backward, changes neither memory nor time here, and the memory that "
+        "compiling takes at the first steps is not counted"
+    ]
+
+
+def _inputs(workload: Workload) -> dict[str, float]:
+    """The clips of the local batch as uint8, once for each kind of video that is encoded."""
+    video = workload.config.video
+    sources = workload.config.objectives.sources()
+    # Blending leaves the clean clips where they are; a CPU run keeps the loader's own.
+    copies = len(sources) if workload.on_gpu else 1 + ("blended" in sources)
+    clip = video.frames * video.image_size**2 * 3
+    return {"clips as uint8": float(workload.local_batch * clip * copies)}

@@ -1,0 +1,66 @@
+"""Predicted time of a step: executed FLOPs over a rate, and collectives on links."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from svilm_fast.models.config import TextConfig, VideoConfig
+from svilm_fast.models.flops import Flops
+from svilm_fast.train.plan.activations import trained_layers
+from svilm_fast.train.plan.flops import flops_of_step
+from svilm_fast.train.plan.links import Links
+from svilm_fast.train.plan.traffic import step_traffic
+from svilm_fast.train.plan.workload import Choice, Workload
+
+# Share of a GPU's peak that the executed FLOPs reach: the project's target, not yet measured.
+UTILISATION = 0.42
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Seconds of a step. Nothing of `collectives` is taken to overlap with `compute`."""
+
+    compute: float
+    losses: float
+    loss_collectives: float
+    zero_collectives: float
+
+    @property
+    def total(self) -> float:
+        """The step."""
+        return self.compute + self.losses + self.loss_collectives + self.zero_collectives
+
+
+def executed_flops(workload: Workload, choice: Choice) -> tuple[float, float]:
+    """FLOPs of a step over all ranks that are really executed: encoders, objectives.
+
+    Activation checkpointing adds a forward of its tower's trained layers, the gradient cache a
+    forward of both towers, the losses recompute their products in backward.
+    """
+    flops = flops_of_step(workload.config)
+    cached = choice.micro_batch is not None
+
+    def with_replays(part: Flops, checkpointed: bool, tower: VideoConfig | TextConfig) -> float:
+        replayed = checkpointed * trained_layers(tower) / tower.depth
+        return part.total + part.forward * (cached + replayed)
+
+    encoders = with_replays(flops.video, choice.checkpoint_video, workload.config.video)
+    encoders += with_replays(flops.text, choice.checkpoint_text, workload.config.text)
+    return float(encoders), float(flops.objectives.total + flops.objectives.forward)
+
+
+def step_time(
+    workload: Workload,
+    choice: Choice,
+    links: Links,
+    peak: float,
+    utilisation: float = UTILISATION,
+) -> StepTime:
+    """Predict a step on ranks of `peak` FLOP/s of which `utilisation` is reached."""
+    encoders, losses = executed_flops(workload, choice)
+    rate = workload.world_size * peak * utilisation
+    sent = {"loss": 0.0, "zero": 0.0}
+    for collective in step_traffic(workload, choice):
+        kind = "zero" if collective.part.startswith("ZeRO") else "loss"
+        sent[kind] += collective.seconds(links, workload.world_size)
+    return StepTime(encoders / rate, losses / rate, sent["loss"], sent["zero"])

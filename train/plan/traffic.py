@@ -1,0 +1,133 @@
+"""The collectives of one training step: which, how many, how many bytes.
+
+Bytes of a collective are those of its whole tensor: what was gathered, what goes into a
+reduce-scatter, what is all-reduced. The tests compare the losses' with what torch.distributed is
+really given, byte for byte.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from svilm_fast.train.plan.links import Kind, Links
+from svilm_fast.train.plan.loss_memory import slices, vectors
+from svilm_fast.train.plan.workload import Choice, Workload
+
+FP32 = 4
+DESCRIPTION_BYTES = 512  # kernels.collectives.check_equal_calls gathers so much from every rank
+# ZeRO 3 gathers module by module; a block is about so many modules with parameters.
+MODULES_OF_A_BLOCK = 6
+
+
+@dataclass(frozen=True)
+class Collective:
+    """`calls` collectives of a kind with `size` bytes in all. what: the tensor."""
+
+    part: str
+    what: str
+    kind: Kind
+    size: float
+    calls: int
+
+    def seconds(self, links: Links, world_size: int) -> float:
+        """Time on these links, nothing overlapped."""
+        return links.seconds(self.kind, self.size, world_size, self.calls)
+
+
+def loss_traffic(workload: Workload) -> list[Collective]:
+    """What the objectives send in forward and backward; nothing for one rank."""
+    if workload.world_size == 1:
+        return []
+    pairs, width = workload.config.training.global_batch, vectors(workload)
+    check = float(DESCRIPTION_BYTES * workload.world_size)
+    found = []
+    if "texts" in width:
+        size = float(FP32 * pairs * width["texts"])
+        parts = slices(workload, width["texts"])
+        found += [
+            Collective("contrast", "check of the calls", "all_gather", check, 1),
+            Collective("contrast", "texts", "all_gather", size, parts),
+            *_columns("contrast", pairs),
+            Collective("contrast", "gradient of the texts", "reduce_scatter", size, parts),
+        ]
+        if workload.config.objectives.contrast.exclude_partner:
+            found.append(Collective("contrast", "pair ids", "all_gather", 8.0 * pairs, 1))
+    if "nouns" in width:
+        size = float(FP32 * pairs * width["nouns"])
+        parts = slices(workload, width["nouns"])
+        masks = float(pairs * workload.nouns)
+        found += [
+            Collective("grounding", "check of the calls", "all_gather", check, 1),
+            Collective("grounding", "noun masks", "all_gather", masks, 1),
+            Collective("grounding", "nouns", "all_gather", size, parts),
+            *_columns("grounding", pairs),
+            Collective("grounding", "gradient of the nouns", "reduce_scatter", size, parts),
+        ]
+    return found
+
+
+def _columns(part: str, pairs: int) -> list[Collective]:
+    """Maximum and sum of the columns, and the gradient of the sum."""
+    size = float(FP32 * pairs)
+    return [
+        Collective(part, "column maxima and sums", "all_reduce", 2 * size, 2),
+        Collective(part, "gradient of the columns", "all_reduce", size, 1),
+    ]
+
+
+def zero_traffic(workload: Workload, choice: Choice) -> list[Collective]:
+    """What ZeRO sends for gradients and parameters.
+
+    DeepSpeed 0.19.8 reduces the gradients of stages 1 and 2 by all-reduces of whole buckets
+    (`use_multi_rank_bucket_allreduce`) and gathers the updated parameters; stage 3 gathers them in
+    every forward and backward of a micro-batch and reduce-scatters the gradients.
+    """
+    world, config = workload.world_size, workload.config
+    if world == 1:
+        return []
+    sizes, stage = workload.parameters, choice.zero_stage
+    gradient_size = FP32 if config.deepspeed.gradient_dtype == "fp32" else 2
+    gradients = float(gradient_size * sizes.trained)
+    updated = float(workload.precision.parameter * sizes.trained)
+    buckets = max(1, math.ceil(sizes.trained / config.deepspeed.bucket_elements))
+    passes = micro_batches(workload, choice)
+    on_the_way = passes if choice.micro_batch is not None and choice.reduction == "boundary" else 1
+    if stage == 0:
+        return [Collective("ZeRO 0", "gradients", "all_reduce", gradients, buckets)]
+    if stage in (1, 2):
+        times = on_the_way if stage == 2 else 1
+        return [
+            Collective(
+                f"ZeRO {stage}", "gradients", "all_reduce", gradients * times, buckets * times
+            ),
+            Collective(f"ZeRO {stage}", "updated parameters", "all_gather", updated, buckets),
+        ]
+    cached = choice.micro_batch is not None
+    gathers = passes * (3 if cached else 2)
+    if choice.checkpoint_video or choice.checkpoint_text:
+        gathers += passes
+    depth = config.video.depth + config.text.depth
+    moved = workload.precision.parameter * float(sizes.total - sizes.persistent)
+    return [
+        Collective(
+            "ZeRO 3",
+            "parameters",
+            "all_gather",
+            moved * gathers,
+            gathers * depth * MODULES_OF_A_BLOCK,
+        ),
+        Collective(
+            "ZeRO 3", "gradients", "reduce_scatter", gradients * on_the_way, buckets * on_the_way
+        ),
+    ]
+
+
+def micro_batches(workload: Workload, choice: Choice) -> int:
+    """Passes of the encoders over a rank's batch."""
+    return math.ceil(workload.local_batch / (choice.micro_batch or workload.local_batch))
+
+
+def step_traffic(workload: Workload, choice: Choice) -> list[Collective]:
+    """All collectives of a step that grow with the model or the batch."""
+    return loss_traffic(workload) + zero_traffic(workload, choice)

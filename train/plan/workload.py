@@ -1,0 +1,176 @@
+"""What a plan is made for (fixed) and what it decides (chosen)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from svilm_fast.models.flops import encoded_tokens
+from svilm_fast.models.grouping_block import Assignment
+from svilm_fast.objectives.svilm import build_model, uses_groups
+from svilm_fast.train.config.deepspeed import local_batch_of
+from svilm_fast.train.config.schema import RunConfig
+from svilm_fast.train.run.optimizer import build_optimizer
+
+Reduction = Literal["coalesce", "boundary"]
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Elements of a model.
+
+    total: all of them. trained: those with a gradient. products_*: trained ones of matrix products,
+    of which autocast keeps copies in bf16, inside the blocks of a tower and elsewhere (copies of
+    locked ones go at once). persistent: those that ZeRO 3 keeps whole on every rank. largest: the
+    largest trained parameter. largest_group: the largest group of the optimizer.
+    """
+
+    total: int
+    trained: int
+    products_video: int
+    products_text: int
+    products_other: int
+    persistent: int
+    largest: int
+    largest_group: int
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Bytes of an element: parameters, residual stream, operands of products."""
+
+    parameter: int
+    stream: int
+    compute: int
+
+    @property
+    def copies_weights(self) -> bool:
+        """Whether products work on copies of the weights, which backward keeps."""
+        return self.parameter != self.compute
+
+
+PRECISIONS = {
+    "fp32": Precision(4, 4, 4),
+    "bf16_autocast": Precision(4, 4, 2),
+    "bf16": Precision(2, 2, 2),
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a plan decides.
+
+    micro_batch: pairs of a rank in one pass of the encoders; None is the whole local batch, without
+    gradient cache. reduction: how the cache's gradients are reduced. workspace_bytes: bound of a
+    loss's temporary memory; None is the default of its op.
+    """
+
+    zero_stage: int
+    checkpoint_video: bool
+    checkpoint_text: bool
+    micro_batch: int | None = None
+    reduction: Reduction = "coalesce"
+    workspace_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A configuration on a number of ranks of one kind of device."""
+
+    config: RunConfig
+    world_size: int
+    local_batch: int
+    parameters: Parameters
+    on_gpu: bool
+
+    @property
+    def precision(self) -> Precision:
+        """Bytes of an element."""
+        return PRECISIONS[self.config.training.precision]
+
+    @property
+    def tokens(self) -> int:
+        """Encoded video tokens of a clip; the most where clips draw their drop rate."""
+        video = self.config.video
+        if video.drop.rate_max is None:
+            return encoded_tokens(video)
+        least = video.drop.model_copy(update={"rate_max": None})
+        return encoded_tokens(video.model_copy(update={"drop": least}))
+
+    @property
+    def groups(self) -> int:
+        """Group tokens in the encoder."""
+        return self.config.video.num_groups if uses_groups(self.config) else 0
+
+    @property
+    def nouns(self) -> int:
+        """Noun slots of a caption that are embedded; 0 without grounding."""
+        return self.config.data.nouns.per_caption if self.config.objectives.grounding.weight else 0
+
+    @property
+    def text_lengths(self) -> dict[str, tuple[int, int]]:
+        """Sequences of a pair and their padded length, for captions and nouns where in use."""
+        tokenizer, lengths = self.config.data.tokenizer, {}
+        if self.config.objectives.contrast.weight:
+            lengths["captions"] = (1, tokenizer.length)
+        if self.nouns:
+            lengths["nouns"] = (self.nouns, tokenizer.noun_length)
+        return lengths
+
+    def with_batch(self, global_batch: int, world_size: int) -> Workload:
+        """The same model with another batch and another number of ranks."""
+        training = self.config.training.model_copy(update={"global_batch": global_batch})
+        config = self.config.model_copy(update={"training": training})
+        local = local_batch_of(config, world_size)
+        return replace(self, config=config, world_size=world_size, local_batch=local)
+
+
+def workload_of(config: RunConfig, world_size: int, *, on_gpu: bool) -> Workload:
+    """Count the parameters on the meta device; raises ConfigError for a batch that cannot be split.
+
+    `config` may hold `auto`.
+    """
+    local_batch = local_batch_of(config, world_size)
+    return Workload(config, world_size, local_batch, count(config), on_gpu)
+
+
+def count(config: RunConfig) -> Parameters:
+    """Elements of the model that the configuration describes; allocates nothing."""
+    with torch.device("meta"):
+        model = build_model(config)
+    sizes = [parameter.numel() for parameter in model.parameters()]
+    trained = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = build_optimizer(model, config.optimizer)
+    groups = [_elements(group) for group in optimizer.param_groups]
+    video, text = model.encoder.video, model.encoder.text
+    in_video = products(video.blocks) + (products(video.grouping_blocks) if video.num_groups else 0)
+    in_text = products(text.blocks)
+    threshold = config.deepspeed.persistence_elements
+    return Parameters(
+        total=sum(sizes),
+        trained=sum(trained),
+        products_video=in_video,
+        products_text=in_text,
+        products_other=products(model) - in_video - in_text,
+        persistent=sum(size for size in sizes if size <= threshold),
+        largest=max(trained),
+        largest_group=max(groups),
+    )
+
+
+def products(module: nn.Module) -> int:
+    """Elements of the trained weights and biases of a module's matrix products."""
+    found: list[nn.Parameter] = []
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            found += part.parameters()
+        elif isinstance(part, Assignment):
+            found += [part.key_weight, part.value_weight]
+    return sum(parameter.numel() for parameter in found if parameter.requires_grad)
+
+
+def _elements(group: dict[str, Any]) -> int:
+    return sum(parameter.numel() for parameter in group["params"])

@@ -1,0 +1,150 @@
+"""Decides from what the ranks report which of them ended a run, and says it in one line."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from svilm_fast.core.errors import EXIT_RANK_LOST
+
+# Ranks whose collective fails with that of another one fail within moments of it.
+REPORTS_WITHIN_SECONDS = 2.0
+# A machine takes all its ranks with it, and the others' connections close at about the same time.
+DEATHS_WITHIN_SECONDS = 0.3
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What every rank says before it ends, and the exit code."""
+
+    text: str
+    exit_code: int
+
+
+@dataclass
+class Member:
+    """One rank: where it runs, and what was heard of it last.
+
+    waits: step and collective in which it waited in vain. failure: what that said when it failed
+    before its timeout. left_after: the step it had reached when
+    it left as if the run were over. gone: its process has ended without a word.
+    """
+
+    rank: int
+    host: str
+    pid: int
+    waits: tuple[int, str] | None = None
+    failure: str | None = None
+    left_after: int | None = None
+    gone: bool = False
+
+    def __str__(self) -> str:
+        return f"rank {self.rank} (host {self.host}, process {self.pid})"
+
+
+def named(members: Iterable[Member]) -> str:
+    """Return ranks as a list for a sentence."""
+    return ", ".join(str(member) for member in members)
+
+
+def silent_text(who: str, step: int, limit: str, waiting: str = "") -> str:
+    """Return the message about ranks that are alive, for all one knows, and do not answer."""
+    return (
+        f"step {step}: {who} did not answer within {limit}{waiting}: stopped, cut off from "
+        "the network, or slower than that; go on with --resume"
+    )
+
+
+def gone_text(who: str, step: int, waiting: str = "") -> str:
+    """Return the message about ranks whose process has ended without a word."""
+    return (
+        f"step {step}: {who} is gone, killed or crashed (its own output or the kernel's log may "
+        f"say why; out of memory is the usual cause){waiting}; go on with --resume"
+    )
+
+
+class Ledger:
+    """What the ranks of a run reported; the first thing that ends the run makes the verdict."""
+
+    def __init__(
+        self,
+        limit: Callable[[], str],
+        step: Callable[[], int],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.limit, self.step, self.clock = limit, step, clock
+        self.members: dict[int, Member] = {}
+        self.verdict: Verdict | None = None
+        self.due: float | None = None
+
+    def joined(self, member: Member) -> None:
+        """A rank takes part from now on."""
+        self.members[member.rank] = member
+
+    def stopped(self, verdict: Verdict) -> None:
+        """A rank ends with an error of its own, which decides at once."""
+        if self.verdict is None:
+            self.verdict = verdict
+
+    def waits(self, rank: int, step: int, where: str, failure: str | None = None) -> None:
+        """A collective failed on this rank, at its timeout or (`failure`) before."""
+        self.members[rank].waits = (step, where)
+        self.members[rank].failure = failure
+        self._within(REPORTS_WITHIN_SECONDS)
+        if all(member.waits for member in self.members.values()):
+            self._within(0.0)
+
+    def left(self, rank: int, step: int) -> None:
+        """A rank left the group in good order."""
+        self.members[rank].left_after = step
+
+    def lost(self, rank: int) -> None:
+        """The connection to a rank closed."""
+        member = self.members[rank]
+        if member.left_after is None:
+            member.gone = True
+            self._within(DEATHS_WITHIN_SECONDS)
+
+    def decided(self) -> Verdict | None:
+        """Return the verdict once there is one."""
+        if self.verdict is None and self.due is not None and self.clock() >= self.due:
+            self.verdict = Verdict(self._judge(), EXIT_RANK_LOST)
+        return self.verdict
+
+    def _within(self, seconds: float) -> None:
+        due = self.clock() + seconds
+        self.due = due if self.due is None else min(self.due, due)
+
+    def _judge(self) -> str:
+        members = [self.members[rank] for rank in sorted(self.members)]
+        waiting = [member for member in members if member.waits]
+        step = max((member.waits[0] for member in waiting if member.waits), default=self.step())
+        places = ""
+        if waiting and waiting[0].waits:
+            places = f", while rank {waiting[0].rank} waited in {waiting[0].waits[1]}"
+        gone = [member for member in members if member.gone]
+        if gone:
+            return gone_text(named(gone), step, places)
+        left = [member for member in members if member.left_after is not None]
+        if left:
+            return (
+                f"step {step}: {named(left)} left the run after step {left[0].left_after}{places}; "
+                "start every rank with the same command and settings, then go on with --resume"
+            )
+        silent = [member for member in members if not member.waits]
+        failed = [member for member in waiting if member.failure]
+        if silent and failed == waiting and failed[0].waits:
+            # Nobody waited long enough to call another rank silent.
+            return (
+                f"step {step}: {failed[0].waits[1]} failed on {failed[0]}: {failed[0].failure}; go "
+                "on with --resume"
+            )
+        if silent:
+            return silent_text(named(silent), step, self.limit(), places)
+        each = "; ".join(
+            f"rank {member.rank} at step {member.waits[0]} in {member.waits[1]}"
+            for member in waiting
+            if member.waits
+        )
+        return f"step {step}: the ranks wait for each other in different collectives: {each}"

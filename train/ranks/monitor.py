@@ -1,0 +1,310 @@
+"""Lets every rank end with the same message as soon as one of them ends, fails or goes silent.
+
+A rank that stops alone leaves the others in a collective until its timeout, and then with an error
+that names neither rank nor reason. Here each rank holds a TCP connection to rank 0, on which it
+says why it stops; a connection that closes without a word is a process that died. Rank 0 decides
+(`verdict.Ledger`) and tells all. A main thread that sits in a collective is not waited for.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import resource
+import secrets
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from svilm_fast.core.errors import EXIT_RANK_LOST, RankError
+from svilm_fast.train.ranks.attribution import (
+    REPORTS_WITHIN_SECONDS,
+    Ledger,
+    Member,
+    Verdict,
+    gone_text,
+    silent_text,
+)
+from svilm_fast.train.run_app import exit_code_of, one_line, report
+
+log = logging.getLogger(__name__)
+
+CONNECT_SECONDS = 10.0
+POLL_SECONDS = 0.1
+LONGEST_LINE = 1 << 16
+LONGEST_TEXT = 4000
+SPARE_FILES = 512
+# For the main thread to raise what it met itself, before its process is ended around it.
+PATIENCE_SECONDS = 2.0
+
+
+@dataclass
+class Progress:
+    """The step that a rank is at, and the setting that bounds its collectives, with its value."""
+
+    step: int = 0
+    limit: str = ""
+
+
+def _line(**fields: Any) -> bytes:
+    return json.dumps(fields).encode() + b"\n"
+
+
+def listen_on(address: str) -> socket.socket:
+    """Open a port on the interface of `address`, or on all where it is not one of this machine."""
+    try:
+        family, *_, where = socket.getaddrinfo(address, 0, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(where[:2], family=family)
+    except OSError:
+        return socket.create_server(("", 0))
+
+
+def allow_open_files(count: int) -> None:
+    """Raise this process's soft limit of open files to `count`, as far as the hard one allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < count:
+        wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+class WatchServer:
+    """Rank 0's end: hears all ranks (its own too) and tells them the verdict."""
+
+    def __init__(self, listener: socket.socket, token: str, ledger: Ledger) -> None:
+        self.listener, self.token, self.ledger = listener, token, ledger
+        self.selector = selectors.DefaultSelector()
+        self.ranks: dict[socket.socket, int] = {}
+        self.pending: dict[socket.socket, bytes] = {}
+        self.strangers: dict[socket.socket, float] = {}  # until when they may say the token
+        self.told = b""  # also for who joins later
+        listener.setblocking(False)
+        self.selector.register(listener, selectors.EVENT_READ)
+        self.thread = threading.Thread(target=self._serve, name="watch-server", daemon=True)
+        self.thread.start()
+
+    def _serve(self) -> None:
+        decided = False
+        while True:
+            for key, _ in self.selector.select(POLL_SECONDS):
+                if key.fileobj is self.listener:
+                    self._accept()
+                elif key.fileobj in self.pending:
+                    self._hear(key.fileobj)
+            now = time.monotonic()
+            for peer in [peer for peer, until in self.strangers.items() if until < now]:
+                self._forget(peer)
+            verdict = self.ledger.decided()
+            if verdict is not None and not decided:
+                decided = True
+                self._tell_all(verdict=verdict.text, exit_code=verdict.exit_code)
+            if self.ledger.members and not self.ranks:
+                self.listener.close()
+                return
+
+    def _accept(self) -> None:
+        try:
+            peer, _ = self.listener.accept()
+        except OSError as error:  # gone again, or no file descriptor left for a stranger
+            log.warning("the ranks' connection: a caller was not accepted (%s)", error)
+            return
+        peer.settimeout(CONNECT_SECONDS)
+        self.strangers[peer] = time.monotonic() + CONNECT_SECONDS
+        self.pending[peer] = b""
+        self.selector.register(peer, selectors.EVENT_READ)
+
+    def _tell_all(self, **fields: Any) -> None:
+        self.told += _line(**fields)
+        # Its own rank last: that one's end takes this thread with it.
+        for peer in sorted(self.ranks, key=self.ranks.__getitem__, reverse=True):
+            self._tell(peer, _line(**fields))
+
+    def _tell(self, peer: socket.socket, line: bytes) -> None:
+        try:
+            peer.sendall(line)
+        except OSError:
+            self._forget(peer)
+
+    def _hear(self, peer: Any) -> None:
+        try:
+            data = peer.recv(LONGEST_LINE)
+        except OSError:
+            data = b""
+        if not data:
+            self._forget(peer)
+            return
+        *lines, rest = (self.pending[peer] + data).split(b"\n")
+        self.pending[peer] = rest
+        if len(rest) > LONGEST_LINE:
+            self._forget(peer)
+            return
+        for line in lines:
+            try:
+                said = json.loads(line)
+            except ValueError:
+                said = None
+            if not isinstance(said, dict):  # no rank of ours: a scanner of ports, perhaps
+                self._forget(peer)
+                return
+            self._take(peer, said)
+            if peer not in self.pending:
+                return
+
+    def _take(self, peer: socket.socket, said: dict[str, Any]) -> None:
+        rank = self.ranks.get(peer)
+        if rank is None:
+            token = str(said.get("token")).encode(errors="replace")
+            if not secrets.compare_digest(token, self.token.encode()):
+                self._forget(peer)
+                return
+            del self.strangers[peer]
+            self.ranks[peer] = said["rank"]
+            self.ledger.joined(Member(said["rank"], said["host"], said["pid"]))
+            self._tell(peer, self.told)
+        elif "stopped" in said:
+            prefix = f"step {said['step']}: {self.ledger.members[rank]} stopped: "
+            text = (prefix if said["own"] else "") + said["stopped"]
+            self.ledger.stopped(Verdict(text, said["exit_code"]))
+        elif "waits" in said:
+            self.ledger.waits(rank, said["step"], said["waits"], said["failure"])
+        elif "left" in said:
+            self.ledger.left(rank, said["left"])
+            if rank == 0:
+                # This process may end now; that is no fault for those who are about to.
+                self._tell_all(over=True)
+
+    def _forget(self, peer: socket.socket) -> None:
+        self.selector.unregister(peer)
+        self.pending.pop(peer)
+        self.strangers.pop(peer, None)
+        peer.close()
+        if peer in self.ranks:
+            self.ledger.lost(self.ranks.pop(peer))
+
+
+class Watch:
+    """This rank's end: says why it stops, and hears why another did."""
+
+    def __init__(self, connection: socket.socket, progress: Progress, first: Member) -> None:
+        self.connection, self.progress = connection, progress
+        self.first = first
+        self.verdict: Verdict | None = None
+        self._heard_nothing = False  # rank 0 closed the connection without a verdict
+        self._decided = threading.Event()
+        self._taken = threading.Event()
+        threading.Thread(target=self._listen, name="watch", daemon=True).start()
+
+    def stopped(self, error: BaseException) -> None:
+        """Tell the others that this rank ends with an error of its own."""
+        self._taken.set()
+        text, code = one_line(error)[:LONGEST_TEXT], exit_code_of(error)
+        if isinstance(error, SystemExit):
+            text, code = f"it left with exit code {error.code}", EXIT_RANK_LOST
+        # A RankError says already what all ranks shall say.
+        own = not isinstance(error, RankError)
+        self._say(step=self.progress.step, stopped=text, exit_code=code, own=own)
+        self._decided.wait(REPORTS_WITHIN_SECONDS)
+
+    def lost(self, where: str, failure: str | None) -> RankError:
+        """Report a collective that another rank broke; returns what all ranks raise.
+
+        failure: what the collective said when it failed before its timeout.
+        """
+        self._taken.set()
+        short = None if failure is None else failure[:LONGEST_TEXT]
+        self._say(step=self.progress.step, waits=where, failure=short)
+        self._decided.wait(REPORTS_WITHIN_SECONDS + 1.0)
+        waiting = f", while this rank waited in {where}"
+        if self._heard_nothing:
+            text = gone_text(str(self.first), self.progress.step, waiting)
+            self.verdict = Verdict(text, EXIT_RANK_LOST)
+        if self.verdict is None:
+            limit = self.progress.limit
+            text = silent_text(str(self.first), self.progress.step, limit, waiting)
+            self.verdict = Verdict(text, EXIT_RANK_LOST)
+        return RankError(self.verdict.text, self.verdict.exit_code)
+
+    def close(self) -> None:
+        """Leave in good order; what the others meet from now on is not this rank's concern."""
+        self._taken.set()
+        self._say(left=self.progress.step)
+        try:
+            self.connection.shutdown(socket.SHUT_WR)
+        except OSError:
+            return  # rank 0 was faster
+
+    def _say(self, **fields: Any) -> None:
+        try:
+            self.connection.sendall(_line(**fields))
+        except OSError:
+            self._conclude(None)
+
+    def _listen(self) -> None:
+        try:
+            with self.connection.makefile("rb") as lines:
+                line = lines.readline(LONGEST_LINE)
+        except OSError:
+            line = b""
+        said = json.loads(line) if line else None
+        if said and "over" in said:
+            return
+        self._conclude(said)
+        if not self._taken.wait(PATIENCE_SECONDS) and self.verdict is not None:
+            code = report(RankError(self.verdict.text, self.verdict.exit_code))
+            os._exit(code)
+
+    def _conclude(self, said: dict[str, Any] | None) -> None:
+        if self.verdict is None:
+            self._heard_nothing = said is None
+            self.verdict = (
+                Verdict(said["verdict"], said["exit_code"])
+                if said
+                else Verdict(gone_text(str(self.first), self.progress.step), EXIT_RANK_LOST)
+            )
+        self._decided.set()
+
+
+def start_watch(
+    rank: int,
+    world_size: int,
+    limit: str,
+    share: Callable[[Any], Any],
+    agree_max: Callable[[float], list[float]],
+) -> Watch | None:
+    """Connect all ranks with rank 0; None on all of them where one cannot reach it.
+
+    limit: the setting that bounds collectives, with its value. share, agree_max: rank 0's value on
+    every rank, the largest value of the ranks.
+    """
+    address, progress = os.environ["MASTER_ADDR"], Progress(limit=limit)
+    offer, host = None, socket.gethostname()
+    if rank == 0:
+        allow_open_files(world_size + SPARE_FILES)
+        listener, token = listen_on(address), secrets.token_hex(16)
+        WatchServer(listener, token, Ledger(lambda: progress.limit, lambda: progress.step))
+        offer = (listener.getsockname()[1], token, host, os.getpid())
+    port, token, first_host, first_pid = share(offer)
+    connection: socket.socket | None = None
+    try:
+        connection = socket.create_connection((address, port), timeout=CONNECT_SECONDS)
+        connection.settimeout(None)
+        connection.sendall(_line(token=token, rank=rank, host=host, pid=os.getpid()))
+    except OSError as error:
+        log.warning(
+            "rank %d cannot connect to %s:%d (%s): the ranks cannot tell each other why one stops",
+            rank,
+            address,
+            port,
+            error,
+        )
+    (failed,) = agree_max(float(connection is None))
+    if failed or connection is None:
+        if connection is not None:
+            connection.sendall(_line(left=0))
+            connection.close()
+        return None
+    return Watch(connection, progress, Member(0, first_host, first_pid))

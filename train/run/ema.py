@@ -1,0 +1,136 @@
+"""An exponential moving average of the weights, sharded as ZeRO shards the fp32 masters.
+
+The update is elementwise, so averaging the shares that a rank owns is exact in every stage and for
+any number of ranks, and costs no communication; no rank holds more of the average than of the
+masters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from svilm_fast.train.checkpoint.sharded_state import (
+    masters,
+    refresh_parameters,
+    release_parameters,
+    set_master,
+)
+from svilm_fast.train.config.schema import EmaConfig
+
+if TYPE_CHECKING:
+    from svilm_fast.train.run.engine import Engine
+
+EXCHANGE_ELEMENTS = 1 << 24  # bounds the copy that exchanging two shards needs
+
+
+@dataclass
+class EmaState:
+    """started: whether the average has begun; updates: how often it has moved since."""
+
+    started: bool = False
+    updates: int = 0
+
+
+class WeightAverage:
+    """The average of an engine's weights."""
+
+    def __init__(self, engine: Engine, config: EmaConfig) -> None:
+        self.engine, self.config = engine, config
+        self.state = EmaState()
+        self.shards = [torch.empty_like(master) for master in masters(engine)]
+        self.restart(0)
+
+    def restart(self, step: int) -> None:
+        """Begin anew at the engine's weights after `step` steps, or wait for `start_step`."""
+        self.state = EmaState(started=step >= self.config.start_step)
+        if self.state.started:
+            self._copy_masters()
+
+    def decay_of_next_update(self) -> float:
+        """Return the share of the average that the next update keeps."""
+        assert self.config.decay is not None
+        decay = self.config.decay**self.config.every_steps
+        if self.config.warmup:
+            count = self.state.updates
+            decay = min(decay, (1 + count) / (10 + count))
+        return decay
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the weights of step `step` (counted from 1); call it after each applied step.
+
+        The first call at or after `start_step` copies the weights.
+        """
+        if step < self.config.start_step:
+            return
+        if not self.state.started:
+            self.state.started = True
+            self._copy_masters()
+            return
+        if (step - self.config.start_step) % self.config.every_steps:
+            return
+        torch._foreach_lerp_(self.shards, masters(self.engine), 1 - self.decay_of_next_update())
+        self.state.updates += 1
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Let the engine hold the average for the time of the block; every rank must enter it.
+
+        The weights come back bit for bit. Before the average has begun nothing is exchanged.
+        """
+        if not self.state.started:
+            yield
+            return
+        self._exchange(refresh=True)
+        try:
+            yield
+        finally:
+            self._exchange(refresh=True)
+
+    def load_whole(self, value_of: Callable[[str], Tensor | None], updates: int) -> None:
+        """Take the average from whole tensors by parameter name; each rank keeps its share.
+
+        value_of: asked for one parameter at a time; None where the average starts at the weight.
+        """
+        self._copy_masters()
+        self._exchange(refresh=False)
+        for name, parameter in self.engine.model.named_parameters():
+            value = value_of(name) if parameter.requires_grad else None
+            if value is not None:
+                set_master(self.engine, parameter, value.to(self.engine.ranks.device))
+        self._exchange(refresh=True)
+        self.state = EmaState(started=True, updates=updates)
+
+    @torch.no_grad()
+    def _copy_masters(self) -> None:
+        for shard, master in zip(self.shards, masters(self.engine), strict=True):
+            shard.copy_(master)
+
+    @torch.no_grad()
+    def _exchange(self, *, refresh: bool) -> None:
+        release_parameters(self.engine)
+        for shard, master in zip(self.shards, masters(self.engine), strict=True):
+            pairs = zip(
+                shard.view(-1).split(EXCHANGE_ELEMENTS),
+                master.view(-1).split(EXCHANGE_ELEMENTS),
+                strict=True,
+            )
+            for ours, theirs in pairs:
+                held = ours.clone()
+                ours.copy_(theirs)
+                theirs.copy_(held)
+        if refresh:
+            refresh_parameters(self.engine)
+
+
+def average_where_asked(engine: Engine) -> AbstractContextManager[None]:
+    """Let the engine hold its average while it is evaluated, if there is one and it is to be."""
+    if engine.ema is None or not engine.config.ema.evaluate:
+        return nullcontext()
+    return engine.ema.applied()

@@ -1,0 +1,233 @@
+"""One optimizer step through DeepSpeed, the same call for every ZeRO stage and device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from svilm_fast.core.errors import ConfigError
+from svilm_fast.core.trace_ranges import phase
+from svilm_fast.distributed.gradient_cache import CachedStep
+from svilm_fast.distributed.reduction import Reduction, backward_all, choose_reduction
+from svilm_fast.models.compilation import NoCompilerError, compile_blocks
+from svilm_fast.models.inputs import ModelInputs
+from svilm_fast.objectives.total import Embeddings, StepOutput
+from svilm_fast.train.checkpoint.sharded_state import clear_padding
+from svilm_fast.train.config.deepspeed import (
+    build_deepspeed_config,
+    local_batch_of,
+    micro_batch_of,
+)
+from svilm_fast.train.config.schema import RunConfig
+from svilm_fast.train.folder.trust import use_restricted_unpickler
+from svilm_fast.train.launch.environment import import_deepspeed
+from svilm_fast.train.ranks.process_group import Ranks
+from svilm_fast.train.run.ema import WeightAverage
+from svilm_fast.train.run.optimizer import build_optimizer, set_learning_rate
+from svilm_fast.train.run.scalars import MasterScalars
+
+TORCH_LINEAR = torch.nn.functional.linear
+
+
+class LossModule(nn.Module):
+    """Runs the model, or one of its halves, and returns tuples.
+
+    ZeRO 3 finds the tensors of an output in tuples and dicts only; in a dataclass they would miss
+    the hooks that gather the parameters again for backward. The halves are called through here,
+    because DeepSpeed's autocast and hooks sit around this module's forward.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model: Any = model
+
+    def forward(
+        self, inputs: Any, half: Literal["embed", "objective"] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]] | Embeddings:
+        """Return the loss (0-dim) and its detached parts; of the half `embed`, the embeddings."""
+        if half == "embed":
+            return self.model.embed(inputs)
+        output = self.model(inputs) if half is None else self.model.objective(inputs)
+        return output.loss, output.metrics
+
+
+@dataclass(frozen=True)
+class EngineHalves:
+    """The halves of the model under a DeepSpeed engine, as the gradient cache calls them."""
+
+    deepspeed: Any
+
+    def embed(self, inputs: ModelInputs) -> Embeddings:
+        """`SViLM.embed` through DeepSpeed."""
+        return self.deepspeed(inputs, "embed")
+
+    def objective(self, embeddings: Embeddings) -> StepOutput:
+        """`SViLM.objective` through DeepSpeed."""
+        return StepOutput(*self.deepspeed(embeddings, "objective"))
+
+
+@dataclass
+class StepResult:
+    """What one step did; the metrics are those of this rank."""
+
+    loss: Tensor
+    metrics: dict[str, Tensor]
+    applied: bool
+    gradient_norm: float | None
+    stop_signal: int
+
+
+class Engine:
+    """A model under DeepSpeed."""
+
+    def __init__(self, deepspeed_engine: Any, ranks: Ranks, config: RunConfig) -> None:
+        self.deepspeed = deepspeed_engine
+        use_restricted_unpickler(deepspeed_engine)
+        self.ranks = ranks
+        self.config = config
+        self.scalars: MasterScalars | None = None
+        if config.training.precision == "bf16":
+            self.scalars = MasterScalars(self.model)
+            self.scalars.refresh()
+        clear_padding(self)
+        self.ema = None if config.ema.decay is None else WeightAverage(self, config.ema)
+        self.local_batch = local_batch_of(config, ranks.world_size)
+        self.micro_batch = micro_batch_of(config, ranks.world_size)
+        self.reduction: Reduction = "boundary"
+        if self.caches_gradients:
+            self.reduction = choose_reduction(
+                deepspeed_engine, config.distributed.gradient_reduction
+            )
+
+    @property
+    def model(self) -> nn.Module:
+        """The trained model, without DeepSpeed's and our wrappers."""
+        return self.deepspeed.module.model
+
+    @property
+    def zero_stage(self) -> int:
+        """The stage DeepSpeed runs at (an extra may have changed the configured one)."""
+        return int(self.deepspeed.zero_optimization_stage())
+
+    @property
+    def caches_gradients(self) -> bool:
+        """Whether a step runs the encoders in micro-batches, twice."""
+        return self.micro_batch < self.local_batch
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Set the rate of all parameter groups, each with its own share."""
+        set_learning_rate(self.deepspeed.optimizer, rate)
+
+    def step(self, inputs: Any, learning_rate: float, signal: int = 0) -> StepResult:
+        """Run forward, backward and the update on the local batch.
+
+        All ranks agree before backward whether every loss is finite, and take over any rank's
+        pending signal number. A step that is not finite changes no parameter: stages 1 to 3 of
+        DeepSpeed skip it themselves, stage 0 with fp32 would poison the parameters.
+        """
+        self.set_learning_rate(learning_rate)
+        cached = self._cached_step(inputs) if self.caches_gradients else None
+        loss, metrics = self.deepspeed(inputs) if cached is None else cached.output
+        not_finite = float(not bool(torch.isfinite(loss.detach())))
+        with phase("agree"):
+            any_not_finite, stop_signal = self.ranks.agree_max(not_finite, float(signal))
+        if any_not_finite:
+            return StepResult(loss.detach(), metrics, False, None, int(stop_signal))
+        with phase("backward"):
+            if cached is None:
+                self.deepspeed.backward(loss)
+            else:
+                backward_all(self.deepspeed, cached, len(cached), self.reduction)
+        norm = self._local_gradient_norm() if self.zero_stage == 0 else None
+        if norm is not None and not bool(torch.isfinite(norm)):
+            self.deepspeed.zero_grad()
+            return StepResult(loss.detach(), metrics, False, float(norm), int(stop_signal))
+        with phase("optimizer"):
+            self.deepspeed.step()
+        applied = bool(self.deepspeed.was_step_applied())
+        if self.scalars is not None:
+            self.scalars.refresh()
+        reported = norm if norm is not None else self.deepspeed.get_global_grad_norm()
+        return StepResult(
+            loss.detach(),
+            metrics,
+            applied,
+            None if reported is None else float(reported),
+            int(stop_signal),
+        )
+
+    def _cached_step(self, inputs: ModelInputs) -> CachedStep:
+        if self.zero_stage == 3:
+            # Every pass gathers parameters, so ranks with different numbers of passes would wait
+            # for each other; in the other stages the objectives notice unequal batches themselves.
+            largest, smallest = self.ranks.agree_max(len(inputs), -len(inputs))
+            if largest != -smallest:
+                raise ValueError(
+                    f"local batches differ: {-smallest:g} pairs on one rank, {largest:g} on another"
+                    "; give every rank the same number"
+                )
+        return CachedStep(EngineHalves(self.deepspeed), inputs, self.micro_batch)
+
+    def load_deepspeed_checkpoint(self, folder: str, tag: str) -> bool:
+        """Load DeepSpeed's own files; returns whether there were any."""
+        path, _ = self.deepspeed.load_checkpoint(folder, tag=tag)
+        if self.scalars is not None:
+            self.scalars.refresh()
+        return path is not None
+
+    def _local_gradient_norm(self) -> Tensor:
+        """Stage 0 holds the averaged gradients whole, so every rank computes the same norm."""
+        gradients = [
+            parameter.grad
+            for parameter in self.deepspeed.module.parameters()
+            if parameter.grad is not None
+        ]
+        return torch.nn.utils.get_total_norm(gradients)
+
+    def close(self) -> None:
+        """Wait for the other ranks, then free DeepSpeed's hooks and buffers."""
+        self.ranks.barrier()
+        self.deepspeed.destroy()
+        # ZeRO 3 puts its own function in this place and leaves it there for all other models.
+        torch.nn.functional.linear = TORCH_LINEAR
+
+
+def refuse_scalar_parameters(model: nn.Module) -> None:
+    """Raise ValueError for 0-dim parameters.
+
+    DeepSpeed 0.19.8 broadcasts every parameter viewed as bytes, which torch refuses for 0-dim
+    tensors with a message that names nothing.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 0:
+            raise ValueError(
+                f"parameter {name!r} is 0-dim, which DeepSpeed cannot broadcast: give it shape [1]"
+            )
+
+
+def compile_for(model: nn.Module, device: torch.device) -> None:
+    """Let the transformer blocks run compiled, or raise ConfigError where they cannot be."""
+    try:
+        compile_blocks(model, device)
+    except NoCompilerError as error:
+        raise ConfigError(f"{error}; install it, or set training.compile=none") from error
+
+
+def start_engine(model: nn.Module, config: RunConfig, ranks: Ranks) -> Engine:
+    """Put `model` (on any device) under DeepSpeed as the configuration says."""
+    refuse_scalar_parameters(model)
+    deepspeed = import_deepspeed(ranks.device.type)
+    if config.training.compile == "blocks":
+        compile_for(model, ranks.device)
+    wrapped = LossModule(model).to(ranks.device)
+    optimizer = build_optimizer(wrapped, config.optimizer)
+    deepspeed_engine, *_ = deepspeed.initialize(
+        model=wrapped,
+        optimizer=optimizer,
+        config=build_deepspeed_config(config, ranks.world_size),
+        dist_init_required=False,
+    )
+    return Engine(deepspeed_engine, ranks, config)

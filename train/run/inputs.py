@@ -1,0 +1,54 @@
+"""From a batch of clips to what the model is given: cut and paste, seeds, device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from svilm_fast.core.philox import Site, StepSeeds
+from svilm_fast.data.batch import ClipBatch
+from svilm_fast.data.cut_paste import cut_and_paste
+from svilm_fast.models.inputs import ModelInputs
+from svilm_fast.train.config.schema import RunConfig
+from svilm_fast.train.ranks.process_group import Ranks
+
+
+def model_inputs(batch: ClipBatch, config: RunConfig, step: int, ranks: Ranks) -> ModelInputs:
+    """Move a rank's whole batch to the device and blend its clips there.
+
+    Blending looks at the whole local batch, so it comes before any split into micro-batches; every
+    random number follows from (run seed, step, sample key), so a replay of the step repeats it.
+    """
+    loaded, batch = batch, batch.to(ranks.device)
+    seeds = StepSeeds(config.run.seed, step, batch.keys)
+    sources = config.objectives.sources()
+    inputs: dict[str, Any] = {
+        "text_tokens": batch.text_tokens,
+        "text_mask": batch.text_mask,
+        "seeds": seeds,
+    }
+    if config.objectives.grounding.weight > 0:
+        inputs |= {
+            "noun_tokens": batch.noun_tokens,
+            "noun_token_mask": batch.noun_token_mask,
+            "noun_mask": batch.noun_mask,
+        }
+    if "clean" in sources:
+        inputs["frames"] = batch.frames
+    if "blended" in sources:
+        pasted = cut_and_paste(
+            batch.frames,
+            seeds.at(Site.CUT_PASTE),
+            config.video.num_segments,
+            config.video.tubelet,
+            shortest=config.data.cut_paste.shortest,
+            longest=config.data.cut_paste.longest,
+            # The clips are most of a large batch's memory; a copy of our own need not stay whole.
+            in_place="clean" not in sources and batch.frames is not loaded.frames,
+        )
+        inputs |= {
+            "blended": pasted.blended,
+            "paste_mask": pasted.paste_mask,
+            # Classes are numbered per local batch; over all ranks no two may share a number.
+            "pair_ids": pasted.pair_ids + ranks.rank * len(batch),
+        }
+    return ModelInputs(**inputs)

@@ -1,0 +1,67 @@
+"""Opens a finished run on one process, without DeepSpeed: configuration, model, tokenizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from svilm_fast.core.errors import UserError
+from svilm_fast.data.tokenizer import Tokenizer
+from svilm_fast.objectives.svilm import SViLM, build_model
+from svilm_fast.train.checkpoint.portable import check_portable, load_weights
+from svilm_fast.train.checkpoint.resume import check_tokenizer
+from svilm_fast.train.config.load import load_config
+from svilm_fast.train.config.schema import RunConfig, Weights
+from svilm_fast.train.folder.files import RunFiles
+
+
+@dataclass
+class LoadedRun:
+    """A run as it ended; `step` counts its optimizer steps, `weights` says which were loaded."""
+
+    config: RunConfig
+    model: SViLM
+    tokenizer: Tokenizer
+    step: int
+    files: RunFiles
+    weights: Weights = Weights.RAW
+
+
+def load_run(
+    run_dir: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    overrides: list[str] | None = None,
+    weights: Weights | None = None,
+) -> LoadedRun:
+    """Load the portable checkpoint of a run directory, in evaluation mode.
+
+    weights: None takes the average where the run kept one and `ema.evaluate` is true. Raises
+    UserError when the directory is no run or has no verified portable checkpoint, and
+    CheckpointError when overrides changed the shape of the model or there is no such average.
+    """
+    files = RunFiles(Path(run_dir))
+    if not files.config.is_file():
+        raise UserError(
+            f"{run_dir} is no run directory: it has no config.yaml; give the folder that "
+            "`svilm pretrain` wrote (run.dir)"
+        )
+    saved = check_portable(files.portable)
+    check_tokenizer(files, files.portable)
+    kept = files.portable / files.config.name
+    config = load_config(str(kept if kept.is_file() else files.config), overrides or [])
+    model = build_model(config)
+    if weights is None:
+        averaged = saved["ema"] is not None and config.ema.evaluate
+        weights = Weights.EMA if averaged else Weights.RAW
+    described = load_weights(model, files.portable, average=weights is Weights.EMA)
+    return LoadedRun(
+        config=config,
+        model=model.to(device).eval(),
+        tokenizer=Tokenizer.load(files.tokenizer),
+        step=int(described["step"]),
+        files=files,
+        weights=weights,
+    )

@@ -1,0 +1,280 @@
+"""The training loop: batch, step, record, evaluate, save, stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from svilm_fast.core.errors import EvaluationError, NonFiniteError
+from svilm_fast.core.trace_ranges import phase
+from svilm_fast.data.loader import ClipLoader
+from svilm_fast.train.checkpoint.store import TrainerState, save_checkpoint, tag_of
+from svilm_fast.train.config.schema import RunConfig
+from svilm_fast.train.folder.disk import NoRoomError
+from svilm_fast.train.folder.files import RunFiles, write_json
+from svilm_fast.train.folder.ownership import claim
+from svilm_fast.train.ranks.lost_connection import is_lost_connection
+from svilm_fast.train.ranks.signals import PendingSignal
+from svilm_fast.train.ranks.straggler import OwnWork, losses_end, straggler_figures
+from svilm_fast.train.run.engine import Engine, StepResult
+from svilm_fast.train.run.metrics_log import MetricsLog
+from svilm_fast.train.run.profiler import StepProfiler
+from svilm_fast.train.run.progress import Display
+from svilm_fast.train.run.schedule import learning_rate
+from svilm_fast.train.run.throughput import Meter, peak_memory_bytes
+from svilm_fast.train.run_app import one_line
+
+Evaluator = Callable[[Engine, int], Mapping[str, float]]
+MakeInputs = Callable[[Any, int], Any]
+
+
+@dataclass
+class Averages:
+    """Means of the metrics over the steps since the last record, kept on the device."""
+
+    sums: dict[str, torch.Tensor] = field(default_factory=dict)
+    steps: int = 0
+    norm_sum: float = 0.0
+    skipped: int = 0
+
+    def add(self, result: StepResult) -> None:
+        """Add one step; a step that was not applied only counts as skipped."""
+        if not result.applied:
+            self.skipped += 1
+            return
+        self.steps += 1
+        self.norm_sum += result.gradient_norm or 0.0
+        for name, value in {"loss": result.loss, **result.metrics}.items():
+            value = value.detach().double()
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+    def take(self) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+        """Return this rank's means and what all ranks know alike, and start anew."""
+        means = {name: total / self.steps for name, total in self.sums.items()}
+        alike = {"skipped_steps": float(self.skipped)}
+        if self.steps:
+            alike["gradient_norm"] = self.norm_sum / self.steps
+        self.sums, self.steps, self.norm_sum, self.skipped = {}, 0, 0.0, 0
+        return means, alike
+
+
+@dataclass
+class Outcome:
+    """How a loop ended: the steps done, the signal that ended it (0: none), whether all is done."""
+
+    step: int
+    signal: int
+    finished: bool
+
+
+class Loop:
+    """Trains an engine on a loader until the last step, a signal or too many bad steps."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        loader: ClipLoader,
+        config: RunConfig,
+        files: RunFiles,
+        *,
+        total_steps: int,
+        start_step: int,
+        make_inputs: MakeInputs,
+        evaluate: Evaluator | None,
+        metrics: MetricsLog,
+        display: Display,
+        meter: Meter,
+        pending: PendingSignal,
+    ) -> None:
+        self.engine, self.loader, self.config, self.files = engine, loader, config, files
+        self.total_steps, self.step = total_steps, start_step
+        self.make_inputs, self.evaluate = make_inputs, evaluate
+        self.metrics, self.display, self.meter, self.pending = metrics, display, meter, pending
+        self.averages = Averages()
+        self.work = OwnWork(engine.ranks.device)
+        self.losses_end_work = losses_end(self.work, engine)
+        self.bad_in_a_row = 0
+        self.stepped = False
+        self.saved_at = start_step
+        self.evaluated = set(engine.ranks.share(metrics.evaluated))
+        self.profiler = StepProfiler(
+            config.training.profile, files.profile, enabled=engine.ranks.is_first
+        )
+
+    def run(self) -> Outcome:
+        """Train; the state is saved at the end and when a signal or a limit ended the loop."""
+        stop_after = self.config.training.stop_after_steps or self.total_steps
+        last = min(self.total_steps, stop_after)
+        stream = self.loader.forever()
+        signal = 0
+        self.meter.read()
+        self._evaluate_where_due()  # a run that ended between a save and its evaluation
+        while self.step < last and not signal:
+            self.engine.ranks.reached(self.step + 1)
+            began = time.perf_counter()
+            with phase("data"):
+                batch = next(stream)
+            waited = time.perf_counter() - began
+            self.meter.add_step(waited)
+            self.profiler.before_step()
+            self.work.begin(waited)
+            result = self._train_on(batch)
+            if not self.stepped:
+                self.stepped = True  # compiled, warm and in step with each other from here on
+                self._limit_waits(solo=False)
+            self._note_profile(self.profiler.after_step())
+            self.step += 1
+            signal = result.stop_signal
+            self.averages.add(result)
+            if result.applied and self.engine.ema is not None:
+                self.engine.ema.update(self.step)
+            self._check(result, batch)
+            self.display.step(self.step)
+            self._after_step(last, signal)
+        self._limit_waits(solo=True)
+        self._note_profile(self.profiler.close())
+        if self.averages.steps:
+            self._record()
+        if self.saved_at != self.step:
+            self._save(must=True)
+        return Outcome(self.step, signal, finished=not signal and self.step >= self.total_steps)
+
+    def evaluate_at_end(self) -> None:
+        """Evaluate after the last step of the schedule, where asked for and not yet done."""
+        due = self.config.evaluation.at_end and self.step == self.total_steps
+        if self.evaluate is not None and due and self.step not in self.evaluated:
+            self._evaluate()
+
+    def _train_on(self, batch: Any) -> StepResult:
+        rate = learning_rate(
+            self.step, self.total_steps, self.config.optimizer.lr, self.config.schedule
+        )
+        with phase("inputs"):
+            inputs = self.make_inputs(batch, self.step)
+        if not self.losses_end_work:
+            self.work.end()
+        return self.engine.step(inputs, rate, self.pending.number)
+
+    def _after_step(self, last: int, signal: int) -> None:
+        if self.step % self.config.logging.every_steps == 0 or self.step == last:
+            self._record()
+        every = self.config.checkpoint.every_steps
+        if every and self.step % every == 0:
+            self._paused(self._save)
+        if not signal:
+            self._evaluate_where_due()
+
+    def _evaluate_where_due(self) -> None:
+        every = self.config.evaluation.every_steps
+        due = every and self.step % every == 0 and 0 < self.step < self.total_steps
+        if self.evaluate is None or not due or self.step in self.evaluated:
+            return
+        # An evaluation can fail on data that training never reads.
+        if self.saved_at != self.step:
+            self._paused(self._save)
+        self._paused(self._evaluate)
+
+    def _paused(self, action: Callable[[], None]) -> None:
+        started = time.perf_counter()
+        self._limit_waits(solo=True)
+        action()
+        self._limit_waits(solo=not self.stepped)
+        self.meter.pause(time.perf_counter() - started)
+
+    def _limit_waits(self, *, solo: bool) -> None:
+        self.engine.ranks.limit_waits(self.config.distributed, solo=solo)
+
+    def _record(self) -> None:
+        means, alike = self.averages.take()
+        values = self.engine.ranks.mean(means)
+        rate = learning_rate(
+            self.step - 1, self.total_steps, self.config.optimizer.lr, self.config.schedule
+        )
+        (memory,) = self.engine.ranks.agree_max(peak_memory_bytes(self.engine.ranks.device))
+        values |= alike | {"learning_rate": rate, "peak_memory_bytes": memory} | self.meter.read()
+        values |= straggler_figures(self.engine.ranks.numbers(self.work.take()))
+        self.metrics.write(self.step, values)
+        self.display.record(self.step, values)
+
+    def _evaluate(self) -> None:
+        assert self.evaluate is not None
+        try:
+            values = self.evaluate(self.engine, self.step)
+        except Exception as error:
+            if is_lost_connection(error):  # the other rank says what happened
+                raise
+            whole = self.saved_at == self.step
+            saved = "it is saved" if whole else "it is NOT saved, because the disk was full"
+            raise EvaluationError(
+                f"the evaluation of step {self.step} failed: {one_line(error)}; the training went "
+                f"up to this step, and {saved}: fix what the message names, then run again with "
+                "--resume"
+            ) from error
+        self.evaluated.add(self.step)
+        self.metrics.write(self.step, values)
+        names = {name: name.removeprefix("retrieval_").replace("_", " ") for name in values}
+        shown = " | ".join(f"{names[name]} {value:.1f}" for name, value in values.items())
+        self.display.say(f"step {self.step} evaluation | {shown}")
+
+    def _save(self, *, must: bool = False) -> None:
+        """Save; without room, warn and train on where the settings say so and it is no `must`."""
+        state = TrainerState(self.step, self.loader.state_dict())
+        settings = self.config.checkpoint
+        if self.engine.ranks.is_first:
+            claim(self.files, saves=[self.files.checkpoints / tag_of(self.step)])
+        try:
+            path = save_checkpoint(
+                self.engine,
+                self.files.checkpoints,
+                state,
+                settings.keep,
+                copies=self.files.copied,
+            )
+        except NoRoomError as error:
+            if must or settings.when_full == "stop":
+                raise
+            self.display.say(f"not saved: {error}")
+            return
+        self.saved_at = self.step
+        self.display.say(f"saved {path}")
+
+    def _check(self, result: StepResult, batch: Any) -> None:
+        self.bad_in_a_row = 0 if result.applied else self.bad_in_a_row + 1
+        if result.applied:
+            return
+        dumps = [
+            self.files.root / f"non_finite_step_{self.step}_rank_{rank}.json"
+            for rank in range(self.engine.ranks.world_size)
+        ]
+        if self.engine.ranks.is_first:
+            claim(self.files, *dumps)
+        rank = self.engine.ranks.rank
+        dump = dumps[rank]
+        write_json(
+            dump,
+            {
+                "step": self.step,
+                "rank": rank,
+                "loss": float(result.loss),
+                "gradient_norm": result.gradient_norm,
+                "metrics": {name: float(value) for name, value in result.metrics.items()},
+                "ids": list(batch.ids),
+            },
+        )
+        if self.bad_in_a_row >= self.config.training.max_non_finite_steps:
+            raise NonFiniteError(
+                f"loss or gradients of step {self.step} are not finite on at least one rank; no "
+                f"parameter was changed. The samples are listed in {dump.parent}/non_finite_step_"
+                f"{self.step}_rank_*.json; lower optimizer.lr, or allow some with "
+                "training.max_non_finite_steps"
+            )
+        self.display.say(f"step {self.step} was skipped: loss or gradients are not finite")
+
+    def _note_profile(self, path: Any) -> None:
+        if path is not None:
+            claim(self.files, path)
+            self.display.say(f"wrote {path}")

@@ -1,0 +1,193 @@
+"""Where the numbers of a run go: JSON lines always, TensorBoard, wandb or trackio when asked."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import logging
+import math
+import secrets
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+from svilm_fast.core.errors import ConfigError
+from svilm_fast.core.records import read_records
+from svilm_fast.train.config.schema import RunConfig
+from svilm_fast.train.folder.files import RunFiles, write_atomically, write_json
+from svilm_fast.train.folder.ownership import claim
+
+log = logging.getLogger(__name__)
+
+TRACKERS = ("wandb", "trackio")
+
+
+class Sink(Protocol):
+    """Takes records of numbers."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Take the values of a step."""
+
+    def close(self) -> None:
+        """Flush and let go."""
+
+
+def drop_after(path: Path, step: int) -> list[dict[str, Any]]:
+    """Remove the records of steps after `step`, which a resumed run is about to repeat.
+
+    Returns the records that stay. Lines that hold no record are removed too, and counted.
+    """
+    if not path.is_file():
+        return []
+    before = path.read_bytes()
+    records, damaged = read_records(before)
+    if damaged:
+        log.warning(
+            "%s: %d damaged line%s left out", path, damaged, "s are" if damaged > 1 else " is"
+        )
+    kept = [(line, record) for line, record in records if record["step"] <= step]
+    after = b"".join(line + b"\n" for line, _ in kept)
+    if after != before:
+        write_atomically(path, after)
+    return [record for _, record in kept]
+
+
+class JsonLines:
+    """One JSON object per line; numbers that JSON cannot hold become null."""
+
+    def __init__(self, path: Path) -> None:
+        self.file: TextIO = path.open("a", encoding="utf-8")
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Append one record and hand it to the system at once."""
+        clean = {key: value if math.isfinite(value) else None for key, value in values.items()}
+        self.file.write(json.dumps({"step": step, **clean}) + "\n")
+        self.file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+
+
+class TensorBoard:
+    """Event files for TensorBoard; names are grouped by their first word."""
+
+    def __init__(self, folder: Path, purge_step: int | None) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(folder), purge_step=purge_step)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Add one scalar per value."""
+        for key, value in values.items():
+            group, _, rest = key.partition("_")
+            self.writer.add_scalar(f"{group}/{rest}" if rest else key, value, step)
+
+    def close(self) -> None:
+        """Flush the events."""
+        self.writer.close()
+
+
+def check_trackers(config: RunConfig) -> None:
+    """Raise ConfigError where a tracker that is switched on is not installed."""
+    for package in TRACKERS:
+        if getattr(config.logging, package) and importlib.util.find_spec(package) is None:
+            raise ConfigError(
+                f"logging.{package}=true, but {package} is not installed; "
+                f"pip install 'svilm-fast[{package}]'"
+            )
+
+
+def tracking_id(files: RunFiles, resumed: bool) -> str:
+    """Return the name of this run for trackers: the one it had before, or a new one."""
+    path = files.tracking
+    if resumed and path.is_file():
+        try:
+            return str(json.loads(path.read_bytes())["id"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            log.warning("%s is damaged: the trackers show this run as a new one", path)
+    identity = secrets.token_hex(4)
+    write_json(path, {"id": identity})
+    return identity
+
+
+class Tracker:
+    """wandb or trackio: a resumed run goes on in the tracker's run of the same identity."""
+
+    def __init__(self, package: str, config: RunConfig, identity: str, resumed: bool) -> None:
+        check_trackers(config)
+        self.client: Any = importlib.import_module(package)
+        resume = "allow" if resumed else "never"
+        shared = {"project": config.logging.project, "config": config.model_dump(mode="json")}
+        if package == "wandb":
+            self.client.init(
+                **shared,
+                name=config.run.name,
+                id=identity,
+                resume=resume,
+                dir=config.run.dir,
+                # A resumed run may be longer than it was planned.
+                allow_val_change=resumed,
+            )
+        else:
+            # trackio finds a run by its name.
+            self.client.init(**shared, name=f"{config.run.name}-{identity}", resume=resume)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Log one record."""
+        self.client.log(dict(values), step=step)
+
+    def close(self) -> None:
+        """Finish the run on the tracker's side."""
+        self.client.finish()
+
+
+class MetricsLog:
+    """Sends every record to all sinks; holds none on ranks other than 0.
+
+    evaluated: the steps of the evaluations that the log holds from before.
+    """
+
+    def __init__(self, config: RunConfig, files: RunFiles, *, first: bool, start_step: int) -> None:
+        self.sinks: list[Sink] = []
+        self.evaluated: list[int] = []
+        self.failed = False
+        if not first:
+            return
+        records = drop_after(files.metrics, start_step)
+        self.evaluated = [
+            record["step"]
+            for record in records
+            if any(name.startswith("retrieval") for name in record)
+        ]
+        self.sinks.append(JsonLines(files.metrics))
+        if config.logging.tensorboard:
+            before = set(files.tensorboard.glob("*"))
+            self.sinks.append(
+                TensorBoard(files.tensorboard, start_step + 1 if start_step else None)
+            )
+            claim(files, *sorted(set(files.tensorboard.glob("*")) - before))
+        wanted = [package for package in TRACKERS if getattr(config.logging, package)]
+        identity = tracking_id(files, start_step > 0) if wanted else ""
+        self.sinks += [Tracker(package, config, identity, start_step > 0) for package in wanted]
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Record the values of a step."""
+        for sink in self.sinks:
+            self._attempt(partial(sink.write, step, values))
+
+    def close(self) -> None:
+        """Close all sinks."""
+        for sink in self.sinks:
+            self._attempt(sink.close)
+
+    def _attempt(self, act: Callable[[], None]) -> None:
+        """Warn once where a log cannot be written: a full disk costs records, not the training."""
+        try:
+            act()
+        except OSError as error:
+            if not self.failed:
+                log.warning("metrics cannot be written, and the run continues without: %s", error)
+            self.failed = True

@@ -1,0 +1,146 @@
+"""What a person sees while a run goes on: a live bar on a terminal, text lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+from rich.columns import Columns
+from rich.console import RenderableType
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from svilm_fast.core.console import Console
+from svilm_fast.core.terminal import print
+from svilm_fast.train.ranks.straggler import stands_out
+
+SHORT_NAMES = {
+    "loss": "loss",
+    "loss_contrast": "contrast",
+    "loss_grounding": "grounding",
+    "loss_temporal": "temporal",
+    "accuracy_v2t": "acc v2t",
+    "accuracy_t2v": "acc t2v",
+    "scale_contrast": "scale",
+    "scale_grounding": "g.scale",
+    "empty_group_rate": "empty groups",
+    "gradient_norm": "|grad|",
+    "learning_rate": "lr",
+    "clips_per_second": "clips/s",
+    "data_wait_share": "data wait",
+    "model_tflops_per_second": "TFLOP/s",
+    "utilisation": "util",
+    "peak_memory_bytes": "memory",
+}
+# Longer ones are remarks: they would widen the columns of the figures.
+LONGEST_FIGURE = 20
+SHARES = {"accuracy_v2t", "accuracy_t2v", "empty_group_rate", "data_wait_share", "utilisation"}
+
+
+def readable(name: str, value: float) -> str:
+    """Return a number as a person writes it."""
+    if name in SHARES:
+        return f"{100 * value:.0f}%"
+    if name == "peak_memory_bytes":
+        return f"{value / 2**30:.2f} GiB"
+    if name == "learning_rate":
+        return f"{value:.2e}"
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+
+
+def summary(values: Mapping[str, float], on_gpu: bool) -> str:
+    """Return the values that have a short name, and a rank that stands out, as one line."""
+    parts = [
+        f"{short} {readable(name, values[name])}"
+        for name, short in SHORT_NAMES.items()
+        if name in values
+    ]
+    if "utilisation" not in values and "model_tflops_per_second" in values:
+        parts.append("util n/a" if not on_gpu else "util ? (unknown GPU)")
+    if stands_out(values):
+        rank, ratio = values["straggler_rank"], values["straggler_ratio"]
+        parts.append(f"slowest rank {rank:.0f} ({ratio:.2f}x the mean)")
+    return " | ".join(parts)
+
+
+class FiguresBelow(Progress):
+    """A progress bar with a row of its own; the latest figures stand below it."""
+
+    figures = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """The bar, below it the figures in as many columns as there is room for, then remarks."""
+        yield from super().get_renderables()
+        parts = self.figures.split(" | ") if self.figures else []
+        short = [Text(part) for part in parts if len(part) <= LONGEST_FIGURE]
+        yield Columns(short, padding=(0, 2))
+        yield from (Text(part) for part in parts if len(part) > LONGEST_FIGURE)
+
+
+class Display:
+    """Shows the progress of rank 0; the other ranks stay quiet."""
+
+    def __init__(
+        self,
+        mode: Literal["auto", "on", "off"],
+        *,
+        first: bool,
+        total_steps: int,
+        start_step: int,
+        on_gpu: bool,
+        console: Console | None = None,
+    ) -> None:
+        """console: where the bar goes, by default the error output."""
+        self.first = first
+        self.total_steps = total_steps
+        self.on_gpu = on_gpu
+        self.bar: FiguresBelow | None = None
+        self.task = TaskID(0)
+        live = mode == "on" or (mode == "auto" and sys.stderr.isatty())
+        if first and live:
+            columns = (
+                TextColumn("step"),
+                MofNCompleteColumn(),
+                BarColumn(bar_width=24),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+            )
+            self.bar = FiguresBelow(*columns, console=console or Console(stderr=True))
+            self.task = self.bar.add_task("", total=total_steps, completed=start_step)
+            self.bar.start()
+
+    def step(self, step: int) -> None:
+        """Move the bar."""
+        if self.bar is not None:
+            self.bar.update(self.task, completed=step)
+
+    def record(self, step: int, values: Mapping[str, float]) -> None:
+        """Show the figures of a record."""
+        line = summary(values, self.on_gpu)
+        if self.bar is not None:
+            self.bar.figures = line
+            self.bar.refresh()
+        elif self.first:
+            print(f"step {step}/{self.total_steps} | {line}", flush=True)
+
+    def say(self, message: str) -> None:
+        """Print a line above the bar."""
+        if self.bar is not None:
+            self.bar.console.print(message, markup=False, highlight=False)
+        elif self.first:
+            print(message, flush=True)
+
+    def close(self) -> None:
+        """Leave the terminal in order."""
+        if self.bar is not None:
+            self.bar.stop()

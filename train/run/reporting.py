@@ -1,0 +1,132 @@
+"""The report of a run directory: what `svilm report` writes, and what a training run ends with."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from svilm_fast.core.errors import UserError
+from svilm_fast.core.terminal import print, print_traceback
+from svilm_fast.evaluation import RetrievalResult
+from svilm_fast.objectives.svilm import build_model
+from svilm_fast.train.config.schema import RunConfig
+from svilm_fast.train.folder.files import RunFiles, read_json
+from svilm_fast.train.folder.lock import locked
+from svilm_fast.train.folder.ownership import check_not_foreign, placed
+from svilm_fast.train.run.evaluate import evaluate, evaluation_data
+from svilm_fast.train.run.loaded_run import LoadedRun, load_run
+from svilm_fast.train.run_app import DEBUG, one_line
+
+PICTURE_FRAMES = 4  # frames of a clip in a retrieval strip
+
+log = logging.getLogger(__name__)
+
+
+def write_report(
+    run: LoadedRun,
+    split: str | None,
+    device: torch.device,
+    *,
+    max_clips: int | None = None,
+    clips: int = 4,
+    progress: bool | None = None,
+) -> Path:
+    """Write report.html and its pictures into the run's directory; returns the page's path.
+
+    run: a loaded run whose model is on `device`. split: evaluated and drawn; None leaves curves and
+    facts alone. max_clips: only the first so many clips are ranked. clips: how many are looked
+    into. progress: show a bar (default: on a terminal). Raises UserError or DataError when the
+    split cannot be opened, and UserError where a file would replace one that is not the run's.
+    """
+    from svilm_fast.report import build_report
+
+    config, files, encoder = run.config, run.files, run.model.encoder
+    check_not_foreign(files, [files.report])
+    environment = _environment(files)
+    dataset = None if split is None else evaluation_data(config, split, run.tokenizer)
+    retrieval: RetrievalResult | None = None
+    if dataset is not None:
+        retrieval = evaluate(
+            encoder,
+            dataset,
+            config,
+            device,
+            max_clips=max_clips,
+            keep_frames=PICTURE_FRAMES,
+            progress=progress,
+        )
+    temporal = run.model.objectives.temporal
+    torch.manual_seed(config.run.seed)
+    untrained = build_model(config).encoder.to(device).eval()
+    with placed(files, files.root) as drafts:
+        build_report(
+            drafts,
+            model=encoder,
+            dataset=dataset,
+            retrieval=retrieval,
+            metrics_path=files.metrics,
+            config=config.model_dump(mode="json"),
+            environment=environment,
+            extra_facts={"Weights": {"read": run.weights.value, "step": run.step}},
+            name=config.run.name,
+            clips=clips,
+            temperature=config.objectives.temporal.temperature,
+            temporal_head=None if temporal is None else temporal.head,
+            paste_lengths=(config.data.cut_paste.shortest, config.data.cut_paste.longest),
+            seed=config.run.seed,
+            untrained=untrained,
+            device=device,
+        )
+    return files.report
+
+
+def _environment(files: RunFiles) -> dict[str, Any]:
+    try:
+        content = read_json(files.environment)
+    except ValueError as error:
+        raise UserError(f"{error}; a run writes it: continue the run with --resume") from error
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{files.environment} is damaged (no JSON object); a run writes it: continue the run "
+            "with --resume"
+        )
+    return content
+
+
+def report_at_end(config: RunConfig, device: torch.device) -> Path | None:
+    """Write the report of the run that has just ended, on the split it was evaluated on.
+
+    The training is saved by then, so whatever goes wrong here is a warning that names its cause;
+    returns None in that case.
+    """
+    if not config.checkpoint.portable_at_end:
+        log.warning(
+            "no report: it reads the portable checkpoint, and checkpoint.portable_at_end is false"
+        )
+        return None
+    split: str | None = config.evaluation.split
+    if getattr(config.data, config.evaluation.split) is None:
+        log.warning("the report will show no clips: data.%s is not set", split)
+        split = None
+    try:
+        run = load_run(config.run.dir, device=device)
+        with locked(run.files.root):
+            path = write_report(
+                run, split, device, max_clips=config.evaluation.max_clips, progress=False
+            )
+    except Exception as error:
+        if os.environ.get(DEBUG) == "1":
+            print_traceback(error)
+        log.warning(
+            "the run is saved, but its report could not be written: %s; `svilm report --run %s` "
+            "tries again",
+            one_line(error),
+            config.run.dir,
+        )
+        return None
+    print(f"wrote {path}", flush=True)
+    return path

@@ -1,0 +1,351 @@
+"""One training run from configuration to report: what is built, in which order, and its end."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from svilm_fast.core.errors import CheckpointError, UserError
+from svilm_fast.core.terminal import print
+from svilm_fast.data.dataset import ClipDataset
+from svilm_fast.data.loader import ClipLoader, build_loader
+from svilm_fast.data.samples import open_split
+from svilm_fast.data.tokenizer import Tokenizer
+from svilm_fast.evaluation import write_retrieval
+from svilm_fast.objectives.svilm import build_model
+from svilm_fast.train.checkpoint.portable import (
+    drafts_of,
+    load_average,
+    load_masters,
+    load_moments,
+    load_weights,
+    save_portable,
+)
+from svilm_fast.train.checkpoint.resume import check_resume
+from svilm_fast.train.checkpoint.store import load_checkpoint
+from svilm_fast.train.config.deepspeed import local_batch_of
+from svilm_fast.train.config.schema import RunConfig
+from svilm_fast.train.folder import prepare as run_folder
+from svilm_fast.train.folder.files import RunFiles
+from svilm_fast.train.folder.lock import FolderLock
+from svilm_fast.train.folder.ownership import claim
+from svilm_fast.train.launch.environment import seed_everything, use_launcher_variables
+from svilm_fast.train.plan.flops import flops_of_step
+from svilm_fast.train.plan.resolve import resolve_on_ranks
+from svilm_fast.train.ranks.consistency import check_same_settings
+from svilm_fast.train.ranks.process_group import Ranks, joined_ranks
+from svilm_fast.train.ranks.signals import deferred_signals
+from svilm_fast.train.run.attention_check import check_attention
+from svilm_fast.train.run.ema import average_where_asked
+from svilm_fast.train.run.engine import Engine, start_engine
+from svilm_fast.train.run.evaluate import evaluate, evaluation_data
+from svilm_fast.train.run.inputs import model_inputs
+from svilm_fast.train.run.loop import Evaluator, Loop, Outcome
+from svilm_fast.train.run.metrics_log import MetricsLog, check_trackers
+from svilm_fast.train.run.progress import Display
+from svilm_fast.train.run.reporting import report_at_end
+from svilm_fast.train.run.throughput import Meter, device_peak
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a run begins.
+
+    resume: continue from the newest verified checkpoint, which must exist. auto_resume: the same,
+    or a fresh start where there is none. overwrite: replace an earlier run. init_from: folder of
+    a portable checkpoint whose weights, moments, step and data position are taken over.
+    weights_from: the same, of which only the weights are; the data may be others. average: take
+    their average instead of the weights of weights_from. trust: also resume from files that another
+    user may have written.
+    """
+
+    resume: bool = False
+    auto_resume: bool = False
+    overwrite: bool = False
+    init_from: Path | None = None
+    weights_from: Path | None = None
+    average: bool = False
+    trust: bool = False
+
+    def __post_init__(self) -> None:
+        if self.init_from is not None and self.weights_from is not None:
+            raise UserError(
+                "--init-from and --weights-from exclude each other: the first goes on with another "
+                "run, the second takes its weights alone"
+            )
+        other = {"--init-from": self.init_from, "--weights-from": self.weights_from}
+        given = [name for name, value in other.items() if value is not None]
+        if self.resume and (self.overwrite or self.auto_resume or given):
+            flags = ["--overwrite"] * self.overwrite + ["--auto-resume"] * self.auto_resume + given
+            raise UserError(
+                f"--resume continues the run in run.dir, so {flags[0]} has no meaning beside it: "
+                "leave one of them out"
+            )
+        if self.average and self.weights_from is None:
+            raise UserError("--weights ema says what to take of --weights-from, which is not given")
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the run starts anew in its folder."""
+        return not (self.resume or self.auto_resume)
+
+
+def train(config: RunConfig, start: Start) -> Outcome:
+    """Run the training that `config` describes in this process, as one rank of its group."""
+    use_launcher_variables()
+    local_batch_of(config, int(os.environ["WORLD_SIZE"]))  # refused before any rank waits
+    with joined_ranks(config.distributed) as ranks:
+        outcome = train_as_rank(config, start, ranks)
+    # The group has ended: no other rank waits, so none can time out while rank 0 draws.
+    if ranks.is_first and outcome.finished and config.report.at_end:
+        gc.collect()  # DeepSpeed's engine holds itself in cycles, and with it the device's memory
+        report_at_end(config, ranks.device)
+    return outcome
+
+
+def train_as_rank(config: RunConfig, start: Start, ranks: Ranks) -> Outcome:
+    """Run the training inside a group that was joined before."""
+    check_same_settings(config, ranks)
+    files = RunFiles(Path(config.run.dir))
+    config, reasons = resolve_on_ranks(config, ranks, None if start.fresh else files.config)
+    if ranks.is_first and reasons:
+        print("\n".join(reasons), flush=True)
+    with held_folder(files, ranks) as lock:
+        return _train_in_folder(config, start, ranks, files, lock)
+
+
+@contextmanager
+def held_folder(files: RunFiles, ranks: Ranks) -> Iterator[FolderLock]:
+    """Hold the run folder on rank 0; every rank gets the error where another run holds it."""
+    lock = FolderLock(files.root)
+    ranks.from_first(lock.acquire)
+    try:
+        yield lock
+    finally:
+        lock.release()
+
+
+def _train_in_folder(
+    config: RunConfig, start: Start, ranks: Ranks, files: RunFiles, lock: FolderLock
+) -> Outcome:
+    local_batch = local_batch_of(config, ranks.world_size)
+    check_attention(config, ranks.device)
+    check_trackers(config)
+    if start.fresh:
+        ranks.from_first(lambda: run_folder.check_free(files, overwrite=start.overwrite))
+    seed_everything(
+        config.run.seed, deterministic=config.run.deterministic, threads=config.run.threads
+    )
+    train_table = open_split(config.data, "train")
+    source = start.init_from or start.weights_from
+    tokenizer = run_folder.shared_tokenizer(
+        files, config, train_table, ranks, fresh=start.fresh, source=source
+    )
+    dataset = ClipDataset(
+        config.data,
+        "train",
+        tokenizer,
+        train=True,
+        frames=config.video.frames,
+        image_size=config.video.image_size,
+        table=train_table,
+        seed=config.run.seed,
+        nouns=config.objectives.grounding.weight > 0,
+    )
+    held_out = _held_out_data(config, tokenizer, ranks)
+    if ranks.is_first:
+        _warn_of_untrained_locks(config, start)
+        for opened in (dataset, held_out):
+            if opened is not None:
+                print(f"data.{opened.split}: {opened.report.summary()}", flush=True)
+    loader = build_loader(
+        config.data,
+        dataset,
+        batch_size=local_batch,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        seed=config.run.seed,
+        pin_memory=ranks.device.type == "cuda",
+    )
+    with loader:
+        model = build_model(config)
+        described = load_weights(model, source, average=start.average) if source else None
+        engine = start_engine(model, config, ranks)
+        if source is not None:
+            load_masters(engine, source, average=start.average)
+        start_step = 0
+        if described is not None and start.init_from is not None:
+            load_moments(engine, start.init_from)
+            load_average(engine, start.init_from)
+            loader.load_state_dict(described["data"])
+            start_step = int(described["step"])
+        if not start.fresh:
+            start_step = _resume(engine, loader, files, start, start_step)
+        # From here on no rank refuses to start: now the folder may be changed.
+        ranks.barrier()
+        lock.keep()
+        run_folder.open_folder(files, config, tokenizer, ranks, fresh=start.fresh)
+        evaluator = None if held_out is None else _evaluator(config, held_out, files)
+        return _loop(config, engine, loader, files, start_step, evaluator)
+
+
+def _resume(
+    engine: Engine, loader: ClipLoader, files: RunFiles, start: Start, start_step: int
+) -> int:
+    """Return the step of the newest checkpoint, or `start_step` where --auto-resume finds none."""
+    state = load_checkpoint(engine, files.checkpoints, trust=start.trust)
+    if state is None:
+        if start.resume:
+            raise CheckpointError(
+                f"nothing to resume: no checkpoint in {files.checkpoints}; start without --resume"
+            )
+        engine.ranks.from_first(lambda: run_folder.check_free(files, overwrite=start.overwrite))
+        if engine.ranks.is_first:
+            source = start.init_from or start.weights_from or "scratch"
+            print(f"no checkpoint in {files.checkpoints}: starting from {source}", flush=True)
+        return start_step
+    assert state.source is not None
+    engine.ranks.from_first(partial(check_resume, files, state.source, engine.config))
+    loader.load_state_dict(state.data)
+    if engine.ranks.is_first:
+        print(f"resumed at step {state.step}", flush=True)
+    return state.step
+
+
+def _warn_of_untrained_locks(config: RunConfig, start: Start) -> None:
+    fresh = start.fresh and start.init_from is None and start.weights_from is None
+    for tower in ("video", "text"):
+        if fresh and getattr(config, tower).lock is not False:
+            log.warning(
+                "%s.lock keeps weights that were never trained: give some with --weights-from",
+                tower,
+            )
+
+
+def _held_out_data(config: RunConfig, tokenizer: Tokenizer, ranks: Ranks) -> ClipDataset | None:
+    settings = config.evaluation
+    if not (settings.every_steps or settings.at_end):
+        return None
+    if getattr(config.data, settings.split) is None:
+        if ranks.is_first:
+            log.warning("no evaluation during the run: data.%s is not set", settings.split)
+        return None
+    dataset = evaluation_data(config, settings.split, tokenizer)
+    clips = min(len(dataset), settings.max_clips or len(dataset))
+    if clips < ranks.world_size:
+        raise UserError(
+            f"data.{settings.split} has {clips} clips to evaluate on {ranks.world_size} ranks; "
+            "give at "
+            "least one clip for each rank, start fewer ranks, or set evaluation.at_end=false and "
+            "evaluation.every_steps=0"
+        )
+    return dataset
+
+
+def _evaluator(config: RunConfig, dataset: ClipDataset, files: RunFiles) -> Evaluator:
+    def run(engine: Engine, step: int) -> Mapping[str, float]:
+        ranks = engine.ranks
+        with average_where_asked(engine):
+            result = evaluate(
+                engine.model.encoder,
+                dataset,
+                config,
+                ranks.device,
+                resamples=0,
+                progress=False,
+                distributed=True,
+            )
+        if ranks.is_first:
+            name = f"{dataset.split}_step_{step:08d}"
+            claim(files, *(files.evaluation / f"{name}.{kind}" for kind in ("json", "txt")))
+            write_retrieval(result, files.evaluation, name=name)
+        return result.metrics()
+
+    return run
+
+
+def _loop(
+    config: RunConfig,
+    engine: Engine,
+    loader: ClipLoader,
+    files: RunFiles,
+    start_step: int,
+    evaluator: Evaluator | None,
+) -> Outcome:
+    ranks = engine.ranks
+    total_steps = total_steps_of(config, loader)
+    metrics = MetricsLog(config, files, first=ranks.is_first, start_step=start_step)
+    display = Display(
+        config.logging.progress,
+        first=ranks.is_first,
+        total_steps=total_steps,
+        start_step=start_step,
+        on_gpu=ranks.device.type == "cuda",
+    )
+    meter = Meter(
+        config.training.global_batch,
+        ranks.world_size,
+        flops_of_step(config).total,
+        device_peak(ranks.device),
+    )
+    try:
+        with deferred_signals() as pending:
+            loop = Loop(
+                engine,
+                loader,
+                config,
+                files,
+                total_steps=total_steps,
+                start_step=start_step,
+                make_inputs=lambda batch, step: model_inputs(batch, config, step, ranks),
+                evaluate=evaluator,
+                metrics=metrics,
+                display=display,
+                meter=meter,
+                pending=pending,
+            )
+            outcome = loop.run()
+            # Who sent a signal waits only so long; the checkpoint is all that a resume needs.
+            if config.checkpoint.portable_at_end and not outcome.signal:
+                if ranks.is_first:
+                    claim(files, saves=drafts_of(files.portable))
+                save_portable(
+                    engine, files.portable, outcome.step, loader.state_dict(), files.copied
+                )
+            if not outcome.signal:
+                loop.evaluate_at_end()
+        if ranks.is_first:
+            if outcome.signal:
+                display.say(_stopped(outcome))
+            display.say(f"data.train, as listed: {loader.dataset.report.summary()}")
+            display.say(f"data.train, as read: {loader.skips.summary()} (rank 0)")
+        engine.close()
+        return outcome
+    finally:
+        display.close()
+        metrics.close()
+
+
+def _stopped(outcome: Outcome) -> str:
+    return (
+        f"stopped by {signal.Signals(outcome.signal).name} at step {outcome.step}, which is saved; "
+        "--resume goes on, and writes at the end the portable checkpoint that evaluation and "
+        "report read"
+    )
+
+
+def total_steps_of(config: RunConfig, loader: ClipLoader) -> int:
+    """Return the optimizer steps of the whole run."""
+    if config.training.steps is not None:
+        return config.training.steps
+    assert config.training.epochs is not None
+    return max(1, round(config.training.epochs * len(loader)))
