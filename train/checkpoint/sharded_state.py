@@ -7,22 +7,46 @@ parameters themselves are the masters, whole on every rank.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from svilm_fast.train.run.engine import Engine
+from svilm_fast.train.ranks.process_group import Ranks
 
 
-def torch_optimizer(engine: Engine) -> torch.optim.Optimizer:
+class RefreshedScalars(Protocol):
+    """Copies of the scalars' fp32 masters."""
+
+    def refresh(self) -> None: ...
+
+
+class ShardedEngine(Protocol):
+    """What this module needs of an engine.
+
+    deepspeed: DeepSpeed's engine. scalars: copies that follow changed masters, if there are any.
+    """
+
+    deepspeed: Any
+    ranks: Ranks
+
+    @property
+    def scalars(self) -> RefreshedScalars | None: ...
+
+    @property
+    def model(self) -> nn.Module: ...
+
+    @property
+    def zero_stage(self) -> int: ...
+
+
+def torch_optimizer(engine: ShardedEngine) -> torch.optim.Optimizer:
     """Return the optimizer that updates the masters."""
     outer = engine.deepspeed.optimizer
     return outer if engine.zero_stage == 0 else outer.optimizer
 
 
-def flat_masters(engine: Engine) -> list[Tensor]:
+def flat_masters(engine: ShardedEngine) -> list[Tensor]:
     """Return the flat fp32 tensors that are ZeRO's parameters of the inner optimizer."""
     outer = engine.deepspeed.optimizer
     if engine.zero_stage == 3:
@@ -33,7 +57,7 @@ def flat_masters(engine: Engine) -> list[Tensor]:
     return outer.single_partition_of_fp32_groups
 
 
-def clear_padding(engine: Engine) -> None:
+def clear_padding(engine: ShardedEngine) -> None:
     """Set to zero what ZeRO 3 appends to a parameter so that all ranks hold shards of one size.
 
     DeepSpeed 0.19 leaves it uninitialised. Checkpoints would hold arbitrary bytes of memory, and
@@ -52,7 +76,7 @@ def clear_padding(engine: Engine) -> None:
             start += size
 
 
-def masters(engine: Engine) -> list[Tensor]:
+def masters(engine: ShardedEngine) -> list[Tensor]:
     """Return this rank's fp32 masters of everything that is trained, in the optimizer's order."""
     if engine.zero_stage == 0:
         groups = engine.deepspeed.optimizer.param_groups
@@ -60,13 +84,13 @@ def masters(engine: Engine) -> list[Tensor]:
     return [partition.data for partition in flat_masters(engine)]
 
 
-def release_parameters(engine: Engine) -> None:
+def release_parameters(engine: ShardedEngine) -> None:
     """Let ZeRO 3 forget what it has gathered, before the masters are changed behind its back."""
     if engine.zero_stage == 3:
         engine.deepspeed.optimizer._partition_all_parameters()
 
 
-def refresh_parameters(engine: Engine) -> None:
+def refresh_parameters(engine: ShardedEngine) -> None:
     """Bring the model's parameters up to date with changed masters; every rank must call it."""
     outer = engine.deepspeed.optimizer
     if engine.zero_stage in (1, 2):
@@ -80,7 +104,7 @@ def refresh_parameters(engine: Engine) -> None:
         engine.scalars.refresh()
 
 
-def whole_parameter(engine: Engine, parameter: nn.Parameter) -> Tensor:
+def whole_parameter(engine: ShardedEngine, parameter: nn.Parameter) -> Tensor:
     """Return a parameter's fp32 master in its own shape; a collective under ZeRO.
 
     A locked parameter has no master: it is returned as the model holds it.
@@ -98,7 +122,7 @@ def whole_parameter(engine: Engine, parameter: nn.Parameter) -> Tensor:
         return parameter.detach().clone()
 
 
-def whole_moment(engine: Engine, parameter: nn.Parameter, name: str) -> Tensor | None:
+def whole_moment(engine: ShardedEngine, parameter: nn.Parameter, name: str) -> Tensor | None:
     """Return a moment in its parameter's shape, or None before the first update."""
     from deepspeed.utils import safe_get_full_optimizer_state
 
@@ -110,12 +134,12 @@ def whole_moment(engine: Engine, parameter: nn.Parameter, name: str) -> Tensor |
     return safe_get_full_optimizer_state(parameter, name)
 
 
-def set_master(engine: Engine, parameter: nn.Parameter, value: Tensor) -> None:
+def set_master(engine: ShardedEngine, parameter: nn.Parameter, value: Tensor) -> None:
     """Write this rank's share of a whole fp32 value into a parameter's master."""
     _write_share(engine, parameter, value, None)
 
 
-def set_moment(engine: Engine, parameter: nn.Parameter, name: str, value: Tensor) -> None:
+def set_moment(engine: ShardedEngine, parameter: nn.Parameter, name: str, value: Tensor) -> None:
     """Write this rank's share of a whole moment."""
     if engine.zero_stage == 0:
         torch_optimizer(engine).state[parameter][name] = value
@@ -123,7 +147,7 @@ def set_moment(engine: Engine, parameter: nn.Parameter, name: str, value: Tensor
         _write_share(engine, parameter, value, name)
 
 
-def _write_share(engine: Engine, parameter: Any, value: Tensor, moment: str | None) -> None:
+def _write_share(engine: ShardedEngine, parameter: Any, value: Tensor, moment: str | None) -> None:
     outer = engine.deepspeed.optimizer
     if engine.zero_stage == 0:
         parameter.data.copy_(value)
@@ -138,7 +162,7 @@ def _write_share(engine: Engine, parameter: Any, value: Tensor, moment: str | No
         parameter.set_full_hp_param(value, moment)
 
 
-def create_moments(engine: Engine, names: tuple[str, ...]) -> None:
+def create_moments(engine: ShardedEngine, names: tuple[str, ...]) -> None:
     """Give ZeRO's flat partitions zero moments, which they otherwise get at the first update."""
     state = torch_optimizer(engine).state
     for partition in flat_masters(engine):
@@ -147,7 +171,7 @@ def create_moments(engine: Engine, names: tuple[str, ...]) -> None:
     link_moments(engine)
 
 
-def link_moments(engine: Engine) -> None:
+def link_moments(engine: ShardedEngine) -> None:
     """Let ZeRO 1 and 2 find the moments of every parameter group.
 
     DeepSpeed 0.19.8 links them once, after the first update of the first group, when the other

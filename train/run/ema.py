@@ -10,21 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from svilm_fast.train.checkpoint.sharded_state import (
+    ShardedEngine,
     masters,
     refresh_parameters,
     release_parameters,
     set_master,
 )
-from svilm_fast.train.config.schema import EmaConfig
-
-if TYPE_CHECKING:
-    from svilm_fast.train.run.engine import Engine
+from svilm_fast.train.config.schema import EmaConfig, RunConfig
 
 EXCHANGE_ELEMENTS = 1 << 24  # bounds the copy that exchanging two shards needs
 
@@ -40,7 +38,7 @@ class EmaState:
 class WeightAverage:
     """The average of an engine's weights."""
 
-    def __init__(self, engine: Engine, config: EmaConfig) -> None:
+    def __init__(self, engine: ShardedEngine, config: EmaConfig) -> None:
         self.engine, self.config = engine, config
         self.state = EmaState()
         self.shards = [torch.empty_like(master) for master in masters(engine)]
@@ -129,7 +127,16 @@ class WeightAverage:
             refresh_parameters(self.engine)
 
 
-def average_where_asked(engine: Engine) -> AbstractContextManager[None]:
+class AveragedEngine(Protocol):
+    """An engine that may hold an average of its weights."""
+
+    config: RunConfig
+
+    @property
+    def ema(self) -> WeightAverage | None: ...
+
+
+def average_where_asked(engine: AveragedEngine) -> AbstractContextManager[None]:
     """Let the engine hold its average while it is evaluated, if there is one and it is to be."""
     if engine.ema is None or not engine.config.ema.evaluate:
         return nullcontext()

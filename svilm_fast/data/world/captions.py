@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from svilm_fast.data.world.config import WorldConfig
-from svilm_fast.data.world.scene import Event, Scene
+from svilm_fast.data.world.motion import Event
+from svilm_fast.data.world.scene import Scene
 from svilm_fast.data.world.vocabulary import PHRASES, SIDE_PHRASES, STAY, with_article
 
 _OPENINGS = ("", "there is ", "we see ")

@@ -7,14 +7,10 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import combinations as unordered_pairs
 from itertools import product
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from svilm_fast.data.world.vocabulary import INVISIBLE, STAY
-
-if TYPE_CHECKING:
-    from svilm_fast.data.world.config import Split, WorldConfig
+from svilm_fast.data.world.vocabulary import INVISIBLE, STAY, Split
 
 # One combination in PARTS goes to the test set, one to the validation set, the others to training.
 PARTS = 6
@@ -46,19 +42,15 @@ class Combinations:
         return self._partners.get((split, thing), frozenset())
 
 
-def combinations(config: WorldConfig) -> Combinations:
-    """The combinations of a world; raises ValueError where the words are too few to split."""
-    return _combinations(config.colors, config.shapes, config.actions, config.holdout, config.seed)
-
-
 @lru_cache(maxsize=64)
-def _combinations(
+def split_combinations(
     colors: tuple[str, ...],
     shapes: tuple[str, ...],
     actions: tuple[str, ...],
     holdout: str,
     seed: int,
 ) -> Combinations:
+    """The combinations of a world; raises ValueError where the words are too few to split."""
     rng = np.random.default_rng([seed, 0x5917])
     # A sum of permuted indices modulo PARTS spreads the held-out cells evenly over every row.
     rank = {

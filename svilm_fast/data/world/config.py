@@ -8,14 +8,8 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from svilm_fast.core.settings import Fraction, Settings
-from svilm_fast.data.world.combinations import combinations
+from svilm_fast.data.world.combinations import Combinations, split_combinations
 from svilm_fast.data.world.vocabulary import ACTIONS, BACKGROUNDS, COLORS, SHAPES, STAY
-
-Split = Literal["train", "val", "test"]
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
-
-Grain = Literal["coarse", "fine", "fused"]
-GRAINS: tuple[Grain, ...] = ("coarse", "fine", "fused")
 
 
 class WorldConfig(Settings):
@@ -94,8 +88,12 @@ class WorldConfig(Settings):
     def _combinations_exist(self) -> WorldConfig:
         if not set(self.actions) - {STAY}:
             raise ValueError(f"actions needs one besides {STAY!r}")
-        combinations(self)
+        self.combinations()
         return self
+
+    def combinations(self) -> Combinations:
+        """The combinations of each split; raises ValueError where the words are too few."""
+        return split_combinations(self.colors, self.shapes, self.actions, self.holdout, self.seed)
 
 
 def build_config(config: WorldConfig | None = None, **settings: Any) -> WorldConfig:

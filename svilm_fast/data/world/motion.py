@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations as unordered_pairs
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from svilm_fast.data.world.config import WorldConfig
 from svilm_fast.data.world.vocabulary import DIRECTIONS, SIDES
-
-if TYPE_CHECKING:
-    from svilm_fast.data.world.config import WorldConfig
-    from svilm_fast.data.world.scene import Event
 
 SMALLEST, LARGEST = 0.68, 1.22
 # Beyond the radius lies the shadow: an object that has left must take it along.
@@ -25,6 +21,16 @@ RADII = {
 }
 
 _PLACEMENTS = 24
+
+
+@dataclass(frozen=True)
+class Event:
+    """An action of one object from the start of frame `start` to the start of frame `end`."""
+
+    action: str
+    start: int
+    end: int
+    side: str | None = None
 
 
 @dataclass(frozen=True)

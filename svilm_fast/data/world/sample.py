@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from svilm_fast.data.world.captions import write_captions
-from svilm_fast.data.world.config import SPLITS, Split, WorldConfig, build_config
+from svilm_fast.data.world.config import WorldConfig, build_config
 from svilm_fast.data.world.masks import encode_mask, mask_box
 from svilm_fast.data.world.questions import write_questions
 from svilm_fast.data.world.render import Rendered, render_scene
 from svilm_fast.data.world.scene import Scene, draw_scene
+from svilm_fast.data.world.vocabulary import SPLITS, Split
 
 Sample = dict[str, Any]
 

@@ -7,22 +7,12 @@ from itertools import pairwise
 
 import numpy as np
 
-from svilm_fast.data.world.combinations import Combinations, Deed, combinations
-from svilm_fast.data.world.config import Split, WorldConfig
-from svilm_fast.data.world.motion import Path, place_objects
-from svilm_fast.data.world.vocabulary import SIDE_PHRASES, SIDES, STAY
+from svilm_fast.data.world.combinations import Combinations, Deed
+from svilm_fast.data.world.config import WorldConfig
+from svilm_fast.data.world.motion import Event, Path, place_objects
+from svilm_fast.data.world.vocabulary import SIDE_PHRASES, SIDES, STAY, Split
 
 _ATTEMPTS = 50
-
-
-@dataclass(frozen=True)
-class Event:
-    """An action of one object from the start of frame `start` to the start of frame `end`."""
-
-    action: str
-    start: int
-    end: int
-    side: str | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +69,7 @@ class Scene:
 def draw_scene(config: WorldConfig, split: Split, seed: int) -> Scene:
     """The scene of `seed` that `split` may show; equal arguments give equal scenes."""
     rng = np.random.default_rng(seed)
-    allowed = combinations(config)
+    allowed = config.combinations()
     weights = np.asarray(config.object_counts) / sum(config.object_counts)
     in_turn = bool(rng.random() < config.sequences)
     count = 1 + int(rng.choice(len(weights), p=weights))

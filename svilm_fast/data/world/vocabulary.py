@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+Grain = Literal["coarse", "fine", "fused"]
+GRAINS: tuple[Grain, ...] = ("coarse", "fine", "fused")
+
 COLORS: dict[str, tuple[int, int, int]] = {
     "red": (226, 44, 48),
     "yellow": (252, 208, 44),

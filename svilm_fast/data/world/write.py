@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 
 from svilm_fast.data.shards import INDEX_SUFFIX, ShardWriter
-from svilm_fast.data.world.config import GRAINS, SPLITS, Split, WorldConfig, build_config
+from svilm_fast.data.world.config import WorldConfig, build_config
 from svilm_fast.data.world.progress import clip_progress
 from svilm_fast.data.world.render import render_scene
 from svilm_fast.data.world.sample import describe
 from svilm_fast.data.world.scene import draw_scene
 from svilm_fast.data.world.video import encode_mp4
+from svilm_fast.data.world.vocabulary import GRAINS, SPLITS, Split
 
 FORMAT = "svilm-world/1"
 _CHUNK = 25

@@ -7,7 +7,6 @@ from itertools import combinations as unordered_pairs
 import pytest
 
 from svilm_fast.data.world import SPLITS, WorldConfig
-from svilm_fast.data.world.combinations import combinations
 from svilm_fast.data.world.scene import draw_scene
 
 CLIPS = 250
@@ -49,7 +48,7 @@ def test_held_out_objects_are_never_trained_on():
 @pytest.mark.parametrize("seed", range(5))
 def test_training_may_show_every_word_and_every_pair_of_words(holdout, seed):
     config = WorldConfig(holdout=holdout, seed=seed)
-    deeds = combinations(config).deeds
+    deeds = config.combinations().deeds
     words = {word for deed in deeds["train"] for word in deed}
     assert words == {*config.colors, *config.shapes, *config.actions}
     if holdout == "object_action":
@@ -66,7 +65,7 @@ def test_every_word_is_seen_in_the_clips_of_training(shown):
 
 
 def test_about_a_sixth_is_held_out():
-    found = combinations(WorldConfig())
+    found = WorldConfig().combinations()
     total = sum(len(deeds) for deeds in found.deeds.values())
     assert 0.1 < len(found.deeds["test"]) / total < 0.22
     held = sum(split == "test" for split in found.pairs.values())
@@ -74,6 +73,6 @@ def test_about_a_sixth_is_held_out():
 
 
 def test_round_shapes_never_spin():
-    deeds = combinations(WorldConfig()).deeds
+    deeds = WorldConfig().combinations().deeds
     assert not [d for split in SPLITS for d in deeds[split] if d[1:] == ("circle", "spin")]
     assert [d for split in SPLITS for d in deeds[split] if d[1:] == ("square", "spin")]

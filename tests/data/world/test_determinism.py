@@ -7,7 +7,6 @@ from random import Random
 import numpy as np
 
 from svilm_fast.data.world import WorldConfig, generate_clip, render_world
-from svilm_fast.data.world.combinations import combinations
 from svilm_fast.data.world.video import encode_mp4
 
 
@@ -49,5 +48,5 @@ def test_a_rendered_sample_can_be_generated_again(world):
 
 
 def test_the_world_seed_changes_the_held_out_combinations():
-    deeds = [set(combinations(WorldConfig(seed=seed)).deeds["test"]) for seed in (0, 1)]
+    deeds = [set(WorldConfig(seed=seed).combinations().deeds["test"]) for seed in (0, 1)]
     assert deeds[0] != deeds[1]
