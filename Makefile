@@ -36,7 +36,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 # Two ranks under the DeepSpeed launcher, on a port that is free now.
 LAUNCH = $(BIN)/deepspeed --num_accelerators 2 --master_port \
-	$$($(BIN)/python -c "from svilm_fast.train.launch.environment import free_port; print(free_port())") \
+	$$($(BIN)/python -c "from svilm_fast.train.environment import free_port; print(free_port())") \
 	--module svilm_fast.train.pretrain --config configs/demo.yaml --overwrite report.at_end=false
 
 demo: $(STAMP)  ## render a world, train on 2 ranks, evaluate, write runs/demo/report.html

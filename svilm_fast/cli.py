@@ -16,10 +16,11 @@ from svilm_fast.core.errors import UserError
 from svilm_fast.core.terminal import print
 from svilm_fast.train.checkpoint.commands import ckpt_app
 from svilm_fast.train.config.commands import config_app
+from svilm_fast.train.config.options import Overrides
 from svilm_fast.train.config.schema import Weights
 from svilm_fast.train.doctor import doctor
 from svilm_fast.train.plan.command import plan
-from svilm_fast.train.pretrain import Overrides, pretrain
+from svilm_fast.train.pretrain import pretrain
 from svilm_fast.train.run_app import run_app
 
 app = typer.Typer(

@@ -77,7 +77,7 @@ def run_on_ranks() -> Callable[..., list[str]]:
     ones, and must end with 0 within `timeout` seconds.
     """
     # Not above: tests of kernels are collected where the package's requirements are missing.
-    from svilm_fast.train.launch.environment import environment_without_launcher, free_port
+    from svilm_fast.train.environment import environment_without_launcher, free_port
 
     def run(
         world_size: int, *arguments: object, timeout: float = 280, **variables: str

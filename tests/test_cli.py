@@ -16,7 +16,7 @@ import yaml
 
 from svilm_fast.cli import app
 from svilm_fast.train.config.small_model import SMALL_MODEL
-from svilm_fast.train.launch.environment import environment_without_launcher, free_port
+from svilm_fast.train.environment import environment_without_launcher, free_port
 from svilm_fast.train.run_app import run_app
 
 MODULE = "svilm_fast.train.pretrain"

@@ -23,7 +23,7 @@ from packaging.version import Version
 from svilm_fast.core.terminal import print
 from svilm_fast.kernels import backend
 from svilm_fast.models.attention import AttentionRequest, availability
-from svilm_fast.train.launch.environment import package_versions
+from svilm_fast.train.environment import package_versions
 
 SELF_CHECK_SECONDS = 120
 LEAST_FREE_BYTES = 1 << 30

@@ -14,16 +14,9 @@ import typer
 from svilm_fast.core.errors import EXIT_BAD_INPUT, UserError
 from svilm_fast.core.terminal import log_to_stderr, print
 from svilm_fast.train.config.load import dump_config, load_config
+from svilm_fast.train.config.options import ConfigName, Overrides
 from svilm_fast.train.config.schema import Weights
 from svilm_fast.train.run_app import run_app
-
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="dotted settings that win over the recipe"),
-]
-ConfigName = Annotated[
-    str | None, typer.Option("--config", "-c", help="recipe: a YAML file or a packaged name")
-]
 
 
 def pretrain(

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from svilm_fast.train.launch.environment import free_port
+from svilm_fast.train.environment import free_port
 
 WORKER = "svilm_fast.bench.comm.worker"
 

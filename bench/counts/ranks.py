@@ -22,7 +22,7 @@ from svilm_fast.kernels.grounding import distributed_grounding_loss
 from svilm_fast.kernels.infonce import distributed_infonce
 from svilm_fast.kernels.registry import ops
 from svilm_fast.train.config.schema import DistributedConfig
-from svilm_fast.train.launch.environment import free_port
+from svilm_fast.train.environment import free_port
 from svilm_fast.train.ranks.process_group import Ranks, joined_ranks
 
 WORLD_SIZE = 2

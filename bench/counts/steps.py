@@ -9,9 +9,9 @@ from svilm_fast.objectives.svilm import build_model
 from svilm_fast.train.config.load import load_config
 from svilm_fast.train.config.schema import RunConfig
 from svilm_fast.train.config.small_model import SMALL_MODEL
-from svilm_fast.train.launch.environment import seed_everything
+from svilm_fast.train.engine.engine import start_engine
+from svilm_fast.train.environment import seed_everything
 from svilm_fast.train.ranks.process_group import Ranks
-from svilm_fast.train.run.engine import start_engine
 from svilm_fast.train.run.inputs import model_inputs
 
 LOCAL_BATCH = 4

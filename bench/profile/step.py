@@ -14,9 +14,9 @@ from svilm_fast.data.samples import open_split
 from svilm_fast.objectives.svilm import build_model
 from svilm_fast.train.config.deepspeed import local_batch_of
 from svilm_fast.train.config.schema import RunConfig
-from svilm_fast.train.launch.environment import seed_everything
+from svilm_fast.train.engine.engine import start_engine
+from svilm_fast.train.environment import seed_everything
 from svilm_fast.train.ranks.process_group import Ranks
-from svilm_fast.train.run.engine import start_engine
 from svilm_fast.train.run.inputs import model_inputs
 
 

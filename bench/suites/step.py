@@ -32,7 +32,7 @@ from svilm_fast.objectives.flops import step_flops
 from svilm_fast.objectives.svilm import SViLM, build_model
 from svilm_fast.train.config.load import load_config
 from svilm_fast.train.config.schema import RunConfig
-from svilm_fast.train.run.optimizer import build_optimizer
+from svilm_fast.train.engine.optimizer import build_optimizer
 
 _GPU_BATCHES = (256, 512, 1024, 2048, 4096, 8192, 16384)
 _GPU_MICRO = 128

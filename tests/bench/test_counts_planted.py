@@ -46,7 +46,7 @@ def test_a_doubled_gather_and_an_extra_wait_are_seen(project):
         GATHER,
         f"(collectives.gather(texts, group), {GATHER})[1]",
     )
-    plant(project, "train/run/engine.py", LOSS, f"        float(loss)\n{LOSS}")
+    plant(project, "train/engine/engine.py", LOSS, f"        float(loss)\n{LOSS}")
     result = svilm(project, "bench", "counts", "--check", *kinds)
     assert result.returncode == 1, result.stdout + result.stderr
     lines = [line for line in result.stdout.splitlines() if line.startswith("! ")]

@@ -14,12 +14,12 @@ from svilm_fast.core.philox import StepSeeds
 from svilm_fast.models.inputs import ModelInputs
 from svilm_fast.objectives.svilm import SViLM, build_model
 from svilm_fast.train.checkpoint.portable import MOMENT_NAMES
-from svilm_fast.train.checkpoint.sharded_state import link_moments, whole_moment, whole_parameter
 from svilm_fast.train.config.load import load_config
 from svilm_fast.train.config.schema import RunConfig
+from svilm_fast.train.engine.engine import Engine, start_engine
+from svilm_fast.train.engine.optimizer import build_optimizer
+from svilm_fast.train.engine.sharded_state import link_moments, whole_moment, whole_parameter
 from svilm_fast.train.ranks.process_group import Ranks
-from svilm_fast.train.run.engine import Engine, start_engine
-from svilm_fast.train.run.optimizer import build_optimizer
 from tests.bars import within
 
 PROGRAM = Path(__file__).parent / "rank_program.py"

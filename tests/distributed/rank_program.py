@@ -20,7 +20,7 @@ from conftest import (
 
 from svilm_fast.distributed.gradient_cache import CachedStep
 from svilm_fast.objectives.total import Embeddings, StepOutput
-from svilm_fast.train.checkpoint.sharded_state import masters
+from svilm_fast.train.engine.sharded_state import masters
 from svilm_fast.train.ranks.process_group import Ranks, leave_ranks, start_ranks
 
 

@@ -7,7 +7,7 @@ import torch
 
 from svilm_fast.core.errors import ConfigError
 from svilm_fast.distributed.gradient_cache import CachedStep
-from svilm_fast.train.run.engine import EngineHalves
+from svilm_fast.train.engine.engine import EngineHalves
 
 SGD = ("optimizer.name=sgd", "optimizer.lr=0.0005")
 CASES = [(0, "boundary"), (1, "coalesce"), (1, "boundary"), (2, "coalesce"), (2, "boundary")]

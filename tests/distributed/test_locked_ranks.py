@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from svilm_fast.train.run.optimizer import build_optimizer
+from svilm_fast.train.engine.optimizer import build_optimizer
 
 PROGRAM = Path(__file__).parent / "locked_program.py"
 SGD = ("optimizer.name=sgd", "optimizer.lr=0.0005")

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 
 from svilm_fast.core.errors import ConfigError
 from svilm_fast.train.checkpoint.portable import load_moments, save_portable
-from svilm_fast.train.checkpoint.sharded_state import masters
-from svilm_fast.train.run.optimizer import build_optimizer
+from svilm_fast.train.engine.optimizer import build_optimizer
+from svilm_fast.train.engine.sharded_state import masters
 
 SGD = ("optimizer.name=sgd", "optimizer.lr=0.0005")
 CHECKPOINTED = ("video.checkpoint_activations=true", "text.checkpoint_activations=true")

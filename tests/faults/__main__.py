@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from svilm_fast.train.launch.environment import package_versions
+from svilm_fast.train.environment import package_versions
 from tests.faults import ALL_ROWS
 from tests.faults.registry import Row, Tries
 from tests.faults.rig import Rig

@@ -24,7 +24,7 @@ from svilm_fast.data.world import render_world
 from svilm_fast.train.checkpoint.store import newest_verified, tag_of
 from svilm_fast.train.config.load import dump_config, load_config
 from svilm_fast.train.config.small_model import SMALL_MODEL
-from svilm_fast.train.launch.environment import environment_without_launcher, free_port
+from svilm_fast.train.environment import environment_without_launcher, free_port
 from svilm_fast.train.ranks.signals import HANDLED
 from tests.faults.registry import MissedError, need
 from tests.faults.state import records_of, state_of

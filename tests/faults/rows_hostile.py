@@ -28,9 +28,9 @@ from svilm_fast.data.errors import DataError, ShardError
 from svilm_fast.data.samples import open_split
 from svilm_fast.data.shards import ShardWriter, scan_shard
 from svilm_fast.data.tokenizer import Tokenizer
-from svilm_fast.train.checkpoint.manifest import write_manifest
 from svilm_fast.train.checkpoint.store import tag_of
 from svilm_fast.train.config.load import load_config
+from svilm_fast.train.folder.manifest import write_manifest
 from svilm_fast.train.folder.trust import load_restricted
 from tests.faults.registry import Tries, need, row
 from tests.faults.rig import Rig, copy_of

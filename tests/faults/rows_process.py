@@ -9,8 +9,8 @@ import signal
 import time
 
 from svilm_fast.core.errors import EXIT_RANK_LOST
-from svilm_fast.train.checkpoint.manifest import MANIFEST
 from svilm_fast.train.checkpoint.store import tag_of
+from svilm_fast.train.folder.manifest import MANIFEST
 from tests.faults.registry import Tries, need, row
 from tests.faults.rig import Rig, Run, newest_step, same_end, same_losses
 

@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 from svilm_fast.core.errors import EXIT_BAD_INPUT, CheckpointError
-from svilm_fast.train.checkpoint.manifest import MANIFEST, read_manifest
-from svilm_fast.train.checkpoint.store import LATEST, newest_verified, problem_with, tag_of
+from svilm_fast.train.checkpoint.store import newest_verified, problem_with, tag_of
+from svilm_fast.train.folder.manifest import LATEST, MANIFEST, read_manifest
 from tests.faults.rank_program import fill
 from tests.faults.registry import Tries, need, row
 from tests.faults.rig import Rig, Run, copy_of, newest_step, same_end, same_losses

@@ -8,7 +8,7 @@ import string
 
 from svilm_fast.core.errors import EXIT_NON_FINITE, ConfigError
 from svilm_fast.train.config.load import dotted_keys, load_config
-from svilm_fast.train.ranks.straggler import stands_out
+from svilm_fast.train.run.straggler import stands_out
 from tests.faults.registry import Tries, need, row
 from tests.faults.rig import Rig
 

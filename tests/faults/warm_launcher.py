@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from svilm_fast.train import pretrain  # noqa: F401
-from svilm_fast.train.launch.environment import free_port, import_deepspeed
+from svilm_fast.train.environment import free_port, import_deepspeed
 from tests.faults import rank_program
 
 

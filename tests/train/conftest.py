@@ -14,9 +14,9 @@ from svilm_fast.data.world import render_world
 from svilm_fast.train.config.load import load_config
 from svilm_fast.train.config.schema import RunConfig
 from svilm_fast.train.config.small_model import SMALL_MODEL
+from svilm_fast.train.engine.engine import Engine, start_engine
+from svilm_fast.train.engine.optimizer import build_optimizer
 from svilm_fast.train.ranks.process_group import Ranks
-from svilm_fast.train.run.engine import Engine, start_engine
-from svilm_fast.train.run.optimizer import build_optimizer
 
 
 @dataclass

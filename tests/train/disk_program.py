@@ -15,8 +15,8 @@ from conftest import TinyModel, tiny_batch, tiny_config
 from svilm_fast.core.errors import UserError
 from svilm_fast.train.checkpoint import store as checkpoint
 from svilm_fast.train.checkpoint.store import TrainerState, newest_verified, save_checkpoint, tag_of
+from svilm_fast.train.engine.engine import start_engine
 from svilm_fast.train.ranks.process_group import leave_ranks, start_ranks
-from svilm_fast.train.run.engine import start_engine
 
 
 def failing(number: int) -> Callable[..., Any]:

@@ -21,11 +21,11 @@ from torch import nn
 from svilm_fast.data.batch import ClipBatch
 from svilm_fast.data.errors import WorkerError
 from svilm_fast.train import pretrain
-from svilm_fast.train.launch.environment import free_port, import_deepspeed
+from svilm_fast.train.engine.engine import Engine
+from svilm_fast.train.environment import free_port, import_deepspeed
 from svilm_fast.train.ranks import monitor as watch
 from svilm_fast.train.ranks.process_group import Ranks
 from svilm_fast.train.run import loop
-from svilm_fast.train.run.engine import Engine
 
 START_SECONDS = 150.0  # until the fault: other processes share the machine
 POLL_SECONDS = 0.02

@@ -15,8 +15,8 @@ from svilm_fast.train.checkpoint.portable import (
     save_portable,
 )
 from svilm_fast.train.checkpoint.store import TrainerState, load_checkpoint, save_checkpoint
+from svilm_fast.train.engine.engine import Engine, start_engine
 from svilm_fast.train.ranks.process_group import Ranks, leave_ranks, start_ranks
-from svilm_fast.train.run.engine import Engine, start_engine
 
 ROWS, WIDTH, RATE = 12, 7, 0.02
 SETTINGS = (

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from svilm_fast.data.world import render_world
-from svilm_fast.train.launch.environment import environment_without_launcher
+from svilm_fast.train.environment import environment_without_launcher
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ from svilm_fast.train.checkpoint.store import (
     tag_of,
     write_manifest,
 )
-from svilm_fast.train.run.engine import Engine
+from svilm_fast.train.engine.engine import Engine
 
 
 def train(engine: Engine, batch_of: Callable, first: int, last: int) -> list[float]:

@@ -17,8 +17,8 @@ from svilm_fast.train.checkpoint.commands import ckpt_app
 from svilm_fast.train.checkpoint.portable import save_portable
 from svilm_fast.train.checkpoint.store import TrainerState, save_checkpoint
 from svilm_fast.train.checkpoint.zero_files import read_pickled
+from svilm_fast.train.engine.engine import Engine
 from svilm_fast.train.folder.lock import FolderLock
-from svilm_fast.train.run.engine import Engine
 
 FILES = ("model.safetensors", "optimizer.safetensors", "ema.safetensors")
 

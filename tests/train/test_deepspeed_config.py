@@ -33,7 +33,7 @@ def test_no_clipping_is_written_as_zero() -> None:
 
 
 def test_deepspeed_accepts_every_key_and_reads_the_values_back() -> None:
-    from svilm_fast.train.launch.environment import import_deepspeed
+    from svilm_fast.train.environment import import_deepspeed
 
     import_deepspeed("cpu")
     from deepspeed.runtime.config import DeepSpeedConfig

@@ -15,11 +15,11 @@ import torch
 from svilm_fast.core.errors import CheckpointError
 from svilm_fast.train.checkpoint import portable
 from svilm_fast.train.checkpoint import store as module
-from svilm_fast.train.checkpoint.manifest import committed_tags
 from svilm_fast.train.checkpoint.portable import problem_with, save_portable
 from svilm_fast.train.checkpoint.store import TrainerState, newest_verified, save_checkpoint, tag_of
+from svilm_fast.train.config.run_files import RunFiles
 from svilm_fast.train.folder.disk import RESERVE_BYTES, DiskFullError, NoRoomError
-from svilm_fast.train.folder.files import RunFiles
+from svilm_fast.train.folder.manifest import committed_tags
 from svilm_fast.train.run.metrics_log import MetricsLog
 from svilm_fast.train.run.session import Start, train_as_rank
 

@@ -16,11 +16,11 @@ from svilm_fast.train.checkpoint.portable import (
     load_weights,
     save_portable,
 )
-from svilm_fast.train.checkpoint.sharded_state import whole_parameter
 from svilm_fast.train.checkpoint.store import TrainerState, load_checkpoint, save_checkpoint
-from svilm_fast.train.run.ema import average_where_asked
-from svilm_fast.train.run.engine import Engine
-from svilm_fast.train.run.optimizer import build_optimizer
+from svilm_fast.train.engine.ema import average_where_asked
+from svilm_fast.train.engine.engine import Engine
+from svilm_fast.train.engine.optimizer import build_optimizer
+from svilm_fast.train.engine.sharded_state import whole_parameter
 
 STAGES = [0, 1, 2, 3]
 EVERYWHERE = [(stage, "fp32") for stage in STAGES] + [(1, "bf16"), (2, "bf16"), (3, "bf16")]

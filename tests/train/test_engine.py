@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from svilm_fast.objectives.scale import Scalar
 from svilm_fast.objectives.total import StepOutput
-from svilm_fast.train.checkpoint.sharded_state import whole_parameter
-from svilm_fast.train.run.engine import Engine, start_engine
-from svilm_fast.train.run.optimizer import build_optimizer
+from svilm_fast.train.engine.engine import Engine, start_engine
+from svilm_fast.train.engine.optimizer import build_optimizer
+from svilm_fast.train.engine.sharded_state import whole_parameter
 
 STAGES = [0, 1, 2, 3]
 

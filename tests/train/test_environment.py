@@ -7,7 +7,7 @@ import os
 import pytest
 
 from svilm_fast.core.errors import UserError
-from svilm_fast.train.launch.environment import (
+from svilm_fast.train.environment import (
     LAUNCHER_VARIABLES,
     environment_without_launcher,
     use_launcher_variables,

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from svilm_fast.train.checkpoint.manifest import write_manifest
 from svilm_fast.train.config.load import dump_config
 from svilm_fast.train.config.schema import DistributedConfig
-from svilm_fast.train.launch.environment import environment_without_launcher
+from svilm_fast.train.environment import environment_without_launcher
+from svilm_fast.train.folder.manifest import write_manifest
 
 PROGRAM = Path(__file__).parent / "fault_program.py"
 TIMEOUT = 8.0

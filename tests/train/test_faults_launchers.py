@@ -13,7 +13,7 @@ import pytest
 
 from svilm_fast.core.errors import EXIT_RANK_LOST
 from svilm_fast.train.config.load import dump_config
-from svilm_fast.train.launch.environment import environment_without_launcher, free_port
+from svilm_fast.train.environment import environment_without_launcher, free_port
 
 START_SECONDS = 200.0
 OPTIONS = {

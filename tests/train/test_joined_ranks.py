@@ -8,7 +8,7 @@ import sys
 import torch.distributed as dist
 
 from svilm_fast.train.config.schema import DistributedConfig
-from svilm_fast.train.launch.environment import environment_without_launcher
+from svilm_fast.train.environment import environment_without_launcher
 from svilm_fast.train.ranks.process_group import joined_ranks
 
 

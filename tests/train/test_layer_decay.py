@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from svilm_fast.core.errors import CheckpointError
 from svilm_fast.models.layers import place_of, tower_depths
 from svilm_fast.objectives.svilm import SViLM, build_model
-from svilm_fast.train.checkpoint.sharded_state import whole_parameter
 from svilm_fast.train.checkpoint.store import TrainerState, load_checkpoint, save_checkpoint
 from svilm_fast.train.config.load import load_config
 from svilm_fast.train.config.schema import OptimizerConfig
-from svilm_fast.train.run.engine import start_engine
-from svilm_fast.train.run.optimizer import build_optimizer, set_learning_rate
+from svilm_fast.train.engine.engine import start_engine
+from svilm_fast.train.engine.optimizer import build_optimizer, set_learning_rate
+from svilm_fast.train.engine.sharded_state import whole_parameter
 
 TINY = (
     "model.preset=tiny",

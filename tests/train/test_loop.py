@@ -15,9 +15,9 @@ import torch
 
 from svilm_fast.core.errors import NonFiniteError
 from svilm_fast.train.checkpoint.store import committed_tags, load_checkpoint
-from svilm_fast.train.folder.files import RunFiles
+from svilm_fast.train.config.run_files import RunFiles
+from svilm_fast.train.engine.engine import Engine
 from svilm_fast.train.ranks.signals import PendingSignal, deferred_signals
-from svilm_fast.train.run.engine import Engine
 from svilm_fast.train.run.loop import Loop, Outcome
 from svilm_fast.train.run.metrics_log import MetricsLog
 from svilm_fast.train.run.progress import Display

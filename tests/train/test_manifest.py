@@ -11,12 +11,6 @@ import pytest
 
 from svilm_fast.core.errors import CheckpointError
 from svilm_fast.train.checkpoint import store as module
-from svilm_fast.train.checkpoint.manifest import (
-    MANIFEST,
-    committed_tags,
-    remove_listed,
-    write_manifest,
-)
 from svilm_fast.train.checkpoint.store import (
     TrainerState,
     load_checkpoint,
@@ -24,6 +18,12 @@ from svilm_fast.train.checkpoint.store import (
     problem_with,
     save_checkpoint,
     tag_of,
+)
+from svilm_fast.train.folder.manifest import (
+    MANIFEST,
+    committed_tags,
+    remove_listed,
+    write_manifest,
 )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from svilm_fast.train.folder.files import RunFiles
+from svilm_fast.train.config.run_files import RunFiles
 from svilm_fast.train.run.metrics_log import drop_after, tracking_id
 
 GOOD = b'{"step": 1, "loss": 2.5}'

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from svilm_fast.train.config.schema import OptimizerConfig
-from svilm_fast.train.run.optimizer import build_optimizer, decays, parameter_groups
+from svilm_fast.train.engine.optimizer import build_optimizer, decays, parameter_groups
 
 
 class Tower(nn.Module):

@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import load_file
 
 from svilm_fast.core.errors import CheckpointError
-from svilm_fast.train.checkpoint.manifest import write_manifest
 from svilm_fast.train.checkpoint.portable import (
     _before,
     _finish_replacing,
@@ -19,6 +18,7 @@ from svilm_fast.train.checkpoint.portable import (
     save_portable,
 )
 from svilm_fast.train.checkpoint.saved_state import read_portable_state
+from svilm_fast.train.folder.manifest import write_manifest
 
 
 @pytest.mark.parametrize("rule", ["adamw", "sgd"])

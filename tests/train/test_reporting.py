@@ -10,8 +10,8 @@ import pytest
 
 from svilm_fast import report as report_package
 from svilm_fast.core.errors import UserError
+from svilm_fast.train.config.run_files import RunFiles
 from svilm_fast.train.config.schema import RunConfig
-from svilm_fast.train.folder.files import RunFiles
 from svilm_fast.train.run import session
 from svilm_fast.train.run.loaded_run import load_run
 from svilm_fast.train.run.reporting import _environment

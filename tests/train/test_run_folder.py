@@ -13,10 +13,11 @@ import pytest
 
 from svilm_fast.core.errors import EvaluationError, UserError
 from svilm_fast.train.config.load import load_config
+from svilm_fast.train.config.run_files import LOCK_FILE, RunFiles
 from svilm_fast.train.folder import ownership
 from svilm_fast.train.folder import prepare as run_folder
-from svilm_fast.train.folder.files import LONGEST_JSON, RunFiles, read_json
-from svilm_fast.train.folder.lock import LOCK_FILE, FolderLock
+from svilm_fast.train.folder.files import LONGEST_JSON, read_json
+from svilm_fast.train.folder.lock import FolderLock
 from svilm_fast.train.run.session import Start, train_as_rank
 from svilm_fast.train.run_app import exit_code_of
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from svilm_fast.train.launch.environment import environment_without_launcher
+from svilm_fast.train.environment import environment_without_launcher
 
 JOIN = """
 from svilm_fast.train.ranks import process_group as ranks

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from svilm_fast.train.checkpoint.portable import save_portable
 from svilm_fast.train.checkpoint.zero_files import read_checkpoint
+from svilm_fast.train.engine.optimizer import build_optimizer
 from svilm_fast.train.ranks.process_group import Ranks
-from svilm_fast.train.run.optimizer import build_optimizer
 
 PROGRAM = Path(__file__).parent / "state_program.py"
 PARTS = ("model", "optimizer", "ema")

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from svilm_fast.train.config.load import dump_config
-from svilm_fast.train.ranks.straggler import OwnWork, losses_end, straggler_figures
 from svilm_fast.train.run.progress import summary
+from svilm_fast.train.run.straggler import OwnWork, losses_end, straggler_figures
 
 CPU = torch.device("cpu")
 

@@ -12,7 +12,7 @@ import pytest
 
 from svilm_fast.core.errors import ConfigError
 from svilm_fast.train.config.load import load_config
-from svilm_fast.train.folder.files import RunFiles
+from svilm_fast.train.config.run_files import RunFiles
 from svilm_fast.train.folder.ownership import claim, mark
 from svilm_fast.train.folder.prepare import clear, fixed_names
 from svilm_fast.train.run.metrics_log import MetricsLog, check_trackers

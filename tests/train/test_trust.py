@@ -17,7 +17,6 @@ from typer.testing import CliRunner
 
 from svilm_fast.core.errors import CheckpointError, ConfigError
 from svilm_fast.train.checkpoint.commands import ckpt_app
-from svilm_fast.train.checkpoint.manifest import MANIFEST, write_manifest
 from svilm_fast.train.checkpoint.portable import (
     load_average,
     load_moments,
@@ -25,6 +24,7 @@ from svilm_fast.train.checkpoint.portable import (
     save_portable,
 )
 from svilm_fast.train.checkpoint.store import TrainerState, load_checkpoint, save_checkpoint
+from svilm_fast.train.folder.manifest import MANIFEST, write_manifest
 from svilm_fast.train.folder.trust import check_owner
 from svilm_fast.train.run.loaded_run import load_run
 from svilm_fast.train.run.session import Start, train_as_rank

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from svilm_fast.train.launch import two_nodes
-from svilm_fast.train.launch.nodes import why_not_isolated
+from tests.train.launch import two_nodes
+from tests.train.launch.nodes import why_not_isolated
 
 
 @pytest.mark.slow

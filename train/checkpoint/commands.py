@@ -20,7 +20,7 @@ from svilm_fast.train.checkpoint.saved_state import (
 )
 from svilm_fast.train.checkpoint.store import newest_verified, problem_with, tag_of
 from svilm_fast.train.checkpoint.zero_files import read_checkpoint
-from svilm_fast.train.folder.files import RunFiles
+from svilm_fast.train.config.run_files import RunFiles
 from svilm_fast.train.folder.lock import locked
 from svilm_fast.train.folder.ownership import claim
 

@@ -15,15 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from svilm_fast.core.errors import CheckpointError
-from svilm_fast.train.checkpoint.manifest import (
-    MANIFEST,
-    SAVED,
-    damage_of,
-    remove_listed,
-    write_manifest,
-)
 from svilm_fast.train.checkpoint.saved_state import PORTABLE_STATE, read_portable_state
-from svilm_fast.train.checkpoint.sharded_state import (
+from svilm_fast.train.checkpoint.store import check_shapes, described_average, parameter_shapes
+from svilm_fast.train.engine.engine import Engine
+from svilm_fast.train.engine.sharded_state import (
     create_moments,
     link_moments,
     refresh_parameters,
@@ -34,11 +29,16 @@ from svilm_fast.train.checkpoint.sharded_state import (
     whole_moment,
     whole_parameter,
 )
-from svilm_fast.train.checkpoint.store import check_shapes, described_average, parameter_shapes
 from svilm_fast.train.folder.disk import check_space, told
 from svilm_fast.train.folder.files import save_tensors, write_json
+from svilm_fast.train.folder.manifest import (
+    MANIFEST,
+    SAVED,
+    damage_of,
+    remove_listed,
+    write_manifest,
+)
 from svilm_fast.train.folder.trust import opened_tensors, read_tensors, understood
-from svilm_fast.train.run.engine import Engine
 
 WEIGHTS = "model.safetensors"
 MOMENTS = "optimizer.safetensors"

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from svilm_fast.train.engine.ema import EmaState
+from svilm_fast.train.engine.engine import Engine
 from svilm_fast.train.folder.files import save_tensors
 from svilm_fast.train.folder.trust import opened_tensors, read_tensors, understood
-from svilm_fast.train.run.ema import EmaState
-from svilm_fast.train.run.engine import Engine
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,9 @@ from typing import Any
 from svilm_fast.core.errors import CheckpointError
 from svilm_fast.core.terminal import print
 from svilm_fast.train.config.load import read_yaml
+from svilm_fast.train.config.run_files import RunFiles
 from svilm_fast.train.config.schema import RunConfig
-from svilm_fast.train.folder.files import RunFiles, sha256_of
+from svilm_fast.train.folder.files import sha256_of
 from svilm_fast.train.ranks.consistency import LOCAL_SETTINGS, flattened
 
 # Settings beside LOCAL_SETTINGS that leave the trained weights as they would have been.

@@ -24,17 +24,6 @@ from typing import Any
 from torch import nn
 
 from svilm_fast.core.errors import CheckpointError, UserError
-from svilm_fast.train.checkpoint.manifest import (
-    MANIFEST,
-    SAVED,
-    committed_tags,
-    damage_of,
-    refuse_link,
-    remove_listed,
-    tags_in,
-    was_committed,
-    write_manifest,
-)
 from svilm_fast.train.checkpoint.rank_state import (
     described_average,
     load_average,
@@ -47,15 +36,26 @@ from svilm_fast.train.checkpoint.saved_state import (
     read_data_state,
     read_trainer_state,
 )
+from svilm_fast.train.engine.engine import Engine
+from svilm_fast.train.engine.optimizer import RATE_FACTOR, described_groups
 from svilm_fast.train.folder.disk import bytes_in, check_space, late_errors, told
 from svilm_fast.train.folder.files import write_atomically, write_json
+from svilm_fast.train.folder.manifest import (
+    LATEST,
+    MANIFEST,
+    SAVED,
+    committed_tags,
+    damage_of,
+    refuse_link,
+    remove_listed,
+    tags_in,
+    was_committed,
+    write_manifest,
+)
 from svilm_fast.train.folder.trust import check_owner, understood
-from svilm_fast.train.run.engine import Engine
-from svilm_fast.train.run.optimizer import RATE_FACTOR, described_groups
 
 log = logging.getLogger(__name__)
 
-LATEST = "latest"
 STATE = TRAINER_STATE
 
 

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from svilm_fast.core.errors import CheckpointError
-from svilm_fast.train.checkpoint.manifest import read_manifest
 from svilm_fast.train.checkpoint.portable import MOMENT_NAMES, PortableState, describe_state
 from svilm_fast.train.checkpoint.saved_state import read_data_state, read_trainer_state
 from svilm_fast.train.checkpoint.store import problem_with
+from svilm_fast.train.folder.manifest import read_manifest
 from svilm_fast.train.folder.trust import load_tensors_only, read_tensors, understood
 
 FOREIGN = (

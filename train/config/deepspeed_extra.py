@@ -15,9 +15,8 @@ import torch
 from pydantic import BaseModel, ValidationError
 
 from svilm_fast.core.errors import ConfigError
-from svilm_fast.train.folder.files import RunFiles
-from svilm_fast.train.folder.lock import LOCK_FILE
-from svilm_fast.train.launch.environment import import_deepspeed
+from svilm_fast.train.config.run_files import LOCK_FILE, RunFiles
+from svilm_fast.train.environment import import_deepspeed
 
 HERE = "deepspeed.extra"
 # Top-level keys that may be given, besides those that `build_deepspeed_config` writes.

@@ -18,10 +18,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from svilm_fast.core.errors import UserError
+from svilm_fast.train.config.run_files import LOCK_FILE
 
 log = logging.getLogger(__name__)
 
-LOCK_FILE = "run.lock"
 LONGEST_RECORD = 1000
 
 

@@ -14,15 +14,14 @@ from svilm_fast.core.errors import ConfigError, UserError
 from svilm_fast.data.dataset import prepare_tokenizer
 from svilm_fast.data.samples import SampleTable
 from svilm_fast.data.tokenizer import Tokenizer
-from svilm_fast.train.checkpoint.manifest import committed_tags
-from svilm_fast.train.checkpoint.store import LATEST
 from svilm_fast.train.config.deepspeed import build_deepspeed_config
 from svilm_fast.train.config.load import dump_config
+from svilm_fast.train.config.run_files import LOCK_FILE, RunFiles
 from svilm_fast.train.config.schema import RunConfig
-from svilm_fast.train.folder.files import RunFiles, write_atomically, write_json
-from svilm_fast.train.folder.lock import LOCK_FILE
+from svilm_fast.train.environment import fingerprint
+from svilm_fast.train.folder.files import write_atomically, write_json
+from svilm_fast.train.folder.manifest import LATEST, committed_tags
 from svilm_fast.train.folder.ownership import claim, foreign, is_run, mark, named, owned
-from svilm_fast.train.launch.environment import fingerprint
 from svilm_fast.train.ranks.process_group import Ranks
 
 log = logging.getLogger(__name__)

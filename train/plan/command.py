@@ -12,9 +12,9 @@ from svilm_fast.core.earlier_result import check_replaceable
 from svilm_fast.core.errors import EXIT_BAD_INPUT, UserError
 from svilm_fast.core.terminal import print
 from svilm_fast.train.config.load import load_config
+from svilm_fast.train.config.options import ConfigName, Overrides
 from svilm_fast.train.plan.devices import CPU, Device, device_of, parse_bytes
 from svilm_fast.train.plan.links import NETWORKS, Links, links_of
-from svilm_fast.train.pretrain import ConfigName, Overrides
 
 # One of them is in each kind of output: tables, JSON, text.
 SIGNS = ("Predictions for `", '"executed_flops"', "memory of a rank\n")

@@ -5,10 +5,43 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+import torch
+
 from svilm_fast.core.errors import UserError
-from svilm_fast.train.run.throughput import peak_flops
 
 GIB = 2**30
+
+# Dense bf16 tensor-core peaks from the vendor's data sheets, in FLOP/s, by a part of the name.
+PEAK_FLOPS = {
+    "B200": 2250e12,
+    "H200": 989e12,
+    "GH200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "H800": 989e12,
+    "A100": 312e12,
+    "A800": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "A10": 125e12,
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
+    "V100": 125e12,
+}
+
+
+def peak_flops(device_name: str) -> float | None:
+    """Return the dense bf16 peak of a GPU in FLOP/s, or None for one that is not in the table."""
+    matches = [name for name in PEAK_FLOPS if name in device_name]
+    return PEAK_FLOPS[max(matches, key=len)] if matches else None
+
+
+def device_peak(device: torch.device) -> float | None:
+    """Return the peak of this rank's device; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    return peak_flops(torch.cuda.get_device_name(device))
 
 
 @dataclass(frozen=True)
@@ -33,7 +66,7 @@ def _gpu(name: str, memory: float, known_as: str, nvlink: float, network: float)
     return Device(name, memory, peak, nvlink * 1e9, network * 1e9)
 
 
-# NVIDIA data sheets: memory; dense bf16 rate (train/run/throughput.py); NVLink 3, 4, 5 of 600, 900,
+# NVIDIA data sheets: memory; dense bf16 rate (PEAK_FLOPS); NVLink 3, 4, 5 of 600, 900,
 # 1,800 GB/s in both directions together. Network: one adapter per GPU as in DGX A100 (HDR, 200
 # Gbit/s), DGX H100, H200 and B200 (NDR, 400 Gbit/s).
 GPUS = {

@@ -11,12 +11,11 @@ import torch
 from svilm_fast.train.config.load import read_yaml
 from svilm_fast.train.config.schema import RunConfig
 from svilm_fast.train.plan.chooser import FIXED, FREE_SHARE, Decision, choose
-from svilm_fast.train.plan.devices import CPU, GIB, GPUS, Device
+from svilm_fast.train.plan.devices import CPU, GIB, GPUS, Device, device_peak
 from svilm_fast.train.plan.links import Links, links_of
 from svilm_fast.train.plan.memory import not_counted
 from svilm_fast.train.plan.workload import Choice, workload_of
 from svilm_fast.train.ranks.process_group import Ranks
-from svilm_fast.train.run.throughput import device_peak
 
 # (block, setting): what `auto` may stand for.
 SETTINGS = (

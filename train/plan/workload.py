@@ -13,7 +13,7 @@ from svilm_fast.models.grouping_block import Assignment
 from svilm_fast.objectives.svilm import build_model, uses_groups
 from svilm_fast.train.config.deepspeed import local_batch_of
 from svilm_fast.train.config.schema import RunConfig
-from svilm_fast.train.run.optimizer import build_optimizer
+from svilm_fast.train.engine.optimizer import build_optimizer
 
 Reduction = Literal["coalesce", "boundary"]
 

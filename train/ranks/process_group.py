@@ -21,7 +21,7 @@ from torch.distributed import distributed_c10d
 
 from svilm_fast.core.errors import RankError, UserError
 from svilm_fast.train.config.schema import DistributedConfig
-from svilm_fast.train.launch.environment import import_deepspeed, use_launcher_variables
+from svilm_fast.train.environment import import_deepspeed, use_launcher_variables
 from svilm_fast.train.ranks.lost_connection import failure_of, is_lost_connection, place_of
 from svilm_fast.train.ranks.monitor import Watch, start_watch
 from svilm_fast.train.run_app import report

@@ -13,18 +13,19 @@ from svilm_fast.core.errors import EvaluationError, NonFiniteError
 from svilm_fast.core.trace_ranges import phase
 from svilm_fast.data.loader import ClipLoader
 from svilm_fast.train.checkpoint.store import TrainerState, save_checkpoint, tag_of
+from svilm_fast.train.config.run_files import RunFiles
 from svilm_fast.train.config.schema import RunConfig
+from svilm_fast.train.engine.engine import Engine, StepResult
 from svilm_fast.train.folder.disk import NoRoomError
-from svilm_fast.train.folder.files import RunFiles, write_json
+from svilm_fast.train.folder.files import write_json
 from svilm_fast.train.folder.ownership import claim
 from svilm_fast.train.ranks.lost_connection import is_lost_connection
 from svilm_fast.train.ranks.signals import PendingSignal
-from svilm_fast.train.ranks.straggler import OwnWork, losses_end, straggler_figures
-from svilm_fast.train.run.engine import Engine, StepResult
 from svilm_fast.train.run.metrics_log import MetricsLog
 from svilm_fast.train.run.profiler import StepProfiler
 from svilm_fast.train.run.progress import Display
 from svilm_fast.train.run.schedule import learning_rate
+from svilm_fast.train.run.straggler import OwnWork, losses_end, straggler_figures
 from svilm_fast.train.run.throughput import Meter, peak_memory_bytes
 from svilm_fast.train.run_app import one_line
 

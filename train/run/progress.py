@@ -21,7 +21,7 @@ from rich.text import Text
 
 from svilm_fast.core.console import Console
 from svilm_fast.core.terminal import print
-from svilm_fast.train.ranks.straggler import stands_out
+from svilm_fast.train.run.straggler import stands_out
 
 SHORT_NAMES = {
     "loss": "loss",

@@ -13,8 +13,9 @@ from svilm_fast.core.errors import UserError
 from svilm_fast.core.terminal import print, print_traceback
 from svilm_fast.evaluation import RetrievalResult
 from svilm_fast.objectives.svilm import build_model
+from svilm_fast.train.config.run_files import RunFiles
 from svilm_fast.train.config.schema import RunConfig
-from svilm_fast.train.folder.files import RunFiles, read_json
+from svilm_fast.train.folder.files import read_json
 from svilm_fast.train.folder.lock import locked
 from svilm_fast.train.folder.ownership import check_not_foreign, placed
 from svilm_fast.train.run.evaluate import evaluate, evaluation_data

@@ -31,27 +31,28 @@ from svilm_fast.train.checkpoint.portable import (
 from svilm_fast.train.checkpoint.resume import check_resume
 from svilm_fast.train.checkpoint.store import load_checkpoint
 from svilm_fast.train.config.deepspeed import local_batch_of
+from svilm_fast.train.config.run_files import RunFiles
 from svilm_fast.train.config.schema import RunConfig
+from svilm_fast.train.engine.ema import average_where_asked
+from svilm_fast.train.engine.engine import Engine, start_engine
+from svilm_fast.train.environment import seed_everything, use_launcher_variables
 from svilm_fast.train.folder import prepare as run_folder
-from svilm_fast.train.folder.files import RunFiles
 from svilm_fast.train.folder.lock import FolderLock
 from svilm_fast.train.folder.ownership import claim
-from svilm_fast.train.launch.environment import seed_everything, use_launcher_variables
+from svilm_fast.train.plan.devices import device_peak
 from svilm_fast.train.plan.flops import flops_of_step
 from svilm_fast.train.plan.resolve import resolve_on_ranks
 from svilm_fast.train.ranks.consistency import check_same_settings
 from svilm_fast.train.ranks.process_group import Ranks, joined_ranks
 from svilm_fast.train.ranks.signals import deferred_signals
 from svilm_fast.train.run.attention_check import check_attention
-from svilm_fast.train.run.ema import average_where_asked
-from svilm_fast.train.run.engine import Engine, start_engine
 from svilm_fast.train.run.evaluate import evaluate, evaluation_data
 from svilm_fast.train.run.inputs import model_inputs
 from svilm_fast.train.run.loop import Evaluator, Loop, Outcome
 from svilm_fast.train.run.metrics_log import MetricsLog, check_trackers
 from svilm_fast.train.run.progress import Display
 from svilm_fast.train.run.reporting import report_at_end
-from svilm_fast.train.run.throughput import Meter, device_peak
+from svilm_fast.train.run.throughput import Meter
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from svilm_fast.train.checkpoint.manifest import MANIFEST, damage_of, read_manifest, write_manifest
+from svilm_fast.train.folder.manifest import MANIFEST, damage_of, read_manifest, write_manifest
 
 from ..engine import Target
 from ..texts import damaged, damaged_json

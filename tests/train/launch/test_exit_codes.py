@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from svilm_fast.train.launch.environment import environment_without_launcher, free_port
+from svilm_fast.train.environment import environment_without_launcher, free_port
 from svilm_fast.train.launch.torchrun import exit_code_of
 
 RANK = """

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from svilm_fast.train.launch.nodes import _wait_for_command, two_nodes, why_not_isolated
+from tests.train.launch.nodes import _wait_for_command, two_nodes, why_not_isolated
 
 REASON = why_not_isolated()
 KINDS = [
@@ -25,7 +25,7 @@ KINDS = [
 OWNER = """
 import json, os, sys, time
 from pathlib import Path
-from svilm_fast.train.launch.nodes import two_nodes
+from tests.train.launch.nodes import two_nodes
 sleepers = [["sleep", "1000"]] * 2
 with two_nodes(
     sleepers, Path(sys.argv[1]), [os.environ] * 2, isolated=sys.argv[2] == "True"

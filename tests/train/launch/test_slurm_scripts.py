@@ -15,8 +15,8 @@ import pytest
 
 import svilm_fast.train.launch as launch
 from svilm_fast.data.world import render_world
-from svilm_fast.train.launch.environment import environment_without_launcher
-from svilm_fast.train.launch.two_nodes import SMALL
+from svilm_fast.train.environment import environment_without_launcher
+from tests.train.launch.two_nodes import SMALL
 
 SCRIPTS = Path(launch.__path__[0])
 JOB = "4711"

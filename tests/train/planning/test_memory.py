@@ -15,11 +15,11 @@ import torch
 from svilm_fast.models.inputs import ModelInputs
 from svilm_fast.objectives.svilm import build_model
 from svilm_fast.train.config.load import load_config
-from svilm_fast.train.launch.environment import environment_without_launcher
+from svilm_fast.train.engine.engine import start_engine
+from svilm_fast.train.environment import environment_without_launcher
 from svilm_fast.train.plan.chooser import fixed_choice
 from svilm_fast.train.plan.memory import memory
 from svilm_fast.train.plan.workload import workload_of
-from svilm_fast.train.run.engine import start_engine
 
 TOLERANCE = 0.15
 SMALL_BUCKETS = [
@@ -139,7 +139,7 @@ RESIDENT = """
 import json, sys
 import torch
 from svilm_fast.objectives.svilm import build_model
-from svilm_fast.train.run.engine import start_engine
+from svilm_fast.train.engine.engine import start_engine
 from svilm_fast.train.config.load import load_config
 from svilm_fast.train.ranks.process_group import leave_ranks, start_ranks
 from svilm_fast.train.run.throughput import peak_memory_bytes

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from svilm_fast.train.run.engine import Engine
+    from svilm_fast.train.engine.engine import Engine
 
 # From where the console names the slowest rank: its work against the mean of all ranks, and what it
 # is above the mean as a share of the whole step. Below, it is noise, or costs next to nothing.

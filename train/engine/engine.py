@@ -15,19 +15,19 @@ from svilm_fast.distributed.reduction import Reduction, backward_all, choose_red
 from svilm_fast.models.compilation import NoCompilerError, compile_blocks
 from svilm_fast.models.inputs import ModelInputs
 from svilm_fast.objectives.total import Embeddings, StepOutput
-from svilm_fast.train.checkpoint.sharded_state import clear_padding
 from svilm_fast.train.config.deepspeed import (
     build_deepspeed_config,
     local_batch_of,
     micro_batch_of,
 )
 from svilm_fast.train.config.schema import RunConfig
+from svilm_fast.train.engine.ema import WeightAverage
+from svilm_fast.train.engine.optimizer import build_optimizer, set_learning_rate
+from svilm_fast.train.engine.scalars import MasterScalars
+from svilm_fast.train.engine.sharded_state import clear_padding
+from svilm_fast.train.environment import import_deepspeed
 from svilm_fast.train.folder.trust import use_restricted_unpickler
-from svilm_fast.train.launch.environment import import_deepspeed
 from svilm_fast.train.ranks.process_group import Ranks
-from svilm_fast.train.run.ema import WeightAverage
-from svilm_fast.train.run.optimizer import build_optimizer, set_learning_rate
-from svilm_fast.train.run.scalars import MasterScalars
 
 TORCH_LINEAR = torch.nn.functional.linear
 

@@ -15,14 +15,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from svilm_fast.train.checkpoint.sharded_state import (
+from svilm_fast.train.config.schema import EmaConfig, RunConfig
+from svilm_fast.train.engine.sharded_state import (
     ShardedEngine,
     masters,
     refresh_parameters,
     release_parameters,
     set_master,
 )
-from svilm_fast.train.config.schema import EmaConfig, RunConfig
 
 EXCHANGE_ELEMENTS = 1 << 24  # bounds the copy that exchanging two shards needs
 

@@ -1,4 +1,4 @@
-"""`python -m svilm_fast.train.launch.two_nodes`: a run on two nodes equals the run on one.
+"""`python -m tests.train.launch.two_nodes`: a run on two nodes equals the run on one.
 
 The small recipe trains on the rendered world once on one node and once on two nodes with addresses
 and networks of their own (`nodes`), with as many ranks. Losses, gradient norms and weights must be
@@ -24,8 +24,9 @@ from svilm_fast.core.errors import UserError
 from svilm_fast.core.terminal import print
 from svilm_fast.data.world import render_world
 from svilm_fast.train.config.small_model import SMALL_MODEL
-from svilm_fast.train.launch.environment import environment_without_launcher, free_port
-from svilm_fast.train.launch.nodes import (
+from svilm_fast.train.environment import environment_without_launcher, free_port
+from svilm_fast.train.run_app import run_app
+from tests.train.launch.nodes import (
     ADDRESSES,
     DEVICE,
     LOOPBACK_ADDRESSES,
@@ -33,7 +34,6 @@ from svilm_fast.train.launch.nodes import (
     two_nodes,
     why_not_isolated,
 )
-from svilm_fast.train.run_app import run_app
 
 COMPARED = ("loss", "gradient_norm")
 SMALL = (

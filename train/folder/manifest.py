@@ -18,6 +18,7 @@ from typing import Any
 from svilm_fast.train.folder.files import sha256_of, sync, write_json
 
 MANIFEST = "manifest.json"
+LATEST = "latest"  # names the newest checkpoint, for DeepSpeed
 FORMAT = 1
 LONGEST_MANIFEST = 64 << 20
 LONGEST_NAME, LONGEST_PART = 1024, 255  # bytes of a path in a checkpoint, and of each part of it
