@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from ..registry import Variant
+from ..registry import Sizes, Variant
 
 BCE_CASES: dict[str, dict[str, Any]] = {
     "target": {"batch": 1024, "segments": 8, "width": 256},
@@ -19,6 +19,17 @@ POOL_CASES: dict[str, dict[str, Any]] = {
     "target": {"batch": 256, "tokens": 3136, "width": 768, "segments": 8},
     "ragged": {"batch": 3, "tokens": 517, "width": 192, "segments": 7},
 }
+BCE_SIZES = Sizes(
+    tiny={"batch": 1, "segments": 2, "width": 8},
+    small={"batch": 5, "segments": 8, "width": 32},
+    large={"batch": 256, "segments": 8, "width": 64},
+)
+POOL_SIZES = Sizes(
+    tiny={"batch": 1, "tokens": 4, "width": 8, "segments": 2},
+    small={"batch": 3, "tokens": 37, "width": 32, "segments": 8},
+    large={"batch": 16, "tokens": 512, "width": 64, "segments": 8},
+    cpu={"clips_4": {"batch": 4, "tokens": 784, "width": 192, "segments": 8}},
+)
 
 
 def make_bce_inputs(
@@ -60,7 +71,7 @@ def _bce_variant() -> Variant:
         _, logits = bce.forward(segments, mask, None, 0.1, "bce")
         bce.backward(logits.new_empty(()), segments, mask, mask, logits, 0.1, "bce")
 
-    return Variant("temporal", "target bfloat16", run)
+    return Variant("temporal", "target bfloat16", run, counted=True)
 
 
 def _pool_variant() -> Variant:
@@ -75,7 +86,7 @@ def _pool_variant() -> Variant:
         segments, counts = pool.forward(tokens, index, case["segments"], None)
         pool.backward(segments, index, None, counts, case["tokens"])
 
-    return Variant("segment_pool", "target bfloat16", run)
+    return Variant("segment_pool", "target bfloat16", run, counted=True)
 
 
 BCE_VARIANTS = (_bce_variant(),)

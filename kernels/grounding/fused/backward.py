@@ -11,7 +11,7 @@ from torch import Tensor
 
 from svilm_fast.kernels.device import traits
 from svilm_fast.kernels.launch import launch
-from svilm_fast.kernels.products import accumulate_product
+from svilm_fast.kernels.primitives import accumulate_product
 
 from .finish import FINISH_ROWS, finish_kernel, gradient_scale, largest_magnitude
 from .forward import (

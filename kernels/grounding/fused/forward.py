@@ -8,8 +8,8 @@ import triton.language as tl
 from torch import Tensor
 
 from svilm_fast.kernels.device import traits
-from svilm_fast.kernels.device_functions import LOG2_E
 from svilm_fast.kernels.launch import launch
+from svilm_fast.kernels.primitives import LOG2_E
 
 from .layout import Layout, forward_tile, needs_copy
 

@@ -10,8 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...device_functions import dot, sample_columns
 from ...launch import launch
+from ...primitives import dot, sample_columns
 from .plan import WARPS, Plan
 from .primitives import (
     add_noise,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ...device_functions import LOG2_E
+from ...primitives import LOG2_E
 from .tiles import OFFSET, same_class, tile_dots
 
 

@@ -8,8 +8,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ...backend import interpreted
-from ...device_functions import dot, sample_columns
 from ...launch import launch
+from ...primitives import dot, sample_columns
 
 _BLOCK_L = 64
 # The product has the columns as its rows: 64 is the least that wgmma takes.

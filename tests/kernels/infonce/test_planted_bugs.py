@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from svilm_fast.kernels import products
+from svilm_fast.kernels import primitives
 from svilm_fast.kernels.infonce.fused import (
     backward,
     finish,
@@ -86,7 +86,7 @@ BUGS = {
     "gradient_not_lifted": (backward, "LIFT = 2.0**14", "LIFT = 1.0"),
     "gradient_in_bfloat16": (backward, "torch.float16 if half", "torch.bfloat16 if half"),
     "sums_in_bfloat16": (
-        products,
+        primitives,
         "add(out, left, right, beta=0 if first else 1, out=out)",
         "out.copy_(add(out, left, right, beta=0 if first else 1).bfloat16())",
     ),
