@@ -1,4 +1,11 @@
-"""The fused operations and their references. Knows tensors and process groups only."""
+"""The fused operations and their references. Knows tensors and process groups only.
+
+`kernels.NAME` is the public function of the op NAME, whatever was imported before. Its folder of
+the same name stays importable: `from svilm_fast.kernels.infonce import api`.
+"""
+
+import sys
+from types import ModuleType
 
 from .backend import choose, explain, use_backend
 from .device import DeviceTraits, assume_traits, traits
@@ -11,6 +18,14 @@ from .launch import launch, record_launches
 from .philox import Site, StepSeeds, derive_seeds, philox4x32, uniform
 from .registry import Cost, Op, Variant, ops, register
 from .temporal.api import segment_pool, temporal_bce
+
+grounding, temporal = grounding_loss, temporal_bce
+for _op in ops().values():
+    # Importing a folder made it an attribute of this package: the function takes its place, and
+    # holds the folder's modules, so that `kernels.infonce.api` still names one.
+    _folder = sys.modules[_op.api.__module__.rpartition(".")[0]]
+    vars(_op.api).update({k: v for k, v in vars(_folder).items() if isinstance(v, ModuleType)})
+    globals()[_op.name] = _op.api
 
 __all__ = [
     "Cost",
@@ -26,6 +41,7 @@ __all__ = [
     "derive_seeds",
     "distributed_infonce",
     "explain",
+    "grounding",
     "grounding_loss",
     "grounding_scores",
     "grouping",
@@ -38,6 +54,7 @@ __all__ = [
     "record_launches",
     "register",
     "segment_pool",
+    "temporal",
     "temporal_bce",
     "traits",
     "uniform",

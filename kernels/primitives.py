@@ -8,6 +8,8 @@ import triton.language as tl
 from torch import Tensor
 
 LOG2_E = tl.constexpr(1.4426950408889634)
+# Equal to grouping.reference.SMALLEST_UNIFORM.
+SMALLEST_UNIFORM = tl.constexpr(2.0**-32)
 
 
 # Triton 3.6 takes a default that is a string for a constant only where it is wrapped as one.
@@ -31,6 +33,47 @@ def ordered_sum(values, number, BLOCK: tl.constexpr):
         index = first + tl.arange(0, BLOCK)
         total += tl.load(values + index, mask=index < number, other=0.0)
     return tl.sum(total, 0)
+
+
+@triton.jit
+def log1p(x):
+    """log(1 + x) for x in [0, 1], exact to a few ulp also where 1 + x rounds (Kahan)."""
+    shifted = 1.0 + x
+    rounded = shifted == 1.0
+    return tl.where(rounded, x, tl.log(shifted) * x / tl.where(rounded, 1.0, shifted - 1.0))
+
+
+@triton.jit
+def sigmoid(x):
+    """1 / (1 + e^-x)."""
+    return 1.0 / (1.0 + tl.exp(-x))
+
+
+@triton.jit
+def gumbel(seed, token_id, GROUPS: tl.constexpr, BLOCK_G: tl.constexpr):
+    """Gumbel noise [len(token_id), BLOCK_G], a function of (seed, token id, group) alone.
+
+    Group g takes word g % 4 of the Philox counter token_id * ceil(G / 4) + g // 4.
+    """
+    QUADS: tl.constexpr = (GROUPS + 3) // 4
+    quad = tl.arange(0, BLOCK_G // 4)
+    u0, u1, u2, u3 = tl.rand4x(seed, token_id[:, None] * QUADS + quad[None, :])
+    # Joining puts the new axis last, so this order makes the flattened axis u0, u1, u2, u3.
+    u = tl.join(tl.join(u0, u2), tl.join(u1, u3))
+    u = tl.reshape(u, (token_id.shape[0], BLOCK_G))
+    # -log(-log u), u uniform in (0, 1)
+    return -tl.log(-tl.log(tl.maximum(u, SMALLEST_UNIFORM)))
+
+
+@triton.jit
+def tile_position(row_tiles, column_tiles, TILE_GROUP: tl.constexpr):
+    """This program's tile: TILE_GROUP row tiles walk the columns together."""
+    pid = tl.program_id(0)
+    per_group = TILE_GROUP * column_tiles
+    first = (pid // per_group) * TILE_GROUP
+    height = tl.minimum(row_tiles - first, TILE_GROUP)
+    within = pid % per_group
+    return first + within % height, within // height
 
 
 @triton.jit

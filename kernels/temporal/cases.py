@@ -63,28 +63,30 @@ def make_pool_inputs(
 
 def _bce_variant() -> Variant:
     def run() -> None:
-        from .fused import bce
+        from .fused.backward import bce_backward
+        from .fused.forward import bce_forward
 
         batch, count, width = (BCE_CASES["target"][key] for key in ("batch", "segments", "width"))
         segments = torch.empty(batch, count, width, dtype=torch.bfloat16, device="meta")
         mask = torch.empty(batch, count, dtype=torch.uint8, device="meta")
-        _, logits = bce.forward(segments, mask, None, 0.1, "bce")
-        bce.backward(logits.new_empty(()), segments, mask, mask, logits, 0.1, "bce")
+        _, logits = bce_forward(segments, mask, None, 0.1, "bce")
+        bce_backward(logits.new_empty(()), segments, mask, mask, logits, 0.1, "bce")
 
     return Variant("temporal", "target bfloat16", run, counted=True)
 
 
 def _pool_variant() -> Variant:
     def run() -> None:
-        from .fused import pool
+        from .fused.backward import pool_backward
+        from .fused.forward import pool_forward
 
         case = POOL_CASES["target"]
         tokens = torch.empty(
             case["batch"], case["tokens"], case["width"], dtype=torch.bfloat16, device="meta"
         )
         index = torch.empty(case["tokens"], dtype=torch.int64, device="meta")
-        segments, counts = pool.forward(tokens, index, case["segments"], None)
-        pool.backward(segments, index, None, counts, case["tokens"])
+        segments, counts = pool_forward(tokens, index, case["segments"], None)
+        pool_backward(segments, index, None, counts, case["tokens"])
 
     return Variant("segment_pool", "target bfloat16", run, counted=True)
 

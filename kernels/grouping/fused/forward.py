@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ...launch import launch
 from ...primitives import dot, sample_columns
-from .plan import WARPS, Plan
-from .primitives import (
+from .layout import WARPS, Plan
+from .tiles import (
     add_noise,
     group_softmax,
     load_bias,
