@@ -1,4 +1,11 @@
-"""The fused operations and their references. Knows tensors and process groups only."""
+"""The fused operations and their references. Knows tensors and process groups only.
+
+`kernels.NAME` is the public function of the op NAME, whatever was imported before. Its folder of
+the same name stays importable: `from svilm_fast.kernels.infonce import api`.
+"""
+
+import sys
+from types import ModuleType
 
 from svilm_fast.core.philox import Site, StepSeeds, derive_seeds, philox4x32, uniform
 
@@ -12,6 +19,14 @@ from .infonce.distributed import distributed_infonce
 from .launch import launch, record_launches
 from .registry import Cost, Op, Variant, ops, register
 from .temporal.api import segment_pool, temporal_bce
+
+grounding, temporal = grounding_loss, temporal_bce
+for _op in ops().values():
+    # Importing a folder made it an attribute of this package: the function takes its place, and
+    # holds the folder's modules, so that `kernels.infonce.api` still names one.
+    _folder = sys.modules[_op.api.__module__.rpartition(".")[0]]
+    vars(_op.api).update({k: v for k, v in vars(_folder).items() if isinstance(v, ModuleType)})
+    globals()[_op.name] = _op.api
 
 __all__ = [
     "Cost",
@@ -27,6 +42,7 @@ __all__ = [
     "derive_seeds",
     "distributed_infonce",
     "explain",
+    "grounding",
     "grounding_loss",
     "grounding_scores",
     "grouping",
@@ -39,6 +55,7 @@ __all__ = [
     "record_launches",
     "register",
     "segment_pool",
+    "temporal",
     "temporal_bce",
     "traits",
     "uniform",

@@ -10,6 +10,11 @@ from typing import Any
 import torch
 
 
+def power_of_two(value: int, at_least: int = 1) -> int:
+    """The smallest power of two that is not below `value` and `at_least` (a power of two)."""
+    return max(at_least, 1 << (value - 1).bit_length())
+
+
 @dataclass(frozen=True)
 class Launch:
     """What a launch would have passed: enough to compile the same specialisation."""

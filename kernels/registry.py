@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from .peers import Provider
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -28,13 +30,37 @@ class Variant:
 
     `run()` calls the fused host functions (not the dispatcher) on `meta` tensors, under
     `record_launches()`, so that the compiler sees exactly what the launcher would specialise.
-    `targets` names the architectures on which the launcher would start these kernels.
+    `targets` names the architectures on which the launcher would start these kernels. `counted`:
+    the host instructions of `run()` are in the table of counts.
     """
 
     op: str
     label: str
     run: Callable[[], object]
     targets: tuple[str, ...] = ("sm_80", "sm_90", "sm_100")
+    counted: bool = False
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes at which gates and benchmarks run an op, besides its `cases`.
+
+    Attributes:
+        tiny: the arithmetic takes less than the checks and the dispatch around it.
+        small: counted and checked on any machine.
+        large: a [B, B] matrix of it is larger than all that the chunked paths hold at once.
+        cpu: name -> sizes that are measured on a CPU, besides the cases that are small enough:
+            a call should take tens of milliseconds.
+        peers: name -> sizes at which `svilm bench peers` compares with peers on a CPU.
+        compared: the cases that targets compare with peers on a GPU.
+    """
+
+    tiny: Mapping[str, Any]
+    small: Mapping[str, Any]
+    large: Mapping[str, Any]
+    cpu: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    peers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    compared: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,8 +74,14 @@ class Op:
         cost: `cost(case, dtype) -> Cost`.
         cases: name -> sizes; holds the target shapes.
         make_inputs: `make_inputs(case, dtype, device, seed) -> dict` of keyword arguments of `api`.
+        sizes: what gates and benchmarks run besides the cases.
+        unit: what a call works through, and the size that counts it: ("pairs", "batch").
         variants: what the static table compiles.
         kernel_paths: files whose text decides the machine code.
+        distributed: the op over ranks, with some of the arguments of `api`.
+        peers: name -> implementation by others (see `kernels.peers`).
+        gpu_peers: those of them that need a GPU.
+        priority: ops with a lower one are measured first.
     """
 
     name: str
@@ -58,8 +90,14 @@ class Op:
     cost: Callable[[Mapping[str, Any], torch.dtype], Cost]
     cases: Mapping[str, Mapping[str, Any]]
     make_inputs: Callable[[Mapping[str, Any], torch.dtype, torch.device | str, int], dict[str, Any]]
+    sizes: Sizes
+    unit: tuple[str, str]
     variants: tuple[Variant, ...] = ()
-    kernel_paths: tuple[Path, ...] = field(default=())
+    kernel_paths: tuple[Path, ...] = ()
+    distributed: Callable[..., torch.Tensor] | None = None
+    peers: Mapping[str, Provider] = field(default_factory=dict)
+    gpu_peers: Mapping[str, Provider] = field(default_factory=dict)
+    priority: int = 9
 
 
 _OPS: dict[str, Op] = {}
@@ -81,7 +119,7 @@ def kernel_sources(folder: Path) -> tuple[Path, ...]:
     """What decides the machine code of the op in `folder`: `fused/`, and what ops share."""
     return (
         *sorted((folder / "fused").glob("*.py")),
-        Path(__file__).with_name("device_functions.py"),
+        Path(__file__).with_name("primitives.py"),
     )
 
 

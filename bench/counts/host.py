@@ -15,7 +15,7 @@ import torch
 import triton
 
 from svilm_fast.bench.counts.requests import Requests
-from svilm_fast.bench.counts.shapes import SMALL, both_directions
+from svilm_fast.bench.counts.shapes import both_directions
 from svilm_fast.kernels.device import H200, assume_traits
 from svilm_fast.kernels.launch import record_launches
 from svilm_fast.kernels.registry import Variant, ops
@@ -24,26 +24,19 @@ Call = Callable[[], object]
 # Before so many calls the interpreter is still specialising bytecode.
 WARM_UP = 12
 ROUNDS, CALLS = 4, 5
-VARIANTS = {
-    "grounding": ("scores G=32 K=2 D=256", "loss backward G=32 K=2 D=256"),
-    "grouping": ("target bfloat16 forward", "target bfloat16 backward"),
-    "infonce": ("bf16 D512 B65536",),
-    "segment_pool": ("target bfloat16",),
-    "temporal": ("target bfloat16",),
-}
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "white", "grey")
 SHAPES = ("circle", "square", "triangle", "star", "ring", "cross")
 
 
 def cases() -> Iterator[tuple[str, Call]]:
     """(name, call) of everything that is counted; each is built when it is reached."""
-    for op, labels in VARIANTS.items():
-        for variant in ops()[op].variants:
-            if variant.label in labels:
-                yield f"fused host | {op} | {variant.label}", partial(_launches, variant)
-    for op, shape in SMALL.items():
-        provider = partial(ops()[op].api, backend="reference")
-        yield f"reference api | {op} | both", both_directions(ops()[op], provider, shape)
+    for name, op in ops().items():
+        for variant in op.variants:
+            if variant.counted:
+                yield f"fused host | {name} | {variant.label}", partial(_launches, variant)
+    for name, op in ops().items():
+        provider = partial(op.api, backend="reference")
+        yield f"reference api | {name} | both", both_directions(op, provider, op.sizes.small)
     yield "tokenizer | encode_batch of 64 captions", _tokenizing()
 
 

@@ -8,9 +8,9 @@ from functools import partial
 
 import torch
 
-from svilm_fast.bench.counts.shapes import LARGE, WORKSPACE_BYTES, both_directions
+from svilm_fast.bench.counts.shapes import WORKSPACE_BYTES, both_directions
 from svilm_fast.bench.memory import peak_extra_bytes
-from svilm_fast.bench.peers import Provider
+from svilm_fast.kernels.peers import Provider
 from svilm_fast.kernels.registry import Op, ops
 
 CPU = torch.device("cpu")
@@ -31,6 +31,6 @@ def reference_path(op: Op) -> Provider:
 
 def peak_of(op: Op, provider: Provider) -> int:
     """Peak bytes of forward and backward of a provider on the op's large shape."""
-    call = both_directions(op, provider, LARGE[op.name])
+    call = both_directions(op, provider, op.sizes.large)
     call()
     return peak_extra_bytes(call, CPU)

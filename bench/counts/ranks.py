@@ -14,23 +14,16 @@ from typing import Any
 
 import torch
 
-from svilm_fast.bench.counts.shapes import SMALL
 from svilm_fast.bench.counts.steps import steps
 from svilm_fast.bench.counts.watch import Watch
 from svilm_fast.bench.environment import ROOT
-from svilm_fast.kernels.grounding import distributed_grounding_loss
-from svilm_fast.kernels.infonce import distributed_infonce
-from svilm_fast.kernels.registry import ops
+from svilm_fast.kernels.registry import Op, ops
 from svilm_fast.train.config.schema import DistributedConfig
 from svilm_fast.train.environment import free_port
 from svilm_fast.train.ranks.process_group import Ranks, joined_ranks
 
 WORLD_SIZE = 2
 TIMEOUT_S = 300
-DISTRIBUTED: dict[str, Callable[..., torch.Tensor]] = {
-    "grounding": distributed_grounding_loss,
-    "infonce": distributed_infonce,
-}
 # The first step of ZeRO 3 records the order of modules; the second one uses it.
 STEPS_BEFORE = 2
 
@@ -82,22 +75,30 @@ def _run_ranks(folder: Path) -> None:
             raise RuntimeError(f"rank {rank} of the counts ended with {code}: {tail}")
 
 
-def distributed_op(name: str) -> Callable[[], object]:
+def distributed_op(op: Op) -> Callable[[], object]:
     """Forward and backward of one op on this rank's own small batch."""
-    accepted = inspect.signature(DISTRIBUTED[name]).parameters
-    made = ops()[name].make_inputs(SMALL[name], torch.float32, "cpu", 0)
+    distributed = op.distributed
+    if distributed is None:
+        raise ValueError(f"{op.name} has no distributed form")
+    accepted = inspect.signature(distributed).parameters
+    made = op.make_inputs(op.sizes.small, torch.float32, "cpu", 0)
     inputs = {key: value for key, value in made.items() if key in accepted}
     leaves = [
         value.requires_grad_()
         for value in inputs.values()
         if isinstance(value, torch.Tensor) and value.is_floating_point()
     ]
-    return lambda: torch.autograd.grad(DISTRIBUTED[name](**inputs), leaves)
+    return lambda: torch.autograd.grad(distributed(**inputs), leaves)
+
+
+def _ops_cases() -> Iterator[tuple[str, Callable[[], object], int]]:
+    for op in ops().values():
+        if op.distributed is not None:
+            yield f"op {op.name}, both directions", distributed_op(op), 0
 
 
 def _cases(ranks: Ranks) -> Iterator[tuple[str, Callable[[], object], int]]:
-    for name in DISTRIBUTED:
-        yield f"op {name}, both directions", distributed_op(name), 0
+    yield from _ops_cases()
     for name, step, close in steps(ranks):
         yield f"step {name}", step, STEPS_BEFORE
         close()

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from svilm_fast.bench.peers import grounding as plain_grounding
-from svilm_fast.bench.peers import infonce as plain_infonce
 from svilm_fast.bench.synthetic import random_batch
 from svilm_fast.distributed.gradient_cache import CachedStep
 from svilm_fast.kernels.grounding import grounding_loss
+from svilm_fast.kernels.grounding import peers as plain_grounding
 from svilm_fast.kernels.infonce import infonce
+from svilm_fast.kernels.infonce import peers as plain_infonce
 from svilm_fast.objectives.svilm import build_model
 from svilm_fast.train.config.load import load_config
 from svilm_fast.train.ranks.process_group import Ranks

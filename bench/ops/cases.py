@@ -12,20 +12,14 @@ from svilm_fast.kernels.registry import Op
 # A call on a few CPU cores should take tens of milliseconds.
 _CPU_FLOPS = 4e9
 _CPU_BYTES = 256 * 2**20
-_CPU_CASES: dict[str, dict[str, dict[str, Any]]] = {
-    "infonce": {"pairs_256_dim_128": {"videos": 256, "texts": 256, "dim": 128}},
-    "grounding": {"pairs_128": {"batch": 128, "groups": 8, "nouns": 2, "dim": 128}},
-    "grouping": {"clips_4": {"batch": 4, "tokens": 784, "width": 192, "groups": 8}},
-    "segment_pool": {"clips_4": {"batch": 4, "tokens": 784, "width": 192, "segments": 8}},
-}
 
 
 def cases(op: Op, device: torch.device) -> dict[str, Mapping[str, Any]]:
-    """The op's own cases; on CPU those that are small enough, and a few made for it."""
+    """The op's own cases; on CPU those that are small enough, and those made for it."""
     if device.type == "cuda":
         return dict(op.cases)
     fitting = {name: shape for name, shape in op.cases.items() if _fits(op, shape)}
-    return fitting | _CPU_CASES.get(op.name, {})
+    return {**fitting, **op.sizes.cpu}
 
 
 def _fits(op: Op, shape: Mapping[str, Any]) -> bool:

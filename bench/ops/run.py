@@ -20,7 +20,7 @@ from svilm_fast.bench.ceilings import Ceilings, measure_ceilings
 from svilm_fast.bench.compare.results import Results, read_results
 from svilm_fast.bench.environment import ROOT, environment, slug
 from svilm_fast.bench.outcomes import Outcome
-from svilm_fast.bench.peers import PEERS
+from svilm_fast.bench.peers import is_peer
 from svilm_fast.bench.run.file import check_replaceable, write_json
 from svilm_fast.bench.run.record import Record
 from svilm_fast.bench.run.runner import PAST_DEADLINE, blank, result, run
@@ -91,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
     own = [
         record
         for record in failures(records)
-        if record.provider not in PEERS
+        if not is_peer(record.provider)
         and (record.provider == "fused" or record.status != PAST_DEADLINE)
     ]
     for record in own:

@@ -25,31 +25,17 @@ from svilm_fast.bench.run.text import failures, line, outcome, status_text
 from svilm_fast.bench.suites import ops as suite
 from svilm_fast.bench.suites.benchmark import Benchmark
 from svilm_fast.core import earlier_result
-from svilm_fast.kernels.registry import ops
+from svilm_fast.kernels.registry import Op, ops
 
 _DIRECTIONS = ("forward", "both")
 # Below this not even the range of the rounds' ratios holds their median in 99 of 100 cases.
 _LEAST_ROUNDS = 9
-_CPU_CASES: dict[str, dict[str, Mapping[str, Any]]] = {
-    "infonce": {
-        f"pairs_{pairs}_dim_256": {"videos": pairs, "texts": pairs, "dim": 256}
-        for pairs in (512, 1024, 2048, 4096, 8192)
-    },
-    "grounding": {
-        f"pairs_{pairs}_groups_32_nouns_2_dim_256": {
-            "batch": pairs,
-            "groups": 32,
-            "nouns": 2,
-            "dim": 256,
-        }
-        for pairs in (64, 128, 256, 512)
-    },
-}
 
 
 def peers(
     op: Annotated[
-        list[str] | None, typer.Option(help="Only these ops (repeat); default: both losses.")
+        list[str] | None,
+        typer.Option(help="Only these ops (repeat); default: both losses."),
     ] = None,
     case: Annotated[list[str] | None, typer.Option(help="Only these cases (repeat).")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; default: what is there.")] = None,
@@ -71,7 +57,7 @@ def peers(
     gave no figure.
     """
     where = chosen_device(device)
-    groups = list(_groups(where, op or ["infonce", "grounding"], case, compiled))
+    groups = list(_groups(where, op or _compared(), case, compiled))
     if not groups:
         raise typer.BadParameter(f"no such case on {where.type}: {', '.join(case or [])}")
     console = wide_console()
@@ -116,9 +102,8 @@ def _groups(
     if unknown:
         raise typer.BadParameter(f"unknown op {', '.join(unknown)}: choose {', '.join(ops())}")
     cuda = device.type == "cuda"
-    for name in names:
-        op = ops()[name]
-        for case, shape in _cases(name, device).items():
+    for op in (ops()[name] for name in names):
+        for case, shape in _cases(op, device).items():
             if (wanted and case not in wanted) or "workspace_bytes" in shape:
                 continue
             by_direction: dict[str, list[Benchmark]] = {}
@@ -132,7 +117,11 @@ def _groups(
                 yield by_direction[direction]
 
 
-def _cases(name: str, device: torch.device) -> Mapping[str, Mapping[str, Any]]:
-    if device.type == "cpu" and name in _CPU_CASES:
-        return _CPU_CASES[name]
-    return cases(ops()[name], device)
+def _compared() -> list[str]:
+    """The ops that declare sizes for this comparison."""
+    chosen = (op for op in ops().values() if op.sizes.peers)
+    return [op.name for op in sorted(chosen, key=lambda op: op.priority)]
+
+
+def _cases(op: Op, device: torch.device) -> Mapping[str, Mapping[str, Any]]:
+    return op.sizes.peers if device.type == "cpu" and op.sizes.peers else cases(op, device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from svilm_fast.bench.outcomes import Outcome
-from svilm_fast.bench.peers import PEERS
+from svilm_fast.bench.peers import is_peer
 from svilm_fast.bench.run.record import Record
 from svilm_fast.bench.units import bytes_text
 
@@ -20,7 +20,7 @@ def failures(records: Iterable[Record]) -> list[Record]:
         for record in records
         if not record.measured
         and not record.skipped
-        and not (record.status == "oom" and record.provider in PEERS)
+        and not (record.status == "oom" and is_peer(record.provider))
     ]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import torch
 
@@ -14,14 +13,6 @@ from svilm_fast.kernels.device import H200, assume_traits
 from svilm_fast.kernels.launch import record_launches
 from svilm_fast.kernels.registry import Op, Variant, ops
 
-# So small that the arithmetic takes less than the checks and the dispatch around it.
-_TINY: dict[str, dict[str, Any]] = {
-    "infonce": {"videos": 2, "texts": 2, "dim": 8},
-    "grounding": {"batch": 2, "groups": 2, "nouns": 1, "dim": 8},
-    "grouping": {"batch": 1, "tokens": 4, "width": 8, "groups": 2},
-    "temporal": {"batch": 1, "segments": 2, "width": 8},
-    "segment_pool": {"batch": 1, "tokens": 4, "width": 8, "segments": 2},
-}
 _CPU = torch.device("cpu")
 
 
@@ -31,12 +22,11 @@ def declared(device: torch.device) -> Iterator[Benchmark]:
     Nothing of this touches `device`.
     """
     for op in ops().values():
-        if op.name in _TINY:
-            yield Benchmark(
-                benchmark_id("host", op.name, "tiny_call", "float32", "forward", "reference"),
-                "host",
-                partial(_tiny, op),
-            )
+        yield Benchmark(
+            benchmark_id("host", op.name, "tiny_call", "float32", "forward", "reference"),
+            "host",
+            partial(_tiny, op),
+        )
         for variant in op.variants:
             case = "plan_" + "_".join(variant.label.replace("=", "").replace(",", "").split())
             yield Benchmark(
@@ -47,7 +37,7 @@ def declared(device: torch.device) -> Iterator[Benchmark]:
 
 
 def _tiny(op: Op, device: torch.device) -> Prepared:
-    inputs = op.make_inputs(_TINY[op.name], torch.float32, _CPU, SEED)
+    inputs = op.make_inputs(op.sizes.tiny, torch.float32, _CPU, SEED)
 
     def call() -> object:
         with torch.no_grad():

@@ -11,25 +11,12 @@ import torch
 
 from svilm_fast.bench.ops.cases import cases
 from svilm_fast.bench.ops.proof import DIRECTIONS, Case
-from svilm_fast.bench.peers import PEERS, Provider, peers
+from svilm_fast.bench.peers import is_peer
 from svilm_fast.bench.suites.benchmark import SEED, Benchmark, Prepared, benchmark_id
 from svilm_fast.bench.suites.call import prepared
+from svilm_fast.kernels.peers import Provider
 from svilm_fast.kernels.registry import Op, ops
 
-_UNITS = {
-    "infonce": ("pairs", "videos"),
-    "grounding": ("pairs", "batch"),
-    "grouping": ("clips", "batch"),
-    "temporal": ("clips", "batch"),
-    "segment_pool": ("clips", "batch"),
-}
-# Ops by what waits for their figures, and the cases that targets compare with peers.
-_ORDER = ("infonce", "grounding", "grouping")
-_COMPARED = {
-    "infonce": ("pairs_65536_dim_512",),
-    "grounding": ("large", "paper"),
-    "grouping": ("target",),
-}
 # Only the case in use stays in memory; its providers and directions share its tensors.
 _held: dict[tuple[str, str, torch.dtype, torch.device], Case] = {}
 
@@ -49,26 +36,22 @@ def declared(
     dtype = dtype or (torch.bfloat16 if cuda else torch.float32)
     every = [
         (op, case, shape, name, provider)
-        for op in sorted(ops().values(), key=_turn)
+        for op in sorted(ops().values(), key=lambda op: op.priority)
         for case, shape in cases(op, device).items()
         for name, provider in providers(op, device, shape).items()
         if name != "compile" or compiled
     ]
     if cuda:
-        every.sort(key=lambda one: _rank(one[0].name, one[1], one[3]))
+        every.sort(key=lambda one: _rank(one[0], one[1], one[3]))
     for op, case, shape, name, provider in every:
         yield from of_provider(op, case, shape, dtype, name, provider)
 
 
-def _turn(op: Op) -> int:
-    return _ORDER.index(op.name) if op.name in _ORDER else len(_ORDER)
-
-
-def _rank(op: str, case: str, provider: str) -> int:
+def _rank(op: Op, case: str, provider: str) -> int:
     """0 for ours, 1 for what targets compare it with, 2 for the rest."""
     if provider == "fused":
         return 0
-    return 1 if case in _COMPARED.get(op, ()) else 2
+    return 1 if case in op.sizes.compared else 2
 
 
 def providers(op: Op, device: torch.device, shape: Mapping[str, Any]) -> dict[str, Provider]:
@@ -80,10 +63,7 @@ def providers(op: Op, device: torch.device, shape: Mapping[str, Any]) -> dict[st
         return {"fused": partial(op.api, backend="fused")}
     paths = ("fused", "reference") if device.type == "cuda" else ("reference",)
     own: dict[str, Provider] = {path: partial(op.api, backend=path) for path in paths}
-    others = peers(op.name)
-    if device.type != "cuda":
-        others.pop("inf_cl", None)  # Triton kernels only
-    return own | others
+    return {**own, **op.peers, **(op.gpu_peers if device.type == "cuda" else {})}
 
 
 def release() -> None:
@@ -119,15 +99,15 @@ def _prepare(
     direction: str,
     device: torch.device,
 ) -> Prepared:
-    unit, key = _UNITS.get(op.name, ("calls", ""))
+    unit, key = op.unit
     return prepared(
         _case(op, case, shape, dtype, device),
         provider,
         direction,
         op.cost(shape, dtype),
-        units={unit: float(shape.get(key, 1))},
+        units={unit: float(shape[key])},
         facts={"shape": dict(shape)} | _sources(op, name),
-        rough=name in PEERS,
+        rough=is_peer(name),
     )
 
 

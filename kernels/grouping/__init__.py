@@ -4,8 +4,9 @@ from pathlib import Path
 
 from ..registry import Op, kernel_sources, register
 from .api import grouping
-from .cases import CASES, VARIANTS, make_inputs
+from .cases import CASES, SIZES, VARIANTS, make_inputs
 from .cost import grouping_cost
+from .peers import PEERS
 from .reference import GroupingOutput, grouping_reference
 
 __all__ = ["GroupingOutput", "grouping", "grouping_reference"]
@@ -18,7 +19,11 @@ register(
         cost=grouping_cost,
         cases=CASES,
         make_inputs=make_inputs,
+        sizes=SIZES,
+        unit=("clips", "batch"),
         variants=VARIANTS,
         kernel_paths=kernel_sources(Path(__file__).parent),
+        peers=PEERS,
+        priority=2,
     )
 )

@@ -12,7 +12,7 @@ from ..backend import choose
 from ..checks import FLOATS, check_tensors, check_width, checked_divisor
 from ..device import traits
 from ..operators import distinct
-from .fused.plan import unsupported
+from .fused.layout import unsupported
 from .reference import GroupingOutput, grouping_reference
 
 Mode = Literal["gumbel", "hard", "soft"]

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from ..registry import Variant
+from ..registry import Sizes, Variant
 
-SIZES = ("batch", "tokens", "width", "groups")
+_KEYS = ("batch", "tokens", "width", "groups")
 CASES: dict[str, dict[str, Any]] = {
     "target": {"batch": 256, "tokens": 3136, "width": 768, "groups": 32},
     "large": {"batch": 256, "tokens": 1568, "width": 1024, "groups": 32},
@@ -17,13 +17,20 @@ CASES: dict[str, dict[str, Any]] = {
     "few_clips": {"batch": 8, "tokens": 3136, "width": 768, "groups": 32},
     "ragged": {"batch": 3, "tokens": 517, "width": 192, "groups": 20},
 }
+SIZES = Sizes(
+    tiny={"batch": 1, "tokens": 4, "width": 8, "groups": 2},
+    small={"batch": 3, "tokens": 37, "width": 32, "groups": 5},
+    large={"batch": 16, "tokens": 512, "width": 64, "groups": 8},
+    cpu={"clips_4": {"batch": 4, "tokens": 784, "width": 192, "groups": 8}},
+    compared=("target",),
+)
 
 
 def make_inputs(
     case: Mapping[str, Any], dtype: torch.dtype, device: torch.device | str, seed: int
 ) -> dict[str, Any]:
     """Arguments of `grouping` for a case; logits have a standard deviation near 1."""
-    batch, length, width, groups = (case[key] for key in SIZES)
+    batch, length, width, groups = (case[key] for key in _KEYS)
     generator = torch.Generator(device).manual_seed(seed)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -44,7 +51,7 @@ def _variant(case: str, dtype: torch.dtype, backward: bool) -> Variant:
     def run() -> None:
         from .fused import function
 
-        batch, length, width, groups = (CASES[case][key] for key in SIZES)
+        batch, length, width, groups = (CASES[case][key] for key in _KEYS)
 
         def meta(*shape: int, kind: torch.dtype = dtype) -> torch.Tensor:
             return torch.empty(shape, dtype=kind, device="meta")
@@ -64,7 +71,8 @@ def _variant(case: str, dtype: torch.dtype, backward: bool) -> Variant:
     way = "backward" if backward else "forward"
     label = f"{case} {str(dtype).removeprefix('torch.')} {way}"
     targets = ("sm_80", "sm_90") if dtype == torch.float32 else ("sm_80", "sm_90", "sm_100")
-    return Variant("grouping", label, run, targets)
+    counted = case == "target"
+    return Variant("grouping", label, run, targets, counted=counted)
 
 
 VARIANTS = tuple(

@@ -5,10 +5,10 @@ from pathlib import Path
 from ..registry import Op, kernel_sources, register
 from . import reference
 from .api import InfoNCEPartials, infonce, infonce_partials
-from .cases import CASES, make_inputs
+from .cases import CASES, SIZES, VARIANTS, make_inputs
 from .cost import cost
 from .distributed import distributed_infonce
-from .variants import VARIANTS
+from .peers import GPU_PEERS, PEERS
 
 __all__ = ["InfoNCEPartials", "distributed_infonce", "infonce", "infonce_partials"]
 
@@ -20,7 +20,13 @@ register(
         cost=cost,
         cases=CASES,
         make_inputs=make_inputs,
+        sizes=SIZES,
+        unit=("pairs", "videos"),
         variants=VARIANTS,
         kernel_paths=kernel_sources(Path(__file__).parent),
+        distributed=distributed_infonce,
+        peers=PEERS,
+        gpu_peers=GPU_PEERS,
+        priority=0,
     )
 )

@@ -1,12 +1,15 @@
-"""Named shapes of the op and inputs for them."""
+"""Named shapes of the op, inputs for them, and what the static table compiles."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch.nn.functional import normalize
+
+from ..registry import Sizes, Variant
+from .pairs import PairMode
 
 
 def _square(batch: int, dim: int, **more: Any) -> dict[str, Any]:
@@ -28,6 +31,16 @@ CASES: dict[str, dict[str, Any]] = {
     "pairs_65536_dim_512_2_gib": _square(65536, 512, workspace_bytes=2 << 30),
     "pairs_65536_dim_768_2_gib": _square(65536, 768, workspace_bytes=2 << 30),
 }
+SIZES = Sizes(
+    tiny=_square(2, 8),
+    small=_square(24, 32),
+    large=_square(1024, 64),
+    cpu={"pairs_256_dim_128": _square(256, 128)},
+    peers={f"pairs_{n}_dim_256": _square(n, 256) for n in (512, 1024, 2048, 4096, 8192)},
+    compared=("pairs_65536_dim_512",),
+)
+_HOPPER = ("sm_90",)
+_COUNTED = "bf16 D512 B65536"
 
 
 def make_inputs(
@@ -54,3 +67,63 @@ def make_inputs(
         inputs["pair_ids"] = torch.arange(case["videos"], device=device) // 2
         inputs["pair_mode"] = case["pair_mode"]
     return inputs
+
+
+def _call(
+    rows: int,
+    columns: int,
+    dim: int,
+    dtype: torch.dtype,
+    *,
+    offset: int = 0,
+    mode: PairMode | None = None,
+    partials: bool = False,
+    needs: tuple[bool, bool, bool] = (True, False, False),
+) -> Callable[[], None]:
+    def run() -> None:
+        from .fused.backward import Upstream, backward
+        from .fused.forward import Block, forward
+
+        def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+            return torch.empty(shape, dtype=dtype, device="meta")
+
+        ids = mode is not None
+        block = Block(
+            empty(rows, dim, dtype=dtype),
+            empty(columns, dim, dtype=dtype),
+            empty(),
+            empty(rows, dtype=torch.int32) if ids else None,
+            empty(columns, dtype=torch.int32) if ids else None,
+            empty(rows) if mode == "share" else None,
+            offset,
+        )
+        _, logs = forward(block, with_loss=not partials)
+        upstream = Upstream(empty(rows), empty(columns), empty(rows)) if partials else empty()
+        backward(block, logs, rows, upstream, needs, 1 << 30)
+
+    return run
+
+
+# The first holds every kernel; the others add what differs in theirs, to keep the table small.
+_RUNS = (
+    (
+        _COUNTED,
+        _HOPPER,
+        _call(65536, 65536, 512, torch.bfloat16, needs=(True, True, True)),
+    ),
+    ("bf16 D512 B8192", ("sm_80", "sm_100"), _call(8192, 8192, 512, torch.bfloat16)),
+    ("bf16 D512 B1000 ragged", _HOPPER, _call(1000, 1000, 512, torch.bfloat16)),
+    ("bf16 D512 exclude", _HOPPER, _call(1024, 1024, 512, torch.bfloat16, mode="exclude")),
+    ("bf16 D512 share", _HOPPER, _call(1024, 1024, 512, torch.bfloat16, mode="share")),
+    (
+        "bf16 D512 rank 3 of 8",
+        _HOPPER,
+        _call(8192, 65536, 512, torch.bfloat16, offset=24576, partials=True),
+    ),
+    ("fp32 D256 B1024", ("sm_80", "sm_90"), _call(1024, 1024, 256, torch.float32)),
+)
+
+VARIANTS = tuple(
+    Variant("infonce", label, run, targets, counted=label == _COUNTED)
+    for label, targets, run in _RUNS
+)

@@ -6,13 +6,16 @@ from ..registry import Op, kernel_sources, register
 from .api import segment_pool, temporal_bce
 from .cases import (
     BCE_CASES,
+    BCE_SIZES,
     BCE_VARIANTS,
     POOL_CASES,
+    POOL_SIZES,
     POOL_VARIANTS,
     make_bce_inputs,
     make_pool_inputs,
 )
 from .cost import segment_pool_cost, temporal_bce_cost
+from .peers import BCE_PEERS, POOL_PEERS
 from .reference import segment_pool_reference, temporal_bce_reference
 
 __all__ = [
@@ -32,6 +35,9 @@ register(
         cost=temporal_bce_cost,
         cases=BCE_CASES,
         make_inputs=make_bce_inputs,
+        sizes=BCE_SIZES,
+        unit=("clips", "batch"),
+        peers=BCE_PEERS,
         variants=BCE_VARIANTS,
         kernel_paths=_KERNELS,
     )
@@ -44,6 +50,9 @@ register(
         cost=segment_pool_cost,
         cases=POOL_CASES,
         make_inputs=make_pool_inputs,
+        sizes=POOL_SIZES,
+        unit=("clips", "batch"),
+        peers=POOL_PEERS,
         variants=POOL_VARIANTS,
         kernel_paths=_KERNELS,
     )

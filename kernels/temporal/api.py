@@ -10,9 +10,8 @@ from torch import Tensor
 
 from ..backend import choose
 from ..checks import FLOATS, check_tensors, check_width, checked_divisor, whole_number
-from ..device import traits
 from ..operators import distinct
-from . import limits
+from .fused.layout import unsupported_bce, unsupported_pool
 from .reference import segment_pool_reference, temporal_bce_reference
 
 Loss = Literal["bce", "mse"]
@@ -33,14 +32,6 @@ def _expect_rows(op: str, name: str, tensor: Tensor, axes: str) -> None:
             f"{op}: {name} must be floating {axes}, got {tensor.dtype} {list(tensor.shape)}"
         )
     check_width(op, **{name: tensor})
-
-
-def _unsupported(rows: Tensor, segments: int, most: int) -> str | None:
-    if rows.dtype == torch.float64:
-        return "the kernels take fp16, bf16 and fp32, not float64"
-    if segments > most:
-        return f"{segments} segments are more than {most}"
-    return None
 
 
 def temporal_bce(
@@ -88,7 +79,7 @@ def temporal_bce(
         "temporal",
         (segments, paste_mask, segment_mask),
         backend=backend,
-        unsupported=_unsupported(segments, segments.shape[1], limits.MAX_BCE_SEGMENTS),
+        unsupported=unsupported_bce(segments),
     )
     run: Callable[..., Tensor] = temporal_bce_reference
     if path == "fused":
@@ -139,14 +130,11 @@ def segment_pool(
     num_segments = whole_number("segment_pool", "num_segments", num_segments)
     if num_segments < 1:
         raise ValueError(f"segment_pool: num_segments must be at least 1, got {num_segments}")
-    unsupported = _unsupported(tokens, num_segments, limits.MAX_POOL_SEGMENTS)
-    if tokens.dtype == torch.float32 and traits(tokens.device).capability >= (10, 0):
-        unsupported = "Triton before 3.9 computes fp32 products in tf32 on this GPU"
     path = choose(
         "segment_pool",
         (tokens, segment_index, token_mask),
         backend=backend,
-        unsupported=unsupported,
+        unsupported=unsupported_pool(tokens, num_segments),
     )
     run: Callable[..., tuple[Tensor, Tensor]] = segment_pool_reference
     if path == "fused":

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from ..registry import Variant
+from ..registry import Sizes, Variant
 
 BCE_CASES: dict[str, dict[str, Any]] = {
     "target": {"batch": 1024, "segments": 8, "width": 256},
@@ -19,6 +19,17 @@ POOL_CASES: dict[str, dict[str, Any]] = {
     "target": {"batch": 256, "tokens": 3136, "width": 768, "segments": 8},
     "ragged": {"batch": 3, "tokens": 517, "width": 192, "segments": 7},
 }
+BCE_SIZES = Sizes(
+    tiny={"batch": 1, "segments": 2, "width": 8},
+    small={"batch": 5, "segments": 8, "width": 32},
+    large={"batch": 256, "segments": 8, "width": 64},
+)
+POOL_SIZES = Sizes(
+    tiny={"batch": 1, "tokens": 4, "width": 8, "segments": 2},
+    small={"batch": 3, "tokens": 37, "width": 32, "segments": 8},
+    large={"batch": 16, "tokens": 512, "width": 64, "segments": 8},
+    cpu={"clips_4": {"batch": 4, "tokens": 784, "width": 192, "segments": 8}},
+)
 
 
 def make_bce_inputs(
@@ -52,30 +63,32 @@ def make_pool_inputs(
 
 def _bce_variant() -> Variant:
     def run() -> None:
-        from .fused import bce
+        from .fused.backward import bce_backward
+        from .fused.forward import bce_forward
 
         batch, count, width = (BCE_CASES["target"][key] for key in ("batch", "segments", "width"))
         segments = torch.empty(batch, count, width, dtype=torch.bfloat16, device="meta")
         mask = torch.empty(batch, count, dtype=torch.uint8, device="meta")
-        _, logits = bce.forward(segments, mask, None, 0.1, "bce")
-        bce.backward(logits.new_empty(()), segments, mask, mask, logits, 0.1, "bce")
+        _, logits = bce_forward(segments, mask, None, 0.1, "bce")
+        bce_backward(logits.new_empty(()), segments, mask, mask, logits, 0.1, "bce")
 
-    return Variant("temporal", "target bfloat16", run)
+    return Variant("temporal", "target bfloat16", run, counted=True)
 
 
 def _pool_variant() -> Variant:
     def run() -> None:
-        from .fused import pool
+        from .fused.backward import pool_backward
+        from .fused.forward import pool_forward
 
         case = POOL_CASES["target"]
         tokens = torch.empty(
             case["batch"], case["tokens"], case["width"], dtype=torch.bfloat16, device="meta"
         )
         index = torch.empty(case["tokens"], dtype=torch.int64, device="meta")
-        segments, counts = pool.forward(tokens, index, case["segments"], None)
-        pool.backward(segments, index, None, counts, case["tokens"])
+        segments, counts = pool_forward(tokens, index, case["segments"], None)
+        pool_backward(segments, index, None, counts, case["tokens"])
 
-    return Variant("segment_pool", "target bfloat16", run)
+    return Variant("segment_pool", "target bfloat16", run, counted=True)
 
 
 BCE_VARIANTS = (_bce_variant(),)

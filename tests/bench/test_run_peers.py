@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,12 +11,14 @@ from typer.testing import CliRunner
 from svilm_fast.bench.ceilings import Ceilings
 from svilm_fast.bench.cli import app
 from svilm_fast.bench.ops.cases import cases
-from svilm_fast.bench.peers import infonce as infonce_peers
+from svilm_fast.bench.ops.proof import Case
 from svilm_fast.bench.peers import peers
 from svilm_fast.bench.run import command, peers_command
 from svilm_fast.bench.run.ratios import markdown, ratios
 from svilm_fast.bench.run.record import Record
 from svilm_fast.bench.suites.benchmark import Skipped
+from svilm_fast.kernels import registry
+from svilm_fast.kernels.infonce import peers as infonce_peers
 from svilm_fast.kernels.registry import ops
 
 
@@ -56,9 +59,9 @@ def test_what_was_not_measured_has_no_ratio():
 
 def test_the_command_measures_in_turns_and_writes_ratios(monkeypatch, tmp_path):
     monkeypatch.setattr(command, "measure_ceilings", lambda _: Ceilings(1e9, 1e9))
-    monkeypatch.setitem(
-        peers_command._CPU_CASES, "infonce", {"tiny": {"videos": 8, "texts": 8, "dim": 16}}
-    )
+    op = ops()["infonce"]
+    sizes = replace(op.sizes, peers={"tiny": {"videos": 8, "texts": 8, "dim": 16}})
+    monkeypatch.setitem(registry._OPS, "infonce", replace(op, sizes=sizes))
     out, table = tmp_path / "peers.json", tmp_path / "table.md"
     call = ["peers", "--device", "cpu", "--op", "infonce", "--budget", "0"]
     found = CliRunner().invoke(app, [*call, "--out", str(out), "--table", str(table)])
@@ -74,7 +77,7 @@ def test_the_command_measures_in_turns_and_writes_ratios(monkeypatch, tmp_path):
 
 def test_an_op_without_cases_of_its_own_takes_those_of_the_device():
     cpu = torch.device("cpu")
-    assert peers_command._cases("grouping", cpu) == cases(ops()["grouping"], cpu)
+    assert peers_command._cases(ops()["grouping"], cpu) == cases(ops()["grouping"], cpu)
 
 
 def test_a_wrong_op_or_case_is_a_usage_error():
@@ -117,6 +120,7 @@ def test_absent_packages_are_skipped_with_a_reason(monkeypatch):
     infonce_peers._open_clip_loss.cache_clear()
     shape = {"videos": 8, "texts": 8, "dim": 16}
     inputs = ops()["infonce"].make_inputs(shape, torch.float32, "cpu", 0)
+    case = Case(ops()["infonce"].reference, inputs, torch.float32, torch.device("cpu"))
     with pytest.raises(Skipped, match="open_clip_torch is not installed"):
-        peers("infonce")["open_clip"](**inputs)
+        case.verify(peers("infonce")["open_clip"], "forward")
     assert peers("infonce")["inf_cl"](**inputs) is NotImplemented

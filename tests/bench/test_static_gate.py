@@ -37,7 +37,7 @@ PLANTS = {
     ),
     "matrix stored": (
         *INFONCE,
-        "kernels/infonce/fused/sums.py",
+        "kernels/infonce/fused/forward.py",
         {COLUMN_SUM: STORE + COLUMN_SUM},
         "loop_stores 1 -> ",
     ),

@@ -89,7 +89,7 @@ def test_planning_counts_launches_for_a_named_gpu():
     assert prepared.units["launches"] == prepared.call() > 0
     assert prepared.facts == {"traits": H200.name}
     assert prepared.verify() is None
-    assert host._TINY.keys() == {
+    assert ops().keys() == {
         one.parts["name"] for id, one in benchmarks(["host"], CPU).items() if "/tiny_call/" in id
     }
 

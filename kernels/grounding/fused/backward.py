@@ -11,7 +11,7 @@ from torch import Tensor
 
 from svilm_fast.kernels.device import traits
 from svilm_fast.kernels.launch import launch
-from svilm_fast.kernels.products import accumulate_product
+from svilm_fast.kernels.primitives import accumulate_product, tile_position
 
 from .finish import FINISH_ROWS, finish_kernel, gradient_scale, largest_magnitude
 from .forward import (
@@ -20,7 +20,6 @@ from .forward import (
     load_beta,
     precision_of,
     tile_dots,
-    tile_position,
 )
 from .layout import Layout, backward_tile
 from .matrix import MatrixStatistics, pair_gradient, scaled

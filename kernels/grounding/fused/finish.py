@@ -6,8 +6,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from svilm_fast.kernels.device_functions import ordered_sum
 from svilm_fast.kernels.launch import launch
+from svilm_fast.kernels.primitives import ordered_sum
 
 from .forward import BETA_MAX, load_beta
 

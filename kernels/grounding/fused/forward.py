@@ -8,8 +8,8 @@ import triton.language as tl
 from torch import Tensor
 
 from svilm_fast.kernels.device import traits
-from svilm_fast.kernels.device_functions import LOG2_E
 from svilm_fast.kernels.launch import launch
+from svilm_fast.kernels.primitives import LOG2_E, tile_position
 
 from .layout import Layout, forward_tile, needs_copy
 
@@ -85,17 +85,6 @@ def prepare_kernel(
         values = tl.load(source[:, None] + offsets, mask=mask, other=0.0)
         target = nouns_copy + rows[:, None] * PADDED_D + columns[None, :]
         tl.store(target, values.to(nouns_copy.dtype.element_ty), mask=inside[:, None])
-
-
-@triton.jit
-def tile_position(row_tiles, column_tiles, TILE_GROUP: tl.constexpr):
-    """This program's tile: TILE_GROUP row tiles walk the columns together."""
-    pid = tl.program_id(0)
-    per_group = TILE_GROUP * column_tiles
-    first = (pid // per_group) * TILE_GROUP
-    height = tl.minimum(row_tiles - first, TILE_GROUP)
-    within = pid % per_group
-    return first + within % height, within // height
 
 
 @triton.jit

@@ -8,15 +8,12 @@ import torch
 from torch import Tensor
 
 from svilm_fast.kernels.device import traits
+from svilm_fast.kernels.launch import power_of_two
 
 MAX_GROUPS = 64
 MAX_NOUNS = 64
 MAX_DIM = 1024
 DEFAULT_WORKSPACE_BYTES = 256 << 20
-
-
-def _power_of_two(value: int, at_least: int = 1) -> int:
-    return max(at_least, 1 << (value - 1).bit_length())
 
 
 @dataclass(frozen=True)
@@ -47,11 +44,11 @@ class Layout:
 
     @property
     def padded_groups(self) -> int:
-        return _power_of_two(self.num_groups, 8)
+        return power_of_two(self.num_groups, 8)
 
     @property
     def padded_nouns(self) -> int:
-        return _power_of_two(self.num_nouns)
+        return power_of_two(self.num_nouns)
 
     @property
     def padded_dim(self) -> int:

@@ -13,8 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from svilm_fast.kernels.device_functions import LOG2_E, ordered_sum
 from svilm_fast.kernels.launch import launch
+from svilm_fast.kernels.primitives import LOG2_E, ordered_sum
 
 LN_2 = tl.constexpr(0.6931471805599453)
 STATS_ROWS = 64

@@ -10,10 +10,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...device_functions import dot, sample_columns
 from ...launch import launch
-from .plan import WARPS, Plan
-from .primitives import (
+from ...primitives import dot, sample_columns
+from .layout import WARPS, Plan
+from .tiles import (
     add_noise,
     group_softmax,
     load_bias,

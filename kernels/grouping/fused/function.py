@@ -12,7 +12,7 @@ from ...operators import define, dense, first_derivative_only
 from ..reference import GroupingOutput
 from . import backward as backward_kernels
 from . import forward as forward_kernels
-from .plan import Plan, plan
+from .layout import Plan, plan
 
 _LIBRARY = torch.library.Library("svilm_grouping", "DEF")
 _SIGNATURES = {

@@ -9,7 +9,7 @@ import triton
 from torch import Tensor
 
 from ...launch import launch
-from ...products import accumulate_product
+from ...primitives import accumulate_product
 from .finish import total_kernel
 from .forward import Block, Logs, line_blocks
 from .gradient import diagonal_kernel, dots_gradient_kernel, finish_gradient_kernel

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ...device_functions import LOG2_E, ordered_sum
+from ...primitives import LOG2_E, ordered_sum
 from .tiles import (
     LARGEST_SUM,
     OFFSET,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ...device_functions import LOG2_E
+from ...primitives import LOG2_E, tile_position
 from .tiles import OFFSET, same_class, tile_dots
 
 
@@ -108,13 +108,11 @@ def dots_gradient_kernel(
 
     Without the positives, unless they are shared: `diagonal_kernel` puts those in.
     """
-    pid = tl.program_id(0)
-    row_tiles = tl.cdiv(stop_row - first_row, BLOCK_M)
-    per_group = TILE_GROUP * tl.cdiv(columns, BLOCK_N)
-    group_start = (pid // per_group) * TILE_GROUP
-    height = tl.minimum(row_tiles - group_start, TILE_GROUP)
-    row_start = first_row + (group_start + pid % per_group % height) * BLOCK_M
-    column_start = (pid % per_group // height) * BLOCK_N
+    row_tile, column_tile = tile_position(
+        tl.cdiv(stop_row - first_row, BLOCK_M), tl.cdiv(columns, BLOCK_N), TILE_GROUP
+    )
+    row_start = first_row + row_tile * BLOCK_M
+    column_start = column_tile * BLOCK_N
     row = row_start + tl.arange(0, BLOCK_M)
     slope = tl.load(scale).to(tl.float32) * LOG2_E
     first_column_line = row_blocks * LINES

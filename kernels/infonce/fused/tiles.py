@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ...device_functions import dot
+from ...primitives import dot
 
 # Every power is 2^(slope a - slope + OFFSET): cosines down to 1 - 226/slope are representable, and
 # sums of 2^26 of them (README, "One exponential").

@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 
 from ...operators import define, dense, first_derivative_only
-from . import bce, pool
+from .backward import bce_backward as launch_bce_backward
+from .backward import pool_backward as launch_pool_backward
+from .forward import bce_forward as launch_bce_forward
+from .forward import pool_forward as launch_pool_forward
 
 _LIBRARY = torch.library.Library("svilm_temporal", "DEF")
 _SIGNATURES = {
@@ -35,7 +38,7 @@ def bce_forward(
     loss: str,
 ) -> tuple[Tensor, Tensor]:
     """The loss (0-dim fp32) and the logits of contiguous inputs."""
-    losses, logits = bce.forward(
+    losses, logits = launch_bce_forward(
         segments, paste_mask.view(torch.uint8), _bytes(segment_mask), temperature, loss
     )
     return losses.sum() / max(len(segments), 1), logits
@@ -51,7 +54,7 @@ def bce_backward(
     loss: str,
 ) -> Tensor:
     """The gradient at the segments."""
-    return bce.backward(
+    return launch_bce_backward(
         upstream,
         segments,
         paste_mask.view(torch.uint8),
@@ -66,7 +69,7 @@ def pool_forward(
     tokens: Tensor, segment_index: Tensor, num_segments: int, token_mask: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Segments, which of them have tokens, and their counts, of contiguous inputs."""
-    segments, counts = pool.forward(tokens, segment_index, num_segments, _bytes(token_mask))
+    segments, counts = launch_pool_forward(tokens, segment_index, num_segments, _bytes(token_mask))
     return segments, counts > 0, counts
 
 
@@ -78,7 +81,9 @@ def pool_backward(
     length: int,
 ) -> Tensor:
     """The gradient at the tokens."""
-    return pool.backward(d_segments.contiguous(), segment_index, _bytes(token_mask), counts, length)
+    return launch_pool_backward(
+        d_segments.contiguous(), segment_index, _bytes(token_mask), counts, length
+    )
 
 
 def _fake_bce_forward(segments, paste_mask, segment_mask, temperature, loss):

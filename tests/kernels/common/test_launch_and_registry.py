@@ -1,13 +1,14 @@
 """Recording of launches, device traits without a device, and the registry's rules."""
 
 from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
-from svilm_fast.kernels import Op, assume_traits, launch, ops, record_launches, register, traits
+from svilm_fast.kernels import assume_traits, launch, ops, record_launches, register, traits
 from svilm_fast.kernels.device import B200, H200
 
 
@@ -78,4 +79,4 @@ def test_every_op_is_registered_once_with_its_rooms():
 def test_second_registration_of_a_name_is_refused():
     first = ops()["grouping"]
     with pytest.raises(ValueError, match="'grouping' registers twice"):
-        register(Op("grouping", first.api, first.reference, first.cost, {}, first.make_inputs))
+        register(replace(first, cases={}))

@@ -179,13 +179,13 @@ def test_the_order_of_the_programs_follows_from_the_seed():
 
 PLANTED = {
     "the logits are not kept for backward": (
-        "temporal.fused.bce",
+        "temporal.fused.forward",
         "tl.store(logits + sample * segments + place, logit, mask=place < segments)",
         "pass",
         "uninitialised",
     ),
     "logits past the last segment": (
-        "temporal.fused.bce",
+        "temporal.fused.forward",
         "tl.store(logits + sample * segments + place, logit, mask=place < segments)",
         "tl.store(logits + sample * segments + place, logit)",
         "race or bounds",

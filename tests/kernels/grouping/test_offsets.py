@@ -12,7 +12,7 @@ import dataclasses
 import numpy as np
 import torch
 from svilm_fast.kernels.grouping.fused import backward, forward
-from svilm_fast.kernels.grouping.fused.plan import plan
+from svilm_fast.kernels.grouping.fused.layout import plan
 from svilm_fast.kernels import grouping, traits
 
 batch, length, width, groups, used = 3, 2**20, 1024, 2, 16

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from svilm_fast.kernels.device import A100, B200, H200
-from svilm_fast.kernels.grouping.fused.plan import plan
+from svilm_fast.kernels.grouping.fused.layout import plan
 
 
 @pytest.mark.parametrize("traits", [A100, H200, B200])

@@ -27,7 +27,7 @@ BUGS = {
         {"width": 80, "plan": (("prefetch", 1), ("splits", 1), ("chunk", 64))},
     ),
     "last split forgotten": (
-        "primitives", "range(1, SPLITS)", "range(1, SPLITS - 1)",
+        "tiles", "range(1, SPLITS)", "range(1, SPLITS - 1)",
         {"plan": (("splits", 2), ("chunk", 32), ("block_tokens", 32))},
     ),
     "words of the generator in another order": (
@@ -35,15 +35,15 @@ BUGS = {
         "tl.join(tl.join(u0, u1), tl.join(u2, u3))", {},
     ),
     "noise by position, not by original index": (
-        "primitives", "if token_ids is None:", "if True:", {"dropped": True},
+        "tiles", "if token_ids is None:", "if True:", {"dropped": True},
     ),
     "quads of the padded groups": (
         "primitives", "(GROUPS + 3) // 4", "BLOCK_G // 4", {},
     ),
     "one token past the end": (
-        "primitives", "present = token < last", "present = token <= last", {"mode": "soft"},
+        "tiles", "present = token < last", "present = token <= last", {"mode": "soft"},
     ),
-    "padding groups take part": ("primitives", 'float("-inf")', "0.0", {"mode": "soft"}),
+    "padding groups take part": ("tiles", 'float("-inf")', "0.0", {"mode": "soft"}),
     "divisor left out of the gradient": ("backward", "- inner * inverse", "", {"mode": "hard"}),
     "gradient of the counts forgotten": (
         "backward", "offset = tl.load(d_counts + sample * GROUPS + group, mask=present, other=0.0)",
@@ -72,7 +72,7 @@ BUGS = {
         "d_x = d_x * back", {},
     ),
     "masked tokens are read": (
-        "primitives", "mask = rows[:, None]", "mask = rows[:, None] | True",
+        "tiles", "mask = rows[:, None]", "mask = rows[:, None] | True",
         {"masked": True, "hidden": float("nan")},
     ),
     "scale not undone": (
@@ -93,7 +93,8 @@ BUGS = {
 def test_planted_bug_is_caught(check_grouping, mutate, poisoned_memory, name):
     module, text, buggy, regime = BUGS[name]
     regime = check_grouping.Regime(**regime)
-    mutate(importlib.import_module(f"svilm_fast.kernels.grouping.fused.{module}"), {text: buggy})
+    folder = "" if module == "primitives" else "grouping.fused."
+    mutate(importlib.import_module(f"svilm_fast.kernels.{folder}{module}"), {text: buggy})
     with pytest.raises(AssertionError):
         check_grouping(regime)
     poisoned_memory.forget()

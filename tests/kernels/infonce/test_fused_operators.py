@@ -6,13 +6,13 @@ import torch
 from svilm_fast.kernels import assume_traits, record_launches, use_backend
 from svilm_fast.kernels.device import H200, DeviceTraits
 from svilm_fast.kernels.infonce import infonce, infonce_partials
+from svilm_fast.kernels.infonce.cases import VARIANTS
 from svilm_fast.kernels.infonce.fused.layout import (
     DEFAULT_WORKSPACE_BYTES,
     backward_chunk_rows,
     default_workspace_bytes,
     tile_of,
 )
-from svilm_fast.kernels.infonce.variants import VARIANTS
 
 HALF = torch.float16
 

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from svilm_fast.kernels import products
+from svilm_fast.kernels import primitives
 from svilm_fast.kernels.infonce.fused import (
     backward,
     finish,
     forward,
+    function,
     gradient,
     layout,
-    sums,
     tiles,
 )
 
@@ -20,35 +20,35 @@ IDS = torch.arange(130) % 60
 # name -> module, text, what a careless author writes instead
 BUGS = {
     # The sums.
-    "padded_columns_in_row_sums": (sums, "if RAGGED:", "if False:"),
+    "padded_columns_in_row_sums": (forward, "if RAGGED:", "if False:"),
     "padded_rows_in_column_sums": (
-        sums,
+        forward,
         'tl.where(row < stop_row, base, float("-inf"))',
         "tl.where(row < stop_row, base, base)",
     ),
     "natural_exponent_as_binary": (
-        sums,
+        forward,
         "tl.load(scale).to(tl.float32) * LOG2_E",
         "tl.load(scale).to(tl.float32)",
     ),
-    "positives_counted_twice": (sums, 'if STRIPS != "beside" and not SHARE:', "if False:"),
+    "positives_counted_twice": (forward, 'if STRIPS != "beside" and not SHARE:', "if False:"),
     "diagonal_of_the_wrong_column": (
-        sums,
+        forward,
         "on_diagonal = (row + offset)[:, None]",
         "on_diagonal = (row - offset)[:, None]",
     ),
     "half_precision_logits": (
-        sums,
+        forward,
         "tl.exp2(tl.fma(dots, slope,",
         "tl.exp2(tl.fma(dots.to(tl.float16).to(tl.float32), slope,",
     ),
     "half_precision_sums": (
-        sums,
+        forward,
         "tl.store(row_sums + partial_at + row, tl.sum(power, 1),",
         "tl.store(row_sums + partial_at + row, (tl.sum(power * 2.0**-100, 1)).to(tl.float16)"
         ".to(tl.float32) * 2.0**100,",
     ),
-    "excluded_pairs_stay": (sums, "power = tl.where(same, 0.0, power)", "power = power"),
+    "excluded_pairs_stay": (forward, "power = tl.where(same, 0.0, power)", "power = power"),
     "last_chunk_of_columns_wins": (forward, "running=start > 0", "running=False"),
     # Logarithms and loss.
     "no_range_check": (finish, "if any_broken > 0:", "if any_broken < 0:"),
@@ -86,7 +86,7 @@ BUGS = {
     "gradient_not_lifted": (backward, "LIFT = 2.0**14", "LIFT = 1.0"),
     "gradient_in_bfloat16": (backward, "torch.float16 if half", "torch.bfloat16 if half"),
     "sums_in_bfloat16": (
-        products,
+        primitives,
         "add(out, left, right, beta=0 if first else 1, out=out)",
         "out.copy_(add(out, left, right, beta=0 if first else 1).bfloat16())",
     ),
@@ -156,7 +156,8 @@ def protocol(check, regime, rows, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(layout, "ROW_SUM_BYTES", 1)
             patch.setattr(layout, "MAX_STRIP_TILES", 1)
-            patch.setattr(forward, "FEW_BLOCKS_PER_SM", 0)
+            # Of the module in use, which a planted bug replaces.
+            patch.setattr(function.forward_kernels, "FEW_BLOCKS_PER_SM", 0)
             check(*regime("random", 260, 16, HALF), options={"workspace_bytes": 1})
             # Dots near one, few and large: rounding of any intermediate shows.
             check(*regime("half", 300, 64, torch.float32), options={"workspace_bytes": 1})

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from svilm_fast.bench.peers import Provider, compiled
-from svilm_fast.kernels.grouping.reference import gumbel_noise
+from ..peers import Provider, compiled
+from .reference import gumbel_noise
 
 _prepared: dict[tuple[int, ...], tuple[Tensor, Tensor, Tensor]] = {}
 
@@ -71,4 +71,4 @@ def compile_(**inputs: Any) -> Any:
     return _call(_compiled, inputs)
 
 
-PROVIDERS: dict[str, Provider] = {"eager": eager, "compile": compile_}
+PEERS: dict[str, Provider] = {"eager": eager, "compile": compile_}

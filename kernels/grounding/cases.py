@@ -1,16 +1,60 @@
-"""The specialisations of the fused kernels that the static table compiles."""
+"""Named shapes of grounding, inputs for them, and what the static table compiles."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from svilm_fast.kernels.registry import Variant
-
+from ..registry import Sizes, Variant
 from .fused.layout import Layout, layout_of
+
+CASES = {
+    "demo": {"batch": 16, "groups": 8, "nouns": 2, "dim": 64},
+    "paper": {"batch": 1024, "groups": 32, "nouns": 2, "dim": 256},
+    "large": {"batch": 4096, "groups": 32, "nouns": 4, "dim": 256},
+    "ragged": {"batch": 1000, "groups": 12, "nouns": 3, "dim": 208},
+    "wide": {"batch": 2048, "groups": 64, "nouns": 4, "dim": 512},
+}
+SIZES = Sizes(
+    tiny={"batch": 2, "groups": 2, "nouns": 1, "dim": 8},
+    small={"batch": 9, "groups": 4, "nouns": 2, "dim": 32},
+    large={"batch": 512, "groups": 8, "nouns": 2, "dim": 32},
+    cpu={"pairs_128": {"batch": 128, "groups": 8, "nouns": 2, "dim": 128}},
+    peers={
+        f"pairs_{n}_groups_32_nouns_2_dim_256": {"batch": n, "groups": 32, "nouns": 2, "dim": 256}
+        for n in (64, 128, 256, 512)
+    },
+    compared=("large", "paper"),
+)
+
+
+def make_inputs(
+    case: Mapping[str, Any], dtype: torch.dtype, device: torch.device | str, seed: int
+) -> dict[str, Any]:
+    """Keyword arguments of `grounding_loss`: unit vectors, one caption in eight without nouns."""
+    generator = torch.Generator().manual_seed(seed)
+    batch, nouns, dim = case["batch"], case["nouns"], case["dim"]
+
+    def unit(*shape: int) -> torch.Tensor:
+        vectors = torch.randn(shape, generator=generator)
+        return F.normalize(vectors, dim=-1).to(device=device, dtype=dtype).requires_grad_()
+
+    present = torch.randint(1, nouns + 1, (batch, 1), generator=generator)
+    present[3::8] = 0
+    scalar = torch.float64 if dtype == torch.float64 else torch.float32
+    return {
+        "groups": unit(batch, case["groups"], dim),
+        "nouns": unit(batch, nouns, dim),
+        "noun_mask": (torch.arange(nouns) < present).to(device),
+        "beta": torch.tensor(10.0, dtype=scalar, device=device, requires_grad=True),
+        "scale": torch.tensor(20.0, dtype=scalar, device=device, requires_grad=True),
+    }
+
 
 HALF, SINGLE = torch.bfloat16, torch.float32
 WITHOUT_SM_100 = ("sm_80", "sm_90")
@@ -92,20 +136,17 @@ def _matrix(batch: int) -> None:
     matrix_backward(scores, number, valid, statistics, number)
 
 
-def _variant(label: str, run: Callable[[], object], targets: tuple[str, ...] = ()) -> Variant:
-    if not targets:
-        return Variant("grounding", label, run)
-    return Variant("grounding", label, run, targets)
+_variant = partial(Variant, "grounding")
 
 
 SM_90 = ("sm_90",)
 VARIANTS = (
-    _variant("scores G=32 K=2 D=256", partial(_scores, 1024, 32, 2, 256)),
+    _variant("scores G=32 K=2 D=256", partial(_scores, 1024, 32, 2, 256), counted=True),
     _variant("scores G=64 K=4 D=512", partial(_scores, 2048, 64, 4, 512), SM_90),
     _variant("scores G=12 K=3 D=208", partial(_scores, 1000, 12, 3, 208), SM_90),
     _variant("scores G=8 K=1 D=64", partial(_scores, 1024, 8, 1, 64), SM_90),
     _variant("scores float32", partial(_scores, 1024, 32, 2, 256, SINGLE), WITHOUT_SM_100),
-    _variant("loss backward G=32 K=2 D=256", partial(_backward, 1024, 32, 2, 256)),
+    _variant("loss backward G=32 K=2 D=256", partial(_backward, 1024, 32, 2, 256), counted=True),
     _variant(
         "loss backward G=32 K=2 D=256, beta fixed",
         partial(_backward, 1024, 32, 2, 256, beta_gradient=False),

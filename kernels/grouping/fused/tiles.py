@@ -1,4 +1,4 @@
-"""What the forward and backward kernels of grouping share: loads, noise, stores."""
+"""Device functions that both directions of grouping share: loads, noise, softmax, stores."""
 # Triton's language has no unpacking, and a tuple there grows in an unrolled loop.
 # ruff: noqa: RUF005
 # mypy: disable-error-code="assignment, var-annotated"
@@ -8,8 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-# Equal to reference.SMALLEST_UNIFORM.
-SMALLEST_UNIFORM = tl.constexpr(2.0**-32)
+from ...primitives import gumbel
 
 
 @triton.jit
@@ -131,18 +130,6 @@ def load_bias(group_bias, sample, GROUPS: tl.constexpr, BLOCK_G: tl.constexpr):
         pointers = group_bias + sample * GROUPS + group
         bias = tl.load(pointers, mask=group < GROUPS, other=float("-inf")).to(tl.float32)
     return bias
-
-
-@triton.jit
-def gumbel(seed, token_id, GROUPS: tl.constexpr, BLOCK_G: tl.constexpr):
-    """Noise [len(token_id), BLOCK_G]: word g % 4 of counter token_id * ceil(G / 4) + g // 4."""
-    QUADS: tl.constexpr = (GROUPS + 3) // 4
-    quad = tl.arange(0, BLOCK_G // 4)
-    u0, u1, u2, u3 = tl.rand4x(seed, token_id[:, None] * QUADS + quad[None, :])
-    # Joining puts the new axis last, so this order makes the flattened axis u0, u1, u2, u3.
-    u = tl.join(tl.join(u0, u2), tl.join(u1, u3))
-    u = tl.reshape(u, (token_id.shape[0], BLOCK_G))
-    return -tl.log(-tl.log(tl.maximum(u, SMALLEST_UNIFORM)))
 
 
 @triton.jit

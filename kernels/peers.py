@@ -1,13 +1,12 @@
-"""What the ops are measured against: each module maps provider names to functions of the inputs.
+"""Peers: other implementations that an op is measured against, each in its op's `peers.py`.
 
-A provider takes the keyword arguments that the op's `make_inputs` gives and returns the op's first
-output. It returns `NotImplemented` for a case that it cannot express, and raises `Skipped` where a
-package that it needs is not there.
+A peer takes the keyword arguments that the op's `make_inputs` gives and returns the op's first
+output. It returns `NotImplemented` for a case that it cannot express, and raises `PeerMissing`
+where a package that it needs is not installed.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -15,8 +14,10 @@ import torch
 from torch._functorch import config as functorch_config
 
 Provider = Callable[..., Any]
-# Names of providers that are not this project's own.
-PEERS = frozenset({"eager", "compile", "inf_cl", "open_clip"})
+
+
+class PeerMissing(Exception):
+    """The package of a peer is not installed; the message names it."""
 
 
 def compiled(eager: Provider) -> Provider:
@@ -31,8 +32,3 @@ def compiled(eager: Provider) -> Provider:
             return cache[0](*tensors, **inputs)
 
     return call
-
-
-def peers(op: str) -> dict[str, Provider]:
-    """The providers of one op by name."""
-    return dict(importlib.import_module(f"{__name__}.{op}").PROVIDERS)

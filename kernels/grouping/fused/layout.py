@@ -9,6 +9,7 @@ import torch
 
 from ...backend import interpreted
 from ...device import DeviceTraits
+from ...launch import power_of_two
 
 MAX_GROUPS = 64
 MAX_WIDTH = 1024
@@ -71,15 +72,11 @@ def unsupported(groups: int, width: int, dtype: torch.dtype, traits: DeviceTrait
     return None
 
 
-def _power_of_two(value: int) -> int:
-    return 1 << (value - 1).bit_length()
-
-
 def _tile(groups: int, width: int, dtype: torch.dtype) -> tuple[int, int, int]:
     """Padded groups, width of a block, blocks; 128 wide blocks took the fewest registers."""
-    block_groups = max(16, _power_of_two(groups))
+    block_groups = power_of_two(groups, 16)
     wide = width % 128 == 0 and dtype.itemsize == 2 and block_groups <= 32
-    block_width = 128 if wide else min(64, _power_of_two(width))
+    block_width = 128 if wide else min(64, power_of_two(width))
     return block_groups, block_width, -(-width // block_width)
 
 

@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from svilm_fast.bench.peers import Provider, compiled
-from svilm_fast.bench.suites.benchmark import Skipped
+from ..peers import PeerMissing, Provider, compiled
 
 
 def _expressible(inputs: dict[str, Any]) -> bool:
@@ -50,7 +49,7 @@ def inf_cl(**inputs: Any) -> Any:
     if not _expressible(inputs) or not inputs["videos"].is_cuda:
         return NotImplemented
     if importlib.util.find_spec("inf_cl") is None:
-        raise Skipped("inf_cl is not installed")
+        raise PeerMissing("inf_cl is not installed")
     loss = importlib.import_module("inf_cl").cal_flash_loss
     videos, texts, scale = inputs["videos"], inputs["texts"], inputs["scale"]
     head = next((size for size in (256, 128, 64) if videos.shape[1] % size == 0), None)
@@ -66,11 +65,11 @@ def _open_clip_loss() -> Any:
     """open_clip's `ClipLoss`, from its file: the package itself imports torchvision and more."""
     package = importlib.util.find_spec("open_clip")
     if package is None or not package.submodule_search_locations:
-        raise Skipped("open_clip_torch is not installed")
+        raise PeerMissing("open_clip_torch is not installed")
     path = Path(package.submodule_search_locations[0]) / "loss.py"
     spec = importlib.util.spec_from_file_location("svilm_open_clip_loss", path)
     if spec is None or spec.loader is None:
-        raise Skipped(f"open_clip_torch holds no {path.name}")
+        raise PeerMissing(f"open_clip_torch holds no {path.name}")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.ClipLoss()
@@ -85,9 +84,5 @@ def open_clip(**inputs: Any) -> Any:
     )
 
 
-PROVIDERS: dict[str, Provider] = {
-    "eager": eager,
-    "compile": compile_,
-    "inf_cl": inf_cl,
-    "open_clip": open_clip,
-}
+PEERS: dict[str, Provider] = {"eager": eager, "compile": compile_, "open_clip": open_clip}
+GPU_PEERS: dict[str, Provider] = {"inf_cl": inf_cl}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from svilm_fast.bench.peers import Provider, compiled
+from svilm_fast.kernels.peers import Provider, compiled
 
 
 def eager(groups: Tensor, nouns: Tensor, noun_mask: Tensor, beta: Tensor, scale: Tensor) -> Tensor:
@@ -22,4 +22,4 @@ def eager(groups: Tensor, nouns: Tensor, noun_mask: Tensor, beta: Tensor, scale:
     return (rows + columns).where(valid, 0).sum() / (2 * count)
 
 
-PROVIDERS: dict[str, Provider] = {"eager": eager, "compile": compiled(eager)}
+PEERS: dict[str, Provider] = {"eager": eager, "compile": compiled(eager)}
