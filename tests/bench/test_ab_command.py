@@ -12,13 +12,14 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from svilm_fast.bench.ab import checkouts as places
-from svilm_fast.bench.ab import study_suite
 from svilm_fast.bench.ab.command import ab, fraction
 from svilm_fast.bench.environment import ROOT
 from svilm_fast.bench.outcomes import Outcome
+from tests.bench import ab_suite
 
 CPU = torch.device("cpu")
-MODULE = "svilm_fast.bench.ab.study_suite"
+MODULE = "svilm_fast.bench.ab.ab_suite"
+SUITE_FILE = Path("bench") / "ab" / "ab_suite.py"
 
 
 @pytest.fixture
@@ -113,18 +114,19 @@ def test_checkouts_go_away_when_the_comparison_breaks(repository):
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """This project as a repository of one commit."""
+    """This project, with the benchmarks of `ab_suite`, as a repository of one commit."""
     folder = tmp_path_factory.mktemp("project") / "clone"
     ignored = shutil.ignore_patterns("__pycache__", "results", "*.egg-info")
     for name in ("svilm_fast", "kernels", "bench", "train", "configs"):
         shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=ignored)
+    shutil.copy(ab_suite.__file__, folder / SUITE_FILE)
     git(folder, "init", "--quiet", "--initial-branch", "main")
     git(folder, "add", "--all")
     git(folder, "commit", "--quiet", "--message", "base")
     return folder
 
 
-FEW = ("--module", MODULE, "--only", "*-[js][sh][oa]*", "--device", "cpu", "--pairs", "3")
+FEW = ("--module", MODULE, "--device", "cpu", "--pairs", "3")
 
 
 def verdicts(out):
@@ -140,7 +142,7 @@ def test_a_version_is_not_slower_than_itself(call, project, tmp_path):
     result, found = verdicts(out)
     assert code.exit_code in (Outcome.OK, Outcome.NOISY)
     assert Outcome[result["outcome"]] == code.exit_code
-    assert {id.split("/")[1] for id in found} == {"study-json", "study-sha256"}
+    assert {id.split("/")[1] for id in found} == {"json", "sha256"}
     assert all(verdict["word"] in ("same", "undecided") for verdict in found.values())
     for id in found:
         draws = result["measured"]["draws"][id]
@@ -151,10 +153,10 @@ def test_a_version_is_not_slower_than_itself(call, project, tmp_path):
 
 @pytest.mark.slow
 def test_half_as_slow_again_is_found_and_what_is_broken_fails(call, project, tmp_path):
-    ids = list(study_suite.benchmarks(None, CPU, "*json*"))
-    extra = project / "svilm_fast" / study_suite.EXTRA_FILE
+    ids = list(ab_suite.benchmarks(None, CPU, "*json*"))
+    extra = project / "svilm_fast" / ab_suite.EXTRA_FILE
     extra.write_text(json.dumps(dict.fromkeys(ids, 50)))
-    suite = project / "bench" / "ab" / "study_suite.py"
+    suite = project / SUITE_FILE
     text = suite.read_text()
     # The head's own benchmark of sha256 computes something else every time.
     broken = text.replace("import json\n", "import json\nimport os\n").replace(
@@ -172,18 +174,18 @@ def test_half_as_slow_again_is_found_and_what_is_broken_fails(call, project, tmp
     result, found = verdicts(out)
     assert code.exit_code == Outcome.FAILED
     by_name = {id.split("/")[1]: verdict for id, verdict in found.items()}
-    assert by_name["study-json"]["outcome"] == "REGRESSION"
-    assert by_name["study-json"]["ratio"] > 1.25
-    assert by_name["study-sha256"]["word"] == "wrong_result"
+    assert by_name["json"]["outcome"] == "REGRESSION"
+    assert by_name["json"]["ratio"] > 1.25
+    assert by_name["sha256"]["word"] == "wrong_result"
     assert result["commits"]["head_is_working_tree"] is True
 
 
 @pytest.mark.slow
 def test_the_status_is_that_of_the_worst_verdict(call, project, tmp_path):
     """Slower alone ends with 1, an id that the head's own benchmarks dropped with 4."""
-    extra = project / "svilm_fast" / study_suite.EXTRA_FILE
-    extra.write_text(json.dumps(dict.fromkeys(study_suite.benchmarks(None, CPU, "*json*"), 50)))
-    suite = project / "bench" / "ab" / "study_suite.py"
+    extra = project / "svilm_fast" / ab_suite.EXTRA_FILE
+    extra.write_text(json.dumps(dict.fromkeys(ab_suite.benchmarks(None, CPU, "*json*"), 50)))
+    suite = project / SUITE_FILE
     text = suite.read_text()
     out = tmp_path / "slow.json"
     sizes = ("--restarts", "4", "--renewals", "2", "--controls", "0", "--repository", project)
@@ -197,7 +199,7 @@ def test_the_status_is_that_of_the_worst_verdict(call, project, tmp_path):
     assert slower.exit_code == Outcome.REGRESSION, slower.output
     assert dropped.exit_code == Outcome.MISSING, dropped.output
     words = {id.split("/")[1]: one["word"] for id, one in verdicts(out)[1].items()}
-    assert words == {"study-json": "slower", "study-sha256": "missing"}
+    assert words == {"json": "slower", "sha256": "missing"}
 
 
 @pytest.mark.slow
