@@ -10,9 +10,9 @@ import typer
 
 from svilm_fast.bench.compare.results import Results, read_results
 from svilm_fast.bench.environment import ROOT
-from svilm_fast.bench.outcomes import Outcome
+from svilm_fast.bench.exit_codes import ExitCode
+from svilm_fast.bench.generated_section import put_section, section_of
 from svilm_fast.bench.report.rows import Row, rows_of
-from svilm_fast.bench.sections import put_section, section_of
 from svilm_fast.bench.units import bytes_text, percent_text, rate_text, ratio_text, time_text
 from svilm_fast.terminal import print
 
@@ -47,7 +47,7 @@ def table(
         print(f"wrote the section of GPU figures into {page.name}")
     elif section_of(page, SECTION) != text:
         print(f"{page.name} does not tell what the result files do: run `svilm bench table`")
-        raise typer.Exit(int(Outcome.REGRESSION))
+        raise typer.Exit(int(ExitCode.REGRESSION))
 
 
 def gpu_section(runs: Sequence[Results]) -> str:

@@ -10,11 +10,16 @@ from typing import Any
 
 from svilm_fast.bench.compare.results import Results
 from svilm_fast.bench.report import texts
-from svilm_fast.bench.report.growth import draw_growth, families
+from svilm_fast.bench.report.batch_scaling import draw_scaling, families
 from svilm_fast.bench.report.history import draw_history, series
+from svilm_fast.bench.report.peer_comparison import (
+    STATUSES,
+    compared_cases,
+    draw_comparison,
+    ratios_to_eager,
+)
 from svilm_fast.bench.report.roofline import draw_roofline, has_roofline
 from svilm_fast.bench.report.rows import OWN, Row, rows_of
-from svilm_fast.bench.report.sides import STATUSES, blocks, draw_sides, ratios_to_eager
 from svilm_fast.bench.units import (
     bytes_text,
     count_text,
@@ -27,11 +32,11 @@ from svilm_fast.earlier_result import check_replaceable
 from svilm_fast.report.page import Section, Tile, fill_template, picture
 
 # A figure of more cases is cut into several: a picture higher than a screen is hard to read.
-BLOCKS_OF_A_PICTURE = 8
+CASES_PER_PICTURE = 8
 
 
 @dataclass(frozen=True)
-class Line:
+class TableLine:
     """A row of the table of all figures; `problem` stands in place of the cells."""
 
     label: str
@@ -71,18 +76,18 @@ def sections_of(
     if has_roofline(rows, ceilings):
         drawn = picture("roofline", lambda t: draw_roofline(rows, ceilings, t), texts.ROOFLINE_ALT)
         found.append(Section("Roofline", texts.ROOFLINE, [("", drawn)]))
-    if side_by_side := blocks(rows, results.ratios):
-        told = texts.SIDES_PAIRED if results.ratios else texts.SIDES_APART
-        section = Section("Peers side by side", texts.SIDES, notes=[told])
-        for start in range(0, len(side_by_side), BLOCKS_OF_A_PICTURE):
-            part = side_by_side[start : start + BLOCKS_OF_A_PICTURE]
-            name = "peers" if not start else f"peers_{start // BLOCKS_OF_A_PICTURE + 1}"
-            drawn = picture(name, lambda t, part=part: draw_sides(part, t), texts.SIDES_ALT)  # type: ignore[misc]
+    if side_by_side := compared_cases(rows, results.ratios):
+        told = texts.PEERS_PAIRED if results.ratios else texts.PEERS_APART
+        section = Section("Peers side by side", texts.PEERS, notes=[told])
+        for start in range(0, len(side_by_side), CASES_PER_PICTURE):
+            part = side_by_side[start : start + CASES_PER_PICTURE]
+            name = "peers" if not start else f"peers_{start // CASES_PER_PICTURE + 1}"
+            drawn = picture(name, lambda t, part=part: draw_comparison(part, t), texts.PEERS_ALT)  # type: ignore[misc]
             section.pictures.append(("", drawn))
         found.append(section)
     if growing := families(rows):
-        drawn = picture("growth", lambda t: draw_growth(growing, t), texts.GROWTH_ALT)
-        found.append(Section("Growth with the batch", texts.GROWTH, [("", drawn)]))
+        drawn = picture("scaling", lambda t: draw_scaling(growing, t), texts.SCALING_ALT)
+        found.append(Section("Scaling with the batch", texts.SCALING, [("", drawn)]))
     if len(history) > 1 and series(history):
         drawn = picture("history", lambda t: draw_history(history, t), texts.HISTORY_ALT)
         notes = [f"{others} results of other machines were left out."] if others else []
@@ -113,9 +118,9 @@ def tiles_of(rows: Sequence[Row], results: Results) -> list[Tile]:
     return tiles
 
 
-def groups_of(rows: Sequence[Row]) -> list[tuple[str, list[Line]]]:
+def groups_of(rows: Sequence[Row]) -> list[tuple[str, list[TableLine]]]:
     """The table of all figures, a group per case."""
-    groups: dict[str, list[Line]] = {}
+    groups: dict[str, list[TableLine]] = {}
     for row in rows:
         title = " · ".join(part for part in (row.suite, row.name, row.case, row.dtype) if part)
         groups.setdefault(title, []).append(_line(row))
@@ -143,10 +148,10 @@ def write_page(path: Path, page: str) -> None:
     path.write_text(page, encoding="utf-8")
 
 
-def _line(row: Row) -> Line:
+def _line(row: Row) -> TableLine:
     label, own = f"{row.direction}, {row.provider}", row.provider in OWN
     if not row.ms:
-        return Line(label, own, (), STATUSES.get(row.status, row.status), row.skipped)
+        return TableLine(label, own, (), STATUSES.get(row.status, row.status), row.skipped)
     spread = ""
     if row.p20_ms and row.p80_ms:
         spread = f"{time_text(row.p20_ms)} .. {time_text(row.p80_ms)}"
@@ -161,4 +166,4 @@ def _line(row: Row) -> Line:
         "" if row.error is None else f"{row.error:.1e}",
         rates,
     )
-    return Line(label, own, cells)
+    return TableLine(label, own, cells)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from svilm_fast.bench.outcomes import Outcome
+from svilm_fast.bench.exit_codes import ExitCode
 from svilm_fast.bench.peers import PEERS
 from svilm_fast.bench.run.record import Record
 from svilm_fast.bench.units import bytes_text
@@ -24,12 +24,12 @@ def failures(records: Iterable[Record]) -> list[Record]:
     ]
 
 
-def outcome(records: Iterable[Record]) -> Outcome:
+def exit_code(records: Iterable[Record]) -> ExitCode:
     """`FAILED` where a record is a failure, `MISSING` where nothing at all was measured."""
     records = list(records)
     if failures(records):
-        return Outcome.FAILED
-    return Outcome.OK if any(record.measured for record in records) else Outcome.MISSING
+        return ExitCode.FAILED
+    return ExitCode.OK if any(record.measured for record in records) else ExitCode.MISSING
 
 
 def status_text(record: Record) -> str:

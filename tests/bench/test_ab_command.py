@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from svilm_fast.bench.ab import checkouts as places
 from svilm_fast.bench.ab.command import ab, fraction
 from svilm_fast.bench.environment import ROOT
-from svilm_fast.bench.outcomes import Outcome
+from svilm_fast.bench.exit_codes import ExitCode
 from tests.bench import ab_suite
 
 CPU = torch.device("cpu")
@@ -73,7 +73,7 @@ def test_wrong_usage_ends_with_its_own_status(call, repository, monkeypatch, arg
     monkeypatch.setenv("COLUMNS", "300")
     before = signal.getsignal(signal.SIGTERM)
     result = call(*arguments, "--repository", repository, "--device", "cpu")
-    assert result.exit_code == Outcome.USAGE == 2
+    assert result.exit_code == ExitCode.USAGE == 2
     assert told in " ".join(result.output.split())
     assert signal.getsignal(signal.SIGTERM) == before
     assert len(git(repository, "worktree", "list").splitlines()) == 1
@@ -140,8 +140,8 @@ def test_a_version_is_not_slower_than_itself(call, project, tmp_path):
     sizes = ("--restarts", "2", "--renewals", "2")
     code = call("--base", "main", "--aa", "--repository", project, "--out", out, *FEW, *sizes)
     result, found = verdicts(out)
-    assert code.exit_code in (Outcome.OK, Outcome.NOISY)
-    assert Outcome[result["outcome"]] == code.exit_code
+    assert code.exit_code in (ExitCode.OK, ExitCode.NOISY)
+    assert ExitCode[result["exit_code"]] == code.exit_code
     assert {id.split("/")[1] for id in found} == {"json", "sha256"}
     assert all(verdict["word"] in ("same", "undecided") for verdict in found.values())
     for id in found:
@@ -172,9 +172,9 @@ def test_half_as_slow_again_is_found_and_what_is_broken_fails(call, project, tmp
         suite.write_text(text)
         extra.unlink()
     result, found = verdicts(out)
-    assert code.exit_code == Outcome.FAILED
+    assert code.exit_code == ExitCode.FAILED
     by_name = {id.split("/")[1]: verdict for id, verdict in found.items()}
-    assert by_name["json"]["outcome"] == "REGRESSION"
+    assert by_name["json"]["exit_code"] == "REGRESSION"
     assert by_name["json"]["ratio"] > 1.25
     assert by_name["sha256"]["word"] == "wrong_result"
     assert result["commits"]["head_is_working_tree"] is True
@@ -196,8 +196,8 @@ def test_the_status_is_that_of_the_worst_verdict(call, project, tmp_path):
     finally:
         suite.write_text(text)
         extra.unlink()
-    assert slower.exit_code == Outcome.REGRESSION, slower.output
-    assert dropped.exit_code == Outcome.MISSING, dropped.output
+    assert slower.exit_code == ExitCode.REGRESSION, slower.output
+    assert dropped.exit_code == ExitCode.MISSING, dropped.output
     words = {id.split("/")[1]: one["word"] for id, one in verdicts(out)[1].items()}
     assert words == {"json": "slower", "sha256": "missing"}
 
@@ -206,7 +206,7 @@ def test_the_status_is_that_of_the_worst_verdict(call, project, tmp_path):
 @pytest.mark.parametrize("choice", [("--suite", "nothing"), ("--only", "*/nothing/*")])
 def test_a_wrong_suite_or_pattern_is_usage(call, project, choice):
     result = call("--base", "main", "--aa", "--repository", project, "--device", "cpu", *choice)
-    assert result.exit_code == Outcome.USAGE
+    assert result.exit_code == ExitCode.USAGE
     assert "nothing" in result.output
 
 
@@ -222,13 +222,13 @@ def test_a_base_without_a_worker_runs_heads_benchmarks_or_says_what_to_do(call, 
     sizes = ("--restarts", "2", "--renewals", "1", "--repository", old)
     out = tmp_path / "old.json"
     refused = call("--base", "old", "--out", out, *FEW, *sizes)
-    assert refused.exit_code == Outcome.USAGE
+    assert refused.exit_code == ExitCode.USAGE
     assert "--unlisted-base" in refused.output
     assert not out.exists()
     sizes = (*sizes, "--unlisted-base")
     own = call("--base", "old", "--bench-from", "own", "--out", out, *FEW, *sizes)
-    assert own.exit_code == Outcome.FAILED
+    assert own.exit_code == ExitCode.FAILED
     assert "svilm_fast.bench.ab" in verdicts(out)[0]["messages"][0]
     code = call("--base", "old", "--out", out, *FEW, *sizes)
-    assert code.exit_code in (Outcome.OK, Outcome.NOISY)
+    assert code.exit_code in (ExitCode.OK, ExitCode.NOISY)
     assert any("what head dropped" in line for line in verdicts(out)[0]["messages"])

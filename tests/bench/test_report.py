@@ -7,12 +7,12 @@ import matplotlib.pyplot as plt
 import pytest
 
 from svilm_fast.bench.compare.results import read_results
-from svilm_fast.bench.report.growth import families
+from svilm_fast.bench.report.batch_scaling import families
 from svilm_fast.bench.report.history import change_points, read_history, series
 from svilm_fast.bench.report.page import build_page, facts_of, sections_of
+from svilm_fast.bench.report.peer_comparison import compared_cases, draw_comparison, ratios_to_eager
 from svilm_fast.bench.report.roofline import draw_roofline, has_roofline
 from svilm_fast.bench.report.rows import rows_of
-from svilm_fast.bench.report.sides import blocks, draw_sides, ratios_to_eager
 from svilm_fast.bench.units import (
     bytes_text,
     count_text,
@@ -48,7 +48,7 @@ def test_the_page_holds_every_record_and_loads_nothing(gpu_file, tmp_path, capsy
     assert "1 results of other machines were left out" in text
     assert text.count('class="own"') + text.count("<tr><td>") >= 62
     written = {path.name for path in pictures.iterdir()}
-    assert written == {"roofline.png", "peers.png", "growth.png", "history.png"}
+    assert written == {"roofline.png", "peers.png", "scaling.png", "history.png"}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures.iterdir())
     assert "wrote" in capsys.readouterr().out
 
@@ -77,9 +77,9 @@ def test_a_result_without_ceilings_or_peers_still_makes_a_page(tmp_path):
 
 
 def test_the_fused_path_is_what_peers_are_compared_with(rows):
-    found = blocks(rows)
-    assert [block.own.provider for block in found] == ["fused"] * 4
-    largest = next(block for block in found if "65536" in block.title)
+    found = compared_cases(rows)
+    assert [case.own.provider for case in found] == ["fused"] * 4
+    largest = next(case for case in found if "65536" in case.title)
     assert largest.peers[-1].status == "oom"
     assert largest.peers[-1].ms is None
     times = [row.ms for row in largest.peers[:-1]]
@@ -90,7 +90,7 @@ def test_the_fused_path_is_what_peers_are_compared_with(rows):
 
 def test_without_a_fused_figure_the_reference_is_first(rows):
     left = [row for row in rows if row.provider != "fused"]
-    assert {block.own.provider for block in blocks(left)} == {"reference"}
+    assert {case.own.provider for case in compared_cases(left)} == {"reference"}
 
 
 def test_ratios_of_turns_come_before_those_of_medians(gpu_file):
@@ -108,9 +108,9 @@ def test_ratios_of_turns_come_before_those_of_medians(gpu_file):
     ]
     path.write_text(json.dumps(content))
     results = read_results(path)
-    found = blocks(rows_of(results), results.ratios)
-    assert [block.ratios for block in found] == [{"eager": 1.75}, {}, {}, {}]
-    drawn = draw_sides(found, LIGHT)
+    found = compared_cases(rows_of(results), results.ratios)
+    assert [case.ratios for case in found] == [{"eager": 1.75}, {}, {}, {}]
+    drawn = draw_comparison(found, LIGHT)
     assert any(text.get_text().startswith(" 1.8×") for text in drawn.axes[0].texts)
     plt.close(drawn)
     assert sections_of(results)[1].notes[0].startswith("Ratios of times are medians over rounds")

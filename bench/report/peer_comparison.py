@@ -36,7 +36,7 @@ TICKS = (
 
 
 @dataclass(frozen=True)
-class Block:
+class ComparedCase:
     """One case: our own row and those of the peers, fastest first."""
 
     title: str
@@ -51,7 +51,9 @@ class Block:
         return (self.own, *self.peers)
 
 
-def blocks(rows: Sequence[Row], ratios: Sequence[Mapping[str, Any]] = ()) -> list[Block]:
+def compared_cases(
+    rows: Sequence[Row], ratios: Sequence[Mapping[str, Any]] = ()
+) -> list[ComparedCase]:
     """Cases, forward and backward together, that a peer was measured on as well.
 
     ratios: what `svilm bench peers` wrote; it comes before the quotient of two medians.
@@ -73,28 +75,28 @@ def blocks(rows: Sequence[Row], ratios: Sequence[Mapping[str, Any]] = ()) -> lis
             if (ratio["case"], ratio["direction"]) == (f"{name}/{case}", "both")
             and ratio["ours"] == first
         }
-        found.append(Block(f"{name}  {case}", own, tuple(others), paired))
+        found.append(ComparedCase(f"{name}  {case}", own, tuple(others), paired))
     return found
 
 
 def ratios_to_eager(rows: Sequence[Row]) -> list[float]:
     """Eager's time over ours for every case of the ops that both were measured on."""
     return [
-        row.ms / block.own.ms
-        for block in blocks([row for row in rows if row.suite == "ops"])
-        for row in block.peers
-        if row.provider == "eager" and row.ms and block.own.ms
+        row.ms / case.own.ms
+        for case in compared_cases([row for row in rows if row.suite == "ops"])
+        for row in case.peers
+        if row.provider == "eager" and row.ms and case.own.ms
     ]
 
 
-def draw_sides(found: Sequence[Block], theme: Theme) -> Figure:
+def draw_comparison(found: Sequence[ComparedCase], theme: Theme) -> Figure:
     """Time left, memory right; the first of a case is one, a bar to the right of it costs more.
 
-    Raises ValueError without a block.
+    Raises ValueError without a case.
     """
     if not found:
         raise ValueError("no peer was measured beside an op")
-    lines = sum(len(block.rows) + 1.6 for block in found)
+    lines = sum(len(case.rows) + 1.6 for case in found)
     figure, (times, memories) = plt.subplots(
         1,
         2,
@@ -104,11 +106,11 @@ def draw_sides(found: Sequence[Block], theme: Theme) -> Figure:
     )
     place = 0.0
     labels: list[tuple[float, str]] = []
-    for block in found:
+    for case in found:
         times.text(
             0.0,
             place + 0.15,
-            block.title,
+            case.title,
             transform=times.get_yaxis_transform(),
             fontweight="bold",
             fontsize=9,
@@ -117,12 +119,12 @@ def draw_sides(found: Sequence[Block], theme: Theme) -> Figure:
             parse_math=False,
             bbox={"facecolor": theme.surface, "edgecolor": "none", "pad": 1.5},
         )
-        for row in block.rows:
+        for row in case.rows:
             place += 1
             labels.append((place, row.provider))
-            paired = block.ratios.get(row.provider)
-            _bar(times, place, "ms", row, block.own, time_text(row.ms), theme, paired)
-            _bar(memories, place, "memory", row, block.own, bytes_text(row.memory), theme)
+            paired = case.ratios.get(row.provider)
+            _bar(times, place, "ms", row, case.own, time_text(row.ms), theme, paired)
+            _bar(memories, place, "memory", row, case.own, bytes_text(row.memory), theme)
         place += 1.6
     times.set_yticks([y for y, _ in labels], [name for _, name in labels])
     times.tick_params(axis="y", length=0, labelcolor=theme.ink)

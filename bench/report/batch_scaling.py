@@ -45,7 +45,7 @@ def families(rows: Sequence[Row]) -> list[Family]:
     return list(best.values())
 
 
-def draw_growth(found: Sequence[Family], theme: Theme) -> Figure:
+def draw_scaling(found: Sequence[Family], theme: Theme) -> Figure:
     """A row of two charts per family: time and peak of memory, both log-log.
 
     Raises ValueError without a family.
