@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from svilm_fast.bench.compare.results import Results
 from svilm_fast.bench.environment import environment
 from svilm_fast.bench.exit_codes import ExitCode
 from svilm_fast.bench.run import pytest_gate
-from svilm_fast.bench.run.file import write_json
+from svilm_fast.bench.run.file import Results, write_json
 from svilm_fast.bench.run.record import Record
 from svilm_fast.bench.run.runner import result
 from svilm_fast.bench.suites import benchmarks
@@ -83,7 +82,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     exit_code, texts = pytest_gate.judged(
         baseline,
         written["environment"],
-        written["records"],
+        records,
         config.getoption("svilm_fail_over"),
         allow_dirty=config.getoption("svilm_allow_dirty"),
     )

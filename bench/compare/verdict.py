@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from svilm_fast.bench.compare.results import Results, figure, skipped
 from svilm_fast.bench.environment import MUST_MATCH
 from svilm_fast.bench.exit_codes import ExitCode
+from svilm_fast.bench.run.file import Results
+from svilm_fast.bench.run.record import Record
 
 RESAMPLES = 2000
 LEVEL = 0.99
@@ -110,7 +111,7 @@ def judge(
         if new is None:
             lines.append(IdVerdict(id, ExitCode.MISSING, "vanished: it is in the baseline only"))
         elif old is None:
-            exit_code = ExitCode.OK if allow_new and figure(new, "median_ms") else ExitCode.MISSING
+            exit_code = ExitCode.OK if allow_new and new.time_ms else ExitCode.MISSING
             lines.append(IdVerdict(id, exit_code, "new: the baseline does not have it"))
         else:
             lines.append(_judge_pair(id, old, new, limit, memory_limit))
@@ -137,28 +138,25 @@ def ratio_interval(before: list[float], after: list[float]) -> tuple[float, floa
     return float(low), float(high)
 
 
-def _judge_pair(
-    id: str, old: Mapping[str, Any], new: Mapping[str, Any], limit: float, memory_limit: float
-) -> IdVerdict:
-    if skipped(old) and skipped(new):
-        return IdVerdict(id, ExitCode.OK, f"{new['status']} (in both)")
-    if skipped(new):
-        return IdVerdict(id, ExitCode.MISSING, f"measured in the baseline, now {new['status']}")
-    before_ms, after_ms = figure(old, "median_ms"), figure(new, "median_ms")
+def _judge_pair(id: str, old: Record, new: Record, limit: float, memory_limit: float) -> IdVerdict:
+    if old.skipped and new.skipped:
+        return IdVerdict(id, ExitCode.OK, f"{new.status} (in both)")
+    if new.skipped:
+        return IdVerdict(id, ExitCode.MISSING, f"measured in the baseline, now {new.status}")
+    before_ms, after_ms = old.time_ms, new.time_ms
     if after_ms is None:
-        return IdVerdict(id, ExitCode.FAILED, f"no figure: {new['status']}")
+        return IdVerdict(id, ExitCode.FAILED, f"no figure: {new.status}")
     if before_ms is None:
-        missing = skipped(old)
         return IdVerdict(
             id,
-            ExitCode.MISSING if missing else ExitCode.FAILED,
-            f"no figure in the baseline: {old['status']}",
+            ExitCode.MISSING if old.skipped else ExitCode.FAILED,
+            f"no figure in the baseline: {old.status}",
         )
-    if old.get("clock") != new.get("clock"):
-        clocks = f"{old.get('clock') or 'unknown'} / {new.get('clock') or 'unknown'}"
+    if old.clock != new.clock:
+        clocks = f"{old.clock or 'unknown'} / {new.clock or 'unknown'}"
         return IdVerdict(id, ExitCode.INCOMPARABLE, f"timed by different clocks: {clocks}")
     samples = [
-        list(record.get("samples_ms") or [middle])
+        list(record.samples_ms) or [middle]
         for record, middle in (
             (old, before_ms),
             (new, after_ms),
@@ -184,15 +182,13 @@ def _judge_pair(
         after_ms,
         ratio,
         interval,
-        old.get("peak_extra_bytes"),
-        new.get("peak_extra_bytes"),
+        old.peak_extra_bytes,
+        new.peak_extra_bytes,
     )
 
 
-def _judge_memory(
-    old: Mapping[str, Any], new: Mapping[str, Any], limit: float
-) -> tuple[ExitCode, str]:
-    before, after = old.get("peak_extra_bytes"), new.get("peak_extra_bytes")
+def _judge_memory(old: Record, new: Record, limit: float) -> tuple[ExitCode, str]:
+    before, after = old.peak_extra_bytes, new.peak_extra_bytes
     if before is None:
         return ExitCode.OK, ""
     if after is None:

@@ -17,11 +17,10 @@ from typing import NoReturn
 import torch
 
 from svilm_fast.bench.ceilings import Ceilings, measure_ceilings
-from svilm_fast.bench.compare.results import Results, read_results
 from svilm_fast.bench.environment import ROOT, environment, slug
 from svilm_fast.bench.exit_codes import ExitCode
 from svilm_fast.bench.peers import PEERS
-from svilm_fast.bench.run.file import check_replaceable, write_json
+from svilm_fast.bench.run.file import Results, check_replaceable, read_results, write_json
 from svilm_fast.bench.run.record import Record
 from svilm_fast.bench.run.runner import PAST_DEADLINE, blank, result, run
 from svilm_fast.bench.run.text import failures, line, status_text
@@ -61,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
         f"ceilings of this run: product {ceilings.product_flops / 1e12:.1f} TFLOP/s, "
         f"copy {ceilings.copy_bytes / 1e9:.0f} GB/s"
     )
-    records = [Record.from_json(one) for one in earlier.records.values()] if earlier else []
+    records: list[Record] = list(earlier.records.values()) if earlier else []
     known = {record.id for record in records}
     why = {id: text for id, text in options.without if id not in known}
     for one in chosen:

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from svilm_fast.bench.compare.results import Results, read_results, same_file
 from svilm_fast.bench.compare.verdict import IdVerdict, judge, overall, percent, refusal
 from svilm_fast.bench.exit_codes import ExitCode
+from svilm_fast.bench.run.file import Results, read_results, same_file
+from svilm_fast.bench.run.record import Record
 from svilm_fast.bench.units import limited_time
 
 # Beyond pytest's own exit statuses (0 to 5): 11 regression, 13 incomparable, 14 missing, ...
@@ -94,13 +95,13 @@ def why_disabled(config: pytest.Config) -> str | None:
 def judged(
     baseline: Results,
     environment: Mapping[str, Any],
-    records: Iterable[Mapping[str, Any]],
+    records: Iterable[Record],
     limit: str,
     *,
     allow_dirty: bool = False,
 ) -> tuple[ExitCode, list[str]]:
     """The exit code of a run against its baseline, and the lines that say why it is no pass."""
-    found = Results(baseline.path, environment, {}, {record["id"]: record for record in records})
+    found = Results(baseline.path, environment, {}, {record.id: record for record in records})
     reason = refusal(baseline, found, None if allow_dirty else "--svilm-allow-dirty")
     if reason is not None:
         return ExitCode.INCOMPARABLE, [reason]

@@ -173,6 +173,7 @@ def test_the_worst_outcome_is_the_exit_status(compare):
         ('{"schema": 2, "records": []}', "its schema: 2"),
         ('{"schema": 1, "records": []}', "holds no record"),
         ('{"schema": 1, "records": [{"id": "a"}]}', "lacks id or status"),
+        ('{"schema": 1, "records": [{"id": "a", "status": "ok"}]}', "suite/name/case"),
         (json.dumps({"schema": 1, "records": [record(), record()]}), "twice"),
     ],
 )

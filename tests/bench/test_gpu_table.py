@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from svilm_fast.bench.compare.results import read_results
 from svilm_fast.bench.environment import ROOT
 from svilm_fast.bench.exit_codes import ExitCode
 from svilm_fast.bench.generated_section import put_section, section_of
 from svilm_fast.bench.report.gpu_table import NOTHING, SECTION, gpu_section
+from svilm_fast.bench.run.file import read_results
 from svilm_fast.cli import main
 
 GPU = {"gpu": "Made Up GPU", "torch": "2.11", "triton": "3.6", "commit": "abcdef0123456789"}

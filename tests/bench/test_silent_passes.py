@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from svilm_fast.bench.compare.results import Results
 from svilm_fast.bench.exit_codes import ExitCode
 from svilm_fast.bench.run import pytest_gate
+from svilm_fast.bench.run.file import Results
+from svilm_fast.bench.run.record import Record
 from svilm_fast.bench.suites import ops as ops_suite
 from svilm_fast.kernels.registry import ops
 
@@ -163,10 +164,11 @@ def test_a_fractional_percentage_is_taken_and_decides(nested, baseline):
 def test_the_fraction_of_a_percent_counts():
     def record(milliseconds):
         samples = [milliseconds * (1 + 1e-5 * place) for place in range(20)]
-        return {"id": "a", "status": "ok", "samples_ms": samples, "median_ms": samples[10]}
+        numbers = {"status": "ok", "samples_ms": samples, "median_ms": samples[10]}
+        return Record.from_json({"id": REFERENCE} | numbers)
 
     environment = {"fingerprint": "same", "dirty": False, "commit": "0123abcd"}
-    before = Results(Path("baseline"), environment, {}, {"a": record(1.0)})
+    before = Results(Path("baseline"), environment, {}, {REFERENCE: record(1.0)})
     slower = [record(1.052)]
     assert pytest_gate.judged(before, environment, slower, "5.5%")[0] is ExitCode.OK
     assert pytest_gate.judged(before, environment, slower, "5.1%")[0] is ExitCode.REGRESSION
