@@ -11,8 +11,8 @@ from svilm_fast.bench.ab.command import ab
 from svilm_fast.bench.comm.command import comm
 from svilm_fast.bench.compare.command import compare
 from svilm_fast.bench.counts.command import counts
-from svilm_fast.bench.growth.command import memory
-from svilm_fast.bench.outcomes import Outcome
+from svilm_fast.bench.exit_codes import ExitCode
+from svilm_fast.bench.memory_scaling.command import memory
 from svilm_fast.bench.report.command import report
 from svilm_fast.bench.report.gpu_table import table
 from svilm_fast.bench.run.command import run_suites
@@ -25,7 +25,7 @@ from svilm_fast.train.run_app import EXIT_UNEXPECTED, exit_code_of, one_line
 class ToolFailure(UserError):
     """A command broke by itself, which says nothing of what it was to measure."""
 
-    exit_code = int(Outcome.FAILED)
+    exit_code = int(ExitCode.FAILED)
 
 
 class Commands(TyperGroup):

@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from svilm_fast.bench.compare.results import Results
 from svilm_fast.bench.environment import environment
-from svilm_fast.bench.outcomes import Outcome
+from svilm_fast.bench.exit_codes import ExitCode
 from svilm_fast.bench.run import pytest_gate
-from svilm_fast.bench.run.file import write_json
+from svilm_fast.bench.run.file import Results, write_json
 from svilm_fast.bench.run.record import Record
 from svilm_fast.bench.run.runner import result
 from svilm_fast.bench.suites import benchmarks
@@ -80,16 +79,16 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     baseline = config.stash[_BASELINE]
     if baseline is None:
         return
-    outcome, texts = pytest_gate.judged(
+    exit_code, texts = pytest_gate.judged(
         baseline,
         written["environment"],
-        written["records"],
+        records,
         config.getoption("svilm_fail_over"),
         allow_dirty=config.getoption("svilm_allow_dirty"),
     )
-    config.stash[_JUDGED] = [f"svilm gate: {outcome.name}", *texts]
-    if outcome is not Outcome.OK:
-        session.exitstatus = pytest_gate.EXIT_OFFSET + int(outcome)
+    config.stash[_JUDGED] = [f"svilm gate: {exit_code.name}", *texts]
+    if exit_code is not ExitCode.OK:
+        session.exitstatus = pytest_gate.EXIT_OFFSET + int(exit_code)
 
 
 def pytest_terminal_summary(

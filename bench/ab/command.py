@@ -10,19 +10,19 @@ from typing import Annotated, Literal
 import typer
 from rich.table import Table
 
-from svilm_fast.bench.ab.gate import Comparison, Request, compare
+from svilm_fast.bench.ab.gate import Comparison, ComparisonRequest, compare
 from svilm_fast.bench.ab.protocol import SUITES_MODULE
-from svilm_fast.bench.ab.session import Plan
-from svilm_fast.bench.ab.verdict import Rule, Verdict
+from svilm_fast.bench.ab.session import MeasurementPlan
+from svilm_fast.bench.ab.verdict import BenchmarkVerdict, DecisionRule
 from svilm_fast.bench.compare.verdict import percent
 from svilm_fast.bench.console import wide_console
 from svilm_fast.bench.environment import ROOT
-from svilm_fast.bench.outcomes import Outcome
+from svilm_fast.bench.exit_codes import ExitCode
 from svilm_fast.bench.run.command import chosen_device
 from svilm_fast.bench.run.file import check_replaceable, write_json
 from svilm_fast.core.console import Console
 
-DEFAULT = Plan()
+DEFAULT = MeasurementPlan()
 # CUDA does not survive a fork, so there the pairs of one process replace the renewals.
 CUDA_PAIRS = 40
 
@@ -82,7 +82,7 @@ def ab(
         check_replaceable(out)
     where = chosen_device(device)
     cuda = where.type == "cuda"
-    plan = Plan(
+    plan = MeasurementPlan(
         restarts=restarts,
         renewals=(0 if cuda else DEFAULT.renewals) if renewals is None else renewals,
         pairs=(CUDA_PAIRS if cuda else DEFAULT.pairs) if pairs is None else pairs,
@@ -93,10 +93,10 @@ def ab(
     )
     if cuda and plan.renewals:
         raise typer.BadParameter("--renewals forks processes, which CUDA does not survive: use 0")
-    rule = Rule(fraction(threshold), fraction(must_see), confidence, frozenset(allow or ()))
+    rule = DecisionRule(fraction(threshold), fraction(must_see), confidence, frozenset(allow or ()))
     if rule.must_see <= rule.threshold:
         raise typer.BadParameter("--must-see has to be larger than --threshold")
-    request = Request(
+    request = ComparisonRequest(
         repository=repository.resolve(),
         base=base,
         head=head,
@@ -122,7 +122,7 @@ def ab(
     if out is not None:
         write_json(out, comparison.as_json())
     show(comparison, console)
-    raise typer.Exit(int(comparison.judgement.outcome))
+    raise typer.Exit(int(comparison.judgement.exit_code))
 
 
 def fraction(text: str) -> float:
@@ -140,21 +140,21 @@ def fraction(text: str) -> float:
 
 
 def show(comparison: Comparison, console: Console) -> None:
-    """Print all verdicts, the worst last, and the outcome."""
+    """Print all verdicts, the worst last, and the exit code."""
     judgement = comparison.judgement
     table = Table("benchmark", "head / base", "interval", "verdict", box=None)
-    order = {outcome: place for place, outcome in enumerate(Outcome)}
-    for verdict in sorted(judgement.verdicts, key=lambda one: order[one.outcome]):
+    order = {exit_code: place for place, exit_code in enumerate(ExitCode)}
+    for verdict in sorted(judgement.verdicts, key=lambda one: order[one.exit_code]):
         table.add_row(verdict.id, *_figures(verdict), f"{verdict.word} {verdict.message}".strip())
     for verdict in judgement.controls:
         table.add_row(f"base against base: {verdict.id}", *_figures(verdict), verdict.word)
     console.print(table)
     told = "; ".join(judgement.messages)
-    line = f"{judgement.outcome.name} ({int(judgement.outcome)})"
+    line = f"{judgement.exit_code.name} ({int(judgement.exit_code)})"
     _say(console, f"{line}: {told}" if told else line)
 
 
-def _figures(verdict: Verdict) -> tuple[str, str]:
+def _figures(verdict: BenchmarkVerdict) -> tuple[str, str]:
     if verdict.ratio is None or verdict.interval is None:
         return "-", "-"
     low, high = (100 * (end - 1) for end in verdict.interval)

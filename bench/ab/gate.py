@@ -15,11 +15,11 @@ from svilm_fast.bench.ab.checkouts import Checkouts, checkouts, git, take_benchm
 from svilm_fast.bench.ab.process import SideError
 from svilm_fast.bench.ab.protocol import SUITES_MODULE
 from svilm_fast.bench.ab.samples import BASE, CONTROL, HEAD
-from svilm_fast.bench.ab.session import Measured, Plan, Session, SideSpec
-from svilm_fast.bench.ab.verdict import Judgement, Rule, judge
-from svilm_fast.bench.outcomes import Outcome
+from svilm_fast.bench.ab.session import Measured, MeasurementPlan, Session, SideSpec
+from svilm_fast.bench.ab.verdict import DecisionRule, Judgement, judge
+from svilm_fast.bench.exit_codes import ExitCode
 
-SCHEMA = 1
+SCHEMA = 2
 BenchFrom = Literal["head", "own"]
 # What a checkout tells of itself; it must run where no worker existed yet.
 _LIST = """
@@ -45,7 +45,7 @@ print("ids:" + json.dumps(ids))
 
 
 @dataclass(frozen=True)
-class Request:
+class ComparisonRequest:
     """What is compared, and how.
 
     Attributes:
@@ -73,15 +73,15 @@ class Request:
     bench_from: BenchFrom = "head"
     unlisted_base: bool = False
     module: str = SUITES_MODULE
-    plan: Plan = field(default_factory=Plan)
-    rule: Rule = field(default_factory=Rule)
+    plan: MeasurementPlan = field(default_factory=MeasurementPlan)
+    rule: DecisionRule = field(default_factory=DecisionRule)
 
 
 @dataclass(frozen=True)
 class Comparison:
     """The request, what it measured and how it was judged."""
 
-    request: Request
+    request: ComparisonRequest
     commits: dict[str, Any]
     measured: Measured | None
     judgement: Judgement
@@ -90,7 +90,7 @@ class Comparison:
         """What is written: everything, all samples too."""
         return {
             "schema": SCHEMA,
-            "outcome": self.judgement.outcome.name,
+            "exit_code": self.judgement.exit_code.name,
             "messages": self.judgement.messages,
             "request": _plain(asdict(self.request)),
             "commits": self.commits,
@@ -100,7 +100,9 @@ class Comparison:
         }
 
 
-def compare(request: Request, say: Callable[[str], None] = lambda line: None) -> Comparison:
+def compare(
+    request: ComparisonRequest, say: Callable[[str], None] = lambda line: None
+) -> Comparison:
     """Run a comparison.
 
     Raises:
@@ -128,8 +130,8 @@ def compare(request: Request, say: Callable[[str], None] = lambda line: None) ->
         except SideError as error:
             if error.kind == "usage" and not own_ids:
                 raise ValueError(str(error)) from error
-            outcome = Outcome.MISSING if error.kind == "usage" else Outcome.FAILED
-            judgement = Judgement(outcome, [], [], [str(error)])
+            exit_code = ExitCode.MISSING if error.kind == "usage" else ExitCode.FAILED
+            judgement = Judgement(exit_code, [], [], [str(error)])
             return Comparison(request, commits, None, judgement)
     messages = []
     if own_ids is None:
@@ -143,7 +145,7 @@ def compare(request: Request, say: Callable[[str], None] = lambda line: None) ->
     return Comparison(request, commits, measured, judgement)
 
 
-def _own_ids(request: Request, folders: Checkouts) -> list[str] | None:
+def _own_ids(request: ComparisonRequest, folders: Checkouts) -> list[str] | None:
     """What base's own benchmarks are; None where base is older than the list of benchmarks."""
     wanted = [request.module, request.suites, request.only, request.device]
     try:
@@ -165,7 +167,7 @@ def _own_ids(request: Request, folders: Checkouts) -> list[str] | None:
     return json.loads(lines[-1][len("ids:") :])
 
 
-def _sides(request: Request, folders: Checkouts) -> list[SideSpec]:
+def _sides(request: ComparisonRequest, folders: Checkouts) -> list[SideSpec]:
     command = [sys.executable, "-m", "svilm_fast.bench.ab.worker"]
     command += ["--device", request.device, "--threads", str(request.threads)]
     command += ["--module", request.module]
@@ -197,7 +199,7 @@ def _variables(folder: Path, cache: Path, threads: int) -> dict[str, str]:
 
 def _plain(value: Any) -> Any:
     """The same with types that JSON knows."""
-    if isinstance(value, Outcome):
+    if isinstance(value, ExitCode):
         return value.name
     if isinstance(value, dict):
         return {key: _plain(one) for key, one in value.items()}

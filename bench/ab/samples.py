@@ -10,7 +10,7 @@ BASE, HEAD, CONTROL = "base", "head", "control"
 
 
 @dataclass
-class Draw:
+class RenewalSamples:
     """Samples of one benchmark from one renewal of all processes, nanoseconds of a batch of calls.
 
     `order` has the first letters of the sides for each pair (triple with a control); `ns` and
@@ -45,12 +45,12 @@ def faster_half(values: Sequence[float]) -> float:
     return sum(sorted(values)[:count]) / count
 
 
-def log_ratios(draws: Sequence[Draw], side: str) -> list[list[float]]:
+def log_ratios(draws: Sequence[RenewalSamples], side: str) -> list[list[float]]:
     """Log ratios of `side` to base, grouped by restart.
 
     A renewal gives one value; in a restart with a single renewal each pair does.
     """
-    by_restart: dict[int, list[Draw]] = {}
+    by_restart: dict[int, list[RenewalSamples]] = {}
     for draw in draws:
         by_restart.setdefault(draw.restart, []).append(draw)
     return [

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from svilm_fast.bench.ab.process import SideError, Worker
-from svilm_fast.bench.ab.samples import BASE, CONTROL, HEAD, Draw
+from svilm_fast.bench.ab.samples import BASE, CONTROL, HEAD, RenewalSamples
 
 WARM_CALLS = 1
 LEAST = 3
@@ -26,7 +26,7 @@ Job = tuple[int, str]
 
 
 @dataclass(frozen=True)
-class Plan:
+class MeasurementPlan:
     """How a comparison is measured.
 
     Attributes:
@@ -84,10 +84,10 @@ class Measured:
     `ids` holds each side's own list, `left_out` what cannot be timed in turns.
     """
 
-    plan: Plan
+    plan: MeasurementPlan
     ids: dict[str, list[str]] = field(default_factory=dict)
     environments: dict[str, dict[str, Any]] = field(default_factory=dict)
-    draws: dict[str, list[Draw]] = field(default_factory=dict)
+    draws: dict[str, list[RenewalSamples]] = field(default_factory=dict)
     errors: dict[str, dict[str, float | None]] = field(default_factory=dict)
     peaks: dict[str, dict[str, int]] = field(default_factory=dict)
     failures: dict[str, Failure] = field(default_factory=dict)
@@ -123,7 +123,7 @@ class Session:
     def __init__(
         self,
         sides: Sequence[SideSpec],
-        plan: Plan,
+        plan: MeasurementPlan,
         logs: Path,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
@@ -297,12 +297,12 @@ class Session:
         affordable = int(plan.budget_s / ((WARM_CALLS + calls * plan.pairs) * call_s * sides))
         return Batch(calls, plan.pairs, max(LEAST, affordable))
 
-    def _draw(self, team: Team, id: str, restart: int, renewal: int) -> Draw:
+    def _draw(self, team: Team, id: str, restart: int, renewal: int) -> RenewalSamples:
         limit = self.plan.timeout_s
         batch = self._batches[id]
         for worker in team.values():
             worker.ask("prepare", limit, id=id, warm=WARM_CALLS)
-        draw = Draw(restart, renewal, self._cores(restart), batch.calls)
+        draw = RenewalSamples(restart, renewal, self._cores(restart), batch.calls)
         draw.ns = {name: [] for name in team}
         draw.waited = {name: [] for name in team}
         chance = random.Random(f"{self.plan.seed}/{restart}/{renewal}/{id}")

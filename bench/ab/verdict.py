@@ -1,4 +1,4 @@
-"""From samples to a verdict on each benchmark, and one outcome of the run."""
+"""From samples to a verdict on each benchmark, and one exit code of the run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from svilm_fast.bench.ab.samples import BASE, CONTROL, HEAD, log_ratios
 from svilm_fast.bench.ab.session import Measured
 from svilm_fast.bench.ab.statistics import Estimate, estimate, holm
-from svilm_fast.bench.outcomes import Outcome
+from svilm_fast.bench.exit_codes import ExitCode
 
 CONTROL_LEVEL = 0.01
 
@@ -16,7 +16,7 @@ MORE_MEMORY = "more memory"
 
 
 @dataclass(frozen=True)
-class Rule:
+class DecisionRule:
     """What decides. Fractions: 0.01 is one percent.
 
     Attributes:
@@ -33,11 +33,11 @@ class Rule:
 
 
 @dataclass
-class Verdict:
+class BenchmarkVerdict:
     """What the gate says of one benchmark; ratios are head's time over base's."""
 
     id: str
-    outcome: Outcome
+    exit_code: ExitCode
     word: str
     message: str = ""
     ratio: float | None = None
@@ -53,39 +53,39 @@ class Verdict:
 class Judgement:
     """All verdicts, the base-against-base checks, and how the command ends."""
 
-    outcome: Outcome
-    verdicts: list[Verdict]
-    controls: list[Verdict]
+    exit_code: ExitCode
+    verdicts: list[BenchmarkVerdict]
+    controls: list[BenchmarkVerdict]
     messages: list[str]
 
 
-def judge(measured: Measured, rule: Rule) -> Judgement:
+def judge(measured: Measured, rule: DecisionRule) -> Judgement:
     """Judge everything that was measured."""
     if measured.mismatch:
-        return Judgement(Outcome.INCOMPARABLE, [], [], [measured.mismatch])
+        return Judgement(ExitCode.INCOMPARABLE, [], [], [measured.mismatch])
     verdicts = [*_one_sided(measured, rule), *_without_figure(measured), *_timed(measured, rule)]
     controls = _controls(measured, rule)
     unchecked = measured.plan.controls > 0 and not controls
-    outcome, messages = _outcome(verdicts, controls, unchecked)
-    return Judgement(outcome, verdicts, controls, messages)
+    exit_code, messages = _overall(verdicts, controls, unchecked)
+    return Judgement(exit_code, verdicts, controls, messages)
 
 
-def _one_sided(measured: Measured, rule: Rule) -> list[Verdict]:
+def _one_sided(measured: Measured, rule: DecisionRule) -> list[BenchmarkVerdict]:
     base, head = set(measured.ids[BASE]), set(measured.ids[HEAD])
     found = []
     for id in sorted(base ^ head):
         side = "base" if id in base else "head"
-        outcome = Outcome.OK if id in rule.allow else Outcome.MISSING
-        found.append(Verdict(id, outcome, "missing", f"only in {side}"))
+        exit_code = ExitCode.OK if id in rule.allow else ExitCode.MISSING
+        found.append(BenchmarkVerdict(id, exit_code, "missing", f"only in {side}"))
     return found
 
 
-def _without_figure(measured: Measured) -> list[Verdict]:
-    outcomes = {"skipped": Outcome.OK, "missing": Outcome.MISSING}
+def _without_figure(measured: Measured) -> list[BenchmarkVerdict]:
+    exit_codes = {"skipped": ExitCode.OK, "missing": ExitCode.MISSING}
     return [
-        Verdict(
+        BenchmarkVerdict(
             id,
-            outcomes.get(failure.kind, Outcome.FAILED),
+            exit_codes.get(failure.kind, ExitCode.FAILED),
             failure.kind,
             failure.message,
         )
@@ -93,7 +93,7 @@ def _without_figure(measured: Measured) -> list[Verdict]:
     ]
 
 
-def _timed(measured: Measured, rule: Rule) -> list[Verdict]:
+def _timed(measured: Measured, rule: DecisionRule) -> list[BenchmarkVerdict]:
     ids = [id for id in measured.draws if id not in measured.failures]
     estimates = [estimate(log_ratios(measured.draws[id], HEAD)) for id in ids]
     tail = (1 - rule.confidence) / 2
@@ -108,26 +108,28 @@ def _timed(measured: Measured, rule: Rule) -> list[Verdict]:
         verdict = _verdict(id, one, rule)
         verdict.p_slower, verdict.p_slower_holm, verdict.p_faster_holm = p, p_slower, p_faster
         if p_slower <= tail:
-            verdict.outcome, verdict.word = Outcome.REGRESSION, "slower"
+            verdict.exit_code, verdict.word = ExitCode.REGRESSION, "slower"
         elif p_faster <= tail:
-            verdict.outcome, verdict.word = Outcome.OK, "faster"
+            verdict.exit_code, verdict.word = ExitCode.OK, "faster"
         _judge_memory(verdict, measured.peaks.get(id, {}))
         verdicts.append(verdict)
     return verdicts
 
 
-def _verdict(id: str, one: Estimate, rule: Rule) -> Verdict:
+def _verdict(id: str, one: Estimate, rule: DecisionRule) -> BenchmarkVerdict:
     """The verdict of the interval alone: the same, or not decided."""
     low, high = (math.exp(end) for end in one.interval(rule.confidence))
     seen = high < 1 + rule.must_see
-    verdict = Verdict(id, Outcome.OK if seen else Outcome.NOISY, "same" if seen else "undecided")
+    verdict = BenchmarkVerdict(
+        id, ExitCode.OK if seen else ExitCode.NOISY, "same" if seen else "undecided"
+    )
     verdict.ratio = math.exp(one.mean)
     verdict.interval = low, high
     verdict.restart_ratios = tuple(math.exp(value) for value in one.values)
     return verdict
 
 
-def _judge_memory(verdict: Verdict, peaks: dict[str, int]) -> None:
+def _judge_memory(verdict: BenchmarkVerdict, peaks: dict[str, int]) -> None:
     """Peaks repeat exactly, so any growth counts; where base differs from itself, none does."""
     verdict.peak_bytes = peaks
     if not peaks:
@@ -135,17 +137,17 @@ def _judge_memory(verdict: Verdict, peaks: dict[str, int]) -> None:
     told = f"peak {peaks[BASE]} -> {peaks[HEAD]} bytes"
     if peaks.get(CONTROL, peaks[BASE]) != peaks[BASE]:
         verdict.message = f"{told}, but base against base differs too ({peaks[CONTROL]})"
-        if verdict.outcome == Outcome.OK:
-            verdict.outcome, verdict.word = Outcome.NOISY, "undecided"
+        if verdict.exit_code == ExitCode.OK:
+            verdict.exit_code, verdict.word = ExitCode.NOISY, "undecided"
     elif peaks[HEAD] > peaks[BASE]:
         verdict.message = told
         verdict.word = f"{verdict.word}, {MORE_MEMORY}"
-        verdict.outcome = Outcome.REGRESSION
+        verdict.exit_code = ExitCode.REGRESSION
     elif peaks[HEAD] < peaks[BASE]:
         verdict.message = told
 
 
-def _controls(measured: Measured, rule: Rule) -> list[Verdict]:
+def _controls(measured: Measured, rule: DecisionRule) -> list[BenchmarkVerdict]:
     """Base against base: the interval must hold 1 and lie within what must be seen."""
     ids = [id for id in measured.controls if id in measured.draws and id not in measured.failures]
     confidence = 1 - CONTROL_LEVEL / max(1, len(ids))
@@ -153,39 +155,45 @@ def _controls(measured: Measured, rule: Rule) -> list[Verdict]:
     for id in ids:
         one = estimate(log_ratios(measured.draws[id], CONTROL))
         low, high = (math.exp(end) for end in one.interval(confidence))
-        verdict = Verdict(id, Outcome.OK, "same", ratio=math.exp(one.mean), interval=(low, high))
+        verdict = BenchmarkVerdict(
+            id, ExitCode.OK, "same", ratio=math.exp(one.mean), interval=(low, high)
+        )
         if not low <= 1 <= high:
-            verdict.outcome, verdict.word = Outcome.NOISY, "differs from itself"
+            verdict.exit_code, verdict.word = ExitCode.NOISY, "differs from itself"
         elif high >= 1 + rule.must_see or low <= 1 / (1 + rule.must_see):
-            verdict.outcome, verdict.word = Outcome.NOISY, "too wide"
+            verdict.exit_code, verdict.word = ExitCode.NOISY, "too wide"
         checks.append(verdict)
     return checks
 
 
-def _outcome(
-    verdicts: list[Verdict], controls: list[Verdict], unchecked: bool
-) -> tuple[Outcome, list[str]]:
+def _overall(
+    verdicts: list[BenchmarkVerdict], controls: list[BenchmarkVerdict], unchecked: bool
+) -> tuple[ExitCode, list[str]]:
     """The worst first: what was not measured, then what cannot be trusted, then what is slower."""
-    count = {outcome: sum(v.outcome == outcome for v in verdicts) for outcome in Outcome}
-    noisy_controls = [v for v in controls if v.outcome != Outcome.OK]
-    if count[Outcome.FAILED]:
-        return Outcome.FAILED, [f"{count[Outcome.FAILED]} gave no figure"]
-    if count[Outcome.MISSING]:
-        return Outcome.MISSING, [f"{count[Outcome.MISSING]} on one side only"]
+    count = {exit_code: sum(v.exit_code == exit_code for v in verdicts) for exit_code in ExitCode}
+    noisy_controls = [v for v in controls if v.exit_code != ExitCode.OK]
+    if count[ExitCode.FAILED]:
+        return ExitCode.FAILED, [f"{count[ExitCode.FAILED]} gave no figure"]
+    if count[ExitCode.MISSING]:
+        return ExitCode.MISSING, [f"{count[ExitCode.MISSING]} on one side only"]
     if not any(v.ratio is not None for v in verdicts):
-        return Outcome.MISSING, ["nothing was measured"]
+        return ExitCode.MISSING, ["nothing was measured"]
     larger = [
-        v.id for v in verdicts if v.outcome == Outcome.REGRESSION and v.word.endswith(MORE_MEMORY)
+        v.id
+        for v in verdicts
+        if v.exit_code == ExitCode.REGRESSION and v.word.endswith(MORE_MEMORY)
     ]
     if larger:
-        return Outcome.REGRESSION, [f"more memory: {', '.join(larger)}"]
+        return ExitCode.REGRESSION, [f"more memory: {', '.join(larger)}"]
     if unchecked:
-        return Outcome.NOISY, ["base against base was not measured"]
+        return ExitCode.NOISY, ["base against base was not measured"]
     if noisy_controls:
         told = f"base against base: {len(noisy_controls)} of {len(controls)} checks do not hold"
-        return Outcome.NOISY, [told]
-    if count[Outcome.REGRESSION]:
-        return Outcome.REGRESSION, [f"{count[Outcome.REGRESSION]} slower or larger"]
-    if count[Outcome.NOISY]:
-        return Outcome.NOISY, [f"{count[Outcome.NOISY]} not decided: more restarts or a quiet box"]
-    return Outcome.OK, []
+        return ExitCode.NOISY, [told]
+    if count[ExitCode.REGRESSION]:
+        return ExitCode.REGRESSION, [f"{count[ExitCode.REGRESSION]} slower or larger"]
+    if count[ExitCode.NOISY]:
+        return ExitCode.NOISY, [
+            f"{count[ExitCode.NOISY]} not decided: more restarts or a quiet box"
+        ]
+    return ExitCode.OK, []

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from svilm_fast.bench.comm.fit import Line, fit_line
+from svilm_fast.bench.comm.fit import LinearFit, fit_line
 from svilm_fast.bench.comm.ranks import run_ranks
 from svilm_fast.bench.environment import environment
 from svilm_fast.bench.run.file import check_replaceable, write_json
@@ -88,7 +88,7 @@ def measure(world_size: int, device: str, repeats: int) -> dict[str, Any]:
     }
 
 
-def _step(world_size: int, entry: dict[str, Any], fits: dict[str, Line]) -> dict[str, Any]:
+def _step(world_size: int, entry: dict[str, Any], fits: dict[str, LinearFit]) -> dict[str, Any]:
     config = load_config("demo", entry["overrides"])
     predicted: dict[str, float] = {}
     seconds = 0.0

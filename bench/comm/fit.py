@@ -9,7 +9,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Line:
+class LinearFit:
     """alpha: seconds of a call without bytes. beta: seconds per byte of the whole tensor."""
 
     alpha: float
@@ -20,7 +20,7 @@ class Line:
         return self.alpha + self.beta * size
 
 
-def fit_line(samples: Iterable[tuple[float, float]]) -> Line:
+def fit_line(samples: Iterable[tuple[float, float]]) -> LinearFit:
     """Least squares of the relative error over (bytes, seconds); neither value is negative.
 
     Relative, because sizes span orders of magnitude and the small ones decide alpha. Raises
@@ -34,7 +34,7 @@ def fit_line(samples: Iterable[tuple[float, float]]) -> Line:
     (alpha, beta), *_ = np.linalg.lstsq(columns, np.ones_like(seconds), rcond=None)
     if alpha < 0:
         weights = size / seconds
-        return Line(0.0, float(weights.sum() / (weights**2).sum()))
+        return LinearFit(0.0, float(weights.sum() / (weights**2).sum()))
     if beta < 0:
-        return Line(float((1 / seconds).sum() / (1 / seconds**2).sum()), 0.0)
-    return Line(float(alpha), float(beta))
+        return LinearFit(float((1 / seconds).sum() / (1 / seconds**2).sum()), 0.0)
+    return LinearFit(float(alpha), float(beta))

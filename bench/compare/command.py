@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from svilm_fast.bench.compare.results import read_results, same_file
-from svilm_fast.bench.compare.verdict import Line, judge, overall, percent, refusal
+from svilm_fast.bench.compare.verdict import IdVerdict, judge, overall, percent, refusal
 from svilm_fast.bench.console import wide_console
-from svilm_fast.bench.outcomes import Outcome
+from svilm_fast.bench.exit_codes import ExitCode
+from svilm_fast.bench.run.file import read_results, same_file
 from svilm_fast.core.earlier_result import check_replaceable
 from svilm_fast.core.terminal import print
 
@@ -55,18 +55,18 @@ def compare(
     reason = refusal(before, after, None if allow_dirty else "--allow-dirty")
     if reason is not None:
         print(f"error: {reason}", file=sys.stderr)
-        raise typer.Exit(int(Outcome.INCOMPARABLE))
+        raise typer.Exit(int(ExitCode.INCOMPARABLE))
     lines = judge(before, after, limit=limit, memory_limit=memory_limit, allow_new=allow_new)
-    outcome = overall(lines)
+    exit_code = overall(lines)
     _print(lines)
-    verdict = _summary(lines, outcome, fail_over)
+    verdict = _summary(lines, exit_code, fail_over)
     print(verdict)
     if markdown is not None:
         markdown.write_text(as_markdown(lines, verdict))
-    raise typer.Exit(int(outcome))
+    raise typer.Exit(int(exit_code))
 
 
-def as_markdown(lines: list[Line], verdict: str) -> str:
+def as_markdown(lines: list[IdVerdict], verdict: str) -> str:
     """The table for a comment on a change."""
     rows = [
         _HEAD,
@@ -77,20 +77,20 @@ def as_markdown(lines: list[Line], verdict: str) -> str:
     return "\n".join([f"**{verdict}**", "", *rows, ""])
 
 
-def _print(lines: list[Line]) -> None:
+def _print(lines: list[IdVerdict]) -> None:
     console = wide_console(190)
     table = Table(box=None, pad_edge=False)
     for name in ("benchmark", "before, ms", "after, ms", "change", "99 %", "memory", "verdict"):
         left = name in ("benchmark", "verdict")
         table.add_column(name, justify="left" if left else "right", no_wrap=not left)
     for line in lines:
-        colour = {Outcome.OK: "", Outcome.NOISY: "yellow"}.get(line.outcome, "red")
+        colour = {ExitCode.OK: "", ExitCode.NOISY: "yellow"}.get(line.exit_code, "red")
         table.add_row(line.id, *_cells(line), style=colour)
     console.print(table)
 
 
-def _cells(line: Line) -> list[str]:
-    verdict = f"{line.outcome.name.lower()}{': ' if line.note else ''}{line.note}"
+def _cells(line: IdVerdict) -> list[str]:
+    verdict = f"{line.exit_code.name.lower()}{': ' if line.note else ''}{line.note}"
     if line.ratio is None or line.interval is None:
         return ["", "", "", "", "", verdict]
     low, high = line.interval
@@ -104,7 +104,7 @@ def _cells(line: Line) -> list[str]:
     ]
 
 
-def _memory(line: Line) -> str:
+def _memory(line: IdVerdict) -> str:
     if line.before_bytes is None or line.after_bytes is None:
         return ""
     if not line.before_bytes:
@@ -112,13 +112,13 @@ def _memory(line: Line) -> str:
     return f"{line.after_bytes / line.before_bytes - 1:+.1%}"
 
 
-def _summary(lines: list[Line], outcome: Outcome, fail_over: str) -> str:
+def _summary(lines: list[IdVerdict], exit_code: ExitCode, fail_over: str) -> str:
     compared = sum(line.compared for line in lines)
-    counted = {each: sum(line.outcome is each for line in lines) for each in Outcome}
+    counted = {each: sum(line.exit_code is each for line in lines) for each in ExitCode}
     told = ", ".join(
         f"{number} {each.name.lower()}" for each, number in counted.items() if number and each
     )
-    if outcome is Outcome.MISSING and not told:
+    if exit_code is ExitCode.MISSING and not told:
         told = "not one pair of figures"
     head = f"{compared} of {len(lines)} benchmarks compared at {fail_over}"
-    return f"{head}: {told or 'none is slower'} (exit status {int(outcome)})"
+    return f"{head}: {told or 'none is slower'} (exit status {int(exit_code)})"

@@ -9,30 +9,31 @@ from typing import Any
 
 import numpy as np
 
-from svilm_fast.bench.compare.results import Results, figure, skipped
 from svilm_fast.bench.environment import MUST_MATCH
-from svilm_fast.bench.outcomes import Outcome
+from svilm_fast.bench.exit_codes import ExitCode
+from svilm_fast.bench.run.file import Results
+from svilm_fast.bench.run.record import Record
 
 RESAMPLES = 2000
 LEVEL = 0.99
 LEAST_SAMPLES = 5  # of fewer, resampling sees no spread worth the name
 # The worst is what a command says: a failure hides no missing id, a missing id no regression.
 SEVERITY = (
-    Outcome.OK,
-    Outcome.NOISY,
-    Outcome.REGRESSION,
-    Outcome.MISSING,
-    Outcome.FAILED,
-    Outcome.INCOMPARABLE,
+    ExitCode.OK,
+    ExitCode.NOISY,
+    ExitCode.REGRESSION,
+    ExitCode.MISSING,
+    ExitCode.FAILED,
+    ExitCode.INCOMPARABLE,
 )
 
 
 @dataclass(frozen=True)
-class Line:
+class IdVerdict:
     """One id: both medians in milliseconds, their ratio with its interval, and what it means."""
 
     id: str
-    outcome: Outcome
+    exit_code: ExitCode
     note: str = ""
     before_ms: float | None = None
     after_ms: float | None = None
@@ -96,7 +97,7 @@ def judge(
     limit: float,
     memory_limit: float = 0.0,
     allow_new: bool = False,
-) -> list[Line]:
+) -> list[IdVerdict]:
     """One line per id of either run, the worst first, then the slowest.
 
     Args:
@@ -108,20 +109,20 @@ def judge(
     for id in [*before.records, *(id for id in after.records if id not in before.records)]:
         old, new = before.records.get(id), after.records.get(id)
         if new is None:
-            lines.append(Line(id, Outcome.MISSING, "vanished: it is in the baseline only"))
+            lines.append(IdVerdict(id, ExitCode.MISSING, "vanished: it is in the baseline only"))
         elif old is None:
-            outcome = Outcome.OK if allow_new and figure(new, "median_ms") else Outcome.MISSING
-            lines.append(Line(id, outcome, "new: the baseline does not have it"))
+            exit_code = ExitCode.OK if allow_new and new.time_ms else ExitCode.MISSING
+            lines.append(IdVerdict(id, exit_code, "new: the baseline does not have it"))
         else:
             lines.append(_judge_pair(id, old, new, limit, memory_limit))
-    return sorted(lines, key=lambda line: (-SEVERITY.index(line.outcome), -(line.ratio or 0)))
+    return sorted(lines, key=lambda line: (-SEVERITY.index(line.exit_code), -(line.ratio or 0)))
 
 
-def overall(lines: list[Line]) -> Outcome:
-    """The worst outcome; MISSING where not a single pair of figures was compared."""
-    worst = max((line.outcome for line in lines), key=SEVERITY.index)
-    if worst is Outcome.OK and not any(line.compared for line in lines):
-        return Outcome.MISSING
+def overall(lines: list[IdVerdict]) -> ExitCode:
+    """The worst exit code; MISSING where not a single pair of figures was compared."""
+    worst = max((line.exit_code for line in lines), key=SEVERITY.index)
+    if worst is ExitCode.OK and not any(line.compared for line in lines):
+        return ExitCode.MISSING
     return worst
 
 
@@ -137,66 +138,61 @@ def ratio_interval(before: list[float], after: list[float]) -> tuple[float, floa
     return float(low), float(high)
 
 
-def _judge_pair(
-    id: str, old: Mapping[str, Any], new: Mapping[str, Any], limit: float, memory_limit: float
-) -> Line:
-    if skipped(old) and skipped(new):
-        return Line(id, Outcome.OK, f"{new['status']} (in both)")
-    if skipped(new):
-        return Line(id, Outcome.MISSING, f"measured in the baseline, now {new['status']}")
-    before_ms, after_ms = figure(old, "median_ms"), figure(new, "median_ms")
+def _judge_pair(id: str, old: Record, new: Record, limit: float, memory_limit: float) -> IdVerdict:
+    if old.skipped and new.skipped:
+        return IdVerdict(id, ExitCode.OK, f"{new.status} (in both)")
+    if new.skipped:
+        return IdVerdict(id, ExitCode.MISSING, f"measured in the baseline, now {new.status}")
+    before_ms, after_ms = old.time_ms, new.time_ms
     if after_ms is None:
-        return Line(id, Outcome.FAILED, f"no figure: {new['status']}")
+        return IdVerdict(id, ExitCode.FAILED, f"no figure: {new.status}")
     if before_ms is None:
-        missing = skipped(old)
-        return Line(
+        return IdVerdict(
             id,
-            Outcome.MISSING if missing else Outcome.FAILED,
-            f"no figure in the baseline: {old['status']}",
+            ExitCode.MISSING if old.skipped else ExitCode.FAILED,
+            f"no figure in the baseline: {old.status}",
         )
-    if old.get("clock") != new.get("clock"):
-        clocks = f"{old.get('clock') or 'unknown'} / {new.get('clock') or 'unknown'}"
-        return Line(id, Outcome.INCOMPARABLE, f"timed by different clocks: {clocks}")
+    if old.clock != new.clock:
+        clocks = f"{old.clock or 'unknown'} / {new.clock or 'unknown'}"
+        return IdVerdict(id, ExitCode.INCOMPARABLE, f"timed by different clocks: {clocks}")
     samples = [
-        list(record.get("samples_ms") or [middle])
+        list(record.samples_ms) or [middle]
         for record, middle in (
             (old, before_ms),
             (new, after_ms),
         )
     ]
     ratio, interval = after_ms / before_ms, ratio_interval(*samples)
-    outcome, notes = Outcome.OK, []
+    exit_code, notes = ExitCode.OK, []
     if min(map(len, samples)) < LEAST_SAMPLES and before_ms != after_ms:
-        outcome = Outcome.NOISY
+        exit_code = ExitCode.NOISY
         notes.append(f"fewer than {LEAST_SAMPLES} samples")
     elif ratio > 1 + limit:
         certain = interval[0] > 1
-        outcome = Outcome.REGRESSION if certain else Outcome.NOISY
+        exit_code = ExitCode.REGRESSION if certain else ExitCode.NOISY
         notes.append("slower" if certain else "slower or not: the interval holds 1")
     memory, note = _judge_memory(old, new, memory_limit)
     if note:
         notes.append(note)
-    return Line(
+    return IdVerdict(
         id,
-        max(outcome, memory, key=SEVERITY.index),
+        max(exit_code, memory, key=SEVERITY.index),
         "; ".join(notes),
         before_ms,
         after_ms,
         ratio,
         interval,
-        old.get("peak_extra_bytes"),
-        new.get("peak_extra_bytes"),
+        old.peak_extra_bytes,
+        new.peak_extra_bytes,
     )
 
 
-def _judge_memory(
-    old: Mapping[str, Any], new: Mapping[str, Any], limit: float
-) -> tuple[Outcome, str]:
-    before, after = old.get("peak_extra_bytes"), new.get("peak_extra_bytes")
+def _judge_memory(old: Record, new: Record, limit: float) -> tuple[ExitCode, str]:
+    before, after = old.peak_extra_bytes, new.peak_extra_bytes
     if before is None:
-        return Outcome.OK, ""
+        return ExitCode.OK, ""
     if after is None:
-        return Outcome.MISSING, "the baseline has a peak of memory, this run has none"
+        return ExitCode.MISSING, "the baseline has a peak of memory, this run has none"
     if after > before * (1 + limit):
-        return Outcome.REGRESSION, f"needs {after - before:,} bytes more"
-    return Outcome.OK, ""
+        return ExitCode.REGRESSION, f"needs {after - before:,} bytes more"
+    return ExitCode.OK, ""

@@ -16,13 +16,13 @@ from svilm_fast.bench.counts.peak import count_peaks
 from svilm_fast.bench.counts.ranks import count_on_ranks
 from svilm_fast.bench.counts.table import (
     KINDS,
-    Row,
+    CountRow,
     differences,
     read_table,
     table_path,
     write_table,
 )
-from svilm_fast.bench.outcomes import Outcome
+from svilm_fast.bench.exit_codes import ExitCode
 from svilm_fast.core.terminal import print
 
 
@@ -47,45 +47,51 @@ def counts(
         raise ValueError(f"unknown kind {', '.join(unknown)}: choose among {', '.join(KINDS)}")
     if write and only != "*":
         raise ValueError("--write makes whole tables: leave --only out")
-    found: list[Outcome] = []
+    found: list[ExitCode] = []
     for kinds in (["instructions"], [name for name in chosen if name != "instructions"]):
         if set(kinds) <= set(chosen) and kinds:
             found.append(_one_table(kinds, only, check=check, write=write))
-    outcome = max(found)
+    exit_code = max(found)
     if check:
-        print("all counts are as recorded" if outcome is Outcome.OK else f"outcome: {outcome.name}")
-    raise typer.Exit(int(outcome))
+        print(
+            "all counts are as recorded"
+            if exit_code is ExitCode.OK
+            else f"exit code: {exit_code.name}"
+        )
+    raise typer.Exit(int(exit_code))
 
 
-def count(kinds: Iterable[str], only: str = "*") -> tuple[list[Row], dict[str, str]]:
+def count(kinds: Iterable[str], only: str = "*") -> tuple[list[CountRow], dict[str, str]]:
     """Fresh rows of some kinds and cases, and the facts that instruction counts depend on."""
-    rows: list[Row] = []
+    rows: list[CountRow] = []
     facts: dict[str, str] = {}
     wanted = set(kinds)
     if "instructions" in wanted:
         totals, facts = count_instructions(only)
-        rows += [Row("instructions", case, "per call", total) for case, total in totals.items()]
+        rows += [
+            CountRow("instructions", case, "per call", total) for case, total in totals.items()
+        ]
     if wanted & {"collectives", "waits"}:
         rows += [row for row in _rows_of_ranks(count_on_ranks()) if row.kind in wanted]
     if "memory" in wanted:
-        rows += [Row("memory", case, "peak", 1, total) for case, total in count_peaks()]
+        rows += [CountRow("memory", case, "peak", 1, total) for case, total in count_peaks()]
     return [row for row in rows if fnmatchcase(row.case, only)], facts
 
 
-def _rows_of_ranks(found: dict[str, dict[str, Any]]) -> Iterator[Row]:
+def _rows_of_ranks(found: dict[str, dict[str, Any]]) -> Iterator[CountRow]:
     for case, counted in found.items():
         for item, (calls, size) in counted["collectives"].items():
-            yield Row("collectives", case, item, calls, size)
+            yield CountRow("collectives", case, item, calls, size)
         for item, calls in counted["waits"].items():
-            yield Row("waits", case, item, calls)
+            yield CountRow("waits", case, item, calls)
 
 
-def _one_table(kinds: list[str], only: str, *, check: bool, write: bool) -> Outcome:
+def _one_table(kinds: list[str], only: str, *, check: bool, write: bool) -> ExitCode:
     try:
         rows, facts = count(kinds, only)
     except Unavailable as missing:
         print(f"skipped: instructions were not counted, {missing}")
-        return Outcome.MISSING
+        return ExitCode.MISSING
     path = table_path(kinds, facts)
     recorded = read_table(path) if path.is_file() else []
     if not check:
@@ -93,28 +99,28 @@ def _one_table(kinds: list[str], only: str, *, check: bool, write: bool) -> Outc
     part = [row for row in recorded if row.kind in kinds and fnmatchcase(row.case, only)]
     if not rows and not part:
         raise ValueError(f"no case of {', '.join(kinds)} matches {only!r}")
-    outcome = _judged(rows, part, path) if check else Outcome.OK
+    exit_code = _judged(rows, part, path) if check else ExitCode.OK
     if write:
         write_table([row for row in recorded if row.kind not in kinds] + rows, path)
         print(f"wrote {len(rows)} rows to {path.name}")
-    return outcome
+    return exit_code
 
 
-def _judged(rows: list[Row], recorded: list[Row], path: Path) -> Outcome:
+def _judged(rows: list[CountRow], recorded: list[CountRow], path: Path) -> ExitCode:
     if not recorded:
         print(f"no table {path.name}: these counts have nothing to be compared with")
-        return Outcome.INCOMPARABLE
+        return ExitCode.INCOMPARABLE
     changed, unmatched = differences(recorded, rows)
     for line in changed + unmatched:
         print(f"! {line}")
     if changed or unmatched:
         print(f"{path.name} differs: mend the code, or `svilm bench counts --write` on purpose")
     if unmatched:
-        return Outcome.MISSING
-    return Outcome.REGRESSION if changed else Outcome.OK
+        return ExitCode.MISSING
+    return ExitCode.REGRESSION if changed else ExitCode.OK
 
 
-def _print(rows: list[Row]) -> None:
+def _print(rows: list[CountRow]) -> None:
     console = wide_console(140)
     table = Table("kind", "case", "item", box=None, pad_edge=False)
     for name in ("count", "bytes"):

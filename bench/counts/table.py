@@ -18,7 +18,7 @@ TOLERANCE: Mapping[str, float] = {"instructions": 0.01}
 
 
 @dataclass(frozen=True)
-class Row:
+class CountRow:
     """One count. `item` is what was counted in `case`: a collective, an operator, `per call`."""
 
     kind: str
@@ -46,22 +46,25 @@ def fingerprint(facts: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(dict(facts), sort_keys=True).encode()).hexdigest()[:8]
 
 
-def write_table(rows: Iterable[Row], path: Path) -> None:
+def write_table(rows: Iterable[CountRow], path: Path) -> None:
     """Write rows in the order of their keys."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
+        writer = csv.DictWriter(
+            file, [field.name for field in fields(CountRow)], lineterminator="\n"
+        )
         writer.writeheader()
         writer.writerows(asdict(row) for row in sorted(rows, key=lambda row: row.key))
 
 
-def read_table(path: Path) -> list[Row]:
+def read_table(path: Path) -> list[CountRow]:
     """Read a table; raises ValueError for one that is torn or edited into nonsense."""
     with path.open(newline="") as file:
         records = list(csv.DictReader(file))
     try:
         return [
-            Row(r["kind"], r["case"], r["item"], int(r["count"]), int(r["bytes"])) for r in records
+            CountRow(r["kind"], r["case"], r["item"], int(r["count"]), int(r["bytes"]))
+            for r in records
         ]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
@@ -69,7 +72,9 @@ def read_table(path: Path) -> list[Row]:
         ) from None
 
 
-def differences(recorded: Iterable[Row], counted: Iterable[Row]) -> tuple[list[str], list[str]]:
+def differences(
+    recorded: Iterable[CountRow], counted: Iterable[CountRow]
+) -> tuple[list[str], list[str]]:
     """(what changed, what is missing or new), readable; a better count is a change as well."""
     old, new = {row.key: row for row in recorded}, {row.key: row for row in counted}
     changed: list[str] = []
@@ -86,16 +91,16 @@ def differences(recorded: Iterable[Row], counted: Iterable[Row]) -> tuple[list[s
     return changed, unmatched
 
 
-def _appeared(row: Row | None) -> str:
+def _appeared(row: CountRow | None) -> str:
     assert row is not None
     return f"not in the table, now {row.count:,}" + (f" ({row.bytes:,} bytes)" if row.bytes else "")
 
 
-def _vanished(row: Row) -> str:
+def _vanished(row: CountRow) -> str:
     return f"{row.count:,} in the table, now none"
 
 
-def _moved(before: Row, after: Row) -> str | None:
+def _moved(before: CountRow, after: CountRow) -> str | None:
     allowed = TOLERANCE.get(before.kind, 0.0) * before.count
     if abs(after.count - before.count) <= allowed and after.bytes == before.bytes:
         return None

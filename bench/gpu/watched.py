@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from svilm_fast.bench.exit_codes import ExitCode
 from svilm_fast.bench.gpu.parts import end, start
 from svilm_fast.bench.ops.run import STARTING
-from svilm_fast.bench.outcomes import Outcome
 
 # A benchmark takes seconds; a compiled peer of the largest case perhaps one minute.
 SILENCE_S = 100.0
@@ -22,7 +22,7 @@ GRACE_S = 15.0
 # What the process that finishes the file may take: it measures nothing.
 FINISH_S = 30.0
 PROGRAM = (sys.executable, "-u", "-m", "svilm_fast.bench.ops.run")
-ENDED = {Outcome.OK, Outcome.USAGE, Outcome.INCOMPARABLE, Outcome.MISSING, Outcome.FAILED}
+ENDED = {ExitCode.OK, ExitCode.USAGE, ExitCode.INCOMPARABLE, ExitCode.MISSING, ExitCode.FAILED}
 
 
 def benchmark(
@@ -42,7 +42,7 @@ def benchmark(
 
     What still runs `grace_s` after the deadline is ended too, and a last process finishes the file.
 
-    Returns the exit status; `Outcome.FAILED` where it was started `MOST_STARTS` times in vain.
+    Returns the exit status; `ExitCode.FAILED` where it was started `MOST_STARTS` times in vain.
     """
     begin = time.monotonic()
     lost: dict[str, str] = {}
@@ -67,7 +67,7 @@ def benchmark(
         tell(f"! {under_way or 'before any benchmark'}: {why}; begun anew")
         if under_way:
             lost[under_way] = why
-    return int(Outcome.FAILED)
+    return int(ExitCode.FAILED)
 
 
 def _follow(

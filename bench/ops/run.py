@@ -17,11 +17,10 @@ from typing import NoReturn
 import torch
 
 from svilm_fast.bench.ceilings import Ceilings, measure_ceilings
-from svilm_fast.bench.compare.results import Results, read_results
 from svilm_fast.bench.environment import ROOT, environment, slug
-from svilm_fast.bench.outcomes import Outcome
+from svilm_fast.bench.exit_codes import ExitCode
 from svilm_fast.bench.peers import is_peer
-from svilm_fast.bench.run.file import check_replaceable, write_json
+from svilm_fast.bench.run.file import Results, check_replaceable, read_results, write_json
 from svilm_fast.bench.run.record import Record
 from svilm_fast.bench.run.runner import PAST_DEADLINE, blank, result, run
 from svilm_fast.bench.run.text import failures, line, status_text
@@ -36,7 +35,7 @@ STARTING = "measuring "
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status: an `Outcome`; a peer without a figure is no failure of ours.
+    """Exit status: an `ExitCode`; a peer without a figure is no failure of ours.
 
     Ends with a traceback where the GPU is of no more use to the process (`DeviceLost`).
     """
@@ -51,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         and (not options.case or benchmark.parts["case"] in options.case)
     ]
     if not chosen:
-        _refuse(f"no such case on {device.type}: {', '.join(options.case)}", Outcome.USAGE)
+        _refuse(f"no such case on {device.type}: {', '.join(options.case)}", ExitCode.USAGE)
     facts = environment(device)
     path = options.out / slug(facts) / "ops.json"
     check_replaceable(path)
@@ -61,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
         f"ceilings of this run: product {ceilings.product_flops / 1e12:.1f} TFLOP/s, "
         f"copy {ceilings.copy_bytes / 1e9:.0f} GB/s"
     )
-    records = [Record.from_json(one) for one in earlier.records.values()] if earlier else []
+    records: list[Record] = list(earlier.records.values()) if earlier else []
     known = {record.id for record in records}
     why = {id: text for id, text in options.without if id not in known}
     for one in chosen:
@@ -97,8 +96,8 @@ def main(arguments: list[str] | None = None) -> int:
     for record in own:
         print(f"no figure: {record.id}: {status_text(record)}", file=sys.stderr)
     if own:
-        return int(Outcome.FAILED)
-    return int(Outcome.OK if any(record.measured for record in records) else Outcome.MISSING)
+        return int(ExitCode.FAILED)
+    return int(ExitCode.OK if any(record.measured for record in records) else ExitCode.MISSING)
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
@@ -139,9 +138,9 @@ def _say_nothing(_: Benchmark) -> None:
     """What is measured is told when it is done."""
 
 
-def _refuse(text: str, outcome: Outcome) -> NoReturn:
+def _refuse(text: str, exit_code: ExitCode) -> NoReturn:
     print(text, file=sys.stderr)
-    sys.exit(int(outcome))
+    sys.exit(int(exit_code))
 
 
 def _earlier(path: Path, fingerprint: str) -> Results | None:
@@ -150,9 +149,9 @@ def _earlier(path: Path, fingerprint: str) -> Results | None:
         return None
     written = read_results(path)
     if written.fingerprint != fingerprint:
-        _refuse(f"{path} is of another machine or versions: drop --resume", Outcome.INCOMPARABLE)
+        _refuse(f"{path} is of another machine or versions: drop --resume", ExitCode.INCOMPARABLE)
     if written.complete:
-        _refuse(f"{path} is of a finished run: drop --resume", Outcome.USAGE)
+        _refuse(f"{path} is of a finished run: drop --resume", ExitCode.USAGE)
     return written
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 
-from svilm_fast.bench.profile.trace import Cost, Trace
+from svilm_fast.bench.profile.trace import SpanTotal, Trace
 
 NAME_WIDTH = 64
 
@@ -30,7 +30,7 @@ def describe(trace: Trace, *, rows: int = 12) -> str:
         parts.append(_table("kernel", trace.kernels(), length, rows))
     parts.append(_table("operator (host)", trace.operators(), length, rows))
     if functions := trace.functions():
-        named = [Cost(_short(c.name), c.calls, c.total, c.own) for c in functions]
+        named = [SpanTotal(_short(c.name), c.calls, c.total, c.own) for c in functions]
         parts.append(_table("our function, by operators right below it", named, length, rows))
     gaps = [f"{'longest gaps':{NAME_WIDTH}} {'ms':>10}  in phase"]
     gaps += [
@@ -57,7 +57,7 @@ def _total(name: str, value: float, length: float) -> str:
     return f"{name:24} {value / 1e3:10.3f} ms  {value / length:6.1%}"
 
 
-def _table(title: str, costs: Sequence[Cost], length: float, rows: int) -> str:
+def _table(title: str, costs: Sequence[SpanTotal], length: float, rows: int) -> str:
     lines = [f"{title:{NAME_WIDTH}} {'calls':>7} {'ms':>10} {'own ms':>10} {'own':>7}"]
     for cost in costs[:rows]:
         lines.append(

@@ -19,7 +19,7 @@ COMMUNICATION = ("nccl", "gloo:")
 
 
 @dataclass(frozen=True)
-class Event:
+class TraceEvent:
     """A span on one thread or stream; times in microseconds."""
 
     name: str
@@ -35,7 +35,7 @@ class Event:
 
 
 @dataclass(frozen=True)
-class Cost:
+class SpanTotal:
     """All spans of one name: their number, time with and without what is nested in them (us)."""
 
     name: str
@@ -45,7 +45,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Memory:
+class AllocatorTrace:
     """The allocator after each change: microseconds, bytes; `device` is `cpu` or `cuda`."""
 
     device: str
@@ -57,8 +57,8 @@ class Memory:
 class Trace:
     """What was recorded inside the marked steps; without marks, everything."""
 
-    events: tuple[Event, ...]
-    memory: tuple[Memory, ...]
+    events: tuple[TraceEvent, ...]
+    memory: tuple[AllocatorTrace, ...]
     windows: tuple[tuple[float, float], ...]
     lane: tuple[Any, Any]
 
@@ -72,32 +72,32 @@ class Trace:
         """Whether anything ran on a GPU."""
         return any(event.category in DEVICE_CATEGORIES for event in self.events)
 
-    def phases(self) -> list[Cost]:
+    def phases(self) -> list[SpanTotal]:
         """The named parts of a step, on the thread that runs it, longest first."""
         marks = [e for e in self._host("user_annotation") if e.name.startswith(PREFIX)]
         costs = _costs(marks)
         return [
-            Cost(cost.name.removeprefix(PREFIX), cost.calls, cost.total, cost.own)
+            SpanTotal(cost.name.removeprefix(PREFIX), cost.calls, cost.total, cost.own)
             for cost in costs
             if cost.name != STEP
         ]
 
-    def operators(self) -> list[Cost]:
+    def operators(self) -> list[SpanTotal]:
         """Operators of the host by the time spent in themselves."""
         return _costs(self._host("cpu_op"))
 
-    def kernels(self) -> list[Cost]:
+    def kernels(self) -> list[SpanTotal]:
         """Kernels, copies and fills of the GPU by their time."""
         return _costs([e for e in self.events if e.category in DEVICE_CATEGORIES], nested=False)
 
-    def functions(self) -> list[Cost]:
+    def functions(self) -> list[SpanTotal]:
         """This project's Python functions by the time of the operators right below them.
 
         Empty unless the trace was recorded with stacks.
         """
         spans = self._host("python_function") + self._host("cpu_op")
         spent: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-        stack: list[Event] = []
+        stack: list[TraceEvent] = []
         for event in sorted(spans, key=lambda e: (e.start, -e.length)):
             while stack and stack[-1].end <= event.start:
                 stack.pop()
@@ -107,7 +107,7 @@ class Trace:
                     spent[owner.name][0] += 1
                     spent[owner.name][1] += event.length
             stack.append(event)
-        found = [Cost(name, int(n), time, time) for name, (n, time) in spent.items()]
+        found = [SpanTotal(name, int(n), time, time) for name, (n, time) in spent.items()]
         return sorted(found, key=lambda cost: -cost.own)
 
     def communication(self) -> float:
@@ -154,7 +154,7 @@ class Trace:
         ]
         return min(around, key=lambda e: e.length).name.removeprefix(PREFIX) if around else "-"
 
-    def _host(self, category: str) -> list[Event]:
+    def _host(self, category: str) -> list[TraceEvent]:
         return [e for e in self.events if e.category == category and e.lane == self.lane]
 
 
@@ -178,7 +178,7 @@ def trace_of(entries: Iterable[dict[str, Any]]) -> Trace:
     for entry in entries:
         if entry.get("ph") == "X" and "dur" in entry:
             events.append(
-                Event(
+                TraceEvent(
                     str(entry["name"]),
                     str(entry.get("cat", "")),
                     (entry.get("pid"), entry.get("tid")),
@@ -203,13 +203,13 @@ def trace_of(entries: Iterable[dict[str, Any]]) -> Trace:
     first = windows[0][0]
     inside = tuple(e for e in events if any(a <= e.start < b for a, b in windows))
     memory = tuple(
-        Memory(device, *zip(*sorted((at - first, size) for at, size in points)))  # type: ignore[arg-type]
+        AllocatorTrace(device, *zip(*sorted((at - first, size) for at, size in points)))  # type: ignore[arg-type]
         for device, points in sorted(changes.items())
     )
     return Trace(inside, memory, windows, lane)
 
 
-def covered(events: Iterable[Event]) -> float:
+def covered(events: Iterable[TraceEvent]) -> float:
     """Microseconds in the union of the spans."""
     total, reached = 0.0, float("-inf")
     for event in sorted(events, key=lambda e: e.start):
@@ -230,11 +230,11 @@ def _is_ours(name: str) -> bool:
     return not foreign and file.endswith(".py") and any(part in file for part in ours)
 
 
-def _costs(events: Sequence[Event], *, nested: bool = True) -> list[Cost]:
+def _costs(events: Sequence[TraceEvent], *, nested: bool = True) -> list[SpanTotal]:
     calls: dict[str, int] = defaultdict(int)
     total: dict[str, float] = defaultdict(float)
     own: dict[str, float] = defaultdict(float)
-    stack: list[Event] = []
+    stack: list[TraceEvent] = []
     for event in sorted(events, key=lambda e: (e.start, -e.length)):
         calls[event.name] += 1
         total[event.name] += event.length
@@ -249,5 +249,5 @@ def _costs(events: Sequence[Event], *, nested: bool = True) -> list[Cost]:
             if any(e.name == event.name for e in stack):
                 total[event.name] -= event.length
         stack.append(event)
-    found = [Cost(name, calls[name], total[name], own[name]) for name in calls]
+    found = [SpanTotal(name, calls[name], total[name], own[name]) for name in calls]
     return sorted(found, key=lambda cost: -cost.own)

@@ -1,1 +1,1 @@
-"""One page from a result file: roofline, growth with the batch, peers, history, every figure."""
+"""One page from a result file: roofline, scaling with the batch, peers, history, every figure."""

@@ -20,10 +20,10 @@ def report(
         Path | None, typer.Option(help="also write each picture as PNG into this folder")
     ] = None,
 ) -> None:
-    """Write one HTML file: roofline, peers, growth with the batch, history, every figure."""
-    from svilm_fast.bench.compare.results import read_results
+    """Write one HTML file: roofline, peers, scaling with the batch, history, every figure."""
     from svilm_fast.bench.report.history import read_history
     from svilm_fast.bench.report.page import build_page, sections_of, write_page
+    from svilm_fast.bench.run.file import read_results
     from svilm_fast.report.page import write_pictures
 
     current = read_results(result)

@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 
-from svilm_fast.bench.compare.results import Results, read_results
 from svilm_fast.bench.environment import ROOT
-from svilm_fast.bench.outcomes import Outcome
-from svilm_fast.bench.report.rows import Row, rows_of
-from svilm_fast.bench.sections import put_section, section_of
+from svilm_fast.bench.exit_codes import ExitCode
+from svilm_fast.bench.generated_section import put_section, section_of
+from svilm_fast.bench.run.file import Results, read_results
+from svilm_fast.bench.run.record import Record
+from svilm_fast.bench.run.text import status_text
 from svilm_fast.bench.units import bytes_text, percent_text, rate_text, ratio_text, time_text
 from svilm_fast.core.terminal import print
 
@@ -47,7 +48,7 @@ def table(
         print(f"wrote the section of GPU figures into {page.name}")
     elif section_of(page, SECTION) != text:
         print(f"{page.name} does not tell what the result files do: run `svilm bench table`")
-        raise typer.Exit(int(Outcome.REGRESSION))
+        raise typer.Exit(int(ExitCode.REGRESSION))
 
 
 def gpu_section(runs: Sequence[Results]) -> str:
@@ -59,9 +60,11 @@ def _of_gpu(results: Results) -> str:
     facts = results.environment
     changed = ", changed" if results.dirty else ""
     stopped = "" if results.complete else " The run was stopped before its end."
-    rows = [row for row in rows_of(results) if row.direction == "both"]
+    records = [record for record in results.records.values() if record.direction == "both"]
     peers = [
-        name for name in PEERS if any(row.provider == name and not row.skipped for row in rows)
+        name
+        for name in PEERS
+        if any(record.provider == name and not record.skipped for record in records)
     ]
     head = ["op", "case", "dtype", "time", "rate", "of the ceiling", "extra memory", *peers]
     lines = [
@@ -72,36 +75,48 @@ def _of_gpu(results: Results) -> str:
         "| " + " | ".join(head) + " |",
         "|" + "---|" * len(head),
     ]
-    for row in rows:
-        if row.provider == "fused" and not row.skipped:
-            lines.append("| " + " | ".join([*_figures(row), *_ratios(row, rows, peers)]) + " |")
+    for record in records:
+        if record.provider == "fused" and not record.skipped:
+            lines.append(
+                "| " + " | ".join([*_figures(record), *_ratios(record, records, peers)]) + " |"
+            )
     return "\n".join(lines)
 
 
-def _figures(row: Row) -> list[str]:
-    if row.ms is None:
-        return [row.name, row.case, row.dtype, row.status, "", "", ""]
-    amount, unit = (row.flops, "FLOP/s") if row.binds == "product" else (row.bytes, "B/s")
-    rate = "" if amount is None else rate_text(amount / (row.ms * 1e-3), unit)
-    share = percent_text(row.floor_fraction)
-    told = f"{share} ({row.binds})" if share else ""
-    return [row.name, row.case, row.dtype, time_text(row.ms), rate, told, bytes_text(row.memory)]
+def _figures(record: Record) -> list[str]:
+    if record.time_ms is None:
+        return [record.name, record.case, record.dtype, status_text(record), "", "", ""]
+    amount, unit = (
+        (record.flops, "FLOP/s") if record.binding_ceiling == "product" else (record.bytes, "B/s")
+    )
+    rate = rate_text(amount / (record.time_ms * 1e-3), unit) if amount else ""
+    share = percent_text(record.floor_fraction)
+    told = f"{share} ({record.binding_ceiling})" if share else ""
+    return [
+        record.name,
+        record.case,
+        record.dtype,
+        time_text(record.time_ms),
+        rate,
+        told,
+        bytes_text(record.peak_extra_bytes),
+    ]
 
 
-def _ratios(own: Row, rows: Sequence[Row], peers: Sequence[str]) -> list[str]:
+def _ratios(own: Record, records: Sequence[Record], peers: Sequence[str]) -> list[str]:
     """Each peer's time over ours on the same case; its status where it gave no figure."""
     same = {
-        row.provider: row
-        for row in rows
-        if (row.name, row.case, row.dtype) == (own.name, own.case, own.dtype)
+        record.provider: record
+        for record in records
+        if (record.name, record.case, record.dtype) == (own.name, own.case, own.dtype)
     }
     found = []
     for name in peers:
         peer = same.get(name)
         if peer is None or peer.skipped:
             found.append("")
-        elif peer.ms and own.ms:
-            found.append(ratio_text(peer.ms / own.ms))
+        elif peer.time_ms and own.time_ms:
+            found.append(ratio_text(peer.time_ms / own.time_ms))
         else:
-            found.append(peer.status)
+            found.append(status_text(peer))
     return found

@@ -13,7 +13,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter
 from scipy.stats import ttest_ind
 
-from svilm_fast.bench.compare.results import Results, figure, read_results
+from svilm_fast.bench.run.file import Results, read_results
 from svilm_fast.bench.units import time_text
 from svilm_fast.report.canvas import PAGE_WIDTH
 from svilm_fast.report.theme import Theme
@@ -70,8 +70,8 @@ def series(runs: Sequence[Results]) -> dict[str, list[float]]:
     """Medians of the ids that every run measured, in milliseconds."""
     found = {}
     for id in runs[-1].records:
-        values = [figure(run.records.get(id, {"status": "missing"}), "median_ms") for run in runs]
-        known = [value for value in values if value is not None]
+        of_id = [run.records[id].time_ms for run in runs if id in run.records]
+        known = [value for value in of_id if value is not None]
         if len(known) == len(runs):
             found[id] = known
     return found

@@ -8,13 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from svilm_fast.bench.compare.results import Results
 from svilm_fast.bench.report import texts
-from svilm_fast.bench.report.growth import draw_growth, families
+from svilm_fast.bench.report.batch_scaling import draw_scaling, families
 from svilm_fast.bench.report.history import draw_history, series
+from svilm_fast.bench.report.peer_comparison import (
+    STATUSES,
+    compared_cases,
+    draw_comparison,
+    ratios_to_eager,
+)
 from svilm_fast.bench.report.roofline import draw_roofline, has_roofline
-from svilm_fast.bench.report.rows import OWN, Row, rows_of
-from svilm_fast.bench.report.sides import STATUSES, blocks, draw_sides, ratios_to_eager
+from svilm_fast.bench.run.file import Results
+from svilm_fast.bench.run.record import OWN_PROVIDERS, Record
+from svilm_fast.bench.run.text import status_text
 from svilm_fast.bench.units import (
     bytes_text,
     count_text,
@@ -27,11 +33,11 @@ from svilm_fast.core.earlier_result import check_replaceable
 from svilm_fast.report.page import Section, Tile, fill_template, picture
 
 # A figure of more cases is cut into several: a picture higher than a screen is hard to read.
-BLOCKS_OF_A_PICTURE = 8
+CASES_PER_PICTURE = 8
 
 
 @dataclass(frozen=True)
-class Line:
+class TableLine:
     """A row of the table of all figures; `problem` stands in place of the cells."""
 
     label: str
@@ -44,7 +50,7 @@ class Line:
 def build_page(results: Results, sections: Sequence[Section]) -> str:
     """The page as text, with the pictures of `sections_of`; the same for the same file."""
     facts = results.environment
-    rows = rows_of(results)
+    records = list(results.records.values())
     commit = str(facts.get("commit") or "unknown")[:12] + (", changed" if results.dirty else "")
     end = "" if results.complete else " · stopped before its end"
     return fill_template(
@@ -52,9 +58,9 @@ def build_page(results: Results, sections: Sequence[Section]) -> str:
         "svilm_fast.bench.report",
         name=str(facts.get("gpu") or facts.get("cpu") or "unknown machine"),
         subtitle=f"commit {commit} · measured {facts.get('time', 'at an unknown time')}{end}",
-        tiles=tiles_of(rows, results),
+        tiles=tiles_of(records, results),
         sections=sections,
-        groups=groups_of(rows),
+        groups=groups_of(records),
         facts=facts_of(facts),
     )
 
@@ -66,23 +72,25 @@ def sections_of(
 
     history: runs of this machine, `results` last; others: how many of other machines there are.
     """
-    rows, ceilings = rows_of(results), results.ceilings
+    records, ceilings = list(results.records.values()), results.ceilings
     found = []
-    if has_roofline(rows, ceilings):
-        drawn = picture("roofline", lambda t: draw_roofline(rows, ceilings, t), texts.ROOFLINE_ALT)
+    if has_roofline(records, ceilings):
+        drawn = picture(
+            "roofline", lambda t: draw_roofline(records, ceilings, t), texts.ROOFLINE_ALT
+        )
         found.append(Section("Roofline", texts.ROOFLINE, [("", drawn)]))
-    if side_by_side := blocks(rows, results.ratios):
-        told = texts.SIDES_PAIRED if results.ratios else texts.SIDES_APART
-        section = Section("Peers side by side", texts.SIDES, notes=[told])
-        for start in range(0, len(side_by_side), BLOCKS_OF_A_PICTURE):
-            part = side_by_side[start : start + BLOCKS_OF_A_PICTURE]
-            name = "peers" if not start else f"peers_{start // BLOCKS_OF_A_PICTURE + 1}"
-            drawn = picture(name, lambda t, part=part: draw_sides(part, t), texts.SIDES_ALT)  # type: ignore[misc]
+    if side_by_side := compared_cases(records, results.ratios):
+        told = texts.PEERS_PAIRED if results.ratios else texts.PEERS_APART
+        section = Section("Peers side by side", texts.PEERS, notes=[told])
+        for start in range(0, len(side_by_side), CASES_PER_PICTURE):
+            part = side_by_side[start : start + CASES_PER_PICTURE]
+            name = "peers" if not start else f"peers_{start // CASES_PER_PICTURE + 1}"
+            drawn = picture(name, lambda t, part=part: draw_comparison(part, t), texts.PEERS_ALT)  # type: ignore[misc]
             section.pictures.append(("", drawn))
         found.append(section)
-    if growing := families(rows):
-        drawn = picture("growth", lambda t: draw_growth(growing, t), texts.GROWTH_ALT)
-        found.append(Section("Growth with the batch", texts.GROWTH, [("", drawn)]))
+    if growing := families(records):
+        drawn = picture("scaling", lambda t: draw_scaling(growing, t), texts.SCALING_ALT)
+        found.append(Section("Scaling with the batch", texts.SCALING, [("", drawn)]))
     if len(history) > 1 and series(history):
         drawn = picture("history", lambda t: draw_history(history, t), texts.HISTORY_ALT)
         notes = [f"{others} results of other machines were left out."] if others else []
@@ -90,14 +98,14 @@ def sections_of(
     return found
 
 
-def tiles_of(rows: Sequence[Row], results: Results) -> list[Tile]:
+def tiles_of(records: Sequence[Record], results: Results) -> list[Tile]:
     """How much was measured, and the ceilings."""
-    measured = [row for row in rows if row.ms]
-    skipped = sum(row.skipped for row in rows)
-    failed = len(rows) - len(measured) - skipped
+    measured = [record for record in records if record.time_ms]
+    skipped = sum(record.skipped for record in records)
+    failed = len(records) - len(measured) - skipped
     left = f"{skipped} skipped" if skipped else "none skipped"
     tiles = [
-        Tile(f"{len(measured)}", f"of {len(rows)} benchmarks measured", left),
+        Tile(f"{len(measured)}", f"of {len(records)} benchmarks measured", left),
         Tile(f"{failed}", "without a figure", "see the table" if failed else "none failed"),
     ]
     if "product_flops" in results.ceilings:
@@ -106,19 +114,21 @@ def tiles_of(rows: Sequence[Row], results: Results) -> list[Tile]:
     if "copy_bytes" in results.ceilings:
         value = rate_text(results.ceilings["copy_bytes"], "B/s")
         tiles.append(Tile(value, "copy ceiling", "measured in this run"))
-    if ratios := ratios_to_eager(rows):
+    if ratios := ratios_to_eager(records):
         mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
         label = "eager's time over ours"
         tiles.append(Tile(ratio_text(mean), label, f"geometric mean of {len(ratios)} cases"))
     return tiles
 
 
-def groups_of(rows: Sequence[Row]) -> list[tuple[str, list[Line]]]:
+def groups_of(records: Sequence[Record]) -> list[tuple[str, list[TableLine]]]:
     """The table of all figures, a group per case."""
-    groups: dict[str, list[Line]] = {}
-    for row in rows:
-        title = " · ".join(part for part in (row.suite, row.name, row.case, row.dtype) if part)
-        groups.setdefault(title, []).append(_line(row))
+    groups: dict[str, list[TableLine]] = {}
+    for record in records:
+        title = " · ".join(
+            part for part in (record.suite, record.name, record.case, record.dtype) if part
+        )
+        groups.setdefault(title, []).append(_line(record))
     return list(groups.items())
 
 
@@ -143,22 +153,23 @@ def write_page(path: Path, page: str) -> None:
     path.write_text(page, encoding="utf-8")
 
 
-def _line(row: Row) -> Line:
-    label, own = f"{row.direction}, {row.provider}", row.provider in OWN
-    if not row.ms:
-        return Line(label, own, (), STATUSES.get(row.status, row.status), row.skipped)
+def _line(record: Record) -> TableLine:
+    label, own = f"{record.direction}, {record.provider}", record.provider in OWN_PROVIDERS
+    if not record.time_ms:
+        status = status_text(record)
+        return TableLine(label, own, (), STATUSES.get(status, status), record.skipped)
     spread = ""
-    if row.p20_ms and row.p80_ms:
-        spread = f"{time_text(row.p20_ms)} .. {time_text(row.p80_ms)}"
-    rates = ", ".join(f"{count_text(value)} {unit}/s" for unit, value in row.rates.items())
+    if record.p20_ms and record.p80_ms:
+        spread = f"{time_text(record.p20_ms)} .. {time_text(record.p80_ms)}"
+    rates = ", ".join(f"{count_text(value)} {unit}/s" for unit, value in record.rates_per_s.items())
     cells = (
-        time_text(row.ms),
+        time_text(record.time_ms),
         spread,
-        percent_text(row.floor_fraction),
-        row.binds,
-        bytes_text(row.memory),
-        time_text(row.host_us / 1e3) if row.host_us else "",
-        "" if row.error is None else f"{row.error:.1e}",
+        percent_text(record.floor_fraction),
+        record.binding_ceiling,
+        bytes_text(record.peak_extra_bytes),
+        time_text(record.host_us / 1e3) if record.host_us else "",
+        "" if record.error is None else f"{record.error:.1e}",
         rates,
     )
-    return Line(label, own, cells)
+    return TableLine(label, own, cells)

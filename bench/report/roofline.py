@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator
 
-from svilm_fast.bench.report.rows import OWN, Row
+from svilm_fast.bench.run.record import OWN_PROVIDERS, Record
 from svilm_fast.bench.units import rate_text
 from svilm_fast.report.canvas import PAGE_WIDTH
 from svilm_fast.report.theme import Theme
@@ -18,40 +18,42 @@ from svilm_fast.report.theme import Theme
 MARKERS = {"forward": "^", "backward": "v", "both": "o"}
 
 
-def has_roofline(rows: Sequence[Row], ceilings: Mapping[str, float]) -> bool:
+def has_roofline(records: Sequence[Record], ceilings: Mapping[str, float]) -> bool:
     """Whether there is a ceiling and something below it."""
     known = {"product_flops", "copy_bytes"} <= ceilings.keys()
-    return known and any(row.intensity and row.rate for row in rows)
+    return known and any(record.intensity and record.flops_per_s for record in records)
 
 
-def draw_roofline(rows: Sequence[Row], ceilings: Mapping[str, float], theme: Theme) -> Figure:
+def draw_roofline(records: Sequence[Record], ceilings: Mapping[str, float], theme: Theme) -> Figure:
     """Log-log; a colour per benchmark, a marker per direction, filled where the code is ours.
 
     Raises ValueError where `has_roofline` is false.
     """
-    if not has_roofline(rows, ceilings):
+    if not has_roofline(records, ceilings):
         raise ValueError("no record has a floor, or the run measured no ceilings")
     product, copy = ceilings["product_flops"], ceilings["copy_bytes"]
-    points = [row for row in rows if row.intensity and row.rate]
-    names = list(dict.fromkeys(row.name for row in points))
+    points = [record for record in records if record.intensity and record.flops_per_s]
+    names = list(dict.fromkeys(record.name for record in points))
     colours = {name: theme.series[i % len(theme.series)] for i, name in enumerate(names)}
     figure, axes = plt.subplots(figsize=(PAGE_WIDTH, 5.6), layout="constrained")
-    x = np.array([row.intensity for row in points], dtype=float)
-    y = np.array([row.rate for row in points], dtype=float)
+    x = np.array([record.intensity for record in points], dtype=float)
+    y = np.array([record.flops_per_s for record in points], dtype=float)
     low, high = min(x.min() / 2, product / copy / 4), max(x.max() * 2, product / copy * 4)
     axes.set(xscale="log", yscale="log", xlim=(low, high))
     # A point above the ceilings (a cache, a wrong clock, a wrong floor) is shown, not cut off.
     axes.set_ylim(min(y.min() / 3, copy * low), 2.2 * max(product, y.max()))
     _draw_ceilings(figure, axes, product, copy, (low, high), theme)
-    for row, px, py in sorted(zip(points, x, y, strict=True), key=lambda p: p[0].provider in OWN):
-        own = row.provider in OWN
+    for record, px, py in sorted(
+        zip(points, x, y, strict=True), key=lambda p: p[0].provider in OWN_PROVIDERS
+    ):
+        own = record.provider in OWN_PROVIDERS
         axes.scatter(
             px,
             py,
             s=58 if own else 34,
-            marker=MARKERS.get(row.direction, "s"),
-            facecolor=colours[row.name] if own else "none",
-            edgecolor=theme.surface if own else colours[row.name],
+            marker=MARKERS.get(record.direction, "s"),
+            facecolor=colours[record.name] if own else "none",
+            edgecolor=theme.surface if own else colours[record.name],
             linewidth=0.8 if own else 1.0,
             alpha=1.0 if own else 0.75,
             zorder=4 if own else 3,
@@ -64,7 +66,7 @@ def draw_roofline(rows: Sequence[Row], ceilings: Mapping[str, float], theme: The
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: rate_text(value, "")))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     axes.minorticks_off()
-    _legend(figure, colours, {row.direction for row in points}, points, theme)
+    _legend(figure, colours, {record.direction for record in points}, points, theme)
     return figure
 
 
@@ -123,7 +125,7 @@ def _legend(
     figure: Figure,
     colours: Mapping[str, str],
     directions: set[str],
-    points: Sequence[Row],
+    points: Sequence[Record],
     theme: Theme,
 ) -> None:
     def mark(label: str, marker: str, **look: object) -> Line2D:
@@ -138,7 +140,7 @@ def _legend(
         for direction, marker in MARKERS.items()
         if direction in directions
     ]
-    if any(row.provider not in OWN for row in points):
+    if any(record.provider not in OWN_PROVIDERS for record in points):
         handles.append(mark("ours", "o", color=theme.ink))
         handles.append(mark("peers", "o", markerfacecolor="none", markeredgecolor=theme.ink))
     figure.legend(

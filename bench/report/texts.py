@@ -8,21 +8,21 @@ ROOFLINE = (
     "lower mark. A mark above the slope had its data in a cache."
 )
 ROOFLINE_ALT = "Reached FLOP/s over FLOPs per byte, on logarithmic axes, under measured ceilings"
-SIDES = (
+PEERS = (
     "Forward and backward in one call, all on the same tensors in one run. The first of each case "
     "is one; a bar to the right costs more, to the left less. A call without a figure says why."
 )
-SIDES_PAIRED = "Ratios of times are medians over rounds in which all providers took turns."
-SIDES_APART = (
+PEERS_PAIRED = "Ratios of times are medians over rounds in which all providers took turns."
+PEERS_APART = (
     "The medians were measured one after another, so that load which came and went is in their "
     "ratios: `svilm bench peers` measures in turns."
 )
-SIDES_ALT = "Bars of time and peak memory of each provider relative to the first, case by case"
-GROWTH = (
+PEERS_ALT = "Bars of time and peak memory of each provider relative to the first, case by case"
+SCALING = (
     "Forward and backward in one call at growing batches, all other sizes equal, on logarithmic "
     "axes: a line of slope one grows with the batch, one of slope two with its square."
 )
-GROWTH_ALT = "Time and peak memory of a call against the batch, a line per provider"
+SCALING_ALT = "Time and peak memory of a call against the batch, a line per provider"
 HISTORY = (
     "Medians over the results of this machine, oldest first, those that changed most. A dashed "
     "line is a change of level that chance would show less than once in a thousand times. A "

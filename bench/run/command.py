@@ -16,7 +16,7 @@ from svilm_fast.bench.run.file import check_replaceable, write_json
 from svilm_fast.bench.run.record import Record
 from svilm_fast.bench.run.runner import HOST_SUITES, result, run
 from svilm_fast.bench.run.table import table
-from svilm_fast.bench.run.text import failures, line, outcome, status_text
+from svilm_fast.bench.run.text import exit_code, failures, line, status_text
 from svilm_fast.bench.suites import benchmarks
 from svilm_fast.bench.suites.benchmark import SUITES, Benchmark
 from svilm_fast.core.console import Console
@@ -80,7 +80,7 @@ def run_suites(
         console.print(
             f"no figure: {record.id}: {status_text(record)}", markup=False, soft_wrap=True
         )
-    raise typer.Exit(int(outcome(records)))
+    raise typer.Exit(int(exit_code(records)))
 
 
 def chosen_device(name: str | None) -> torch.device:

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from svilm_fast.bench.compare.results import Results, read_results, same_file
-from svilm_fast.bench.compare.verdict import Line, judge, overall, percent, refusal
-from svilm_fast.bench.outcomes import Outcome
+from svilm_fast.bench.compare.verdict import IdVerdict, judge, overall, percent, refusal
+from svilm_fast.bench.exit_codes import ExitCode
+from svilm_fast.bench.run.file import Results, read_results, same_file
+from svilm_fast.bench.run.record import Record
 from svilm_fast.bench.units import limited_time
 
 # Beyond pytest's own exit statuses (0 to 5): 11 regression, 13 incomparable, 14 missing, ...
@@ -94,24 +95,24 @@ def why_disabled(config: pytest.Config) -> str | None:
 def judged(
     baseline: Results,
     environment: Mapping[str, Any],
-    records: Iterable[Mapping[str, Any]],
+    records: Iterable[Record],
     limit: str,
     *,
     allow_dirty: bool = False,
-) -> tuple[Outcome, list[str]]:
-    """The outcome of a run against its baseline, and the lines that say why it is no pass."""
-    found = Results(baseline.path, environment, {}, {record["id"]: record for record in records})
+) -> tuple[ExitCode, list[str]]:
+    """The exit code of a run against its baseline, and the lines that say why it is no pass."""
+    found = Results(baseline.path, environment, {}, {record.id: record for record in records})
     reason = refusal(baseline, found, None if allow_dirty else "--svilm-allow-dirty")
     if reason is not None:
-        return Outcome.INCOMPARABLE, [reason]
+        return ExitCode.INCOMPARABLE, [reason]
     lines = judge(baseline, found, limit=percent(limit))
-    outcome = overall(lines)
-    texts = [_text(line) for line in lines if line.outcome is not Outcome.OK]
-    if outcome is Outcome.MISSING and not texts:
+    exit_code = overall(lines)
+    texts = [_text(line) for line in lines if line.exit_code is not ExitCode.OK]
+    if exit_code is ExitCode.MISSING and not texts:
         texts = ["not one benchmark was compared"]
-    return outcome, texts
+    return exit_code, texts
 
 
-def _text(line: Line) -> str:
+def _text(line: IdVerdict) -> str:
     change = "" if line.ratio is None else f" ({line.ratio - 1:+.1%})"
-    return f"{line.outcome.name} {line.id}{change}: {line.note}"
+    return f"{line.exit_code.name} {line.id}{change}: {line.note}"

@@ -73,7 +73,7 @@ def markdown(records: Iterable[Record], found: Iterable[Ratio]) -> str:
     for record in records:
         case = f"{record.name}/{record.case}"
         head = f"| {case} | {record.direction} | {record.provider} |"
-        if not record.measured or record.median_ms is None:
+        if record.time_ms is None:
             rows.append(f"{head} {status_text(record)} | | | | |")
             continue
         time, memory = "1", "1"
@@ -85,7 +85,7 @@ def markdown(records: Iterable[Record], found: Iterable[Ratio]) -> str:
         peak = "" if record.peak_extra_bytes is None else bytes_text(record.peak_extra_bytes)
         error = "" if record.error is None else f"{record.error:.0e}"
         rows.append(
-            f"{head} {milliseconds(record.median_ms)} | {time} | {peak} | {memory} | {error} |"
+            f"{head} {milliseconds(record.time_ms)} | {time} | {peak} | {memory} | {error} |"
         )
     return "\n".join(rows) + "\n"
 

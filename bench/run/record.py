@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
-from svilm_fast.bench.suites.benchmark import SEED
+from svilm_fast.bench.suites.benchmark import ID_PARTS, SEED
 
 SCHEMA = 1
 Clock = Literal["events", "wall"]
+# This project's own providers; every other one is a peer.
+OWN_PROVIDERS = ("fused", "reference", "svilm")
+# The sizes of a shape that count pairs or clips.
+BATCH_SIZES = ("batch", "videos", "texts")
 
 
 @dataclass(frozen=True)
@@ -58,13 +63,6 @@ class Record:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def floor_fraction(self) -> float | None:
-        """Share of the binding ceiling that was reached."""
-        if self.product_fraction is None or self.copy_fraction is None:
-            return None
-        return max(self.product_fraction, self.copy_fraction)
-
-    @property
     def measured(self) -> bool:
         """Whether there is a figure."""
         return self.status == "ok"
@@ -74,11 +72,88 @@ class Record:
         """Whether it could not run here and nothing is wrong."""
         return self.status.startswith("skipped")
 
+    @property
+    def time_ms(self) -> float | None:
+        """The median in milliseconds; None unless the status is `ok` and it is a positive time."""
+        return self.median_ms if self.measured and (self.median_ms or 0) > 0 else None
+
+    @property
+    def floor_fraction(self) -> float | None:
+        """Share of the binding ceiling that was reached."""
+        if self.product_fraction is None or self.copy_fraction is None:
+            return None
+        return max(self.product_fraction, self.copy_fraction)
+
+    @property
+    def binding_ceiling(self) -> str:
+        """The ceiling that binds, `product` or `copy`; empty where that is not known."""
+        if self.product_fraction is None or self.copy_fraction is None:
+            return ""
+        return "product" if self.product_fraction >= self.copy_fraction else "copy"
+
+    @property
+    def intensity(self) -> float | None:
+        """FLOPs per byte of the floor."""
+        return self.flops / self.bytes if self.flops and self.bytes else None
+
+    @property
+    def flops_per_s(self) -> float | None:
+        """FLOPs of the floor per second of the median."""
+        return self.flops / (self.time_ms * 1e-3) if self.flops and self.time_ms else None
+
+    @property
+    def shape(self) -> Mapping[str, Any]:
+        """The named sizes of a call; empty where the facts name none."""
+        shape = self.facts.get("shape")
+        return shape if isinstance(shape, Mapping) else {}
+
+    @property
+    def batch(self) -> int | None:
+        """Pairs or clips of a call."""
+        sizes = [int(self.shape[name]) for name in BATCH_SIZES if name in self.shape]
+        return sizes[0] if sizes else None
+
+    @property
+    def other_sizes(self) -> tuple[tuple[str, str], ...]:
+        """The shape without what counts the batch; rectangular blocks keep their other side."""
+        square = len({self.shape[name] for name in BATCH_SIZES if name in self.shape}) == 1
+        dropped = BATCH_SIZES if square else BATCH_SIZES[:2]
+        kept = {name: str(value) for name, value in self.shape.items() if name not in dropped}
+        return tuple(sorted(kept.items()))
+
     def as_json(self) -> dict[str, Any]:
         """What is written."""
         return asdict(self) | {"floor_fraction": self.floor_fraction}
 
     @classmethod
-    def from_json(cls, written: Mapping[str, Any]) -> Record:
-        """The record of which `as_json` was written."""
-        return cls(**{name: value for name, value in written.items() if name != "floor_fraction"})
+    def from_json(cls, written: Any) -> Record:
+        """The record of a result file.
+
+        A number that is none (true, NaN, infinity, text) becomes None, so that it cannot pass for a
+        measurement. Raises ValueError without a status or an id of six parts.
+        """
+        if not isinstance(written, Mapping) or not {"id", "status"} <= written.keys():
+            raise ValueError(f"a record lacks id or status: {str(written)[:80]}")
+        parts = str(written["id"]).split("/")
+        if len(parts) != len(ID_PARTS):
+            raise ValueError(f"a record's id is not {'/'.join(ID_PARTS)}: {written['id']!r}")
+        known = {each.name for each in fields(cls)}
+        values = {name: value for name, value in written.items() if name in known}
+        values |= dict(zip(ID_PARTS, parts)) | {"status": str(written["status"])}
+        for name in _NUMBERS & values.keys():
+            values[name] = _number(values[name])
+        for name in ("samples_ms", "order", "kernels"):
+            values[name] = tuple(values.get(name) or ())
+        for name in ("rates_per_s", "facts"):
+            values[name] = values.get(name) or {}
+        return cls(**values)
+
+
+_NUMBERS = {
+    each.name for each in fields(Record) if str(each.type) in ("float | None", "int | None")
+}
+
+
+def _number(value: Any) -> Any:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if number and math.isfinite(value) else None

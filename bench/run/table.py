@@ -22,12 +22,12 @@ def table(records: Iterable[Record]) -> Table:
     for name in ("median", "p20 to p80", "floor", "memory", "rate", "error"):
         view.add_column(name)
     for record in records:
-        if not record.measured or record.median_ms is None:
+        if record.time_ms is None:
             view.add_row(record.id, Text(status_text(record), style="red"))
             continue
         view.add_row(
             record.id,
-            milliseconds(record.median_ms),
+            milliseconds(record.time_ms),
             _spread(record),
             _floor(record),
             "" if record.peak_extra_bytes is None else bytes_text(record.peak_extra_bytes),
@@ -44,8 +44,6 @@ def _spread(record: Record) -> str:
 
 
 def _floor(record: Record) -> str:
-    if record.product_fraction is None or record.copy_fraction is None:
+    if record.floor_fraction is None:
         return ""
-    if record.product_fraction >= record.copy_fraction:
-        return f"{record.product_fraction:.1%} product"
-    return f"{record.copy_fraction:.1%} copy"
+    return f"{record.floor_fraction:.1%} {record.binding_ceiling}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from svilm_fast.bench.outcomes import Outcome
+from svilm_fast.bench.exit_codes import ExitCode
 from svilm_fast.bench.peers import is_peer
 from svilm_fast.bench.run.record import Record
 from svilm_fast.bench.units import bytes_text
@@ -24,16 +24,18 @@ def failures(records: Iterable[Record]) -> list[Record]:
     ]
 
 
-def outcome(records: Iterable[Record]) -> Outcome:
+def exit_code(records: Iterable[Record]) -> ExitCode:
     """`FAILED` where a record is a failure, `MISSING` where nothing at all was measured."""
     records = list(records)
     if failures(records):
-        return Outcome.FAILED
-    return Outcome.OK if any(record.measured for record in records) else Outcome.MISSING
+        return ExitCode.FAILED
+    return ExitCode.OK if any(record.measured for record in records) else ExitCode.MISSING
 
 
 def status_text(record: Record) -> str:
-    """The status, with the reason where it is only told in the facts."""
+    """The status, with the reason where only the facts tell it."""
+    if record.measured and record.time_ms is None:
+        return "no figure"
     reason = record.facts.get("reason")
     if reason is None or record.status.endswith(str(reason)):
         return record.status
@@ -60,9 +62,9 @@ def rates(record: Record) -> list[str]:
 def line(record: Record) -> str:
     """One measurement as a line of text."""
     head = f"{record.id:72}"
-    if not record.measured or record.median_ms is None:
+    if record.time_ms is None:
         return f"{head} {status_text(record)}"
-    parts = [f"{milliseconds(record.median_ms):>12}"]
+    parts = [f"{milliseconds(record.time_ms):>12}"]
     if record.product_fraction is not None and record.copy_fraction is not None:
         parts.append(f"product {record.product_fraction:6.1%}  copy {record.copy_fraction:6.1%}")
     if record.peak_extra_bytes is not None:

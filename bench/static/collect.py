@@ -7,7 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 
-from svilm_fast.bench.static.table import Row, row_of
+from svilm_fast.bench.static.table import KernelRow, row_of
 from svilm_fast.kernels.aot import ARCHITECTURES, compile_launch
 from svilm_fast.kernels.device import assume_traits
 from svilm_fast.kernels.launch import record_launches
@@ -48,7 +48,7 @@ def declared(
 class Cell:
     """One compiled kernel: its row and the hash that tells equal binaries."""
 
-    row: Row
+    row: KernelRow
     binary_hash: str
 
 
@@ -58,9 +58,9 @@ def collect(tasks: list[tuple[str, str, str]], *, workers: int = 2) -> Iterator[
         yield from pool.map(_cells_of, tasks)
 
 
-def unique_rows(groups: Iterable[list[Cell]]) -> list[Row]:
+def unique_rows(groups: Iterable[list[Cell]]) -> list[KernelRow]:
     """All rows, a binary that several variants share only once."""
-    rows: dict[str, Row] = {}
+    rows: dict[str, KernelRow] = {}
     for group in groups:
         for cell in group:
             rows.setdefault(cell.binary_hash, cell.row)

@@ -14,7 +14,7 @@ from svilm_fast.bench.console import wide_console
 from svilm_fast.bench.static.collect import collect, declared, unique_rows
 from svilm_fast.bench.static.rules import broken_rules, differences, part_of_table, with_reasons
 from svilm_fast.bench.static.table import (
-    Row,
+    KernelRow,
     read_other_table,
     read_table,
     table_path,
@@ -71,13 +71,15 @@ def static(
     console.print(f"{len(rows)} kernels for Triton {triton.__version__}: all rules hold")
 
 
-def _compile_all(tasks: list[tuple[str, str, str]], workers: int, console: Console) -> list[Row]:
+def _compile_all(
+    tasks: list[tuple[str, str, str]], workers: int, console: Console
+) -> list[KernelRow]:
     cells = collect(tasks, workers=workers)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         return unique_rows(progress.track(cells, total=len(tasks), description="compiling"))
 
 
-def _print_table(rows: list[Row], console: Console) -> None:
+def _print_table(rows: list[KernelRow], console: Console) -> None:
     view = Table(
         "kernel",
         "variant",

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-from svilm_fast.bench.static.table import Row
+from svilm_fast.bench.static.table import KernelRow
 
 
 @dataclass(frozen=True)
-class Rule:
+class StaticRule:
     """A property of a row; `complaint` returns text where it is broken."""
 
     name: str
-    complaint: Callable[[Row], str | None]
+    complaint: Callable[[KernelRow], str | None]
 
 
-def _tensor_core_kind(row: Row) -> str | None:
+def _tensor_core_kind(row: KernelRow) -> str | None:
     wanted = {"sm_80": "HMMA", "sm_90": "HGMMA", "sm_100": "UTCHMMA"}[row.target]
     kinds = {part.split(":")[0] for part in row.tensor_instructions.split()}
     if row.half_precision_dot and wanted not in kinds:
@@ -24,38 +24,38 @@ def _tensor_core_kind(row: Row) -> str | None:
     return None
 
 
-def _when(broken: Callable[[Row], bool], text: str) -> Callable[[Row], str | None]:
+def _when(broken: Callable[[KernelRow], bool], text: str) -> Callable[[KernelRow], str | None]:
     return lambda row: text.format(**asdict(row)) if broken(row) else None
 
 
-RULES: tuple[Rule, ...] = (
-    Rule(
+RULES: tuple[StaticRule, ...] = (
+    StaticRule(
         "spills",
         _when(
             lambda row: row.spill_bytes > 0 or row.local_accesses > 0,
             "spills {spill_bytes} bytes ({local_accesses} accesses to local memory)",
         ),
     ),
-    Rule("fp64", _when(lambda row: row.fp64 > 0, "{fp64} fp64 instructions")),
-    Rule("atomics", _when(lambda row: row.atomics > 0, "{atomics} atomic instructions")),
-    Rule(
+    StaticRule("fp64", _when(lambda row: row.fp64 > 0, "{fp64} fp64 instructions")),
+    StaticRule("atomics", _when(lambda row: row.atomics > 0, "{atomics} atomic instructions")),
+    StaticRule(
         "shared",
         _when(
             lambda row: row.shared_bytes > row.shared_limit,
             "{shared_bytes} bytes of shared memory, the limit is {shared_limit}",
         ),
     ),
-    Rule("occupancy", _when(lambda row: row.blocks_per_sm == 0, "no block fits on an SM")),
-    Rule("tensor_cores", _tensor_core_kind),
-    Rule(
+    StaticRule("occupancy", _when(lambda row: row.blocks_per_sm == 0, "no block fits on an SM")),
+    StaticRule("tensor_cores", _tensor_core_kind),
+    StaticRule(
         "loop_stores",
         _when(lambda row: row.loop_stores > 0, "{loop_stores} global stores inside the main loop"),
     ),
-    Rule(
+    StaticRule(
         "tf32",
         _when(lambda row: row.tf32, "an fp32 product is lowered to tf32 tensor-core instructions"),
     ),
-    Rule(
+    StaticRule(
         "alignment",
         _when(
             lambda row: row.half_precision_dot and row.loads > 0 and row.wide_loads == 0,
@@ -65,7 +65,7 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def broken_rules(row: Row) -> list[str]:
+def broken_rules(row: KernelRow) -> list[str]:
     """Complaints about one row, less those that its `reason` excuses (`rule: why; rule: why`)."""
     excused = {part.split(":")[0].strip() for part in row.reason.split(";") if ":" in part}
     found = []
@@ -76,15 +76,15 @@ def broken_rules(row: Row) -> list[str]:
     return found
 
 
-def with_reasons(rows: list[Row], recorded: list[Row]) -> list[Row]:
+def with_reasons(rows: list[KernelRow], recorded: list[KernelRow]) -> list[KernelRow]:
     """`rows` with the hand-written reasons that `recorded` has for the same keys."""
     reasons = {row.key: row.reason for row in recorded}
-    return [Row(**{**asdict(row), "reason": reasons.get(row.key, "")}) for row in rows]
+    return [KernelRow(**{**asdict(row), "reason": reasons.get(row.key, "")}) for row in rows]
 
 
 def part_of_table(
-    rows: list[Row], recorded: list[Row], chosen: set[tuple[str, str]]
-) -> tuple[list[Row], list[Row]]:
+    rows: list[KernelRow], recorded: list[KernelRow], chosen: set[tuple[str, str]]
+) -> tuple[list[KernelRow], list[KernelRow]]:
     """Both tables restricted to the chosen (op, variant).
 
     A kernel that several variants share has one row, under the first of them: where that one was
@@ -100,7 +100,7 @@ def part_of_table(
     ], part
 
 
-def differences(recorded: list[Row], measured: list[Row]) -> list[str]:
+def differences(recorded: list[KernelRow], measured: list[KernelRow]) -> list[str]:
     """Readable differences between the table under version control and a fresh one."""
     old, new = {row.key: row for row in recorded}, {row.key: row for row in measured}
     lines = [

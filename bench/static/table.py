@@ -17,7 +17,7 @@ RESULTS = Path(__file__).resolve().parents[1] / "results" / "static"
 
 
 @dataclass(frozen=True)
-class Row:
+class KernelRow:
     """One compiled kernel. `reason` is written by hand and excuses the rules that it names."""
 
     op: str
@@ -47,9 +47,9 @@ class Row:
         return f"{self.op} | {self.variant} | {self.kernel} | {self.target}"
 
 
-def row_of(op: str, variant: str, kernel: str, compiled: Compiled) -> Row:
+def row_of(op: str, variant: str, kernel: str, compiled: Compiled) -> KernelRow:
     """The table's row of one compiled kernel."""
-    return Row(
+    return KernelRow(
         op=op,
         variant=variant,
         kernel=kernel,
@@ -77,16 +77,18 @@ def table_path(version: str = triton.__version__) -> Path:
     return RESULTS / f"triton-{version}.csv"
 
 
-def write_table(rows: list[Row], path: Path) -> None:
+def write_table(rows: list[KernelRow], path: Path) -> None:
     """Write rows in the order of their keys."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
+        writer = csv.DictWriter(
+            file, [field.name for field in fields(KernelRow)], lineterminator="\n"
+        )
         writer.writeheader()
         writer.writerows(asdict(row) for row in sorted(rows, key=lambda row: row.key))
 
 
-def read_table(path: Path) -> list[Row]:
+def read_table(path: Path) -> list[KernelRow]:
     """Read a table; a missing or malformed one is an error that says which command makes it."""
     if not path.is_file():
         raise FileNotFoundError(
@@ -102,7 +104,7 @@ def read_table(path: Path) -> list[Row]:
         ) from error
 
 
-def read_other_table(path: Path) -> list[Row]:
+def read_other_table(path: Path) -> list[KernelRow]:
     """Rows of the newest table beside `path`; none where there is no other."""
     others = [other for other in path.parent.glob("triton-*.csv") if other != path]
     newest = max(others, key=lambda other: _version(other.stem), default=None)
@@ -113,11 +115,13 @@ def _version(stem: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", stem))
 
 
-def _parse(record: dict[str, str]) -> Row:
+def _parse(record: dict[str, str]) -> KernelRow:
     parsers: dict[str, Callable[[str], Any]] = {
         "int": int,
         "bool": {"True": True, "False": False}.__getitem__,
         "str": str,
     }
-    values = {field.name: parsers[str(field.type)](record[field.name]) for field in fields(Row)}
-    return Row(**values)
+    values = {
+        field.name: parsers[str(field.type)](record[field.name]) for field in fields(KernelRow)
+    }
+    return KernelRow(**values)

@@ -62,7 +62,7 @@ def declared(device: torch.device) -> Iterator[Benchmark]:
 def _prepare(recipe: str, batch: int, micro: int | None, device: torch.device) -> Prepared:
     settings = ["video.checkpoint_activations=true"] if device.type == "cuda" else []
     config = load_config(recipe, settings)
-    step = Step(config, batch, micro, device)
+    step = TrainingStep(config, batch, micro, device)
     flops = step_flops(
         config,
         global_batch=batch,
@@ -113,7 +113,7 @@ class RepeatedInputs:
         return self.parts
 
 
-class Step:
+class TrainingStep:
     """Model, optimizer and inputs of one benchmark; calling it takes one optimizer step."""
 
     def __init__(

@@ -9,10 +9,10 @@ from statistics import NormalDist
 import pytest
 
 from svilm_fast.bench.ab.process import SideError
-from svilm_fast.bench.ab.samples import BASE, CONTROL, HEAD, Draw
-from svilm_fast.bench.ab.session import Batch, Plan, Session, SideSpec, spaced
-from svilm_fast.bench.ab.verdict import Rule, judge
-from svilm_fast.bench.outcomes import Outcome
+from svilm_fast.bench.ab.samples import BASE, CONTROL, HEAD, RenewalSamples
+from svilm_fast.bench.ab.session import Batch, MeasurementPlan, Session, SideSpec, spaced
+from svilm_fast.bench.ab.verdict import DecisionRule, judge
+from svilm_fast.bench.exit_codes import ExitCode
 
 FAKE = """
 import json, os, random, sys, time
@@ -50,7 +50,7 @@ for line in sys.stdin:
 """
 NO_WAIT = {BASE: [0], HEAD: [0]}
 IDS = [f"host/made-up/case{i}/-/-/-" for i in range(4)]
-PLAN = Plan(restarts=4, renewals=2, pairs=3, controls=2, timeout_s=20.0, pinned=False)
+PLAN = MeasurementPlan(restarts=4, renewals=2, pairs=3, controls=2, timeout_s=20.0, pinned=False)
 
 
 @pytest.fixture
@@ -72,15 +72,15 @@ def played(tmp_path):
     return play
 
 
-def outcomes(judgement):
-    return {verdict.id: verdict.outcome for verdict in judgement.verdicts}
+def exit_codes(judgement):
+    return {verdict.id: verdict.exit_code for verdict in judgement.verdicts}
 
 
 def test_equal_sides_pass_with_all_samples_kept(played):
     measured = played()
-    judgement = judge(measured, Rule())
-    assert judgement.outcome == Outcome.OK
-    assert set(outcomes(judgement)) == set(IDS)
+    judgement = judge(measured, DecisionRule())
+    assert judgement.exit_code == ExitCode.OK
+    assert set(exit_codes(judgement)) == set(IDS)
     assert [check.id for check in judgement.controls] == spaced(IDS, 2)
     assert all(len(draws) == PLAN.restarts * PLAN.renewals for draws in measured.draws.values())
     [draw] = measured.draws[IDS[1]][:1]
@@ -90,8 +90,8 @@ def test_equal_sides_pass_with_all_samples_kept(played):
 
 
 def test_a_slower_head_fails_and_a_faster_one_is_told(played):
-    judgement = judge(played(head={"slower": {IDS[0]: 1.05, IDS[1]: 0.9}}), Rule())
-    assert judgement.outcome == Outcome.REGRESSION == 1
+    judgement = judge(played(head={"slower": {IDS[0]: 1.05, IDS[1]: 0.9}}), DecisionRule())
+    assert judgement.exit_code == ExitCode.REGRESSION == 1
     words = {verdict.id: verdict.word for verdict in judgement.verdicts}
     assert words == {IDS[0]: "slower", IDS[1]: "faster", IDS[2]: "same", IDS[3]: "same"}
     [slower] = [verdict for verdict in judgement.verdicts if verdict.id == IDS[0]]
@@ -100,21 +100,21 @@ def test_a_slower_head_fails_and_a_faster_one_is_told(played):
 
 
 def test_less_than_the_threshold_passes(played):
-    judgement = judge(played(head={"slower": {IDS[0]: 1.01}}), Rule(threshold=0.02))
-    assert judgement.outcome == Outcome.OK
+    judgement = judge(played(head={"slower": {IDS[0]: 1.01}}), DecisionRule(threshold=0.02))
+    assert judgement.exit_code == ExitCode.OK
 
 
 def test_a_width_that_could_hide_a_slowdown_is_not_a_pass(played):
     noisy = {name: {"noise": 0.2} for name in (BASE, HEAD)}
-    judgement = judge(played(**noisy), Rule())
-    assert judgement.outcome == Outcome.NOISY
-    assert Outcome.NOISY in outcomes(judgement).values()
+    judgement = judge(played(**noisy), DecisionRule())
+    assert judgement.exit_code == ExitCode.NOISY
+    assert ExitCode.NOISY in exit_codes(judgement).values()
 
 
 def test_base_unlike_itself_makes_the_run_noisy_even_with_a_slower_head(played):
     control = {"slower": dict.fromkeys(IDS, 1.04)}
-    judgement = judge(played(control=control, head={"slower": {IDS[0]: 1.3}}), Rule())
-    assert judgement.outcome == Outcome.NOISY == 6
+    judgement = judge(played(control=control, head={"slower": {IDS[0]: 1.3}}), DecisionRule())
+    assert judgement.exit_code == ExitCode.NOISY == 6
     assert {check.word for check in judgement.controls} == {"differs from itself"}
 
 
@@ -129,13 +129,17 @@ def test_base_unlike_itself_makes_the_run_noisy_even_with_a_slower_head(played):
     ],
 )
 def test_a_side_that_breaks_fails_its_benchmark_and_no_other(played, fault, when, told):
-    plan = Plan(restarts=2, renewals=1, pairs=3, controls=1, timeout_s=20.0, pinned=False)
+    plan = MeasurementPlan(
+        restarts=2, renewals=1, pairs=3, controls=1, timeout_s=20.0, pinned=False
+    )
     if fault == "hang":
-        plan = Plan(restarts=2, renewals=1, pairs=3, controls=1, timeout_s=1.0, pinned=False)
+        plan = MeasurementPlan(
+            restarts=2, renewals=1, pairs=3, controls=1, timeout_s=1.0, pinned=False
+        )
     measured = played(plan, head={"faults": {fault: [when, IDS[2]]}})
-    judgement = judge(measured, Rule())
-    assert judgement.outcome == Outcome.FAILED == 5
-    failed = [verdict for verdict in judgement.verdicts if verdict.outcome == Outcome.FAILED]
+    judgement = judge(measured, DecisionRule())
+    assert judgement.exit_code == ExitCode.FAILED == 5
+    failed = [verdict for verdict in judgement.verdicts if verdict.exit_code == ExitCode.FAILED]
     assert [verdict.id for verdict in failed] == [IDS[2]]
     assert told in failed[0].message
     assert failed[0].message.startswith("head ")
@@ -147,49 +151,51 @@ def test_a_side_that_breaks_fails_its_benchmark_and_no_other(played, fault, when
 def test_a_crash_late_in_the_run_takes_the_figures_with_it(played):
     measured = played(head={"faults": {"crash": ["close", IDS[1]]}})
     assert IDS[1] not in measured.draws
-    assert judge(measured, Rule()).outcome == Outcome.FAILED
+    assert judge(measured, DecisionRule()).exit_code == ExitCode.FAILED
 
 
 @pytest.mark.parametrize("side", [BASE, HEAD])
 def test_an_id_on_one_side_only_is_missing_unless_allowed(played, side):
     extra = "host/made-up/extra/-/-/-"
     measured = played(**{side: {"ids": [*IDS, extra]}})
-    judgement = judge(measured, Rule())
-    assert judgement.outcome == Outcome.MISSING == 4
-    assert outcomes(judgement)[extra] == Outcome.MISSING
-    allowed = judge(measured, Rule(allow=frozenset([extra])))
-    assert allowed.outcome == Outcome.OK
+    judgement = judge(measured, DecisionRule())
+    assert judgement.exit_code == ExitCode.MISSING == 4
+    assert exit_codes(judgement)[extra] == ExitCode.MISSING
+    allowed = judge(measured, DecisionRule(allow=frozenset([extra])))
+    assert allowed.exit_code == ExitCode.OK
 
 
 def test_skipped_everywhere_is_told_but_skipped_on_one_side_is_missing(played):
     skips = {"faults": {"skipped": ["prepare", IDS[3]]}}
-    everywhere = judge(played(base=skips, head=skips, control=skips), Rule())
-    assert everywhere.outcome == Outcome.OK
+    everywhere = judge(played(base=skips, head=skips, control=skips), DecisionRule())
+    assert everywhere.exit_code == ExitCode.OK
     assert {v.id: v.word for v in everywhere.verdicts}[IDS[3]] == "skipped"
-    assert judge(played(head=skips), Rule()).outcome == Outcome.MISSING
+    assert judge(played(head=skips), DecisionRule()).exit_code == ExitCode.MISSING
 
 
 @pytest.mark.parametrize("request_", ["verify", "peak", "time"])
 def test_a_side_that_skips_later_is_missing_too(played, request_):
     skips = {"faults": {"skipped": [request_, IDS[3]]}}
-    assert judge(played(head=skips), Rule()).outcome == Outcome.MISSING
+    assert judge(played(head=skips), DecisionRule()).exit_code == ExitCode.MISSING
 
 
 def test_nothing_measured_is_not_a_pass(played):
-    judgement = judge(played(**{name: {"ids": []} for name in (BASE, HEAD, CONTROL)}), Rule())
-    assert judgement.outcome == Outcome.MISSING
+    judgement = judge(
+        played(**{name: {"ids": []} for name in (BASE, HEAD, CONTROL)}), DecisionRule()
+    )
+    assert judgement.exit_code == ExitCode.MISSING
 
 
 def test_other_machines_or_versions_cannot_be_compared(played):
-    judgement = judge(played(head={"fingerprint": "other"}), Rule())
-    assert judgement.outcome == Outcome.INCOMPARABLE == 3
+    judgement = judge(played(head={"fingerprint": "other"}), DecisionRule())
+    assert judgement.exit_code == ExitCode.INCOMPARABLE == 3
     assert "base same, head other" in judgement.messages[0]
 
 
 def test_any_growth_of_memory_fails(played):
     peaks = {BASE: {"peak": {IDS[0]: 1000, IDS[1]: 1000}}, CONTROL: {"peak": {IDS[1]: 1000}}}
-    judgement = judge(played(**peaks, head={"peak": {IDS[0]: 1001, IDS[1]: 900}}), Rule())
-    assert judgement.outcome == Outcome.REGRESSION
+    judgement = judge(played(**peaks, head={"peak": {IDS[0]: 1001, IDS[1]: 900}}), DecisionRule())
+    assert judgement.exit_code == ExitCode.REGRESSION
     told = {verdict.id: (verdict.word, verdict.message) for verdict in judgement.verdicts}
     assert told[IDS[0]] == ("same, more memory", "peak 1000 -> 1001 bytes")
     assert told[IDS[1]] == ("same", "peak 1000 -> 900 bytes")
@@ -198,31 +204,31 @@ def test_any_growth_of_memory_fails(played):
 def test_memory_that_differs_between_equal_versions_decides_nothing(played):
     sides = {BASE: 1000, HEAD: 1200, CONTROL: 1100}
     peaks = {name: {"peak": dict.fromkeys(IDS, peak)} for name, peak in sides.items()}
-    judgement = judge(played(**peaks), Rule())
+    judgement = judge(played(**peaks), DecisionRule())
     checked = [verdict for verdict in judgement.verdicts if CONTROL in verdict.peak_bytes]
     assert len(checked) == len(IDS)
-    assert {verdict.outcome for verdict in checked} == {Outcome.NOISY}
+    assert {verdict.exit_code for verdict in checked} == {ExitCode.NOISY}
 
 
 def test_memory_repeats_exactly_and_counts_on_a_noisy_machine_too(played):
     control = {"slower": dict.fromkeys(IDS, 1.04), "peak": dict.fromkeys(IDS, 1000)}
     peaks = {"peak": dict.fromkeys(IDS, 1000)}
     head = {"peak": {**peaks["peak"], IDS[2]: 1001}}
-    judgement = judge(played(base=peaks, control=control, head=head), Rule())
-    assert judgement.outcome == Outcome.REGRESSION
+    judgement = judge(played(base=peaks, control=control, head=head), DecisionRule())
+    assert judgement.exit_code == ExitCode.REGRESSION
     assert IDS[2] in judgement.messages[0]
 
 
 def test_controls_are_chosen_among_what_was_measured(played):
     skips = {"faults": {"skipped": ["prepare", IDS[1]]}}
-    judgement = judge(played(base=skips, head=skips, control=skips), Rule())
+    judgement = judge(played(base=skips, head=skips, control=skips), DecisionRule())
     assert [check.id for check in judgement.controls] == spaced([IDS[0], IDS[2], IDS[3]], 2)
 
 
 def test_without_a_measured_control_nothing_passes(played):
     measured = played()
     measured.controls = []
-    assert judge(measured, Rule()).outcome == Outcome.NOISY
+    assert judge(measured, DecisionRule()).exit_code == ExitCode.NOISY
 
 
 def test_a_worker_that_imports_another_checkout_is_refused(played, tmp_path):
@@ -265,7 +271,7 @@ def test_controls_are_spread_over_the_benchmarks():
 
 
 def session(**plan):
-    return Session([], Plan(**plan), Path())
+    return Session([], MeasurementPlan(**plan), Path())
 
 
 @pytest.mark.parametrize(
@@ -292,7 +298,9 @@ def test_renewals_go_where_the_spread_is():
         one._batches[id] = Batch(1, 3, 1000)
         steps = [math.exp(spread * NormalDist().inv_cdf((i + 0.5) / 200)) for i in range(200)]
         one.measured.draws[id] = [
-            Draw(0, i, None, 1, ns={BASE: [10**6], HEAD: [round(1e6 * step)]}, waited=NO_WAIT)
+            RenewalSamples(
+                0, i, None, 1, ns={BASE: [10**6], HEAD: [round(1e6 * step)]}, waited=NO_WAIT
+            )
             for i, step in enumerate(steps)
         ]
     found = [one._renewals(id) for id in ("steady", "middling", "wild", "new")]
@@ -300,7 +308,7 @@ def test_renewals_go_where_the_spread_is():
 
 
 def test_a_renewal_counts_the_faster_half_and_not_the_waiting():
-    draw = Draw(0, 0, None, 1, ns={BASE: [100, 900, 100], HEAD: [110, 1000, 310]})
+    draw = RenewalSamples(0, 0, None, 1, ns={BASE: [100, 900, 100], HEAD: [110, 1000, 310]})
     draw.waited = {BASE: [0, 0, 0], HEAD: [0, 0, 200]}
     assert draw.log_ratio(HEAD) == pytest.approx(math.log(1.1))
     assert draw.pairs(HEAD)[1] == pytest.approx(math.log(10 / 9))

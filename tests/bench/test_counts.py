@@ -9,7 +9,7 @@ from svilm_fast.bench.counts import callgrind, command
 from svilm_fast.bench.counts.peak import count_peaks, peak_of
 from svilm_fast.bench.counts.requests import Requests, supported
 from svilm_fast.bench.counts.table import (
-    Row,
+    CountRow,
     differences,
     fingerprint,
     read_table,
@@ -17,22 +17,22 @@ from svilm_fast.bench.counts.table import (
     write_table,
 )
 from svilm_fast.bench.counts.watch import Watch
-from svilm_fast.bench.outcomes import Outcome
+from svilm_fast.bench.exit_codes import ExitCode
 from svilm_fast.bench.peers import peers
 from svilm_fast.cli import main
 from svilm_fast.kernels.registry import ops
 
 FACTS = {"python": "3.11.7", "torch": "2.13.0", "cpu_capability": "AVX2"}
-INSTRUCTIONS = Row("instructions", "fused host | infonce", "per call", 1_000_000)
-GATHER = Row("collectives", "op infonce", "allgather_base", 2, 7168)
-WAIT = Row("waits", "step ZeRO 1", "aten::_local_scalar_dense", 7)
-PEAK = Row("memory", "infonce, both directions", "peak", 1, 1_863_692)
+INSTRUCTIONS = CountRow("instructions", "fused host | infonce", "per call", 1_000_000)
+GATHER = CountRow("collectives", "op infonce", "allgather_base", 2, 7168)
+WAIT = CountRow("waits", "step ZeRO 1", "aten::_local_scalar_dense", 7)
+PEAK = CountRow("memory", "infonce, both directions", "peak", 1, 1_863_692)
 
 
 def run(*arguments):
     with pytest.raises(SystemExit) as ended:
         main(["bench", "counts", *arguments])
-    return Outcome(ended.value.code)
+    return ExitCode(ended.value.code)
 
 
 @pytest.mark.parametrize(
@@ -89,14 +89,14 @@ def test_equal_tables_do_not_differ():
     ],
 )
 def test_one_more_is_a_difference_and_for_instructions_beyond_the_tolerance(row, count, size, says):
-    changed, unmatched = differences([row], [Row(row.kind, row.case, row.item, count, size)])
+    changed, unmatched = differences([row], [CountRow(row.kind, row.case, row.item, count, size)])
     assert len(changed) == 1
     assert says in changed[0]
     assert unmatched == []
 
 
 def test_instructions_within_the_tolerance_do_not_differ():
-    near = Row("instructions", INSTRUCTIONS.case, "per call", 1_001_000)
+    near = CountRow("instructions", INSTRUCTIONS.case, "per call", 1_001_000)
     assert differences([INSTRUCTIONS], [near]) == ([], [])
 
 
@@ -127,11 +127,11 @@ def test_other_versions_have_a_table_of_their_own():
 
 def test_the_recorded_peaks_hold_and_a_whole_matrix_does_not():
     recorded = [r for r in read_table(table_path(["memory"], {})) if r.kind == "memory"]
-    fresh = [Row("memory", case, "peak", 1, size) for case, size in count_peaks()]
+    fresh = [CountRow("memory", case, "peak", 1, size) for case, size in count_peaks()]
     assert differences(recorded, fresh) == ([], [])
     infonce = ops()["infonce"]
     planted = peak_of(infonce, peers("infonce")["eager"])
-    matrix = Row("memory", "infonce, both directions", "peak", 1, planted)
+    matrix = CountRow("memory", "infonce, both directions", "peak", 1, planted)
     changed, _ = differences([r for r in recorded if r.case == matrix.case], [matrix])
     assert len(changed) == 1
     assert planted > 4 * 1024 * 1024
@@ -139,14 +139,14 @@ def test_the_recorded_peaks_hold_and_a_whole_matrix_does_not():
 
 def test_without_valgrind_nothing_passes(monkeypatch, capsys):
     monkeypatch.setattr(shutil, "which", lambda tool: None)
-    assert run("--check", "--kind", "instructions") is Outcome.MISSING
+    assert run("--check", "--kind", "instructions") is ExitCode.MISSING
     assert "skipped: instructions were not counted" in capsys.readouterr().out
 
 
 def test_counts_of_other_versions_are_not_comparable(monkeypatch, capsys):
     found = {INSTRUCTIONS.case: INSTRUCTIONS.count}
     monkeypatch.setattr(command, "count_instructions", lambda only: (found, FACTS))
-    assert run("--check", "--kind", "instructions") is Outcome.INCOMPARABLE
+    assert run("--check", "--kind", "instructions") is ExitCode.INCOMPARABLE
     assert "nothing to be compared with" in capsys.readouterr().out
 
 
@@ -154,12 +154,12 @@ def test_one_gather_too_many_is_a_regression(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(command, "table_path", lambda kinds, facts: tmp_path / "table.csv")
     found = {"op infonce": {"collectives": {"allgather_base": [2, 7168]}, "waits": {}}}
     monkeypatch.setattr(command, "count_on_ranks", lambda: found)
-    assert run("--write", "--kind", "collectives", "--kind", "waits") is Outcome.OK
-    assert run("--check", "--kind", "collectives") is Outcome.OK
+    assert run("--write", "--kind", "collectives", "--kind", "waits") is ExitCode.OK
+    assert run("--check", "--kind", "collectives") is ExitCode.OK
     found["op infonce"]["collectives"]["allgather_base"] = [3, 7168]
-    assert run("--check", "--kind", "collectives") is Outcome.REGRESSION
+    assert run("--check", "--kind", "collectives") is ExitCode.REGRESSION
     found["op infonce"]["waits"]["aten::nonzero"] = 1
-    assert run("--check", "--kind", "waits") is Outcome.INCOMPARABLE
+    assert run("--check", "--kind", "waits") is ExitCode.INCOMPARABLE
     assert "2 -> 3" in capsys.readouterr().out
 
 
@@ -171,7 +171,7 @@ def test_one_gather_too_many_is_a_regression(monkeypatch, tmp_path, capsys):
     ],
 )
 def test_wrong_usage_is_told(arguments, says, capsys):
-    assert run(*arguments) is Outcome.USAGE
+    assert run(*arguments) is ExitCode.USAGE
     assert says in capsys.readouterr().err
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from svilm_fast.bench.exit_codes import ExitCode
 from svilm_fast.bench.gpu import check, watched
 from svilm_fast.bench.gpu.parts import Done, run_side_by_side
-from svilm_fast.bench.outcomes import Outcome
 
 # Stands for the benchmark: "a" crashes it, "b" hangs it, then all that is left is measured.
 PROGRAM = """
@@ -69,7 +69,7 @@ def test_a_crash_and_a_hang_cost_one_figure_each(program, tmp_path):
     code = watched.benchmark(
         tmp_path, 300, more=["--op", "x"], silence_s=3.0, tell=told.append, program=program
     )
-    assert code == Outcome.OK
+    assert code == ExitCode.OK
     assert told.count("ceilings") == 3
     assert [line for line in told if line.startswith("!")] == [
         "! a: ended the process (-6); begun anew",
@@ -87,7 +87,7 @@ def test_it_ends_after_the_deadline_whatever_is_under_way(program, tmp_path):
     code = watched.benchmark(
         tmp_path, 3, silence_s=100, grace_s=1, tell=told.append, program=program
     )
-    assert code == Outcome.OK
+    assert code == ExitCode.OK
     assert time.monotonic() - begin < 60
     assert told[-1].startswith("figure of c --announce --resume --without a")
 
@@ -97,7 +97,7 @@ def test_what_breaks_before_any_benchmark_resumes_nothing(tmp_path):
     program = f"import sys; open({str(asked)!r}, 'a').write(' '.join(sys.argv[1:]) + chr(10))"
     program = [sys.executable, "-c", program + "; raise SystemExit(1)"]
     code = watched.benchmark(tmp_path, 60, tell=lambda _: None, program=program)
-    assert code == Outcome.FAILED
+    assert code == ExitCode.FAILED
     lines = asked.read_text().splitlines()
     assert len(lines) == watched.MOST_STARTS
     assert not any("--resume" in line for line in lines)
@@ -106,7 +106,7 @@ def test_what_breaks_before_any_benchmark_resumes_nothing(tmp_path):
 def test_the_whole_benchmark_runs_in_a_process_of_its_own(tmp_path):
     told = []
     more = ["--device", "cpu", "--op", "temporal", "--case", "ragged", "--budget", "0.01"]
-    assert watched.benchmark(tmp_path, 300, more=more, tell=told.append) == Outcome.OK
+    assert watched.benchmark(tmp_path, 300, more=more, tell=told.append) == ExitCode.OK
     [path] = tmp_path.glob("*/ops.json")
     written = json.loads(path.read_text())
     assert written["complete"] is True

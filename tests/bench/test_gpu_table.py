@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from svilm_fast.bench.compare.results import read_results
 from svilm_fast.bench.environment import ROOT
-from svilm_fast.bench.outcomes import Outcome
+from svilm_fast.bench.exit_codes import ExitCode
+from svilm_fast.bench.generated_section import put_section, section_of
 from svilm_fast.bench.report.gpu_table import NOTHING, SECTION, gpu_section
-from svilm_fast.bench.sections import put_section, section_of
+from svilm_fast.bench.run.file import read_results
 from svilm_fast.cli import main
 
 GPU = {"gpu": "Made Up GPU", "torch": "2.11", "triton": "3.6", "commit": "abcdef0123456789"}
@@ -62,7 +62,7 @@ def test_the_figures_of_a_run(written, page):
         record("fused", 0.5, op="grouping", fraction=0.1),
         record("fused", 1.0, direction="forward"),
     ]
-    assert table(written(records), "--page", page) == Outcome.OK
+    assert table(written(records), "--page", page) == ExitCode.OK
     lines = section_of(page, SECTION).splitlines()
     assert lines[0].startswith("Made Up GPU, PyTorch 2.11, Triton 3.6, commit abcdef012345;")
     assert lines[4] == (
@@ -85,21 +85,21 @@ def test_a_peer_without_a_figure_is_told_and_a_stopped_run_too(written):
 
 def test_check_sees_a_page_that_says_otherwise(written, page):
     path = written([record("fused", 4.0)])
-    assert table(path, "--page", page, "--check") == Outcome.REGRESSION
+    assert table(path, "--page", page, "--check") == ExitCode.REGRESSION
     assert "old" in page.read_text()
-    assert table(path, "--page", page) == Outcome.OK
-    assert table(path, "--page", page, "--check") == Outcome.OK
+    assert table(path, "--page", page) == ExitCode.OK
+    assert table(path, "--page", page, "--check") == ExitCode.OK
 
 
 def test_without_any_gpu_the_section_says_so(written, page):
     assert gpu_section([]) == NOTHING
     cpu = written([record("fused", 4.0)], environment={"cpu": "small"})
-    assert table(cpu, "--page", page) == Outcome.OK
+    assert table(cpu, "--page", page) == ExitCode.OK
     assert section_of(page, SECTION) == NOTHING
 
 
 def test_the_readme_tells_what_the_result_files_do():
-    assert table("--page", ROOT / "README.md", "--check") == Outcome.OK
+    assert table("--page", ROOT / "README.md", "--check") == ExitCode.OK
 
 
 def test_a_page_without_the_marks_is_refused(tmp_path):

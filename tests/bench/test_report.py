@@ -6,13 +6,12 @@ import re
 import matplotlib.pyplot as plt
 import pytest
 
-from svilm_fast.bench.compare.results import read_results
-from svilm_fast.bench.report.growth import families
+from svilm_fast.bench.report.batch_scaling import families
 from svilm_fast.bench.report.history import change_points, read_history, series
 from svilm_fast.bench.report.page import build_page, facts_of, sections_of
+from svilm_fast.bench.report.peer_comparison import compared_cases, draw_comparison, ratios_to_eager
 from svilm_fast.bench.report.roofline import draw_roofline, has_roofline
-from svilm_fast.bench.report.rows import rows_of
-from svilm_fast.bench.report.sides import blocks, draw_sides, ratios_to_eager
+from svilm_fast.bench.run.file import read_results
 from svilm_fast.bench.units import (
     bytes_text,
     count_text,
@@ -26,8 +25,8 @@ from svilm_fast.report.theme import LIGHT
 
 
 @pytest.fixture
-def rows(gpu_file):
-    return rows_of(read_results(gpu_file()))
+def records(gpu_file):
+    return list(read_results(gpu_file()).records.values())
 
 
 def test_the_page_holds_every_record_and_loads_nothing(gpu_file, tmp_path, capsys):
@@ -48,7 +47,7 @@ def test_the_page_holds_every_record_and_loads_nothing(gpu_file, tmp_path, capsy
     assert "1 results of other machines were left out" in text
     assert text.count('class="own"') + text.count("<tr><td>") >= 62
     written = {path.name for path in pictures.iterdir()}
-    assert written == {"roofline.png", "peers.png", "growth.png", "history.png"}
+    assert written == {"roofline.png", "peers.png", "scaling.png", "history.png"}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures.iterdir())
     assert "wrote" in capsys.readouterr().out
 
@@ -71,26 +70,26 @@ def test_a_result_without_ceilings_or_peers_still_makes_a_page(tmp_path):
     assert "12.5 ms" in page
     assert "640 clips/s" in page
     assert "<img" not in page
-    assert not has_roofline(rows_of(results), results.ceilings)
+    assert not has_roofline(list(results.records.values()), results.ceilings)
     with pytest.raises(ValueError, match="no ceilings"):
-        draw_roofline(rows_of(results), results.ceilings, LIGHT)
+        draw_roofline(list(results.records.values()), results.ceilings, LIGHT)
 
 
-def test_the_fused_path_is_what_peers_are_compared_with(rows):
-    found = blocks(rows)
-    assert [block.own.provider for block in found] == ["fused"] * 4
-    largest = next(block for block in found if "65536" in block.title)
+def test_the_fused_path_is_what_peers_are_compared_with(records):
+    found = compared_cases(records)
+    assert [case.own.provider for case in found] == ["fused"] * 4
+    largest = next(case for case in found if "65536" in case.title)
     assert largest.peers[-1].status == "oom"
-    assert largest.peers[-1].ms is None
-    times = [row.ms for row in largest.peers[:-1]]
+    assert largest.peers[-1].time_ms is None
+    times = [record.time_ms for record in largest.peers[:-1]]
     assert times == sorted(times)
-    assert len(ratios_to_eager(rows)) == 3
-    assert min(ratios_to_eager(rows)) > 1.5
+    assert len(ratios_to_eager(records)) == 3
+    assert min(ratios_to_eager(records)) > 1.5
 
 
-def test_without_a_fused_figure_the_reference_is_first(rows):
-    left = [row for row in rows if row.provider != "fused"]
-    assert {block.own.provider for block in blocks(left)} == {"reference"}
+def test_without_a_fused_figure_the_reference_is_first(records):
+    left = [record for record in records if record.provider != "fused"]
+    assert {case.own.provider for case in compared_cases(left)} == {"reference"}
 
 
 def test_ratios_of_turns_come_before_those_of_medians(gpu_file):
@@ -108,26 +107,30 @@ def test_ratios_of_turns_come_before_those_of_medians(gpu_file):
     ]
     path.write_text(json.dumps(content))
     results = read_results(path)
-    found = blocks(rows_of(results), results.ratios)
-    assert [block.ratios for block in found] == [{"eager": 1.75}, {}, {}, {}]
-    drawn = draw_sides(found, LIGHT)
+    found = compared_cases(list(results.records.values()), results.ratios)
+    assert [case.ratios for case in found] == [{"eager": 1.75}, {}, {}, {}]
+    drawn = draw_comparison(found, LIGHT)
     assert any(text.get_text().startswith(" 1.8×") for text in drawn.axes[0].texts)
     plt.close(drawn)
     assert sections_of(results)[1].notes[0].startswith("Ratios of times are medians over rounds")
 
 
-def test_growth_takes_equal_shapes_at_several_batches(rows):
-    (family,) = families(rows)
+def test_growth_takes_equal_shapes_at_several_batches(records):
+    (family,) = families(records)
     assert family.batches == {1024, 4096, 16384, 65536}
     assert family.sizes == "dim 512, bfloat16"
-    assert families([row for row in rows if row.batch == 1024]) == []
+    assert families([record for record in records if record.batch == 1024]) == []
 
 
-def test_the_floor_of_a_row_is_the_ceiling_that_binds(rows):
-    row = next(row for row in rows if row.id.endswith("pairs_65536_dim_512/bfloat16/both/fused"))
-    assert row.binds == "product"
-    assert row.floor_fraction == pytest.approx(0.62, abs=0.01)
-    assert row.intensity == pytest.approx(65536 / 2)
+def test_the_floor_of_a_row_is_the_ceiling_that_binds(records):
+    record = next(
+        record
+        for record in records
+        if record.id.endswith("pairs_65536_dim_512/bfloat16/both/fused")
+    )
+    assert record.binding_ceiling == "product"
+    assert record.floor_fraction == pytest.approx(0.62, abs=0.01)
+    assert record.intensity == pytest.approx(65536 / 2)
 
 
 def test_history_is_of_one_machine_in_order_of_time(gpu_file, tmp_path):
@@ -163,21 +166,25 @@ def test_only_words_of_a_status_are_rewritten(gpu_file):
     assert "out of memory" in page
 
 
-def test_a_narrow_roofline_has_several_rates(rows):
-    drawn = draw_roofline(rows, {"product_flops": 7.9e14, "copy_bytes": 1e12}, LIGHT)
+def test_a_narrow_roofline_has_several_rates(records):
+    drawn = draw_roofline(records, {"product_flops": 7.9e14, "copy_bytes": 1e12}, LIGHT)
     low, high = drawn.axes[0].get_ylim()
     shown = [tick for tick in drawn.axes[0].get_yticks() if low <= tick <= high]
     plt.close(drawn)
     assert len(shown) > 1
 
 
-def test_a_point_above_the_ceilings_is_inside_the_picture(rows):
-    highest = max(row.rate for row in rows if row.intensity and row.rate)
-    drawn = draw_roofline(rows, {"product_flops": highest / 10, "copy_bytes": 1e12}, LIGHT)
+def test_a_point_above_the_ceilings_is_inside_the_picture(records):
+    highest = max(
+        record.flops_per_s for record in records if record.intensity and record.flops_per_s
+    )
+    drawn = draw_roofline(records, {"product_flops": highest / 10, "copy_bytes": 1e12}, LIGHT)
     low, high = drawn.axes[0].get_ylim()
     plt.close(drawn)
     assert high > 1.5 * highest
-    assert low < min(row.rate for row in rows if row.intensity and row.rate)
+    assert low < min(
+        record.flops_per_s for record in records if record.intensity and record.flops_per_s
+    )
 
 
 def test_change_points_are_found_where_the_level_changes():

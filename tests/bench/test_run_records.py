@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from svilm_fast.bench.ceilings import Ceilings
 from svilm_fast.bench.cli import app
-from svilm_fast.bench.outcomes import Outcome
+from svilm_fast.bench.exit_codes import ExitCode
 from svilm_fast.bench.run import command, runner
 from svilm_fast.bench.run.record import SCHEMA, Record
 from svilm_fast.bench.run.runner import (
@@ -22,7 +22,7 @@ from svilm_fast.bench.run.runner import (
     run_together,
 )
 from svilm_fast.bench.run.table import table
-from svilm_fast.bench.run.text import failures, line, outcome
+from svilm_fast.bench.run.text import exit_code, failures, line
 from svilm_fast.bench.suites import blocks
 from svilm_fast.bench.suites.benchmark import (
     Benchmark,
@@ -114,8 +114,8 @@ def test_a_failure_is_a_record_and_no_number(failure, status):
     assert record.status == status
     assert record.median_ms is None
     assert record.samples_ms == ()
-    expected = Outcome.MISSING if status.startswith("skipped") else Outcome.FAILED
-    assert outcome([record]) is expected
+    expected = ExitCode.MISSING if status.startswith("skipped") else ExitCode.FAILED
+    assert exit_code([record]) is expected
     assert status in line(record)
 
 
@@ -156,7 +156,7 @@ def test_benchmarks_behind_the_deadline_are_records():
     assert [record.status for record in records] == [
         "failed: the deadline of the run had passed"
     ] * 2
-    assert outcome(records) is Outcome.FAILED
+    assert exit_code(records) is ExitCode.FAILED
     assert [record.position for record in records] == [0, 1]
 
 
@@ -243,7 +243,7 @@ def test_an_unexpected_error_is_no_regression(monkeypatch, capsys):
     monkeypatch.setattr(command, "benchmarks", broken)
     with pytest.raises(SystemExit) as ended:
         main(["bench", "run", "--list", "--device", "cpu"])
-    assert ended.value.code == Outcome.FAILED
+    assert ended.value.code == ExitCode.FAILED
     assert "the tool broke" in capsys.readouterr().err
 
 
@@ -277,13 +277,13 @@ def test_a_run_that_is_stopped_keeps_its_records(monkeypatch, tmp_path):
     monkeypatch.setattr(command, "benchmarks", lambda *_: chosen)
     path = tmp_path / "run.json"
     call = ["run", "--suite", "ops", "--device", "cpu", "--budget", "0", "--out", str(path)]
-    assert CliRunner().invoke(app, call).exit_code != Outcome.OK
+    assert CliRunner().invoke(app, call).exit_code != ExitCode.OK
     written = json.loads(path.read_text())
     assert written["complete"] is False
     assert [record["id"] for record in written["records"]] == [chosen["a"].id]
     assert [one.name for one in tmp_path.iterdir()] == ["run.json"]
     chosen.pop("b")
-    assert CliRunner().invoke(app, call).exit_code == Outcome.OK
+    assert CliRunner().invoke(app, call).exit_code == ExitCode.OK
     assert json.loads(path.read_text())["complete"] is True
 
 
@@ -335,7 +335,7 @@ def test_the_command_ends_with_the_outcome(monkeypatch, tmp_path):
     assert len(json.loads(path.read_text())["records"]) == 1
     chosen["b"] = make(raising(ValueError("no")), "two")
     found = CliRunner().invoke(app, call)
-    assert found.exit_code == Outcome.FAILED
+    assert found.exit_code == ExitCode.FAILED
     assert "no figure: ops/two/case/float32/forward/reference: failed: ValueError: no" in (
         found.output
     )
@@ -346,4 +346,4 @@ def test_the_command_lists_ids_and_refuses_wrong_names():
     assert found.output.split() == ["data/tokenizer/captions_48/-/-/svilm"]
     for wrong in (["--suite", "opps"], ["--only", "nothing"], ["--device", "tpu"]):
         found = CliRunner().invoke(app, ["run", "--list", "--device", "cpu", *wrong])
-        assert found.exit_code == Outcome.USAGE
+        assert found.exit_code == ExitCode.USAGE

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from svilm_fast.bench.compare.results import Results
-from svilm_fast.bench.outcomes import Outcome
+from svilm_fast.bench.exit_codes import ExitCode
 from svilm_fast.bench.run import pytest_gate
+from svilm_fast.bench.run.file import Results
+from svilm_fast.bench.run.record import Record
 from svilm_fast.bench.suites import ops as ops_suite
 from svilm_fast.kernels.registry import ops
 
@@ -87,7 +88,7 @@ def test_the_baseline_is_never_overwritten(nested, baseline):
 def test_a_baseline_of_uncommitted_code_is_refused(nested, baseline):
     path = baseline(lambda content: content["environment"].update(dirty=True))
     status, printed = nested(*gate(path))
-    assert status == pytest_gate.EXIT_OFFSET + Outcome.INCOMPARABLE
+    assert status == pytest_gate.EXIT_OFFSET + ExitCode.INCOMPARABLE
     assert "--svilm-allow-dirty" in printed
     status, printed = nested(*gate(path), "--svilm-allow-dirty")
     assert status == 0, printed
@@ -98,19 +99,19 @@ def test_a_vanished_id_fails(nested, baseline):
         content["records"].append(content["records"][0] | {"id": "ops/temporal/gone/-/-/-"})
 
     status, printed = nested(*gate(baseline(add)))
-    assert status == pytest_gate.EXIT_OFFSET + Outcome.MISSING
+    assert status == pytest_gate.EXIT_OFFSET + ExitCode.MISSING
     assert "MISSING ops/temporal/gone/-/-/-: vanished" in printed
 
 
 def test_a_new_id_fails(nested, baseline):
     status, printed = nested(*gate(baseline(lambda content: content["records"].pop())))
-    assert status == pytest_gate.EXIT_OFFSET + Outcome.MISSING
+    assert status == pytest_gate.EXIT_OFFSET + ExitCode.MISSING
     assert ": new: the baseline does not have it" in printed
 
 
 def test_a_deselected_benchmark_counts_as_vanished(nested, baseline):
     status, printed = nested(*gate(baseline()), "-k", "reference")
-    assert status == pytest_gate.EXIT_OFFSET + Outcome.MISSING
+    assert status == pytest_gate.EXIT_OFFSET + ExitCode.MISSING
     assert "forward/eager: vanished" in printed
 
 
@@ -119,7 +120,7 @@ def test_another_machines_baseline_fails(nested, baseline):
         content["environment"] |= {"fingerprint": "0" * 16, "cpu": "another processor"}
 
     status, printed = nested(*gate(baseline(move)))
-    assert status == pytest_gate.EXIT_OFFSET + Outcome.INCOMPARABLE
+    assert status == pytest_gate.EXIT_OFFSET + ExitCode.INCOMPARABLE
     assert "the baseline is another machine's: cpu: another processor" in printed
 
 
@@ -152,7 +153,7 @@ def test_a_fractional_percentage_is_taken_and_decides(nested, baseline):
             record["median_ms"] /= 1e4
 
     status, printed = nested(*gate(baseline(twice_as_fast), "5.5%"))
-    assert status == pytest_gate.EXIT_OFFSET + Outcome.REGRESSION
+    assert status == pytest_gate.EXIT_OFFSET + ExitCode.REGRESSION
     assert f"REGRESSION {REFERENCE}" in printed
     for wrong in ("5.5", "five %"):
         status, printed = nested(*gate(baseline(), wrong))
@@ -163,13 +164,14 @@ def test_a_fractional_percentage_is_taken_and_decides(nested, baseline):
 def test_the_fraction_of_a_percent_counts():
     def record(milliseconds):
         samples = [milliseconds * (1 + 1e-5 * place) for place in range(20)]
-        return {"id": "a", "status": "ok", "samples_ms": samples, "median_ms": samples[10]}
+        numbers = {"status": "ok", "samples_ms": samples, "median_ms": samples[10]}
+        return Record.from_json({"id": REFERENCE} | numbers)
 
     environment = {"fingerprint": "same", "dirty": False, "commit": "0123abcd"}
-    before = Results(Path("baseline"), environment, {}, {"a": record(1.0)})
+    before = Results(Path("baseline"), environment, {}, {REFERENCE: record(1.0)})
     slower = [record(1.052)]
-    assert pytest_gate.judged(before, environment, slower, "5.5%")[0] is Outcome.OK
-    assert pytest_gate.judged(before, environment, slower, "5.1%")[0] is Outcome.REGRESSION
+    assert pytest_gate.judged(before, environment, slower, "5.5%")[0] is ExitCode.OK
+    assert pytest_gate.judged(before, environment, slower, "5.1%")[0] is ExitCode.REGRESSION
 
 
 def test_a_failed_benchmark_is_no_number(nested, baseline, monkeypatch):
@@ -183,7 +185,7 @@ def test_a_failed_benchmark_is_no_number(nested, baseline, monkeypatch):
         ops_suite, "providers", lambda *where: providers(*where) | {"reference": wrong}
     )
     status, printed = nested(*gate(baseline()))
-    assert status == pytest_gate.EXIT_OFFSET + Outcome.FAILED
+    assert status == pytest_gate.EXIT_OFFSET + ExitCode.FAILED
     assert f"FAILED {REFERENCE}: no figure: wrong_result" in printed
 
 

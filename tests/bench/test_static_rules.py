@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 
 from svilm_fast.bench.static.rules import broken_rules, differences, with_reasons
-from svilm_fast.bench.static.table import Row, read_other_table, read_table, write_table
+from svilm_fast.bench.static.table import KernelRow, read_other_table, read_table, write_table
 
-HEALTHY = Row(
+HEALTHY = KernelRow(
     op="infonce",
     variant="bf16 D=512",
     kernel="infonce_fwd_kernel",

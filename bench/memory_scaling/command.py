@@ -10,8 +10,8 @@ from rich.table import Table
 
 from svilm_fast.bench.console import wide_console
 from svilm_fast.bench.environment import ROOT, environment, slug
-from svilm_fast.bench.growth.figure import draw
-from svilm_fast.bench.growth.measure import Peak, growth, memory_source, peaks
+from svilm_fast.bench.memory_scaling.figure import draw
+from svilm_fast.bench.memory_scaling.measure import Peak, memory_source, peaks, scaling_exponents
 from svilm_fast.bench.run.command import RESULTS, chosen_device
 from svilm_fast.bench.run.file import check_replaceable, write_json
 from svilm_fast.bench.units import bytes_text
@@ -37,7 +37,7 @@ def memory(
     for peak in peaks(where):
         found.append(peak)
         console.print(f"{peak.subject}/{peak.method} at {peak.batch:,}: {_size(peak)}")
-    exponents = growth(found)
+    exponents = scaling_exponents(found)
     console.print(_table(found, exponents))
     result = {
         "schema": 1,
@@ -52,7 +52,7 @@ def memory(
 
 
 def _table(found: list[Peak], exponents: dict[str, float]) -> Table:
-    table = Table(title="peak memory by global batch; growth ~ batch^k over the last three sizes")
+    table = Table(title="peak memory by global batch; memory ~ batch^k over the last three sizes")
     for column in ("subject", "method", "k", "global batch: peak"):
         table.add_column(column, justify="right" if column == "k" else "left")
     for subject, method in dict.fromkeys((peak.subject, peak.method) for peak in found):

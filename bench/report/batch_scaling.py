@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
-from svilm_fast.bench.report.rows import OWN, Row
+from svilm_fast.bench.run.record import OWN_PROVIDERS, Record
 from svilm_fast.bench.units import bytes_text, time_text
 from svilm_fast.report.canvas import PAGE_WIDTH
 from svilm_fast.report.theme import Theme
@@ -22,20 +22,20 @@ class Family:
 
     name: str
     sizes: str
-    rows: tuple[Row, ...]
+    records: tuple[Record, ...]
 
     @property
     def batches(self) -> set[int]:
         """The batches that were measured."""
-        return {row.batch for row in self.rows if row.batch is not None}
+        return {record.batch for record in self.records if record.batch is not None}
 
 
-def families(rows: Sequence[Row]) -> list[Family]:
+def families(records: Sequence[Record]) -> list[Family]:
     """Per benchmark the shape with most batches (at least two), forward and backward together."""
-    groups: dict[tuple[str, str, tuple[tuple[str, str], ...]], list[Row]] = {}
-    for row in rows:
-        if row.direction == "both" and row.batch and row.ms and row.suite == "ops":
-            groups.setdefault((row.name, row.dtype, row.other_sizes), []).append(row)
+    groups: dict[tuple[str, str, tuple[tuple[str, str], ...]], list[Record]] = {}
+    for record in records:
+        if record.direction == "both" and record.batch and record.time_ms and record.suite == "ops":
+            groups.setdefault((record.name, record.dtype, record.other_sizes), []).append(record)
     best: dict[str, Family] = {}
     for (name, dtype, sizes), members in groups.items():
         told = ", ".join(f"{key} {value}" for key, value in sizes)
@@ -45,7 +45,7 @@ def families(rows: Sequence[Row]) -> list[Family]:
     return list(best.values())
 
 
-def draw_growth(found: Sequence[Family], theme: Theme) -> Figure:
+def draw_scaling(found: Sequence[Family], theme: Theme) -> Figure:
     """A row of two charts per family: time and peak of memory, both log-log.
 
     Raises ValueError without a family.
@@ -55,11 +55,13 @@ def draw_growth(found: Sequence[Family], theme: Theme) -> Figure:
     figure, grid = plt.subplots(
         len(found), 2, figsize=(PAGE_WIDTH, 2.9 * len(found)), squeeze=False, layout="constrained"
     )
-    providers = sorted({row.provider for family in found for row in family.rows}, key=_first_own)
+    providers = sorted(
+        {record.provider for family in found for record in family.records}, key=_first_own
+    )
     colours = {name: theme.series[i % len(theme.series)] for i, name in enumerate(providers)}
     for (time_axes, memory_axes), family in zip(grid, found, strict=True):
-        _lines(time_axes, family, "ms", colours)
-        _lines(memory_axes, family, "memory", colours)
+        _lines(time_axes, family, "time_ms", colours)
+        _lines(memory_axes, family, "peak_extra_bytes", colours)
         time_axes.set_title(f"{family.name}: time of a call")
         memory_axes.set_title(f"memory beyond its inputs ({family.sizes})")
         time_axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: time_text(value)))
@@ -75,18 +77,20 @@ def draw_growth(found: Sequence[Family], theme: Theme) -> Figure:
 
 
 def _first_own(provider: str) -> tuple[bool, str]:
-    return provider not in OWN, provider
+    return provider not in OWN_PROVIDERS, provider
 
 
 def _lines(axes: Axes, family: Family, what: str, colours: dict[str, str]) -> None:
     axes.set(xscale="log")
-    axes.set_yscale("log", base=2 if what == "memory" else 10)
-    axes.yaxis.set_major_locator(LogLocator(base=2 if what == "memory" else 10, numticks=7))
+    axes.set_yscale("log", base=2 if what == "peak_extra_bytes" else 10)
+    axes.yaxis.set_major_locator(
+        LogLocator(base=2 if what == "peak_extra_bytes" else 10, numticks=7)
+    )
     for provider, colour in colours.items():
         points = sorted(
-            (row.batch, value)
-            for row in family.rows
-            if row.provider == provider and (value := getattr(row, what)) and row.batch
+            (record.batch, value)
+            for record in family.records
+            if record.provider == provider and (value := getattr(record, what)) and record.batch
         )
         if points:
             axes.plot(*zip(*points), color=colour, marker="o", markersize=4)

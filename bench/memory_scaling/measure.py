@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from svilm_fast.bench.growth.cases import Case, cases
 from svilm_fast.bench.memory import peak_extra_bytes
+from svilm_fast.bench.memory_scaling.cases import ScalingCase, cases
 
-# The growth is read off the largest batches, where the constant part weighs least.
+# Exponents are fitted to the largest batches, where the constant part weighs least.
 FITTED = 3
 WARM_UP_BATCH = 2
 # A tensor of this size has pages of its own, which go back to the system with it.
@@ -65,7 +65,7 @@ def peaks(device: torch.device, subjects: set[str] | None = None) -> Iterator[Pe
             yield _measured(case, batch, device)
 
 
-def growth(found: list[Peak]) -> dict[str, float]:
+def scaling_exponents(found: list[Peak]) -> dict[str, float]:
     """Exponent k of bytes ~ batch^k for every subject/method with enough figures."""
     points: dict[str, list[tuple[int, int]]] = {}
     for peak in found:
@@ -83,7 +83,7 @@ def exponent(points: list[tuple[int, int]]) -> float:
     return sum((x - middle) * (y - height) for x, y in logs) / spread
 
 
-def _measured(case: Case, batch: int, device: torch.device) -> Peak:
+def _measured(case: ScalingCase, batch: int, device: torch.device) -> Peak:
     if device.type == "cpu":
         size = child_peak(case.name, batch)
         return Peak(case.subject, case.method, batch, size, "ok")
@@ -116,7 +116,7 @@ def resident_peak(name: str, batch: int) -> int:
     case.run(WARM_UP_BATCH, device)
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    # Where the kernel refuses to forget the peak so far, that is what growth is counted from.
+    # Where the kernel refuses to reset the peak, the increase is counted from the peak so far.
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     before = _peak_so_far()

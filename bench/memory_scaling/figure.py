@@ -1,4 +1,4 @@
-"""The picture of the growth: global batch against peak memory, one panel for each subject."""
+"""The picture of memory scaling: global batch against peak memory, a panel for each subject."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
-from svilm_fast.bench.growth.cases import DIM, MICRO_BATCH, NUM_GROUPS, NUM_NOUNS
-from svilm_fast.bench.growth.measure import Peak, growth, memory_source
+from svilm_fast.bench.memory_scaling.cases import DIM, MICRO_BATCH, NUM_GROUPS, NUM_NOUNS
+from svilm_fast.bench.memory_scaling.measure import Peak, memory_source, scaling_exponents
 from svilm_fast.bench.units import bytes_text
 from svilm_fast.report.canvas import to_png
 from svilm_fast.report.theme import LIGHT, drawing
@@ -34,7 +34,7 @@ def draw(found: list[Peak], device: torch.device, path: Path) -> None:
     """Write the PNG."""
     with drawing(LIGHT):
         figure, axes = plt.subplots(1, len(PANELS), figsize=(11.0, 4.1))
-        exponents = growth(found)
+        exponents = scaling_exponents(found)
         for panel, subject in zip(axes, PANELS):
             own = [peak for peak in found if peak.subject == subject]
             _panel(panel, subject, own, exponents)

@@ -7,13 +7,13 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from svilm_fast.bench.growth import cases as growth_cases
-from svilm_fast.bench.growth import command
-from svilm_fast.bench.growth.measure import Peak, child_peak, exponent, growth
 from svilm_fast.bench.memory import peak_extra_bytes
+from svilm_fast.bench.memory_scaling import cases as scaling_cases
+from svilm_fast.bench.memory_scaling import command
+from svilm_fast.bench.memory_scaling.measure import Peak, child_peak, exponent, scaling_exponents
 
 CPU = torch.device("cpu")
-CASES = {case.name: case for case in growth_cases.cases(CPU)}
+CASES = {case.name: case for case in scaling_cases.cases(CPU)}
 
 
 @pytest.mark.parametrize(
@@ -27,8 +27,8 @@ CASES = {case.name: case for case in growth_cases.cases(CPU)}
     ],
 )
 def test_allocated_bytes_grow(monkeypatch, name, batches, low, high):
-    monkeypatch.setitem(growth_cases.WORKSPACE_BYTES, "cpu", 1 << 14)
-    monkeypatch.setattr(growth_cases, "DIM", 32)
+    monkeypatch.setitem(scaling_cases.WORKSPACE_BYTES, "cpu", 1 << 14)
+    monkeypatch.setattr(scaling_cases, "DIM", 32)
     points = [
         (batch, peak_extra_bytes(lambda batch=batch: CASES[name].run(batch, CPU), CPU))
         for batch in batches
@@ -37,7 +37,7 @@ def test_allocated_bytes_grow(monkeypatch, name, batches, low, high):
 
 
 def test_a_gpu_measures_the_same_cases_at_larger_batches():
-    for case in growth_cases.cases(torch.device("cuda")):
+    for case in scaling_cases.cases(torch.device("cuda")):
         small = CASES[case.name]
         assert case.batches[0] >= small.batches[0]
         assert len(case.batches) > 3
@@ -48,12 +48,12 @@ def test_growth_is_read_off_the_last_three_sizes():
     found = [Peak("a", "b", size, 7 + 3 * size**2, "ok") for size in (1, 10, 1000, 2000, 4000)]
     found += [Peak("a", "c", size, 5, "ok") for size in (1, 2)]
     found += [Peak("a", "d", size, None, "out of memory") for size in (1, 2, 3)]
-    assert growth(found) == {"a/b": pytest.approx(2.0, abs=1e-4)}
+    assert scaling_exponents(found) == {"a/b": pytest.approx(2.0, abs=1e-4)}
 
 
 def test_command_writes_figures_and_picture(monkeypatch, tmp_path):
     def measured(device):
-        for case in growth_cases.cases(device):
+        for case in scaling_cases.cases(device):
             for batch in case.batches:
                 known = None if case.needs_gpu else batch * 10_000
                 yield Peak(case.subject, case.method, batch, known, "not measured yet: needs a GPU")

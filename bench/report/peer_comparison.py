@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from svilm_fast.bench.report.rows import Row
+from svilm_fast.bench.run.record import Record
+from svilm_fast.bench.run.text import status_text
 from svilm_fast.bench.units import bytes_text, ratio_text, time_text
 from svilm_fast.report.canvas import PAGE_WIDTH
 from svilm_fast.report.theme import Theme
@@ -36,65 +37,68 @@ TICKS = (
 
 
 @dataclass(frozen=True)
-class Block:
-    """One case: our own row and those of the peers, fastest first."""
+class ComparedCase:
+    """One case: our own record and those of the peers, fastest first."""
 
     title: str
-    own: Row
-    peers: tuple[Row, ...]
+    own: Record
+    peers: tuple[Record, ...]
     ratios: Mapping[str, float] = field(default_factory=dict)
     """Time over `own` from rounds in which both took turns, by provider."""
 
     @property
-    def rows(self) -> tuple[Row, ...]:
+    def records(self) -> tuple[Record, ...]:
         """Own first."""
         return (self.own, *self.peers)
 
 
-def blocks(rows: Sequence[Row], ratios: Sequence[Mapping[str, Any]] = ()) -> list[Block]:
+def compared_cases(
+    records: Sequence[Record], ratios: Sequence[Mapping[str, Any]] = ()
+) -> list[ComparedCase]:
     """Cases, forward and backward together, that a peer was measured on as well.
 
     ratios: what `svilm bench peers` wrote; it comes before the quotient of two medians.
     """
-    groups: dict[tuple[str, str, str], dict[str, Row]] = {}
-    for row in rows:
-        if row.direction == "both" and not row.skipped:
-            groups.setdefault((row.name, row.case, row.dtype), {})[row.provider] = row
+    groups: dict[tuple[str, str, str], dict[str, Record]] = {}
+    for record in records:
+        if record.direction == "both" and not record.skipped:
+            of_case = groups.setdefault((record.name, record.case, record.dtype), {})
+            of_case[record.provider] = record
     found = []
     for (name, case, _), members in groups.items():
-        first = next((p for p in COMPARED_WITH if p in members and members[p].ms), None)
+        first = next((p for p in COMPARED_WITH if p in members and members[p].time_ms), None)
         if first is None or len(members) == 1:
             continue
         own = members.pop(first)
-        others = sorted(members.values(), key=lambda row: row.ms or math.inf)
+        others = sorted(members.values(), key=lambda record: record.time_ms or math.inf)
         paired = {
             ratio["provider"]: float(ratio["time"])
             for ratio in ratios
             if (ratio["case"], ratio["direction"]) == (f"{name}/{case}", "both")
             and ratio["ours"] == first
         }
-        found.append(Block(f"{name}  {case}", own, tuple(others), paired))
+        found.append(ComparedCase(f"{name}  {case}", own, tuple(others), paired))
     return found
 
 
-def ratios_to_eager(rows: Sequence[Row]) -> list[float]:
+def ratios_to_eager(records: Sequence[Record]) -> list[float]:
     """Eager's time over ours for every case of the ops that both were measured on."""
     return [
-        row.ms / block.own.ms
-        for block in blocks([row for row in rows if row.suite == "ops"])
-        for row in block.peers
-        if row.provider == "eager" and row.ms and block.own.ms
+        record.time_ms / case.own.time_ms
+        for case in compared_cases([record for record in records if record.suite == "ops"])
+        for record in case.peers
+        if record.provider == "eager" and record.time_ms and case.own.time_ms
     ]
 
 
-def draw_sides(found: Sequence[Block], theme: Theme) -> Figure:
+def draw_comparison(found: Sequence[ComparedCase], theme: Theme) -> Figure:
     """Time left, memory right; the first of a case is one, a bar to the right of it costs more.
 
-    Raises ValueError without a block.
+    Raises ValueError without a case.
     """
     if not found:
         raise ValueError("no peer was measured beside an op")
-    lines = sum(len(block.rows) + 1.6 for block in found)
+    lines = sum(len(case.records) + 1.6 for case in found)
     figure, (times, memories) = plt.subplots(
         1,
         2,
@@ -104,11 +108,11 @@ def draw_sides(found: Sequence[Block], theme: Theme) -> Figure:
     )
     place = 0.0
     labels: list[tuple[float, str]] = []
-    for block in found:
+    for case in found:
         times.text(
             0.0,
             place + 0.15,
-            block.title,
+            case.title,
             transform=times.get_yaxis_transform(),
             fontweight="bold",
             fontsize=9,
@@ -117,12 +121,22 @@ def draw_sides(found: Sequence[Block], theme: Theme) -> Figure:
             parse_math=False,
             bbox={"facecolor": theme.surface, "edgecolor": "none", "pad": 1.5},
         )
-        for row in block.rows:
+        for record in case.records:
             place += 1
-            labels.append((place, row.provider))
-            paired = block.ratios.get(row.provider)
-            _bar(times, place, "ms", row, block.own, time_text(row.ms), theme, paired)
-            _bar(memories, place, "memory", row, block.own, bytes_text(row.memory), theme)
+            labels.append((place, record.provider))
+            paired = case.ratios.get(record.provider)
+            _bar(
+                times, place, "time_ms", record, case.own, time_text(record.time_ms), theme, paired
+            )
+            _bar(
+                memories,
+                place,
+                "peak_extra_bytes",
+                record,
+                case.own,
+                bytes_text(record.peak_extra_bytes),
+                theme,
+            )
         place += 1.6
     times.set_yticks([y for y, _ in labels], [name for _, name in labels])
     times.tick_params(axis="y", length=0, labelcolor=theme.ink)
@@ -136,16 +150,17 @@ def _bar(
     axes: Axes,
     place: float,
     what: str,
-    row: Row,
-    own: Row,
+    record: Record,
+    own: Record,
     text: str,
     theme: Theme,
     paired: float | None = None,
 ) -> None:
-    value, one = getattr(row, what), getattr(own, what)
-    colour = theme.series[0 if row is own else 1]
+    value, one = getattr(record, what), getattr(own, what)
+    colour = theme.series[0 if record is own else 1]
     if not value or not one:
-        told = "" if row.ms else STATUSES.get(row.status, row.status.split(":")[0])
+        status = status_text(record)
+        told = "" if record.time_ms else STATUSES.get(status, status.split(":")[0])
         axes.text(1.0, place, f" {told}", va="center", fontsize=8, color=theme.wrong)
         return
     ratio = paired or value / one
@@ -153,7 +168,7 @@ def _bar(
     if width:
         axes.barh(place, width, left=left, height=0.72, color=colour)
     axes.plot([ratio, ratio], [place - 0.36, place + 0.36], color=colour, linewidth=2)
-    label = f" {text}" if row is own else f" {ratio_text(ratio)}  {text}"
+    label = f" {text}" if record is own else f" {ratio_text(ratio)}  {text}"
     axes.text(max(ratio, 1.0) * 1.02, place, label, va="center", fontsize=8)
 
 

@@ -28,7 +28,7 @@ MICRO_BATCH = 8
 
 
 @dataclass(frozen=True)
-class Case:
+class ScalingCase:
     """One way to compute a subject's loss and gradients, and at which global batches.
 
     `run(batch, device)` makes its inputs itself: they are part of the peak.
@@ -46,7 +46,7 @@ class Case:
         return f"{self.subject}/{self.method}"
 
 
-def cases(device: torch.device) -> list[Case]:
+def cases(device: torch.device) -> list[ScalingCase]:
     """All cases with batches for that kind of device."""
     gpu = device.type == "cuda"
     losses = (
@@ -57,15 +57,17 @@ def cases(device: torch.device) -> list[Case]:
     for subject, run, small, large in losses:
         first, plain, ours = large if gpu else small
         found += [
-            Case(subject, "plain", _with(run, "plain"), _doubling(first, plain)),
-            Case(subject, "chunked", _with(run, "reference"), _doubling(first, ours)),
-            Case(subject, "fused", _with(run, "fused"), _doubling(first, ours), needs_gpu=True),
+            ScalingCase(subject, "plain", _with(run, "plain"), _doubling(first, plain)),
+            ScalingCase(subject, "chunked", _with(run, "reference"), _doubling(first, ours)),
+            ScalingCase(
+                subject, "fused", _with(run, "fused"), _doubling(first, ours), needs_gpu=True
+            ),
         ]
     last = 4096 if gpu else 128
     return [
         *found,
-        Case("step", "single pass", _single_pass, _doubling(MICRO_BATCH, last // 2)),
-        Case("step", "gradient cache", _cached, _doubling(MICRO_BATCH, last)),
+        ScalingCase("step", "single pass", _single_pass, _doubling(MICRO_BATCH, last // 2)),
+        ScalingCase("step", "gradient cache", _cached, _doubling(MICRO_BATCH, last)),
     ]
 
 

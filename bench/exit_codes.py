@@ -1,12 +1,12 @@
-"""How a benchmark command ends; the value is its exit status."""
+"""The exit codes of `svilm bench ...` and of the gates built on it."""
 
 from __future__ import annotations
 
 from enum import IntEnum
 
 
-class Outcome(IntEnum):
-    """Exit status of `svilm bench ...`; only `OK` lets a change pass."""
+class ExitCode(IntEnum):
+    """What a benchmark command found; only `OK` lets a change pass."""
 
     OK = 0
     REGRESSION = 1
