@@ -12,6 +12,8 @@ from torch import Tensor
 
 from ...launch import launch
 from ...primitives import dot, sample_columns
+from ..options import Options
+from ..reference import GroupingOutput
 from .layout import WARPS, Plan
 from .tiles import (
     add_noise,
@@ -236,21 +238,16 @@ def backward(
     queries: Tensor,
     tokens: Tensor,
     group_bias: Tensor | None,
-    seeds: Tensor | None,
-    token_ids: Tensor | None,
-    token_mask: Tensor | None,
-    pooled: Tensor,
-    counts: Tensor,
-    index: Tensor,
-    mode: str,
-    temperature: float,
-    eps: float,
+    options: Options,
+    output: GroupingOutput,
     need_tokens: bool,
     need_queries: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients at queries, tokens and group_bias (fp32 [b, G]); empty where not needed."""
     batch, length, width = tokens.shape
     groups = queries.shape[1]
+    pooled, counts, index = output
+    noise = options.mode == "gumbel"
     shares = torch.empty_like(queries)
     offsets = torch.empty_like(counts)
     unscale = counts.new_empty((batch,))
@@ -277,7 +274,7 @@ def backward(
         shares,
         offsets,
         unscale,
-        eps,
+        options.eps,
         **sizes,
         num_warps=4,
     )
@@ -290,9 +287,9 @@ def backward(
         shares,
         offsets,
         unscale,
-        seeds if mode == "gumbel" else None,
-        token_ids if mode == "gumbel" else None,
-        token_mask,
+        options.seeds if noise else None,
+        options.token_ids if noise else None,
+        options.token_mask,
         index,
         d_tokens,
         partial,
@@ -300,10 +297,10 @@ def backward(
         length,
         plan.chunk,
         plan.num_blocks,
-        1.0 / temperature,
+        1.0 / options.temperature,
         **sizes,
-        HARD=mode != "soft",
-        NOISE=mode == "gumbel",
+        HARD=options.mode != "soft",
+        NOISE=noise,
         NEED_TOKENS=need_tokens,
         NEED_QUERIES=need_queries,
         SPLITS=plan.splits,

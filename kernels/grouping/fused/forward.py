@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...launch import launch
 from ...primitives import dot, sample_columns
+from ..options import Options
 from .layout import WARPS, Plan
 from .tiles import (
     add_noise,
@@ -207,12 +208,7 @@ def forward(
     queries: Tensor,
     tokens: Tensor,
     group_bias: Tensor | None,
-    seeds: Tensor | None,
-    token_ids: Tensor | None,
-    token_mask: Tensor | None,
-    mode: str,
-    temperature: float,
-    eps: float,
+    options: Options,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Pooled [b, G, C], counts fp32 [b, G] and index int32 [b, L] of contiguous inputs."""
     batch, length, width = tokens.shape
@@ -221,6 +217,7 @@ def forward(
     counts = tokens.new_empty((batch, groups), dtype=torch.float32)
     index = tokens.new_empty((batch, length), dtype=torch.int32)
     partial, partial_counts = pooled, counts
+    noise = options.mode == "gumbel"
     if plan.splits > 1:
         partial = counts.new_empty((batch, plan.splits, groups, width))
         partial_counts = counts.new_empty((batch, plan.splits, groups))
@@ -230,20 +227,20 @@ def forward(
         tokens,
         queries,
         group_bias,
-        seeds if mode == "gumbel" else None,
-        token_ids if mode == "gumbel" else None,
-        token_mask,
+        options.seeds if noise else None,
+        options.token_ids if noise else None,
+        options.token_mask,
         partial,
         partial_counts,
         index,
         length,
         plan.chunk,
-        1.0 / temperature,
-        eps,
+        1.0 / options.temperature,
+        options.eps,
         WIDTH=width,
         GROUPS=groups,
-        HARD=mode != "soft",
-        NOISE=mode == "gumbel",
+        HARD=options.mode != "soft",
+        NOISE=noise,
         SPLITS=plan.splits,
         SLABS=plan.slabs,
         BLOCK_L=plan.block_tokens,
@@ -264,7 +261,7 @@ def forward(
             partial_counts,
             pooled,
             counts,
-            eps,
+            options.eps,
             WIDTH=width,
             GROUPS=groups,
             SPLITS=plan.splits,
