@@ -137,11 +137,13 @@ def grouping_forward_kernel(
                 logits, sample_tokens, sample_queries, start, present, own + OWN_BLOCKS, NUM_BLOCKS,
                 WIDTH, GROUPS, BLOCK_L, BLOCK_C, BLOCK_G, UPCAST,
             )  # fmt: skip
+        # logit_lg = <q_g, x_l> + bias_g + e_lg
         logits += bias[None, :]
         if NOISE:
             logits = add_noise(
                 logits, start, last, seed, token_ids, sample, length, GROUPS, BLOCK_L, BLOCK_G
             )
+        # A_lg = [g = argmax_g logit_lg]
         label = tl.where(present, tl.argmax(logits, axis=1), -1)
         token = start + tl.arange(0, BLOCK_L)
         labels = index + sample * length + token
@@ -163,16 +165,19 @@ def grouping_forward_kernel(
         else:
             assignment = group_softmax(logits, inverse_temperature)
             assignment = tl.where(present[:, None], assignment, 0.0)
+        # n_g = sum_l A_lg
         count += tl.sum(assignment, axis=0)
         share = assignment.to(tokens.dtype.element_ty)
         updated = ()
         for block in tl.static_range(OWN_BLOCKS):
+            # sum_l A_lg x_l
             updated = updated + (dot(tl.trans(x[block]), share, sums[block], UPCAST),)
         sums = updated
     tl.store(counts + program * GROUPS + group, count, mask=(group < GROUPS) & (slab == 0))
     for block in tl.static_range(OWN_BLOCKS):
         value = sums[block]
         if SPLITS == 1:
+            # pooled_g = sum_l A_lg x_l / (n_g + eps)
             value = value / (count + eps)[None, :]
         store_group_block(
             pooled + program * GROUPS * WIDTH, value, own + block, WIDTH, GROUPS, BLOCK_C, BLOCK_G

@@ -32,6 +32,7 @@ def load_sides(paste_mask, segment_mask, sample, segments, BLOCK_T: tl.constexpr
     background = (exists & (pasted == 0)).to(tl.float32)
     n_foreground, n_background = tl.sum(foreground, axis=0), tl.sum(background, axis=0)
     present = foreground + background
+    # v = z^f - z^b = sum_t direction_t z_t, direction_t = m_t / F - (1 - m_t) / B
     direction = foreground / tl.maximum(n_foreground, 1.0) - background / tl.maximum(
         n_background, 1.0
     )
@@ -87,13 +88,16 @@ def temporal_forward_kernel(
         z = load_columns(
             rows + sample * segments * WIDTH, present > 0, start, segments, WIDTH, BLOCK_T, BLOCK_D
         )
+        # v_d, and its part of logit_t = <z_t, v> / tau
         difference = tl.sum(direction[:, None] * z, axis=0)
         logit += tl.sum(z * difference[None, :], axis=1)
     logit = logit * inverse_temperature
     if SQUARED:
+        # (sigmoid(logit_t) - m_t)^2
         error = error_of(logit, foreground)
         terms = error * error
     else:
+        # BCE = max(x, 0) - x m + log(1 + exp(-|x|)), x = logit_t
         terms = tl.maximum(logit, 0.0) - logit * foreground + log1p(tl.exp(-tl.abs(logit)))
     both = (n_foreground > 0) & (n_background > 0)
     mean = tl.sum(terms * present, axis=0) / tl.maximum(n_foreground + n_background, 1.0)
@@ -155,6 +159,7 @@ def segment_pool_forward_kernel(
         x = tl.load(pointers, mask=mask, other=0.0)
         member = member.to(x.dtype)
         total = dot(tl.trans(x), member, total, UPCAST)
+    # segment_t = sum of its tokens / their number
     mean = total / tl.maximum(count, 1.0)[None, :]
     mask = (column < WIDTH)[:, None] & (place < SEGMENTS)[None, :]
     pointers = segments + (sample * SEGMENTS + place[None, :]) * WIDTH + column[:, None]
