@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ...launch import launch
 from ...primitives import sigmoid
-from .forward import error_of, load_columns, load_index, load_sides
+from ..options import Options
+from .forward import as_bytes, error_of, load_columns, load_index, load_sides
 from .layout import POOL_COLUMNS, POOL_TOKENS, bce_blocks
 
 
@@ -101,10 +102,8 @@ def bce_backward(
     upstream: Tensor,
     segments: Tensor,
     paste_mask: Tensor,
-    segment_mask: Tensor | None,
+    options: Options,
     logits: Tensor,
-    temperature: float,
-    loss: str,
 ) -> Tensor:
     """Gradient at the segments; `upstream` is the 0-dim fp32 gradient of the loss."""
     batch, count, width = segments.shape
@@ -114,15 +113,15 @@ def bce_backward(
         (batch,),
         upstream,
         segments,
-        paste_mask,
-        segment_mask,
+        as_bytes(paste_mask),
+        as_bytes(options.segment_mask),
         logits,
         gradient,
         count,
         batch,
-        1.0 / temperature,
+        1.0 / options.temperature,
         WIDTH=width,
-        SQUARED=loss == "mse",
+        SQUARED=options.loss == "mse",
         **bce_blocks(count, width),
     )
     return gradient
@@ -143,7 +142,7 @@ def pool_backward(
         (batch * triton.cdiv(length, POOL_TOKENS),),
         d_segments,
         segment_index,
-        token_mask,
+        as_bytes(token_mask),
         counts,
         d_tokens,
         length,

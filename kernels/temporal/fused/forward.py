@@ -14,6 +14,7 @@ from torch import Tensor
 from ...backend import interpreted
 from ...launch import launch
 from ...primitives import dot, log1p, sample_columns, sigmoid
+from ..options import Options
 from .layout import POOL_COLUMNS, POOL_TOKENS, bce_blocks
 
 
@@ -168,14 +169,13 @@ def segment_pool_forward_kernel(
         tl.store(counts + sample * SEGMENTS + place, count, mask=place < SEGMENTS)
 
 
-def bce_forward(
-    segments: Tensor,
-    paste_mask: Tensor,
-    segment_mask: Tensor | None,
-    temperature: float,
-    loss: str,
-) -> tuple[Tensor, Tensor]:
-    """Losses fp32 [b] and logits fp32 [b, T] of contiguous inputs; masks are uint8."""
+def as_bytes(mask: Tensor | None) -> Tensor | None:
+    """The same mask as the kernels read it."""
+    return None if mask is None else mask.view(torch.uint8)
+
+
+def bce_forward(segments: Tensor, paste_mask: Tensor, options: Options) -> tuple[Tensor, Tensor]:
+    """Losses fp32 [b] and logits fp32 [b, T] of contiguous inputs; masks are bool or uint8."""
     batch, count, width = segments.shape
     losses = segments.new_empty((batch,), dtype=torch.float32)
     logits = segments.new_empty((batch, count), dtype=torch.float32)
@@ -183,14 +183,14 @@ def bce_forward(
         temporal_forward_kernel,
         (batch,),
         segments,
-        paste_mask,
-        segment_mask,
+        as_bytes(paste_mask),
+        as_bytes(options.segment_mask),
         losses,
         logits,
         count,
-        1.0 / temperature,
+        1.0 / options.temperature,
         WIDTH=width,
-        SQUARED=loss == "mse",
+        SQUARED=options.loss == "mse",
         **bce_blocks(count, width),
     )
     return losses, logits
@@ -199,7 +199,7 @@ def bce_forward(
 def pool_forward(
     tokens: Tensor, segment_index: Tensor, num_segments: int, token_mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Segments [b, T, C] and counts fp32 [b, T] of contiguous inputs; the mask is uint8."""
+    """Segments [b, T, C] and counts fp32 [b, T] of contiguous inputs; the mask is bool or uint8."""
     batch, length, width = tokens.shape
     segments = tokens.new_empty((batch, num_segments, width))
     counts = tokens.new_empty((batch, num_segments), dtype=torch.float32)
@@ -208,7 +208,7 @@ def pool_forward(
         (batch * triton.cdiv(width, POOL_COLUMNS),),
         tokens,
         segment_index,
-        token_mask,
+        as_bytes(token_mask),
         segments,
         counts,
         length,
