@@ -10,17 +10,15 @@ from svilm_fast.kernels.checks import (
     FLOATS,
     check_tensors,
     check_width,
-    checked_workspace,
     real_number,
 )
 from svilm_fast.kernels.operators import anchor, distinct
 
 from . import reference
-from .fused.layout import DEFAULT_WORKSPACE_BYTES, unsupported
+from .fused.layout import unsupported
+from .options import Options
 
 OP = "grounding"
-# Softmax, products and their gradients hold about four float32 numbers for each dot product.
-_REFERENCE_BYTES_PER_DOT = 16
 
 
 def check_inputs(groups: Tensor, nouns: Tensor, noun_mask: Tensor) -> None:
@@ -112,16 +110,21 @@ def grounding_scores(
     """
     check_inputs(groups, nouns, noun_mask)
     beta = as_scalar("beta", beta, groups)
-    workspace_bytes = checked_workspace(OP, workspace_bytes)
-    if chosen_path(groups, nouns, noun_mask, beta, backend=backend) == "fused":
-        from .fused.function import GroundingScores
+    options = Options.checked(OP, workspace_bytes, backend)
+    return scores_of(groups, nouns, noun_mask, beta, options)
 
-        workspace = workspace_bytes or DEFAULT_WORKSPACE_BYTES
-        tensors = distinct(groups, nouns, noun_mask, beta)
-        return GroundingScores.apply(*tensors, workspace, anchor(groups, nouns))
-    return reference.grounding_scores(
-        groups, nouns, noun_mask, beta, chunk_elements=_chunk_elements(workspace_bytes)
-    )
+
+def scores_of(
+    groups: Tensor, nouns: Tensor, noun_mask: Tensor, beta: Tensor, options: Options
+) -> Tensor:
+    """`grounding_scores` of checked arguments."""
+    tensors = (groups, nouns, noun_mask, beta)
+    if chosen_path(*tensors, backend=options.backend) == "reference":
+        return reference.grounding_scores(*tensors, chunk_elements=options.chunk_elements)
+    from .fused.function import GroundingScores
+
+    anchored = anchor(groups, nouns)
+    return GroundingScores.apply(*distinct(*tensors), options.fused_workspace, anchored)
 
 
 def matrix_infonce(
@@ -206,22 +209,23 @@ def grounding_loss(
     """
     check_inputs(groups, nouns, noun_mask)
     beta, scale = as_scalar("beta", beta, groups), as_scalar("scale", scale, groups)
-    workspace_bytes = checked_workspace(OP, workspace_bytes)
+    options = Options.checked(OP, workspace_bytes, backend)
     if groups.shape[0] != nouns.shape[0]:
         raise ValueError(
             f"grounding_loss: as many captions as videos, "
             f"got {nouns.shape[0]} captions and {groups.shape[0]} videos"
         )
+    return loss_of(groups, nouns, noun_mask, beta, scale, options)
+
+
+def loss_of(
+    groups: Tensor, nouns: Tensor, noun_mask: Tensor, beta: Tensor, scale: Tensor, options: Options
+) -> Tensor:
+    """`grounding_loss` of checked arguments."""
     tensors = (groups, nouns, noun_mask, beta, scale)
-    if chosen_path(*tensors, backend=backend) == "fused":
-        from .fused.function import GroundingLoss
+    if chosen_path(*tensors, backend=options.backend) == "reference":
+        return reference.grounding_loss(*tensors, chunk_elements=options.chunk_elements)
+    from .fused.function import GroundingLoss
 
-        workspace = workspace_bytes or DEFAULT_WORKSPACE_BYTES
-        return GroundingLoss.apply(*distinct(*tensors), workspace, anchor(groups, nouns))
-    return reference.grounding_loss(*tensors, chunk_elements=_chunk_elements(workspace_bytes))
-
-
-def _chunk_elements(workspace_bytes: int | None) -> int:
-    if workspace_bytes is None:
-        return reference.CHUNK_ELEMENTS
-    return max(1, workspace_bytes // _REFERENCE_BYTES_PER_DOT)
+    anchored = anchor(groups, nouns)
+    return GroundingLoss.apply(*distinct(*tensors), options.fused_workspace, anchored)

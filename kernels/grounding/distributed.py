@@ -10,7 +10,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from svilm_fast.kernels import collectives
-from svilm_fast.kernels.checks import checked_workspace
 from svilm_fast.kernels.operators import first_derivative_only
 from svilm_fast.kernels.slices import SlicePlan, for_parts, gather_parts
 
@@ -18,9 +17,10 @@ from .api import (
     as_scalar,
     check_inputs,
     chosen_path,
-    grounding_loss,
-    grounding_scores,
+    loss_of,
+    scores_of,
 )
+from .options import Options
 
 # (groups [b, G, D], nouns [B, K, D], noun_mask [B, K], beta) -> scores [b, B]
 Scores = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -64,15 +64,15 @@ def distributed_grounding_loss(
             also if the ranks' calls differ in a size, a dtype, a number or an option.
         RuntimeError: `fused` was asked for and cannot run, on a single rank.
     """
-    options: dict[str, Any] = {"workspace_bytes": workspace_bytes, "backend": backend}
-    _check(groups, nouns, noun_mask, beta, scale, group, scores, options)
+    options = Options(workspace_bytes, backend)
+    options = _checked(groups, nouns, noun_mask, beta, scale, group, scores, options)
     beta, scale = as_scalar("beta", beta, groups), as_scalar("scale", scale, groups)
     if scores is None and collectives.world_size(group) == 1:
-        return grounding_loss(groups, nouns, noun_mask, beta, scale, **options)
+        return loss_of(groups, nouns, noun_mask, beta, scale, options)
     plan = SlicePlan.of(nouns, group)
     masks = plan.parts(collectives.gather(noun_mask.to(torch.uint8), group).bool())
     parts = [
-        grounding_scores(tokens, part, mask, beta, **options)
+        scores_of(tokens, part, mask, beta, options)
         if scores is None
         else scores(tokens, part, mask, beta)
         for tokens, part, mask in zip(
@@ -136,7 +136,7 @@ def _own_terms(
         return terms.masked_fill(~own_valid, 0).sum()
 
 
-def _check(
+def _checked(
     groups: Tensor,
     nouns: Tensor,
     noun_mask: Tensor,
@@ -144,21 +144,21 @@ def _check(
     scale: Tensor | float,
     group: dist.ProcessGroup | None,
     scores: Scores | None,
-    options: dict[str, Any],
-) -> None:
+    options: Options,
+) -> Options:
     problem, path = None, ""
     several = collectives.world_size(group) > 1
     try:
         check_inputs(groups, nouns, noun_mask)
         tensors = (as_scalar("beta", beta, groups), as_scalar("scale", scale, groups))
-        checked_workspace("grounding", options["workspace_bytes"])
+        options = Options.checked("grounding", options.workspace_bytes, options.backend)
         if groups.shape[0] != nouns.shape[0] or not groups.shape[0]:
             problem = (
                 "each rank needs as many captions as videos and at least one, "
                 f"got {nouns.shape[0]} captions and {groups.shape[0]} videos"
             )
         elif several and scores is None:
-            path = chosen_path(groups, nouns, noun_mask, tensors[0], backend=options["backend"])
+            path = chosen_path(groups, nouns, noun_mask, tensors[0], backend=options.backend)
     except Exception as error:  # the other ranks wait, whatever is wrong here
         problem = str(error) or type(error).__name__
     description = ""
@@ -169,7 +169,7 @@ def _check(
         description += collectives.described(
             {"groups": groups, "nouns": nouns, "beta": beta, "scale": scale},
             similarity=similarity,
-            workspace_bytes=options["workspace_bytes"],
+            workspace_bytes=options.workspace_bytes,
             path=path,
         )
         description += ")"
@@ -180,3 +180,4 @@ def _check(
         group=group,
         problem=problem,
     )
+    return options

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
-
 import torch
 from torch import Tensor
 
@@ -13,10 +10,9 @@ from ..checks import FLOATS, check_tensors, check_width, checked_divisor
 from ..device import traits
 from ..operators import distinct
 from .fused.layout import unsupported
-from .reference import GroupingOutput, grouping_reference
+from .options import MODES, Mode, Options
+from .reference import GroupingOutput, group
 
-Mode = Literal["gumbel", "hard", "soft"]
-MODES = ("gumbel", "hard", "soft")
 TOKEN_ID_BITS = 27
 
 
@@ -28,23 +24,11 @@ def _expect(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtyp
         )
 
 
-def _check(
-    queries: Tensor,
-    tokens: Tensor,
-    group_bias: Tensor | None,
-    mode: str,
-    seeds: Tensor | None,
-    token_ids: Tensor | None,
-    token_mask: Tensor | None,
-) -> None:
-    optional = {
-        "group_bias": group_bias,
-        "seeds": seeds,
-        "token_ids": token_ids,
-        "token_mask": token_mask,
-    }
-    given = {name: value for name, value in optional.items() if value is not None}
+def _check(queries: Tensor, tokens: Tensor, group_bias: Tensor | None, options: Options) -> None:
+    given = options.tensors
     check_tensors("grouping", queries=queries, tokens=tokens, **given)
+    if group_bias is not None:
+        check_tensors("grouping", group_bias=group_bias)
     if tokens.dim() != 3 or tokens.dtype not in FLOATS:
         raise ValueError(
             f"grouping: tokens must be floating [b, L, C], got {tokens.dtype} {list(tokens.shape)}"
@@ -68,19 +52,20 @@ def _check(
         _expect("group_bias", group_bias, (groups,), None)
     if group_bias is not None and group_bias.dtype not in FLOATS:
         raise ValueError(f"grouping: group_bias must be floating, got {group_bias.dtype}")
-    if mode not in MODES:
-        raise ValueError(f"grouping: mode is {mode!r}; expected one of {', '.join(MODES)}")
-    if mode == "gumbel" and seeds is None:
+    if options.mode not in MODES:
+        raise ValueError(f"grouping: mode is {options.mode!r}; expected one of {', '.join(MODES)}")
+    if options.mode == "gumbel" and options.seeds is None:
         raise ValueError(
             "grouping: mode 'gumbel' needs seeds, int64 [b]; "
             "take them from StepSeeds.at(Site.GUMBEL, layer) or use mode 'hard'"
         )
-    if seeds is not None:
-        _expect("seeds", seeds, (batch,), torch.int64)
-    if token_ids is not None:
-        _expect("token_ids", token_ids, (batch, length), torch.int64)
-    if token_mask is not None:
-        _expect("token_mask", token_mask, (batch, length), torch.bool)
+    expected = {
+        "seeds": ((batch,), torch.int64),
+        "token_ids": ((batch, length), torch.int64),
+        "token_mask": ((batch, length), torch.bool),
+    }
+    for name, tensor in given.items():
+        _expect(name, tensor, *expected[name])
 
 
 def _check_range(token_ids: Tensor, token_mask: Tensor | None) -> None:
@@ -148,14 +133,15 @@ def grouping(
     """
     temperature = checked_divisor("grouping", "temperature", temperature)
     eps = checked_divisor("grouping", "eps", eps)
-    _check(queries, tokens, group_bias, mode, seeds, token_ids, token_mask)
+    options = Options(seeds, token_ids, token_mask, mode, temperature, eps)
+    _check(queries, tokens, group_bias, options)
     kind = tokens.device.type
     if torch.is_autocast_enabled(kind) and tokens.dtype == torch.float32:
         tokens = tokens.to(torch.get_autocast_dtype(kind))
     queries = queries.to(tokens.dtype)
     path = choose(
         "grouping",
-        (queries, tokens, group_bias, seeds, token_ids, token_mask),
+        (queries, tokens, group_bias, *options.tensors.values()),
         backend=backend,
         unsupported=unsupported(
             queries.shape[1], tokens.shape[2], tokens.dtype, traits(tokens.device)
@@ -163,20 +149,9 @@ def grouping(
     )
     if token_ids is not None and mode == "gumbel":
         _check_range(token_ids, token_mask)
-    run: Callable[..., GroupingOutput] = grouping_reference
-    if path == "fused":
-        from .fused.function import fused_grouping
-
-        run = fused_grouping
     queries, tokens = distinct(queries, tokens)
-    return run(
-        queries,
-        tokens,
-        group_bias,
-        temperature=temperature,
-        mode=mode,
-        seeds=seeds,
-        token_ids=token_ids,
-        token_mask=token_mask,
-        eps=eps,
-    )
+    if path == "reference":
+        return group(queries, tokens, group_bias, options)
+    from .fused.function import fused_grouping
+
+    return fused_grouping(queries, tokens, group_bias, options)

@@ -64,7 +64,8 @@ def _variant(case: str, dtype: torch.dtype, backward: bool) -> Variant:
         settings = ("gumbel", 1.0, 1.0)
         if backward:
             index = meta(batch, length, kind=torch.int32)
-            function.backward(rows, counts, *inputs, rows, counts, index, *settings, True, True)
+            output = (rows, counts, index)
+            function.backward(rows, counts, *inputs, *settings, *output, True, True)
         else:
             function.forward(*inputs, *settings)
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from svilm_fast.core.philox import uniform4
+
+from ..philox import uniform4
+from .options import Mode, Options
 
 # Half a step of the uniform grid: keeps log(u) finite where the generator returns 0.
 SMALLEST_UNIFORM = 2.0**-32
@@ -49,33 +53,27 @@ def gumbel_noise(seeds: Tensor, token_ids: Tensor, num_groups: int) -> Tensor:
 
 
 def _group_some(
-    queries: Tensor,
-    tokens: Tensor,
-    group_bias: Tensor | None,
-    temperature: float,
-    mode: str,
-    seeds: Tensor | None,
-    token_ids: Tensor | None,
-    token_mask: Tensor | None,
-    eps: float,
+    queries: Tensor, tokens: Tensor, group_bias: Tensor | None, options: Options
 ) -> GroupingOutput:
+    token_ids, token_mask = options.token_ids, options.token_mask
     compute = torch.promote_types(tokens.dtype, torch.float32)
     x = tokens.to(compute)
     if token_mask is not None:
         # A token that is masked out may hold anything, also NaN.
         x = x.masked_fill(~token_mask[..., None], 0)
+    # logits_lg = q_g . x_l + bias_g + noise_lg
     logits = x @ queries.to(compute).mT
     if group_bias is not None:
         logits = logits + group_bias.to(compute)[:, None]
-    if mode == "gumbel":
-        assert seeds is not None
+    if options.mode == "gumbel":
+        assert options.seeds is not None
         if token_ids is None:
             token_ids = torch.arange(tokens.shape[1], device=tokens.device)
             token_ids = token_ids.expand(tokens.shape[:2])
-        logits = logits + gumbel_noise(seeds, token_ids, queries.shape[1]).to(compute)
-    soft = torch.softmax(logits / temperature, dim=-1)
+        logits = logits + gumbel_noise(options.seeds, token_ids, queries.shape[1]).to(compute)
+    soft = torch.softmax(logits / options.temperature, dim=-1)
     index = logits.argmax(dim=-1)
-    if mode == "soft":
+    if options.mode == "soft":
         assignment = soft
     else:
         one_hot = torch.zeros_like(soft).scatter(-1, index[..., None], 1)
@@ -85,8 +83,38 @@ def _group_some(
         assignment = assignment * token_mask[..., None]
         index = index.where(token_mask, -1)
     counts = assignment.sum(dim=1)
-    pooled = assignment.mT @ x / (counts + eps)[..., None]
+    # pooled_g = sum_l A_gl x_l / (n_g + eps)
+    pooled = assignment.mT @ x / (counts + options.eps)[..., None]
     return GroupingOutput(pooled.to(tokens.dtype), counts, index.to(torch.int32))
+
+
+def group(
+    queries: Tensor, tokens: Tensor, group_bias: Tensor | None, options: Options
+) -> GroupingOutput:
+    """`api.grouping` without its checks, a few samples at a time.
+
+    Compiled, it takes the whole batch at once: the loop would be unrolled for every batch size.
+    """
+    batch, num_groups = queries.shape[:2]
+    if group_bias is not None:
+        group_bias = group_bias.expand(batch, num_groups)
+    with torch.autocast(tokens.device.type, enabled=False):
+        if torch.compiler.is_compiling():
+            return _group_some(queries, tokens, group_bias, options)
+        starts = range(0, max(batch, 1), _SAMPLES_AT_ONCE)
+        some = [slice(start, start + _SAMPLES_AT_ONCE) for start in starts]
+        parts = [
+            _group_some(
+                queries[rows],
+                tokens[rows],
+                None if group_bias is None else group_bias[rows],
+                replace(options, **{k: v[rows] for k, v in options.tensors.items()}),
+            )
+            for rows in some
+        ]
+    if len(parts) == 1:
+        return parts[0]
+    return GroupingOutput(*(torch.cat(columns) for columns in zip(*parts)))
 
 
 def grouping_reference(
@@ -95,41 +123,12 @@ def grouping_reference(
     group_bias: Tensor | None = None,
     *,
     temperature: float = 1.0,
-    mode: str = "gumbel",
+    mode: Mode = "gumbel",
     seeds: Tensor | None = None,
     token_ids: Tensor | None = None,
     token_mask: Tensor | None = None,
     eps: float = 1.0,
 ) -> GroupingOutput:
-    """`grouping` in plain PyTorch, a few samples at a time; arguments as in `api.grouping`.
-
-    Compiled, it takes the whole batch at once: the loop would be unrolled for every batch size.
-    """
-    batch, num_groups = queries.shape[:2]
-    if group_bias is not None:
-        group_bias = group_bias.expand(batch, num_groups)
-
-    def part(tensor: Tensor | None, start: int) -> Tensor | None:
-        return None if tensor is None else tensor[start : start + _SAMPLES_AT_ONCE]
-
-    with torch.autocast(tokens.device.type, enabled=False):
-        if torch.compiler.is_compiling():
-            optional = (temperature, mode, seeds, token_ids, token_mask, eps)
-            return _group_some(queries, tokens, group_bias, *optional)
-        parts = [
-            _group_some(
-                queries[start : start + _SAMPLES_AT_ONCE],
-                tokens[start : start + _SAMPLES_AT_ONCE],
-                part(group_bias, start),
-                temperature,
-                mode,
-                part(seeds, start),
-                part(token_ids, start),
-                part(token_mask, start),
-                eps,
-            )
-            for start in range(0, max(batch, 1), _SAMPLES_AT_ONCE)
-        ]
-    if len(parts) == 1:
-        return parts[0]
-    return GroupingOutput(*(torch.cat(columns) for columns in zip(*parts)))
+    """`group` with the arguments of `api.grouping`."""
+    options = Options(seeds, token_ids, token_mask, mode, temperature, eps)
+    return group(queries, tokens, group_bias, options)

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .. import backend as backends
-from ..checks import FLOATS, check_tensors, checked_workspace, real_number, whole_number
+from ..checks import FLOATS, check_tensors, real_number
 from ..operators import distinct
 from . import reference
 from .fused.layout import default_workspace_bytes, unsupported
-from .pairs import (
-    PairMode,
-    checked_pair_mode,
-    dense_ids,
-    diagonal_range,
-    share_weights,
-    shared_loss,
-    two_lists,
-)
+from .options import Options
+from .pairs import dense_ids, diagonal_range, share_weights, shared_loss
 
 OP = "infonce"
-# On CPU a larger chunk only leaves the cache; the fused backward wants large matrix products.
-REFERENCE_WORKSPACE_BYTES = 1 << 26
 
 
 class InfoNCEPartials(NamedTuple):
@@ -81,49 +72,35 @@ def infonce(
     Raises:
         ValueError, TypeError: shapes, dtypes, devices or ids that do not fit; an empty block.
     """
-    video_ids, text_ids = _split_ids(pair_ids)
-    diagonal_offset = whole_number(OP, "diagonal_offset", diagonal_offset)
-    workspace_bytes = checked_workspace(OP, workspace_bytes)
-    check_block(OP, videos, texts, scale, video_ids, text_ids, workspace_bytes)
-    mode = checked_pair_mode(pair_mode)
+    ids = _split_ids(pair_ids)
+    options = Options.checked(OP, diagonal_offset, ids, pair_mode, workspace_bytes, backend)
+    check_block(OP, videos, texts, scale, options)
     scale = _scale_tensor(scale, videos)
-    rows, columns = videos.shape[0], texts.shape[0]
-    start, stop = diagonal_range(rows, columns, diagonal_offset)
+    rows, columns, offset = videos.shape[0], texts.shape[0], options.diagonal_offset
+    start, stop = diagonal_range(rows, columns, offset)
     if start == stop:
         raise ValueError(
             f"infonce: no pair lies in a [{rows}, {columns}] block with diagonal_offset "
-            f"{diagonal_offset}; use infonce_partials for blocks beside the diagonal"
+            f"{offset}; use infonce_partials for blocks beside the diagonal"
         )
     if pair_ids is not None and not isinstance(pair_ids, tuple) and rows != columns:
         raise ValueError(
             f"infonce: one pair_ids serves a square block, got [{rows}, {columns}]; "
             "pass (video_ids, text_ids)"
         )
-    if mode == "share" and video_ids is not None and (rows != columns or diagonal_offset):
+    if options.share and (rows != columns or offset):
         raise ValueError(
             "infonce: pair_mode='share' needs a square block without offset, got "
-            f"[{rows}, {columns}] with diagonal_offset {diagonal_offset}"
+            f"[{rows}, {columns}] with diagonal_offset {offset}"
         )
-    if chosen_path(videos, texts, scale, video_ids, text_ids, backend) == "fused":
-        from .fused.function import InfoNCELoss, InfoNCEPartialSums
+    if chosen_path(videos, texts, scale, options) == "reference":
+        return reference.loss(videos, texts, scale, options)
+    from .fused.function import InfoNCELoss, InfoNCEPartialSums
 
-        call = _fused_call(videos, texts, scale, video_ids, text_ids, mode)
-        workspace = workspace_bytes or default_workspace_bytes(videos, texts)
-        if video_ids is not None and text_ids is not None and two_lists(video_ids, text_ids, mode):
-            row_lse, column_lse, positives = InfoNCEPartialSums.apply(
-                *call, diagonal_offset, workspace
-            )
-            return shared_loss(row_lse, column_lse, positives, video_ids, text_ids)
-        return InfoNCELoss.apply(*call, diagonal_offset, workspace)
-    return reference.infonce(
-        videos,
-        texts,
-        scale,
-        diagonal_offset=diagonal_offset,
-        pair_ids=None if video_ids is None or text_ids is None else (video_ids, text_ids),
-        pair_mode=mode,
-        workspace_bytes=workspace_bytes or REFERENCE_WORKSPACE_BYTES,
-    )
+    call = _fused_call(videos, texts, scale, options)
+    if options.shared_lists:
+        return shared_loss(*InfoNCEPartialSums.apply(*call), ids=options.shared_lists)
+    return InfoNCELoss.apply(*call)
 
 
 def infonce_partials(
@@ -144,91 +121,49 @@ def infonce_partials(
     In `share` mode the block must hold all texts: a row's target is spread over the equal
     `text_ids` it sees. Arguments and errors as `infonce`; the diagonal may miss the block.
     """
-    relative, scale = relative_partials(
-        videos,
-        texts,
-        scale,
-        diagonal_offset=diagonal_offset,
-        video_ids=video_ids,
-        text_ids=text_ids,
-        pair_mode=pair_mode,
-        workspace_bytes=workspace_bytes,
-        backend=backend,
-    )
+    ids = (video_ids, text_ids)
+    name = "infonce_partials"
+    options = Options.checked(name, diagonal_offset, ids, pair_mode, workspace_bytes, backend)
+    check_block(name, videos, texts, scale, options)
+    relative, scale = relative_partials(videos, texts, scale, options)
     return InfoNCEPartials(*(value + scale for value in relative))
 
 
 def relative_partials(
-    videos: Tensor,
-    texts: Tensor,
-    scale: Tensor | float,
-    *,
-    diagonal_offset: int,
-    video_ids: Tensor | None,
-    text_ids: Tensor | None,
-    pair_mode: str,
-    workspace_bytes: int | None,
-    backend: str | None,
+    videos: Tensor, texts: Tensor, scale: Tensor | float, options: Options
 ) -> tuple[InfoNCEPartials, Tensor]:
-    """`infonce_partials` less the scale, and the scale as a tensor.
+    """`infonce_partials` of a checked block less the scale, and the scale as a tensor.
 
     A loss only needs differences, and in fp32 the values of confident pairs keep their digits
     when they are small. That holds for rows of unit norm, whose largest logit is the scale.
     """
-    diagonal_offset = whole_number("infonce_partials", "diagonal_offset", diagonal_offset)
-    workspace_bytes = checked_workspace("infonce_partials", workspace_bytes)
-    check_block("infonce_partials", videos, texts, scale, video_ids, text_ids, workspace_bytes)
-    mode = checked_pair_mode(pair_mode)
     scale = _scale_tensor(scale, videos)
-    if chosen_path(videos, texts, scale, video_ids, text_ids, backend) == "fused":
-        from .fused.function import InfoNCEPartialSums
+    if chosen_path(videos, texts, scale, options) == "reference":
+        found = reference.partials(videos, texts, scale, options)
+        return InfoNCEPartials(*(value - scale for value in found)), scale
+    from .fused.function import InfoNCEPartialSums
 
-        call = _fused_call(videos, texts, scale, video_ids, text_ids, mode)
-        workspace = workspace_bytes or default_workspace_bytes(videos, texts)
-        return InfoNCEPartials(*InfoNCEPartialSums.apply(*call, diagonal_offset, workspace)), scale
-    found = reference.partials(
-        videos,
-        texts,
-        scale,
-        diagonal_offset=diagonal_offset,
-        video_ids=video_ids,
-        text_ids=text_ids,
-        pair_mode=mode,
-        workspace_bytes=workspace_bytes or REFERENCE_WORKSPACE_BYTES,
-    )
-    return InfoNCEPartials(*(value - scale for value in found)), scale
+    call = _fused_call(videos, texts, scale, options)
+    return InfoNCEPartials(*InfoNCEPartialSums.apply(*call)), scale
 
 
-def _fused_call(
-    videos: Tensor,
-    texts: Tensor,
-    scale: Tensor,
-    video_ids: Tensor | None,
-    text_ids: Tensor | None,
-    mode: PairMode,
-) -> tuple[Tensor | None, ...]:
-    """The tensors as the kernels take them."""
-    weights = None
-    if video_ids is not None and text_ids is not None:
-        if mode == "share":
-            weights = share_weights(video_ids, text_ids, torch.float32)
-        video_ids, text_ids = dense_ids(video_ids, text_ids)
-    return distinct(videos.contiguous(), texts.contiguous(), scale, video_ids, text_ids, weights)
+def _fused_call(videos: Tensor, texts: Tensor, scale: Tensor, options: Options) -> tuple[Any, ...]:
+    """The arguments of the fused functions: tensors as the kernels take them, and two numbers."""
+    ids = dense_ids(*options.ids) if options.ids else (None, None)
+    weights = share_weights(*options.share, torch.float32) if options.share else None
+    tensors = distinct(videos.contiguous(), texts.contiguous(), scale, *ids, weights)
+    workspace = options.workspace_bytes or default_workspace_bytes(videos, texts)
+    return (*tensors, options.diagonal_offset, workspace)
 
 
 def chosen_path(
-    videos: Tensor,
-    texts: Tensor,
-    scale: Tensor | float,
-    video_ids: Tensor | None,
-    text_ids: Tensor | None,
-    backend: str | None,
+    videos: Tensor, texts: Tensor, scale: Tensor | float, options: Options
 ) -> backends.Backend:
     """The path of a checked call; errors as `backend.choose`."""
     return backends.choose(
         OP,
-        (videos, texts, scale if isinstance(scale, Tensor) else None, video_ids, text_ids),
-        backend=backend,
+        (videos, texts, scale if isinstance(scale, Tensor) else None, *(options.ids or ())),
+        backend=options.backend,
         unsupported=unsupported(videos),
     )
 
@@ -252,19 +187,13 @@ def _split_ids(
 
 
 def check_block(
-    name: str,
-    videos: Tensor,
-    texts: Tensor,
-    scale: Tensor | float,
-    video_ids: Tensor | None,
-    text_ids: Tensor | None,
-    workspace_bytes: int | None,
+    name: str, videos: Tensor, texts: Tensor, scale: Tensor | float, options: Options
 ) -> None:
     """Refuse what no path can compute.
 
     Raises:
         TypeError: no tensor, or a dtype that does not fit.
-        ValueError: shapes, devices or a budget that do not fit.
+        ValueError: shapes or devices that do not fit.
     """
     check_tensors(name, videos=videos, texts=texts)
     if videos.ndim != 2 or texts.ndim != 2 or videos.shape[1] != texts.shape[1]:
@@ -288,15 +217,10 @@ def check_block(
             f"{name}: scale must be a 0-dim floating tensor or a float, "
             f"got {scale.dtype} {list(scale.shape)}"
         )
-    if (video_ids is None) != (text_ids is None):
-        raise ValueError(f"{name}: pass ids for videos and for texts, or neither")
-    for side, ids, embeddings in (("video", video_ids, videos), ("text", text_ids, texts)):
-        if ids is None:
-            continue
+    for side, ids, embeddings in zip(("video", "text"), options.ids or (), (videos, texts)):
         check_tensors(name, **{f"{side}_ids": ids})
         if ids.dtype != torch.int64 or ids.shape != embeddings.shape[:1]:
             raise ValueError(
                 f"{name}: {side} ids must be int64 [{embeddings.shape[0]}], "
                 f"got {ids.dtype} {list(ids.shape)}"
             )
-    checked_workspace(name, workspace_bytes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -9,7 +11,8 @@ from torch import Tensor
 from .. import collectives
 from ..slices import SlicePlan, for_parts, gather_parts
 from .api import InfoNCEPartials, check_block, chosen_path, infonce, relative_partials
-from .pairs import checked_pair_mode, share_weights
+from .options import Ids, Options
+from .pairs import share_weights
 
 
 def distributed_infonce(
@@ -47,20 +50,25 @@ def distributed_infonce(
         ValueError: on every rank, if one rank's input is refused or the ranks' calls differ in
             a size, a dtype, a number or an option.
     """
-    problem = _problem(videos, texts, scale, pair_ids, pair_mode, workspace_bytes)
     several = collectives.world_size(group) > 1
-    path = ""
-    if check_ranks and several and problem is None:
-        try:
-            path = chosen_path(videos, texts, scale, pair_ids, pair_ids, backend)
-        except Exception as error:  # the other ranks wait, whatever is wrong here
-            problem = str(error) or type(error).__name__
+    options, path, problem = Options(), "", None
+    try:
+        ids = (pair_ids, pair_ids)
+        options = Options.checked("infonce", 0, ids, pair_mode, workspace_bytes, backend)
+        check_block("infonce", videos, texts, scale, options)
+        if videos.shape != texts.shape:
+            problem = (
+                "videos and texts must be pairs [b, D], "
+                f"got {list(videos.shape)} and {list(texts.shape)}"
+            )
+        elif check_ranks and several:
+            path = chosen_path(videos, texts, scale, options)
+    except Exception as error:  # the other ranks wait, whatever is wrong here
+        problem = str(error) or type(error).__name__
     if check_ranks:
         collectives.check_equal_calls(
             "distributed_infonce",
-            ""
-            if problem
-            else _description(videos, texts, scale, pair_ids, pair_mode, workspace_bytes, path),
+            "" if problem else _description(videos, texts, scale, options, path),
             device=collectives.device_of(videos, texts),
             group=group,
             problem=problem,
@@ -78,43 +86,28 @@ def distributed_infonce(
             backend=backend,
         )
     plan = SlicePlan.of(texts, group)
-    ids: list[Tensor | None] = [None] * len(plan.diagonal_offsets)
+    calls = [replace(options, diagonal_offset=offset) for offset in plan.diagonal_offsets]
     if pair_ids is not None:
-        ids = [*plan.parts(collectives.gather(pair_ids, group))]
-    blocks = [
-        relative_partials(
-            rows,
-            columns,
-            scale,
-            diagonal_offset=offset,
-            video_ids=pair_ids,
-            text_ids=column_ids,
-            pair_mode=pair_mode,
-            workspace_bytes=workspace_bytes,
-            backend=backend,
-        )[0]
-        for rows, columns, offset, column_ids in zip(
-            for_parts(videos, plan), gather_parts(texts, plan, group), plan.diagonal_offsets, ids
-        )
-    ]
-    shared_ids = [part for part in ids if part is not None] if pair_mode == "share" else []
-    rows, positives = _over_blocks(blocks, pair_ids, shared_ids)
+        column_ids = plan.parts(collectives.gather(pair_ids, group))
+        calls = [replace(call, ids=(pair_ids, ids)) for call, ids in zip(calls, column_ids)]
+    parts = zip(for_parts(videos, plan), gather_parts(texts, plan, group), calls)
+    blocks = [relative_partials(rows, part, scale, call)[0] for rows, part, call in parts]
+    rows, positives = _over_blocks(blocks, [call.share for call in calls if call.share])
     columns = plan.in_rank_order([block.column_lse for block in blocks])
     return _own_terms(InfoNCEPartials(rows, columns, positives), plan, group)
 
 
-def _over_blocks(
-    blocks: list[InfoNCEPartials], video_ids: Tensor | None, shared_ids: list[Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Log-sums and positives of the rows over all blocks; `shared_ids`: text ids that share."""
+def _over_blocks(blocks: list[InfoNCEPartials], shared: list[Ids]) -> tuple[Tensor, Tensor]:
+    """Log-sums and positives of the rows over all blocks; `shared`: the ids of each that shares."""
     first = blocks[0]
     if len(blocks) == 1:
         return first.row_lse, first.positives
     rows = torch.logsumexp(torch.stack([block.row_lse for block in blocks]), 0)
-    if video_ids is None or not shared_ids:
+    if not shared:
         return rows, first.positives
     # A block's positive is the mean over the texts that it holds.
-    counted = (torch.cat(shared_ids), *shared_ids)
+    video_ids, text_ids = shared[0][0], [texts for _, texts in shared]
+    counted = (torch.cat(text_ids), *text_ids)
     weights = [share_weights(video_ids, ids, rows.dtype) for ids in counted]
     shares = [torch.where(own > 0, weights[0] / own, 0.0) for own in weights[1:]]
     means = [share * block.positives for share, block in zip(shares, blocks)]
@@ -131,43 +124,16 @@ def _own_terms(block: InfoNCEPartials, plan: SlicePlan, group: dist.ProcessGroup
     return ((rows - positives) + (own_columns - positives)).mean() / 2
 
 
-def _problem(
-    videos: Tensor,
-    texts: Tensor,
-    scale: Tensor | float,
-    pair_ids: Tensor | None,
-    pair_mode: str,
-    workspace_bytes: int | None,
-) -> str | None:
-    try:
-        check_block("infonce", videos, texts, scale, pair_ids, pair_ids, workspace_bytes)
-        checked_pair_mode(pair_mode)
-    except Exception as error:  # the other ranks wait, whatever is wrong here
-        return str(error) or type(error).__name__
-    if videos.shape != texts.shape:
-        return (
-            "videos and texts must be pairs [b, D], "
-            f"got {list(videos.shape)} and {list(texts.shape)}"
-        )
-    return None
-
-
 def _description(
-    videos: Tensor,
-    texts: Tensor,
-    scale: Tensor | float,
-    pair_ids: Tensor | None,
-    pair_mode: str,
-    workspace_bytes: int | None,
-    path: str,
+    videos: Tensor, texts: Tensor, scale: Tensor | float, options: Options, path: str
 ) -> str:
     return (
         f"a local batch of {videos.shape[0]} (D {videos.shape[1]}, "
         + collectives.described(
             {"videos": videos, "texts": texts, "scale": scale},
-            ids="absent" if pair_ids is None else "present",
-            pair_mode=pair_mode,
-            workspace_bytes=workspace_bytes,
+            ids="absent" if options.ids is None else "present",
+            pair_mode=options.pair_mode,
+            workspace_bytes=options.workspace_bytes,
             path=path,
         )
         + ")"

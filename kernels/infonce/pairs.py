@@ -50,19 +50,15 @@ def share_weights(video_ids: Tensor, text_ids: Tensor, dtype: torch.dtype) -> Te
     return torch.where(count > 0, 1 / count, 0.0)
 
 
-def two_lists(video_ids: Tensor | None, text_ids: Tensor | None, mode: PairMode) -> bool:
-    """Whether targets are shared by two lists of ids, so that columns have targets of their own."""
-    return mode == "share" and video_ids is not text_ids
-
-
 def shared_loss(
-    row_lse: Tensor, column_lse: Tensor, positives: Tensor, video_ids: Tensor, text_ids: Tensor
+    row_lse: Tensor, column_lse: Tensor, positives: Tensor, *, ids: tuple[Tensor, Tensor]
 ) -> Tensor:
     """The loss of a square block in `share` mode, from its log-sums and the rows' positives.
 
     A row's target is spread over the texts with its id, a column's over the videos with its id; a
     line without a partner adds 0. Log-sums and positives may all be less the same number.
     """
+    video_ids, text_ids = ids
     texts_of_video = partners(video_ids, text_ids)
     videos_of_video = partners(video_ids, video_ids)
     # A class of t texts and v videos: its columns' positives sum to t/v times its rows'.

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from ..operators import define, distinct, first_derivative_only, wanted
-from .pairs import PairMode, diagonal_range, share_weights, shared_loss, two_lists
+from .options import Options
+from .pairs import PairMode, diagonal_range, share_weights, shared_loss
 
+DEFAULT_WORKSPACE_BYTES = 1 << 26
 # Logits, probabilities, gradient and mask of a chunk are live at the same time.
 _LIVE_MATRICES = 4
 
@@ -23,27 +25,15 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 class _Block:
     """A [m, n] block of logits, made one chunk of rows at a time."""
 
-    def __init__(
-        self,
-        videos: Tensor,
-        texts: Tensor,
-        scale: Tensor,
-        video_ids: Tensor | None,
-        text_ids: Tensor | None,
-        diagonal_offset: int,
-        pair_mode: PairMode,
-        workspace_bytes: int,
-    ) -> None:
+    def __init__(self, videos: Tensor, texts: Tensor, scale: Tensor, options: Options) -> None:
         self.dtype = compute_dtype(videos.dtype)
         self.videos, self.texts = videos, texts.to(self.dtype)
         self.scale = scale.to(self.dtype)
-        self.video_ids, self.text_ids = video_ids, text_ids
-        self.offset, self.mode = diagonal_offset, pair_mode
+        self.options = options
         self.columns = torch.arange(texts.shape[0], device=videos.device)
-        self.weights: Tensor | None = None
-        if video_ids is not None and text_ids is not None and pair_mode == "share":
-            self.weights = share_weights(video_ids, text_ids, self.dtype)
+        self.weights = share_weights(*options.share, self.dtype) if options.share else None
         row_bytes = _LIVE_MATRICES * max(texts.shape[0], 1) * self.dtype.itemsize
+        workspace_bytes = options.workspace_bytes or DEFAULT_WORKSPACE_BYTES
         self.chunk_rows = max(1, workspace_bytes // row_bytes)
 
     def chunks(self) -> list[slice]:
@@ -57,21 +47,24 @@ class _Block:
 
     def logits(self, similarity: Tensor, rows: slice) -> Tensor:
         """[c, n] scaled dot products, -inf where a pair is excluded."""
+        # s_ij = alpha a_ij
         logits = self.scale * similarity
-        if self.video_ids is None or self.text_ids is None or self.mode == "share":
+        if self.options.exclude is None:
             return logits
-        same = self.video_ids[rows, None] == self.text_ids
+        videos, texts = self.options.exclude
+        same = videos[rows, None] == texts
         return logits.masked_fill_(same & ~self._diagonal(rows), -torch.inf)
 
     def target(self, rows: slice) -> Tensor:
         """[c, n] weights of the positives: a row sums to 1, or to 0 if it has none."""
-        if self.weights is None or self.video_ids is None or self.text_ids is None:
+        if self.weights is None or self.options.share is None:
             return self._diagonal(rows).to(self.dtype)
-        same = self.video_ids[rows, None] == self.text_ids
-        return same * self.weights[rows, None]
+        videos, texts = self.options.share
+        return (videos[rows, None] == texts) * self.weights[rows, None]
 
     def _diagonal(self, rows: slice) -> Tensor:
-        positive = torch.arange(rows.start, rows.stop, device=self.columns.device) + self.offset
+        positive = torch.arange(rows.start, rows.stop, device=self.columns.device)
+        positive += self.options.diagonal_offset
         return positive[:, None] == self.columns
 
 
@@ -81,10 +74,10 @@ def _softmax(logits: Tensor, lse: Tensor) -> Tensor:
 
 
 def _forward(
-    videos: Tensor, texts: Tensor, scale: Tensor, *layout: Any
+    videos: Tensor, texts: Tensor, scale: Tensor, *packed: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     with torch.autocast(videos.device.type, enabled=False):
-        block = _Block(videos, texts, scale, *layout)
+        block = _Block(videos, texts, scale, Options.unpacked(*packed))
         row_lse = torch.empty(videos.shape[0], dtype=block.dtype, device=videos.device)
         column_lse = row_lse.new_full((texts.shape[0],), -torch.inf)
         positives = torch.empty_like(row_lse)
@@ -109,11 +102,11 @@ def _backward(
     videos: Tensor,
     texts: Tensor,
     scale: Tensor,
-    *layout: Any,
+    *packed: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of videos, texts and scale; empty where not needed."""
     with torch.autocast(videos.device.type, enabled=False):
-        block = _Block(videos, texts, scale, *layout)
+        block = _Block(videos, texts, scale, Options.unpacked(*packed))
         grad_videos = torch.empty_like(videos) if need_videos else videos.new_empty((0,))
         grad_texts = torch.zeros_like(block.texts) if need_texts else block.texts.new_empty((0,))
         grad_scale = torch.zeros_like(block.scale) if need_scale else block.scale.new_empty((0,))
@@ -133,7 +126,7 @@ def _backward(
     return grad_videos, grad_texts.to(texts.dtype), grad_scale.to(scale.dtype)
 
 
-def _fake_forward(videos: Tensor, texts: Tensor, scale: Tensor, *layout: Any) -> Any:
+def _fake_forward(videos: Tensor, texts: Tensor, scale: Tensor, *packed: Any) -> Any:
     row_lse = videos.new_empty((videos.shape[0],), dtype=compute_dtype(videos.dtype))
     return row_lse, row_lse.new_empty((texts.shape[0],)), torch.empty_like(row_lse)
 
@@ -150,7 +143,7 @@ def _fake_backward(
     videos: Tensor,
     texts: Tensor,
     scale: Tensor,
-    *layout: Any,
+    *packed: Any,
 ) -> Any:
     return (
         torch.empty_like(videos) if need_videos else videos.new_empty((0,)),
@@ -189,12 +182,12 @@ class _InfoNCEPartials(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, videos: Tensor, texts: Tensor, scale: Tensor, *layout: Any
+        ctx: Any, videos: Tensor, texts: Tensor, scale: Tensor, *packed: Any
     ) -> tuple[Tensor, Tensor, Tensor]:
         run = _ops.forward if torch.compiler.is_compiling() else _forward
-        row_lse, column_lse, positives = run(videos, texts, scale, *layout)
-        ctx.save_for_backward(videos, texts, scale, row_lse, column_lse, *layout[:2])
-        ctx.layout = layout[2:]
+        row_lse, column_lse, positives = run(videos, texts, scale, *packed)
+        ctx.save_for_backward(videos, texts, scale, row_lse, column_lse, *packed[:2])
+        ctx.packed = packed[2:]
         return row_lse, column_lse, positives
 
     @staticmethod
@@ -203,25 +196,17 @@ class _InfoNCEPartials(torch.autograd.Function):
         videos, texts, scale, row_lse, column_lse, video_ids, text_ids = ctx.saved_tensors
         needs = ctx.needs_input_grad[:3]
         run: Callable[..., Any] = _ops.backward if torch.compiler.is_compiling() else _backward
-        call = (videos, texts, scale, video_ids, text_ids, *ctx.layout)
+        call = (videos, texts, scale, video_ids, text_ids, *ctx.packed)
         found = run(*upstream, row_lse, column_lse, *needs, *call)
         return *wanted(needs, found), *(None,) * 5
 
 
 def partials(
-    videos: Tensor,
-    texts: Tensor,
-    scale: Tensor,
-    *,
-    diagonal_offset: int = 0,
-    video_ids: Tensor | None = None,
-    text_ids: Tensor | None = None,
-    pair_mode: PairMode = "exclude",
-    workspace_bytes: int = 1 << 26,
+    videos: Tensor, texts: Tensor, scale: Tensor, options: Options
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Row lse [m], column lse [n] and positives [m] of a block; see `api.infonce_partials`."""
-    tensors = distinct(videos, texts, scale, video_ids, text_ids)
-    return _InfoNCEPartials.apply(*tensors, diagonal_offset, pair_mode, workspace_bytes)
+    packed = options.packed(DEFAULT_WORKSPACE_BYTES)
+    return _InfoNCEPartials.apply(*distinct(videos, texts, scale, *packed[:2]), *packed[2:])
 
 
 def loss_of_partials(
@@ -235,6 +220,14 @@ def loss_of_partials(
     return (row_terms + (column_terms - positives[start:stop])).sum() / (2 * (stop - start))
 
 
+def loss(videos: Tensor, texts: Tensor, scale: Tensor, options: Options) -> Tensor:
+    """The loss of `api.infonce` without its checks; memory is that of one chunk of rows."""
+    found = partials(videos, texts, scale, options)
+    if options.shared_lists:
+        return shared_loss(*found, ids=options.shared_lists)
+    return loss_of_partials(*found, options.diagonal_offset)
+
+
 def infonce(
     videos: Tensor,
     texts: Tensor,
@@ -243,20 +236,8 @@ def infonce(
     diagonal_offset: int = 0,
     pair_ids: Tensor | tuple[Tensor, Tensor] | None = None,
     pair_mode: PairMode = "exclude",
-    workspace_bytes: int = 1 << 26,
+    workspace_bytes: int = DEFAULT_WORKSPACE_BYTES,
 ) -> Tensor:
-    """The loss of `api.infonce` without its checks; memory is that of one chunk of rows."""
-    video_ids, text_ids = pair_ids if isinstance(pair_ids, tuple) else (pair_ids, pair_ids)
-    found = partials(
-        videos,
-        texts,
-        scale,
-        diagonal_offset=diagonal_offset,
-        video_ids=video_ids,
-        text_ids=text_ids,
-        pair_mode=pair_mode,
-        workspace_bytes=workspace_bytes,
-    )
-    if video_ids is not None and text_ids is not None and two_lists(video_ids, text_ids, pair_mode):
-        return shared_loss(*found, video_ids, text_ids)
-    return loss_of_partials(*found, diagonal_offset)
+    """`loss` with the arguments of `api.infonce`."""
+    ids = pair_ids if isinstance(pair_ids, tuple) or pair_ids is None else (pair_ids, pair_ids)
+    return loss(videos, texts, scale, Options(diagonal_offset, ids, pair_mode, workspace_bytes))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
-
 import torch
 from torch import Tensor
 
@@ -12,9 +9,8 @@ from ..backend import choose
 from ..checks import FLOATS, check_tensors, check_width, checked_divisor, whole_number
 from ..operators import distinct
 from .fused.layout import unsupported_bce, unsupported_pool
-from .reference import segment_pool_reference, temporal_bce_reference
-
-Loss = Literal["bce", "mse"]
+from .options import LOSSES, Loss, Options
+from .reference import bce, segment_pool_reference
 
 
 def _expect(op: str, name: str, tensor: Tensor, shape: list[int], dtype: torch.dtype) -> None:
@@ -73,7 +69,7 @@ def temporal_bce(
     if segment_mask is not None:
         _expect("temporal_bce", "segment_mask", segment_mask, rows, torch.bool)
     temperature = checked_divisor("temporal_bce", "temperature", temperature)
-    if loss not in ("bce", "mse"):
+    if loss not in LOSSES:
         raise ValueError(f"temporal_bce: loss is {loss!r}; expected bce or mse")
     path = choose(
         "temporal",
@@ -81,13 +77,13 @@ def temporal_bce(
         backend=backend,
         unsupported=unsupported_bce(segments),
     )
-    run: Callable[..., Tensor] = temporal_bce_reference
-    if path == "fused":
-        from .fused.function import fused_temporal_bce
-
-        run = fused_temporal_bce
     paste_mask, segment_mask = distinct(paste_mask, segment_mask)
-    return run(segments, paste_mask, segment_mask=segment_mask, temperature=temperature, loss=loss)
+    options = Options(segment_mask, temperature, loss)
+    if path == "reference":
+        return bce(segments, paste_mask, options)
+    from .fused.function import fused_temporal_bce
+
+    return fused_temporal_bce(segments, paste_mask, options)
 
 
 def segment_pool(
@@ -136,9 +132,8 @@ def segment_pool(
         backend=backend,
         unsupported=unsupported_pool(tokens, num_segments),
     )
-    run: Callable[..., tuple[Tensor, Tensor]] = segment_pool_reference
-    if path == "fused":
-        from .fused.function import fused_segment_pool
+    if path == "reference":
+        return segment_pool_reference(tokens, segment_index, num_segments, token_mask=token_mask)
+    from .fused.function import fused_segment_pool
 
-        run = fused_segment_pool
-    return run(tokens, segment_index, num_segments, token_mask=token_mask)
+    return fused_segment_pool(tokens, segment_index, num_segments, token_mask)

@@ -6,16 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .options import Loss, Options
 
-def temporal_bce_reference(
-    segments: Tensor,
-    paste_mask: Tensor,
-    *,
-    segment_mask: Tensor | None = None,
-    temperature: float = 0.1,
-    loss: str = "bce",
-) -> Tensor:
-    """`temporal_bce` in plain PyTorch; arguments as in `api.temporal_bce`."""
+
+def bce(segments: Tensor, paste_mask: Tensor, options: Options) -> Tensor:
+    """`api.temporal_bce` without its checks."""
+    segment_mask = options.segment_mask
     with torch.autocast(segments.device.type, enabled=False):
         z = segments.to(torch.promote_types(segments.dtype, torch.float32))
         valid = torch.ones_like(paste_mask) if segment_mask is None else segment_mask
@@ -29,14 +25,27 @@ def temporal_bce_reference(
         centre_difference = (foreground / n_foreground.clamp_min(1))[:, None] @ z - (
             background / n_background.clamp_min(1)
         )[:, None] @ z
-        logits = (z @ centre_difference.mT).squeeze(-1) / temperature
-        if loss == "bce":
+        # logit_t = <z_t, z^f - z^b> / tau
+        logits = (z @ centre_difference.mT).squeeze(-1) / options.temperature
+        if options.loss == "bce":
             terms = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
         else:
             terms = (torch.sigmoid(logits) - target).square()
         counted = (foreground + background) * (n_foreground > 0) * (n_background > 0)
         per_sample = (terms * counted).sum(1) / (n_foreground + n_background).clamp_min(1)[:, 0]
         return per_sample.sum() / max(len(z), 1)
+
+
+def temporal_bce_reference(
+    segments: Tensor,
+    paste_mask: Tensor,
+    *,
+    segment_mask: Tensor | None = None,
+    temperature: float = 0.1,
+    loss: Loss = "bce",
+) -> Tensor:
+    """`bce` with the arguments of `api.temporal_bce`."""
+    return bce(segments, paste_mask, Options(segment_mask, temperature, loss))
 
 
 def segment_pool_reference(

@@ -150,15 +150,18 @@ def dots_gradient_kernel(
     dots = tl.reshape(dots, (BLOCK_M, TILE_VIDEOS, PADDED_G))
     power = group_power(dots, sharpness, G, PADDED_G)
     total = tl.sum(power, 2)
+    # r_ijk = sum_m p_m a_m
     similarity = tl.sum(power * dots, 2) / total
     centred = dots - similarity[:, :, None]
     moment = power * centred
     if NEED_BETA:
         # Not the mean of squares less the squared mean: a sharp softmax has next to no variance.
+        # dr/dbeta = sum_m p_m (a_m - r)^2 = sum_m p_m a_m^2 - r^2
         variance = tl.sum(moment * centred, 2) / total
         part = tl.sum(tl.reshape(upstream * variance, (BLOCK_M * TILE_VIDEOS,)), 0)
         tl.store(partial_beta + first_partial + tl.program_id(0), part)
     if WRITE:
+        # dS_ij/da_m = w_jk p_m (1 + beta (a_m - r_ijk))
         gradient = (power + sharpness * moment) * (upstream * multiplier / total)[:, :, None]
         values = tl.reshape(gradient, (BLOCK_M, BLOCK_N)).to(dots_gradient.dtype.element_ty)
         columns = column_tile * BLOCK_N + tl.arange(0, BLOCK_N)

@@ -73,6 +73,7 @@ def prepare_kernel(
         present = tl.load(mask_at, mask=inside & (noun < K), other=0).to(tl.float32)
         if column_block == 0:
             count = tl.sum(tl.reshape(present, (BLOCK // PADDED_K, PADDED_K)), 1)
+            # w_jk = mask_jk / sum_k mask_jk
             share = 1.0 / tl.maximum(count, 1.0)
             shares = tl.broadcast_to(share[:, None], (BLOCK // PADDED_K, PADDED_K))
             tl.store(weights + rows, present * tl.reshape(shares, (BLOCK,)), mask=inside)
@@ -129,6 +130,7 @@ def load_beta(beta):
 @triton.jit
 def group_power(dots, sharpness, G: tl.constexpr, PADDED_G: tl.constexpr):
     """exp(beta (a_m - max_m a_m)) of dots [rows, videos, padded G], 0 for padding groups."""
+    # p_m ~ exp(beta a_m) = 2^(beta log2 e a_m)
     exponent = dots * (sharpness * LOG2_E)
     if PADDED_G > G:
         group = tl.arange(0, PADDED_G)[None, None, :]
@@ -177,9 +179,11 @@ def scores_kernel(
     )
     dots = tl.reshape(dots, (BLOCK_M, TILE_VIDEOS, PADDED_G))
     power = group_power(dots, load_beta(beta), G, PADDED_G)
+    # r_ijk = sum_m p_m a_m
     similarity = tl.sum(power * dots, 2) / tl.sum(power, 2)
     rows = first_row + tl.arange(0, BLOCK_M)
     weight = tl.load(weights + rows, mask=rows < captions * PADDED_K, other=0.0)
+    # S_ij = sum_k w_jk r_ijk
     weighted = similarity * weight[:, None]
     tile = tl.sum(tl.reshape(weighted, (TILE_CAPTIONS, PADDED_K, TILE_VIDEOS)), 1)
     caption = row_tile * TILE_CAPTIONS + tl.arange(0, TILE_CAPTIONS)

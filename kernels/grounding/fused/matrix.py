@@ -58,6 +58,7 @@ def store_statistics(logits, maxima, sums, inside, AXIS: tl.constexpr):
     largest = tl.max(logits, AXIS)
     shift = tl.where(largest == float("-inf"), 0.0, largest)
     tl.store(maxima, largest, mask=inside)
+    # sum over the axis of exp(s S_ij - max)
     tl.store(sums, tl.sum(tl.exp2(logits - tl.expand_dims(shift, AXIS)), AXIS), mask=inside)
 
 
@@ -148,6 +149,7 @@ def merge_kernel(
     if HAS_VALID:
         taken = inside & (tl.load(valid + index, mask=inside, other=0) != 0)
     doubled = 2.0 * scaled(positive, scale)
+    # lse_j(s S_ij) + lse_i(s S_ij) - 2 s S_ii, in units of log2
     loss = tl.where(taken, rows + columns - doubled, 0.0)
     count = tl.where(taken, 1.0, 0.0)
     if SINGLE:
@@ -176,6 +178,7 @@ def loss_kernel(partial_loss, partial_count, loss, count, partials, BLOCK: tl.co
 @triton.jit
 def pair_gradient(logits, row_lse, column_lse, row_valid, column_valid, diagonal):
     """Gradient of 2N loss by the scaled scores: softmax of the row + of the column - 2 [i = j]."""
+    # exp(s S_ij - lse_j) + exp(s S_ij - lse_i) - 2 [i = j]
     by_row = tl.where(row_valid & column_valid, tl.exp2(logits - row_lse), 0.0)
     by_column = tl.where(column_valid, tl.exp2(logits - column_lse), 0.0)
     return by_row + by_column - tl.where(diagonal & row_valid, 2.0, 0.0)
@@ -217,8 +220,10 @@ def matrix_gradient_kernel(
         row[:, None] == column[None, :],
     )
     factor = tl.load(upstream) / (2.0 * tl.load(count))
+    # dL/dS_ij = s / (2N) x gradient
     by_score = gradient * (factor * tl.load(scale).to(tl.float32))
     tl.store(scores_gradient + offsets, by_score, mask=inside)
+    # dL/ds = sum_ij S_ij gradient / (2N)
     by_scale = tl.where(inside, gradient * values, 0.0)
     tl.store(partial_scale + tl.program_id(0), tl.sum(tl.sum(by_scale, 1), 0) * factor)
 

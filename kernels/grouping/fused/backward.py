@@ -12,6 +12,8 @@ from torch import Tensor
 
 from ...launch import launch
 from ...primitives import dot, sample_columns
+from ..options import Options
+from ..reference import GroupingOutput
 from .layout import WARPS, Plan
 from .tiles import (
     add_noise,
@@ -63,6 +65,7 @@ def grouping_backward_prepare_kernel(
         value = tl.load(pooled + rows + column[None, :], mask=mask, other=0.0).to(tl.float32)
         inner += tl.sum(upstream * value, axis=1)
         largest = tl.maximum(largest, tl.max(tl.abs(upstream), axis=1))
+    # c_g - <h_g, pooled_g>
     offset = tl.load(d_counts + sample * GROUPS + group, mask=present, other=0.0) - inner * inverse
     size = tl.max(tl.maximum(largest * inverse, tl.abs(offset) / 256), axis=0)
     # A zero or non-finite gradient keeps scale 1; 2^100 is far beyond any gradient worth saving.
@@ -75,6 +78,7 @@ def grouping_backward_prepare_kernel(
         column = start + tl.arange(0, BLOCK_C)
         mask = present[:, None] & (column < WIDTH)[None, :]
         upstream = tl.load(d_pooled + rows + column[None, :], mask=mask, other=0.0).to(tl.float32)
+        # h_g = d_g / (n_g + eps), scaled
         share = upstream * (inverse * scale)[:, None]
         tl.store(shares + rows + column[None, :], share.to(shares.dtype.element_ty), mask=mask)
 
@@ -161,7 +165,9 @@ def grouping_backward_kernel(
             )
         soft = group_softmax(logits, inverse_temperature)
         offset = tl.load(offsets + sample * GROUPS + group, mask=group < GROUPS, other=0.0)
+        # dA_lg = <h_g, x_l> - <h_g, pooled_g> + c_g
         d_assignment += offset[None, :]
+        # dlogit_lg = soft_lg (dA_lg - sum_g soft_lg dA_lg) / tau
         mean = tl.sum(soft * d_assignment, axis=1)[:, None]
         # 1/tau comes after the products, in fp32: at a small tau it would leave fp16's range here.
         d_logits = soft * (d_assignment - mean)
@@ -178,6 +184,7 @@ def grouping_backward_kernel(
                 x = load_token_block(
                     sample_tokens, start, present, own + block, WIDTH, BLOCK_L, BLOCK_C
                 )
+                # dq_g = sum_l dlogit_lg x_l
                 updated = updated + (dot(tl.trans(x), d_logits, sums[block], UPCAST),)
             sums = updated
         if NEED_TOKENS:
@@ -192,6 +199,7 @@ def grouping_backward_kernel(
             for block in tl.range(own * HALVES, last_half, num_stages=STAGES):
                 q = load_group_block(sample_queries, block, WIDTH, GROUPS, HALF_C, BLOCK_G)
                 h = load_group_block(sample_shares, block, WIDTH, GROUPS, HALF_C, BLOCK_G)
+                # dx_l = sum_g (A_lg h_g + dlogit_lg q_g)
                 d_x = dot(d_logits, tl.trans(q), None, UPCAST) * inverse_temperature
                 d_x = dot(assignment, tl.trans(h), d_x, UPCAST) * back
                 store_token_block(sample_d_tokens, d_x, start, last, block, WIDTH, BLOCK_L, HALF_C)
@@ -236,21 +244,16 @@ def backward(
     queries: Tensor,
     tokens: Tensor,
     group_bias: Tensor | None,
-    seeds: Tensor | None,
-    token_ids: Tensor | None,
-    token_mask: Tensor | None,
-    pooled: Tensor,
-    counts: Tensor,
-    index: Tensor,
-    mode: str,
-    temperature: float,
-    eps: float,
+    options: Options,
+    output: GroupingOutput,
     need_tokens: bool,
     need_queries: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients at queries, tokens and group_bias (fp32 [b, G]); empty where not needed."""
     batch, length, width = tokens.shape
     groups = queries.shape[1]
+    pooled, counts, index = output
+    noise = options.mode == "gumbel"
     shares = torch.empty_like(queries)
     offsets = torch.empty_like(counts)
     unscale = counts.new_empty((batch,))
@@ -277,7 +280,7 @@ def backward(
         shares,
         offsets,
         unscale,
-        eps,
+        options.eps,
         **sizes,
         num_warps=4,
     )
@@ -290,9 +293,9 @@ def backward(
         shares,
         offsets,
         unscale,
-        seeds if mode == "gumbel" else None,
-        token_ids if mode == "gumbel" else None,
-        token_mask,
+        options.seeds if noise else None,
+        options.token_ids if noise else None,
+        options.token_mask,
         index,
         d_tokens,
         partial,
@@ -300,10 +303,10 @@ def backward(
         length,
         plan.chunk,
         plan.num_blocks,
-        1.0 / temperature,
+        1.0 / options.temperature,
         **sizes,
-        HARD=mode != "soft",
-        NOISE=mode == "gumbel",
+        HARD=options.mode != "soft",
+        NOISE=noise,
         NEED_TOKENS=need_tokens,
         NEED_QUERIES=need_queries,
         SPLITS=plan.splits,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...launch import launch
 from ...primitives import dot, sample_columns
+from ..options import Options
 from .layout import WARPS, Plan
 from .tiles import (
     add_noise,
@@ -136,11 +137,13 @@ def grouping_forward_kernel(
                 logits, sample_tokens, sample_queries, start, present, own + OWN_BLOCKS, NUM_BLOCKS,
                 WIDTH, GROUPS, BLOCK_L, BLOCK_C, BLOCK_G, UPCAST,
             )  # fmt: skip
+        # logit_lg = <q_g, x_l> + bias_g + e_lg
         logits += bias[None, :]
         if NOISE:
             logits = add_noise(
                 logits, start, last, seed, token_ids, sample, length, GROUPS, BLOCK_L, BLOCK_G
             )
+        # A_lg = [g = argmax_g logit_lg]
         label = tl.where(present, tl.argmax(logits, axis=1), -1)
         token = start + tl.arange(0, BLOCK_L)
         labels = index + sample * length + token
@@ -162,16 +165,19 @@ def grouping_forward_kernel(
         else:
             assignment = group_softmax(logits, inverse_temperature)
             assignment = tl.where(present[:, None], assignment, 0.0)
+        # n_g = sum_l A_lg
         count += tl.sum(assignment, axis=0)
         share = assignment.to(tokens.dtype.element_ty)
         updated = ()
         for block in tl.static_range(OWN_BLOCKS):
+            # sum_l A_lg x_l
             updated = updated + (dot(tl.trans(x[block]), share, sums[block], UPCAST),)
         sums = updated
     tl.store(counts + program * GROUPS + group, count, mask=(group < GROUPS) & (slab == 0))
     for block in tl.static_range(OWN_BLOCKS):
         value = sums[block]
         if SPLITS == 1:
+            # pooled_g = sum_l A_lg x_l / (n_g + eps)
             value = value / (count + eps)[None, :]
         store_group_block(
             pooled + program * GROUPS * WIDTH, value, own + block, WIDTH, GROUPS, BLOCK_C, BLOCK_G
@@ -207,12 +213,7 @@ def forward(
     queries: Tensor,
     tokens: Tensor,
     group_bias: Tensor | None,
-    seeds: Tensor | None,
-    token_ids: Tensor | None,
-    token_mask: Tensor | None,
-    mode: str,
-    temperature: float,
-    eps: float,
+    options: Options,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Pooled [b, G, C], counts fp32 [b, G] and index int32 [b, L] of contiguous inputs."""
     batch, length, width = tokens.shape
@@ -221,6 +222,7 @@ def forward(
     counts = tokens.new_empty((batch, groups), dtype=torch.float32)
     index = tokens.new_empty((batch, length), dtype=torch.int32)
     partial, partial_counts = pooled, counts
+    noise = options.mode == "gumbel"
     if plan.splits > 1:
         partial = counts.new_empty((batch, plan.splits, groups, width))
         partial_counts = counts.new_empty((batch, plan.splits, groups))
@@ -230,20 +232,20 @@ def forward(
         tokens,
         queries,
         group_bias,
-        seeds if mode == "gumbel" else None,
-        token_ids if mode == "gumbel" else None,
-        token_mask,
+        options.seeds if noise else None,
+        options.token_ids if noise else None,
+        options.token_mask,
         partial,
         partial_counts,
         index,
         length,
         plan.chunk,
-        1.0 / temperature,
-        eps,
+        1.0 / options.temperature,
+        options.eps,
         WIDTH=width,
         GROUPS=groups,
-        HARD=mode != "soft",
-        NOISE=mode == "gumbel",
+        HARD=options.mode != "soft",
+        NOISE=noise,
         SPLITS=plan.splits,
         SLABS=plan.slabs,
         BLOCK_L=plan.block_tokens,
@@ -264,7 +266,7 @@ def forward(
             partial_counts,
             pooled,
             counts,
-            eps,
+            options.eps,
             WIDTH=width,
             GROUPS=groups,
             SPLITS=plan.splits,

@@ -9,20 +9,21 @@ from torch import Tensor
 
 from ...device import traits
 from ...operators import define, dense, first_derivative_only
+from ..options import Options
 from ..reference import GroupingOutput
 from . import backward as backward_kernels
 from . import forward as forward_kernels
 from .layout import Plan, plan
 
 _LIBRARY = torch.library.Library("svilm_grouping", "DEF")
+_CALL = (
+    "Tensor queries, Tensor tokens, Tensor? group_bias, Tensor? seeds, Tensor? token_ids,"
+    " Tensor? token_mask, str mode, float temperature, float eps"
+)
 _SIGNATURES = {
-    "forward": "(Tensor queries, Tensor tokens, Tensor? group_bias, Tensor? seeds,"
-    " Tensor? token_ids, Tensor? token_mask, str mode, float temperature, float eps)"
-    " -> (Tensor, Tensor, Tensor)",
-    "backward": "(Tensor d_pooled, Tensor d_counts, Tensor queries, Tensor tokens,"
-    " Tensor? group_bias, Tensor? seeds, Tensor? token_ids, Tensor? token_mask, Tensor pooled,"
-    " Tensor counts, Tensor index, str mode, float temperature, float eps, bool need_tokens,"
-    " bool need_queries) -> (Tensor, Tensor, Tensor)",
+    "forward": f"({_CALL}) -> (Tensor, Tensor, Tensor)",
+    "backward": f"(Tensor d_pooled, Tensor d_counts, {_CALL}, Tensor pooled, Tensor counts,"
+    " Tensor index, bool need_tokens, bool need_queries) -> (Tensor, Tensor, Tensor)",
 }
 
 
@@ -33,37 +34,46 @@ def _plan(queries: Tensor, tokens: Tensor, backward: bool) -> Plan:
     )
 
 
-def forward(queries: Tensor, tokens: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+def forward(
+    queries: Tensor, tokens: Tensor, group_bias: Tensor | None, *packed: Any
+) -> tuple[Tensor, Tensor, Tensor]:
     """`forward.forward` with the shapes' plan."""
-    return forward_kernels.forward(_plan(queries, tokens, backward=False), queries, tokens, *rest)
+    plan = _plan(queries, tokens, backward=False)
+    return forward_kernels.forward(plan, queries, tokens, group_bias, Options(*packed))
 
 
 def backward(
-    d_pooled: Tensor, d_counts: Tensor, queries: Tensor, tokens: Tensor, *rest: Any
+    d_pooled: Tensor,
+    d_counts: Tensor,
+    queries: Tensor,
+    tokens: Tensor,
+    group_bias: Tensor | None,
+    *rest: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`backward.backward` with the shapes' plan."""
+    """`backward.backward` with the shapes' plan; `rest` as in the signature."""
+    *packed, pooled, counts, index, need_tokens, need_queries = rest
     return backward_kernels.backward(
         _plan(queries, tokens, backward=True),
         d_pooled.contiguous(),
         d_counts.contiguous(),
         queries,
         tokens,
-        *rest,
+        group_bias,
+        Options(*packed),
+        GroupingOutput(pooled, counts, index),
+        need_tokens,
+        need_queries,
     )
 
 
-def _fake_forward(
-    queries, tokens, group_bias, seeds, token_ids, token_mask, mode, temperature, eps
-):
+def _fake_forward(queries, tokens, *_):
     counts = tokens.new_empty(queries.shape[:2], dtype=torch.float32)
     index = tokens.new_empty(tokens.shape[:2], dtype=torch.int32)
     return tokens.new_empty(queries.shape), counts, index
 
 
-def _fake_backward(
-    d_pooled, d_counts, queries, tokens, group_bias, seeds, token_ids, token_mask, pooled, counts,
-    index, mode, temperature, eps, need_tokens, need_queries,
-):  # fmt: skip
+def _fake_backward(d_pooled, d_counts, queries, tokens, *rest):
+    counts, _, need_tokens, need_queries = rest[-4:]
     return (
         tokens.new_empty(queries.shape if need_queries else (0,)),
         tokens.new_empty(tokens.shape if need_tokens else (0,)),
@@ -80,16 +90,10 @@ class Grouping(torch.autograd.Function):
     """Saves the inputs, the pooled rows, the counts and the index; noise is drawn again."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, queries, tokens, group_bias, seeds, token_ids, token_mask, mode, temperature, eps
-    ):
-        pooled, counts, index = torch.ops.svilm_grouping.forward(
-            queries, tokens, group_bias, seeds, token_ids, token_mask, mode, temperature, eps
-        )
-        ctx.save_for_backward(
-            queries, tokens, group_bias, seeds, token_ids, token_mask, pooled, counts, index
-        )
-        ctx.settings = (mode, temperature, eps)
+    def forward(ctx: Any, *call: Any):  # type: ignore[override]
+        pooled, counts, index = torch.ops.svilm_grouping.forward(*call)
+        ctx.save_for_backward(*call[:6], pooled, counts, index)
+        ctx.settings = call[6:]
         ctx.mark_non_differentiable(index)
         return pooled, counts, index
 
@@ -97,43 +101,25 @@ class Grouping(torch.autograd.Function):
     @first_derivative_only
     def backward(ctx: Any, d_pooled, d_counts, _):  # type: ignore[override]
         need_queries, need_tokens, need_bias = ctx.needs_input_grad[:3]
-        group_bias = ctx.saved_tensors[2]
+        saved = ctx.saved_tensors
         d_queries, d_tokens, d_bias = torch.ops.svilm_grouping.backward(
-            d_pooled, d_counts, *ctx.saved_tensors, *ctx.settings, need_tokens,
+            d_pooled, d_counts, *saved[:6], *ctx.settings, *saved[6:], need_tokens,
             need_queries or need_bias,
         )  # fmt: skip
         return (
             d_queries if need_queries else None,
             d_tokens if need_tokens else None,
-            d_bias.to(group_bias.dtype) if need_bias else None,
+            d_bias.to(saved[2].dtype) if need_bias else None,
             *(None,) * 6,
         )
 
 
 def fused_grouping(
-    queries: Tensor,
-    tokens: Tensor,
-    group_bias: Tensor | None,
-    *,
-    temperature: float,
-    mode: str,
-    seeds: Tensor | None,
-    token_ids: Tensor | None,
-    token_mask: Tensor | None,
-    eps: float,
+    queries: Tensor, tokens: Tensor, group_bias: Tensor | None, options: Options
 ) -> GroupingOutput:
-    """`grouping` through the Triton kernels; arguments as in `api.grouping`."""
+    """`api.grouping` through the Triton kernels, without its checks."""
     if group_bias is not None:
         group_bias = group_bias.expand(queries.shape[:2])
-    output = Grouping.apply(
-        queries.contiguous(),
-        tokens.contiguous(),
-        dense(group_bias),
-        dense(seeds),
-        dense(token_ids),
-        dense(token_mask),
-        mode,
-        float(temperature),
-        float(eps),
-    )
-    return GroupingOutput(*output)
+    *tensors, mode, temperature, eps = options.packed()
+    dense_tensors = (dense(value) for value in (queries, tokens, group_bias, *tensors))
+    return GroupingOutput(*Grouping.apply(*dense_tensors, mode, temperature, eps))

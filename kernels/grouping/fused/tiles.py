@@ -170,6 +170,7 @@ def load_present(token_mask, start, last, sample, length, BLOCK_L: tl.constexpr)
 def group_softmax(logits, inverse_temperature):
     """Softmax over the last axis in fp32; at least one logit per row is finite."""
     shifted = (logits - tl.max(logits, axis=1)[:, None]) * inverse_temperature
+    # soft_lg = exp(logit_lg / tau) / sum_g exp(logit_lg / tau)
     weight = tl.exp(shifted)
     return weight / tl.sum(weight, axis=1)[:, None]
 

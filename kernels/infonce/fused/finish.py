@@ -172,6 +172,7 @@ def finish_kernel(
     usable = tl.where(in_range, total, 1.0)
     # Next to a sum of 2^OFFSET, a confident pair, the logarithm is small and keeps its digits.
     large = usable > 1.0
+    # log2 e (r_i - alpha), likewise of columns
     log = tl.log2(tl.where(large, usable * ONE_OVER_OFFSET, usable))
     log = tl.where(large, log, log - OFFSET)
     broken = inside & (in_range == 0)
@@ -204,9 +205,11 @@ def finish_kernel(
     factor = tl.where(in_range & in_loss, tl.exp2(-tl.where(in_range, log, 0.0) - OFFSET), 0.0)
     tl.store(factors + at, factor)
     tl.store(sound + pid, (any_broken == 0).to(tl.int32))
+    # log2 e (r_i - s_i,i+o)
     term = log - (exponent - OFFSET)
     if not SHARE:
         # Share of the negatives in the sum: 1 - p without the cancellation.
+        # 1 - exp(s_i,i+o - r_i)
         share = tl.where(in_range, rest / usable, 1.0 - tl.exp2(-term))
         tl.store(others + at, tl.where(paired, share, 0.0))
     if is_row:

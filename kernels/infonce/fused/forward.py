@@ -126,9 +126,11 @@ def sums_kernel(
         if SHARE:
             same = same_class(video_ids, text_ids, row, column, stop_row, columns)
             shared = tl.sum(tl.where(same, dots, 0.0), 1)
+            # p_i / alpha: the mean of a_ij over the texts j with the id of i
             shared *= tl.load(weights + row, mask=row < stop_row, other=0.0)
             tl.store(positives + partial_at + row, shared, mask=row < stop_row)
         row_base = tl.where(row < stop_row, base, float("-inf"))
+        # e_ij = 2^(k a_ij - k + OFFSET) = 2^OFFSET exp(s_ij - alpha), k = alpha log2 e
         power = tl.exp2(tl.fma(dots, slope, row_base[:, None]))
         if RAGGED:
             power = tl.where((column < columns)[None, :], power, 0.0)
@@ -138,7 +140,9 @@ def sums_kernel(
         if STRIPS != "beside" and not SHARE:
             on_diagonal = (row + offset)[:, None] == column[None, :]
             power = tl.where(on_diagonal, 0.0, power)
+        # exp(r_i) = sum_j exp(s_ij): the part of this tile of columns
         tl.store(row_sums + partial_at + row, tl.sum(power, 1), mask=row < stop_row)
+        # exp(c_j) = sum_i exp(s_ij): the part of this tile of rows
         column_sum += tl.sum(tl.reshape(power, (BLOCK_M // 16, 2, 8, BLOCK_N)), 1)
     total = tl.sum(tl.sum(column_sum, 0), 0)
     at = column_sums + number.to(tl.int64) * columns + column

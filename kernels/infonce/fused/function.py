@@ -40,19 +40,10 @@ def _aligned(embeddings: Tensor) -> Tensor:
     return embeddings
 
 
-def forward_op(
-    videos: Tensor,
-    texts: Tensor,
-    scale: Tensor,
-    video_ids: Tensor | None,
-    text_ids: Tensor | None,
-    weights: Tensor | None,
-    diagonal_offset: int,
-    with_loss: bool,
-) -> tuple[Tensor, ...]:
-    """Loss and `forward.Logs`."""
-    block = _block(videos, texts, scale, video_ids, text_ids, weights, diagonal_offset)
-    loss, logs = forward_kernels.forward(block, with_loss=with_loss)
+def forward_op(*arguments: Any) -> tuple[Tensor, ...]:
+    """Loss and `forward.Logs`. Takes the signature's arguments in order."""
+    *block, with_loss = arguments
+    loss, logs = forward_kernels.forward(_block(*block), with_loss=with_loss)
     return loss, *logs
 
 
@@ -76,7 +67,7 @@ def _backward_arguments(arguments: tuple[Any, ...]) -> tuple[Block, Logs, Any, A
     return _block(*inputs), Logs(*logs), rest[:-4], rest[-4:-1], rest[-1]
 
 
-def _fake_forward(videos, texts, scale, video_ids, text_ids, weights, diagonal_offset, with_loss):
+def _fake_forward(videos, texts, *_):
     rows, columns = videos.shape[0], texts.shape[0]
     blocks = forward_kernels.line_blocks(rows) + forward_kernels.line_blocks(columns)
     return (
@@ -122,11 +113,10 @@ for _name, _signature, _implementation, _fake in (
 _ops = torch.ops.svilm_infonce
 
 
-def _save(
-    ctx: Any, block: tuple[Any, ...], logs: list[Tensor], diagonal_offset: int, workspace_bytes: int
-) -> None:
-    ctx.save_for_backward(*block, *logs)
-    ctx.diagonal_offset, ctx.workspace_bytes = diagonal_offset, workspace_bytes
+def _save(ctx: Any, call: tuple[Any, ...], logs: list[Tensor]) -> None:
+    """`call` is what `api._fused_call` made: six tensors, the diagonal's offset, the workspace."""
+    ctx.save_for_backward(*call[:6], *logs)
+    ctx.diagonal_offset, ctx.workspace_bytes = call[6:]
 
 
 def _gradients(ctx: Any, operator: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
@@ -142,20 +132,9 @@ class InfoNCELoss(torch.autograd.Function):
     """The loss of a block in one piece; saves the inputs and their log-sums."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        videos: Tensor,
-        texts: Tensor,
-        scale: Tensor,
-        video_ids: Tensor | None,
-        text_ids: Tensor | None,
-        weights: Tensor | None,
-        diagonal_offset: int,
-        workspace_bytes: int,
-    ) -> Tensor:
-        block = (videos, texts, scale, video_ids, text_ids, weights)
-        loss, *logs = _ops.forward(*block, diagonal_offset, True)
-        _save(ctx, block, logs, diagonal_offset, workspace_bytes)
+    def forward(ctx: Any, *call: Any) -> Tensor:
+        loss, *logs = _ops.forward(*call[:-1], True)
+        _save(ctx, call, logs)
         return loss
 
     @staticmethod
@@ -172,22 +151,11 @@ class InfoNCEPartialSums(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        videos: Tensor,
-        texts: Tensor,
-        scale: Tensor,
-        video_ids: Tensor | None,
-        text_ids: Tensor | None,
-        weights: Tensor | None,
-        diagonal_offset: int,
-        workspace_bytes: int,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        block = (videos, texts, scale, video_ids, text_ids, weights)
-        _, *logs = _ops.forward(*block, diagonal_offset, False)
-        _save(ctx, block, logs, diagonal_offset, workspace_bytes)
+    def forward(ctx: Any, *call: Any) -> tuple[Tensor, Tensor, Tensor]:
+        _, *logs = _ops.forward(*call[:-1], False)
+        _save(ctx, call, logs)
         lines, _, _, exponents, _ = logs
-        rows, columns = videos.shape[0], texts.shape[0]
+        rows, columns = call[0].shape[0], call[1].shape[0]
         first_column = forward_kernels.line_blocks(rows) * LINES
         row_lines, column_lines = lines[:rows], lines[first_column : first_column + columns]
         return row_lines * _LN2, column_lines * _LN2, exponents * _LN2

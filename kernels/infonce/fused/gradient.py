@@ -30,6 +30,7 @@ def exact_gradient(dots, slope, row_log, column_log, row_upstream, column_upstre
     row_log = tl.where(row_log == float("-inf"), float("inf"), row_log)
     column_log = tl.where(column_log == float("-inf"), float("inf"), column_log)
     exponent = tl.fma(dots, slope, -slope)
+    # dS_ij = g^r_i exp(s_ij - r_i) + g^c_j exp(s_ij - c_j)
     gradient = tl.exp2(exponent - row_log) * row_upstream
     return gradient + tl.exp2(exponent - column_log) * column_upstream
 
@@ -61,6 +62,7 @@ def with_classes(
         else:
             positive = upstream_of(positive_upstream, row, offset, rows, columns, 0, -2.0, LOSS)
             positive *= tl.load(weights + row, mask=row < stop_row, other=0.0) * lift
+            # + g^p_i Y_ij
             gradient += tl.where(same, positive[:, None], 0.0)
     return gradient
 
@@ -138,6 +140,7 @@ def dots_gradient_kernel(
         row_factor = tl.load(factors + row) * lift
         column_factor = tl.load(factors + first_column_line + column) * lift
         power = tl.exp2(tl.fma(dots, slope, -slope + OFFSET))
+        # e_ij (g^r_i / exp(r_i) + g^c_j / exp(c_j)): the same with one power
         gradient = power * (row_factor[:, None] + column_factor[None, :])
         gradient = with_classes(
             gradient,
@@ -243,6 +246,7 @@ def diagonal_kernel(
         line_upstream, column, -offset, columns, rows, first_column_line, 1.0, LOSS
     )
     of_positive = upstream_of(positive_upstream, row, offset, rows, columns, 0, -2.0, LOSS)
+    # g^r (1 - others_r) + g^c (1 - others_c) + g^p, where exp(s - r) = 1 - others_r
     gradient = of_row + of_column + of_positive
     gradient -= of_row * tl.load(others + row, mask=inside, other=0.0)
     gradient -= of_column * tl.load(others + first_column_line + column, mask=inside, other=0.0)
@@ -274,6 +278,7 @@ def finish_gradient_kernel(
     factor = tl.load(upstream).to(tl.float32) / lift
     if LOSS:
         factor /= 2.0 * pairs
+    # dV = alpha dS T, dT = alpha dS^T V: the sums hold the products
     scaled = factor * tl.load(scale).to(tl.float32)
     depth = tl.arange(0, BLOCK_D)
     at = row.to(tl.int64)[:, None] * D + depth[None, :]
@@ -283,5 +288,6 @@ def finish_gradient_kernel(
         tl.store(out + at, (value * scaled).to(out.dtype.element_ty), mask=inside)
     if DOT:
         embedding = tl.load(embeddings + at, mask=inside, other=0.0).to(tl.float32)
+        # dalpha = sum_i <v_i, dV_i> / alpha
         product = tl.sum(tl.sum(value * embedding, 1), 0)
         tl.store(parts + pid, product * factor)

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ...launch import launch
 from ...primitives import sigmoid
-from .forward import error_of, load_columns, load_index, load_sides
+from ..options import Options
+from .forward import as_bytes, error_of, load_columns, load_index, load_sides
 from .layout import POOL_COLUMNS, POOL_TOKENS, bce_blocks
 
 
@@ -36,8 +37,10 @@ def temporal_backward_kernel(
         paste_mask, segment_mask, sample, segments, BLOCK_T
     )
     logit = tl.load(logits + sample * segments + place, mask=place < segments, other=0.0)
+    # dBCE/dlogit_t = sigmoid(logit_t) - m_t
     slope = error_of(logit, foreground)
     if SQUARED:
+        # d(sigmoid - m)^2/dlogit_t = 2 (sigmoid - m) sigmoid (1 - sigmoid)
         slope = 2.0 * slope * sigmoid(logit) * sigmoid(-logit)
     both = (n_foreground > 0) & (n_background > 0)
     counted = tl.maximum(n_foreground + n_background, 1.0) * batch.to(tl.float32)
@@ -49,6 +52,7 @@ def temporal_backward_kernel(
         )
         difference = tl.sum(direction[:, None] * z, axis=0)
         through_centres = tl.sum(slope[:, None] * z, axis=0)
+        # dz_t = g_t v + (m_t / F - (1 - m_t) / B) sum_s g_s z_s
         d_z = slope[:, None] * difference[None, :] + direction[:, None] * through_centres[None, :]
         column = start + tl.arange(0, BLOCK_D)
         mask = (place < segments)[:, None] & (column < WIDTH)[None, :]
@@ -78,6 +82,7 @@ def segment_pool_backward_kernel(
     label = load_index(segment_index, token_mask, sample, token, length, SEGMENTS, SHARED_INDEX)
     belongs = label >= 0
     segment = sample * SEGMENTS + tl.where(belongs, label, 0)
+    # dx_l = dsegment_t / (number of tokens of t)
     share = 1.0 / tl.load(counts + segment, mask=belongs, other=1.0)
     for start in range(0, WIDTH, BLOCK_C):
         column = start + tl.arange(0, BLOCK_C)
@@ -97,10 +102,8 @@ def bce_backward(
     upstream: Tensor,
     segments: Tensor,
     paste_mask: Tensor,
-    segment_mask: Tensor | None,
+    options: Options,
     logits: Tensor,
-    temperature: float,
-    loss: str,
 ) -> Tensor:
     """Gradient at the segments; `upstream` is the 0-dim fp32 gradient of the loss."""
     batch, count, width = segments.shape
@@ -110,15 +113,15 @@ def bce_backward(
         (batch,),
         upstream,
         segments,
-        paste_mask,
-        segment_mask,
+        as_bytes(paste_mask),
+        as_bytes(options.segment_mask),
         logits,
         gradient,
         count,
         batch,
-        1.0 / temperature,
+        1.0 / options.temperature,
         WIDTH=width,
-        SQUARED=loss == "mse",
+        SQUARED=options.loss == "mse",
         **bce_blocks(count, width),
     )
     return gradient
@@ -139,7 +142,7 @@ def pool_backward(
         (batch * triton.cdiv(length, POOL_TOKENS),),
         d_segments,
         segment_index,
-        token_mask,
+        as_bytes(token_mask),
         counts,
         d_tokens,
         length,

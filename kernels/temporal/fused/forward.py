@@ -14,6 +14,7 @@ from torch import Tensor
 from ...backend import interpreted
 from ...launch import launch
 from ...primitives import dot, log1p, sample_columns, sigmoid
+from ..options import Options
 from .layout import POOL_COLUMNS, POOL_TOKENS, bce_blocks
 
 
@@ -32,6 +33,7 @@ def load_sides(paste_mask, segment_mask, sample, segments, BLOCK_T: tl.constexpr
     background = (exists & (pasted == 0)).to(tl.float32)
     n_foreground, n_background = tl.sum(foreground, axis=0), tl.sum(background, axis=0)
     present = foreground + background
+    # v = z^f - z^b = sum_t direction_t z_t, direction_t = m_t / F - (1 - m_t) / B
     direction = foreground / tl.maximum(n_foreground, 1.0) - background / tl.maximum(
         n_background, 1.0
     )
@@ -87,13 +89,16 @@ def temporal_forward_kernel(
         z = load_columns(
             rows + sample * segments * WIDTH, present > 0, start, segments, WIDTH, BLOCK_T, BLOCK_D
         )
+        # v_d, and its part of logit_t = <z_t, v> / tau
         difference = tl.sum(direction[:, None] * z, axis=0)
         logit += tl.sum(z * difference[None, :], axis=1)
     logit = logit * inverse_temperature
     if SQUARED:
+        # (sigmoid(logit_t) - m_t)^2
         error = error_of(logit, foreground)
         terms = error * error
     else:
+        # BCE = max(x, 0) - x m + log(1 + exp(-|x|)), x = logit_t
         terms = tl.maximum(logit, 0.0) - logit * foreground + log1p(tl.exp(-tl.abs(logit)))
     both = (n_foreground > 0) & (n_background > 0)
     mean = tl.sum(terms * present, axis=0) / tl.maximum(n_foreground + n_background, 1.0)
@@ -155,6 +160,7 @@ def segment_pool_forward_kernel(
         x = tl.load(pointers, mask=mask, other=0.0)
         member = member.to(x.dtype)
         total = dot(tl.trans(x), member, total, UPCAST)
+    # segment_t = sum of its tokens / their number
     mean = total / tl.maximum(count, 1.0)[None, :]
     mask = (column < WIDTH)[:, None] & (place < SEGMENTS)[None, :]
     pointers = segments + (sample * SEGMENTS + place[None, :]) * WIDTH + column[:, None]
@@ -163,14 +169,13 @@ def segment_pool_forward_kernel(
         tl.store(counts + sample * SEGMENTS + place, count, mask=place < SEGMENTS)
 
 
-def bce_forward(
-    segments: Tensor,
-    paste_mask: Tensor,
-    segment_mask: Tensor | None,
-    temperature: float,
-    loss: str,
-) -> tuple[Tensor, Tensor]:
-    """Losses fp32 [b] and logits fp32 [b, T] of contiguous inputs; masks are uint8."""
+def as_bytes(mask: Tensor | None) -> Tensor | None:
+    """The same mask as the kernels read it."""
+    return None if mask is None else mask.view(torch.uint8)
+
+
+def bce_forward(segments: Tensor, paste_mask: Tensor, options: Options) -> tuple[Tensor, Tensor]:
+    """Losses fp32 [b] and logits fp32 [b, T] of contiguous inputs; masks are bool or uint8."""
     batch, count, width = segments.shape
     losses = segments.new_empty((batch,), dtype=torch.float32)
     logits = segments.new_empty((batch, count), dtype=torch.float32)
@@ -178,14 +183,14 @@ def bce_forward(
         temporal_forward_kernel,
         (batch,),
         segments,
-        paste_mask,
-        segment_mask,
+        as_bytes(paste_mask),
+        as_bytes(options.segment_mask),
         losses,
         logits,
         count,
-        1.0 / temperature,
+        1.0 / options.temperature,
         WIDTH=width,
-        SQUARED=loss == "mse",
+        SQUARED=options.loss == "mse",
         **bce_blocks(count, width),
     )
     return losses, logits
@@ -194,7 +199,7 @@ def bce_forward(
 def pool_forward(
     tokens: Tensor, segment_index: Tensor, num_segments: int, token_mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Segments [b, T, C] and counts fp32 [b, T] of contiguous inputs; the mask is uint8."""
+    """Segments [b, T, C] and counts fp32 [b, T] of contiguous inputs; the mask is bool or uint8."""
     batch, length, width = tokens.shape
     segments = tokens.new_empty((batch, num_segments, width))
     counts = tokens.new_empty((batch, num_segments), dtype=torch.float32)
@@ -203,7 +208,7 @@ def pool_forward(
         (batch * triton.cdiv(width, POOL_COLUMNS),),
         tokens,
         segment_index,
-        token_mask,
+        as_bytes(token_mask),
         segments,
         counts,
         length,

@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 
 from ...operators import define, dense, first_derivative_only
+from ..options import Options
 from .backward import bce_backward as launch_bce_backward
 from .backward import pool_backward as launch_pool_backward
 from .forward import bce_forward as launch_bce_forward
 from .forward import pool_forward as launch_pool_forward
 
 _LIBRARY = torch.library.Library("svilm_temporal", "DEF")
+_CALL = "Tensor segments, Tensor paste_mask, Tensor? segment_mask, float temperature, str loss"
 _SIGNATURES = {
-    "bce_forward": "(Tensor segments, Tensor paste_mask, Tensor? segment_mask, float temperature,"
-    " str loss) -> (Tensor, Tensor)",
-    "bce_backward": "(Tensor upstream, Tensor segments, Tensor paste_mask, Tensor? segment_mask,"
-    " Tensor logits, float temperature, str loss) -> Tensor",
+    "bce_forward": f"({_CALL}) -> (Tensor, Tensor)",
+    "bce_backward": f"(Tensor upstream, {_CALL}, Tensor logits) -> Tensor",
     "pool_forward": "(Tensor tokens, Tensor segment_index, int num_segments, Tensor? token_mask)"
     " -> (Tensor, Tensor, Tensor)",
     "pool_backward": "(Tensor d_segments, Tensor segment_index, Tensor? token_mask, Tensor counts,"
@@ -26,64 +26,29 @@ _SIGNATURES = {
 }
 
 
-def _bytes(mask: Tensor | None) -> Tensor | None:
-    return None if mask is None else mask.view(torch.uint8)
-
-
-def bce_forward(
-    segments: Tensor,
-    paste_mask: Tensor,
-    segment_mask: Tensor | None,
-    temperature: float,
-    loss: str,
-) -> tuple[Tensor, Tensor]:
+def bce_forward(segments: Tensor, paste_mask: Tensor, *packed: Any) -> tuple[Tensor, Tensor]:
     """The loss (0-dim fp32) and the logits of contiguous inputs."""
-    losses, logits = launch_bce_forward(
-        segments, paste_mask.view(torch.uint8), _bytes(segment_mask), temperature, loss
-    )
+    losses, logits = launch_bce_forward(segments, paste_mask, Options(*packed))
     return losses.sum() / max(len(segments), 1), logits
 
 
-def bce_backward(
-    upstream: Tensor,
-    segments: Tensor,
-    paste_mask: Tensor,
-    segment_mask: Tensor | None,
-    logits: Tensor,
-    temperature: float,
-    loss: str,
-) -> Tensor:
+def bce_backward(upstream: Tensor, segments: Tensor, paste_mask: Tensor, *rest: Any) -> Tensor:
     """The gradient at the segments."""
-    return launch_bce_backward(
-        upstream,
-        segments,
-        paste_mask.view(torch.uint8),
-        _bytes(segment_mask),
-        logits,
-        temperature,
-        loss,
-    )
+    *packed, logits = rest
+    return launch_bce_backward(upstream, segments, paste_mask, Options(*packed), logits)
 
 
 def pool_forward(
     tokens: Tensor, segment_index: Tensor, num_segments: int, token_mask: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Segments, which of them have tokens, and their counts, of contiguous inputs."""
-    segments, counts = launch_pool_forward(tokens, segment_index, num_segments, _bytes(token_mask))
+    segments, counts = launch_pool_forward(tokens, segment_index, num_segments, token_mask)
     return segments, counts > 0, counts
 
 
-def pool_backward(
-    d_segments: Tensor,
-    segment_index: Tensor,
-    token_mask: Tensor | None,
-    counts: Tensor,
-    length: int,
-) -> Tensor:
+def pool_backward(d_segments: Tensor, *saved: Any) -> Tensor:
     """The gradient at the tokens."""
-    return launch_pool_backward(
-        d_segments.contiguous(), segment_index, _bytes(token_mask), counts, length
-    )
+    return launch_pool_backward(d_segments.contiguous(), *saved)
 
 
 def _fake_bce_forward(segments, paste_mask, segment_mask, temperature, loss):
@@ -124,16 +89,17 @@ class TemporalBCE(torch.autograd.Function):
     """Saves the inputs and the logits."""
 
     @staticmethod
-    def forward(ctx: Any, segments, paste_mask, segment_mask, temperature, loss):  # type: ignore[override]
-        value, logits = _ops.bce_forward(segments, paste_mask, segment_mask, temperature, loss)
-        ctx.save_for_backward(segments, paste_mask, segment_mask, logits)
-        ctx.settings = (temperature, loss)
+    def forward(ctx: Any, *call: Any):  # type: ignore[override]
+        value, logits = _ops.bce_forward(*call)
+        ctx.save_for_backward(*call[:3], logits)
+        ctx.settings = call[3:]
         return value
 
     @staticmethod
     @first_derivative_only
     def backward(ctx: Any, upstream):  # type: ignore[override]
-        return _ops.bce_backward(upstream, *ctx.saved_tensors, *ctx.settings), *(None,) * 4
+        *tensors, logits = ctx.saved_tensors
+        return _ops.bce_backward(upstream, *tensors, *ctx.settings, logits), *(None,) * 4
 
 
 class SegmentPool(torch.autograd.Function):
@@ -155,28 +121,17 @@ class SegmentPool(torch.autograd.Function):
         return _ops.pool_backward(d_segments, *ctx.saved_tensors, ctx.length), *(None,) * 3
 
 
-def fused_temporal_bce(
-    segments: Tensor,
-    paste_mask: Tensor,
-    *,
-    segment_mask: Tensor | None,
-    temperature: float,
-    loss: str,
-) -> Tensor:
-    """`temporal_bce` through the Triton kernels; arguments as in `api.temporal_bce`."""
-    return TemporalBCE.apply(
-        segments.contiguous(),
-        paste_mask.contiguous(),
-        dense(segment_mask),
-        float(temperature),
-        loss,
-    )
+def fused_temporal_bce(segments: Tensor, paste_mask: Tensor, options: Options) -> Tensor:
+    """`api.temporal_bce` through the Triton kernels, without its checks."""
+    segment_mask, temperature, loss = options.packed()
+    tensors = (dense(value) for value in (segments, paste_mask, segment_mask))
+    return TemporalBCE.apply(*tensors, temperature, loss)
 
 
 def fused_segment_pool(
-    tokens: Tensor, segment_index: Tensor, num_segments: int, *, token_mask: Tensor | None
+    tokens: Tensor, segment_index: Tensor, num_segments: int, token_mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """`segment_pool` through the Triton kernels; arguments as in `api.segment_pool`."""
+    """`api.segment_pool` through the Triton kernels, without its checks."""
     return SegmentPool.apply(
         tokens.contiguous(), segment_index.contiguous(), num_segments, dense(token_mask)
     )

@@ -298,7 +298,7 @@ def test_operators_keep_their_promises(check_grouping, poisoned_memory):
     torch.library.opcheck(forward, (*tensors, *settings), test_utils=tests)
     saved = forward(*tensors, *settings)
     for needs in ((True, True), (True, False), (False, True)):
-        call = (d_pooled, d_counts, *tensors, *saved, *settings, *needs)
+        call = (d_pooled, d_counts, *tensors, *settings, *saved, *needs)
         torch.library.opcheck(backward, call, test_utils=tests)
 
 

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from svilm_fast.kernels.grouping.fused import backward, forward
 from svilm_fast.kernels.grouping.fused.layout import plan
+from svilm_fast.kernels.grouping.options import Options
+from svilm_fast.kernels.grouping.reference import GroupingOutput
 from svilm_fast.kernels import grouping, traits
 
 batch, length, width, groups, used = 3, 2**20, 1024, 2, 16
@@ -27,12 +29,12 @@ plans = [
     )
     for way in (False, True)
 ]
-call = (queries, tokens, None, None, None, None)
-pooled, counts, index = forward.forward(plans[0], *call, "hard", 1.0, 1.0)
+call = (queries, tokens, None, Options(mode="hard"))
+pooled, counts, index = forward.forward(plans[0], *call)
 upstream = torch.randn(batch, groups, width, generator=generator).half()
 d_queries, d_tokens, _ = backward.backward(
-    plans[1], upstream, torch.ones_like(counts), *call, pooled, counts, index,
-    "hard", 1.0, 1.0, True, True,
+    plans[1], upstream, torch.ones_like(counts), *call,
+    GroupingOutput(pooled, counts, index), True, True,
 )
 small = [t.double().requires_grad_() for t in (queries, tokens[:, :used])]
 truth = grouping(*small, mode="hard", backend="reference")

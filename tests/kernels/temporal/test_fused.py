@@ -140,7 +140,7 @@ def test_operators_keep_their_promises(check_bce, check_pool, poisoned_memory):
     torch.library.opcheck(ops.bce_forward, (*tensors, 0.1, "bce"), test_utils=tests)
     _, logits = ops.bce_forward(*tensors, 0.1, "bce")
     one = torch.ones((), device=DEVICE)
-    torch.library.opcheck(ops.bce_backward, (one, *tensors, logits, 0.1, "bce"), test_utils=tests)
+    torch.library.opcheck(ops.bce_backward, (one, *tensors, 0.1, "bce", logits), test_utils=tests)
     tokens, index, count, mask = check_pool.Regime().make().values()
     torch.library.opcheck(ops.pool_forward, (tokens, index, count, mask), test_utils=tests)
     segments, _, counts = ops.pool_forward(tokens, index, count, mask)

@@ -1,0 +1,34 @@
+"""What a call of grouping says besides its queries, tokens and bias."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+Mode = Literal["gumbel", "hard", "soft"]
+MODES = ("gumbel", "hard", "soft")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Attributes as the arguments of `api.grouping`."""
+
+    seeds: Tensor | None = None
+    token_ids: Tensor | None = None
+    token_mask: Tensor | None = None
+    mode: Mode = "gumbel"
+    temperature: float = 1.0
+    eps: float = 1.0
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Those of the tensors that are given, by name."""
+        named = {"seeds": self.seeds, "token_ids": self.token_ids, "token_mask": self.token_mask}
+        return {name: value for name, value in named.items() if value is not None}
+
+    def packed(self) -> tuple[Any, ...]:
+        """As the operators' schemas take them; `Options(*packed)` is the way back."""
+        tensors = (self.seeds, self.token_ids, self.token_mask)
+        return (*tensors, self.mode, self.temperature, self.eps)
