@@ -24,7 +24,7 @@ from svilm_fast.models.features import VideoFeatures
 
 NO_GROUP = -1
 # A token lies on an object that covers at least this share of the token's pixels.
-LEAST_COVER = 0.5
+LEAST_COVER = 0.25
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class PointingScore:
 
     score: of the attention maxima that lie on the object. chance: of pointing at a token drawn at
     random, which is the share of the tokens that lie on the object. nouns: how many were scored.
-    too_small: nouns left out, because their object covers half of no token.
+    too_small: nouns left out, because their object covers a quarter of no token.
     """
 
     score: float
@@ -55,7 +55,7 @@ class PointingScore:
         every = list(found)
         scored = [noun for noun in every if noun is not None]
         if not scored:
-            raise ValueError("no noun has an object that covers at least half of a token")
+            raise ValueError("no noun has an object that covers at least a quarter of a token")
         hits, chances = ([getattr(noun, name) for noun in scored] for name in ("hit", "chance"))
         return cls(
             float(np.mean(hits)), float(np.mean(chances)), len(scored), len(every) - len(scored)

@@ -40,8 +40,8 @@ class ClipProbe:
     texts of K nouns; noun_weights: float [K, G], softmax over the groups (rows sum to 1).
     clean: float [T, T] cosine similarity of the segments; blended, own: uint8 [F, H, W, 3] and bool
     [T] of the cut-and-pasted clip and its paste mask (True: own content); assignment: float [T, 2],
-    probabilities of (own, pasted); blended_similarity: as `clean`, of the blended clip. pointing: by
-    noun, whether its group lies on the object that it names, for the nouns whose object is known.
+    probabilities of (own, pasted); blended_similarity: as `clean`, of the blended clip. pointing:
+    for each noun whose object is known, whether its group lies on that object.
     """
 
     name: str
