@@ -88,7 +88,7 @@ def retrieval(result: RetrievalResult) -> str:
         text += (
             "“Colour sets only” compares the set of colours named in the caption with the true set "
             f"of each clip ({counted(len(result.colours.colours), 'colour')}, "
-            f"{counted(result.colours.distinct_clip_sets, 'different set')}), in expectation over "
-            "ties. "
+            f"{counted(result.colours.distinct_clip_sets, 'different set')}), in expectation "
+            "over ties. "
         )
     return text + f"Manifest {result.manifest[:16]}."
