@@ -81,7 +81,8 @@ def retrieval(result: RetrievalResult) -> str:
         f"{result.protocol}: {counted(len(found.captions), 'caption')} "
         f"({result.distinct_captions} distinct) "
         f"and {counted(len(found.video_ids), 'video')}, ranked by cosine similarity. "
-        "In brackets: 95 % bootstrap intervals. Ties count in expectation over a random order of the tied videos. "
+        "In brackets: 95 % bootstrap intervals. Ties count in expectation over a random order of "
+        "the tied videos. "
         "Chance is the binomial 99.9 % interval of guessing. "
     )
     if result.colours:
