@@ -23,7 +23,7 @@ from svilm_fast.train.ranks.straggler import OwnWork, losses_end, straggler_figu
 from svilm_fast.train.run.engine import Engine, StepResult
 from svilm_fast.train.run.metrics_log import MetricsLog
 from svilm_fast.train.run.profiler import StepProfiler
-from svilm_fast.train.run.progress import Display
+from svilm_fast.train.run.progress import Display, figure_lines
 from svilm_fast.train.run.schedule import learning_rate
 from svilm_fast.train.run.throughput import Meter, peak_memory_bytes
 from svilm_fast.train.run_app import one_line
@@ -218,7 +218,7 @@ class Loop:
         self.metrics.write(self.step, values)
         names = {name: name.removeprefix("retrieval_").replace("_", " ") for name in values}
         shown = " | ".join(f"{names[name]} {value:.1f}" for name, value in values.items())
-        self.display.say(f"step {self.step} evaluation | {shown}")
+        self.display.say(figure_lines(f"step {self.step} evaluation", shown))
 
     def _save(self, *, must: bool = False) -> None:
         """Save; without room, warn and train on where the settings say so and it is no `must`."""
