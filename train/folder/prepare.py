@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from svilm_fast.core.errors import ConfigError, UserError
+from svilm_fast.core.third_party import write_third_party
 from svilm_fast.data.dataset import prepare_tokenizer
 from svilm_fast.data.samples import SampleTable
 from svilm_fast.data.tokenizer import Tokenizer
@@ -49,6 +50,7 @@ def fixed_names(files: RunFiles) -> list[Path]:
         files.environment,
         files.metrics,
         files.tracking,
+        files.third_party,
         files.tokenizer,
         files.checkpoints / LATEST,
         *(files.checkpoints / name for name in DEEPSPEED_SCRIPTS),
@@ -133,6 +135,7 @@ def open_folder(
         record(files, config, ranks)
         if not files.tokenizer.is_file():
             tokenizer.save(files.tokenizer)
+        write_third_party(files.third_party)
 
     ranks.from_first(prepare)
 
