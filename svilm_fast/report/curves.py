@@ -17,6 +17,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from svilm_fast.core.records import read_records
+from svilm_fast.core.text import counted
 from svilm_fast.evaluation.retrieval import RetrievalResult
 from svilm_fast.report.canvas import PAGE_WIDTH
 from svilm_fast.report.theme import Theme
@@ -90,7 +91,7 @@ def read_metrics(path: str | Path) -> Series:
     """
     records, damaged = read_records(Path(path).read_bytes())
     if damaged:
-        log.warning("%s: %d lines are damaged and left out", path, damaged)
+        log.warning("%s: %s left out", path, counted(damaged, "damaged line"))
     points: dict[str, dict[int, float]] = {}
     for _, record in records:
         step = record["step"]

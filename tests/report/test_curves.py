@@ -40,7 +40,7 @@ def test_damaged_lines_are_left_out_and_counted(tmp_path: Path, caplog) -> None:
     path.write_bytes(b"\n".join([b'{"step": 1, "loss": 4}', *broken, b'{"step": 3, "loss": 2}']))
     steps, values = read_metrics(path)["loss"]
     assert (steps.tolist(), values.tolist()) == ([1, 3], [4.0, 2.0])
-    assert "7 lines are damaged and left out" in caplog.text
+    assert "7 damaged lines left out" in caplog.text
 
 
 def test_smoothing_keeps_straight_lines_and_their_ends() -> None:

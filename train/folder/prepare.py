@@ -70,7 +70,7 @@ def check_ours(files: RunFiles) -> None:
             "continue it with --resume, remove the folder yourself, or choose another run.dir"
         )
     raise UserError(
-        f"run.dir={files.root} is not empty and not a run ({named(files, others)}): "
+        f"run.dir={files.root} is not empty and is not a run ({named(files, others)}): "
         "give run.dir a new or empty folder"
     )
 
@@ -88,8 +88,8 @@ def check_free(files: RunFiles, *, overwrite: bool) -> None:
     others = [path for path in foreign(files) if _is_in_the_way(files, path)]
     if others:
         raise UserError(
-            f"{files.root} holds what its run did not write, where a new run has to write: "
-            f"{named(files, others)}; move it away, or choose another run.dir"
+            f"{files.root} holds files that its run did not write and a new run would replace: "
+            f"{named(files, others)}; move them away, or choose another run.dir"
         )
 
 
@@ -113,7 +113,9 @@ def clear(files: RunFiles) -> None:
     left = foreign(files)
     if left:
         log.warning(
-            "%s keeps what the earlier run did not write: %s", files.root, named(files, left)
+            "%s keeps the files that the earlier run did not write: %s",
+            files.root,
+            named(files, left),
         )
 
 

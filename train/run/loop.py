@@ -211,7 +211,7 @@ class Loop:
             saved = "it is saved" if whole else "it is NOT saved, because the disk was full"
             raise EvaluationError(
                 f"the evaluation of step {self.step} failed: {one_line(error)}; the training went "
-                f"up to this step, and {saved}: fix what the message names, then run again with "
+                f"up to this step, and {saved}: fix the problem, then run again with "
                 "--resume"
             ) from error
         self.evaluated.add(self.step)
