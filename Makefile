@@ -35,7 +35,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 # Two ranks under the DeepSpeed launcher, on a port that is free now.
-LAUNCH = $(BIN)/deepspeed --num_accelerators 2 --master_port \
+LAUNCH = DS_ACCELERATOR=cpu $(BIN)/deepspeed --quiet --num_accelerators 2 --master_port \
 	$$($(BIN)/python -c "from svilm_fast.train.environment import free_port; print(free_port())") \
 	--module svilm_fast.train.pretrain --config configs/demo.yaml --overwrite report.at_end=false
 

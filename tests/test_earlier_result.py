@@ -23,7 +23,7 @@ def test_only_files_with_a_sign_are_replaceable(tmp_path: Path) -> None:
     path.write_text("of ours: sign")
     check_replaceable(path, "other", "sign")
     path.write_bytes(b"\xffmine")
-    with pytest.raises(ValueError, match=r"result exists, is no earlier result .* another name"):
+    with pytest.raises(ValueError, match=r"exists, is not an earlier result .* another name"):
         check_replaceable(path, "sign")
 
 
@@ -51,7 +51,7 @@ def test_results_replace_their_own_kind_alone(tmp_path: Path, kind: str, capsys)
     with pytest.raises((SystemExit, ValueError)) as refused:
         WRITERS[kind](path)
     told = str(refused.value) + capsys.readouterr().err
-    assert "is no earlier result" in " ".join(told.split())
+    assert "is not an earlier result" in " ".join(told.split())
     assert path.read_text() == "mine"
 
 
@@ -63,6 +63,6 @@ def test_tables_for_comments_are_known_by_their_head() -> None:
 def test_packing_refuses_a_foreign_report_before_it_starts(tmp_path: Path) -> None:
     (tmp_path / "pack_report.json").write_text("mine")
     (tmp_path / "videos").mkdir()
-    with pytest.raises(ValueError, match="is no earlier result"):
+    with pytest.raises(ValueError, match="is not an earlier result"):
         pack(str(tmp_path / "videos"), str(tmp_path))
     assert (tmp_path / "pack_report.json").read_text() == "mine"

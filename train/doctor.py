@@ -59,12 +59,12 @@ KNOWN_WRONG = (
         "pip install 'torch>=2.11,<2.14'",
     ),
     KnownWrong(
-        "torch", ">=2.14", "nothing here has been proven with it", "pip install 'torch>=2.11,<2.14'"
+        "torch", ">=2.14", "this package is not tested with it", "pip install 'torch>=2.11,<2.14'"
     ),
     KnownWrong(
         "triton",
         ">=3.8",
-        "no kernel here has been proven with it",
+        "the kernels are not tested with it",
         "pip install 'triton>=3.6,<3.8'",
     ),
 )
@@ -202,4 +202,4 @@ def doctor() -> None:
         print(f"\n{len(problems)} to fix")
         print("\n".join(f"  {problem}" for problem in problems))
         raise typer.Exit(1)
-    print("\nnothing is known to be wrong")
+    print("\nno known problem found")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import platform
 import random
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 
 from svilm_fast.core.errors import UserError
+from svilm_fast.core.third_party import is_kept, redirect
 
 FIRST_SLURM_PORT, SLURM_PORTS = 20_000, 10_000
 LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -119,7 +121,10 @@ def import_deepspeed(device: str) -> Any:
     from deepspeed.utils import logger
 
     vars(deepspeed.ops)["__compatible_ops__"] = {}
-    logger.setLevel(os.environ["DEEPSPEED_LOG_LEVEL"].upper())
+    level = logging.getLevelName(os.environ["DEEPSPEED_LOG_LEVEL"].upper())
+    redirect(logger, level)
+    # What the console does not show may still go to the log of other packages.
+    logger.setLevel(min(level, logging.INFO) if is_kept() else level)
     return deepspeed
 
 

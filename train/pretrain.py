@@ -13,6 +13,7 @@ import typer
 
 from svilm_fast.core.errors import EXIT_BAD_INPUT, UserError
 from svilm_fast.core.terminal import log_to_stderr, print
+from svilm_fast.core.third_party import third_party_log
 from svilm_fast.train.config.load import dump_config, load_config
 from svilm_fast.train.config.options import ConfigName, Overrides
 from svilm_fast.train.config.schema import Weights
@@ -92,7 +93,8 @@ def pretrain(
             "--config (`svilm config list` names them), or choose the model, as in "
             "model.preset=tiny"
         )
-    outcome = train(resolved, start)
+    with third_party_log():
+        outcome = train(resolved, start)
     return 128 + outcome.signal if outcome.signal else 0
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from svilm_fast.core.philox import uniform4
 
-from ..philox import uniform4
 from .options import Mode, Options
 
 # Half a step of the uniform grid: keeps log(u) finite where the generator returns 0.
@@ -50,6 +49,11 @@ def gumbel_noise(seeds: Tensor, token_ids: Tensor, num_groups: int) -> Tensor:
     counters = (token_ids[..., None] * quads + quad).flatten(1)
     samples = uniform4(seeds, counters).reshape(*token_ids.shape, quads * 4)[..., :num_groups]
     return -torch.log(-torch.log(samples.double().clamp_min(SMALLEST_UNIFORM)))
+
+
+def _of_rows(options: Options, rows: slice) -> Options:
+    tensors: dict[str, Any] = {name: t[rows] for name, t in options.tensors.items()}
+    return replace(options, **tensors)
 
 
 def _group_some(
@@ -108,7 +112,7 @@ def group(
                 queries[rows],
                 tokens[rows],
                 None if group_bias is None else group_bias[rows],
-                replace(options, **{k: v[rows] for k, v in options.tensors.items()}),
+                _of_rows(options, rows),
             )
             for rows in some
         ]

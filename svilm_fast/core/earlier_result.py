@@ -16,6 +16,7 @@ def check_replaceable(path: Path, *signs: str) -> None:
     content = path.read_bytes()
     if not any(sign.encode() in content for sign in signs):
         raise ValueError(
-            f"{path} exists, is no earlier result of this command and would be overwritten; give "
+            f"{path} exists, is not an earlier result of this command and would be overwritten; "
+            "give "
             "another name, or remove the file"
         )

@@ -25,7 +25,7 @@ class AugmentConfig(Settings):
     flip: Fraction = Field(0.5, description="share of the clips that are mirrored")
     # A mirrored video contradicts "from the left".
     flip_directional: bool = Field(
-        False, description="mirror clips whose captions speak of directions too"
+        False, description="also mirror clips whose captions name directions"
     )
 
     @model_validator(mode="after")
@@ -47,7 +47,7 @@ class NounsConfig(Settings):
         description="K nouns of a caption: training draws them, evaluation takes the first",
     )
     extractor: Literal["textblob", "spacy", "none"] = Field(
-        "textblob", description="what finds the nouns of captions that bring none"
+        "textblob", description="finds nouns for captions that come without a list of them"
     )
     spacy_model: str = Field("en_core_web_sm", description="model of extractor=spacy")
     phrases: bool = Field(True, description="true: `red circle`; false: `circle`")
@@ -126,7 +126,7 @@ class SkipsConfig(Settings):
     """How many distinct samples of a rank may be skipped before loading stops with an error."""
 
     fraction: Fraction = Field(0.01, description="share of the samples that may be skipped")
-    always_allowed: int = Field(10, ge=0, description="so many may be skipped in any case")
+    always_allowed: int = Field(10, ge=0, description="this many may always be skipped")
 
 
 class DataConfig(Settings):
@@ -136,9 +136,9 @@ class DataConfig(Settings):
     of these; `None` means that the split does not exist.
     """
 
-    train: Split = Field(None, description="clips to train on: " + SPLIT)
-    val: Split = Field(None, description="clips to watch the run with: " + SPLIT)
-    test: Split = Field(None, description="clips for the end: " + SPLIT)
+    train: Split = Field(None, description="training clips: " + SPLIT)
+    val: Split = Field(None, description="validation clips: " + SPLIT)
+    test: Split = Field(None, description="test clips: " + SPLIT)
     videos: PathText | None = Field(
         None, description="folder of the videos that lists name; null: the list's own"
     )
@@ -146,7 +146,7 @@ class DataConfig(Settings):
         "fused", description="which caption is read where a sample has one of each grain"
     )
     shuffle_captions: bool = Field(
-        False, description="a control: training captions go to other videos"
+        False, description="control experiment: shuffle the training captions over the videos"
     )
     short_clip: Literal["repeat", "skip"] = Field(
         "repeat", description="videos with fewer frames than asked: repeat some, or leave them out"
@@ -172,9 +172,10 @@ class DataConfig(Settings):
         le=1024,
         description="processes that load; 0, or with cache=memory: the training process loads",
     )
-    prefetch: int = Field(2, ge=1, le=1024, description="batches that each worker loads ahead")
+    prefetch: int = Field(2, ge=1, le=1024, description="batches that each worker prefetches")
     timeout_s: Seconds = Field(
-        120.0, description="a worker that takes longer for a batch ends the run, seconds"
+        120.0,
+        description="seconds that a worker may take for a batch; longer ends the run",
     )
     cache: Literal["none", "memory"] = Field(
         "none", description="memory: keep decoded clips; results are the same"

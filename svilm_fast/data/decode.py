@@ -82,7 +82,7 @@ def decode_clip(
     limits = limits or LimitsConfig()
     if len(data) > limits.video_bytes:
         raise OversizedVideoError(
-            f"{len(data)} bytes, and {limits.video_bytes} are allowed (limits.video_bytes)"
+            f"{len(data)} bytes, more than the limit of {limits.video_bytes} (limits.video_bytes)"
         )
     if not data:
         raise EmptyVideoError("the video file is empty (0 bytes)")
@@ -349,7 +349,7 @@ class _Decoder:
     def _check_size(self, width: int, height: int) -> None:
         if width * height > self.limits.frame_pixels:
             raise OversizedVideoError(
-                f"{width} x {height} pixels, and {self.limits.frame_pixels} are allowed "
+                f"{width} x {height} pixels, more than the limit of {self.limits.frame_pixels} "
                 "(limits.frame_pixels)"
             )
 

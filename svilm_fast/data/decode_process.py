@@ -102,7 +102,7 @@ class _Child:
         theirs.close()
         if not self._connection.poll(_START_S) or not self._greeted():
             self.end()
-            raise CrashedDecoderError("the process that decodes videos does not start")
+            raise CrashedDecoderError("the video decoding process cannot be started")
 
     @property
     def pid(self) -> int:

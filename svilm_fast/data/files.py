@@ -124,7 +124,7 @@ def open_binary(path: str, *, read_ahead: bool = True) -> BinaryIO:
     except OSError as error:
         raise DataError(f"{path!r} cannot be opened: {error.strerror or error}") from None
     except ValueError as error:  # a null character, half a surrogate pair
-        raise MissingFileError(f"{path!r} is no path: {one_line(error)}") from None
+        raise MissingFileError(f"{path!r} is not a path: {one_line(error)}") from None
 
 
 @contextlib.contextmanager

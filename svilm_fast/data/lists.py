@@ -159,7 +159,7 @@ class VideoFolder:
         if files.protocol(path) is not None:
             return path
         if not os.path.isfile(path):
-            raise MissingFileError(f"{path!r} is no regular file")
+            raise MissingFileError(f"{path!r} is not a regular file")
         return self._first_name(path)
 
     def _inside(self, name: str) -> str:

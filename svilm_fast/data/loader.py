@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from svilm_fast.core.philox import derive_seeds
+from svilm_fast.core.text import counted
 from svilm_fast.data.batch import ClipBatch
 from svilm_fast.data.config import DataConfig
 from svilm_fast.data.dataset import Clip, ClipDataset
@@ -108,7 +109,8 @@ class _Assembler(Dataset):
             return None
         last = skips[-1]
         raise WorkerError(
-            f"{len(places)} samples in a row cannot be loaded; the last was {last.sample!r}: "
+            f"{counted(len(places), 'sample')} in a row cannot be loaded; the last was "
+            f"{last.sample!r}: "
             f"{last.message}"
         )
 
@@ -144,8 +146,9 @@ class ClipLoader:
         self.global_batch = batch_size * world_size
         if dataset.train and len(dataset) < self.global_batch:
             raise DataError(
-                f"data.{dataset.split} has {len(dataset)} samples, fewer than the global batch of "
-                f"{self.global_batch}: lower the batch size or add data"
+                f"data.{dataset.split} has {counted(len(dataset), 'sample')}, fewer than the "
+                "global "
+                f"batch of {self.global_batch}: lower the batch size or add data"
             )
         # Workers would each fill a cache of their own.
         self.workers = 0 if config.cache == "memory" else config.workers
@@ -223,7 +226,7 @@ class ClipLoader:
             if state.get(name) != mine[name]:
                 raise DataError(
                     f"the data state was saved with {name} {state.get(name)!r} and this run has "
-                    f"{mine[name]!r}: resume with the same data and run.seed, or start anew"
+                    f"{mine[name]!r}: resume with the same data and run.seed, or start a new run"
                 )
         saved = state.get("contents")  # absent in older states
         if saved is not None and saved != mine["contents"] and self.rank == 0:

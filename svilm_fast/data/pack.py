@@ -17,6 +17,7 @@ from rich.progress import Progress
 from svilm_fast.core.console import Console
 from svilm_fast.core.earlier_result import check_replaceable
 from svilm_fast.core.terminal import printable
+from svilm_fast.core.text import counted
 from svilm_fast.data import files
 from svilm_fast.data.config import DataConfig
 from svilm_fast.data.containers import VIDEO_EXTENSIONS, sniff
@@ -67,14 +68,15 @@ class PackReport:
     def lines(self, examples: int = 20) -> list[str]:
         """The report as text: a summary, counts per reason, the first refused samples."""
         text = [
-            f"packed {self.written} clips ({self.captions} captions, {self.frames} frames, "
-            f"{self.video_bytes / 1e6:.1f} MB) into {len(self.shards)} shards; "
-            f"{self.without_nouns} captions without nouns; refused {len(self.refused)}"
+            f"packed {counted(self.written, 'clip')} ({counted(self.captions, 'caption')}, "
+            f"{counted(self.frames, 'frame')}, {self.video_bytes / 1e6:.1f} MB) into "
+            f"{counted(len(self.shards), 'shard')}; {counted(self.without_nouns, 'caption')} "
+            f"without nouns; refused {len(self.refused)}"
         ]
         if self.passed_over:
             kinds = Counter(f".{extension_of(name)}" for name in self.passed_over).most_common()
             text.append(
-                f"  passed over {len(self.passed_over)} files without a video's extension ("
+                f"  skipped {counted(len(self.passed_over), 'file')} without a video extension ("
                 + ", ".join(f"{count} x {kind}" for kind, count in kinds[:8])
                 + f"), for example {', '.join(self.passed_over[:3])}; all are in pack_report.json"
             )

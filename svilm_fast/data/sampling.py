@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from svilm_fast.core.text import counted
 from svilm_fast.data.errors import ShortClipError
 from svilm_fast.data.timeline import Timeline
 
@@ -47,7 +48,8 @@ def choose_frames(
     """
     if total < frames and short_clip == "skip":
         raise ShortClipError(
-            f"{total} frames, and {frames} are asked (data.short_clip=repeat keeps such clips)"
+            f"the video has {counted(total, 'frame')}, {frames} are needed (data.short_clip=repeat "
+            "keeps such clips)"
         )
     offset = 0.5 * np.ones(frames) if uniform is None else np.asarray(uniform, dtype=np.float64)
     if edges is not None:

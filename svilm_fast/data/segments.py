@@ -99,7 +99,7 @@ def _seconds(columns: Mapping[str, Any], names: tuple[str, ...], label: str) -> 
         seconds = float(value)
     except (TypeError, ValueError, OverflowError):
         raise SegmentError(
-            f"{label}: {name}={value!r:.60} is no time: give seconds (12.5) or h:mm:ss"
+            f"{label}: {name}={value!r:.60} is not a time: give seconds (12.5) or h:mm:ss"
         ) from None
     if not math.isfinite(seconds):
         raise SegmentError(f"{label}: {name}={value!r:.60} must be finite")

@@ -123,7 +123,7 @@ class ShardReader:
     def read(self, path: str, entry: Entry, label: str, limit: int) -> bytes:
         """The bytes of a member. Raises DataError over `limit`, ChecksumError when they changed."""
         if entry.size > limit:
-            raise DataError(f"{label}: {entry.size} bytes, and {limit} are allowed")
+            raise DataError(f"{label}: {entry.size} bytes, more than the limit of {limit}")
         remote = files.protocol(path) is not None
         with self._lock, files.remote_errors(path) if remote else contextlib.nullcontext():
             # keyed by process: a forked child must not move the parent's file position
@@ -190,7 +190,10 @@ class ShardWriter:
         except UnicodeEncodeError:
             raise ShardError(f"sample key {key!r} holds half a surrogate pair") from None
         if size > NAME_BYTES:
-            raise ShardError(f"member name {longest!r} has {size} bytes, and {NAME_BYTES} fit")
+            raise ShardError(
+                f"member name {longest!r} has {size} bytes, more than the {NAME_BYTES} of a tar "
+                "header"
+            )
         self._keys.add(key)
         if self._tar is None:
             self._open()

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from svilm_fast.core.text import counted
 from svilm_fast.data.errors import DataError, SkipBudgetError, one_line
 from svilm_fast.data.text import storable
 
@@ -49,8 +50,9 @@ class SkipReport:
         example = next(iter(self.skipped.values()))
         reasons = ", ".join(f"{count} x {reason}" for reason, count in self.counts().items())
         raise SkipBudgetError(
-            f"{len(self.skipped)} of {self.seen} samples were skipped ({reasons}; for example "
-            f"{example.sample}: {example.message}) and {allowed} are allowed: mend the data "
+            f"{len(self.skipped)} of {counted(self.seen, 'sample')} skipped ({reasons}; for "
+            "example "
+            f"{example.sample}: {example.message}), more than the {allowed} allowed: fix the data "
             "(`svilm data pack` lists what is wrong) or raise data.skips.fraction"
         )
 
@@ -58,7 +60,7 @@ class SkipReport:
         """One line for a log."""
         parts = [f"{count} x {reason}" for reason, count in self.counts().items()]
         notes = [f"{count} x {note}" for note, count in sorted(self.notes.items())]
-        text = f"skipped {len(self.skipped)} of {self.seen} samples"
+        text = f"skipped {len(self.skipped)} of {counted(self.seen, 'sample')}"
         if parts:
             text += f" ({', '.join(parts)})"
         return text + (f"; {', '.join(notes)}" if notes else "")

@@ -6,6 +6,7 @@ import csv
 import re
 from collections.abc import Iterable, Sequence
 
+from svilm_fast.core.text import counted
 from svilm_fast.data.errors import ListFormatError
 
 _DELIMITERS = (",", ";", "\t", "|")
@@ -103,7 +104,8 @@ def _row(
         return [cell.removesuffix("\n") for cell in cells], used
     name = {"\t": "tab"}.get(delimiter, repr(delimiter))
     raise ListFormatError(
-        f"{path}, line {number + 1}: expected {width} columns and found {len(cells)}, separated by "
+        f"{path}, line {number + 1}: expected {counted(width, 'column')} and found {len(cells)}, "
+        "separated by "
         f"{name}; quote captions that hold the separator"
     )
 
@@ -116,7 +118,7 @@ def _reason(error: csv.Error, delimiter: str) -> str:
     text = str(error)
     if "expected after" in text:
         return (
-            "a field in quotes goes on after its closing quote; double the quotes inside a field "
+            "a field in quotes continues after its closing quote; double the quotes inside a field "
             '("a ""big"" dog"), or leave them out'
         )
     if _is_open(error):

@@ -34,7 +34,9 @@ def _number(field: bytes, what: str, where: str) -> int:
         return int.from_bytes(field[1:], "big")
     text = field.split(b"\0")[0].strip()
     if not _OCTAL.fullmatch(text):
-        raise ShardError(f"{where}: the {what} field {text!r} of a tar header is no octal number")
+        raise ShardError(
+            f"{where}: the {what} field {text!r} of a tar header is not an octal number"
+        )
     return int(text, 8) if text else 0
 
 
@@ -112,7 +114,9 @@ def read_members(
                 long_name = records.get("path", long_name)
                 if "size" in records:
                     if not _SIZE.fullmatch(records["size"]):
-                        raise ShardError(f"{where}: the size {records['size']!r:.60} is no number")
+                        raise ShardError(
+                            f"{where}: the size {records['size']!r:.60} is not a number"
+                        )
                     long_size = int(records["size"])
                 if any(name.startswith("GNU.sparse.") for name in records):
                     raise ShardError(f"{where}: a sparse file: write the archive without --sparse")

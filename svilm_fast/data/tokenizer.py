@@ -86,7 +86,7 @@ class Tokenizer:
         try:
             fast = FastTokenizer.from_file(str(file))
         except Exception as error:  # the Rust side raises bare Exception
-            raise DataError(f"{str(file)!r} is no tokenizer.json: {one_line(error)}") from None
+            raise DataError(f"{str(file)!r} is not a tokenizer.json: {one_line(error)}") from None
         return cls(fast)
 
     @classmethod
@@ -99,7 +99,7 @@ class Tokenizer:
             with gzip.open(file, "rb") as stream:
                 data = stream.read(_CLIP_BYTES + 1)
         except (OSError, EOFError) as error:
-            raise DataError(f"{str(file)!r} is no gzip file: {one_line(error)}") from None
+            raise DataError(f"{str(file)!r} is not a gzip file: {one_line(error)}") from None
         if len(data) > _CLIP_BYTES:
             raise DataError(f"{str(file)!r} holds more than {_CLIP_BYTES} bytes: not CLIP's file")
         lines = text.decode_utf8(data, str(file), DataError).split("\n")[1 : _CLIP_MERGES + 1]

@@ -102,7 +102,9 @@ class _Collector:
 
     def result(self, seconds: float) -> Embeddings:
         if not self.videos:
-            raise ValueError("no clip could be embedded: the loader gave no batch, see its skips")
+            raise ValueError(
+                "no clip could be embedded: the loader delivered no batch; see what it skipped"
+            )
         return Embeddings(
             video_ids=list(self.row_of_video),
             captions=self.captions,

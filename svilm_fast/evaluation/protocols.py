@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from svilm_fast.core.text import counted
 from svilm_fast.data.config import DataConfig
 from svilm_fast.data.dataset import ClipDataset
 
@@ -48,7 +49,8 @@ def check_protocol(name: str, dataset: ClipDataset) -> Protocol:
     captions = sum(len(sample.captions) for sample in dataset.table.samples) + refused
     if (videos, captions) != (protocol.videos, protocol.captions):
         raise ValueError(
-            f"{protocol.title} has {protocol.videos} videos with {protocol.captions} captions, the "
-            f"list has {videos} with {captions}: use the official list, or leave the protocol out"
+            f"{protocol.title} has {counted(protocol.videos, 'video')} with "
+            f"{counted(protocol.captions, 'caption')}, the list has {videos} with {captions}: use "
+            "the official list, or leave the protocol out"
         )
     return protocol

@@ -17,6 +17,7 @@ from rich.table import Table
 from torch import Tensor
 
 from svilm_fast.core.console import Console
+from svilm_fast.core.text import counted
 from svilm_fast.data.batch import ClipBatch
 from svilm_fast.data.dataset import ClipDataset
 from svilm_fast.data.loader import ClipLoader, build_loader
@@ -228,7 +229,9 @@ def evaluate_dataset(
     )
     videos.report = dataset.report
     if len(videos) < ranks:
-        raise ValueError(f"{len(videos)} clips cannot be shared by {ranks} ranks: take more clips")
+        raise ValueError(
+            f"{counted(len(videos), 'clip')} cannot be shared by {ranks} ranks: take more clips"
+        )
     loader = build_loader(videos.config, videos, batch_size=batch_size, rank=rank, world_size=ranks)
     largest_part = -(-len(videos) // ranks)
     with loader:
@@ -267,7 +270,7 @@ def rank_embeddings(
     video_ranks = video_to_text_ranks(texts, videos, owner)
     top_videos, top_scores = top_matches(texts, videos, top)
     if missing:
-        log.warning("%d videos of %s are missing from the evaluation", len(missing), protocol)
+        log.warning("%s: %s missing from the evaluation", protocol, counted(len(missing), "video"))
     return RetrievalResult(
         protocol=protocol,
         manifest=manifest_hash(embeddings.video_ids, embeddings.captions, owner.tolist()),
@@ -298,7 +301,7 @@ def manifest_hash(
 def retrieval_table(result: RetrievalResult) -> Table:
     """A rich table: both directions with intervals, the colour baseline and chance."""
     table = Table(
-        title=f"{result.protocol}: {result.text_to_video.gallery_size} videos",
+        title=f"{result.protocol}: {counted(result.text_to_video.gallery_size, 'video')}",
         caption=_footnote(result),
         caption_justify="left",
     )
@@ -351,7 +354,7 @@ def _missing(
     reasons = {video_of.get(name, name): reason for name, reason in skipped.items()}
     wanted = dict.fromkeys([*(video_of.get(name, name) for name in expected), *reasons])
     return {
-        name: reasons.get(name, "did not arrive from the loader")
+        name: reasons.get(name, "not delivered by the loader")
         for name in wanted
         if name not in present
     }
@@ -380,7 +383,7 @@ def _summary_json(summary: RankSummary) -> dict[str, Any]:
 
 def _footnote(result: RetrievalResult) -> str:
     notes = [
-        f"{result.distinct_captions} distinct captions; in brackets "
+        f"{counted(result.distinct_captions, 'distinct caption')}; in brackets "
         f"{100 * result.text_to_video.confidence:g} % bootstrap intervals; "
         f"manifest {result.manifest[:12]}"
     ]
@@ -393,6 +396,5 @@ def missing_notes(result: RetrievalResult) -> list[str]:
         return []
     some = ", ".join(list(result.missing)[:3]) + (", ..." if len(result.missing) > 3 else "")
     recall = ", ".join(f"R@{k} {v:.1f}" for k, v in result.recall_counting_missing().items())
-    count = len(result.missing)
-    videos = "1 video" if count == 1 else f"{count} videos"
+    videos = counted(len(result.missing), "video")
     return [f"{videos} missing ({some}); as misses they would give {recall}"]

@@ -91,11 +91,11 @@ class VideoConfig(Settings):
     drop: DropConfig = Field(default_factory=DropConfig)
     grouping: GroupingConfig = Field(default_factory=GroupingConfig)
     checkpoint_activations: bool | Literal["auto"] = Field(
-        False, description="compute blocks again in backward; auto: if memory asks (svilm plan)"
+        False, description="recompute blocks in backward; auto: if memory requires it (svilm plan)"
     )
     lock: Lock = Field(
         False,
-        description="parameters that are not trained: true locks the whole tower, a number all but "
+        description="frozen parameters: true freezes the whole tower, a number all but "
         "its head and so many last layers",
     )
 
@@ -175,11 +175,11 @@ class TextConfig(Settings):
     drop_path: float = Field(0.0, ge=0.0, lt=1.0, description=DROP_PATH)
     dropout: float = Field(0.0, ge=0.0, lt=1.0, description=DROPOUT)
     checkpoint_activations: bool | Literal["auto"] = Field(
-        False, description="compute blocks again in backward; auto: if memory asks (svilm plan)"
+        False, description="recompute blocks in backward; auto: if memory requires it (svilm plan)"
     )
     lock: Lock = Field(
         False,
-        description="parameters that are not trained: true locks the whole tower, a number all but "
+        description="frozen parameters: true freezes the whole tower, a number all but "
         "its head and so many last layers",
     )
 

@@ -17,6 +17,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from svilm_fast.core.records import read_records
+from svilm_fast.core.text import counted
 from svilm_fast.evaluation.retrieval import RetrievalResult
 from svilm_fast.report.canvas import PAGE_WIDTH
 from svilm_fast.report.theme import Theme
@@ -90,7 +91,7 @@ def read_metrics(path: str | Path) -> Series:
     """
     records, damaged = read_records(Path(path).read_bytes())
     if damaged:
-        log.warning("%s: %d lines are damaged and left out", path, damaged)
+        log.warning("%s: %s left out", path, counted(damaged, "damaged line"))
     points: dict[str, dict[int, float]] = {}
     for _, record in records:
         step = record["step"]
@@ -195,10 +196,18 @@ def _draw_panel(
 ) -> None:
     axes.set_title(panel.title)
     present = [(name, label) for name, label in panel.lines if name in series]
+    single = False
     colours = {name: theme.series[i] for i, (name, _) in enumerate(panel.lines)}
     for name, label in present:
         steps, values = series[name]
         values = 100 * values if panel.percent else values
+        if len(values) == 1:
+            # One point has no line to show: draw a mark, not clipped at the edge, and its value.
+            shown = f"{label}: {values[0]:.4g}"
+            point: dict[str, Any] = {"marker": "o", "markersize": 7, "linestyle": "none"}
+            axes.plot(steps, values, color=colours[name], label=shown, clip_on=False, **point)
+            single = True
+            continue
         if len(values) < 20 or not panel.measured:
             dots: dict[str, Any] = {"marker": "o", "markersize": 3.5} if len(values) < 20 else {}
             axes.plot(steps, values, color=colours[name], label=label, **dots)
@@ -211,9 +220,11 @@ def _draw_panel(
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
     elif all((series[name][1] >= 0).all() for name, _ in present):
+        largest = (100 if panel.percent else 1) * max(series[name][1].max() for name, _ in present)
         lowest_top = 5.0 if panel.percent else 0.0
-        axes.set_ylim(bottom=0, top=max(axes.get_ylim()[1], lowest_top))
-    if len(panel.lines) > 1:
+        # Values that hardly change leave no margin of their own.
+        axes.set_ylim(bottom=0, top=max(axes.get_ylim()[1], 1.05 * largest, lowest_top))
+    if len(panel.lines) > 1 or single:
         axes.legend(loc="best", handlelength=1.2)
     axes.locator_params(axis="x", nbins=5)
 

@@ -18,7 +18,7 @@ FROM_CONFIG: tuple[tuple[str, str, str], ...] = (
     ("Model", "video.num_groups", "group tokens"),
     ("Model", "video.num_segments", "temporal segments"),
     ("Model", "video.drop.rate", "video tokens dropped, share"),
-    ("Model", "model.attention", "attention backend asked for"),
+    ("Model", "model.attention", "requested attention backend"),
     ("Objectives", "objectives.contrast.weight", "weight of global contrast"),
     ("Objectives", "objectives.grounding.weight", "weight of grounding"),
     ("Objectives", "objectives.grounding.similarity", "grounding similarity"),

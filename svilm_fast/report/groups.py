@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from svilm_fast.evaluation.pointing import NO_GROUP
 from svilm_fast.report.canvas import PAGE_WIDTH, Canvas, wrap
 from svilm_fast.report.probe import ClipProbe
-from svilm_fast.report.strips import NO_GROUP, spotlight, tint, token_frames
+from svilm_fast.report.strips import spotlight, tint, token_frames
 from svilm_fast.report.theme import Theme, group_colours, hex_colour
 
 LABEL_WIDTH = 1.55
@@ -22,6 +23,12 @@ ROW_GAP = 0.1
 CAPTION_SIZE = 10.0
 CAPTION_LINE = 0.19
 BLOCK_GAP = 0.34
+EMPTY = "(empty)"
+LEGEND_SIZE = 8.5
+LEGEND_LINE = 0.165
+SWATCHES_PER_ROW = 16
+SWATCHES_LEFT = 0.6
+SWATCH_PITCH = 0.22
 
 
 def shown_positions(positions: int) -> np.ndarray:
@@ -46,19 +53,22 @@ def draw_groups(probes: Sequence[ClipProbe], theme: Theme) -> Figure:
         _caption_height(probe) + (2 + len(probe.nouns)) * (side[1] + ROW_GAP)
         for probe, side in zip(shown, sizes, strict=True)
     ]
-    canvas = Canvas(PAGE_WIDTH, sum(heights) + BLOCK_GAP * (len(shown) - 1) + 0.08, theme)
-    top = 0.04
+    groups = max(probe.num_groups for probe in shown)
+    legend = _legend_lines(shown)
+    legend_height = _swatch_rows(groups) * SWATCH_PITCH + len(legend) * LEGEND_LINE + 0.3
+    total = legend_height + sum(heights) + BLOCK_GAP * (len(shown) - 1) + 0.08
+    canvas = Canvas(PAGE_WIDTH, total, theme)
+    _draw_legend(canvas, groups, legend)
+    top = 0.04 + legend_height
     for place, (probe, size, height) in enumerate(zip(shown, sizes, heights, strict=True)):
         if place:
             canvas.line(0, top - BLOCK_GAP / 2, PAGE_WIDTH, top - BLOCK_GAP / 2)
-        _draw_clip(canvas, probe, size, top, first=not place)
+        _draw_clip(canvas, probe, size, top)
         top += height + BLOCK_GAP
     return canvas.figure
 
 
-def _draw_clip(
-    canvas: Canvas, probe: ClipProbe, size: tuple[float, float], top: float, *, first: bool
-) -> None:
+def _draw_clip(canvas: Canvas, probe: ClipProbe, size: tuple[float, float], top: float) -> None:
     assert probe.groups is not None
     colours = group_colours(probe.num_groups)
     canvas.text(0, top, "\n".join(_caption(probe)), size=CAPTION_SIZE, bold=True)
@@ -79,8 +89,11 @@ def _draw_clip(
             spotlight(f, g, chosen, colours[chosen]) for f, g in zip(frames, groups, strict=True)
         ]
         y = top + (2 + row) * step
-        empty = "" if (probe.groups == chosen).any() else " (empty)"
+        empty = "" if (probe.groups == chosen).any() else f" {EMPTY}"
         note = f"group {chosen}, {weights[chosen]:.0%}{empty}"
+        pointing = probe.pointing.get(noun)
+        if pointing is not None:
+            note += f"\non the object: {pointing.hit:.0%}"
         _draw_row(canvas, np.stack(lit), y, size, f"“{noun}”", note)
         canvas.box(
             LABEL_WIDTH - 0.16, y, 0.05, size[1], fill=hex_colour(colours[chosen]), radius=0.02
@@ -88,8 +101,6 @@ def _draw_clip(
         _draw_bars(canvas, weights, colours, (left, y, size[1]), "attention of the noun")
     shares = group_shares(probe.groups, probe.num_groups)
     _draw_bars(canvas, shares, colours, (left, top + step, size[1]), "share of the tokens")
-    if first:
-        _draw_legend_note(canvas, left, top + size[1] / 2)
 
 
 def _draw_row(
@@ -102,7 +113,7 @@ def _draw_row(
 ) -> None:
     lines = wrap(label, LABEL_WIDTH - 0.25, 9.5, 2, bold=True)
     middle = top + size[1] / 2
-    height = 0.18 * len(lines) + (0.17 if note else 0)
+    height = 0.18 * len(lines) + (0.17 * len(note.splitlines()))
     canvas.text(0, middle - height / 2, "\n".join(lines), bold=True)
     if note:
         y = middle - height / 2 + 0.18 * len(lines) + 0.01
@@ -150,12 +161,47 @@ def _draw_bars(
         )
 
 
-def _draw_legend_note(canvas: Canvas, left: float, middle: float) -> None:
-    note = (
-        "Colours are group numbers, the same in\nall rows of a clip. A noun’s row shows the\n"
-        "tokens of the group it attends to most."
+def _legend_lines(probes: Sequence[ClipProbe]) -> list[str]:
+    """What the rows show, and the words that the picture below uses."""
+    lines = [
+        "A colour is a group number, the same in every row. A noun’s row leaves the tokens of the "
+        "group it attends to most bright; all other tokens are dark."
+    ]
+    empty = any(
+        not (probe.groups == weights.argmax()).any()
+        for probe in probes
+        for weights in probe.noun_weights
     )
-    canvas.text(left, middle, note, size=8.5, colour=canvas.theme.muted, vertical="center")
+    if empty:
+        lines.append(
+            f"{EMPTY}: no token of the clip belongs to the group that the noun attends to most, so "
+            "that nothing is lit."
+        )
+    if any(pointing for probe in probes for pointing in probe.pointing.values()):
+        lines.append(
+            "on the object: the share of the group’s tokens that lie on the object which the noun "
+            "names, where the truth is known."
+        )
+    return [row for line in lines for row in wrap(line, PAGE_WIDTH, LEGEND_SIZE, 3)]
+
+
+def _swatch_rows(groups: int) -> int:
+    return -(-groups // SWATCHES_PER_ROW)
+
+
+def _draw_legend(canvas: Canvas, groups: int, lines: Sequence[str]) -> None:
+    muted = canvas.theme.muted
+    canvas.text(0, 0.13, "group", size=LEGEND_SIZE, colour=muted, vertical="center")
+    pitch = (PAGE_WIDTH - SWATCHES_LEFT) / SWATCHES_PER_ROW
+    for group, colour in enumerate(group_colours(groups)):
+        row, column = divmod(group, SWATCHES_PER_ROW)
+        x, y = SWATCHES_LEFT + column * pitch, 0.06 + row * SWATCH_PITCH
+        canvas.box(x, y, 0.26, 0.15, fill=hex_colour(colour), radius=0.02)
+        canvas.text(
+            x + 0.31, y + 0.075, str(group), size=LEGEND_SIZE, colour=muted, vertical="center"
+        )
+    top = _swatch_rows(groups) * SWATCH_PITCH + 0.1
+    canvas.text(0, top, "\n".join(lines), size=LEGEND_SIZE, colour=muted)
 
 
 def _frame_size(probe: ClipProbe) -> tuple[float, float]:

@@ -17,8 +17,10 @@ from matplotlib.figure import Figure
 
 from svilm_fast import __version__
 from svilm_fast.core.terminal import printable
+from svilm_fast.core.text import counted
 from svilm_fast.data.dataset import ClipDataset
 from svilm_fast.evaluation.embed import VideoTextModel
+from svilm_fast.evaluation.pointing import PointingScore, has_masks, measure_pointing
 from svilm_fast.evaluation.retrieval import RetrievalResult, missing_notes, table_rows
 from svilm_fast.objectives.config import GroundingConfig
 from svilm_fast.report import texts
@@ -26,12 +28,21 @@ from svilm_fast.report.canvas import to_png
 from svilm_fast.report.curves import Series, draw_curves, draw_recall_bars, read_metrics
 from svilm_fast.report.facts import Facts, run_facts, steady_median
 from svilm_fast.report.groups import draw_groups
-from svilm_fast.report.probe import ClipProbe, TemporalHead, probe_clips, read_clips
+from svilm_fast.report.probe import (
+    ClipProbe,
+    TemporalHead,
+    probe_clips,
+    read_clips,
+    spread_clips,
+)
 from svilm_fast.report.retrieval import choose_queries, draw_retrieval_strip, query_text
 from svilm_fast.report.temporal import draw_assignments, draw_similarity
 from svilm_fast.report.theme import DARK, LIGHT, Theme, drawing
 
 Draw = Callable[[Theme], Figure]
+
+POINTING_CLIPS = 64
+POINTING_BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -111,6 +122,7 @@ def build_report(
     if metrics_path is not None and Path(metrics_path).is_file():
         series = read_metrics(metrics_path)
     sections = []
+    pointing: tuple[PointingScore, int] | None = None
     if retrieval is not None:
         sections += retrieval_sections(retrieval, queries)
     if series:
@@ -128,13 +140,17 @@ def build_report(
             untrained=untrained,
             device=device,
         )
-        sections += clip_sections(probes, headed=temporal_head is not None, config=config)
+        if batch.metadata and has_masks(batch.metadata[0]):
+            pointing = pointing_score(model, dataset, device)
+        sections += clip_sections(
+            probes, headed=temporal_head is not None, config=config, pointing=pointing
+        )
     parameters = None
     if isinstance(model, torch.nn.Module):
         parameters = sum(parameter.numel() for parameter in model.parameters())
     page = render_page(
         name=name,
-        tiles=headline(retrieval, series),
+        tiles=headline(retrieval, series, None if pointing is None else pointing[0]),
         sections=sections,
         facts=run_facts(config, environment, series, parameters, extra_facts),
         config=yaml.safe_dump(dict(config), sort_keys=False) if config else "",
@@ -143,6 +159,19 @@ def build_report(
     path = folder / "report.html"
     path.write_text(page, encoding="utf-8")
     return path
+
+
+def pointing_score(
+    model: VideoTextModel, dataset: ClipDataset, device: torch.device | str | None
+) -> tuple[PointingScore, int] | None:
+    """The pointing score over clips from all over the data set, and how many clips those are."""
+    clips = spread_clips(dataset, POINTING_CLIPS)
+    batches = (
+        dataset.collate(clips[start : start + POINTING_BATCH])
+        for start in range(0, len(clips), POINTING_BATCH)
+    )
+    score = measure_pointing(model, batches, device)
+    return None if score is None else (score, len(clips))
 
 
 def last_beta(series: Series, config: Mapping[str, Any] | None = None) -> float:
@@ -198,16 +227,19 @@ def clip_sections(
     *,
     headed: bool = False,
     config: Mapping[str, Any] | None = None,
+    pointing: tuple[PointingScore, int] | None = None,
 ) -> list[Section]:
     """Groups and nouns, temporal assignment, similarity of segments; what the model has of them.
 
-    config: the run's; a note says what of these pictures its objectives did not train.
+    config: the run's; a note says what of these pictures its objectives did not train. pointing:
+    the pointing score and the number of its clips, where the truth is known.
     """
     sections = []
     similarity = _setting(config, "objectives", "grounding", "similarity")
     if any(probe.groups is not None for probe in probes):
         drawn = picture("groups", lambda theme: draw_groups(probes, theme), texts.GROUPS_ALT)
-        section = Section("Groups and nouns", texts.GROUPS, [("", drawn)])
+        text = texts.GROUPS + ("" if pointing is None else texts.pointing(*pointing))
+        section = Section("Groups and nouns", text, [("", drawn)])
         if _setting(config, "objectives", "grounding", "weight") == 0:
             section.notes.append(texts.NO_GROUNDING)
         elif similarity not in (None, "softmax"):
@@ -226,7 +258,9 @@ def clip_sections(
     return sections
 
 
-def headline(retrieval: RetrievalResult | None, series: Series) -> list[Tile]:
+def headline(
+    retrieval: RetrievalResult | None, series: Series, pointing: PointingScore | None = None
+) -> list[Tile]:
     """The numbers that a reader looks for first."""
     tiles = []
     if retrieval is not None:
@@ -234,15 +268,20 @@ def headline(retrieval: RetrievalResult | None, series: Series) -> list[Tile]:
         low, high = summary.intervals.get("R@1", (None, None))
         between = "" if low is None else f"95 %: {low:.1f} to {high:.1f}"
         tiles.append(Tile(f"{summary.recall[1]:.1f} %", "text to video R@1", between))
-        median = f"of {summary.gallery_size} videos"
+        median = f"of {counted(summary.gallery_size, 'video')}"
         tiles.append(Tile(f"{summary.median_rank:g}", "median rank", median))
         if retrieval.colours:
             times = summary.recall[1] / max(retrieval.colours.recall[1], 1e-9)
             note = f"they reach {retrieval.colours.recall[1]:.1f} %"
             tiles.append(Tile(f"{times:.1f} ×", "R@1 over colour sets", note))
+    if pointing is not None:
+        chance = f"chance {100 * pointing.chance:.1f} %"
+        tiles.append(Tile(f"{100 * pointing.score:.1f} %", "pointing score of nouns", chance))
     if "loss" in series:
         steps, values = series["loss"]
-        tiles.append(Tile(f"{values[-1]:.3f}", "last loss", f"after {steps[-1]:,.0f} steps"))
+        tiles.append(
+            Tile(f"{values[-1]:.3f}", "last loss", f"after {counted(int(steps[-1]), 'step')}")
+        )
     clips = steady_median(series, "clips_per_second")
     if clips is not None:
         tiles.append(Tile(f"{clips:,.3g}" if clips < 1000 else f"{clips:,.0f}", "clips per second"))

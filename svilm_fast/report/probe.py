@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -17,8 +17,14 @@ from svilm_fast.data.cut_paste import CutPaste, cut_and_paste
 from svilm_fast.data.dataset import Clip, ClipDataset
 from svilm_fast.data.errors import DataError
 from svilm_fast.evaluation.embed import VideoTextModel, device_of, evaluation_mode
+from svilm_fast.evaluation.pointing import (
+    NounPointing,
+    encode_batch_nouns,
+    group_grid,
+    has_masks,
+    point_in_batch,
+)
 from svilm_fast.models.features import VideoFeatures
-from svilm_fast.report.strips import NO_GROUP
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +40,8 @@ class ClipProbe:
     texts of K nouns; noun_weights: float [K, G], softmax over the groups (rows sum to 1).
     clean: float [T, T] cosine similarity of the segments; blended, own: uint8 [F, H, W, 3] and bool
     [T] of the cut-and-pasted clip and its paste mask (True: own content); assignment: float [T, 2],
-    probabilities of (own, pasted); blended_similarity: as `clean`, of the blended clip.
+    probabilities of (own, pasted); blended_similarity: as `clean`, of the blended clip. pointing:
+    for each noun whose object is known, whether its group lies on that object.
     """
 
     name: str
@@ -50,10 +57,19 @@ class ClipProbe:
     assignment: np.ndarray | None = None
     blended_similarity: np.ndarray | None = None
     untrained_similarity: np.ndarray | None = None
+    pointing: Mapping[str, NounPointing | None] = field(default_factory=dict)
 
 
 def read_clips(dataset: ClipDataset, count: int) -> ClipBatch:
-    """`count` clips from all over a data set, in evaluation view; unreadable ones are passed over.
+    """`count` clips from all over a data set as one batch, in evaluation view.
+
+    Clips that cannot be read are replaced by others. Raises ValueError where none can be read.
+    """
+    return dataset.collate(spread_clips(dataset, count))
+
+
+def spread_clips(dataset: ClipDataset, count: int) -> list[Clip]:
+    """`count` clips from all over a data set, in evaluation view; unreadable ones are skipped.
 
     Raises ValueError where not a single one can be read.
     """
@@ -67,10 +83,10 @@ def read_clips(dataset: ClipDataset, count: int) -> ClipBatch:
         try:
             clips.append(dataset.clip(index, None))
         except DataError as error:
-            log.warning("not in the report: %s: %s", dataset.ids[index], error)
+            log.warning("clip left out of the report: %s: %s", dataset.ids[index], error)
     if not clips:
         raise ValueError(f"no clip of the {dataset.split} split can be read for the report")
-    return dataset.collate(clips)
+    return clips
 
 
 @torch.no_grad()
@@ -98,7 +114,7 @@ def probe_clips(
     frames = batch.frames.to(device)
     with evaluation_mode(model):
         clean = model.encode_video(frames, None)
-        nouns = _encode_nouns(model, batch, device)
+        nouns = encode_batch_nouns(model, batch, device)
         pasted = _cut_and_paste(frames, batch, clean, seed, paste_lengths)
         blended = model.encode_video(pasted.blended, None) if pasted else None
     with evaluation_mode(untrained):
@@ -106,6 +122,10 @@ def probe_clips(
     assignments = _assignments(blended, pasted, temperature, temporal_head)
     groups = group_grid(clean)
     weights = noun_weights(clean.groups, nouns, beta)
+    pointing: list[dict[str, NounPointing | None]] = [{} for _ in batch.ids]
+    known = len(batch.metadata) == len(batch) and all(map(has_masks, batch.metadata))
+    if known and groups is not None and weights is not None:
+        pointing = point_in_batch(batch, groups, weights.argmax(axis=-1))
     probes = []
     for row, name in enumerate(batch.ids):
         kept = batch.noun_mask[row].nonzero()[:, 0].tolist() if weights is not None else []
@@ -119,26 +139,11 @@ def probe_clips(
                 nouns=tuple(batch.nouns[row][k] for k in kept),
                 noun_weights=np.zeros((0, 0)) if weights is None else weights[row, kept],
                 clean=similarity(clean, row),
+                pointing=pointing[row],
                 **_blended_part(pasted, blended, before, row, assignments),
             )
         )
     return probes
-
-
-def group_grid(features: VideoFeatures) -> np.ndarray | None:
-    """The last grouping block's assignment on the token grid: int [b, P, h, w], -1 for dropped."""
-    if not features.assignments:
-        return None
-    index = features.assignments[-1].index.long().cpu()
-    time, height, width = features.grid
-    grid = torch.full((len(index), time * height * width), NO_GROUP)
-    ids = features.token_ids.cpu()
-    if features.token_mask is None:
-        grid.scatter_(1, ids, index)
-    else:
-        for row, mask in enumerate(features.token_mask.cpu()):
-            grid[row, ids[row][mask]] = index[row][mask]
-    return grid.reshape(-1, time, height, width).numpy()
 
 
 def noun_weights(groups: Tensor | None, nouns: Tensor | None, beta: float) -> np.ndarray | None:
@@ -168,18 +173,6 @@ def similarity(features: VideoFeatures, row: int) -> np.ndarray:
         raise ValueError("the features hold no segments: encode with VideoOutputs(segments=True)")
     z = F.normalize(features.segments[row].float().cpu(), dim=-1)
     return (z @ z.T).numpy()
-
-
-def _encode_nouns(model: VideoTextModel, batch: ClipBatch, device: torch.device) -> Tensor | None:
-    count, nouns, length = batch.noun_tokens.shape
-    if not nouns:
-        return None
-    mask = batch.noun_token_mask.clone()
-    # An absent noun is a sequence without tokens, which an encoder need not take.
-    mask[..., 0] |= ~batch.noun_mask
-    tokens = batch.noun_tokens.reshape(-1, length).to(device)
-    flat = mask.reshape(-1, length).to(device)
-    return model.encode_nouns(tokens, flat).reshape(count, nouns, -1)
 
 
 def _cut_and_paste(

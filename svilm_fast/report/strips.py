@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-NO_GROUP = -1
+from svilm_fast.evaluation.pointing import NO_GROUP
 
 
 def film_strip(

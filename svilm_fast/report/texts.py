@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from svilm_fast.core.text import counted
+from svilm_fast.evaluation.pointing import PointingScore
 from svilm_fast.evaluation.retrieval import RetrievalResult
 
 QUERIES = (
@@ -18,6 +20,13 @@ GROUPS = (
     "block. A noun of the caption is compared with all groups: the bars are its softmax over them, "
     "and its row lights up the tokens of the group that it attends to most."
 )
+POINTING = (
+    " Pointing score: {score:.0%} of the attention of {nouns} of {clips} lies on the object that "
+    "the noun names; pointing at a random token would reach {chance:.1%}. A noun scores the share "
+    "of its group’s tokens that the object covers by at least a quarter, and an empty group scores "
+    "nothing."
+)
+POINTING_TOO_SMALL = " Left out: {nouns} whose object covers a quarter of no token."
 NO_GROUNDING = (
     "Grounding had weight 0 in this run: no noun was compared with the groups in training, and the "
     "groups follow from the other objectives alone."
@@ -52,19 +61,35 @@ TIME_ALT = "Blended clips over time with their paste masks and the model's two-c
 SIMILARITY_ALT = "Matrices of cosine similarity between segments, with frames along both sides"
 
 
+def pointing(score: PointingScore, clips: int) -> str:
+    """The pointing score, its chance level, and what was left out."""
+    text = POINTING.format(
+        score=score.score,
+        chance=score.chance,
+        nouns=counted(score.nouns, "noun"),
+        clips=counted(clips, "clip"),
+    )
+    if score.too_small:
+        text += POINTING_TOO_SMALL.format(nouns=counted(score.too_small, "noun"))
+    return text
+
+
 def retrieval(result: RetrievalResult) -> str:
     """What was ranked against what, and how the other rows are meant."""
     found = result.embeddings
     text = (
-        f"{result.protocol}: {len(found.captions)} captions ({result.distinct_captions} distinct) "
-        f"and {len(found.video_ids)} videos, ranked by cosine similarity. In brackets: 95 % "
-        "bootstrap intervals. Ties count in expectation over a random order of the tied videos. "
+        f"{result.protocol}: {counted(len(found.captions), 'caption')} "
+        f"({result.distinct_captions} distinct) "
+        f"and {counted(len(found.video_ids), 'video')}, ranked by cosine similarity. "
+        "In brackets: 95 % bootstrap intervals. Ties count in expectation over a random order of "
+        "the tied videos. "
         "Chance is the binomial 99.9 % interval of guessing. "
     )
     if result.colours:
         text += (
             "“Colour sets only” compares the set of colours named in the caption with the true set "
-            f"of each clip ({len(result.colours.colours)} colours, "
-            f"{result.colours.distinct_clip_sets} different sets), in expectation over ties. "
+            f"of each clip ({counted(len(result.colours.colours), 'colour')}, "
+            f"{counted(result.colours.distinct_clip_sets, 'different set')}), in expectation "
+            "over ties. "
         )
     return text + f"Manifest {result.manifest[:16]}."

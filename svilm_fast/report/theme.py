@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import matplotlib
@@ -14,7 +15,23 @@ from matplotlib import font_manager
 matplotlib.use("Agg")
 
 FONTS = ("Inter", "Source Sans 3", "Segoe UI", "Helvetica Neue", "Noto Sans", "DejaVu Sans")
-GOLDEN_ANGLE = 137.50776
+# How much a difference in lightness counts beside one in hue or saturation, between group colours.
+LIGHTNESS_WEIGHT = 0.55
+# OKLab, Ottosson 2020: https://bottosson.github.io/posts/oklab/
+CONES_TO_OKLAB = np.array(
+    [
+        [0.2104542553, 0.7936177850, -0.0040720468],
+        [1.9779984951, -2.4285922050, 0.4505937099],
+        [0.0259040371, 0.7827717662, -0.8086757660],
+    ]
+)
+CONES_TO_LINEAR = np.array(
+    [
+        [4.0767416621, -3.3077115913, 0.2309699292],
+        [-1.2684380046, 2.6097574011, -0.3413193965],
+        [-0.0041960863, -0.7034186147, 1.7076147010],
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -98,18 +115,47 @@ def drawing(theme: Theme) -> Iterator[None]:
         yield
 
 
-def group_colours(count: int) -> np.ndarray:
-    """Colours of group tokens that neighbours in number can be told apart by: uint8 [count, 3].
+@lru_cache(maxsize=8)
+def _group_palette(count: int) -> np.ndarray:
+    """The first `count` colours of a greedy search for the colour farthest from all before it."""
+    lightness, chroma, hue = (
+        axis.ravel()
+        for axis in np.meshgrid(
+            np.arange(0.46, 0.89, 0.06),
+            np.arange(0.09, 0.25, 0.03),
+            np.radians(np.arange(0, 360, 6)),
+            indexing="ij",
+        )
+    )
+    a, b = chroma * np.cos(hue), chroma * np.sin(hue)
+    linear = _oklab_to_linear(lightness, a, b)
+    inside = ((linear >= 0) & (linear <= 1)).all(axis=-1)
+    colours = np.stack([LIGHTNESS_WEIGHT * lightness, a, b], axis=-1)[inside]
+    start = np.array([LIGHTNESS_WEIGHT * 0.64, 0.18 * np.cos(0.45), 0.18 * np.sin(0.45)])
+    chosen = [int(np.linalg.norm(colours - start, axis=1).argmin())]
+    apart = np.linalg.norm(colours - colours[chosen[0]], axis=1)
+    while len(chosen) < count:
+        chosen.append(int(apart.argmax()))
+        apart = np.minimum(apart, np.linalg.norm(colours - colours[chosen[-1]], axis=1))
+    return np.round(255 * _curved(linear[inside][chosen])).astype(np.uint8)
 
-    The lightness in OKLCH alternates between three levels; on each the hues step by the golden
-    angle, which spreads any number of them evenly, and the levels are a third of a turn apart.
+
+def group_colours(count: int) -> np.ndarray:
+    """Colours of groups that can be told apart, the same for any count: uint8 [count, 3].
+
+    Each is the saturated sRGB colour farthest from those before it in OKLab. Lightness counts less
+    than hue and saturation, because a tinted frame changes it.
     """
-    index = np.arange(count)
-    lightness = np.array([0.70, 0.58, 0.82])[index % 3]
-    chroma = np.array([0.17, 0.18, 0.13])[index % 3]
-    hue = np.radians(25 + index // 3 * GOLDEN_ANGLE + index % 3 * 120)
-    rgb = _oklab_to_srgb(lightness, chroma * np.cos(hue), chroma * np.sin(hue))
-    return np.round(255 * rgb).astype(np.uint8)
+    return _group_palette(max(1, count))[:count].copy()
+
+
+def colour_distances(colours: np.ndarray) -> np.ndarray:
+    """Distances in OKLab of every pair: uint8 [n, 3] to float [n, n]; 0.02 is just noticeable."""
+    part = colours / 255
+    linear = np.where(part <= 0.04045, part / 12.92, ((part + 0.055) / 1.055) ** 2.4)
+    cones = np.cbrt(linear @ np.linalg.inv(CONES_TO_LINEAR).T)
+    lab = cones @ CONES_TO_OKLAB.T
+    return np.linalg.norm(lab[:, None] - lab[None], axis=-1)
 
 
 def rgb(colour: str) -> np.ndarray:
@@ -122,17 +168,13 @@ def hex_colour(colour: np.ndarray) -> str:
     return "#{:02x}{:02x}{:02x}".format(*(int(c) for c in colour))
 
 
-def _oklab_to_srgb(lightness: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    long = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3
-    medium = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3
-    short = (lightness - 0.0894841775 * a - 1.2914855480 * b) ** 3
-    linear = np.stack(
-        [
-            4.0767416621 * long - 3.3077115913 * medium + 0.2309699292 * short,
-            -1.2684380046 * long + 2.6097574011 * medium - 0.3413193965 * short,
-            -0.0041960863 * long - 0.7034186147 * medium + 1.7076147010 * short,
-        ],
-        axis=-1,
-    ).clip(0, 1)
-    curved = 1.055 * linear ** (1 / 2.4) - 0.055
-    return np.where(linear <= 0.0031308, 12.92 * linear, curved)
+def _oklab_to_linear(lightness: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Linear sRGB [n, 3]; outside of [0, 1] for a colour that no screen shows."""
+    oklab = np.stack([lightness, a, b], axis=-1)
+    cones = (oklab @ np.linalg.inv(CONES_TO_OKLAB).T) ** 3
+    linear: np.ndarray = cones @ CONES_TO_LINEAR.T
+    return linear
+
+
+def _curved(linear: np.ndarray) -> np.ndarray:
+    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)

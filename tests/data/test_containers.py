@@ -114,7 +114,7 @@ def test_a_folder_is_packed_with_all_kinds_and_folders_below(many, tmp_path):
     assert report.refused == []
     assert report.written == len(KINDS) + 5
     assert report.passed_over == ["below/notes.md", "camera.dat"]
-    (line,) = (line for line in report.lines() if "passed over" in line)
+    (line,) = (line for line in report.lines() if "without a video extension" in line)
     assert "2 files" in line
     assert "1 x .dat" in line
     assert "below/notes.md, camera.dat" in line
@@ -152,7 +152,7 @@ def test_names_that_mean_no_video_or_several_are_refused(many):
         folder.locate("below")  # a folder is no video
     os.mkfifo(many / "pipe.mp4")
     for name in ("pipe", "pipe.mp4"):
-        with pytest.raises(MissingFileError, match="no regular file"):
+        with pytest.raises(MissingFileError, match="not a regular file"):
             VideoFolder(str(many)).locate(name)
 
 

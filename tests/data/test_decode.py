@@ -92,7 +92,7 @@ def test_a_sound_file_has_no_video(tmp_path):
     [
         ({"frame_pixels": 1000}, "40 x 32 pixels"),
         ({"frames": 11}, "more than 11 frames"),
-        ({"video_bytes": 100}, "100 are allowed"),
+        ({"video_bytes": 100}, "more than the limit of 100"),
     ],
 )
 def test_limits_refuse_before_decoding(videos, limits, message):
@@ -139,5 +139,5 @@ def test_training_draws_every_frame_of_a_segment_and_no_other():
 def test_short_clips_repeat_frames_or_are_skipped():
     assert choose_frames(2, 4, None).tolist() == [0, 0, 1, 1]
     assert choose_frames(1, 3, np.full(3, 0.5)).tolist() == [0, 0, 0]
-    with pytest.raises(ShortClipError, match="3 frames, and 4 are asked"):
+    with pytest.raises(ShortClipError, match="3 frames, 4 are needed"):
         choose_frames(3, 4, None, short_clip="skip")

@@ -139,7 +139,7 @@ def test_frames_and_errors_are_those_of_the_calling_process(videos, make_video, 
     cut = make_video(make_ramp(30), movflags="faststart")
     with pytest.raises(TruncatedVideoError, match=r"of 30 frames"):
         decode_limited(cut[: int(0.8 * len(cut))], every_frame)
-    with pytest.raises(ShortClipError, match="12 frames, and 20 are asked"):
+    with pytest.raises(ShortClipError, match="12 frames, 20 are needed"):
         decode_limited(videos[0], FrameChoice(20, None, "skip"))
 
 

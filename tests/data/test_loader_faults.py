@@ -78,7 +78,7 @@ def test_evaluation_leaves_broken_samples_out(make_dataset):
 
 def test_the_budget_ends_a_run_that_loses_too_much(make_dataset):
     dataset = make_dataset(20, replace=BROKEN, skips={"fraction": 0.01, "always_allowed": 1})
-    with pytest.raises(SkipBudgetError, match=r"2 of \d+ samples were skipped .*data\.skips"):
+    with pytest.raises(SkipBudgetError, match=r"2 of \d+ samples skipped .*data\.skips"):
         _batches(dataset, 10)
 
 

@@ -138,7 +138,7 @@ def test_segments_are_packed_as_samples_of_their_own(listed):
     assert (report.written, report.captions, report.frames) == (3, 4, 4 + 8 + 12)
     assert [skip.reason for skip in report.refused] == ["bad segment"] * 2
     assert report.refused[0].sample == "a.mp4 from 7 s to 8 s"
-    assert "line 5: start='x' is no time" in report.refused[1].message
+    assert "line 5: start='x' is not a time" in report.refused[1].message
     table = open_split(DataConfig(train=str(listed / "shards")), "train")
     assert [(sample.id, sample.captions, sample.segment) for sample in table.samples] == [
         ("a_0-0_5", ("a red ball",), (0.0, 0.5)),

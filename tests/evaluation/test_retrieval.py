@@ -108,7 +108,7 @@ def test_ids_that_never_arrive_are_missing(make_dataset, colour_model) -> None:
     result = evaluate_retrieval(
         colour_model, [dataset.batch([0, 1])], dataset=dataset, expected_ids=["video0001", "gone"]
     )
-    assert result.missing == {"gone": "did not arrive from the loader"}
+    assert result.missing == {"gone": "not delivered by the loader"}
 
 
 def test_a_training_data_set_is_refused(make_dataset, colour_model) -> None:

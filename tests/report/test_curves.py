@@ -40,7 +40,7 @@ def test_damaged_lines_are_left_out_and_counted(tmp_path: Path, caplog) -> None:
     path.write_bytes(b"\n".join([b'{"step": 1, "loss": 4}', *broken, b'{"step": 3, "loss": 2}']))
     steps, values = read_metrics(path)["loss"]
     assert (steps.tolist(), values.tolist()) == ([1, 3], [4.0, 2.0])
-    assert "7 lines are damaged and left out" in caplog.text
+    assert "7 damaged lines left out" in caplog.text
 
 
 def test_smoothing_keeps_straight_lines_and_their_ends() -> None:
@@ -101,3 +101,23 @@ def test_bars_are_as_long_as_the_recalls(make_result) -> None:
     assert widths[1] == pytest.approx([12.5, 62.5, 100.0])
     assert widths[2] == [interval.expected for interval in result.chance]
     assert [text.get_text() for text in axes.get_yticklabels()] == ["R@1", "R@5", "R@10"]
+
+
+def test_a_single_evaluation_is_a_mark_with_its_value(tmp_path: Path) -> None:
+    line = '{"step": 40, "retrieval_t2v_R@1": 12.5, "retrieval_t2v_R@5": 0.0, "gradient_norm": 2}'
+    series = read_metrics(write(tmp_path / "m.jsonl", line))
+    with drawing(LIGHT):
+        figure = draw_curves(series, LIGHT)
+    for axes, labels in zip(figure.axes, (["R@1: 12.5", "R@5: 0"], ["before clipping: 2"])):
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == labels
+        for drawn in axes.lines:
+            assert drawn.get_marker() == "o"
+            assert drawn.get_markersize() >= 6
+            assert not drawn.get_clip_on()  # it stands on the right edge, or on the axis
+
+
+def test_values_that_hardly_change_stay_below_the_top(tmp_path: Path) -> None:
+    lines = [json.dumps({"step": step, "loss": 5 + step * 1e-4}) for step in (1, 2)]
+    with drawing(LIGHT):
+        figure = draw_curves(read_metrics(write(tmp_path / "m.jsonl", *lines)), LIGHT)
+    assert figure.axes[0].get_ylim() == (0, pytest.approx(1.05 * 5.0002))

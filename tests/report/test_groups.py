@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
+from svilm_fast.evaluation.pointing import NO_GROUP, NounPointing
 from svilm_fast.report.groups import draw_groups, group_shares, shown_positions
-from svilm_fast.report.strips import NO_GROUP, tint
+from svilm_fast.report.strips import tint
 from svilm_fast.report.theme import LIGHT, THEMES, drawing, group_colours, rgb
 
 
@@ -83,3 +85,37 @@ def test_a_model_without_groups_is_named(make_probe) -> None:
 def test_the_palette_is_not_the_themes_own() -> None:
     marks = {tuple(rgb(LIGHT.right)), tuple(rgb(LIGHT.wrong))}
     assert not marks & {tuple(colour) for colour in group_colours(32)}
+
+
+def words(probe: object) -> list[str]:
+    with drawing(LIGHT):
+        figure = draw_groups([probe], LIGHT)  # type: ignore[list-item]
+    found = [text.get_text() for text in figure.axes[0].texts]
+    plt.close(figure)
+    return found
+
+
+def test_the_legend_names_every_group_with_its_colour(make_probe) -> None:
+    probe = make_probe(num_groups=20, noun_weights=np.full((1, 20), 0.05))
+    with drawing(LIGHT):
+        figure = draw_groups([probe], LIGHT)
+    texts = figure.axes[0].texts
+    boxes = {patch.get_facecolor()[:3] for patch in figure.axes[0].patches}
+    plt.close(figure)
+    first = [text.get_text() for text in texts].index("group")
+    assert [text.get_text() for text in texts[first + 1 : first + 21]] == list(map(str, range(20)))
+    assert {tuple(colour / 255) for colour in group_colours(20)} <= boxes
+
+
+def test_empty_is_explained_where_it_is_said(make_probe) -> None:
+    unseen = words(make_probe(noun_weights=np.array([[0.1, 0.2, 0.7]])))
+    assert "group 2, 70% (empty)" in unseen
+    assert any("(empty): no token of the clip belongs to the group" in text for text in unseen)
+    assert not any("(empty)" in text for text in words(make_probe()))
+
+
+def test_a_noun_says_how_much_of_its_group_is_on_the_object(make_probe) -> None:
+    known = words(make_probe(pointing={"red ring": NounPointing(0.75, 0.1)}))
+    assert "group 1, 70%\non the object: 75%" in known
+    assert any("where the truth is known" in text for text in known)
+    assert not any("on the object" in text for text in words(make_probe()))

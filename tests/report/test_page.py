@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from svilm_fast.evaluation.pointing import PointingScore
 from svilm_fast.objectives.config import GroundingConfig
 from svilm_fast.report import build_report
 from svilm_fast.report.page import (
@@ -190,3 +191,27 @@ def test_texts_cannot_reorder_the_page() -> None:
     assert not set(shown) & set("\u202e\u2066\x1b")
     for text in ("\\u202egpj", "1\\u202e", "é 男", "a\\u202eb", "\\x1b[2J\\u2066x"):
         assert text in shown
+
+
+def test_the_pointing_score_is_on_the_page_with_its_chance(make_probe) -> None:
+    score = PointingScore(score=0.5, chance=0.125, nouns=1, too_small=2)
+    groups = clip_sections([make_probe()], pointing=(score, 3))[0]
+    assert "Pointing score: 50% of the attention of 1 noun of 3 clips" in groups.text
+    assert "random token would reach 12.5%" in groups.text
+    assert "Left out: 2 nouns" in groups.text
+    assert headline(None, {}, score) == [Tile("50.0 %", "pointing score of nouns", "chance 12.5 %")]
+
+
+def test_a_phone_shows_the_page_without_scrolling_sideways(page: str) -> None:
+    """What is wide lies in a box that scrolls, and no column is wider than a narrow page."""
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in page
+    body = page[page.index("<main>") :]
+    for tag in ("table class", "picture>", "pre>"):
+        for start in (found.start() for found in re.finditer(f"<{tag}", body)):
+            box = '<div class="scroll' if tag != "pre>" else "<details>"
+            assert box in body[start - 250 : start], tag
+    style = page[page.index("<style>") : page.index("</style>")]
+    assert re.search(r"\.scroll {[^}]*overflow-x: auto", style)
+    assert re.search(r"\bimg {[^}]*width: 100%; height: auto", style)
+    for columns in re.findall(r"minmax\(([^,]+?(?:, 100%\))?),", style):
+        assert columns.startswith("min("), columns

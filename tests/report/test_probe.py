@@ -10,10 +10,10 @@ import torch
 
 from svilm_fast.data.batch import ClipBatch, sample_key
 from svilm_fast.data.errors import DataError
+from svilm_fast.evaluation.pointing import group_grid
 from svilm_fast.models.config import ModelConfig, TextConfig, VideoConfig
 from svilm_fast.models.dual_encoder import DualEncoder
 from svilm_fast.report.probe import (
-    group_grid,
     noun_weights,
     probe_clips,
     read_clips,

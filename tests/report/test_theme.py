@@ -11,6 +11,7 @@ from svilm_fast.report.theme import (
     LIGHT,
     THEMES,
     Theme,
+    colour_distances,
     drawing,
     group_colours,
     hex_colour,
@@ -39,15 +40,23 @@ def test_text_is_readable(theme: Theme) -> None:
             assert contrast(colour, ground) > 2.7
 
 
-@pytest.mark.parametrize("count", [8, 16, 32, 64])
-def test_group_colours_differ(count: int) -> None:
-    colours = group_colours(count).astype(int)
+@pytest.mark.parametrize(("count", "apart"), [(8, 0.17), (16, 0.13), (32, 0.085), (64, 0.06)])
+def test_group_colours_differ(count: int, apart: float) -> None:
+    """In OKLab, where 0.02 is just noticeable."""
+    colours = group_colours(count)
     assert colours.shape == (count, 3)
-    apart = np.abs(colours[:, None] - colours[None]).sum(axis=-1)
-    np.fill_diagonal(apart, 999)
-    assert apart.min() > (60 if count <= 16 else 15)
-    neighbours = np.abs(np.diff(colours, axis=0)).sum(axis=-1)
-    assert neighbours.min() > 100
+    found = colour_distances(colours)
+    np.fill_diagonal(found, 9)
+    assert found.min() > apart
+
+
+def test_colour_distances_are_those_of_oklab() -> None:
+    """White to black is lightness 1 to 0; red and blue as Ottosson's table gives them."""
+    white, black, red, blue = ([255] * 3, [0] * 3, [255, 0, 0], [0, 0, 255])
+    found = colour_distances(np.array([white, black, red, blue]))
+    assert found[0, 1] == pytest.approx(1.0, abs=1e-3)
+    lab_red, lab_blue = np.array([0.628, 0.2249, 0.1258]), np.array([0.452, -0.0325, -0.3115])
+    assert found[2, 3] == pytest.approx(np.linalg.norm(lab_red - lab_blue), abs=2e-3)
 
 
 def test_the_first_groups_keep_their_colours() -> None:

@@ -88,7 +88,7 @@ def test_a_rank_that_dies_during_the_save_leaves_the_previous_checkpoint(
     state = load_checkpoint(engine, tmp_path)
     assert state is not None
     assert state.step == 2
-    assert "step_00000004 is passed over: it was never completed" in caplog.text
+    assert "step_00000004 is skipped: its save did not complete" in caplog.text
     assert train(engine, batch_of, 2, 4) == wanted
     save(engine, tmp_path, 4)
     assert newest_verified(tmp_path) == tag_of(4)
@@ -131,9 +131,9 @@ def test_damage_falls_back_to_the_one_before_with_a_notice(
         write_manifest(folder)
     (tmp_path / tag_of(2) / "weights").write_bytes(b"y" * 64)
     assert newest_verified(tmp_path) == tag_of(1)
-    assert "step_00000002 is passed over: weights has changed" in caplog.text
+    assert "step_00000002 is skipped: weights has changed" in caplog.text
     (tmp_path / tag_of(1) / MANIFEST).write_text("{")
-    with pytest.raises(CheckpointError, match=r"no checkpoint .* can be trusted.*--overwrite"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint .* passes verification.*--overwrite"):
         newest_verified(tmp_path)
 
 

@@ -82,7 +82,9 @@ def test_a_run_may_go_without_a_checkpoint(configure, ranks, monkeypatch, capsys
     config = configure(*short, "checkpoint.when_full=continue")
     assert train_as_rank(config, Start(), ranks).finished
     assert committed_tags(RunFiles(Path(config.run.dir)).checkpoints) == [tag_of(3), tag_of(1)]
-    assert "not saved: no room for the checkpoint of step 2" in capsys.readouterr().out
+    assert (
+        "not saved: not enough disk space for the checkpoint of step 2" in capsys.readouterr().out
+    )
 
 
 def test_a_run_does_not_leave_without_a_word_that_its_last_step_is_not_saved(
@@ -92,7 +94,7 @@ def test_a_run_does_not_leave_without_a_word_that_its_last_step_is_not_saved(
     free = iter([10**12, 0, 0])
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(1, 1, next(free)))
     config = configure(*short, "checkpoint.when_full=continue")
-    with pytest.raises(NoRoomError, match="no room for the checkpoint of step 2"):
+    with pytest.raises(NoRoomError, match="not enough disk space for the checkpoint of step 2"):
         train_as_rank(config, Start(), ranks)
     assert committed_tags(RunFiles(Path(config.run.dir)).checkpoints) == [tag_of(1)]
 

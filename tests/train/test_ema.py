@@ -191,12 +191,12 @@ def test_an_average_begins_where_the_checkpoint_has_none_and_ends_where_the_run_
     save_checkpoint(plain, tmp_path / "plain", TrainerState(2, {}), keep=1)
     begun = make_engine("ema.decay=0.5", seed=5)
     load_checkpoint(begun, tmp_path / "plain")
-    assert "holds no average of the weights: it begins at this step" in caplog.text
+    assert "holds no average of the weights: averaging starts at this step" in caplog.text
     found, wanted = averages(begun), held(plain)
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
     save_checkpoint(begun, tmp_path / "averaged", TrainerState(2, {}), keep=1)
     load_checkpoint(make_engine(seed=6), tmp_path / "averaged")
-    assert "which ends here: ema.decay=null" in caplog.text
+    assert "which is dropped: ema.decay=null" in caplog.text
 
 
 def test_before_its_start_there_is_no_average_and_nothing_is_exchanged(

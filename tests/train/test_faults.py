@@ -82,7 +82,7 @@ def test_a_killed_rank_is_named_by_all_others(end_of) -> None:
     first, third = errors_of(end, 0, 2)
     assert first == third
     assert first.startswith("step 2: rank 1 (host ")
-    assert "is gone, killed or crashed" in first
+    assert "exited without an error report" in first
     assert "--resume" in first
 
 
@@ -94,7 +94,7 @@ def test_the_first_rank_can_be_the_one_that_is_killed(end_of) -> None:
     second, third = errors_of(end, 1, 2)
     assert second == third
     assert second.startswith("step 2: rank 0 (host ")
-    assert "is gone" in second
+    assert "exited without an error report" in second
 
 
 @pytest.mark.slow
@@ -107,7 +107,7 @@ def test_a_rank_that_does_not_answer_is_named_after_the_timeout(end_of, stopped:
     lines = errors_of(end, *others)
     assert lines[0] == lines[1]
     assert f"rank {stopped} (host " in lines[0]
-    assert f"did not answer within distributed.timeout_seconds={TIMEOUT:g}" in lines[0]
+    assert f"did not respond within distributed.timeout_seconds={TIMEOUT:g}" in lines[0]
     # Woken up later, it finds the others gone and ends too.
     assert end["codes"] == [4, 4, 4], end["outputs"]
 
@@ -137,13 +137,16 @@ def test_ranks_that_cannot_tell_each_other_still_end(end_of) -> None:
     end = end_of(faults=[cut_off, {"kind": "kill", "rank": 1, "step": 2}])
     assert end["codes"] == [4, -9], end["outputs"]
     assert "(a firewall): the ranks cannot tell each other why one stops" in end["outputs"][1]
-    assert errors_of(end, 0)[0].startswith("another rank is gone or does not answer: ")
+    assert errors_of(end, 0)[0].startswith("another rank exited or does not respond: ")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "codes", "said"),
-    [("leave", [4, 0], "stopped: it left with exit code 0"), ("vanish", [4, 0], "is gone")],
+    [
+        ("leave", [4, 0], "stopped: it exited with code 0"),
+        ("vanish", [4, 0], "exited without"),
+    ],
 )
 def test_a_rank_that_exits_early_stops_the_others(end_of, kind: str, codes, said: str) -> None:
     end = end_of(faults=[{"kind": kind, "rank": 1, "step": 2}])
@@ -159,8 +162,9 @@ def test_a_rank_that_leaves_out_a_collective_stops_all(end_of) -> None:
     assert end["codes"] == [4, 4], end["outputs"]
     first, second = errors_of(end, 0, 1)
     assert first == second
-    assert "one of them left out a step or a collective" in first or (
-        "the ranks wait for each other in different collectives: rank 0 at step 2 in" in first
+    assert "one of them skipped a step or a collective" in first or (
+        "the ranks are waiting for each other in different collectives: rank 0 at step 2 in"
+        in first
     )
 
 
@@ -170,9 +174,7 @@ def test_a_rank_that_leaves_out_a_step_stops_all(end_of) -> None:
     assert end["codes"] == [4, 4], end["outputs"]
     first, second = errors_of(end, 0, 1)
     assert first == second
-    assert first.startswith(
-        "the ranks do not agree about the step (from 2 to 3): one of them left out"
-    )
+    assert first.startswith("the ranks are at different steps (from 2 to 3): one of them skipped")
 
 
 @pytest.mark.slow
@@ -203,8 +205,9 @@ def test_a_rank_with_other_settings_is_named_before_the_first_step(end_of, tmp_p
     end = end_of(only_on_rank={"1": other})
     assert end["codes"] == [2, 2], end["outputs"]
     assert errors_of(end, 0) == [
-        "rank 1 was started with optimizer.lr=0.5 (rank 0: 0.001), training.global_batch=16 "
-        "(rank 0: 8); start every node with the same recipe and the same settings"
+        "configuration consistency check: rank 1 was started with optimizer.lr=0.5 "
+        "(rank 0: 0.001), training.global_batch=16 (rank 0: 8); start every node with the same "
+        "recipe and settings"
     ]
     assert not list(tmp_path.glob("run/*"))
 
@@ -216,7 +219,7 @@ def test_ranks_that_never_come_are_an_error_of_those_that_did(end_of) -> None:
     )
     assert end["codes"] == [4, 0], end["outputs"]
     (first,) = errors_of(end, 0)
-    assert first.startswith("the 2 ranks did not come together at 127.0.0.1:")
+    assert first.startswith("the 2 ranks did not connect at 127.0.0.1:")
     assert "distributed.timeout_seconds=8" in first  # the larger of the two
 
 

@@ -66,4 +66,4 @@ def test_the_survivor_of_a_killed_rank_names_it(
     errors = [line for line in output.read_text().splitlines() if line.startswith("error: ")]
     assert len(errors) == 1, output.read_text()
     assert "rank 1 (host " in errors[0]
-    assert "is gone, killed or crashed" in errors[0]
+    assert "exited without an error report" in errors[0]

@@ -67,7 +67,7 @@ def test_a_malformed_manifest_falls_back_to_the_checkpoint_before(
     text = MALFORMED[kind]
     (newer / MANIFEST).write_bytes(text if isinstance(text, bytes) else text.encode())
     assert newest_verified(tmp_path) == tag_of(1)
-    assert f"{tag_of(2)} is passed over: {MANIFEST} " in caplog.text
+    assert f"{tag_of(2)} is skipped: {MANIFEST} " in caplog.text
 
 
 def test_every_flipped_bit_of_a_manifest_is_survived(make_engine, tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_random_json_is_a_good_or_a_damaged_checkpoint_and_nothing_else(
         if reason is None:
             assert newest_verified(tmp_path) == tag_of(1)
             continue
-        with pytest.raises(CheckpointError, match="can be trusted"):
+        with pytest.raises(CheckpointError, match="passes verification"):
             newest_verified(tmp_path)
     if name == MANIFEST:
         assert found > 380
@@ -261,11 +261,11 @@ def test_a_kill_during_the_first_save_leaves_nothing_to_resume(
         with pytest.raises(KeyboardInterrupt):
             save(engine, tmp_path, 1)
     assert load_checkpoint(engine, tmp_path) is None
-    assert "unfinished first save" in caplog.text
+    assert "incomplete first checkpoint" in caplog.text
     save(engine, tmp_path, 1)
     assert newest_verified(tmp_path) == tag_of(1)
     (tmp_path / tag_of(1) / MANIFEST).unlink()
-    with pytest.raises(CheckpointError, match=r"no checkpoint .* can be trusted"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint .* passes verification"):
         newest_verified(tmp_path)
 
 
@@ -333,8 +333,10 @@ def test_a_damaged_checkpoint_is_removed_but_not_what_somebody_put_there(
     (folder / "notes.txt").write_text("mine")
     save_checkpoint(engine, tmp_path, TrainerState(2, {}), keep=1)
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
-    assert "no save wrote notes.txt" in caplog.text
-    with pytest.raises(CheckpointError, match=f"{tag_of(1)} holds what no save wrote"):
+    assert "contains notes.txt, which no checkpoint save wrote" in caplog.text
+    with pytest.raises(
+        CheckpointError, match=f"{tag_of(1)} contains files that no checkpoint save wrote"
+    ):
         save(engine, tmp_path, 1)
 
 

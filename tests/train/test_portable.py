@@ -112,7 +112,7 @@ def test_a_link_in_its_place_is_refused_and_nothing_behind_it_changes(
     save_portable(engine, tmp_path / "far", 1, {})
     before = {path.name: path.read_bytes() for path in (tmp_path / "far").iterdir()}
     (tmp_path / "portable").symlink_to(tmp_path / "far")
-    with pytest.raises(CheckpointError, match="portable is a link, which is not followed"):
+    with pytest.raises(CheckpointError, match="portable is a symbolic link, which is not followed"):
         save_portable(engine, tmp_path / "portable", 2, {})
     assert {path.name: path.read_bytes() for path in (tmp_path / "far").iterdir()} == before
 
@@ -135,7 +135,7 @@ def test_a_foreign_folder_with_the_name_of_a_draft_stays(make_engine, tmp_path: 
     draft = tmp_path / ".portable.tmp"
     draft.mkdir()
     (draft / "thesis.tex").write_text("mine")
-    with pytest.raises(CheckpointError, match=r"holds thesis\.tex, which no save wrote"):
+    with pytest.raises(CheckpointError, match=r"holds thesis\.tex, which no checkpoint save wrote"):
         save_portable(make_engine(), tmp_path / "portable", 1, {})
     assert (draft / "thesis.tex").read_text() == "mine"
 
@@ -174,7 +174,7 @@ def test_what_cannot_move_to_the_newer_checkpoint_is_named_and_stays(
     (before / "listed").write_text("")
     write_manifest(before)
     (before / "state.json").write_text("mine")
-    with pytest.raises(CheckpointError, match=r"holds state\.json, which no save wrote"):
+    with pytest.raises(CheckpointError, match=r"holds state\.json, which no checkpoint save wrote"):
         save_portable(engine, folder, 2, {})
     assert (before / "state.json").read_text() == "mine"
     assert read_portable_state(folder)["step"] == 1

@@ -2,11 +2,18 @@
 
 import io
 import re
+from math import nan
 
 import pytest
 from rich.console import Console
 
-from svilm_fast.train.run.progress import SHORT_NAMES, Display
+from svilm_fast.train.run.progress import (
+    SHARES,
+    SHORT_NAMES,
+    Display,
+    figure_lines,
+    readable,
+)
 
 VALUES = dict.fromkeys(SHORT_NAMES, 0.123) | {
     "peak_memory_bytes": 3.5 * 2**30,
@@ -54,6 +61,37 @@ def test_without_a_terminal_a_record_is_one_line(capsys) -> None:
     display.say("saved")
     display.close()
     assert capsys.readouterr().out == "step 5/10 | loss 1.5 | acc v2t 25%\nsaved\n"
+
+
+def test_step_lines_fit_into_120_columns(capsys) -> None:
+    """All figures, with numbers as large as a diverging run has them."""
+    values = dict.fromkeys(VALUES, -1.2345678e300) | {"straggler_ratio": 12345.678}
+    values |= {"straggler_rank": 1023.0, "straggler_seconds": 1e9, "seconds_per_step": 1e9}
+    values |= dict.fromkeys(SHARES, 1.0) | {"peak_memory_bytes": 2.0**50}
+    display = Display("off", first=True, total_steps=10**7, start_step=0, on_gpu=True)
+    display.record(9_999_999, values)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 120
+    assert lines[0].startswith("step 9999999/10000000 | loss -1.23e+300 | ")
+    assert all(line.startswith("    ") for line in lines[1:])
+    together = " | ".join(line.strip() for line in lines)
+    for short in SHORT_NAMES.values():
+        assert f"| {short} " in together
+    assert "slowest rank 1023 (12345.68x the mean)" in together
+
+
+def test_a_name_longer_than_a_line_is_cut_and_keeps_its_value() -> None:
+    first, second, third = figure_lines("step 1/2", f"loss 1.5 | {'x' * 200} 0.25 | lr 1e-3").split(
+        "\n"
+    )
+    assert (first, third) == ("step 1/2 | loss 1.5", "    lr 1e-3")
+    assert len(second) == 120
+    assert second.endswith("x… 0.25")
+
+
+def test_numbers_stay_short() -> None:
+    shown = [readable("loss", value) for value in (0.12345, 999.4, 12345.6, 1.5e7, -2e300, nan)]
+    assert shown == ["0.123", "999", "12346", "1.5e+07", "-2e+300", "nan"]
 
 
 def test_other_ranks_are_quiet(capsys) -> None:

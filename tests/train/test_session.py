@@ -246,7 +246,7 @@ def test_an_overwrite_that_is_refused_keeps_the_earlier_run(
 def test_no_run_directory_and_no_portable_checkpoint_are_told_apart(
     configure, ranks, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match="is no run directory"):
+    with pytest.raises(UserError, match="is not a run directory"):
         load_run(tmp_path / "nowhere")
     config = configure(
         "training.steps=1", "evaluation.at_end=false", "checkpoint.portable_at_end=false"

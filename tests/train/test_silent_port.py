@@ -36,6 +36,6 @@ def test_a_port_that_never_answers_ends_the_rank_with_a_message() -> None:
         )
     assert done.returncode == 4, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert line.startswith(f"error: rank 1: the 2 ranks did not come together at 127.0.0.1:{port}")
+    assert line.startswith(f"error: rank 1: the 2 ranks did not connect at 127.0.0.1:{port}")
     assert "distributed.solo_timeout_seconds=3" in line
-    assert "accepted and never answered" in line
+    assert "accepted the connection and never replied" in line

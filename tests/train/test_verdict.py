@@ -44,7 +44,7 @@ def test_ranks_that_die_together_are_named_together(ledger: Ledger, clock: Clock
     verdict = ledger.decided()
     assert verdict.exit_code == 4
     both = "rank 2 (host node-1, process 1002), rank 3 (host node-1, process 1003)"
-    assert verdict.text.startswith(f"step 7: {both} is gone, killed or crashed")
+    assert verdict.text.startswith(f"step 7: {both} exited without an error report")
     assert "while rank 0 waited in all_reduce (Engine.step)" in verdict.text
 
 
@@ -53,7 +53,9 @@ def test_a_death_that_nobody_waited_for_is_at_the_step_of_the_first_rank(
 ) -> None:
     ledger.lost(1)
     clock.now += 1
-    assert ledger.decided().text.startswith("step 5: rank 1 (host node-0, process 1001) is gone")
+    assert ledger.decided().text.startswith(
+        "step 5: rank 1 (host node-0, process 1001) exited without"
+    )
 
 
 def test_who_reports_nothing_is_silent(ledger: Ledger, clock: Clock) -> None:
@@ -64,7 +66,7 @@ def test_who_reports_nothing_is_silent(ledger: Ledger, clock: Clock) -> None:
     assert ledger.decided() is None
     clock.now += 1
     text = ledger.decided().text
-    assert text.startswith("step 7: rank 2 (host node-1, process 1002) did not answer within ")
+    assert text.startswith("step 7: rank 2 (host node-1, process 1002) did not respond within ")
     assert "distributed.timeout_seconds=8, while rank 0 waited in barrier" in text
 
 
@@ -76,7 +78,7 @@ def test_a_collective_that_fails_early_makes_no_other_rank_silent(
     text = ledger.decided().text
     assert "all_reduce (Engine.step) failed on rank 1 (host node-0, process 1001)" in text
     assert "unhandled cuda error" in text
-    assert "did not answer" not in text
+    assert "did not respond" not in text
 
 
 def test_only_a_collective_at_its_timeout_has_waited() -> None:

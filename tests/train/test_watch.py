@@ -54,7 +54,10 @@ def test_the_error_of_one_rank_reaches_all(connect) -> None:
 
 def test_who_loses_rank_0_names_the_collective_in_which_it_waited(monkeypatch) -> None:
     monkeypatch.setattr(watch, "REPORTS_WITHIN_SECONDS", -0.5)
-    for closes, said in ((True, "is gone"), (False, "did not answer within")):
+    for closes, said in (
+        (True, "exited without an error"),
+        (False, "did not respond within"),
+    ):
         here, there = socket.socketpair()
         progress = watch.Progress(3, "distributed.timeout_seconds=8")
         rank = watch.Watch(here, progress, Member(0, "node-a", 10))
@@ -74,7 +77,7 @@ def test_a_closed_connection_is_a_rank_that_is_gone(connect) -> None:
     first, second = connect(hello(0)), connect(hello(1))
     second.close()
     said = heard(first)
-    assert said["verdict"].startswith("step 3: rank 1 (host node-a, process 11) is gone")
+    assert said["verdict"].startswith("step 3: rank 1 (host node-a, process 11) exited without")
     assert said["exit_code"] == 4
 
 

@@ -33,8 +33,8 @@ HOSTILE = {
     "number_of_5000_digits": ("run:\n  seed: " + 5000 * "9", "line 2: cannot read '9999"),
     "zero_byte": ("run:\n\n  name: a\0b\n", "line 3: character 0x00 is not allowed"),
     "two_documents": ("run: {}\n---\nrun: {}\n", "line 2: "),
-    "latin1": ("run:\n  name: café\n".encode("latin-1"), "line 2: byte 0xe9 is no UTF-8"),
-    "utf16": ("run: {}\n".encode("utf-16"), "line 1: byte 0xff is no UTF-8"),
+    "latin1": ("run:\n  name: café\n".encode("latin-1"), "line 2: byte 0xe9 is not UTF-8"),
+    "utf16": ("run: {}\n".encode("utf-16"), "line 1: byte 0xff is not UTF-8"),
 }
 
 

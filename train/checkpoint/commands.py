@@ -10,6 +10,7 @@ import typer
 
 from svilm_fast.core.errors import CheckpointError, UserError
 from svilm_fast.core.terminal import print
+from svilm_fast.core.text import counted
 from svilm_fast.train.checkpoint.portable import drafts_of, write_portable
 from svilm_fast.train.checkpoint.portable import problem_with as problem_with_portable
 from svilm_fast.train.checkpoint.saved_state import (
@@ -24,7 +25,7 @@ from svilm_fast.train.config.run_files import RunFiles
 from svilm_fast.train.folder.lock import locked
 from svilm_fast.train.folder.ownership import claim
 
-ckpt_app = typer.Typer(no_args_is_help=True, help="Look at checkpoints, convert them.")
+ckpt_app = typer.Typer(no_args_is_help=True, help="Inspect and convert checkpoints.")
 
 
 @ckpt_app.command()
@@ -75,8 +76,8 @@ def info(
         print(f"  {_described(folder)}")
         contents = [file for file in folder.rglob("*") if file.is_file()]
         size = sum(file.stat().st_size for file in contents)
-        verdict = "every SHA-256 is as written" if reason is None else f"NOT usable: {reason}"
-        print(f"  {len(contents)} files, {size / 2**20:,.1f} MiB; {verdict}")
+        verdict = "all SHA-256 checksums match" if reason is None else f"NOT usable: {reason}"
+        print(f"  {counted(len(contents), 'file')}, {size / 2**20:,.1f} MiB; {verdict}")
     if damaged:
         raise typer.Exit(1)
 
@@ -104,31 +105,31 @@ def _described(folder: Path) -> str:
                 return _summary(read(folder))
             except ValueError as error:
                 return str(error)
-    return "it does not say what it is"
+    return "unknown: its description is missing"
 
 
 def _summary(described: dict[str, Any]) -> str:
     parts = [f"step {described['step']}"]
     if "zero_stage" in described:
-        ranks = described["world_size"]
-        parts.append(f"ZeRO {described['zero_stage']} over {ranks} rank{'s' if ranks > 1 else ''}")
+        ranks = counted(described["world_size"], "rank")
+        parts.append(f"ZeRO {described['zero_stage']} over {ranks}")
         parts.append(described["precision"])
     else:
         parts.append("portable")
     parts.append(described["optimizer"])
-    parts.append(f"{len(described['parameters'])} parameter tensors")
+    parts.append(counted(len(described["parameters"]), "parameter tensor"))
     average = described["ema"]
-    parts.append("no EMA" if average is None else f"EMA of {average['updates']} updates")
+    parts.append("no EMA" if average is None else f"EMA of {counted(average['updates'], 'update')}")
     return ", ".join(parts)
 
 
 def _check_free(target: Path, overwrite: bool) -> None:
     """Refuse a folder whose content is not a portable checkpoint that may be replaced."""
     if target.is_symlink():
-        raise UserError(f"{target} is a link, which is not followed: give another --out")
+        raise UserError(f"{target} is a symbolic link, which is not followed: give another --out")
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     if not (target / PORTABLE_STATE).is_file():
-        raise UserError(f"{target} exists and is no portable checkpoint; give another --out")
+        raise UserError(f"{target} exists and is not a portable checkpoint; give another --out")
     if not overwrite:
         raise UserError(f"{target} holds a portable checkpoint; replace it with --overwrite")

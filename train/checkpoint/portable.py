@@ -91,16 +91,16 @@ def write_portable(folder: Path, state: PortableState, copies: Iterable[Path] = 
     temporary, before = folder.with_name(f".{folder.name}.tmp"), _before(folder)
     for path in (folder, temporary, before):
         if path.is_symlink():
-            raise CheckpointError(f"{path} is a link, which is not followed: remove it")
+            raise CheckpointError(f"{path} is a symbolic link, which is not followed: remove it")
     if folder.exists() and not folder.is_dir():
-        raise CheckpointError(f"{folder} is a file where a folder has to be: move it away")
+        raise CheckpointError(f"{folder} is a file, but a folder is needed here: move it away")
     folder.parent.mkdir(parents=True, exist_ok=True)
     needed, what = _bytes_of(state), f"the portable checkpoint {folder}"
     try:
         _finish_replacing(folder)
         if before.exists():
             left = ", ".join(sorted(path.name for path in before.iterdir())[:5])
-            raise CheckpointError(f"{before} holds {left}, which no save wrote: move it away")
+            raise CheckpointError(f"{before} holds {left}, which no checkpoint save wrote; move it")
         _remove_draft(temporary)
         check_space(folder.parent, needed, what)
         _write(temporary, state, list(copies))
@@ -173,7 +173,9 @@ def _remove_draft(folder: Path) -> None:
         return
     for path in folder.iterdir():
         if not SAVED.fullmatch(path.name) or path.is_dir():
-            raise CheckpointError(f"{folder} holds {path.name}, which no save wrote: move it away")
+            raise CheckpointError(
+                f"{folder} holds {path.name}, which no checkpoint save wrote; move it"
+            )
     shutil.rmtree(folder)
 
 
@@ -265,12 +267,12 @@ def check_portable(folder: Path) -> dict[str, Any]:
     """Return the described state of a verified portable checkpoint, or raise CheckpointError."""
     if not (folder / STATE).is_file() or not (folder / MANIFEST).is_file():
         raise CheckpointError(
-            f"{folder} holds no portable checkpoint; a run writes it at its end: go on with "
+            f"{folder} holds no portable checkpoint; a run writes it at its end: continue with "
             "--resume, or make one of a stopped run's last checkpoint with `svilm ckpt convert`"
         )
     reason = problem_with(folder)
     if reason is not None:
-        raise CheckpointError(f"{folder} cannot be trusted: {reason}")
+        raise CheckpointError(f"{folder} does not pass verification: {reason}")
     return read_portable_state(folder)
 
 
@@ -337,7 +339,8 @@ def load_moments(engine: Engine, folder: Path) -> None:
         known = {f"{moment}/{name}" for moment in MOMENT_NAMES[rule] for name in names}
         if present - known:
             raise CheckpointError(
-                f"{folder / MOMENTS} holds {min(present - known)!r}, a moment of no parameter"
+                f"{folder / MOMENTS} holds {min(present - known)!r}, an optimizer moment that "
+                "belongs to no parameter"
             )
         if engine.zero_stage > 0:
             create_moments(engine, MOMENT_NAMES[rule])

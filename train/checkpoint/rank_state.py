@@ -70,13 +70,13 @@ def load_average(engine: Engine, folder: Path, described: dict[str, Any]) -> Non
     if average is None:
         if saved is not None:
             log.warning(
-                "%s holds an average of the weights, which ends here: ema.decay=null", folder
+                "%s holds an average of the weights, which is dropped: ema.decay=null", folder
             )
         return
     if saved is None:
         average.restart(int(described["step"]))
         if int(described["step"]) > engine.config.ema.start_step:
-            log.warning("%s holds no average of the weights: it begins at this step", folder)
+            log.warning("%s holds no average of the weights: averaging starts at this step", folder)
         return
     average.state = EmaState(started=True, updates=int(saved["updates"]))
     path = average_file(folder, engine)

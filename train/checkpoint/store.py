@@ -161,11 +161,11 @@ def remove_checkpoint(folder: Path) -> None:
             folder.rmdir()
     if folder.is_dir():
         left = ", ".join(sorted(path.name for path in folder.iterdir())[:5])
-        log.warning("%s stays: no save wrote %s", folder, left)
+        log.warning("%s is kept: it contains %s, which no checkpoint save wrote", folder, left)
 
 
 def newest_verified(folder: Path) -> str | None:
-    """Return the newest checkpoint that verifies, saying why newer ones were passed over.
+    """Return the newest checkpoint that verifies, logging why newer ones were skipped.
 
     Returns None when nothing was ever committed: a kill during a run's first save leaves files, but
     no manifest and no `latest`. Raises CheckpointError when something was committed and nothing can
@@ -184,8 +184,8 @@ def newest_verified(folder: Path) -> str | None:
     if not committed:
         if tags:
             log.warning(
-                "%s holds the unfinished first save of a run that ended during it (%s): there is "
-                "nothing to resume",
+                "%s contains only an incomplete first checkpoint (%s), whose run ended while it "
+                "was saved: there is nothing to resume",
                 folder,
                 tags[0],
             )
@@ -198,12 +198,12 @@ def newest_verified(folder: Path) -> str | None:
                 log.warning("resuming from %s instead", tag)
             return tag
         reasons.append(f"{tag}: {reason}")
-        log.warning("checkpoint %s is passed over: %s", tag, reason)
+        log.warning("checkpoint %s is skipped: %s", tag, reason)
     if not tags:
-        reasons.append(f"{LATEST} names {_latest(folder)!r}, which is absent")
+        reasons.append(f"{LATEST} names {_latest(folder)!r}, which does not exist")
     raise CheckpointError(
-        f"no checkpoint in {folder} can be trusted ({'; '.join(reasons)}); "
-        "start anew with --overwrite"
+        f"no checkpoint in {folder} passes verification ({'; '.join(reasons)}); "
+        "start a new run with --overwrite"
     )
 
 
@@ -277,7 +277,9 @@ def _save(
             except OSError as error:
                 raise CheckpointError(f"{target} cannot be replaced: {error.strerror}") from error
         if target.exists():
-            raise CheckpointError(f"{target} holds what no save wrote; move that away")
+            raise CheckpointError(
+                f"{target} contains files that no checkpoint save wrote; move them away"
+            )
         target.mkdir(parents=True)
 
     def commit() -> None:
@@ -374,7 +376,8 @@ def load_checkpoint(engine: Engine, folder: Path, *, trust: bool = False) -> Tra
         if described[key] != value:
             raise CheckpointError(
                 f"{source} was written with {key}={described[key]}, this run has {value}; "
-                "resume as it was, or continue from the portable checkpoint with --init-from"
+                "resume with the saved value, or continue from the portable checkpoint with "
+                "--init-from"
             )
     check_groups(described["groups"], engine, source)
     with understood(source):

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from svilm_fast.core.errors import CheckpointError
+from svilm_fast.core.text import counted
 from svilm_fast.train.checkpoint.portable import MOMENT_NAMES, PortableState, describe_state
 from svilm_fast.train.checkpoint.saved_state import read_data_state, read_trainer_state
 from svilm_fast.train.checkpoint.store import problem_with
@@ -52,7 +53,7 @@ def describe_checkpoint(folder: Path) -> dict[str, Any]:
     """Return what a verified checkpoint says of itself, or raise CheckpointError."""
     reason = problem_with(folder)
     if reason is not None:
-        raise CheckpointError(f"{folder} cannot be trusted: {reason}")
+        raise CheckpointError(f"{folder} does not pass verification: {reason}")
     return read_trainer_state(folder)
 
 
@@ -159,7 +160,8 @@ def _read_shards(folder: Path, described: dict[str, Any], module: dict[str, Tens
     paths = _ranked(folder, r"_optim_states\.pt")
     if len(paths) != described["world_size"]:
         raise CheckpointError(
-            f"{folder} holds the optimizer of {len(paths)} ranks, not of {described['world_size']}"
+            f"{folder} holds the optimizer state of {counted(len(paths), 'rank')}, expected "
+            f"{described['world_size']}"
         )
     ranks = [read_pickled(path)["optimizer_state_dict"] for path in paths]
     if stage == 3:

@@ -16,7 +16,7 @@ from svilm_fast.train.config.load import (
 )
 from svilm_fast.train.config.options import ConfigName, Overrides
 
-config_app = typer.Typer(no_args_is_help=True, help="Look at settings and recipes.")
+config_app = typer.Typer(no_args_is_help=True, help="Inspect settings and recipes.")
 
 
 @config_app.command("print")

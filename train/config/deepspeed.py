@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from svilm_fast.core.errors import ConfigError
+from svilm_fast.core.text import counted
 from svilm_fast.train.config.deepspeed_extra import checked_extra
 from svilm_fast.train.config.load import merge
 from svilm_fast.train.config.schema import RunConfig
@@ -18,7 +19,8 @@ def local_batch_of(config: RunConfig, world_size: int) -> int:
         nearest = f"{local * world_size} and " if local else ""
         raise ConfigError(
             f"training.global_batch={config.training.global_batch} is not divisible by "
-            f"{world_size} ranks; the nearest that are: {nearest}{(local + 1) * world_size}"
+            f"{counted(world_size, 'rank')}; the nearest that are: "
+            f"{nearest}{(local + 1) * world_size}"
         )
     return local
 

@@ -83,7 +83,7 @@ def read_recipe(name: str, beside: Path | None = None, seen: tuple[Path, ...] = 
         raise ConfigError(f"{seen[0]} inherits from more than {DEEPEST} recipes")
     if path in seen:
         chain = " -> ".join(item.name for item in (*seen, path))
-        raise ConfigError(f"recipes inherit from each other in a circle: {chain}")
+        raise ConfigError(f"recipes inherit from each other in a cycle: {chain}")
     content = read_yaml(path)
     base = content.pop(INHERIT, None)
     if base is None:

@@ -17,7 +17,7 @@ class RunFiles:
     def names(self) -> list[str]:
         """Return the names in the folder that a run writes."""
         files = [self.manifest, self.owned, self.config, self.deepspeed_config, self.environment]
-        files += [self.metrics, self.tracking, self.tokenizer, self.report]
+        files += [self.metrics, self.tracking, self.third_party, self.tokenizer, self.report]
         folders = [self.tensorboard, self.checkpoints, self.portable, self.evaluation, self.profile]
         return ["pictures", *(path.name for path in (*files, *folders))]
 
@@ -55,6 +55,11 @@ class RunFiles:
     def metrics(self) -> Path:
         """One JSON record per line."""
         return self.root / "metrics.jsonl"
+
+    @property
+    def third_party(self) -> Path:
+        """What other packages logged, their warnings among it."""
+        return self.root / "third_party.log"
 
     @property
     def tracking(self) -> Path:

@@ -32,10 +32,10 @@ class RunSettings(Settings):
     )
     seed: int = Field(0, ge=0, description="seed of initial weights, data order and all noise")
     deterministic: bool = Field(
-        False, description="refuse operations whose result depends on the scheduling of threads"
+        False, description="use deterministic algorithms; an operation without one is an error"
     )
     threads: int | None = Field(
-        None, ge=1, le=4096, description="CPU threads of torch per rank; null leaves torch's choice"
+        None, ge=1, le=4096, description="CPU threads of torch per rank; null: torch's default"
     )
 
 
@@ -60,7 +60,7 @@ class OptimizerConfig(Settings):
     )
     eps: float = Field(1e-8, gt=0, le=1, description="AdamW's epsilon")
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD's momentum")
-    nesterov: bool = Field(False, description="SGD with Nesterov's look-ahead")
+    nesterov: bool = Field(False, description="SGD with Nesterov momentum")
     weight_decay: float = Field(0.05, ge=0, le=1000, description="decoupled for AdamW, L2 for SGD")
     decay_one_dimensional: bool = Field(
         False, description="whether biases, norms and other one-dimensional parameters decay too"
@@ -83,13 +83,13 @@ class EmaConfig(Settings):
     """An exponential moving average of the weights, kept beside them."""
 
     decay: float | None = Field(
-        None, gt=0, lt=1, description="share of the average that a step keeps; null: no average"
+        None, gt=0, lt=1, description="EMA decay per step; null: no average"
     )
     start_step: Steps = Field(
         0, description="the average starts as the weights after this many steps"
     )
     warmup: bool = Field(
-        False, description="let the decay rise as (1 + n) / (10 + n) with the updates n"
+        False, description="ramp up the decay as (1 + n) / (10 + n) after n updates"
     )
     every_steps: SomeSteps = Field(
         1, description="steps between updates, each of which decays by decay ** every_steps"
@@ -121,7 +121,7 @@ class TrainingConfig(Settings):
     global_batch: Clips = Field(32, description="video-text pairs of a step over all ranks")
     micro_batch: Clips | Literal["auto"] | None = Field(
         None,
-        description="at most so many pairs of a rank pass the encoders at once (gradient cache: "
+        description="most pairs per rank in one pass of the encoders (gradient cache: "
         "same gradient, less memory, one more forward); null: the rank's whole batch",
     )
     memory_bytes: Count | None = Field(
@@ -143,7 +143,9 @@ class TrainingConfig(Settings):
     compile: Literal["none", "blocks"] = Field(
         "none", description="blocks: torch.compile each transformer block (needs a C++ compiler)"
     )
-    gradient_clipping: float = Field(1.0, ge=0, description="largest gradient norm; 0 never clips")
+    gradient_clipping: float = Field(
+        1.0, ge=0, description="clip gradients to this norm; 0: no clipping"
+    )
     max_non_finite_steps: int = Field(
         1, ge=1, description="end the run at this many non-finite steps in a row"
     )
@@ -179,7 +181,8 @@ class DistributedConfig(Settings):
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the ranks compute")
     timeout_seconds: Seconds = Field(
-        120.0, description="a collective of a step that waits longer ends the run"
+        120.0,
+        description="seconds that a collective of a step may take; longer ends the run",
     )
     solo_timeout_seconds: Seconds = Field(
         600.0,
@@ -203,7 +206,7 @@ class DeepSpeedConfig(Settings):
         50_000_000, ge=1, le=2**34, description="elements per bucket of a reduction or gather"
     )
     gradient_dtype: Literal["fp32", "bf16"] = Field(
-        "fp32", description="what bf16_autocast sends for the gradients of linear layers"
+        "fp32", description="dtype in which bf16_autocast reduces the gradients of linear layers"
     )
     overlap_communication: bool = Field(
         False, description="reduce gradients on a side stream during backward (CUDA)"
@@ -211,7 +214,7 @@ class DeepSpeedConfig(Settings):
     persistence_elements: int = Field(
         100_000, ge=0, description="ZeRO 3 keeps parameters up to this size on every rank"
     )
-    prefetch_elements: int = Field(50_000_000, ge=0, description="ZeRO 3 gathers so far ahead")
+    prefetch_elements: int = Field(50_000_000, ge=0, description="elements that ZeRO 3 prefetches")
     live_elements: int = Field(
         1_000_000_000, ge=0, description="ZeRO 3 holds at most this many gathered elements"
     )
@@ -265,7 +268,7 @@ class CheckpointConfig(Settings):
     keep: int = Field(2, ge=1, description="newest checkpoints that are kept")
     when_full: Literal["stop", "continue"] = Field(
         "stop",
-        description="too little room for a checkpoint ends the run, or leaves that checkpoint out",
+        description="if a checkpoint does not fit on the disk: end the run, or skip it",
     )
     portable_at_end: bool = Field(
         True, description="write the portable checkpoint (safetensors and JSON) at the end"

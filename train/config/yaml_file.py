@@ -32,7 +32,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise ConfigError(
-            f"{path} is not valid YAML, line {line}: byte 0x{raw[error.start]:02x} is no UTF-8; "
+            f"{path} is not valid YAML, line {line}: byte 0x{raw[error.start]:02x} is not UTF-8; "
             "save the file as UTF-8"
         ) from error
     content = parse_yaml(text, f"{path} is")

@@ -91,7 +91,8 @@ def late_errors(checkpoint_engine: Any) -> Iterator[None]:
 
 def _text(folder: Path, needed: int, free: int, what: str) -> str:
     return (
-        f"no room for {what}: it needs about {needed:,} bytes, {free:,} are free in {folder}; "
+        f"not enough disk space for {what}: it needs about {needed:,} bytes, {free:,} are free in "
+        f"{folder}; "
         "earlier checkpoints are intact. Free some space and run again with --resume, lower "
         "checkpoint.keep, or choose a run.dir on another disk"
     )

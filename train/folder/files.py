@@ -48,7 +48,7 @@ def read_limited(path: Path) -> bytes:
     A FIFO or a device, whose reading may never end, is none.
     """
     if not path.is_file():
-        raise ValueError(f"{path} is missing or no regular file")
+        raise ValueError(f"{path} is missing or not a regular file")
     if path.stat().st_size > LONGEST_JSON:
         raise ValueError(f"{path} is damaged (larger than {LONGEST_JSON >> 20} MiB)")
     return path.read_bytes()

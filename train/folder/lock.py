@@ -125,7 +125,7 @@ class FolderLock:
                 os.close(handle)
                 raise
             log.warning(
-                "%s: the file system has no locks; nothing stops a second run in this folder",
+                "%s: the file system has no locks, so a second run in this folder is not refused",
                 self.folder,
             )
         with contextlib.suppress(FileNotFoundError):

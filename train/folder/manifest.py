@@ -78,7 +78,7 @@ def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
     it."""
     path = folder / MANIFEST
     if not path.is_file():
-        raise ValueError(f"{MANIFEST} is no file")
+        raise ValueError(f"{MANIFEST} is not a regular file")
     if path.stat().st_size > LONGEST_MANIFEST:
         raise ValueError(f"{MANIFEST} is damaged (too large)")
     try:
@@ -117,7 +117,7 @@ def damage_of(folder: Path, *, required: Required) -> str | None:
     """
     try:
         if not was_committed(folder):
-            return f"it was never completed (no {MANIFEST})"
+            return f"its save did not complete (no {MANIFEST})"
         files = read_manifest(folder)
         for name, expected in files.items():
             reason = _problem_with_file(folder / name, expected)
@@ -145,7 +145,7 @@ def _problem_with_file(path: Path, expected: dict[str, Any]) -> str | None:
 def refuse_link(folder: Path) -> None:
     """Raise OSError for a link in a checkpoint's place: what it leads to is not the run's."""
     if folder.is_symlink():
-        raise OSError(errno.ELOOP, "it is a link, and runs write none", str(folder))
+        raise OSError(errno.ELOOP, "it is a symbolic link, which no run creates", str(folder))
 
 
 def remove_listed(folder: Path) -> None:

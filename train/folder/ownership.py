@@ -71,7 +71,9 @@ def claim(files: RunFiles, *paths: Path, saves: Iterable[Path] = ()) -> None:
         return
     text = "".join(f"{json.dumps(name)}\n" for name in new)
     if os.path.lexists(files.owned) and not _is_own_file(files.owned):
-        raise UserError(f"{files.owned} is a link or no file, which no run writes: remove it")
+        raise UserError(
+            f"{files.owned} is a link or not a regular file, which no run creates: remove it"
+        )
     ends = not files.owned.is_file() or files.owned.read_bytes()[-1:] in (b"", b"\n")
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
     handle = os.open(files.owned, flags, 0o666)
@@ -124,7 +126,7 @@ def check_not_foreign(files: RunFiles, paths: Collection[Path]) -> None:
     if behind:
         raise UserError(
             f"{files.root}: {named(files, behind)} would be written through a link, which no "
-            "command of this package makes; put a folder or nothing in the link's place"
+            "command of this package creates; remove the link, or replace it by a folder"
         )
     others = [
         path

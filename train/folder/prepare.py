@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from svilm_fast.core.errors import ConfigError, UserError
+from svilm_fast.core.third_party import write_third_party
 from svilm_fast.data.dataset import prepare_tokenizer
 from svilm_fast.data.samples import SampleTable
 from svilm_fast.data.tokenizer import Tokenizer
@@ -48,6 +49,7 @@ def fixed_names(files: RunFiles) -> list[Path]:
         files.environment,
         files.metrics,
         files.tracking,
+        files.third_party,
         files.tokenizer,
         files.checkpoints / LATEST,
         *(files.checkpoints / name for name in DEEPSPEED_SCRIPTS),
@@ -67,7 +69,7 @@ def check_ours(files: RunFiles) -> None:
             "continue it with --resume, remove the folder yourself, or choose another run.dir"
         )
     raise UserError(
-        f"run.dir={files.root} is not empty and not a run ({named(files, others)}): "
+        f"run.dir={files.root} is not empty and is not a run ({named(files, others)}): "
         "give run.dir a new or empty folder"
     )
 
@@ -85,8 +87,8 @@ def check_free(files: RunFiles, *, overwrite: bool) -> None:
     others = [path for path in foreign(files) if _is_in_the_way(files, path)]
     if others:
         raise UserError(
-            f"{files.root} holds what its run did not write, where a new run has to write: "
-            f"{named(files, others)}; move it away, or choose another run.dir"
+            f"{files.root} holds files that its run did not write and a new run would replace: "
+            f"{named(files, others)}; move them away, or choose another run.dir"
         )
 
 
@@ -110,7 +112,9 @@ def clear(files: RunFiles) -> None:
     left = foreign(files)
     if left:
         log.warning(
-            "%s keeps what the earlier run did not write: %s", files.root, named(files, left)
+            "%s keeps the files that the earlier run did not write: %s",
+            files.root,
+            named(files, left),
         )
 
 
@@ -132,6 +136,7 @@ def open_folder(
         record(files, config, ranks)
         if not files.tokenizer.is_file():
             tokenizer.save(files.tokenizer)
+        write_third_party(files.third_party)
 
     ranks.from_first(prepare)
 

@@ -43,7 +43,7 @@ def understood(path: str | Path) -> Iterator[None]:
         told = re.search(r"WeightsUnpickler error: (.*?)(?: Please use|$)", str(error), re.M)
         reason = told[1] if told else f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise CheckpointError(
-            f"{path} does not hold what a checkpoint holds, and nothing in it was executed "
+            f"{path} holds objects that no checkpoint contains, and nothing in it was executed "
             f"({reason:.200}); take another checkpoint"
         ) from error
 
@@ -107,8 +107,8 @@ def check_owner(folder: Path, *, trust: bool) -> None:
         everybody = status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX
         if status.st_uid in mine and not everybody:
             continue
-        why = "everybody may write to it" if everybody else f"user {status.st_uid} owns it"
+        why = "everyone can write to it" if everybody else f"user {status.st_uid} owns it"
         raise CheckpointError(
-            f"{path} may have been written by somebody else ({why}); copy the run to a folder of "
+            f"{path} may have been written by another user ({why}); copy the run to a folder of "
             "your own, or resume with --trust if you know who wrote it"
         )

@@ -29,12 +29,23 @@ def ranks_of(runner: int) -> list[psutil.Process]:
         return []
 
 
+def quiet(given: Sequence[str]) -> list[str]:
+    """Return the option that keeps the launcher's console to errors, unless a level was given.
+
+    The options of the launcher stand before `--module` and the program.
+    """
+    until = given.index("--module") if "--module" in given else len(given)
+    asked = [text.split("=")[0] for text in given[:until]]
+    return [] if {"-q", "--quiet", "--log_level"} & set(asked) else ["--quiet"]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run with the arguments of `deepspeed`; returns the exit code of the first rank that ended."""
     given = list(arguments) if arguments is not None else sys.argv[1:]
     # In a session of its own, so that a terminal's Ctrl-C reaches the ranks through here alone.
     runner = subprocess.Popen(
-        [sys.executable, "-m", "deepspeed.launcher.runner", *given], start_new_session=True
+        [sys.executable, "-m", "deepspeed.launcher.runner", *quiet(given), *given],
+        start_new_session=True,
     )
 
     def pass_on(number: int, frame: FrameType | None) -> None:

@@ -51,16 +51,16 @@ def named(members: Iterable[Member]) -> str:
 def silent_text(who: str, step: int, limit: str, waiting: str = "") -> str:
     """Return the message about ranks that are alive, for all one knows, and do not answer."""
     return (
-        f"step {step}: {who} did not answer within {limit}{waiting}: stopped, cut off from "
-        "the network, or slower than that; go on with --resume"
+        f"step {step}: {who} did not respond within {limit}{waiting}: stopped, cut off from "
+        "the network, or slower than the limit; continue with --resume"
     )
 
 
 def gone_text(who: str, step: int, waiting: str = "") -> str:
     """Return the message about ranks whose process has ended without a word."""
     return (
-        f"step {step}: {who} is gone, killed or crashed (its own output or the kernel's log may "
-        f"say why; out of memory is the usual cause){waiting}; go on with --resume"
+        f"step {step}: {who} exited without an error report, killed or crashed (out of memory is "
+        f"the usual cause; see its own output and the kernel log){waiting}; continue with --resume"
     )
 
 
@@ -130,15 +130,15 @@ class Ledger:
         if left:
             return (
                 f"step {step}: {named(left)} left the run after step {left[0].left_after}{places}; "
-                "start every rank with the same command and settings, then go on with --resume"
+                "start every rank with the same command and settings, then continue with --resume"
             )
         silent = [member for member in members if not member.waits]
         failed = [member for member in waiting if member.failure]
         if silent and failed == waiting and failed[0].waits:
             # Nobody waited long enough to call another rank silent.
             return (
-                f"step {step}: {failed[0].waits[1]} failed on {failed[0]}: {failed[0].failure}; go "
-                "on with --resume"
+                f"step {step}: {failed[0].waits[1]} failed on {failed[0]}: {failed[0].failure}; "
+                "continue with --resume"
             )
         if silent:
             return silent_text(named(silent), step, self.limit(), places)
@@ -147,4 +147,4 @@ class Ledger:
             for member in waiting
             if member.waits
         )
-        return f"step {step}: the ranks wait for each other in different collectives: {each}"
+        return f"step {step}: the ranks are waiting for each other in different collectives: {each}"

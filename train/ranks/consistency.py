@@ -42,6 +42,7 @@ def check_same_settings(config: RunConfig, ranks: Ranks) -> None:
         if found:
             more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
             raise ConfigError(
-                f"rank {rank} was started with {', '.join(found[:SHOWN])}{more}; start every node "
-                "with the same recipe and the same settings"
+                f"configuration consistency check: rank {rank} was started with "
+                f"{', '.join(found[:SHOWN])}{more}; start every node with the same recipe and "
+                "settings"
             )

@@ -110,7 +110,7 @@ class WatchServer:
         try:
             peer, _ = self.listener.accept()
         except OSError as error:  # gone again, or no file descriptor left for a stranger
-            log.warning("the ranks' connection: a caller was not accepted (%s)", error)
+            log.warning("rank monitor: a connection was not accepted (%s)", error)
             return
         peer.settimeout(CONNECT_SECONDS)
         self.strangers[peer] = time.monotonic() + CONNECT_SECONDS
@@ -203,7 +203,7 @@ class Watch:
         self._taken.set()
         text, code = one_line(error)[:LONGEST_TEXT], exit_code_of(error)
         if isinstance(error, SystemExit):
-            text, code = f"it left with exit code {error.code}", EXIT_RANK_LOST
+            text, code = f"it exited with code {error.code}", EXIT_RANK_LOST
         # A RankError says already what all ranks shall say.
         own = not isinstance(error, RankError)
         self._say(step=self.progress.step, stopped=text, exit_code=code, own=own)
@@ -295,7 +295,8 @@ def start_watch(
         connection.sendall(_line(token=token, rank=rank, host=host, pid=os.getpid()))
     except OSError as error:
         log.warning(
-            "rank %d cannot connect to %s:%d (%s): the ranks cannot tell each other why one stops",
+            "rank monitor off: rank %d cannot connect to %s:%d (%s), so a rank that stops cannot "
+            "tell the others why",
             rank,
             address,
             port,

@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
 from svilm_fast.core.errors import RankError, UserError
+from svilm_fast.core.text import counted
 from svilm_fast.train.config.schema import DistributedConfig
 from svilm_fast.train.environment import import_deepspeed, use_launcher_variables
 from svilm_fast.train.ranks.lost_connection import failure_of, is_lost_connection, place_of
@@ -77,8 +78,8 @@ class Ranks:
         largest = shared.tolist()
         if steps and largest[-2] != -largest[-1]:
             raise RankError(
-                f"the ranks do not agree about the step (from {-largest[-1]:.0f} to "
-                f"{largest[-2]:.0f}): one of them left out a step or a collective; go on with "
+                f"the ranks are at different steps (from {-largest[-1]:.0f} to "
+                f"{largest[-2]:.0f}): one of them skipped a step or a collective; continue with "
                 "--resume"
             )
         return largest[: len(values)]
@@ -163,8 +164,8 @@ def choose_device(wanted: str, local_rank: int) -> torch.device:
     number = int(index) if index else local_rank
     if number >= count:
         raise UserError(
-            f"device {kind}:{number} was asked for, but torch sees {count} GPUs; start fewer "
-            "ranks, or use the device auto or cpu"
+            f"device {kind}:{number} was requested, but torch sees {counted(count, 'GPU')}; start "
+            "fewer ranks, or use the device auto or cpu"
         )
     return torch.device("cuda", number)
 
@@ -219,7 +220,9 @@ def _ended_after(config: DistributedConfig) -> Iterator[None]:
     """
 
     def end() -> None:
-        error = RankError(_not_together(config, "the port accepted and never answered"))
+        error = RankError(
+            _not_together(config, "the port accepted the connection and never replied")
+        )
         os._exit(report(error))
 
     timer = threading.Timer(_limit(config, solo=True)[1] + GRACE_SECONDS, end)
@@ -235,7 +238,7 @@ def _not_together(config: DistributedConfig, reason: str) -> str:
     first_line = reason.splitlines()[0]
     variables = os.environ
     return (
-        f"the {variables['WORLD_SIZE']} ranks did not come together at {variables['MASTER_ADDR']}:"
+        f"the {variables['WORLD_SIZE']} ranks did not connect at {variables['MASTER_ADDR']}:"
         f"{variables['MASTER_PORT']} within {_limit(config, solo=True)[0]} "
         f"({first_line}); check that every node was started with the same address and port, that "
         "the port is open, and GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME where a node has several "
@@ -301,5 +304,5 @@ def joined_ranks(config: DistributedConfig) -> Iterator[Ranks]:
 def _explained(error: BaseException, watch: Watch | None) -> RankError:
     where = place_of(error)
     if watch is None:
-        return RankError(f"another rank is gone or does not answer: {where} failed ({error})")
+        return RankError(f"another rank exited or does not respond: {where} failed ({error})")
     return watch.lost(where, failure_of(error))

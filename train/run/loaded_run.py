@@ -45,7 +45,7 @@ def load_run(
     files = RunFiles(Path(run_dir))
     if not files.config.is_file():
         raise UserError(
-            f"{run_dir} is no run directory: it has no config.yaml; give the folder that "
+            f"{run_dir} is not a run directory: it has no config.yaml; give the folder that "
             "`svilm pretrain` wrote (run.dir)"
         )
     saved = check_portable(files.portable)

@@ -23,7 +23,7 @@ from svilm_fast.train.ranks.lost_connection import is_lost_connection
 from svilm_fast.train.ranks.signals import PendingSignal
 from svilm_fast.train.run.metrics_log import MetricsLog
 from svilm_fast.train.run.profiler import StepProfiler
-from svilm_fast.train.run.progress import Display
+from svilm_fast.train.run.progress import Display, figure_lines
 from svilm_fast.train.run.schedule import learning_rate
 from svilm_fast.train.run.straggler import OwnWork, losses_end, straggler_figures
 from svilm_fast.train.run.throughput import Meter, peak_memory_bytes
@@ -212,14 +212,14 @@ class Loop:
             saved = "it is saved" if whole else "it is NOT saved, because the disk was full"
             raise EvaluationError(
                 f"the evaluation of step {self.step} failed: {one_line(error)}; the training went "
-                f"up to this step, and {saved}: fix what the message names, then run again with "
+                f"up to this step, and {saved}: fix the problem, then run again with "
                 "--resume"
             ) from error
         self.evaluated.add(self.step)
         self.metrics.write(self.step, values)
         names = {name: name.removeprefix("retrieval_").replace("_", " ") for name in values}
         shown = " | ".join(f"{names[name]} {value:.1f}" for name, value in values.items())
-        self.display.say(f"step {self.step} evaluation | {shown}")
+        self.display.say(figure_lines(f"step {self.step} evaluation", shown))
 
     def _save(self, *, must: bool = False) -> None:
         """Save; without room, warn and train on where the settings say so and it is no `must`."""

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TextIO
 
 from svilm_fast.core.errors import ConfigError
 from svilm_fast.core.records import read_records
+from svilm_fast.core.text import counted
 from svilm_fast.train.config.run_files import RunFiles
 from svilm_fast.train.config.schema import RunConfig
 from svilm_fast.train.folder.files import write_atomically, write_json
@@ -45,9 +46,7 @@ def drop_after(path: Path, step: int) -> list[dict[str, Any]]:
     before = path.read_bytes()
     records, damaged = read_records(before)
     if damaged:
-        log.warning(
-            "%s: %d damaged line%s left out", path, damaged, "s are" if damaged > 1 else " is"
-        )
+        log.warning("%s: %s left out", path, counted(damaged, "damaged line"))
     kept = [(line, record) for line, record in records if record["step"] <= step]
     after = b"".join(line + b"\n" for line, _ in kept)
     if after != before:
@@ -190,5 +189,5 @@ class MetricsLog:
             act()
         except OSError as error:
             if not self.failed:
-                log.warning("metrics cannot be written, and the run continues without: %s", error)
+                log.warning("metrics cannot be written; the run continues without them: %s", error)
             self.failed = True

@@ -41,6 +41,8 @@ SHORT_NAMES = {
     "utilisation": "util",
     "peak_memory_bytes": "memory",
 }
+LINE_WIDTH = 120  # columns of a line where there is no terminal to ask
+INDENT = "    "
 # Longer ones are remarks: they would widen the columns of the figures.
 LONGEST_FIGURE = 20
 SHARES = {"accuracy_v2t", "accuracy_t2v", "empty_group_rate", "data_wait_share", "utilisation"}
@@ -54,7 +56,7 @@ def readable(name: str, value: float) -> str:
         return f"{value / 2**30:.2f} GiB"
     if name == "learning_rate":
         return f"{value:.2e}"
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
 def summary(values: Mapping[str, float], on_gpu: bool) -> str:
@@ -70,6 +72,28 @@ def summary(values: Mapping[str, float], on_gpu: bool) -> str:
         rank, ratio = values["straggler_rank"], values["straggler_ratio"]
         parts.append(f"slowest rank {rank:.0f} ({ratio:.2f}x the mean)")
     return " | ".join(parts)
+
+
+def figure_lines(head: str, figures: str) -> str:
+    """Return figures joined by " | " as lines of at most LINE_WIDTH columns, the first with `head`.
+
+    Lines break between figures, and those after the first are indented. A figure that is longer
+    than a line loses the end of its name.
+    """
+    rows = [head]
+    for part in figures.split(" | ") if figures else []:
+        if len(rows[-1]) + len(part) + 3 > LINE_WIDTH:
+            rows.append(INDENT + _shortened(part, LINE_WIDTH - len(INDENT)))
+        else:
+            rows[-1] += f" | {part}"
+    return "\n".join(rows)
+
+
+def _shortened(figure: str, width: int) -> str:
+    if len(figure) <= width:
+        return figure
+    name, _, value = figure.rpartition(" ")
+    return f"{name[: max(0, width - len(value) - 2)]}… {value}"
 
 
 class FiguresBelow(Progress):
@@ -131,7 +155,7 @@ class Display:
             self.bar.figures = line
             self.bar.refresh()
         elif self.first:
-            print(f"step {step}/{self.total_steps} | {line}", flush=True)
+            print(figure_lines(f"step {step}/{self.total_steps}", line), flush=True)
 
     def say(self, message: str) -> None:
         """Print a line above the bar."""

@@ -106,7 +106,7 @@ def report_at_end(config: RunConfig, device: torch.device) -> Path | None:
     """
     if not config.checkpoint.portable_at_end:
         log.warning(
-            "no report: it reads the portable checkpoint, and checkpoint.portable_at_end is false"
+            "no report: it needs the portable checkpoint, and checkpoint.portable_at_end is false"
         )
         return None
     split: str | None = config.evaluation.split

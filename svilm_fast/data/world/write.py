@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from svilm_fast.core.text import counted
 from svilm_fast.data.shards import INDEX_SUFFIX, ShardWriter
 from svilm_fast.data.world.config import WorldConfig, build_config
 from svilm_fast.data.world.progress import clip_progress
@@ -133,8 +134,8 @@ def plan_split(
         advance(1)
     if len(seeds) < count:
         raise ValueError(
-            f"world settings: {split}: only {len(seeds)} distinct captions found for {count} "
-            f"clips: lower {split}, or add colors, shapes, actions or objects"
+            f"world settings: {split}: only {counted(len(seeds), 'distinct caption')} found for "
+            f"{counted(count, 'clip')}: lower {split}, or add colors, shapes, actions or objects"
         )
     return seeds
 
@@ -218,7 +219,7 @@ def _earlier_manifest(out: Path) -> dict[str, Any] | None:
         manifest = None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise FileExistsError(
-            f"{out} holds something else than a world, which --overwrite does not remove: "
+            f"{out} holds files that do not belong to a world, which --overwrite does not remove: "
             "choose another folder"
         )
     return manifest
@@ -253,7 +254,8 @@ def _remove_shards(out: Path, manifest: dict[str, Any]) -> None:
         known = {shard for shard in stale if shard.name.startswith(f"{shard.parent.name}-")}
     if others := sorted(stale - known):
         raise FileExistsError(
-            f"{others[0]} is no shard of the world in {out}: move it away, or choose another folder"
+            f"{others[0]} is not a shard of the world in {out}: move it away, or choose another "
+            "folder"
         )
     for shard in stale:
         shard.unlink()

@@ -35,7 +35,7 @@ def test_more_captions_than_there_are_is_refused_before_long():
         test=5000, colors=["red", "blue", "green"], shapes=["circle", "square", "star"]
     )
     told = []
-    with pytest.raises(ValueError, match=r"only \d+ distinct captions found for 5000 clips"):
+    with pytest.raises(ValueError, match=r"only \d+ distinct captions found for 5,000 clips"):
         plan_split(few, "test", told.append)
     assert 0 < len(told) < 2000
 

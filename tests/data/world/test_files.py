@@ -117,7 +117,7 @@ def test_overwriting_keeps_what_the_world_did_not_write(tmp_path):
     assert (tmp_path / "notes.txt").read_text() == "mine"
     foreign = tmp_path / "train" / "train-000007.tar"
     foreign.write_text("mine")
-    with pytest.raises(FileExistsError, match=r"train-000007\.tar is no shard of the world"):
+    with pytest.raises(FileExistsError, match=r"train-000007\.tar is not a shard of the world"):
         render_world(tmp_path, overwrite=True, **SMALL)
     assert foreign.read_text() == "mine"
 

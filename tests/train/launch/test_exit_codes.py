@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from svilm_fast.train.environment import environment_without_launcher, free_port
+from svilm_fast.train.launch.deepspeed import quiet
 from svilm_fast.train.launch.torchrun import exit_code_of
 
 RANK = """
@@ -96,3 +97,17 @@ def test_a_signal_reaches_the_ranks_which_may_take_their_time(
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 128 + number, output
     assert output.count("saved") == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "added"),
+    [
+        (["--num_gpus", "2", "--module", "program"], ["--quiet"]),
+        (["--log_level", "info", "--module", "program"], []),
+        (["--log_level=info", "--module", "program"], []),
+        (["-q", "--module", "program"], []),
+        (["--module", "program", "--log_level", "info"], ["--quiet"]),
+    ],
+)
+def test_the_launcher_is_quiet_unless_a_level_is_given(given: list[str], added: list[str]) -> None:
+    assert quiet(given) == added
