@@ -16,16 +16,12 @@ from svilm_fast.train.config.load import (
 )
 from svilm_fast.train.pretrain import ConfigName, Overrides
 
-config_app = typer.Typer(no_args_is_help=True, help="Look at settings and recipes.")
 
-
-@config_app.command("print")
 def print_config(overrides: Overrides = None, config: ConfigName = None) -> None:
     """Print a recipe with all its bases and overrides resolved."""
     print(dump_config(load_config(config, overrides or [])), end="")
 
 
-@config_app.command("explain")
 def explain_key(
     path: Annotated[str, typer.Argument(help="a dotted key or block; default: everything")] = "",
 ) -> None:
@@ -33,7 +29,6 @@ def explain_key(
     print(explain(path))
 
 
-@config_app.command("list")
 def list_recipes() -> None:
     """Print the packaged recipes and the first line of each."""
     for name in preset_names():
