@@ -26,8 +26,8 @@ app = typer.Typer(
     help="Structured video-language pre-training: make data, train, evaluate, report, benchmark.",
     epilog=examples_text(
         (
-            "svilm data world --out runs/world",
-            "svilm pretrain --config demo run.dir=runs/first data.train=runs/world/train",
+            "svilm data world --out runs/demo-world",
+            "svilm pretrain --config demo run.dir=runs/first",
             "svilm report --run runs/first",
         )
     ),
@@ -142,7 +142,7 @@ add_command(
     config_app,
     "list",
     "svilm_fast.train.config.commands:list_recipes",
-    "Print the packaged recipes and the first line of each.",
+    "Print the packaged recipes and the first sentence of each.",
     "svilm config list",
 )
 app.add_typer(config_app, name="config")

@@ -11,9 +11,10 @@ import torch
 
 from svilm_fast.cli import app
 from svilm_fast.train.config.load import load_config
+from svilm_fast.train.plan.devices import peak_flops
 from svilm_fast.train.plan.dry_run import deepspeed_json, describe
 from svilm_fast.train.plan.flops import flops_of_step
-from svilm_fast.train.run.throughput import Meter, peak_flops, peak_memory_bytes
+from svilm_fast.train.run.throughput import Meter, peak_memory_bytes
 from svilm_fast.train.run_app import run_app
 
 AUTO = [

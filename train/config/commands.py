@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -30,7 +32,14 @@ def explain_key(
 
 
 def list_recipes() -> None:
-    """Print the packaged recipes and the first line of each."""
+    """Print the packaged recipes and the first sentence of each."""
     for name in preset_names():
-        first_line = (PRESETS / f"{name}.yaml").read_text().splitlines()[0]
-        print(f"{name:32} {first_line.lstrip('# ')}")
+        print(f"{name:32} {_first_sentence(PRESETS / f'{name}.yaml')}")
+
+
+def _first_sentence(recipe: Path) -> str:
+    """Return the first sentence of the comment that a recipe starts with."""
+    comment = takewhile(lambda line: line.startswith("#"), recipe.read_text().splitlines())
+    text = " ".join(line.lstrip("# ") for line in comment)
+    sentence, _, more = text.partition(". ")
+    return f"{sentence}." if more else text

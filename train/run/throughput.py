@@ -10,32 +10,9 @@ from pathlib import Path
 
 import torch
 
+from svilm_fast.train.plan.devices import peak_flops
+
 STATUS = Path("/proc/self/status")
-
-# Dense bf16 tensor-core peaks from the vendor's data sheets, in FLOP/s, by a part of the name.
-PEAK_FLOPS = {
-    "B200": 2250e12,
-    "H200": 989e12,
-    "GH200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100 NVL": 835e12,
-    "H100": 989e12,
-    "H800": 989e12,
-    "A100": 312e12,
-    "A800": 312e12,
-    "L40S": 362e12,
-    "L4": 121e12,
-    "A10": 125e12,
-    "RTX 4090": 165e12,
-    "RTX 3090": 71e12,
-    "V100": 125e12,
-}
-
-
-def peak_flops(device_name: str) -> float | None:
-    """Return the dense bf16 peak of a GPU in FLOP/s, or None for one that is not in the table."""
-    matches = [name for name in PEAK_FLOPS if name in device_name]
-    return PEAK_FLOPS[max(matches, key=len)] if matches else None
 
 
 def device_peak(device: torch.device) -> float | None:
