@@ -7,18 +7,9 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from svilm_fast.bench.ab.command import ab
-from svilm_fast.bench.comm.command import comm
-from svilm_fast.bench.compare.command import compare
-from svilm_fast.bench.counts.command import counts
 from svilm_fast.bench.exit_codes import ExitCode
-from svilm_fast.bench.memory_scaling.command import memory
-from svilm_fast.bench.report.command import report
-from svilm_fast.bench.report.gpu_table import table
-from svilm_fast.bench.run.command import run_suites
-from svilm_fast.bench.run.peers_command import peers
-from svilm_fast.bench.static.command import static
 from svilm_fast.core.errors import UserError
+from svilm_fast.core.lazy_commands import add_command, examples_text
 from svilm_fast.train.run_app import EXIT_UNEXPECTED, exit_code_of, one_line
 
 
@@ -43,22 +34,83 @@ class Commands(TyperGroup):
 
 
 app = typer.Typer(
-    cls=Commands, no_args_is_help=True, help="Benchmarks and the gates built on them."
+    cls=Commands,
+    no_args_is_help=True,
+    help="Benchmarks and the gates built on them.",
+    epilog=examples_text(("svilm bench run", "svilm bench ab --base main")),
 )
 
-
-@app.callback()
-def _bench() -> None:
-    """Benchmarks and the gates built on them."""
-
-
-app.command("static")(static)
-app.command("compare")(compare)
-app.command("counts")(counts)
-app.command("report")(report)
-app.command("table")(table)
-app.command("run")(run_suites)
-app.command("peers")(peers)
-app.command("memory")(memory)
-app.command("ab")(ab)
-app.command("comm")(comm)
+add_command(
+    app,
+    "static",
+    "svilm_fast.bench.static.command:static",
+    "Compile every declared kernel variant for each target GPU and judge the machine code.",
+    "svilm bench static --op infonce",
+    "svilm bench static --check --workers 4",
+)
+add_command(
+    app,
+    "compare",
+    "svilm_fast.bench.compare.command:compare",
+    "Compare two result files of one machine, id by id.",
+    "svilm bench compare before.json after.json --fail-over 5%",
+)
+add_command(
+    app,
+    "counts",
+    "svilm_fast.bench.counts.command:counts",
+    "Count what does not depend on the clock: instructions, collectives, waits, peak bytes.",
+    "svilm bench counts --check --kind collectives --kind waits --kind memory",
+)
+add_command(
+    app,
+    "report",
+    "svilm_fast.bench.report.command:report",
+    "Write one HTML file: roofline, peers, growth with the batch, history, every figure.",
+    "svilm bench report run.json --out bench.html",
+)
+add_command(
+    app,
+    "table",
+    "svilm_fast.bench.report.gpu_table:table",
+    "Write the section of GPU figures: forward and backward of every fused op and case.",
+    "svilm bench table",
+    "svilm bench table --check",
+)
+add_command(
+    app,
+    "run",
+    "svilm_fast.bench.run.command:run_suites",
+    "Prove every benchmark right on its own tensors, time it, write records and a table.",
+    "svilm bench run",
+    "svilm bench run --suite ops --only '*/infonce/*' --out run.json",
+)
+add_command(
+    app,
+    "peers",
+    "svilm_fast.bench.run.peers_command:peers",
+    "Time and peak memory of every provider, interleaved, with ratios to our path.",
+    "svilm bench peers --op infonce",
+)
+add_command(
+    app,
+    "memory",
+    "svilm_fast.bench.memory_scaling.command:memory",
+    "Measure how memory grows with the global batch, for losses and for a whole step.",
+    "svilm bench memory --out memory.json --figure memory.png",
+)
+add_command(
+    app,
+    "ab",
+    "svilm_fast.bench.ab.command:ab",
+    "Time two versions side by side in pairs; say for each benchmark whether head is slower.",
+    "svilm bench ab --base main",
+    "svilm bench ab --base main --suite ops --threshold 2%",
+)
+add_command(
+    app,
+    "comm",
+    "svilm_fast.bench.comm.command:comm",
+    "Measure all_gather, reduce_scatter and all_reduce; compare a step's bytes and time.",
+    "svilm bench comm --ranks 2,4",
+)

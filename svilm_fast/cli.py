@@ -1,229 +1,218 @@
-"""The command line `svilm`: glues data, training, evaluation, report and benchmarks together."""
+"""The command line `svilm`: names every command and the module that runs it."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any
+from importlib import metadata
+from typing import Annotated
 
 import typer
 
+import svilm_fast
 from svilm_fast.bench.cli import app as bench_app
-from svilm_fast.bench.profile.command import app as profile_app
-from svilm_fast.core.console import Console
-from svilm_fast.core.errors import UserError
+from svilm_fast.core.lazy_commands import add_command, examples_text
 from svilm_fast.core.terminal import print
-from svilm_fast.train.checkpoint.commands import ckpt_app
-from svilm_fast.train.config.commands import config_app
-from svilm_fast.train.config.options import Overrides
-from svilm_fast.train.config.schema import Weights
-from svilm_fast.train.doctor import doctor
-from svilm_fast.train.plan.command import plan
-from svilm_fast.train.pretrain import pretrain
 from svilm_fast.train.run_app import run_app
 
+
+def _group(summary: str, *examples: str) -> typer.Typer:
+    return typer.Typer(no_args_is_help=True, help=summary, epilog=examples_text(examples))
+
+
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Structured video-language pre-training: render or pack data, train, evaluate, look.",
+    help="Structured video-language pre-training: make data, train, evaluate, report, benchmark.",
+    epilog=examples_text(
+        (
+            "svilm data world --out runs/demo-world",
+            "svilm pretrain --config demo run.dir=runs/first",
+            "svilm report --run runs/first",
+        )
+    ),
 )
-data_app = typer.Typer(no_args_is_help=True, help="Make data: render the world, pack videos.")
-evaluate_app = typer.Typer(no_args_is_help=True, help="Measure a finished run.")
-
-app.command()(pretrain)
-app.command()(plan)
-app.add_typer(data_app, name="data")
-app.add_typer(evaluate_app, name="evaluate")
-app.add_typer(config_app, name="config")
-app.add_typer(ckpt_app, name="ckpt")
-app.command()(doctor)
-app.add_typer(bench_app, name="bench")
-app.add_typer(profile_app, name="profile")
-
-RunDir = Annotated[Path, typer.Option("--run", help="run directory that `svilm pretrain` wrote")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
-WeightsKind = Annotated[
-    Weights | None,
-    typer.Option("--weights", help="as trained or their average; default: as ema.evaluate says"),
-]
-MaxClips = Annotated[int | None, typer.Option(min=1, help="use only the first clips")]
-
-TABLE_WIDTH = 130
-PICTURE_QUERIES = 4  # best and worst queries in the pictures
 
 
-@data_app.command()
-def world(
-    out: Annotated[Path, typer.Option(help="folder for the shards of train, val and test")],
-    train: Annotated[int | None, typer.Option(min=0, help="training clips")] = None,
-    val: Annotated[int | None, typer.Option(min=0, help="validation clips")] = None,
-    test: Annotated[int | None, typer.Option(min=0, help="test clips")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="draws every clip")] = None,
-    size: Annotated[
-        int | None, typer.Option(min=1, help="side of the square frames, pixels")
-    ] = None,
-    frames: Annotated[int | None, typer.Option(min=1, help="frames per clip")] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="processes; default: one per core")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option(help="replace another world in the folder")] = False,
-) -> None:
-    """Render the embedded world: short MP4 files of moving shapes with captions and truth."""
-    from svilm_fast.data.world import render_world
-    from svilm_fast.data.world.config import build_config
-
-    named: dict[str, Any] = {
-        "train": train,
-        "val": val,
-        "test": test,
-        "seed": seed,
-        "size": size,
-        "frames": frames,
-    }
-    config = build_config(**{name: value for name, value in named.items() if value is not None})
-    shown = sys.stderr.isatty()
-    print(render_world(out, config, workers=workers, overwrite=overwrite, progress=shown))
+def _print_versions(wanted: bool) -> None:
+    if not wanted:
+        return
+    print(f"svilm-fast {svilm_fast.__version__}")
+    for package in ("torch", "triton"):
+        try:
+            print(f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            print(f"{package} not installed")
+    raise typer.Exit
 
 
-@data_app.command("pack")
-def pack_videos(
-    source: Annotated[str, typer.Argument(help="CSV or JSONL list, or a folder of videos")],
-    out: Annotated[Path, typer.Option(help="new or empty folder for the shards")],
-    videos: Annotated[
-        str | None, typer.Option(help="folder of the listed videos; default: the list's own")
-    ] = None,
-    shard_samples: Annotated[int, typer.Option(min=1, help="clips per shard")] = 1000,
-    threads: Annotated[int | None, typer.Option(min=1, help="decoders at work")] = None,
-) -> None:
-    """Check every video and pack what is good into shards; say what was refused and why."""
-    from svilm_fast.data.pack import pack
-
-    report = pack(source, out, videos=videos, shard_samples=shard_samples, threads=threads)
-    print("\n".join(report.lines()))
-
-
-@evaluate_app.callback()
-def _evaluate() -> None:
-    """Measure a finished run."""
-
-
-@evaluate_app.command()
-def retrieval(
-    run: RunDir,
-    overrides: Overrides = None,
-    split: Annotated[str, typer.Option(help="train, val or test")] = "test",
-    list_file: Annotated[
-        Path | None, typer.Option("--list", help="CSV or JSONL list to use as the test split")
-    ] = None,
-    videos: Annotated[Path | None, typer.Option(help="folder of the videos of --list")] = None,
-    protocol: Annotated[
-        str | None, typer.Option(help="check the list against a named protocol: msrvtt-1ka")
-    ] = None,
-    max_clips: MaxClips = None,
-    weights: WeightsKind = None,
-    device: Device = "auto",
-    name: Annotated[
-        str | None,
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
         typer.Option(
-            help="name of the files in evaluation/ [default: retrieval, or list_ and the list's]"
+            "--version",
+            callback=_print_versions,
+            is_eager=True,
+            help="Print the versions of svilm-fast, PyTorch and Triton, and exit.",
         ),
-    ] = None,
-    least: Annotated[
-        float | None,
-        typer.Option(
-            "--at-least", min=0, max=100, help="percent that text-to-video R@1 must reach"
-        ),
-    ] = None,
-    times_colours: Annotated[
-        float | None,
-        typer.Option(min=0, max=1e6, help="how often R@1 must be that of colour sets alone"),
-    ] = None,
-    at_chance: Annotated[
-        bool, typer.Option("--at-chance", help="R@10 must not differ from chance")
     ] = False,
 ) -> None:
-    """Rank the captions and clips of a split against each other, both ways.
-
-    Exit status 1 where a demanded figure is not reached.
-    """
-    from svilm_fast.evaluation import retrieval_table, write_retrieval
-    from svilm_fast.evaluation.demands import Demands, judged
-    from svilm_fast.evaluation.protocols import check_protocol, data_for_list
-    from svilm_fast.report.page import retrieval_sections, write_pictures
-    from svilm_fast.train.folder.ownership import check_not_foreign, placed
-    from svilm_fast.train.ranks.process_group import choose_device
-    from svilm_fast.train.run.evaluate import (
-        check_result_name,
-        evaluate,
-        evaluation_data,
-        result_name,
-    )
-    from svilm_fast.train.run.loaded_run import load_run
-    from svilm_fast.train.run.reporting import PICTURE_FRAMES
-
-    if name is not None:
-        check_result_name(name)
-    chosen = choose_device(device, 0)
-    loaded = load_run(run, device=chosen, overrides=overrides, weights=weights)
-    config = loaded.config
-    if list_file is not None:
-        if split != "test":
-            raise UserError("--list takes the place of the test split; leave out --split")
-        config.data = data_for_list(config.data, list_file, videos or list_file.parent)
-        name = name or result_name(f"list_{list_file.stem}")
-    dataset = evaluation_data(config, split, loaded.tokenizer)
-    options = {} if list_file is None else {"protocol": f"list {list_file.name}"}
-    if protocol is not None:
-        options = {"protocol": check_protocol(protocol, dataset).title}
-    name = name or "retrieval"
-    evaluation = loaded.files.evaluation
-    check_not_foreign(loaded.files, [evaluation / f"{name}.json", evaluation / f"{name}.txt"])
-    result = evaluate(
-        loaded.model.encoder,
-        dataset,
-        config,
-        chosen,
-        max_clips=max_clips,
-        keep_frames=PICTURE_FRAMES,
-        **options,
-    )
-    result.extra |= {"run": config.run.name, "step": loaded.step, "weights": loaded.weights.value}
-    pictures = f"{name}_pictures"
-    with placed(loaded.files, evaluation) as drafts:
-        path = evaluation / write_retrieval(result, drafts, name=name).name
-        write_pictures(retrieval_sections(result, PICTURE_QUERIES), drafts / pictures)
-    # Piped output has no width of its own; the table needs this much to stay on one line a row.
-    console = Console() if sys.stdout.isatty() else Console(width=TABLE_WIDTH)
-    console.print(retrieval_table(result))
-    print(f"wrote {path} and {evaluation / pictures}")
-    verdicts = judged(result, Demands(least, times_colours, at_chance))
-    for met, text in verdicts:
-        print(f"{'reached' if met else 'NOT reached'}: {text}")
-    if not all(met for met, _ in verdicts):
-        raise typer.Exit(1)
+    del version  # its callback has printed and ended the program
 
 
-@app.command()
-def report(
-    run: RunDir,
-    overrides: Overrides = None,
-    split: Annotated[str, typer.Option(help="train, val or test")] = "test",
-    max_clips: MaxClips = None,
-    clips: Annotated[int, typer.Option(min=1, help="clips to look into")] = 4,
-    weights: WeightsKind = None,
-    device: Device = "auto",
-) -> None:
-    """Write report.html and its pictures: curves, retrieval, groups, temporal assignment."""
-    from svilm_fast.train.ranks.process_group import choose_device
-    from svilm_fast.train.run.loaded_run import load_run
-    from svilm_fast.train.run.reporting import write_report
+add_command(
+    app,
+    "pretrain",
+    "svilm_fast.train.pretrain:pretrain",
+    "Train a model; under `deepspeed` or `torchrun` as one rank of many, else alone.",
+    "svilm pretrain --config demo run.dir=runs/first training.steps=100",
+    "svilm pretrain --config runs/first/config.yaml --resume",
+    "svilm pretrain --config svilm_base training.global_batch=2048 --dry-run",
+)
+add_command(
+    app,
+    "plan",
+    "svilm_fast.train.plan.command:plan",
+    "Print parameters, FLOPs, memory by ZeRO stage, and the settings that fit, with reasons.",
+    "svilm plan --config svilm_base --gpus 64 --gpu h100",
+    "svilm plan --gpus 8 --memory 40GiB training.global_batch=4096",
+)
 
-    chosen = choose_device(device, 0)
-    loaded = load_run(run, device=chosen, overrides=overrides, weights=weights)
-    path = write_report(loaded, split, chosen, max_clips=max_clips, clips=clips)
-    print(f"wrote {path}")
+data_app = _group(
+    "Make data: render the world, pack videos.",
+    "svilm data world --out runs/world",
+    "svilm data pack videos.csv --out shards/train",
+)
+add_command(
+    data_app,
+    "world",
+    "svilm_fast.data.commands:world",
+    "Render the embedded world: short MP4 files of moving shapes with captions and truth.",
+    "svilm data world --out runs/world",
+    "svilm data world --out runs/small --train 32 --val 8 --test 8 --size 32 --frames 8",
+)
+add_command(
+    data_app,
+    "pack",
+    "svilm_fast.data.commands:pack_videos",
+    "Check every video and pack what is good into shards; say what was refused and why.",
+    "svilm data pack videos.csv --out shards/train",
+    "svilm data pack list.jsonl --videos /data/clips --out shards/train --shard-samples 500",
+)
+app.add_typer(data_app, name="data")
+
+evaluate_app = _group(
+    "Measure a finished run.",
+    "svilm evaluate retrieval --run runs/demo",
+)
+add_command(
+    evaluate_app,
+    "retrieval",
+    "svilm_fast.train.commands.evaluate:retrieval",
+    "Rank the captions and clips of a split against each other, both ways.",
+    "svilm evaluate retrieval --run runs/demo",
+    "svilm evaluate retrieval --run runs/demo --split val --weights ema",
+    "svilm evaluate retrieval --run runs/demo --list msrvtt.csv --videos clips "
+    "--protocol msrvtt-1ka",
+)
+app.add_typer(evaluate_app, name="evaluate")
+
+config_app = _group(
+    "Inspect settings and recipes.",
+    "svilm config list",
+    "svilm config explain optimizer.lr",
+)
+add_command(
+    config_app,
+    "print",
+    "svilm_fast.train.config.commands:print_config",
+    "Print a recipe with all its bases and overrides resolved.",
+    "svilm config print --config svilm_base training.global_batch=2048",
+)
+add_command(
+    config_app,
+    "explain",
+    "svilm_fast.train.config.commands:explain_key",
+    "Print type, default and meaning of settings.",
+    "svilm config explain",
+    "svilm config explain optimizer.lr",
+)
+add_command(
+    config_app,
+    "list",
+    "svilm_fast.train.config.commands:list_recipes",
+    "Print the packaged recipes and the first sentence of each.",
+    "svilm config list",
+)
+app.add_typer(config_app, name="config")
+
+ckpt_app = _group(
+    "Inspect and convert checkpoints.",
+    "svilm ckpt info runs/demo",
+    "svilm ckpt convert --run runs/demo",
+)
+add_command(
+    ckpt_app,
+    "convert",
+    "svilm_fast.train.checkpoint.commands:convert",
+    "Make a portable checkpoint of a run's DeepSpeed checkpoint, of any ZeRO stage and rank count.",
+    "svilm ckpt convert --run runs/demo",
+    "svilm ckpt convert --run runs/demo --step 480 --out runs/demo-at-480",
+)
+add_command(
+    ckpt_app,
+    "info",
+    "svilm_fast.train.checkpoint.commands:info",
+    "Print step, rank count, ZeRO stage and sizes, and verify every checksum.",
+    "svilm ckpt info runs/demo",
+)
+app.add_typer(ckpt_app, name="ckpt")
+
+add_command(
+    app,
+    "report",
+    "svilm_fast.train.commands.report:report",
+    "Write report.html and its pictures: curves, retrieval, groups, temporal assignment.",
+    "svilm report --run runs/demo",
+    "svilm report --run runs/demo --split val --clips 8",
+)
+add_command(
+    app,
+    "doctor",
+    "svilm_fast.train.doctor:doctor",
+    "Check versions, kernels against their oracles, attention, disk and process group.",
+    "svilm doctor",
+)
+app.add_typer(bench_app, name="bench")
+
+profile_app = _group(
+    "Where the time of an op or a step goes.",
+    "svilm profile op infonce",
+    "svilm profile trace runs/profile/step.json.gz",
+)
+add_command(
+    profile_app,
+    "op",
+    "svilm_fast.bench.profile.command:op",
+    "Record a registered benchmark: trace, operators, kernels, gaps, memory over time.",
+    "svilm profile op infonce --direction both --dtype float32",
+)
+add_command(
+    profile_app,
+    "step",
+    "svilm_fast.bench.profile.command:step",
+    "Record training steps of a recipe, also on many ranks under a launcher (rank 0 tells).",
+    "svilm profile step --config demo --synthetic",
+)
+add_command(
+    profile_app,
+    "trace",
+    "svilm_fast.bench.profile.command:trace",
+    "Tables and picture of a trace, for example of training.profile.steps.",
+    "svilm profile trace runs/profile/step.json.gz",
+)
+app.add_typer(profile_app, name="profile")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

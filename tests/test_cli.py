@@ -154,6 +154,8 @@ def test_config_commands(capsys) -> None:
     assert call("config", "print", "--config", "ablations/contrast_only") == 0
     shown = capsys.readouterr().out
     assert "ablations/contrast_only" in shown
+    # Whole first sentences: the comment of this recipe breaks its lines elsewhere.
+    assert re.search(r"^demo +The rendered world on two CPU ranks: `make demo`\.$", shown, re.M)
     assert "peak learning rate" in shown
     assert "name: ablation_contrast_only" in shown
 

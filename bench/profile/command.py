@@ -20,8 +20,6 @@ from svilm_fast.core.terminal import print
 from svilm_fast.train.config.options import Overrides
 from svilm_fast.train.ranks.process_group import choose_device
 
-app = typer.Typer(no_args_is_help=True, help="Where the time of an op or a step goes.")
-
 Out = Annotated[Path, typer.Option(help="folder for the trace and the picture of the memory")]
 Steps = Annotated[int, typer.Option(min=1, help="calls that are recorded")]
 WarmUp = Annotated[int, typer.Option(min=0, help="calls before the recording")]
@@ -33,12 +31,6 @@ Plain = Annotated[
 ]
 
 
-@app.callback()
-def _profile() -> None:
-    """Where the time of an op or a step goes."""
-
-
-@app.command()
 def op(
     name: Annotated[str, typer.Argument(help="an op, or the whole id of a registered benchmark")],
     case: Annotated[str | None, typer.Option(help="default: the first of the device")] = None,
@@ -75,7 +67,6 @@ def op(
         print(outer_tools(_this_command()))
 
 
-@app.command()
 def step(
     config: Annotated[str, typer.Option(help="recipe, as for `svilm pretrain`")],
     overrides: Overrides = None,
@@ -115,7 +106,6 @@ def step(
         print(outer_tools(_this_command()))
 
 
-@app.command()
 def trace(
     path: Annotated[Path, typer.Argument(help="Chrome trace (.json, .json.gz) of torch.profiler")],
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -106,6 +107,21 @@ class CutPasteConfig(Settings):
                 f"cut_paste.shortest={self.shortest:g} must not be above longest={self.longest:g}"
             )
         return self
+
+
+def run_lengths(num_segments: int, shortest: float, longest: float) -> tuple[int, int]:
+    """Shortest and longest run of own segments; both leave something of each clip.
+
+    Raises ValueError where no whole number of segments lies between the two shares.
+    """
+    least = max(1, math.ceil(shortest * num_segments - 1e-9))
+    most = min(num_segments - 1, math.floor(longest * num_segments + 1e-9))
+    if least > most:
+        raise ValueError(
+            f"no run of {num_segments} segments is {shortest:g} to {longest:g} of them long and "
+            "leaves some to its partner: lower data.cut_paste.shortest or raise its longest"
+        )
+    return least, most
 
 
 class LimitsConfig(Settings):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from svilm_fast.core.philox import uniform
+from svilm_fast.data.config import run_lengths
 
 # Even, because classes are pairs.
 CLIPS_AT_ONCE = 64
@@ -80,21 +80,6 @@ def foreground(
     start = torch.minimum((numbers[:, 1] * starts).long(), starts - 1)
     segment = torch.arange(num_segments, device=seeds.device)
     return (segment >= start[:, None]) & (segment < (start + length)[:, None])
-
-
-def run_lengths(num_segments: int, shortest: float, longest: float) -> tuple[int, int]:
-    """Shortest and longest run of own segments; both leave something of each clip.
-
-    Raises ValueError where no whole number of segments lies between the two shares.
-    """
-    least = max(1, math.ceil(shortest * num_segments - 1e-9))
-    most = min(num_segments - 1, math.floor(longest * num_segments + 1e-9))
-    if least > most:
-        raise ValueError(
-            f"no run of {num_segments} segments is {shortest:g} to {longest:g} of them long and "
-            "leaves some to its partner: lower data.cut_paste.shortest or raise its longest"
-        )
-    return least, most
 
 
 def cut_and_paste(

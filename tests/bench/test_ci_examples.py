@@ -6,16 +6,18 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-import typer
 import yaml
 
 from svilm_fast.bench.counts.table import KINDS
 from svilm_fast.bench.suites.benchmark import SUITES
-from svilm_fast.cli import app
+from tests.command_lines import resolve
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / "docs/ci").glob("*.yml"))
-PAGES = [ROOT / "docs" / name for name in ("profiling.md", "gates.md", "ci/README.md")]
+PAGES = [
+    ROOT / "README.md",
+    *(page for page in sorted((ROOT / "docs").glob("**/*.md")) if "svilm " in page.read_text()),
+]
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 VARIABLES = set(re.findall(r"^([A-Z_]+) \?=", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
@@ -31,21 +33,10 @@ def script(path):
 
 def commands(text, name):
     """Words after each call of a program in shell text, up to what ends a command."""
-    text = re.sub(r"\$\{\{.*?\}\}", "value", text)
+    text = re.sub(r"\$\{\{.*?\}\}", "value", text).replace("\\\n", " ")
     for line in text.splitlines():
         for found in re.finditer(rf"(?:^|[\s/'`]){name} ([^|&;#`]*)", line):
             yield shlex.split(found[1].split("  ")[0])
-
-
-def resolve(words):
-    """The click command that the words call, and the words that are left for it."""
-    command = typer.main.get_command(app)
-    rest = list(words)
-    while hasattr(command, "commands") and rest:
-        name = rest.pop(0)
-        assert name in command.commands, f"svilm {' '.join(words)}: no command {name!r}"
-        command = command.commands[name]
-    return command, rest
 
 
 def check(words):

@@ -8,35 +8,30 @@ import typing
 from collections.abc import Iterator
 
 import pytest
-import typer
 from typer.models import OptionInfo
 
 from svilm_fast.bench.units import limited_time
-from svilm_fast.cli import app
+from tests.command_lines import lazy_commands
 
 ANY_INTEGER = {"svilm bench ab --seed", "svilm pretrain --local-rank"}
 
 
-def options(group: typer.Typer, path: str) -> Iterator[tuple[str, set[type], OptionInfo]]:
-    """Every option of every command below `group`: its name, its types, what is declared of it."""
-    for sub_group in group.registered_groups:
-        assert sub_group.typer_instance is not None
-        yield from options(sub_group.typer_instance, f"{path} {sub_group.name}")
-    for command in group.registered_commands:
-        assert command.callback is not None
-        name = command.name or command.callback.__name__.replace("_", "-")
-        hints = typing.get_type_hints(command.callback, include_extras=True)
-        for parameter in inspect.signature(command.callback).parameters:
+def options() -> Iterator[tuple[str, set[type], OptionInfo]]:
+    """Every option of every command: its name, its types, what is declared of it."""
+    for path, command in lazy_commands():
+        function = command.function()
+        hints = typing.get_type_hints(function, include_extras=True)
+        for parameter in inspect.signature(function).parameters:
             annotation = hints[parameter]
             if typing.get_origin(annotation) is not typing.Annotated:
                 continue
             kind, declared = typing.get_args(annotation)[:2]
             if isinstance(declared, OptionInfo):
                 kinds = set(typing.get_args(kind)) or {kind}
-                yield f"{path} {name} --{parameter.replace('_', '-')}", kinds, declared
+                yield f"{path} --{parameter.replace('_', '-')}", kinds, declared
 
 
-OPTIONS = list(options(app, "svilm"))
+OPTIONS = list(options())
 
 
 def test_the_commands_are_found() -> None:

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from torch import nn
 from typer.testing import CliRunner
 
+from svilm_fast.cli import app
 from svilm_fast.core.errors import CheckpointError, UserError
-from svilm_fast.train.checkpoint.commands import ckpt_app
 from svilm_fast.train.checkpoint.portable import save_portable
 from svilm_fast.train.checkpoint.store import TrainerState, save_checkpoint
 from svilm_fast.train.checkpoint.zero_files import read_pickled
@@ -39,7 +39,7 @@ def trained(make_engine, batch_of: Callable, *overrides: str) -> Engine:
 
 
 def call(*arguments: object) -> str:
-    result = CliRunner().invoke(ckpt_app, [str(argument) for argument in arguments])
+    result = CliRunner().invoke(app, ["ckpt", *map(str, arguments)])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return f"{result.exit_code} {result.output}"

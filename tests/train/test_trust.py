@@ -15,8 +15,8 @@ import safetensors.torch
 import torch
 from typer.testing import CliRunner
 
+from svilm_fast.cli import app
 from svilm_fast.core.errors import CheckpointError, ConfigError
-from svilm_fast.train.checkpoint.commands import ckpt_app
 from svilm_fast.train.checkpoint.portable import (
     load_average,
     load_moments,
@@ -72,7 +72,7 @@ def test_a_pickled_program_is_refused_in_every_file(
 
 
 def call(*arguments: object) -> int:
-    result = CliRunner().invoke(ckpt_app, [str(argument) for argument in arguments])
+    result = CliRunner().invoke(app, ["ckpt", *map(str, arguments)])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.exit_code

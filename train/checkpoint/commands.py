@@ -25,10 +25,7 @@ from svilm_fast.train.config.run_files import RunFiles
 from svilm_fast.train.folder.lock import locked
 from svilm_fast.train.folder.ownership import claim
 
-ckpt_app = typer.Typer(no_args_is_help=True, help="Inspect and convert checkpoints.")
 
-
-@ckpt_app.command()
 def convert(
     run: Annotated[Path, typer.Option("--run", help="run directory that `svilm pretrain` wrote")],
     step: Annotated[
@@ -59,7 +56,6 @@ def convert(
     print(f"wrote {target}: {_summary(state.described)}")
 
 
-@ckpt_app.command()
 def info(
     path: Annotated[Path, typer.Argument(help="a run directory, or one checkpoint of either kind")],
 ) -> None:

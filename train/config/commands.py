@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,16 +18,12 @@ from svilm_fast.train.config.load import (
 )
 from svilm_fast.train.config.options import ConfigName, Overrides
 
-config_app = typer.Typer(no_args_is_help=True, help="Inspect settings and recipes.")
 
-
-@config_app.command("print")
 def print_config(overrides: Overrides = None, config: ConfigName = None) -> None:
     """Print a recipe with all its bases and overrides resolved."""
     print(dump_config(load_config(config, overrides or [])), end="")
 
 
-@config_app.command("explain")
 def explain_key(
     path: Annotated[str, typer.Argument(help="a dotted key or block; default: everything")] = "",
 ) -> None:
@@ -33,9 +31,15 @@ def explain_key(
     print(explain(path))
 
 
-@config_app.command("list")
 def list_recipes() -> None:
-    """Print the packaged recipes and the first line of each."""
+    """Print the packaged recipes and the first sentence of each."""
     for name in preset_names():
-        first_line = (PRESETS / f"{name}.yaml").read_text().splitlines()[0]
-        print(f"{name:32} {first_line.lstrip('# ')}")
+        print(f"{name:32} {_first_sentence(PRESETS / f'{name}.yaml')}")
+
+
+def _first_sentence(recipe: Path) -> str:
+    """Return the first sentence of the comment that a recipe starts with."""
+    comment = takewhile(lambda line: line.startswith("#"), recipe.read_text().splitlines())
+    text = " ".join(line.lstrip("# ") for line in comment)
+    sentence, _, more = text.partition(". ")
+    return f"{sentence}." if more else text

@@ -17,8 +17,7 @@ from svilm_fast.core.settings import (
     SomeSteps,
     Steps,
 )
-from svilm_fast.data.config import DataConfig
-from svilm_fast.data.cut_paste import run_lengths
+from svilm_fast.data.config import DataConfig, run_lengths
 from svilm_fast.models.config import ModelConfig, TextConfig, VideoConfig, with_preset
 from svilm_fast.objectives.config import ObjectivesConfig
 

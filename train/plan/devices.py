@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-import torch
-
 from svilm_fast.core.errors import UserError
 
 GIB = 2**30
@@ -35,13 +33,6 @@ def peak_flops(device_name: str) -> float | None:
     """Return the dense bf16 peak of a GPU in FLOP/s, or None for one that is not in the table."""
     matches = [name for name in PEAK_FLOPS if name in device_name]
     return PEAK_FLOPS[max(matches, key=len)] if matches else None
-
-
-def device_peak(device: torch.device) -> float | None:
-    """Return the peak of this rank's device; None on a CPU."""
-    if device.type != "cuda":
-        return None
-    return peak_flops(torch.cuda.get_device_name(device))
 
 
 @dataclass(frozen=True)

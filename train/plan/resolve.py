@@ -11,7 +11,7 @@ import torch
 from svilm_fast.train.config.load import read_yaml
 from svilm_fast.train.config.schema import RunConfig
 from svilm_fast.train.plan.chooser import FIXED, FREE_SHARE, Decision, choose
-from svilm_fast.train.plan.devices import CPU, GIB, GPUS, Device, device_peak
+from svilm_fast.train.plan.devices import CPU, GIB, GPUS, Device, peak_flops
 from svilm_fast.train.plan.links import Links, links_of
 from svilm_fast.train.plan.memory import not_counted
 from svilm_fast.train.plan.workload import Choice, workload_of
@@ -26,6 +26,13 @@ SETTINGS = (
     ("text", "checkpoint_activations"),
     ("objectives", "workspace_bytes"),
 )
+
+
+def device_peak(device: torch.device) -> float | None:
+    """Return the peak of this rank's device in FLOP/s; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    return peak_flops(torch.cuda.get_device_name(device))
 
 
 def open_settings(config: RunConfig) -> list[str]:

@@ -39,9 +39,8 @@ from svilm_fast.train.environment import seed_everything, use_launcher_variables
 from svilm_fast.train.folder import prepare as run_folder
 from svilm_fast.train.folder.lock import FolderLock
 from svilm_fast.train.folder.ownership import claim
-from svilm_fast.train.plan.devices import device_peak
 from svilm_fast.train.plan.flops import flops_of_step
-from svilm_fast.train.plan.resolve import resolve_on_ranks
+from svilm_fast.train.plan.resolve import device_peak, resolve_on_ranks
 from svilm_fast.train.ranks.consistency import check_same_settings
 from svilm_fast.train.ranks.process_group import Ranks, joined_ranks
 from svilm_fast.train.ranks.signals import deferred_signals

@@ -1,0 +1,59 @@
+"""`svilm data`: render the embedded world, pack videos into shards."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from svilm_fast.core.terminal import print
+
+
+def world(
+    out: Annotated[Path, typer.Option(help="folder for the shards of train, val and test")],
+    train: Annotated[int | None, typer.Option(min=0, help="training clips")] = None,
+    val: Annotated[int | None, typer.Option(min=0, help="validation clips")] = None,
+    test: Annotated[int | None, typer.Option(min=0, help="test clips")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="draws every clip")] = None,
+    size: Annotated[
+        int | None, typer.Option(min=1, help="side of the square frames, pixels")
+    ] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="frames per clip")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="processes; default: one per core")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="replace another world in the folder")] = False,
+) -> None:
+    """Render the embedded world: short MP4 files of moving shapes with captions and truth."""
+    from svilm_fast.data.world import render_world
+    from svilm_fast.data.world.config import build_config
+
+    named: dict[str, Any] = {
+        "train": train,
+        "val": val,
+        "test": test,
+        "seed": seed,
+        "size": size,
+        "frames": frames,
+    }
+    config = build_config(**{name: value for name, value in named.items() if value is not None})
+    shown = sys.stderr.isatty()
+    print(render_world(out, config, workers=workers, overwrite=overwrite, progress=shown))
+
+
+def pack_videos(
+    source: Annotated[str, typer.Argument(help="CSV or JSONL list, or a folder of videos")],
+    out: Annotated[Path, typer.Option(help="new or empty folder for the shards")],
+    videos: Annotated[
+        str | None, typer.Option(help="folder of the listed videos; default: the list's own")
+    ] = None,
+    shard_samples: Annotated[int, typer.Option(min=1, help="clips per shard")] = 1000,
+    threads: Annotated[int | None, typer.Option(min=1, help="decoders at work")] = None,
+) -> None:
+    """Check every video and pack what is good into shards; say what was refused and why."""
+    from svilm_fast.data.pack import pack
+
+    report = pack(source, out, videos=videos, shard_samples=shard_samples, threads=threads)
+    print("\n".join(report.lines()))

@@ -1,0 +1,113 @@
+"""`svilm evaluate`: measure a finished run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from svilm_fast.core.console import Console
+from svilm_fast.core.errors import UserError
+from svilm_fast.core.terminal import print
+from svilm_fast.train.commands.options import Device, MaxClips, RunDir, WeightsKind
+from svilm_fast.train.pretrain import Overrides
+
+TABLE_WIDTH = 130
+PICTURE_QUERIES = 4  # best and worst queries in the pictures
+
+
+def retrieval(
+    run: RunDir,
+    overrides: Overrides = None,
+    split: Annotated[str, typer.Option(help="train, val or test")] = "test",
+    list_file: Annotated[
+        Path | None, typer.Option("--list", help="CSV or JSONL list to use as the test split")
+    ] = None,
+    videos: Annotated[Path | None, typer.Option(help="folder of the videos of --list")] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="check the list against a named protocol: msrvtt-1ka")
+    ] = None,
+    max_clips: MaxClips = None,
+    weights: WeightsKind = None,
+    device: Device = "auto",
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="name of the files in evaluation/ [default: retrieval, or list_ and the list's]"
+        ),
+    ] = None,
+    least: Annotated[
+        float | None,
+        typer.Option(
+            "--at-least", min=0, max=100, help="percent that text-to-video R@1 must reach"
+        ),
+    ] = None,
+    times_colours: Annotated[
+        float | None,
+        typer.Option(min=0, max=1e6, help="how often R@1 must be that of colour sets alone"),
+    ] = None,
+    at_chance: Annotated[
+        bool, typer.Option("--at-chance", help="R@10 must not differ from chance")
+    ] = False,
+) -> None:
+    """Rank the captions and clips of a split against each other, both ways.
+
+    Exit status 1 where a demanded figure is not reached.
+    """
+    from svilm_fast.evaluation import retrieval_table, write_retrieval
+    from svilm_fast.evaluation.demands import Demands, judged
+    from svilm_fast.evaluation.protocols import check_protocol, data_for_list
+    from svilm_fast.report.page import retrieval_sections, write_pictures
+    from svilm_fast.train.folder.ownership import check_not_foreign, placed
+    from svilm_fast.train.ranks.process_group import choose_device
+    from svilm_fast.train.run.evaluate import (
+        check_result_name,
+        evaluate,
+        evaluation_data,
+        result_name,
+    )
+    from svilm_fast.train.run.loaded_run import load_run
+    from svilm_fast.train.run.reporting import PICTURE_FRAMES
+
+    if name is not None:
+        check_result_name(name)
+    chosen = choose_device(device, 0)
+    loaded = load_run(run, device=chosen, overrides=overrides, weights=weights)
+    config = loaded.config
+    if list_file is not None:
+        if split != "test":
+            raise UserError("--list takes the place of the test split; leave out --split")
+        config.data = data_for_list(config.data, list_file, videos or list_file.parent)
+        name = name or result_name(f"list_{list_file.stem}")
+    dataset = evaluation_data(config, split, loaded.tokenizer)
+    options = {} if list_file is None else {"protocol": f"list {list_file.name}"}
+    if protocol is not None:
+        options = {"protocol": check_protocol(protocol, dataset).title}
+    name = name or "retrieval"
+    evaluation = loaded.files.evaluation
+    check_not_foreign(loaded.files, [evaluation / f"{name}.json", evaluation / f"{name}.txt"])
+    result = evaluate(
+        loaded.model.encoder,
+        dataset,
+        config,
+        chosen,
+        max_clips=max_clips,
+        keep_frames=PICTURE_FRAMES,
+        **options,
+    )
+    result.extra |= {"run": config.run.name, "step": loaded.step, "weights": loaded.weights.value}
+    pictures = f"{name}_pictures"
+    with placed(loaded.files, evaluation) as drafts:
+        path = evaluation / write_retrieval(result, drafts, name=name).name
+        write_pictures(retrieval_sections(result, PICTURE_QUERIES), drafts / pictures)
+    # Piped output has no width of its own; the table needs this much to stay on one line a row.
+    console = Console() if sys.stdout.isatty() else Console(width=TABLE_WIDTH)
+    console.print(retrieval_table(result))
+    print(f"wrote {path} and {evaluation / pictures}")
+    verdicts = judged(result, Demands(least, times_colours, at_chance))
+    for met, text in verdicts:
+        print(f"{'reached' if met else 'NOT reached'}: {text}")
+    if not all(met for met, _ in verdicts):
+        raise typer.Exit(1)

@@ -1,0 +1,18 @@
+"""Options that several commands on a finished run share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from svilm_fast.train.config.schema import Weights
+
+RunDir = Annotated[Path, typer.Option("--run", help="run directory that `svilm pretrain` wrote")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
+WeightsKind = Annotated[
+    Weights | None,
+    typer.Option("--weights", help="as trained or their average; default: as ema.evaluate says"),
+]
+MaxClips = Annotated[int | None, typer.Option(min=1, help="use only the first clips")]
