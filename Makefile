@@ -54,7 +54,7 @@ test: $(STAMP)  ## the fast tests (CPU)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 test-slow: $(STAMP)  ## all planted bugs, ZeRO matrix, long properties (CPU)
-	$(BIN)/python -m pytest -m "slow and not gpu" -n $(SLOW_JOBS) --dist loadfile --timeout 900
+	$(BIN)/python -m pytest -m "slow and not gpu" -n $(SLOW_JOBS) --dist loadfile --no-loadscope-reorder --timeout 900
 
 instruction-sets: $(STAMP)  ## the numeric tests under SSE, AVX2 and AVX-512 with three seeds each (an hour; CI: INSTRUCTION_SETS=--short)
 	$(BIN)/python -m tests.instruction_sets --jobs $(JOBS) $(INSTRUCTION_SETS)

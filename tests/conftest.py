@@ -70,11 +70,45 @@ def ranks() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def run_on_ranks() -> Callable[..., list[str]]:
+def warm_ranks() -> Iterator[Callable[..., list[int | None]]]:
+    """`warm_ranks(arguments, environments, outputs, timeout)`: exit codes of ranks that are forks.
+
+    Of one process for all tests, see `warm_ranks.py`; None is a rank that was killed at the end of
+    its time.
+    """
+    processes: list[subprocess.Popen] = []
+
+    def run(
+        arguments: list[str], environments: list[dict], outputs: list[Path], timeout: float
+    ) -> list[int | None]:
+        if not processes:
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, str(Path(__file__).with_name("warm_ranks.py"))],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+            )
+        group = {"arguments": arguments, "environments": environments, "timeout": timeout}
+        pipe = processes[0].stdin
+        pipe.write(json.dumps(group | {"outputs": list(map(str, outputs))}) + "\n")
+        pipe.flush()
+        return json.loads(processes[0].stdout.readline())
+
+    yield run
+    for process in processes:
+        process.stdin.close()
+        process.wait(60)
+
+
+@pytest.fixture(scope="session")
+def run_on_ranks(warm_ranks, tmp_path_factory) -> Callable[..., list[str]]:
     """`run_on_ranks(world_size, program, *words, timeout=280, **variables)`: their outputs.
 
     Every rank runs the program with the words, the variables that a launcher sets and the given
-    ones, and must end with 0 within `timeout` seconds.
+    ones, and must end with 0 within `timeout` seconds. Ranks with variables of their own, ranks
+    that run `-c`, and those that may use a GPU are new interpreters; the others are forks.
     """
     # Not above: tests of kernels are collected where the package's requirements are missing.
     from svilm_fast.train.environment import environment_without_launcher, free_port
@@ -84,26 +118,43 @@ def run_on_ranks() -> Callable[..., list[str]]:
     ) -> list[str]:
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
         shared = environment_without_launcher() | place | {"WORLD_SIZE": str(world_size)}
-        processes = [
-            subprocess.Popen(
-                [sys.executable, *map(str, arguments)],
-                env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} | variables,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
+        environments = [
+            shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} | variables
             for rank in range(world_size)
         ]
-        try:
-            outputs = [process.communicate(timeout=timeout)[0] for process in processes]
-        finally:
-            for process in processes:
-                process.kill()
-        codes = [process.returncode for process in processes]
+        words = list(map(str, arguments))
+        if not variables and words[0] != "-c" and not torch.cuda.is_available():
+            folder = tmp_path_factory.mktemp("outputs")
+            files = [folder / str(rank) for rank in range(world_size)]
+            codes = warm_ranks(words, environments, files, timeout)
+            outputs = [file.read_text() for file in files]
+        else:
+            codes, outputs = _run_cold(words, environments, timeout)
         assert codes == [0] * world_size, "\n".join(outputs)
         return outputs
 
     return run
+
+
+def _run_cold(
+    arguments: list[str], environments: list[dict[str, str]], timeout: float
+) -> tuple[list[int], list[str]]:
+    processes = [
+        subprocess.Popen(
+            [sys.executable, *arguments],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for environment in environments
+    ]
+    try:
+        outputs = [process.communicate(timeout=timeout)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [process.returncode for process in processes], outputs
 
 
 @pytest.fixture(scope="session")

@@ -268,11 +268,11 @@ def losses(read_records):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_sigterm_saves_on_all_ranks_and_resume_continues_bit_for_bit(
-    world: Path, tmp_path: Path, stage: int, losses
+    world: Path, tmp_path: Path, losses
 ) -> None:
-    shared = (f"deepspeed.zero_stage={stage}", "training.steps=24")
+    # The other stages, from a launcher that has imported everything: tests/faults/test_stages.py.
+    shared = ("deepspeed.zero_stage=2", "training.steps=24")
     whole = launch(deepspeed_program(), world, tmp_path / "whole", *shared)
     output, _ = whole.communicate(timeout=280)
     assert whole.returncode == 0, output
@@ -293,10 +293,10 @@ def test_sigterm_saves_on_all_ranks_and_resume_continues_bit_for_bit(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("killed", [0, 1])
 def test_a_killed_rank_ends_the_job_and_the_last_checkpoint_resumes(
-    world: Path, tmp_path: Path, killed: int, read_records
+    world: Path, tmp_path: Path, read_records
 ) -> None:
+    # Row 3 of tests/faults kills either rank.
     import psutil
 
     run_dir = tmp_path / "run"
@@ -306,7 +306,7 @@ def test_a_killed_rank_ends_the_job_and_the_last_checkpoint_resumes(
     ranks = [
         child
         for child in psutil.Process(broken.pid).children(recursive=True)
-        if f"--local_rank={killed}" in child.cmdline()
+        if "--local_rank=0" in child.cmdline()
     ]
     ranks[0].kill()
     broken.communicate(timeout=60)

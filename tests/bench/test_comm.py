@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from svilm_fast.bench.comm import worker
 from svilm_fast.bench.comm.fit import fit_line
 from svilm_fast.bench.comm.ranks import RanksFailedError, run_ranks
 from svilm_fast.cli import app
@@ -49,10 +50,24 @@ def test_the_bytes_of_the_losses_are_those_of_the_model() -> None:
     _check_losses(2, found)
 
 
+@pytest.fixture
+def found_on_ranks(run_on_ranks, tmp_path):
+    """What `run_ranks` returns, from ranks that are forks: an interpreter each costs seconds."""
+
+    def found(world_size: int, task: dict) -> dict:
+        result = tmp_path / "result.json"
+        run_on_ranks(world_size, worker.__file__, result, json.dumps(task))
+        return json.loads(result.read_text())
+
+    return found
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("world_size", [4, 8])
-def test_the_bytes_of_the_losses_are_those_of_the_model_for_more_ranks(world_size) -> None:
-    _check_losses(world_size, run_ranks(world_size, [json.dumps({"losses": LOSSES})]))
+def test_the_bytes_of_the_losses_are_those_of_the_model_for_more_ranks(
+    world_size, found_on_ranks
+) -> None:
+    _check_losses(world_size, found_on_ranks(world_size, {"losses": LOSSES}))
 
 
 ENGINES = [
@@ -62,9 +77,9 @@ ENGINES.append([*ENGINES[1], "training.micro_batch=2"])
 
 
 @pytest.mark.slow
-def test_the_bytes_of_zero_are_close_to_the_model() -> None:
+def test_the_bytes_of_zero_are_close_to_the_model(found_on_ranks) -> None:
     world_size = 2
-    found = run_ranks(world_size, [json.dumps({"engines": ENGINES})])
+    found = found_on_ranks(world_size, {"engines": ENGINES})
     for overrides, entry in zip(ENGINES, found["engines"], strict=True):
         config = load_config("demo", overrides)
         workload = workload_of(config, world_size, on_gpu=False)

@@ -37,9 +37,8 @@ def svilm(folder, *arguments):
 
 @pytest.mark.slow
 def test_a_doubled_gather_and_an_extra_wait_are_seen(project):
+    # That the code as it is has the counts of the table is what `make counts-check` is for.
     kinds = ("--kind", "collectives", "--kind", "waits")
-    clean = svilm(project, "bench", "counts", "--check", *kinds)
-    assert clean.returncode == 0, clean.stdout + clean.stderr
     plant(
         project,
         "kernels/infonce/distributed.py",

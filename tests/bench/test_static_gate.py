@@ -1,4 +1,7 @@
-"""The gate turns red for a spill, a lost alignment and a matrix that is written out."""
+"""The gate turns red for a spill, a lost alignment and a matrix that is written out.
+
+That the kernels as they are pass is what `make static-check` shows.
+"""
 
 import os
 import shutil
@@ -68,13 +71,6 @@ def project(tmp_path):
             ignore=shutil.ignore_patterns("__pycache__"),
         )
     return tmp_path
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("op", "variant"), [GROUNDING, INFONCE])
-def test_the_kernels_as_they_are_pass(project, op, variant):
-    result = check(project, op, variant)
-    assert result.returncode == 0, result.stdout + result.stderr
 
 
 @pytest.mark.slow

@@ -75,7 +75,7 @@ def kill_in_save(rig: Rig, tries: int, seen: Tries) -> None:
     "kill -9 of a rank in a step",
     "the job ends within 10 s with its own exit code, no orphan, the end equal",
     tries=10,
-    short=1,
+    short=2,
 )
 def kill_in_step(rig: Rig, tries: int, seen: Tries) -> None:
     steps = 24 if rig.short else 6 * tries + 6

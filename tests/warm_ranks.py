@@ -1,0 +1,88 @@
+"""Ranks that are forks of a process which has imported torch, DeepSpeed and the package.
+
+An interpreter of its own costs every rank seconds of imports. `run_on_ranks` starts this program
+once in each process of the tests. A line of stdin describes a group of ranks, a line of stdout
+tells how each ended. A fork is to its program what a new interpreter is: the arguments, the folder
+of the program in front of `sys.path`, the environment, and an end with all exit handlers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+POLL_SECONDS = 0.02
+
+
+def load() -> None:
+    """Import what the programs of ranks import; on a bare GPU machine some of it is missing."""
+    import torch
+
+    torch.set_num_threads(1)
+    try:
+        from svilm_fast.train import session  # noqa: F401
+        from svilm_fast.train.environment import import_deepspeed
+
+        import_deepspeed("cpu")
+    except ImportError:
+        pass
+
+
+def start(arguments: list[str], environment: dict[str, str], output: str) -> int:
+    """Fork a rank; returns its process id in this process and 0 in the rank."""
+    pid = os.fork()
+    if pid == 0:
+        file = os.open(output, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        for stream, target in ((nothing, 0), (file, 1), (file, 2)):
+            os.dup2(stream, target)
+        os.environ.clear()
+        os.environ.update(environment)
+        sys.argv = arguments
+        sys.path.insert(0, str(Path(arguments[0]).parent))
+    return pid
+
+
+def await_all(pids: list[int], seconds: float) -> list[int | None]:
+    """The exit codes of all; None for each that had to be killed after `seconds`."""
+    codes: dict[int, int | None] = {}
+    deadline = time.monotonic() + seconds
+    while len(codes) < len(pids) and time.monotonic() < deadline:
+        for pid in pids:
+            if pid not in codes:
+                ended, status = os.waitpid(pid, os.WNOHANG)
+                if ended:
+                    codes[pid] = os.waitstatus_to_exitcode(status)
+        time.sleep(POLL_SECONDS)
+    for pid in pids:
+        if pid not in codes:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            codes[pid] = None
+    return [codes[pid] for pid in pids]
+
+
+def main() -> None:
+    sys.path.pop(0)  # the folder of this file
+    load()
+    replies = os.fdopen(os.dup(1), "w")
+    for line in sys.stdin:
+        group: dict[str, Any] = json.loads(line)
+        pids = []
+        for environment, output in zip(group["environments"], group["outputs"], strict=True):
+            pids.append(start(group["arguments"], environment, output))
+            if pids[-1] == 0:
+                # What this raises ends the fork as it would end an interpreter.
+                runpy.run_path(group["arguments"][0], run_name="__main__")
+                return
+        print(json.dumps(await_all(pids, group["timeout"])), file=replies, flush=True)
+
+
+if __name__ == "__main__":
+    main()
