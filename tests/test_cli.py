@@ -113,7 +113,7 @@ def test_retrieval_takes_a_list_of_videos(finished: Path, tmp_path: Path, capsys
     of_list = json.loads((finished / "evaluation" / "list_list.json").read_text())
     assert of_list["protocol"] == "list list.csv"
     assert call("evaluate", "retrieval", *arguments, "--protocol", "msrvtt-1ka") == 2
-    assert "1000" in capsys.readouterr().err
+    assert "1,000" in capsys.readouterr().err
 
 
 def test_the_report_is_one_page(finished: Path) -> None:
