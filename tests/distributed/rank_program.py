@@ -19,7 +19,8 @@ from conftest import (
 )
 
 from svilm_fast.distributed.gradient_cache import CachedStep
-from svilm_fast.objectives.total import Embeddings, StepOutput
+from svilm_fast.objectives.features import Features
+from svilm_fast.objectives.total import StepOutput
 from svilm_fast.train.checkpoint.sharded_state import masters
 from svilm_fast.train.ranks.process_group import Ranks, leave_ranks, start_ranks
 
@@ -50,8 +51,8 @@ def wrong_use(ranks: Ranks, overrides: list[str]) -> dict[str, Any]:
     objective = engine.model.objective
     if ranks.rank == ranks.world_size - 1:
 
-        def poisoned(embeddings: Embeddings) -> StepOutput:
-            output = objective(embeddings)
+        def poisoned(features: Features) -> StepOutput:
+            output = objective(features)
             return output._replace(loss=output.loss * float("nan"))
 
         engine.model.objective = poisoned

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from svilm_fast.objectives.config import GroundingConfig
+from svilm_fast.objectives.grounding import GroundingConfig
 from svilm_fast.report import build_report
 from svilm_fast.report.page import (
     Picture,
