@@ -126,10 +126,14 @@ class Features(NamedTuple):
     empty_groups: Tensor | None = None
     local: LocalTerms | None = None
 
+    def view(self, view: View) -> ViewFeatures:
+        """The features of a view, all of them None where nothing is read of it."""
+        found: ViewFeatures | None = getattr(self, view, None)
+        return ViewFeatures() if found is None else found
+
     def read(self, view: View, feature: str) -> Tensor:
         """A feature or mask of a view; raises ValueError where it is missing."""
-        found: ViewFeatures | None = getattr(self, view, None)
-        return required(None if found is None else getattr(found, feature), f"{view}.{feature}")
+        return required(getattr(self.view(view), feature), f"{view}.{feature}")
 
     def only(self, reads: Reads) -> Features:
         """The features in `reads`; masks and ids of the samples stay."""
