@@ -1,10 +1,16 @@
-"""A batch of random clips and captions in the shapes of a configuration, without data on disk."""
+"""Random clips, captions and features in the shapes of a configuration, without data on disk."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from svilm_fast.data.batch import ClipBatch, sample_key
+from svilm_fast.models.flops import encoded_tokens
+from svilm_fast.objectives.features import Features, Reads, ViewFeatures
 from svilm_fast.train.config.schema import RunConfig
 
 
@@ -37,4 +43,43 @@ def random_batch(config: RunConfig, pairs: int, *, seed: int = 0) -> ClipBatch:
         frame_index=torch.arange(video.frames).expand(pairs, -1).contiguous(),
         crop=torch.tensor([[0.0, 0.0, 1.0, 1.0]]).repeat(pairs, 1),
         flipped=torch.zeros(pairs, dtype=torch.bool),
+    )
+
+
+def random_features(
+    config: RunConfig, pairs: int, reads: Reads, *, seed: int, device: torch.device
+) -> Features:
+    """What `reads` names of `pairs` samples, as leaves that need a gradient."""
+    generator = torch.Generator().manual_seed(seed)
+    video, width, nouns = config.video, config.model.embed_dim, config.data.nouns.per_caption
+    shapes = {
+        "video": (width,),
+        "groups": (video.num_groups, width),
+        "segments": (video.num_segments, width),
+        "tokens": (encoded_tokens(video), video.width),
+    }
+
+    def unit(*shape: int) -> Tensor:
+        drawn = F.normalize(torch.randn(pairs, *shape, generator=generator), dim=-1)
+        return drawn.to(device).requires_grad_()
+
+    def mask(*shape: int) -> Tensor:
+        return torch.ones(pairs, *shape, dtype=torch.bool, device=device)
+
+    views: dict[str, Any] = {
+        view: ViewFeatures(
+            **{feature: unit(*shapes[feature]) for feature in sorted(reads.features_of(view))},
+            segment_mask=mask(video.num_segments),
+        )
+        for view in sorted(reads.views)
+    }
+    own = mask(video.num_segments)
+    own[:, video.num_segments // 2 :] = False
+    return Features(
+        **views,
+        texts=unit(width) if reads.texts else None,
+        nouns=unit(nouns, width) if reads.nouns else None,
+        noun_mask=mask(nouns) if reads.nouns else None,
+        paste_mask=own,
+        pair_ids=torch.arange(pairs, device=device) + seed * pairs,
     )

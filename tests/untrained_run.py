@@ -11,8 +11,8 @@ from svilm_fast.data.world import render_world
 from svilm_fast.objectives.svilm import build_model
 from svilm_fast.train.checkpoint.portable import PortableState, describe_state, write_portable
 from svilm_fast.train.config.load import dump_config, load_config
-from svilm_fast.train.config.small_model import SMALL_MODEL
 from svilm_fast.train.config.run_files import RunFiles
+from svilm_fast.train.config.small_model import SMALL_MODEL
 
 
 def make_untrained_run(folder: Path, *overrides: str) -> RunFiles:

@@ -13,12 +13,11 @@ import torch
 import torch.distributed as dist
 
 from svilm_fast.bench.comm.counting import CountedCollectives
-from svilm_fast.kernels.grounding import distributed_grounding_loss
-from svilm_fast.kernels.infonce import distributed_infonce
+from svilm_fast.bench.synthetic import random_features
+from svilm_fast.objectives.total import Objectives
+from svilm_fast.train.config.deepspeed import local_batch_of
 from svilm_fast.train.config.load import load_config
 from svilm_fast.train.config.schema import DistributedConfig, RunConfig
-from svilm_fast.train.plan.loss_memory import vectors
-from svilm_fast.train.plan.workload import workload_of
 from svilm_fast.train.ranks.process_group import Ranks, leave_ranks, start_ranks
 
 KINDS = ("all_gather", "reduce_scatter", "all_reduce")
@@ -86,27 +85,14 @@ def measure(
 
 
 def loss_step(config: RunConfig, ranks: Ranks) -> CountedCollectives:
-    """Forward and backward of both global losses on random embeddings, counted."""
-    workload = workload_of(config, ranks.world_size, on_gpu=False)
-    width, local = config.model.embed_dim, workload.local_batch
-    counted, generator = CountedCollectives(), torch.Generator().manual_seed(ranks.rank)
-
-    def unit(*shape: int) -> torch.Tensor:
-        drawn = torch.randn(*shape, generator=generator)
-        made = torch.nn.functional.normalize(drawn, dim=-1).to(ranks.device)
-        return made.requires_grad_()
-
-    scale = torch.tensor(10.0, device=ranks.device, requires_grad=True)
-    losses = []
-    with counted:
-        if "texts" in vectors(workload):
-            losses.append(distributed_infonce(unit(local, width), unit(local, width), scale))
-        if "nouns" in vectors(workload):
-            groups, nouns = unit(local, workload.groups, width), unit(local, workload.nouns, width)
-            mask = torch.ones(local, workload.nouns, dtype=torch.bool, device=ranks.device)
-            beta = torch.tensor(3.0, device=ranks.device, requires_grad=True)
-            losses.append(distributed_grounding_loss(groups, nouns, mask, beta, scale))
-        torch.stack(losses).sum().backward()
+    """Forward and backward of the global objectives on random features, counted."""
+    local = local_batch_of(config, ranks.world_size)
+    objectives = Objectives(config).to(ranks.device)
+    features = random_features(
+        config, local, config.objectives.reads("global"), seed=ranks.rank, device=ranks.device
+    )
+    with (counted := CountedCollectives()):
+        objectives(features)[0].backward()
     return counted
 
 

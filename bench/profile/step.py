@@ -65,7 +65,7 @@ def _batches(config: RunConfig, ranks: Ranks, synthetic: bool) -> Iterator[Itera
         image_size=config.video.image_size,
         table=table,
         seed=config.run.seed,
-        nouns=config.objectives.grounding.weight > 0,
+        nouns=config.objectives.reads().nouns,
     )
     loader = build_loader(
         config.data,

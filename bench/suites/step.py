@@ -25,7 +25,7 @@ from svilm_fast.bench.suites.benchmark import (
 from svilm_fast.bench.timing import measure
 from svilm_fast.core.philox import Site, StepSeeds
 from svilm_fast.data.cut_paste import cut_and_paste
-from svilm_fast.distributed.gradient_cache import DIFFERENTIABLE, CachedStep
+from svilm_fast.distributed.gradient_cache import CachedStep
 from svilm_fast.kernels.backend import use_backend
 from svilm_fast.models.inputs import ModelInputs
 from svilm_fast.objectives.flops import step_flops
@@ -176,10 +176,10 @@ class TrainingStep:
 
     def _verify_losses(self) -> float:
         with torch.no_grad(), self._autocast():
-            embeddings = self.model.embed(self.parts[0])
-            found = self.model.objective(embeddings).loss
+            features = self.model.embed(self.parts[0])
+            found = self.model.objective(features).loss
             with use_backend("reference"):
-                expected = self.model.objective(embeddings).loss
+                expected = self.model.objective(features).loss
         error = relative_rms(found, expected)
         if not error <= _LOSS_BAR:
             raise WrongResult("the fused losses are not those of the reference path", error)
@@ -188,16 +188,13 @@ class TrainingStep:
     def explain(self, seconds: float) -> Mapping[str, Any]:
         """How long the losses of the whole batch take alone, forward and backward."""
         with torch.no_grad(), self._autocast():
-            embeddings = self.cached.embeddings if self.cached else self.model.embed(self.parts[0])
-        leaves = {
-            name: value.detach().requires_grad_()
-            for name in DIFFERENTIABLE
-            if (value := getattr(embeddings, name)) is not None
-        }
+            features = self.cached.features if self.cached else self.model.embed(self.parts[0])
+        for leaf in features.differentiable():
+            leaf.requires_grad_()
 
         def losses() -> None:
             with self._autocast():
-                self.model.objective(embeddings._replace(**leaves)).loss.backward()
+                self.model.objective(features).loss.backward()
 
         timing = measure(losses, self.device, budget_s=0.3, most=5, memory=False)
         facts = {
@@ -222,7 +219,7 @@ def _clips(config: RunConfig, count: int, device: torch.device) -> dict[str, Any
     frames = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8, device=device)
     seeds = StepSeeds(0, 0, torch.arange(count, device=device)).at(Site.CUT_PASTE)
     pasted = cut_and_paste(frames, seeds, video.num_segments, video.tubelet)
-    sources = config.objectives.sources()
+    sources = config.objectives.reads().views
     return {
         "frames": frames if "clean" in sources else None,
         "blended": pasted.blended if "blended" in sources else None,

@@ -58,9 +58,9 @@ class Settings(BaseModel):
     def _name_the_nearest_key(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        known = list(cls.model_fields)
-        for key in values:
-            if key not in cls.model_fields:
+        known = cls.known_keys()
+        for key, value in values.items():
+            if key not in cls.model_fields and cls.block_at(str(key), value) is None:
                 near = difflib.get_close_matches(str(key), known, n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
                 raise ValueError(f"unknown key {key!r}: {hint}")
@@ -88,6 +88,21 @@ class Settings(BaseModel):
             if isinstance(leaf, str) and any(unicodedata.category(c) in ("Cc", "Cs") for c in leaf):
                 raise ValueError(f"must hold printable characters, found {leaf[:40]!r}")
         return value
+
+    @classmethod
+    def known_keys(cls) -> list[str]:
+        """The keys that an unknown one may be a slip of."""
+        return list(cls.model_fields)
+
+    @classmethod
+    def block_at(cls, key: str, value: Any) -> type[Settings] | None:
+        """The class of a block under a key that is no field; None where there can be none."""
+        return None
+
+    @classmethod
+    def problem_of(cls, key: str, value: Any) -> str | None:
+        """What is wrong with a key that is neither field nor block, where the class knows best."""
+        return None
 
     @classmethod
     @cache

@@ -6,7 +6,7 @@ Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited S
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Protocol
 
 import torch
@@ -14,28 +14,31 @@ from torch import Tensor
 
 from svilm_fast.core.trace_ranges import phase
 from svilm_fast.models.inputs import ModelInputs
-from svilm_fast.objectives.total import Embeddings, StepOutput
-
-# What the encoders' gradient passes through; the other fields are masks and counts.
-DIFFERENTIABLE = ("videos", "texts", "groups", "nouns", "segments")
+from svilm_fast.objectives.features import Features
+from svilm_fast.objectives.total import StepOutput
 
 
 class Halves(Protocol):
     """The two halves of a step: `SViLM` itself, or an engine that calls them through its hooks."""
 
-    def embed(self, inputs: ModelInputs, /) -> Embeddings:
-        """What the objectives read of every sample; no sample may see another."""
+    def embed(self, inputs: ModelInputs, /) -> Features:
+        """What the global objectives read of every sample, and the terms of the local ones."""
 
-    def objective(self, embeddings: Embeddings, /) -> StepOutput:
+    def objective(self, features: Features, /) -> StepOutput:
         """Loss and metrics of a rank's whole batch; collective."""
 
 
 class CachedStep:
-    """One step: the loss is taken at the embeddings, then the encoders are run again for backward.
+    """One step: the loss is taken at the features, then the encoders are run again for backward.
 
     Building it embeds the batch in micro-batches without a graph and computes the loss on the
-    embeddings as leaves; collective, because the objectives are. `output` holds loss and metrics,
-    which are those of a step without cache. Whoever does not iterate has spent no backward.
+    features as leaves; collective, because the global objectives are. `output` holds loss and
+    metrics, which are those of a step without cache. Whoever does not iterate has spent no
+    backward.
+
+    What the global objectives read is differentiated here, feature by feature. The local ones run
+    with the encoders in both passes: their loss is the mean over the samples of a micro-batch, so a
+    replay adds it weighted by the micro-batch's share of the batch.
     """
 
     def __init__(self, model: Halves, inputs: ModelInputs, micro_batch: int) -> None:
@@ -45,28 +48,40 @@ class CachedStep:
         """
         self.model = model
         self.parts = inputs.split(micro_batch)
+        self.shares = [len(part) / len(inputs) for part in self.parts]
         with torch.no_grad():
-            self.embeddings = _leaves(_concatenated([model.embed(part) for part in self.parts]))
-        self.output = model.objective(self.embeddings)
+            embedded = [model.embed(part) for part in self.parts]
+            self.features = Features.joined(embedded, self.shares)
+            del embedded
+        for leaf in self.features.differentiable():
+            leaf.requires_grad_()
+        self.output = model.objective(self.features)
+
+    @property
+    def has_global_loss(self) -> bool:
+        """Whether the first scalar is the global objectives' loss; there may be none."""
+        return self.output.loss.requires_grad
 
     def __len__(self) -> int:
         """How many scalars iteration gives: the loss, then one of each micro-batch."""
-        return 1 + len(self.parts)
+        return self.has_global_loss + len(self.parts)
 
     def __iter__(self) -> Iterator[Tensor]:
         """Scalars whose backward calls add up to the gradient of the loss.
 
         `backward` must be called on each before the next is taken. The first is the loss: it gives
-        the objectives' own parameters their gradient, once, and the embeddings theirs. Each other
-        one is <embeddings, their gradient> of a micro-batch, embedded again with a graph that ends
-        with its backward; its noise is that of the first pass, because it follows from sample keys.
+        the global objectives' own parameters their gradient, once, and the features theirs; with
+        local objectives alone it is left out. Each other one is <features, their gradient> of a
+        micro-batch, embedded again with a graph that ends with its backward, plus the local losses;
+        its noise is that of the first pass, because it follows from sample keys.
         """
-        yield self.output.loss
+        if self.has_global_loss:
+            yield self.output.loss
         start = 0
-        for part in self.parts:
+        for part, share in zip(self.parts, self.shares, strict=True):
             rows = slice(start, start + len(part))
             with phase("replay"):
-                scalar = _surrogate(self.model.embed(part), self.embeddings, rows)
+                scalar = _surrogate(self.model.embed(part), self.features, rows, share)
             yield scalar
             del scalar  # what is left of its graph goes before the next one grows
             start = rows.stop
@@ -77,21 +92,10 @@ class CachedStep:
             scalar.backward()
 
 
-def _concatenated(parts: Sequence[Embeddings]) -> Embeddings:
-    return Embeddings(*(None if fields[0] is None else torch.cat(fields) for fields in zip(*parts)))
-
-
-def _leaves(embeddings: Embeddings) -> Embeddings:
-    found = {name: getattr(embeddings, name) for name in DIFFERENTIABLE}
-    return embeddings._replace(
-        **{name: value.requires_grad_() for name, value in found.items() if value is not None}
-    )
-
-
-def _surrogate(replayed: Embeddings, cached: Embeddings, rows: slice) -> Tensor:
-    products = []
-    for name in DIFFERENTIABLE:
-        leaf = getattr(cached, name)
-        if leaf is not None and leaf.grad is not None:
-            products.append((getattr(replayed, name) * leaf.grad[rows]).sum())
-    return torch.stack(products).sum()
+def _surrogate(replayed: Features, cached: Features, rows: slice, share: float) -> Tensor:
+    """share: of the batch's samples, in this micro-batch."""
+    pairs = zip(replayed.differentiable(), cached.differentiable(), strict=True)
+    terms = [(found * leaf.grad[rows]).sum() for found, leaf in pairs if leaf.grad is not None]
+    if replayed.local is not None:
+        terms.append(share * replayed.local.loss)
+    return torch.stack(terms).sum()

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Any, Literal
 
-from torch import Tensor
-
 from svilm_fast.core.trace_ranges import phase
+from svilm_fast.distributed.gradient_cache import CachedStep
 
 Reduction = Literal["coalesce", "boundary"]
 
@@ -44,11 +42,11 @@ def choose_reduction(engine: Any, asked: Literal["auto"] | Reduction) -> Reducti
     return asked
 
 
-def backward_all(engine: Any, scalars: Iterable[Tensor], count: int, reduction: Reduction) -> None:
+def backward_all(engine: Any, step: CachedStep, reduction: Reduction) -> None:
     """Run backward on the scalars of a gradient cache, each before the next, as one gradient.
 
-    The first scalar is the loss, which reaches the objectives' parameters alone; the encoders' are
-    reached by every other one, `count - 1` in all.
+    The first scalar is the loss of the global objectives, if there are any, which reaches their
+    parameters alone; those of the encoders and of local objectives are reached by every other one.
 
     Plain repeated `engine.backward` keeps only the last scalar's gradient under ZeRO 1 and 2.
     `coalesce` holds the full gradients of a rank until all are done and reduces them once;
@@ -58,17 +56,18 @@ def backward_all(engine: Any, scalars: Iterable[Tensor], count: int, reduction: 
     if reduction == "coalesce":
         with ExitStack() as coalesced:
             coalesced.enter_context(engine.coalesce_grad_reduction())
-            for scalar in scalars:
+            for scalar in step:
                 engine.backward(scalar)
                 del scalar  # holds what is left of its graph
             with phase("reduce"):
                 coalesced.close()
         return
-    for number, scalar in enumerate(scalars, start=1):
-        engine.set_gradient_accumulation_boundary(number == count)
+    for number, scalar in enumerate(step, start=1):
+        engine.set_gradient_accumulation_boundary(number == len(step))
         engine.backward(scalar)
         del scalar
-        if number == 1 and int(engine.zero_optimization_stage()) == 3:
+        of_loss = number == 1 and step.has_global_loss
+        if of_loss and int(engine.zero_optimization_stage()) == 3:
             # ZeRO 3 overwrites a shard in the first backward of a step and adds to it in the
-            # others. The loss reaches no encoder: theirs would add to the step before this one.
+            # others. This loss reaches no encoder: theirs would add to the step before this one.
             engine.optimizer.zero_grad()

@@ -36,6 +36,8 @@ class VideoFeatures(NamedTuple):
         token_mask: bool [b, L], or None where all tokens are real.
         grid: token positions along time, height and width.
         pooled: [b, C], what `video` is the projection of.
+        tokens: [b, L, C], normalised states of the video tokens after the last layer, at least
+            fp32; None where they were not asked for.
     """
 
     video: Tensor
@@ -47,3 +49,4 @@ class VideoFeatures(NamedTuple):
     token_mask: Tensor | None
     grid: tuple[int, int, int]
     pooled: Tensor
+    tokens: Tensor | None = None

@@ -23,10 +23,11 @@ from svilm_fast.models.tubelet_embedding import TubeletEmbedding
 
 @dataclass(frozen=True)
 class VideoOutputs:
-    """Which embeddings a call needs; what is left out is not computed."""
+    """Which outputs a call needs besides the video embedding; what is left out is not computed."""
 
     groups: bool = True
     segments: bool = True
+    tokens: bool = False
 
 
 class LearnedTokens(nn.Module):
@@ -99,7 +100,7 @@ class VideoEncoder(nn.Module):
         Args:
             frames: uint8 [b, F, H, W, 3].
             seeds: randomness of the step (keys int64 [b]).
-            outputs: what to compute besides the video embedding; all of it by default.
+            outputs: what to compute besides the video embedding; groups and segments by default.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.lock is not True):
             return self._embedded(frames, seeds, outputs or VideoOutputs())
@@ -216,7 +217,7 @@ class VideoEncoder(nn.Module):
         outputs: VideoOutputs,
     ) -> VideoFeatures:
         pool = self.config.pool
-        if pool == "tokens" or outputs.segments:
+        if pool == "tokens" or outputs.segments or outputs.tokens:
             tokens = self.norm(tokens)
         grouped = None
         if self.num_groups and (outputs.groups or pool == "groups"):
@@ -247,6 +248,7 @@ class VideoEncoder(nn.Module):
             token_mask=mask,
             grid=self.config.grid,
             pooled=pooled,
+            tokens=at_least_fp32(tokens) if outputs.tokens else None,
         )
 
     def _segment_of(self, ids: Tensor) -> Tensor:

@@ -1,1 +1,10 @@
-"""The three losses of S-ViLM and the model that trains with their weighted sum."""
+"""The losses that a model is trained with; each kind is one file and one line here."""
+
+from svilm_fast.objectives.base import register
+from svilm_fast.objectives.contrast import ContrastConfig
+from svilm_fast.objectives.grounding import GroundingConfig
+from svilm_fast.objectives.temporal import TemporalConfig
+
+register(ContrastConfig)
+register(GroundingConfig)
+register(TemporalConfig)

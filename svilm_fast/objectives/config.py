@@ -1,123 +1,172 @@
-"""Settings of the three losses, and of the whole trainable model."""
+"""The block `objectives`: objectives by name, and what all of them share."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import difflib
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import Field, model_validator
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
+from torch import nn
 
-from svilm_fast.core.settings import Count, Factor, Settings, Size, Weight
+from svilm_fast.core.settings import Count, Settings
 from svilm_fast.models.config import ModelConfig, TextConfig, VideoConfig, with_preset
-
-VideoSource = Literal["clean", "blended"]
-Similarity = Literal["softmax", "max", "mean", "maxsim", "linear", "mlp"]
-
-WEIGHT = "factor on this loss in the sum; 0 removes the loss and its cost"
-VIDEO = "the clips that are read: as they are (clean), or after cut-and-paste (blended)"
-
-
-class ScaleConfig(Settings):
-    """A factor on similarities, exp(parameter) clamped in forward."""
-
-    initial: Factor = Field(1 / 0.07, description="factor at the start")
-    minimum: Factor = Field(1.0, description="a learned factor is not below it")
-    maximum: Factor = Field(100.0, description="a learned factor is not above it")
-    learnable: bool = Field(True, description="false: the factor stays as it starts")
-
-    @model_validator(mode="after")
-    def _ordered(self) -> ScaleConfig:
-        if not self.minimum <= self.initial <= self.maximum:
-            raise ValueError(
-                f"scale needs minimum <= initial <= maximum, got {self.minimum}, "
-                f"{self.initial}, {self.maximum}"
-            )
-        return self
+from svilm_fast.objectives.base import (
+    KINDS,
+    HasBlocks,
+    Metric,
+    ObjectiveConfig,
+    Products,
+    Scope,
+)
+from svilm_fast.objectives.contrast import ContrastConfig
+from svilm_fast.objectives.features import Reads
+from svilm_fast.objectives.grounding import GroundingConfig
+from svilm_fast.objectives.temporal import TemporalConfig
 
 
-class ContrastConfig(Settings):
-    """Global contrast of videos with captions."""
-
-    weight: Weight = Field(1.0, description=WEIGHT)
-    video: VideoSource = Field("blended", description=VIDEO)
-    exclude_partner: bool = Field(
-        False, description="the caption of the clip that gave the background is no negative"
-    )
-    scale: ScaleConfig = Field(default_factory=ScaleConfig)
-
-    @model_validator(mode="after")
-    def _partners_exist(self) -> ContrastConfig:
-        if self.exclude_partner and self.video == "clean":
-            raise ValueError("exclude_partner needs video=blended: a clean clip has no partner")
-        return self
-
-
-class BetaConfig(Settings):
-    """Sharpness of the softmax over groups, clamped to [0, 60] in forward."""
-
-    # docs/decisions/0002-grounding-beta.md: 3 learns as well as any, 10 and above get stuck.
-    initial: float = Field(
-        3.0, ge=0.0, le=60.0, description="beta at the start, for similarity=softmax"
-    )
-    learnable: bool = Field(True, description="false: beta stays as it starts")
-
-
-class GroundingConfig(Settings):
-    """Contrast of the groups of a video with the nouns of a caption."""
-
-    weight: Weight = Field(1.0, description=WEIGHT + "; with 0 training reads no nouns either")
-    video: VideoSource = Field("blended", description=VIDEO)
-    similarity: Similarity = Field(
-        "softmax",
-        description="how a noun's products with all groups become one number; linear and mlp learn "
-        "it from the sorted products",
-    )
-    beta: BetaConfig = Field(default_factory=BetaConfig)
-    scale: ScaleConfig = Field(default_factory=ScaleConfig)
-    mlp_hidden: Size = Field(64, description="hidden width of similarity=mlp")
-
-
-class TemporalConfig(Settings):
-    """Foreground against background segments of a blended clip."""
-
-    weight: Weight = Field(1.0, description=WEIGHT)
-    video: Literal["blended"] = Field("blended", description="only blended clips have a task")
-    head: Literal["centroid", "rnn", "transformer"] = Field(
-        "centroid",
-        description="what tells own segments from pasted ones: likeness to the centres of both, or "
-        "a learned head that reads all segments",
-    )
-    loss: Literal["bce", "mse"] = Field(
-        "bce", description="cross-entropy or squared error of the predicted probabilities"
-    )
-    temperature: Factor = Field(0.1, description="divides the logits of head=centroid")
-    heads: Size = Field(4, description="attention heads of head=transformer")
+def _member(value: Any) -> Any:
+    """A member of the union of all registered objectives, which `kind` tells apart."""
+    if not isinstance(value, dict):
+        return value
+    return KINDS[value["kind"]].model_validate(value)
 
 
 class ObjectivesConfig(Settings):
-    """Weights and switches of the losses; a weight of 0 removes the cost of its objective."""
+    """The objectives by name; a weight of 0 removes the cost of its objective.
 
-    contrast: ContrastConfig = Field(default_factory=ContrastConfig)
-    grounding: GroundingConfig = Field(default_factory=GroundingConfig)
-    temporal: TemporalConfig = Field(default_factory=TemporalConfig)
+    Those of S-ViLM are on by default. Further ones are keys of their own: the name of a registered
+    kind, or any other name with `kind: NAME` among its settings.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Annotated[Any, BeforeValidator(_member)]]
+
+    contrast: ContrastConfig = Field(default_factory=lambda: ContrastConfig())
+    grounding: GroundingConfig = Field(default_factory=lambda: GroundingConfig())
+    temporal: TemporalConfig = Field(default_factory=lambda: TemporalConfig())
     workspace_bytes: Count | Literal["auto"] | None = Field(
         None,
         description="bound of a loss's temporary memory; null: the op's own; auto: by svilm plan",
     )
     # docs/decisions/0003-loss-products.md: fp32 costs below 3 % of a step up to some 10^5 pairs.
-    products: Literal["fp32", "autocast"] = Field(
+    products: Products = Field(
         "fp32", description="autocast rounds embeddings to its dtype for the losses over all pairs"
     )
 
+    @classmethod
+    def known_keys(cls) -> list[str]:
+        """The fields, and every registered kind."""
+        return list(dict.fromkeys([*cls.model_fields, *KINDS]))
+
+    @classmethod
+    def block_at(cls, key: str, value: Any) -> type[Settings] | None:
+        """The settings class of a key that is no field."""
+        kind = value.get("kind", key) if isinstance(value, Mapping) else key
+        return KINDS.get(kind) if isinstance(kind, str) else None
+
+    @classmethod
+    def problem_of(cls, key: str, value: Any) -> str:
+        """What is wrong with an objective whose kind is not known, and the nearest key."""
+        if isinstance(value, Mapping) and "kind" in value:
+            path, asked, known = f"objectives.{key}.kind", str(value["kind"]), list(KINDS)
+            what = f"{path}: there is no objective {asked!r}"
+        else:
+            path, asked, known = "", key, cls.known_keys()
+            what = f"unknown key 'objectives.{key}'"
+        near = difflib.get_close_matches(asked, known, n=1)
+        if near:
+            shown = near[0] if path else f"objectives.{near[0]}"
+            return f"{what}: did you mean {shown!r}?"
+        hint = "" if path else f"; another name needs objectives.{key}.kind"
+        return f"{what}: known are {', '.join(known)}{hint}"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _say_the_kind(cls, values: Any) -> Any:
+        """Give every objective that is no field its `kind`, or refuse it."""
+        if not isinstance(values, dict):
+            return values
+        filled = dict(values)
+        for name, value in values.items():
+            if name in cls.model_fields or isinstance(value, ObjectiveConfig):
+                continue
+            if not isinstance(name, str) or cls.block_at(name, value) is None:
+                raise ValueError(cls.problem_of(str(name), value))
+            if not isinstance(value, dict):
+                raise ValueError(f"objectives.{name} is a block of settings, found {value!r}")
+            if not name.isidentifier() or hasattr(nn.Module, name):
+                raise ValueError(f"{name!r} cannot name an objective: it must be a new Python name")
+            filled[name] = {"kind": name} | value
+        return filled
+
     @model_validator(mode="after")
     def _something_to_train(self) -> ObjectivesConfig:
-        if not (self.contrast.weight or self.grounding.weight or self.temporal.weight):
+        if not self.active():
             raise ValueError("all objective weights are 0: set at least one above 0")
         return self
 
-    def sources(self) -> set[VideoSource]:
-        """Which videos (clean, blended) the active objectives read."""
-        blocks = (self.contrast, self.grounding, self.temporal)
-        return {block.video for block in blocks if block.weight > 0}
+    @model_serializer(mode="wrap")
+    def _without_implied_kinds(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As it is written: a key that is the name of a kind says it already."""
+        tree = dump(self)
+        for name, value in tree.items():
+            if isinstance(value, dict) and value.get("kind") == name:
+                del value["kind"]
+        return tree
+
+    @property
+    def workspace(self) -> int | None:
+        """The bound of temporary memory that the objectives are built with."""
+        return None if self.workspace_bytes == "auto" else self.workspace_bytes
+
+    def all(self) -> dict[str, ObjectiveConfig]:
+        """Every objective by name, those of weight 0 too: S-ViLM's, then further ones in order."""
+        found = {name: getattr(self, name) for name in type(self).model_fields}
+        found |= self.model_extra or {}
+        return {name: value for name, value in found.items() if isinstance(value, ObjectiveConfig)}
+
+    def active(self, scope: Scope | None = None) -> dict[str, ObjectiveConfig]:
+        """The objectives whose weight is above 0, of one scope or of both."""
+        return {
+            name: objective
+            for name, objective in self.all().items()
+            if objective.weight > 0 and scope in (None, objective.scope)
+        }
+
+    def reads(self, scope: Scope | None = None) -> Reads:
+        """What the active objectives read together."""
+        together = Reads()
+        for objective in self.active(scope).values():
+            together |= objective.reads()
+        return together
+
+    def metrics(self) -> dict[str, Metric]:
+        """What is shown of the active objectives: their losses, then their other metrics."""
+        active = self.active()
+        found = {f"loss_{name}": Metric(name, "Loss parts", name) for name in active}
+        for name, objective in active.items():
+            found |= objective.metrics(name)
+        return found
+
+    def check(self, blocks: HasBlocks) -> None:
+        """Raise ValueError where the model cannot serve an active objective."""
+        for name, objective in self.active().items():
+            objective.check(name, blocks)
+            reads = objective.reads()
+            for missing, read in (("crops", "crops" in reads.views), ("teacher", reads.teacher)):
+                if read:
+                    raise ValueError(
+                        f"objectives.{name} reads {missing}, which no data or model gives yet: set "
+                        f"objectives.{name}.weight=0"
+                    )
 
 
 class SViLMConfig(Settings):
@@ -126,9 +175,16 @@ class SViLMConfig(Settings):
     model: ModelConfig = Field(default_factory=ModelConfig)
     video: VideoConfig = Field(default_factory=VideoConfig)
     text: TextConfig = Field(default_factory=TextConfig)
-    objectives: ObjectivesConfig = Field(default_factory=ObjectivesConfig)
+    objectives: ObjectivesConfig = Field(default_factory=lambda: ObjectivesConfig())
 
     @model_validator(mode="before")
     @classmethod
     def _start_from_preset(cls, values: Any) -> Any:
         return with_preset(values) if isinstance(values, dict) else values
+
+
+class ModelBlocks(HasBlocks, Protocol):
+    """The configuration blocks that a model with its objectives is built from."""
+
+    @property
+    def objectives(self) -> ObjectivesConfig: ...

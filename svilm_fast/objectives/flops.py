@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from svilm_fast.models.flops import Flops, encoded_tokens, product, text_flops, video_flops
-from svilm_fast.models.video_encoder import VideoOutputs
-from svilm_fast.objectives.svilm import HasBlocks, uses_groups
+from svilm_fast.models.flops import Flops, encoded_tokens, text_flops, video_flops
+from svilm_fast.objectives.base import Scope
+from svilm_fast.objectives.config import ModelBlocks
+from svilm_fast.objectives.cost import Shapes
+from svilm_fast.objectives.svilm import uses_groups
 
 
 @dataclass(frozen=True)
 class StepFlops:
-    """FLOPs of a step over the global batch, by part."""
+    """FLOPs of a step over the global batch, by part.
+
+    local: the part of `objectives` that runs with the encoders. recomputed: what the objectives'
+    backward computes again, which is no part of the total.
+    """
 
     video: Flops
     text: Flops
     objectives: Flops
+    local: Flops
+    recomputed: int
 
     @property
     def total(self) -> int:
@@ -24,7 +32,7 @@ class StepFlops:
 
 
 def step_flops(
-    config: HasBlocks,
+    config: ModelBlocks,
     *,
     global_batch: int,
     num_nouns: int,
@@ -40,35 +48,63 @@ def step_flops(
         text_length: tokens of a padded caption; None: `text.length`.
         noun_length: tokens of a padded noun prompt; None: `text.length`.
     """
-    embed_dim, objectives = config.model.embed_dim, config.objectives
-    video = Flops()
-    for source in sorted(objectives.sources()):
-        outputs = VideoOutputs(
-            groups=objectives.grounding.weight > 0 and objectives.grounding.video == source,
-            segments=objectives.temporal.weight > 0 and objectives.temporal.video == source,
-        )
+    embed_dim, reads = config.model.embed_dim, config.objectives.reads()
+    video, text = Flops(), Flops()
+    for view in sorted(reads.views):
         video += video_flops(
             config.video,
             embed_dim,
             tokens=encoded_tokens(config.video),
             groups=uses_groups(config),
-            outputs=outputs,
+            outputs=reads.outputs(view),
         )
-    text, pairs = Flops(), Flops()
-    if objectives.contrast.weight:
+    if reads.texts:
         text += text_flops(config.text, embed_dim, text_length or config.text.length)
-        pairs += _similarities(config, global_batch, embed_dim, global_batch)
-    if objectives.grounding.weight:
+    if reads.nouns:
         noun = text_flops(config.text, embed_dim, noun_length or config.text.length)
         text += noun * num_nouns
-        pairs += _similarities(
-            config, global_batch * num_nouns, embed_dim, global_batch * config.video.num_groups
-        )
-    return StepFlops(video * global_batch, text * global_batch, pairs)
+    shapes = shapes_of(config, global_batch=global_batch, nouns=num_nouns)
+    parts: dict[Scope, Flops] = {"local": Flops(), "global": Flops()}
+    recomputed = 0
+    for objective in config.objectives.active().values():
+        cost = objective.cost(shapes)
+        parts[objective.scope] += cost.flops
+        recomputed += cost.recomputed
+    return StepFlops(
+        video * global_batch,
+        text * global_batch,
+        parts["global"] + parts["local"],
+        parts["local"],
+        recomputed,
+    )
 
 
-def _similarities(config: HasBlocks, rows: int, inner: int, columns: int) -> Flops:
-    """Texts against videos; backward has one product for each tower that is not locked whole."""
-    forward = product(rows, inner, columns).forward
-    trained = (config.video.lock is not True) + (config.text.lock is not True)
-    return Flops(forward, forward * trained)
+def shapes_of(
+    config: ModelBlocks,
+    *,
+    global_batch: int,
+    nouns: int,
+    local_batch: int | None = None,
+    world_size: int = 1,
+    on_gpu: bool = False,
+    workspace_bytes: int | None = None,
+) -> Shapes:
+    """Sizes that the costs of the objectives follow from; see `Shapes`.
+
+    local_batch: pairs that an objective sees at once; None: those of the global batch.
+    """
+    return Shapes(
+        global_batch=global_batch,
+        local_batch=global_batch if local_batch is None else local_batch,
+        world_size=world_size,
+        embed_dim=config.model.embed_dim,
+        width=config.video.width,
+        tokens=encoded_tokens(config.video),
+        groups=config.video.num_groups,
+        segments=config.video.num_segments,
+        nouns=nouns,
+        trained_towers=(config.video.lock is not True) + (config.text.lock is not True),
+        unit=config.video.unit_groups and config.text.unit_nouns,
+        on_gpu=on_gpu,
+        workspace_bytes=workspace_bytes,
+    )

@@ -7,10 +7,29 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from svilm_fast.core.settings import Factor, Settings
 from svilm_fast.models.precision import at_least_fp32
-from svilm_fast.objectives.config import ScaleConfig
+
+
+class ScaleConfig(Settings):
+    """A factor on similarities, exp(parameter) clamped in forward."""
+
+    initial: Factor = Field(1 / 0.07, description="factor at the start")
+    minimum: Factor = Field(1.0, description="a learned factor is not below it")
+    maximum: Factor = Field(100.0, description="a learned factor is not above it")
+    learnable: bool = Field(True, description="false: the factor stays as it starts")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ScaleConfig:
+        if not self.minimum <= self.initial <= self.maximum:
+            raise ValueError(
+                f"scale needs minimum <= initial <= maximum, got {self.minimum}, "
+                f"{self.initial}, {self.maximum}"
+            )
+        return self
 
 
 class Scalar(nn.Module):

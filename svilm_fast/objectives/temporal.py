@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
+from svilm_fast.core.settings import Factor, Size
 from svilm_fast.kernels.temporal import temporal_bce
 from svilm_fast.models.attention import KeyPadding
 from svilm_fast.models.config import ModelConfig
@@ -13,7 +17,63 @@ from svilm_fast.models.initialisation import initialise
 from svilm_fast.models.precision import project
 from svilm_fast.models.transformer import Block, Span
 from svilm_fast.models.video_encoder import LearnedTokens
-from svilm_fast.objectives.config import TemporalConfig
+from svilm_fast.objectives.base import KIND, HasBlocks, Objective, ObjectiveConfig
+from svilm_fast.objectives.cost import Cost, Shapes
+from svilm_fast.objectives.features import Features, Reads, required
+
+
+class TemporalConfig(ObjectiveConfig):
+    """Foreground against background segments of a blended clip.
+
+    No sample sees another, but its features are small: one pass over those of the whole batch costs
+    less than running a head twice, with and without graph, so it stays global.
+    """
+
+    kind: Literal["temporal"] = Field("temporal", description=KIND)
+    video: Literal["blended"] = Field("blended", description="only blended clips have a task")
+    head: Literal["centroid", "rnn", "transformer"] = Field(
+        "centroid",
+        description="what tells own segments from pasted ones: likeness to the centres of both, or "
+        "a learned head that reads all segments",
+    )
+    loss: Literal["bce", "mse"] = Field(
+        "bce", description="cross-entropy or squared error of the predicted probabilities"
+    )
+    temperature: Factor = Field(0.1, description="divides the logits of head=centroid")
+    heads: Size = Field(4, description="attention heads of head=transformer")
+
+    def reads(self) -> Reads:
+        """Segments."""
+        return Reads.of(self.video, "segments")
+
+    def build(self, name: str, blocks: HasBlocks) -> Objective:
+        """The module; owns its head."""
+        return TemporalObjective(self, blocks.model, blocks.video.num_segments, name)
+
+    def check(self, name: str, blocks: HasBlocks) -> None:
+        """The heads of attention share the width."""
+        width = blocks.model.embed_dim
+        if self.head == "transformer" and width % self.heads:
+            raise ValueError(
+                f"objectives.{name}.heads={self.heads} must divide model.embed_dim={width}"
+            )
+
+    def attention_heads(self, blocks: HasBlocks) -> list[int]:
+        """The width of a head, where attention is used."""
+        return [blocks.model.embed_dim // self.heads] if self.head == "transformer" else []
+
+    def segment_temperature(self) -> float:
+        """That of head=centroid."""
+        return self.temperature
+
+    def cost(self, shapes: Shapes) -> Cost:
+        """Nothing that counts beside a pair's other work: T vectors of a clip."""
+        return Cost()
+
+    def facts(self, name: str) -> dict[str, str]:
+        """Its weight and its head."""
+        words = "weight of temporal grouping" if name == self.kind else f"weight of {name}"
+        return {"weight": words, "head": f"{name} head"}
 
 
 class RecurrentHead(nn.Module):
@@ -54,26 +114,41 @@ class TransformerHead(nn.Module):
         return self.logit(states).view(batch, length)
 
 
-class TemporalObjective(nn.Module):
+class TemporalObjective(Objective):
     """Foreground against background, by the two centroids or by a head that reads all segments."""
 
-    def __init__(self, config: TemporalConfig, model: ModelConfig, num_segments: int) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        config: TemporalConfig,
+        model: ModelConfig,
+        num_segments: int,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(config, name)
         self.config = config
         self.head: nn.Module | None = None
         if config.head == "rnn":
             self.head = RecurrentHead(model.embed_dim)
         elif config.head == "transformer":
-            if model.embed_dim % config.heads:
-                raise ValueError(
-                    f"objectives.temporal.heads={config.heads} must divide "
-                    f"model.embed_dim={model.embed_dim}"
-                )
             self.head = TransformerHead(
                 model.embed_dim, config.heads, num_segments, model.attention
             )
 
-    def forward(self, segments: Tensor, segment_mask: Tensor, paste_mask: Tensor) -> Tensor:
+    @property
+    def segment_head(self) -> nn.Module | None:
+        """The learned head, if there is one."""
+        return self.head
+
+    def forward(self, features: Features) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of the clips' segments against the paste mask."""
+        loss = self.loss(
+            features.read(self.config.video, "segments"),
+            features.read(self.config.video, "segment_mask"),
+            required(features.paste_mask, "paste_mask"),
+        )
+        return loss, {}
+
+    def loss(self, segments: Tensor, segment_mask: Tensor, paste_mask: Tensor) -> Tensor:
         """0-dim loss, fp32 (float64 for float64).
 
         Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from svilm_fast.core.records import read_records
 from svilm_fast.core.text import counted
 from svilm_fast.evaluation.retrieval import RetrievalResult
+from svilm_fast.objectives.base import Metric
 from svilm_fast.report.canvas import PAGE_WIDTH
 from svilm_fast.report.theme import Theme
 
@@ -35,27 +36,17 @@ class Panel:
     """
 
     title: str
-    lines: tuple[tuple[str, str], ...]
+    lines: tuple[tuple[str, str], ...] = ()
     percent: bool = False
     logarithmic: bool = False
     measured: bool = True
 
 
+# Those without lines get them from the metrics of the objectives.
 PANELS = (
     Panel("Loss", (("loss", "total"),)),
-    Panel(
-        "Loss parts",
-        (
-            ("loss_contrast", "contrast"),
-            ("loss_grounding", "grounding"),
-            ("loss_temporal", "temporal"),
-        ),
-    ),
-    Panel(
-        "Accuracy in the batch, %",
-        (("accuracy_v2t", "video to text"), ("accuracy_t2v", "text to video")),
-        percent=True,
-    ),
+    Panel("Loss parts"),
+    Panel("Accuracy in the batch, %", percent=True),
     Panel(
         "Held-out text to video, %",
         (
@@ -65,15 +56,7 @@ PANELS = (
         ),
         measured=False,
     ),
-    Panel(
-        "Scales",
-        (
-            ("scale_contrast", "contrast"),
-            ("scale_grounding", "grounding"),
-            ("beta_grounding", "beta"),
-        ),
-        measured=False,
-    ),
+    Panel("Scales", measured=False),
     Panel("Empty groups, %", (("empty_group_rate", "groups without a token"),), percent=True),
     Panel("Clips per second", (("clips_per_second", "all ranks"),)),
     Panel("Gradient norm", (("gradient_norm", "before clipping"),), logarithmic=True),
@@ -115,11 +98,26 @@ def smooth(values: np.ndarray, reach: int) -> np.ndarray:
     return (total[place + near + 1] - total[place - near]) / (2 * near + 1)
 
 
-def draw_curves(series: Mapping[str, tuple[np.ndarray, np.ndarray]], theme: Theme) -> Figure:
-    """Small charts of everything the log holds of PANELS, three in a row."""
-    panels = [panel for panel in PANELS if any(name in series for name, _ in panel.lines)]
+def panels_with(metrics: Mapping[str, Metric]) -> list[Panel]:
+    """All charts: PANELS with the lines of the metrics, then those that only a metric names."""
+    panels = {panel.title: panel for panel in PANELS}
+    for name, metric in metrics.items():
+        if metric.panel:
+            panel = panels.get(metric.panel, Panel(metric.panel, percent=metric.share))
+            panels[metric.panel] = replace(panel, lines=(*panel.lines, (name, metric.label)))
+    return list(panels.values())
+
+
+def draw_curves(
+    series: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    theme: Theme,
+    metrics: Mapping[str, Metric],
+) -> Figure:
+    """Small charts of everything the log holds of `panels_with(metrics)`, three in a row."""
+    every = panels_with(metrics)
+    panels = [panel for panel in every if any(name in series for name, _ in panel.lines)]
     if not panels:
-        known = ", ".join(sorted({name for panel in PANELS for name, _ in panel.lines}))
+        known = ", ".join(sorted({name for panel in every for name, _ in panel.lines}))
         raise ValueError(f"the log holds none of the known numbers ({known})")
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)

@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from svilm_fast.objectives.config import ObjectivesConfig
+
 Facts = dict[str, dict[str, str]]
 
 # Section, dotted key of the resolved configuration, words for it.
-FROM_CONFIG: tuple[tuple[str, str, str], ...] = (
+Row = tuple[str, str, str]
+OF_THE_MODEL: tuple[Row, ...] = (
     ("Model", "model.preset", "preset"),
     ("Model", "model.embed_dim", "shared space, dimensions"),
     ("Model", "video.frames", "frames of a clip"),
@@ -19,11 +22,8 @@ FROM_CONFIG: tuple[tuple[str, str, str], ...] = (
     ("Model", "video.num_segments", "temporal segments"),
     ("Model", "video.drop.rate", "video tokens dropped, share"),
     ("Model", "model.attention", "requested attention backend"),
-    ("Objectives", "objectives.contrast.weight", "weight of global contrast"),
-    ("Objectives", "objectives.grounding.weight", "weight of grounding"),
-    ("Objectives", "objectives.grounding.similarity", "grounding similarity"),
-    ("Objectives", "objectives.temporal.weight", "weight of temporal grouping"),
-    ("Objectives", "objectives.temporal.head", "temporal head"),
+)
+OF_THE_TRAINING: tuple[Row, ...] = (
     ("Training", "training.global_batch", "global batch"),
     ("Training", "training.steps", "steps"),
     ("Training", "training.epochs", "epochs"),
@@ -49,6 +49,21 @@ FROM_ENVIRONMENT: tuple[tuple[str, str], ...] = (
 )
 
 
+def objectives_of(config: Mapping[str, Any] | None) -> ObjectivesConfig:
+    """The objectives of a run's configuration; the default ones where it holds none."""
+    return ObjectivesConfig.model_validate((config or {}).get("objectives") or {})
+
+
+def rows_of(config: Mapping[str, Any] | None) -> list[Row]:
+    """The settings that are shown, in order."""
+    objectives = [
+        ("Objectives", f"objectives.{name}.{key}", words)
+        for name, objective in objectives_of(config).all().items()
+        for key, words in objective.facts(name).items()
+    ]
+    return [*OF_THE_MODEL, *objectives, *OF_THE_TRAINING]
+
+
 def run_facts(
     config: Mapping[str, Any] | None,
     environment: Mapping[str, Any] | None,
@@ -62,7 +77,7 @@ def run_facts(
     `read_metrics`. parameters: of the model. extra: further rows by section, shown last.
     """
     facts: Facts = {}
-    for section, key, words in FROM_CONFIG:
+    for section, key, words in rows_of(config):
         _add(facts, section, words, _look_up(config or {}, key))
     if parameters is not None:
         _add(facts, "Model", "parameters", f"{parameters:,}")

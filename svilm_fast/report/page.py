@@ -22,11 +22,10 @@ from svilm_fast.data.dataset import ClipDataset
 from svilm_fast.evaluation.embed import VideoTextModel
 from svilm_fast.evaluation.pointing import PointingScore, has_masks, measure_pointing
 from svilm_fast.evaluation.retrieval import RetrievalResult, missing_notes, table_rows
-from svilm_fast.objectives.config import GroundingConfig
 from svilm_fast.report import texts
 from svilm_fast.report.canvas import to_png
 from svilm_fast.report.curves import Series, draw_curves, draw_recall_bars, read_metrics
-from svilm_fast.report.facts import Facts, run_facts, steady_median
+from svilm_fast.report.facts import Facts, objectives_of, run_facts, steady_median
 from svilm_fast.report.groups import draw_groups
 from svilm_fast.report.probe import (
     ClipProbe,
@@ -126,7 +125,7 @@ def build_report(
     if retrieval is not None:
         sections += retrieval_sections(retrieval, queries)
     if series:
-        sections.append(curves_section(series))
+        sections.append(curves_section(series, config))
     if model is not None and dataset is not None:
         batch = read_clips(dataset, clips)
         probes = probe_clips(
@@ -179,18 +178,12 @@ def last_beta(series: Series, config: Mapping[str, Any] | None = None) -> float:
 
     Where no log has it: the value that the configuration starts from, or its default.
     """
-    if "beta_grounding" in series:
-        return float(series["beta_grounding"][1][-1])
-    value = _setting(config, "objectives", "grounding", "beta", "initial")
-    return GroundingConfig().beta.initial if value is None else float(value)
-
-
-def _setting(config: Mapping[str, Any] | None, *keys: str) -> Any:
-    """The value under nested keys; None where the configuration does not hold it."""
-    value: Any = config
-    for key in keys:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
+    logged = {name: float(values[-1]) for name, (_, values) in series.items()}
+    found = (
+        objective.noun_sharpness(name, logged)
+        for name, objective in objectives_of(config).all().items()
+    )
+    return next(sharpness for sharpness in found if sharpness is not None)
 
 
 def retrieval_sections(result: RetrievalResult, queries: int) -> list[Section]:
@@ -216,9 +209,10 @@ def retrieval_sections(result: RetrievalResult, queries: int) -> list[Section]:
     return [section, strips] if summary.queries else [section]
 
 
-def curves_section(series: Series) -> Section:
+def curves_section(series: Series, config: Mapping[str, Any] | None = None) -> Section:
     """Everything the log holds over the steps."""
-    drawn = picture("curves", lambda theme: draw_curves(series, theme), texts.CURVES_ALT)
+    metrics = objectives_of(config).metrics()
+    drawn = picture("curves", lambda theme: draw_curves(series, theme, metrics), texts.CURVES_ALT)
     return Section("Training", texts.CURVES, [("", drawn)])
 
 
@@ -235,21 +229,23 @@ def clip_sections(
     the pointing score and the number of its clips, where the truth is known.
     """
     sections = []
-    similarity = _setting(config, "objectives", "grounding", "similarity")
+    objectives = objectives_of(config)
+    reads = objectives.reads()
     if any(probe.groups is not None for probe in probes):
         drawn = picture("groups", lambda theme: draw_groups(probes, theme), texts.GROUPS_ALT)
         text = texts.GROUPS + ("" if pointing is None else texts.pointing(*pointing))
         section = Section("Groups and nouns", text, [("", drawn)])
-        if _setting(config, "objectives", "grounding", "weight") == 0:
+        if not reads.reads_feature("groups"):
             section.notes.append(texts.NO_GROUNDING)
-        elif similarity not in (None, "softmax"):
-            section.notes.append(texts.OTHER_SIMILARITY.format(similarity=similarity))
+        for name, objective in objectives.active().items():
+            if note := objective.picture_note(name, "groups"):
+                section.notes.append(note)
         sections.append(section)
     if any(probe.assignment is not None for probe in probes):
         drawn = picture("temporal", lambda theme: draw_assignments(probes, theme), texts.TIME_ALT)
         text = texts.TIME_HEAD if headed else texts.TIME
         section = Section("Temporal grouping", text, [("", drawn)])
-        if _setting(config, "objectives", "temporal", "weight") == 0:
+        if not reads.reads_feature("segments"):
             section.notes.append(texts.NO_TEMPORAL)
         sections.append(section)
     few = probes[:2]

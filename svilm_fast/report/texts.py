@@ -31,10 +31,6 @@ NO_GROUNDING = (
     "Grounding had weight 0 in this run: no noun was compared with the groups in training, and the "
     "groups follow from the other objectives alone."
 )
-OTHER_SIMILARITY = (
-    "This run was trained with objectives.grounding.similarity={similarity}, which has no softmax "
-    "over the groups: the bars are drawn with the sharpness that its softmax form would start from."
-)
 NO_TEMPORAL = (
     "The temporal objective had weight 0 in this run: the assignment is what an encoder without it "
     "gives."

@@ -8,7 +8,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from conftest import (
+
+from svilm_fast.distributed.gradient_cache import CachedStep
+from svilm_fast.objectives.features import Features
+from svilm_fast.objectives.total import StepOutput
+from svilm_fast.train.engine.sharded_state import masters
+from svilm_fast.train.ranks.process_group import Ranks, leave_ranks, start_ranks
+from tests.distributed.conftest import (
     rows_of_rank,
     small_config,
     small_engine,
@@ -17,11 +23,6 @@ from conftest import (
     train_steps,
     weights_of,
 )
-
-from svilm_fast.distributed.gradient_cache import CachedStep
-from svilm_fast.objectives.total import Embeddings, StepOutput
-from svilm_fast.train.engine.sharded_state import masters
-from svilm_fast.train.ranks.process_group import Ranks, leave_ranks, start_ranks
 
 
 def in_float64(ranks: Ranks, overrides: list[str], micro_batch: int) -> dict[str, Any]:
@@ -50,8 +51,8 @@ def wrong_use(ranks: Ranks, overrides: list[str]) -> dict[str, Any]:
     objective = engine.model.objective
     if ranks.rank == ranks.world_size - 1:
 
-        def poisoned(embeddings: Embeddings) -> StepOutput:
-            output = objective(embeddings)
+        def poisoned(features: Features) -> StepOutput:
+            output = objective(features)
             return output._replace(loss=output.loss * float("nan"))
 
         engine.model.objective = poisoned

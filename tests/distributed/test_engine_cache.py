@@ -112,7 +112,7 @@ def test_plain_repeated_backward_keeps_only_the_last_micro_batch_and_the_cache_a
 
     only = CachedStep(EngineHalves(last_alone.deepspeed), inputs_of(), 4)
     gradients = torch.autograd.grad(
-        last_alone.model.objective(only.embeddings).loss, only.embeddings.texts
+        last_alone.model.objective(only.features).loss, only.features.texts
     )[0]
     replayed = last_alone.deepspeed(only.parts[-1], "embed").texts
     last_alone.deepspeed.backward((replayed * gradients[8:]).sum())

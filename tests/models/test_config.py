@@ -6,7 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from svilm_fast.models.config import PRESETS, ModelConfig, VideoConfig, with_preset
-from svilm_fast.objectives.config import ObjectivesConfig, ScaleConfig, SViLMConfig
+from svilm_fast.objectives.config import ObjectivesConfig, SViLMConfig
+from svilm_fast.objectives.scale import ScaleConfig
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -96,9 +97,9 @@ def test_only_blended_clips_have_a_partner_to_exclude():
         SViLMConfig(objectives={"contrast": {"exclude_partner": True, "video": "clean"}})
 
 
-def test_sources_are_those_of_active_objectives():
-    assert ObjectivesConfig().sources() == {"blended"}
+def test_views_are_those_of_active_objectives():
+    assert ObjectivesConfig().reads().views == {"blended"}
     split = {"grounding": {"video": "clean"}}
-    assert ObjectivesConfig(**split).sources() == {"blended", "clean"}
+    assert ObjectivesConfig(**split).reads().views == {"blended", "clean"}
     off = {"grounding": {"video": "clean", "weight": 0}}
-    assert ObjectivesConfig(**off).sources() == {"blended"}
+    assert ObjectivesConfig(**off).reads().views == {"blended"}

@@ -8,13 +8,16 @@ import pytest
 import torch
 
 from svilm_fast.models.precision import unit_norm
-from svilm_fast.objectives.config import ContrastConfig
-from svilm_fast.objectives.contrast import ContrastObjective, retrieval_accuracy
+from svilm_fast.objectives.contrast import (
+    ContrastConfig,
+    ContrastObjective,
+    retrieval_accuracy,
+)
 
 
 def test_identical_rows_give_log_b():
     same = unit_norm(torch.ones(5, 8))
-    loss, scale = ContrastObjective(ContrastConfig())(same, same)
+    loss, scale = ContrastObjective(ContrastConfig()).loss(same, same)
     assert loss.item() == pytest.approx(math.log(5), rel=1e-6)
     assert scale.item() == pytest.approx(1 / 0.07, rel=1e-6)
 
@@ -27,7 +30,7 @@ def test_loss_by_cross_entropy():
     target = torch.arange(6)
     cross_entropy = torch.nn.functional.cross_entropy
     expected = (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2
-    assert objective(videos, texts)[0].item() == pytest.approx(expected.item(), rel=1e-6)
+    assert objective.loss(videos, texts)[0].item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_the_partner_is_no_negative_when_excluded():
@@ -40,11 +43,13 @@ def test_the_partner_is_no_negative_when_excluded():
     masked = logits.masked_fill(~keep, -math.inf)
     own = logits.diagonal()
     expected = (masked.logsumexp(1) - own + masked.logsumexp(0) - own).mean() / 2
-    assert objective(videos, texts, pairs)[0].item() == pytest.approx(expected.item(), rel=1e-6)
+    assert objective.loss(videos, texts, pairs)[0].item() == pytest.approx(
+        expected.item(), rel=1e-6
+    )
     with pytest.raises(ValueError, match="exclude_partner needs the pair_ids"):
-        objective(videos, texts)
+        objective.loss(videos, texts)
     plain = ContrastObjective(ContrastConfig(scale={"initial": 4.0}))
-    assert plain(videos, texts, pairs)[0] > objective(videos, texts, pairs)[0]
+    assert plain.loss(videos, texts, pairs)[0] > objective.loss(videos, texts, pairs)[0]
 
 
 def test_accuracy_counts_nearest_neighbours_in_both_directions():

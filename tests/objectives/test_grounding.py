@@ -9,8 +9,7 @@ from torch import Tensor
 from svilm_fast.kernels import use_backend
 from svilm_fast.kernels.launch import record_launches
 from svilm_fast.models.precision import unit_norm
-from svilm_fast.objectives.config import GroundingConfig
-from svilm_fast.objectives.grounding import GroundingObjective
+from svilm_fast.objectives.grounding import GroundingConfig, GroundingObjective
 
 BATCH, GROUPS, NOUNS, DIM = 4, 3, 2, 8
 NOUN_MASK = torch.tensor([[1, 1], [1, 0], [0, 0], [1, 1]]).bool()
@@ -35,12 +34,12 @@ def test_vectors_of_any_length_never_reach_the_kernels():
     for unit in (True, False):
         objective = GroundingObjective(GroundingConfig(), GROUPS, unit=unit)
         with use_backend("fused"), record_launches() as launches[unit]:
-            found = objective(groups, nouns, mask)[0]
+            found = objective.loss(groups, nouns, mask)[0]
     assert launches[True]
     assert not launches[False]
     expected = GroundingObjective(GroundingConfig(), GROUPS).double()
     with use_backend("reference"):
-        truth = expected(groups.double(), nouns.double(), mask)[0]
+        truth = expected.loss(groups.double(), nouns.double(), mask)[0]
     torch.testing.assert_close(found.double(), truth, rtol=1e-5, atol=1e-6)
 
 
@@ -48,7 +47,7 @@ def test_vectors_of_any_length_never_reach_the_kernels():
 def test_every_similarity_trains_what_it_owns(similarity):
     objective = _objective(similarity=similarity, beta={"initial": 10.0})
     groups, nouns = _embeddings()
-    loss, scale, beta = objective(groups, nouns, NOUN_MASK)
+    loss, scale, beta = objective.loss(groups, nouns, NOUN_MASK)
     loss.backward()
     assert loss.dtype == torch.float64
     assert groups.grad.abs().sum() > 0
@@ -81,12 +80,14 @@ def test_softmax_loss_by_its_definition():
     rows = logits[:, valid].logsumexp(1) - logits.diagonal()
     columns = logits.logsumexp(0) - logits.diagonal()
     expected = (rows[valid].sum() + columns[valid].sum()) / (2 * valid.sum())
-    assert objective(groups, nouns, NOUN_MASK)[0].item() == pytest.approx(expected.item(), rel=1e-6)
+    assert objective.loss(groups, nouns, NOUN_MASK)[0].item() == pytest.approx(
+        expected.item(), rel=1e-6
+    )
 
 
 def test_without_any_noun_the_loss_is_a_connected_zero():
     groups, nouns = _embeddings()
-    loss, _, _ = _objective()(groups, nouns, torch.zeros_like(NOUN_MASK))
+    loss, _, _ = _objective().loss(groups, nouns, torch.zeros_like(NOUN_MASK))
     loss.backward()
     assert loss.item() == 0
     assert not groups.grad.any()

@@ -7,8 +7,7 @@ import math
 import pytest
 import torch
 
-from svilm_fast.objectives.config import ScaleConfig
-from svilm_fast.objectives.scale import Scalar, Scale
+from svilm_fast.objectives.scale import Scalar, Scale, ScaleConfig
 
 LIKE = torch.zeros(())
 

@@ -7,14 +7,19 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 from svilm_fast.core.philox import StepSeeds
 from svilm_fast.models.flops import count_parameters
 from svilm_fast.objectives.config import SViLMConfig
+from svilm_fast.objectives.features import Features
 from svilm_fast.objectives.svilm import SViLM, build_model
-from svilm_fast.objectives.total import Embeddings
 
 CONTRAST_ONLY = {"grounding": {"weight": 0}, "temporal": {"weight": 0}}
+
+
+def tensors_of(features: Features) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(features) if isinstance(leaf, torch.Tensor)]
 
 
 def _without_gradient(model: SViLM) -> list[str]:
@@ -82,7 +87,7 @@ def test_a_run_is_deterministic(make_model, inputs):
 def test_without_grounding_no_group_and_no_noun_is_computed(make_model, inputs):
     model = make_model({"grounding": {"weight": 0}})
     assert [name for name, _ in model.named_parameters() if "group" in name] == []
-    assert model.objectives.grounding is None
+    assert not hasattr(model.objectives, "grounding")
     rows = Counter()
     model.encoder.text.embedding.register_forward_hook(
         lambda module, args, out: rows.update(text=len(args[0]))
@@ -100,7 +105,7 @@ def test_without_temporal_no_segment_is_computed(make_model, inputs, monkeypatch
         "svilm_fast.models.video_encoder.segment_pool", lambda *a, **k: pytest.fail("pooled")
     )
     output = model(replace(inputs, paste_mask=None))
-    assert model.objectives.temporal is None
+    assert not hasattr(model.objectives, "temporal")
     assert "loss_temporal" not in output.metrics
     output.loss.backward()
     assert _without_gradient(model) == []
@@ -175,12 +180,13 @@ def test_videos_are_encoded_once_where_objectives_agree(make_model, inputs, obje
 
 def test_sources_feed_the_objective_they_are_set_for(make_model, inputs):
     model = make_model({"contrast": {"video": "clean"}}).eval()
-    embeddings = model.embed(inputs)
+    features = model.embed(inputs)
     clean = model.encoder.encode_video(inputs.frames, inputs.seeds)
     blended = model.encoder.encode_video(inputs.blended, inputs.seeds)
-    torch.testing.assert_close(embeddings.videos, clean.video)
-    torch.testing.assert_close(embeddings.groups, blended.groups)
-    torch.testing.assert_close(embeddings.segments, blended.segments)
+    torch.testing.assert_close(features.clean.video, clean.video)
+    torch.testing.assert_close(features.blended.groups, blended.groups)
+    torch.testing.assert_close(features.blended.segments, blended.segments)
+    assert features.clean.groups is features.clean.segments is features.blended.video is None
 
 
 def test_micro_batches_embed_as_the_whole_batch(make_model, inputs, take_rows):
@@ -189,9 +195,11 @@ def test_micro_batches_embed_as_the_whole_batch(make_model, inputs, take_rows):
     parts = [
         model.embed(take_rows(inputs, rows)) for rows in (slice(0, 1), slice(1, 4), slice(4, 6))
     ]
-    joined = Embeddings(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
-    for name, expected in whole._asdict().items():
-        torch.testing.assert_close(getattr(joined, name), expected, rtol=0, atol=1e-12)
+    joined = Features.joined(parts, [1 / 6, 3 / 6, 2 / 6])
+    pairs = list(zip(tensors_of(joined), tensors_of(whole), strict=True))
+    assert len(pairs) == 10
+    for found, expected in pairs:
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
     torch.testing.assert_close(model.objective(joined).loss, model(inputs).loss)
 
 
@@ -206,11 +214,12 @@ def test_float64_stays_float64(make_model, inputs):
 def test_autocast_keeps_embeddings_scales_and_losses_in_fp32(make_model, inputs):
     model = make_model()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        embeddings = model.embed(inputs)
-        output = model.objective(embeddings)
-    for name in ("videos", "texts", "groups", "nouns", "segments"):
-        embedding = getattr(embeddings, name)
-        assert embedding.dtype == torch.float32, name
+        features = model.embed(inputs)
+        output = model.objective(features)
+    embeddings = list(features.differentiable())
+    assert len(embeddings) == 5
+    for embedding in embeddings:
+        assert embedding.dtype == torch.float32
         assert (embedding.norm(dim=-1) - 1).abs().max() < 1e-5
     assert output.loss.dtype == torch.float32
     assert output.metrics["scale_contrast"].dtype == torch.float32
@@ -228,12 +237,17 @@ def test_a_bf16_model_gives_fp32_losses(make_model, inputs, head):
     assert _without_gradient(model) == []
 
 
-def test_products_in_autocast_round_what_the_pairwise_losses_get(make_model, inputs):
+def test_products_in_autocast_round_what_the_pairwise_losses_get(make_model, inputs, monkeypatch):
     losses, dtypes = {}, {}
     for products in ("fp32", "autocast"):
         model, seen = make_model({"products": products}), []
         for part in (model.objectives.contrast, model.objectives.grounding):
-            part.register_forward_pre_hook(lambda _, given, seen=seen: seen.append(given[0].dtype))
+
+            def loss(*given, kept=part.loss, seen=seen):
+                seen.append(given[0].dtype)
+                return kept(*given)
+
+            monkeypatch.setattr(part, "loss", loss)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             losses[products] = model(inputs).loss
         model(inputs)

@@ -9,8 +9,13 @@ import torch
 
 from svilm_fast.models.config import ModelConfig
 from svilm_fast.models.precision import unit_norm
-from svilm_fast.objectives.config import TemporalConfig
-from svilm_fast.objectives.temporal import TemporalObjective, masked_segment_loss
+from svilm_fast.objectives.config import SViLMConfig
+from svilm_fast.objectives.svilm import build_model
+from svilm_fast.objectives.temporal import (
+    TemporalConfig,
+    TemporalObjective,
+    masked_segment_loss,
+)
 
 BATCH, SEGMENTS, DIM = 3, 4, 8
 PASTED = torch.tensor([[0, 1, 1, 0], [1, 1, 1, 0], [1, 1, 1, 1]]).bool()
@@ -36,7 +41,7 @@ def test_every_head_trains(head, loss):
     optimizer = torch.optim.Adam([segments := _segments(), *objective.parameters()], lr=0.02)
     losses = []
     for _ in range(30):
-        value = objective(segments, PRESENT, PASTED)
+        value = objective.loss(segments, PRESENT, PASTED)
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
@@ -55,7 +60,7 @@ def test_centroid_loss_by_its_definition():
         logits = z @ (z[mask].mean(0) - z[~mask].mean(0)) / 0.1
         losses.append(torch.nn.functional.softplus(logits * (1 - 2 * mask.double())).mean())
     expected = torch.stack(losses).mean().item()
-    assert _objective()(segments, PRESENT, PASTED).item() == pytest.approx(expected, rel=1e-6)
+    assert _objective().loss(segments, PRESENT, PASTED).item() == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("head", ["rnn", "transformer"])
@@ -64,10 +69,10 @@ def test_missing_segments_take_no_part(head):
     present = PRESENT.clone()
     present[:, 3] = False
     segments = _segments()
-    loss = objective(segments, present, PASTED)
+    loss = objective.loss(segments, present, PASTED)
     changed = segments.detach().clone()
     changed[:, 3] = 9.0
-    torch.testing.assert_close(objective(changed, present, PASTED), loss)
+    torch.testing.assert_close(objective.loss(changed, present, PASTED), loss)
     loss.backward()
     assert not segments.grad[:, 3].any()
 
@@ -76,7 +81,7 @@ def test_a_clip_without_background_or_segments_gives_zero_and_finite_gradients()
     objective = _objective(head="transformer")
     segments = _segments()
     nothing = torch.zeros_like(PRESENT)
-    loss = objective(segments, nothing, PASTED)
+    loss = objective.loss(segments, nothing, PASTED)
     loss.backward()
     assert loss.item() == 0
     assert all(p.grad.isfinite().all() for p in objective.parameters())
@@ -93,4 +98,9 @@ def test_masked_segment_loss_at_logit_zero():
 
 def test_heads_must_divide_the_width():
     with pytest.raises(ValueError, match=r"heads=3 must divide model\.embed_dim=8"):
-        _objective(head="transformer", heads=3)
+        build_model(
+            SViLMConfig(
+                model={"preset": "tiny", "embed_dim": 8},
+                objectives={"temporal": {"head": "transformer", "heads": 3}},
+            )
+        )

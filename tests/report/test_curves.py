@@ -8,8 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from svilm_fast.report.curves import PANELS, draw_curves, draw_recall_bars, read_metrics, smooth
+from svilm_fast.objectives.config import ObjectivesConfig
+from svilm_fast.report.curves import (
+    draw_curves,
+    draw_recall_bars,
+    panels_with,
+    read_metrics,
+    smooth,
+)
 from svilm_fast.report.theme import LIGHT, drawing
+
+METRICS = ObjectivesConfig().metrics()
 
 
 def write(path: Path, *lines: str) -> Path:
@@ -54,7 +63,7 @@ def test_smoothing_keeps_straight_lines_and_their_ends() -> None:
 
 def test_panels_hold_the_numbers_of_the_log(metrics_path: Path) -> None:
     with drawing(LIGHT):
-        figure = draw_curves(read_metrics(metrics_path), LIGHT)
+        figure = draw_curves(read_metrics(metrics_path), LIGHT, METRICS)
     titles = [axes.get_title(loc="left") for axes in figure.axes if axes.axison]
     assert titles == [
         "Loss",
@@ -71,25 +80,25 @@ def test_panels_hold_the_numbers_of_the_log(metrics_path: Path) -> None:
 
 
 def test_every_panel_can_be_drawn(tmp_path: Path, pixels) -> None:
-    names = {name: 0.5 for panel in PANELS for name, _ in panel.lines}
+    names = {name: 0.5 for panel in panels_with(METRICS) for name, _ in panel.lines}
     lines = [json.dumps({"step": step, **names}) for step in (1, 2)]
     with drawing(LIGHT):
-        figure = draw_curves(read_metrics(write(tmp_path / "m.jsonl", *lines)), LIGHT)
-        assert len(figure.axes) == len(PANELS)
+        figure = draw_curves(read_metrics(write(tmp_path / "m.jsonl", *lines)), LIGHT, METRICS)
+        assert len(figure.axes) == len(panels_with(METRICS))
         assert (pixels(figure) < 250).any()
 
 
 def test_a_share_that_stays_zero_is_not_blown_up(tmp_path: Path) -> None:
     lines = [json.dumps({"step": step, "empty_group_rate": 0.0}) for step in range(1, 5)]
     with drawing(LIGHT):
-        figure = draw_curves(read_metrics(write(tmp_path / "m.jsonl", *lines)), LIGHT)
+        figure = draw_curves(read_metrics(write(tmp_path / "m.jsonl", *lines)), LIGHT, METRICS)
     assert figure.axes[0].get_ylim() == (0, 5)
 
 
 def test_a_log_without_known_numbers_says_what_is_known(tmp_path: Path) -> None:
     series = read_metrics(write(tmp_path / "m.jsonl", '{"step": 1, "other": 2}'))
     with pytest.raises(ValueError, match=r"none of the known numbers \(accuracy_t2v"):
-        draw_curves(series, LIGHT)
+        draw_curves(series, LIGHT, METRICS)
 
 
 def test_bars_are_as_long_as_the_recalls(make_result) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from svilm_fast.evaluation.pointing import PointingScore
-from svilm_fast.objectives.config import GroundingConfig
+from svilm_fast.objectives.grounding import GroundingConfig
 from svilm_fast.report import build_report
 from svilm_fast.report.page import (
     Picture,

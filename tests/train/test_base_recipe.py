@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
-from svilm_fast.data.world import render_world
 from svilm_fast.core.philox import StepSeeds
+from svilm_fast.data.world import render_world
 from svilm_fast.models.inputs import ModelInputs
 from svilm_fast.objectives.svilm import build_model
-from svilm_fast.train.environment import environment_without_launcher
 from svilm_fast.train.config.load import load_config
+from svilm_fast.train.environment import environment_without_launcher
 
 
 @pytest.mark.slow

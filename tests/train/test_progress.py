@@ -7,15 +7,18 @@ from math import nan
 import pytest
 from rich.console import Console
 
+from svilm_fast.objectives.config import ObjectivesConfig
 from svilm_fast.train.run.progress import (
     SHARES,
     SHORT_NAMES,
     Display,
     figure_lines,
     readable,
+    short_names,
 )
 
-VALUES = dict.fromkeys(SHORT_NAMES, 0.123) | {
+METRICS = ObjectivesConfig().metrics()
+VALUES = dict.fromkeys(short_names(METRICS), 0.123) | {
     "peak_memory_bytes": 3.5 * 2**30,
     "straggler_rank": 3.0,
     "straggler_ratio": 1.6,
@@ -28,7 +31,15 @@ def shown(width: int, values: dict[str, float]) -> list[str]:
     """The rows of the last picture on a terminal of this width."""
     written = io.StringIO()
     console = Console(file=written, width=width, height=50, force_terminal=True, color_system=None)
-    display = Display("on", first=True, total_steps=640, start_step=0, on_gpu=True, console=console)
+    display = Display(
+        "on",
+        first=True,
+        total_steps=640,
+        start_step=0,
+        on_gpu=True,
+        metrics=METRICS,
+        console=console,
+    )
     display.step(64)
     display.record(64, values)
     written.truncate(0)
@@ -42,7 +53,7 @@ def test_the_bar_keeps_its_row_and_every_figure_is_whole(width: int) -> None:
     bar, *figures = [row for row in shown(width, VALUES) if row.strip()]
     assert re.match(r"step\s+64/640\s+━+\S*\s+\d:\d\d:\d\d left", bar)
     assert all(len(row.rstrip()) <= width for row in figures)
-    for name, short in SHORT_NAMES.items():
+    for name, short in short_names(METRICS).items():
         number = "3.50 GiB" if name == "peak_memory_bytes" else r"[\d.]+(e-\d+)?%?"
         assert any(re.search(rf"(^|  ){re.escape(short)} {number}(  |\s*$)", r) for r in figures), (
             short
@@ -55,7 +66,9 @@ def test_before_the_first_record_there_is_the_bar_alone() -> None:
 
 
 def test_without_a_terminal_a_record_is_one_line(capsys) -> None:
-    display = Display("off", first=True, total_steps=10, start_step=0, on_gpu=False)
+    display = Display(
+        "off", first=True, total_steps=10, start_step=0, on_gpu=False, metrics=METRICS
+    )
     display.step(5)
     display.record(5, {"loss": 1.5, "accuracy_v2t": 0.25})
     display.say("saved")
@@ -95,7 +108,9 @@ def test_numbers_stay_short() -> None:
 
 
 def test_other_ranks_are_quiet(capsys) -> None:
-    display = Display("on", first=False, total_steps=10, start_step=0, on_gpu=False)
+    display = Display(
+        "on", first=False, total_steps=10, start_step=0, on_gpu=False, metrics=METRICS
+    )
     display.record(5, {"loss": 1.5})
     display.say("saved")
     assert capsys.readouterr() == ("", "")

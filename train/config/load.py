@@ -103,18 +103,24 @@ def block_of(annotation: Any) -> type[Settings] | None:
 
 def dotted_keys(block: type[Settings] = RunConfig, prefix: str = "") -> Iterator[str]:
     """Yield every leaf of the tree as a dotted path."""
-    for name, field in block.model_fields.items():
-        inner = block_of(field.annotation)
+    for name in block.known_keys():
+        inner = block_of(annotation_of(block, name))
         if inner is None:
             yield prefix + name
         else:
             yield from dotted_keys(inner, f"{prefix}{name}.")
 
 
+def annotation_of(block: type[Settings], key: str, value: Any = None) -> Any:
+    """Return the type of a key of `block` with this value, or None where there is no such key."""
+    field = block.model_fields.get(key)
+    return block.block_at(key, value) if field is None else field.annotation
+
+
 def unknown_key(path: str, block: type[Settings]) -> ConfigError:
     """Build the error for a path whose last part is no key of `block`."""
     prefix, _, key = path.rpartition(".")
-    near = difflib.get_close_matches(key, list(block.model_fields), n=1)
+    near = difflib.get_close_matches(key, block.known_keys(), n=1)
     if near:
         suggestion = f"did you mean {f'{prefix}.{near[0]}'.lstrip('.')!r}?"
     else:
@@ -124,7 +130,7 @@ def unknown_key(path: str, block: type[Settings]) -> ConfigError:
         suggestion = (
             f"did you mean {elsewhere[0]!r}?"
             if elsewhere
-            else f"known keys here: {', '.join(block.model_fields)}"
+            else f"known keys here: {', '.join(block.known_keys())}"
         )
     return ConfigError(f"unknown key {path!r}: {suggestion}")
 
@@ -135,9 +141,11 @@ def check_keys(
     """Raise ConfigError at the first key that the tree does not know."""
     for key, value in values.items():
         here = f"{path}.{key}".lstrip(".")
-        if key not in block.model_fields:
-            raise unknown_key(here, block)
-        inner = block_of(block.model_fields[key].annotation)
+        annotation = annotation_of(block, key, value)
+        if annotation is None:
+            problem = block.problem_of(str(key), value)
+            raise ConfigError(problem) if problem else unknown_key(here, block)
+        inner = block_of(annotation)
         if inner is None:
             continue
         if isinstance(value, Mapping):
@@ -149,10 +157,12 @@ def check_keys(
             )
 
 
-def annotation_at(path: str) -> Any:
+def annotation_at(path: str, *, whole: bool = True) -> Any:
     """Return the type annotation of a dotted path, or None below a free-form mapping.
 
-    Raises ConfigError when the path is unknown.
+    whole: the path is all that is known. False: other overrides may give the kind of a new
+    objective, which has no annotation yet; `check_keys` sees them all. Raises ConfigError when the
+    path is unknown.
     """
     block: type[Settings] | None = RunConfig
     annotation: Any = RunConfig
@@ -165,9 +175,13 @@ def annotation_at(path: str) -> Any:
                 return None
             known = ".".join(parts[:depth])
             raise ConfigError(f"unknown key {path!r}: {known!r} is a value, not a block")
-        if part not in block.model_fields:
-            raise unknown_key(".".join(parts[: depth + 1]), block)
-        annotation = block.model_fields[part].annotation
+        annotation = annotation_of(block, part)
+        if annotation is None:
+            here = ".".join(parts[: depth + 1])
+            problem = block.problem_of(part, None)
+            if problem and not whole:
+                return None
+            raise ConfigError(problem) if problem else unknown_key(here, block)
         block = block_of(annotation)
     return annotation
 
@@ -180,18 +194,18 @@ def parse_override(text: str) -> dict[str, Any]:
         raise ConfigError(
             f"cannot read the override {text!r}: expected key=value, as in run.seed=1"
         )
-    annotation = annotation_at(path)
+    annotation = annotation_at(path, whole=False)
     nested: Any = raw if annotation is str else parse_yaml(raw, f"the value of {path!r} is")
     for part in reversed(path.split(".")):
         nested = {part: nested}
     return nested
 
 
-def first_problem(error: ValidationError) -> str:
-    """Return one line for the first complaint of pydantic, with the full dotted path."""
+def first_problem(error: ValidationError, values: Mapping[str, Any]) -> str:
+    """Return one line for the first complaint of pydantic about `values`, with the dotted path."""
     problems = error.errors(include_url=False)
-    path, annotation = _setting_at(problems[0]["loc"])
-    alike = [p for p in problems if f"{_setting_at(p['loc'])[0]}[".startswith(f"{path}[")]
+    path, annotation = _setting_at(problems[0]["loc"], values)
+    alike = [p for p in problems if f"{_setting_at(p['loc'], values)[0]}[".startswith(f"{path}[")]
     # Of a setting that takes several types, pydantic complains about each; a bound says most.
     broken = [problem for problem in alike if not problem["type"].endswith(WRONG_TYPE)]
     first = (broken or alike)[0]
@@ -204,16 +218,17 @@ def first_problem(error: ValidationError) -> str:
     return f"{path}: {message}{found}{tail}" if path else f"{message}{tail}"
 
 
-def _setting_at(location: tuple[int | str, ...]) -> tuple[str, Any]:
+def _setting_at(location: tuple[int | str, ...], value: Any) -> tuple[str, Any]:
     """Return dotted path and annotation of a setting; pydantic's names of its types left out."""
     block: type[Settings] | None = RunConfig
     annotation: Any = None
     path = ""
     for part in location:
-        if block is not None and part in block.model_fields:
+        value = value.get(part) if isinstance(value, Mapping) else None
+        found = annotation_of(block, str(part), value) if block is not None else None
+        if found is not None:
             path = f"{path}.{part}".lstrip(".")
-            annotation = block.model_fields[str(part)].annotation
-            block = block_of(annotation)
+            annotation, block = found, block_of(found)
         elif isinstance(part, int):
             path += f"[{part}]"
     return path, annotation
@@ -231,7 +246,7 @@ def validate(values: Mapping[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(dict(values))
     except ValidationError as error:
-        raise ConfigError(first_problem(error)) from error
+        raise ConfigError(first_problem(error, values)) from error
 
 
 def load_config(source: str | None, overrides: Sequence[str] = ()) -> RunConfig:
@@ -271,17 +286,16 @@ def explain(path: str) -> str:
     parts = path.split(".") if path else []
     annotation_at(path) if path else None
     for part in parts[:-1]:
-        inner = block_of(block.model_fields[part].annotation)
+        inner = block_of(annotation_of(block, part))
         if inner is None:
             raise ConfigError(f"{path!r} lies below a free-form mapping and has no description")
         block = inner
     if parts:
-        field = block.model_fields[parts[-1]]
-        inner = block_of(field.annotation)
+        inner = block_of(annotation_of(block, parts[-1]))
         if inner is None:
+            field = block.model_fields[parts[-1]]
             default = field.get_default(call_default_factory=True)
             kind = type_words(field.annotation)
             return f"{path}: {kind} = {default!r}\n    {field.description or ''}".rstrip()
         block = inner
-    names = list(block.model_fields)
-    return "\n".join(explain(f"{path}.{name}".lstrip(".")) for name in names)
+    return "\n".join(explain(f"{path}.{name}".lstrip(".")) for name in block.known_keys())

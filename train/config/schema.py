@@ -342,23 +342,18 @@ class RunConfig(Settings):
     @model_validator(mode="after")
     def _objectives_fit_the_model(self) -> RunConfig:
         objectives, video = self.objectives, self.video
-        if objectives.grounding.weight and video.num_groups == 0:
-            raise ValueError(
-                "the grounding objective needs group tokens: set video.num_groups above 0, or "
-                "objectives.grounding.weight=0"
-            )
-        if "blended" in objectives.sources() and video.num_segments < 2:
-            raise ValueError(
-                f"video.num_segments={video.num_segments} leaves nothing to blend: set it to 2 or "
-                "more, or let no objective read blended videos (objectives.temporal.weight=0, "
-                "objectives.contrast.video=clean, objectives.grounding.video=clean)"
-            )
-        if "blended" in objectives.sources():
+        objectives.check(self)
+        if "blended" in objectives.reads().views:
+            if video.num_segments < 2:
+                without = [
+                    setting
+                    for name, objective in objectives.active().items()
+                    if (setting := objective.without_blending(name)) is not None
+                ]
+                raise ValueError(
+                    f"video.num_segments={video.num_segments} leaves nothing to blend: set it to 2 "
+                    f"or more, or let no objective read blended videos ({', '.join(without)})"
+                )
             cut = self.data.cut_paste
             run_lengths(video.num_segments, cut.shortest, cut.longest)
-        temporal, width = objectives.temporal, self.model.embed_dim
-        if temporal.weight and temporal.head == "transformer" and width % temporal.heads:
-            raise ValueError(
-                f"objectives.temporal.heads={temporal.heads} must divide model.embed_dim={width}"
-            )
         return self

@@ -14,7 +14,8 @@ from svilm_fast.distributed.gradient_cache import CachedStep
 from svilm_fast.distributed.reduction import Reduction, backward_all, choose_reduction
 from svilm_fast.models.compilation import NoCompilerError, compile_blocks
 from svilm_fast.models.inputs import ModelInputs
-from svilm_fast.objectives.total import Embeddings, StepOutput
+from svilm_fast.objectives.features import Features
+from svilm_fast.objectives.total import StepOutput
 from svilm_fast.train.config.deepspeed import (
     build_deepspeed_config,
     local_batch_of,
@@ -46,8 +47,8 @@ class LossModule(nn.Module):
 
     def forward(
         self, inputs: Any, half: Literal["embed", "objective"] | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]] | Embeddings:
-        """Return the loss (0-dim) and its detached parts; of the half `embed`, the embeddings."""
+    ) -> tuple[Tensor, dict[str, Tensor]] | Features:
+        """Return the loss (0-dim) and its detached parts; of the half `embed`, the features."""
         if half == "embed":
             return self.model.embed(inputs)
         output = self.model(inputs) if half is None else self.model.objective(inputs)
@@ -60,13 +61,13 @@ class EngineHalves:
 
     deepspeed: Any
 
-    def embed(self, inputs: ModelInputs) -> Embeddings:
+    def embed(self, inputs: ModelInputs) -> Features:
         """`SViLM.embed` through DeepSpeed."""
         return self.deepspeed(inputs, "embed")
 
-    def objective(self, embeddings: Embeddings) -> StepOutput:
+    def objective(self, features: Features) -> StepOutput:
         """`SViLM.objective` through DeepSpeed."""
-        return StepOutput(*self.deepspeed(embeddings, "objective"))
+        return StepOutput(*self.deepspeed(features, "objective"))
 
 
 @dataclass
@@ -140,7 +141,7 @@ class Engine:
             if cached is None:
                 self.deepspeed.backward(loss)
             else:
-                backward_all(self.deepspeed, cached, len(cached), self.reduction)
+                backward_all(self.deepspeed, cached, self.reduction)
         norm = self._local_gradient_norm() if self.zero_stage == 0 else None
         if norm is not None and not bool(torch.isfinite(norm)):
             self.deepspeed.zero_grad()

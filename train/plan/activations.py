@@ -112,9 +112,10 @@ def activations(
     # Only what has a backward is computed again.
     checkpoint_video = checkpoint_video and trained_layers(workload.config.video) > 0
     checkpoint_text = checkpoint_text and trained_layers(workload.config.text) > 0
+    reads = workload.reads
     videos = [
-        _video(workload, pairs, _outputs(workload, source), checkpoint_video)
-        for source in sorted(workload.config.objectives.sources())
+        _video(workload, pairs, reads.outputs(view), checkpoint_video)
+        for view in sorted(reads.views)
     ]
     text = _text(workload, pairs, checkpoint_text)
     kept, dropped = _weight_copies(workload, checkpoint_video, checkpoint_text)
@@ -163,14 +164,6 @@ def _embedding_gradients(workload: Workload) -> float:
         return 0.0
     dense = text.vocab_size * text.width * workload.precision.parameter
     return float(dense * (sets + (sets > 1)))
-
-
-def _outputs(workload: Workload, source: str) -> VideoOutputs:
-    objectives = workload.config.objectives
-    return VideoOutputs(
-        groups=objectives.grounding.weight > 0 and objectives.grounding.video == source,
-        segments=objectives.temporal.weight > 0 and objectives.temporal.video == source,
-    )
 
 
 def _video(workload: Workload, pairs: int, outputs: VideoOutputs, checkpointed: bool) -> Pass:
@@ -223,6 +216,8 @@ def _video(workload: Workload, pairs: int, outputs: VideoOutputs, checkpointed: 
     final = config.width * (precision.stream + masked)
     if outputs.segments:
         final += 4 if workload.on_gpu else FP32 * config.num_segments
+    if outputs.tokens:
+        final += FP32 * config.width
     saved["video outputs"] = float(pairs * (length * config.width * precision.stream))
     saved["video outputs"] += pairs * tokens * (final - config.width * precision.stream)
     return Pass(saved, backward, layer.forward, embedding, without_graph)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from svilm_fast.train.config.schema import RunConfig
 from svilm_fast.train.plan.activations import activations
-from svilm_fast.train.plan.loss_memory import embedding_bytes, loss_bytes
+from svilm_fast.train.plan.loss_memory import feature_bytes, loss_bytes
 from svilm_fast.train.plan.states import gradients, resting
 from svilm_fast.train.plan.workload import Choice, Workload
 
@@ -66,17 +66,24 @@ def memory(workload: Workload, choice: Choice) -> Memory:
         checkpoint_video=choice.checkpoint_video,
         checkpoint_text=choice.checkpoint_text,
     )
-    embeddings = embedding_bytes(workload)
-    loss = loss_bytes(workload, choice.workspace_bytes)
+    features = feature_bytes(workload)
+    loss = loss_bytes(workload, choice.workspace_bytes, "global", micro)
+    local_loss = loss_bytes(workload, choice.workspace_bytes, "local", micro)
+    local = {"local losses": local_loss} if local_loss else {}
     step = {
         "gradients": grads.shard or grads.full,
         "optimizer's copies": grads.step,
     }
     if choice.micro_batch is None:
         phases = {
-            "forward and loss": {"activations": passed.total, "loss": loss},
+            "forward and loss": {
+                "activations": passed.total,
+                "loss": loss,
+                **local,
+            },
             "backward, start": {
                 "activations and temporaries": passed.peak,
+                **local,
                 "reduction bucket": grads.bucket,
             },
             # Half of what is kept is gone when half of the gradients are there.
@@ -92,13 +99,18 @@ def memory(workload: Workload, choice: Choice) -> Memory:
         }
     else:
         reduced_on_the_way = choice.reduction == "boundary" and choice.zero_stage == 2
-        kept = {"embeddings and their gradient": 2 * embeddings}
+        kept = {"embeddings and their gradient": 2 * features}
         phases = {
-            "embedding": {"embeddings": embeddings, "forward of a micro-batch": passed.forward},
+            "embedding": {
+                "embeddings": features,
+                "forward of a micro-batch": passed.forward,
+                **local,
+            },
             "loss": {**kept, "loss": loss},
             "replay": {
                 **kept,
                 "activations of a micro-batch": passed.peak,
+                **local,
                 "gradients": grads.full + grads.shard * reduced_on_the_way,
                 "reduction bucket": grads.bucket * (choice.reduction == "boundary"),
             },
@@ -125,8 +137,8 @@ def not_counted(config: RunConfig) -> list[str]:
 def _inputs(workload: Workload) -> dict[str, float]:
     """The clips of the local batch as uint8, once for each kind of video that is encoded."""
     video = workload.config.video
-    sources = workload.config.objectives.sources()
+    views = workload.reads.views
     # Blending leaves the clean clips where they are; a CPU run keeps the loader's own.
-    copies = len(sources) if workload.on_gpu else 1 + ("blended" in sources)
+    copies = len(views) if workload.on_gpu else 1 + ("blended" in views)
     clip = video.frames * video.image_size**2 * 3
     return {"clips as uint8": float(workload.local_batch * clip * copies)}

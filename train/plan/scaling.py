@@ -9,7 +9,6 @@ from svilm_fast.train.plan.chooser import DoesNotFitError, Option, choose
 from svilm_fast.train.plan.devices import GIB, Device
 from svilm_fast.train.plan.flops import flops_of_step
 from svilm_fast.train.plan.links import Links
-from svilm_fast.train.plan.loss_memory import gathered_bytes, score_bytes
 from svilm_fast.train.plan.resolve import SETTINGS
 from svilm_fast.train.plan.step_time import UTILISATION, StepTime, step_time
 from svilm_fast.train.plan.traffic import step_traffic
@@ -60,7 +59,7 @@ def _point(workload: Workload, device: Device, links: Links) -> Point:
     except DoesNotFitError:
         clips = workload.local_batch * workload.config.video.frames
         clips *= workload.config.video.image_size**2 * 3
-        scores = score_bytes(workload) + gathered_bytes(workload)
+        scores = sum(found.cost.kept for found in workload.costs())
         why = "clips" if clips > scores else "scores"
         return Point(workload, None, None, f"{why} {max(clips, scores) / GIB:,.0f} GiB")
     return Point(workload, option, step_time(workload, option.choice, links, device.peak))

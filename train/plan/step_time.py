@@ -35,7 +35,8 @@ def executed_flops(workload: Workload, choice: Choice) -> tuple[float, float]:
     """FLOPs of a step over all ranks that are really executed: encoders, objectives.
 
     Activation checkpointing adds a forward of its tower's trained layers, the gradient cache a
-    forward of both towers, the losses recompute their products in backward.
+    forward of both towers and of the local objectives, and backward of the losses computes some
+    products again.
     """
     flops = flops_of_step(workload.config)
     cached = choice.micro_batch is not None
@@ -46,7 +47,8 @@ def executed_flops(workload: Workload, choice: Choice) -> tuple[float, float]:
 
     encoders = with_replays(flops.video, choice.checkpoint_video, workload.config.video)
     encoders += with_replays(flops.text, choice.checkpoint_text, workload.config.text)
-    return float(encoders), float(flops.objectives.total + flops.objectives.forward)
+    losses = flops.objectives.total + flops.recomputed + cached * flops.local.forward
+    return float(encoders), float(losses)
 
 
 def step_time(

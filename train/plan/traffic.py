@@ -11,11 +11,9 @@ import math
 from dataclasses import dataclass
 
 from svilm_fast.train.plan.links import Kind, Links
-from svilm_fast.train.plan.loss_memory import slices, vectors
 from svilm_fast.train.plan.workload import Choice, Workload
 
 FP32 = 4
-DESCRIPTION_BYTES = 512  # kernels.collectives.check_equal_calls gathers so much from every rank
 # ZeRO 3 gathers module by module; a block is about so many modules with parameters.
 MODULES_OF_A_BLOCK = 6
 
@@ -37,42 +35,10 @@ class Collective:
 
 def loss_traffic(workload: Workload) -> list[Collective]:
     """What the objectives send in forward and backward; nothing for one rank."""
-    if workload.world_size == 1:
-        return []
-    pairs, width = workload.config.training.global_batch, vectors(workload)
-    check = float(DESCRIPTION_BYTES * workload.world_size)
-    found = []
-    if "texts" in width:
-        size = float(FP32 * pairs * width["texts"])
-        parts = slices(workload, width["texts"])
-        found += [
-            Collective("contrast", "check of the calls", "all_gather", check, 1),
-            Collective("contrast", "texts", "all_gather", size, parts),
-            *_columns("contrast", pairs),
-            Collective("contrast", "gradient of the texts", "reduce_scatter", size, parts),
-        ]
-        if workload.config.objectives.contrast.exclude_partner:
-            found.append(Collective("contrast", "pair ids", "all_gather", 8.0 * pairs, 1))
-    if "nouns" in width:
-        size = float(FP32 * pairs * width["nouns"])
-        parts = slices(workload, width["nouns"])
-        masks = float(pairs * workload.nouns)
-        found += [
-            Collective("grounding", "check of the calls", "all_gather", check, 1),
-            Collective("grounding", "noun masks", "all_gather", masks, 1),
-            Collective("grounding", "nouns", "all_gather", size, parts),
-            *_columns("grounding", pairs),
-            Collective("grounding", "gradient of the nouns", "reduce_scatter", size, parts),
-        ]
-    return found
-
-
-def _columns(part: str, pairs: int) -> list[Collective]:
-    """Maximum and sum of the columns, and the gradient of the sum."""
-    size = float(FP32 * pairs)
     return [
-        Collective(part, "column maxima and sums", "all_reduce", 2 * size, 2),
-        Collective(part, "gradient of the columns", "all_reduce", size, 1),
+        Collective(found.name, sent.what, sent.kind, sent.size, sent.calls)
+        for found in workload.costs()
+        for sent in found.cost.sent
     ]
 
 

@@ -10,6 +10,10 @@ from torch import nn
 
 from svilm_fast.models.flops import encoded_tokens
 from svilm_fast.models.grouping_block import Assignment
+from svilm_fast.objectives.base import Scope
+from svilm_fast.objectives.cost import Cost
+from svilm_fast.objectives.features import Reads
+from svilm_fast.objectives.flops import shapes_of
 from svilm_fast.objectives.svilm import build_model, uses_groups
 from svilm_fast.train.config.deepspeed import local_batch_of
 from svilm_fast.train.config.schema import RunConfig
@@ -77,6 +81,15 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class ObjectiveCost:
+    """The cost of the objective called `name`."""
+
+    name: str
+    scope: Scope
+    cost: Cost
+
+
+@dataclass(frozen=True)
 class Workload:
     """A configuration on a number of ranks of one kind of device."""
 
@@ -90,6 +103,34 @@ class Workload:
     def precision(self) -> Precision:
         """Bytes of an element."""
         return PRECISIONS[self.config.training.precision]
+
+    @property
+    def reads(self) -> Reads:
+        """What the active objectives read."""
+        return self.config.objectives.reads()
+
+    def costs(
+        self, workspace_bytes: int | None = None, *, pairs: int | None = None
+    ) -> list[ObjectiveCost]:
+        """The cost of every active objective.
+
+        workspace_bytes: bound of a loss's temporary memory; None: the op's own. pairs: what a local
+        objective sees at once; None: the local batch.
+        """
+        found = []
+        for name, objective in self.config.objectives.active().items():
+            local = pairs if objective.scope == "local" and pairs is not None else self.local_batch
+            shapes = shapes_of(
+                self.config,
+                global_batch=self.config.training.global_batch,
+                nouns=self.config.data.nouns.per_caption,
+                local_batch=local,
+                world_size=self.world_size,
+                on_gpu=self.on_gpu,
+                workspace_bytes=workspace_bytes,
+            )
+            found.append(ObjectiveCost(name, objective.scope, objective.cost(shapes)))
+        return found
 
     @property
     def tokens(self) -> int:
@@ -107,14 +148,14 @@ class Workload:
 
     @property
     def nouns(self) -> int:
-        """Noun slots of a caption that are embedded; 0 without grounding."""
-        return self.config.data.nouns.per_caption if self.config.objectives.grounding.weight else 0
+        """Noun slots of a caption that are embedded; 0 where no objective reads nouns."""
+        return self.config.data.nouns.per_caption if self.reads.nouns else 0
 
     @property
     def text_lengths(self) -> dict[str, tuple[int, int]]:
         """Sequences of a pair and their padded length, for captions and nouns where in use."""
         tokenizer, lengths = self.config.data.tokenizer, {}
-        if self.config.objectives.contrast.weight:
+        if self.reads.texts:
             lengths["captions"] = (1, tokenizer.length)
         if self.nouns:
             lengths["nouns"] = (self.nouns, tokenizer.noun_length)

@@ -14,13 +14,12 @@ def check_attention(config: RunConfig, device: torch.device) -> None:
     The model itself asks in its first step only, which is late: the data are read by then.
     """
     dtype = torch.float32 if config.training.precision == "fp32" else torch.bfloat16
-    temporal = config.objectives.temporal
     widths = [
         (config.video.width // config.video.heads, False),
         (config.text.width // config.text.heads, True),
     ]
-    if temporal.weight and temporal.head == "transformer":
-        widths.append((config.model.embed_dim // temporal.heads, True))
+    for objective in config.objectives.active().values():
+        widths += [(width, True) for width in objective.attention_heads(config)]
     for head_dim, padded in widths:
         request = AttentionRequest(device, dtype, head_dim, padded)
         choose_backend(request, config.model.attention)

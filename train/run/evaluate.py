@@ -40,7 +40,7 @@ def evaluation_data(config: RunConfig, split: str, tokenizer: Tokenizer) -> Clip
         train=False,
         frames=config.video.frames,
         image_size=config.video.image_size,
-        nouns=config.objectives.grounding.weight > 0,
+        nouns=config.objectives.reads().nouns,
     )
 
 

@@ -20,21 +20,21 @@ def model_inputs(batch: ClipBatch, config: RunConfig, step: int, ranks: Ranks) -
     """
     loaded, batch = batch, batch.to(ranks.device)
     seeds = StepSeeds(config.run.seed, step, batch.keys)
-    sources = config.objectives.sources()
+    reads = config.objectives.reads()
     inputs: dict[str, Any] = {
         "text_tokens": batch.text_tokens,
         "text_mask": batch.text_mask,
         "seeds": seeds,
     }
-    if config.objectives.grounding.weight > 0:
+    if reads.nouns:
         inputs |= {
             "noun_tokens": batch.noun_tokens,
             "noun_token_mask": batch.noun_token_mask,
             "noun_mask": batch.noun_mask,
         }
-    if "clean" in sources:
+    if "clean" in reads.views:
         inputs["frames"] = batch.frames
-    if "blended" in sources:
+    if "blended" in reads.views:
         pasted = cut_and_paste(
             batch.frames,
             seeds.at(Site.CUT_PASTE),
@@ -43,7 +43,7 @@ def model_inputs(batch: ClipBatch, config: RunConfig, step: int, ranks: Ranks) -
             shortest=config.data.cut_paste.shortest,
             longest=config.data.cut_paste.longest,
             # The clips are most of a large batch's memory; a copy of our own need not stay whole.
-            in_place="clean" not in sources and batch.frames is not loaded.frames,
+            in_place="clean" not in reads.views and batch.frames is not loaded.frames,
         )
         inputs |= {
             "blended": pasted.blended,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Literal
 
 from rich.columns import Columns
@@ -21,17 +22,11 @@ from rich.text import Text
 
 from svilm_fast.core.console import Console
 from svilm_fast.core.terminal import print
+from svilm_fast.objectives.base import Metric
 from svilm_fast.train.run.straggler import stands_out
 
+# Behind the loss and the metrics of the objectives.
 SHORT_NAMES = {
-    "loss": "loss",
-    "loss_contrast": "contrast",
-    "loss_grounding": "grounding",
-    "loss_temporal": "temporal",
-    "accuracy_v2t": "acc v2t",
-    "accuracy_t2v": "acc t2v",
-    "scale_contrast": "scale",
-    "scale_grounding": "g.scale",
     "empty_group_rate": "empty groups",
     "gradient_norm": "|grad|",
     "learning_rate": "lr",
@@ -43,14 +38,22 @@ SHORT_NAMES = {
 }
 LINE_WIDTH = 120  # columns of a line where there is no terminal to ask
 INDENT = "    "
+Metrics = Mapping[str, Metric]
+NONE: Metrics = MappingProxyType({})
 # Longer ones are remarks: they would widen the columns of the figures.
 LONGEST_FIGURE = 20
-SHARES = {"accuracy_v2t", "accuracy_t2v", "empty_group_rate", "data_wait_share", "utilisation"}
+SHARES = {"empty_group_rate", "data_wait_share", "utilisation"}
 
 
-def readable(name: str, value: float) -> str:
-    """Return a number as a person writes it."""
-    if name in SHARES:
+def short_names(metrics: Metrics) -> dict[str, str]:
+    """Return what is shown of a record, in order; metrics: those of the objectives."""
+    shown = {name: metric.short for name, metric in metrics.items() if metric.short}
+    return {"loss": "loss"} | shown | SHORT_NAMES
+
+
+def readable(name: str, value: float, share: bool = False) -> str:
+    """Return a number as a person writes it; share: in percent."""
+    if share or name in SHARES:
         return f"{100 * value:.0f}%"
     if name == "peak_memory_bytes":
         return f"{value / 2**30:.2f} GiB"
@@ -59,11 +62,12 @@ def readable(name: str, value: float) -> str:
     return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
-def summary(values: Mapping[str, float], on_gpu: bool) -> str:
+def summary(values: Mapping[str, float], on_gpu: bool, metrics: Metrics = NONE) -> str:
     """Return the values that have a short name, and a rank that stands out, as one line."""
+    shares = {name for name, metric in metrics.items() if metric.share}
     parts = [
-        f"{short} {readable(name, values[name])}"
-        for name, short in SHORT_NAMES.items()
+        f"{short} {readable(name, values[name], name in shares)}"
+        for name, short in short_names(metrics).items()
         if name in values
     ]
     if "utilisation" not in values and "model_tflops_per_second" in values:
@@ -121,9 +125,11 @@ class Display:
         total_steps: int,
         start_step: int,
         on_gpu: bool,
+        metrics: Metrics = NONE,
         console: Console | None = None,
     ) -> None:
-        """console: where the bar goes, by default the error output."""
+        """metrics: of the objectives. console: where the bar goes; default: the error output."""
+        self.metrics = metrics
         self.first = first
         self.total_steps = total_steps
         self.on_gpu = on_gpu
@@ -150,7 +156,7 @@ class Display:
 
     def record(self, step: int, values: Mapping[str, float]) -> None:
         """Show the figures of a record."""
-        line = summary(values, self.on_gpu)
+        line = summary(values, self.on_gpu, self.metrics)
         if self.bar is not None:
             self.bar.figures = line
             self.bar.refresh()

@@ -60,7 +60,9 @@ def write_report(
             keep_frames=PICTURE_FRAMES,
             progress=progress,
         )
-    temporal = run.model.objectives.temporal
+    every = config.objectives.all().values()
+    temperatures = (objective.segment_temperature() for objective in every)
+    heads = (objective.segment_head for objective in run.model.objectives.modules_by_name.values())
     torch.manual_seed(config.run.seed)
     untrained = build_model(config).encoder.to(device).eval()
     with placed(files, files.root) as drafts:
@@ -75,8 +77,8 @@ def write_report(
             extra_facts={"Weights": {"read": run.weights.value, "step": run.step}},
             name=config.run.name,
             clips=clips,
-            temperature=config.objectives.temporal.temperature,
-            temporal_head=None if temporal is None else temporal.head,
+            temperature=next(found for found in temperatures if found is not None),
+            temporal_head=next((found for found in heads if found is not None), None),
             paste_lengths=(config.data.cut_paste.shortest, config.data.cut_paste.longest),
             seed=config.run.seed,
             untrained=untrained,

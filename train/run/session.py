@@ -159,7 +159,7 @@ def _train_in_folder(
         image_size=config.video.image_size,
         table=train_table,
         seed=config.run.seed,
-        nouns=config.objectives.grounding.weight > 0,
+        nouns=config.objectives.reads().nouns,
     )
     held_out = _held_out_data(config, tokenizer, ranks)
     if ranks.is_first:
@@ -290,6 +290,7 @@ def _loop(
         total_steps=total_steps,
         start_step=start_step,
         on_gpu=ranks.device.type == "cuda",
+        metrics=config.objectives.metrics(),
     )
     meter = Meter(
         config.training.global_batch,

@@ -59,7 +59,7 @@ def batch_of_pairs() -> Callable[[RunConfig, int], ModelInputs]:
 
     def make(config: RunConfig, pairs: int) -> ModelInputs:
         video, tokenizer = config.video, config.data.tokenizer
-        nouns, sources = config.data.nouns.per_caption, config.objectives.sources()
+        nouns, sources = config.data.nouns.per_caption, config.objectives.reads().views
         shape = (pairs, video.frames, video.image_size, video.image_size, 3)
         paste = torch.zeros(pairs, video.num_segments, dtype=torch.bool)
         paste[:, : video.num_segments // 2] = True

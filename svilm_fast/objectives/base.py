@@ -1,0 +1,176 @@
+"""What an objective is: its settings, which declare it, its module, and the registry.
+
+A new objective is one file with a subclass of each class here and one line in
+`objectives/__init__.py`; docs/adding-an-objective.md shows one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol, TypeVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from svilm_fast.core.settings import Settings, Weight
+from svilm_fast.models.config import ModelConfig, TextConfig, VideoConfig
+from svilm_fast.objectives.cost import Cost, Shapes
+from svilm_fast.objectives.features import Feature, Features, Reads
+
+Scope = Literal["local", "global"]
+VideoSource = Literal["clean", "blended"]
+Products = Literal["fp32", "autocast"]
+KIND = "which objective this is; a key that is the name of a kind needs none"
+VIDEO = "the clips that are read: as they are (clean), or after cut-and-paste (blended)"
+WEIGHT = "factor on this loss in the sum; 0 removes the loss and its cost"
+
+
+class SharedSettings(Protocol):
+    """What all objectives share: bound of temporary memory in bytes, dtype of products."""
+
+    @property
+    def workspace(self) -> int | None: ...
+
+    @property
+    def products(self) -> Products: ...
+
+
+class HasBlocks(Protocol):
+    """The configuration blocks that an objective is built from."""
+
+    @property
+    def model(self) -> ModelConfig: ...
+
+    @property
+    def video(self) -> VideoConfig: ...
+
+    @property
+    def text(self) -> TextConfig: ...
+
+    @property
+    def objectives(self) -> SharedSettings: ...
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is shown.
+
+    short: on the progress line; empty: not there. panel, label: chart of the report and the name
+    of its line; an empty panel draws none. share: a number from 0 to 1, shown in percent.
+    """
+
+    short: str = ""
+    panel: str = ""
+    label: str = ""
+    share: bool = False
+
+
+class ObjectiveConfig(Settings):
+    """Settings of one objective. Everything but the loss itself follows from them.
+
+    A subclass gives `kind` its own literal and default, and is registered under it. All that is
+    not a module asks these methods: inputs, planner, FLOPs, progress line, report.
+
+    Attributes:
+        scope: "local": the loss is the mean over its samples and no sample sees another, so it runs
+            with the encoders, micro-batch by micro-batch. "global": it needs the features of the
+            whole batch, and runs once on them; its loss on a rank is scaled so that the average
+            over the ranks has the gradient of the global batch's loss (DESIGN: across ranks).
+    """
+
+    scope: ClassVar[Scope] = "global"
+
+    kind: str = Field(description=KIND)
+    weight: Weight = Field(1.0, description=WEIGHT)
+
+    def reads(self) -> Reads:
+        """What forward takes from `Features`; nothing else is computed."""
+        raise NotImplementedError
+
+    def build(self, name: str, blocks: HasBlocks) -> Objective:
+        """The module that computes the loss; `name` is its key in the configuration."""
+        raise NotImplementedError
+
+    def cost(self, shapes: Shapes) -> Cost:
+        """FLOPs, bytes and collectives of a step, without those of the encoders."""
+        raise NotImplementedError
+
+    def check(self, name: str, blocks: HasBlocks) -> None:
+        """Raise ValueError where the model cannot serve these settings."""
+
+    def without_blending(self, name: str) -> str | None:
+        """The setting with which the objective needs no blended clips; None where it reads none."""
+        return f"objectives.{name}.weight=0" if "blended" in self.reads().views else None
+
+    def attention_heads(self, blocks: HasBlocks) -> list[int]:
+        """Head widths of attention inside the objective, which has padding."""
+        return []
+
+    def metrics(self, name: str) -> dict[str, Metric]:
+        """The metrics of forward that people are shown, in that order."""
+        return {}
+
+    def facts(self, name: str) -> dict[str, str]:
+        """Settings that the report lists, with words for them."""
+        return {"weight": f"weight of {name}"}
+
+    def picture_note(self, name: str, feature: Feature) -> str | None:
+        """What the report must say beside a picture of a feature that this objective trained."""
+        return None
+
+    def noun_sharpness(self, name: str, logged: Mapping[str, float]) -> float | None:
+        """Sharpness with which a picture compares nouns with groups; None: it has none.
+
+        logged: the last value of every metric.
+        """
+        return None
+
+    def segment_temperature(self) -> float | None:
+        """Temperature with which a picture assigns segments to two centres; None: it has none."""
+        return None
+
+
+class Objective(nn.Module):
+    """One term of the training loss."""
+
+    def __init__(self, config: ObjectiveConfig, name: str | None = None) -> None:
+        super().__init__()
+        self.name = name or config.kind
+
+    @property
+    def segment_head(self) -> nn.Module | None:
+        """From segments [b, T, D] and their mask [b, T] to the logits [b, T] of being own."""
+        return None
+
+    def forward(self, features: Features) -> tuple[Tensor, dict[str, Tensor]]:
+        """Unweighted loss (0-dim, at least fp32) and further detached 0-dim metrics by full name.
+
+        The loss always has a graph to the objective's parameters, also where no sample counts. A
+        local objective's loss and metrics are means over the samples that it is given.
+        """
+        raise NotImplementedError
+
+
+def operand(embeddings: Tensor, products: Products) -> Tensor:
+    """Embeddings as the products over all pairs take them (`objectives.products`)."""
+    kind = embeddings.device.type
+    if products == "fp32" or not torch.is_autocast_enabled(kind):
+        return embeddings
+    return embeddings.to(torch.get_autocast_dtype(kind))
+
+
+KINDS: dict[str, type[ObjectiveConfig]] = {}
+Config = TypeVar("Config", bound=ObjectiveConfig)
+
+
+def register(kind: type[Config]) -> type[Config]:
+    """Make an objective known under its `kind`; also usable as a decorator.
+
+    Raises ValueError where another class has the kind.
+    """
+    name = str(kind.model_fields["kind"].default)
+    if KINDS.setdefault(name, kind) is not kind:
+        raise ValueError(f"objective kind {name!r} is registered as {KINDS[name].__qualname__}")
+    return kind

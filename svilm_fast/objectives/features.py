@@ -1,0 +1,194 @@
+"""What objectives read of a batch: a declaration of it, and the tensors themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from svilm_fast.models.features import VideoFeatures
+from svilm_fast.models.video_encoder import VideoOutputs
+
+# clean: the clips as they are. blended: after cut-and-paste. crops: further views of a clip.
+View = Literal["clean", "blended", "crops"]
+Feature = Literal["video", "groups", "segments", "tokens"]
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What an objective reads; `|` gives what two of them read together.
+
+    Attributes:
+        video: pairs of a view and a feature of its clips.
+        texts: embeddings of the captions.
+        nouns: embeddings of the captions' nouns.
+        teacher: features of a teacher model.
+    """
+
+    video: frozenset[tuple[View, Feature]] = frozenset()
+    texts: bool = False
+    nouns: bool = False
+    teacher: bool = False
+
+    @classmethod
+    def of(cls, view: View, *features: Feature, texts: bool = False, nouns: bool = False) -> Reads:
+        """Features of one view, and texts."""
+        return cls(frozenset((view, feature) for feature in features), texts, nouns)
+
+    def __or__(self, other: Reads) -> Reads:
+        return Reads(
+            self.video | other.video,
+            self.texts or other.texts,
+            self.nouns or other.nouns,
+            self.teacher or other.teacher,
+        )
+
+    @property
+    def views(self) -> set[View]:
+        """The views that an encoder has to embed."""
+        return {view for view, _ in self.video}
+
+    def features_of(self, view: View) -> set[Feature]:
+        """The features that are read of one view."""
+        return {feature for read, feature in self.video if read == view}
+
+    def reads_feature(self, feature: Feature) -> bool:
+        """Whether the feature is read of any view."""
+        return any(read == feature for _, read in self.video)
+
+    def outputs(self, view: View) -> VideoOutputs:
+        """What the video encoder has to compute of a view, besides the video embedding."""
+        read = self.features_of(view)
+        return VideoOutputs(
+            groups="groups" in read, segments="segments" in read, tokens="tokens" in read
+        )
+
+
+class ViewFeatures(NamedTuple):
+    """Features of one view of b clips; see `VideoFeatures`. What nobody reads is None."""
+
+    video: Tensor | None = None
+    groups: Tensor | None = None
+    segments: Tensor | None = None
+    tokens: Tensor | None = None
+    segment_mask: Tensor | None = None
+    token_mask: Tensor | None = None
+    token_ids: Tensor | None = None
+
+    @classmethod
+    def of(cls, found: VideoFeatures, read: set[Feature]) -> ViewFeatures:
+        """The part of an encoder's output that is read."""
+        return cls(*(getattr(found, name) for name in cls._fields)).only(read)
+
+    def only(self, read: set[Feature]) -> ViewFeatures:
+        """The features in `read` and the masks that belong to them."""
+        kept: set[str] = set(read)
+        kept |= {"segment_mask"} if "segments" in read else set()
+        kept |= {"token_mask", "token_ids"} if "tokens" in read else set()
+        return self._replace(**{name: None for name in self._fields if name not in kept})
+
+
+class LocalTerms(NamedTuple):
+    """Of the local objectives, meaned over b samples: weighted losses in all, and metrics (0-dim).
+
+    loss: with graph where gradients are on. metrics: detached.
+    """
+
+    loss: Tensor
+    metrics: dict[str, Tensor]
+
+
+class Features(NamedTuple):
+    """What the active objectives read of b samples; the rest is None.
+
+    Attributes:
+        clean: features of the clips as they are.
+        blended: features of the clips after cut-and-paste.
+        texts: [b, D], unit norm.
+        nouns: [b, K, D], unit norm unless `text.unit_nouns` is off.
+        noun_mask: bool [b, K].
+        paste_mask: bool [b, T], true where a segment of the blended clip is the clip's own.
+        pair_ids: int64 [b], equal for clips that were blended with each other.
+        empty_groups: fp32 [b], share of a clip's groups without a token; no gradient.
+        local: what the local objectives made of these samples.
+    """
+
+    clean: ViewFeatures | None = None
+    blended: ViewFeatures | None = None
+    texts: Tensor | None = None
+    nouns: Tensor | None = None
+    noun_mask: Tensor | None = None
+    paste_mask: Tensor | None = None
+    pair_ids: Tensor | None = None
+    empty_groups: Tensor | None = None
+    local: LocalTerms | None = None
+
+    def view(self, view: View) -> ViewFeatures:
+        """The features of a view, all of them None where nothing is read of it."""
+        found: ViewFeatures | None = getattr(self, view, None)
+        return ViewFeatures() if found is None else found
+
+    def read(self, view: View, feature: str) -> Tensor:
+        """A feature or mask of a view; raises ValueError where it is missing."""
+        return required(getattr(self.view(view), feature), f"{view}.{feature}")
+
+    def only(self, reads: Reads) -> Features:
+        """The features in `reads`; masks and ids of the samples stay."""
+        clean, blended = self.clean, self.blended
+        return self._replace(
+            clean=None if clean is None else clean.only(reads.features_of("clean")),
+            blended=None if blended is None else blended.only(reads.features_of("blended")),
+            texts=self.texts if reads.texts else None,
+            nouns=self.nouns if reads.nouns else None,
+        )
+
+    def differentiable(self) -> Iterator[Tensor]:
+        """The tensors that the encoders' gradient passes through, always in the same order."""
+        views = [view for view in (self.clean, self.blended) if view is not None]
+        found = [view.video for view in views] + [self.texts]
+        found += [view.groups for view in views] + [self.nouns]
+        found += [view.segments for view in views] + [view.tokens for view in views]
+        return (tensor for tensor in found if tensor is not None)
+
+    @staticmethod
+    def joined(parts: Sequence[Features], shares: Sequence[float]) -> Features:
+        """The features of a batch from those of its parts, in order.
+
+        shares: of the batch's samples, by part. `local` is weighted by them.
+        """
+        bare = _concatenated([part._replace(local=None) for part in parts])
+        terms = [part.local for part in parts if part.local is not None]
+        if not terms:
+            return bare
+        return bare._replace(
+            local=LocalTerms(
+                _weighted([term.loss for term in terms], shares),
+                {
+                    name: _weighted([term.metrics[name] for term in terms], shares)
+                    for name in terms[0].metrics
+                },
+            )
+        )
+
+
+def required(tensor: Tensor | None, name: str) -> Tensor:
+    """The tensor; raises ValueError where it is None."""
+    if tensor is None:
+        raise ValueError(f"an active objective reads `{name}` of the features, which is missing")
+    return tensor
+
+
+def _weighted(values: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
+    return torch.stack([share * value for share, value in zip(shares, values, strict=True)]).sum()
+
+
+def _concatenated(values: Sequence[Any]) -> Any:
+    """Tensors joined along their first axis, inside named tuples; None stays None."""
+    if values[0] is None:
+        return None
+    if isinstance(values[0], Tensor):
+        return torch.cat(list(values))
+    return type(values[0])(*(_concatenated(fields) for fields in zip(*values, strict=True)))
