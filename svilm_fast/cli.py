@@ -20,7 +20,9 @@ from svilm_fast.train.config.schema import Weights
 from svilm_fast.train.doctor import doctor
 from svilm_fast.train.plan.command import plan
 from svilm_fast.train.pretrain import Overrides, pretrain
+from svilm_fast.train.run.commands import evaluate_task
 from svilm_fast.train.run_app import run_app
+from svilm_fast.train.train import train
 
 app = typer.Typer(
     add_completion=False,
@@ -30,8 +32,10 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="Make data: render the world, pack videos.")
 evaluate_app = typer.Typer(no_args_is_help=True, help="Measure a finished run.")
+evaluate_app.command("task")(evaluate_task)
 
 app.command()(pretrain)
+app.command()(train)
 app.command()(plan)
 app.add_typer(data_app, name="data")
 app.add_typer(evaluate_app, name="evaluate")
@@ -151,16 +155,12 @@ def retrieval(
     from svilm_fast.evaluation.demands import Demands, judged
     from svilm_fast.evaluation.protocols import check_protocol, data_for_list
     from svilm_fast.report.page import retrieval_sections, write_pictures
+    from svilm_fast.tasks.pretrain.retrieval import evaluate, evaluation_data
+    from svilm_fast.tasks.pretrain.task import PICTURE_FRAMES
     from svilm_fast.train.folder.ownership import check_not_foreign, placed
     from svilm_fast.train.ranks.process_group import choose_device
-    from svilm_fast.train.run.evaluate import (
-        check_result_name,
-        evaluate,
-        evaluation_data,
-        result_name,
-    )
+    from svilm_fast.train.run.evaluate import check_result_name, result_name
     from svilm_fast.train.run.loaded_run import load_run
-    from svilm_fast.train.run.reporting import PICTURE_FRAMES
 
     if name is not None:
         check_result_name(name)
@@ -173,9 +173,9 @@ def retrieval(
         config.data = data_for_list(config.data, list_file, videos or list_file.parent)
         name = name or result_name(f"list_{list_file.stem}")
     dataset = evaluation_data(config, split, loaded.tokenizer)
-    options = {} if list_file is None else {"protocol": f"list {list_file.name}"}
+    title = None if list_file is None else f"list {list_file.name}"
     if protocol is not None:
-        options = {"protocol": check_protocol(protocol, dataset).title}
+        title = check_protocol(protocol, dataset).title
     name = name or "retrieval"
     evaluation = loaded.files.evaluation
     check_not_foreign(loaded.files, [evaluation / f"{name}.json", evaluation / f"{name}.txt"])
@@ -184,9 +184,9 @@ def retrieval(
         dataset,
         config,
         chosen,
+        protocol=title,
         max_clips=max_clips,
         keep_frames=PICTURE_FRAMES,
-        **options,
     )
     result.extra |= {"run": config.run.name, "step": loaded.step, "weights": loaded.weights.value}
     pictures = f"{name}_pictures"

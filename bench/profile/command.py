@@ -17,8 +17,8 @@ from svilm_fast.bench.profile.text import outer_tools
 from svilm_fast.bench.suites import benchmarks
 from svilm_fast.bench.suites.benchmark import Benchmark
 from svilm_fast.core.terminal import print
-from svilm_fast.train.pretrain import Overrides
 from svilm_fast.train.ranks.process_group import choose_device
+from svilm_fast.train.train import Overrides
 
 app = typer.Typer(no_args_is_help=True, help="Where the time of an op or a step goes.")
 

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
+from svilm_fast.core.metric_names import current_name, namespace_of
 from svilm_fast.core.records import read_records
 from svilm_fast.evaluation.retrieval import RetrievalResult
 from svilm_fast.report.canvas import PAGE_WIDTH
@@ -58,9 +59,9 @@ PANELS = (
     Panel(
         "Held-out text to video, %",
         (
-            ("retrieval_t2v_R@1", "R@1"),
-            ("retrieval_t2v_R@5", "R@5"),
-            ("retrieval_t2v_R@10", "R@10"),
+            ("retrieval/t2v_R@1", "R@1"),
+            ("retrieval/t2v_R@5", "R@5"),
+            ("retrieval/t2v_R@10", "R@10"),
         ),
         measured=False,
     ),
@@ -80,6 +81,7 @@ PANELS = (
 )
 # Names under which other logs keep the same numbers.
 ALIASES = {"lr": "learning_rate", "grad_norm": "gradient_norm"}
+TRAINING = "train/"  # what other logs put in front of the metrics of training
 
 
 def read_metrics(path: str | Path) -> Series:
@@ -95,7 +97,7 @@ def read_metrics(path: str | Path) -> Series:
     for _, record in records:
         step = record["step"]
         for key, value in record.items():
-            name = key.rsplit("/", 1)[-1]
+            name = current_name(key.removeprefix(TRAINING))
             if name == "step" or isinstance(value, bool) or not isinstance(value, int | float):
                 continue
             if math.isfinite(value):
@@ -114,9 +116,27 @@ def smooth(values: np.ndarray, reach: int) -> np.ndarray:
     return (total[place + near + 1] - total[place - near]) / (2 * near + 1)
 
 
+def panels_of_evaluators(series: Mapping[str, object]) -> list[Panel]:
+    """One chart for each evaluator that PANELS shows nothing of, with its first four figures."""
+    shown = {namespace_of(name) for panel in PANELS for name, _ in panel.lines}
+    found: dict[str, list[str]] = {}
+    for name in series:
+        found.setdefault(namespace_of(name), []).append(name)
+    return [
+        Panel(
+            f"Held-out {namespace}",
+            tuple((name, name.rpartition("/")[2]) for name in sorted(names)[:4]),
+            measured=False,
+        )
+        for namespace, names in sorted(found.items())
+        if namespace and namespace not in shown
+    ]
+
+
 def draw_curves(series: Mapping[str, tuple[np.ndarray, np.ndarray]], theme: Theme) -> Figure:
     """Small charts of everything the log holds of PANELS, three in a row."""
-    panels = [panel for panel in PANELS if any(name in series for name, _ in panel.lines)]
+    known_panels = [*PANELS, *panels_of_evaluators(series)]
+    panels = [panel for panel in known_panels if any(name in series for name, _ in panel.lines)]
     if not panels:
         known = ", ".join(sorted({name for panel in PANELS for name, _ in panel.lines}))
         raise ValueError(f"the log holds none of the known numbers ({known})")

@@ -14,7 +14,7 @@ from svilm_fast.train.config.load import (
     load_config,
     preset_names,
 )
-from svilm_fast.train.pretrain import ConfigName, Overrides
+from svilm_fast.train.train import ConfigName, Overrides
 
 config_app = typer.Typer(no_args_is_help=True, help="Look at settings and recipes.")
 

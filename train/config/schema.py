@@ -21,6 +21,7 @@ from svilm_fast.data.config import DataConfig
 from svilm_fast.data.cut_paste import run_lengths
 from svilm_fast.models.config import ModelConfig, TextConfig, VideoConfig, with_preset
 from svilm_fast.objectives.config import ObjectivesConfig
+from svilm_fast.tasks.settings import EvaluationConfig, TaskSettings
 
 
 class RunSettings(Settings):
@@ -220,21 +221,6 @@ class DeepSpeedConfig(Settings):
     )
 
 
-class EvaluationConfig(Settings):
-    """Retrieval on held-out clips during the run and at its end."""
-
-    every_steps: Steps = Field(0, description="steps between evaluations; 0: only at the end")
-    at_end: bool = Field(True, description="evaluate after the last step")
-    split: Literal["train", "val", "test"] = Field("val", description="split used during the run")
-    max_clips: Clips | None = Field(
-        None, description="use only the first clips of the split; null: all"
-    )
-    batch_size: int = Field(32, ge=1, le=2**20, description="clips embedded at once")
-    captions: Literal["coarse", "fine", "fused"] | None = Field(
-        None, description="grain of the captions; null: as in training"
-    )
-
-
 class ReportConfig(Settings):
     """The page that a finished run is looked at with."""
 
@@ -273,8 +259,9 @@ class CheckpointConfig(Settings):
 
 
 class RunConfig(Settings):
-    """Everything a run depends on."""
+    """Everything a run depends on; `train.config.load.tree_of` gives the tree of a named task."""
 
+    task: TaskSettings = Field(default_factory=lambda: TaskSettings())
     run: RunSettings = Field(default_factory=lambda: RunSettings())
     model: ModelConfig = Field(default_factory=lambda: ModelConfig())
     video: VideoConfig = Field(default_factory=lambda: VideoConfig())
@@ -321,7 +308,8 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _a_tower_is_trained(self) -> RunConfig:
-        if self.video.lock is True and self.text.lock is True:
+        both = self.video.lock is True and self.text.lock is True
+        if both and not self.task.own_loss:
             raise ValueError(
                 "video.lock=true and text.lock=true leave no tower to train: unlock one, or some "
                 "last layers of one (video.lock=0 trains its head alone)"
@@ -340,6 +328,8 @@ class RunConfig(Settings):
     @model_validator(mode="after")
     def _objectives_fit_the_model(self) -> RunConfig:
         objectives, video = self.objectives, self.video
+        if self.task.own_loss:
+            return self
         if objectives.grounding.weight and video.num_groups == 0:
             raise ValueError(
                 "the grounding objective needs group tokens: set video.num_groups above 0, or "

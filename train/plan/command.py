@@ -14,7 +14,7 @@ from svilm_fast.core.terminal import print
 from svilm_fast.train.config.load import load_config
 from svilm_fast.train.plan.devices import CPU, Device, device_of, parse_bytes
 from svilm_fast.train.plan.links import NETWORKS, Links, links_of
-from svilm_fast.train.pretrain import ConfigName, Overrides
+from svilm_fast.train.train import ConfigName, Overrides
 
 # One of them is in each kind of output: tables, JSON, text.
 SIGNS = ("Predictions for `", '"executed_flops"', "memory of a rank\n")
