@@ -11,7 +11,6 @@ import importlib
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -276,7 +275,6 @@ def task_names() -> list[str]:
     return [*TASKS, *sorted(installed - TASKS.keys())]
 
 
-@cache
 def _installed(name: str) -> EntryPoint | None:
     found: Iterable[EntryPoint] = entry_points(group=ENTRY_POINTS, name=name)
     by_target = {point.value: point for point in found}
