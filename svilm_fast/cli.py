@@ -155,7 +155,7 @@ def retrieval(
     from svilm_fast.evaluation.demands import Demands, judged
     from svilm_fast.evaluation.protocols import check_protocol, data_for_list
     from svilm_fast.report.page import retrieval_sections, write_pictures
-    from svilm_fast.tasks.pretrain.retrieval import evaluate, evaluation_data
+    from svilm_fast.tasks.pretrain.retrieval import encoder_of, evaluate, evaluation_data
     from svilm_fast.tasks.pretrain.task import PICTURE_FRAMES
     from svilm_fast.train.folder.ownership import check_not_foreign, placed
     from svilm_fast.train.ranks.process_group import choose_device
@@ -180,7 +180,7 @@ def retrieval(
     evaluation = loaded.files.evaluation
     check_not_foreign(loaded.files, [evaluation / f"{name}.json", evaluation / f"{name}.txt"])
     result = evaluate(
-        loaded.model.encoder,
+        encoder_of(loaded.model),
         dataset,
         config,
         chosen,

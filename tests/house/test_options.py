@@ -14,7 +14,11 @@ from typer.models import OptionInfo
 from svilm_fast.bench.units import limited_time
 from svilm_fast.cli import app
 
-ANY_INTEGER = {"svilm bench ab --seed", "svilm pretrain --local-rank"}
+ANY_INTEGER = {
+    "svilm bench ab --seed",
+    "svilm pretrain --local-rank",
+    "svilm train --local-rank",
+}
 
 
 def options(group: typer.Typer, path: str) -> Iterator[tuple[str, set[type], OptionInfo]]:

@@ -80,7 +80,7 @@ class Classifier(nn.Module):
         outputs = VideoOutputs(groups=False, segments=False)
         with torch.no_grad():
             video = self.encoder.encode_video(frames, None, outputs).video
-        return self.head(self.dropout(video))
+        return self.head(self.dropout(video).to(self.head.weight.dtype))
 
     def forward(self, inputs: Inputs) -> Output:
         """Return the cross-entropy and the accuracy in the batch."""

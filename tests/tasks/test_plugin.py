@@ -139,3 +139,24 @@ def test_the_command_line_trains_an_installed_plugin(
     told = run("svilm_fast.cli", "evaluate", "task", "--run", str(tmp_path / "cli"))
     assert "classification, test split, step 2" in told
     assert weights(tmp_path / "cli")["head.weight"].shape[0] == 8
+
+
+def test_a_head_of_another_shape_starts_anew(
+    plugin, settings, ranks, tmp_path: Path, capsys
+) -> None:
+    """The rest is taken in full precision, although the engine's parameters are bf16."""
+    short = (*TASK, "training.steps=1", "evaluation.at_end=false")
+    first = load_config("demo", settings("first", *short))
+    train_as_rank(first, Start(), ranks)
+    still = (*short, "optimizer.lr=1e-12", "optimizer.weight_decay=0")
+    changes = ("task.attribute=shape", "training.precision=bf16", "video.lock=1")
+    second = load_config("demo", settings("second", *still, *changes))
+    train_as_rank(second, Start(weights_from=tmp_path / "first" / "portable"), ranks)
+    told = capsys.readouterr().out
+    assert "of another shape, they keep their initial values: 2 (head.weight, head.bias)" in told
+    before, after = weights(tmp_path / "first"), weights(tmp_path / "second")
+    assert after["head.weight"].shape[0] == 8
+    trained = [name for name in after if name.startswith("encoder.video.blocks.1.")]
+    assert trained
+    for name in trained:
+        torch.testing.assert_close(after[name], before[name], rtol=0, atol=1e-7)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from svilm_fast.core.errors import UserError
 from svilm_fast.data.dataset import ClipDataset
 from svilm_fast.data.tokenizer import Tokenizer
 from svilm_fast.evaluation import RetrievalOptions, RetrievalResult, write_retrieval
@@ -19,6 +20,17 @@ from svilm_fast.tasks.clips import autocast_dtype, evaluation_clips
 def evaluation_data(config: TaskConfig, split: str, tokenizer: Tokenizer) -> ClipDataset:
     """Open the clips of a split in evaluation view; nouns where training reads them."""
     return evaluation_clips(config, split, tokenizer, nouns=config.objectives.grounding.weight > 0)
+
+
+def encoder_of(model: Any) -> Any:
+    """Return the dual encoder of a model; raises UserError for one that embeds no texts."""
+    encoder = getattr(model, "encoder", None)
+    if not all(hasattr(encoder, name) for name in ("encode_video", "encode_text")):
+        raise UserError(
+            f"{type(model).__name__} has no encoder of videos and texts to rank with; "
+            "`svilm evaluate task` measures a run with the evaluators of its own task"
+        )
+    return encoder
 
 
 def evaluate(
@@ -93,7 +105,7 @@ class RetrievalEvaluator:
     def run(self, model: Any, request: EvaluationRequest) -> RetrievalFiles:
         """Rank the split with the model's encoder."""
         found = evaluate(
-            model.encoder,
+            encoder_of(model),
             self.dataset,
             self.config,
             request.device,
