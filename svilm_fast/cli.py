@@ -72,6 +72,14 @@ add_command(
 )
 add_command(
     app,
+    "train",
+    "svilm_fast.train.train:train",
+    "Train a model for a task; under `deepspeed` or `torchrun` as one rank of many, else alone.",
+    "svilm train --task pretrain --config demo run.dir=runs/first",
+    "svilm train --config runs/first/config.yaml --resume",
+)
+add_command(
+    app,
     "plan",
     "svilm_fast.train.plan.command:plan",
     "Print parameters, FLOPs, memory by ZeRO stage, and the settings that fit, with reasons.",
@@ -109,12 +117,19 @@ evaluate_app = _group(
 add_command(
     evaluate_app,
     "retrieval",
-    "svilm_fast.train.commands.evaluate:retrieval",
+    "svilm_fast.commands.evaluate:retrieval",
     "Rank the captions and clips of a split against each other, both ways.",
     "svilm evaluate retrieval --run runs/demo",
     "svilm evaluate retrieval --run runs/demo --split val --weights ema",
     "svilm evaluate retrieval --run runs/demo --list msrvtt.csv --videos clips "
     "--protocol msrvtt-1ka",
+)
+add_command(
+    evaluate_app,
+    "task",
+    "svilm_fast.commands.evaluate_task:evaluate_task",
+    "Measure a run with the evaluators of its task; print and write every figure.",
+    "svilm evaluate task --run runs/demo --split val",
 )
 app.add_typer(evaluate_app, name="evaluate")
 
@@ -172,7 +187,7 @@ app.add_typer(ckpt_app, name="ckpt")
 add_command(
     app,
     "report",
-    "svilm_fast.train.commands.report:report",
+    "svilm_fast.commands.report:report",
     "Write report.html and its pictures: curves, retrieval, groups, temporal assignment.",
     "svilm report --run runs/demo",
     "svilm report --run runs/demo --split val --clips 8",

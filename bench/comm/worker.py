@@ -100,8 +100,8 @@ def engine_step(config: RunConfig, ranks: Ranks) -> CountedCollectives:
     """The second step of a real engine on random clips, counted: losses and ZeRO together."""
     from svilm_fast.bench.synthetic import random_batch
     from svilm_fast.objectives.svilm import build_model
+    from svilm_fast.tasks.pretrain.inputs import model_inputs
     from svilm_fast.train.engine.engine import start_engine
-    from svilm_fast.train.run.inputs import model_inputs
 
     torch.manual_seed(0)
     engine = start_engine(build_model(config), config, ranks)

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 
 from svilm_fast.bench.synthetic import random_batch
 from svilm_fast.objectives.svilm import build_model
+from svilm_fast.tasks.pretrain.inputs import model_inputs
 from svilm_fast.train.config.load import load_config
 from svilm_fast.train.config.schema import RunConfig
 from svilm_fast.train.config.small_model import SMALL_MODEL
 from svilm_fast.train.engine.engine import start_engine
 from svilm_fast.train.environment import seed_everything
 from svilm_fast.train.ranks.process_group import Ranks
-from svilm_fast.train.run.inputs import model_inputs
 
 LOCAL_BATCH = 4
 SETTINGS = {

@@ -16,9 +16,9 @@ from svilm_fast.kernels.grounding import peers as plain_grounding
 from svilm_fast.kernels.infonce import infonce
 from svilm_fast.kernels.infonce import peers as plain_infonce
 from svilm_fast.objectives.svilm import build_model
+from svilm_fast.tasks.pretrain.inputs import model_inputs
 from svilm_fast.train.config.load import load_config
 from svilm_fast.train.ranks.process_group import Ranks
-from svilm_fast.train.run.inputs import model_inputs
 
 DIM, NUM_NOUNS, NUM_GROUPS = 256, 2, 32
 # Of the chunked losses. On a CPU their defaults of 64 MiB would hide, up to some thousand pairs,

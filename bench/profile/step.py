@@ -12,12 +12,12 @@ from svilm_fast.data.dataset import ClipDataset, prepare_tokenizer
 from svilm_fast.data.loader import build_loader
 from svilm_fast.data.samples import open_split
 from svilm_fast.objectives.svilm import build_model
+from svilm_fast.tasks.pretrain.inputs import model_inputs
 from svilm_fast.train.config.deepspeed import local_batch_of
 from svilm_fast.train.config.schema import RunConfig
 from svilm_fast.train.engine.engine import start_engine
 from svilm_fast.train.environment import seed_everything
 from svilm_fast.train.ranks.process_group import Ranks
-from svilm_fast.train.run.inputs import model_inputs
 
 
 @contextmanager

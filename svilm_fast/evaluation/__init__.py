@@ -3,6 +3,7 @@
 from svilm_fast.evaluation.baselines import chance_interval, colour_set_baseline
 from svilm_fast.evaluation.embed import Embeddings, embed_clips, merge_ranks
 from svilm_fast.evaluation.retrieval import (
+    RetrievalOptions,
     RetrievalResult,
     evaluate_dataset,
     evaluate_retrieval,
@@ -13,6 +14,7 @@ from svilm_fast.evaluation.retrieval import (
 
 __all__ = [
     "Embeddings",
+    "RetrievalOptions",
     "RetrievalResult",
     "chance_interval",
     "colour_set_baseline",

@@ -116,22 +116,32 @@ def mid_ranks(
 
 
 def text_to_video_ranks(
-    texts: Tensor, videos: Tensor, video_of_text: Tensor, **options: float
+    texts: Tensor,
+    videos: Tensor,
+    video_of_text: Tensor,
+    *,
+    chunk_elements: int = CHUNK_ELEMENTS,
 ) -> Ranks:
     """Rank of every text's video: texts [q, D], videos [n, D], video_of_text int64 [q]."""
     labels = torch.arange(len(videos), device=video_of_text.device)
-    return mid_ranks(texts, videos, video_of_text, labels, **options)  # type: ignore[arg-type]
+    return mid_ranks(texts, videos, video_of_text, labels, chunk_elements=chunk_elements)
 
 
 def video_to_text_ranks(
-    texts: Tensor, videos: Tensor, video_of_text: Tensor, **options: float
+    texts: Tensor,
+    videos: Tensor,
+    video_of_text: Tensor,
+    *,
+    chunk_elements: int = CHUNK_ELEMENTS,
 ) -> Ranks:
     """Rank of every captioned video's best caption; arguments as in `text_to_video_ranks`.
 
     Videos without a caption are candidates for texts but ask nothing themselves.
     """
     captioned = torch.unique(video_of_text)
-    return mid_ranks(videos[captioned], texts, captioned, video_of_text, **options)  # type: ignore[arg-type]
+    return mid_ranks(
+        videos[captioned], texts, captioned, video_of_text, chunk_elements=chunk_elements
+    )
 
 
 def top_matches(

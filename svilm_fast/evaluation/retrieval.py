@@ -126,30 +126,46 @@ class RetrievalResult:
         }
 
     def metrics(self) -> dict[str, float]:
-        """Flat numbers for a training log: `retrieval_t2v_R@1`, ..., `retrieval_v2t_MeanR`."""
+        """Flat numbers for a training log: `retrieval/t2v_R@1`, ..., `retrieval/v2t_MeanR`."""
         flat: dict[str, float] = {}
         for name, summary in (("t2v", self.text_to_video), ("v2t", self.video_to_text)):
-            flat |= {f"retrieval_{name}_R@{k}": value for k, value in summary.recall.items()}
-            flat[f"retrieval_{name}_MedR"] = summary.median_rank
-            flat[f"retrieval_{name}_MeanR"] = summary.mean_rank
+            flat |= {f"retrieval/{name}_R@{k}": value for k, value in summary.recall.items()}
+            flat[f"retrieval/{name}_MedR"] = summary.median_rank
+            flat[f"retrieval/{name}_MeanR"] = summary.mean_rank
         return flat
+
+
+@dataclass(frozen=True)
+class RetrievalOptions:
+    """How retrieval is measured, whatever the clips come from.
+
+    protocol: the name the numbers go by (default: the split). autocast: dtype of mixed precision.
+    keep_frames, frame_size: small pictures kept for the report (0: none). top: candidates kept for
+    each caption. resamples: bootstrap draws (0: no intervals). progress: whether a bar is shown
+    (default: on a terminal).
+    """
+
+    protocol: str | None = None
+    device: torch.device | str | None = None
+    autocast: torch.dtype | None = None
+    keep_frames: int = 0
+    frame_size: int = 96
+    top: int = 5
+    resamples: int = 1000
+    progress: bool | None = None
+
+
+DEFAULTS = RetrievalOptions()
 
 
 def evaluate_retrieval(
     model: VideoTextModel,
     batches: Iterable[ClipBatch],
+    options: RetrievalOptions = DEFAULTS,
     *,
     dataset: ClipDataset | None = None,
     captions: CaptionTable | None = None,
-    protocol: str | None = None,
     expected_ids: Sequence[str] | None = None,
-    device: torch.device | str | None = None,
-    autocast: torch.dtype | None = None,
-    keep_frames: int = 0,
-    frame_size: int = 96,
-    top: int = 5,
-    resamples: int = 1000,
-    progress: bool | None = None,
     merge: bool = False,
     calls: int = 0,
 ) -> RetrievalResult:
@@ -157,12 +173,10 @@ def evaluate_retrieval(
 
     model: a DualEncoder. batches: a ClipLoader (or any batches, then with the `dataset` they come
     from, where it is known: it knows every caption of a clip, each of which is a query).
-    captions: those captions, where they are not all in the data set of the loader. protocol: the
-    name the numbers go by (default: the split). expected_ids: the samples that should arrive
-    (default: those of the data set). keep_frames, frame_size: small pictures kept for the report
-    (0: none). top: candidates kept for each caption. resamples: bootstrap draws (0: no intervals).
-    merge: every rank of the default process group brings its own part, and all return the same
-    result. calls: least number of encoder calls, as in `embed_clips`.
+    captions: those captions, where they are not all in the data set of the loader. expected_ids:
+    the samples that should arrive (default: those of the data set). merge: every rank of the
+    default process group brings its own part, and all return the same result. calls: least number
+    of encoder calls, as in `embed_clips`.
 
     Clips that cannot be read are reported in `missing`, together with those that were refused when
     the data set was opened.
@@ -175,12 +189,12 @@ def evaluate_retrieval(
         model,
         batches,
         captions=captions,
-        device=device,
-        autocast=autocast,
-        keep_frames=keep_frames,
-        frame_size=frame_size,
+        device=options.device,
+        autocast=options.autocast,
+        keep_frames=options.keep_frames,
+        frame_size=options.frame_size,
         total=None if captions is None else len(captions.rows),
-        progress=progress,
+        progress=options.progress,
         calls=calls,
     )
     reports = [dataset.report] if dataset is not None else []
@@ -194,23 +208,23 @@ def evaluate_retrieval(
         expected_ids = [] if captions is None else list(captions.rows)
     return rank_embeddings(
         embeddings,
-        protocol=protocol or ("gallery" if dataset is None else f"{dataset.split} split"),
+        protocol=options.protocol or ("gallery" if dataset is None else f"{dataset.split} split"),
         missing=_missing(embeddings.video_ids, expected_ids, skipped, names),
-        top=top,
-        resamples=resamples,
+        top=options.top,
+        resamples=options.resamples,
     )
 
 
 def evaluate_dataset(
     model: VideoTextModel,
     dataset: ClipDataset,
+    options: RetrievalOptions = DEFAULTS,
     *,
     batch_size: int = 32,
     max_clips: int | None = None,
     distributed: bool = False,
-    **options: Any,
 ) -> RetrievalResult:
-    """`evaluate_retrieval` with a loader of its own; `options` are passed on.
+    """`evaluate_retrieval` with a loader of its own.
 
     dataset: made with `train=False`. batch_size: clips of one encoder call. max_clips: only the
     first so many samples. distributed: each rank of the default process group embeds its part of
@@ -238,10 +252,10 @@ def evaluate_dataset(
         return evaluate_retrieval(
             model,
             loader,
+            options,
             captions=captions,
             merge=shared,
             calls=-(-largest_part // batch_size),
-            **options,
         )
 
 

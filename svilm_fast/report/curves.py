@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
+from svilm_fast.core.metric_names import current_name, namespace_of
 from svilm_fast.core.records import read_records
 from svilm_fast.core.text import counted
 from svilm_fast.evaluation.retrieval import RetrievalResult
@@ -50,9 +51,9 @@ PANELS = (
     Panel(
         "Held-out text to video, %",
         (
-            ("retrieval_t2v_R@1", "R@1"),
-            ("retrieval_t2v_R@5", "R@5"),
-            ("retrieval_t2v_R@10", "R@10"),
+            ("retrieval/t2v_R@1", "R@1"),
+            ("retrieval/t2v_R@5", "R@5"),
+            ("retrieval/t2v_R@10", "R@10"),
         ),
         measured=False,
     ),
@@ -64,6 +65,7 @@ PANELS = (
 )
 # Names under which other logs keep the same numbers.
 ALIASES = {"lr": "learning_rate", "grad_norm": "gradient_norm"}
+TRAINING = "train/"  # what other logs put in front of the metrics of training
 
 
 def read_metrics(path: str | Path) -> Series:
@@ -79,7 +81,7 @@ def read_metrics(path: str | Path) -> Series:
     for _, record in records:
         step = record["step"]
         for key, value in record.items():
-            name = key.rsplit("/", 1)[-1]
+            name = current_name(key.removeprefix(TRAINING))
             if name == "step" or isinstance(value, bool) or not isinstance(value, int | float):
                 continue
             if math.isfinite(value):
@@ -108,13 +110,30 @@ def panels_with(metrics: Mapping[str, Metric]) -> list[Panel]:
     return list(panels.values())
 
 
+def panels_of_evaluators(series: Mapping[str, object]) -> list[Panel]:
+    """One chart for each evaluator that PANELS shows nothing of, with its first four figures."""
+    shown = {namespace_of(name) for panel in PANELS for name, _ in panel.lines}
+    found: dict[str, list[str]] = {}
+    for name in series:
+        found.setdefault(namespace_of(name), []).append(name)
+    return [
+        Panel(
+            f"Held-out {namespace}",
+            tuple((name, name.rpartition("/")[2]) for name in sorted(names)[:4]),
+            measured=False,
+        )
+        for namespace, names in sorted(found.items())
+        if namespace and namespace not in shown
+    ]
+
+
 def draw_curves(
     series: Mapping[str, tuple[np.ndarray, np.ndarray]],
     theme: Theme,
     metrics: Mapping[str, Metric],
 ) -> Figure:
-    """Small charts of everything the log holds of `panels_with(metrics)`, three in a row."""
-    every = panels_with(metrics)
+    """Small charts of everything the log holds of PANELS, metrics, evaluators; three in a row."""
+    every = [*panels_with(metrics), *panels_of_evaluators(series)]
     panels = [panel for panel in every if any(name in series for name, _ in panel.lines)]
     if not panels:
         known = ", ".join(sorted({name for panel in every for name, _ in panel.lines}))

@@ -84,6 +84,15 @@ class Tile:
     note: str = ""
 
 
+@dataclass(frozen=True)
+class PageContent:
+    """What a task puts on a page; parameters: elements of the model, where it is known."""
+
+    sections: list[Section]
+    tiles: list[Tile]
+    parameters: int | None = None
+
+
 def build_report(
     out_dir: str | Path,
     *,
@@ -107,19 +116,72 @@ def build_report(
 ) -> Path:
     """Write `report.html` and `pictures/*.png` (light) into `out_dir`; returns the page's path.
 
-    Every input is optional and brings its own part: metrics_path (metrics.jsonl) the curves;
-    retrieval (from `evaluate_retrieval(..., keep_frames=4)`) table and strips; model (a
-    DualEncoder) with dataset (train=False) the pictures of groups, nouns and segments for `clips`
-    clips; config and environment (config.yaml and env.json as dictionaries) the facts. beta: the
-    grounding softmax's (default: the last in the log, else where the configuration starts),
-    temperature: the temporal objective's; temporal_head: its head, where it has one; paste_lengths:
-    the shortest and longest share of a clip that cut-and-paste keeps. untrained: the model with
-    initial weights.
+    Every input is optional and brings its own part: metrics_path (metrics.jsonl) the curves; config
+    and environment (config.yaml and env.json as dictionaries) the facts; the others as in
+    `run_content`.
     """
-    folder = Path(out_dir)
-    series: Series = {}
-    if metrics_path is not None and Path(metrics_path).is_file():
-        series = read_metrics(metrics_path)
+    series = series_of(metrics_path)
+    content = run_content(
+        model=model,
+        dataset=dataset,
+        retrieval=retrieval,
+        series=series,
+        config=config,
+        clips=clips,
+        queries=queries,
+        beta=beta,
+        temperature=temperature,
+        temporal_head=temporal_head,
+        paste_lengths=paste_lengths,
+        seed=seed,
+        untrained=untrained,
+        device=device,
+    )
+    return write_page(
+        out_dir,
+        content,
+        name=name,
+        series=series,
+        config=config,
+        environment=environment,
+        extra_facts=extra_facts,
+    )
+
+
+def series_of(metrics_path: str | Path | None) -> Series:
+    """The metrics of a run over its steps; empty where there is no log."""
+    if metrics_path is None or not Path(metrics_path).is_file():
+        return {}
+    return read_metrics(metrics_path)
+
+
+def run_content(
+    *,
+    model: VideoTextModel | None = None,
+    dataset: ClipDataset | None = None,
+    retrieval: RetrievalResult | None = None,
+    series: Series,
+    config: Mapping[str, Any] | None = None,
+    clips: int = 4,
+    queries: int = 4,
+    beta: float | None = None,
+    temperature: float = 0.1,
+    temporal_head: TemporalHead | None = None,
+    paste_lengths: tuple[float, float] = (0.5, 1.0),
+    seed: int = 0,
+    untrained: VideoTextModel | None = None,
+    device: torch.device | str | None = None,
+) -> PageContent:
+    """Sections and headline figures of a pre-training run.
+
+    Every input is optional and brings its own part: series the curves; retrieval (from
+    `evaluate_retrieval` with `keep_frames=4` in its options) table and strips; model (a
+    DualEncoder) with dataset (train=False) the pictures of groups, nouns and segments for `clips`
+    clips. beta: the grounding softmax's (default: the last in the log, else where the configuration
+    starts), temperature: the temporal objective's; temporal_head: its head, where it has one;
+    paste_lengths: the shortest and longest share of a clip that cut-and-paste keeps. untrained: the
+    model with initial weights.
+    """
     sections = []
     pointing: tuple[PointingScore, int] | None = None
     if retrieval is not None:
@@ -147,14 +209,31 @@ def build_report(
     parameters = None
     if isinstance(model, torch.nn.Module):
         parameters = sum(parameter.numel() for parameter in model.parameters())
+    return PageContent(
+        sections, headline(retrieval, series, None if pointing is None else pointing[0]), parameters
+    )
+
+
+def write_page(
+    out_dir: str | Path,
+    content: PageContent,
+    *,
+    name: str = "run",
+    series: Series,
+    config: Mapping[str, Any] | None = None,
+    environment: Mapping[str, Any] | None = None,
+    extra_facts: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Path:
+    """Write `report.html` and `pictures/*.png` (light) into `out_dir`; returns the page's path."""
+    folder = Path(out_dir)
     page = render_page(
         name=name,
-        tiles=headline(retrieval, series, None if pointing is None else pointing[0]),
-        sections=sections,
-        facts=run_facts(config, environment, series, parameters, extra_facts),
+        tiles=content.tiles,
+        sections=content.sections,
+        facts=run_facts(config, environment, series, content.parameters, extra_facts),
         config=yaml.safe_dump(dict(config), sort_keys=False) if config else "",
     )
-    write_pictures(sections, folder / "pictures")
+    write_pictures(content.sections, folder / "pictures")
     path = folder / "report.html"
     path.write_text(page, encoding="utf-8")
     return path

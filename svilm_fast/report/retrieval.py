@@ -41,11 +41,13 @@ def draw_retrieval_strip(result: RetrievalResult, queries: Sequence[int], theme:
 
     The right clip has a frame and its expected rank (1.5 where it ties with another clip for the
     first place); where it is not among the best, it stands last.
-    Needs a result that kept frames (`evaluate_retrieval(..., keep_frames=4)`).
+    Needs a result that kept frames (`RetrievalOptions(keep_frames=4)`).
     """
     frames = result.embeddings.frames
     if frames is None:
-        raise ValueError("no frames were kept: call evaluate_retrieval with keep_frames=4")
+        raise ValueError(
+            "no frames were kept: call evaluate_retrieval with RetrievalOptions(keep_frames=4)"
+        )
     if not queries:
         raise ValueError("no queries to draw: name at least one")
     pixels = frames.numpy()

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from svilm_fast.evaluation import (
     Embeddings,
+    RetrievalOptions,
     evaluate_dataset,
     evaluate_retrieval,
     rank_embeddings,
@@ -38,7 +39,8 @@ def fake_embeddings(count: int = 20, colours: bool = True) -> Embeddings:
 
 def test_every_clip_of_a_csv_list_is_ranked(make_dataset, colour_model) -> None:
     dataset = make_dataset()
-    result = evaluate_dataset(colour_model, dataset, batch_size=4, keep_frames=2, frame_size=16)
+    pictures = RetrievalOptions(keep_frames=2, frame_size=16)
+    result = evaluate_dataset(colour_model, dataset, pictures, batch_size=4)
     assert result.complete
     assert result.text_to_video.queries == result.text_to_video.gallery_size == 9
     assert result.embeddings.frames is not None
@@ -144,11 +146,11 @@ def test_flat_metrics_for_the_log() -> None:
     result = rank_embeddings(fake_embeddings(colours=False), resamples=0)
     flat = result.metrics()
     assert set(flat) == {
-        f"retrieval_{side}_{name}"
+        f"retrieval/{side}_{name}"
         for side in ("t2v", "v2t")
         for name in ("R@1", "R@5", "R@10", "MedR", "MeanR")
     }
-    assert flat["retrieval_t2v_R@1"] == result.text_to_video.recall[1]
+    assert flat["retrieval/t2v_R@1"] == result.text_to_video.recall[1]
 
 
 def test_the_manifest_names_queries_and_gallery_and_nothing_else() -> None:

@@ -13,7 +13,11 @@ from typer.models import OptionInfo
 from svilm_fast.bench.units import limited_time
 from tests.command_lines import lazy_commands
 
-ANY_INTEGER = {"svilm bench ab --seed", "svilm pretrain --local-rank"}
+ANY_INTEGER = {
+    "svilm bench ab --seed",
+    "svilm pretrain --local-rank",
+    "svilm train --local-rank",
+}
 
 
 def options() -> Iterator[tuple[str, set[type], OptionInfo]]:

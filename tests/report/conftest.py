@@ -114,5 +114,5 @@ def metrics_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "model_tflops_per_second": 0.02,
             }
             file.write(json.dumps(record) + "\n")
-        file.write(json.dumps({"step": 60, "retrieval_t2v_R@1": 25.0}) + "\n")
+        file.write(json.dumps({"step": 60, "retrieval/t2v_R@1": 25.0}) + "\n")
     return path

@@ -36,7 +36,7 @@ def test_numbers_come_by_name_in_step_order(tmp_path: Path) -> None:
         '{"step": 40, "lo',
     )
     series = read_metrics(path)
-    assert set(series) == {"loss", "learning_rate", "retrieval_t2v_R@1"}
+    assert set(series) == {"loss", "learning_rate", "retrieval/t2v_R@1"}
     steps, values = series["loss"]
     assert steps.tolist() == [10, 20]
     assert values.tolist() == [3.0, 2.0]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from svilm_fast import report as report_package
 from svilm_fast.core.errors import UserError
+from svilm_fast.report import page
 from svilm_fast.train.config.run_files import RunFiles
 from svilm_fast.train.config.schema import RunConfig
 from svilm_fast.train.run import session
@@ -76,7 +76,7 @@ def test_a_report_that_fails_is_a_warning_and_the_run_is_kept(
     def broken(*arguments: object, **options: object) -> Path:
         raise RuntimeError("no space for pictures")
 
-    monkeypatch.setattr(report_package, "build_report", broken)
+    monkeypatch.setattr(page, "write_page", broken)
     config = configure(*SHORT)
     assert train_whole(config).finished
     (warning,) = [r for r in caplog.records if r.levelno == logging.WARNING]

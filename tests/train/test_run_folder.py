@@ -313,17 +313,18 @@ def test_an_evaluation_can_fail_and_nothing_is_lost(configure, ranks, monkeypatc
     monkeypatch.undo()
     for _ in range(2):  # what was evaluated is not evaluated again
         assert train_as_rank(config, Start(resume=True), ranks).finished
-        assert (root / "metrics.jsonl").read_text().count('"retrieval_t2v_R@1"') == 1
+        assert (root / "metrics.jsonl").read_text().count('"retrieval/t2v_R@1"') == 1
 
 
 def test_a_split_smaller_than_the_ranks_is_refused(configure, ranks, tmp_path: Path) -> None:
     from dataclasses import replace
 
-    from svilm_fast.train.run.session import _held_out_data
+    from svilm_fast.tasks.base import task_of
+    from svilm_fast.train.run.session import _open_evaluators
 
     config = configure("evaluation.max_clips=1")
     with pytest.raises(UserError, match="has 1 clips to evaluate on 2 ranks"):
-        _held_out_data(config, _tokenizer(config), replace(ranks, world_size=2))
+        _open_evaluators(task_of(config), config, _tokenizer(config), replace(ranks, world_size=2))
 
 
 def _tokenizer(config):

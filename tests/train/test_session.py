@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 
 from svilm_fast.core.errors import CheckpointError, ConfigError, UserError
 from svilm_fast.data.errors import DataError
+from svilm_fast.tasks.pretrain.retrieval import evaluate, evaluation_data
 from svilm_fast.train.checkpoint.store import committed_tags
 from svilm_fast.train.config.schema import RunConfig
 from svilm_fast.train.ranks.signals import PendingSignal
 from svilm_fast.train.run import session
-from svilm_fast.train.run.evaluate import evaluate, evaluation_data
 from svilm_fast.train.run.loaded_run import load_run
 from svilm_fast.train.run.reporting import write_report
 from svilm_fast.train.run.session import Start, train_as_rank
@@ -127,7 +127,7 @@ def test_a_run_leaves_everything_that_evaluation_needs(configure, ranks, read_re
     train_as_rank(config, Start(), ranks)
     root = Path(config.run.dir)
     records = read_records(root / "metrics.jsonl")
-    evaluated = [r for r in records if "retrieval_t2v_R@1" in r]
+    evaluated = [r for r in records if "retrieval/t2v_R@1" in r]
     assert [record["step"] for record in evaluated] == [4, 6]
     for part in ("contrast", "grounding", "temporal"):
         assert all(f"loss_{part}" in r for r in records if "loss" in r)
@@ -154,7 +154,7 @@ def test_a_run_without_grounding_looks_for_no_nouns(configure, ranks, read_recor
     )
     train_as_rank(config, Start(), ranks)
     root = Path(config.run.dir)
-    assert any("retrieval_t2v_R@1" in r for r in read_records(root / "metrics.jsonl"))
+    assert any("retrieval/t2v_R@1" in r for r in read_records(root / "metrics.jsonl"))
     loaded = load_run(root)
     page = write_report(loaded, "val", torch.device("cpu"), progress=False).read_text()
     assert "Similarity of segments" in page

@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from svilm_fast import report as report_package
 from svilm_fast.core.errors import CheckpointError, UserError
+from svilm_fast.report import page
+from svilm_fast.tasks.pretrain.retrieval import evaluate, evaluation_data
 from svilm_fast.train.config.schema import Weights
-from svilm_fast.train.run.evaluate import evaluate, evaluation_data
 from svilm_fast.train.run.loaded_run import load_run
 from svilm_fast.train.run.reporting import write_report
 from svilm_fast.train.run.session import Start, train_as_rank
@@ -51,8 +51,10 @@ def test_evaluation_and_report_take_the_average_unless_told_otherwise(
     assert {name: during[name] for name in metrics} == pytest.approx(metrics)
 
     told: dict[str, object] = {}
+    content, written = page.run_content, page.write_page
+    monkeypatch.setattr(page, "run_content", lambda **given: told.update(given) or content(**given))
     monkeypatch.setattr(
-        report_package, "build_report", lambda folder, **given: told.update(given) or folder
+        page, "write_page", lambda *args, **given: told.update(given) or written(*args, **given)
     )
     write_report(runs[None], None, ranks.device)
     assert told["extra_facts"] == {"Weights": {"read": "ema", "step": STEPS}}

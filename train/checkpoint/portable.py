@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from svilm_fast.core.errors import CheckpointError
+from svilm_fast.tasks.base import InitialWeights
+from svilm_fast.train.checkpoint.partial import WeightsReport, compare_weights
 from svilm_fast.train.checkpoint.saved_state import PORTABLE_STATE, read_portable_state
 from svilm_fast.train.checkpoint.store import check_shapes, described_average, parameter_shapes
 from svilm_fast.train.engine.engine import Engine
@@ -284,6 +286,32 @@ def load_weights(model: nn.Module, folder: Path, *, average: bool = False) -> di
     """
     described = check_portable(folder)
     check_shapes(described["parameters"], model, folder)
+    with understood(folder / WEIGHTS):
+        model.load_state_dict(_read_weights(folder, average=average))
+    return described
+
+
+def load_weights_in_part(
+    model: nn.Module, folder: Path, allowed: InitialWeights, *, average: bool = False
+) -> WeightsReport:
+    """Fill `model` with the weights of a portable checkpoint, as far as both hold the same.
+
+    average: as in `load_weights`. Raises CheckpointError naming what does not fit although
+    `allowed` does not allow it.
+    """
+    check_portable(folder)
+    weights, own = _read_weights(folder, average=average), model.state_dict()
+    saved, wanted = (
+        {name: list(value.shape) for name, value in tensors.items()} for tensors in (weights, own)
+    )
+    report = compare_weights(saved, wanted, allowed, folder)
+    with understood(folder / WEIGHTS):
+        taken = {name: weights[name] for name in report.taken}
+        model.load_state_dict({**own, **taken})
+    return report
+
+
+def _read_weights(folder: Path, *, average: bool) -> dict[str, Tensor]:
     weights = read_tensors(folder / WEIGHTS)
     if average:
         if not (folder / AVERAGE).is_file():
@@ -292,15 +320,14 @@ def load_weights(model: nn.Module, folder: Path, *, average: bool = False) -> di
                 "with ema.decay"
             )
         weights |= read_tensors(folder / AVERAGE)
-    with understood(folder / WEIGHTS):
-        model.load_state_dict(weights)
-    return described
+    return weights
 
 
 def load_masters(engine: Engine, folder: Path, *, average: bool = False) -> None:
     """Give an engine with bf16 parameters the fp32 weights, which its cast has rounded.
 
-    average: as in `load_weights`, which must have been called before.
+    average: as in `load_weights`, which must have been called before. A parameter of another shape
+    keeps its initial value.
     """
     if engine.config.training.precision != "bf16":
         return
@@ -311,6 +338,8 @@ def load_masters(engine: Engine, folder: Path, *, average: bool = False) -> None
             for name, parameter in engine.model.named_parameters():
                 if parameter.requires_grad and name in present:
                     value = weights.get_tensor(name).to(engine.ranks.device)
+                    if value.shape != getattr(parameter, "ds_shape", parameter.shape):
+                        continue
                     set_master(engine, parameter, value)
     refresh_parameters(engine)
     if engine.ema is not None:

@@ -7,7 +7,8 @@ from typing import Any
 
 from svilm_fast.core.errors import CheckpointError
 from svilm_fast.core.terminal import print
-from svilm_fast.train.config.load import read_yaml
+from svilm_fast.tasks.settings import DEFAULT_TASK
+from svilm_fast.train.config.load import read_yaml, task_name_in
 from svilm_fast.train.config.run_files import RunFiles
 from svilm_fast.train.config.schema import RunConfig
 from svilm_fast.train.folder.files import sha256_of
@@ -38,7 +39,9 @@ def changes_result(setting: str) -> bool:
 
 def changed_settings(saved: dict[str, Any], config: RunConfig) -> list[str]:
     """Return a line for each setting that differs from a saved tree, in the order of the tree."""
-    before, now = flattened(saved), flattened(config.model_dump(mode="json"))
+    # Before there were tasks, every run was pre-training.
+    before = {"task.name": DEFAULT_TASK} | flattened(saved)
+    now = flattened(config.model_dump(mode="json"))
     lines = []
     for key in [*now, *(key for key in before if key not in now)]:
         was, is_now = before.get(key, "(not set)"), now.get(key, "(not set)")
@@ -46,6 +49,19 @@ def changed_settings(saved: dict[str, Any], config: RunConfig) -> list[str]:
             note = "changes the result" if changes_result(key) else "does not change the result"
             lines.append(f"{key}: {was} -> {is_now} ({note})")
     return lines
+
+
+def check_same_task(files: RunFiles, config: RunConfig) -> None:
+    """Raise CheckpointError where the run in the folder is one of another task."""
+    if not files.config.is_file():
+        return
+    task = task_name_in(read_yaml(files.config))
+    if task != config.task.name:
+        raise CheckpointError(
+            f"{files.root} is a run of task {task!r}, and this one is {config.task.name!r}: set "
+            f"task.name={task}, or start a run in another run.dir from its weights with "
+            "--weights-from"
+        )
 
 
 def check_tokenizer(files: RunFiles, source: Path) -> None:

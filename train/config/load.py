@@ -6,15 +6,18 @@ import difflib
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import Field, ValidationError, create_model
 
 import svilm_fast
 from svilm_fast.core.errors import ConfigError
 from svilm_fast.core.settings import Settings
+from svilm_fast.tasks.base import task_class
+from svilm_fast.tasks.settings import DEFAULT_TASK, TaskSettings
 from svilm_fast.train.config.schema import RunConfig
 from svilm_fast.train.config.yaml_file import DEEPEST, parse_yaml, read_yaml
 
@@ -117,14 +120,14 @@ def annotation_of(block: type[Settings], key: str, value: Any = None) -> Any:
     return block.block_at(key, value) if field is None else field.annotation
 
 
-def unknown_key(path: str, block: type[Settings]) -> ConfigError:
-    """Build the error for a path whose last part is no key of `block`."""
+def unknown_key(path: str, block: type[Settings], root: type[RunConfig] = RunConfig) -> ConfigError:
+    """Build the error for a path whose last part is no key of `block`, somewhere below `root`."""
     prefix, _, key = path.rpartition(".")
     near = difflib.get_close_matches(key, block.known_keys(), n=1)
     if near:
         suggestion = f"did you mean {f'{prefix}.{near[0]}'.lstrip('.')!r}?"
     else:
-        everywhere = list(dotted_keys())
+        everywhere = list(dotted_keys(root))
         same_leaf = [known for known in everywhere if known.rsplit(".", 1)[-1] == key]
         elsewhere = same_leaf or difflib.get_close_matches(path, everywhere, n=1, cutoff=0.7)
         suggestion = (
@@ -157,15 +160,15 @@ def check_keys(
             )
 
 
-def annotation_at(path: str, *, whole: bool = True) -> Any:
+def annotation_at(path: str, root: type[RunConfig] = RunConfig, *, whole: bool = True) -> Any:
     """Return the type annotation of a dotted path, or None below a free-form mapping.
 
     whole: the path is all that is known. False: other overrides may give the kind of a new
     objective, which has no annotation yet; `check_keys` sees them all. Raises ConfigError when the
     path is unknown.
     """
-    block: type[Settings] | None = RunConfig
-    annotation: Any = RunConfig
+    block: type[Settings] | None = root
+    annotation: Any = root
     parts = path.split(".")
     if len(parts) > DEEPEST:
         raise ConfigError(f"key {path[:40]!r}... is nested more than {DEEPEST} deep")
@@ -181,12 +184,12 @@ def annotation_at(path: str, *, whole: bool = True) -> Any:
             problem = block.problem_of(part, None)
             if problem and not whole:
                 return None
-            raise ConfigError(problem) if problem else unknown_key(here, block)
+            raise ConfigError(problem) if problem else unknown_key(here, block, root)
         block = block_of(annotation)
     return annotation
 
 
-def parse_override(text: str) -> dict[str, Any]:
+def parse_override(text: str, root: type[RunConfig] = RunConfig) -> dict[str, Any]:
     """Turn `a.b=value` into a nested mapping; the value is read as YAML."""
     path, equals, raw = text.partition("=")
     path = path.strip().lstrip("-")
@@ -194,18 +197,24 @@ def parse_override(text: str) -> dict[str, Any]:
         raise ConfigError(
             f"cannot read the override {text!r}: expected key=value, as in run.seed=1"
         )
-    annotation = annotation_at(path, whole=False)
+    annotation = annotation_at(path, root, whole=False)
     nested: Any = raw if annotation is str else parse_yaml(raw, f"the value of {path!r} is")
     for part in reversed(path.split(".")):
         nested = {part: nested}
     return nested
 
 
-def first_problem(error: ValidationError, values: Mapping[str, Any]) -> str:
+def first_problem(
+    error: ValidationError, values: Mapping[str, Any], root: type[RunConfig] = RunConfig
+) -> str:
     """Return one line for the first complaint of pydantic about `values`, with the dotted path."""
     problems = error.errors(include_url=False)
-    path, annotation = _setting_at(problems[0]["loc"], values)
-    alike = [p for p in problems if f"{_setting_at(p['loc'], values)[0]}[".startswith(f"{path}[")]
+    path, annotation = _setting_at(problems[0]["loc"], values, root)
+    alike = [
+        problem
+        for problem in problems
+        if f"{_setting_at(problem['loc'], values, root)[0]}[".startswith(f"{path}[")
+    ]
     # Of a setting that takes several types, pydantic complains about each; a bound says most.
     broken = [problem for problem in alike if not problem["type"].endswith(WRONG_TYPE)]
     first = (broken or alike)[0]
@@ -218,9 +227,11 @@ def first_problem(error: ValidationError, values: Mapping[str, Any]) -> str:
     return f"{path}: {message}{found}{tail}" if path else f"{message}{tail}"
 
 
-def _setting_at(location: tuple[int | str, ...], value: Any) -> tuple[str, Any]:
+def _setting_at(
+    location: tuple[int | str, ...], value: Any, root: type[RunConfig]
+) -> tuple[str, Any]:
     """Return dotted path and annotation of a setting; pydantic's names of its types left out."""
-    block: type[Settings] | None = RunConfig
+    block: type[Settings] | None = root
     annotation: Any = None
     path = ""
     for part in location:
@@ -241,19 +252,60 @@ def shown(value: Any, limit: int = 80) -> str:
 
 
 def validate(values: Mapping[str, Any]) -> RunConfig:
-    """Build the typed tree, or raise ConfigError with one line."""
-    check_keys(values)
+    """Build the typed tree of the task that the values name, or raise ConfigError with one line."""
+    root = tree_of(task_name_in(values))
+    check_keys(values, root)
     try:
-        return RunConfig.model_validate(dict(values))
+        return root.model_validate(dict(values))
     except ValidationError as error:
-        raise ConfigError(first_problem(error, values)) from error
+        raise ConfigError(first_problem(error, values, root)) from error
 
 
-def load_config(source: str | None, overrides: Sequence[str] = ()) -> RunConfig:
-    """Load a recipe (path or name; None: the defaults) and lay dotted overrides over it."""
+@cache
+def tree_of(task: str) -> type[RunConfig]:
+    """Return the configuration tree whose block `task` has the settings of a task.
+
+    Raises ConfigError for an unknown task.
+    """
+    if task == DEFAULT_TASK:
+        return RunConfig
+    settings = task_class(task).Settings
+    if settings is TaskSettings:
+        return RunConfig
+    block: Any = (settings, Field(default_factory=lambda: settings(name=task)))
+    return create_model("RunConfig", __base__=RunConfig, task=block)
+
+
+def task_name_in(values: Mapping[str, Any], absent: str = DEFAULT_TASK) -> str:
+    """Return the name of the task in unchecked settings; `absent` where there is none."""
+    block = values.get("task")
+    name = block.get("name", absent) if isinstance(block, Mapping) else absent
+    return name if isinstance(name, str) else absent
+
+
+def load_config(
+    source: str | None, overrides: Sequence[str] = (), task: str | None = None
+) -> RunConfig:
+    """Load a recipe (path or name; None: the defaults) and lay dotted overrides over it.
+
+    task: the task that a command trains. Raises ConfigError where recipe or overrides name another.
+    """
     values = read_recipe(source) if source else {}
+    # The task comes first: it decides which keys its block has.
     for override in overrides:
-        values = overlay(values, parse_override(override))
+        if override.partition("=")[0].strip().lstrip("-") == "task.name":
+            values = overlay(values, parse_override(override))
+    if task is not None:
+        named = task_name_in(values, absent=task)
+        if named != task:
+            raise ConfigError(
+                f"the settings name task {named!r}, and this command trains {task!r}: use "
+                f"`svilm train --task {named}`, or other settings"
+            )
+        values = overlay(values, {"task": {"name": task}})
+    root = tree_of(task_name_in(values))
+    for override in overrides:
+        values = overlay(values, parse_override(override, root))
     return validate(values)
 
 

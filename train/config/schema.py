@@ -20,6 +20,7 @@ from svilm_fast.core.settings import (
 from svilm_fast.data.config import DataConfig, run_lengths
 from svilm_fast.models.config import ModelConfig, TextConfig, VideoConfig, with_preset
 from svilm_fast.objectives.config import ObjectivesConfig
+from svilm_fast.tasks.settings import EvaluationConfig, TaskSettings
 
 
 class RunSettings(Settings):
@@ -222,21 +223,6 @@ class DeepSpeedConfig(Settings):
     )
 
 
-class EvaluationConfig(Settings):
-    """Retrieval on held-out clips during the run and at its end."""
-
-    every_steps: Steps = Field(0, description="steps between evaluations; 0: only at the end")
-    at_end: bool = Field(True, description="evaluate after the last step")
-    split: Literal["train", "val", "test"] = Field("val", description="split used during the run")
-    max_clips: Clips | None = Field(
-        None, description="use only the first clips of the split; null: all"
-    )
-    batch_size: int = Field(32, ge=1, le=2**20, description="clips embedded at once")
-    captions: Literal["coarse", "fine", "fused"] | None = Field(
-        None, description="grain of the captions; null: as in training"
-    )
-
-
 class ReportConfig(Settings):
     """The page that a finished run is looked at with."""
 
@@ -275,8 +261,9 @@ class CheckpointConfig(Settings):
 
 
 class RunConfig(Settings):
-    """Everything a run depends on."""
+    """Everything a run depends on; `train.config.load.tree_of` gives the tree of a named task."""
 
+    task: TaskSettings = Field(default_factory=lambda: TaskSettings())
     run: RunSettings = Field(default_factory=lambda: RunSettings())
     model: ModelConfig = Field(default_factory=lambda: ModelConfig())
     video: VideoConfig = Field(default_factory=lambda: VideoConfig())
@@ -323,7 +310,8 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _a_tower_is_trained(self) -> RunConfig:
-        if self.video.lock is True and self.text.lock is True:
+        both = self.video.lock is True and self.text.lock is True
+        if both and not self.task.own_loss:
             raise ValueError(
                 "video.lock=true and text.lock=true leave no tower to train: unlock one, or some "
                 "last layers of one (video.lock=0 trains its head alone)"
@@ -342,6 +330,8 @@ class RunConfig(Settings):
     @model_validator(mode="after")
     def _objectives_fit_the_model(self) -> RunConfig:
         objectives, video = self.objectives, self.video
+        if self.task.own_loss:
+            return self
         objectives.check(self)
         if "blended" in objectives.reads().views:
             if video.num_segments < 2:

@@ -99,6 +99,12 @@ class Engine:
         self.micro_batch = micro_batch_of(config, ranks.world_size)
         self.reduction: Reduction = "boundary"
         if self.caches_gradients:
+            if not hasattr(self.model, "embed"):
+                raise ConfigError(
+                    f"training.micro_batch={self.micro_batch} needs a model with the two halves "
+                    f"`embed` and `objective`, which {type(self.model).__name__} lacks; set "
+                    "training.micro_batch=null"
+                )
             self.reduction = choose_reduction(
                 deepspeed_engine, config.distributed.gradient_reduction
             )

@@ -47,9 +47,12 @@ def deepspeed_json(config: RunConfig) -> str:
 def describe(config: RunConfig) -> tuple[str, bool]:
     """Return sizes, FLOPs, memory and what `auto` would become as text, and whether it fits.
 
-    Raises DoesNotFitError where something is `auto` and nothing fits.
+    Of a task with a loss of its own, sizes alone. Raises DoesNotFitError where something is `auto`
+    and nothing fits.
     """
     world_size = launched_ranks()
+    if config.task.own_loss:
+        return "\n".join(report.task_sizes(config, world_size)), True
     device, links, memory_bytes = planned_for(config, world_size)
     if needs_plan(config):
         resolve(config, world_size, device, links, memory_bytes)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from svilm_fast.objectives.flops import StepFlops, step_flops
+from svilm_fast.core.errors import ConfigError
+from svilm_fast.objectives.flops import StepFlops
+from svilm_fast.tasks.base import task_of
 from svilm_fast.train.config.schema import RunConfig
 
 
 def flops_of_step(config: RunConfig) -> StepFlops:
-    """Return forward and backward of the global batch, with captions and nouns padded as loaded."""
-    return step_flops(
-        config,
-        global_batch=config.training.global_batch,
-        num_nouns=config.data.nouns.per_caption,
-        text_length=config.data.tokenizer.length,
-        noun_length=config.data.tokenizer.noun_length,
-    )
+    """Return forward and backward of the global batch; ConfigError where the task counts none."""
+    flops = task_of(config).flops()
+    if flops is None:
+        raise ConfigError(f"task {config.task.name!r} counts no FLOPs, so its steps have no plan")
+    return flops

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 
 from svilm_fast.models.flops import count_parameters, encoded_tokens
-from svilm_fast.objectives.svilm import build_model
+from svilm_fast.tasks.base import task_of
+from svilm_fast.train.config.deepspeed import local_batch_of
+from svilm_fast.train.config.schema import RunConfig
 from svilm_fast.train.plan.chooser import (
     Decision,
     DoesNotFitError,
@@ -71,7 +73,7 @@ def text(plan: Plan) -> str:
 def _sizes(workload: Workload) -> list[str]:
     config = workload.config
     with torch.device("meta"):
-        model = build_model(config)
+        model: Any = task_of(config).model()
     encoder, total = count_parameters(model.encoder), workload.parameters.total
     flops, video = flops_of_step(config), config.video
     lines = [f"{config.run.name}: {total:,} parameters"]
@@ -92,6 +94,21 @@ def _sizes(workload: Workload) -> list[str]:
     for name in ("video", "text", "objectives"):
         lines.append(f"  {name:12} {getattr(flops, name).total / 1e12:,.3f} TFLOP")
     return lines
+
+
+def task_sizes(config: RunConfig, world_size: int) -> list[str]:
+    """Sizes of a task whose FLOPs and memory nobody counts."""
+    with torch.device("meta"):
+        model = task_of(config).model()
+    parameters = list(model.parameters())
+    total = sum(parameter.numel() for parameter in parameters)
+    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    return [
+        f"{config.run.name}: {total:,} parameters, {trained:,} of them trained",
+        f"step: {config.training.global_batch} clips over {world_size} ranks, "
+        f"{local_batch_of(config, world_size)} each",
+        f"task {config.task.name!r} counts neither FLOPs nor memory",
+    ]
 
 
 def stage_table(plan: Plan) -> list[dict[str, Any]]:

@@ -141,4 +141,4 @@ def _with_values(config: RunConfig, values: dict[str, object]) -> RunConfig:
     for dotted, value in values.items():
         block, name = dotted.split(".")
         tree[block][name] = value
-    return RunConfig.model_validate(tree)
+    return type(config).model_validate(tree)

@@ -50,7 +50,7 @@ def _opened(config: RunConfig) -> RunConfig:
     tree = config.model_dump()
     for block, name in SETTINGS:
         tree[block][name] = "auto"
-    return RunConfig.model_validate(tree)
+    return type(config).model_validate(tree)
 
 
 def _point(workload: Workload, device: Device, links: Links) -> Point:

@@ -8,13 +8,15 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from svilm_fast.core.errors import ConfigError
 from svilm_fast.models.flops import encoded_tokens
 from svilm_fast.models.grouping_block import Assignment
 from svilm_fast.objectives.base import Scope
 from svilm_fast.objectives.cost import Cost
 from svilm_fast.objectives.features import Reads
 from svilm_fast.objectives.flops import shapes_of
-from svilm_fast.objectives.svilm import build_model, uses_groups
+from svilm_fast.objectives.svilm import uses_groups
+from svilm_fast.tasks.base import task_of
 from svilm_fast.train.config.deepspeed import local_batch_of
 from svilm_fast.train.config.schema import RunConfig
 from svilm_fast.train.engine.optimizer import build_optimizer
@@ -170,10 +172,16 @@ class Workload:
 
 
 def workload_of(config: RunConfig, world_size: int, *, on_gpu: bool) -> Workload:
-    """Count the parameters on the meta device; raises ConfigError for a batch that cannot be split.
+    """Count the parameters on the meta device; `config` may hold `auto`.
 
-    `config` may hold `auto`.
+    Raises ConfigError for a batch that cannot be split, and for a task with a loss of its own,
+    whose memory nobody counts.
     """
+    if config.task.own_loss:
+        raise ConfigError(
+            f"task {config.task.name!r} has a model and a loss of its own, which have no plan: set "
+            "what is `auto` (training.micro_batch=null, deepspeed.zero_stage=1, ...)"
+        )
     local_batch = local_batch_of(config, world_size)
     return Workload(config, world_size, local_batch, count(config), on_gpu)
 
@@ -181,7 +189,7 @@ def workload_of(config: RunConfig, world_size: int, *, on_gpu: bool) -> Workload
 def count(config: RunConfig) -> Parameters:
     """Elements of the model that the configuration describes; allocates nothing."""
     with torch.device("meta"):
-        model = build_model(config)
+        model: Any = task_of(config).model()
     sizes = [parameter.numel() for parameter in model.parameters()]
     trained = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
     optimizer = build_optimizer(model, config.optimizer)

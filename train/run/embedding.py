@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,6 @@ from torch import Tensor
 from svilm_fast.data.augment import centre_window, cut
 from svilm_fast.data.decode_process import decode_limited
 from svilm_fast.data.sampling import FrameChoice
-from svilm_fast.evaluation.embed import device_of
 from svilm_fast.models.video_encoder import VideoOutputs
 from svilm_fast.train.run.loaded_run import LoadedRun
 
@@ -28,8 +28,8 @@ def embed_videos(run: LoadedRun, paths: Sequence[str | Path], *, batch_size: int
         float32 [n, D] on the CPU, rows of unit norm. Raises OSError or DataError for a file that
         cannot be read or decoded.
     """
-    model = run.model.encoder
-    device, outputs = device_of(model), VideoOutputs(groups=False, segments=False)
+    model, device = _encoder(run)
+    outputs = VideoOutputs(groups=False, segments=False)
     parts = [
         model.encode_video(torch.stack(clips).to(device), None, outputs).video.float().cpu()
         for clips in _batches(run, list(paths), batch_size)
@@ -45,9 +45,13 @@ def embed_texts(run: LoadedRun, texts: Sequence[str]) -> Tensor:
         float32 [n, D] on the CPU, rows of unit norm.
     """
     tokens, mask = run.tokenizer.encode_batch(texts, run.config.data.tokenizer.length)
-    model = run.model.encoder
-    device = device_of(model)
+    model, device = _encoder(run)
     return model.encode_text(tokens.to(device), mask.to(device)).float().cpu()
+
+
+def _encoder(run: LoadedRun) -> tuple[Any, torch.device]:
+    encoder: Any = run.model.encoder
+    return encoder, next(encoder.parameters()).device
 
 
 def _batches(run: LoadedRun, paths: list[str | Path], batch_size: int) -> Iterator[list[Tensor]]:

@@ -1,47 +1,20 @@
-"""Retrieval with the settings of a run, during the run and after it."""
+"""The evaluators of a finished run's task, and the names of their files."""
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from pathlib import Path
 
 import torch
 
 from svilm_fast.core.errors import UserError
-from svilm_fast.data.dataset import ClipDataset
-from svilm_fast.data.tokenizer import Tokenizer
-from svilm_fast.evaluation import RetrievalResult
-from svilm_fast.evaluation.retrieval import evaluate_dataset
-from svilm_fast.train.config.schema import RunConfig
+from svilm_fast.tasks.base import EvaluationRequest, EvaluationResult, Evaluator
+from svilm_fast.train.folder.ownership import check_not_foreign, placed
+from svilm_fast.train.run.loaded_run import LoadedRun
 
 RESULT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=@-]{0,99}")
 
-SPLITS = ("train", "val", "test")
-
-
-def evaluation_data(config: RunConfig, split: str, tokenizer: Tokenizer) -> ClipDataset:
-    """Open the clips of a split in evaluation view, captions as `evaluation.captions` says.
-
-    Raises UserError when the configuration names no data for the split.
-    """
-    if split not in SPLITS:
-        raise UserError(f"there is no split {split!r}; the splits are {', '.join(SPLITS)}")
-    if getattr(config.data, split) is None:
-        raise UserError(
-            f"data.{split} is not set; give the evaluation clips with data.{split}=<shards or list>"
-        )
-    data = config.data
-    if config.evaluation.captions is not None:
-        data = data.model_copy(update={"captions": config.evaluation.captions})
-    return ClipDataset(
-        data,
-        split,
-        tokenizer,
-        train=False,
-        frames=config.video.frames,
-        image_size=config.video.image_size,
-        nouns=config.objectives.reads().nouns,
-    )
+KINDS = ("json", "txt")
 
 
 def check_result_name(name: str) -> None:
@@ -59,19 +32,45 @@ def result_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.+=@-]", "_", text)[:100]
 
 
-def autocast_dtype(config: RunConfig) -> torch.dtype | None:
-    """Return the dtype of mixed precision that the run trains with, None for fp32."""
-    return None if config.training.precision == "fp32" else torch.bfloat16
+def files_of(folder: Path, name: str) -> list[Path]:
+    """Return the files that an evaluation result writes into `folder`."""
+    return [folder / f"{name}.{kind}" for kind in KINDS]
 
 
-def evaluate(
-    encoder: Any, dataset: ClipDataset, config: RunConfig, device: torch.device, **options: Any
-) -> RetrievalResult:
-    """Rank captions and clips with a dual encoder; `options` go to `evaluate_dataset`."""
-    settings: dict[str, Any] = {
-        "protocol": f"{dataset.split} split, {dataset.config.captions} captions",
-        "batch_size": config.evaluation.batch_size,
-        "max_clips": config.evaluation.max_clips,
-        "autocast": autocast_dtype(config),
-    }
-    return evaluate_dataset(encoder, dataset, device=device, **(settings | options))
+def evaluate_run(
+    run: LoadedRun,
+    split: str,
+    device: torch.device,
+    *,
+    max_clips: int | None = None,
+    progress: bool | None = None,
+) -> dict[str, float]:
+    """Run every evaluator of the run's task on a split, and write `<split>_<evaluator>` files.
+
+    run: a loaded run whose model is on `device`. Returns the metrics by full name. Raises UserError
+    where the split has no data, or a file would replace one that is not the run's.
+    """
+    folder = run.files.evaluation
+    evaluators = run.task.evaluators(run.tokenizer, split, max_clips)
+    names = [result_name(f"{split}_{evaluator.name}") for evaluator in evaluators]
+    check_not_foreign(run.files, [path for name in names for path in files_of(folder, name)])
+    request = EvaluationRequest(device, progress=progress)
+    found: dict[str, float] = {}
+    for evaluator, name in zip(evaluators, names, strict=True):
+        result = evaluator.run(run.model, request)
+        with placed(run.files, folder) as drafts:
+            result.write(drafts, name)
+        found |= checked_metrics(evaluator, result)
+    return found
+
+
+def checked_metrics(evaluator: Evaluator, result: EvaluationResult) -> dict[str, float]:
+    """Return the metrics of a result; raises ValueError where one lacks the evaluator's name."""
+    metrics = result.metrics()
+    wrong = [name for name in metrics if name.rpartition("/")[0] != evaluator.name]
+    if wrong:
+        raise ValueError(
+            f"evaluator {evaluator.name!r} returned the metric {wrong[0]!r}: call it "
+            f"'{evaluator.name}/{wrong[0].rpartition('/')[2]}'"
+        )
+    return metrics

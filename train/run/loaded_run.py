@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from svilm_fast.core.errors import UserError
 from svilm_fast.data.tokenizer import Tokenizer
-from svilm_fast.objectives.svilm import SViLM, build_model
+from svilm_fast.tasks.base import Task, task_of
 from svilm_fast.train.checkpoint.portable import check_portable, load_weights
 from svilm_fast.train.checkpoint.resume import check_tokenizer
 from svilm_fast.train.config.load import load_config
@@ -22,7 +23,8 @@ class LoadedRun:
     """A run as it ended; `step` counts its optimizer steps, `weights` says which were loaded."""
 
     config: RunConfig
-    model: SViLM
+    task: Task
+    model: nn.Module
     tokenizer: Tokenizer
     step: int
     files: RunFiles
@@ -52,13 +54,15 @@ def load_run(
     check_tokenizer(files, files.portable)
     kept = files.portable / files.config.name
     config = load_config(str(kept if kept.is_file() else files.config), overrides or [])
-    model = build_model(config)
+    task = task_of(config)
+    model = task.model()
     if weights is None:
         averaged = saved["ema"] is not None and config.ema.evaluate
         weights = Weights.EMA if averaged else Weights.RAW
     described = load_weights(model, files.portable, average=weights is Weights.EMA)
     return LoadedRun(
         config=config,
+        task=task,
         model=model.to(device).eval(),
         tokenizer=Tokenizer.load(files.tokenizer),
         step=int(described["step"]),

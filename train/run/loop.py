@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,8 +30,21 @@ from svilm_fast.train.run.straggler import OwnWork, losses_end, straggler_figure
 from svilm_fast.train.run.throughput import Meter, peak_memory_bytes
 from svilm_fast.train.run_app import one_line
 
-Evaluator = Callable[[Engine, int], Mapping[str, float]]
 MakeInputs = Callable[[Any, int], Any]
+
+
+@dataclass(frozen=True)
+class RunEvaluator:
+    """An evaluator as the loop calls it; collective: every rank calls `run` and gets the same.
+
+    name: namespace of its metrics. every_steps: steps between evaluations, 0 for none. at_end:
+    whether it runs after the last step. run: returns the metrics at a step, by full name.
+    """
+
+    name: str
+    every_steps: int
+    at_end: bool
+    run: Callable[[Engine, int], Mapping[str, float]]
 
 
 @dataclass
@@ -85,7 +99,7 @@ class Loop:
         total_steps: int,
         start_step: int,
         make_inputs: MakeInputs,
-        evaluate: Evaluator | None,
+        evaluators: Sequence[RunEvaluator],
         metrics: MetricsLog,
         display: Display,
         meter: Meter,
@@ -93,7 +107,7 @@ class Loop:
     ) -> None:
         self.engine, self.loader, self.config, self.files = engine, loader, config, files
         self.total_steps, self.step = total_steps, start_step
-        self.make_inputs, self.evaluate = make_inputs, evaluate
+        self.make_inputs, self.evaluators = make_inputs, evaluators
         self.metrics, self.display, self.meter, self.pending = metrics, display, meter, pending
         self.averages = Averages()
         self.work = OwnWork(engine.ranks.device)
@@ -146,9 +160,10 @@ class Loop:
 
     def evaluate_at_end(self) -> None:
         """Evaluate after the last step of the schedule, where asked for and not yet done."""
-        due = self.config.evaluation.at_end and self.step == self.total_steps
-        if self.evaluate is not None and due and self.step not in self.evaluated:
-            self._evaluate()
+        for evaluator in self.evaluators:
+            due = evaluator.at_end and self.step == self.total_steps
+            if due and (evaluator.name, self.step) not in self.evaluated:
+                self._evaluate(evaluator)
 
     def _train_on(self, batch: Any) -> StepResult:
         rate = learning_rate(
@@ -170,14 +185,16 @@ class Loop:
             self._evaluate_where_due()
 
     def _evaluate_where_due(self) -> None:
-        every = self.config.evaluation.every_steps
-        due = every and self.step % every == 0 and 0 < self.step < self.total_steps
-        if self.evaluate is None or not due or self.step in self.evaluated:
+        if not 0 < self.step < self.total_steps:
             return
-        # An evaluation can fail on data that training never reads.
-        if self.saved_at != self.step:
-            self._paused(self._save)
-        self._paused(self._evaluate)
+        for evaluator in self.evaluators:
+            due = evaluator.every_steps and self.step % evaluator.every_steps == 0
+            if not due or (evaluator.name, self.step) in self.evaluated:
+                continue
+            # An evaluation can fail on data that training never reads.
+            if self.saved_at != self.step:
+                self._paused(self._save)
+            self._paused(partial(self._evaluate, evaluator))
 
     def _paused(self, action: Callable[[], None]) -> None:
         started = time.perf_counter()
@@ -201,10 +218,9 @@ class Loop:
         self.metrics.write(self.step, values)
         self.display.record(self.step, values)
 
-    def _evaluate(self) -> None:
-        assert self.evaluate is not None
+    def _evaluate(self, evaluator: RunEvaluator) -> None:
         try:
-            values = self.evaluate(self.engine, self.step)
+            values = evaluator.run(self.engine, self.step)
         except Exception as error:
             if is_lost_connection(error):  # the other rank says what happened
                 raise
@@ -215,9 +231,9 @@ class Loop:
                 f"up to this step, and {saved}: fix the problem, then run again with "
                 "--resume"
             ) from error
-        self.evaluated.add(self.step)
+        self.evaluated.add((evaluator.name, self.step))
         self.metrics.write(self.step, values)
-        names = {name: name.removeprefix("retrieval_").replace("_", " ") for name in values}
+        names = {name: name.rpartition("/")[2].replace("_", " ") for name in values}
         shown = " | ".join(f"{names[name]} {value:.1f}" for name, value in values.items())
         self.display.say(figure_lines(f"step {self.step} evaluation", shown))
 

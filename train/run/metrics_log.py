@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from svilm_fast.core.errors import ConfigError
+from svilm_fast.core.metric_names import namespace_of
 from svilm_fast.core.records import read_records
 from svilm_fast.core.text import counted
 from svilm_fast.train.config.run_files import RunFiles
@@ -72,7 +73,7 @@ class JsonLines:
 
 
 class TensorBoard:
-    """Event files for TensorBoard; names are grouped by their first word."""
+    """Event files for TensorBoard; names are grouped by evaluator or by their first word."""
 
     def __init__(self, folder: Path, purge_step: int | None) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -83,7 +84,8 @@ class TensorBoard:
         """Add one scalar per value."""
         for key, value in values.items():
             group, _, rest = key.partition("_")
-            self.writer.add_scalar(f"{group}/{rest}" if rest else key, value, step)
+            plain = "/" in key or not rest
+            self.writer.add_scalar(key if plain else f"{group}/{rest}", value, step)
 
     def close(self) -> None:
         """Flush the events."""
@@ -147,20 +149,21 @@ class Tracker:
 class MetricsLog:
     """Sends every record to all sinks; holds none on ranks other than 0.
 
-    evaluated: the steps of the evaluations that the log holds from before.
+    evaluated: the evaluations that the log holds from before, as (evaluator, step).
     """
 
     def __init__(self, config: RunConfig, files: RunFiles, *, first: bool, start_step: int) -> None:
         self.sinks: list[Sink] = []
-        self.evaluated: list[int] = []
+        self.evaluated: list[tuple[str, int]] = []
         self.failed = False
         if not first:
             return
         records = drop_after(files.metrics, start_step)
         self.evaluated = [
-            record["step"]
+            (namespace, record["step"])
             for record in records
-            if any(name.startswith("retrieval") for name in record)
+            for namespace in dict.fromkeys(map(namespace_of, record))
+            if namespace
         ]
         self.sinks.append(JsonLines(files.metrics))
         if config.logging.tensorboard:

@@ -11,18 +11,14 @@ import torch
 
 from svilm_fast.core.errors import UserError
 from svilm_fast.core.terminal import print, print_traceback
-from svilm_fast.evaluation import RetrievalResult
-from svilm_fast.objectives.svilm import build_model
+from svilm_fast.tasks.base import ReportRequest
 from svilm_fast.train.config.run_files import RunFiles
 from svilm_fast.train.config.schema import RunConfig
 from svilm_fast.train.folder.files import read_json
 from svilm_fast.train.folder.lock import locked
 from svilm_fast.train.folder.ownership import check_not_foreign, placed
-from svilm_fast.train.run.evaluate import evaluate, evaluation_data
 from svilm_fast.train.run.loaded_run import LoadedRun, load_run
 from svilm_fast.train.run_app import DEBUG, one_line
-
-PICTURE_FRAMES = 4  # frames of a clip in a retrieval strip
 
 log = logging.getLogger(__name__)
 
@@ -39,50 +35,37 @@ def write_report(
     """Write report.html and its pictures into the run's directory; returns the page's path.
 
     run: a loaded run whose model is on `device`. split: evaluated and drawn; None leaves curves and
-    facts alone. max_clips: only the first so many clips are ranked. clips: how many are looked
+    facts alone. max_clips: only the first so many clips are evaluated. clips: how many are looked
     into. progress: show a bar (default: on a terminal). Raises UserError or DataError when the
     split cannot be opened, and UserError where a file would replace one that is not the run's.
     """
-    from svilm_fast.report import build_report
+    from svilm_fast.report import page
 
-    config, files, encoder = run.config, run.files, run.model.encoder
+    config, files = run.config, run.files
     check_not_foreign(files, [files.report])
     environment = _environment(files)
-    dataset = None if split is None else evaluation_data(config, split, run.tokenizer)
-    retrieval: RetrievalResult | None = None
-    if dataset is not None:
-        retrieval = evaluate(
-            encoder,
-            dataset,
-            config,
-            device,
-            max_clips=max_clips,
-            keep_frames=PICTURE_FRAMES,
-            progress=progress,
-        )
-    every = config.objectives.all().values()
-    temperatures = (objective.segment_temperature() for objective in every)
-    heads = (objective.segment_head for objective in run.model.objectives.modules_by_name.values())
-    torch.manual_seed(config.run.seed)
-    untrained = build_model(config).encoder.to(device).eval()
+    series, tree = page.series_of(files.metrics), config.model_dump(mode="json")
+    request = ReportRequest(
+        model=run.model,
+        tokenizer=run.tokenizer,
+        device=device,
+        split=split,
+        series=series,
+        tree=tree,
+        max_clips=max_clips,
+        clips=clips,
+        progress=progress,
+    )
+    content = run.task.report(request)
     with placed(files, files.root) as drafts:
-        build_report(
+        page.write_page(
             drafts,
-            model=encoder,
-            dataset=dataset,
-            retrieval=retrieval,
-            metrics_path=files.metrics,
-            config=config.model_dump(mode="json"),
+            content,
+            name=config.run.name,
+            series=series,
+            config=tree,
             environment=environment,
             extra_facts={"Weights": {"read": run.weights.value, "step": run.step}},
-            name=config.run.name,
-            clips=clips,
-            temperature=next(found for found in temperatures if found is not None),
-            temporal_head=next((found for found in heads if found is not None), None),
-            paste_lengths=(config.data.cut_paste.shortest, config.data.cut_paste.longest),
-            seed=config.run.seed,
-            untrained=untrained,
-            device=device,
         )
     return files.report
 

@@ -11,24 +11,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+from torch import nn
 
 from svilm_fast.core.errors import CheckpointError, UserError
 from svilm_fast.core.terminal import print
-from svilm_fast.data.dataset import ClipDataset
 from svilm_fast.data.loader import ClipLoader, build_loader
 from svilm_fast.data.samples import open_split
 from svilm_fast.data.tokenizer import Tokenizer
-from svilm_fast.evaluation import write_retrieval
-from svilm_fast.objectives.svilm import build_model
+from svilm_fast.tasks.base import EvaluationRequest, Evaluator, Task, task_of
 from svilm_fast.train.checkpoint.portable import (
     drafts_of,
     load_average,
     load_masters,
     load_moments,
     load_weights,
+    load_weights_in_part,
     save_portable,
 )
-from svilm_fast.train.checkpoint.resume import check_resume
+from svilm_fast.train.checkpoint.resume import check_resume, check_same_task
 from svilm_fast.train.checkpoint.store import load_checkpoint
 from svilm_fast.train.config.deepspeed import local_batch_of
 from svilm_fast.train.config.run_files import RunFiles
@@ -39,15 +41,13 @@ from svilm_fast.train.environment import seed_everything, use_launcher_variables
 from svilm_fast.train.folder import prepare as run_folder
 from svilm_fast.train.folder.lock import FolderLock
 from svilm_fast.train.folder.ownership import claim
-from svilm_fast.train.plan.flops import flops_of_step
 from svilm_fast.train.plan.resolve import device_peak, resolve_on_ranks
 from svilm_fast.train.ranks.consistency import check_same_settings
 from svilm_fast.train.ranks.process_group import Ranks, joined_ranks
 from svilm_fast.train.ranks.signals import deferred_signals
 from svilm_fast.train.run.attention_check import check_attention
-from svilm_fast.train.run.evaluate import evaluate, evaluation_data
-from svilm_fast.train.run.inputs import model_inputs
-from svilm_fast.train.run.loop import Evaluator, Loop, Outcome
+from svilm_fast.train.run.evaluate import checked_metrics, files_of
+from svilm_fast.train.run.loop import Loop, Outcome, RunEvaluator
 from svilm_fast.train.run.metrics_log import MetricsLog, check_trackers
 from svilm_fast.train.run.progress import Display
 from svilm_fast.train.run.reporting import report_at_end
@@ -63,7 +63,8 @@ class Start:
     resume: continue from the newest verified checkpoint, which must exist. auto_resume: the same,
     or a fresh start where there is none. overwrite: replace an earlier run. init_from: folder of
     a portable checkpoint whose weights, moments, step and data position are taken over.
-    weights_from: the same, of which only the weights are; the data may be others. average: take
+    weights_from: the same, of which only the weights are; the data may be others, and the weights
+    may differ from the model's as far as the task's `initial_weights` allows. average: take
     their average instead of the weights of weights_from. trust: also resume from files that another
     user may have written.
     """
@@ -142,6 +143,9 @@ def _train_in_folder(
     check_trackers(config)
     if start.fresh:
         ranks.from_first(lambda: run_folder.check_free(files, overwrite=start.overwrite))
+    else:
+        ranks.from_first(partial(check_same_task, files, config))
+    task = task_of(config)
     seed_everything(
         config.run.seed, deterministic=config.run.deterministic, threads=config.run.threads
     )
@@ -150,23 +154,13 @@ def _train_in_folder(
     tokenizer = run_folder.shared_tokenizer(
         files, config, train_table, ranks, fresh=start.fresh, source=source
     )
-    dataset = ClipDataset(
-        config.data,
-        "train",
-        tokenizer,
-        train=True,
-        frames=config.video.frames,
-        image_size=config.video.image_size,
-        table=train_table,
-        seed=config.run.seed,
-        nouns=config.objectives.reads().nouns,
-    )
-    held_out = _held_out_data(config, tokenizer, ranks)
+    dataset = task.dataset("train", tokenizer, train=True, table=train_table)
+    held_out = _open_evaluators(task, config, tokenizer, ranks)
     if ranks.is_first:
         _warn_of_untrained_locks(config, start)
-        for opened in (dataset, held_out):
-            if opened is not None:
-                print(f"data.{opened.split}: {opened.report.summary()}", flush=True)
+        opened = [dataset, *(evaluator.dataset for evaluator in held_out)]
+        for clips in {id(clips): clips for clips in opened}.values():
+            print(f"data.{clips.split}: {clips.report.summary()}", flush=True)
     loader = build_loader(
         config.data,
         dataset,
@@ -177,13 +171,14 @@ def _train_in_folder(
         pin_memory=ranks.device.type == "cuda",
     )
     with loader:
-        model = build_model(config)
-        described = load_weights(model, source, average=start.average) if source else None
+        model = task.model()
+        described = _load_initial_weights(model, task, start, ranks)
         engine = start_engine(model, config, ranks)
         if source is not None:
             load_masters(engine, source, average=start.average)
         start_step = 0
-        if described is not None and start.init_from is not None:
+        if described is not None:
+            assert start.init_from is not None
             load_moments(engine, start.init_from)
             load_average(engine, start.init_from)
             loader.load_state_dict(described["data"])
@@ -194,8 +189,25 @@ def _train_in_folder(
         ranks.barrier()
         lock.keep()
         run_folder.open_folder(files, config, tokenizer, ranks, fresh=start.fresh)
-        evaluator = None if held_out is None else _evaluator(config, held_out, files)
-        return _loop(config, engine, loader, files, start_step, evaluator)
+        evaluators = [_in_the_run(evaluator, files) for evaluator in held_out]
+        return _loop(task, config, engine, loader, files, start_step, evaluators)
+
+
+def _load_initial_weights(
+    model: nn.Module, task: Task, start: Start, ranks: Ranks
+) -> dict[str, Any] | None:
+    """Fill a new model as --init-from or --weights-from asks; return the state of the former."""
+    if start.init_from is not None:
+        return load_weights(model, start.init_from)
+    if start.weights_from is None:
+        return None
+    report = load_weights_in_part(
+        model, start.weights_from, task.initial_weights(), average=start.average
+    )
+    if ranks.is_first:
+        for line in report.lines(start.weights_from):
+            print(line, flush=True)
+    return None
 
 
 def _resume(
@@ -231,55 +243,52 @@ def _warn_of_untrained_locks(config: RunConfig, start: Start) -> None:
             )
 
 
-def _held_out_data(config: RunConfig, tokenizer: Tokenizer, ranks: Ranks) -> ClipDataset | None:
+def _open_evaluators(
+    task: Task, config: RunConfig, tokenizer: Tokenizer, ranks: Ranks
+) -> list[Evaluator]:
     settings = config.evaluation
     if not (settings.every_steps or settings.at_end):
-        return None
+        return []
     if getattr(config.data, settings.split) is None:
         if ranks.is_first:
             log.warning("no evaluation during the run: data.%s is not set", settings.split)
-        return None
-    dataset = evaluation_data(config, settings.split, tokenizer)
-    clips = min(len(dataset), settings.max_clips or len(dataset))
-    if clips < ranks.world_size:
-        raise UserError(
-            f"data.{settings.split} has {clips} clips to evaluate on {ranks.world_size} ranks; "
-            "give at "
-            "least one clip for each rank, start fewer ranks, or set evaluation.at_end=false and "
-            "evaluation.every_steps=0"
-        )
-    return dataset
-
-
-def _evaluator(config: RunConfig, dataset: ClipDataset, files: RunFiles) -> Evaluator:
-    def run(engine: Engine, step: int) -> Mapping[str, float]:
-        ranks = engine.ranks
-        with average_where_asked(engine):
-            result = evaluate(
-                engine.model.encoder,
-                dataset,
-                config,
-                ranks.device,
-                resamples=0,
-                progress=False,
-                distributed=True,
+        return []
+    evaluators = list(task.evaluators(tokenizer, settings.split, settings.max_clips))
+    for evaluator in evaluators:
+        clips = min(len(evaluator.dataset), settings.max_clips or len(evaluator.dataset))
+        if clips < ranks.world_size:
+            raise UserError(
+                f"data.{settings.split} has {clips} clips to evaluate on {ranks.world_size} ranks; "
+                "give at least one clip for each rank, start fewer ranks, or set "
+                "evaluation.at_end=false and evaluation.every_steps=0"
             )
-        if ranks.is_first:
-            name = f"{dataset.split}_step_{step:08d}"
-            claim(files, *(files.evaluation / f"{name}.{kind}" for kind in ("json", "txt")))
-            write_retrieval(result, files.evaluation, name=name)
-        return result.metrics()
+    return evaluators
 
-    return run
+
+def _in_the_run(evaluator: Evaluator, files: RunFiles) -> RunEvaluator:
+    """Let the loop call an evaluator; rank 0 writes its files beside those of other steps."""
+
+    def run(engine: Engine, step: int) -> Mapping[str, float]:
+        request = EvaluationRequest(engine.ranks.device, in_training=True)
+        with average_where_asked(engine):
+            result = evaluator.run(engine.model, request)
+        if engine.ranks.is_first:
+            name = f"{evaluator.file_name}_step_{step:08d}"
+            claim(files, *files_of(files.evaluation, name))
+            result.write(files.evaluation, name)
+        return checked_metrics(evaluator, result)
+
+    return RunEvaluator(evaluator.name, evaluator.when.every_steps, evaluator.when.at_end, run)
 
 
 def _loop(
+    task: Task,
     config: RunConfig,
     engine: Engine,
     loader: ClipLoader,
     files: RunFiles,
     start_step: int,
-    evaluator: Evaluator | None,
+    evaluators: list[RunEvaluator],
 ) -> Outcome:
     ranks = engine.ranks
     total_steps = total_steps_of(config, loader)
@@ -292,10 +301,11 @@ def _loop(
         on_gpu=ranks.device.type == "cuda",
         metrics=config.objectives.metrics(),
     )
+    flops = task.flops()
     meter = Meter(
         config.training.global_batch,
         ranks.world_size,
-        flops_of_step(config).total,
+        None if flops is None else flops.total,
         device_peak(ranks.device),
     )
     try:
@@ -307,8 +317,8 @@ def _loop(
                 files,
                 total_steps=total_steps,
                 start_step=start_step,
-                make_inputs=lambda batch, step: model_inputs(batch, config, step, ranks),
-                evaluate=evaluator,
+                make_inputs=lambda batch, step: task.inputs(batch, step, ranks),
+                evaluators=evaluators,
                 metrics=metrics,
                 display=display,
                 meter=meter,

@@ -28,12 +28,13 @@ def peak_memory_bytes(device: torch.device) -> int:
 class Meter:
     """Times the steps between two records.
 
-    flops_per_step: forward and backward of the global batch; peak: FLOP/s of one device.
+    flops_per_step: forward and backward of the global batch; None where nobody counted them. peak:
+    FLOP/s of one device.
     """
 
     global_batch: int
     world_size: int
-    flops_per_step: float
+    flops_per_step: float | None
     peak: float | None
     steps: int = 0
     data_seconds: float = 0.0
@@ -64,8 +65,10 @@ class Meter:
             "clips_per_second": steps * self.global_batch / seconds,
             "seconds_per_step": seconds / steps,
             "data_wait_share": min(1.0, waited / seconds),
-            "model_tflops_per_second": steps * self.flops_per_step / seconds / 1e12,
         }
+        if self.flops_per_step is None:
+            return figures
+        figures["model_tflops_per_second"] = steps * self.flops_per_step / seconds / 1e12
         if self.peak is not None:
             whole = self.peak * self.world_size
             figures["utilisation"] = steps * self.flops_per_step / seconds / whole

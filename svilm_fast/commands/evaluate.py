@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
+from svilm_fast.commands.options import Device, MaxClips, RunDir, WeightsKind
 from svilm_fast.core.console import Console
 from svilm_fast.core.errors import UserError
 from svilm_fast.core.terminal import print
-from svilm_fast.train.commands.options import Device, MaxClips, RunDir, WeightsKind
-from svilm_fast.train.pretrain import Overrides
+from svilm_fast.train.config.options import Overrides
 
 TABLE_WIDTH = 130
 PICTURE_QUERIES = 4  # best and worst queries in the pictures
@@ -60,16 +60,12 @@ def retrieval(
     from svilm_fast.evaluation.demands import Demands, judged
     from svilm_fast.evaluation.protocols import check_protocol, data_for_list
     from svilm_fast.report.page import retrieval_sections, write_pictures
+    from svilm_fast.tasks.pretrain.retrieval import encoder_of, evaluate, evaluation_data
+    from svilm_fast.tasks.pretrain.task import PICTURE_FRAMES
     from svilm_fast.train.folder.ownership import check_not_foreign, placed
     from svilm_fast.train.ranks.process_group import choose_device
-    from svilm_fast.train.run.evaluate import (
-        check_result_name,
-        evaluate,
-        evaluation_data,
-        result_name,
-    )
+    from svilm_fast.train.run.evaluate import check_result_name, result_name
     from svilm_fast.train.run.loaded_run import load_run
-    from svilm_fast.train.run.reporting import PICTURE_FRAMES
 
     if name is not None:
         check_result_name(name)
@@ -82,20 +78,20 @@ def retrieval(
         config.data = data_for_list(config.data, list_file, videos or list_file.parent)
         name = name or result_name(f"list_{list_file.stem}")
     dataset = evaluation_data(config, split, loaded.tokenizer)
-    options = {} if list_file is None else {"protocol": f"list {list_file.name}"}
+    title = None if list_file is None else f"list {list_file.name}"
     if protocol is not None:
-        options = {"protocol": check_protocol(protocol, dataset).title}
+        title = check_protocol(protocol, dataset).title
     name = name or "retrieval"
     evaluation = loaded.files.evaluation
     check_not_foreign(loaded.files, [evaluation / f"{name}.json", evaluation / f"{name}.txt"])
     result = evaluate(
-        loaded.model.encoder,
+        encoder_of(loaded.model),
         dataset,
         config,
         chosen,
+        protocol=title,
         max_clips=max_clips,
         keep_frames=PICTURE_FRAMES,
-        **options,
     )
     result.extra |= {"run": config.run.name, "step": loaded.step, "weights": loaded.weights.value}
     pictures = f"{name}_pictures"

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from svilm_fast.data.batch import ClipBatch
+from svilm_fast.tasks.pretrain.inputs import model_inputs
 from svilm_fast.train.config.load import load_config
 from svilm_fast.train.config.schema import RunConfig
 from svilm_fast.train.ranks.process_group import Ranks
-from svilm_fast.train.run.inputs import model_inputs
 
 
 def batch(count: int = 4, frames: int = 8) -> ClipBatch:

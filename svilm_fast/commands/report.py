@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
+from svilm_fast.commands.options import Device, MaxClips, RunDir, WeightsKind
 from svilm_fast.core.terminal import print
-from svilm_fast.train.commands.options import Device, MaxClips, RunDir, WeightsKind
-from svilm_fast.train.pretrain import Overrides
+from svilm_fast.train.config.options import Overrides
 
 
 def report(

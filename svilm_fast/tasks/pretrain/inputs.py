@@ -8,11 +8,10 @@ from svilm_fast.core.philox import Site, StepSeeds
 from svilm_fast.data.batch import ClipBatch
 from svilm_fast.data.cut_paste import cut_and_paste
 from svilm_fast.models.inputs import ModelInputs
-from svilm_fast.train.config.schema import RunConfig
-from svilm_fast.train.ranks.process_group import Ranks
+from svilm_fast.tasks.base import RankPlace, TaskConfig
 
 
-def model_inputs(batch: ClipBatch, config: RunConfig, step: int, ranks: Ranks) -> ModelInputs:
+def model_inputs(batch: ClipBatch, config: TaskConfig, step: int, ranks: RankPlace) -> ModelInputs:
     """Move a rank's whole batch to the device and blend its clips there.
 
     Blending looks at the whole local batch, so it comes before any split into micro-batches; every

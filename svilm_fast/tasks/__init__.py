@@ -1,0 +1,1 @@
+"""Tasks: what the training engine trains and evaluates, one folder for each."""

@@ -1,0 +1,74 @@
+"""The usual views of a run's clips: training, and evaluation with the settings of its block."""
+
+from __future__ import annotations
+
+import torch
+
+from svilm_fast.core.errors import UserError
+from svilm_fast.data.dataset import ClipDataset
+from svilm_fast.data.samples import SampleTable
+from svilm_fast.data.tokenizer import Tokenizer
+from svilm_fast.tasks.base import TaskConfig
+
+SPLITS = ("train", "val", "test")
+
+
+def check_split(config: TaskConfig, split: str) -> None:
+    """Raise UserError for an unknown split, or one that the configuration names no data for."""
+    if split not in SPLITS:
+        raise UserError(f"there is no split {split!r}; the splits are {', '.join(SPLITS)}")
+    if getattr(config.data, split) is None:
+        raise UserError(
+            f"data.{split} is not set; give the evaluation clips with data.{split}=<shards or list>"
+        )
+
+
+def training_clips(
+    config: TaskConfig,
+    split: str,
+    tokenizer: Tokenizer,
+    *,
+    nouns: bool,
+    table: SampleTable | None = None,
+    metadata: bool = False,
+) -> ClipDataset:
+    """Open the clips of a split in training view; `metadata`: batches hold the samples' JSON."""
+    return ClipDataset(
+        config.data,
+        split,
+        tokenizer,
+        train=True,
+        frames=config.video.frames,
+        image_size=config.video.image_size,
+        table=table,
+        seed=config.run.seed,
+        nouns=nouns,
+        metadata=metadata,
+    )
+
+
+def evaluation_clips(
+    config: TaskConfig, split: str, tokenizer: Tokenizer, *, nouns: bool
+) -> ClipDataset:
+    """Open the clips of a split in evaluation view, captions as `evaluation.captions` says.
+
+    Raises UserError when the configuration names no data for the split.
+    """
+    check_split(config, split)
+    data = config.data
+    if config.evaluation.captions is not None:
+        data = data.model_copy(update={"captions": config.evaluation.captions})
+    return ClipDataset(
+        data,
+        split,
+        tokenizer,
+        train=False,
+        frames=config.video.frames,
+        image_size=config.video.image_size,
+        nouns=nouns,
+    )
+
+
+def autocast_dtype(config: TaskConfig) -> torch.dtype | None:
+    """Return the dtype of mixed precision that the run trains with, None for fp32."""
+    return None if config.training.precision == "fp32" else torch.bfloat16

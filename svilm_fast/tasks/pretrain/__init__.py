@@ -1,0 +1,1 @@
+"""Pre-training: S-ViLM on videos with captions, evaluated by retrieval."""

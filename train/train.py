@@ -1,0 +1,137 @@
+"""`deepspeed --module svilm_fast.train.train` and `svilm train`: one function for every task."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from svilm_fast.core.errors import EXIT_BAD_INPUT, UserError
+from svilm_fast.core.terminal import log_to_stderr, print
+from svilm_fast.core.third_party import third_party_log
+from svilm_fast.train.config.load import dump_config, load_config
+from svilm_fast.train.config.options import ConfigName, Overrides
+from svilm_fast.train.config.schema import Weights
+from svilm_fast.train.run_app import run_app
+
+TaskName = Annotated[
+    str | None,
+    typer.Option(
+        help="pretrain or an installed plug-in [default: the recipe's task.name, else pretrain]"
+    ),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="continue from the newest checkpoint")]
+AutoResume = Annotated[
+    bool, typer.Option("--auto-resume", help="continue where a checkpoint exists, else start")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace an earlier run in run.dir")]
+InitFrom = Annotated[
+    Path | None, typer.Option(help="portable checkpoint (any ZeRO stage and rank count)")
+]
+WeightsFrom = Annotated[
+    Path | None,
+    typer.Option(help="portable checkpoint of which only the weights are taken"),
+]
+WeightsKind = Annotated[
+    Weights, typer.Option(help="with --weights-from: as they were trained, or their average")
+]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="resume also from files that another user owns")
+]
+PrintConfig = Annotated[
+    bool, typer.Option("--print-config", help="print the resolved tree and stop")
+]
+PrintDeepSpeed = Annotated[
+    bool, typer.Option("--print-ds-config", help="print DeepSpeed's dictionary and stop")
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="build on the meta device, print sizes and FLOPs, and stop"),
+]
+# The launchers pass it; LOCAL_RANK in the environment is what counts.
+LocalRank = Annotated[int, typer.Option("--local_rank", "--local-rank", hidden=True)]
+
+
+def train(
+    overrides: Overrides = None,
+    config: ConfigName = None,
+    task: TaskName = None,
+    resume: Resume = False,
+    auto_resume: AutoResume = False,
+    overwrite: Overwrite = False,
+    init_from: InitFrom = None,
+    weights_from: WeightsFrom = None,
+    weights: WeightsKind = Weights.RAW,
+    trust: Trust = False,
+    print_config: PrintConfig = False,
+    print_ds_config: PrintDeepSpeed = False,
+    dry_run: DryRun = False,
+    local_rank: LocalRank = 0,
+) -> int:
+    """Train a model for a task; under `deepspeed` or `torchrun` as one rank of many, else alone.
+
+    Exit codes: 0 done; 2 bad input; 3 loss or gradients not finite; 4 another rank ended or does
+    not answer; 5 an evaluation failed, the training is saved; 143, 130, 138 or 129 saved and
+    stopped by SIGTERM, SIGINT, SIGUSR1 or SIGHUP (run again with --resume). A report that fails at
+    the end is a warning.
+    """
+    resolved = load_config(config, overrides or [], task)
+    if print_config:
+        print(dump_config(resolved), end="")
+        return 0
+    if print_ds_config or dry_run:
+        from svilm_fast.train.plan import dry_run as dry
+
+        if print_ds_config:
+            print(dry.deepspeed_json(resolved))
+            return 0
+        text, fits = dry.describe(resolved)
+        print(text)
+        return 0 if fits else EXIT_BAD_INPUT
+    log_to_stderr(
+        logging.INFO if int(os.environ.get("RANK", "0")) == 0 else logging.WARNING,
+        "%(levelname)s %(name)s: %(message)s",
+    )
+    from svilm_fast.train.run import session
+
+    start = session.Start(
+        resume, auto_resume, overwrite, init_from, weights_from, weights is Weights.EMA, trust
+    )
+    if config is None and not any(text.startswith("model.preset=") for text in overrides or []):
+        raise UserError(
+            "no configuration was given, and the default model is ViT-B; give a recipe with "
+            "--config (`svilm config list` names them), or choose the model, as in "
+            "model.preset=tiny"
+        )
+    with third_party_log():
+        outcome = session.train(resolved, start)
+    return 128 + outcome.signal if outcome.signal else 0
+
+
+def run_command(command: Callable[..., int], arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line of one command and run it; returns the exit code."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(command)
+    return run_app(app, arguments)
+
+
+def leave(code: int) -> None:
+    """End the process with `code` whatever threads are left.
+
+    After an error on one rank, gloo's threads abort a normal exit of the others (SIGABRT) and hide
+    the exit code; files are closed and flushed by then.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code == 0:
+        sys.exit(0)
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    leave(run_command(train))
