@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -106,7 +105,7 @@ def group(
                 queries[rows],
                 tokens[rows],
                 None if group_bias is None else group_bias[rows],
-                replace(options, **{k: v[rows] for k, v in options.tensors.items()}),
+                options.of_samples(rows),
             )
             for rows in some
         ]
