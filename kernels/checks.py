@@ -1,9 +1,10 @@
-"""Checks of numbers that the ops share: what counts as one, and what is refused."""
+"""Checks of tensors and numbers that the ops share: what counts as one, and what is refused."""
 
 from __future__ import annotations
 
 import numbers
 import operator
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -37,11 +38,44 @@ def check_tensors(op: str, **values: Tensor | None) -> None:
             raise TypeError(f"{op}: {name} must be a tensor, got {value!r:.80}")
 
 
+def check_shape(
+    op: str, name: str, tensor: Tensor, shape: Sequence[int], dtype: torch.dtype | None
+) -> None:
+    """Refuse a tensor of another shape or dtype (None: any) with a ValueError."""
+    check_tensors(op, **{name: tensor})
+    if list(tensor.shape) != list(shape) or (dtype is not None and tensor.dtype != dtype):
+        kind = "" if dtype is None else f"{dtype} "
+        raise ValueError(
+            f"{op}: {name} must be {kind}{list(shape)}, got {tensor.dtype} {list(tensor.shape)}"
+        )
+
+
+def check_rows(op: str, name: str, tensor: Tensor, axes: str) -> None:
+    """Refuse what is not floating with three axes, or has a width of 0, with a ValueError."""
+    check_tensors(op, **{name: tensor})
+    if tensor.dim() != 3 or tensor.dtype not in FLOATS:
+        raise ValueError(
+            f"{op}: {name} must be floating {axes}, got {tensor.dtype} {list(tensor.shape)}"
+        )
+    check_width(op, **{name: tensor})
+
+
 def check_width(op: str, **tensors: Tensor) -> None:
     """Refuse rows of width 0, of which nothing can be computed, with a ValueError."""
     for name, tensor in tensors.items():
         if tensor.shape[-1] == 0:
             raise ValueError(f"{op}: {name} must have a width above 0, got {list(tensor.shape)}")
+
+
+def compute_dtype(*tensors: Tensor) -> torch.dtype:
+    """float64 if any tensor is float64, else float32."""
+    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+
+
+def scalar_tensor(value: float, like: Tensor) -> Tensor:
+    """A number as a 0-dim tensor beside `like`, in its compute dtype."""
+    # full, not as_tensor: a copy from the host would synchronise.
+    return torch.full((), float(value), dtype=compute_dtype(like), device=like.device)
 
 
 def whole_number(op: str, name: str, value: int) -> int:

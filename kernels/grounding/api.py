@@ -11,6 +11,7 @@ from svilm_fast.kernels.checks import (
     check_tensors,
     check_width,
     real_number,
+    scalar_tensor,
 )
 from svilm_fast.kernels.operators import anchor, distinct
 
@@ -61,9 +62,7 @@ def as_scalar(name: str, value: Tensor | float, like: Tensor) -> Tensor:
                 f"got {value.dtype} {list(value.shape)}"
             )
         return value
-    value = real_number(OP, name, value)
-    # full, not as_tensor: a copy from the host would synchronise.
-    return torch.full((), value, dtype=reference.compute_dtype(like), device=like.device)
+    return scalar_tensor(real_number(OP, name, value), like)
 
 
 def chosen_path(

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ..checks import compute_dtype
+
 BETA_MAX = 60.0
 # Dot products held at once: 16 MiB in float32.
 CHUNK_ELEMENTS = 1 << 22
@@ -36,11 +38,6 @@ class _ClampInward(torch.autograd.Function):
 def clamp_beta(beta: Tensor) -> Tensor:
     """Return beta in [0, 60]; outside, only a gradient that leads back in passes."""
     return _ClampInward.apply(beta, 0.0, BETA_MAX)
-
-
-def compute_dtype(*tensors: Tensor) -> torch.dtype:
-    """Return float64 if any tensor is float64, else float32."""
-    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
 
 
 def caption_weights(noun_mask: Tensor, dtype: torch.dtype) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..backend import choose
-from ..checks import FLOATS, check_tensors, check_width, checked_divisor
+from ..checks import FLOATS, check_rows, check_shape, check_tensors, checked_divisor
 from ..device import traits
 from ..operators import distinct
 from .fused.layout import unsupported
@@ -16,24 +16,12 @@ from .reference import GroupingOutput, group
 TOKEN_ID_BITS = 27
 
 
-def _expect(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype | None) -> None:
-    if tuple(tensor.shape) != shape or (dtype is not None and tensor.dtype != dtype):
-        kind = f"{dtype} " if dtype is not None else ""
-        raise ValueError(
-            f"grouping: {name} must be {kind}{list(shape)}, got {tensor.dtype} {list(tensor.shape)}"
-        )
-
-
 def _check(queries: Tensor, tokens: Tensor, group_bias: Tensor | None, options: Options) -> None:
     given = options.tensors
     check_tensors("grouping", queries=queries, tokens=tokens, **given)
     if group_bias is not None:
         check_tensors("grouping", group_bias=group_bias)
-    if tokens.dim() != 3 or tokens.dtype not in FLOATS:
-        raise ValueError(
-            f"grouping: tokens must be floating [b, L, C], got {tokens.dtype} {list(tokens.shape)}"
-        )
-    check_width("grouping", tokens=tokens)
+    check_rows("grouping", "tokens", tokens, "[b, L, C]")
     batch, length, width = tokens.shape
     if queries.dim() != 3 or queries.shape[0] != batch or queries.shape[2] != width:
         raise ValueError(
@@ -46,10 +34,9 @@ def _check(queries: Tensor, tokens: Tensor, group_bias: Tensor | None, options: 
             f"grouping: queries must hold at least one group of floating numbers, "
             f"got {queries.dtype} {list(queries.shape)}"
         )
-    if group_bias is not None and group_bias.dim() != 1:
-        _expect("group_bias", group_bias, (batch, groups), None)
-    elif group_bias is not None:
-        _expect("group_bias", group_bias, (groups,), None)
+    if group_bias is not None:
+        shape = (groups,) if group_bias.dim() == 1 else (batch, groups)
+        check_shape("grouping", "group_bias", group_bias, shape, None)
     if group_bias is not None and group_bias.dtype not in FLOATS:
         raise ValueError(f"grouping: group_bias must be floating, got {group_bias.dtype}")
     if options.mode not in MODES:
@@ -65,7 +52,7 @@ def _check(queries: Tensor, tokens: Tensor, group_bias: Tensor | None, options: 
         "token_mask": ((batch, length), torch.bool),
     }
     for name, tensor in given.items():
-        _expect(name, tensor, *expected[name])
+        check_shape("grouping", name, tensor, *expected[name])
 
 
 def _check_range(token_ids: Tensor, token_mask: Tensor | None) -> None:

@@ -28,6 +28,12 @@ class Options:
         named = {"seeds": self.seeds, "token_ids": self.token_ids, "token_mask": self.token_mask}
         return {name: value for name, value in named.items() if value is not None}
 
+    def of_samples(self, samples: slice) -> Options:
+        """The options of some of the samples."""
+        part = {name: value[samples] for name, value in self.tensors.items()}
+        tensors = (part.get("seeds"), part.get("token_ids"), part.get("token_mask"))
+        return Options(*tensors, self.mode, self.temperature, self.eps)
+
     def packed(self) -> tuple[Any, ...]:
         """As the operators' schemas take them; `Options(*packed)` is the way back."""
         tensors = (self.seeds, self.token_ids, self.token_mask)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,11 +48,6 @@ def gumbel_noise(seeds: Tensor, token_ids: Tensor, num_groups: int) -> Tensor:
     counters = (token_ids[..., None] * quads + quad).flatten(1)
     samples = uniform4(seeds, counters).reshape(*token_ids.shape, quads * 4)[..., :num_groups]
     return -torch.log(-torch.log(samples.double().clamp_min(SMALLEST_UNIFORM)))
-
-
-def _of_rows(options: Options, rows: slice) -> Options:
-    tensors: dict[str, Any] = {name: t[rows] for name, t in options.tensors.items()}
-    return replace(options, **tensors)
 
 
 def _group_some(
@@ -112,7 +106,7 @@ def group(
                 queries[rows],
                 tokens[rows],
                 None if group_bias is None else group_bias[rows],
-                _of_rows(options, rows),
+                options.of_samples(rows),
             )
             for rows in some
         ]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import backend as backends
-from ..checks import FLOATS, check_tensors, real_number
+from ..checks import FLOATS, check_tensors, real_number, scalar_tensor
 from ..operators import distinct
 from . import reference
 from .fused.layout import default_workspace_bytes, unsupported
@@ -75,7 +75,7 @@ def infonce(
     ids = _split_ids(pair_ids)
     options = Options.checked(OP, diagonal_offset, ids, pair_mode, workspace_bytes, backend)
     check_block(OP, videos, texts, scale, options)
-    scale = _scale_tensor(scale, videos)
+    scale = scale if isinstance(scale, Tensor) else scalar_tensor(scale, videos)
     rows, columns, offset = videos.shape[0], texts.shape[0], options.diagonal_offset
     start, stop = diagonal_range(rows, columns, offset)
     if start == stop:
@@ -137,7 +137,7 @@ def relative_partials(
     A loss only needs differences, and in fp32 the values of confident pairs keep their digits
     when they are small. That holds for rows of unit norm, whose largest logit is the scale.
     """
-    scale = _scale_tensor(scale, videos)
+    scale = scale if isinstance(scale, Tensor) else scalar_tensor(scale, videos)
     if chosen_path(videos, texts, scale, options) == "reference":
         found = reference.partials(videos, texts, scale, options)
         return InfoNCEPartials(*(value - scale for value in found)), scale
@@ -166,14 +166,6 @@ def chosen_path(
         backend=options.backend,
         unsupported=unsupported(videos),
     )
-
-
-def _scale_tensor(scale: Tensor | float, videos: Tensor) -> Tensor:
-    if isinstance(scale, Tensor):
-        return scale
-    # full, not as_tensor: a copy from the host would synchronise.
-    dtype = reference.compute_dtype(videos.dtype)
-    return torch.full((), float(scale), dtype=dtype, device=videos.device)
 
 
 def _split_ids(

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checks import compute_dtype
 from ..operators import define, distinct, first_derivative_only, wanted
 from .options import Options
 from .pairs import PairMode, diagonal_range, share_weights, shared_loss
@@ -17,16 +18,11 @@ DEFAULT_WORKSPACE_BYTES = 1 << 26
 _LIVE_MATRICES = 4
 
 
-def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float64 for float64, else float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
 class _Block:
     """A [m, n] block of logits, made one chunk of rows at a time."""
 
     def __init__(self, videos: Tensor, texts: Tensor, scale: Tensor, options: Options) -> None:
-        self.dtype = compute_dtype(videos.dtype)
+        self.dtype = compute_dtype(videos)
         self.videos, self.texts = videos, texts.to(self.dtype)
         self.scale = scale.to(self.dtype)
         self.options = options
@@ -127,7 +123,7 @@ def _backward(
 
 
 def _fake_forward(videos: Tensor, texts: Tensor, scale: Tensor, *packed: Any) -> Any:
-    row_lse = videos.new_empty((videos.shape[0],), dtype=compute_dtype(videos.dtype))
+    row_lse = videos.new_empty((videos.shape[0],), dtype=compute_dtype(videos))
     return row_lse, row_lse.new_empty((texts.shape[0],)), torch.empty_like(row_lse)
 
 

@@ -6,28 +6,11 @@ import torch
 from torch import Tensor
 
 from ..backend import choose
-from ..checks import FLOATS, check_tensors, check_width, checked_divisor, whole_number
+from ..checks import check_rows, check_shape, checked_divisor, whole_number
 from ..operators import distinct
 from .fused.layout import unsupported_bce, unsupported_pool
 from .options import LOSSES, Loss, Options
 from .reference import bce, segment_pool_reference
-
-
-def _expect(op: str, name: str, tensor: Tensor, shape: list[int], dtype: torch.dtype) -> None:
-    check_tensors(op, **{name: tensor})
-    if list(tensor.shape) != shape or tensor.dtype != dtype:
-        raise ValueError(
-            f"{op}: {name} must be {dtype} {shape}, got {tensor.dtype} {list(tensor.shape)}"
-        )
-
-
-def _expect_rows(op: str, name: str, tensor: Tensor, axes: str) -> None:
-    check_tensors(op, **{name: tensor})
-    if tensor.dim() != 3 or tensor.dtype not in FLOATS:
-        raise ValueError(
-            f"{op}: {name} must be floating {axes}, got {tensor.dtype} {list(tensor.shape)}"
-        )
-    check_width(op, **{name: tensor})
 
 
 def temporal_bce(
@@ -63,11 +46,11 @@ def temporal_bce(
         TypeError: `temperature` is no number.
         RuntimeError: the fused path was asked for and cannot run.
     """
-    _expect_rows("temporal_bce", "segments", segments, "[b, T, D]")
+    check_rows("temporal_bce", "segments", segments, "[b, T, D]")
     rows = list(segments.shape[:2])
-    _expect("temporal_bce", "paste_mask", paste_mask, rows, torch.bool)
+    check_shape("temporal_bce", "paste_mask", paste_mask, rows, torch.bool)
     if segment_mask is not None:
-        _expect("temporal_bce", "segment_mask", segment_mask, rows, torch.bool)
+        check_shape("temporal_bce", "segment_mask", segment_mask, rows, torch.bool)
     temperature = checked_divisor("temporal_bce", "temperature", temperature)
     if loss not in LOSSES:
         raise ValueError(f"temporal_bce: loss is {loss!r}; expected bce or mse")
@@ -113,16 +96,16 @@ def segment_pool(
         TypeError: `num_segments` is no whole number.
         RuntimeError: the fused path was asked for and cannot run.
     """
-    _expect_rows("segment_pool", "tokens", tokens, "[b, L, C]")
+    check_rows("segment_pool", "tokens", tokens, "[b, L, C]")
     batch, length, _ = tokens.shape
     if segment_index.dtype not in (torch.int32, torch.int64):
         raise ValueError(
             f"segment_pool: segment_index must be int32 or int64, got {segment_index.dtype}"
         )
     shape = [length] if segment_index.dim() == 1 else [batch, length]
-    _expect("segment_pool", "segment_index", segment_index, shape, segment_index.dtype)
+    check_shape("segment_pool", "segment_index", segment_index, shape, segment_index.dtype)
     if token_mask is not None:
-        _expect("segment_pool", "token_mask", token_mask, [batch, length], torch.bool)
+        check_shape("segment_pool", "token_mask", token_mask, [batch, length], torch.bool)
     num_segments = whole_number("segment_pool", "num_segments", num_segments)
     if num_segments < 1:
         raise ValueError(f"segment_pool: num_segments must be at least 1, got {num_segments}")

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from svilm_fast.cli import app
 from svilm_fast.core.errors import CheckpointError, ConfigError
 from svilm_fast.train.config.load import load_config
-from svilm_fast.train.launch.environment import environment_without_launcher
+from svilm_fast.train.environment import environment_without_launcher
 from svilm_fast.train.run.session import Start, train_as_rank
 from svilm_fast.train.run_app import run_app
 

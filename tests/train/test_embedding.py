@@ -9,8 +9,8 @@ import torch
 
 from svilm_fast.data.errors import DataError
 from svilm_fast.evaluation.embed import embed_clips
+from svilm_fast.tasks.pretrain.retrieval import evaluation_data
 from svilm_fast.train.run.embedding import embed_texts, embed_videos
-from svilm_fast.train.run.evaluate import evaluation_data
 from svilm_fast.train.run.loaded_run import load_run
 from tests.untrained_run import make_untrained_run
 
