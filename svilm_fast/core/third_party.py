@@ -134,10 +134,10 @@ def third_party_log() -> Iterator[None]:
 def redirect(logger: logging.Logger, level: int) -> None:
     """Leave the logger's own handlers only records from `level` on; keep all from INFO on.
 
-    For loggers that do not propagate.
+    For loggers that do not propagate. A handler that the root logger has too is not its own.
     """
     for handler in logger.handlers:
-        if not isinstance(handler, ThirdPartyLog):
+        if handler not in logging.getLogger().handlers and not isinstance(handler, ThirdPartyLog):
             handler.setLevel(level)
     for kept in _current:
         logger.addHandler(kept)  # a second time it changes nothing

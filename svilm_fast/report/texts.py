@@ -8,7 +8,7 @@ from svilm_fast.evaluation.retrieval import RetrievalResult
 
 QUERIES = (
     "Each caption with the clips the model puts first, as film strips with their cosine scores. "
-    "The right clip is framed in green; where it is not among the first, it stands last with its "
+    "The right clip is framed in green; where it is not among the first, it is shown last with its "
     "rank."
 )
 CURVES = (
@@ -18,7 +18,7 @@ CURVES = (
 GROUPS = (
     "Every video token belongs to one group token; the second row colours it by the last grouping "
     "block. A noun of the caption is compared with all groups: the bars are its softmax over them, "
-    "and its row lights up the tokens of the group that it attends to most."
+    "and its row highlights the tokens of the group that it attends to most."
 )
 POINTING = (
     " Pointing score: {score:.0%} of the attention of {nouns} of {clips} lies on the object that "
@@ -38,8 +38,8 @@ NO_TEMPORAL = (
 TIME = (
     "Segments of another clip are pasted around a clip's own. The encoder does not see the mask: "
     "the mask only says which segments make the two centres, and a is the softmax over the "
-    "likeness to both. A segment is part of its own centre, so that the right side of 0.5 is easy: "
-    "a well trained encoder is far from it."
+    "similarity to both. A segment is part of its own centre, so being on the right side of 0.5 is "
+    "easy; a well trained encoder is far beyond it."
 )
 TIME_HEAD = (
     "Segments of another clip are pasted around a clip's own. The temporal head reads all segments "
@@ -47,8 +47,8 @@ TIME_HEAD = (
     "own or pasted."
 )
 SIMILARITY = (
-    "Cosine similarity between the segments of one clip. An encoder blind to time makes all "
-    "of them alike; temporal grouping pulls a pasted segment away from the clip's own."
+    "Cosine similarity between the segments of one clip. An encoder that ignores time makes all "
+    "of them similar; temporal grouping moves a pasted segment away from the clip's own."
 )
 BARS_ALT = "Bars of text-to-video recall at 1, 5 and 10 beside the colour-set baseline and chance"
 CURVES_ALT = "Small charts over the training steps: loss and its parts, accuracy, scales, speed"

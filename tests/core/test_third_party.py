@@ -111,6 +111,16 @@ def test_a_logger_with_its_own_console_is_redirected(tmp_path: Path, capsys) -> 
     assert (tmp_path / "log").read_text().count("configuration") == 1
 
 
+def test_a_handler_of_the_root_logger_keeps_its_level() -> None:
+    """pytest attaches the one that captures records to loggers that do not propagate, too."""
+    logger = logging.Logger("DeepSpeedLike", logging.INFO)
+    logger.propagate = False
+    shared = logging.getLogger().handlers[0]
+    logger.addHandler(shared)
+    redirect(logger, logging.ERROR)
+    assert shared.level == logging.NOTSET
+
+
 def test_everything_is_as_before_after_the_block(capsys) -> None:
     before, shown = warnings.showwarning, list(logging.getLogger().handlers)
     with pytest.raises(RuntimeError), third_party_log():

@@ -21,7 +21,7 @@ def test_a_list_becomes_the_test_split(tmp_path: Path) -> None:
 def test_a_list_of_another_size_is_refused(make_dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     small = dataclasses.replace(protocols.PROTOCOLS["msrvtt-1ka"], videos=9, captions=9)
     dataset = make_dataset()
-    with pytest.raises(ValueError, match="has 1000 videos with 1000 captions, the list has 9"):
+    with pytest.raises(ValueError, match="has 1,000 videos with 1,000 captions, the list has 9"):
         protocols.check_protocol("msrvtt-1ka", dataset)
     monkeypatch.setitem(protocols.PROTOCOLS, "msrvtt-1ka", small)
     assert protocols.check_protocol("msrvtt-1ka", dataset).title == "MSR-VTT 1k-A"

@@ -139,7 +139,7 @@ def test_damage_falls_back_to_the_one_before_with_a_notice(
 
 def test_latest_without_any_checkpoint_is_an_error_not_a_fresh_start(tmp_path: Path) -> None:
     (tmp_path / "latest").write_text("step_00000007")
-    with pytest.raises(CheckpointError, match="latest names 'step_00000007', which is absent"):
+    with pytest.raises(CheckpointError, match="latest names 'step_00000007', which does not exist"):
         newest_verified(tmp_path)
 
 

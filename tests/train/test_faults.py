@@ -136,7 +136,7 @@ def test_ranks_that_cannot_tell_each_other_still_end(end_of) -> None:
     cut_off = {"kind": "cut_off", "rank": 1, "step": 0}
     end = end_of(faults=[cut_off, {"kind": "kill", "rank": 1, "step": 2}])
     assert end["codes"] == [4, -9], end["outputs"]
-    assert "(a firewall): the ranks cannot tell each other why one stops" in end["outputs"][1]
+    assert "(a firewall), so a rank that stops cannot tell the others why" in end["outputs"][1]
     assert errors_of(end, 0)[0].startswith("another rank exited or does not respond: ")
 
 

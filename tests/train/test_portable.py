@@ -182,6 +182,6 @@ def test_what_cannot_move_to_the_newer_checkpoint_is_named_and_stays(
 
 def test_a_file_in_its_place_is_refused(make_engine, tmp_path: Path) -> None:
     (tmp_path / "portable").write_text("mine")
-    with pytest.raises(CheckpointError, match="is a file where a folder has to be"):
+    with pytest.raises(CheckpointError, match="is a file, but a folder is needed here"):
         save_portable(make_engine(), tmp_path / "portable", 1, {})
     assert (tmp_path / "portable").read_text() == "mine"

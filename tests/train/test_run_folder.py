@@ -53,7 +53,7 @@ def test_a_foreign_folder_is_refused_and_stays_as_it_was(configure, ranks, start
     config = configure("training.steps=1", "evaluation.at_end=false")
     folder = Path(config.run.dir)
     fill(folder, FOREIGN)
-    with pytest.raises(UserError, match=r"is not empty and not a run \(checkpoints, config.yaml"):
+    with pytest.raises(UserError, match=r"not empty and is not a run \(checkpoints, config.yaml"):
         train_as_rank(config, start, ranks)
     assert contents(folder) == FOREIGN
 
