@@ -182,4 +182,4 @@ def _check_matrix(case: Case) -> None:
     assert off <= bar * (reach + abs(float(wanted[1]))), f"gradient of the scale: {off:.2e}"
 
 
-TARGET = Target("grounding", CASES, check, full=1000, short=12, batch=50, seconds=60, shrink=False)
+TARGET = Target("grounding", CASES, check, full=1000, short=6, batch=50, seconds=60, shrink=False)

@@ -232,4 +232,4 @@ def _check_index(case, index, noisy, mask) -> None:
     assert (behind <= allowed).all(), f"a token is in another group by {behind.max():.2e}"
 
 
-TARGET = Target("grouping", CASES, check, full=1000, short=6, batch=50, seconds=60, shrink=False)
+TARGET = Target("grouping", CASES, check, full=1000, short=3, batch=50, seconds=60, shrink=False)

@@ -179,4 +179,4 @@ def check(case: Case, folder: Path) -> None:
     assert off <= relative * (wanted[2].abs() + size), f"gradient of the scale: {off:.2e}"
 
 
-TARGET = Target("infonce", CASES, check, full=1000, short=12, batch=50, seconds=60, shrink=False)
+TARGET = Target("infonce", CASES, check, full=1000, short=6, batch=50, seconds=60, shrink=False)

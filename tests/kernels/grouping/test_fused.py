@@ -264,7 +264,7 @@ def test_property(check_grouping, holds, choice, number):
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("holds", PROPERTIES)
-@examples(50)
+@examples(25)
 @given(choice=regimes, number=st.integers(1, 70))
 def test_property_many_times(check_grouping, holds, choice, number):
     holds(check_grouping, choice, number)
