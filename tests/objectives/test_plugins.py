@@ -122,7 +122,7 @@ def test_two_ranks_train_like_one_process_in_every_stage(tmp_path, run_on_ranks)
 def check_ranks(jobs, overrides, folder: Path, run_on_ranks) -> None:
     """Every job of two ranks against one process that holds the whole batch in float64."""
     torch.save(jobs, folder / "jobs.pt")
-    run_on_ranks(2, PROGRAM, folder)
+    run_on_ranks(2, PROGRAM, folder, timeout=1000)
     told = [torch.load(folder / f"rank_{rank}.pt") for rank in range(2)]
     model = small_model(small_config(*jobs["float64"][0])).double()
     expected = model(small_inputs())
