@@ -242,10 +242,10 @@ def test_both_are_planned(capsys) -> None:
     # The local objective keeps what one micro-batch of it needs, the whole batch without cache.
     assert memory(workload, fixed_choice(config, 2, 6)).phases["forward and loss"][
         "local losses"
-    ] == pytest.approx(8 * 6 * tokens * width)
+    ] == pytest.approx(4 * 6 * tokens * width)
     cached = small_config(*BOTH, "training.micro_batch=2")
     phases = memory(workload_of(cached, 2, on_gpu=False), fixed_choice(cached, 2, 6)).phases
-    assert phases["replay"]["local losses"] == pytest.approx(8 * 2 * tokens * width)
+    assert phases["replay"]["local losses"] == pytest.approx(4 * 2 * tokens * width)
     assert "local losses" not in phases["loss"]
     text, fits = describe(config)
     assert fits
