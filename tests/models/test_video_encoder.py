@@ -61,6 +61,22 @@ def test_outputs_left_out_do_not_run(make_encoder, frames, monkeypatch):
     torch.testing.assert_close(few.video, full.video)
 
 
+@pytest.mark.parametrize("segments", [True, False])
+def test_token_states_are_given_on_demand(make_encoder, frames, seeds, segments):
+    encoder = make_encoder(drop={"rate": 0.25, "rate_max": 0.75}).float()
+    asked = VideoOutputs(groups=False, segments=segments, tokens=True)
+    found = encoder.encode_video(frames, seeds, asked)
+    assert found.tokens.shape == (*found.token_ids.shape, 24)
+    assert found.tokens.dtype == torch.float32
+    weights = found.token_mask[..., None].float()
+    torch.testing.assert_close(
+        (found.tokens * weights).sum(dim=1) / weights.sum(dim=1), found.pooled
+    )
+    assert encoder.encode_video(frames, seeds).tokens is None
+    half = encoder.bfloat16().encode_video(frames, seeds, asked)
+    assert half.tokens.dtype == torch.float32
+
+
 def test_without_group_tokens_there_are_no_group_parameters(make_encoder, frames):
     encoder = make_encoder(groups=False)
     assert not [name for name, _ in encoder.named_parameters() if "group" in name]

@@ -33,7 +33,7 @@ class TokenMeanConfig(ObjectiveConfig):
     def cost(self, shapes):
         numbers = shapes.local_batch * shapes.tokens * shapes.width
         rows = shapes.global_batch * shapes.tokens
-        return Cost(product(rows, shapes.width, shapes.width), kept=8.0 * numbers)
+        return Cost(product(rows, shapes.width, shapes.width), kept=4.0 * numbers)
 
     def metrics(self, name):
         return {f"spread_{name}": Metric(f"{name} spread", "Spread of tokens", name)}

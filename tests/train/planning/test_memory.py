@@ -124,6 +124,18 @@ def test_the_peak_with_locked_layers_is_as_estimated(
     _compare([*_settings(*case), *locks], ranks, batch_of_pairs, alive)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("micro", ["null", 4])
+def test_the_peak_with_an_objective_over_tokens_is_as_estimated(
+    micro, ranks, batch_of_pairs, alive
+) -> None:
+    from tests.objectives import plugins
+
+    settings = _settings(1, "fp32", 16, micro, "auto", False)
+    name = plugins.TokenMeanConfig().kind
+    _compare([*settings, f"objectives.{name}.weight=1"], ranks, batch_of_pairs, alive)
+
+
 def _moved(inputs: ModelInputs, device: torch.device) -> ModelInputs:
     """The inputs on another device, the seeds' keys included."""
     values = {
