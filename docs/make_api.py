@@ -31,7 +31,7 @@ MODULES: dict[str, list[str]] = {
 }
 HEAD = """# API reference
 
-Written by `python docs/make_api.py` from the docstrings; a test fails where this page is stale.
+Written by `python docs/make_api.py` from the docstrings. A test fails where it is out of date.
 [From Python](python.md) shows these functions in use.
 """
 
