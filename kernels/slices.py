@@ -1,4 +1,4 @@
-"""A gather over ranks in slices that travel while earlier ones are worked on.
+"""An all-gather in slices: the transfer of one overlaps with the work on those before it.
 
 In slices, a rank works on its own rows first, then on the others' as they arrive; in backward the
 others' gradients leave first and the own rows' work hides the last of them. Every rank issues the

@@ -1,4 +1,4 @@
-"""Symmetric InfoNCE of the global batch: texts travel, videos stay home."""
+"""Symmetric InfoNCE of the global batch: texts are all-gathered, videos stay rank-local."""
 
 from __future__ import annotations
 
