@@ -8,6 +8,7 @@ of the program in front of `sys.path`, the environment, and an end with all exit
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import runpy
@@ -32,6 +33,9 @@ def load() -> None:
         import_deepspeed("cpu")
     except ImportError:
         pass
+    # What is loaded stays: a fork need not look at it, and so need not copy its pages.
+    gc.collect()
+    gc.freeze()
 
 
 def start(arguments: list[str], environment: dict[str, str], output: str) -> int:

@@ -27,7 +27,7 @@ PLANTS = {
     # Four warps make the group that wgmma needs.
     "lost wgmma": (
         "infonce",
-        "bf16 D512 B65536",
+        "bf16 D512 rank 3 of 8",
         "kernels/infonce/fused/layout.py",
         {'"num_warps": self.warps': '"num_warps": 2'},
         "[tensor_cores] half-precision product without HGMMA",
