@@ -7,6 +7,7 @@ content that is not marked as a run's is never written to by a new run.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from svilm_fast.train.config.schema import RunConfig
 from svilm_fast.train.environment import fingerprint
 from svilm_fast.train.folder.files import write_atomically, write_json
 from svilm_fast.train.folder.manifest import LATEST, committed_tags
-from svilm_fast.train.folder.ownership import claim, foreign, is_run, mark, named, owned
+from svilm_fast.train.folder.ownership import claim, foreign, is_run, listed, mark, named, owned
+from svilm_fast.train.launch.environment import fingerprint
 from svilm_fast.train.ranks.process_group import Ranks
 
 log = logging.getLogger(__name__)
@@ -49,10 +51,10 @@ def fixed_names(files: RunFiles) -> list[Path]:
         files.environment,
         files.metrics,
         files.tracking,
-        files.third_party,
         files.tokenizer,
         files.checkpoints / LATEST,
         *(files.checkpoints / name for name in DEEPSPEED_SCRIPTS),
+        files.third_party,
     ]
 
 
@@ -99,6 +101,12 @@ def _is_in_the_way(files: RunFiles, path: Path) -> bool:
     return any(place in below for pattern in IN_THE_WAY for place in files.root.glob(pattern))
 
 
+def _is_foreign(files: RunFiles, path: Path) -> bool:
+    if not os.path.lexists(path):
+        return False
+    return path.is_symlink() or path.relative_to(files.root).as_posix() not in listed(files)
+
+
 def clear(files: RunFiles) -> None:
     """Remove the files that the earlier run wrote; the rest stays and is named."""
     folders: set[Path] = set()
@@ -132,11 +140,16 @@ def open_folder(
             mark(files, created=time.strftime("%Y-%m-%d %H:%M:%S %z"))
         if fresh:
             clear(files)
-        claim(files, *fixed_names(files))
+        names = fixed_names(files)
+        if _is_foreign(files, files.third_party):  # in the folder of a run before this file existed
+            names.remove(files.third_party)
+            log.warning("%s is not this run's: what other packages log is lost", files.third_party)
+        claim(files, *names)
         record(files, config, ranks)
         if not files.tokenizer.is_file():
             tokenizer.save(files.tokenizer)
-        write_third_party(files.third_party)
+        if files.third_party in names:
+            write_third_party(files.third_party)
 
     ranks.from_first(prepare)
 
