@@ -36,7 +36,7 @@ class Commands(TyperGroup):
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
-    help="Benchmarks and the gates built on them.",
+    help="Run benchmarks and the gates built on them.",
     epilog=examples_text(("svilm bench run", "svilm bench ab --base main")),
 )
 

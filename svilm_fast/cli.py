@@ -104,14 +104,14 @@ add_command(
     data_app,
     "pack",
     "svilm_fast.data.commands:pack_videos",
-    "Check every video and pack what is good into shards; say what was refused and why.",
+    "Check every video, pack the valid ones into shards, and list the refused with reasons.",
     "svilm data pack videos.csv --out shards/train",
     "svilm data pack list.jsonl --videos /data/clips --out shards/train --shard-samples 500",
 )
 app.add_typer(data_app, name="data")
 
 evaluate_app = _group(
-    "Measure a finished run.",
+    "Evaluate a finished run.",
     "svilm evaluate retrieval --run runs/demo",
 )
 add_command(
@@ -134,7 +134,7 @@ add_command(
 app.add_typer(evaluate_app, name="evaluate")
 
 config_app = _group(
-    "Inspect settings and recipes.",
+    "Show settings and recipes.",
     "svilm config list",
     "svilm config explain optimizer.lr",
 )
@@ -202,7 +202,7 @@ add_command(
 app.add_typer(bench_app, name="bench")
 
 profile_app = _group(
-    "Where the time of an op or a step goes.",
+    "Profile an op, a training step or an existing trace.",
     "svilm profile op infonce",
     "svilm profile trace runs/profile/step.json.gz",
 )
@@ -217,7 +217,7 @@ add_command(
     profile_app,
     "step",
     "svilm_fast.bench.profile.command:step",
-    "Record training steps of a recipe, also on many ranks under a launcher (rank 0 tells).",
+    "Record training steps of a recipe, also on many ranks under a launcher (rank 0 prints).",
     "svilm profile step --config demo --synthetic",
 )
 add_command(

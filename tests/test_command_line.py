@@ -25,6 +25,9 @@ except SystemExit as end:
 print(json.dumps(sorted(sys.modules)))
 """
 
+# The shell starts the console script, by its name.
+COMPLETE = "import sys; sys.argv = ['svilm']; from svilm_fast.cli import main; main()"
+
 
 def run(*arguments: str, **environment: str) -> tuple[str, set[str]]:
     """What a command prints, and the modules that its process has imported by its end."""
@@ -79,7 +82,7 @@ def test_a_shell_completes_commands_and_options(line: str, expected: set[str]) -
     request = {"_SVILM_COMPLETE": "complete_bash", "COMP_WORDS": line}
     request["COMP_CWORD"] = str(len(line.split(" ")) - 1)
     done = subprocess.run(
-        [sys.executable, "-c", "from svilm_fast.cli import app; app(prog_name='svilm')"],
+        [sys.executable, "-c", COMPLETE],
         env=os.environ | request,
         capture_output=True,
         text=True,

@@ -79,7 +79,7 @@ def step(
     stacks: Stacks = False,
     plain: Plain = False,
 ) -> None:
-    """Record training steps of a recipe, also on many ranks under a launcher (rank 0 tells)."""
+    """Record training steps of a recipe, also on many ranks under a launcher (rank 0 prints)."""
     from svilm_fast.bench.profile.step import training_step
     from svilm_fast.train.config.load import load_config
     from svilm_fast.train.plan.resolve import resolve_on_ranks

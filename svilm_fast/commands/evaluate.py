@@ -27,7 +27,7 @@ def retrieval(
     ] = None,
     videos: Annotated[Path | None, typer.Option(help="folder of the videos of --list")] = None,
     protocol: Annotated[
-        str | None, typer.Option(help="check the list against a named protocol: msrvtt-1ka")
+        str | None, typer.Option(help="check the list against a protocol: msrvtt-1ka")
     ] = None,
     max_clips: MaxClips = None,
     weights: WeightsKind = None,
@@ -46,15 +46,17 @@ def retrieval(
     ] = None,
     times_colours: Annotated[
         float | None,
-        typer.Option(min=0, max=1e6, help="how often R@1 must be that of colour sets alone"),
+        typer.Option(
+            min=0, max=1e6, help="multiple of the colour-set baseline that R@1 must reach"
+        ),
     ] = None,
     at_chance: Annotated[
-        bool, typer.Option("--at-chance", help="R@10 must not differ from chance")
+        bool, typer.Option("--at-chance", help="require R@10 to be at chance")
     ] = False,
 ) -> None:
     """Rank the captions and clips of a split against each other, both ways.
 
-    Exit status 1 where a demanded figure is not reached.
+    The exit code is 1 if a required figure is not reached.
     """
     from svilm_fast.evaluation import retrieval_table, write_retrieval
     from svilm_fast.evaluation.demands import Demands, judged

@@ -13,6 +13,8 @@ RunDir = Annotated[Path, typer.Option("--run", help="run directory that `svilm p
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
 WeightsKind = Annotated[
     Weights | None,
-    typer.Option("--weights", help="as trained or their average; default: as ema.evaluate says"),
+    typer.Option(
+        "--weights", help="weights as trained, or their average; default: as ema.evaluate says"
+    ),
 ]
-MaxClips = Annotated[int | None, typer.Option(min=1, help="use only the first clips")]
+MaxClips = Annotated[int | None, typer.Option(min=1, help="use only the first N clips")]

@@ -16,7 +16,7 @@ def report(
     overrides: Overrides = None,
     split: Annotated[str, typer.Option(help="train, val or test")] = "test",
     max_clips: MaxClips = None,
-    clips: Annotated[int, typer.Option(min=1, help="clips to look into")] = 4,
+    clips: Annotated[int, typer.Option(min=1, help="clips shown in detail")] = 4,
     weights: WeightsKind = None,
     device: Device = "auto",
 ) -> None:

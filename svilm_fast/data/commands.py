@@ -16,7 +16,7 @@ def world(
     train: Annotated[int | None, typer.Option(min=0, help="training clips")] = None,
     val: Annotated[int | None, typer.Option(min=0, help="validation clips")] = None,
     test: Annotated[int | None, typer.Option(min=0, help="test clips")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="draws every clip")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="seed of all clips")] = None,
     size: Annotated[
         int | None, typer.Option(min=1, help="side of the square frames, pixels")
     ] = None,
@@ -24,7 +24,9 @@ def world(
     workers: Annotated[
         int | None, typer.Option(min=1, help="processes; default: one per core")
     ] = None,
-    overwrite: Annotated[bool, typer.Option(help="replace another world in the folder")] = False,
+    overwrite: Annotated[
+        bool, typer.Option(help="replace a different world in the folder")
+    ] = False,
 ) -> None:
     """Render the embedded world: short MP4 files of moving shapes with captions and truth."""
     from svilm_fast.data.world import render_world
@@ -50,9 +52,11 @@ def pack_videos(
         str | None, typer.Option(help="folder of the listed videos; default: the list's own")
     ] = None,
     shard_samples: Annotated[int, typer.Option(min=1, help="clips per shard")] = 1000,
-    threads: Annotated[int | None, typer.Option(min=1, help="decoders at work")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="decoder threads; default: one per core, at most 8")
+    ] = None,
 ) -> None:
-    """Check every video and pack what is good into shards; say what was refused and why."""
+    """Check every video, pack the valid ones into shards, and list the refused with reasons."""
     from svilm_fast.data.pack import pack
 
     report = pack(source, out, videos=videos, shard_samples=shard_samples, threads=threads)

@@ -24,7 +24,6 @@ from svilm_fast.train.environment import fingerprint
 from svilm_fast.train.folder.files import write_atomically, write_json
 from svilm_fast.train.folder.manifest import LATEST, committed_tags
 from svilm_fast.train.folder.ownership import claim, foreign, is_run, listed, mark, named, owned
-from svilm_fast.train.launch.environment import fingerprint
 from svilm_fast.train.ranks.process_group import Ranks
 
 log = logging.getLogger(__name__)
