@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 
 MOST = 1e6
 
@@ -37,6 +38,18 @@ def limited_time(text: str) -> float:
     if not 0 <= value <= MOST:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1e6")
     return value
+
+
+def percent(text: str) -> float:
+    """'5%' or '0.5 %' as a fraction.
+
+    Raises ValueError for a number without the sign, which could mean a fraction as well, and for
+    a negative one.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*%\s*", text)
+    if match is None:
+        raise ValueError(f"{text!r} is no percentage: write one like 5% or 0.5%")
+    return float(match[1]) / 100
 
 
 def rate_text(value: float, unit: str) -> str:

@@ -14,12 +14,12 @@ from svilm_fast.bench.ab.gate import Comparison, ComparisonRequest, compare
 from svilm_fast.bench.ab.protocol import SUITES_MODULE
 from svilm_fast.bench.ab.session import MeasurementPlan
 from svilm_fast.bench.ab.verdict import BenchmarkVerdict, DecisionRule
-from svilm_fast.bench.compare.verdict import percent
 from svilm_fast.bench.console import wide_console
 from svilm_fast.bench.environment import ROOT
 from svilm_fast.bench.exit_codes import ExitCode
 from svilm_fast.bench.run.command import chosen_device
 from svilm_fast.bench.run.file import check_replaceable, write_json
+from svilm_fast.bench.units import percent
 from svilm_fast.console import Console
 
 DEFAULT = MeasurementPlan()

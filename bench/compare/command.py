@@ -9,10 +9,11 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from svilm_fast.bench.compare.verdict import IdVerdict, judge, overall, percent, refusal
+from svilm_fast.bench.compare.verdict import IdVerdict, judge, overall, refusal
 from svilm_fast.bench.console import wide_console
 from svilm_fast.bench.exit_codes import ExitCode
 from svilm_fast.bench.run.file import read_results, same_file
+from svilm_fast.bench.units import percent
 from svilm_fast.earlier_result import check_replaceable
 from svilm_fast.terminal import print
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from svilm_fast.bench.intervals import bootstrap_interval
 from svilm_fast.bench.run.record import Record
 from svilm_fast.bench.run.text import milliseconds, status_text
 from svilm_fast.bench.units import bytes_text
 
-_RESAMPLES = 2000
 HEAD = (
     "| op and case | direction | provider | median | time / ours (99 %) | peak memory | "
     "memory / ours | error |"
@@ -91,8 +91,7 @@ def markdown(records: Iterable[Record], found: Iterable[Ratio]) -> str:
 
 
 def _paired(peer: tuple[float, ...], own: tuple[float, ...]) -> tuple[float, tuple[float, float]]:
+    """The median of the rounds' ratios, in logarithms, with its interval."""
     logarithms = np.log(np.asarray(peer) / np.asarray(own))
-    generator = np.random.default_rng(0)
-    drawn = generator.choice(logarithms, (_RESAMPLES, len(logarithms)))
-    low, high = np.exp(np.quantile(np.median(drawn, axis=1), [0.005, 0.995]))
+    low, high = np.exp(bootstrap_interval([logarithms], np.median, 0.99))
     return float(np.exp(np.median(logarithms))), (float(low), float(high))
