@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.table import Table
 
 from svilm_fast.bench.ab.gate import Comparison, ComparisonRequest, compare
 from svilm_fast.bench.ab.protocol import SUITES_MODULE
@@ -19,6 +18,7 @@ from svilm_fast.bench.environment import ROOT
 from svilm_fast.bench.exit_codes import ExitCode
 from svilm_fast.bench.run.command import chosen_device
 from svilm_fast.bench.run.file import check_replaceable, write_json
+from svilm_fast.bench.tables import terminal_table
 from svilm_fast.bench.units import percent
 from svilm_fast.console import Console
 
@@ -142,7 +142,8 @@ def fraction(text: str) -> float:
 def show(comparison: Comparison, console: Console) -> None:
     """Print all verdicts, the worst last, and the exit code."""
     judgement = comparison.judgement
-    table = Table("benchmark", "head / base", "interval", "verdict", box=None)
+    figures = ("head / base", "interval")
+    table = terminal_table(("benchmark", *figures, "verdict"), right=figures)
     order = {exit_code: place for place, exit_code in enumerate(ExitCode)}
     for verdict in sorted(judgement.verdicts, key=lambda one: order[one.exit_code]):
         table.add_row(verdict.id, *_figures(verdict), f"{verdict.word} {verdict.message}".strip())

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from svilm_fast.bench.console import wide_console
 from svilm_fast.bench.counts.callgrind import Unavailable, count_instructions
@@ -23,6 +22,7 @@ from svilm_fast.bench.counts.table import (
     write_table,
 )
 from svilm_fast.bench.exit_codes import ExitCode
+from svilm_fast.bench.tables import terminal_table
 from svilm_fast.terminal import print
 
 
@@ -121,11 +121,8 @@ def _judged(rows: list[CountRow], recorded: list[CountRow], path: Path) -> ExitC
 
 
 def _print(rows: list[CountRow]) -> None:
-    console = wide_console(140)
-    table = Table("kind", "case", "item", box=None, pad_edge=False)
-    for name in ("count", "bytes"):
-        table.add_column(name, justify="right")
+    table = terminal_table(("kind", "case", "item", "count", "bytes"), right=("count", "bytes"))
     for row in sorted(rows, key=lambda row: row.key):
         size = f"{row.bytes:,}" if row.bytes else ""
         table.add_row(row.kind, row.case, row.item, f"{row.count:,}", size)
-    console.print(table)
+    wide_console(140).print(table)
