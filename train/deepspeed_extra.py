@@ -6,7 +6,6 @@ are not listed here: DeepSpeed's own parser reads a dictionary that records what
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ValidationError
 
+from svilm_fast.core.messages import suggestion
 from svilm_fast.train.environment import import_deepspeed
 from svilm_fast.train.errors import ConfigError
 from svilm_fast.train.files import RunFiles
@@ -328,7 +328,4 @@ def _check_scratch(key: str, given: Any) -> None:
 
 
 def _unknown(path: str, name: str, known: Iterable[str]) -> ConfigError:
-    names = sorted(known)
-    near = difflib.get_close_matches(str(name), names, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
-    return ConfigError(f"unknown key '{path}': {hint}")
+    return ConfigError(f"unknown key '{path}': {suggestion(str(name), sorted(known))}")

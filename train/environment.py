@@ -8,13 +8,13 @@ import platform
 import random
 import socket
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from svilm_fast.core.machine import package_version
 from svilm_fast.train.errors import UserError
 
 FIRST_SLURM_PORT, SLURM_PORTS = 20_000, 10_000
@@ -139,13 +139,7 @@ def seed_everything(seed: int, *, deterministic: bool, threads: int | None) -> N
 
 def package_versions() -> dict[str, str]:
     """Return the installed versions of what the training stands on."""
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
+    return {name: package_version(name) or "not installed" for name in PACKAGES}
 
 
 def fingerprint(device: torch.device, world_size: int) -> dict[str, Any]:

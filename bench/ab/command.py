@@ -21,6 +21,7 @@ from svilm_fast.bench.run.file import check_replaceable, write_json
 from svilm_fast.bench.tables import terminal_table
 from svilm_fast.bench.units import percent
 from svilm_fast.console import Console
+from svilm_fast.core.messages import single_line
 
 DEFAULT = MeasurementPlan()
 # CUDA does not survive a fork, so there the pairs of one process replace the renewals.
@@ -116,7 +117,7 @@ def ab(
     try:
         comparison = compare(request, lambda line: _say(console, line))
     except (ValueError, subprocess.TimeoutExpired) as error:
-        raise typer.BadParameter(" ".join(str(error).split())) from None
+        raise typer.BadParameter(single_line(error, None)) from None
     finally:
         signal.signal(signal.SIGTERM, before)
     if out is not None:

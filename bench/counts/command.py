@@ -23,6 +23,7 @@ from svilm_fast.bench.counts.table import (
 )
 from svilm_fast.bench.exit_codes import ExitCode
 from svilm_fast.bench.tables import terminal_table
+from svilm_fast.core.messages import check_known
 from svilm_fast.terminal import print
 
 
@@ -42,9 +43,7 @@ def counts(
     versions, 4 a kind could not be counted here or a case has no row.
     """
     chosen = list(dict.fromkeys(kind or KINDS))
-    unknown = sorted(set(chosen) - set(KINDS))
-    if unknown:
-        raise ValueError(f"unknown kind {', '.join(unknown)}: choose among {', '.join(KINDS)}")
+    check_known("kind", chosen, KINDS)
     if write and only != "*":
         raise ValueError("--write makes whole tables: leave --only out")
     found: list[ExitCode] = []

@@ -15,6 +15,7 @@ from typing import Any
 from rich.progress import Progress
 
 from svilm_fast.console import Console
+from svilm_fast.core.messages import single_line
 from svilm_fast.data import files
 from svilm_fast.data.config import DataConfig
 from svilm_fast.data.containers import VIDEO_EXTENSIONS, sniff
@@ -27,7 +28,6 @@ from svilm_fast.data.errors import (
     MissingFileError,
     ShardError,
     VideoError,
-    one_line,
 )
 from svilm_fast.data.lists import (
     ListRow,
@@ -290,7 +290,7 @@ def _as_data_error(error: Exception) -> DataError:
     """The reason of a refusal: one strange file among a million must not end the packing."""
     if isinstance(error, DataError):
         return error
-    return VideoError(f"{type(error).__name__}: {one_line(error)}")
+    return VideoError(f"{type(error).__name__}: {single_line(error)}")
 
 
 def _member_extension(path: str, data: bytes) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from svilm_fast.core.machine import usable_cores
 from svilm_fast.data.shards import INDEX_SUFFIX, ShardWriter
 from svilm_fast.data.world.config import GRAINS, SPLITS, Split, WorldConfig, build_config
 from svilm_fast.data.world.progress import clip_progress
@@ -91,7 +92,7 @@ def render_world(
     manifest: dict[str, Any] = {"format": FORMAT, "config": config.model_dump(), "splits": {}}
     # It comes first, without shards, and says whose files these are should the rendering be killed.
     _write_manifest(out, manifest)
-    processes = workers or _cores()
+    processes = workers or usable_cores()
     total = sum(len(plan) for plan in plans.values())
     with ExitStack() as stack:
         run = _runner(stack, min(processes, -(-total // _CHUNK)))
@@ -151,12 +152,6 @@ def render_members(job: Job) -> list[Member]:
             (key, encode_mp4(rendered.frames, config.fps, config.quality), text.encode())
         )
     return members
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _runner(stack: ExitStack, processes: int) -> Callable[[list[Job]], Iterator[list[Member]]]:
