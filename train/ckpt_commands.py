@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from svilm_fast.core.units import bytes_text
 from svilm_fast.terminal import print
 from svilm_fast.train.checkpoint import newest_verified, problem_with, tag_of
 from svilm_fast.train.errors import CheckpointError, UserError
@@ -76,7 +77,7 @@ def info(
         contents = [file for file in folder.rglob("*") if file.is_file()]
         size = sum(file.stat().st_size for file in contents)
         verdict = "every SHA-256 is as written" if reason is None else f"NOT usable: {reason}"
-        print(f"  {len(contents)} files, {size / 2**20:,.1f} MiB; {verdict}")
+        print(f"  {len(contents)} files, {bytes_text(size)}; {verdict}")
     if damaged:
         raise typer.Exit(1)
 

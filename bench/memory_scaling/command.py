@@ -15,7 +15,7 @@ from svilm_fast.bench.memory_scaling.measure import Peak, memory_source, peaks, 
 from svilm_fast.bench.run.command import RESULTS, chosen_device
 from svilm_fast.bench.run.file import check_replaceable, write_json
 from svilm_fast.bench.tables import terminal_table
-from svilm_fast.bench.units import bytes_text
+from svilm_fast.core.units import bytes_text
 
 
 def memory(

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MultipleLocator
 
 from svilm_fast.bench.profile.trace import STEP, Trace
-from svilm_fast.bench.units import bytes_text
+from svilm_fast.core.units import bytes_text
 from svilm_fast.kernels.phases import PREFIX
 from svilm_fast.report.canvas import PAGE_WIDTH, to_png
 from svilm_fast.report.theme import LIGHT, Theme, drawing

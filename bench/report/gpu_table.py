@@ -15,7 +15,7 @@ from svilm_fast.bench.run.file import Results, read_results
 from svilm_fast.bench.run.record import Record
 from svilm_fast.bench.run.text import status_text
 from svilm_fast.bench.tables import markdown_table
-from svilm_fast.bench.units import bytes_text, percent_text, rate_text, ratio_text, time_text
+from svilm_fast.core.units import bytes_text, percent_text, rate_text, ratio_text, time_text
 from svilm_fast.terminal import print
 
 SECTION = "gpu figures"

@@ -21,7 +21,7 @@ from svilm_fast.bench.report.roofline import draw_roofline, has_roofline
 from svilm_fast.bench.run.file import Results
 from svilm_fast.bench.run.record import OWN_PROVIDERS, Record
 from svilm_fast.bench.run.text import status_text
-from svilm_fast.bench.units import (
+from svilm_fast.core.units import (
     bytes_text,
     count_text,
     percent_text,

@@ -10,9 +10,9 @@ import numpy as np
 
 from svilm_fast.bench.intervals import bootstrap_interval
 from svilm_fast.bench.run.record import Record
-from svilm_fast.bench.run.text import milliseconds, status_text
+from svilm_fast.bench.run.text import status_text
 from svilm_fast.bench.tables import markdown_row, markdown_table
-from svilm_fast.bench.units import bytes_text
+from svilm_fast.core.units import bytes_text, time_text
 
 _NUMBERS = ("median", "time / ours (99 %)", "peak memory", "memory / ours", "error")
 _COLUMNS = ("op and case", "direction", "provider", *_NUMBERS)
@@ -84,7 +84,7 @@ def _figures(record: Record, ratio: Ratio | None) -> list[str]:
         memory = "" if ratio.memory is None else f"{ratio.memory:.2f}"
     error = "" if record.error is None else f"{record.error:.0e}"
     peak = bytes_text(record.peak_extra_bytes)
-    return [milliseconds(record.time_ms), time, peak, memory, error]
+    return [time_text(record.time_ms), time, peak, memory, error]
 
 
 def _paired(peer: tuple[float, ...], own: tuple[float, ...]) -> tuple[float, tuple[float, float]]:

@@ -8,9 +8,9 @@ from rich.table import Table
 from rich.text import Text
 
 from svilm_fast.bench.run.record import Record
-from svilm_fast.bench.run.text import milliseconds, rates, status_text
+from svilm_fast.bench.run.text import rates, status_text
 from svilm_fast.bench.tables import terminal_table
-from svilm_fast.bench.units import bytes_text
+from svilm_fast.core.units import bytes_text, time_text
 
 
 def table(records: Iterable[Record]) -> Table:
@@ -25,7 +25,7 @@ def table(records: Iterable[Record]) -> Table:
             continue
         view.add_row(
             record.id,
-            milliseconds(record.time_ms),
+            time_text(record.time_ms),
             _spread(record),
             _floor(record),
             bytes_text(record.peak_extra_bytes),
@@ -38,7 +38,7 @@ def table(records: Iterable[Record]) -> Table:
 def _spread(record: Record) -> str:
     if record.p20_ms is None or record.p80_ms is None:
         return ""
-    return f"{milliseconds(record.p20_ms)} to {milliseconds(record.p80_ms)}"
+    return f"{time_text(record.p20_ms)} to {time_text(record.p80_ms)}"
 
 
 def _floor(record: Record) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from svilm_fast.core.machine import usable_cores
+from svilm_fast.core.units import bytes_text
 from svilm_fast.data.shards import INDEX_SUFFIX, ShardWriter
 from svilm_fast.data.world.config import GRAINS, SPLITS, Split, WorldConfig, build_config
 from svilm_fast.data.world.progress import clip_progress
@@ -48,7 +49,7 @@ class WorldReport:
 
     def __str__(self) -> str:
         counts = ", ".join(f"{count} {split}" for split, count in self.clips.items())
-        size = f"{self.bytes / 2**20:.1f} MiB"
+        size = bytes_text(self.bytes)
         if self.reused:
             return f"world in {self.out_dir}: {counts} clips, {size}, rendered before"
         rate = sum(self.clips.values()) / max(self.seconds, 1e-9)
