@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from svilm_fast.bench.comm.counting import CountedCollectives
+from svilm_fast.bench.collectives import CountedCollectives
 from svilm_fast.kernels.grounding import distributed_grounding_loss
 from svilm_fast.kernels.infonce import distributed_infonce
 from svilm_fast.train.config import DistributedConfig, RunConfig
