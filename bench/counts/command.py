@@ -113,7 +113,9 @@ def _judged(rows: list[CountRow], recorded: list[CountRow], path: Path) -> ExitC
     for line in changed + unmatched:
         print(f"! {line}")
     if changed or unmatched:
-        print(f"{path.name} differs: mend the code, or `svilm bench counts --write` on purpose")
+        print(
+            f"{path.name} differs: fix the code, or accept the change with `svilm bench counts --write`"
+        )
     if unmatched:
         return ExitCode.MISSING
     return ExitCode.REGRESSION if changed else ExitCode.OK

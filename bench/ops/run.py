@@ -108,7 +108,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--deadline", type=limited_time, default=300, help="seconds for the whole run"
     )
-    parser.add_argument("--resume", action="store_true", help="go on with an unfinished file")
+    parser.add_argument("--resume", action="store_true", help="resume an unfinished file")
     parser.add_argument(
         "--without",
         action="append",

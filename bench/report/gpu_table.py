@@ -10,7 +10,7 @@ import typer
 
 from svilm_fast.bench.environment import ROOT
 from svilm_fast.bench.exit_codes import ExitCode
-from svilm_fast.bench.generated_section import put_section, section_of
+from svilm_fast.bench.generated_section import read_section, write_section
 from svilm_fast.bench.run.file import Results, read_results
 from svilm_fast.bench.run.record import Record
 from svilm_fast.bench.run.text import status_text
@@ -46,9 +46,9 @@ def table(
     paths = results or sorted(RESULTS.glob("*/ops.json"))
     text = gpu_section([run for run in map(read_results, paths) if run.environment.get("gpu")])
     if not check:
-        put_section(page, SECTION, text)
+        write_section(page, SECTION, text)
         print(f"wrote the section of GPU figures into {page.name}")
-    elif section_of(page, SECTION) != text:
+    elif read_section(page, SECTION) != text:
         print(f"{page.name} does not tell what the result files do: run `svilm bench table`")
         raise typer.Exit(int(ExitCode.REGRESSION))
 

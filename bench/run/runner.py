@@ -348,7 +348,7 @@ def result(
 ) -> dict[str, Any]:
     """The result file: the environment `before` the run, the GPU's state after it, the records.
 
-    complete: False while the run goes on; what is stopped leaves such a file.
+    complete: False while the run is under way; a run that is stopped leaves such a file.
     """
     # An unfinished file is written often, and asking the GPU starts a process.
     after = {"gpu_state_after": gpu_state(device)} if complete and device.type == "cuda" else {}

@@ -63,7 +63,7 @@ def static(
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if problems:
         console.print(
-            f"{len(problems)} problems under Triton {triton.__version__}. Mend the kernel or write "
+            f"{len(problems)} problems under Triton {triton.__version__}. Fix the kernel or write "
             "the reason into the row (`rule: why`) after `svilm bench static --write`.",
             soft_wrap=True,
         )
