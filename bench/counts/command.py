@@ -113,9 +113,8 @@ def _judged(rows: list[CountRow], recorded: list[CountRow], path: Path) -> ExitC
     for line in changed + unmatched:
         print(f"! {line}")
     if changed or unmatched:
-        print(
-            f"{path.name} differs: fix the code, or accept the change with `svilm bench counts --write`"
-        )
+        accept = "accept the change with `svilm bench counts --write`"
+        print(f"{path.name} differs: fix the code, or {accept}")
     if unmatched:
         return ExitCode.MISSING
     return ExitCode.REGRESSION if changed else ExitCode.OK

@@ -1,4 +1,4 @@
-"""`svilm profile`: trace ranges, idle time and memory read from traces made by hand and by PyTorch."""
+"""`svilm profile`: ranges, idle time and memory read from traces made by hand and by PyTorch."""
 
 import gzip
 import json
