@@ -16,6 +16,11 @@ class Ceilings:
     product_flops: float
     copy_bytes: float
 
+    def describe(self) -> str:
+        """Both rates as a line."""
+        product, copy = self.product_flops / 1e12, self.copy_bytes / 1e9
+        return f"ceilings of this run: product {product:.3g} TFLOP/s, copy {copy:.3g} GB/s"
+
 
 def measure_ceilings(device: torch.device) -> Ceilings:
     """An 8192-cubed bf16 product and a 1 GiB copy on CUDA; 1024-cubed fp32 and 64 MiB on CPU.

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from svilm_fast.bench.compare import pytest_gate
 from svilm_fast.bench.environment import environment
 from svilm_fast.bench.exit_codes import ExitCode
-from svilm_fast.bench.run import pytest_gate
 from svilm_fast.bench.run.file import Results, write_json
 from svilm_fast.bench.run.record import Record
 from svilm_fast.bench.run.runner import result

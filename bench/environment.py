@@ -9,12 +9,14 @@ import platform
 import re
 import subprocess
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 import triton
+
+from svilm_fast.core.git import git
+from svilm_fast.core.machine import cpu_name, package_version, usable_cores
 
 ROOT = Path(__file__).resolve().parents[1]
 MUST_MATCH = ["machine", "cpu", "cores", "cores_usable", "threads", "gpu", "gpu_memory_bytes"]
@@ -39,9 +41,9 @@ def environment(device: torch.device) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": platform.machine(),
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
-        "cores_usable": _usable_cores(),
+        "cores_usable": usable_cores(),
         "threads": torch.get_num_threads(),
         "governor": _text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
@@ -55,7 +57,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "triton": triton.__version__,
         "ptxas": _assemblers(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {name: package_version(name) for name in _PACKAGES},
         "lock_hash": _file_hash(ROOT / _LOCK_FILE),
         "commit": _git("rev-parse", "HEAD"),
         "dirty": bool(_git("status", "--porcelain")),
@@ -106,21 +108,6 @@ def slug(facts: dict[str, Any]) -> str:
     return re.sub(r"[^a-z0-9]+", "-", str(name).lower()).strip("-")
 
 
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor()
-
-
-def _usable_cores() -> int | None:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count()
-
-
 def _container() -> str | None:
     """The image as its builder or orchestrator names it, else whether there is a container."""
     for name in ("SVILM_CONTAINER", "CONTAINER_IMAGE", "NVIDIA_PYTORCH_VERSION"):
@@ -142,13 +129,6 @@ def _assemblers() -> dict[str, str]:
     return found
 
 
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
 def _text(path: str) -> str | None:
     file = Path(path)
     return file.read_text().strip() if file.is_file() else None
@@ -165,10 +145,8 @@ def _diff_hash() -> str | None:
 
 
 def _git(*arguments: str) -> str:
+    """Output of a git command in the project's folder; empty where there is no repository."""
     try:
-        result = subprocess.run(
-            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
-        )
-    except (FileNotFoundError, subprocess.CalledProcessError):
+        return git(ROOT, *arguments).strip()
+    except ValueError:
         return ""
-    return result.stdout.strip()

@@ -1,4 +1,4 @@
-"""A section of a page that a command writes, between two marks that stay."""
+"""The generated section of a page: what a command writes between two marks that stay."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ def marks(name: str) -> tuple[str, str]:
     return f"<!-- {name} -->", f"<!-- end of {name} -->"
 
 
-def section_of(page: Path, name: str) -> str:
+def read_section(page: Path, name: str) -> str:
     """What stands between the page's marks; ValueError where a mark is missing."""
     return _parts(page, name)[1]
 
 
-def put_section(page: Path, name: str, text: str) -> None:
+def write_section(page: Path, name: str, text: str) -> None:
     """Replace what stands between the page's marks; ValueError where a mark is missing."""
     before, _, after = _parts(page, name)
     start, end = marks(name)

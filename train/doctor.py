@@ -21,6 +21,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from svilm_fast.core.terminal import print
+from svilm_fast.core.units import bytes_text
 from svilm_fast.kernels import backend
 from svilm_fast.models.attention import AttentionRequest, availability
 from svilm_fast.train.environment import package_versions
@@ -132,7 +133,7 @@ def disk_problems(folder: Path) -> tuple[str, list[str]]:
             os.fsync(file.fileno())
     except OSError as error:
         return "", [f"{folder} cannot be written to ({error.strerror}); choose another run.dir"]
-    line = f"{folder}: {free / 2**30:,.1f} GiB free"
+    line = f"{folder}: {bytes_text(free)} free"
     if free < LEAST_FREE_BYTES:
         return line, [f"{line}, and one checkpoint of the tiny model alone needs 50 MB; free some"]
     return line, []

@@ -9,7 +9,6 @@ import platform
 import random
 import socket
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 
 from svilm_fast.core.errors import UserError
+from svilm_fast.core.machine import package_version
 from svilm_fast.core.third_party import is_kept, redirect
 
 FIRST_SLURM_PORT, SLURM_PORTS = 20_000, 10_000
@@ -144,13 +144,7 @@ def seed_everything(seed: int, *, deterministic: bool, threads: int | None) -> N
 
 def package_versions() -> dict[str, str]:
     """Return the installed versions of what the training stands on."""
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
+    return {name: package_version(name) or "not installed" for name in PACKAGES}
 
 
 def fingerprint(device: torch.device, world_size: int) -> dict[str, Any]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from svilm_fast.core.git import git
 
 PACKAGE = Path("svilm_fast") / "bench"
 
@@ -22,21 +23,6 @@ class Checkouts:
     scratch: Path
     base_commit: str
     head_commit: str | None
-
-
-def git(repository: Path, *arguments: str) -> str:
-    """Output of a git command.
-
-    Raises:
-        ValueError: git says no; the message is git's.
-    """
-    result = subprocess.run(
-        ["git", "-C", str(repository), *arguments], capture_output=True, text=True, check=False
-    )
-    if result.returncode:
-        told = " ".join(result.stderr.split())
-        raise ValueError(f"git {arguments[0]} in {repository}: {told}")
-    return result.stdout
 
 
 def commit_of(repository: Path, reference: str) -> str:

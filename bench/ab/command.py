@@ -8,19 +8,20 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.table import Table
 
 from svilm_fast.bench.ab.gate import Comparison, ComparisonRequest, compare
 from svilm_fast.bench.ab.protocol import SUITES_MODULE
 from svilm_fast.bench.ab.session import MeasurementPlan
 from svilm_fast.bench.ab.verdict import BenchmarkVerdict, DecisionRule
-from svilm_fast.bench.compare.verdict import percent
 from svilm_fast.bench.console import wide_console
 from svilm_fast.bench.environment import ROOT
 from svilm_fast.bench.exit_codes import ExitCode
 from svilm_fast.bench.run.command import chosen_device
 from svilm_fast.bench.run.file import check_replaceable, write_json
+from svilm_fast.bench.tables import terminal_table
+from svilm_fast.bench.units import percent
 from svilm_fast.core.console import Console
+from svilm_fast.core.messages import single_line
 
 DEFAULT = MeasurementPlan()
 # CUDA does not survive a fork, so there the pairs of one process replace the renewals.
@@ -116,7 +117,7 @@ def ab(
     try:
         comparison = compare(request, lambda line: _say(console, line))
     except (ValueError, subprocess.TimeoutExpired) as error:
-        raise typer.BadParameter(" ".join(str(error).split())) from None
+        raise typer.BadParameter(single_line(error, None)) from None
     finally:
         signal.signal(signal.SIGTERM, before)
     if out is not None:
@@ -142,7 +143,8 @@ def fraction(text: str) -> float:
 def show(comparison: Comparison, console: Console) -> None:
     """Print all verdicts, the worst last, and the exit code."""
     judgement = comparison.judgement
-    table = Table("benchmark", "head / base", "interval", "verdict", box=None)
+    figures = ("head / base", "interval")
+    table = terminal_table(("benchmark", *figures, "verdict"), right=figures)
     order = {exit_code: place for place, exit_code in enumerate(ExitCode)}
     for verdict in sorted(judgement.verdicts, key=lambda one: order[one.exit_code]):
         table.add_row(verdict.id, *_figures(verdict), f"{verdict.word} {verdict.message}".strip())

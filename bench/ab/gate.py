@@ -11,13 +11,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from svilm_fast.bench.ab.checkouts import Checkouts, checkouts, git, take_benchmarks_from
+from svilm_fast.bench.ab.checkouts import Checkouts, checkouts, take_benchmarks_from
 from svilm_fast.bench.ab.process import SideError
 from svilm_fast.bench.ab.protocol import SUITES_MODULE
 from svilm_fast.bench.ab.samples import BASE, CONTROL, HEAD
 from svilm_fast.bench.ab.session import Measured, MeasurementPlan, Session, SideSpec
 from svilm_fast.bench.ab.verdict import DecisionRule, Judgement, judge
 from svilm_fast.bench.exit_codes import ExitCode
+from svilm_fast.core.git import git
 
 SCHEMA = 2
 BenchFrom = Literal["head", "own"]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import stdtr, stdtrit
 
 Restarts = Sequence[Sequence[float]]
 RESAMPLES = 4000
@@ -22,37 +23,6 @@ def midmean(values: np.ndarray) -> np.ndarray:
     count = values.shape[-1]
     cut = count // TRIMMED
     return np.sort(values, axis=-1)[..., cut : count - cut].mean(axis=-1)
-
-
-def student_tail(t: float, degrees: int) -> float:
-    """P(T > t) of Student's t with a whole number of degrees of freedom.
-
-    Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.3 and 26.7.4.
-    """
-    if degrees < 1:
-        raise ValueError(f"degrees of freedom must be at least 1, not {degrees}")
-    if t < 0:
-        return 1 - student_tail(-t, degrees)
-    angle = math.atan2(t, math.sqrt(degrees))
-    sine, cosine = math.sin(angle), math.cos(angle)
-    term, total = (cosine if degrees % 2 else 1.0), 0.0
-    for step in range(degrees // 2):
-        total += term
-        lower = 2 * step + (2 if degrees % 2 else 1)
-        term *= cosine * cosine * lower / (lower + 1)
-    inside = 2 / math.pi * (angle + sine * total) if degrees % 2 else sine * total
-    return max(0.0, (1 - inside) / 2)
-
-
-def student_quantile(tail: float, degrees: int) -> float:
-    """The t with P(T > t) = `tail`, for 0 < tail < 0.5."""
-    low, high = 0.0, 1.0
-    while student_tail(high, degrees) > tail:
-        low, high = high, 2 * high
-    for _ in range(80):
-        middle = (low + high) / 2
-        low, high = (middle, high) if student_tail(middle, degrees) > tail else (low, middle)
-    return high
 
 
 def bootstrap(restarts: Restarts, count: int, seed: int = 0) -> np.ndarray:
@@ -85,7 +55,7 @@ class Estimate:
     def interval(self, confidence: float) -> tuple[float, float]:
         """Two-sided interval: Student's over restarts, widened to the bootstrap's where needed."""
         tail = (1 - confidence) / 2
-        half = student_quantile(tail, self.degrees) * self.error
+        half = -float(stdtrit(self.degrees, tail)) * self.error
         count = max(RESAMPLES, math.ceil(20 / tail))
         low, high = np.quantile(bootstrap(self.restarts, count), [tail, 1 - tail])
         return min(self.mean - half, float(low)), max(self.mean + half, float(high))
@@ -106,7 +76,7 @@ class Estimate:
         if self.error == 0:
             student = 0.0 if distance > 0 else 1.0
         else:
-            student = student_tail(distance / self.error, self.degrees)
+            student = float(stdtr(self.degrees, -distance / self.error))
         count = max(RESAMPLES, math.ceil(4 / least) if least else 0)
         outside = sign * (bootstrap(self.restarts, count) - bound) <= 0
         return max(student, (1 + int(outside.sum())) / (1 + count))

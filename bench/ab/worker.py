@@ -33,6 +33,7 @@ from svilm_fast.bench.suites.benchmark import (
     Skipped,
     WrongResult,
 )
+from svilm_fast.core.messages import single_line
 
 ACTIONS = ("hello", "pin", "prepare", "verify", "time", "peak", "close")
 RENEW = "renew"
@@ -171,8 +172,8 @@ def answer(side: Side, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _error(kind: str, failure: Exception) -> dict[str, Any]:
-    message = " ".join(str(failure).split())
-    return {"error": {"kind": kind, "message": f"{type(failure).__name__}: {message}"}}
+    message = f"{type(failure).__name__}: {single_line(str(failure), None)}"
+    return {"error": {"kind": kind, "message": message}}
 
 
 def serve(side: Side, requests: TextIO, replies: TextIO) -> None:

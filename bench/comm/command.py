@@ -13,6 +13,7 @@ from svilm_fast.bench.comm.fit import LinearFit, fit_line
 from svilm_fast.bench.comm.ranks import run_ranks
 from svilm_fast.bench.environment import environment
 from svilm_fast.bench.run.file import check_replaceable, write_json
+from svilm_fast.bench.tables import markdown_table
 from svilm_fast.core.errors import UserError
 from svilm_fast.core.terminal import print
 from svilm_fast.train.config.load import load_config
@@ -21,6 +22,16 @@ from svilm_fast.train.plan.workload import workload_of
 
 SIZES = [2**power for power in range(10, 23, 2)]
 BATCHES = (64, 256, 1024)
+FIT_COLUMNS = ("ranks", "collective", "alpha, µs", "bandwidth 1/beta, MB/s")
+STEP_COLUMNS = (
+    "ranks",
+    "global batch",
+    "bytes predicted",
+    "bytes counted",
+    "ms predicted",
+    "ms measured",
+    "measured / predicted",
+)
 
 
 def comm(
@@ -107,20 +118,29 @@ def _step(world_size: int, entry: dict[str, Any], fits: dict[str, LinearFit]) ->
 
 def lines(measured: list[dict[str, Any]]) -> list[str]:
     """Markdown tables: the fits, then the steps."""
-    shown = ["| ranks | collective | alpha, µs | bandwidth 1/beta, MB/s |", "|--:|---|--:|--:|"]
-    for one in measured:
-        for kind, fit in one["fits"].items():
-            rate = f"{1e-6 / fit['beta']:,.0f}" if fit["beta"] else "not limiting"
-            shown.append(f"| {one['world_size']} | {kind} | {fit['alpha'] * 1e6:,.0f} | {rate} |")
-    shown += ["", "| ranks | global batch | bytes predicted | bytes counted | ms predicted |"]
-    shown[-1] += " ms measured | measured / predicted |"
-    shown.append("|--:|--:|--:|--:|--:|--:|--:|")
-    for one in measured:
-        for row in one["steps"]:
-            sums = [sum(row[f"bytes_{name}"].values()) for name in ("predicted", "counted")]
-            times = row["seconds_predicted"], row["seconds_measured"]
-            shown.append(
-                f"| {one['world_size']} | {row['global_batch']} | {sums[0]:,.0f} | {sums[1]:,} | "
-                f"{times[0] * 1e3:.2f} | {times[1] * 1e3:.2f} | {times[1] / times[0]:.2f} |"
-            )
-    return shown
+    fits = [_fit_cells(one["world_size"], *fit) for one in measured for fit in one["fits"].items()]
+    steps = [_step_cells(one["world_size"], row) for one in measured for row in one["steps"]]
+    return [
+        *markdown_table(FIT_COLUMNS, fits, right={*FIT_COLUMNS} - {"collective"}),
+        "",
+        *markdown_table(STEP_COLUMNS, steps, right=STEP_COLUMNS),
+    ]
+
+
+def _fit_cells(world_size: int, kind: str, fit: dict[str, float]) -> list[object]:
+    rate = f"{1e-6 / fit['beta']:,.0f}" if fit["beta"] else "not limiting"
+    return [world_size, kind, f"{fit['alpha'] * 1e6:,.0f}", rate]
+
+
+def _step_cells(world_size: int, row: dict[str, Any]) -> list[object]:
+    predicted, counted = (sum(row[f"bytes_{name}"].values()) for name in ("predicted", "counted"))
+    seconds, measured = row["seconds_predicted"], row["seconds_measured"]
+    return [
+        world_size,
+        row["global_batch"],
+        f"{predicted:,.0f}",
+        f"{counted:,}",
+        f"{seconds * 1e3:.2f}",
+        f"{measured * 1e3:.2f}",
+        f"{measured / seconds:.2f}",
+    ]

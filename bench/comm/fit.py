@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import nnls
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,5 @@ def fit_line(samples: Iterable[tuple[float, float]]) -> LinearFit:
         raise ValueError("a fit needs measurements of two sizes or more")
     size, seconds = points[:, 0], points[:, 1]
     columns = np.stack([np.ones_like(size), size], axis=1) / seconds[:, None]
-    (alpha, beta), *_ = np.linalg.lstsq(columns, np.ones_like(seconds), rcond=None)
-    if alpha < 0:
-        weights = size / seconds
-        return LinearFit(0.0, float(weights.sum() / (weights**2).sum()))
-    if beta < 0:
-        return LinearFit(float((1 / seconds).sum() / (1 / seconds**2).sum()), 0.0)
+    (alpha, beta), _ = nnls(columns, np.ones_like(seconds))
     return LinearFit(float(alpha), float(beta))

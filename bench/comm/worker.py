@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from svilm_fast.bench.comm.counting import CountedCollectives
+from svilm_fast.bench.collectives import CountedCollectives
 from svilm_fast.bench.synthetic import random_features
 from svilm_fast.objectives.total import Objectives
 from svilm_fast.train.config.deepspeed import local_batch_of

@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from svilm_fast.bench.compare.verdict import IdVerdict, judge, overall, percent, refusal
+from svilm_fast.bench.compare.verdict import IdVerdict, judge, overall, refusal
 from svilm_fast.bench.console import wide_console
 from svilm_fast.bench.exit_codes import ExitCode
 from svilm_fast.bench.run.file import read_results, same_file
+from svilm_fast.bench.tables import markdown_row, markdown_table, terminal_table
+from svilm_fast.bench.units import percent
 from svilm_fast.core.earlier_result import check_replaceable
 from svilm_fast.core.terminal import print
 
-_HEAD = "| benchmark | before, ms | after, ms | change | 99 % | memory | verdict |"
+_NUMBERS = ("before, ms", "after, ms", "change", "99 %", "memory")
+_COLUMNS = ("benchmark", *_NUMBERS, "verdict")
 
 
 def compare(
@@ -48,7 +50,7 @@ def compare(
     """
     limit, memory_limit = percent(fail_over), percent(memory_over)
     if markdown is not None:
-        check_replaceable(markdown, _HEAD)
+        check_replaceable(markdown, markdown_row(_COLUMNS))
     before, after = read_results(baseline), read_results(changed)
     if same_file(baseline, changed):
         raise ValueError(f"{baseline} and {changed} are one file: name the run before and after")
@@ -68,25 +70,16 @@ def compare(
 
 def as_markdown(lines: list[IdVerdict], verdict: str) -> str:
     """The table for a comment on a change."""
-    rows = [
-        _HEAD,
-        "|---|---:|---:|---:|---:|---:|---|",
-    ]
-    for line in lines:
-        rows.append("| " + " | ".join([f"`{line.id}`", *_cells(line)]) + " |")
-    return "\n".join([f"**{verdict}**", "", *rows, ""])
+    rows = [[f"`{line.id}`", *_cells(line)] for line in lines]
+    return "\n".join([f"**{verdict}**", "", *markdown_table(_COLUMNS, rows, right=_NUMBERS), ""])
 
 
 def _print(lines: list[IdVerdict]) -> None:
-    console = wide_console(190)
-    table = Table(box=None, pad_edge=False)
-    for name in ("benchmark", "before, ms", "after, ms", "change", "99 %", "memory", "verdict"):
-        left = name in ("benchmark", "verdict")
-        table.add_column(name, justify="left" if left else "right", no_wrap=not left)
+    table = terminal_table(_COLUMNS, right=_NUMBERS)
     for line in lines:
         colour = {ExitCode.OK: "", ExitCode.NOISY: "yellow"}.get(line.exit_code, "red")
         table.add_row(line.id, *_cells(line), style=colour)
-    console.print(table)
+    wide_console(190).print(table)
 
 
 def _cells(line: IdVerdict) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +10,10 @@ import numpy as np
 
 from svilm_fast.bench.environment import MUST_MATCH
 from svilm_fast.bench.exit_codes import ExitCode
+from svilm_fast.bench.intervals import bootstrap_interval
 from svilm_fast.bench.run.file import Results
 from svilm_fast.bench.run.record import Record
 
-RESAMPLES = 2000
 LEVEL = 0.99
 LEAST_SAMPLES = 5  # of fewer, resampling sees no spread worth the name
 # The worst is what a command says: a failure hides no missing id, a missing id no regression.
@@ -46,18 +45,6 @@ class IdVerdict:
     def compared(self) -> bool:
         """Whether there are two times to compare."""
         return self.ratio is not None
-
-
-def percent(text: str) -> float:
-    """'5%' or '0.5 %' as a fraction.
-
-    Raises ValueError for a number without the sign, which could mean a fraction as well, and for
-    a negative one.
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*%\s*", text)
-    if match is None:
-        raise ValueError(f"{text!r} is no percentage: write one like 5% or 0.5%")
-    return float(match[1]) / 100
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
@@ -128,14 +115,11 @@ def overall(lines: list[IdVerdict]) -> ExitCode:
 
 def ratio_interval(before: list[float], after: list[float]) -> tuple[float, float]:
     """Bootstrap interval (99 %) of median(after) / median(before), from independent samples."""
-    generator = np.random.default_rng(0)
-    medians = [
-        np.median(generator.choice(np.asarray(side), (RESAMPLES, len(side))), axis=1)
-        for side in (before, after)
-    ]
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(medians[1] / medians[0], [tail, 1 - tail])
-    return float(low), float(high)
+
+    def ratio(before: np.ndarray, after: np.ndarray, axis: int) -> np.ndarray:
+        return np.median(after, axis=axis) / np.median(before, axis=axis)
+
+    return bootstrap_interval([before, after], ratio, LEVEL)
 
 
 def _judge_pair(id: str, old: Record, new: Record, limit: float, memory_limit: float) -> IdVerdict:

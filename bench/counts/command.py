@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from svilm_fast.bench.console import wide_console
 from svilm_fast.bench.counts.callgrind import Unavailable, count_instructions
@@ -23,6 +22,8 @@ from svilm_fast.bench.counts.table import (
     write_table,
 )
 from svilm_fast.bench.exit_codes import ExitCode
+from svilm_fast.bench.tables import terminal_table
+from svilm_fast.core.messages import check_known
 from svilm_fast.core.terminal import print
 
 
@@ -42,9 +43,7 @@ def counts(
     versions, 4 a kind could not be counted here or a case has no row.
     """
     chosen = list(dict.fromkeys(kind or KINDS))
-    unknown = sorted(set(chosen) - set(KINDS))
-    if unknown:
-        raise ValueError(f"unknown kind {', '.join(unknown)}: choose among {', '.join(KINDS)}")
+    check_known("kind", chosen, KINDS)
     if write and only != "*":
         raise ValueError("--write makes whole tables: leave --only out")
     found: list[ExitCode] = []
@@ -114,18 +113,16 @@ def _judged(rows: list[CountRow], recorded: list[CountRow], path: Path) -> ExitC
     for line in changed + unmatched:
         print(f"! {line}")
     if changed or unmatched:
-        print(f"{path.name} differs: mend the code, or `svilm bench counts --write` on purpose")
+        accept = "accept the change with `svilm bench counts --write`"
+        print(f"{path.name} differs: fix the code, or {accept}")
     if unmatched:
         return ExitCode.MISSING
     return ExitCode.REGRESSION if changed else ExitCode.OK
 
 
 def _print(rows: list[CountRow]) -> None:
-    console = wide_console(140)
-    table = Table("kind", "case", "item", box=None, pad_edge=False)
-    for name in ("count", "bytes"):
-        table.add_column(name, justify="right")
+    table = terminal_table(("kind", "case", "item", "count", "bytes"), right=("count", "bytes"))
     for row in sorted(rows, key=lambda row: row.key):
         size = f"{row.bytes:,}" if row.bytes else ""
         table.add_row(row.kind, row.case, row.item, f"{row.count:,}", size)
-    console.print(table)
+    wide_console(140).print(table)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
+
+from svilm_fast.bench.tables import read_csv, write_csv
 
 Kind = Literal["instructions", "collectives", "waits", "memory"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -48,28 +49,12 @@ def fingerprint(facts: Mapping[str, str]) -> str:
 
 def write_table(rows: Iterable[CountRow], path: Path) -> None:
     """Write rows in the order of their keys."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(
-            file, [field.name for field in fields(CountRow)], lineterminator="\n"
-        )
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in sorted(rows, key=lambda row: row.key))
+    write_csv(rows, path)
 
 
 def read_table(path: Path) -> list[CountRow]:
     """Read a table; raises ValueError for one that is torn or edited into nonsense."""
-    with path.open(newline="") as file:
-        records = list(csv.DictReader(file))
-    try:
-        return [
-            CountRow(r["kind"], r["case"], r["item"], int(r["count"]), int(r["bytes"]))
-            for r in records
-        ]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path.name} is no table of counts ({error}); make it: `svilm bench counts --write`"
-        ) from None
+    return read_csv(path, CountRow, made_by="svilm bench counts --write")
 
 
 def differences(

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from svilm_fast.bench.collectives import CountedCollectives
 
 # Operators whose result's size or value the host must know before it goes on.
 WAITING_OPERATORS = frozenset(
@@ -31,17 +32,25 @@ WAITING_METHODS = frozenset({"tolist", "cpu", "numpy", "__array__"})
 
 
 class Watch:
-    """`collectives`: kind -> [calls, bytes]; `waits`: operator or method -> calls.
+    """Counts from `with` to its end.
 
-    The bytes of a collective are those of its larger side on this rank: what a gather gives, what
-    a reduce-scatter takes. Backward on CPU runs in the same thread and is seen as well; on a GPU it
-    has a thread of its own, which these modes do not reach.
+    `collectives`: operator -> [calls, bytes], as `CountedCollectives` has them; `waits`: operator
+    or method -> calls.
     """
 
     def __init__(self) -> None:
-        self.collectives: dict[str, list[int]] = {}
         self.waits: Counter[str] = Counter()
-        self._modes = (_Dispatched(self), _Called(self))
+        self._dispatched = _Dispatched(self.waits)
+        self._modes = (self._dispatched, _Called(self.waits))
+
+    @property
+    def collectives(self) -> dict[str, list[int]]:
+        """Calls and bytes by operator."""
+        sums: dict[str, list[int]] = {}
+        for name, size in self._dispatched.operators:
+            calls, total = sums.get(name, (0, 0))
+            sums[name] = [calls + 1, total + size]
+        return sums
 
     def __enter__(self) -> Watch:
         for mode in self._modes:
@@ -53,44 +62,34 @@ class Watch:
             mode.__exit__(*error)
 
 
-class _Dispatched(TorchDispatchMode):
-    def __init__(self, watch: Watch) -> None:
+class _Dispatched(CountedCollectives):
+    def __init__(self, waits: Counter[str]) -> None:
         super().__init__()
-        self.watch = watch
+        self.waits = waits
 
     def __torch_dispatch__(
         self, operator: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         name = operator.name().split(".")[0]
-        if name.startswith("c10d::"):
-            seen = self.watch.collectives.setdefault(name.removeprefix("c10d::").strip("_"), [0, 0])
-            seen[0] += 1
-            seen[1] += max((_bytes(value) for value in args), default=0)
-        elif name in WAITING_OPERATORS:
-            self.watch.waits[name] += 1
+        if name in WAITING_OPERATORS:
+            self.waits[name] += 1
         elif name in ("aten::index", "aten::index_put_") and _has_mask(args[1]):
-            self.watch.waits[f"{name} by mask"] += 1
-        return operator(*args, **(kwargs or {}))
+            self.waits[f"{name} by mask"] += 1
+        return super().__torch_dispatch__(operator, types, args, kwargs)
 
 
 class _Called(TorchFunctionMode):
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, waits: Counter[str]) -> None:
         super().__init__()
-        self.watch = watch
+        self.waits = waits
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         name = getattr(function, "__name__", "")
         if name in WAITING_METHODS:
-            self.watch.waits[f"Tensor.{name}"] += 1
+            self.waits[f"Tensor.{name}"] += 1
         return function(*args, **(kwargs or {}))
-
-
-def _bytes(value: Any) -> int:
-    if isinstance(value, Tensor):
-        return value.numel() * value.element_size()
-    return sum(map(_bytes, value)) if isinstance(value, list | tuple) else 0
 
 
 def _has_mask(indices: Iterable[Tensor | None]) -> bool:

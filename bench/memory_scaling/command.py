@@ -14,7 +14,8 @@ from svilm_fast.bench.memory_scaling.figure import draw
 from svilm_fast.bench.memory_scaling.measure import Peak, memory_source, peaks, scaling_exponents
 from svilm_fast.bench.run.command import RESULTS, chosen_device
 from svilm_fast.bench.run.file import check_replaceable, write_json
-from svilm_fast.bench.units import bytes_text
+from svilm_fast.bench.tables import terminal_table
+from svilm_fast.core.units import bytes_text
 
 
 def memory(
@@ -52,9 +53,11 @@ def memory(
 
 
 def _table(found: list[Peak], exponents: dict[str, float]) -> Table:
-    table = Table(title="peak memory by global batch; memory ~ batch^k over the last three sizes")
-    for column in ("subject", "method", "k", "global batch: peak"):
-        table.add_column(column, justify="right" if column == "k" else "left")
+    table = terminal_table(
+        ("subject", "method", "k", "global batch: peak"),
+        right=("k",),
+        title="peak memory by global batch; memory ~ batch^k over the last three sizes",
+    )
     for subject, method in dict.fromkeys((peak.subject, peak.method) for peak in found):
         own = [peak for peak in found if (peak.subject, peak.method) == (subject, method)]
         power = exponents.get(f"{subject}/{method}")

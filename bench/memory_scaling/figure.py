@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
 from svilm_fast.bench.memory_scaling.cases import DIM, MICRO_BATCH, NUM_GROUPS, NUM_NOUNS
 from svilm_fast.bench.memory_scaling.measure import Peak, memory_source, scaling_exponents
-from svilm_fast.bench.units import bytes_text
+from svilm_fast.core.units import bytes_text
 from svilm_fast.report.canvas import to_png
 from svilm_fast.report.theme import LIGHT, drawing
 

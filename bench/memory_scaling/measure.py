@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import math
 import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -13,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from svilm_fast.bench.memory import peak_extra_bytes
@@ -77,10 +77,8 @@ def scaling_exponents(found: list[Peak]) -> dict[str, float]:
 
 def exponent(points: list[tuple[int, int]]) -> float:
     """Slope of the least-squares line through (log batch, log bytes)."""
-    logs = [(math.log(batch), math.log(size)) for batch, size in points]
-    middle, height = (sum(values) / len(logs) for values in zip(*logs))
-    spread = sum((x - middle) ** 2 for x, _ in logs)
-    return sum((x - middle) * (y - height) for x, y in logs) / spread
+    batches, sizes = np.log(points).T
+    return float(np.polyfit(batches, sizes, 1)[0])
 
 
 def _measured(case: ScalingCase, batch: int, device: torch.device) -> Peak:

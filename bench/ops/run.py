@@ -20,9 +20,9 @@ from svilm_fast.bench.ceilings import Ceilings, measure_ceilings
 from svilm_fast.bench.environment import ROOT, environment, slug
 from svilm_fast.bench.exit_codes import ExitCode
 from svilm_fast.bench.peers import is_peer
-from svilm_fast.bench.run.file import Results, check_replaceable, read_results, write_json
+from svilm_fast.bench.run.file import Results, check_replaceable, read_results
 from svilm_fast.bench.run.record import Record
-from svilm_fast.bench.run.runner import PAST_DEADLINE, blank, result, run
+from svilm_fast.bench.run.runner import PAST_DEADLINE, blank, run_into
 from svilm_fast.bench.run.text import failures, line, status_text
 from svilm_fast.bench.suites import ops as suite
 from svilm_fast.bench.suites.benchmark import Benchmark
@@ -56,10 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     check_replaceable(path)
     earlier = _earlier(path, facts["fingerprint"]) if options.resume else None
     ceilings = Ceilings(**earlier.ceilings) if earlier else measure_ceilings(device)
-    print(
-        f"ceilings of this run: product {ceilings.product_flops / 1e12:.1f} TFLOP/s, "
-        f"copy {ceilings.copy_bytes / 1e9:.0f} GB/s"
-    )
+    print(ceilings.describe())
     records: list[Record] = list(earlier.records.values()) if earlier else []
     known = {record.id for record in records}
     why = {id: text for id, text in options.without if id not in known}
@@ -69,22 +66,20 @@ def main(arguments: list[str] | None = None) -> int:
             records.append(replace(left_out, position=len(records)))
     known |= why.keys()
     if earlier is None:
-        # So that no process that goes on with this run takes another run's figures for its own.
+        # So that no process that resumes this run takes another run's figures for its own.
         path.unlink(missing_ok=True)
-    for record in run(
+    records = run_into(
+        path,
         [benchmark for benchmark in chosen if benchmark.id not in known],
         device,
         ceilings,
+        facts,
         budget_s=options.budget,
         deadline_s=options.deadline - (time.monotonic() - start),
-        starting=_announce if options.announce else _say_nothing,
-    ):
-        records.append(replace(record, position=len(records)))
-        # Those past the deadline come many at once, and are in the file at the end.
-        if record.status != PAST_DEADLINE:
-            write_json(path, result(records, facts, device, ceilings, complete=False))
-            print(line(record), flush=True)
-    write_json(path, result(records, facts, device, ceilings))
+        earlier=records,
+        starting=_announce if options.announce else _announce_nothing,
+        done=_tell,
+    )
     print(f"wrote {path}")
     # The reference is here for comparison: that time did not suffice for it is no failure.
     own = [
@@ -113,7 +108,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--deadline", type=limited_time, default=300, help="seconds for the whole run"
     )
-    parser.add_argument("--resume", action="store_true", help="go on with an unfinished file")
+    parser.add_argument("--resume", action="store_true", help="resume an unfinished file")
     parser.add_argument(
         "--without",
         action="append",
@@ -134,8 +129,13 @@ def _announce(benchmark: Benchmark) -> None:
     print(f"{STARTING}{benchmark.id}", flush=True)
 
 
-def _say_nothing(_: Benchmark) -> None:
-    """What is measured is told when it is done."""
+def _announce_nothing(_: Benchmark) -> None:
+    """A benchmark is printed only when it is done."""
+
+
+def _tell(record: Record) -> None:
+    if record.status != PAST_DEADLINE:
+        print(line(record), flush=True)
 
 
 def _refuse(text: str, exit_code: ExitCode) -> NoReturn:

@@ -1,4 +1,4 @@
-"""The memory over the recorded steps as a picture, with the phases below it."""
+"""The memory over the recorded steps as a picture, with the trace ranges below it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MultipleLocator
 
 from svilm_fast.bench.profile.trace import STEP, Trace
-from svilm_fast.bench.units import bytes_text
 from svilm_fast.core.trace_ranges import PREFIX
+from svilm_fast.core.units import bytes_text
 from svilm_fast.report.canvas import PAGE_WIDTH, to_png
 from svilm_fast.report.theme import LIGHT, Theme, drawing
 
@@ -28,7 +28,7 @@ def write_memory(trace: Trace, path: Path) -> bool:
 
 
 def draw_memory(trace: Trace, theme: Theme) -> Figure:
-    """Allocated bytes per device over milliseconds, and one line of phases per level of nesting."""
+    """Allocated bytes per device over milliseconds, and one line of ranges per level of nesting."""
     figure, (axes, below) = plt.subplots(
         2,
         1,

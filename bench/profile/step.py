@@ -24,7 +24,7 @@ from svilm_fast.train.ranks.process_group import Ranks
 def training_step(
     config: RunConfig, ranks: Ranks, *, synthetic: bool
 ) -> Iterator[Callable[[], object]]:
-    """One optimizer step per call, in the phases of the training loop; frees the engine at the end.
+    """One optimizer step per call, in the ranges of the training loop; frees the engine at the end.
 
     synthetic: random clips that are made once, so that the step waits for no data.
     """

@@ -11,12 +11,12 @@ NAME_WIDTH = 64
 
 
 def describe(trace: Trace, *, rows: int = 12) -> str:
-    """Totals, phases, operators or kernels, the longest gaps and, with stacks, our functions."""
+    """Totals, ranges, operators or kernels, the longest gaps and, with stacks, our functions."""
     steps = len(trace.windows)
     length = trace.length
     working = "GPU at work" if trace.on_gpu else "in operators"
     idle = "GPU idle" if trace.on_gpu else "Python and waiting"
-    data = next((cost.total for cost in trace.phases() if cost.name == "data"), 0.0)
+    data = next((cost.total for cost in trace.ranges() if cost.name == "data"), 0.0)
     totals = [
         (f"{steps} step{'s' * (steps > 1)}", length),
         (working, trace.busy()),
@@ -25,14 +25,14 @@ def describe(trace: Trace, *, rows: int = 12) -> str:
         ("waiting for data", data),
     ]
     parts = ["\n".join(_total(name, value, length) for name, value in totals)]
-    parts.append(_table("phase", trace.phases(), length, rows))
+    parts.append(_table("range", trace.ranges(), length, rows))
     if trace.on_gpu:
         parts.append(_table("kernel", trace.kernels(), length, rows))
     parts.append(_table("operator (host)", trace.operators(), length, rows))
     if functions := trace.functions():
         named = [SpanTotal(_short(c.name), c.calls, c.total, c.own) for c in functions]
         parts.append(_table("our function, by operators right below it", named, length, rows))
-    gaps = [f"{'longest gaps':{NAME_WIDTH}} {'ms':>10}  in phase"]
+    gaps = [f"{'longest gaps':{NAME_WIDTH}} {'ms':>10}  in range"]
     gaps += [
         f"{'after ' + _cut(before, NAME_WIDTH - 6):{NAME_WIDTH}} {time / 1e3:10.3f}  {where}"
         for time, where, before in trace.gaps()

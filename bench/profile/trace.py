@@ -1,4 +1,4 @@
-"""Reads a Chrome trace of torch.profiler: phases, operators, kernels, communication, idle time."""
+"""Reads a Chrome trace of torch.profiler: ranges, operators, kernels, communication, idle time."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Trace:
         """Whether anything ran on a GPU."""
         return any(event.category in DEVICE_CATEGORIES for event in self.events)
 
-    def phases(self) -> list[SpanTotal]:
+    def ranges(self) -> list[SpanTotal]:
         """The named parts of a step, on the thread that runs it, longest first."""
         marks = [e for e in self._host("user_annotation") if e.name.startswith(PREFIX)]
         costs = _costs(marks)
@@ -121,7 +121,7 @@ class Trace:
         return covered(self._host("cpu_op"))
 
     def gaps(self, most: int = 5) -> list[tuple[float, str, str]]:
-        """The longest times without work: (us, the phase, the operator or kernel before it)."""
+        """The longest times without work: (us, the range, the operator or kernel before it)."""
         on_gpu = self.on_gpu
         working = sorted(
             (
@@ -144,9 +144,9 @@ class Trace:
                     reached, before = event.end, event.name
             found.append((end - reached, reached, before))
         longest = sorted(found, reverse=True)[:most]
-        return [(length, self._phase_at(at), before) for length, at, before in longest]
+        return [(length, self._range_at(at), before) for length, at, before in longest]
 
-    def _phase_at(self, moment: float) -> str:
+    def _range_at(self, moment: float) -> str:
         around = [
             e
             for e in self._host("user_annotation")

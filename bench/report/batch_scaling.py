@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
 from svilm_fast.bench.run.record import OWN_PROVIDERS, Record
-from svilm_fast.bench.units import bytes_text, time_text
+from svilm_fast.core.units import bytes_text, time_text
 from svilm_fast.report.canvas import PAGE_WIDTH
 from svilm_fast.report.theme import Theme
 

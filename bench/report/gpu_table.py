@@ -10,12 +10,13 @@ import typer
 
 from svilm_fast.bench.environment import ROOT
 from svilm_fast.bench.exit_codes import ExitCode
-from svilm_fast.bench.generated_section import put_section, section_of
+from svilm_fast.bench.generated_section import read_section, write_section
 from svilm_fast.bench.run.file import Results, read_results
 from svilm_fast.bench.run.record import Record
 from svilm_fast.bench.run.text import status_text
-from svilm_fast.bench.units import bytes_text, percent_text, rate_text, ratio_text, time_text
+from svilm_fast.bench.tables import markdown_table
 from svilm_fast.core.terminal import print
+from svilm_fast.core.units import bytes_text, percent_text, rate_text, ratio_text, time_text
 
 SECTION = "gpu figures"
 RESULTS = ROOT / "bench" / "results"
@@ -23,6 +24,7 @@ NOTHING = (
     "**No kernel has been timed on a GPU yet**: speed, peak memory on a device, CUDA graphs and "
     "NCCL are not measured yet. `make gpu` on a machine with an NVIDIA GPU measures the ops."
 )
+COLUMNS = ("op", "case", "dtype", "time", "rate", "of the ceiling", "extra memory")
 # The reference is plain PyTorch in chunks.
 PEERS = ("reference", "eager", "compile", "inf_cl")
 
@@ -44,9 +46,9 @@ def table(
     paths = results or sorted(RESULTS.glob("*/ops.json"))
     text = gpu_section([run for run in map(read_results, paths) if run.environment.get("gpu")])
     if not check:
-        put_section(page, SECTION, text)
+        write_section(page, SECTION, text)
         print(f"wrote the section of GPU figures into {page.name}")
-    elif section_of(page, SECTION) != text:
+    elif read_section(page, SECTION) != text:
         print(f"{page.name} does not tell what the result files do: run `svilm bench table`")
         raise typer.Exit(int(ExitCode.REGRESSION))
 
@@ -66,21 +68,17 @@ def _of_gpu(results: Results) -> str:
         for name in PEERS
         if any(record.provider == name and not record.skipped for record in records)
     ]
-    head = ["op", "case", "dtype", "time", "rate", "of the ceiling", "extra memory", *peers]
-    lines = [
+    figures = [
+        [*_figures(record), *_ratios(record, records, peers)]
+        for record in records
+        if record.provider == "fused" and not record.skipped
+    ]
+    told = (
         f"{facts['gpu']}, PyTorch {facts.get('torch')}, Triton {facts.get('triton')}, commit "
         f"{str(facts.get('commit') or 'unknown')[:12]}{changed}; forward and backward, L2 cold. "
-        f"Peers: their time over ours.{stopped}",
-        "",
-        "| " + " | ".join(head) + " |",
-        "|" + "---|" * len(head),
-    ]
-    for record in records:
-        if record.provider == "fused" and not record.skipped:
-            lines.append(
-                "| " + " | ".join([*_figures(record), *_ratios(record, records, peers)]) + " |"
-            )
-    return "\n".join(lines)
+        f"Peers: their time over ours.{stopped}"
+    )
+    return "\n".join([told, "", *markdown_table([*COLUMNS, *peers], figures)])
 
 
 def _figures(record: Record) -> list[str]:

@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter
 from scipy.stats import ttest_ind
 
 from svilm_fast.bench.run.file import Results, read_results
-from svilm_fast.bench.units import time_text
+from svilm_fast.core.units import time_text
 from svilm_fast.report.canvas import PAGE_WIDTH
 from svilm_fast.report.theme import Theme
 

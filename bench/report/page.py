@@ -21,7 +21,8 @@ from svilm_fast.bench.report.roofline import draw_roofline, has_roofline
 from svilm_fast.bench.run.file import Results
 from svilm_fast.bench.run.record import OWN_PROVIDERS, Record
 from svilm_fast.bench.run.text import status_text
-from svilm_fast.bench.units import (
+from svilm_fast.core.earlier_result import check_replaceable
+from svilm_fast.core.units import (
     bytes_text,
     count_text,
     percent_text,
@@ -29,7 +30,6 @@ from svilm_fast.bench.units import (
     ratio_text,
     time_text,
 )
-from svilm_fast.core.earlier_result import check_replaceable
 from svilm_fast.report.page import Section, Tile, fill_template, picture
 
 # A figure of more cases is cut into several: a picture higher than a screen is hard to read.

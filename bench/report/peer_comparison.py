@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from svilm_fast.bench.run.record import Record
 from svilm_fast.bench.run.text import status_text
-from svilm_fast.bench.units import bytes_text, ratio_text, time_text
+from svilm_fast.core.units import bytes_text, ratio_text, time_text
 from svilm_fast.report.canvas import PAGE_WIDTH
 from svilm_fast.report.theme import Theme
 

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator
 
 from svilm_fast.bench.run.record import OWN_PROVIDERS, Record
-from svilm_fast.bench.units import rate_text
+from svilm_fast.core.units import rate_text
 from svilm_fast.report.canvas import PAGE_WIDTH
 from svilm_fast.report.theme import Theme
 

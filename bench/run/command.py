@@ -12,9 +12,9 @@ from rich.progress import Progress
 from svilm_fast.bench.ceilings import Ceilings, measure_ceilings
 from svilm_fast.bench.console import wide_console
 from svilm_fast.bench.environment import ROOT, environment, slug
-from svilm_fast.bench.run.file import check_replaceable, write_json
+from svilm_fast.bench.run.file import check_replaceable
 from svilm_fast.bench.run.record import Record
-from svilm_fast.bench.run.runner import HOST_SUITES, result, run
+from svilm_fast.bench.run.runner import HOST_SUITES, run_into
 from svilm_fast.bench.run.table import table
 from svilm_fast.bench.run.text import exit_code, failures, line, status_text
 from svilm_fast.bench.suites import benchmarks
@@ -63,18 +63,26 @@ def run_suites(
     path = out or RESULTS / slug(before) / "run.json"
     check_replaceable(path)
     ceilings = measured_ceilings(where, chosen.values(), console)
-    records: list[Record] = []
     with quiet_progress(console) as progress:
         task = progress.add_task("measuring", total=len(chosen))
-        for record in run(chosen.values(), where, ceilings, budget_s=budget, deadline_s=deadline):
-            records.append(record)
-            write_json(path, result(records, before, where, ceilings, complete=False))
+
+        def done(record: Record) -> None:
             progress.update(task, advance=1, description=record.id, refresh=True)
             if not console.is_terminal:
                 console.print(line(record), markup=False, highlight=False, soft_wrap=True)
+
+        records = run_into(
+            path,
+            chosen.values(),
+            where,
+            ceilings,
+            before,
+            budget_s=budget,
+            deadline_s=deadline,
+            done=done,
+        )
     if console.is_terminal:
         console.print(table(records))
-    write_json(path, result(records, before, where, ceilings))
     console.print(f"wrote {len(records)} records to {path}", soft_wrap=True)
     for record in failures(records):
         console.print(
@@ -110,10 +118,7 @@ def measured_ceilings(device: torch.device, chosen: Any, console: Console) -> Ce
     if all(benchmark.suite in HOST_SUITES for benchmark in chosen):
         return None
     ceilings = measure_ceilings(device)
-    console.print(
-        f"ceilings of this run: product {ceilings.product_flops / 1e12:.3g} TFLOP/s, "
-        f"copy {ceilings.copy_bytes / 1e9:.3g} GB/s"
-    )
+    console.print(ceilings.describe())
     return ceilings
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from svilm_fast.bench.run.record import SCHEMA, Record
+from svilm_fast.core.files import json_text, write_atomically
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,8 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     """
     check_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    content = json_text(value, indent=1)
     if path.exists() and not path.is_file():
-        path.write_text(json.dumps(value, indent=1) + "\n")  # a device or a pipe
-        return
-    path = path.resolve()
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(json.dumps(value, indent=1) + "\n")
-    unfinished.replace(path)
+        path.write_text(content)  # a device or a pipe
+    else:
+        write_atomically(path.resolve(), content.encode())

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from svilm_fast.bench.intervals import bootstrap_interval
 from svilm_fast.bench.run.record import Record
-from svilm_fast.bench.run.text import milliseconds, status_text
-from svilm_fast.bench.units import bytes_text
+from svilm_fast.bench.run.text import status_text
+from svilm_fast.bench.tables import markdown_row, markdown_table
+from svilm_fast.core.units import bytes_text, time_text
 
-_RESAMPLES = 2000
-HEAD = (
-    "| op and case | direction | provider | median | time / ours (99 %) | peak memory | "
-    "memory / ours | error |"
-)
+_NUMBERS = ("median", "time / ours (99 %)", "peak memory", "memory / ours", "error")
+_COLUMNS = ("op and case", "direction", "provider", *_NUMBERS)
+HEAD = markdown_row(_COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -66,33 +66,29 @@ def as_json(found: Iterable[Ratio]) -> list[dict[str, Any]]:
 def markdown(records: Iterable[Record], found: Iterable[Ratio]) -> str:
     """A table of all providers; ratios are peer over ours."""
     by_id = {(ratio.case, ratio.direction, ratio.provider): ratio for ratio in found}
-    rows = [
-        HEAD,
-        "|---|---|---|---:|---:|---:|---:|---:|",
-    ]
+    rows = []
     for record in records:
         case = f"{record.name}/{record.case}"
-        head = f"| {case} | {record.direction} | {record.provider} |"
-        if record.time_ms is None:
-            rows.append(f"{head} {status_text(record)} | | | | |")
-            continue
-        time, memory = "1", "1"
         ratio = by_id.get((case, record.direction, record.provider))
-        if ratio is not None:
-            low, high = ratio.interval
-            time = f"{ratio.time:.2f} ({low:.2f} to {high:.2f})"
-            memory = "" if ratio.memory is None else f"{ratio.memory:.2f}"
-        peak = "" if record.peak_extra_bytes is None else bytes_text(record.peak_extra_bytes)
-        error = "" if record.error is None else f"{record.error:.0e}"
-        rows.append(
-            f"{head} {milliseconds(record.time_ms)} | {time} | {peak} | {memory} | {error} |"
-        )
-    return "\n".join(rows) + "\n"
+        rows.append([case, record.direction, record.provider, *_figures(record, ratio)])
+    return "\n".join(markdown_table(_COLUMNS, rows, right=_NUMBERS)) + "\n"
+
+
+def _figures(record: Record, ratio: Ratio | None) -> list[str]:
+    if record.time_ms is None:
+        return [status_text(record), "", "", "", ""]
+    time, memory = "1", "1"
+    if ratio is not None:
+        low, high = ratio.interval
+        time = f"{ratio.time:.2f} ({low:.2f} to {high:.2f})"
+        memory = "" if ratio.memory is None else f"{ratio.memory:.2f}"
+    error = "" if record.error is None else f"{record.error:.0e}"
+    peak = bytes_text(record.peak_extra_bytes)
+    return [time_text(record.time_ms), time, peak, memory, error]
 
 
 def _paired(peer: tuple[float, ...], own: tuple[float, ...]) -> tuple[float, tuple[float, float]]:
+    """The median of the rounds' ratios, in logarithms, with its interval."""
     logarithms = np.log(np.asarray(peer) / np.asarray(own))
-    generator = np.random.default_rng(0)
-    drawn = generator.choice(logarithms, (_RESAMPLES, len(logarithms)))
-    low, high = np.exp(np.quantile(np.median(drawn, axis=1), [0.005, 0.995]))
+    low, high = np.exp(bootstrap_interval([logarithms], np.median, 0.99))
     return float(np.exp(np.median(logarithms))), (float(low), float(high))

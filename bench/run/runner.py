@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ import torch
 from svilm_fast.bench.ceilings import Ceilings
 from svilm_fast.bench.environment import gpu_state
 from svilm_fast.bench.memory import memory_source
+from svilm_fast.bench.run.file import write_json
 from svilm_fast.bench.run.record import SCHEMA, Clock, Record
 from svilm_fast.bench.suites import release
 from svilm_fast.bench.suites.benchmark import Benchmark, Prepared, Skipped, WrongResult
@@ -58,6 +60,41 @@ def run(
                 _answers(device)
     finally:
         release()
+
+
+def run_into(
+    path: Path,
+    benchmarks: Iterable[Benchmark],
+    device: torch.device,
+    ceilings: Ceilings | None,
+    facts: dict[str, Any],
+    *,
+    budget_s: float,
+    deadline_s: float = float("inf"),
+    earlier: Iterable[Record] = (),
+    starting: Callable[[Benchmark], None] = lambda _: None,
+    done: Callable[[Record], None] = lambda _: None,
+) -> list[Record]:
+    """`run`, with the result file written again after each record, so that a stop loses none.
+
+    Args:
+        path: the result file.
+        facts: the environment before the run.
+        earlier: records that the file holds already, or that stand for what is not measured.
+        starting: is called before each benchmark that is measured.
+        done: is called with each record.
+    """
+    records = list(earlier)
+    for record in run(
+        benchmarks, device, ceilings, budget_s=budget_s, deadline_s=deadline_s, starting=starting
+    ):
+        records.append(replace(record, position=len(records)))
+        # Records past the deadline come many at once; the last write holds them.
+        if record.status != PAST_DEADLINE:
+            write_json(path, result(records, facts, device, ceilings, complete=False))
+        done(record)
+    write_json(path, result(records, facts, device, ceilings))
+    return records
 
 
 def _answers(device: torch.device) -> None:
@@ -311,7 +348,7 @@ def result(
 ) -> dict[str, Any]:
     """The result file: the environment `before` the run, the GPU's state after it, the records.
 
-    complete: False while the run goes on; what is stopped leaves such a file.
+    complete: False while the run is under way; a run that is stopped leaves such a file.
     """
     # An unfinished file is written often, and asking the GPU starts a process.
     after = {"gpu_state_after": gpu_state(device)} if complete and device.type == "cuda" else {}

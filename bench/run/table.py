@@ -8,8 +8,9 @@ from rich.table import Table
 from rich.text import Text
 
 from svilm_fast.bench.run.record import Record
-from svilm_fast.bench.run.text import milliseconds, rates, status_text
-from svilm_fast.bench.units import bytes_text
+from svilm_fast.bench.run.text import rates, status_text
+from svilm_fast.bench.tables import terminal_table
+from svilm_fast.core.units import bytes_text, time_text
 
 
 def table(records: Iterable[Record]) -> Table:
@@ -17,20 +18,17 @@ def table(records: Iterable[Record]) -> Table:
 
     `floor` is the share of the ceiling that binds, and which one: the product or the copy rate.
     """
-    view = Table()
-    view.add_column("benchmark", overflow="fold", min_width=32)
-    for name in ("median", "p20 to p80", "floor", "memory", "rate", "error"):
-        view.add_column(name)
+    view = terminal_table(("benchmark", "median", "p20 to p80", "floor", "memory", "rate", "error"))
     for record in records:
         if record.time_ms is None:
             view.add_row(record.id, Text(status_text(record), style="red"))
             continue
         view.add_row(
             record.id,
-            milliseconds(record.time_ms),
+            time_text(record.time_ms),
             _spread(record),
             _floor(record),
-            "" if record.peak_extra_bytes is None else bytes_text(record.peak_extra_bytes),
+            bytes_text(record.peak_extra_bytes),
             ", ".join(rates(record)),
             "" if record.error is None else f"{record.error:.1e}",
         )
@@ -40,7 +38,7 @@ def table(records: Iterable[Record]) -> Table:
 def _spread(record: Record) -> str:
     if record.p20_ms is None or record.p80_ms is None:
         return ""
-    return f"{milliseconds(record.p20_ms)} to {milliseconds(record.p80_ms)}"
+    return f"{time_text(record.p20_ms)} to {time_text(record.p80_ms)}"
 
 
 def _floor(record: Record) -> str:

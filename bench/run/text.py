@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from svilm_fast.bench.exit_codes import ExitCode
 from svilm_fast.bench.peers import is_peer
 from svilm_fast.bench.run.record import Record
-from svilm_fast.bench.units import bytes_text
+from svilm_fast.core.units import bytes_text, time_text
 
 
 def failures(records: Iterable[Record]) -> list[Record]:
@@ -42,11 +42,6 @@ def status_text(record: Record) -> str:
     return f"{record.status}: {reason}"
 
 
-def milliseconds(value: float) -> str:
-    """A time with four digits."""
-    return f"{value * 1e3:.1f} us" if value < 1 else f"{value:.2f} ms"
-
-
 def rates(record: Record) -> list[str]:
     """What a second works through; for a step also its FLOPs' and its losses' share."""
     texts = [f"{rate:.4g} {unit}/s" for unit, rate in record.rates_per_s.items()]
@@ -64,7 +59,7 @@ def line(record: Record) -> str:
     head = f"{record.id:72}"
     if record.time_ms is None:
         return f"{head} {status_text(record)}"
-    parts = [f"{milliseconds(record.time_ms):>12}"]
+    parts = [f"{time_text(record.time_ms):>12}"]
     if record.product_fraction is not None and record.copy_fraction is not None:
         parts.append(f"product {record.product_fraction:6.1%}  copy {record.copy_fraction:6.1%}")
     if record.peak_extra_bytes is not None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 
 from svilm_fast.bench.static.table import KernelRow, row_of
+from svilm_fast.core.messages import check_known
 from svilm_fast.kernels.aot import ARCHITECTURES, compile_launch
 from svilm_fast.kernels.device import assume_traits
 from svilm_fast.kernels.launch import record_launches
@@ -25,11 +26,7 @@ def declared(
     """
     registered = ops()
     chosen = list(op_names) if op_names else sorted(registered)
-    unknown = sorted(set(chosen) - set(registered))
-    if unknown:
-        raise ValueError(
-            f"unknown op {', '.join(unknown)}; registered: {', '.join(sorted(registered))}"
-        )
+    check_known("op", chosen, sorted(registered))
     found = [
         (name, each.label, target)
         for name in chosen

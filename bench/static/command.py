@@ -8,7 +8,6 @@ from typing import Annotated
 import triton
 import typer
 from rich.progress import Progress
-from rich.table import Table
 
 from svilm_fast.bench.console import wide_console
 from svilm_fast.bench.static.collect import collect, declared, unique_rows
@@ -20,6 +19,7 @@ from svilm_fast.bench.static.table import (
     table_path,
     write_table,
 )
+from svilm_fast.bench.tables import terminal_table
 from svilm_fast.core.console import Console
 
 
@@ -63,7 +63,7 @@ def static(
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if problems:
         console.print(
-            f"{len(problems)} problems under Triton {triton.__version__}. Mend the kernel or write "
+            f"{len(problems)} problems under Triton {triton.__version__}. Fix the kernel or write "
             "the reason into the row (`rule: why`) after `svilm bench static --write`.",
             soft_wrap=True,
         )
@@ -80,20 +80,11 @@ def _compile_all(
 
 
 def _print_table(rows: list[KernelRow], console: Console) -> None:
-    view = Table(
-        "kernel",
-        "variant",
-        "target",
-        "regs",
-        "spill",
-        "shared",
-        "tensor",
-        "stores",
-        "wide",
-        "blocks",
-    )
+    names = ("kernel", "variant", "target")
+    numbers = ("regs", "spill", "shared", "tensor", "stores", "wide", "blocks")
+    table = terminal_table((*names, *numbers), right=numbers)
     for row in sorted(rows, key=lambda row: row.key):
-        view.add_row(
+        table.add_row(
             row.kernel,
             row.variant,
             row.target,
@@ -105,4 +96,4 @@ def _print_table(rows: list[KernelRow], console: Console) -> None:
             f"{row.wide_loads}/{row.loads}",
             str(row.blocks_per_sm),
         )
-    console.print(view)
+    console.print(table)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import re
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import triton
 
+from svilm_fast.bench.tables import read_csv, write_csv
 from svilm_fast.kernels.aot import Compiled
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "static"
@@ -79,29 +77,12 @@ def table_path(version: str = triton.__version__) -> Path:
 
 def write_table(rows: list[KernelRow], path: Path) -> None:
     """Write rows in the order of their keys."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(
-            file, [field.name for field in fields(KernelRow)], lineterminator="\n"
-        )
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in sorted(rows, key=lambda row: row.key))
+    write_csv(rows, path)
 
 
 def read_table(path: Path) -> list[KernelRow]:
     """Read a table; a missing or malformed one is an error that says which command makes it."""
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no static table {path.name}; make one with `svilm bench static --write`"
-        )
-    with path.open(newline="") as file:
-        records = list(csv.DictReader(file))
-    try:
-        return [_parse(record) for record in records]
-    except (KeyError, ValueError) as error:
-        raise ValueError(
-            f"{path.name} is not a static table ({error}); make it: `svilm bench static --write`"
-        ) from error
+    return read_csv(path, KernelRow, made_by="svilm bench static --write")
 
 
 def read_other_table(path: Path) -> list[KernelRow]:
@@ -113,15 +94,3 @@ def read_other_table(path: Path) -> list[KernelRow]:
 
 def _version(stem: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", stem))
-
-
-def _parse(record: dict[str, str]) -> KernelRow:
-    parsers: dict[str, Callable[[str], Any]] = {
-        "int": int,
-        "bool": {"True": True, "False": False}.__getitem__,
-        "str": str,
-    }
-    values = {
-        field.name: parsers[str(field.type)](record[field.name]) for field in fields(KernelRow)
-    }
-    return KernelRow(**values)

@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 import torch
 
 from svilm_fast.bench.suites.benchmark import SUITES, Benchmark, NoSuchBenchmark
+from svilm_fast.core.messages import check_known
 
 
 def benchmarks(
@@ -26,10 +27,10 @@ def benchmarks(
         NoSuchBenchmark: an unknown suite, or a pattern that matches nothing.
     """
     names = tuple(SUITES if suites is None else suites)
-    unknown = sorted(set(names) - set(SUITES))
-    if unknown:
-        told = f"unknown suite {', '.join(unknown)}: choose among {', '.join(SUITES)}"
-        raise NoSuchBenchmark(told)
+    try:
+        check_known("suite", names, SUITES)
+    except ValueError as error:
+        raise NoSuchBenchmark(str(error)) from None
     found: dict[str, Benchmark] = {}
     for name in dict.fromkeys(names):
         for benchmark in _declared(name, device):

@@ -75,7 +75,7 @@ class Benchmark:
     """A registered measurement; making one builds no tensor.
 
     `id` is "suite/name/case/dtype/direction/provider" (a `-` where a part means nothing).
-    `prepare(device)` raises `Skipped` where it cannot run. `background` says that it goes on
+    `prepare(device)` raises `Skipped` where it cannot run. `background` says that it keeps
     working between its calls, so that it cannot be timed in turns with another version.
     """
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import typing
@@ -20,6 +19,8 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+
+from svilm_fast.core.messages import suggestion
 
 # A path as a person writes it: a leading `~` is the home folder.
 PathText = Annotated[str, AfterValidator(os.path.expanduser)]
@@ -61,8 +62,7 @@ class Settings(BaseModel):
         known = cls.known_keys()
         for key, value in values.items():
             if key not in cls.model_fields and cls.block_at(str(key), value) is None:
-                near = difflib.get_close_matches(str(key), known, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+                hint = suggestion(str(key), known, label="known keys")
                 raise ValueError(f"unknown key {key!r}: {hint}")
         return values
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from svilm_fast.core.messages import single_line
 from svilm_fast.data import containers, display
 from svilm_fast.data.config import LimitsConfig
 from svilm_fast.data.errors import (
@@ -24,7 +25,6 @@ from svilm_fast.data.errors import (
     SlowVideoError,
     TruncatedVideoError,
     VideoError,
-    one_line,
 )
 from svilm_fast.data.timeline import ShownFrames, Timeline
 
@@ -191,7 +191,7 @@ class _Decoder:
                     f"decoding needs more than the {self.limits.memory_bytes} bytes of memory "
                     "allowed (limits.memory_bytes)"
                 ) from None
-            what = getattr(error, "strerror", None) or one_line(error)
+            what = getattr(error, "strerror", None) or single_line(error)
             if self.collector is not None:
                 raise _truncated(self.count, self.collector.timeline.total, what) from None
             if self.container is containers.MOV and containers.top_level_boxes(self.data)[1]:

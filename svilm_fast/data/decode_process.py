@@ -26,10 +26,11 @@ from typing import Any
 
 import numpy as np
 
+from svilm_fast.core.messages import single_line
 from svilm_fast.data import errors
 from svilm_fast.data.config import LimitsConfig
 from svilm_fast.data.decode import Choose, DecodedClip, decode_clip, too_slow
-from svilm_fast.data.errors import CrashedDecoderError, DataError, SlowVideoError, one_line
+from svilm_fast.data.errors import CrashedDecoderError, DataError, SlowVideoError
 from svilm_fast.data.main_module import main_module_hidden
 from svilm_fast.data.sampling import FrameChoice
 from svilm_fast.data.segments import InSegment
@@ -307,7 +308,7 @@ def _answer(
         with memory_limit(limits.memory_bytes, used):
             clip = decode_clip(data, choose, short_side=short_side, limits=limits, seconds=seconds)
     except Exception as error:
-        return {"error": [type(error).__name__, one_line(error)]}, None
+        return {"error": [type(error).__name__, single_line(error)]}, None
     edges = clip.timeline.edges
     frames = np.ascontiguousarray(clip.frames)
     return {

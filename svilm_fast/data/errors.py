@@ -103,9 +103,3 @@ class WorkerError(DataError):
     """A loader worker failed, hung or died; the message names the samples."""
 
     reason = "worker"
-
-
-def one_line(error: BaseException, limit: int = 300) -> str:
-    """The text of `error` on one line of at most `limit` characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -13,7 +13,8 @@ from typing import Any, BinaryIO
 
 import fsspec
 
-from svilm_fast.data.errors import DataError, MissingFileError, one_line
+from svilm_fast.core.messages import single_line
+from svilm_fast.data.errors import DataError, MissingFileError
 
 # A list in a shard path may come from a stranger: protocols that run commands are not among these.
 # Each with the package that fsspec needs for it.
@@ -90,11 +91,11 @@ def remote_errors(path: str) -> Iterator[None]:
     except ImportError as error:
         package = _PACKAGES[protocol(path) or "memory"]
         raise DataError(
-            f"{path!r} needs another package: pip install {package} ({one_line(error)})"
+            f"{path!r} needs another package: pip install {package} ({single_line(error)})"
         ) from None
     except Exception as error:  # every store has errors of its own
         raise DataError(
-            f"{path!r} cannot be read: {type(error).__name__}: {one_line(error)}"
+            f"{path!r} cannot be read: {type(error).__name__}: {single_line(error)}"
         ) from None
 
 
@@ -124,7 +125,7 @@ def open_binary(path: str, *, read_ahead: bool = True) -> BinaryIO:
     except OSError as error:
         raise DataError(f"{path!r} cannot be opened: {error.strerror or error}") from None
     except ValueError as error:  # a null character, half a surrogate pair
-        raise MissingFileError(f"{path!r} is not a path: {one_line(error)}") from None
+        raise MissingFileError(f"{path!r} is not a path: {single_line(error)}") from None
 
 
 @contextlib.contextmanager

@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from svilm_fast.core.messages import single_line
 from svilm_fast.core.philox import derive_seeds
 from svilm_fast.core.text import counted
 from svilm_fast.data.batch import ClipBatch
 from svilm_fast.data.config import DataConfig
 from svilm_fast.data.dataset import Clip, ClipDataset
-from svilm_fast.data.errors import DataError, WorkerError, one_line
+from svilm_fast.data.errors import DataError, WorkerError
 from svilm_fast.data.main_module import main_module_hidden
 from svilm_fast.data.skips import Skip, SkipReport
 
@@ -103,7 +104,7 @@ class _Assembler(Dataset):
             except Exception as error:
                 name = dataset.ids[index]
                 raise WorkerError(
-                    f"sample {name!r}: unexpected {type(error).__name__}: {one_line(error)}"
+                    f"sample {name!r}: unexpected {type(error).__name__}: {single_line(error)}"
                 ) from error
         if not dataset.train:
             return None
@@ -314,8 +315,9 @@ class ClipLoader:
             indices = [places[0] for places in self._pending[0].candidates[:4]]
             names = ", ".join(repr(self.dataset.ids[index]) for index in indices)
             raise WorkerError(
-                f"no batch from the workers: {one_line(error)}. The batch begins with the samples "
-                f"{names}: a file may hang the decoder; data.timeout_s is {self.config.timeout_s:g}"
+                f"no batch from the workers: {single_line(error)}. The batch begins with the "
+                f"samples {names}: a file may hang the decoder; data.timeout_s is "
+                f"{self.config.timeout_s:g}"
             ) from None
 
     def _remembered(self, requests: Iterator[Request]) -> Iterator[Request]:

@@ -16,6 +16,7 @@ from rich.progress import Progress
 
 from svilm_fast.core.console import Console
 from svilm_fast.core.earlier_result import check_replaceable
+from svilm_fast.core.messages import single_line
 from svilm_fast.core.terminal import printable
 from svilm_fast.core.text import counted
 from svilm_fast.data import files
@@ -30,7 +31,6 @@ from svilm_fast.data.errors import (
     MissingFileError,
     ShardError,
     VideoError,
-    one_line,
 )
 from svilm_fast.data.lists import (
     ListRow,
@@ -292,7 +292,7 @@ def _as_data_error(error: Exception) -> DataError:
     """The reason of a refusal: one strange file among a million must not end the packing."""
     if isinstance(error, DataError):
         return error
-    return VideoError(f"{type(error).__name__}: {one_line(error)}")
+    return VideoError(f"{type(error).__name__}: {single_line(error)}")
 
 
 def _member_extension(path: str, data: bytes) -> str:

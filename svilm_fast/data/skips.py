@@ -6,8 +6,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from svilm_fast.core.messages import single_line
 from svilm_fast.core.text import counted
-from svilm_fast.data.errors import DataError, SkipBudgetError, one_line
+from svilm_fast.data.errors import DataError, SkipBudgetError
 from svilm_fast.data.text import storable
 
 
@@ -21,7 +22,7 @@ class Skip:
 
     @classmethod
     def of(cls, sample: str, error: DataError) -> Skip:
-        return cls(storable(sample), error.reason, storable(one_line(error)))
+        return cls(storable(sample), error.reason, storable(single_line(error)))
 
 
 @dataclass

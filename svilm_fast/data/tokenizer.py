@@ -15,9 +15,10 @@ from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from torch import Tensor
 
+from svilm_fast.core.messages import single_line
 from svilm_fast.data import text
 from svilm_fast.data.config import TokenizerConfig
-from svilm_fast.data.errors import DataError, MissingFileError, one_line
+from svilm_fast.data.errors import DataError, MissingFileError
 
 PAD, START, END = "<pad>", "<start>", "<end>"
 _PAD_NAMES = (PAD, "[PAD]", "<|pad|>", "<|endoftext|>")
@@ -86,7 +87,8 @@ class Tokenizer:
         try:
             fast = FastTokenizer.from_file(str(file))
         except Exception as error:  # the Rust side raises bare Exception
-            raise DataError(f"{str(file)!r} is not a tokenizer.json: {one_line(error)}") from None
+            why = single_line(error)
+            raise DataError(f"{str(file)!r} is not a tokenizer.json: {why}") from None
         return cls(fast)
 
     @classmethod
@@ -99,7 +101,7 @@ class Tokenizer:
             with gzip.open(file, "rb") as stream:
                 data = stream.read(_CLIP_BYTES + 1)
         except (OSError, EOFError) as error:
-            raise DataError(f"{str(file)!r} is not a gzip file: {one_line(error)}") from None
+            raise DataError(f"{str(file)!r} is not a gzip file: {single_line(error)}") from None
         if len(data) > _CLIP_BYTES:
             raise DataError(f"{str(file)!r} holds more than {_CLIP_BYTES} bytes: not CLIP's file")
         lines = text.decode_utf8(data, str(file), DataError).split("\n")[1 : _CLIP_MERGES + 1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -52,16 +51,10 @@ def chance_interval(
             f"{queries}, {gallery_size} and {confidence}"
         )
     chance = min(1.0, k / gallery_size)
-    pmf = _binomial_pmf(queries, chance)
-    tail = (1 - confidence) / 2
-    low, below = 0, pmf[0]
-    while below <= tail:
-        low += 1
-        below += pmf[low]
-    high, above = queries, pmf[queries]
-    while above <= tail:
-        high -= 1
-        above += pmf[high]
+    # Not at the top: scipy.stats takes most of a second to import.
+    from scipy.stats import binom
+
+    low, high = (int(end) for end in binom.interval(confidence, queries, chance))
     percent = 100 / queries
     return ChanceInterval(k, 100 * chance, percent * low, percent * high, confidence)
 
@@ -143,19 +136,3 @@ def _true_colours(clip: Mapping[str, object]) -> frozenset[str]:
 
 def _indicator(sets: Sequence[frozenset[str]], colours: Sequence[str]) -> Tensor:
     return torch.tensor([[float(c in s) for c in colours] for s in sets])
-
-
-def _binomial_pmf(trials: int, chance: float) -> list[float]:
-    if chance in (0.0, 1.0):
-        return [float(hits == chance * trials) for hits in range(trials + 1)]
-    log_all = math.lgamma(trials + 1)
-    return [
-        math.exp(
-            log_all
-            - math.lgamma(hits + 1)
-            - math.lgamma(trials - hits + 1)
-            + hits * math.log(chance)
-            + (trials - hits) * math.log1p(-chance)
-        )
-        for hits in range(trials + 1)
-    ]

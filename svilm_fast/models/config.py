@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from svilm_fast.core.nested import merge
 from svilm_fast.core.settings import Factor, Layers, Settings, Size
 
 PresetName = Literal["tiny", "small", "base", "large"]
@@ -250,16 +251,7 @@ def with_preset(values: dict[str, Any]) -> dict[str, Any]:
         name = model.get("preset", "base") if isinstance(model, Mapping) else "base"
     if not isinstance(name, str) or name not in PRESETS:
         raise ValueError(f"unknown model.preset {name!r}: choose one of {', '.join(PRESETS)}")
-    return _merged(copy.deepcopy(PRESETS[name]), values)
-
-
-def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    for key, value in over.items():
-        if isinstance(value, dict) and isinstance(base.get(key), dict):
-            base[key] = _merged(base[key], value)
-        else:
-            base[key] = value
-    return base
+    return merge(copy.deepcopy(PRESETS[name]), values)
 
 
 def _check_heads(block: str, width: int, heads: int) -> None:

@@ -2,10 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 
-from svilm_fast.bench.compare.verdict import percent, ratio_interval
+from svilm_fast.bench.compare.verdict import ratio_interval
 from svilm_fast.bench.exit_codes import ExitCode
+from svilm_fast.bench.units import percent
 from svilm_fast.cli import main
 
 ID = "ops/infonce/B=1024/float32/forward/reference"
@@ -233,3 +235,11 @@ def test_the_interval_covers_the_true_ratio():
     before = [10 + 0.1 * step for step in range(-10, 11)]
     low, high = ratio_interval(before, [1.2 * value for value in before])
     assert 1.1 < low < 1.2 < high < 1.3
+
+
+def test_the_interval_of_known_samples_is_known():
+    draw = np.random.default_rng(11)
+    before, after = draw.lognormal(size=11).tolist(), (1.2 * draw.lognormal(size=14)).tolist()
+    expected = (0.24131614676794358, 2.5687033191355595)
+    assert ratio_interval(before, after) == pytest.approx(expected, rel=1e-12)
+    assert ratio_interval([1.0], [2.0]) == (2.0, 2.0)

@@ -6,7 +6,7 @@ import pytest
 
 from svilm_fast.bench.environment import ROOT
 from svilm_fast.bench.exit_codes import ExitCode
-from svilm_fast.bench.generated_section import put_section, section_of
+from svilm_fast.bench.generated_section import read_section, write_section
 from svilm_fast.bench.report.gpu_table import NOTHING, SECTION, gpu_section
 from svilm_fast.bench.run.file import read_results
 from svilm_fast.cli import main
@@ -63,7 +63,7 @@ def test_the_figures_of_a_run(written, page):
         record("fused", 1.0, direction="forward"),
     ]
     assert table(written(records), "--page", page) == ExitCode.OK
-    lines = section_of(page, SECTION).splitlines()
+    lines = read_section(page, SECTION).splitlines()
     assert lines[0].startswith("Made Up GPU, PyTorch 2.11, Triton 3.6, commit abcdef012345;")
     assert lines[4] == (
         "| infonce | big | bfloat16 | 4 ms | 500 TFLOP/s | 50.0% (product) | 3 MiB | "
@@ -95,7 +95,7 @@ def test_without_any_gpu_the_section_says_so(written, page):
     assert gpu_section([]) == NOTHING
     cpu = written([record("fused", 4.0)], environment={"cpu": "small"})
     assert table(cpu, "--page", page) == ExitCode.OK
-    assert section_of(page, SECTION) == NOTHING
+    assert read_section(page, SECTION) == NOTHING
 
 
 def test_the_readme_tells_what_the_result_files_do():
@@ -106,5 +106,5 @@ def test_a_page_without_the_marks_is_refused(tmp_path):
     path = tmp_path / "page.md"
     path.write_text("no marks\n")
     with pytest.raises(ValueError, match="put <!-- gpu figures -->"):
-        put_section(path, SECTION, "text")
+        write_section(path, SECTION, "text")
     assert path.read_text() == "no marks\n"

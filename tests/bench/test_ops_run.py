@@ -11,6 +11,7 @@ from svilm_fast.bench.ceilings import Ceilings
 from svilm_fast.bench.ops import run
 from svilm_fast.bench.ops.cases import cases
 from svilm_fast.bench.ops.proof import Case
+from svilm_fast.bench.run import runner
 from svilm_fast.bench.run.runner import run_one
 from svilm_fast.bench.suites import benchmarks
 from svilm_fast.bench.suites import ops as suite
@@ -145,7 +146,7 @@ def test_an_unfinished_run_is_resumed_without_what_broke_it(tmp_path, monkeypatc
             yield run_one(benchmark, CPU, None, budget_s=0.0)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run, "run", stops_at_the_third)
+        patch.setattr(runner, "run", stops_at_the_third)
         with pytest.raises(RuntimeError, match="lost"):
             run.main(call)
     [path] = tmp_path.glob("*/ops.json")
@@ -183,7 +184,7 @@ def test_a_run_that_does_not_resume_takes_an_older_file_away(tmp_path, monkeypat
     def crashes(*_, **__):
         raise RuntimeError("in the first benchmark")
 
-    monkeypatch.setattr(run, "run", crashes)
+    monkeypatch.setattr(runner, "run", crashes)
     with pytest.raises(RuntimeError):
         run.main([*call, "--out", str(tmp_path)])
     assert not path.exists()

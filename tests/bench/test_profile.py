@@ -1,4 +1,4 @@
-"""`svilm profile`: phases, idle time and memory read from traces made by hand and by PyTorch."""
+"""`svilm profile`: ranges, idle time and memory read from traces made by hand and by PyTorch."""
 
 import gzip
 import json
@@ -56,10 +56,10 @@ def named(costs):
     return {cost.name: cost for cost in costs}
 
 
-def test_phases_are_nested_and_the_step_is_none_of_them():
-    phases = named(trace_of(STEP).phases())
-    assert phases.keys() == {"data", "backward", "replay"}
-    assert (phases["backward"].total, phases["backward"].own) == (600, 500)
+def test_ranges_are_nested_and_the_step_is_none_of_them():
+    ranges = named(trace_of(STEP).ranges())
+    assert ranges.keys() == {"data", "backward", "replay"}
+    assert (ranges["backward"].total, ranges["backward"].own) == (600, 500)
 
 
 def test_operators_are_those_of_the_step_and_its_thread():
@@ -121,7 +121,7 @@ def test_an_empty_trace_and_a_missing_one_are_errors(tmp_path):
         read_trace(tmp_path / "absent.json")
 
 
-def test_a_recorded_call_has_phases_operators_and_memory(tmp_path):
+def test_a_recorded_call_has_ranges_operators_and_memory(tmp_path):
     weight = torch.randn(64, 64, requires_grad=True)
 
     def call():
@@ -134,8 +134,8 @@ def test_a_recorded_call_has_phases_operators_and_memory(tmp_path):
     record(call, path, steps=2, device=CPU, stacks=False)
     trace = read_trace(path)
     assert len(trace.windows) == 2
-    phases = named(trace.phases())
-    assert (phases["embed"].calls, phases["backward"].calls) == (2, 2)
+    ranges = named(trace.ranges())
+    assert (ranges["embed"].calls, ranges["backward"].calls) == (2, 2)
     assert named(trace.operators())["aten::mm"].calls == 6
     assert 0 < trace.busy() <= trace.length
     assert max(trace.memory[0].allocated) - min(trace.memory[0].allocated) >= 64 * 64 * 4
@@ -192,7 +192,7 @@ def test_the_outer_profilers_get_a_ready_command(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_training_step_is_profiled_with_its_phases(tmp_path, capsys, ranks):
+def test_a_training_step_is_profiled_with_its_ranges(tmp_path, capsys, ranks):
     small = ["video.frames=4", "video.image_size=32", "video.num_segments=2", "video.depth=2"]
     small += ["training.global_batch=4", "training.micro_batch=2", "text.depth=1"]
     arguments = ["--synthetic", "--steps", "1", "--out", str(tmp_path), *small]

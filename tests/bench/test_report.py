@@ -12,7 +12,8 @@ from svilm_fast.bench.report.page import build_page, facts_of, sections_of
 from svilm_fast.bench.report.peer_comparison import compared_cases, draw_comparison, ratios_to_eager
 from svilm_fast.bench.report.roofline import draw_roofline, has_roofline
 from svilm_fast.bench.run.file import read_results
-from svilm_fast.bench.units import (
+from svilm_fast.cli import main
+from svilm_fast.core.units import (
     bytes_text,
     count_text,
     percent_text,
@@ -20,7 +21,6 @@ from svilm_fast.bench.units import (
     ratio_text,
     time_text,
 )
-from svilm_fast.cli import main
 from svilm_fast.report.theme import LIGHT
 
 

@@ -22,7 +22,7 @@ from svilm_fast.bench.run.runner import (
     run_together,
 )
 from svilm_fast.bench.run.table import table
-from svilm_fast.bench.run.text import exit_code, failures, line
+from svilm_fast.bench.run.text import exit_code, failures, line, status_text
 from svilm_fast.bench.suites import blocks
 from svilm_fast.bench.suites.benchmark import (
     Benchmark,
@@ -213,9 +213,16 @@ def test_a_lost_device_ends_the_run_after_the_record_that_lost_it(monkeypatch):
 def test_a_record_comes_back_from_its_file_as_it_was():
     record = run_one(make(good), CPU, CEILINGS, budget_s=0.0)
     written = json.loads(json.dumps(record.as_json()))
-    assert Record.from_json(written).as_json() == record.as_json() | {
-        name: written[name] for name in ("samples_ms", "order", "kernels")
-    }
+    assert Record.from_json(written) == record
+
+
+@pytest.mark.parametrize("value", [True, float("nan"), float("inf"), "12", None])
+def test_what_is_no_number_in_a_file_is_no_figure(value):
+    written = run_one(make(good), CPU, CEILINGS, budget_s=0.0).as_json()
+    read = Record.from_json(written | {"median_ms": value, "product_fraction": value})
+    assert read.time_ms is None
+    assert read.floor_fraction is None
+    assert status_text(read) == "no figure"
 
 
 def test_where_the_kernels_of_a_call_cannot_be_told_the_others_are_measured(monkeypatch):

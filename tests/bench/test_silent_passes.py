@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from svilm_fast.bench.compare import pytest_gate
 from svilm_fast.bench.exit_codes import ExitCode
-from svilm_fast.bench.run import pytest_gate
 from svilm_fast.bench.run.file import Results
 from svilm_fast.bench.run.record import Record
 from svilm_fast.bench.suites import ops as ops_suite

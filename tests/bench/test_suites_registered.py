@@ -154,7 +154,7 @@ class TestData:
 
 def test_micro_batches_share_their_clips_and_nothing_else():
     config = step.load_config("demo")
-    made = step.Step(config, 6, 3, CPU)
+    made = step.TrainingStep(config, 6, 3, CPU)
     first, second = made.parts
     assert first.frames is second.frames
     assert not torch.equal(first.text_tokens, second.text_tokens)
@@ -168,7 +168,7 @@ def test_micro_batches_share_their_clips_and_nothing_else():
 
 
 def test_wrong_losses_of_a_step_are_found(monkeypatch):
-    made = step.Step(step.load_config("demo"), 2, None, CPU)
+    made = step.TrainingStep(step.load_config("demo"), 2, None, CPU)
     assert made._verify_losses() < 1e-6
     outputs = iter((1.0, 1.5))
     objective = made.model.objective
@@ -195,7 +195,7 @@ def test_the_step_is_proven_against_float64_and_timed(case):
 @pytest.mark.slow
 def test_a_step_with_a_lost_gradient_is_found(monkeypatch):
     monkeypatch.setattr(step.CachedStep, "backward", lambda self: self.output.loss.backward())
-    made = step.Step(step.load_config("demo"), 4, 2, CPU)
+    made = step.TrainingStep(step.load_config("demo"), 4, 2, CPU)
     with pytest.raises(WrongResult, match="not that of one pass"):
         made.verify()
 

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 THERE = {"torch", "triton", "einops", "numpy", "pytest", "pytest-benchmark", "hypothesis"}
-IMPORTED_AS = {"pyyaml": "yaml", "scikit-learn": "sklearn", "pytest-xdist": "xdist"}
+IMPORTED_AS = {"pyyaml": "yaml", "pytest-xdist": "xdist"}
 
 
 def absent_modules() -> list[str]:

@@ -62,7 +62,7 @@ def test_a_crash_of_the_check_is_a_problem(monkeypatch):
 
 
 def test_a_folder_that_cannot_be_written_to(tmp_path):
-    assert module.disk_problems(tmp_path)[0].endswith("GiB free")
+    assert module.disk_problems(tmp_path)[0].endswith("iB free")
     (tmp_path / "file").write_text("")
     assert "cannot be written to" in module.disk_problems(tmp_path / "file")[1][0]
 

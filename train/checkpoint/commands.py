@@ -11,6 +11,7 @@ import typer
 from svilm_fast.core.errors import CheckpointError, UserError
 from svilm_fast.core.terminal import print
 from svilm_fast.core.text import counted
+from svilm_fast.core.units import bytes_text
 from svilm_fast.train.checkpoint.portable import drafts_of, write_portable
 from svilm_fast.train.checkpoint.portable import problem_with as problem_with_portable
 from svilm_fast.train.checkpoint.saved_state import (
@@ -73,7 +74,7 @@ def info(
         contents = [file for file in folder.rglob("*") if file.is_file()]
         size = sum(file.stat().st_size for file in contents)
         verdict = "all SHA-256 checksums match" if reason is None else f"NOT usable: {reason}"
-        print(f"  {counted(len(contents), 'file')}, {size / 2**20:,.1f} MiB; {verdict}")
+        print(f"  {counted(len(contents), 'file')}, {bytes_text(size)}; {verdict}")
     if damaged:
         raise typer.Exit(1)
 

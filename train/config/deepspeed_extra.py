@@ -6,7 +6,6 @@ are not listed here: DeepSpeed's own parser reads a dictionary that records what
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from pydantic import BaseModel, ValidationError
 
 from svilm_fast.core.errors import ConfigError
+from svilm_fast.core.messages import suggestion
 from svilm_fast.train.config.run_files import LOCK_FILE, RunFiles
 from svilm_fast.train.environment import import_deepspeed
 
@@ -327,7 +327,4 @@ def _check_scratch(key: str, given: Any) -> None:
 
 
 def _unknown(path: str, name: str, known: Iterable[str]) -> ConfigError:
-    names = sorted(known)
-    near = difflib.get_close_matches(str(name), names, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
-    return ConfigError(f"unknown key '{path}': {hint}")
+    return ConfigError(f"unknown key '{path}': {suggestion(str(name), sorted(known))}")

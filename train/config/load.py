@@ -15,6 +15,8 @@ from pydantic import Field, ValidationError, create_model
 
 import svilm_fast
 from svilm_fast.core.errors import ConfigError
+from svilm_fast.core.messages import suggestion
+from svilm_fast.core.nested import merge
 from svilm_fast.core.settings import Settings
 from svilm_fast.tasks.base import task_class
 from svilm_fast.tasks.settings import DEFAULT_TASK, TaskSettings
@@ -49,20 +51,8 @@ def find_config(name: str, beside: Path | None = None) -> Path:
         if candidate.is_file():
             return candidate
     names = preset_names()
-    near = difflib.get_close_matches(given.stem, names, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"recipes: {', '.join(names)}"
+    hint = suggestion(given.stem, names, label="recipes")
     raise ConfigError(f"no configuration file {name!r}; {hint}")
-
-
-def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `below` with the values of `above` laid over it, block by block."""
-    merged = dict(below)
-    for key, value in above.items():
-        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
-            merged[key] = merge(merged[key], value)
-        else:
-            merged[key] = value
-    return merged
 
 
 def overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Writes that either happened completely or not at all, and careful reads."""
+"""Reads and writes of the files in a run folder."""
 
 from __future__ import annotations
 
@@ -11,35 +11,13 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from svilm_fast.core.files import sync as sync
+from svilm_fast.core.files import write_atomically as write_atomically
+from svilm_fast.core.files import write_json as write_json
 from svilm_fast.train.folder.disk import write_errors
 
 CHUNK_BYTES = 1 << 20
 LONGEST_JSON = 64 << 20
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file through a temporary name, flushed to disk before it gets its own."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync(path.parent)
-
-
-def sync(path: Path) -> None:
-    """Flush a file's content, or a folder's entries, so that they survive a power cut."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON atomically."""
-    write_atomically(path, (json.dumps(content, indent=2, default=str) + "\n").encode())
 
 
 def read_limited(path: Path) -> bytes:

@@ -16,7 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from svilm_fast.core.machine import usable_cores
 from svilm_fast.core.text import counted
+from svilm_fast.core.units import bytes_text
 from svilm_fast.data.shards import INDEX_SUFFIX, ShardWriter
 from svilm_fast.data.world.config import WorldConfig, build_config
 from svilm_fast.data.world.progress import clip_progress
@@ -49,7 +51,7 @@ class WorldReport:
 
     def __str__(self) -> str:
         counts = ", ".join(f"{count} {split}" for split, count in self.clips.items())
-        size = f"{self.bytes / 2**20:.1f} MiB"
+        size = bytes_text(self.bytes)
         if self.reused:
             return f"world in {self.out_dir}: {counts} clips, {size}, rendered before"
         rate = sum(self.clips.values()) / max(self.seconds, 1e-9)
@@ -93,7 +95,7 @@ def render_world(
     manifest: dict[str, Any] = {"format": FORMAT, "config": config.model_dump(), "splits": {}}
     # It comes first, without shards, and says whose files these are should the rendering be killed.
     _write_manifest(out, manifest)
-    processes = workers or _cores()
+    processes = workers or usable_cores()
     total = sum(len(plan) for plan in plans.values())
     with ExitStack() as stack:
         run = _runner(stack, min(processes, -(-total // _CHUNK)))
@@ -153,12 +155,6 @@ def render_members(job: Job) -> list[Member]:
             (key, encode_mp4(rendered.frames, config.fps, config.quality), text.encode())
         )
     return members
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _runner(stack: ExitStack, processes: int) -> Callable[[list[Job]], Iterator[list[Member]]]:

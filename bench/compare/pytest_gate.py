@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from svilm_fast.bench.compare.verdict import IdVerdict, judge, overall, percent, refusal
+from svilm_fast.bench.compare.verdict import IdVerdict, judge, overall, refusal
 from svilm_fast.bench.exit_codes import ExitCode
 from svilm_fast.bench.run.file import Results, read_results, same_file
 from svilm_fast.bench.run.record import Record
-from svilm_fast.bench.units import limited_time
+from svilm_fast.bench.units import limited_time, percent
 
 # Beyond pytest's own exit statuses (0 to 5): 11 regression, 13 incomparable, 14 missing, ...
 EXIT_OFFSET = 10

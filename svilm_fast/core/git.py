@@ -1,0 +1,25 @@
+"""Asks git about a repository."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from svilm_fast.core.messages import single_line
+
+
+def git(repository: Path, *arguments: str) -> str:
+    """Output of a git command.
+
+    Raises:
+        ValueError: there is no git, or git says no; the message is git's.
+    """
+    try:
+        result = subprocess.run(
+            ["git", "-C", str(repository), *arguments], capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        raise ValueError("git is not installed") from None
+    if result.returncode:
+        raise ValueError(f"git {arguments[0]} in {repository}: {single_line(result.stderr)}")
+    return result.stdout
