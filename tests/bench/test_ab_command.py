@@ -203,9 +203,7 @@ def test_the_status_is_that_of_the_worst_verdict(call, project, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "choice", [("--suite", "nothing"), ("--module", MODULE, "--only", "*/nothing/*")]
-)
+@pytest.mark.parametrize("choice", [("--suite", "nothing"), ("--only", "*/nothing/*")])
 def test_a_wrong_suite_or_pattern_is_usage(call, project, choice):
     result = call("--base", "main", "--aa", "--repository", project, "--device", "cpu", *choice)
     assert result.exit_code == ExitCode.USAGE
