@@ -143,7 +143,7 @@ def test_a_run_that_is_training_is_left_alone(make_engine, batch_of, tmp_path: P
     finally:
         lock.release()
     (tmp_path / "link").symlink_to(tmp_path / "copy")
-    with pytest.raises(UserError, match="is a link"):
+    with pytest.raises(UserError, match="is a symbolic link"):
         call("convert", "--run", run, "--out", tmp_path / "link", "--overwrite")
 
 

@@ -185,7 +185,7 @@ def test_a_hostile_folder_cannot_make_a_command_write_behind_a_link(tmp_path: Pa
         fill(drafts, {"pictures/a.png": b"new"})
     files.owned.unlink()
     files.owned.symlink_to(tmp_path / "victim")
-    with pytest.raises(UserError, match=r"run\.files is a link or no file"):
+    with pytest.raises(UserError, match=r"run\.files is a link or not a regular file"):
         ownership.claim(files, files.report)
     assert (tmp_path / "outside/a.png").read_bytes() == b"mine"
     assert (tmp_path / "victim").read_bytes() == b"mine\n"
