@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, TypeVar
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from pydantic import Field
@@ -162,15 +162,10 @@ def operand(embeddings: Tensor, products: Products) -> Tensor:
 
 
 KINDS: dict[str, type[ObjectiveConfig]] = {}
-Config = TypeVar("Config", bound=ObjectiveConfig)
 
 
-def register(kind: type[Config]) -> type[Config]:
-    """Make an objective known under its `kind`; also usable as a decorator.
-
-    Raises ValueError where another class has the kind.
-    """
+def register(kind: type[ObjectiveConfig]) -> None:
+    """Make an objective known under its `kind`; raises ValueError where another class has it."""
     name = str(kind.model_fields["kind"].default)
     if KINDS.setdefault(name, kind) is not kind:
         raise ValueError(f"objective kind {name!r} is registered as {KINDS[name].__qualname__}")
-    return kind

@@ -16,7 +16,6 @@ from svilm_fast.objectives.cost import Cost, Sent
 from svilm_fast.objectives.features import Reads, required
 
 
-@register
 class TokenMeanConfig(ObjectiveConfig):
     """Every video token predicts the mean of its clip's tokens."""
 
@@ -52,7 +51,6 @@ class TokenMean(Objective):
         return loss, {f"spread_{self.name}": tokens.detach().std(dim=1).mean()}
 
 
-@register
 class CenterGapConfig(ObjectiveConfig):
     """The mean video of the global batch lies at the mean caption."""
 
@@ -84,3 +82,7 @@ class CenterGap(Objective):
         mean = all_reduce_sum(gap) / (len(videos) * world_size())
         loss = (self.stretch.to(mean.dtype) * mean).square().sum()
         return loss, {}
+
+
+register(TokenMeanConfig)
+register(CenterGapConfig)

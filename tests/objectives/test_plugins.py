@@ -45,6 +45,7 @@ BOTH = (
     "objectives.centers.weight=1.5",
 )
 WITHOUT_OTHERS = tuple(f"objectives.{n}.weight=0" for n in ("contrast", "grounding", "temporal"))
+SGD = ("optimizer.name=sgd", "optimizer.lr=0.0005")
 STAGES = [(0, "boundary"), (2, "boundary"), (2, "coalesce"), (3, "coalesce"), (3, "boundary")]
 CASES = {
     "both beside S-ViLM's": (*BOTH, *NOISE),
@@ -84,60 +85,34 @@ def test_a_local_objective_is_kept_away_from_the_cache() -> None:
     assert small_model(small_config()).embed(small_inputs()).local is None
 
 
-def test_two_ranks_train_like_one_process(tmp_path, run_on_ranks) -> None:
-    sgd = ["optimizer.name=sgd", "optimizer.lr=0.0005", *BOTH, *WITHOUT_OTHERS]
-    cached = [*sgd, "training.micro_batch=4"]
-    modes = {
-        "plain": [*sgd, "deepspeed.zero_stage=1"],
-        "coalesce": [*cached, "deepspeed.zero_stage=1", "distributed.gradient_reduction=coalesce"],
-        "boundary": [*cached, "deepspeed.zero_stage=1", "distributed.gradient_reduction=boundary"],
-    }
-    jobs = {name: (overrides, 2) for name, overrides in modes.items()}
-    jobs["float64"] = ([*BOTH, *WITHOUT_OTHERS], 4)
-    check_ranks(jobs, sgd, tmp_path, run_on_ranks)
+def engine_job(overrides, stage: int, reduction: str | None = None) -> tuple[str, list[str], int]:
+    cache = ["training.micro_batch=4", f"distributed.gradient_reduction={reduction}"]
+    chosen = [*SGD, *overrides, f"deepspeed.zero_stage={stage}", *(cache if reduction else [])]
+    return "engine", chosen, 2
 
 
-@pytest.mark.slow
-def test_two_ranks_train_like_one_process_in_every_stage(tmp_path, run_on_ranks) -> None:
-    for number, objectives in enumerate(((*BOTH, *NOISE), (BOTH[0], *WITHOUT_OTHERS))):
-        sgd = ["optimizer.name=sgd", "optimizer.lr=0.0005", *objectives]
-        jobs = {
-            f"ZeRO {stage} {reduction}": (
-                [
-                    *sgd,
-                    f"deepspeed.zero_stage={stage}",
-                    f"distributed.gradient_reduction={reduction}",
-                    "training.micro_batch=4",
-                ],
-                2,
-            )
-            for stage, reduction in STAGES
-        }
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        jobs["float64"] = (list(objectives), 5)
-        check_ranks(jobs, sgd, folder, run_on_ranks)
-
-
-def check_ranks(jobs, overrides, folder: Path, run_on_ranks) -> None:
-    """Every job of two ranks against one process that holds the whole batch in float64."""
+def on_two_ranks(jobs, folder: Path, run_on_ranks) -> list[dict]:
+    """What each rank told of each job."""
     torch.save(jobs, folder / "jobs.pt")
     run_on_ranks(2, PROGRAM, folder, timeout=1000)
-    told = [torch.load(folder / f"rank_{rank}.pt") for rank in range(2)]
-    model = small_model(small_config(*jobs["float64"][0])).double()
+    return [torch.load(folder / f"rank_{rank}.pt") for rank in range(2)]
+
+
+def check_ranks(told, overrides) -> None:
+    """Every job of two ranks against one process that holds the whole batch in float64."""
+    model = small_model(small_config(*overrides)).double()
     expected = model(small_inputs())
     expected.loss.backward()
-    exact = [rank["float64"] for rank in told]
+    exact = [rank.pop("float64") for rank in told]
     mean = torch.stack([rank["losses"] for rank in exact]).mean()
     torch.testing.assert_close(mean, expected.loss.detach(), rtol=0, atol=1e-10)
     for name, parameter in model.named_parameters():
         for rank in exact:
-            if parameter.grad is not None:
-                torch.testing.assert_close(
-                    rank["gradients"][name], parameter.grad, rtol=0, atol=1e-10, msg=name
-                )
-    wanted = train_alone(overrides, 2)
-    for name in jobs.keys() - {"float64"}:
+            torch.testing.assert_close(
+                rank["gradients"][name], parameter.grad, rtol=0, atol=1e-10, msg=name
+            )
+    wanted = train_alone([*SGD, *overrides], 2)
+    for name in told[0]:
         metrics = {
             key: sum(rank[name]["metrics"][key] for rank in told) / 2
             for key in wanted["metrics"]
@@ -145,6 +120,43 @@ def check_ranks(jobs, overrides, folder: Path, run_on_ranks) -> None:
         }
         found = told[0][name] | {"metrics": metrics}
         assert_alike(found, wanted | {"metrics": {key: wanted["metrics"][key] for key in metrics}})
+
+
+def test_two_ranks_train_like_one_process(tmp_path, run_on_ranks) -> None:
+    jobs = {
+        "plain": engine_job(BOTH, 1),
+        "coalesce": engine_job(BOTH, 1, "coalesce"),
+        "boundary": engine_job(BOTH, 1, "boundary"),
+        "float64": ("float64", BOTH, 4),
+    }
+    check_ranks(on_two_ranks(jobs, tmp_path, run_on_ranks), BOTH)
+
+
+@pytest.mark.slow
+def test_two_ranks_train_like_one_process_in_every_stage(tmp_path, run_on_ranks) -> None:
+    overrides = [*BOTH, *NOISE]
+    jobs = {str(case): engine_job(overrides, *case) for case in STAGES}
+    jobs["float64"] = ("float64", overrides, 5)
+    check_ranks(on_two_ranks(jobs, tmp_path, run_on_ranks), overrides)
+
+
+@pytest.mark.slow
+def test_without_a_global_objective_the_cache_changes_no_weight(tmp_path, run_on_ranks) -> None:
+    overrides = [BOTH[0], *WITHOUT_OTHERS]
+    jobs = {
+        str(case): ("weights", engine_job(overrides, *case)[1], 3)
+        for case in [(1,), (1, "coalesce"), (1, "boundary"), *STAGES]
+    }
+    told = on_two_ranks(jobs, tmp_path, run_on_ranks)
+    for rank in told:
+        plain = rank.pop("(1,)")
+        assert plain["losses"][2] < plain["losses"][0]
+        for name, found in rank.items():
+            torch.testing.assert_close(found["losses"], plain["losses"], rtol=1e-5, atol=0)
+            for key, value in plain["weights"].items():
+                torch.testing.assert_close(
+                    found["weights"][key], value, rtol=1e-6, atol=1e-6, msg=f"{name} {key}"
+                )
 
 
 def test_the_settings_are_those_of_the_kind() -> None:
@@ -185,12 +197,9 @@ def test_a_slip_is_refused_by_name(overrides: str, message: str) -> None:
 
 
 def test_a_kind_is_registered_once() -> None:
-    assert register(plugins.TokenMeanConfig) is plugins.TokenMeanConfig
+    register(plugins.TokenMeanConfig)
     with pytest.raises(ValueError, match="'token_mean' is registered as TokenMeanConfig"):
-
-        @register
-        class Other(plugins.TokenMeanConfig):
-            pass
+        register(type("Other", (plugins.TokenMeanConfig,), {}))
 
 
 def test_what_nothing_gives_yet_is_refused() -> None:

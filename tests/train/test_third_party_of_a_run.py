@@ -10,8 +10,8 @@ import pytest
 from svilm_fast.core.third_party import third_party_log
 from svilm_fast.data.dataset import prepare_tokenizer
 from svilm_fast.data.samples import open_split
-from svilm_fast.train.folder import prepare as run_folder
 from svilm_fast.train.config.run_files import RunFiles
+from svilm_fast.train.folder import prepare as run_folder
 from svilm_fast.train.folder.ownership import foreign, listed
 
 

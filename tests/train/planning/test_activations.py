@@ -65,10 +65,9 @@ def _compare(pairs, overrides, batch_of_pairs, alive) -> None:
         storages = [kept() for key, kept in packed.items() if key not in parameters]
         saved = sum(storage.nbytes() for storage in storages if storage is not None)
         del storages
-        outputs = (embedded.videos, embedded.texts, embedded.groups, embedded.nouns)
-        found = [*outputs, embedded.segments]
-        del embedded, outputs
-        torch.stack([t.float().square().sum() for t in found if t is not None]).sum().backward()
+        found = list(embedded.differentiable())
+        del embedded
+        torch.stack([t.float().square().sum() for t in found]).sum().backward()
     estimate = activations(
         workload_of(config, 1, on_gpu=False),
         pairs,
