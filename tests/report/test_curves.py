@@ -8,7 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from svilm_fast.report.curves import PANELS, draw_curves, draw_recall_bars, read_metrics, smooth
+from svilm_fast.report.curves import (
+    PANELS,
+    draw_curves,
+    draw_recall_bars,
+    panels_of_evaluators,
+    read_metrics,
+    smooth,
+)
 from svilm_fast.report.theme import LIGHT, drawing
 
 
@@ -23,6 +30,7 @@ def test_numbers_come_by_name_in_step_order(tmp_path: Path) -> None:
         '{"step": 20, "loss": 2.0, "lr": 0.1, "note": "x", "flag": true}',
         '{"step": 10, "train/loss": 3.0, "loss_temporal": null}',
         '{"step": 20, "retrieval_t2v_R@1": 12.5}',
+        '{"step": 40, "retrieval/t2v_R@1": 25.0}',
         '{"step": 30, "loss": NaN}',
         '{"step": 40, "lo',
     )
@@ -31,6 +39,14 @@ def test_numbers_come_by_name_in_step_order(tmp_path: Path) -> None:
     steps, values = series["loss"]
     assert steps.tolist() == [10, 20]
     assert values.tolist() == [3.0, 2.0]
+    assert series["retrieval/t2v_R@1"][1].tolist() == [12.5, 25.0]
+
+
+def test_an_evaluator_that_no_panel_names_gets_its_own() -> None:
+    names = ("loss", "retrieval/v2t_R@1", "classification/top5", "classification/top1")
+    (panel,) = panels_of_evaluators(dict.fromkeys(names))
+    assert panel.title == "Held-out classification"
+    assert panel.lines == (("classification/top1", "top1"), ("classification/top5", "top5"))
 
 
 def test_damaged_lines_are_left_out_and_counted(tmp_path: Path, caplog) -> None:

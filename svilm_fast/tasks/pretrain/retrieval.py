@@ -17,9 +17,14 @@ from svilm_fast.tasks.base import EvaluationRequest, TaskConfig, When
 from svilm_fast.tasks.clips import autocast_dtype, evaluation_clips
 
 
+def reads_nouns(config: TaskConfig) -> bool:
+    """Whether an objective reads nouns; otherwise none are extracted."""
+    return config.objectives.grounding.weight > 0
+
+
 def evaluation_data(config: TaskConfig, split: str, tokenizer: Tokenizer) -> ClipDataset:
     """Open the clips of a split in evaluation view; nouns where training reads them."""
-    return evaluation_clips(config, split, tokenizer, nouns=config.objectives.grounding.weight > 0)
+    return evaluation_clips(config, split, tokenizer, nouns=reads_nouns(config))
 
 
 def encoder_of(model: Any) -> Any:
