@@ -298,7 +298,7 @@ def _installed(name: str) -> EntryPoint | None:
     by_target = {point.value: point for point in found}
     if len(by_target) > 1:
         raise ConfigError(
-            f"task {name!r} is announced by {len(by_target)} installed packages "
+            f"task.name: {name!r} is announced by {len(by_target)} installed packages "
             f"({', '.join(sorted(by_target))}): uninstall all but one"
         )
     return next(iter(by_target.values()), None)
@@ -316,15 +316,15 @@ def task_class(name: str) -> type[Task]:
     point = _installed(name)
     if point is None:
         raise ConfigError(
-            f"there is no task {name!r}; tasks: {', '.join(task_names())}. A plug-in must be "
-            "installed where the run starts (docs/adding-a-task.md)"
+            f"task.name: there is no task {name!r}; tasks: {', '.join(task_names())}. A plug-in "
+            "must be installed where the run starts (docs/adding-a-task.md)"
         )
     found = point.load()
     settings = getattr(found, "Settings", None)
     if not (isinstance(settings, type) and issubclass(settings, TaskSettings)):
         raise ConfigError(
-            f"task {name!r} ({point.value}) is no subclass of svilm_fast.tasks.base.Task with a "
-            "class attribute Settings"
+            f"task.name: {name!r} ({point.value}) is no subclass of svilm_fast.tasks.base.Task "
+            "with a class attribute Settings"
         )
     return found
 

@@ -12,6 +12,7 @@ from svilm_fast.objectives.config import ObjectivesConfig
 from svilm_fast.report.curves import (
     draw_curves,
     draw_recall_bars,
+    panels_of_evaluators,
     panels_with,
     read_metrics,
     smooth,
@@ -32,6 +33,7 @@ def test_numbers_come_by_name_in_step_order(tmp_path: Path) -> None:
         '{"step": 20, "loss": 2.0, "lr": 0.1, "note": "x", "flag": true}',
         '{"step": 10, "train/loss": 3.0, "loss_temporal": null}',
         '{"step": 20, "retrieval_t2v_R@1": 12.5}',
+        '{"step": 40, "retrieval/t2v_R@1": 25.0}',
         '{"step": 30, "loss": NaN}',
         '{"step": 40, "lo',
     )
@@ -40,6 +42,14 @@ def test_numbers_come_by_name_in_step_order(tmp_path: Path) -> None:
     steps, values = series["loss"]
     assert steps.tolist() == [10, 20]
     assert values.tolist() == [3.0, 2.0]
+    assert series["retrieval/t2v_R@1"][1].tolist() == [12.5, 25.0]
+
+
+def test_an_evaluator_that_no_panel_names_gets_its_own() -> None:
+    names = ("loss", "retrieval/v2t_R@1", "classification/top5", "classification/top1")
+    (panel,) = panels_of_evaluators(dict.fromkeys(names))
+    assert panel.title == "Held-out classification"
+    assert panel.lines == (("classification/top1", "top1"), ("classification/top5", "top5"))
 
 
 def test_damaged_lines_are_left_out_and_counted(tmp_path: Path, caplog) -> None:

@@ -107,6 +107,14 @@ def test_a_meter_leaves_pauses_out() -> None:
     assert meter.read() == {}
 
 
+def test_a_meter_without_counted_flops_tells_the_rest() -> None:
+    now = [100.0]
+    meter = Meter(10, 2, flops_per_step=None, peak=1e15, clock=lambda: now[0])
+    meter.add_step(0.25)
+    now[0] += 2.0
+    assert meter.read().keys() == {"clips_per_second", "seconds_per_step", "data_wait_share"}
+
+
 def test_without_a_recipe_the_plan_is_that_of_svilm_base(capsys) -> None:
     assert run_app(app, ["plan", "--gpus", "1024"]) == 0
     shown = capsys.readouterr().out

@@ -292,14 +292,14 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
 
 
 def test_an_evaluation_can_fail_and_nothing_is_lost(configure, ranks, monkeypatch) -> None:
-    from svilm_fast.train.run import session
+    from svilm_fast.tasks.pretrain import retrieval
 
     def broken(*args: object, **options: object) -> None:
         raise ValueError("data.val: no clip could be decoded")
 
     config = configure("training.steps=2", "evaluation.every_steps=1")
     root = Path(config.run.dir)
-    monkeypatch.setattr(session, "evaluate", broken)
+    monkeypatch.setattr(retrieval, "evaluate", broken)
     failed = r"evaluation of step \d failed: .*no clip could be decoded; .* is saved: .*--resume"
     with pytest.raises(EvaluationError, match=failed) as caught:
         train_as_rank(config, Start(), ranks)

@@ -17,7 +17,12 @@ from svilm_fast.objectives.svilm import SViLM, build_model
 from svilm_fast.tasks.base import RankPlace, ReportRequest, Task
 from svilm_fast.tasks.clips import training_clips
 from svilm_fast.tasks.pretrain.inputs import model_inputs
-from svilm_fast.tasks.pretrain.retrieval import RetrievalEvaluator, evaluate, evaluation_data
+from svilm_fast.tasks.pretrain.retrieval import (
+    RetrievalEvaluator,
+    encoder_of,
+    evaluate,
+    evaluation_data,
+)
 from svilm_fast.tasks.settings import TaskSettings
 
 if TYPE_CHECKING:
@@ -69,7 +74,7 @@ class Pretraining(Task):
         """Return retrieval, curves and a look into some clips, beside an untrained model."""
         from svilm_fast.report.page import run_content  # imports matplotlib
 
-        config, encoder = self.config, request.model.encoder
+        config, encoder = self.config, encoder_of(request.model)
         dataset = retrieval = None
         if request.split is not None:
             dataset = evaluation_data(config, request.split, request.tokenizer)
