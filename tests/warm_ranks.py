@@ -27,15 +27,13 @@ def load() -> None:
 
     torch.set_num_threads(1)
     try:
-        from svilm_fast.train import session  # noqa: F401
+        from svilm_fast.train.run import session  # noqa: F401
         from svilm_fast.train.environment import import_deepspeed
 
         import_deepspeed("cpu")
-    except ImportError:
-        pass
-    # What is loaded stays: a fork need not look at it, and so need not copy its pages.
-    gc.collect()
-    gc.freeze()
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("svilm_fast"):
+            raise
 
 
 def start(arguments: list[str], environment: dict[str, str], output: str) -> int:
