@@ -34,6 +34,9 @@ def load() -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("svilm_fast"):
             raise
+    # What is loaded stays: a fork need not look at it, and so need not copy its pages.
+    gc.collect()
+    gc.freeze()
 
 
 def start(arguments: list[str], environment: dict[str, str], output: str) -> int:
