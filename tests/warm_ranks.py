@@ -27,8 +27,8 @@ def load() -> None:
 
     torch.set_num_threads(1)
     try:
-        from svilm_fast.train.run import session  # noqa: F401
         from svilm_fast.train.environment import import_deepspeed
+        from svilm_fast.train.run import session  # noqa: F401
 
         import_deepspeed("cpu")
     except ModuleNotFoundError as error:
