@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from svilm_fast.bench.counts.steps import steps
-from svilm_fast.bench.counts.watch import Watch
+from svilm_fast.bench.counts.watch import CallCounter
 from svilm_fast.bench.environment import ROOT
 from svilm_fast.kernels.registry import Op, ops
 from svilm_fast.train.config.schema import DistributedConfig
@@ -111,7 +111,7 @@ def main(folder: Path) -> None:
         for name, call, before in _cases(ranks):
             for _ in range(before):
                 call()
-            with Watch() as watch:
+            with CallCounter() as watch:
                 call()
             found[name] = {"collectives": watch.collectives, "waits": dict(watch.waits)}
     rank = os.environ["RANK"]

@@ -31,7 +31,7 @@ WAITING_OPERATORS = frozenset(
 WAITING_METHODS = frozenset({"tolist", "cpu", "numpy", "__array__"})
 
 
-class Watch:
+class CallCounter:
     """Counts from `with` to its end.
 
     `collectives`: operator -> [calls, bytes], as `CountedCollectives` has them; `waits`: operator
@@ -52,7 +52,7 @@ class Watch:
             sums[name] = [calls + 1, total + size]
         return sums
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> CallCounter:
         for mode in self._modes:
             mode.__enter__()
         return self

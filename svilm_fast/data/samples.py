@@ -32,7 +32,7 @@ REPAIRED = "captions repaired (control characters or half surrogate pairs)"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class StoredFile:
     """A whole file, or a member of a shard."""
 
     path: str
@@ -49,8 +49,8 @@ class Sample:
     id: str
     captions: tuple[str, ...]
     nouns: tuple[tuple[str, ...] | None, ...]
-    video: Place
-    description: Place | dict[str, Any] | None
+    video: StoredFile
+    description: StoredFile | dict[str, Any] | None
     segment: Segment | None = None
 
 
@@ -167,12 +167,12 @@ class SampleTable:
     def read_metadata(self, index: int) -> dict[str, Any]:
         """A sample's json."""
         sample = self.samples[index]
-        if not isinstance(sample.description, Place):
+        if not isinstance(sample.description, StoredFile):
             return dict(sample.description or {})
         data = self._read(sample.description, sample.id, self.limits.json_bytes)
         return text.storable(parse_json(data, sample.id))
 
-    def _read(self, place: Place, label: str, limit: int) -> bytes:
+    def _read(self, place: StoredFile, label: str, limit: int) -> bytes:
         if place.entry is None:
             return files.read_bytes(place.path, limit)
         return self._reader.read(place.path, place.entry, label, limit)
@@ -247,8 +247,8 @@ def _shard_sample(
         text.storable(str(identity)) if identity else key,
         captions.texts,
         captions.nouns,
-        Place(shard, video),
-        Place(shard, members["json"]) if "json" in members else {"caption": captions.texts[0]},
+        StoredFile(shard, video),
+        StoredFile(shard, members["json"]) if "json" in members else {"caption": captions.texts[0]},
         segment,
     )
 
@@ -272,7 +272,7 @@ def _from_list(
             captions = pick_captions(record, config.captions, f"{path}, line {row.line}")
             record = text.storable(record)
             segment = segment_of_row(row.extra, f"{path}, line {row.line}")
-            video = Place(folder.locate(row.video, row.folder))
+            video = StoredFile(folder.locate(row.video, row.folder))
         except DataError as error:
             rejected.append(Skip.of(name, error))
             continue

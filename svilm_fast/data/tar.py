@@ -21,7 +21,7 @@ _SIZE = re.compile(r"[0-9]{1,19}")  # bytes up to 2^63
 
 
 @dataclass(frozen=True)
-class Member:
+class TarMember:
     """A regular file inside a tar archive."""
 
     name: str
@@ -69,7 +69,7 @@ def _check_name(name: str, where: str) -> None:
 
 def read_members(
     stream: BinaryIO, total_bytes: int, label: str, *, max_members: int
-) -> Iterator[Member]:
+) -> Iterator[TarMember]:
     """Yield the regular members of the archive in `stream`, `total_bytes` long.
 
     Raises ShardError for a damaged header, a size that reaches beyond the file, an archive
@@ -132,7 +132,7 @@ def read_members(
         names.add(name)
         if len(names) > max_members:
             raise ShardError(f"{label}: more than {max_members} members (limits.shard_members)")
-        yield Member(name, start, size)
+        yield TarMember(name, start, size)
 
 
 def _header_name(header: bytes) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor
 from svilm_fast.core.console import Console
 from svilm_fast.data.batch import ClipBatch
 from svilm_fast.data.dataset import ClipDataset
-from svilm_fast.data.samples import Place
+from svilm_fast.data.samples import StoredFile
 from svilm_fast.data.segments import Segment
 from svilm_fast.models.features import VideoFeatures
 from svilm_fast.models.video_encoder import VideoOutputs
@@ -56,7 +56,7 @@ class CaptionTable:
         first = dataset.first_caption
         rows: dict[str, list[int]] = {}
         video: dict[str, str] = {}
-        names: dict[tuple[Place, Segment | None], str] = {}
+        names: dict[tuple[StoredFile, Segment | None], str] = {}
         for sample, text in zip(dataset.table.samples, dataset.text_of, strict=True):
             name = video[sample.id] = names.setdefault((sample.video, sample.segment), sample.id)
             rows.setdefault(name, []).extend(range(first[text], first[text + 1]))
@@ -82,7 +82,7 @@ class Embeddings:
 
 
 @dataclass
-class _Collector:
+class _EmbeddingCollector:
     row_of_video: dict[str, int] = field(default_factory=dict)
     metadata: list[dict[str, Any]] = field(default_factory=list)
     captions: list[str] = field(default_factory=list)
@@ -142,7 +142,7 @@ def embed_clips(
     """
     device = torch.device(device) if device is not None else device_of(model)
     pictures = (keep_frames, frame_size)
-    collector = _Collector()
+    collector = _EmbeddingCollector()
     started = time.perf_counter()
     batch, made = None, 0
     with evaluation_mode(model), _progress(total, progress) as advance:
@@ -170,7 +170,7 @@ def merge_ranks(embeddings: Embeddings, group: dist.ProcessGroup | None = None) 
 
 def join(parts: Sequence[Embeddings]) -> Embeddings:
     """Concatenate embeddings of several ranks or shards; a video in two of them counts once."""
-    collector = _Collector()
+    collector = _EmbeddingCollector()
     for part in parts:
         rows = collector.new_rows(part.video_ids)
         kept = torch.isin(part.video_of_text, torch.tensor(rows, dtype=torch.int64))
@@ -209,7 +209,7 @@ def _embed_batch(
     model: VideoTextModel,
     batch: ClipBatch,
     captions: CaptionTable | None,
-    collector: _Collector,
+    collector: _EmbeddingCollector,
     device: torch.device,
     autocast: torch.dtype | None,
     pictures: tuple[int, int],

@@ -16,7 +16,7 @@ TIE_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
-class Ranks:
+class QueryRanks:
     """Where the right answer of every query stands, in expectation over a random order of ties.
 
     higher: int64 [q], wrong answers with a higher score than the right one.
@@ -47,7 +47,7 @@ class Ranks:
 class RankSummary:
     """What a table shows of one retrieval direction; recalls in percent, ranks 1-based.
 
-    Ties count in expectation: recall is the mean of `Ranks.hits`, the median and the mean are
+    Ties count in expectation: recall is the mean of `QueryRanks.hits`, the median and the mean are
     those of the queries' expected ranks. tied_queries: queries with at least one tie.
     """
 
@@ -69,7 +69,7 @@ def mid_ranks(
     *,
     chunk_elements: int = CHUNK_ELEMENTS,
     tie_tolerance: float = TIE_TOLERANCE,
-) -> Ranks:
+) -> QueryRanks:
     """Rank the right answer of every query among the gallery by dot product, in float64.
 
     queries: [q, D]; gallery: [n, D]; query_labels: int64 [q]; gallery_labels: int64 [n].
@@ -112,7 +112,7 @@ def mid_ranks(
         lead = (scores - best).masked_fill_(right, -torch.inf)
         higher[chunk] = (lead > tolerance).sum(dim=1).cpu()
         ties[chunk] = (lead.abs() <= tolerance).sum(dim=1).cpu()
-    return Ranks(higher, ties, len(gallery))
+    return QueryRanks(higher, ties, len(gallery))
 
 
 def text_to_video_ranks(
@@ -121,7 +121,7 @@ def text_to_video_ranks(
     video_of_text: Tensor,
     *,
     chunk_elements: int = CHUNK_ELEMENTS,
-) -> Ranks:
+) -> QueryRanks:
     """Rank of every text's video: texts [q, D], videos [n, D], video_of_text int64 [q]."""
     labels = torch.arange(len(videos), device=video_of_text.device)
     return mid_ranks(texts, videos, video_of_text, labels, chunk_elements=chunk_elements)
@@ -133,7 +133,7 @@ def video_to_text_ranks(
     video_of_text: Tensor,
     *,
     chunk_elements: int = CHUNK_ELEMENTS,
-) -> Ranks:
+) -> QueryRanks:
     """Rank of every captioned video's best caption; arguments as in `text_to_video_ranks`.
 
     Videos without a caption are candidates for texts but ask nothing themselves.
@@ -158,7 +158,7 @@ def top_matches(
 
 
 def summarise(
-    ranks: Ranks,
+    ranks: QueryRanks,
     *,
     recall_at: Sequence[int] = RECALL_AT,
     clusters: Tensor | None = None,

@@ -37,7 +37,7 @@ from svilm_fast.evaluation.embed import (
 )
 from svilm_fast.evaluation.metrics import (
     RECALL_AT,
-    Ranks,
+    QueryRanks,
     RankSummary,
     summarise,
     text_to_video_ranks,
@@ -68,7 +68,7 @@ class RetrievalResult:
     missing: dict[str, str]
     seconds: float
     embeddings: Embeddings
-    text_ranks: Ranks
+    text_ranks: QueryRanks
     top_videos: Tensor
     top_scores: Tensor
     extra: dict[str, Any] = field(default_factory=dict)

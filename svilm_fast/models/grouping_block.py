@@ -37,7 +37,7 @@ class CrossAttention(nn.Module):
         )
 
 
-class Assignment(nn.Module):
+class TokenAssigner(nn.Module):
     """Assigns every token to one group and returns the projected group means.
 
     Key and value projections are linear in the tokens, so they move to the side of the groups:
@@ -108,7 +108,7 @@ class GroupingBlock(nn.Module):
         self.cross_mlp_norm = nn.LayerNorm(width)
         self.cross_mlp = MLP(width, int(width * mlp_ratio))
         self.cross_norm = nn.LayerNorm(width)
-        self.assignment = Assignment(width, temperature)
+        self.assignment = TokenAssigner(width, temperature)
         self.channel_norm = nn.LayerNorm(width)
         self.channel_mlp = MLP(width, int(width * mlp_ratio))
 

@@ -13,7 +13,7 @@ HEADS = ("norm", "projection", "group_norm", "group_projection")
 
 
 @dataclass(frozen=True, order=True)
-class Place:
+class TowerLevel:
     """A level of a tower: 0 the embedding, 1 to `depth` the layers, `depth + 1` the head.
 
     A grouping block stands on the level of the layer that it follows.
@@ -46,7 +46,7 @@ def tower_depths(names: Iterable[str]) -> dict[str, int]:
     return depths
 
 
-def place_of(name: str, depths: dict[str, int]) -> Place | None:
+def place_of(name: str, depths: dict[str, int]) -> TowerLevel | None:
     """Return where the parameter of a dotted name stands; None outside both towers.
 
     Raises ValueError for a parameter of a tower that belongs to no known part, so that a new part
@@ -68,4 +68,4 @@ def place_of(name: str, depths: dict[str, int]) -> Place | None:
         level = depth + 1
     else:
         raise ValueError(f"parameter {name!r} belongs to no known part of the {tower} tower")
-    return Place(tower, level, depth)
+    return TowerLevel(tower, level, depth)

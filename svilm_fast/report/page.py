@@ -76,7 +76,7 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Tile:
+class HeadlineTile:
     """One number at the top of the page."""
 
     value: str
@@ -89,7 +89,7 @@ class PageContent:
     """What a task puts on a page; parameters: elements of the model, where it is known."""
 
     sections: list[Section]
-    tiles: list[Tile]
+    tiles: list[HeadlineTile]
     parameters: int | None = None
 
 
@@ -335,31 +335,37 @@ def clip_sections(
 
 def headline(
     retrieval: RetrievalResult | None, series: Series, pointing: PointingScore | None = None
-) -> list[Tile]:
+) -> list[HeadlineTile]:
     """The numbers that a reader looks for first."""
     tiles = []
     if retrieval is not None:
         summary = retrieval.text_to_video
         low, high = summary.intervals.get("R@1", (None, None))
         between = "" if low is None else f"95 %: {low:.1f} to {high:.1f}"
-        tiles.append(Tile(f"{summary.recall[1]:.1f} %", "text to video R@1", between))
+        tiles.append(HeadlineTile(f"{summary.recall[1]:.1f} %", "text to video R@1", between))
         median = f"of {counted(summary.gallery_size, 'video')}"
-        tiles.append(Tile(f"{summary.median_rank:g}", "median rank", median))
+        tiles.append(HeadlineTile(f"{summary.median_rank:g}", "median rank", median))
         if retrieval.colours:
             times = summary.recall[1] / max(retrieval.colours.recall[1], 1e-9)
             note = f"they reach {retrieval.colours.recall[1]:.1f} %"
-            tiles.append(Tile(f"{times:.1f} ×", "R@1 over colour sets", note))
+            tiles.append(HeadlineTile(f"{times:.1f} ×", "R@1 over colour sets", note))
     if pointing is not None:
         chance = f"chance {100 * pointing.chance:.1f} %"
-        tiles.append(Tile(f"{100 * pointing.score:.1f} %", "pointing score of nouns", chance))
+        tiles.append(
+            HeadlineTile(f"{100 * pointing.score:.1f} %", "pointing score of nouns", chance)
+        )
     if "loss" in series:
         steps, values = series["loss"]
         tiles.append(
-            Tile(f"{values[-1]:.3f}", "last loss", f"after {counted(int(steps[-1]), 'step')}")
+            HeadlineTile(
+                f"{values[-1]:.3f}", "last loss", f"after {counted(int(steps[-1]), 'step')}"
+            )
         )
     clips = steady_median(series, "clips_per_second")
     if clips is not None:
-        tiles.append(Tile(f"{clips:,.3g}" if clips < 1000 else f"{clips:,.0f}", "clips per second"))
+        tiles.append(
+            HeadlineTile(f"{clips:,.3g}" if clips < 1000 else f"{clips:,.0f}", "clips per second")
+        )
     return tiles
 
 
@@ -373,7 +379,12 @@ def picture(name: str, draw: Draw, alt: str) -> Picture:
 
 
 def render_page(
-    *, name: str, tiles: Sequence[Tile], sections: Sequence[Section], facts: Facts, config: str = ""
+    *,
+    name: str,
+    tiles: Sequence[HeadlineTile],
+    sections: Sequence[Section],
+    facts: Facts,
+    config: str = "",
 ) -> str:
     """The page as text; every value is escaped."""
     return fill_template(

@@ -265,9 +265,9 @@ class Task(Protocol):
         The default shows every evaluator's figures and the curves.
         """
         from svilm_fast.report.page import (  # imports matplotlib
+            HeadlineTile,
             PageContent,
             Section,
-            Tile,
             curves_section,
         )
 
@@ -280,7 +280,7 @@ class Task(Protocol):
             lines = [f"{name}: {value:.4g}" for name, value in found.items()]
             text = f"The task's evaluators on the clips of the {request.split} split."
             sections.append(Section("Evaluation", text, notes=lines))
-            tiles = [Tile(f"{value:.4g}", name) for name, value in list(found.items())[:3]]
+            tiles = [HeadlineTile(f"{value:.4g}", name) for name, value in list(found.items())[:3]]
         if request.series:
             sections.append(curves_section(request.series))
         parameters = sum(parameter.numel() for parameter in request.model.parameters())

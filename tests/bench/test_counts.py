@@ -16,7 +16,7 @@ from svilm_fast.bench.counts.table import (
     table_path,
     write_table,
 )
-from svilm_fast.bench.counts.watch import Watch
+from svilm_fast.bench.counts.watch import CallCounter
 from svilm_fast.bench.exit_codes import ExitCode
 from svilm_fast.bench.peers import peers
 from svilm_fast.cli import main
@@ -49,7 +49,7 @@ def run(*arguments):
 )
 def test_the_watch_sees_each_wait_once(waits, name):
     values = torch.tensor([1.0, -2.0, 3.0])
-    with Watch() as watch:
+    with CallCounter() as watch:
         values * 2
         waits(values)
     assert watch.waits[name] == 1
@@ -67,7 +67,7 @@ def test_the_watch_sees_a_wait_in_backward():
             return gradient * gradient.sum().item()
 
     leaf = torch.ones(3, requires_grad=True)
-    with Watch() as watch:
+    with CallCounter() as watch:
         Peeks.apply(leaf).sum().backward()
     assert watch.waits == {"aten::_local_scalar_dense": 1}
 

@@ -1,4 +1,4 @@
-"""Ranks against hand cases, a full-matrix oracle and invariances."""
+"""Ranks of queries against hand cases, a full-matrix oracle and invariances."""
 
 from __future__ import annotations
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from svilm_fast.evaluation.metrics import Ranks, summarise
+from svilm_fast.evaluation.metrics import QueryRanks, summarise
 
 
-def ranks(*higher: int, ties: tuple[int, ...] = ()) -> Ranks:
+def ranks(*higher: int, ties: tuple[int, ...] = ()) -> QueryRanks:
     tied = torch.zeros(len(higher), dtype=torch.int64)
     tied[: len(ties)] = torch.tensor(ties, dtype=torch.int64)
-    return Ranks(torch.tensor(higher), tied, 100)
+    return QueryRanks(torch.tensor(higher), tied, 100)
 
 
 def test_hand_case() -> None:
@@ -52,7 +52,9 @@ def test_a_tie_moves_the_interval_too() -> None:
 
 def test_intervals_follow_the_binomial() -> None:
     higher = torch.tensor([0] * 120 + [50] * 280)
-    summary = summarise(Ranks(higher, torch.zeros(400, dtype=torch.int64), 100), resamples=2000)
+    summary = summarise(
+        QueryRanks(higher, torch.zeros(400, dtype=torch.int64), 100), resamples=2000
+    )
     low, high = summary.intervals["R@1"]
     spread = 1.96 * 100 * np.sqrt(0.3 * 0.7 / 400)
     assert low == pytest.approx(30 - spread, abs=0.7)
@@ -71,7 +73,7 @@ def test_intervals_are_repeatable_and_hold_the_value() -> None:
 def test_captions_of_one_video_are_drawn_together() -> None:
     """Ten captions that always succeed or fail together carry the information of one."""
     higher = torch.tensor([0, 50] * 20).repeat_interleave(10)
-    values = Ranks(higher, torch.zeros(400, dtype=torch.int64), 100)
+    values = QueryRanks(higher, torch.zeros(400, dtype=torch.int64), 100)
     alone = summarise(values, resamples=400)
     together = summarise(values, resamples=400, clusters=torch.arange(40).repeat_interleave(10))
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from svilm_fast.kernels.grouping.reference import gumbel_noise
 from svilm_fast.models.attention import KeyPadding
-from svilm_fast.models.grouping_block import Assignment, GroupingBlock
+from svilm_fast.models.grouping_block import GroupingBlock, TokenAssigner
 
 BATCH, GROUPS, TOKENS, WIDTH = 2, 5, 11, 6
 IDS = torch.arange(TOKENS).expand(BATCH, -1)
@@ -31,7 +31,7 @@ def _inputs() -> tuple[Tensor, Tensor]:
 
 
 def _groupvit_assignment(
-    module: Assignment, groups: Tensor, tokens: Tensor, noise: Tensor | None, mask: Tensor
+    module: TokenAssigner, groups: Tensor, tokens: Tensor, noise: Tensor | None, mask: Tensor
 ) -> Tensor:
     """Attention over groups with projected keys and values: hard straight-through, eps 1."""
     query = module.query(groups)
@@ -50,7 +50,7 @@ def _groupvit_assignment(
 @pytest.mark.parametrize("mode", ["hard", "gumbel"])
 @pytest.mark.parametrize("padded", [False, True])
 def test_absorbed_projections_equal_projected_keys_and_values(mode, padded):
-    module = _randomise(Assignment(WIDTH, temperature=1.0))
+    module = _randomise(TokenAssigner(WIDTH, temperature=1.0))
     mask = torch.ones(BATCH, TOKENS, dtype=torch.bool)
     if padded:
         mask[1, 7:] = False

@@ -14,9 +14,9 @@ from svilm_fast.evaluation.pointing import PointingScore
 from svilm_fast.objectives.grounding import GroundingConfig
 from svilm_fast.report import build_report
 from svilm_fast.report.page import (
+    HeadlineTile,
     Picture,
     Section,
-    Tile,
     clip_sections,
     headline,
     last_beta,
@@ -163,8 +163,8 @@ def test_without_frames_there_are_no_strips(make_result) -> None:
 
 def test_headline_compares_with_the_colours(make_result) -> None:
     tiles = headline(make_result(), {})
-    assert tiles[0] == Tile("100.0 %", "text to video R@1", "95 %: 100.0 to 100.0")
-    assert tiles[2] == Tile("8.0 ×", "R@1 over colour sets", "they reach 12.5 %")
+    assert tiles[0] == HeadlineTile("100.0 %", "text to video R@1", "95 %: 100.0 to 100.0")
+    assert tiles[2] == HeadlineTile("8.0 ×", "R@1 over colour sets", "they reach 12.5 %")
 
 
 def test_the_sharpness_is_the_last_one_of_the_log() -> None:
@@ -186,7 +186,7 @@ def test_anchors_are_plain() -> None:
 def test_texts_cannot_reorder_the_page() -> None:
     section = Section("a\u202eb", "\x1b[2J\u2066x")
     shown = render_page(
-        name="\u202egpj", tiles=[Tile("1\u202e", "é 男")], sections=[section], facts={}
+        name="\u202egpj", tiles=[HeadlineTile("1\u202e", "é 男")], sections=[section], facts={}
     )
     assert not set(shown) & set("\u202e\u2066\x1b")
     for text in ("\\u202egpj", "1\\u202e", "é 男", "a\\u202eb", "\\x1b[2J\\u2066x"):
@@ -199,7 +199,9 @@ def test_the_pointing_score_is_on_the_page_with_its_chance(make_probe) -> None:
     assert "Pointing score: 50% of the attention of 1 noun of 3 clips" in groups.text
     assert "random token would reach 12.5%" in groups.text
     assert "Left out: 2 nouns" in groups.text
-    assert headline(None, {}, score) == [Tile("50.0 %", "pointing score of nouns", "chance 12.5 %")]
+    assert headline(None, {}, score) == [
+        HeadlineTile("50.0 %", "pointing score of nouns", "chance 12.5 %")
+    ]
 
 
 def test_a_phone_shows_the_page_without_scrolling_sideways(page: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from svilm_fast.train.ranks import monitor as watch
 from svilm_fast.train.ranks.attribution import Ledger, Member
-from svilm_fast.train.ranks.monitor import WatchServer, allow_open_files, listen_on
+from svilm_fast.train.ranks.monitor import MonitorServer, allow_open_files, listen_on
 
 TOKEN = "only ours know it"
 
@@ -19,7 +19,7 @@ TOKEN = "only ours know it"
 def connect() -> Iterator:
     listener = listen_on("127.0.0.1")
     address = listener.getsockname()
-    WatchServer(listener, TOKEN, Ledger(lambda: "distributed.timeout_seconds=8", lambda: 3))
+    MonitorServer(listener, TOKEN, Ledger(lambda: "distributed.timeout_seconds=8", lambda: 3))
     opened: list[socket.socket] = []
 
     def start(*said: dict | bytes) -> socket.socket:
@@ -60,7 +60,7 @@ def test_who_loses_rank_0_names_the_collective_in_which_it_waited(monkeypatch) -
     ):
         here, there = socket.socketpair()
         progress = watch.Progress(3, "distributed.timeout_seconds=8")
-        rank = watch.Watch(here, progress, Member(0, "node-a", 10))
+        rank = watch.RankMonitor(here, progress, Member(0, "node-a", 10))
         if closes:
             there.close()
             rank._decided.wait(10)

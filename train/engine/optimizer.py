@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from svilm_fast.core.errors import ConfigError
-from svilm_fast.models.layers import Place, place_of, tower_depths
+from svilm_fast.models.layers import TowerLevel, place_of, tower_depths
 from svilm_fast.train.config.schema import LayerDecayConfig, OptimizerConfig
 
 RATE_FACTOR = "rate_factor"
@@ -29,7 +29,7 @@ def decays(name: str, parameter: nn.Parameter, config: OptimizerConfig) -> bool:
     return len(shape) > 1 or config.decay_one_dimensional
 
 
-def rate_factor(place: Place | None, config: LayerDecayConfig) -> float:
+def rate_factor(place: TowerLevel | None, config: LayerDecayConfig) -> float:
     """Return the share of the learning rate at a place of a tower; 1 in heads and outside."""
     if place is None:
         return 1.0
@@ -44,7 +44,7 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str
     """
     by_layer = config.layer_decay.video < 1 or config.layer_decay.text < 1
     depths = tower_depths(name for name, _ in model.named_parameters())
-    groups: dict[tuple[bool, Place | None], dict[str, Any]] = {}
+    groups: dict[tuple[bool, TowerLevel | None], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -65,7 +65,7 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str
 
 
 def _empty_group(
-    decaying: bool, place: Place | None, by_layer: bool, config: OptimizerConfig
+    decaying: bool, place: TowerLevel | None, by_layer: bool, config: OptimizerConfig
 ) -> dict[str, Any]:
     name = "decay" if decaying else "no_decay"
     if by_layer:

@@ -28,7 +28,7 @@ from svilm_fast.train.plan.workload import Choice, Workload
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """A workload on a device, and what was decided; `problem` where nothing fits."""
 
     workload: Workload
@@ -47,16 +47,18 @@ class Plan:
         return fixed_choice(workload.config, workload.world_size, workload.local_batch)
 
 
-def make_plan(workload: Workload, device: Device, links: Links, memory_bytes: float) -> Plan:
+def make_plan(
+    workload: Workload, device: Device, links: Links, memory_bytes: float
+) -> TrainingPlan:
     """Decide what is `auto`; a workload that does not fit becomes a plan with a problem."""
     try:
         decision = choose(workload, device, links, memory_bytes)
     except DoesNotFitError as error:
-        return Plan(workload, device, links, memory_bytes, None, str(error))
-    return Plan(workload, device, links, memory_bytes, decision, None)
+        return TrainingPlan(workload, device, links, memory_bytes, None, str(error))
+    return TrainingPlan(workload, device, links, memory_bytes, decision, None)
 
 
-def text(plan: Plan) -> str:
+def text(plan: TrainingPlan) -> str:
     """The plan for people."""
     workload, choice = plan.workload, plan.choice
     sizes = _sizes(workload)
@@ -111,7 +113,7 @@ def task_sizes(config: RunConfig, world_size: int) -> list[str]:
     ]
 
 
-def stage_table(plan: Plan) -> list[dict[str, Any]]:
+def stage_table(plan: TrainingPlan) -> list[dict[str, Any]]:
     """Peak bytes by ZeRO stage and micro-batch, other settings as chosen."""
     local = plan.workload.local_batch
     sizes: list[int | None] = [None]
@@ -128,7 +130,7 @@ def stage_table(plan: Plan) -> list[dict[str, Any]]:
     return rows
 
 
-def _stages(plan: Plan) -> list[str]:
+def _stages(plan: TrainingPlan) -> list[str]:
     rows, usable = stage_table(plan), usable_bytes(plan.memory_bytes, on_gpu=plan.device.on_gpu)
     micros = list(dict.fromkeys(row["micro_batch"] for row in rows))
     head = "".join(f"{'whole batch' if m is None else f'micro {m}':>14}" for m in micros)
@@ -143,7 +145,7 @@ def _stages(plan: Plan) -> list[str]:
     return lines
 
 
-def _prediction(plan: Plan) -> list[str]:
+def _prediction(plan: TrainingPlan) -> list[str]:
     if not plan.device.on_gpu:
         return []
     workload, choice = plan.workload, plan.choice
@@ -165,7 +167,7 @@ def _prediction(plan: Plan) -> list[str]:
     return lines
 
 
-def as_json(plan: Plan) -> dict[str, Any]:
+def as_json(plan: TrainingPlan) -> dict[str, Any]:
     """The plan for programs: bytes, seconds, FLOPs."""
     workload, choice = plan.workload, plan.choice
     estimate: Memory = memory(workload, choice)

@@ -18,7 +18,7 @@ STAGE_0_BLOCK = 500_000_000
 
 
 @dataclass(frozen=True)
-class Gradients:
+class GradientBytes:
     """Bytes of gradients beside the resting state.
 
     full: whole gradients of this rank. shard: the rank's reduced share. bucket: communication
@@ -58,7 +58,7 @@ def resting(workload: Workload, choice: Choice) -> dict[str, float]:
     return parts
 
 
-def gradients(workload: Workload, choice: Choice) -> Gradients:
+def gradients(workload: Workload, choice: Choice) -> GradientBytes:
     """Bytes of gradients of one step; `full` is 0 where ZeRO reduces them on the way."""
     config, sizes = workload.config, workload.parameters
     stage, world = choice.zero_stage, workload.world_size
@@ -74,15 +74,15 @@ def gradients(workload: Workload, choice: Choice) -> Gradients:
     group = FP32 * sizes.largest_group / world
     if stage == 0:
         block = FP32 * min(sizes.trained, STAGE_0_BLOCK) if world > 1 else 0
-        return Gradients(whole, 0.0, block, temporaries * FP32 * sizes.largest)
+        return GradientBytes(whole, 0.0, block, temporaries * FP32 * sizes.largest)
     if stage == 3:
         full = whole if cached and choice.reduction == "coalesce" else 0.0
-        return Gradients(full, 0.0, 0.0, (1 + temporaries) * group)
+        return GradientBytes(full, 0.0, 0.0, (1 + temporaries) * group)
     full = whole if cached and (choice.reduction == "coalesce" or stage == 1) else 0.0
     if low and stage == 1:
-        return Gradients(0.0, 0.0, bucket, temporaries * group)
+        return GradientBytes(0.0, 0.0, bucket, temporaries * group)
     if cached and choice.reduction == "boundary" and stage == 2:
         shard *= 2  # what has been added up, and what the last micro-batch gave
     # fp32 shares are copied once per optimizer group; bf16 parameters have a flat fp32 share.
     step = (temporaries + (not low)) * group
-    return Gradients(full, shard, bucket, step)
+    return GradientBytes(full, shard, bucket, step)

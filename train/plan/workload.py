@@ -10,7 +10,7 @@ from torch import nn
 
 from svilm_fast.core.errors import ConfigError
 from svilm_fast.models.flops import encoded_tokens
-from svilm_fast.models.grouping_block import Assignment
+from svilm_fast.models.grouping_block import TokenAssigner
 from svilm_fast.objectives.base import Scope
 from svilm_fast.objectives.cost import Cost
 from svilm_fast.objectives.features import Reads
@@ -216,7 +216,7 @@ def products(module: nn.Module) -> int:
     for part in module.modules():
         if isinstance(part, nn.Linear):
             found += part.parameters()
-        elif isinstance(part, Assignment):
+        elif isinstance(part, TokenAssigner):
             found += [part.key_weight, part.value_weight]
     return sum(parameter.numel() for parameter in found if parameter.requires_grad)
 

@@ -72,7 +72,7 @@ def allow_open_files(count: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-class WatchServer:
+class MonitorServer:
     """Rank 0's end: hears all ranks (its own too) and tells them the verdict."""
 
     def __init__(self, listener: socket.socket, token: str, ledger: Ledger) -> None:
@@ -186,7 +186,7 @@ class WatchServer:
             self.ledger.lost(self.ranks.pop(peer))
 
 
-class Watch:
+class RankMonitor:
     """This rank's end: says why it stops, and hears why another did."""
 
     def __init__(self, connection: socket.socket, progress: Progress, first: Member) -> None:
@@ -274,7 +274,7 @@ def start_watch(
     limit: str,
     share: Callable[[Any], Any],
     agree_max: Callable[[float], list[float]],
-) -> Watch | None:
+) -> RankMonitor | None:
     """Connect all ranks with rank 0; None on all of them where one cannot reach it.
 
     limit: the setting that bounds collectives, with its value. share, agree_max: rank 0's value on
@@ -285,7 +285,7 @@ def start_watch(
     if rank == 0:
         allow_open_files(world_size + SPARE_FILES)
         listener, token = listen_on(address), secrets.token_hex(16)
-        WatchServer(listener, token, Ledger(lambda: progress.limit, lambda: progress.step))
+        MonitorServer(listener, token, Ledger(lambda: progress.limit, lambda: progress.step))
         offer = (listener.getsockname()[1], token, host, os.getpid())
     port, token, first_host, first_pid = share(offer)
     connection: socket.socket | None = None
@@ -308,4 +308,4 @@ def start_watch(
             connection.sendall(_line(left=0))
             connection.close()
         return None
-    return Watch(connection, progress, Member(0, first_host, first_pid))
+    return RankMonitor(connection, progress, Member(0, first_host, first_pid))

@@ -24,7 +24,7 @@ from svilm_fast.core.text import counted
 from svilm_fast.train.config.schema import DistributedConfig
 from svilm_fast.train.environment import import_deepspeed, use_launcher_variables
 from svilm_fast.train.ranks.lost_connection import failure_of, is_lost_connection, place_of
-from svilm_fast.train.ranks.monitor import Watch, start_watch
+from svilm_fast.train.ranks.monitor import RankMonitor, start_watch
 from svilm_fast.train.run_app import report
 
 Made = TypeVar("Made")
@@ -40,7 +40,7 @@ class Ranks:
     local_rank: int
     world_size: int
     device: torch.device
-    watch: Watch | None = None
+    watch: RankMonitor | None = None
 
     @property
     def is_first(self) -> bool:
@@ -301,7 +301,7 @@ def joined_ranks(config: DistributedConfig) -> Iterator[Ranks]:
         leave_ranks()
 
 
-def _explained(error: BaseException, watch: Watch | None) -> RankError:
+def _explained(error: BaseException, watch: RankMonitor | None) -> RankError:
     where = place_of(error)
     if watch is None:
         return RankError(f"another rank exited or does not respond: {where} failed ({error})")

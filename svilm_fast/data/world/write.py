@@ -35,7 +35,7 @@ _SEED_BOUND = 2**53
 # default settings' 1,200th of about 1,400 takes 180.
 _MOST_MISSES = 2000
 
-Member = tuple[str, bytes, bytes]
+ShardMember = tuple[str, bytes, bytes]
 Job = tuple[WorldConfig, Split, list[tuple[str, int]]]
 
 
@@ -142,7 +142,7 @@ def plan_split(
     return seeds
 
 
-def render_members(job: Job) -> list[Member]:
+def render_members(job: Job) -> list[ShardMember]:
     """Key, MP4 and JSON of each clip of a job; runs in the worker processes."""
     config, split, clips = job
     members = []
@@ -157,7 +157,7 @@ def render_members(job: Job) -> list[Member]:
     return members
 
 
-def _runner(stack: ExitStack, processes: int) -> Callable[[list[Job]], Iterator[list[Member]]]:
+def _runner(stack: ExitStack, processes: int) -> Callable[[list[Job]], Iterator[list[ShardMember]]]:
     if processes <= 1:
         return lambda jobs: map(render_members, jobs)
     # forkserver: the caller may hold threads (torch), which a plain fork would not survive.
@@ -171,7 +171,7 @@ def _write_split(
     config: WorldConfig,
     split: Split,
     plan: list[int],
-    run: Callable[[list[Job]], Iterator[list[Member]]],
+    run: Callable[[list[Job]], Iterator[list[ShardMember]]],
     advance: Callable[[int], None],
 ) -> dict[str, Any]:
     folder = out / split
