@@ -30,7 +30,7 @@ from svilm_fast.core.units import (
     ratio_text,
     time_text,
 )
-from svilm_fast.report.page import Section, Tile, fill_template, picture
+from svilm_fast.report.page import HeadlineTile, Section, fill_template, picture
 
 # A figure of more cases is cut into several: a picture higher than a screen is hard to read.
 CASES_PER_PICTURE = 8
@@ -98,26 +98,28 @@ def sections_of(
     return found
 
 
-def tiles_of(records: Sequence[Record], results: Results) -> list[Tile]:
+def tiles_of(records: Sequence[Record], results: Results) -> list[HeadlineTile]:
     """How much was measured, and the ceilings."""
     measured = [record for record in records if record.time_ms]
     skipped = sum(record.skipped for record in records)
     failed = len(records) - len(measured) - skipped
     left = f"{skipped} skipped" if skipped else "none skipped"
     tiles = [
-        Tile(f"{len(measured)}", f"of {len(records)} benchmarks measured", left),
-        Tile(f"{failed}", "without a figure", "see the table" if failed else "none failed"),
+        HeadlineTile(f"{len(measured)}", f"of {len(records)} benchmarks measured", left),
+        HeadlineTile(f"{failed}", "without a figure", "see the table" if failed else "none failed"),
     ]
     if "product_flops" in results.ceilings:
         value = rate_text(results.ceilings["product_flops"], "FLOP/s")
-        tiles.append(Tile(value, "product ceiling", "measured in this run"))
+        tiles.append(HeadlineTile(value, "product ceiling", "measured in this run"))
     if "copy_bytes" in results.ceilings:
         value = rate_text(results.ceilings["copy_bytes"], "B/s")
-        tiles.append(Tile(value, "copy ceiling", "measured in this run"))
+        tiles.append(HeadlineTile(value, "copy ceiling", "measured in this run"))
     if ratios := ratios_to_eager(records):
         mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
         label = "eager's time over ours"
-        tiles.append(Tile(ratio_text(mean), label, f"geometric mean of {len(ratios)} cases"))
+        tiles.append(
+            HeadlineTile(ratio_text(mean), label, f"geometric mean of {len(ratios)} cases")
+        )
     return tiles
 
 
