@@ -79,7 +79,7 @@ def gather(tensor: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
     """[b, ...] of every rank as [W b, ...] in rank order; backward is a reduce-scatter (sum).
 
     The gradient of a half-precision tensor is summed in fp32. Integer tensors are gathered
-    without a gradient. `b` must be equal on all ranks: see `check_equal_local_batch`.
+    without a gradient. `b` must be equal on all ranks: see `check_equal_calls`.
     """
     return _Gather.apply(tensor, group) if world_size(group) > 1 else tensor
 
@@ -191,14 +191,3 @@ def described(tensors: dict[str, Tensor | float], **options: Any) -> str:
     ]
     compared = [f"{name} {value}" for name, value in (kinds | options).items()]
     return ", ".join((*compared, f"gradients of: {', '.join(needed) or 'nothing'}"))
-
-
-def check_equal_local_batch(
-    name: str,
-    local_batch: int,
-    *,
-    device: torch.device,
-    group: dist.ProcessGroup | None = None,
-) -> None:
-    """`check_equal_calls` for the local batch alone."""
-    check_equal_calls(name, f"a local batch of {local_batch}", device=device, group=group)

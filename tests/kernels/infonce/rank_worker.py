@@ -101,12 +101,14 @@ def error_results(group):
         "no_path": refused(group, backend="fused" if place else None),
     }
     try:
-        collectives.check_equal_local_batch(
-            "loader", 8 + place, device=torch.device("cpu"), group=group
+        collectives.check_equal_calls(
+            "loader", f"a local batch of {8 + place}", device=torch.device("cpu"), group=group
         )
     except ValueError as error:
         found["local_batch"] = str(error)
-    collectives.check_equal_local_batch("loader", 8, device=torch.device("cpu"), group=group)
+    collectives.check_equal_calls(
+        "loader", "a local batch of 8", device=torch.device("cpu"), group=group
+    )
     return found
 
 

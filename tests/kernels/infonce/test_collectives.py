@@ -69,6 +69,6 @@ def test_one_process_is_one_rank():
     assert collectives.all_reduce_sum(tensor) is tensor
     assert collectives.all_reduce_logsumexp(tensor) is tensor
     assert torch.equal(collectives.all_reduce_max(tensor), tensor.detach())
-    collectives.check_equal_local_batch("loader", 3, device=tensor.device)
+    collectives.check_equal_calls("loader", "a local batch of 3", device=tensor.device)
     with pytest.raises(ValueError, match="loader: too small"):
         collectives.check_equal_calls("loader", "", device=tensor.device, problem="too small")
