@@ -66,7 +66,7 @@ add_command(
     app,
     "report",
     "svilm_fast.bench.report.command:report",
-    "Write one HTML file: roofline, peers, growth with the batch, history, every figure.",
+    "Write one HTML file: roofline, peers, scaling with the batch, history, every figure.",
     "svilm bench report run.json --out bench.html",
 )
 add_command(

@@ -50,6 +50,7 @@ def run(*arguments: str, **environment: str) -> tuple[str, set[str]]:
         ("bench", "--help"),
         ("data", "pack", "--help"),
         ("pretrain", "--help"),
+        ("train", "--help"),
         ("plan", "--help"),
         ("config", "list"),
     ],

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from svilm_fast.tasks.settings import DEFAULT_TASK
 from svilm_fast.train.config.options import ConfigName, Overrides
-from svilm_fast.train.config.schema import Weights
+from svilm_fast.train.config.weights import Weights
 from svilm_fast.train.train import (
     AutoResume,
     DryRun,

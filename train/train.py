@@ -14,9 +14,8 @@ import typer
 from svilm_fast.core.errors import EXIT_BAD_INPUT, UserError
 from svilm_fast.core.terminal import log_to_stderr, print
 from svilm_fast.core.third_party import third_party_log
-from svilm_fast.train.config.load import dump_config, load_config
 from svilm_fast.train.config.options import ConfigName, Overrides
-from svilm_fast.train.config.schema import Weights
+from svilm_fast.train.config.weights import Weights
 from svilm_fast.train.run_app import run_app
 
 TaskName = Annotated[
@@ -80,6 +79,9 @@ def train(
     stopped by SIGTERM, SIGINT, SIGUSR1 or SIGHUP (run again with --resume). A report that fails at
     the end is a warning.
     """
+    # Not above: the settings import objectives and so PyTorch, for which --help would wait.
+    from svilm_fast.train.config.load import dump_config, load_config
+
     resolved = load_config(config, overrides or [], task)
     if print_config:
         print(dump_config(resolved), end="")

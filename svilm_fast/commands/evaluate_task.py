@@ -9,7 +9,7 @@ import typer
 
 from svilm_fast.core.terminal import print
 from svilm_fast.train.config.options import Overrides
-from svilm_fast.train.config.schema import Weights
+from svilm_fast.train.config.weights import Weights
 
 
 def evaluate_task(

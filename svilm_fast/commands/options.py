@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from svilm_fast.train.config.schema import Weights
+from svilm_fast.train.config.weights import Weights
 
 RunDir = Annotated[Path, typer.Option("--run", help="run directory that `svilm pretrain` wrote")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]

@@ -14,9 +14,9 @@ from svilm_fast.train.config.load import (
     dump_config,
     explain,
     load_config,
-    preset_names,
     read_recipe,
 )
+from svilm_fast.train.config.recipes import preset_names
 from svilm_fast.train.config.schema import RunConfig
 
 

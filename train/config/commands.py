@@ -9,18 +9,14 @@ from typing import Annotated
 import typer
 
 from svilm_fast.core.terminal import print
-from svilm_fast.train.config.load import (
-    PRESETS,
-    dump_config,
-    explain,
-    load_config,
-    preset_names,
-)
 from svilm_fast.train.config.options import ConfigName, Overrides
+from svilm_fast.train.config.recipes import PRESETS, preset_names
 
 
 def print_config(overrides: Overrides = None, config: ConfigName = None) -> None:
     """Print a recipe with all its bases and overrides resolved."""
+    from svilm_fast.train.config.load import dump_config, load_config
+
     print(dump_config(load_config(config, overrides or [])), end="")
 
 
@@ -28,6 +24,8 @@ def explain_key(
     path: Annotated[str, typer.Argument(help="a dotted key or block; default: everything")] = "",
 ) -> None:
     """Print type, default and meaning of settings."""
+    from svilm_fast.train.config.load import explain
+
     print(explain(path))
 
 

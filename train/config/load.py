@@ -13,46 +13,18 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError, create_model
 
-import svilm_fast
 from svilm_fast.core.errors import ConfigError
-from svilm_fast.core.messages import suggestion
 from svilm_fast.core.nested import merge
 from svilm_fast.core.settings import Settings
 from svilm_fast.tasks.base import task_class
 from svilm_fast.tasks.settings import DEFAULT_TASK, TaskSettings
+from svilm_fast.train.config.recipes import find_config
 from svilm_fast.train.config.schema import RunConfig
 from svilm_fast.train.config.yaml_file import DEEPEST, parse_yaml, read_yaml
 
-# `svilm_fast/configs` is a symlink to `configs/` in a checkout and a real folder in a wheel.
-PRESETS = Path(svilm_fast.__file__).parent / "configs"
 INHERIT = "base"
 # Ends of pydantic's names of the errors that say only that a value has another type.
 WRONG_TYPE = ("_type", "_parsing", "literal_error")
-
-
-def preset_names() -> list[str]:
-    """Return the names of the packaged recipes, such as `demo` or `ablations/contrast_only`."""
-    return sorted(
-        str(path.relative_to(PRESETS).with_suffix("")) for path in PRESETS.rglob("*.yaml")
-    )
-
-
-def find_config(name: str, beside: Path | None = None) -> Path:
-    """Find a recipe by path, by path beside another file, or by name among the packaged ones.
-
-    Raises ConfigError naming the nearest recipe when nothing is found.
-    """
-    given = Path(name)
-    packaged = Path(*given.parts[1:]) if given.parts[:1] == ("configs",) else given
-    candidates = [given, PRESETS / packaged, PRESETS / f"{name}.yaml"]
-    if beside is not None:
-        candidates = [beside / given, beside / f"{name}.yaml", *candidates]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    names = preset_names()
-    hint = suggestion(given.stem, names, label="recipes")
-    raise ConfigError(f"no configuration file {name!r}; {hint}")
 
 
 def overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -70,13 +69,6 @@ class OptimizerConfig(Settings):
         description="parameters whose own name contains one of these do not decay",
     )
     layer_decay: LayerDecayConfig = Field(default_factory=lambda: LayerDecayConfig())
-
-
-class Weights(StrEnum):
-    """Which weights of a run are read: as they were trained, or their average."""
-
-    RAW = "raw"
-    EMA = "ema"
 
 
 class EmaConfig(Settings):

@@ -11,7 +11,6 @@ import typer
 from svilm_fast.core.earlier_result import check_replaceable
 from svilm_fast.core.errors import EXIT_BAD_INPUT, UserError
 from svilm_fast.core.terminal import print
-from svilm_fast.train.config.load import load_config
 from svilm_fast.train.config.options import ConfigName, Overrides
 from svilm_fast.train.plan.devices import CPU, Device, device_of, parse_bytes
 from svilm_fast.train.plan.links import NETWORKS, Links, links_of
@@ -44,6 +43,7 @@ def plan(
     Without --config the recipe is svilm_base. Everything set to `auto` is decided as a run would
     decide it. Exit status 2 where nothing fits.
     """
+    from svilm_fast.train.config.load import load_config
     from svilm_fast.train.plan import report
     from svilm_fast.train.plan.workload import workload_of
 

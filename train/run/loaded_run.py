@@ -15,7 +15,8 @@ from svilm_fast.train.checkpoint.portable import check_portable, load_weights
 from svilm_fast.train.checkpoint.resume import check_tokenizer
 from svilm_fast.train.config.load import load_config
 from svilm_fast.train.config.run_files import RunFiles
-from svilm_fast.train.config.schema import RunConfig, Weights
+from svilm_fast.train.config.schema import RunConfig
+from svilm_fast.train.config.weights import Weights
 
 
 @dataclass

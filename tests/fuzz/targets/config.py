@@ -10,12 +10,11 @@ from typing import Any
 from hypothesis import strategies as st
 
 from svilm_fast.train.config.load import (
-    PRESETS,
     dotted_keys,
     dump_config,
     load_config,
-    preset_names,
 )
+from svilm_fast.train.config.recipes import PRESETS, preset_names
 
 from ..engine import Target
 from ..texts import LEAVES, TEXTS, damaged

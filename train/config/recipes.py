@@ -1,0 +1,37 @@
+"""The recipes: where they lie and how they are found. Imports no settings, so listing is quick."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import svilm_fast
+from svilm_fast.core.errors import ConfigError
+from svilm_fast.core.messages import suggestion
+
+# `svilm_fast/configs` is a symlink to `configs/` in a checkout and a real folder in a wheel.
+PRESETS = Path(svilm_fast.__file__).parent / "configs"
+
+
+def preset_names() -> list[str]:
+    """Return the names of the packaged recipes, such as `demo` or `ablations/contrast_only`."""
+    return sorted(
+        str(path.relative_to(PRESETS).with_suffix("")) for path in PRESETS.rglob("*.yaml")
+    )
+
+
+def find_config(name: str, beside: Path | None = None) -> Path:
+    """Find a recipe by path, by path beside another file, or by name among the packaged ones.
+
+    Raises ConfigError naming the nearest recipe when nothing is found.
+    """
+    given = Path(name)
+    packaged = Path(*given.parts[1:]) if given.parts[:1] == ("configs",) else given
+    candidates = [given, PRESETS / packaged, PRESETS / f"{name}.yaml"]
+    if beside is not None:
+        candidates = [beside / given, beside / f"{name}.yaml", *candidates]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    names = preset_names()
+    hint = suggestion(given.stem, names, label="recipes")
+    raise ConfigError(f"no configuration file {name!r}; {hint}")
