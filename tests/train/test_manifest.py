@@ -319,7 +319,9 @@ def test_a_link_in_a_checkpoints_place_is_neither_emptied_nor_replaced(
     (tmp_path / tag_of(1)).symlink_to(archive)
     save_checkpoint(engine, tmp_path, TrainerState(2, {}), keep=1)
     assert "it is a symbolic link, which no run creates" in caplog.text
-    with pytest.raises(CheckpointError, match=f"{tag_of(1)} cannot be replaced: it is a symbolic link"):
+    with pytest.raises(
+        CheckpointError, match=f"{tag_of(1)} cannot be replaced: it is a symbolic link"
+    ):
         save(engine, tmp_path, 1)
     assert {path.name for path in archive.iterdir()} == before
 
