@@ -27,7 +27,8 @@ def test_an_irregular_plural_is_given() -> None:
 def test_messages_about_one_thing_are_singular() -> None:
     assert SkipReport(seen=1).summary() == "skipped 0 of 1 sample"
     assert PackReport(written=1, captions=1, frames=1, shards=["a"]).lines() == [
-        "packed 1 clip (1 caption, 1 frame, 0.0 MB) into 1 shard; 0 captions without nouns; refused 0"
+        "packed 1 clip (1 caption, 1 frame, 0.0 MB) into 1 shard; 0 captions without nouns; "
+        "refused 0"
     ]
     with pytest.raises(ShortClipError, match="the video has 1 frame, 4 are needed"):
         choose_frames(1, 4, None, short_clip="skip")
