@@ -95,10 +95,10 @@ def test_bad_tokenizer_files_are_typed_errors(tmp_path):
     with pytest.raises(MissingFileError, match=r"data\.tokenizer\.path"):
         Tokenizer.load(tmp_path / "none.json")
     (tmp_path / "bad.json").write_text("{}")
-    with pytest.raises(DataError, match=r"no tokenizer\.json"):
+    with pytest.raises(DataError, match=r"not a tokenizer\.json"):
         Tokenizer.load(tmp_path / "bad.json")
     (tmp_path / "bad.gz").write_bytes(b"x")
-    with pytest.raises(DataError, match="no gzip"):
+    with pytest.raises(DataError, match="not a gzip"):
         Tokenizer.clip(tmp_path / "bad.gz")
     with gzip.open(tmp_path / "bomb.gz", "wb") as stream:
         stream.write(bytes(65 << 20))

@@ -139,7 +139,7 @@ def test_bases_are_laid_below_and_may_chain(tmp_path: Path) -> None:
 def test_a_circle_of_bases_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("base: b\n")
     (tmp_path / "b.yaml").write_text("base: a\n")
-    with pytest.raises(ConfigError, match=r"circle: a.yaml -> b.yaml -> a.yaml"):
+    with pytest.raises(ConfigError, match=r"cycle: a.yaml -> b.yaml -> a.yaml"):
         read_recipe(str(tmp_path / "a.yaml"))
 
 
