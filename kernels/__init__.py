@@ -17,7 +17,7 @@ from .grouping.reference import GroupingOutput
 from .infonce.api import InfoNCEPartials, infonce, infonce_partials
 from .infonce.distributed import distributed_infonce
 from .launch import launch, record_launches
-from .registry import Cost, Op, Variant, ops, register
+from .registry import Op, OpCost, Variant, ops, register
 from .temporal.api import segment_pool, temporal_bce
 
 grounding, temporal = grounding_loss, temporal_bce
@@ -29,11 +29,11 @@ for _op in ops().values():
     globals()[_op.name] = _op.api
 
 __all__ = [
-    "Cost",
     "DeviceTraits",
     "GroupingOutput",
     "InfoNCEPartials",
     "Op",
+    "OpCost",
     "Site",
     "StepSeeds",
     "Variant",

@@ -15,7 +15,7 @@ from .peers import Provider
 
 
 @dataclass(frozen=True)
-class Cost:
+class OpCost:
     """The floor of one call: FLOPs of the matrix products and the least bytes through memory."""
 
     forward_flops: float
@@ -71,7 +71,7 @@ class Op:
         name: the folder's name.
         api: the public function.
         reference: the oracle, with the same arguments (without `backend`).
-        cost: `cost(case, dtype) -> Cost`.
+        cost: `cost(case, dtype) -> OpCost`.
         cases: name -> sizes; holds the target shapes.
         make_inputs: `make_inputs(case, dtype, device, seed) -> dict` of keyword arguments of `api`.
         sizes: what gates and benchmarks run besides the cases.
@@ -87,7 +87,7 @@ class Op:
     name: str
     api: Callable[..., Any]
     reference: Callable[..., Any]
-    cost: Callable[[Mapping[str, Any], torch.dtype], Cost]
+    cost: Callable[[Mapping[str, Any], torch.dtype], OpCost]
     cases: Mapping[str, Mapping[str, Any]]
     make_inputs: Callable[[Mapping[str, Any], torch.dtype, torch.device | str, int], dict[str, Any]]
     sizes: Sizes

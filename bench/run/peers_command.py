@@ -21,8 +21,7 @@ from svilm_fast.bench.run.file import check_replaceable, write_json
 from svilm_fast.bench.run.ratios import HEAD, as_json, markdown, ratios
 from svilm_fast.bench.run.record import Record
 from svilm_fast.bench.run.runner import result, run_together
-from svilm_fast.bench.run.text import exit_code as outcome
-from svilm_fast.bench.run.text import failures, line, status_text
+from svilm_fast.bench.run.text import exit_code, failures, line, status_text
 from svilm_fast.bench.suites import ops as suite
 from svilm_fast.bench.suites.benchmark import Benchmark
 from svilm_fast.core import earlier_result
@@ -89,7 +88,7 @@ def peers(
     console.print(f"wrote {len(records)} records to {path}", soft_wrap=True)
     for record in failures(records):
         console.print(f"no figure: {record.id}: {status_text(record)}", markup=False)
-    raise typer.Exit(int(outcome(records)))
+    raise typer.Exit(int(exit_code(records)))
 
 
 def _groups(

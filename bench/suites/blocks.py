@@ -16,7 +16,7 @@ from svilm_fast.bench.suites.benchmark import SEED, Benchmark, Prepared, Skipped
 from svilm_fast.bench.suites.call import prepared
 from svilm_fast.kernels.backend import use_backend
 from svilm_fast.kernels.peers import Provider
-from svilm_fast.kernels.registry import Cost
+from svilm_fast.kernels.registry import OpCost
 from svilm_fast.models import flops
 from svilm_fast.models.attention import (
     AttentionRequest,
@@ -247,7 +247,7 @@ _MAKERS: dict[str, Callable[[Size, torch.device], tuple[Case, Provider]]] = {
 }
 
 
-def _cost(name: str, size: Size, device: torch.device) -> Cost:
+def _cost(name: str, size: Size, device: torch.device) -> OpCost:
     """FLOPs of the real tokens alone; least bytes: what comes in and goes out, and the weights."""
     lengths = _lengths(size, "cpu").tolist()
     tokens = float(size.batch * size.tokens * size.width)
@@ -264,4 +264,4 @@ def _cost(name: str, size: Size, device: torch.device) -> Cost:
         moved = 4 * tokens * (2 if device.type == "cuda" else 4)
     else:
         moved += 12 * size.width**2 * 4.0
-    return Cost(float(found.forward), moved, float(found.backward), 2 * moved)
+    return OpCost(float(found.forward), moved, float(found.backward), 2 * moved)

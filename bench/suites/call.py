@@ -9,14 +9,14 @@ from typing import Any
 from svilm_fast.bench.ops.proof import Case
 from svilm_fast.bench.suites.benchmark import CallCost, Prepared
 from svilm_fast.kernels.peers import Provider
-from svilm_fast.kernels.registry import Cost
+from svilm_fast.kernels.registry import OpCost
 
 
 def prepared(
     case: Case,
     provider: Provider,
     direction: str,
-    cost: Cost,
+    cost: OpCost,
     *,
     units: Mapping[str, float],
     facts: Mapping[str, Any],
@@ -40,7 +40,7 @@ def prepared(
     )
 
 
-def call_cost(cost: Cost, direction: str) -> CallCost:
+def call_cost(cost: OpCost, direction: str) -> CallCost:
     """The floor of one direction, or of both."""
     if direction == "forward":
         return CallCost(cost.forward_flops, cost.forward_bytes)

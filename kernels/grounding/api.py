@@ -17,7 +17,7 @@ from svilm_fast.kernels.operators import anchor, distinct
 
 from . import reference
 from .fused.layout import unsupported
-from .options import Options
+from .options import GroundingOptions
 
 OP = "grounding"
 
@@ -109,12 +109,12 @@ def grounding_scores(
     """
     check_inputs(groups, nouns, noun_mask)
     beta = as_scalar("beta", beta, groups)
-    options = Options.checked(OP, workspace_bytes, backend)
+    options = GroundingOptions.checked(OP, workspace_bytes, backend)
     return scores_of(groups, nouns, noun_mask, beta, options)
 
 
 def scores_of(
-    groups: Tensor, nouns: Tensor, noun_mask: Tensor, beta: Tensor, options: Options
+    groups: Tensor, nouns: Tensor, noun_mask: Tensor, beta: Tensor, options: GroundingOptions
 ) -> Tensor:
     """`grounding_scores` of checked arguments."""
     tensors = (groups, nouns, noun_mask, beta)
@@ -208,7 +208,7 @@ def grounding_loss(
     """
     check_inputs(groups, nouns, noun_mask)
     beta, scale = as_scalar("beta", beta, groups), as_scalar("scale", scale, groups)
-    options = Options.checked(OP, workspace_bytes, backend)
+    options = GroundingOptions.checked(OP, workspace_bytes, backend)
     if groups.shape[0] != nouns.shape[0]:
         raise ValueError(
             f"grounding_loss: as many captions as videos, "
@@ -218,7 +218,12 @@ def grounding_loss(
 
 
 def loss_of(
-    groups: Tensor, nouns: Tensor, noun_mask: Tensor, beta: Tensor, scale: Tensor, options: Options
+    groups: Tensor,
+    nouns: Tensor,
+    noun_mask: Tensor,
+    beta: Tensor,
+    scale: Tensor,
+    options: GroundingOptions,
 ) -> Tensor:
     """`grounding_loss` of checked arguments."""
     tensors = (groups, nouns, noun_mask, beta, scale)

@@ -98,7 +98,7 @@ def _backward(
     loss: bool = True,
     beta_gradient: bool = True,
 ) -> None:
-    from .fused.backward import LossContext, Needs, Prepared, backward
+    from .fused.backward import ForwardBuffers, LossContext, Needs, backward
     from .fused.matrix import MatrixStatistics
 
     tokens, rows, _, beta = _inputs(batch, groups, nouns, dim, dtype)
@@ -109,7 +109,7 @@ def _backward(
         lse = torch.empty((2, batch), device="meta")
         context = LossContext(scores, beta, MatrixStatistics(beta, lse, beta))
     backward(
-        Prepared(*_prepared(layout)),
+        ForwardBuffers(*_prepared(layout)),
         beta,
         layout,
         Needs(True, True, beta_gradient, scale=loss),

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from svilm_fast.kernels.registry import Cost
+from svilm_fast.kernels.registry import OpCost
 
 
-def grounding_cost(case: Mapping[str, Any], dtype: torch.dtype) -> Cost:
+def grounding_cost(case: Mapping[str, Any], dtype: torch.dtype) -> OpCost:
     """Cost of `grounding_loss` on a case with `batch`, `groups`, `nouns` and `dim`.
 
     One dot product of length D per (video, group, caption, noun) forward; backward the same again
@@ -19,7 +19,7 @@ def grounding_cost(case: Mapping[str, Any], dtype: torch.dtype) -> Cost:
     batch, groups, nouns, dim = (case[name] for name in ("batch", "groups", "nouns", "dim"))
     dots = (batch * groups) * (batch * nouns)
     inputs = batch * (groups + nouns) * dim * dtype.itemsize + batch * nouns
-    return Cost(
+    return OpCost(
         forward_flops=2 * dots * dim,
         forward_bytes=inputs,
         backward_flops=6 * dots * dim,

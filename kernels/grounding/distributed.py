@@ -20,7 +20,7 @@ from .api import (
     loss_of,
     scores_of,
 )
-from .options import Options
+from .options import GroundingOptions
 
 # (groups [b, G, D], nouns [B, K, D], noun_mask [B, K], beta) -> scores [b, B]
 Scores = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -64,7 +64,7 @@ def distributed_grounding_loss(
             also if the ranks' calls differ in a size, a dtype, a number or an option.
         RuntimeError: `fused` was asked for and cannot run, on a single rank.
     """
-    options = Options(workspace_bytes, backend)
+    options = GroundingOptions(workspace_bytes, backend)
     options = _checked(groups, nouns, noun_mask, beta, scale, group, scores, options)
     beta, scale = as_scalar("beta", beta, groups), as_scalar("scale", scale, groups)
     if scores is None and collectives.world_size(group) == 1:
@@ -144,14 +144,14 @@ def _checked(
     scale: Tensor | float,
     group: dist.ProcessGroup | None,
     scores: Scores | None,
-    options: Options,
-) -> Options:
+    options: GroundingOptions,
+) -> GroundingOptions:
     problem, path = None, ""
     several = collectives.world_size(group) > 1
     try:
         check_inputs(groups, nouns, noun_mask)
         tensors = (as_scalar("beta", beta, groups), as_scalar("scale", scale, groups))
-        options = Options.checked("grounding", options.workspace_bytes, options.backend)
+        options = GroundingOptions.checked("grounding", options.workspace_bytes, options.backend)
         if groups.shape[0] != nouns.shape[0] or not groups.shape[0]:
             problem = (
                 "each rank needs as many captions as videos and at least one, "

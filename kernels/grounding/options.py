@@ -14,14 +14,14 @@ _REFERENCE_BYTES_PER_DOT = 16
 
 
 @dataclass(frozen=True)
-class Options:
+class GroundingOptions:
     """Attributes as the arguments of `api.grounding_loss`."""
 
     workspace_bytes: int | None = None
     backend: str | None = None
 
     @classmethod
-    def checked(cls, op: str, workspace_bytes: int | None, backend: str | None) -> Options:
+    def checked(cls, op: str, workspace_bytes: int | None, backend: str | None) -> GroundingOptions:
         """Raise TypeError or ValueError for a workspace that is no positive whole number."""
         return cls(checked_workspace(op, workspace_bytes), backend)
 

@@ -10,13 +10,15 @@ from ..checks import FLOATS, check_rows, check_shape, check_tensors, checked_div
 from ..device import traits
 from ..operators import distinct
 from .fused.layout import unsupported
-from .options import MODES, Mode, Options
+from .options import MODES, GroupingOptions, Mode
 from .reference import GroupingOutput, group
 
 TOKEN_ID_BITS = 27
 
 
-def _check(queries: Tensor, tokens: Tensor, group_bias: Tensor | None, options: Options) -> None:
+def _check(
+    queries: Tensor, tokens: Tensor, group_bias: Tensor | None, options: GroupingOptions
+) -> None:
     given = options.tensors
     check_tensors("grouping", queries=queries, tokens=tokens, **given)
     if group_bias is not None:
@@ -120,7 +122,7 @@ def grouping(
     """
     temperature = checked_divisor("grouping", "temperature", temperature)
     eps = checked_divisor("grouping", "eps", eps)
-    options = Options(seeds, token_ids, token_mask, mode, temperature, eps)
+    options = GroupingOptions(seeds, token_ids, token_mask, mode, temperature, eps)
     _check(queries, tokens, group_bias, options)
     kind = tokens.device.type
     if torch.is_autocast_enabled(kind) and tokens.dtype == torch.float32:

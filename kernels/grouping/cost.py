@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from ..registry import Cost
+from ..registry import OpCost
 
 
-def grouping_cost(case: Mapping[str, Any], dtype: torch.dtype) -> Cost:
+def grouping_cost(case: Mapping[str, Any], dtype: torch.dtype) -> OpCost:
     """FLOPs and least bytes for `case` = {batch, tokens, width, groups}.
 
     Forward: logits and pooling, 2 G C FLOPs per token each. Backward: logits again, the gradient at
@@ -21,7 +21,7 @@ def grouping_cost(case: Mapping[str, Any], dtype: torch.dtype) -> Cost:
     token_bytes = float(batch * length * width * dtype.itemsize)
     group_bytes = float(batch * groups * width * dtype.itemsize)
     index_bytes = 4.0 * batch * length
-    return Cost(
+    return OpCost(
         forward_flops=2 * per_product,
         forward_bytes=token_bytes + 2 * group_bytes + index_bytes,
         backward_flops=5 * per_product,

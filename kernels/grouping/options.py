@@ -12,7 +12,7 @@ MODES = ("gumbel", "hard", "soft")
 
 
 @dataclass(frozen=True)
-class Options:
+class GroupingOptions:
     """Attributes as the arguments of `api.grouping`."""
 
     seeds: Tensor | None = None
@@ -28,13 +28,13 @@ class Options:
         named = {"seeds": self.seeds, "token_ids": self.token_ids, "token_mask": self.token_mask}
         return {name: value for name, value in named.items() if value is not None}
 
-    def of_samples(self, samples: slice) -> Options:
+    def of_samples(self, samples: slice) -> GroupingOptions:
         """The options of some of the samples."""
         part = {name: value[samples] for name, value in self.tensors.items()}
         tensors = (part.get("seeds"), part.get("token_ids"), part.get("token_mask"))
-        return Options(*tensors, self.mode, self.temperature, self.eps)
+        return GroupingOptions(*tensors, self.mode, self.temperature, self.eps)
 
     def packed(self) -> tuple[Any, ...]:
-        """As the operators' schemas take them; `Options(*packed)` is the way back."""
+        """As the operators' schemas take them; `GroupingOptions(*packed)` is the way back."""
         tensors = (self.seeds, self.token_ids, self.token_mask)
         return (*tensors, self.mode, self.temperature, self.eps)

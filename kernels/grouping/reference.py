@@ -9,7 +9,7 @@ from torch import Tensor
 
 from svilm_fast.core.philox import uniform4
 
-from .options import Mode, Options
+from .options import GroupingOptions, Mode
 
 # Half a step of the uniform grid: keeps log(u) finite where the generator returns 0.
 SMALLEST_UNIFORM = 2.0**-32
@@ -51,7 +51,7 @@ def gumbel_noise(seeds: Tensor, token_ids: Tensor, num_groups: int) -> Tensor:
 
 
 def _group_some(
-    queries: Tensor, tokens: Tensor, group_bias: Tensor | None, options: Options
+    queries: Tensor, tokens: Tensor, group_bias: Tensor | None, options: GroupingOptions
 ) -> GroupingOutput:
     token_ids, token_mask = options.token_ids, options.token_mask
     compute = torch.promote_types(tokens.dtype, torch.float32)
@@ -87,7 +87,7 @@ def _group_some(
 
 
 def group(
-    queries: Tensor, tokens: Tensor, group_bias: Tensor | None, options: Options
+    queries: Tensor, tokens: Tensor, group_bias: Tensor | None, options: GroupingOptions
 ) -> GroupingOutput:
     """`api.grouping` without its checks, a few samples at a time.
 
@@ -128,5 +128,5 @@ def grouping_reference(
     eps: float = 1.0,
 ) -> GroupingOutput:
     """`group` with the arguments of `api.grouping`."""
-    options = Options(seeds, token_ids, token_mask, mode, temperature, eps)
+    options = GroupingOptions(seeds, token_ids, token_mask, mode, temperature, eps)
     return group(queries, tokens, group_bias, options)

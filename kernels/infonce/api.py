@@ -12,7 +12,7 @@ from ..checks import FLOATS, check_tensors, real_number, scalar_tensor
 from ..operators import distinct
 from . import reference
 from .fused.layout import default_workspace_bytes, unsupported
-from .options import Options
+from .options import InfonceOptions
 from .pairs import dense_ids, diagonal_range, share_weights, shared_loss
 
 OP = "infonce"
@@ -73,7 +73,7 @@ def infonce(
         ValueError, TypeError: shapes, dtypes, devices or ids that do not fit; an empty block.
     """
     ids = _split_ids(pair_ids)
-    options = Options.checked(OP, diagonal_offset, ids, pair_mode, workspace_bytes, backend)
+    options = InfonceOptions.checked(OP, diagonal_offset, ids, pair_mode, workspace_bytes, backend)
     check_block(OP, videos, texts, scale, options)
     scale = scale if isinstance(scale, Tensor) else scalar_tensor(scale, videos)
     rows, columns, offset = videos.shape[0], texts.shape[0], options.diagonal_offset
@@ -123,14 +123,16 @@ def infonce_partials(
     """
     ids = (video_ids, text_ids)
     name = "infonce_partials"
-    options = Options.checked(name, diagonal_offset, ids, pair_mode, workspace_bytes, backend)
+    options = InfonceOptions.checked(
+        name, diagonal_offset, ids, pair_mode, workspace_bytes, backend
+    )
     check_block(name, videos, texts, scale, options)
     relative, scale = relative_partials(videos, texts, scale, options)
     return InfoNCEPartials(*(value + scale for value in relative))
 
 
 def relative_partials(
-    videos: Tensor, texts: Tensor, scale: Tensor | float, options: Options
+    videos: Tensor, texts: Tensor, scale: Tensor | float, options: InfonceOptions
 ) -> tuple[InfoNCEPartials, Tensor]:
     """`infonce_partials` of a checked block less the scale, and the scale as a tensor.
 
@@ -147,7 +149,9 @@ def relative_partials(
     return InfoNCEPartials(*InfoNCEPartialSums.apply(*call)), scale
 
 
-def _fused_call(videos: Tensor, texts: Tensor, scale: Tensor, options: Options) -> tuple[Any, ...]:
+def _fused_call(
+    videos: Tensor, texts: Tensor, scale: Tensor, options: InfonceOptions
+) -> tuple[Any, ...]:
     """The arguments of the fused functions: tensors as the kernels take them, and two numbers."""
     ids = dense_ids(*options.ids) if options.ids else (None, None)
     weights = share_weights(*options.share, torch.float32) if options.share else None
@@ -157,7 +161,7 @@ def _fused_call(videos: Tensor, texts: Tensor, scale: Tensor, options: Options) 
 
 
 def chosen_path(
-    videos: Tensor, texts: Tensor, scale: Tensor | float, options: Options
+    videos: Tensor, texts: Tensor, scale: Tensor | float, options: InfonceOptions
 ) -> backends.Backend:
     """The path of a checked call; errors as `backend.choose`."""
     return backends.choose(
@@ -179,7 +183,7 @@ def _split_ids(
 
 
 def check_block(
-    name: str, videos: Tensor, texts: Tensor, scale: Tensor | float, options: Options
+    name: str, videos: Tensor, texts: Tensor, scale: Tensor | float, options: InfonceOptions
 ) -> None:
     """Refuse what no path can compute.
 

@@ -82,13 +82,13 @@ def _call(
 ) -> Callable[[], None]:
     def run() -> None:
         from .fused.backward import Upstream, backward
-        from .fused.forward import Block, forward
+        from .fused.forward import CallTensors, forward
 
         def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
             return torch.empty(shape, dtype=dtype, device="meta")
 
         ids = mode is not None
-        block = Block(
+        block = CallTensors(
             empty(rows, dim, dtype=dtype),
             empty(columns, dim, dtype=dtype),
             empty(),

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from ..registry import Cost
+from ..registry import OpCost
 
 
-def cost(case: Mapping[str, Any], dtype: torch.dtype) -> Cost:
+def cost(case: Mapping[str, Any], dtype: torch.dtype) -> OpCost:
     """The floor of one call on a case with `videos`, `texts` and `dim`.
 
     Forward: one product of 2 D FLOPs per pair; reads both inputs, writes the row and column
@@ -21,7 +21,7 @@ def cost(case: Mapping[str, Any], dtype: torch.dtype) -> Cost:
     product = 2.0 * rows * columns * dim
     inputs = float(rows + columns) * dim * dtype.itemsize
     sums = 4.0 * (rows + columns)
-    return Cost(
+    return OpCost(
         forward_flops=product,
         forward_bytes=inputs + sums,
         backward_flops=3 * product,

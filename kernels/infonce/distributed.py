@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import collectives
 from ..slices import SlicePlan, for_parts, gather_parts
 from .api import InfoNCEPartials, check_block, chosen_path, infonce, relative_partials
-from .options import Ids, Options
+from .options import Ids, InfonceOptions
 from .pairs import share_weights
 
 
@@ -51,10 +51,10 @@ def distributed_infonce(
             a size, a dtype, a number or an option.
     """
     several = collectives.world_size(group) > 1
-    options, path, problem = Options(), "", None
+    options, path, problem = InfonceOptions(), "", None
     try:
         ids = (pair_ids, pair_ids)
-        options = Options.checked("infonce", 0, ids, pair_mode, workspace_bytes, backend)
+        options = InfonceOptions.checked("infonce", 0, ids, pair_mode, workspace_bytes, backend)
         check_block("infonce", videos, texts, scale, options)
         if videos.shape != texts.shape:
             problem = (
@@ -125,7 +125,7 @@ def _own_terms(block: InfoNCEPartials, plan: SlicePlan, group: dist.ProcessGroup
 
 
 def _description(
-    videos: Tensor, texts: Tensor, scale: Tensor | float, options: Options, path: str
+    videos: Tensor, texts: Tensor, scale: Tensor | float, options: InfonceOptions, path: str
 ) -> str:
     return (
         f"a local batch of {videos.shape[0]} (D {videos.shape[1]}, "

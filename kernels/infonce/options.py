@@ -13,7 +13,7 @@ Ids = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
-class Options:
+class InfonceOptions:
     """Attributes as the arguments of `api.infonce`, but `ids`: those of videos and of texts."""
 
     diagonal_offset: int = 0
@@ -31,7 +31,7 @@ class Options:
         pair_mode: str,
         workspace_bytes: int | None,
         backend: str | None,
-    ) -> Options:
+    ) -> InfonceOptions:
         """Options in their own types; `name` is the caller's, for messages.
 
         Raises:
@@ -78,7 +78,7 @@ class Options:
         diagonal_offset: int,
         pair_mode: PairMode,
         workspace_bytes: int,
-    ) -> Options:
+    ) -> InfonceOptions:
         """The options of an operator's arguments."""
         ids = None if video_ids is None or text_ids is None else (video_ids, text_ids)
         return cls(diagonal_offset, ids, pair_mode, workspace_bytes)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..checks import compute_dtype
 from ..operators import define, distinct, first_derivative_only, wanted
-from .options import Options
+from .options import InfonceOptions
 from .pairs import PairMode, diagonal_range, share_weights, shared_loss
 
 DEFAULT_WORKSPACE_BYTES = 1 << 26
@@ -21,7 +21,9 @@ _LIVE_MATRICES = 4
 class _Block:
     """A [m, n] block of logits, made one chunk of rows at a time."""
 
-    def __init__(self, videos: Tensor, texts: Tensor, scale: Tensor, options: Options) -> None:
+    def __init__(
+        self, videos: Tensor, texts: Tensor, scale: Tensor, options: InfonceOptions
+    ) -> None:
         self.dtype = compute_dtype(videos)
         self.videos, self.texts = videos, texts.to(self.dtype)
         self.scale = scale.to(self.dtype)
@@ -73,7 +75,7 @@ def _forward(
     videos: Tensor, texts: Tensor, scale: Tensor, *packed: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     with torch.autocast(videos.device.type, enabled=False):
-        block = _Block(videos, texts, scale, Options.unpacked(*packed))
+        block = _Block(videos, texts, scale, InfonceOptions.unpacked(*packed))
         row_lse = torch.empty(videos.shape[0], dtype=block.dtype, device=videos.device)
         column_lse = row_lse.new_full((texts.shape[0],), -torch.inf)
         positives = torch.empty_like(row_lse)
@@ -102,7 +104,7 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of videos, texts and scale; empty where not needed."""
     with torch.autocast(videos.device.type, enabled=False):
-        block = _Block(videos, texts, scale, Options.unpacked(*packed))
+        block = _Block(videos, texts, scale, InfonceOptions.unpacked(*packed))
         grad_videos = torch.empty_like(videos) if need_videos else videos.new_empty((0,))
         grad_texts = torch.zeros_like(block.texts) if need_texts else block.texts.new_empty((0,))
         grad_scale = torch.zeros_like(block.scale) if need_scale else block.scale.new_empty((0,))
@@ -198,7 +200,7 @@ class _InfoNCEPartials(torch.autograd.Function):
 
 
 def partials(
-    videos: Tensor, texts: Tensor, scale: Tensor, options: Options
+    videos: Tensor, texts: Tensor, scale: Tensor, options: InfonceOptions
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Row lse [m], column lse [n] and positives [m] of a block; see `api.infonce_partials`."""
     packed = options.packed(DEFAULT_WORKSPACE_BYTES)
@@ -216,7 +218,7 @@ def loss_of_partials(
     return (row_terms + (column_terms - positives[start:stop])).sum() / (2 * (stop - start))
 
 
-def loss(videos: Tensor, texts: Tensor, scale: Tensor, options: Options) -> Tensor:
+def loss(videos: Tensor, texts: Tensor, scale: Tensor, options: InfonceOptions) -> Tensor:
     """The loss of `api.infonce` without its checks; memory is that of one chunk of rows."""
     found = partials(videos, texts, scale, options)
     if options.shared_lists:
@@ -236,4 +238,6 @@ def infonce(
 ) -> Tensor:
     """`loss` with the arguments of `api.infonce`."""
     ids = pair_ids if isinstance(pair_ids, tuple) or pair_ids is None else (pair_ids, pair_ids)
-    return loss(videos, texts, scale, Options(diagonal_offset, ids, pair_mode, workspace_bytes))
+    return loss(
+        videos, texts, scale, InfonceOptions(diagonal_offset, ids, pair_mode, workspace_bytes)
+    )

@@ -9,7 +9,7 @@ from ..backend import choose
 from ..checks import check_rows, check_shape, checked_divisor, whole_number
 from ..operators import distinct
 from .fused.layout import unsupported_bce, unsupported_pool
-from .options import LOSSES, Loss, Options
+from .options import LOSSES, Loss, TemporalOptions
 from .reference import bce, segment_pool_reference
 
 
@@ -61,7 +61,7 @@ def temporal_bce(
         unsupported=unsupported_bce(segments),
     )
     paste_mask, segment_mask = distinct(paste_mask, segment_mask)
-    options = Options(segment_mask, temperature, loss)
+    options = TemporalOptions(segment_mask, temperature, loss)
     if path == "reference":
         return bce(segments, paste_mask, options)
     from .fused.function import fused_temporal_bce

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from ..registry import Sizes, Variant
-from .options import Options
+from .options import TemporalOptions
 
 BCE_CASES: dict[str, dict[str, Any]] = {
     "target": {"batch": 1024, "segments": 8, "width": 256},
@@ -70,8 +70,8 @@ def _bce_variant() -> Variant:
         batch, count, width = (BCE_CASES["target"][key] for key in ("batch", "segments", "width"))
         segments = torch.empty(batch, count, width, dtype=torch.bfloat16, device="meta")
         mask = torch.empty(batch, count, dtype=torch.uint8, device="meta")
-        _, logits = bce_forward(segments, mask, Options())
-        bce_backward(logits.new_empty(()), segments, mask, Options(mask), logits)
+        _, logits = bce_forward(segments, mask, TemporalOptions())
+        bce_backward(logits.new_empty(()), segments, mask, TemporalOptions(mask), logits)
 
     return Variant("temporal", "target bfloat16", run, counted=True)
 

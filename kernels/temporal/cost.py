@@ -7,23 +7,23 @@ from typing import Any
 
 import torch
 
-from ..registry import Cost
+from ..registry import OpCost
 
 
-def temporal_bce_cost(case: Mapping[str, Any], dtype: torch.dtype) -> Cost:
+def temporal_bce_cost(case: Mapping[str, Any], dtype: torch.dtype) -> OpCost:
     """FLOPs and least bytes for `case` = {batch, segments, width}.
 
     Forward: two centres and one product per segment; backward: the same again, the centre's
     gradient and the segments' gradient.
     """
     size = float(case["batch"] * case["segments"] * case["width"])
-    return Cost(4 * size, size * dtype.itemsize, 10 * size, 2 * size * dtype.itemsize)
+    return OpCost(4 * size, size * dtype.itemsize, 10 * size, 2 * size * dtype.itemsize)
 
 
-def segment_pool_cost(case: Mapping[str, Any], dtype: torch.dtype) -> Cost:
+def segment_pool_cost(case: Mapping[str, Any], dtype: torch.dtype) -> OpCost:
     """FLOPs (additions) and least bytes for `case` = {batch, tokens, width, segments}."""
     batch, length, width = case["batch"], case["tokens"], case["width"]
     token_bytes = float(batch * length * width * dtype.itemsize)
     segment_bytes = float(batch * case["segments"] * width * dtype.itemsize)
     size = float(batch * length * width)
-    return Cost(size, token_bytes + segment_bytes, 0.0, segment_bytes + token_bytes)
+    return OpCost(size, token_bytes + segment_bytes, 0.0, segment_bytes + token_bytes)

@@ -12,7 +12,7 @@ LOSSES = ("bce", "mse")
 
 
 @dataclass(frozen=True)
-class Options:
+class TemporalOptions:
     """Attributes as the arguments of `api.temporal_bce`."""
 
     segment_mask: Tensor | None = None
@@ -20,5 +20,5 @@ class Options:
     loss: Loss = "bce"
 
     def packed(self) -> tuple[Tensor | None, float, str]:
-        """As the operators' schemas take them; `Options(*packed)` is the way back."""
+        """As the operators' schemas take them; `TemporalOptions(*packed)` is the way back."""
         return self.segment_mask, self.temperature, self.loss

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .options import Loss, Options
+from .options import Loss, TemporalOptions
 
 
-def bce(segments: Tensor, paste_mask: Tensor, options: Options) -> Tensor:
+def bce(segments: Tensor, paste_mask: Tensor, options: TemporalOptions) -> Tensor:
     """`api.temporal_bce` without its checks."""
     segment_mask = options.segment_mask
     with torch.autocast(segments.device.type, enabled=False):
@@ -45,7 +45,7 @@ def temporal_bce_reference(
     loss: Loss = "bce",
 ) -> Tensor:
     """`bce` with the arguments of `api.temporal_bce`."""
-    return bce(segments, paste_mask, Options(segment_mask, temperature, loss))
+    return bce(segments, paste_mask, TemporalOptions(segment_mask, temperature, loss))
 
 
 def segment_pool_reference(

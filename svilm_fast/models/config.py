@@ -113,11 +113,6 @@ class VideoConfig(Settings):
         return time * height * width
 
     @property
-    def frames_per_segment(self) -> int:
-        """Frames in one temporal segment."""
-        return self.frames // self.num_segments
-
-    @property
     def grouping_layers(self) -> tuple[int, ...]:
         """Layers (counted from 1) that a grouping block follows; empty without group tokens."""
         if self.num_groups == 0:

@@ -13,7 +13,7 @@ from svilm_fast.bench.run.runner import run_one
 from svilm_fast.bench.static import collect
 from svilm_fast.bench.suites import benchmarks
 from svilm_fast.kernels import registry, self_check
-from svilm_fast.kernels.registry import Cost, Op, Sizes, Variant, ops
+from svilm_fast.kernels.registry import Op, OpCost, Sizes, Variant, ops
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -24,7 +24,7 @@ def square_sum(rows, *, backend=None):
 
 def cost(case, dtype):
     size = float(case["batch"] * case["width"])
-    return Cost(2 * size, size * dtype.itemsize, size, 2 * size * dtype.itemsize)
+    return OpCost(2 * size, size * dtype.itemsize, size, 2 * size * dtype.itemsize)
 
 
 def make_inputs(case, dtype, device, seed):

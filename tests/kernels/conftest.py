@@ -23,6 +23,7 @@ RunRanks = Callable[..., list[Any]]
 _numbers = itertools.count()
 # Elements on each side; a multiple of 16 bytes for every dtype, so tensors stay aligned.
 GUARD = 4096
+PACKAGES = ("svilm_fast.kernels", "svilm_fast.core")
 
 
 @pytest.fixture
@@ -30,8 +31,7 @@ def mutate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Mutate:
     """Plant bugs: `mutate(module, {"old text": "new text"})` until the end of the test.
 
     Makes a copy of the module with every text replaced (each must occur, or the test fails), and
-    puts the copy's objects wherever a loaded module of `svilm_fast.kernels` holds the original's,
-    so that the public function runs the bug. Meant for modules of kernels and their host code, not
+    puts the copy's objects wherever a loaded module of PACKAGES holds the original's, so that the public function runs the bug. Meant for modules of kernels and their host code, not
     for those that register operators; what is registered must look its host function up at call
     time. Returns the copy.
     """
@@ -61,7 +61,7 @@ def mutate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Mutate:
             if callable(value) and key in vars(mutant) and vars(mutant)[key] is not value
         }
         for holder in list(sys.modules.values()):
-            if not getattr(holder, "__name__", "").startswith("svilm_fast.kernels"):
+            if not getattr(holder, "__name__", "").startswith(PACKAGES):
                 continue
             for key, value in list(vars(holder).items()):
                 if value is module:

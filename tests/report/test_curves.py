@@ -126,7 +126,7 @@ def test_a_single_evaluation_is_a_mark_with_its_value(tmp_path: Path) -> None:
     line = '{"step": 40, "retrieval_t2v_R@1": 12.5, "retrieval_t2v_R@5": 0.0, "gradient_norm": 2}'
     series = read_metrics(write(tmp_path / "m.jsonl", line))
     with drawing(LIGHT):
-        figure = draw_curves(series, LIGHT)
+        figure = draw_curves(series, LIGHT, METRICS)
     for axes, labels in zip(figure.axes, (["R@1: 12.5", "R@5: 0"], ["before clipping: 2"])):
         assert [text.get_text() for text in axes.get_legend().get_texts()] == labels
         for drawn in axes.lines:
@@ -138,5 +138,5 @@ def test_a_single_evaluation_is_a_mark_with_its_value(tmp_path: Path) -> None:
 def test_values_that_hardly_change_stay_below_the_top(tmp_path: Path) -> None:
     lines = [json.dumps({"step": step, "loss": 5 + step * 1e-4}) for step in (1, 2)]
     with drawing(LIGHT):
-        figure = draw_curves(read_metrics(write(tmp_path / "m.jsonl", *lines)), LIGHT)
+        figure = draw_curves(read_metrics(write(tmp_path / "m.jsonl", *lines)), LIGHT, METRICS)
     assert figure.axes[0].get_ylim() == (0, pytest.approx(1.05 * 5.0002))

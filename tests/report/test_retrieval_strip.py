@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from svilm_fast.evaluation.metrics import Ranks
+from svilm_fast.evaluation.metrics import QueryRanks
 from svilm_fast.report.canvas import Canvas
 from svilm_fast.report.retrieval import choose_queries, draw_retrieval_strip
 from svilm_fast.report.theme import LIGHT, THEMES, drawing, rgb
@@ -15,7 +15,7 @@ from svilm_fast.report.theme import LIGHT, THEMES, drawing, rgb
 def test_best_and_worst_queries_are_apart_and_ordered(make_result) -> None:
     result = make_result()
     higher = torch.tensor([0, 3, 0, 7, 0, 1, 0, 0])
-    result.text_ranks = Ranks(higher, torch.zeros_like(higher), 8)
+    result.text_ranks = QueryRanks(higher, torch.zeros_like(higher), 8)
     best, worst = choose_queries(result, 3)
     assert worst == [3, 1, 5]
     assert set(best) <= {0, 2, 4, 6, 7}

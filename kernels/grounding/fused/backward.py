@@ -25,7 +25,7 @@ from .layout import Layout, backward_tile
 from .matrix import MatrixStatistics, pair_gradient, scaled
 
 
-class Prepared(NamedTuple):
+class ForwardBuffers(NamedTuple):
     """Kernel buffers of forward that backward reads again."""
 
     groups: Tensor
@@ -181,7 +181,7 @@ def split_of(rows: int, depth: int, width: int, sm_count: int) -> int:
     return split
 
 
-class Gradients(NamedTuple):
+class GroundingGradients(NamedTuple):
     """Gradients by the op's inputs; empty tensors for those that were not wanted."""
 
     groups: Tensor
@@ -191,7 +191,7 @@ class Gradients(NamedTuple):
 
 
 def backward(
-    prepared: Prepared,
+    prepared: ForwardBuffers,
     beta: Tensor,
     layout: Layout,
     needs: Needs,
@@ -199,7 +199,7 @@ def backward(
     upstream: Tensor,
     workspace_bytes: int,
     loss: LossContext | None = None,
-) -> Gradients:
+) -> GroundingGradients:
     """All gradients of the scores, or with `loss` those of the loss.
 
     `upstream` is the contiguous float32 gradient [videos, captions] of the scores, or the 0-dim
@@ -231,7 +231,7 @@ def backward(
     nouns_sum = groups.new_empty(nouns_shape, dtype=torch.float32)
 
     sizes = (layout.videos, layout.num_groups, layout.dim)
-    gradients = Gradients(
+    gradients = GroundingGradients(
         groups=groups.new_empty(sizes if needs.groups else (0,), dtype=dtype),
         nouns=groups.new_empty(
             (layout.captions, layout.num_nouns, layout.dim) if needs.nouns else (0,), dtype=dtype

@@ -12,7 +12,7 @@ from svilm_fast.kernels.operators import define, first_derivative_only, wanted
 from . import backward as backward_kernels
 from . import forward as forward_kernels
 from . import matrix as matrix_kernels
-from .backward import LossContext, Needs, Prepared
+from .backward import ForwardBuffers, LossContext, Needs
 from .layout import Layout, layout_of, needs_copy
 from .matrix import MatrixStatistics
 
@@ -44,7 +44,7 @@ def scores_backward(
     upstream: Tensor, groups: Tensor, nouns: Tensor, weights: Tensor, beta: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients by groups, nouns and beta from kernel buffers; empty where not needed."""
-    prepared = Prepared(groups, nouns, weights)
+    prepared = ForwardBuffers(groups, nouns, weights)
     return _gradients(_float32(upstream).contiguous(), prepared, beta, rest)[:3]
 
 
@@ -71,16 +71,16 @@ def loss_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients by groups, nouns, beta and scale; empty where not needed."""
     loss = LossContext(scores, scale, MatrixStatistics(upstream, lse, count))
-    return _gradients(upstream, Prepared(groups, nouns, weights), beta, rest, loss)
+    return _gradients(upstream, ForwardBuffers(groups, nouns, weights), beta, rest, loss)
 
 
 def _gradients(
     upstream: Tensor,
-    prepared: Prepared,
+    prepared: ForwardBuffers,
     beta: Tensor,
     rest: tuple[Any, ...],
     loss: LossContext | None = None,
-) -> backward_kernels.Gradients:
+) -> backward_kernels.GroundingGradients:
     """`rest` is what both signatures end with, from the sizes on."""
     num_groups, num_nouns, dim, dtype, *needs, workspace_bytes = rest
     videos, captions = (upstream if loss is None else loss.scores).shape

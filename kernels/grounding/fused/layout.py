@@ -17,7 +17,7 @@ DEFAULT_WORKSPACE_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
-class Tile:
+class GroundingTile:
     """A tile of the product nouns x groups and how it is worked on."""
 
     rows: int
@@ -66,18 +66,18 @@ class Layout:
         return min(self.videos, max(1, fitting // per_tile) * per_tile)
 
 
-def forward_tile(layout: Layout, capability: tuple[int, int]) -> Tile:
+def forward_tile(layout: Layout, capability: tuple[int, int]) -> GroundingTile:
     """Tile of the scores kernel; two blocks stay resident on an SM, so one computes exponentials
     while the other's products run.
     """
     if layout.dtype == torch.float32:
-        return Tile(64, 64, min(32, layout.padded_dim), 4, 2)
+        return GroundingTile(64, 64, min(32, layout.padded_dim), 4, 2)
     if capability < (9, 0):
-        return Tile(128, 64, min(64, layout.padded_dim), 4, 3)
-    return Tile(128, 128, min(64, layout.padded_dim), 8, 3)
+        return GroundingTile(128, 64, min(64, layout.padded_dim), 4, 3)
+    return GroundingTile(128, 128, min(64, layout.padded_dim), 8, 3)
 
 
-def backward_tile(layout: Layout, capability: tuple[int, int], need_beta: bool) -> Tile:
+def backward_tile(layout: Layout, capability: tuple[int, int], need_beta: bool) -> GroundingTile:
     """Tile of the kernel that writes the gradient of the dot products.
 
     A wanted gradient of beta costs about 50 registers. With it a 128 x 128 tile would leave one
@@ -85,13 +85,13 @@ def backward_tile(layout: Layout, capability: tuple[int, int], need_beta: bool) 
     beyond 64 x 64. sm_100 has its accumulator in tensor memory, and half rate below 128 rows.
     """
     if layout.dtype == torch.float32:
-        return Tile(64, 64, min(32, layout.padded_dim), 4, 2)
+        return GroundingTile(64, 64, min(32, layout.padded_dim), 4, 2)
     depth = min(64, layout.padded_dim)
     if capability < (9, 0):
-        return Tile(64, 64, depth, 4, 3)
+        return GroundingTile(64, 64, depth, 4, 3)
     if capability < (10, 0) and need_beta:
-        return Tile(64, 128, depth, 4, 3)
-    return Tile(128, 128, depth, 8, 3)
+        return GroundingTile(64, 128, depth, 4, 3)
+    return GroundingTile(128, 128, depth, 8, 3)
 
 
 def layout_of(groups: Tensor, nouns: Tensor) -> Layout:

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ...launch import launch
 from ...primitives import dot, sample_columns
-from ..options import Options
+from ..options import GroupingOptions
 from ..reference import GroupingOutput
-from .layout import WARPS, Plan
+from .layout import WARPS, GroupingPlan
 from .tiles import (
     add_noise,
     group_softmax,
@@ -238,13 +238,13 @@ def grouping_backward_combine_kernel(
 
 
 def backward(
-    plan: Plan,
+    plan: GroupingPlan,
     d_pooled: Tensor,
     d_counts: Tensor,
     queries: Tensor,
     tokens: Tensor,
     group_bias: Tensor | None,
-    options: Options,
+    options: GroupingOptions,
     output: GroupingOutput,
     need_tokens: bool,
     need_queries: bool,

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ...launch import launch
 from ...primitives import dot, sample_columns
-from ..options import Options
-from .layout import WARPS, Plan
+from ..options import GroupingOptions
+from .layout import WARPS, GroupingPlan
 from .tiles import (
     add_noise,
     group_softmax,
@@ -209,11 +209,11 @@ def grouping_forward_combine_kernel(
 
 
 def forward(
-    plan: Plan,
+    plan: GroupingPlan,
     queries: Tensor,
     tokens: Tensor,
     group_bias: Tensor | None,
-    options: Options,
+    options: GroupingOptions,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Pooled [b, G, C], counts fp32 [b, G] and index int32 [b, L] of contiguous inputs."""
     batch, length, width = tokens.shape

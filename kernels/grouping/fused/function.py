@@ -9,11 +9,11 @@ from torch import Tensor
 
 from ...device import traits
 from ...operators import define, dense, first_derivative_only
-from ..options import Options
+from ..options import GroupingOptions
 from ..reference import GroupingOutput
 from . import backward as backward_kernels
 from . import forward as forward_kernels
-from .layout import Plan, plan
+from .layout import GroupingPlan, plan
 
 _LIBRARY = torch.library.Library("svilm_grouping", "DEF")
 _CALL = (
@@ -27,7 +27,7 @@ _SIGNATURES = {
 }
 
 
-def _plan(queries: Tensor, tokens: Tensor, backward: bool) -> Plan:
+def _plan(queries: Tensor, tokens: Tensor, backward: bool) -> GroupingPlan:
     batch, length, width = tokens.shape
     return plan(
         batch, length, queries.shape[1], width, tokens.dtype, traits(tokens.device), backward
@@ -39,7 +39,7 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`forward.forward` with the shapes' plan."""
     plan = _plan(queries, tokens, backward=False)
-    return forward_kernels.forward(plan, queries, tokens, group_bias, Options(*packed))
+    return forward_kernels.forward(plan, queries, tokens, group_bias, GroupingOptions(*packed))
 
 
 def backward(
@@ -59,7 +59,7 @@ def backward(
         queries,
         tokens,
         group_bias,
-        Options(*packed),
+        GroupingOptions(*packed),
         GroupingOutput(pooled, counts, index),
         need_tokens,
         need_queries,
@@ -115,7 +115,7 @@ class Grouping(torch.autograd.Function):
 
 
 def fused_grouping(
-    queries: Tensor, tokens: Tensor, group_bias: Tensor | None, options: Options
+    queries: Tensor, tokens: Tensor, group_bias: Tensor | None, options: GroupingOptions
 ) -> GroupingOutput:
     """`api.grouping` through the Triton kernels, without its checks."""
     if group_bias is not None:

@@ -29,7 +29,7 @@ WARPS = 8
 
 
 @dataclass(frozen=True)
-class Plan:
+class GroupingPlan:
     """How one direction of a call is cut into programs and tiles.
 
     Attributes:
@@ -111,7 +111,7 @@ def plan(
     dtype: torch.dtype,
     traits: DeviceTraits,
     backward: bool,
-) -> Plan:
+) -> GroupingPlan:
     """The plan of one direction; cached, since the host may not spend time on it."""
     half = dtype.itemsize == 2
     block_groups, block_width, num_blocks = _tile(groups, width, dtype)
@@ -136,7 +136,7 @@ def plan(
             prefetch, stages = 0, 1
     tiles = max(1, -(-length // block_tokens))
     splits = _splits(max(batch, 1) * slabs, tiles, traits.sm_count)
-    return Plan(
+    return GroupingPlan(
         block_tokens=block_tokens,
         block_width=block_width,
         num_blocks=num_blocks,

@@ -11,11 +11,11 @@ from torch import Tensor
 from ...launch import launch
 from ...primitives import accumulate_product
 from .finish import total_kernel
-from .forward import Block, Logs, line_blocks
+from .forward import CallTensors, Logs, line_blocks
 from .gradient import diagonal_kernel, dots_gradient_kernel, finish_gradient_kernel
 from .layout import (
     LINES,
-    Tile,
+    InfonceTile,
     backward_chunk_rows,
     padded_columns,
     pointer_depth,
@@ -43,7 +43,7 @@ class Upstream(NamedTuple):
     positives: Tensor
 
 
-class Gradients(NamedTuple):
+class InfonceGradients(NamedTuple):
     """Gradients by the inputs; empty tensors for those that were not wanted."""
 
     videos: Tensor
@@ -60,13 +60,13 @@ def rows_per_finish(dim: int) -> int:
 
 
 def backward(
-    block: Block,
+    block: CallTensors,
     logs: Logs,
     pairs: int,
     upstream: Tensor | Upstream,
     needs: tuple[bool, bool, bool],
     workspace_bytes: int,
-) -> Gradients:
+) -> InfonceGradients:
     """Gradients of the loss of `pairs` pairs (upstream a 0-dim tensor), or of the logs.
 
     The gradient by the scale is that of log-sums and logits themselves, not relative to the scale.
@@ -91,7 +91,7 @@ def backward(
     finish_rows = rows_per_finish(dim)
     number = -(-(rows if dot_videos else columns) // finish_rows)
     parts = videos.new_empty((number if need_scale else 0,), dtype=torch.float32)
-    gradients = Gradients(
+    gradients = InfonceGradients(
         torch.empty_like(videos) if need_videos else videos.new_empty((0,)),
         torch.empty_like(texts) if need_texts else texts.new_empty((0,)),
         block.scale.new_empty(() if need_scale else (0,)),
@@ -124,12 +124,12 @@ class Step:
 
     def __init__(
         self,
-        block: Block,
+        block: CallTensors,
         logs: Logs,
         upstream: Tensor | Upstream,
         pairs: int,
         lift: float,
-        tile: Tile,
+        tile: InfonceTile,
     ) -> None:
         self.block, self.logs, self.pairs = block, logs, pairs
         self.lift, self.tile = lift, tile

@@ -18,7 +18,7 @@ from ..pairs import diagonal_range
 from .finish import finish_kernel, total_kernel
 from .layout import (
     LINES,
-    Tile,
+    InfonceTile,
     forward_chunk_rows,
     pointer_depth,
     product_options,
@@ -159,7 +159,7 @@ def fold_kernel(partials, sums, lines, parts, running, BLOCK: tl.constexpr):
     tl.store(sums + line, total, mask=inside)
 
 
-class Block(NamedTuple):
+class CallTensors(NamedTuple):
     """The tensors of one call as the kernels take them; ids are int32 ranks."""
 
     videos: Tensor
@@ -180,7 +180,7 @@ class Block(NamedTuple):
 
 
 def _sums_launches(
-    block: Block, tile: Tile, start: int, stop: int, strips: int, together: bool
+    block: CallTensors, tile: InfonceTile, start: int, stop: int, strips: int, together: bool
 ) -> Iterator[tuple[str, int, int, bool]]:
     """(strips, first column tile, programs, ragged) of the launches that make a chunk's sums.
 
@@ -225,7 +225,7 @@ def line_blocks(lines: int) -> int:
     return 2 * -(-lines // (2 * LINES))
 
 
-def forward(block: Block, *, with_loss: bool) -> tuple[Tensor, Logs]:
+def forward(block: CallTensors, *, with_loss: bool) -> tuple[Tensor, Logs]:
     """Loss (0-dim; undefined without `with_loss`) and the logarithms of all sums."""
     videos, texts = block.videos, block.texts
     rows, columns = videos.shape[0], texts.shape[0]

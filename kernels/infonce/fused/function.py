@@ -13,7 +13,7 @@ from ..pairs import diagonal_range
 from . import backward as backward_kernels
 from . import forward as forward_kernels
 from .backward import Upstream
-from .forward import Block, Logs
+from .forward import CallTensors, Logs
 from .layout import LINES
 
 _LIBRARY = torch.library.Library("svilm_infonce", "DEF")
@@ -26,8 +26,8 @@ _LOGS = "Tensor lines, Tensor factors, Tensor others, Tensor exponents, Tensor s
 _LN2 = math.log(2)
 
 
-def _block(videos: Tensor, texts: Tensor, *others: Any) -> Block:
-    return Block(_aligned(videos), _aligned(texts), *others)
+def _block(videos: Tensor, texts: Tensor, *others: Any) -> CallTensors:
+    return CallTensors(_aligned(videos), _aligned(texts), *others)
 
 
 def _aligned(embeddings: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ def partials_backward_op(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     return backward_kernels.backward(block, logs, 1, dense, needs, workspace_bytes)
 
 
-def _backward_arguments(arguments: tuple[Any, ...]) -> tuple[Block, Logs, Any, Any, int]:
+def _backward_arguments(arguments: tuple[Any, ...]) -> tuple[CallTensors, Logs, Any, Any, int]:
     """The block, the logs, the upstream gradients, what is needed, and the workspace's bytes."""
     inputs, logs, rest = arguments[:7], arguments[7:12], arguments[12:]
     return _block(*inputs), Logs(*logs), rest[:-4], rest[-4:-1], rest[-1]

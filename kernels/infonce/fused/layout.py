@@ -24,7 +24,7 @@ MAX_STRIP_TILES = 8
 
 
 @dataclass(frozen=True)
-class Tile:
+class InfonceTile:
     """A tile of videos x texts and how it is worked on."""
 
     rows: int
@@ -69,19 +69,27 @@ def pointer_depth(videos: Tensor) -> int:
     return next(depth for depth in (64, 32, 16) if videos.shape[1] % depth == 0)
 
 
-def tile_of(videos: Tensor) -> Tile:
+def tile_of(videos: Tensor) -> InfonceTile:
     """The tile of both directions; two blocks of it share an SM on the main path."""
     half = videos.dtype != torch.float32
     if traits(videos.device).capability[0] < 9:
         # Descriptors load element by element there; pointers load 16 bytes.
         depth = min(32, pointer_depth(videos))
-        return Tile(128, 64, depth, 4, 4, False) if half else Tile(64, 64, depth, 4, 3, False)
+        return (
+            InfonceTile(128, 64, depth, 4, 4, False)
+            if half
+            else InfonceTile(64, 64, depth, 4, 3, False)
+        )
     # A descriptor fills with zeros past D, so the depth need not divide it.
     depth = next(depth for depth in (64, 32, 16) if videos.shape[1] >= depth)
-    return Tile(128, 128, depth, 8, 3, True) if half else Tile(64, 64, min(32, depth), 4, 2, True)
+    return (
+        InfonceTile(128, 128, depth, 8, 3, True)
+        if half
+        else InfonceTile(64, 64, min(32, depth), 4, 2, True)
+    )
 
 
-def tile_operands(videos: Tensor, texts: Tensor, tile: Tile) -> tuple[Any, Any]:
+def tile_operands(videos: Tensor, texts: Tensor, tile: InfonceTile) -> tuple[Any, Any]:
     """Both matrices as `tile_dots` takes them: descriptors or pointers."""
     if not tile.described:
         return videos, texts
@@ -93,7 +101,7 @@ def tile_operands(videos: Tensor, texts: Tensor, tile: Tile) -> tuple[Any, Any]:
     )
 
 
-def tile_target(buffer: Tensor, tile: Tile) -> Any:
+def tile_target(buffer: Tensor, tile: InfonceTile) -> Any:
     """A matrix as a kernel stores whole tiles of it: a descriptor, which clips, or a pointer."""
     if not tile.described:
         return buffer
@@ -117,7 +125,7 @@ def strip_tiles(row_tiles: int, column_tiles: int, device: DeviceTraits) -> int:
     return min(MAX_STRIP_TILES, max(1, waves))
 
 
-def forward_chunk_rows(rows: int, columns: int, tile: Tile) -> int:
+def forward_chunk_rows(rows: int, columns: int, tile: InfonceTile) -> int:
     """Rows whose partial sums fit ROW_SUM_BYTES; at least one full strip."""
     per_row = 4 * math.ceil(columns / tile.columns)
     strip = MAX_STRIP_TILES * tile.rows
@@ -130,7 +138,7 @@ def padded_columns(columns: int) -> int:
 
 
 def backward_chunk_rows(
-    videos: Tensor, texts: Tensor, tile: Tile, need_texts: bool, workspace_bytes: int
+    videos: Tensor, texts: Tensor, tile: InfonceTile, need_texts: bool, workspace_bytes: int
 ) -> int:
     """Rows of the gradient of the logits that are alive at once, in multiples of a tile.
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...launch import launch
 from ...primitives import sigmoid
-from ..options import Options
+from ..options import TemporalOptions
 from .forward import as_bytes, error_of, load_columns, load_index, load_sides
 from .layout import POOL_COLUMNS, POOL_TOKENS, bce_blocks
 
@@ -102,7 +102,7 @@ def bce_backward(
     upstream: Tensor,
     segments: Tensor,
     paste_mask: Tensor,
-    options: Options,
+    options: TemporalOptions,
     logits: Tensor,
 ) -> Tensor:
     """Gradient at the segments; `upstream` is the 0-dim fp32 gradient of the loss."""

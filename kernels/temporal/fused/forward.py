@@ -14,7 +14,7 @@ from torch import Tensor
 from ...backend import interpreted
 from ...launch import launch
 from ...primitives import dot, log1p, sample_columns, sigmoid
-from ..options import Options
+from ..options import TemporalOptions
 from .layout import POOL_COLUMNS, POOL_TOKENS, bce_blocks
 
 
@@ -174,7 +174,9 @@ def as_bytes(mask: Tensor | None) -> Tensor | None:
     return None if mask is None else mask.view(torch.uint8)
 
 
-def bce_forward(segments: Tensor, paste_mask: Tensor, options: Options) -> tuple[Tensor, Tensor]:
+def bce_forward(
+    segments: Tensor, paste_mask: Tensor, options: TemporalOptions
+) -> tuple[Tensor, Tensor]:
     """Losses fp32 [b] and logits fp32 [b, T] of contiguous inputs; masks are bool or uint8."""
     batch, count, width = segments.shape
     losses = segments.new_empty((batch,), dtype=torch.float32)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...operators import define, dense, first_derivative_only
-from ..options import Options
+from ..options import TemporalOptions
 from .backward import bce_backward as launch_bce_backward
 from .backward import pool_backward as launch_pool_backward
 from .forward import bce_forward as launch_bce_forward
@@ -28,14 +28,14 @@ _SIGNATURES = {
 
 def bce_forward(segments: Tensor, paste_mask: Tensor, *packed: Any) -> tuple[Tensor, Tensor]:
     """The loss (0-dim fp32) and the logits of contiguous inputs."""
-    losses, logits = launch_bce_forward(segments, paste_mask, Options(*packed))
+    losses, logits = launch_bce_forward(segments, paste_mask, TemporalOptions(*packed))
     return losses.sum() / max(len(segments), 1), logits
 
 
 def bce_backward(upstream: Tensor, segments: Tensor, paste_mask: Tensor, *rest: Any) -> Tensor:
     """The gradient at the segments."""
     *packed, logits = rest
-    return launch_bce_backward(upstream, segments, paste_mask, Options(*packed), logits)
+    return launch_bce_backward(upstream, segments, paste_mask, TemporalOptions(*packed), logits)
 
 
 def pool_forward(
@@ -121,7 +121,7 @@ class SegmentPool(torch.autograd.Function):
         return _ops.pool_backward(d_segments, *ctx.saved_tensors, ctx.length), *(None,) * 3
 
 
-def fused_temporal_bce(segments: Tensor, paste_mask: Tensor, options: Options) -> Tensor:
+def fused_temporal_bce(segments: Tensor, paste_mask: Tensor, options: TemporalOptions) -> Tensor:
     """`api.temporal_bce` through the Triton kernels, without its checks."""
     segment_mask, temperature, loss = options.packed()
     tensors = (dense(value) for value in (segments, paste_mask, segment_mask))

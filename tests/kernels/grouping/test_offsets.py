@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from svilm_fast.kernels.grouping.fused import backward, forward
 from svilm_fast.kernels.grouping.fused.layout import plan
-from svilm_fast.kernels.grouping.options import Options
+from svilm_fast.kernels.grouping.options import GroupingOptions
 from svilm_fast.kernels.grouping.reference import GroupingOutput
 from svilm_fast.kernels import grouping, traits
 
@@ -29,7 +29,7 @@ plans = [
     )
     for way in (False, True)
 ]
-call = (queries, tokens, None, Options(mode="hard"))
+call = (queries, tokens, None, GroupingOptions(mode="hard"))
 pooled, counts, index = forward.forward(plans[0], *call)
 upstream = torch.randn(batch, groups, width, generator=generator).half()
 d_queries, d_tokens, _ = backward.backward(

@@ -53,7 +53,7 @@ def far_rows_of_the_gradient():
     videos, texts = (
         normalize(torch.randn(rows, 16, generator=generator), dim=1).half() for _ in range(2)
     )
-    block = forward.Block(videos, texts, torch.tensor(5.0), None, None, None, 0)
+    block = forward.CallTensors(videos, texts, torch.tensor(5.0), None, None, None, 0)
     _, logs = forward.forward(block, with_loss=True)
     tile = layout.tile_of(videos)
     step = backward.Step(block, logs, torch.ones(()), rows, 1.0, tile)

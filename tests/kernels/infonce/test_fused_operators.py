@@ -148,10 +148,10 @@ def test_host_code_runs_without_data(variant):
 
 def test_small_calls_take_few_launches():
     from svilm_fast.kernels.infonce.fused.backward import backward
-    from svilm_fast.kernels.infonce.fused.forward import Block, forward
+    from svilm_fast.kernels.infonce.fused.forward import CallTensors, forward
 
     videos = torch.empty(1000, 256, dtype=torch.bfloat16, device="meta")
-    block = Block(videos, videos, torch.empty((), device="meta"), None, None, None, 0)
+    block = CallTensors(videos, videos, torch.empty((), device="meta"), None, None, None, 0)
     with assume_traits(H200), record_launches() as launches:
         _, logs = forward(block, with_loss=True)
         assert len(launches) == 3

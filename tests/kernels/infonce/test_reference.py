@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from svilm_fast.kernels.infonce import infonce, infonce_partials
-from svilm_fast.kernels.infonce.options import Options
+from svilm_fast.kernels.infonce.options import InfonceOptions
 from svilm_fast.kernels.infonce.reference import partials
 
 
@@ -31,7 +31,7 @@ def test_gradcheck_of_the_loss(rows, mode, ids):
 @pytest.mark.parametrize("offset", [-2, 0, 3, 9])
 def test_gradcheck_of_partial_sums(rows, offset):
     torch.autograd.gradcheck(
-        lambda v, t, s: partials(v, t, s, Options(offset, workspace_bytes=700)),
+        lambda v, t, s: partials(v, t, s, InfonceOptions(offset, workspace_bytes=700)),
         leaves(rows, 4, 6, 3),
     )
 
@@ -40,10 +40,10 @@ def test_gradcheck_where_a_column_has_nothing_to_sum(rows):
     ids = torch.zeros(3, dtype=torch.int64)
 
     def finite_sums(v, t, s):
-        found = partials(v, t, s, Options(1, (ids, ids)))
+        found = partials(v, t, s, InfonceOptions(1, (ids, ids)))
         return found[0][:2].sum() + found[1][1:].sum() + found[2].sum()
 
-    found = partials(*leaves(rows, 3, 3, 2), Options(1, (ids, ids)))
+    found = partials(*leaves(rows, 3, 3, 2), InfonceOptions(1, (ids, ids)))
     assert found[0][2] == found[1][0] == -math.inf
     torch.autograd.gradcheck(finite_sums, leaves(rows, 3, 3, 2))
 
