@@ -30,8 +30,9 @@ PACKAGES = ("svilm_fast.kernels", "svilm_fast.core")
 def mutate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Mutate:
     """Plant bugs: `mutate(module, {"old text": "new text"})` until the end of the test.
 
-    Makes a copy of the module with every text replaced (each must occur, or the test fails), and
-    puts the copy's objects wherever a loaded module of PACKAGES holds the original's, so that the public function runs the bug. Meant for modules of kernels and their host code, not
+    Makes a copy of the module with every text replaced (each must occur, or the test fails),
+    and puts the copy's objects wherever a loaded module of PACKAGES holds the original's, so
+    that the public function runs the bug. Meant for modules of kernels and their host code, not
     for those that register operators; what is registered must look its host function up at call
     time. Returns the copy.
     """
