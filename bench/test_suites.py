@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from svilm_fast.bench.errors import Skipped
 from svilm_fast.bench.memory import peak_extra_bytes
 from svilm_fast.bench.run.record import Record
 from svilm_fast.bench.run.runner import (
@@ -19,7 +20,7 @@ from svilm_fast.bench.run.runner import (
     measures_memory,
     prove,
 )
-from svilm_fast.bench.suites.benchmark import Benchmark, Skipped
+from svilm_fast.bench.suites.benchmark import Benchmark
 from svilm_fast.bench.timing import FLUSH_BYTES, Timing, sample_count, timed
 
 

@@ -25,14 +25,9 @@ import torch
 import svilm_fast
 from svilm_fast.bench.ab.protocol import PROTOCOL, SUITES_MODULE
 from svilm_fast.bench.environment import environment
+from svilm_fast.bench.errors import NoSuchBenchmark, Skipped, WrongResult
 from svilm_fast.bench.memory import peak_extra_bytes
-from svilm_fast.bench.suites.benchmark import (
-    Benchmark,
-    NoSuchBenchmark,
-    Prepared,
-    Skipped,
-    WrongResult,
-)
+from svilm_fast.bench.suites.benchmark import Benchmark, Prepared
 from svilm_fast.core.messages import single_line
 
 ACTIONS = ("hello", "pin", "prepare", "verify", "time", "peak", "close")

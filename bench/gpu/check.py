@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from svilm_fast.bench.environment import ROOT
+from svilm_fast.bench.gpu.ops_run import RESULTS
 from svilm_fast.bench.gpu.parts import Done, run_side_by_side
 from svilm_fast.bench.gpu.watched import benchmark
-from svilm_fast.bench.ops.run import RESULTS
 from svilm_fast.bench.units import limited_time
 from svilm_fast.core.terminal import print
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from svilm_fast.bench.exit_codes import ExitCode
+from svilm_fast.bench.gpu.ops_run import STARTING
 from svilm_fast.bench.gpu.parts import end, start
-from svilm_fast.bench.ops.run import STARTING
 
 # A benchmark takes seconds; a compiled peer of the largest case perhaps one minute.
 SILENCE_S = 100.0
@@ -21,7 +21,7 @@ MOST_STARTS = 6
 GRACE_S = 15.0
 # What the process that finishes the file may take: it measures nothing.
 FINISH_S = 30.0
-PROGRAM = (sys.executable, "-u", "-m", "svilm_fast.bench.ops.run")
+PROGRAM = (sys.executable, "-u", "-m", "svilm_fast.bench.gpu.ops_run")
 ENDED = {ExitCode.OK, ExitCode.USAGE, ExitCode.INCOMPARABLE, ExitCode.MISSING, ExitCode.FAILED}
 
 
@@ -35,7 +35,7 @@ def benchmark(
     tell: Callable[[str], None] = print,
     program: Sequence[str] = PROGRAM,
 ) -> int:
-    """Run `svilm_fast.bench.ops.run` into `out`, begun anew after what it cannot survive.
+    """Run `svilm_fast.bench.gpu.ops_run` into `out`, begun anew after what it cannot survive.
 
     The benchmark under way when the process crashed, or said nothing for `silence_s`, becomes a
     record without a figure, and another process measures the rest.

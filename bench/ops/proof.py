@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from svilm_fast.bench.suites.benchmark import Skipped, WrongResult
+from svilm_fast.bench.errors import Skipped, WrongResult
 from svilm_fast.kernels.peers import PeerMissing, Provider
 
 # Relative RMS error against the float64 oracle that output and gradients may have. It only has to

@@ -14,11 +14,12 @@ import torch
 
 from svilm_fast.bench.ceilings import Ceilings
 from svilm_fast.bench.environment import gpu_state
+from svilm_fast.bench.errors import Skipped, WrongResult
 from svilm_fast.bench.memory import memory_source
 from svilm_fast.bench.run.file import write_json
 from svilm_fast.bench.run.record import SCHEMA, Clock, Record
 from svilm_fast.bench.suites import release
-from svilm_fast.bench.suites.benchmark import Benchmark, Prepared, Skipped, WrongResult
+from svilm_fast.bench.suites.benchmark import Benchmark, Prepared
 from svilm_fast.bench.timing import Timing, host_time_us, measure, measure_together
 from svilm_fast.kernels.launch import compiled_kernels
 

@@ -9,7 +9,8 @@ from fnmatch import fnmatchcase
 
 import torch
 
-from svilm_fast.bench.suites.benchmark import SUITES, Benchmark, NoSuchBenchmark
+from svilm_fast.bench.errors import NoSuchBenchmark
+from svilm_fast.bench.suites.benchmark import SUITES, Benchmark
 from svilm_fast.core.messages import check_known
 
 

@@ -15,22 +15,6 @@ SEED = 0
 ID_PARTS = ("suite", "name", "case", "dtype", "direction", "provider")
 
 
-class WrongResult(Exception):
-    """The call does not compute what its oracle does; `error` is the relative error."""
-
-    def __init__(self, message: str, error: float) -> None:
-        super().__init__(message)
-        self.error = error
-
-
-class NoSuchBenchmark(ValueError):
-    """A suite that does not exist, or a pattern that no id matches."""
-
-
-class Skipped(Exception):
-    """The benchmark cannot run here and nothing is wrong: a package or a device is missing."""
-
-
 @dataclass(frozen=True)
 class CallCost:
     """The floor of one timed call: FLOPs of the matrix products and the least bytes moved."""

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from svilm_fast.bench.suites.benchmark import SEED, Benchmark, Prepared, WrongResult, benchmark_id
+from svilm_fast.bench.errors import WrongResult
+from svilm_fast.bench.suites.benchmark import SEED, Benchmark, Prepared, benchmark_id
 from svilm_fast.data.config import DataConfig
 from svilm_fast.data.cut_paste import cut_and_paste
 from svilm_fast.data.dataset import ClipDataset, prepare_tokenizer

@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 
 import svilm_fast
-from svilm_fast.bench.suites.benchmark import Benchmark, Prepared, WrongResult, benchmark_id
+from svilm_fast.bench.errors import WrongResult
+from svilm_fast.bench.suites.benchmark import Benchmark, Prepared, benchmark_id
 
 UNITS = 100
 EXTRA_FILE = "ab_extra_units.json"

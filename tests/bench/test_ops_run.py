@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from svilm_fast.bench.ceilings import Ceilings
-from svilm_fast.bench.ops import run
+from svilm_fast.bench.errors import WrongResult
+from svilm_fast.bench.gpu import ops_run as run
 from svilm_fast.bench.ops.cases import cases
 from svilm_fast.bench.ops.proof import Case
 from svilm_fast.bench.run import runner
 from svilm_fast.bench.run.runner import run_one
 from svilm_fast.bench.suites import benchmarks
 from svilm_fast.bench.suites import ops as suite
-from svilm_fast.bench.suites.benchmark import WrongResult
 from svilm_fast.kernels.registry import ops
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -202,7 +202,7 @@ def test_it_needs_nothing_but_pytorch_and_triton():
     blocked = "typer rich pydantic deepspeed av tokenizers yaml einops matplotlib pytest_benchmark"
     program = (
         f"import sys\nfor name in {blocked.split()!r}:\n    sys.modules[name] = None\n"
-        "from svilm_fast.bench.ops.run import main\n"
+        "from svilm_fast.bench.gpu.ops_run import main\n"
         "import torch\nfrom svilm_fast.bench.suites import benchmarks\n"
         "assert benchmarks(['ops', 'host'], torch.device('cuda'))\n"
     )

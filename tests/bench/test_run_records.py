@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from svilm_fast.bench.ceilings import Ceilings
 from svilm_fast.bench.cli import app
+from svilm_fast.bench.errors import Skipped, WrongResult
 from svilm_fast.bench.exit_codes import ExitCode
 from svilm_fast.bench.run import command, runner
 from svilm_fast.bench.run.record import SCHEMA, Record
@@ -24,14 +25,7 @@ from svilm_fast.bench.run.runner import (
 from svilm_fast.bench.run.table import table
 from svilm_fast.bench.run.text import exit_code, failures, line, status_text
 from svilm_fast.bench.suites import blocks
-from svilm_fast.bench.suites.benchmark import (
-    Benchmark,
-    CallCost,
-    Prepared,
-    Skipped,
-    WrongResult,
-    benchmark_id,
-)
+from svilm_fast.bench.suites.benchmark import Benchmark, CallCost, Prepared, benchmark_id
 from svilm_fast.cli import main
 from svilm_fast.kernels.launch import compiled_kernels, launch
 

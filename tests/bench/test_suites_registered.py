@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from svilm_fast.bench.errors import WrongResult
 from svilm_fast.bench.run.runner import run_one
 from svilm_fast.bench.suites import benchmarks, blocks, data, host, step
-from svilm_fast.bench.suites.benchmark import SUITES, Benchmark, WrongResult
+from svilm_fast.bench.suites.benchmark import SUITES, Benchmark
 from svilm_fast.kernels.device import H200
 from svilm_fast.kernels.registry import ops
 

@@ -27,7 +27,7 @@ def absent_modules() -> list[str]:
     [
         "import pytest; from svilm_fast.bench.gpu.check import test_files as files; "
         "sys.exit(pytest.main([*map(str, files()), '-m', 'gpu', '--collect-only', '-q']))",
-        "import svilm_fast.bench.ops.run as run; assert callable(run.main)",
+        "import svilm_fast.bench.gpu.ops_run as run; assert callable(run.main)",
         "import svilm_fast.bench.gpu.check as check; assert len(check.test_files()) >= 6",
     ],
     ids=["tests", "benchmark", "all of it"],

@@ -1,6 +1,6 @@
 """Runs the op benchmark; needs nothing but PyTorch and Triton.
 
-    python -m svilm_fast.bench.ops.run --out bench/results
+    python -m svilm_fast.bench.gpu.ops_run --out bench/results
 
 writes one JSON for each device and prints a line for each figure.
 """
