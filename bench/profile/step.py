@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from svilm_fast.bench.synthetic import random_batch
+from svilm_fast.core.errors import UserError
 from svilm_fast.core.trace_ranges import phase
 from svilm_fast.data.batch import ClipBatch
 from svilm_fast.data.dataset import ClipDataset, prepare_tokenizer
@@ -13,6 +14,7 @@ from svilm_fast.data.loader import build_loader
 from svilm_fast.data.samples import open_split
 from svilm_fast.objectives.svilm import build_model
 from svilm_fast.tasks.pretrain.inputs import model_inputs
+from svilm_fast.tasks.settings import DEFAULT_TASK
 from svilm_fast.train.config.deepspeed import local_batch_of
 from svilm_fast.train.config.schema import RunConfig
 from svilm_fast.train.engine.engine import start_engine
@@ -28,6 +30,11 @@ def training_step(
 
     synthetic: random clips that are made once, so that the step waits for no data.
     """
+    if config.task.name != DEFAULT_TASK:
+        raise UserError(
+            f"the settings name task {config.task.name!r}, and only steps of {DEFAULT_TASK!r} are "
+            "profiled; set training.profile.steps to record steps of a run"
+        )
     seed_everything(
         config.run.seed, deterministic=config.run.deterministic, threads=config.run.threads
     )

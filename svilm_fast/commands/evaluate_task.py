@@ -13,7 +13,7 @@ from svilm_fast.train.config.weights import Weights
 
 
 def evaluate_task(
-    run: Annotated[Path, typer.Option("--run", help="run directory that `svilm train` wrote")],
+    run: Annotated[Path, typer.Option("--run", help="folder of a run")],
     overrides: Overrides = None,
     split: Annotated[str, typer.Option(help="train, val or test")] = "test",
     max_clips: Annotated[int | None, typer.Option(min=1, help="use only the first clips")] = None,
@@ -33,7 +33,8 @@ def evaluate_task(
     chosen = choose_device(device, 0)
     loaded = load_run(run, device=chosen, overrides=overrides, weights=weights)
     found = evaluate_run(loaded, split, chosen, max_clips=max_clips)
-    print(f"{loaded.config.task.name}, {split} split, step {loaded.step}")
+    read = f"step {loaded.step}, {loaded.weights.value} weights"
+    print(f"{loaded.config.task.name}, {split} split, {read}")
     for name, value in found.items():
         print(f"{name:24} {value:.4g}")
     print(f"wrote {loaded.files.evaluation}")

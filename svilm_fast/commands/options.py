@@ -9,7 +9,7 @@ import typer
 
 from svilm_fast.train.config.weights import Weights
 
-RunDir = Annotated[Path, typer.Option("--run", help="run directory that `svilm pretrain` wrote")]
+RunDir = Annotated[Path, typer.Option("--run", help="folder of a run")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
 WeightsKind = Annotated[
     Weights | None,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 # Runs of earlier versions logged retrieval with an underscore in place of the slash.
-OLD_RETRIEVAL = "retrieval_"
+OLD_RETRIEVAL = re.compile(r"retrieval_((?:t2v|v2t)_(?:R@\d+|MedR|MeanR))")
 
 
 def current_name(name: str) -> str:
     """Return a metric's name as it is written today, for a name from any version's log."""
-    if name.startswith(OLD_RETRIEVAL):
-        return "retrieval/" + name.removeprefix(OLD_RETRIEVAL)
-    return name
+    old = OLD_RETRIEVAL.fullmatch(name)
+    return f"retrieval/{old[1]}" if old else name
 
 
 def namespace_of(name: str) -> str:

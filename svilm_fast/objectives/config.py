@@ -31,6 +31,9 @@ from svilm_fast.objectives.features import Reads
 from svilm_fast.objectives.grounding import GroundingConfig
 from svilm_fast.objectives.temporal import TemporalConfig
 
+# Attributes of the module that holds the objectives under their names.
+TAKEN = frozenset({*dir(nn.Module()), "active", "modules_by_name", "local_terms"})
+
 
 def _member(value: Any) -> Any:
     """A member of the union of all registered objectives, which `kind` tells apart."""
@@ -102,16 +105,10 @@ class ObjectivesConfig(Settings):
                 raise ValueError(cls.problem_of(str(name), value))
             if not isinstance(value, dict):
                 raise ValueError(f"objectives.{name} is a block of settings, found {value!r}")
-            if not name.isidentifier() or hasattr(nn.Module, name):
+            if not name.isidentifier() or name.startswith("_") or name in TAKEN:
                 raise ValueError(f"{name!r} cannot name an objective: it must be a new Python name")
             filled[name] = {"kind": name} | value
         return filled
-
-    @model_validator(mode="after")
-    def _something_to_train(self) -> ObjectivesConfig:
-        if not self.active():
-            raise ValueError("all objective weights are 0: set at least one above 0")
-        return self
 
     @model_serializer(mode="wrap")
     def _without_implied_kinds(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -132,6 +129,10 @@ class ObjectivesConfig(Settings):
         found = {name: getattr(self, name) for name in type(self).model_fields}
         found |= self.model_extra or {}
         return {name: value for name, value in found.items() if isinstance(value, ObjectiveConfig)}
+
+    def active_first(self) -> dict[str, ObjectiveConfig]:
+        """Every objective by name, those of a weight above 0 before the others."""
+        return self.active() | self.all()
 
     def active(self, scope: Scope | None = None) -> dict[str, ObjectiveConfig]:
         """The objectives whose weight is above 0, of one scope or of both."""
@@ -157,7 +158,9 @@ class ObjectivesConfig(Settings):
         return found
 
     def check(self, blocks: HasBlocks) -> None:
-        """Raise ValueError where the model cannot serve an active objective."""
+        """Raise ValueError where nothing is trained, or the model cannot serve an objective."""
+        if not self.active():
+            raise ValueError("all objective weights are 0: set at least one above 0")
         for name, objective in self.active().items():
             objective.check(name, blocks)
             reads = objective.reads()

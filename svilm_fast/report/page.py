@@ -260,7 +260,7 @@ def last_beta(series: Series, config: Mapping[str, Any] | None = None) -> float:
     logged = {name: float(values[-1]) for name, (_, values) in series.items()}
     found = (
         objective.noun_sharpness(name, logged)
-        for name, objective in objectives_of(config).all().items()
+        for name, objective in objectives_of(config).active_first().items()
     )
     return next(sharpness for sharpness in found if sharpness is not None)
 

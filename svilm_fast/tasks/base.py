@@ -282,7 +282,7 @@ class Task(Protocol):
             sections.append(Section("Evaluation", text, notes=lines))
             tiles = [HeadlineTile(f"{value:.4g}", name) for name, value in list(found.items())[:3]]
         if request.series:
-            sections.append(curves_section(request.series))
+            sections.append(curves_section(request.series, request.tree))
         parameters = sum(parameter.numel() for parameter in request.model.parameters())
         return PageContent(sections, tiles, parameters)
 

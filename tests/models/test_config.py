@@ -87,8 +87,9 @@ def test_bad_video_settings_are_explained(settings, message):
 def test_scale_bounds_and_weights_are_checked():
     with pytest.raises(ValidationError, match="minimum <= initial <= maximum"):
         ScaleConfig(initial=200.0)
-    with pytest.raises(ValidationError, match="all objective weights are 0"):
-        ObjectivesConfig(contrast={"weight": 0}, grounding={"weight": 0}, temporal={"weight": 0})
+    off = {name: {"weight": 0} for name in ("contrast", "grounding", "temporal")}
+    with pytest.raises(ValueError, match="all objective weights are 0"):
+        ObjectivesConfig(**off).check(SViLMConfig())
 
 
 def test_only_blended_clips_have_a_partner_to_exclude():

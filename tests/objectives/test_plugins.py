@@ -188,6 +188,8 @@ def test_the_settings_are_those_of_the_kind() -> None:
         ("objectives.token_mean.view=crops", r"^objectives.token_mean.view: Input should be"),
         ("objectives.contrast.kind=token_mean", r"^objectives.contrast.kind: Input should be"),
         ("objectives.train={kind: center_gap}", r"'train' cannot name an objective"),
+        ("objectives.active.kind=center_gap", r"'active' cannot name an objective"),
+        ("objectives.training.kind=center_gap", r"'training' cannot name an objective"),
         ("objectives.token_mean=3", r"'objectives.token_mean' is a block of settings, found 3"),
     ],
 )  # fmt: skip

@@ -41,6 +41,8 @@ def test_a_plugin_has_its_own_keys(plugin, tmp_path: Path) -> None:
     kept.write_text(dump_config(config))
     assert load_config(str(kept)) == config
     assert "classification" in task_names()
+    block = load_config("demo", ["task={name: classification}", "task.attribute=shape"])
+    assert block.task == config.task
     with pytest.raises(ConfigError, match=r"'task\.atribute': did you mean 'task\.attribute'"):
         load_config("demo", [TASK, "task.atribute=shape"])
     kept.write_text("task: {name: classification, atribute: shape}")
@@ -50,6 +52,13 @@ def test_a_plugin_has_its_own_keys(plugin, tmp_path: Path) -> None:
         load_config("demo", [TASK, "task.attribute=taste"])
     with pytest.raises(ConfigError, match=r"unknown key 'task\.attribute'"):
         load_config("demo", ["task.attribute=shape"])
+
+
+def test_objectives_are_not_needed_where_the_task_has_a_loss(plugin) -> None:
+    off = [f"objectives.{name}.weight=0" for name in ("contrast", "grounding", "temporal")]
+    assert not load_config("demo", [TASK, *off]).objectives.active()
+    with pytest.raises(ConfigError, match="all objective weights are 0"):
+        load_config("demo", off)
 
 
 def test_both_towers_may_be_frozen_where_the_task_has_a_head(plugin) -> None:

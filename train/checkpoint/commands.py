@@ -28,7 +28,7 @@ from svilm_fast.train.folder.ownership import claim
 
 
 def convert(
-    run: Annotated[Path, typer.Option("--run", help="run directory that `svilm pretrain` wrote")],
+    run: Annotated[Path, typer.Option("--run", help="folder of a run")],
     step: Annotated[
         int | None, typer.Option(min=0, help="which checkpoint; default: the newest")
     ] = None,

@@ -255,7 +255,7 @@ def load_config(
     values = read_recipe(source) if source else {}
     # The task comes first: it decides which keys its block has.
     for override in overrides:
-        if override.partition("=")[0].strip().lstrip("-") == "task.name":
+        if override.partition("=")[0].strip().lstrip("-") in ("task", "task.name"):
             values = overlay(values, parse_override(override))
     if task is not None:
         named = task_name_in(values, absent=task)

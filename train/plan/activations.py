@@ -130,10 +130,11 @@ def activations(
     # Backward runs against the order of forward: texts, then the videos from the last one.
     alive -= text.total
     moments.append(alive + dropped + text.locked)
-    moments.append(alive + dropped + (videos[-1].forward if checkpoint_video else 0.0))
-    start = max(videos[-1].embedding, videos[-1].locked)
-    made = 0.0 if len(videos) > 1 else kept  # the first video copies the weights
-    moments.append(alive - videos[-1].total - made + start)
+    if videos:
+        moments.append(alive + dropped + (videos[-1].forward if checkpoint_video else 0.0))
+        start = max(videos[-1].embedding, videos[-1].locked)
+        made = 0.0 if len(videos) > 1 else kept  # the first video copies the weights
+        moments.append(alive - videos[-1].total - made + start)
     moments.append(alive + _embedding_gradients(workload))
     pending = 0.0
     for run in reversed(videos):

@@ -92,15 +92,24 @@ def resolve_on_ranks(
     memory_bytes = config.training.memory_bytes
     (least,) = ranks.agree_max(-float(memory_bytes or free_bytes(ranks.device, ranks.world_size)))
 
-    def decide() -> tuple[RunConfig, list[str]]:
+    names = open_settings(config)
+
+    def decide() -> tuple[dict[str, object], list[str]]:
         kept = _recorded(config, recorded)
-        names = [name for name in open_settings(config) if name not in open_settings(kept)]
-        lines = [f"kept from {recorded}: {', '.join(names)}"] if names else []
+        known = [name for name in names if name not in open_settings(kept)]
+        lines = [f"kept from {recorded}: {', '.join(known)}"] if known else []
         device, links = kind_of(ranks.device)
         settled, reasons = resolve(kept, ranks.world_size, device, links, -least)
-        return settled, lines + reasons
+        return {name: _value(settled, name) for name in names}, lines + reasons
 
-    return ranks.from_first(decide)
+    # A task's configuration class is made when it is loaded, so it cannot be pickled.
+    values, lines = ranks.from_first(decide)
+    return _with_values(config, values), lines
+
+
+def _value(config: RunConfig, dotted: str) -> object:
+    block, name = dotted.split(".")
+    return getattr(getattr(config, block), name)
 
 
 def free_bytes(device: torch.device, world_size: int) -> float:

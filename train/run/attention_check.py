@@ -18,7 +18,8 @@ def check_attention(config: RunConfig, device: torch.device) -> None:
         (config.video.width // config.video.heads, False),
         (config.text.width // config.text.heads, True),
     ]
-    for objective in config.objectives.active().values():
+    objectives = {} if config.task.own_loss else config.objectives.active()
+    for objective in objectives.values():
         widths += [(width, True) for width in objective.attention_heads(config)]
     for head_dim, padded in widths:
         request = AttentionRequest(device, dtype, head_dim, padded)

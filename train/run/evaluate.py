@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -52,6 +53,7 @@ def evaluate_run(
     """
     folder = run.files.evaluation
     evaluators = run.task.evaluators(run.tokenizer, split, max_clips)
+    check_names(evaluators)
     names = [result_name(f"{split}_{evaluator.name}") for evaluator in evaluators]
     check_not_foreign(run.files, [path for name in names for path in files_of(folder, name)])
     request = EvaluationRequest(device, progress=progress)
@@ -62,6 +64,17 @@ def evaluate_run(
             result.write(drafts, name)
         found |= checked_metrics(evaluator, result)
     return found
+
+
+def check_names(evaluators: Sequence[Evaluator]) -> None:
+    """Raise ValueError where two evaluators have one name, or would write the same files."""
+    for what in ("name", "file_name"):
+        names = [result_name(getattr(evaluator, what)) for evaluator in evaluators]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(
+                f"two evaluators of the task have the {what} {twice[0]!r}: give each its own"
+            )
 
 
 def checked_metrics(evaluator: Evaluator, result: EvaluationResult) -> dict[str, float]:

@@ -49,7 +49,7 @@ def load_run(
     if not files.config.is_file():
         raise UserError(
             f"{run_dir} is not a run directory: it has no config.yaml; give the folder that "
-            "`svilm pretrain` wrote (run.dir)"
+            "`svilm pretrain` or `svilm train` wrote (run.dir)"
         )
     saved = check_portable(files.portable)
     check_tokenizer(files, files.portable)

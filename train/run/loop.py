@@ -234,8 +234,8 @@ class Loop:
         self.evaluated.add((evaluator.name, self.step))
         self.metrics.write(self.step, values)
         names = {name: name.rpartition("/")[2].replace("_", " ") for name in values}
-        shown = " | ".join(f"{names[name]} {value:.1f}" for name, value in values.items())
-        self.display.say(figure_lines(f"step {self.step} evaluation", shown))
+        shown = " | ".join(f"{names[name]} {_figure(value)}" for name, value in values.items())
+        self.display.say(figure_lines(f"step {self.step} {evaluator.name}", shown))
 
     def _save(self, *, must: bool = False) -> None:
         """Save; without room, warn and train on where the settings say so and it is no `must`."""
@@ -295,3 +295,7 @@ class Loop:
         if path is not None:
             claim(self.files, path)
             self.display.say(f"wrote {path}")
+
+
+def _figure(value: float) -> str:
+    return f"{value:.1f}" if abs(value) >= 10 or value == 0 else f"{value:.3g}"

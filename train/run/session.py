@@ -40,13 +40,13 @@ from svilm_fast.train.engine.engine import Engine, start_engine
 from svilm_fast.train.environment import seed_everything, use_launcher_variables
 from svilm_fast.train.folder import prepare as run_folder
 from svilm_fast.train.folder.lock import FolderLock
-from svilm_fast.train.folder.ownership import claim
+from svilm_fast.train.folder.ownership import check_not_foreign, claim
 from svilm_fast.train.plan.resolve import device_peak, resolve_on_ranks
 from svilm_fast.train.ranks.consistency import check_same_settings
 from svilm_fast.train.ranks.process_group import Ranks, joined_ranks
 from svilm_fast.train.ranks.signals import deferred_signals
 from svilm_fast.train.run.attention_check import check_attention
-from svilm_fast.train.run.evaluate import checked_metrics, files_of
+from svilm_fast.train.run.evaluate import check_names, checked_metrics, files_of, result_name
 from svilm_fast.train.run.loop import Loop, Outcome, RunEvaluator
 from svilm_fast.train.run.metrics_log import MetricsLog, check_trackers
 from svilm_fast.train.run.progress import Display
@@ -254,6 +254,7 @@ def _open_evaluators(
             log.warning("no evaluation during the run: data.%s is not set", settings.split)
         return []
     evaluators = list(task.evaluators(tokenizer, settings.split, settings.max_clips))
+    check_names(evaluators)
     for evaluator in evaluators:
         clips = min(len(evaluator.dataset), settings.max_clips or len(evaluator.dataset))
         if clips < ranks.world_size:
@@ -273,8 +274,10 @@ def _in_the_run(evaluator: Evaluator, files: RunFiles) -> RunEvaluator:
         with average_where_asked(engine):
             result = evaluator.run(engine.model, request)
         if engine.ranks.is_first:
-            name = f"{evaluator.file_name}_step_{step:08d}"
-            claim(files, *files_of(files.evaluation, name))
+            name = result_name(f"{evaluator.file_name}_step_{step:08d}")
+            paths = files_of(files.evaluation, name)
+            check_not_foreign(files, paths)
+            claim(files, *paths)
             result.write(files.evaluation, name)
         return checked_metrics(evaluator, result)
 

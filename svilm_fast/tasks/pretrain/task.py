@@ -87,7 +87,7 @@ class Pretraining(Task):
                 keep_frames=PICTURE_FRAMES,
                 progress=request.progress,
             )
-        every = config.objectives.all().values()
+        every = config.objectives.active_first().values()
         temperatures = (objective.segment_temperature() for objective in every)
         modules = request.model.objectives.modules_by_name.values()
         heads = (objective.segment_head for objective in modules)
