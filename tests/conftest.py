@@ -46,6 +46,7 @@ bars.install()
 
 # Programs that tests start on ranks import what the tests share.
 ROOT = str(Path(__file__).resolve().parent.parent)
+AT_START = dict(os.environ)  # what no test has changed yet
 if ROOT not in (paths := os.environ.get("PYTHONPATH", "").split(os.pathsep)):
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [ROOT, *paths]))
 
@@ -88,6 +89,8 @@ def warm_ranks() -> Iterator[Callable[..., list[int | None]]]:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     text=True,
+                    env=AT_START,
+                    start_new_session=True,
                 )
             )
         group = {"arguments": arguments, "environments": environments, "timeout": timeout}
@@ -98,7 +101,7 @@ def warm_ranks() -> Iterator[Callable[..., list[int | None]]]:
             return json.loads(processes[0].stdout.readline())
         except BaseException:
             # A test that ran out of time must not leave its answer to the next one.
-            processes.pop().kill()
+            os.killpg(processes.pop().pid, signal.SIGKILL)
             raise
 
     yield run

@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import random
 import runpy
 import signal
 import sys
@@ -50,6 +51,9 @@ def start(arguments: list[str], environment: dict[str, str], output: str) -> int
         os.environ.clear()
         os.environ.update(environment)
         sys.argv = arguments
+        random.seed()  # of its own, as in a process of its own
+        if "numpy" in sys.modules:
+            sys.modules["numpy"].random.seed(int.from_bytes(os.urandom(4), "little"))
         sys.path.insert(0, str(Path(arguments[0]).parent))
     return pid
 

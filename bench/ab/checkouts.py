@@ -71,10 +71,15 @@ def checkouts(
 
 
 def take_benchmarks_from(source: Path, target: Path) -> None:
-    """Put the benchmarks of one checkout over another's library."""
+    """Put the benchmarks of one checkout over another's library, with the cases of its ops."""
     shutil.rmtree(target / "bench")
     ignored = shutil.ignore_patterns("__pycache__", "results")
     shutil.copytree(source / "bench", target / "bench", ignore=ignored)
+    # Sizes, inputs and peers lie with the ops: the same name must mean the same work on both sides.
+    for path in source.glob("kernels/**/*.py"):
+        there = target / path.relative_to(source)
+        if path.name in ("cases.py", "peers.py") and there.is_file():
+            shutil.copy2(path, there)
 
 
 def _copy_working_tree(repository: Path, target: Path) -> None:

@@ -104,7 +104,10 @@ class Worker:
         except json.JSONDecodeError as broken:
             raise SideError(self.side, "protocol", f"no JSON during {action}: {broken}") from None
         if "error" in reply:
-            raise SideError(self.side, reply["error"]["kind"], reply["error"]["message"])
+            kind, message = reply["error"]["kind"], reply["error"]["message"]
+            if kind == "start":
+                message += " (a library that these benchmarks do not fit? try --bench-from own)"
+            raise SideError(self.side, kind, message)
         return reply["ok"]
 
     def _line(self, action: str, timeout_s: float) -> bytes:

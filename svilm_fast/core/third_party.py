@@ -19,7 +19,7 @@ from svilm_fast.core.text import counted
 
 OWN = "svilm_fast"
 FORM = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-MOST_HELD = 1000  # records before there is a file; what comes after these is not kept
+MOST_HELD = 1000  # records before there is a file; of what comes after, only warnings are kept
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class ThirdPartyLog(logging.Handler):
         self.warned += record.levelno == logging.WARNING
         if self._file is not None:
             self._write(record)
-        elif len(self._held) < MOST_HELD:
+        elif len(self._held) < MOST_HELD or record.levelno >= logging.WARNING:
             self._held.append(record)
 
     def open(self, path: Path) -> None:

@@ -214,7 +214,7 @@ def _draw_panel(
     axes.set_title(panel.title)
     present = [(name, label) for name, label in panel.lines if name in series]
     single = False
-    colours = {name: theme.series[i] for i, (name, _) in enumerate(panel.lines)}
+    colours = {name: theme.series[i % len(theme.series)] for i, (name, _) in enumerate(panel.lines)}
     for name, label in present:
         steps, values = series[name]
         values = 100 * values if panel.percent else values

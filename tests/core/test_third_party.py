@@ -11,7 +11,13 @@ from pathlib import Path
 import pytest
 
 from svilm_fast.core.terminal import print
-from svilm_fast.core.third_party import redirect, third_party_log, write_third_party
+from svilm_fast.core.third_party import (
+    MOST_HELD,
+    ThirdPartyLog,
+    redirect,
+    third_party_log,
+    write_third_party,
+)
 
 
 class Console(logging.StreamHandler):
@@ -139,3 +145,14 @@ def test_a_full_disk_costs_the_log_alone(tmp_path: Path, capsys) -> None:
     shown = capsys.readouterr()
     assert "the log of other packages cannot be written" in shown.err
     assert shown.out == "goes on\n"
+
+
+def test_a_warning_is_kept_whatever_came_before(tmp_path: Path) -> None:
+    kept = ThirdPartyLog()
+    for number in range(MOST_HELD + 10):
+        kept.emit(logging.makeLogRecord({"name": "other", "levelno": logging.INFO, "msg": number}))
+    late = {"name": "other", "levelno": logging.WARNING, "levelname": "WARNING", "msg": "late"}
+    kept.emit(logging.makeLogRecord(late))
+    kept.open(tmp_path / "third_party.log")
+    assert "WARNING other: late" in (tmp_path / "third_party.log").read_text()
+    kept.close()

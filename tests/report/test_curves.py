@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from svilm_fast.objectives.base import Metric
 from svilm_fast.objectives.config import ObjectivesConfig
 from svilm_fast.report.curves import (
     draw_curves,
@@ -109,6 +110,15 @@ def test_a_log_without_known_numbers_says_what_is_known(tmp_path: Path) -> None:
     series = read_metrics(write(tmp_path / "m.jsonl", '{"step": 1, "other": 2}'))
     with pytest.raises(ValueError, match=r"none of the known numbers \(accuracy_t2v"):
         draw_curves(series, LIGHT, METRICS)
+
+
+def test_a_chart_may_have_more_lines_than_there_are_colours(tmp_path: Path) -> None:
+    more = {f"loss_{n}": Metric(panel="Loss parts", label=f"part {n}") for n in range(9)}
+    lines = [json.dumps({"step": s} | dict.fromkeys(more, 1.0 / s)) for s in (1, 2, 3)]
+    with drawing(LIGHT):
+        figure = draw_curves(read_metrics(write(tmp_path / "m.jsonl", *lines)), LIGHT, more)
+    (axes,) = figure.axes
+    assert len(axes.get_lines()) == len(more)
 
 
 def test_bars_are_as_long_as_the_recalls(make_result) -> None:

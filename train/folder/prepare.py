@@ -142,7 +142,11 @@ def open_folder(
         names = fixed_names(files)
         if _is_foreign(files, files.third_party):  # in the folder of a run before this file existed
             names.remove(files.third_party)
-            log.warning("%s is not this run's: what other packages log is lost", files.third_party)
+            log.warning(
+                "%s is not this run's: other packages' warnings are shown at the end, and the rest "
+                "of what they log is lost",
+                files.third_party,
+            )
         claim(files, *names)
         record(files, config, ranks)
         if not files.tokenizer.is_file():
