@@ -53,7 +53,7 @@ def test_a_plugin_trains_resumes_and_is_evaluated(
     assert "new, they keep their initial values: 2 (head.weight, head.bias)" in told
     own = sum(name.startswith("objectives.") for name in load_file(pretrained / WEIGHTS))
     assert f"in the weights alone, left out: {own} (objectives." in told
-    assert "evaluation | top1 " in told
+    assert "step 2 classification | top1 " in told
 
     # Frozen towers stay as they were pre-trained, bit for bit; the head learns.
     before, after = load_file(pretrained / WEIGHTS), weights(tmp_path / "whole")
@@ -135,7 +135,7 @@ def test_the_command_line_trains_an_installed_plugin(
     train = ("--task", "classification", "--config", "demo")
     told = run("svilm_fast.train.train", *train, *whole, "--weights-from", str(pretrained))
     assert "new, they keep their initial values: 2 (head.weight, head.bias)" in told
-    assert "evaluation | top1 " in told
+    assert "step 2 classification | top1 " in told
     told = run("svilm_fast.cli", "evaluate", "task", "--run", str(tmp_path / "cli"))
     assert "classification, test split, step 2" in told
     assert weights(tmp_path / "cli")["head.weight"].shape[0] == 8
