@@ -77,7 +77,7 @@ class ObjectiveConfig(Settings):
         scope: "local": the loss is the mean over its samples and no sample sees another, so it runs
             with the encoders, micro-batch by micro-batch. "global": it needs the features of the
             whole batch, and runs once on them; its loss on a rank is scaled so that the average
-            over the ranks has the gradient of the global batch's loss (DESIGN: across ranks).
+            over the ranks has the gradient of the global batch's loss.
     """
 
     scope: ClassVar[Scope] = "global"

@@ -3,7 +3,7 @@
 A rank that stops alone leaves the others in a collective until its timeout, and then with an error
 that names neither rank nor reason. Here each rank holds a TCP connection to rank 0, on which it
 says why it stops; a connection that closes without a word is a process that died. Rank 0 decides
-(`verdict.Ledger`) and tells all. A main thread that sits in a collective is not waited for.
+(`attribution.Ledger`) and tells all. A main thread that sits in a collective is not waited for.
 """
 
 from __future__ import annotations
