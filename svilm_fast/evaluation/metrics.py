@@ -89,7 +89,7 @@ def mid_ranks(
     measured between unit vectors. The norms make ranks independent of the embeddings' scale.
     Raises ValueError for wrong shapes, values that are not finite, or a query without an answer.
     """
-    _check_embeddings(queries, gallery, query_labels, gallery_labels)
+    check_embeddings(queries, gallery, query_labels, gallery_labels)
     gallery64 = gallery.to(torch.float64)
     gallery_norm = gallery64.norm(dim=1)
     higher = torch.empty(len(queries), dtype=torch.int64)
@@ -219,9 +219,10 @@ def _bootstrap(
     return np.array(drawn)
 
 
-def _check_embeddings(
+def check_embeddings(
     queries: Tensor, gallery: Tensor, query_labels: Tensor, gallery_labels: Tensor
 ) -> None:
+    """Raise ValueError for wrong shapes, an empty side, or values that are not finite."""
     if queries.ndim != 2 or gallery.ndim != 2 or queries.shape[1] != gallery.shape[1]:
         raise ValueError(
             f"embeddings must be [q, D] and [n, D] of one width, got {tuple(queries.shape)} "
