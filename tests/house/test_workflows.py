@@ -62,7 +62,7 @@ def test_the_scan_sees_what_it_should():
 
 def test_the_gate_takes_the_exit_status_of_the_comparison(tmp_path):
     """The step itself, with a comparison that finds a regression in the place of `svilm`."""
-    (script,) = [script for _, name, script in STEPS if name == "Both versions in pairs"]
+    (script,) = [script for _, name, script in STEPS if name == "Compare both versions in pairs"]
     comparison = tmp_path / ".venv" / "bin" / "svilm"
     comparison.parent.mkdir(parents=True)
     comparison.write_text("#!/bin/sh\necho slower\nexit 1\n")
