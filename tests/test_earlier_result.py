@@ -1,4 +1,4 @@
-"""A file that a user names for a result is replaced only where it is an earlier one of its kind."""
+"""A file named for a result is replaced only if it is an earlier result of that kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run folder with an untrained model of some ten thousand parameters, made without training."""
+"""A run folder with an untrained model of about ten thousand parameters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What other packages log goes to a file; errors and what is ours stay on the console."""
+"""Logs of other packages go to a file; errors and our own logs also go to the console."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from svilm_fast.core.third_party import (
 
 
 class Console(logging.StreamHandler):
-    """Writes to what is the error output at the time."""
+    """A handler that writes to the current `sys.stderr`."""
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
@@ -30,7 +30,7 @@ class Console(logging.StreamHandler):
 
 @pytest.fixture(autouse=True)
 def console(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A root logger as a run sets it up."""
+    """A root logger configured as in a run."""
     root = logging.getLogger()
     handler = Console()
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
@@ -103,7 +103,7 @@ def test_other_ranks_show_errors_alone(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 def test_a_logger_with_its_own_console_is_redirected(tmp_path: Path, capsys) -> None:
-    """As DeepSpeed's, which does not propagate."""
+    """Like DeepSpeed's logger, which does not propagate."""
     logger = logging.Logger("DeepSpeedLike", logging.INFO)
     logger.propagate = False
     logger.addHandler(logging.StreamHandler(sys.stdout))
@@ -118,7 +118,7 @@ def test_a_logger_with_its_own_console_is_redirected(tmp_path: Path, capsys) -> 
 
 
 def test_a_handler_of_the_root_logger_keeps_its_level() -> None:
-    """pytest attaches the one that captures records to loggers that do not propagate, too."""
+    """pytest attaches its capturing handler also to loggers that do not propagate."""
     logger = logging.Logger("DeepSpeedLike", logging.INFO)
     logger.propagate = False
     shared = logging.getLogger().handlers[0]

@@ -1,4 +1,4 @@
-"""docs/api.md says what the docstrings say."""
+"""docs/api.md equals what docs/make_api.py writes."""
 
 from __future__ import annotations
 
