@@ -74,8 +74,8 @@ def ranks() -> Iterator[Any]:
 def warm_ranks() -> Iterator[Callable[..., list[int | None]]]:
     """`warm_ranks(arguments, environments, outputs, timeout)`: exit codes of forked ranks.
 
-    One process forks the ranks of all tests, see `warm_ranks.py`. None means that the rank was killed
-    at its timeout.
+    One process forks the ranks of all tests, see `warm_ranks.py`. None means that the rank was
+    killed at its timeout.
     """
     processes: list[subprocess.Popen] = []
 

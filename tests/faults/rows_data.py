@@ -1,4 +1,4 @@
-"""Rows in which samples are damaged, and in which the processes that read them fail."""
+"""Rows with damaged samples, and rows in which the processes that read samples fail."""
 
 from __future__ import annotations
 
@@ -163,4 +163,4 @@ def _end_worker(dataset: ClipDataset, kind: str) -> tuple[float, str]:
         return time.monotonic() - began, text
     finally:
         loader.close()
-        need(not any(map(psutil.pid_exists, pids)), "a worker is left")
+        need(not any(map(psutil.pid_exists, pids)), "a worker is still alive")
