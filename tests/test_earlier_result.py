@@ -51,8 +51,8 @@ def test_results_replace_their_own_kind_alone(tmp_path: Path, kind: str, capsys)
     path.write_text("mine")
     with pytest.raises((SystemExit, ValueError)) as refused:
         WRITERS[kind](path)
-    told = str(refused.value) + capsys.readouterr().err
-    assert "is not an earlier result" in " ".join(told.split())
+    shown = str(refused.value) + capsys.readouterr().err
+    assert "is not an earlier result" in " ".join(shown.split())
     assert path.read_text() == "mine"
 
 

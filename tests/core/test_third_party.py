@@ -141,10 +141,10 @@ def test_a_full_disk_costs_the_log_alone(tmp_path: Path, capsys) -> None:
     with third_party_log():
         write_third_party(tmp_path / "no folder" / "log")
         logging.getLogger("otherpackage").warning("lost")
-        print("goes on")
+        print("continues")
     shown = capsys.readouterr()
     assert "the log of other packages cannot be written" in shown.err
-    assert shown.out == "goes on\n"
+    assert shown.out == "continues\n"
 
 
 def test_a_warning_is_kept_whatever_came_before(tmp_path: Path) -> None:

@@ -105,8 +105,8 @@ class Run:
         return self
 
     def tail(self) -> str:
-        told = self.errors() or self.output.splitlines()[-3:]
-        return " / ".join(told)[:600]
+        shown = self.errors() or self.output.splitlines()[-3:]
+        return " / ".join(shown)[:600]
 
     def pid(self, rank: int) -> int:
         """The process id of a rank."""

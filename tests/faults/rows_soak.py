@@ -75,6 +75,6 @@ def soak(rig: Rig, tries: int, seen: Tries) -> None:
             run = rig.start(root, *settings, options=["--auto-resume"]).finished()
             same_end(run, whole, steps)
             same_losses(run, whole, 1, steps)
-    told = ", ".join(f"{count} x {kind}" for kind, count in sorted(met.items()))
+    faults = ", ".join(f"{count} x {kind}" for kind, count in sorted(met.items()))
     disks = "a tmpfs was filled" if mounted else "no tmpfs could be mounted: no full disks"
-    seen.notes.append(f"{steps} steps with {told}; {disks}")
+    seen.notes.append(f"{steps} steps with {faults}; {disks}")

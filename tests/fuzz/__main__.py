@@ -126,12 +126,12 @@ def run_target(name: str, record: Record, inputs: int, advance: Any) -> None:
                         advance(line["inputs"])
                         start = time.monotonic()
                 assert process.stderr is not None
-                told = process.stderr.read()
+                errors = process.stderr.read()
             except BaseException:
                 process.kill()
                 raise
         if process.returncode:
-            reason = f"the process ended with {process.returncode} in this batch\n{told[-3000:]}"
+            reason = f"the process ended with {process.returncode} in this batch\n{errors[-3000:]}"
             line = {"batch": entry["batches"], "inputs": 0, "refused": 0, "finding": reason}
             record.add(name, inputs, line | {"seconds": time.monotonic() - start})
 
