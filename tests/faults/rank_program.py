@@ -1,8 +1,8 @@
-"""One rank of a run with injected faults; the launcher starts it as a module.
+"""One rank of a run in which something is made to fail; started by the launcher as a module.
 
-Two environment variables configure it: SVILM_FAULTS is a JSON list of faults, SVILM_FAULT_FOLDER is
-a folder of this start. There the rank writes its process id, the ids of its samples by step, and
-the digest of its initial parameters.
+The environment says what: SVILM_FAULTS is a list of faults in JSON, SVILM_FAULT_FOLDER a folder of
+this start, where the rank leaves its process id, the ids of its samples by step, and the digest of
+the parameters that it began with.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TRAIN = ("nan_loss", "nan_gradient", "skip_agreement")
 
 
 def record(rank: int, folder: Path) -> None:
-    """Record the samples of every step and the parameters before the first."""
+    """Write down the samples of every step and the parameters before the first."""
     run, train_on = loop.Loop.run, loop.Loop._train_on
     ids = (folder / f"ids_{rank}.jsonl").open("a")
 
@@ -49,7 +49,7 @@ def record(rank: int, folder: Path) -> None:
 
 
 def slow_down(seconds: float) -> None:
-    """Delay every step of this rank by `seconds` before its first collective."""
+    """Let every step of this rank take `seconds` longer before its first collective."""
     train_on = loop.Loop._train_on
 
     def slow_train_on(self: loop.Loop, batch: Any) -> Any:
@@ -60,7 +60,7 @@ def slow_down(seconds: float) -> None:
 
 
 def fill(folder: Path, left: int) -> None:
-    """Fill the file system of `folder` except for about `left` bytes."""
+    """Fill the file system of `folder` but for about `left` bytes."""
     with (folder / "ballast").open("ab") as ballast:
         while (free := shutil.disk_usage(folder).free - left) > 0:
             try:
@@ -73,7 +73,7 @@ def fill(folder: Path, left: int) -> None:
 
 
 def fill_during_save(step: int, left: int, ballast: Path) -> None:
-    """Fill the disk after the check for disk space and before the save of `step`."""
+    """Fill the disk between the question whether there is room and the save of `step`."""
     check_space = checkpoint.check_space
 
     def passed_then_filled(folder: Path, needed: int, what: str) -> None:
@@ -85,7 +85,7 @@ def fill_during_save(step: int, left: int, ballast: Path) -> None:
 
 
 def imitate_full_disk(step: int) -> None:
-    """If no file system can be mounted: let the write of the random state fail at `step`."""
+    """Where no file system can be mounted: the write of the random state fails at `step`."""
     save, save_random_state = checkpoint._save, checkpoint.save_random_state
 
     def full(*arguments: Any) -> None:
@@ -121,7 +121,7 @@ def inject(fault: dict[str, Any], rank: int, folder: Path) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Inject the faults of the environment and train; returns the exit code."""
     torch.set_num_threads(1)
-    faulthandler.register(signal.SIGUSR2, file=sys.__stderr__)  # show where it hangs
+    faulthandler.register(signal.SIGUSR2, file=sys.__stderr__)  # where does it hang?
     folder, rank = Path(os.environ["SVILM_FAULT_FOLDER"]), int(os.environ["RANK"])
     faults = json.loads(os.environ.get("SVILM_FAULTS", "[]"))
     record(rank, folder)
