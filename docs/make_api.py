@@ -1,7 +1,7 @@
 """Writes docs/api.md, the reference of the public Python names, from their docstrings.
 
-`python docs/make_api.py` writes the page; with `--check` it exits with 1 if the page is out of
-date. The names listed here are those that users call.
+`python docs/make_api.py` writes the page; with `--check` it exits with 1 where the page is out of
+date. A name is listed here because users call it, not because it has no underscore.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 PAGE = Path(__file__).with_name("api.md")
 WIDTH = 100
-# An empty list means the module's `__all__`.
+# An empty list stands for the module's own `__all__`.
 MODULES: dict[str, list[str]] = {
     "svilm_fast.kernels": [],
     "svilm_fast.models.dual_encoder": ["DualEncoder"],

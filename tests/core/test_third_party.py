@@ -1,4 +1,4 @@
-"""Logs of other packages go to a file; errors and our own logs also go to the console."""
+"""What other packages log goes to a file; errors and what is ours stay on the console."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from svilm_fast.core.third_party import (
 
 
 class Console(logging.StreamHandler):
-    """A handler that writes to the current `sys.stderr`."""
+    """Writes to what is the error output at the time."""
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
@@ -30,7 +30,7 @@ class Console(logging.StreamHandler):
 
 @pytest.fixture(autouse=True)
 def console(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A root logger configured as in a run."""
+    """A root logger as a run sets it up."""
     root = logging.getLogger()
     handler = Console()
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
@@ -103,7 +103,7 @@ def test_other_ranks_show_errors_alone(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 def test_a_logger_with_its_own_console_is_redirected(tmp_path: Path, capsys) -> None:
-    """Like DeepSpeed's logger, which does not propagate."""
+    """As DeepSpeed's, which does not propagate."""
     logger = logging.Logger("DeepSpeedLike", logging.INFO)
     logger.propagate = False
     logger.addHandler(logging.StreamHandler(sys.stdout))
@@ -118,7 +118,7 @@ def test_a_logger_with_its_own_console_is_redirected(tmp_path: Path, capsys) -> 
 
 
 def test_a_handler_of_the_root_logger_keeps_its_level() -> None:
-    """pytest attaches its capturing handler also to loggers that do not propagate."""
+    """pytest attaches the one that captures records to loggers that do not propagate, too."""
     logger = logging.Logger("DeepSpeedLike", logging.INFO)
     logger.propagate = False
     shared = logging.getLogger().handlers[0]
@@ -141,10 +141,10 @@ def test_a_full_disk_costs_the_log_alone(tmp_path: Path, capsys) -> None:
     with third_party_log():
         write_third_party(tmp_path / "no folder" / "log")
         logging.getLogger("otherpackage").warning("lost")
-        print("continues")
+        print("goes on")
     shown = capsys.readouterr()
     assert "the log of other packages cannot be written" in shown.err
-    assert shown.out == "continues\n"
+    assert shown.out == "goes on\n"
 
 
 def test_a_warning_is_kept_whatever_came_before(tmp_path: Path) -> None:
