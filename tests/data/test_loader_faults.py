@@ -222,7 +222,7 @@ def test_too_little_shared_memory_is_said_at_the_start(make_dataset, monkeypatch
         if fits:
             build_loader(dataset.config, dataset, batch_size=4)
             continue
-        with pytest.raises(DataError, match="2 workers for each of 3 ranks .* lower data"):
+        with pytest.raises(DataError, match=r"2 workers for each of 3 ranks .* lower data"):
             build_loader(dataset.config, dataset, batch_size=4)
 
 
