@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from svilm_fast.bench.errors import WrongResult
-from svilm_fast.bench.ops.proof import relative_rms
 from svilm_fast.bench.suites.benchmark import SEED, Benchmark, CallCost, Prepared, benchmark_id
+from svilm_fast.bench.suites.proof import relative_rms
 from svilm_fast.bench.timing import measure
 from svilm_fast.core.philox import Site, StepSeeds
 from svilm_fast.data.cut_paste import cut_and_paste
