@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from svilm_fast.bench.ops.proof import leaves
+from svilm_fast.bench.suites.proof import leaves
 from svilm_fast.kernels.registry import ops
 
 

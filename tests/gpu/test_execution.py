@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from svilm_fast.bench.ops.proof import first_output
+from svilm_fast.bench.suites.proof import first_output
 from svilm_fast.kernels.registry import ops
 
 FIRST = [(name, next(iter(op.cases))) for name, op in ops().items()]

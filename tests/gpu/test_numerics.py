@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from svilm_fast.bench.ops.proof import first_output, in_precision, leaves, relative_rms
+from svilm_fast.bench.suites.proof import first_output, in_precision, leaves, relative_rms
 from svilm_fast.kernels.registry import ops
 
 # Relative RMS: little more than the rounding of the output's dtype.
