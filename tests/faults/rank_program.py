@@ -25,7 +25,7 @@ from svilm_fast.train import pretrain
 from svilm_fast.train.checkpoint import store as checkpoint
 from svilm_fast.train.run import loop
 from tests.faults.state import digest
-from tests.train import fault_program
+from tests.train.ranks import fault_program
 
 TRAIN = ("nan_loss", "nan_gradient", "skip_agreement")
 

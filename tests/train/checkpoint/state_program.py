@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import torch
-from conftest import TinyModel, tiny_batch, tiny_config
+from tests.train.conftest import TinyModel, tiny_batch, tiny_config
 
 from svilm_fast.train.checkpoint.portable import (
     load_average,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import TinyModel, tiny_batch, tiny_config
+from tests.train.conftest import TinyModel, tiny_batch, tiny_config
 
 from svilm_fast.core.errors import UserError
 from svilm_fast.train.checkpoint import store as checkpoint
