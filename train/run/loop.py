@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from svilm_fast.train.folder.files import write_json
 from svilm_fast.train.folder.ownership import claim
 from svilm_fast.train.ranks.lost_connection import is_lost_connection
 from svilm_fast.train.ranks.signals import PendingSignal
+from svilm_fast.train.run.hooks import Hook
 from svilm_fast.train.run.metrics_log import MetricsLog
 from svilm_fast.train.run.profiler import StepProfiler
 from svilm_fast.train.run.progress import Display, figure_lines
@@ -104,6 +106,7 @@ class Loop:
         display: Display,
         meter: Meter,
         pending: PendingSignal,
+        hooks: Sequence[Hook] = (),
     ) -> None:
         self.engine, self.loader, self.config, self.files = engine, loader, config, files
         self.total_steps, self.step = total_steps, start_step
@@ -116,9 +119,10 @@ class Loop:
         self.stepped = False
         self.saved_at = start_step
         self.evaluated = set(engine.ranks.share(metrics.evaluated))
-        self.profiler = StepProfiler(
-            config.training.profile, files.profile, enabled=engine.ranks.is_first
-        )
+        self.hooks = list(hooks)
+        if engine.ranks.is_first and config.training.profile.steps:
+            profiler = StepProfiler(config.training.profile, files.profile, self._note_profile)
+            self.hooks.append(profiler)
 
     def run(self) -> Outcome:
         """Train; the state is saved at the end and when a signal or a limit ended the loop."""
@@ -128,6 +132,8 @@ class Loop:
         signal = 0
         self.meter.read()
         self._evaluate_where_due()  # a run that ended between a save and its evaluation
+        for hook in self.hooks:
+            hook.before_run(self.engine)
         while self.step < last and not signal:
             self.engine.ranks.reached(self.step + 1)
             began = time.perf_counter()
@@ -135,14 +141,16 @@ class Loop:
                 batch = next(stream)
             waited = time.perf_counter() - began
             self.meter.add_step(waited)
-            self.profiler.before_step()
+            for hook in self.hooks:
+                hook.before_step(self.step + 1, batch)
             self.work.begin(waited)
             result = self._train_on(batch)
             if not self.stepped:
                 self.stepped = True  # compiled, warm and in step with each other from here on
                 self._limit_waits(solo=False)
-            self._note_profile(self.profiler.after_step())
             self.step += 1
+            for hook in self.hooks:
+                hook.after_step(self.step, result)
             signal = result.stop_signal
             self.averages.add(result)
             if result.applied and self.engine.ema is not None:
@@ -151,7 +159,8 @@ class Loop:
             self.display.step(self.step)
             self._after_step(last, signal)
         self._limit_waits(solo=True)
-        self._note_profile(self.profiler.close())
+        for hook in self.hooks:
+            hook.after_run()
         if self.averages.steps:
             self._record()
         if self.saved_at != self.step:
@@ -173,7 +182,11 @@ class Loop:
             inputs = self.make_inputs(batch, self.step)
         if not self.losses_end_work:
             self.work.end()
-        return self.engine.step(inputs, rate, self.pending.number)
+        return self.engine.step(inputs, rate, self.pending.number, self._after_backward)
+
+    def _after_backward(self) -> None:
+        for hook in self.hooks:
+            hook.after_backward(self.step + 1)
 
     def _after_step(self, last: int, signal: int) -> None:
         if self.step % self.config.logging.every_steps == 0 or self.step == last:
@@ -250,14 +263,26 @@ class Loop:
                 state,
                 settings.keep,
                 copies=self.files.copied,
+                before=self._before_save,
+                during=self._during_save,
             )
         except NoRoomError as error:
             if must or settings.when_full == "stop":
                 raise
             self.display.say(f"not saved: {error}")
             return
+        for hook in self.hooks:
+            hook.after_save(self.step, path)
         self.saved_at = self.step
         self.display.say(f"saved {path}")
+
+    def _before_save(self, folder: Path) -> None:
+        for hook in self.hooks:
+            hook.before_save(self.step, folder)
+
+    def _during_save(self, folder: Path) -> None:
+        for hook in self.hooks:
+            hook.during_save(self.step, folder)
 
     def _check(self, result: StepResult, batch: Any) -> None:
         self.bad_in_a_row = 0 if result.applied else self.bad_in_a_row + 1
@@ -291,10 +316,9 @@ class Loop:
             )
         self.display.say(f"step {self.step} was skipped: loss or gradients are not finite")
 
-    def _note_profile(self, path: Any) -> None:
-        if path is not None:
-            claim(self.files, path)
-            self.display.say(f"wrote {path}")
+    def _note_profile(self, path: Path) -> None:
+        claim(self.files, path)
+        self.display.say(f"wrote {path}")
 
 
 def _figure(value: float) -> str:

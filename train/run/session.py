@@ -47,6 +47,7 @@ from svilm_fast.train.ranks.process_group import Ranks, joined_ranks
 from svilm_fast.train.ranks.signals import deferred_signals
 from svilm_fast.train.run.attention_check import check_attention
 from svilm_fast.train.run.evaluate import check_names, checked_metrics, files_of, result_name
+from svilm_fast.train.run.hooks import installed_hooks
 from svilm_fast.train.run.loop import Loop, Outcome, RunEvaluator
 from svilm_fast.train.run.metrics_log import MetricsLog, check_trackers
 from svilm_fast.train.run.progress import Display
@@ -326,6 +327,7 @@ def _loop(
                 display=display,
                 meter=meter,
                 pending=pending,
+                hooks=installed_hooks(),
             )
             outcome = loop.run()
             # Who sent a signal waits only so long; the checkpoint is all that a resume needs.
