@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from svilm_fast.core.errors import EXIT_BAD_INPUT, EvaluationError, RankError, UserError
+from svilm_fast.core.messages import single_line
 from svilm_fast.core.terminal import guard_unconfigured_logging, print, print_traceback, printable
 from svilm_fast.data.errors import DataError, SkipBudgetError, WorkerError
 
@@ -21,13 +22,10 @@ ONE_RANKS_ERRORS = (SkipBudgetError, WorkerError, RankError, EvaluationError)
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's message without line breaks; its type's name where it has none."""
-    message = " ".join(str(error).split())
-    if isinstance(error, UserError | DataError):
-        return message
-    if isinstance(error, OSError | ValueError) and message:
-        return message
-    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+    """Return an error's message on one line, after its type if that is not a user's error."""
+    name, message = type(error).__name__, single_line(error, limit=None)
+    expected = isinstance(error, UserError | DataError | OSError | ValueError)
+    return message if expected or message == name else f"{name}: {message}"
 
 
 def exit_code_of(error: BaseException) -> int:

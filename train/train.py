@@ -14,8 +14,7 @@ import typer
 from svilm_fast.core.errors import EXIT_BAD_INPUT, UserError
 from svilm_fast.core.terminal import log_to_stderr, print
 from svilm_fast.core.third_party import third_party_log
-from svilm_fast.train.config.options import ConfigName, Overrides
-from svilm_fast.train.config.weights import Weights
+from svilm_fast.train.config.options import ConfigName, Overrides, Weights
 from svilm_fast.train.run_app import run_app
 
 TaskName = Annotated[

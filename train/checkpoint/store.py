@@ -24,6 +24,7 @@ from typing import Any
 from torch import nn
 
 from svilm_fast.core.errors import CheckpointError, UserError
+from svilm_fast.core.files import write_atomically, write_json
 from svilm_fast.train.checkpoint.rank_state import (
     described_average,
     load_average,
@@ -39,7 +40,6 @@ from svilm_fast.train.checkpoint.saved_state import (
 from svilm_fast.train.engine.engine import Engine
 from svilm_fast.train.engine.optimizer import RATE_FACTOR, described_groups
 from svilm_fast.train.folder.disk import bytes_in, check_space, late_errors, told
-from svilm_fast.train.folder.files import write_atomically, write_json
 from svilm_fast.train.folder.manifest import (
     LATEST,
     MANIFEST,
@@ -55,8 +55,6 @@ from svilm_fast.train.folder.manifest import (
 from svilm_fast.train.folder.trust import check_owner, understood
 
 log = logging.getLogger(__name__)
-
-STATE = TRAINER_STATE
 
 
 @dataclass
@@ -128,7 +126,7 @@ def required_files(folder: Path) -> list[str]:
     stage, averaged = described["zero_stage"], described["ema"] is not None
     # DeepSpeed puts the precision before the names of its shards.
     shards = {name[name.find("zero_pp_rank_") :]: name for name in os.listdir(folder)}
-    names = [STATE, *described.get("copies", [])]
+    names = [TRAINER_STATE, *described.get("copies", [])]
     for rank in range(described["world_size"]):
         names += [f"random_rank_{rank:05d}.safetensors", f"data_rank_{rank:05d}.json"]
         kinds = ["optim"] * (stage > 0) + ["model"] * (stage == 3)
@@ -328,7 +326,7 @@ def _write(
             "ema": described_average(engine),
             "copies": [path.name for path in copies],
         }
-        write_json(target / STATE, described)
+        write_json(target / TRAINER_STATE, described)
         for path in copies:
             shutil.copyfile(path, target / path.name)
 
@@ -346,22 +344,17 @@ def _remove_older(folder: Path, tag: str, keep: int) -> None:
             log.warning("%s could not be removed: %s", folder / old, error)
 
 
-def _choose(engine: Engine, folder: Path) -> Path | None:
-    """Let rank 0 verify and choose, and give every rank its answer or its error."""
-    tag = engine.ranks.from_first(lambda: newest_verified(folder))
-    return folder / tag if tag else None
-
-
 def load_checkpoint(engine: Engine, folder: Path, *, trust: bool = False) -> TrainerState | None:
     """Load the newest verified checkpoint into the engine; None when there is none at all.
 
     trust: also read files that another user may have written. Raises CheckpointError for another
     shape, rank count, stage or precision.
     """
-    source = _choose(engine, folder)
-    if source is None:
-        return None
     ranks = engine.ranks
+    tag = ranks.from_first(lambda: newest_verified(folder))
+    if tag is None:
+        return None
+    source = folder / tag
     ranks.from_first(lambda: check_owner(source, trust=trust))
     described = read_trainer_state(source)
     check_shapes(described["parameters"], engine.model, source)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -124,6 +125,12 @@ class Engine:
     def caches_gradients(self) -> bool:
         """Whether a step runs the encoders in micro-batches, twice."""
         return self.micro_batch < self.local_batch
+
+    def evaluated_weights(self) -> AbstractContextManager[None]:
+        """Hold the average of the weights inside the block if evaluation is to read it."""
+        if self.ema is None or not self.config.ema.evaluate:
+            return nullcontext()
+        return self.ema.applied()
 
     def set_learning_rate(self, rate: float) -> None:
         """Set the rate of all parameter groups, each with its own share."""

@@ -11,12 +11,13 @@ from torch import nn
 from svilm_fast.core.errors import UserError
 from svilm_fast.data.tokenizer import Tokenizer
 from svilm_fast.tasks.base import Task, task_of
-from svilm_fast.train.checkpoint.portable import check_portable, load_weights
+from svilm_fast.train.checkpoint.portable import load_weights
+from svilm_fast.train.checkpoint.portable_files import check_portable
 from svilm_fast.train.checkpoint.resume import check_tokenizer
 from svilm_fast.train.config.load import load_config
+from svilm_fast.train.config.options import Weights
 from svilm_fast.train.config.run_files import RunFiles
 from svilm_fast.train.config.schema import RunConfig
-from svilm_fast.train.config.weights import Weights
 
 
 @dataclass

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from svilm_fast.core.errors import EvaluationError, NonFiniteError
+from svilm_fast.core.files import write_json
 from svilm_fast.core.trace_ranges import phase
 from svilm_fast.data.loader import ClipLoader
 from svilm_fast.train.checkpoint.store import TrainerState, save_checkpoint, tag_of
@@ -19,7 +20,6 @@ from svilm_fast.train.config.run_files import RunFiles
 from svilm_fast.train.config.schema import RunConfig
 from svilm_fast.train.engine.engine import Engine, StepResult
 from svilm_fast.train.folder.disk import NoRoomError
-from svilm_fast.train.folder.files import write_json
 from svilm_fast.train.folder.ownership import claim
 from svilm_fast.train.ranks.lost_connection import is_lost_connection
 from svilm_fast.train.ranks.signals import PendingSignal

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from svilm_fast.core.errors import ConfigError
+from svilm_fast.core.files import write_atomically, write_json
 from svilm_fast.core.metric_names import namespace_of
 from svilm_fast.core.records import read_records
 from svilm_fast.core.text import counted
 from svilm_fast.train.config.run_files import RunFiles
 from svilm_fast.train.config.schema import RunConfig
-from svilm_fast.train.folder.files import write_atomically, write_json
 from svilm_fast.train.folder.ownership import claim
 
 log = logging.getLogger(__name__)

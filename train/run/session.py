@@ -22,7 +22,6 @@ from svilm_fast.data.samples import open_split
 from svilm_fast.data.tokenizer import Tokenizer
 from svilm_fast.tasks.base import EvaluationRequest, Evaluator, Task, task_of
 from svilm_fast.train.checkpoint.portable import (
-    drafts_of,
     load_average,
     load_masters,
     load_moments,
@@ -30,12 +29,12 @@ from svilm_fast.train.checkpoint.portable import (
     load_weights_in_part,
     save_portable,
 )
+from svilm_fast.train.checkpoint.portable_files import drafts_of
 from svilm_fast.train.checkpoint.resume import check_resume, check_same_task
 from svilm_fast.train.checkpoint.store import load_checkpoint
 from svilm_fast.train.config.deepspeed import local_batch_of
 from svilm_fast.train.config.run_files import RunFiles
 from svilm_fast.train.config.schema import RunConfig
-from svilm_fast.train.engine.ema import average_where_asked
 from svilm_fast.train.engine.engine import Engine, start_engine
 from svilm_fast.train.environment import seed_everything, use_launcher_variables
 from svilm_fast.train.folder import prepare as run_folder
@@ -272,7 +271,7 @@ def _in_the_run(evaluator: Evaluator, files: RunFiles) -> RunEvaluator:
 
     def run(engine: Engine, step: int) -> Mapping[str, float]:
         request = EvaluationRequest(engine.ranks.device, in_training=True)
-        with average_where_asked(engine):
+        with engine.evaluated_weights():
             result = evaluator.run(engine.model, request)
         if engine.ranks.is_first:
             name = result_name(f"{evaluator.file_name}_step_{step:08d}")

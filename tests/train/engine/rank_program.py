@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from svilm_fast.core.errors import CheckpointError
-from svilm_fast.train.checkpoint.portable import check_portable, save_portable
+from svilm_fast.train.checkpoint.portable import save_portable
+from svilm_fast.train.checkpoint.portable_files import check_portable
 from svilm_fast.train.checkpoint.store import TrainerState, load_checkpoint, save_checkpoint
 from svilm_fast.train.engine.engine import Engine, start_engine
 from svilm_fast.train.ranks.process_group import leave_ranks, start_ranks

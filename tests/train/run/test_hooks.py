@@ -85,11 +85,16 @@ def test_an_os_error_during_a_save_is_a_failed_write(make_loop, tmp_path: Path) 
     assert committed_tags(tmp_path / "checkpoints") == [tag_of(1)]
 
 
-def test_hooks_are_installed_for_a_block() -> None:
+def test_hooks_are_installed_for_a_block_even_if_it_fails() -> None:
     outer, inner = Hook(), Hook()
-    with installed(outer):
-        with pytest.raises(KeyError), installed(inner):
+
+    def fail() -> None:
+        with installed(inner):
             assert installed_hooks() == (outer, inner)
             raise KeyError
+
+    with installed(outer):
+        with pytest.raises(KeyError):
+            fail()
         assert installed_hooks() == (outer,)
     assert installed_hooks() == ()

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from svilm_fast.core.errors import CheckpointError, UserError
 from svilm_fast.report import page
 from svilm_fast.tasks.pretrain.retrieval import evaluate, evaluation_data
-from svilm_fast.train.config.weights import Weights
+from svilm_fast.train.config.options import Weights
 from svilm_fast.train.run.loaded_run import load_run
 from svilm_fast.train.run.reporting import write_report
 from svilm_fast.train.run.session import Start, train_as_rank
