@@ -1,4 +1,4 @@
-"""Opens a finished run on one process, without DeepSpeed: configuration, model, tokenizer."""
+"""Loads a finished run in one process without DeepSpeed: configuration, model, tokenizer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from svilm_fast.train.config.schema import RunConfig
 
 @dataclass
 class LoadedRun:
-    """A run as it ended; `step` counts its optimizer steps, `weights` says which were loaded."""
+    """A finished run. step: its optimizer steps. weights: which of its weights were loaded."""
 
     config: RunConfig
     task: Task
@@ -42,9 +42,9 @@ def load_run(
 ) -> LoadedRun:
     """Load the portable checkpoint of a run directory, in evaluation mode.
 
-    weights: None takes the average where the run kept one and `ema.evaluate` is true. Raises
-    UserError when the directory is no run or has no verified portable checkpoint, and
-    CheckpointError when overrides changed the shape of the model or there is no such average.
+    weights: None selects the average if the run has one and `ema.evaluate` is true. Raises
+    UserError if the directory is not a run, and CheckpointError if it has no valid portable
+    checkpoint, if overrides changed a shape of the model, or if there is no average to load.
     """
     files = RunFiles(Path(run_dir))
     if not files.config.is_file():

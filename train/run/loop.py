@@ -37,7 +37,7 @@ MakeInputs = Callable[[Any, int], Any]
 
 @dataclass(frozen=True)
 class RunEvaluator:
-    """An evaluator as the loop calls it; collective: every rank calls `run` and gets the same.
+    """An evaluator as the loop calls it: on every rank, with the same result.
 
     name: namespace of its metrics. every_steps: steps between evaluations, 0 for none. at_end:
     whether it runs after the last step. run: returns the metrics at a step, by full name.
@@ -70,7 +70,7 @@ class Averages:
             self.sums[name] = self.sums[name] + value if name in self.sums else value
 
     def take(self) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-        """Return this rank's means and what all ranks know alike, and start anew."""
+        """Return this rank's means and the values that are equal on all ranks, then reset."""
         means = {name: total / self.steps for name, total in self.sums.items()}
         alike = {"skipped_steps": float(self.skipped)}
         if self.steps:
@@ -81,7 +81,11 @@ class Averages:
 
 @dataclass
 class Outcome:
-    """How a loop ended: the steps done, the signal that ended it (0: none), whether all is done."""
+    """How a loop ended.
+
+    step: steps done. signal: number of the signal that stopped it, 0 without one. finished: whether
+    the schedule is complete.
+    """
 
     step: int
     signal: int
@@ -89,7 +93,7 @@ class Outcome:
 
 
 class Loop:
-    """Trains an engine on a loader until the last step, a signal or too many bad steps."""
+    """Trains an engine until the last step, a signal, or too many non-finite steps."""
 
     def __init__(
         self,
@@ -125,13 +129,13 @@ class Loop:
             self.hooks.append(profiler)
 
     def run(self) -> Outcome:
-        """Train; the state is saved at the end and when a signal or a limit ended the loop."""
+        """Train, and save the state at the end, at a limit or at a signal."""
         stop_after = self.config.training.stop_after_steps or self.total_steps
         last = min(self.total_steps, stop_after)
         stream = self.loader.forever()
         signal = 0
         self.meter.read()
-        self._evaluate_where_due()  # a run that ended between a save and its evaluation
+        self._evaluate_where_due()  # the run was stopped between a save and its evaluation
         for hook in self.hooks:
             hook.before_run(self.engine)
         while self.step < last and not signal:
@@ -146,7 +150,7 @@ class Loop:
             self.work.begin(waited)
             result = self._train_on(batch)
             if not self.stepped:
-                self.stepped = True  # compiled, warm and in step with each other from here on
+                self.stepped = True  # compilation and warm-up are over on all ranks
                 self._limit_waits(solo=False)
             self.step += 1
             for hook in self.hooks:
@@ -168,7 +172,7 @@ class Loop:
         return Outcome(self.step, signal, finished=not signal and self.step >= self.total_steps)
 
     def evaluate_at_end(self) -> None:
-        """Evaluate after the last step of the schedule, where asked for and not yet done."""
+        """Run the evaluators that are due after the last step of the schedule and not yet done."""
         for evaluator in self.evaluators:
             due = evaluator.at_end and self.step == self.total_steps
             if due and (evaluator.name, self.step) not in self.evaluated:
@@ -204,7 +208,7 @@ class Loop:
             due = evaluator.every_steps and self.step % evaluator.every_steps == 0
             if not due or (evaluator.name, self.step) in self.evaluated:
                 continue
-            # An evaluation can fail on data that training never reads.
+            # Save first: an evaluation can fail on data that training never reads.
             if self.saved_at != self.step:
                 self._paused(self._save)
             self._paused(partial(self._evaluate, evaluator))
@@ -235,14 +239,13 @@ class Loop:
         try:
             values = evaluator.run(self.engine, self.step)
         except Exception as error:
-            if is_lost_connection(error):  # the other rank says what happened
+            if is_lost_connection(error):  # the rank monitor reports the cause
                 raise
             whole = self.saved_at == self.step
-            saved = "it is saved" if whole else "it is NOT saved, because the disk was full"
+            saved = "is saved" if whole else "is NOT saved, because the disk was full"
             raise EvaluationError(
-                f"the evaluation of step {self.step} failed: {one_line(error)}; the training went "
-                f"up to this step, and {saved}: fix the problem, then run again with "
-                "--resume"
+                f"the evaluation of step {self.step} failed: {one_line(error)}; the training up to "
+                f"this step {saved}: fix the problem, then run again with --resume"
             ) from error
         self.evaluated.add((evaluator.name, self.step))
         self.metrics.write(self.step, values)
@@ -251,7 +254,7 @@ class Loop:
         self.display.say(figure_lines(f"step {self.step} {evaluator.name}", shown))
 
     def _save(self, *, must: bool = False) -> None:
-        """Save; without room, warn and train on where the settings say so and it is no `must`."""
+        """Save; on a full disk skip the save if `checkpoint.when_full` allows it and not `must`."""
         state = TrainerState(self.step, self.loader.state_dict())
         settings = self.config.checkpoint
         if self.engine.ranks.is_first:

@@ -76,7 +76,7 @@ def test_a_run_starts_from_the_average_of_another(
     found = load_file(tmp_path / "second" / "portable" / "model.safetensors")
     for name, value in wanted.items():
         torch.testing.assert_close(found[name], value, rtol=1e-6, atol=1e-8)
-    with pytest.raises(UserError, match="--weights ema says what to take of --weights-from"):
+    with pytest.raises(UserError, match="--weights ema needs --weights-from"):
         Start(init_from=source, average=True)
 
 
