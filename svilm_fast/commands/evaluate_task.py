@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from svilm_fast.core.terminal import print
-from svilm_fast.train.config.options import Overrides
-from svilm_fast.train.config.weights import Weights
+from svilm_fast.train.config.options import Overrides, Weights
 
 
 def evaluate_task(

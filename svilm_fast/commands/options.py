@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from svilm_fast.train.config.weights import Weights
+from svilm_fast.train.config.options import Weights
 
 RunDir = Annotated[Path, typer.Option("--run", help="folder of a run")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]

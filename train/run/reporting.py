@@ -1,4 +1,4 @@
-"""The report of a run directory: what `svilm report` writes, and what a training run ends with."""
+"""Writes the report of a run: for `svilm report`, and at the end of a training run."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def write_report(
 ) -> Path:
     """Write report.html and its pictures into the run's directory; returns the page's path.
 
-    run: a loaded run whose model is on `device`. split: evaluated and drawn; None leaves curves and
-    facts alone. max_clips: only the first so many clips are evaluated. clips: how many are looked
-    into. progress: show a bar (default: on a terminal). Raises UserError or DataError when the
-    split cannot be opened, and UserError where a file would replace one that is not the run's.
+    run: a loaded run whose model is on `device`. split: evaluated and drawn; None shows curves and
+    facts only. max_clips: number of clips to evaluate; None: all. clips: number of clips drawn in
+    detail. progress: show a bar (default: on a terminal). Raises UserError or DataError if the
+    split cannot be opened, and UserError if a file would replace one that the run did not write.
     """
     from svilm_fast.report import page
 
@@ -74,20 +74,20 @@ def _environment(files: RunFiles) -> dict[str, Any]:
     try:
         content = read_json(files.environment)
     except ValueError as error:
-        raise UserError(f"{error}; a run writes it: continue the run with --resume") from error
+        raise UserError(f"{error}; resume the run with --resume to write it again") from error
     if not isinstance(content, dict):
         raise UserError(
-            f"{files.environment} is damaged (no JSON object); a run writes it: continue the run "
-            "with --resume"
+            f"{files.environment} is damaged (not a JSON object); resume the run with --resume to "
+            "write it again"
         )
     return content
 
 
 def report_at_end(config: RunConfig, device: torch.device) -> Path | None:
-    """Write the report of the run that has just ended, on the split it was evaluated on.
+    """Write the report of the run that has just ended, on its evaluation split.
 
-    The training is saved by then, so whatever goes wrong here is a warning that names its cause;
-    returns None in that case.
+    The training is saved already, so an error becomes a warning that names its cause, and the
+    function returns None.
     """
     if not config.checkpoint.portable_at_end:
         log.warning(
@@ -108,8 +108,8 @@ def report_at_end(config: RunConfig, device: torch.device) -> Path | None:
         if os.environ.get(DEBUG) == "1":
             print_traceback(error)
         log.warning(
-            "the run is saved, but its report could not be written: %s; `svilm report --run %s` "
-            "tries again",
+            "the run is saved, but its report could not be written: %s; try again with "
+            "`svilm report --run %s`",
             one_line(error),
             config.run.dir,
         )

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from svilm_fast.core.errors import CheckpointError, UserError
 from svilm_fast.report import page
 from svilm_fast.tasks.pretrain.retrieval import evaluate, evaluation_data
-from svilm_fast.train.config.weights import Weights
+from svilm_fast.train.config.options import Weights
 from svilm_fast.train.run.loaded_run import load_run
 from svilm_fast.train.run.reporting import write_report
 from svilm_fast.train.run.session import Start, train_as_rank
@@ -76,7 +76,7 @@ def test_a_run_starts_from_the_average_of_another(
     found = load_file(tmp_path / "second" / "portable" / "model.safetensors")
     for name, value in wanted.items():
         torch.testing.assert_close(found[name], value, rtol=1e-6, atol=1e-8)
-    with pytest.raises(UserError, match="--weights ema says what to take of --weights-from"):
+    with pytest.raises(UserError, match="--weights ema needs --weights-from"):
         Start(init_from=source, average=True)
 
 
