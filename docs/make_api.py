@@ -1,7 +1,7 @@
 """Writes docs/api.md, the reference of the public Python names, from their docstrings.
 
-`python docs/make_api.py` writes the page. With `--check` it only compares: if the page is missing or
-out of date, it prints the command that fixes it and exits with 1. MODULES lists the names that
+`python docs/make_api.py` writes the page. With `--check` it only compares: if the page is missing
+or out of date, it prints the command that fixes it and exits with 1. MODULES lists the names that
 users call; having no underscore is not enough.
 """
 

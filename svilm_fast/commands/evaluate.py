@@ -15,7 +15,6 @@ from svilm_fast.core.terminal import print
 from svilm_fast.train.config.options import Overrides
 
 TABLE_WIDTH = 130
-PICTURE_QUERIES = 4  # best and worst queries in the pictures
 
 
 def retrieval(
@@ -58,10 +57,11 @@ def retrieval(
 
     The exit code is 1 if a required figure is not reached.
     """
-    from svilm_fast.evaluation import retrieval_table, write_retrieval
+    from svilm_fast.evaluation import retrieval_table
     from svilm_fast.evaluation.demands import Demands, judged
     from svilm_fast.evaluation.protocols import check_protocol, data_for_list
-    from svilm_fast.report.page import retrieval_sections, write_pictures
+    from svilm_fast.report.page import write_pictures
+    from svilm_fast.report.sections import retrieval_sections
     from svilm_fast.tasks.pretrain.retrieval import encoder_of, evaluate, evaluation_data
     from svilm_fast.tasks.pretrain.task import PICTURE_FRAMES
     from svilm_fast.train.folder.ownership import check_not_foreign, placed
@@ -98,12 +98,12 @@ def retrieval(
     result.extra |= {"run": config.run.name, "step": loaded.step, "weights": loaded.weights.value}
     pictures = f"{name}_pictures"
     with placed(loaded.files, evaluation) as drafts:
-        path = evaluation / write_retrieval(result, drafts, name=name).name
-        write_pictures(retrieval_sections(result, PICTURE_QUERIES), drafts / pictures)
+        result.write(drafts, name)
+        write_pictures(retrieval_sections(result), drafts / pictures)
     # Piped output has no width of its own; the table needs this much to stay on one line a row.
     console = Console() if sys.stdout.isatty() else Console(width=TABLE_WIDTH)
     console.print(retrieval_table(result))
-    print(f"wrote {path} and {evaluation / pictures}")
+    print(f"wrote {evaluation / name}.json and {evaluation / pictures}")
     verdicts = judged(result, Demands(least, times_colours, at_chance))
     for met, text in verdicts:
         print(f"{'reached' if met else 'NOT reached'}: {text}")

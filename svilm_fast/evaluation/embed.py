@@ -156,16 +156,11 @@ def embed_clips(
     return collector.result(time.perf_counter() - started)
 
 
-def merge_ranks(embeddings: Embeddings, group: dist.ProcessGroup | None = None) -> Embeddings:
-    """Join what every rank embedded, in order of rank; all ranks get the whole.
-
-    A video that two ranks embedded counts once.
-    """
-    if not dist.is_initialized() or dist.get_world_size(group) == 1:
-        return embeddings
-    parts: list[Any] = [None] * dist.get_world_size(group)
-    dist.all_gather_object(parts, embeddings, group=group)
-    return join(parts)
+def gather(value: Any) -> list[Any]:
+    """Return the picklable `value` of every rank of the default process group, in rank order."""
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, value)
+    return parts
 
 
 def join(parts: Sequence[Embeddings]) -> Embeddings:

@@ -19,7 +19,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from svilm_fast.core.metric_names import current_name, namespace_of
 from svilm_fast.core.records import read_records
 from svilm_fast.core.text import counted
-from svilm_fast.evaluation.retrieval import RetrievalResult
+from svilm_fast.evaluation.result import RetrievalResult
 from svilm_fast.objectives.base import Metric
 from svilm_fast.report.canvas import PAGE_WIDTH
 from svilm_fast.report.theme import Theme

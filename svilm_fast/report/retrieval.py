@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from svilm_fast.evaluation.retrieval import RetrievalResult
+from svilm_fast.evaluation.result import RetrievalResult
 from svilm_fast.report.canvas import PAGE_WIDTH, Canvas, wrap
 from svilm_fast.report.strips import film_strip
 from svilm_fast.report.theme import Theme, rgb
@@ -46,7 +46,7 @@ def draw_retrieval_strip(result: RetrievalResult, queries: Sequence[int], theme:
     frames = result.embeddings.frames
     if frames is None:
         raise ValueError(
-            "no frames were kept: call evaluate_retrieval with RetrievalOptions(keep_frames=4)"
+            "no frames were kept: call evaluate_dataset with RetrievalOptions(keep_frames=4)"
         )
     if not queries:
         raise ValueError("no queries to draw: name at least one")

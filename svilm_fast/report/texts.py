@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from svilm_fast.core.text import counted
 from svilm_fast.evaluation.pointing import PointingScore
-from svilm_fast.evaluation.retrieval import RetrievalResult
+from svilm_fast.evaluation.result import RetrievalResult
 
 QUERIES = (
     "Each caption with the clips the model puts first, as film strips with their cosine scores. "

@@ -9,13 +9,15 @@ from __future__ import annotations
 import fnmatch
 import importlib
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from svilm_fast.core.errors import ConfigError
+from svilm_fast.core.third_party import PLUGINS
+from svilm_fast.objectives.config import ModelBlocks
 from svilm_fast.tasks.settings import DEFAULT_TASK, EvaluationConfig, TaskSettings
 
 if TYPE_CHECKING:
@@ -27,8 +29,7 @@ if TYPE_CHECKING:
     from svilm_fast.data.dataset import ClipDataset
     from svilm_fast.data.samples import SampleTable
     from svilm_fast.data.tokenizer import Tokenizer
-    from svilm_fast.models.config import ModelConfig, TextConfig, VideoConfig
-    from svilm_fast.objectives.config import ObjectivesConfig
+    from svilm_fast.objectives.base import Metric
     from svilm_fast.objectives.flops import StepFlops
     from svilm_fast.report.curves import Series
     from svilm_fast.report.page import PageContent
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
 TASKS = {
     DEFAULT_TASK: "svilm_fast.tasks.pretrain.task:Pretraining",
 }
-# Installed packages announce further tasks in this group (docs/adding-a-task.md).
-ENTRY_POINTS = "svilm_fast.tasks"
 
 
 class RunBlock(Protocol):
@@ -58,26 +57,14 @@ class TrainingBlock(Protocol):
     def precision(self) -> str: ...
 
 
-class TaskConfig(Protocol):
-    """The blocks of a run's configuration that tasks read."""
+class TaskConfig(ModelBlocks, Protocol):
+    """The blocks of a run's configuration that tasks read: those of the model, and these."""
 
     @property
     def task(self) -> TaskSettings: ...
 
     @property
     def run(self) -> RunBlock: ...
-
-    @property
-    def model(self) -> ModelConfig: ...
-
-    @property
-    def video(self) -> VideoConfig: ...
-
-    @property
-    def text(self) -> TextConfig: ...
-
-    @property
-    def objectives(self) -> ObjectivesConfig: ...
 
     @property
     def data(self) -> DataConfig: ...
@@ -191,8 +178,7 @@ class ReportRequest:
 
     model: the trained module on `device`. split: evaluated and drawn; None: curves and facts alone.
     max_clips: only the first so many clips are evaluated. clips: how many are looked into. series:
-    the run's metrics over the steps. tree: the whole configuration as plain values. progress: as in
-    EvaluationRequest.
+    the run's metrics over the steps. progress: as in EvaluationRequest.
     """
 
     model: Any
@@ -200,7 +186,6 @@ class ReportRequest:
     device: torch.device
     split: str | None
     series: Series
-    tree: Mapping[str, Any]
     max_clips: int | None = None
     clips: int = 4
     progress: bool | None = None
@@ -259,42 +244,58 @@ class Task(Protocol):
         """Return the FLOPs of a step over the global batch; None where nobody counted them."""
         return None
 
+    def metrics(self) -> dict[str, Metric]:
+        """Return the metrics of `forward` that the progress line and the page show, in order.
+
+        The default: those of the objectives; none for a task with a loss of its own.
+        """
+        return {} if self.Settings.own_loss else self.config.objectives.metrics()
+
+    def facts(self) -> dict[str, str]:
+        """Return the settings that the page lists, as dotted keys with labels.
+
+        The default: those of the objectives; the block `task` for a task with a loss of its own.
+        """
+        if self.Settings.own_loss:
+            return {f"task.{key}": key for key in self.Settings.model_fields}
+        return {
+            f"objectives.{name}.{key}": label
+            for name, objective in self.config.objectives.all().items()
+            for key, label in objective.facts(name).items()
+        }
+
     def report(self, request: ReportRequest) -> PageContent:
         """Return the sections and headline figures of the run's page.
 
         The default shows every evaluator's figures and the curves.
         """
-        from svilm_fast.report.page import (  # imports matplotlib
-            HeadlineTile,
-            PageContent,
-            Section,
-            curves_section,
-        )
+        from svilm_fast.report.page import HeadlineTile, PageContent, Section  # imports matplotlib
+        from svilm_fast.report.sections import curves_section
 
         sections, tiles = [], []
         if request.split is not None:
-            wanted = EvaluationRequest(request.device, progress=request.progress)
+            how = EvaluationRequest(request.device, progress=request.progress)
             found: dict[str, float] = {}
             for evaluator in self.evaluators(request.tokenizer, request.split, request.max_clips):
-                found |= evaluator.run(request.model, wanted).metrics()
+                found |= evaluator.run(request.model, how).metrics()
             lines = [f"{name}: {value:.4g}" for name, value in found.items()]
             text = f"The task's evaluators on the clips of the {request.split} split."
             sections.append(Section("Evaluation", text, notes=lines))
             tiles = [HeadlineTile(f"{value:.4g}", name) for name, value in list(found.items())[:3]]
         if request.series:
-            sections.append(curves_section(request.series, request.tree))
+            sections.append(curves_section(request.series, self.metrics()))
         parameters = sum(parameter.numel() for parameter in request.model.parameters())
         return PageContent(sections, tiles, parameters)
 
 
 def task_names() -> list[str]:
     """Return the names of the built-in tasks, then those of installed plug-ins."""
-    installed = {point.name for point in entry_points(group=ENTRY_POINTS)}
+    installed = {point.name for point in entry_points(group=PLUGINS)}
     return [*TASKS, *sorted(installed - TASKS.keys())]
 
 
 def _installed(name: str) -> EntryPoint | None:
-    found: Iterable[EntryPoint] = entry_points(group=ENTRY_POINTS, name=name)
+    found: Iterable[EntryPoint] = entry_points(group=PLUGINS, name=name)
     by_target = {point.value: point for point in found}
     if len(by_target) > 1:
         raise ConfigError(
