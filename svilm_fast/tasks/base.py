@@ -119,7 +119,7 @@ class InitialWeights:
 
 @dataclass(frozen=True)
 class When:
-    """When an evaluator runs: every so many steps (0: never) and perhaps after the last one."""
+    """When an evaluator runs in training: every `every_steps` steps (0: never), and at the end."""
 
     every_steps: int
     at_end: bool
@@ -153,7 +153,8 @@ class Evaluator(Protocol):
     """Measures a model on held-out clips.
 
     name: namespace of its metrics. file_name: the files are called `<file_name>_step_<step>`.
-    dataset: the clips that it reads. when: when the training loop runs it.
+    dataset: the clips that it reads; a run does not ask for those of an evaluator that it never
+    runs. when: when the training loop runs it, whatever the block `evaluation` says.
     """
 
     @property

@@ -28,7 +28,10 @@ class TaskSettings(Settings):
 class EvaluationConfig(Settings):
     """Evaluation on held-out clips during the run and at its end."""
 
-    every_steps: Steps = Field(0, description="steps between evaluations; 0: only at the end")
+    every_steps: Steps = Field(
+        0,
+        description="steps between evaluations; 0: only at the end, with at_end=false never",
+    )
     at_end: bool = Field(True, description="evaluate after the last step")
     split: Literal["train", "val", "test"] = Field("val", description="split used during the run")
     max_clips: Clips | None = Field(

@@ -36,6 +36,7 @@ def test_a_plugin_has_its_own_keys(plugin, tmp_path: Path) -> None:
         "name": "classification",
         "attribute": "shape",
         "dropout": 0.0,
+        "every_steps": None,
     }
     kept = tmp_path / "config.yaml"
     kept.write_text(dump_config(config))
