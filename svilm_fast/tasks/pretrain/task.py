@@ -105,7 +105,7 @@ class Pretraining(Task):
         self, request: ReportRequest, dataset: ClipDataset
     ) -> tuple[list[Section], PointingScore | None]:
         from svilm_fast.evaluation.pointing import has_masks
-        from svilm_fast.report.probe import probe_clips, read_clips
+        from svilm_fast.report.probe import probe_clips, spread_clips
         from svilm_fast.report.sections import clip_sections, noun_sharpness, pointing_score
 
         config, encoder = self.config, encoder_of(request.model)
@@ -116,7 +116,7 @@ class Pretraining(Task):
         head = next((found for found in heads if found is not None), None)
         torch.manual_seed(config.run.seed)
         untrained = self.model().encoder.to(request.device).eval()
-        batch = read_clips(dataset, request.clips)
+        batch = dataset.collate(spread_clips(dataset, request.clips))
         probes = probe_clips(
             encoder,
             batch,
