@@ -33,14 +33,14 @@ PICTURE_FRAMES = 4  # frames of a clip in a retrieval strip
 
 
 class Pretraining(Task):
-    """S-ViLM on videos with captions; weights are loaded whole or not at all."""
+    """S-ViLM on videos with captions; loaded weights must match exactly."""
 
     Settings: ClassVar[type[TaskSettings]] = TaskSettings
 
     def dataset(
         self, split: str, tokenizer: Tokenizer, *, train: bool, table: SampleTable | None = None
     ) -> ClipDataset:
-        """Open the clips of a split; nouns where an objective reads them."""
+        """Open the clips of a split, with nouns if an objective reads them."""
         if not train:
             return evaluation_data(self.config, split, tokenizer)
         nouns = self.config.objectives.reads().nouns
