@@ -24,7 +24,7 @@ def test_only_files_with_a_sign_are_replaceable(tmp_path: Path) -> None:
     path.write_text("of ours: sign")
     check_replaceable(path, "other", "sign")
     path.write_bytes(b"\xffmine")
-    with pytest.raises(ValueError, match=r"exists, is not an earlier result .* another name"):
+    with pytest.raises(ValueError, match=r"exists and is not an earlier result .* another name"):
         check_replaceable(path, "sign")
 
 

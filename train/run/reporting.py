@@ -40,18 +40,19 @@ def write_report(
     split cannot be opened, and UserError if a file would replace one that the run did not write.
     """
     from svilm_fast.report import page
+    from svilm_fast.report.curves import read_metrics
 
     config, files = run.config, run.files
     check_not_foreign(files, [files.report])
     environment = _environment(files)
-    series, tree = page.series_of(files.metrics), config.model_dump(mode="json")
+    series = read_metrics(files.metrics) if files.metrics.is_file() else {}
+    tree = config.model_dump(mode="json")
     request = ReportRequest(
         model=run.model,
         tokenizer=run.tokenizer,
         device=device,
         split=split,
         series=series,
-        tree=tree,
         max_clips=max_clips,
         clips=clips,
         progress=progress,
@@ -64,6 +65,7 @@ def write_report(
             name=config.run.name,
             series=series,
             config=tree,
+            settings=run.task.facts(),
             environment=environment,
             extra_facts={"Weights": {"read": run.weights.value, "step": run.step}},
         )

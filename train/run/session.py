@@ -247,13 +247,12 @@ def _open_evaluators(
     task: Task, config: RunConfig, tokenizer: Tokenizer, ranks: Ranks
 ) -> list[Evaluator]:
     settings = config.evaluation
-    if not (settings.every_steps or settings.at_end):
-        return []
     if getattr(config.data, settings.split) is None:
-        if ranks.is_first:
+        if ranks.is_first and (settings.every_steps or settings.at_end):
             log.warning("no evaluation during the run: data.%s is not set", settings.split)
         return []
-    evaluators = list(task.evaluators(tokenizer, settings.split, settings.max_clips))
+    every = task.evaluators(tokenizer, settings.split, settings.max_clips)
+    evaluators = [one for one in every if one.when.every_steps or one.when.at_end]
     check_names(evaluators)
     for evaluator in evaluators:
         clips = min(len(evaluator.dataset), settings.max_clips or len(evaluator.dataset))
@@ -302,7 +301,7 @@ def _loop(
         total_steps=total_steps,
         start_step=start_step,
         on_gpu=ranks.device.type == "cuda",
-        metrics=config.objectives.metrics(),
+        metrics=task.metrics(),
     )
     flops = task.flops()
     meter = Meter(
