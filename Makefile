@@ -1,4 +1,4 @@
-# Everything a newcomer types. Each target sets up .venv by itself and can be repeated.
+# Targets for a checkout. Each creates .venv if it is missing and may be run again.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -21,7 +21,7 @@ export TOKENIZERS_PARALLELISM := false
 .PHONY: help setup demo demo-control test test-slow instruction-sets faults fuzz lint static-check counts-check gpu gpu-full clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 setup: $(STAMP)  ## create .venv and install the package with everything the tests need
 
@@ -34,20 +34,21 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e ".[dev]"
 	@touch $@
 
-# Two ranks under the DeepSpeed launcher, on a port that is free now. glibc keeps the memory that a
-# step frees: 337 page faults a step instead of 14,756, and 3 to 6 % less processor time, bits alike.
+# Two ranks under the DeepSpeed launcher, on a free port. The two MALLOC settings let glibc keep memory
+# that a step frees: 337 page faults a step instead of 14,756, 3 to 6 % less processor time, and the
+# same bits.
 LAUNCH = DS_ACCELERATOR=cpu MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=1073741824 \
 	$(BIN)/deepspeed --quiet --num_accelerators 2 --master_port \
 	$$($(BIN)/python -c "from svilm_fast.train.environment import free_port; print(free_port())") \
 	--module svilm_fast.train.pretrain --config configs/demo.yaml --overwrite report.at_end=false
 
-demo: $(STAMP)  ## render a world, train on 2 ranks, evaluate, write runs/demo/report.html
+demo: $(STAMP)  ## render clips, train on 2 ranks, evaluate, write runs/demo/report.html
 	$(BIN)/svilm data world --out $(WORLD)
 	$(LAUNCH) run.dir=$(DEMO) $(DEMO_DATA)
 	$(BIN)/svilm report --run $(DEMO)
 	$(BIN)/svilm evaluate retrieval --run $(DEMO) --at-least 20 --times-colours 2
 
-demo-control: $(STAMP)  ## the same on shuffled captions: retrieval must stay at chance
+demo-control: $(STAMP)  ## the demo on shuffled captions: retrieval must stay at chance
 	$(BIN)/svilm data world --out $(WORLD)
 	$(LAUNCH) run.dir=$(DEMO)-control run.name=demo-control data.shuffle_captions=true $(DEMO_DATA)
 	$(BIN)/svilm evaluate retrieval --run $(DEMO)-control --at-chance
@@ -55,16 +56,16 @@ demo-control: $(STAMP)  ## the same on shuffled captions: retrieval must stay at
 test: $(STAMP)  ## the fast tests (CPU)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
-test-slow: $(STAMP)  ## all planted bugs, ZeRO matrix, long properties (CPU)
+test-slow: $(STAMP)  ## all planted bugs, ZeRO stages, long property tests (CPU)
 	$(BIN)/python -m pytest -m "slow and not gpu" -n $(SLOW_JOBS) --dist loadfile --no-loadscope-reorder --timeout 900
 
 instruction-sets: $(STAMP)  ## the numeric tests under SSE, AVX2 and AVX-512 with three seeds each (an hour; CI: INSTRUCTION_SETS=--short)
 	$(BIN)/python -m tests.instruction_sets --jobs $(JOBS) $(INSTRUCTION_SETS)
 
-faults: $(STAMP)  ## twenty faults injected into runs of two ranks, each many times (docs/faults.md)
+faults: $(STAMP)  ## inject twenty kinds of faults into runs of two ranks (docs/faults.md)
 	$(BIN)/python -m tests.faults --out $(RUNS)/faults.json
 
-lint: $(STAMP)  ## style, types, import directions
+lint: $(STAMP)  ## check style, types and import directions
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -73,19 +74,19 @@ lint: $(STAMP)  ## style, types, import directions
 static-check: $(STAMP)  ## compile every kernel variant for three GPUs, compare with the table
 	$(BIN)/svilm bench static --check --workers $(JOBS)
 
-counts-check: $(STAMP)  ## collectives, host waits and peak bytes against their table
+counts-check: $(STAMP)  ## compare collectives, host waits and peak bytes with their tables
 	$(BIN)/svilm bench counts --check --kind collectives --kind waits --kind memory
 
-fuzz: $(STAMP)  ## generated inputs and shapes, half an hour; resumes from runs/fuzz.json
+fuzz: $(STAMP)  ## run generated inputs and shapes for half an hour; resumes from runs/fuzz.json
 	$(BIN)/python -m tests.fuzz --out $(RUNS)/fuzz.json
 
-clean:  ## remove the environment and everything that runs wrote
+clean:  ## remove .venv, runs/ and build files
 	rm -rf $(VENV) $(RUNS) build dist *.egg-info
 
 GPU_PYTHON ?= python3
 RESULTS ?= bench/results
-gpu:  ## every GPU test of the ops, then the benchmark (needs PyTorch, Triton, pytest)
+gpu:  ## run the GPU tests of the ops, then the benchmark (needs PyTorch, Triton, einops, pytest, hypothesis)
 	$(GPU_PYTHON) -m svilm_fast.bench.gpu.check --out $(RESULTS)
 
-gpu-full: gpu  ## also attention packages, gradient cache, memory plan, DeepSpeed steps on the GPU (needs the package's own requirements)
+gpu-full: gpu  ## also test attention packages, gradient cache, memory plan and DeepSpeed steps on the GPU (needs all dependencies of the package)
 	$(GPU_PYTHON) -m pytest tests/gpu_full tests/distributed tests/train -m gpu -q

@@ -14,23 +14,29 @@ from svilm_fast.objectives.features import Features, Reads, ViewFeatures
 from svilm_fast.train.config.schema import RunConfig
 
 
-def random_batch(config: RunConfig, pairs: int, *, seed: int = 0) -> ClipBatch:
-    """`pairs` samples on the CPU; every second caption has one noun less than it could."""
+def random_batch(
+    config: RunConfig, pairs: int, *, seed: int = 0, frames: Tensor | None = None
+) -> ClipBatch:
+    """`pairs` samples on the CPU; every second caption has one noun less than the maximum.
+
+    frames: used in place of random ones.
+    """
     generator = torch.Generator().manual_seed(seed)
     video, texts = config.video, config.data.tokenizer
     nouns = config.data.nouns.per_caption
     side = video.image_size
     ids = [f"random {seed}-{number}" for number in range(pairs)]
 
-    def tokens(*shape: int) -> torch.Tensor:
+    def tokens(*shape: int) -> Tensor:
         return torch.randint(3, config.text.vocab_size, shape, generator=generator)
 
+    if frames is None:
+        shape = (pairs, video.frames, side, side, 3)
+        frames = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
     noun_mask = torch.ones(pairs, nouns, dtype=torch.bool)
     noun_mask[::2, -1] = False
     return ClipBatch(
-        frames=torch.randint(
-            0, 256, (pairs, video.frames, side, side, 3), generator=generator, dtype=torch.uint8
-        ),
+        frames=frames,
         keys=torch.tensor([sample_key(name) for name in ids]),
         ids=ids,
         captions=[""] * pairs,
@@ -49,7 +55,7 @@ def random_batch(config: RunConfig, pairs: int, *, seed: int = 0) -> ClipBatch:
 def random_features(
     config: RunConfig, pairs: int, reads: Reads, *, seed: int, device: torch.device
 ) -> Features:
-    """What `reads` names of `pairs` samples, as leaves that need a gradient."""
+    """Features of `pairs` samples that `reads` names, as leaves that need a gradient."""
     generator = torch.Generator().manual_seed(seed)
     video, width, nouns = config.video, config.model.embed_dim, config.data.nouns.per_caption
     shapes = {

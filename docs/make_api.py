@@ -1,7 +1,8 @@
 """Writes docs/api.md, the reference of the public Python names, from their docstrings.
 
-`python docs/make_api.py` writes the page; with `--check` it exits with 1 where the page is out of
-date. A name is listed here because users call it, not because it has no underscore.
+`python docs/make_api.py` writes the page. With `--check` it only compares: if the page is missing
+or out of date, it prints the command that fixes it and exits with 1. MODULES lists the names that
+users call; having no underscore is not enough.
 """
 
 from __future__ import annotations
@@ -109,7 +110,11 @@ def main(arguments: Sequence[str]) -> int:
     """Write the page, or compare it; returns the exit code."""
     text = page()
     if list(arguments) == ["--check"]:
-        return int(not PAGE.is_file() or PAGE.read_text() != text)
+        if PAGE.is_file() and PAGE.read_text() == text:
+            return 0
+        state = "out of date" if PAGE.is_file() else "missing"
+        print(f"{PAGE} is {state}: run `python docs/make_api.py`", file=sys.stderr)
+        return 1
     PAGE.write_text(text)
     return 0
 

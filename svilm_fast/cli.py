@@ -1,10 +1,9 @@
-"""The command line `svilm`: names every command and the module that runs it."""
+"""The command line `svilm`: registers every command with the module that runs it."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 from typing import Annotated
 
 import typer
@@ -12,6 +11,7 @@ import typer
 import svilm_fast
 from svilm_fast.bench.cli import app as bench_app
 from svilm_fast.core.lazy_commands import add_command, examples_text
+from svilm_fast.core.machine import package_version
 from svilm_fast.core.terminal import print
 from svilm_fast.train.run_app import run_app
 
@@ -39,10 +39,7 @@ def _print_versions(wanted: bool) -> None:
         return
     print(f"svilm-fast {svilm_fast.__version__}")
     for package in ("torch", "triton"):
-        try:
-            print(f"{package} {metadata.version(package)}")
-        except metadata.PackageNotFoundError:
-            print(f"{package} not installed")
+        print(package, package_version(package) or "not installed")
     raise typer.Exit
 
 
@@ -58,7 +55,7 @@ def _root(
         ),
     ] = False,
 ) -> None:
-    del version  # its callback has printed and ended the program
+    del version  # _print_versions has handled it
 
 
 add_command(

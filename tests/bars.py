@@ -1,8 +1,8 @@
-"""Bars of numeric tests, and how much of its bar each comparison used.
+"""Error bounds ("bars") of numeric tests, and the share of its bar that each comparison used.
 
-A bar follows from the rounding of the computation under test, never from one processor's result:
-another instruction set sums in another order. `tests/instruction_sets.py` records every comparison
-that goes through `within`, `torch.testing.assert_close` or `numpy.testing.assert_allclose`.
+A bar is derived from the rounding of the computation under test, never from one processor's result,
+because another instruction set sums in another order. `tests/instruction_sets.py` records every
+comparison through `within`, `torch.testing.assert_close` or `numpy.testing.assert_allclose`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
-# How far a bar lies above the rounding that is expected of the computation.
+# Ratio of a bar to the expected rounding of the computation.
 MARGIN = 4.0
-# A folder: every process of the tests writes what its comparisons used of their bars there.
+# A folder in which every test process records how much of their bars its comparisons used.
 RECORDS = os.environ.get("SVILM_TEST_MARGINS")
 # Added to every seed of PyTorch's generators, in the tests and in the processes that they start.
 SEED_OFFSET = 1000 * int(os.environ.get("SVILM_TEST_SEED", "0"))
@@ -31,16 +31,16 @@ _used: dict[str, float] = {}
 def rounding_bar(terms: int, size: float = 1.0, dtype: torch.dtype = torch.float32) -> float:
     """The absolute error of a sum of products: `MARGIN * unit roundoff * sqrt(terms) * size`.
 
-    `size` is the largest magnitude that the sum can have, with every factor that multiplies it
-    afterwards. The square root is the probabilistic bound of Higham and Mary (2019): roundings are
-    independent, in whatever order the terms are added.
+    `size` is the largest magnitude that the sum can have, times every factor that is applied to it
+    afterwards. The square root is the probabilistic bound of Higham and Mary (2019), which assumes
+    independent roundings and holds for any order of the terms.
     """
     return MARGIN * torch.finfo(dtype).eps / 2 * terms**0.5 * size
 
 
 def note(error: float, bar: float) -> None:
     """Record that a comparison of the running test used `error` of `bar`."""
-    # A bar of 0 asks for equality: it has no margin. What exceeds its bar fails, or was meant to.
+    # A bar of 0 means equality, without a margin. An error above its bar fails, or is meant to.
     if RECORDS is None or not 0 <= error <= bar or bar == 0:
         return
     test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
@@ -98,7 +98,7 @@ def _write() -> None:
 
 @functools.cache
 def install() -> None:
-    """Record comparisons and shift seeds where the environment asks for it; else do nothing."""
+    """Record comparisons and shift seeds if the environment variables say so."""
     if RECORDS is not None:
         torch.testing.assert_close = _recorded(torch.testing.assert_close, _torch_tolerances)
         np.testing.assert_allclose = _recorded(np.testing.assert_allclose, lambda _: (1e-7, 0.0))
@@ -108,7 +108,7 @@ def install() -> None:
 
 
 def shift_seeds() -> None:
-    """Add `SEED_OFFSET` to what `torch.manual_seed` and `torch.Generator.manual_seed` are given."""
+    """Add `SEED_OFFSET` to arguments of `torch.manual_seed` and `torch.Generator.manual_seed`."""
     seed_all, plain = torch.manual_seed, torch.Generator
 
     class Shifted(plain):  # type: ignore[misc, valid-type]

@@ -34,7 +34,7 @@ def _below(group: Any, path: str) -> Iterator[tuple[str, LazyCommand]]:
 
 
 def resolve(words: Sequence[str]) -> tuple[Any, list[str]]:
-    """The command that the words after `svilm` call, with its options, and the words left."""
+    """The command that the words after `svilm` call, and the remaining words."""
     command: Any = typer.main.get_command(app)
     rest = list(words)
     while hasattr(command, "commands") and rest and not rest[0].startswith("-"):
@@ -45,6 +45,6 @@ def resolve(words: Sequence[str]) -> tuple[Any, list[str]]:
 
 
 def parse(words: Sequence[str]) -> None:
-    """Parse a whole command line without running it; raises what a user would get to see."""
+    """Parse a whole command line without running it; raises the error that a user would see."""
     command, rest = resolve(words)
     command.make_context(" ".join(words), list(rest))

@@ -1,4 +1,4 @@
-"""Before any test module is imported: without a GPU, Triton kernels run interpreted."""
+"""Set-up before any test module is imported (Triton interprets kernels without a GPU); fixtures."""
 
 import atexit
 import json
@@ -21,20 +21,20 @@ from tests import bars
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-# Tests run side by side and on small tensors: more threads would only wait for each other. The
+# Tests run in parallel and on small tensors, so more threads would only wait for each other. The
 # variable is for the processes that tests start.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
-# A shell ignores SIGINT for what it starts in the background, and children would inherit that.
+# A shell starts background processes with SIGINT ignored, and children would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-# So does `nohup` with SIGHUP. A handler that does nothing keeps the tests alive, and is no handler
-# of the programs that they start.
+# `nohup` does the same with SIGHUP. A handler that does nothing keeps the tests alive and is not
+# inherited by the programs that they start.
 if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda number, frame: None)
 
-# What torch.compile builds and launchers leave behind goes with the tests. Who finds the variable
-# set is a child of theirs.
+# The output of torch.compile and of launchers is removed with the tests. A process that finds the
+# variable set is a child of the tests.
 if "SVILM_TESTS_SCRATCH" not in os.environ:
     scratch = tempfile.mkdtemp(prefix="svilm-tests-")
     os.environ["SVILM_TESTS_SCRATCH"] = os.environ["TMPDIR"] = scratch
@@ -44,9 +44,9 @@ if "SVILM_TESTS_SCRATCH" not in os.environ:
 
 bars.install()
 
-# Programs that tests start on ranks import what the tests share.
+# Programs that tests start on ranks import the tests' shared modules.
 ROOT = str(Path(__file__).resolve().parent.parent)
-AT_START = dict(os.environ)  # what no test has changed yet
+AT_START = dict(os.environ)  # before any test has changed them
 if ROOT not in (paths := os.environ.get("PYTHONPATH", "").split(os.pathsep)):
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [ROOT, *paths]))
 
@@ -61,7 +61,7 @@ def read_records() -> Callable[[Path], list[dict[str, Any]]]:
 def ranks() -> Iterator[Any]:
     """One process group of one rank for all tests that train in this process.
 
-    It stays until the last of them: DeepSpeed keeps the first group that it sees for good.
+    It exists until the last of them ends, because DeepSpeed keeps the first group that it sees.
     """
     from svilm_fast.train.config.schema import DistributedConfig
     from svilm_fast.train.ranks.process_group import leave_ranks, start_ranks
@@ -72,10 +72,10 @@ def ranks() -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def warm_ranks() -> Iterator[Callable[..., list[int | None]]]:
-    """`warm_ranks(arguments, environments, outputs, timeout)`: exit codes of ranks that are forks.
+    """`warm_ranks(arguments, environments, outputs, timeout)`: exit codes of forked ranks.
 
-    Of one process for all tests, see `warm_ranks.py`; None is a rank that was killed at the end of
-    its time.
+    One process forks the ranks of all tests, see `warm_ranks.py`. None means that the rank was
+    killed at its timeout.
     """
     processes: list[subprocess.Popen] = []
 
@@ -100,7 +100,7 @@ def warm_ranks() -> Iterator[Callable[..., list[int | None]]]:
         try:
             return json.loads(processes[0].stdout.readline())
         except BaseException:
-            # A test that ran out of time must not leave its answer to the next one.
+            # A test that timed out must not leave its answer for the next one.
             os.killpg(processes.pop().pid, signal.SIGKILL)
             raise
 
@@ -114,11 +114,11 @@ def warm_ranks() -> Iterator[Callable[..., list[int | None]]]:
 def run_on_ranks(warm_ranks, tmp_path_factory) -> Callable[..., list[str]]:
     """`run_on_ranks(world_size, program, *words, timeout=280, **variables)`: their outputs.
 
-    Every rank runs the program with the words, the variables that a launcher sets and the given
-    ones, and must end with 0 within `timeout` seconds. Ranks with variables of their own, ranks
-    that run `-c`, and those that may use a GPU are new interpreters; the others are forks.
+    Every rank runs the program with `words` as arguments, the variables that a launcher sets, and
+    `variables`; it must end with 0 within `timeout` seconds. Ranks with extra variables, ranks
+    that run `-c`, and ranks that may use a GPU are new interpreters; the others are forks.
     """
-    # Not above: tests of kernels are collected where the package's requirements are missing.
+    # Not imported above: tests of kernels are collected even if requirements are missing.
     from svilm_fast.train.environment import environment_without_launcher, free_port
 
     def run(
@@ -167,7 +167,7 @@ def _run_cold(
 
 @pytest.fixture(scope="session")
 def capture() -> Callable[..., tuple[Any, Any, torch.cuda.CUDAGraph]]:
-    """`capture(run)`: what `run()` returned, what its CUDA graph writes to, and the graph."""
+    """`capture(run)`: the result of `run()`, what its CUDA graph writes, and the graph."""
 
     def captured(run: Callable[[], Any]) -> tuple[Any, Any, torch.cuda.CUDAGraph]:
         stream = torch.cuda.Stream()

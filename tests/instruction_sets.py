@@ -1,8 +1,8 @@
 """The numeric tests under other instruction sets and seeds: `make instruction-sets`.
 
-Every library that computes on the CPU is limited to an instruction set (ATen, oneDNN, OpenBLAS,
-MKL, numpy), and the seeds of the inputs are shifted. A table shows, for each pair, what passed and
-the largest part of its bar that a comparison used. A part above 1 fails the test.
+Every library that computes on the CPU (ATen, oneDNN, OpenBLAS, MKL, numpy) is limited to an
+instruction set, and the seeds of the inputs are shifted. For each pair of both, a table shows what
+passed and the largest share of its bar that a comparison used. A share above 1 fails the test.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ["kernels", "models", "objectives", "distributed", "evaluation", "report", "train"]
-# Where a bar has been missed: what CI runs.
+# The folders in which a bar was once exceeded; CI runs these.
 SHORT = [
     "kernels/grounding/test_numerics.py",
     "kernels/grouping/test_fused.py",
@@ -72,7 +72,7 @@ def cpu_flags() -> set[str]:
 
 
 def known_to_numpy(limit: dict[str, str]) -> dict[str, str]:
-    """The limits without the features that this numpy does not dispatch on: it warns of those."""
+    """The limits without features on which this numpy does not dispatch (it would warn)."""
     import numpy as np
 
     dispatched = set(np._core._multiarray_umath.__cpu_dispatch__)
@@ -120,10 +120,10 @@ def main() -> int:
     )
     parser.add_argument("--sets", nargs="+", choices=list(LIMITS), default=list(LIMITS))
     parser.add_argument("--seeds", type=int, default=3, help="shifts of the seeds: 0, 1, ...")
-    parser.add_argument("--only", nargs="+", help="folders of tests/, instead of all numeric ones")
-    parser.add_argument("--short", action="store_true", help="for CI: few folders, one shift")
+    parser.add_argument("--only", nargs="+", help="folders of tests/; default: all numeric")
+    parser.add_argument("--short", action="store_true", help="few folders, one shift (CI)")
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--show", type=int, default=5, help="the comparisons nearest to their bars")
+    parser.add_argument("--show", type=int, default=5, help="print the N closest to their bars")
     parser.add_argument("--out", type=Path, help="write the table as JSON")
     given = parser.parse_args()
     flags, table, worst = cpu_flags(), [], {}
@@ -131,11 +131,14 @@ def main() -> int:
         if not NEEDED[name] <= flags:
             print(f"{name}: this processor does not have it; skipped", flush=True)
             continue
-        # `make test` has run with the shift 0.
+        # `make test` already runs shift 0.
         for seed in [1] if given.short else range(given.seeds):
             found = run(name, seed, given.only or (SHORT if given.short else FOLDERS), given.jobs)
             largest = found.worst[0][0] if found.worst else 0.0
-            print(f"{name}, seed {seed}: {found.summary}; most of a bar: {largest:.2f}", flush=True)
+            print(
+                f"{name}, seed {seed}: {found.summary}; largest share of a bar: {largest:.2f}",
+                flush=True,
+            )
             for line in found.failed:
                 print(f"  {line}", flush=True)
             row = {"set": name, "seed": seed, "summary": found.summary, "failed": found.failed}

@@ -46,7 +46,7 @@ def settings(world: Path, run_dir: Path, *more: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def finished(world: Path) -> Path:
-    """A run made by `svilm pretrain` without a launcher and without a compiler in reach."""
+    """A run made by `svilm pretrain` without a launcher and without a compiler on PATH."""
     run_dir = world.parent / "run"
     environment = clean_environment() | {"PATH": str(world.parent / "no-programs-here")}
     started = subprocess.run(
@@ -134,7 +134,7 @@ def test_print_ds_config_is_json(capsys) -> None:
 
 
 def test_a_dry_run_of_the_paper_model_prints_parameters_and_flops(capsys) -> None:
-    # A batch of 1024 on one rank fits no memory: the exit code says so.
+    # A batch of 1024 on one rank does not fit into memory; the exit code says so.
     assert call("pretrain", "--config", "configs/svilm_base.yaml", "--dry-run") == 2
     shown = capsys.readouterr().out
     assert re.search(r"svilm_base: 2\d\d,\d{3},\d{3} parameters", shown)
@@ -154,7 +154,7 @@ def test_config_commands(capsys) -> None:
     assert call("config", "print", "--config", "ablations/contrast_only") == 0
     shown = capsys.readouterr().out
     assert "ablations/contrast_only" in shown
-    # Whole first sentences: the comment of this recipe breaks its lines elsewhere.
+    # The whole first sentence of the recipe's comment, which may span lines.
     assert re.search(r"^demo +The rendered world on two CPU ranks: `make demo`\.$", shown, re.M)
     assert "peak learning rate" in shown
     assert "name: ablation_contrast_only" in shown
@@ -278,7 +278,7 @@ def test_sigterm_saves_on_all_ranks_and_resume_continues_bit_for_bit(
     assert whole.returncode == 0, output
     broken = launch(deepspeed_program(), world, tmp_path / "broken", *shared)
     wait_for_step(tmp_path / "broken", 5, broken)
-    # As a terminal or a scheduler does: DeepSpeed's launcher passes on no SIGTERM of its own.
+    # To launcher and ranks, as a terminal or scheduler does: the launcher does not pass SIGTERM on.
     os.killpg(broken.pid, signal.SIGTERM)
     output, _ = broken.communicate(timeout=60)
     assert broken.returncode != 0

@@ -1,4 +1,4 @@
-"""Help pages: quick to show, one line for every command, examples that parse."""
+"""Help pages: they import no heavy package, list every command, and have examples that parse."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ except SystemExit as end:
 print(json.dumps(sorted(sys.modules)))
 """
 
-# The shell starts the console script, by its name.
+# The shell starts the console script by name.
 COMPLETE = "import sys; sys.argv = ['svilm']; from svilm_fast.cli import main; main()"
 
 
 def run(*arguments: str, **environment: str) -> tuple[str, set[str]]:
-    """What a command prints, and the modules that its process has imported by its end."""
+    """The output of a command, and the modules that its process has imported."""
     done = subprocess.run(
         [sys.executable, "-c", RUN, *arguments],
         env=os.environ | environment,
@@ -119,7 +119,7 @@ def test_an_example_calls_its_command_and_parses(name: str, example: str) -> Non
 def test_every_help_page_has_an_example() -> None:
     with_examples = {name for name, _ in EXAMPLES}
     pages = [name for name, _ in [*lazy_commands(), *groups()]]
-    # A command without arguments has only its own name as an example.
+    # The only example of a command without arguments is its own name.
     assert [name for name in pages if name not in with_examples] == []
 
 

@@ -1,4 +1,4 @@
-"""A file that a user names for a result is replaced only where it is an earlier one of its kind."""
+"""A file named for a result is replaced only if it is an earlier result of that kind."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_only_files_with_a_sign_are_replaceable(tmp_path: Path) -> None:
     path.write_text("of ours: sign")
     check_replaceable(path, "other", "sign")
     path.write_bytes(b"\xffmine")
-    with pytest.raises(ValueError, match=r"exists, is not an earlier result .* another name"):
+    with pytest.raises(ValueError, match=r"exists and is not an earlier result .* another name"):
         check_replaceable(path, "sign")
 
 
@@ -51,8 +51,8 @@ def test_results_replace_their_own_kind_alone(tmp_path: Path, kind: str, capsys)
     path.write_text("mine")
     with pytest.raises((SystemExit, ValueError)) as refused:
         WRITERS[kind](path)
-    told = str(refused.value) + capsys.readouterr().err
-    assert "is not an earlier result" in " ".join(told.split())
+    shown = str(refused.value) + capsys.readouterr().err
+    assert "is not an earlier result" in " ".join(shown.split())
     assert path.read_text() == "mine"
 
 

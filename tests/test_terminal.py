@@ -1,4 +1,4 @@
-"""Text from data cannot steer a terminal, whichever way it is printed."""
+"""Text from data cannot control a terminal, no matter how it is printed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from svilm_fast.data.skips import Skip
 from svilm_fast.train.run.progress import Display
 from svilm_fast.train.run_app import run_app
 
-# Clears the screen, sets the window's title, reorders, starts the line anew; rich markup; an emoji
+# Clears the screen, sets the window title, reorders text, restarts the line; rich markup; an emoji
 # code; half an emoji.
 HOSTILE = "\x1b[2J\x1b]0;title\x07\u202egpj.exe\r\x9b31m[red]x[/red][/]:dog:\ud83d"
 SHOWN = "\\x1b[2J\\x1b]0;title\\x07\\u202egpj.exe\\x0d\\x9b31m[red]x[/red][/]:dog:\\ud83d"
@@ -39,7 +39,7 @@ def assert_harmless(output: str) -> None:
 
 def test_what_is_escaped_and_what_stays():
     assert printable(HOSTILE) == SHOWN
-    # Text of any script, emoji joined by U+200D, tab and newline are as they were.
+    # Text in any script, emoji joined by U+200D, tab and newline are unchanged.
     for text in ("naïve 日本語 नमस्ते עברית", "\U0001f468\u200d\U0001f469", "a\tb\nc", "[bold]"):
         assert printable(text) == text
     assert printable("a\nb", lines=False) == "a\\nb"
@@ -162,7 +162,7 @@ def test_the_table_of_a_benchmark():
 
 
 def test_rich_alone_lets_it_through():
-    """The reason for a console of our own; if this fails, `Console` may have become needless."""
+    """Why there is a `Console` class; if this test fails, the class may have become unnecessary."""
     file = io.StringIO()
     rich.console.Console(file=file, width=120).print(Text("\x1b[2J"))
     assert "\x1b[2J" in file.getvalue()

@@ -1,4 +1,4 @@
-"""Ranks that are forks start and end as programs of their own do."""
+"""Forked ranks start and end like separate programs."""
 
 import os
 
@@ -22,7 +22,7 @@ if sys.argv[1] == "hang":
 
 @pytest.fixture
 def start(warm_ranks, tmp_path):
-    """Two ranks of the program with a word: their codes and outputs."""
+    """Run the program with an argument on two ranks; returns their exit codes and outputs."""
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
 

@@ -1,4 +1,4 @@
-"""A run folder with an untrained model of some ten thousand parameters, made without training."""
+"""A run folder with an untrained model of about ten thousand parameters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from svilm_fast.data.dataset import prepare_tokenizer
 from svilm_fast.data.world import render_world
 from svilm_fast.objectives.svilm import build_model
-from svilm_fast.train.checkpoint.portable import PortableState, describe_state, write_portable
+from svilm_fast.train.checkpoint.portable_files import PortableState, describe_state, write_portable
 from svilm_fast.train.config.load import dump_config, load_config
 from svilm_fast.train.config.run_files import RunFiles
 from svilm_fast.train.config.small_model import SMALL_MODEL

@@ -1,9 +1,9 @@
-"""Ranks that are forks of a process which has imported torch, DeepSpeed and the package.
+"""Forks ranks from a process that has imported torch, DeepSpeed and the package.
 
-An interpreter of its own costs every rank seconds of imports. `run_on_ranks` starts this program
-once in each process of the tests. A line of stdin describes a group of ranks, a line of stdout
-tells how each ended. A fork is to its program what a new interpreter is: the arguments, the folder
-of the program in front of `sys.path`, the environment, and an end with all exit handlers.
+A new interpreter would need seconds of imports for every rank. `run_on_ranks` starts this program
+once in each test process. A line of stdin describes a group of ranks, a line of stdout has their
+exit codes. A fork runs its program as a new interpreter would: with its arguments, the program's
+folder first in `sys.path`, its environment, and all exit handlers at the end.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ POLL_SECONDS = 0.02
 
 
 def load() -> None:
-    """Import what the programs of ranks import; on a bare GPU machine some of it is missing."""
+    """Import what the programs of ranks import; a bare GPU machine lacks some of it."""
     import torch
 
     torch.set_num_threads(1)
@@ -35,7 +35,7 @@ def load() -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("svilm_fast"):
             raise
-    # What is loaded stays: a fork need not look at it, and so need not copy its pages.
+    # The garbage collector of a fork skips what is loaded, so its pages need not be copied.
     gc.collect()
     gc.freeze()
 
@@ -51,7 +51,7 @@ def start(arguments: list[str], environment: dict[str, str], output: str) -> int
         os.environ.clear()
         os.environ.update(environment)
         sys.argv = arguments
-        random.seed()  # of its own, as in a process of its own
+        random.seed()  # a separate group, as a new process would have
         if "numpy" in sys.modules:
             sys.modules["numpy"].random.seed(int.from_bytes(os.urandom(4), "little"))
         sys.path.insert(0, str(Path(arguments[0]).parent))
@@ -59,7 +59,7 @@ def start(arguments: list[str], environment: dict[str, str], output: str) -> int
 
 
 def await_all(pids: list[int], seconds: float) -> list[int | None]:
-    """The exit codes of all; None for each that had to be killed after `seconds`."""
+    """The exit codes of all ranks; None for a rank that was killed after `seconds`."""
     codes: dict[int, int | None] = {}
     deadline = time.monotonic() + seconds
     while len(codes) < len(pids) and time.monotonic() < deadline:
@@ -87,7 +87,7 @@ def main() -> None:
         for environment, output in zip(group["environments"], group["outputs"], strict=True):
             pids.append(start(group["arguments"], environment, output))
             if pids[-1] == 0:
-                # What this raises ends the fork as it would end an interpreter.
+                # An exception here ends the fork as it would end an interpreter.
                 runpy.run_path(group["arguments"][0], run_name="__main__")
                 return
         print(json.dumps(await_all(pids, group["timeout"])), file=replies, flush=True)

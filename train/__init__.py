@@ -1,1 +1,1 @@
-"""Pre-training: configuration, DeepSpeed engine, loop, checkpoints."""
+"""Training of every task: configuration, DeepSpeed engine, loop, checkpoints, ranks."""

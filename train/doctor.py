@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from svilm_fast.core.terminal import print
 from svilm_fast.core.units import bytes_text
 from svilm_fast.kernels import backend
 from svilm_fast.models.attention import AttentionRequest, availability
-from svilm_fast.train.environment import package_versions
+from svilm_fast.train.environment import free_port, package_versions
 
 SELF_CHECK_SECONDS = 120
 LEAST_FREE_BYTES = 1 << 30
@@ -143,13 +142,10 @@ def group_problems() -> tuple[str, list[str]]:
     """Form a process group of one rank over TCP and reduce a tensor in it."""
     if dist.is_initialized():
         return "a process group is there already", []
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     try:
         dist.init_process_group(
             "gloo",
-            init_method=f"tcp://127.0.0.1:{port}",
+            init_method=f"tcp://127.0.0.1:{free_port()}",
             rank=0,
             world_size=1,
             timeout=timedelta(seconds=20),

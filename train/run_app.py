@@ -1,4 +1,4 @@
-"""Runs a command so that errors reach the person at the terminal as one line."""
+"""Runs a command and reports its errors in one line on stderr."""
 
 from __future__ import annotations
 
@@ -10,42 +10,40 @@ from typing import Any
 import typer
 
 from svilm_fast.core.errors import EXIT_BAD_INPUT, EvaluationError, RankError, UserError
+from svilm_fast.core.messages import single_line
 from svilm_fast.core.terminal import guard_unconfigured_logging, print, print_traceback, printable
 from svilm_fast.data.errors import DataError, SkipBudgetError, WorkerError
 
 DEBUG = "SVILM_DEBUG"
 EXIT_UNEXPECTED = 1
-# What one rank may find among its own samples while the others find nothing; and the end of another
-# rank, which each says for the log of its own node.
+# Errors that not all ranks meet: in the samples of one rank, or the end of another rank. The latter
+# is reported by every rank, for the log of its node.
 ONE_RANKS_ERRORS = (SkipBudgetError, WorkerError, RankError, EvaluationError)
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's message without line breaks; its type's name where it has none."""
-    message = " ".join(str(error).split())
-    if isinstance(error, UserError | DataError):
-        return message
-    if isinstance(error, OSError | ValueError) and message:
-        return message
-    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+    """Return an error's message on one line, after its type if that is not a user's error."""
+    name, message = type(error).__name__, single_line(error, limit=None)
+    expected = isinstance(error, UserError | DataError | OSError | ValueError)
+    return message if expected or message == name else f"{name}: {message}"
 
 
 def exit_code_of(error: BaseException) -> int:
-    """Return 2 for bad input, the error's own code where it has one, and 1 for the unexpected."""
+    """Return the exit code of a user's error, 2 for other bad input, 1 for anything unexpected."""
     if isinstance(error, UserError):
         return error.exit_code
     return EXIT_BAD_INPUT if isinstance(error, ValueError | OSError) else EXIT_UNEXPECTED
 
 
 def found_by_every_rank(error: BaseException) -> bool:
-    """Return whether all ranks meet this error alike, so that one of them is enough to say it."""
+    """Return whether all ranks meet this error, so that it is enough if one reports it."""
     return isinstance(error, UserError | DataError) and not isinstance(error, ONE_RANKS_ERRORS)
 
 
 def report(error: BaseException) -> int:
     """Print an error to stderr and return the exit code.
 
-    What every rank finds alike is said by rank 0 only.
+    Only rank 0 prints an error that all ranks meet.
     """
     rank = int(os.environ.get("RANK", "0"))
     if os.environ.get(DEBUG) == "1":
@@ -58,9 +56,9 @@ def report(error: BaseException) -> int:
 
 
 def with_home(argument: str) -> str:
-    """Return an argument with a leading `~/` of its value as the home folder.
+    """Expand a leading `~/` in the value of an argument.
 
-    A shell does so for `--out ~/x`, but not for `--out=~/x` or where there is no shell.
+    A shell expands `--out ~/x`, but not `--out=~/x`.
     """
     name, equals, value = argument.partition("=")
     option = name.startswith("--") and bool(equals)
@@ -87,7 +85,7 @@ def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
         show = getattr(error, "show", None)
         if show is None:
             return report(error)
-        # A script may pass on names that are not its own.
+        # A script may pass file names with control characters.
         error.message = printable(getattr(error, "message", str(error)))  # type: ignore[attr-defined]
         show()
         return int(getattr(error, "exit_code", EXIT_BAD_INPUT))

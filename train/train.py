@@ -1,4 +1,4 @@
-"""`deepspeed --module svilm_fast.train.train` and `svilm train`: one function for every task."""
+"""`deepspeed --module svilm_fast.train.train` and `svilm train`: trains any task."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ import typer
 from svilm_fast.core.errors import EXIT_BAD_INPUT, UserError
 from svilm_fast.core.terminal import log_to_stderr, print
 from svilm_fast.core.third_party import third_party_log
-from svilm_fast.train.config.options import ConfigName, Overrides
-from svilm_fast.train.config.weights import Weights
+from svilm_fast.train.config.options import ConfigName, Overrides, Weights
 from svilm_fast.train.run_app import run_app
 
 TaskName = Annotated[
@@ -52,7 +51,7 @@ DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="build on the meta device, print sizes and FLOPs, and stop"),
 ]
-# The launchers pass it; LOCAL_RANK in the environment is what counts.
+# The launchers pass it; the run reads LOCAL_RANK from the environment instead.
 LocalRank = Annotated[int, typer.Option("--local_rank", "--local-rank", hidden=True)]
 
 
@@ -72,14 +71,20 @@ def train(
     dry_run: DryRun = False,
     local_rank: LocalRank = 0,
 ) -> int:
-    """Train a model for a task; under `deepspeed` or `torchrun` as one rank of many, else alone.
+    """Train a model, as one rank under `deepspeed` or `torchrun`, else in a single process.
 
-    Exit codes: 0 done; 2 bad input; 3 loss or gradients not finite; 4 another rank ended or does
-    not answer; 5 an evaluation failed, the training is saved; 143, 130, 138 or 129 saved and
-    stopped by SIGTERM, SIGINT, SIGUSR1 or SIGHUP (run again with --resume). A report that fails at
-    the end is a warning.
+    Exit codes: 0 done; 2 bad input; 3 loss or gradients not finite;
+
+    4 another rank exited or does not respond;
+
+    5 an evaluation failed, and the training is saved;
+
+    143, 130, 138, 129 saved and stopped by SIGTERM, SIGINT, SIGUSR1, SIGHUP (continue with
+    --resume).
+
+    A report that fails at the end is only a warning.
     """
-    # Not above: the settings import objectives and so PyTorch, for which --help would wait.
+    # Imported here because the settings import PyTorch, which would slow down --help.
     from svilm_fast.train.config.load import dump_config, load_config
 
     resolved = load_config(config, overrides or [], task)
@@ -106,9 +111,8 @@ def train(
     )
     if config is None and not any(text.startswith("model.preset=") for text in overrides or []):
         raise UserError(
-            "no configuration was given, and the default model is ViT-B; give a recipe with "
-            "--config (`svilm config list` names them), or choose the model, as in "
-            "model.preset=tiny"
+            "no configuration was given, and the default model is ViT-B; give a recipe with --config "
+            "(`svilm config list` prints them), or choose the model, as in model.preset=tiny"
         )
     with third_party_log():
         outcome = session.train(resolved, start)
@@ -123,10 +127,10 @@ def run_command(command: Callable[..., int], arguments: Sequence[str] | None = N
 
 
 def leave(code: int) -> None:
-    """End the process with `code` whatever threads are left.
+    """End the process with `code`, without waiting for threads after an error.
 
-    After an error on one rank, gloo's threads abort a normal exit of the others (SIGABRT) and hide
-    the exit code; files are closed and flushed by then.
+    After an error on one rank, gloo's threads abort a normal exit of the others with SIGABRT, which
+    hides the exit code. All files are closed and flushed at this point.
     """
     sys.stdout.flush()
     sys.stderr.flush()

@@ -10,8 +10,8 @@ import torch
 import typer
 
 from svilm_fast.bench.comm.fit import LinearFit, fit_line
-from svilm_fast.bench.comm.ranks import run_ranks
 from svilm_fast.bench.environment import environment
+from svilm_fast.bench.rank_processes import run_ranks
 from svilm_fast.bench.run.file import check_replaceable, write_json
 from svilm_fast.bench.tables import markdown_table
 from svilm_fast.core.errors import UserError
@@ -20,6 +20,7 @@ from svilm_fast.train.config.load import load_config
 from svilm_fast.train.plan.traffic import loss_traffic
 from svilm_fast.train.plan.workload import workload_of
 
+WORKER = "svilm_fast.bench.comm.worker"
 SIZES = [2**power for power in range(10, 23, 2)]
 BATCHES = (64, 256, 1024)
 FIT_COLUMNS = ("ranks", "collective", "alpha, µs", "bandwidth 1/beta, MB/s")
@@ -77,14 +78,13 @@ def _counts(text: str) -> list[int]:
 
 def measure(world_size: int, device: str, repeats: int) -> dict[str, Any]:
     """Timings, fits and checked loss steps for one number of ranks."""
-    overrides = [[f"training.global_batch={batch}"] for batch in BATCHES]
     task = {
         "device": device,
         "sizes": SIZES,
         "repeats": repeats,
-        "losses": overrides,
+        "losses": [[f"training.global_batch={batch}"] for batch in BATCHES],
     }
-    found = run_ranks(world_size, [json.dumps(task)])
+    found = run_ranks(WORKER, world_size, json.dumps(task))[0]
     fits = {
         kind: fit_line(
             (row["bytes"], row["seconds"]) for row in found["timed"] if row["kind"] == kind

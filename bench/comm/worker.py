@@ -1,4 +1,4 @@
-"""One rank of a measurement: times collectives, and counts those of the losses and of ZeRO."""
+"""One rank of a measurement: times collectives and counts those of the losses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from svilm_fast.objectives.total import Objectives
 from svilm_fast.train.config.deepspeed import local_batch_of
 from svilm_fast.train.config.load import load_config
 from svilm_fast.train.config.schema import DistributedConfig, RunConfig
-from svilm_fast.train.ranks.process_group import Ranks, leave_ranks, start_ranks
+from svilm_fast.train.ranks.process_group import Ranks, joined_ranks
 
 KINDS = ("all_gather", "reduce_scatter", "all_reduce")
 CHAIN = 8
@@ -37,10 +37,10 @@ def collective(kind: str, size: int, ranks: Ranks) -> Callable[[], object]:
 
 
 def seconds_of(calls: Sequence[Callable[[], object]], ranks: Ranks, repeats: int) -> list[float]:
-    """Time of each call on the slowest rank, as the lower quintile of the repeats.
+    """Time of each call on the slowest rank: the 20 % quantile of the repeats.
 
-    The calls take turns, so that a change of the machine's load meets all of them alike; low,
-    because other work, and more ranks than cores, only ever add to a call.
+    The calls are interleaved, so that a change of the machine's load affects all of them alike.
+    A low quantile, because other work, and more ranks than cores, only ever slow a call down.
     """
     samples: list[list[float]] = [[] for _ in calls]
     for number in range(repeats + 2):
@@ -61,7 +61,7 @@ def _finish(ranks: Ranks) -> None:
 
 
 def chain(calls: Sequence[Callable[[], object]]) -> Callable[[], object]:
-    """The calls one after another, as one."""
+    """One call that runs all the calls in order."""
     return lambda: [call() for call in calls]
 
 
@@ -70,8 +70,8 @@ def measure(
 ) -> tuple[list[dict[str, Any]], list[float]]:
     """Seconds of a call of every kind and size, and of every step's collectives in their order.
 
-    A sample of the first is a chain of CHAIN calls, as a step is one: the start behind a barrier
-    and the loss of a core in between weigh on both alike.
+    A sample of a single collective is a chain of CHAIN calls, because a step is a chain as well:
+    the start behind a barrier and a lost core then weigh on both alike.
     """
     singles = [(kind, size) for kind in KINDS for size in sizes]
     calls = [chain([collective(kind, size, ranks)] * CHAIN) for kind, size in singles]
@@ -96,49 +96,26 @@ def loss_step(config: RunConfig, ranks: Ranks) -> CountedCollectives:
     return counted
 
 
-def engine_step(config: RunConfig, ranks: Ranks) -> CountedCollectives:
-    """The second step of a real engine on random clips, counted: losses and ZeRO together."""
-    from svilm_fast.bench.synthetic import random_batch
-    from svilm_fast.objectives.svilm import build_model
-    from svilm_fast.tasks.pretrain.inputs import model_inputs
-    from svilm_fast.train.engine.engine import start_engine
+def main(folder: Path, task: dict[str, Any]) -> None:
+    """Measure what the task names and write `<rank>.json` into the folder.
 
-    torch.manual_seed(0)
-    engine = start_engine(build_model(config), config, ranks)
-    local = config.training.global_batch // ranks.world_size
-    inputs = model_inputs(random_batch(config, local, seed=ranks.rank), config, 0, ranks)
-    engine.step(inputs, 1e-3)
-    with (counted := CountedCollectives()):
-        engine.step(inputs, 1e-3)
-    engine.close()
-    return counted
-
-
-def main(arguments: list[str]) -> None:
-    """Arguments: result file, then a JSON task."""
-    result, task = Path(arguments[0]), json.loads(arguments[1])
-    ranks = start_ranks(DistributedConfig(device=task.get("device", "cpu")))
-    found: dict[str, Any] = {"world_size": ranks.world_size, "device": ranks.device.type}
-    found["losses"], issued = [], []
-    for overrides in task.get("losses", []):
-        counted = loss_step(load_config("demo", overrides), ranks)
-        found["losses"].append(
-            {"bytes": counted.bytes, "calls": counted.calls, "overrides": overrides}
-        )
-        issued.append(counted.issued)
-    if task.get("sizes"):
-        found["timed"], seconds = measure(task["sizes"], issued, ranks, task["repeats"])
-        for entry, taken in zip(found["losses"], seconds, strict=True):
-            entry["seconds"] = taken
-    found["engines"] = []
-    for overrides in task.get("engines", []):
-        counted = engine_step(load_config("demo", overrides), ranks)
-        found["engines"].append({"bytes": counted.bytes, "calls": counted.calls})
-    ranks.barrier()
-    if ranks.is_first:
-        result.write_text(json.dumps(found))
-    leave_ranks()
+    task: `losses`, lists of overrides of the demo's recipe; `sizes` in bytes and `repeats` of the
+    collectives to time, if any; `device`, cpu by default.
+    """
+    with joined_ranks(DistributedConfig(device=task.get("device", "cpu"))) as ranks:
+        losses, issued = [], []
+        for overrides in task["losses"]:
+            counted = loss_step(load_config("demo", overrides), ranks)
+            entry = {"bytes": counted.bytes, "calls": counted.calls, "overrides": overrides}
+            losses.append(entry)
+            issued.append(counted.issued)
+        found: dict[str, Any] = {"losses": losses}
+        if task.get("sizes"):
+            found["timed"], seconds = measure(task["sizes"], issued, ranks, task["repeats"])
+            for entry, taken in zip(losses, seconds, strict=True):
+                entry["seconds"] = taken
+    (folder / f"{ranks.rank}.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]))

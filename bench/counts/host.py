@@ -14,8 +14,8 @@ from typing import Any
 import torch
 import triton
 
+from svilm_fast.bench.counts.peak import both_directions
 from svilm_fast.bench.counts.requests import Requests
-from svilm_fast.bench.counts.shapes import both_directions
 from svilm_fast.kernels.device import H200, assume_traits
 from svilm_fast.kernels.launch import record_launches
 from svilm_fast.kernels.registry import Variant, ops

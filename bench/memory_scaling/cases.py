@@ -1,9 +1,11 @@
-"""What is measured: the losses plain, in chunks and fused, and a step with and without cache."""
+"""The measured cases: losses plain, in chunks and fused; a step with and without gradient cache."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,23 +17,22 @@ from svilm_fast.kernels.grounding import grounding_loss
 from svilm_fast.kernels.grounding import peers as plain_grounding
 from svilm_fast.kernels.infonce import infonce
 from svilm_fast.kernels.infonce import peers as plain_infonce
-from svilm_fast.objectives.svilm import build_model
-from svilm_fast.tasks.pretrain.inputs import model_inputs
+from svilm_fast.tasks.base import task_of
 from svilm_fast.train.config.load import load_config
 from svilm_fast.train.ranks.process_group import Ranks
 
 DIM, NUM_NOUNS, NUM_GROUPS = 256, 2, 32
-# Of the chunked losses. On a CPU their defaults of 64 MiB would hide, up to some thousand pairs,
-# what grows; on a GPU they would be thousands of small launches.
+# Workspaces of the chunked losses. On a CPU the default of 64 MiB would hide the growth up to some
+# thousand pairs; on a GPU it would mean thousands of small launches.
 WORKSPACE_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}
 MICRO_BATCH = 8
 
 
 @dataclass(frozen=True)
 class ScalingCase:
-    """One way to compute a subject's loss and gradients, and at which global batches.
+    """One way to compute a subject's loss and gradients, and the global batches to run it at.
 
-    `run(batch, device)` makes its inputs itself: they are part of the peak.
+    `run(batch, device)` makes its own inputs, so they are part of the peak.
     """
 
     subject: str
@@ -57,28 +58,22 @@ def cases(device: torch.device) -> list[ScalingCase]:
     for subject, run, small, large in losses:
         first, plain, ours = large if gpu else small
         found += [
-            ScalingCase(subject, "plain", _with(run, "plain"), _doubling(first, plain)),
-            ScalingCase(subject, "chunked", _with(run, "reference"), _doubling(first, ours)),
+            ScalingCase(subject, "plain", partial(run, "plain"), _doubling(first, plain)),
+            ScalingCase(subject, "chunked", partial(run, "reference"), _doubling(first, ours)),
             ScalingCase(
-                subject, "fused", _with(run, "fused"), _doubling(first, ours), needs_gpu=True
+                subject, "fused", partial(run, "fused"), _doubling(first, ours), needs_gpu=True
             ),
         ]
     last = 4096 if gpu else 128
     return [
         *found,
-        ScalingCase("step", "single pass", _single_pass, _doubling(MICRO_BATCH, last // 2)),
-        ScalingCase("step", "gradient cache", _cached, _doubling(MICRO_BATCH, last)),
+        ScalingCase("step", "single pass", _step, _doubling(MICRO_BATCH, last // 2)),
+        ScalingCase("step", "gradient cache", _cached_step, _doubling(MICRO_BATCH, last)),
     ]
 
 
 def _doubling(first: int, last: int) -> tuple[int, ...]:
     return tuple(first << power for power in range((last // first).bit_length()))
-
-
-def _with(
-    run: Callable[[str, int, torch.device], None], method: str
-) -> Callable[[int, torch.device], None]:
-    return lambda batch, device: run(method, batch, device)
 
 
 def _unit(device: torch.device, *shape: int) -> Tensor:
@@ -114,22 +109,19 @@ def _grounding(method: str, batch: int, device: torch.device) -> None:
     loss.backward()
 
 
-def _single_pass(batch: int, device: torch.device) -> None:
-    _step(batch, batch, device)
+def _cached_step(batch: int, device: torch.device) -> None:
+    _step(batch, device, MICRO_BATCH)
 
 
-def _cached(batch: int, device: torch.device) -> None:
-    _step(batch, MICRO_BATCH, device)
-
-
-def _step(batch: int, micro_batch: int, device: torch.device) -> None:
+def _step(batch: int, device: torch.device, micro_batch: int | None = None) -> None:
     """Gradients of all three objectives of the demo's model, without optimizer."""
     config = load_config("demo", [])
-    model = build_model(config).to(device)
+    task = task_of(config)
+    model: Any = task.model().to(device)
     ranks = Ranks(rank=0, local_rank=0, world_size=1, device=device)
-    inputs = model_inputs(random_batch(config, batch), config, 0, ranks)
+    inputs = task.inputs(random_batch(config, batch), 0, ranks)
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-        if micro_batch == batch:
+        if micro_batch is None or micro_batch == batch:
             model(inputs).loss.backward()
         else:
             CachedStep(model, inputs, micro_batch).backward()

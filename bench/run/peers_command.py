@@ -11,7 +11,6 @@ import typer
 
 from svilm_fast.bench.console import wide_console
 from svilm_fast.bench.environment import ROOT, environment, slug
-from svilm_fast.bench.ops.cases import cases
 from svilm_fast.bench.run.command import (
     chosen_device,
     measured_ceilings,
@@ -24,6 +23,7 @@ from svilm_fast.bench.run.runner import result, run_together
 from svilm_fast.bench.run.text import exit_code, failures, line, status_text
 from svilm_fast.bench.suites import ops as suite
 from svilm_fast.bench.suites.benchmark import Benchmark
+from svilm_fast.bench.suites.ops import cases
 from svilm_fast.core import earlier_result
 from svilm_fast.kernels.registry import Op, ops
 

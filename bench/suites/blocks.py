@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from svilm_fast.bench.errors import Skipped
-from svilm_fast.bench.ops.proof import DIRECTIONS, Case
 from svilm_fast.bench.suites.benchmark import SEED, Benchmark, Prepared, benchmark_id
 from svilm_fast.bench.suites.call import prepared
+from svilm_fast.bench.suites.proof import DIRECTIONS, Case
 from svilm_fast.kernels.backend import use_backend
 from svilm_fast.kernels.peers import Provider
 from svilm_fast.kernels.registry import OpCost

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from svilm_fast.bench.ops.proof import Case
 from svilm_fast.bench.suites.benchmark import CallCost, Prepared
+from svilm_fast.bench.suites.proof import Case
 from svilm_fast.kernels.peers import Provider
 from svilm_fast.kernels.registry import OpCost
 

@@ -8,8 +8,8 @@ from functools import partial
 import torch
 
 from svilm_fast.bench.errors import WrongResult
-from svilm_fast.bench.ops.proof import Case
 from svilm_fast.bench.suites.benchmark import SEED, Benchmark, Prepared, benchmark_id
+from svilm_fast.bench.suites.proof import Case
 from svilm_fast.kernels.device import H200, assume_traits
 from svilm_fast.kernels.launch import record_launches
 from svilm_fast.kernels.registry import Op, Variant, ops

@@ -9,15 +9,17 @@ from typing import Any
 
 import torch
 
-from svilm_fast.bench.ops.cases import cases
-from svilm_fast.bench.ops.proof import DIRECTIONS, Case
 from svilm_fast.bench.peers import is_peer
 from svilm_fast.bench.suites.benchmark import SEED, Benchmark, Prepared, benchmark_id
 from svilm_fast.bench.suites.call import prepared
+from svilm_fast.bench.suites.proof import DIRECTIONS, Case
 from svilm_fast.kernels.peers import Provider
 from svilm_fast.kernels.registry import Op, ops
 
-# Only the case in use stays in memory; its providers and directions share its tensors.
+# A call on a few CPU cores should take tens of milliseconds.
+_CPU_FLOPS = 4e9
+_CPU_BYTES = 256 * 2**20
+# Only the current case stays in memory; its providers and directions share its tensors.
 _held: dict[tuple[str, str, torch.dtype, torch.device], Case] = {}
 
 
@@ -45,6 +47,20 @@ def declared(
         every.sort(key=lambda one: _rank(one[0], one[1], one[3]))
     for op, case, shape, name, provider in every:
         yield from of_provider(op, case, shape, dtype, name, provider)
+
+
+def cases(op: Op, device: torch.device) -> dict[str, Mapping[str, Any]]:
+    """The op's own cases; on a CPU those that are small enough, and those declared for a CPU."""
+    if device.type == "cuda":
+        return dict(op.cases)
+    fitting = {name: shape for name, shape in op.cases.items() if _fits(op, shape)}
+    return {**fitting, **op.sizes.cpu}
+
+
+def _fits(op: Op, shape: Mapping[str, Any]) -> bool:
+    cost = op.cost(shape, torch.float32)
+    flops = cost.forward_flops + cost.backward_flops
+    return flops <= _CPU_FLOPS and cost.forward_bytes + cost.backward_bytes <= _CPU_BYTES
 
 
 def _rank(op: Op, case: str, provider: str) -> int:

@@ -1,36 +1,37 @@
 """A full training step of the real model on one rank: encoders, losses, backward, update.
 
-Inputs lie on the device; there is no DeepSpeed and no collective.
+The inputs are on the device already. DeepSpeed and collectives are not part of the step.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from svilm_fast.bench.errors import WrongResult
-from svilm_fast.bench.ops.proof import relative_rms
 from svilm_fast.bench.suites.benchmark import SEED, Benchmark, CallCost, Prepared, benchmark_id
+from svilm_fast.bench.suites.proof import relative_rms
+from svilm_fast.bench.synthetic import random_batch
 from svilm_fast.bench.timing import measure
-from svilm_fast.core.philox import Site, StepSeeds
-from svilm_fast.data.cut_paste import cut_and_paste
+from svilm_fast.core.philox import StepSeeds
 from svilm_fast.distributed.gradient_cache import CachedStep
 from svilm_fast.kernels.backend import use_backend
 from svilm_fast.models.inputs import ModelInputs
-from svilm_fast.objectives.flops import step_flops
-from svilm_fast.objectives.svilm import SViLM, build_model
+from svilm_fast.tasks.base import Task, task_of
 from svilm_fast.train.config.load import load_config
 from svilm_fast.train.config.schema import RunConfig
 from svilm_fast.train.engine.optimizer import build_optimizer
+from svilm_fast.train.ranks.process_group import Ranks
 
 _GPU_BATCHES = (256, 512, 1024, 2048, 4096, 8192, 16384)
 _GPU_MICRO = 128
-# A step of more pairs than this takes minutes: once is enough.
+# A step of more pairs than this takes minutes, so it is timed once.
 _ONCE_ABOVE = 4096
 _FEW = 3
 _LOSS_BAR = 1e-2
@@ -54,16 +55,12 @@ def declared(device: torch.device) -> Iterator[Benchmark]:
 
 
 def _prepare(recipe: str, batch: int, micro: int | None, device: torch.device) -> Prepared:
-    settings = ["video.checkpoint_activations=true"] if device.type == "cuda" else []
+    settings = [f"training.global_batch={batch}"]
+    settings += ["video.checkpoint_activations=true"] if device.type == "cuda" else []
     config = load_config(recipe, settings)
     step = TrainingStep(config, batch, micro, device)
-    flops = step_flops(
-        config,
-        global_batch=batch,
-        num_nouns=config.data.nouns.per_caption,
-        text_length=config.data.tokenizer.length,
-        noun_length=config.data.tokenizer.noun_length,
-    )
+    flops = step.task.flops()
+    assert flops is not None
     again = flops.video.forward + flops.text.forward if micro else 0
     recomputed = flops.video.forward if config.video.checkpoint_activations is True else 0
     facts = {
@@ -89,9 +86,9 @@ def _prepare(recipe: str, batch: int, micro: int | None, device: torch.device) -
 
 
 class RepeatedInputs:
-    """Micro-batches that share their clips: those of 16,384 pairs would fill the GPU.
+    """Micro-batches with the same clips, because those of 16,384 pairs would fill the GPU.
 
-    Captions, nouns and the seeds of all noise are every pair's own.
+    Captions, nouns and the seeds of all noise differ for every pair.
     """
 
     def __init__(self, parts: list[ModelInputs]) -> None:
@@ -101,7 +98,7 @@ class RepeatedInputs:
         return sum(len(part) for part in self.parts)
 
     def split(self, size: int) -> list[ModelInputs]:
-        """The parts as they were made; `size` must be theirs."""
+        """Return the parts; `size` must be their size."""
         if len(self.parts[0]) != size:
             raise ValueError(f"these parts hold {len(self.parts[0])} pairs, not {size}")
         return self.parts
@@ -115,13 +112,11 @@ class TrainingStep:
     ) -> None:
         torch.manual_seed(SEED)
         self.config, self.device, self.micro = config, device, micro
+        self.task = task_of(config)
         with device:
-            self.model: SViLM = build_model(config)
+            self.model: Any = self.task.model()
         self.optimizer = build_optimizer(self.model, config.optimizer)
-        clips = _clips(config, micro or batch, device)
-        self.parts = [
-            _pairs(config, clips, start, device) for start in range(0, batch, micro or batch)
-        ]
+        self.parts = _parts(self.task, config, batch, micro or batch, device)
         self.cached: CachedStep | None = None
 
     def __call__(self) -> Tensor:
@@ -151,7 +146,7 @@ class TrainingStep:
             return self.cached.output.loss.detach()
 
     def verify(self) -> float:
-        """CPU: all gradients against one pass in float64. GPU: the losses of the first pairs.
+        """Compare the gradients with one pass in float64 on a CPU, or the losses on a GPU.
 
         On a GPU the fused losses of the first micro-batch's embeddings are compared with the
         reference path on the same embeddings.
@@ -165,7 +160,7 @@ class TrainingStep:
         found, expected = _gradient(self.model), _gradient(exact)
         error = relative_rms(found, expected)
         if not error <= _GRADIENT_BAR:
-            raise WrongResult("the step's gradient is not that of one pass in float64", error)
+            raise WrongResult("the step's gradient differs from one pass in float64", error)
         return error
 
     def _verify_losses(self) -> float:
@@ -176,11 +171,11 @@ class TrainingStep:
                 expected = self.model.objective(features).loss
         error = relative_rms(found, expected)
         if not error <= _LOSS_BAR:
-            raise WrongResult("the fused losses are not those of the reference path", error)
+            raise WrongResult("the fused losses differ from those of the reference path", error)
         return error
 
     def explain(self, seconds: float) -> Mapping[str, Any]:
-        """How long the losses of the whole batch take alone, forward and backward."""
+        """Time the losses of the whole batch alone, forward and backward."""
         with torch.no_grad(), self._autocast():
             features = self.cached.features if self.cached else self.model.embed(self.parts[0])
         for leaf in features.differentiable():
@@ -200,58 +195,33 @@ class TrainingStep:
         return facts
 
     def close(self) -> None:
-        """Drop what lies on the device."""
+        """Free the inputs, gradients and optimizer states on the device."""
         self.parts, self.cached = [], None
         self.optimizer.state.clear()
         self.model.zero_grad(set_to_none=True)
 
 
-def _clips(config: RunConfig, count: int, device: torch.device) -> dict[str, Any]:
-    video = config.video
-    generator = torch.Generator(device).manual_seed(SEED)
-    shape = (count, video.frames, video.image_size, video.image_size, 3)
-    frames = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8, device=device)
-    seeds = StepSeeds(0, 0, torch.arange(count, device=device)).at(Site.CUT_PASTE)
-    pasted = cut_and_paste(frames, seeds, video.num_segments, video.tubelet)
-    sources = config.objectives.reads().views
-    return {
-        "frames": frames if "clean" in sources else None,
-        "blended": pasted.blended if "blended" in sources else None,
-        "paste_mask": pasted.paste_mask,
-        "pair_ids": pasted.pair_ids,
-    }
-
-
-def _pairs(
-    config: RunConfig, clips: dict[str, Any], start: int, device: torch.device
-) -> ModelInputs:
-    """The pairs from `start` on, as many as there are clips."""
-    count = len(clips["paste_mask"])
-    generator = torch.Generator(device).manual_seed(SEED + start + 1)
-    data, nouns = config.data, config.data.nouns.per_caption
-
-    def tokens(*shape: int) -> tuple[Tensor, Tensor]:
-        drawn = torch.randint(5, config.text.vocab_size, shape, generator=generator, device=device)
-        lengths = torch.randint(3, shape[-1] + 1, shape[:-1], generator=generator, device=device)
-        return drawn, torch.arange(shape[-1], device=device) < lengths[..., None]
-
-    text_tokens, text_mask = tokens(count, min(data.tokenizer.length, config.text.length))
-    noun_tokens, noun_token_mask = tokens(
-        count, nouns, min(data.tokenizer.noun_length, config.text.length)
-    )
-    present = torch.randint(0, nouns + 1, (count, 1), generator=generator, device=device)
-    return ModelInputs(
-        text_tokens=text_tokens,
-        text_mask=text_mask,
-        frames=clips["frames"],
-        blended=clips["blended"],
-        paste_mask=clips["paste_mask"],
-        pair_ids=clips["pair_ids"] + start,
-        noun_tokens=noun_tokens,
-        noun_token_mask=noun_token_mask,
-        noun_mask=torch.arange(nouns, device=device) < present,
-        seeds=StepSeeds(0, 0, torch.arange(start, start + count, device=device)),
-    )
+def _parts(
+    task: Task, config: RunConfig, batch: int, size: int, device: torch.device
+) -> list[ModelInputs]:
+    """Random pairs in micro-batches of `size`, all with the clips of the first."""
+    ranks = Ranks(rank=0, local_rank=0, world_size=1, device=device)
+    clips = random_batch(config, size, seed=SEED)
+    frames = clips.frames.to(device)
+    first: ModelInputs = task.inputs(replace(clips, frames=frames), 0, ranks)
+    parts = [first]
+    for start in range(size, batch, size):
+        other = random_batch(config, size, seed=SEED + start, frames=frames)
+        parts.append(
+            replace(
+                task.inputs(other, 0, ranks),
+                frames=first.frames,
+                blended=first.blended,
+                paste_mask=first.paste_mask,
+                pair_ids=None if first.pair_ids is None else first.pair_ids + start,
+            )
+        )
+    return parts
 
 
 def _joined(parts: list[ModelInputs]) -> ModelInputs:
@@ -266,7 +236,7 @@ def _joined(parts: list[ModelInputs]) -> ModelInputs:
     return ModelInputs(**values, seeds=StepSeeds(0, 0, keys))
 
 
-def _gradient(model: SViLM) -> Tensor:
+def _gradient(model: nn.Module) -> Tensor:
     return torch.cat(
         [
             (torch.zeros_like(p) if p.grad is None else p.grad).flatten().double()

@@ -1,4 +1,4 @@
-"""`svilm evaluate`: measure a finished run."""
+"""`svilm evaluate retrieval`: measure the retrieval of a finished run."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ from typing import Annotated
 
 import typer
 
-from svilm_fast.commands.options import Device, MaxClips, RunDir, WeightsKind
+from svilm_fast.commands.options import Device, MaxClips, RunDir, Split, WeightsKind
 from svilm_fast.core.console import Console
 from svilm_fast.core.errors import UserError
 from svilm_fast.core.terminal import print
 from svilm_fast.train.config.options import Overrides
 
 TABLE_WIDTH = 130
-PICTURE_QUERIES = 4  # best and worst queries in the pictures
 
 
 def retrieval(
     run: RunDir,
     overrides: Overrides = None,
-    split: Annotated[str, typer.Option(help="train, val or test")] = "test",
+    split: Split = "test",
     list_file: Annotated[
         Path | None, typer.Option("--list", help="CSV or JSONL list to use as the test split")
     ] = None,
@@ -58,10 +57,11 @@ def retrieval(
 
     The exit code is 1 if a required figure is not reached.
     """
-    from svilm_fast.evaluation import retrieval_table, write_retrieval
-    from svilm_fast.evaluation.demands import Demands, judged
-    from svilm_fast.evaluation.protocols import check_protocol, data_for_list
-    from svilm_fast.report.page import retrieval_sections, write_pictures
+    from svilm_fast.evaluation import retrieval_table
+    from svilm_fast.evaluation.protocols import check_protocol
+    from svilm_fast.evaluation.thresholds import check_thresholds
+    from svilm_fast.report.page import write_pictures
+    from svilm_fast.report.sections import retrieval_sections
     from svilm_fast.tasks.pretrain.retrieval import encoder_of, evaluate, evaluation_data
     from svilm_fast.tasks.pretrain.task import PICTURE_FRAMES
     from svilm_fast.train.folder.ownership import check_not_foreign, placed
@@ -77,7 +77,8 @@ def retrieval(
     if list_file is not None:
         if split != "test":
             raise UserError("--list takes the place of the test split; leave out --split")
-        config.data = data_for_list(config.data, list_file, videos or list_file.parent)
+        listed = {"test": str(list_file), "videos": str(videos or list_file.parent)}
+        config.data = config.data.model_copy(update=listed)
         name = name or result_name(f"list_{list_file.stem}")
     dataset = evaluation_data(config, split, loaded.tokenizer)
     title = None if list_file is None else f"list {list_file.name}"
@@ -98,14 +99,14 @@ def retrieval(
     result.extra |= {"run": config.run.name, "step": loaded.step, "weights": loaded.weights.value}
     pictures = f"{name}_pictures"
     with placed(loaded.files, evaluation) as drafts:
-        path = evaluation / write_retrieval(result, drafts, name=name).name
-        write_pictures(retrieval_sections(result, PICTURE_QUERIES), drafts / pictures)
-    # Piped output has no width of its own; the table needs this much to stay on one line a row.
+        result.write(drafts, name)
+        write_pictures(retrieval_sections(result), drafts / pictures)
+    # Piped output has no width; this one fits every row of the table on one line.
     console = Console() if sys.stdout.isatty() else Console(width=TABLE_WIDTH)
     console.print(retrieval_table(result))
-    print(f"wrote {path} and {evaluation / pictures}")
-    verdicts = judged(result, Demands(least, times_colours, at_chance))
-    for met, text in verdicts:
+    print(f"wrote {evaluation / name}.json and {evaluation / pictures}")
+    checks = check_thresholds(result, least=least, times_colours=times_colours, at_chance=at_chance)
+    for met, text in checks:
         print(f"{'reached' if met else 'NOT reached'}: {text}")
-    if not all(met for met, _ in verdicts):
+    if not all(met for met, _ in checks):
         raise typer.Exit(1)

@@ -1,29 +1,19 @@
-"""The command that evaluates a finished run with its task's evaluators."""
+"""`svilm evaluate task`: measure a finished run with its task's evaluators."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
+from svilm_fast.commands.options import Device, MaxClips, RunDir, Split, WeightsKind
 from svilm_fast.core.terminal import print
 from svilm_fast.train.config.options import Overrides
-from svilm_fast.train.config.weights import Weights
 
 
 def evaluate_task(
-    run: Annotated[Path, typer.Option("--run", help="folder of a run")],
+    run: RunDir,
     overrides: Overrides = None,
-    split: Annotated[str, typer.Option(help="train, val or test")] = "test",
-    max_clips: Annotated[int | None, typer.Option(min=1, help="use only the first clips")] = None,
-    weights: Annotated[
-        Weights | None,
-        typer.Option(
-            "--weights", help="as trained or their average; default: as ema.evaluate says"
-        ),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
+    split: Split = "test",
+    max_clips: MaxClips = None,
+    weights: WeightsKind = None,
+    device: Device = "auto",
 ) -> None:
     """Measure a run with the evaluators of its task; print and write every figure."""
     from svilm_fast.train.ranks.process_group import choose_device
@@ -32,9 +22,9 @@ def evaluate_task(
 
     chosen = choose_device(device, 0)
     loaded = load_run(run, device=chosen, overrides=overrides, weights=weights)
-    found = evaluate_run(loaded, split, chosen, max_clips=max_clips)
-    read = f"step {loaded.step}, {loaded.weights.value} weights"
-    print(f"{loaded.config.task.name}, {split} split, {read}")
-    for name, value in found.items():
+    metrics = evaluate_run(loaded, split, chosen, max_clips=max_clips)
+    source = f"step {loaded.step}, {loaded.weights.value} weights"
+    print(f"{loaded.config.task.name}, {split} split, {source}")
+    for name, value in metrics.items():
         print(f"{name:24} {value:.4g}")
     print(f"wrote {loaded.files.evaluation}")

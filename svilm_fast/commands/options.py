@@ -1,4 +1,4 @@
-"""Options that several commands on a finished run share."""
+"""Options that the commands on a finished run share."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from typing import Annotated
 
 import typer
 
-from svilm_fast.train.config.weights import Weights
+from svilm_fast.train.config.options import Weights
 
 RunDir = Annotated[Path, typer.Option("--run", help="folder of a run")]
+Split = Annotated[str, typer.Option(help="train, val or test")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
 WeightsKind = Annotated[
     Weights | None,
     typer.Option(
-        "--weights", help="weights as trained, or their average; default: as ema.evaluate says"
+        "--weights", help="trained weights or their average; default: as ema.evaluate says"
     ),
 ]
 MaxClips = Annotated[int | None, typer.Option(min=1, help="use only the first N clips")]

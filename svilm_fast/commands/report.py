@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from svilm_fast.commands.options import Device, MaxClips, RunDir, WeightsKind
+from svilm_fast.commands.options import Device, MaxClips, RunDir, Split, WeightsKind
 from svilm_fast.core.terminal import print
 from svilm_fast.train.config.options import Overrides
 
@@ -14,7 +14,7 @@ from svilm_fast.train.config.options import Overrides
 def report(
     run: RunDir,
     overrides: Overrides = None,
-    split: Annotated[str, typer.Option(help="train, val or test")] = "test",
+    split: Split = "test",
     max_clips: MaxClips = None,
     clips: Annotated[int, typer.Option(min=1, help="clips shown in detail")] = 4,
     weights: WeightsKind = None,

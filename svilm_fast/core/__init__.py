@@ -1,1 +1,1 @@
-"""What every other part stands on: settings, errors, printing, random numbers, trace ranges."""
+"""Shared foundations: settings, errors, printing, random numbers, trace ranges."""

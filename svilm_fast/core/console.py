@@ -1,4 +1,4 @@
-"""The rich console of the package: names and captions from data are shown as they are."""
+"""The rich console of the package, which prints names and captions from data literally."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from svilm_fast.core.terminal import printable
 
 
 class Console(rich.console.Console):
-    """A rich console that takes texts literally: no markup, no emoji codes, no control characters.
+    """A rich console without markup, emoji codes and control characters.
 
-    Styles come from `rich.text.Text` and from the `style` of columns and rows.
+    Use `rich.text.Text`, or the `style` of columns and rows, for styled output.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -25,7 +25,7 @@ class Console(rich.console.Console):
         return super().render_str(printable(text), **options)
 
     def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
-        # Texts that did not come through render_str (progress columns, Text objects).
+        # Progress columns and Text objects do not pass through render_str.
         for segment in super().render(renderable, options):
             if segment.control:
                 yield segment

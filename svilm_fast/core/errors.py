@@ -1,4 +1,4 @@
-"""Errors whose message is written for the person at the terminal."""
+"""Errors with messages for users."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ EXIT_EVALUATION = 5
 
 
 class UserError(Exception):
-    """A one-line message that says what was wrong, what was expected and how to mend it."""
+    """An error whose one-line message says what is wrong, what is expected and how to fix it."""
 
     exit_code = EXIT_BAD_INPUT
 
@@ -23,7 +23,7 @@ class CheckpointError(UserError):
 
 
 class EvaluationError(UserError):
-    """An evaluation during the training failed; the training up to it is saved."""
+    """An evaluation during training failed; the training up to then is saved."""
 
     exit_code = EXIT_EVALUATION
 
@@ -35,9 +35,9 @@ class NonFiniteError(UserError):
 
 
 class RankError(UserError):
-    """Another rank stopped, left or does not answer; every rank raises it with the same message.
+    """Another rank failed, exited or does not answer; every rank raises it with the same message.
 
-    exit_code: that of the rank which stopped with an error of its own, else 4.
+    exit_code: that of the failed rank, or 4 if it is not known.
     """
 
     def __init__(self, message: str, exit_code: int = EXIT_RANK_LOST) -> None:

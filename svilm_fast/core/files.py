@@ -1,4 +1,4 @@
-"""Writes that either happened completely or not at all."""
+"""Atomic writes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file through a temporary name, flushed to disk before it gets its own."""
+    """Write a temporary file, flush it to disk and rename it to `path`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("wb") as file:
         file.write(content)
@@ -20,7 +20,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def sync(path: Path) -> None:
-    """Flush a file's content, or a folder's entries, so that they survive a power cut."""
+    """Flush the content of a file, or the entries of a folder, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -29,7 +29,7 @@ def sync(path: Path) -> None:
 
 
 def json_text(content: Any, *, indent: int = 2) -> str:
-    """JSON for a file; what JSON does not know (paths, dtypes) is written as text."""
+    """Format JSON for a file; values of other types (paths, dtypes) become text."""
     return json.dumps(content, indent=indent, default=str) + "\n"
 
 

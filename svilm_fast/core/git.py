@@ -1,4 +1,4 @@
-"""Asks git about a repository."""
+"""Runs git commands."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from svilm_fast.core.messages import single_line
 
 
 def git(repository: Path, *arguments: str) -> str:
-    """Output of a git command.
+    """Return the output of a git command.
 
     Raises:
-        ValueError: there is no git, or git says no; the message is git's.
+        ValueError: git is not installed, or the command failed; with git's message.
     """
     try:
         result = subprocess.run(

@@ -1,4 +1,4 @@
-"""Commands that are registered by name and imported only when they are called."""
+"""Commands whose modules are imported only when the command is called."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typer.core import TyperCommand
 
 
 def examples_text(examples: tuple[str, ...]) -> str:
-    """Format example command lines as the epilog of a help page (one paragraph for each)."""
+    """Format example command lines as the epilog of a help page, one paragraph each."""
     return "\n\n".join(["Examples:", *(f"  {example}" for example in examples)])
 
 
 class LazyCommand(TyperCommand):
-    """Stands for a command in listings and completion; the first call imports its module.
+    """A placeholder with a name and one line of help, for listings and completion.
 
-    Only its name and one line of help exist before that, so `svilm --help` imports no PyTorch.
+    Calling it imports the command's module. So `svilm --help` does not import PyTorch.
     """
 
     target: ClassVar[str]
@@ -31,7 +31,7 @@ class LazyCommand(TyperCommand):
         return function
 
     def load(self) -> Any:
-        """Return the command itself, with all its options."""
+        """Return the real command with all its options."""
         app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
         app.command(self.name, epilog=examples_text(self.examples))(self.function())
         return typer.main.get_command(app)
@@ -44,8 +44,8 @@ def add_command(group: typer.Typer, name: str, target: str, summary: str, *examp
     """Register the function `target` ("module:function") as the command `name` of a group.
 
     Args:
-        summary: the line shown in the group's help; the first line of the function's docstring.
-        examples: whole command lines, shown below the command's own help.
+        summary: the line in the help of the group, equal to the first line of the docstring.
+        examples: complete command lines for the help of the command.
     """
     contents = {"target": target, "examples": examples}
     command_class: type[TyperCommand] = type("LazyCommand", (LazyCommand,), contents)

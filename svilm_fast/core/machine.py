@@ -1,4 +1,4 @@
-"""Facts about this machine and its software, as environments of runs and measurements tell them."""
+"""Facts about this machine and its software."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def package_version(name: str) -> str | None:
-    """The installed version of a distribution; None where it is not installed."""
+    """The version of an installed distribution, or None."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -17,14 +17,14 @@ def package_version(name: str) -> str | None:
 
 
 def usable_cores() -> int:
-    """The CPU cores that this process may run on."""
+    """The number of CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def cpu_name() -> str:
-    """The processor's name; empty where the system does not tell it."""
+    """The name of the processor; empty if unknown."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
         for line in info.read_text().splitlines():

@@ -1,4 +1,4 @@
-"""Texts of errors and of other programs, as parts of a message."""
+"""Parts of messages: quoted texts of errors and programs, and suggestions for names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 def single_line(text: object, limit: int | None = 300) -> str:
-    """`text` without line breaks, cut at `limit` characters; for an empty error its type's name."""
+    """Join the lines of `text` and cut at `limit` characters; an empty error gives its type."""
     line = " ".join(str(text).split())
     if not line and isinstance(text, BaseException):
         line = type(text).__name__
@@ -15,14 +15,14 @@ def single_line(text: object, limit: int | None = 300) -> str:
 
 
 def suggestion(name: str, known: Iterable[str], *, label: str = "known") -> str:
-    """What to write instead of an unknown name: the nearest one, or the list of all."""
+    """A hint for an unknown name: the nearest known name, or all of them."""
     names = list(known)
     near = difflib.get_close_matches(name, names, n=1)
     return f"did you mean {near[0]!r}?" if near else f"{label}: {', '.join(names)}"
 
 
 def check_known(kind: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Raise ValueError for names that are not known: "unknown op a, b: choose among c, d"."""
+    """Raise ValueError for unknown names: "unknown op a, b: choose among c, d"."""
     names = list(known)
     unknown = sorted(set(given) - set(names))
     if unknown:

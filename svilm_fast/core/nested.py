@@ -1,4 +1,4 @@
-"""Dictionaries within dictionaries, as configurations are."""
+"""Nested dictionaries."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `below` with the values of `above` laid over it, block by block."""
+    """Return a copy of `below` with the values of `above`, merged recursively."""
     merged = dict(below)
     for key, value in above.items():
         if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):

@@ -19,7 +19,7 @@ Words = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class Site(IntEnum):
-    """Who draws: one independent stream per site (and layer) of a step."""
+    """Consumers of random numbers; each site, layer and step has an independent stream."""
 
     GUMBEL = 0
     TOKEN_DROP = 1
@@ -34,7 +34,7 @@ def _rounds(counter: Words, key: tuple[Tensor, Tensor]) -> Words:
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(ROUNDS):
-        # A product of two 32-bit words wraps in int64, yet its bits are those of uint64.
+        # The product of two 32-bit words overflows int64, but its bits equal those of uint64.
         product_a, product_b = c0 * _MULTIPLIER_A, c2 * _MULTIPLIER_B
         c0 = ((product_b >> 32) & _MASK) ^ c1 ^ k0
         c2 = ((product_a >> 32) & _MASK) ^ c3 ^ k1
@@ -95,10 +95,10 @@ def uniform4(seeds: Tensor, counters: Tensor) -> Tensor:
 def derive_seeds(
     run_seed: int, step: int, keys: Tensor, site: Site | int, layer: int = 0
 ) -> Tensor:
-    """One seed per sample for one place of one step.
+    """One seed per sample for one site and layer of one step.
 
-    The sample's key, the step, the site and the layer fill the four words of a Philox counter and
-    the run's seed is its key: every place has a counter of its own.
+    The sample's key (two words), the step, and site and layer (one word) are the Philox counter,
+    and the run's seed is its key. So every seed has its own counter.
 
     Args:
         run_seed: any int; taken modulo 2^64.
@@ -127,7 +127,7 @@ def derive_seeds(
 
 @dataclass(frozen=True)
 class StepSeeds:
-    """The randomness of one step: run seed, step and the samples' keys (int64 [b])."""
+    """The seeds of one step: run seed, step and the samples' keys (int64 [b])."""
 
     run_seed: int
     step: int

@@ -1,4 +1,4 @@
-"""Reads the lines of a metrics.jsonl, of which any may be damaged."""
+"""Reads metrics.jsonl, tolerating damaged lines."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from typing import Any
 
 
 def read_records(content: bytes) -> tuple[list[tuple[bytes, dict[str, Any]]], int]:
-    """Return each line that holds a record, with the record, and the number of damaged lines.
+    """Return every line that holds a record, with the record, and the number of damaged lines.
 
-    A record is a JSON object with a whole number as its `step` and whole numbers of at most 64
-    bits. A run that was killed leaves half
-    a line, a bad disk or an editor anything; empty lines count as nothing.
+    A record is a JSON object with an integer `step`, and with integers of at most 64 bits. A killed
+    run may leave half a line, a bad disk or an editor anything. Empty lines are ignored.
     """
     records, damaged = [], 0
     for line in content.split(b"\n"):

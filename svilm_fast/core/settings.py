@@ -1,4 +1,4 @@
-"""The base of every settings class: unknown keys are errors that name the nearest key."""
+"""The base class of all settings, which rejects unknown keys and names the nearest one."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from pydantic import (
 
 from svilm_fast.core.messages import suggestion
 
-# A path as a person writes it: a leading `~` is the home folder.
+# A leading `~` is the home folder.
 PathText = Annotated[str, AfterValidator(os.path.expanduser)]
 
-# Beyond it a float no longer holds every integer, and no setting means anything.
+# The largest integer up to which float64 represents every integer.
 LARGEST = 2**53
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 ShareBelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]
 Count = Annotated[int, Field(ge=1)]
-# Sizes of a layer, a clip or a sequence: beyond it memory is exhausted before anything is said.
+# Sizes of a layer, a clip or a sequence. Larger ones exhaust the memory before any check.
 Size = Annotated[int, Field(ge=1, le=65_536)]
 Layers = Annotated[int, Field(ge=1, le=1024)]
 Clips = Annotated[int, Field(ge=1, le=2**30)]
@@ -45,9 +45,8 @@ Seconds = Annotated[float, Field(gt=0.0, le=604_800.0)]
 class Settings(BaseModel):
     """A typed block of the configuration tree.
 
-    Rejects keys that it does not know. Of every field it rejects numbers that are not finite or
-    larger than 2**53, true and false where another type is expected, and text that is empty or not
-    printable.
+    Rejects unknown keys, numbers that are not finite or larger than 2**53, true and false in fields
+    of other types, and text that is empty or not printable.
     """
 
     model_config = ConfigDict(
@@ -84,24 +83,24 @@ class Settings(BaseModel):
                 raise ValueError(f"must lie between -2**53 and 2**53, found {leaf}")
             if isinstance(leaf, str) and not leaf.strip():
                 raise ValueError("must not be empty")
-            # Control characters and halves of pairs: no terminal shows and no file takes them.
+            # Control characters and surrogates can be neither shown nor written.
             if isinstance(leaf, str) and any(unicodedata.category(c) in ("Cc", "Cs") for c in leaf):
                 raise ValueError(f"must hold printable characters, found {leaf[:40]!r}")
         return value
 
     @classmethod
     def known_keys(cls) -> list[str]:
-        """The keys that an unknown one may be a slip of."""
+        """The keys to suggest for an unknown key."""
         return list(cls.model_fields)
 
     @classmethod
     def block_at(cls, key: str, value: Any) -> type[Settings] | None:
-        """The class of a block under a key that is no field; None where there can be none."""
+        """The class of the block under a key that is not a field; None if no block is allowed."""
         return None
 
     @classmethod
     def problem_of(cls, key: str, value: Any) -> str | None:
-        """What is wrong with a key that is neither field nor block, where the class knows best."""
+        """The error message for a key that is neither field nor block; None: the usual one."""
         return None
 
     @classmethod

@@ -1,9 +1,9 @@
-"""Printing to a terminal: names and captions from data cannot steer it.
+"""Printing to a terminal that text from data cannot control.
 
 Everything that the package prints goes through `print` or `log_to_stderr` below, or through the
-`Console` of `svilm_fast.core.console`. Control characters (ANSI escapes among them), bidirectional
-overrides and lone surrogates appear as Python escapes such as `\\x1b`. Only the standard library
-is imported here: `make gpu` prints on machines that have nothing else.
+`Console` of `svilm_fast.core.console`. Control characters (including ANSI escapes), bidirectional
+overrides and lone surrogates appear as Python escapes such as `\\x1b`. This module imports only
+the standard library, because `make gpu` prints on machines that have nothing else.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import re
 import sys
 from typing import TextIO
 
-# Control characters but tab and newline; marks, embeddings, overrides and isolates of the
-# bidirectional algorithm (Trojan Source, CVE-2021-42574); separators that end a line; surrogates.
+# Control characters except tab and newline; marks, embeddings, overrides and isolates of the
+# bidirectional algorithm (Trojan Source, CVE-2021-42574); line separators; surrogates.
 _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
 
 def printable(text: str, *, lines: bool = True) -> str:
-    """`text` with every character escaped that could move the cursor, hide or reorder text.
+    """Escape every character that could move the cursor, hide text or reorder it.
 
-    lines: newlines stay; else they are escaped too, for a name that stands inside a line.
+    lines: keep newlines; false escapes them too, for a name inside a line.
     """
     text = _UNSAFE.sub(_escaped, text)
     return text if lines else text.replace("\n", "\\n")
@@ -42,7 +42,7 @@ def print(
     file: TextIO | None = None,
     flush: bool = False,
 ) -> None:
-    """The built-in `print` for text that may hold anything."""
+    """The built-in `print` with escaped control characters."""
     texts = (printable(str(value)) for value in values)
     builtins.print(*texts, sep=sep, end=end, file=file, flush=flush)
 
@@ -60,7 +60,7 @@ def log_to_stderr(level: int, form: str) -> None:
 
 
 def guard_unconfigured_logging() -> None:
-    """Escape what `logging` writes to the error output where no handler was set up."""
+    """Escape the records that `logging` writes to stderr without a configured handler."""
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(_PrintableFormatter("%(message)s"))
 

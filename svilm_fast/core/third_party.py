@@ -1,8 +1,9 @@
-"""Log records of other packages go to a file, so that the console shows what concerns the run.
+"""Writes the log records of other packages to a file instead of the console.
 
-Records of `svilm_fast` go to the console as before. Those of other packages, Python warnings among
-them, go to a file from level INFO on; errors go to the console as well. How many warnings the file
-holds is said at the end, and a run that fails before it has a file shows them on the console.
+Records of `svilm_fast` and of installed packages that extend it stay on the console. Records of all
+other packages, Python warnings included, go to a file from level INFO on; errors also go to the
+console. At the end the console shows how many warnings the file holds. A run that fails before it
+has a file shows these warnings on the console.
 """
 
 from __future__ import annotations
@@ -11,30 +12,36 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TextIO
 
 from svilm_fast.core.terminal import print, printable
 from svilm_fast.core.text import counted
 
-OWN = "svilm_fast"
+PLUGINS = "svilm_fast.tasks"  # the entry point group in which installed packages announce tasks
+OWN = frozenset({"svilm_fast", "__main__"})
 FORM = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-MOST_HELD = 1000  # records before there is a file; of what comes after, only warnings are kept
+MOST_HELD = 1000  # records kept in memory before the file exists; beyond it, only warnings are kept
 
 log = logging.getLogger(__name__)
 
 
-def is_own(record: logging.LogRecord) -> bool:
-    """Whether a record comes from this package, or from a program that is started as one of it."""
-    return record.name == "__main__" or record.name.split(".")[0] == OWN
+def own_packages() -> frozenset[str]:
+    """Return the packages whose records belong on the console.
+
+    These are this package, the main program, and the top-level package of every plug-in.
+    """
+    return OWN | {point.module.partition(".")[0] for point in entry_points(group=PLUGINS)}
 
 
 class ThirdPartyLog(logging.Handler):
-    """Holds the records of other packages until there is a file, then writes them there."""
+    """Writes the records of packages outside `own` to a file; holds them until there is one."""
 
-    def __init__(self) -> None:
+    def __init__(self, own: frozenset[str] = OWN) -> None:
         super().__init__(logging.INFO)
         self.setFormatter(logging.Formatter(FORM))
+        self.own = own
         self.path: Path | None = None
         self.warned = 0
         self._held: list[logging.LogRecord] = []
@@ -42,8 +49,8 @@ class ThirdPartyLog(logging.Handler):
         self._failed = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep one record."""
-        if is_own(record) or self._failed:
+        """Write or hold one record."""
+        if self._failed or _is_from(self.own, record):
             return
         self.warned += record.levelno == logging.WARNING
         if self._file is not None:
@@ -52,7 +59,7 @@ class ThirdPartyLog(logging.Handler):
             self._held.append(record)
 
     def open(self, path: Path) -> None:
-        """Write to the end of a file from here on, what was held before first."""
+        """Append to a file from here on, beginning with the records held so far."""
         if self._file is not None:
             return
         self.path = path
@@ -65,7 +72,7 @@ class ThirdPartyLog(logging.Handler):
         self._held.clear()
 
     def close(self) -> None:
-        """Say how many warnings the file holds, or what was held where there was no file."""
+        """Print how many warnings the file holds; without a file, show the held warnings."""
         super().close()
         if self._file is not None:
             self._file.close()
@@ -89,37 +96,39 @@ class ThirdPartyLog(logging.Handler):
             self._give_up(error)
 
     def _give_up(self, error: OSError) -> None:
-        """A full disk costs log lines, not the training."""
+        """Stop writing: a full disk costs log lines, not the training."""
         self._failed, self._file = True, None
-        log.warning("the log of other packages cannot be written, and the run continues: %s", error)
+        log.warning("cannot write the log of other packages; the run continues: %s", error)
 
 
-class _Console(logging.Filter):
-    """Lets through what is our own, and errors."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return is_own(record) or record.levelno >= logging.ERROR
+def _is_from(packages: frozenset[str], record: logging.LogRecord) -> bool:
+    return record.name.partition(".")[0] in packages
 
 
-_current: list[ThirdPartyLog] = []  # empty outside of the block and on ranks other than 0
+_current: list[ThirdPartyLog] = []  # empty outside the context manager and on other ranks than 0
 
 
 @contextmanager
 def third_party_log() -> Iterator[None]:
-    """Keep the records of other packages off the console for the time of the block.
+    """Keep the records of other packages off the console inside the `with` block.
 
-    Rank 0 holds them for `write_third_party`; the other ranks show errors alone.
+    Rank 0 holds them until `write_third_party` names a file; other ranks only show errors.
     """
+    own = own_packages()
+
+    def shown(record: logging.LogRecord) -> bool:
+        return _is_from(own, record) or record.levelno >= logging.ERROR
+
     with ExitStack() as undo:
-        root, console = logging.getLogger(), _Console()
+        root = logging.getLogger()
         for handler in list(root.handlers):
-            handler.addFilter(console)
-            undo.callback(handler.removeFilter, console)
+            handler.addFilter(shown)
+            undo.callback(handler.removeFilter, shown)
         if os.environ.get("RANK", "0") == "0":
-            kept = ThirdPartyLog()
+            kept = ThirdPartyLog(own)
             _current.append(kept)
             root.addHandler(kept)
-            undo.callback(_let_go, kept)
+            undo.callback(_detach, kept)
         if "TORCH_LOGS" not in os.environ:
             for logger in _loggers():
                 if logger.name.split(".")[0] == "torch" and not logger.propagate:
@@ -132,29 +141,29 @@ def third_party_log() -> Iterator[None]:
 
 
 def redirect(logger: logging.Logger, level: int) -> None:
-    """Leave the logger's own handlers only records from `level` on; keep all from INFO on.
+    """Limit a logger's own handlers to `level`, and send its records from INFO on to the file.
 
-    For loggers that do not propagate. A handler that the root logger has too is not its own.
+    For loggers that do not propagate. Handlers shared with the root logger keep their level.
     """
     for handler in logger.handlers:
         if handler not in logging.getLogger().handlers and not isinstance(handler, ThirdPartyLog):
             handler.setLevel(level)
     for kept in _current:
-        logger.addHandler(kept)  # a second time it changes nothing
+        logger.addHandler(kept)  # adding it twice has no effect
 
 
 def write_third_party(path: Path) -> None:
-    """Write what is held, and what follows, to the end of a file; without a log, do nothing."""
+    """Append the held and all later records to a file; no effect outside `third_party_log`."""
     for kept in _current:
         kept.open(path)
 
 
 def is_kept() -> bool:
-    """Whether this process keeps the records of other packages."""
+    """Whether this process holds or writes the records of other packages."""
     return bool(_current)
 
 
-def _let_go(kept: ThirdPartyLog) -> None:
+def _detach(kept: ThirdPartyLog) -> None:
     _current.remove(kept)
     for logger in (logging.getLogger(), *_loggers()):
         logger.removeHandler(kept)
@@ -162,5 +171,5 @@ def _let_go(kept: ThirdPartyLog) -> None:
 
 
 def _loggers() -> list[logging.Logger]:
-    every = list(logging.root.manager.loggerDict.values())
-    return [logger for logger in every if isinstance(logger, logging.Logger)]
+    known = list(logging.root.manager.loggerDict.values())
+    return [logger for logger in known if isinstance(logger, logging.Logger)]

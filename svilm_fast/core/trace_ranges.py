@@ -1,4 +1,4 @@
-"""Names parts of a step, so that profiles and Nsight show them."""
+"""Named ranges of a step for profilers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PREFIX = "svilm."
 
 @contextmanager
 def phase(name: str) -> Iterator[None]:
-    """Mark the block as `svilm.<name>` for torch.profiler and, once CUDA is in use, as NVTX range.
+    """Mark the `with` block as `svilm.<name>` for torch.profiler, and as NVTX range on CUDA.
 
     Costs some microseconds on the host and nothing on the device.
     """

@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Formats times, sizes, rates and ratios."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 
 def time_text(ms: float | None) -> str:
-    """A time from milliseconds, three digits."""
+    """A time in milliseconds, with three significant digits."""
     if ms is None:
         return ""
     if ms < 1:
@@ -15,7 +15,7 @@ def time_text(ms: float | None) -> str:
 
 
 def bytes_text(size: float | None) -> str:
-    """Bytes in binary units, three digits."""
+    """Bytes in binary units, with three significant digits."""
     if size is None:
         return ""
     for unit in ("B", "KiB", "MiB"):
@@ -26,7 +26,7 @@ def bytes_text(size: float | None) -> str:
 
 
 def rate_text(value: float, unit: str) -> str:
-    """A rate with its decimal prefix: 1.2 TFLOP/s."""
+    """A rate with a decimal prefix: 1.2 TFLOP/s."""
     for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= factor:
             return f"{value / factor:.3g} {prefix}{unit}"
@@ -34,12 +34,12 @@ def rate_text(value: float, unit: str) -> str:
 
 
 def percent_text(fraction: float | None) -> str:
-    """A share in percent."""
+    """A fraction in percent."""
     return "" if fraction is None else f"{fraction:.1%}" if fraction < 0.995 else f"{fraction:.0%}"
 
 
 def count_text(value: float) -> str:
-    """Three digits with separators of thousands: 22,600."""
+    """Three significant digits with thousands separators: 22,600."""
     if not value:
         return "0"
     digits = 2 - math.floor(math.log10(abs(value)))
@@ -47,5 +47,5 @@ def count_text(value: float) -> str:
 
 
 def ratio_text(ratio: float) -> str:
-    """A ratio with two digits: 1.4×, 140×."""
+    """A ratio with at least two significant digits: 1.4×, 140×."""
     return f"{ratio:.2g}×" if ratio < 9.95 else f"{ratio:,.0f}×"

@@ -65,8 +65,13 @@ def centre_window(width: int, height: int, margin: float) -> Window:
     return Window((width - side) // 2, (height - side) // 2, side, side)
 
 
-def cut(frames: np.ndarray, window: Window, size: int) -> torch.Tensor:
-    """Cut the window out of uint8 [F, h, w, 3] frames and scale it to uint8 [F, size, size, 3]."""
+def cut(
+    frames: np.ndarray, window: Window, size: int, out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Cut the window out of uint8 [F, h, w, 3] frames and scale it to uint8 [F, size, size, 3].
+
+    The result is written into `out` where it is given.
+    """
     rows = slice(window.y, window.y + window.height)
     columns = slice(window.x, window.x + window.width)
     clip = torch.from_numpy(np.ascontiguousarray(frames[:, rows, columns]))
@@ -75,4 +80,5 @@ def cut(frames: np.ndarray, window: Window, size: int) -> torch.Tensor:
         clip = interpolate(
             channels_first, size=(size, size), mode="bilinear", antialias=True, align_corners=False
         ).permute(0, 2, 3, 1)
-    return clip.flip(2) if window.flipped else clip
+    clip = clip.flip(2) if window.flipped else clip
+    return clip if out is None else out.copy_(clip)

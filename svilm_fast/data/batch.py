@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,6 +53,34 @@ class ClipBatch:
     def pin_memory(self) -> ClipBatch:
         """The same batch in page-locked memory (torch's DataLoader calls this)."""
         return self._map(Tensor.pin_memory)
+
+    @classmethod
+    def joined(cls, parts: Sequence[ClipBatch], *, pin_memory: bool = False) -> ClipBatch:
+        """The clips of several batches as one, in page-locked memory where `pin_memory`."""
+        values: dict[str, Any] = {}
+        for name in (f.name for f in dataclasses.fields(cls)):
+            pieces = [getattr(part, name) for part in parts]
+            if not isinstance(pieces[0], Tensor):
+                values[name] = [value for piece in pieces for value in piece]
+                continue
+            shape = (sum(len(piece) for piece in pieces), *pieces[0].shape[1:])
+            whole = torch.empty(shape, dtype=pieces[0].dtype, pin_memory=pin_memory)
+            values[name] = torch.cat(pieces, out=whole)
+        return cls(**values)
+
+    # Between processes torch shares every tensor through a file descriptor of its own: worth it
+    # for the frames alone.
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            name: value.numpy() if isinstance(value, Tensor) and name != "frames" else value
+            for name, value in self.__dict__.items()
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(
+            (name, torch.from_numpy(value) if isinstance(value, np.ndarray) else value)
+            for name, value in state.items()
+        )
 
     def _map(self, change: Any) -> ClipBatch:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}

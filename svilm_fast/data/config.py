@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from svilm_fast.core.settings import Count, Fraction, PathText, Seconds, Settings
+from svilm_fast.data.order import OrderName
 
 Split = PathText | Annotated[list[PathText], Field(min_length=1)] | None
 
@@ -188,11 +189,21 @@ class DataConfig(Settings):
         le=1024,
         description="processes that load; 0, or with cache=memory: the training process loads",
     )
-    prefetch: int = Field(2, ge=1, le=1024, description="batches that each worker prefetches")
+    unit: int = Field(
+        8, ge=1, le=1024, description="clips that a worker loads at a time, in shared memory"
+    )
+    prefetch: int = Field(2, ge=1, le=1024, description="batches of a rank that are kept ready")
     timeout_s: Seconds = Field(
         120.0,
-        description="seconds that a worker may take for a batch; longer ends the run",
+        description="seconds that a worker may take for a clip; longer ends the run",
     )
+    order: OrderName = Field(
+        "permute",
+        description="order of an epoch: permute: keyed permutation, no memory; window: shards "
+        "permuted, samples permuted inside windows of shards, for object stores; sort: by a hash "
+        "of each sample's name, 8 bytes a sample, the order of older checkpoints",
+    )
+    window: Count = Field(64, description="shards of a window of order=window")
     cache: Literal["none", "memory"] = Field(
         "none", description="memory: keep decoded clips; results are the same"
     )

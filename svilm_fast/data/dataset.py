@@ -156,6 +156,10 @@ class ClipDataset:
         """Changes when samples, captions or their order change."""
         return self.table.fingerprint
 
+    def shard_samples(self) -> np.ndarray:
+        """Samples of each shard, int64 [shards], in the order of the samples."""
+        return self.table.shard_samples()
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": {}, "_cached_bytes": 0}
 
@@ -167,8 +171,11 @@ class ClipDataset:
         numbers = uniform(seeds, torch.arange(frames + self.frames)).numpy()
         return [Draw(row[frames:], row[:nouns], row[nouns:frames]) for row in numbers]
 
-    def clip(self, index: int, draw: Draw | None) -> Clip:
-        """Load one sample; `draw` None gives the evaluation view. Raises DataError."""
+    def clip(self, index: int, draw: Draw | None, out: Tensor | None = None) -> Clip:
+        """Load one sample; `draw` None gives the evaluation view. Raises DataError.
+
+        The frames are written into `out` uint8 [F, H, W, 3] where it is given.
+        """
         config = self.config
         pick = None if draw is None else draw.frames
         rows, index_in_video = self._frames(index, pick)
@@ -185,7 +192,7 @@ class ClipDataset:
         nouns, prompts = self._nouns(caption, draw)
         return Clip(
             index=index,
-            frames=cut(rows, window, self.image_size),
+            frames=cut(rows, window, self.image_size, out),
             frame_index=index_in_video,
             crop=window.fractions(width, height),
             flipped=window.flipped,
@@ -236,8 +243,11 @@ class ClipDataset:
         picks = (draw.nouns[_NOUNS_DRAWN:] * templates).astype(np.int64)
         return list(found), np.minimum(picks, templates - 1)[: len(found)].tolist()
 
-    def collate(self, clips: Sequence[Clip]) -> ClipBatch:
-        """Stack clips to a batch; shapes as in ClipBatch."""
+    def collate(self, clips: Sequence[Clip], frames: Tensor | None = None) -> ClipBatch:
+        """Make a batch of clips; shapes as in ClipBatch.
+
+        `frames` uint8 [b, F, H, W, 3] holds their frames already, where it is given.
+        """
         captions = torch.tensor([clip.caption for clip in clips])
         width, length = self.nouns_per_caption, self.config.tokenizer.noun_length
         noun_tokens = torch.full((len(clips), width, length), self.pad_id, dtype=torch.int64)
@@ -251,7 +261,7 @@ class ClipDataset:
             noun_mask[row, : len(prompts)] = True
         indices = [clip.index for clip in clips]
         return ClipBatch(
-            frames=torch.stack([clip.frames for clip in clips]),
+            frames=torch.stack([clip.frames for clip in clips]) if frames is None else frames,
             keys=self.keys[indices],
             ids=[self.ids[i] for i in indices],
             captions=[self.captions[i] for i in captions.tolist()],

@@ -3,52 +3,27 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import traceback
-from collections import deque
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
 
-import torch
-from torch.utils.data import DataLoader, Dataset
+import numpy as np
 
-from svilm_fast.core.messages import single_line
-from svilm_fast.core.philox import derive_seeds
 from svilm_fast.core.text import counted
+from svilm_fast.data.assemble import Assembler, Loaded, Request
 from svilm_fast.data.batch import ClipBatch
 from svilm_fast.data.config import DataConfig
-from svilm_fast.data.dataset import Clip, ClipDataset
+from svilm_fast.data.dataset import ClipDataset
 from svilm_fast.data.errors import DataError, WorkerError
-from svilm_fast.data.main_module import main_module_hidden
-from svilm_fast.data.skips import Skip, SkipReport
+from svilm_fast.data.order import Order, build_order
+from svilm_fast.data.pipeline import WorkerPipeline, check_shared_memory
+from svilm_fast.data.skips import SkipReport
 
 log = logging.getLogger(__name__)
 
-ORDER_SITE = 100  # a stream of its own beside those of kernels.philox.Site
 # Tried for one place of a batch; with a share q of bad samples all fail with probability q^8.
 CANDIDATES = 8
-STATE_VERSION = 1
-
-
-class Request(NamedTuple):
-    """A batch to load: for every place the sample, then those that may stand in for it."""
-
-    epoch: int
-    candidates: list[list[int]]
-
-
-class Loaded(NamedTuple):
-    """What a worker hands back; `failure` is a one-line message and a traceback."""
-
-    batch: ClipBatch | None
-    skips: list[Skip]
-    notes: list[str]
-    failure: tuple[str, str] | None
-
-
-def epoch_order(keys: torch.Tensor, seed: int, epoch: int) -> torch.Tensor:
-    """The order int64 [n] in which an epoch visits the samples with these keys."""
-    return torch.argsort(derive_seeds(seed, epoch, keys, ORDER_SITE), stable=True)
+STATE_VERSION = 2  # 1: without an order, which was `sort`
 
 
 def stand_ins(position: int, start: int, global_batch: int, total: int) -> Iterator[int]:
@@ -66,56 +41,6 @@ def stand_ins(position: int, start: int, global_batch: int, total: int) -> Itera
         yield (position + step) % total
 
 
-class _Assembler(Dataset):
-    """Runs in a worker: turns requests into batches and replaces samples that fail."""
-
-    def __init__(self, dataset: ClipDataset, seed: int) -> None:
-        self.dataset, self.seed = dataset, seed
-
-    def __getitem__(self, request: Request) -> Loaded:
-        skips: list[Skip] = []
-        dataset, epoch = self.dataset, request.epoch
-        wanted = [places[0] for places in request.candidates]
-        draws: Sequence[Any] = [None] * len(wanted)
-        if dataset.train:
-            draws = dataset.draws(wanted, self.seed, epoch)
-        clips = []
-        try:
-            for places, draw in zip(request.candidates, draws):
-                clip = self._first_that_loads(places, draw, epoch, skips)
-                if clip is not None:
-                    clips.append(clip)
-            batch = dataset.collate(clips) if clips else None
-        except DataError as error:
-            return Loaded(None, skips, [], (str(error), traceback.format_exc()))
-        return Loaded(batch, skips, [note for clip in clips for note in clip.notes], None)
-
-    def _first_that_loads(
-        self, places: list[int], draw: Any, epoch: int, skips: list[Skip]
-    ) -> Clip | None:
-        dataset = self.dataset
-        for attempt, index in enumerate(places):
-            if attempt:
-                draw = dataset.draws([index], self.seed, epoch)[0]
-            try:
-                return dataset.clip(index, draw)
-            except DataError as error:
-                skips.append(Skip.of(dataset.ids[index], error))
-            except Exception as error:
-                name = dataset.ids[index]
-                raise WorkerError(
-                    f"sample {name!r}: unexpected {type(error).__name__}: {single_line(error)}"
-                ) from error
-        if not dataset.train:
-            return None
-        last = skips[-1]
-        raise WorkerError(
-            f"{counted(len(places), 'sample')} in a row cannot be loaded; the last was "
-            f"{last.sample!r}: "
-            f"{last.message}"
-        )
-
-
 class ClipLoader:
     """Iterates over batches of one rank.
 
@@ -127,6 +52,9 @@ class ClipLoader:
     that fail are left out.
 
     `state_dict` after a batch was yielded describes the place behind it, whatever is prefetched.
+
+    Raises:
+        DataError: fewer samples than a global batch, or too little shared memory for the workers.
     """
 
     def __init__(
@@ -148,8 +76,7 @@ class ClipLoader:
         if dataset.train and len(dataset) < self.global_batch:
             raise DataError(
                 f"data.{dataset.split} has {counted(len(dataset), 'sample')}, fewer than the "
-                "global "
-                f"batch of {self.global_batch}: lower the batch size or add data"
+                f"global batch of {self.global_batch}: lower the batch size or add data"
             )
         # Workers would each fill a cache of their own.
         self.workers = 0 if config.cache == "memory" else config.workers
@@ -157,10 +84,18 @@ class ClipLoader:
         self.epoch = 0
         self.position = 0  # samples of this epoch that all ranks together have behind them
         self.skips = SkipReport()  # what was refused while listing is in dataset.report
-        self._assembler = _Assembler(dataset, seed)
-        self._pending: deque[Request] = deque()
+        if self.workers:
+            check_shared_memory(config, dataset)
+        self._assembler = Assembler(dataset, seed, self.workers)
         self._stream: Iterator[Loaded] | None = None
-        self._order: tuple[int, torch.Tensor] | None = None
+        self._order = build_order(
+            config.order,
+            seed,
+            len(dataset),
+            keys=lambda: dataset.keys,
+            shard_samples=dataset.shard_samples,
+            window=config.window,
+        )
 
     def __len__(self) -> int:
         """Batches of a whole epoch on this rank."""
@@ -174,7 +109,17 @@ class ClipLoader:
             yield from self._evaluate()
             return
         if self._stream is None:
-            self._stream = self._load(self._training_requests())
+            self._stream = self._load(
+                training_requests(
+                    self._order,
+                    len(self.dataset),
+                    epoch=self.epoch,
+                    position=self.position,
+                    batch_size=self.batch_size,
+                    rank=self.rank,
+                    world_size=self.world_size,
+                )
+            )
         epoch = self.epoch
         while self.epoch == epoch:
             if self.position + self.global_batch > len(self.dataset):
@@ -195,7 +140,6 @@ class ClipLoader:
         stream, self._stream = self._stream, None
         if stream is not None:
             stream.close()  # type: ignore[attr-defined]
-        self._pending.clear()
 
     def __enter__(self) -> ClipLoader:
         return self
@@ -210,6 +154,7 @@ class ClipLoader:
             "epoch": self.epoch,
             "position": self.position,
             "seed": self.seed,
+            **self._order_state(),
             "samples": len(self.dataset),
             "fingerprint": self.dataset.fingerprint,
             # One rank reads them all: it costs two small reads of every listed file.
@@ -217,13 +162,29 @@ class ClipLoader:
             "skips": self.skips.state_dict(),
         }
 
+    def _order_state(self) -> dict[str, Any]:
+        window = {"window": self.config.window} if self.config.order == "window" else {}
+        return {"order": self.config.order, **window}
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue behind the last batch of the saved loader, also with other rank counts.
 
-        Raises DataError when seed or samples differ, since the order would be another one.
+        Raises DataError when seed, order or samples differ: the position would be meaningless.
         """
+        if state.get("version") not in (1, STATE_VERSION):
+            raise DataError(
+                f"the data state has version {state.get('version')!r}, and this code reads "
+                f"versions 1 and {STATE_VERSION}: resume with the code that wrote it"
+            )
+        state = {"order": "sort", **state}
         mine = self.state_dict()
-        for name in ("version", "seed", "samples", "fingerprint"):
+        for name in ("order", "window"):
+            if state.get(name) not in (None, mine.get(name)):
+                raise DataError(
+                    f"the data state was saved with data.{name}={state[name]} and this run has "
+                    f"{mine.get(name)}: set data.{name}={state[name]} to resume"
+                )
+        for name in ("seed", "samples", "fingerprint"):
             if state.get(name) != mine[name]:
                 raise DataError(
                     f"the data state was saved with {name} {state.get(name)!r} and this run has "
@@ -240,32 +201,6 @@ class ClipLoader:
         self.epoch, self.position = int(state["epoch"]), int(state["position"])
         self.skips.load_state_dict(state["skips"])
 
-    def _training_requests(self) -> Iterator[Request]:
-        epoch, position, total = self.epoch, self.position, len(self.dataset)
-        while True:
-            while position + self.global_batch <= total:
-                order = self._epoch_order(epoch)
-                mine = range(
-                    position + self.rank * self.batch_size,
-                    position + (self.rank + 1) * self.batch_size,
-                )
-                yield Request(epoch, [self._candidates(p, position, order) for p in mine])
-                position += self.global_batch
-            epoch, position = epoch + 1, 0
-
-    def _candidates(self, position: int, start: int, order: torch.Tensor) -> list[int]:
-        positions = [position]
-        for candidate in stand_ins(position, start, self.global_batch, len(order)):
-            if len(positions) == CANDIDATES:
-                break
-            positions.append(candidate)
-        return order[positions].tolist()
-
-    def _epoch_order(self, epoch: int) -> torch.Tensor:
-        if self._order is None or self._order[0] != epoch:
-            self._order = epoch, epoch_order(self.dataset.keys, self.seed, epoch)
-        return self._order[1]
-
     def _evaluation_part(self) -> tuple[int, int]:
         total = len(self.dataset)
         return total * self.rank // self.world_size, total * (self.rank + 1) // self.world_size
@@ -276,61 +211,21 @@ class ClipLoader:
             Request(0, [[index] for index in range(start, min(start + self.batch_size, last))])
             for start in range(first, last, self.batch_size)
         )
-        self._pending.clear()
         for loaded in self._load(requests):
             batch = self._receive(loaded)
             if batch is not None:
                 yield batch
 
     def _load(self, requests: Iterator[Request]) -> Iterator[Loaded]:
-        if self.workers == 0:
-            for request in requests:
-                self._pending.append(request)
-                yield self._assembler[request]
-            return
-        # forkserver: a fork of a process that has decoded or trained may hang (PyAV 1962).
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["svilm_fast.data.loader"])
-        loader = DataLoader(
-            self._assembler,
-            batch_size=None,
-            sampler=self._remembered(requests),  # type: ignore[arg-type]
-            num_workers=self.workers,
-            prefetch_factor=self.config.prefetch,
-            timeout=self.config.timeout_s,
-            multiprocessing_context=context,
-            pin_memory=self.pin_memory,
-        )
-        batches: Any = None
-        try:
-            with main_module_hidden():
-                batches = iter(loader)
-            yield from batches
-        except RuntimeError as error:  # a worker was killed, or reported nothing in time
-            # One that hangs would be waited for once more, 10 s, before the error is seen.
-            for worker in getattr(batches, "_workers", ()):
-                worker.kill()
-            if not self._pending:
-                raise
-            indices = [places[0] for places in self._pending[0].candidates[:4]]
-            names = ", ".join(repr(self.dataset.ids[index]) for index in indices)
-            raise WorkerError(
-                f"no batch from the workers: {single_line(error)}. The batch begins with the "
-                f"samples {names}: a file may hang the decoder; data.timeout_s is "
-                f"{self.config.timeout_s:g}"
-            ) from None
-
-    def _remembered(self, requests: Iterator[Request]) -> Iterator[Request]:
-        for request in requests:
-            self._pending.append(request)
-            yield request
+        if not self.workers:
+            return (self._assembler[request] for request in requests)
+        return made_by_workers(self._assembler, requests, self.config, self.pin_memory)
 
     def _receive(self, loaded: Loaded) -> ClipBatch | None:
-        request = self._pending.popleft()
         for skip in loaded.skips:
             self.skips.add(skip)
         self.skips.notes.update(loaded.notes)
-        self.skips.seen = min(self.skips.seen + len(request.candidates), len(self.dataset))
+        self.skips.seen = min(self.skips.seen + loaded.wanted, len(self.dataset))
         if loaded.failure is not None:
             error = WorkerError(loaded.failure[0])
             error.add_note(loaded.failure[1])
@@ -338,6 +233,46 @@ class ClipLoader:
         limits = self.config.skips
         self.skips.check_budget(limits.fraction, limits.always_allowed)
         return loaded.batch
+
+
+def made_by_workers(
+    assembler: Assembler, requests: Iterator[Request], config: DataConfig, pin_memory: bool
+) -> Iterator[Loaded]:
+    """The batches of a WorkerPipeline, which ends with this generator.
+
+    Neither it nor `requests` may hold the loader: its threads keep them alive until it is closed.
+    """
+    pipeline = WorkerPipeline(assembler, requests, config, pin=pin_memory)
+    try:
+        yield from pipeline
+    finally:
+        pipeline.close()
+
+
+def training_requests(
+    order: Order,
+    total: int,
+    *,
+    epoch: int,
+    position: int,
+    batch_size: int,
+    rank: int,
+    world_size: int,
+) -> Iterator[Request]:
+    """The batches of one rank from a position of an epoch on, epoch after epoch."""
+    global_batch = batch_size * world_size
+    while True:
+        while position + global_batch <= total:
+            first = position + rank * batch_size
+            places = [
+                [p, *islice(stand_ins(p, position, global_batch, total), CANDIDATES - 1)]
+                for p in range(first, first + batch_size)
+            ]
+            rows = order.at(epoch, np.array([p for place in places for p in place]))
+            starts = np.cumsum([len(place) for place in places])[:-1]
+            yield Request(epoch, [part.tolist() for part in np.split(rows, starts)])
+            position += global_batch
+        epoch, position = epoch + 1, 0
 
 
 def build_loader(

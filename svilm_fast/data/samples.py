@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from svilm_fast.data import files, text
 from svilm_fast.data.config import DataConfig, LimitsConfig
@@ -126,6 +129,11 @@ class SampleTable:
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    def shard_samples(self) -> np.ndarray:
+        """Samples of each shard, int64 [shards]; the files of a list count as one."""
+        runs = itertools.groupby(s.video.path if s.video.entry else "" for s in self.samples)
+        return np.array([sum(1 for _ in run) for _, run in runs])
 
     @property
     def fingerprint(self) -> str:

@@ -1,4 +1,4 @@
-"""What a retrieval number is measured against: chance, and a matcher that sees only colours."""
+"""Baselines of retrieval: chance, and a matcher that sees only colours."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COLOUR_RULES = ("jaccard", "containment")
 
 @dataclass(frozen=True)
 class ChanceInterval:
-    """R@k of a matcher that guesses, in percent: the mean, and where it falls at `confidence`."""
+    """R@k of a matcher that guesses, in percent: its mean and its interval at `confidence`."""
 
     k: int
     expected: float
@@ -30,7 +30,7 @@ class ChanceInterval:
 
 @dataclass(frozen=True)
 class ColourBaseline:
-    """Expected text-to-video recall (percent) of matching colour sets, and the rule that won."""
+    """Expected text-to-video recall (percent) of matching colour sets, and the better rule."""
 
     recall: dict[int, float]
     rule: str
@@ -41,7 +41,7 @@ class ColourBaseline:
 def chance_interval(
     queries: int, gallery_size: int, k: int = 10, confidence: float = 0.999
 ) -> ChanceInterval:
-    """The central binomial interval of R@k when every query guesses, in percent.
+    """The central binomial interval of R@k in percent, if every query guesses.
 
     Each tail outside the interval has a probability of at most `(1 - confidence) / 2`.
     """
@@ -64,9 +64,9 @@ def expected_recall(
 ) -> dict[int, float]:
     """R@k in percent, in expectation over a uniformly random order of tied candidates.
 
-    scores: [q, n]; right: int64 [q], the column of each query's one right answer. With h candidates
-    higher and e equal (the right one included), the chance of a place among the first k is
-    `clip((k - h) / e, 0, 1)`.
+    scores: [q, n]; right: int64 [q], the column of each query's only right answer. If h candidates
+    score higher and e equal (the right one included), the probability of a place among the first k
+    is `clip((k - h) / e, 0, 1)`.
     """
     own = scores.gather(1, right[:, None])
     higher = (scores > own).sum(dim=1)
@@ -75,7 +75,7 @@ def expected_recall(
 
 
 def colours_in_text(text: str, colours: Sequence[str]) -> frozenset[str]:
-    """The colours whose name stands in the text as whole words; longer names win over shorter."""
+    """The colours whose names occur in the text as whole words; longer names take precedence."""
     pattern = "|".join(re.escape(c) for c in sorted(colours, key=len, reverse=True))
     return frozenset(re.findall(rf"\b(?:{pattern})\b", text.lower())) if colours else frozenset()
 
@@ -86,44 +86,42 @@ def colour_set_baseline(
     video_of_text: Tensor,
     recall_at: Sequence[int] = RECALL_AT,
 ) -> ColourBaseline | None:
-    """The strongest text-to-video retrieval that knows nothing but sets of colours.
+    """The better of two text-to-video matchers that only compare sets of colours.
 
-    captions: q texts; clips: n sample records whose `objects` carry a true `color`; video_of_text:
-    int64 [q]. The caption gives the set Q of the colour names that stand in it, the clip the set S
-    of its objects' true colours (a perfect colour detector). Two rules score a clip: `jaccard`,
-    |Q and S| / |Q or S|; `containment`, which puts every S that holds all of Q before the others
-    and orders by Jaccard within. Ties are broken at random and the result is the expectation over
-    that, so no luck enters. Of the two rules the one with the higher R@1 is returned: the baseline
-    gets the benefit of the doubt. None where the clips carry no colours (data of one's own).
+    captions: q texts; clips: n sample records whose `objects` have a true `color`; video_of_text:
+    int64 [q]. Q is the set of colour names in the caption, S the set of true colours of the clip's
+    objects (a perfect colour detector). The rule `jaccard` scores a clip by |Q and S| / |Q or S|.
+    The rule `containment` puts every S that contains Q before the others and orders both parts by
+    Jaccard. The result is the expectation over a random order of ties, for the rule with the higher
+    R@1. None if the clips have no colours, as in most data sets.
     """
     clip_sets = [_true_colours(clip) for clip in clips]
     colours = sorted(set().union(*clip_sets)) if clip_sets else []
     if not colours:
         return None
     caption_sets = [colours_in_text(caption, colours) for caption in captions]
-    asked = _indicator(caption_sets, colours)
-    held = _indicator(clip_sets, colours)
+    named, shown = _indicator(caption_sets, colours), _indicator(clip_sets, colours)
     recalls = {
-        rule: _recall_of_rule(rule, asked, held, video_of_text, recall_at) for rule in COLOUR_RULES
+        rule: _recall_of_rule(rule, named, shown, video_of_text, recall_at) for rule in COLOUR_RULES
     }
     rule = max(recalls, key=lambda name: recalls[name][min(recall_at)])
     return ColourBaseline(recalls[rule], rule, tuple(colours), len(set(clip_sets)))
 
 
 def _recall_of_rule(
-    rule: str, asked: Tensor, held: Tensor, right: Tensor, recall_at: Sequence[int]
+    rule: str, named: Tensor, shown: Tensor, right: Tensor, recall_at: Sequence[int]
 ) -> dict[int, float]:
     total = dict.fromkeys(recall_at, 0.0)
-    rows = max(1, CHUNK_ELEMENTS // len(held))
-    for start in range(0, len(asked), rows):
-        chunk = asked[start : start + rows]
-        shared = chunk @ held.T
-        either = chunk.sum(1, keepdim=True) + held.sum(1) - shared
-        scores = torch.where(either > 0, shared / either.clamp(min=1), 0.0)
+    rows = max(1, CHUNK_ELEMENTS // len(shown))
+    for start in range(0, len(named), rows):
+        chunk = named[start : start + rows]
+        common = chunk @ shown.T
+        either = chunk.sum(1, keepdim=True) + shown.sum(1) - common
+        scores = torch.where(either > 0, common / either.clamp(min=1), 0.0)
         if rule == "containment":
-            scores = scores + 2 * (shared == chunk.sum(1, keepdim=True))
+            scores = scores + 2 * (common == chunk.sum(1, keepdim=True))
         part = expected_recall(scores, right[start : start + rows], recall_at)
-        total = {k: total[k] + part[k] * len(chunk) / len(asked) for k in recall_at}
+        total = {k: total[k] + part[k] * len(chunk) / len(named) for k in recall_at}
     return total
 
 

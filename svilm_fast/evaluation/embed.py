@@ -1,4 +1,4 @@
-"""Clips and captions to embeddings: micro-batches, a progress bar, and what was left out."""
+"""Embeds the clips and captions of a data set with a dual encoder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from svilm_fast.models.video_encoder import VideoOutputs
 
 
 class VideoTextModel(Protocol):
-    """What evaluation asks of a dual encoder; both sides end in unit vectors of one space."""
+    """A dual encoder: videos, texts and nouns become unit vectors of one space."""
 
     def encode_video(
         self, frames: Tensor, seeds: Any = None, outputs: VideoOutputs | None = None
@@ -37,11 +37,11 @@ class VideoTextModel(Protocol):
 
 @dataclass(frozen=True)
 class CaptionTable:
-    """All captions of a data set: videos may have several, which a batch shows only one of.
+    """All captions of a data set; a batch holds only one caption of each sample.
 
-    tokens: int [n, S]; mask: bool [n, S]; rows: the captions of each video; video: the name of the
-    video that a sample shows. Samples of one video file, or of one segment of it, are one video
-    under the first's id.
+    tokens: int [n, S]; mask: bool [n, S]; rows: the captions of each video; video: the video of
+    each sample. Samples of the same file, or of the same segment of it, are one video, named after
+    the first sample.
     """
 
     texts: list[str]
@@ -52,7 +52,7 @@ class CaptionTable:
 
     @classmethod
     def of(cls, dataset: ClipDataset) -> CaptionTable:
-        """Every caption of a data set, as it was tokenised there."""
+        """The captions of a data set with their tokens."""
         first = dataset.first_caption
         rows: dict[str, list[int]] = {}
         video: dict[str, str] = {}
@@ -67,8 +67,9 @@ class CaptionTable:
 class Embeddings:
     """One row for each video and one for each caption.
 
-    videos: float32 [n, D]; texts: float32 [q, D]; video_of_text: int64 [q]; frames: uint8
-    [n, s, h, w, 3] small pictures for looking, or None; seconds: time in the encoders.
+    videos: float32 [n, D]; texts: float32 [q, D]; video_of_text: int64 [q]; metadata: JSON of the
+    samples; frames: uint8 [n, s, h, w, 3] small frames for pictures, or None; seconds: time spent
+    in reading and encoding.
     """
 
     video_ids: list[str]
@@ -92,7 +93,7 @@ class _EmbeddingCollector:
     frames: list[Tensor] = field(default_factory=list)
 
     def new_rows(self, ids: Sequence[str]) -> list[int]:
-        """The rows of a batch whose video was not met before; numbers them."""
+        """Register the ids of a batch; return the rows whose id is new."""
         rows = []
         for row, name in enumerate(ids):
             if name not in self.row_of_video:
@@ -103,7 +104,7 @@ class _EmbeddingCollector:
     def result(self, seconds: float) -> Embeddings:
         if not self.videos:
             raise ValueError(
-                "no clip could be embedded: the loader delivered no batch; see what it skipped"
+                "no clip could be embedded: the loader delivered no batch; its skips say why"
             )
         return Embeddings(
             video_ids=list(self.row_of_video),
@@ -131,14 +132,22 @@ def embed_clips(
     progress: bool | None = None,
     calls: int = 0,
 ) -> Embeddings:
-    """Encode every clip and caption of `batches` in evaluation mode, without a graph.
+    """Encode the clips and captions of `batches` in evaluation mode, without gradients.
 
-    A batch is one call of each encoder. A video that comes twice counts once. captions: where all
-    captions of a video are to be used, not only the one that came with the batch. autocast: dtype
-    of mixed precision, e.g. torch.bfloat16. keep_frames: how many evenly spaced frames of each clip
-    to keep at `frame_size` pixels, for pictures. total: number of clips, for the progress bar,
-    which shows on a terminal unless `progress` says otherwise. calls: make at least so many calls,
-    by repeating the last batch: under ZeRO-3 all ranks must make equally many.
+    Each batch is one call of each encoder. A video that occurs twice counts once.
+
+    Args:
+        model: the encoders.
+        batches: for example a ClipLoader.
+        captions: all captions of the videos; None: use only those in the batches.
+        device: of the encoders' inputs; None: that of the model's parameters.
+        autocast: dtype of mixed precision, for example torch.bfloat16.
+        keep_frames: number of evenly spaced frames of each clip to keep for pictures.
+        frame_size: longer side of these frames in pixels.
+        total: number of clips, for the progress bar.
+        progress: whether to show the bar; None: only on a terminal.
+        calls: minimum number of encoder calls, reached by repeating the last batch. Under ZeRO-3
+            all ranks must make the same number.
     """
     device = torch.device(device) if device is not None else device_of(model)
     pictures = (keep_frames, frame_size)
@@ -156,20 +165,15 @@ def embed_clips(
     return collector.result(time.perf_counter() - started)
 
 
-def merge_ranks(embeddings: Embeddings, group: dist.ProcessGroup | None = None) -> Embeddings:
-    """Join what every rank embedded, in order of rank; all ranks get the whole.
-
-    A video that two ranks embedded counts once.
-    """
-    if not dist.is_initialized() or dist.get_world_size(group) == 1:
-        return embeddings
-    parts: list[Any] = [None] * dist.get_world_size(group)
-    dist.all_gather_object(parts, embeddings, group=group)
-    return join(parts)
+def gather(value: Any) -> list[Any]:
+    """Return the picklable `value` of every rank of the default process group, in rank order."""
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, value)
+    return parts
 
 
 def join(parts: Sequence[Embeddings]) -> Embeddings:
-    """Concatenate embeddings of several ranks or shards; a video in two of them counts once."""
+    """Concatenate the embeddings of several ranks; a video in two of them counts once."""
     collector = _EmbeddingCollector()
     for part in parts:
         rows = collector.new_rows(part.video_ids)
@@ -187,9 +191,9 @@ def join(parts: Sequence[Embeddings]) -> Embeddings:
 
 
 def small_frames(frames: Tensor, count: int, size: int) -> Tensor:
-    """Evenly spaced frames made small: uint8 [b, F, H, W, 3] to uint8 [b, count, h, w, 3].
+    """Evenly spaced small frames: uint8 [b, F, H, W, 3] to uint8 [b, count, h, w, 3].
 
-    The longer side becomes `size` pixels, unless it is shorter already.
+    The longer side becomes `size` pixels, unless it is shorter.
     """
     steps = frames.shape[1]
     index = ((torch.arange(count) + 0.5) * steps / count).long().clamp(max=steps - 1)
@@ -217,10 +221,10 @@ def _embed_batch(
     table = captions or _captions_of_batch(batch)
     names = [table.video[name] for name in batch.ids]
     rows = collector.new_rows(names)
-    # A batch without news is encoded all the same and dropped: other ranks may have some.
-    asked = rows or [0]
-    texts = [text for row in asked for text in table.rows[names[row]]]
-    frames = batch.frames[asked]
+    # A batch without a new video is encoded too, and dropped: under ZeRO-3 other ranks wait for it.
+    encoded = rows or [0]
+    texts = [text for row in encoded for text in table.rows[names[row]]]
+    frames = batch.frames[encoded]
     with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
         outputs = VideoOutputs(groups=False, segments=False)
         video = model.encode_video(frames.to(device), None, outputs).video
@@ -247,7 +251,7 @@ def _captions_of_batch(batch: ClipBatch) -> CaptionTable:
 
 @contextmanager
 def evaluation_mode(model: Any) -> Iterator[None]:
-    """Evaluation mode for the time of the block."""
+    """Put a model into evaluation mode inside the `with` block."""
     was_training = getattr(model, "training", False)
     if was_training:
         model.eval()

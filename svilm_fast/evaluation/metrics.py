@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,17 +10,18 @@ from torch import Tensor
 
 RECALL_AT = (1, 5, 10)
 CHUNK_ELEMENTS = 4_194_304
-# Relative to the norms of the embeddings; `mid_ranks` derives it.
+CONFIDENCE = 0.95
+# Relative to the norms of the embeddings; the docstring of `mid_ranks` derives it.
 TIE_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
 class QueryRanks:
-    """Where the right answer of every query stands, in expectation over a random order of ties.
+    """Ranks of the right answer of every query, in expectation over a random order of ties.
 
     higher: int64 [q], wrong answers with a higher score than the right one.
     ties: int64 [q], wrong answers with the same score (see `mid_ranks` for the tolerance).
-    gallery_size: the number of candidates that every query was ranked against.
+    gallery_size: the number of candidates.
     """
 
     higher: Tensor
@@ -34,10 +34,10 @@ class QueryRanks:
         return self.higher + self.ties.to(torch.float64) / 2
 
     def hits(self, k: int) -> Tensor:
-        """Chance that the right answer is among the first k, float64 [q].
+        """Probability that the right answer is among the first k, float64 [q].
 
-        The right answer takes each of the `ties + 1` tied places equally often, so the chance is
-        `clip(k - higher, 0, ties + 1) / (ties + 1)`: 0 or 1 for a query without a tie.
+        The right answer takes each of the `ties + 1` tied places with the same probability, so it
+        is `clip(k - higher, 0, ties + 1) / (ties + 1)`: 0 or 1 for a query without a tie.
         """
         places = self.ties + 1
         return torch.minimum((k - self.higher).clamp(min=0), places).to(torch.float64) / places
@@ -45,10 +45,10 @@ class QueryRanks:
 
 @dataclass(frozen=True)
 class RankSummary:
-    """What a table shows of one retrieval direction; recalls in percent, ranks 1-based.
+    """Figures of one retrieval direction; recalls in percent, ranks 1-based.
 
-    Ties count in expectation: recall is the mean of `QueryRanks.hits`, the median and the mean are
-    those of the queries' expected ranks. tied_queries: queries with at least one tie.
+    Recall is the mean of `QueryRanks.hits`; median and mean are those of the expected ranks.
+    tied_queries: queries with at least one tie. intervals: (low, high) by metric name.
     """
 
     recall: dict[int, float]
@@ -58,7 +58,7 @@ class RankSummary:
     gallery_size: int
     tied_queries: int
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
-    confidence: float = 0.95
+    confidence: float = CONFIDENCE
 
 
 def mid_ranks(
@@ -68,25 +68,26 @@ def mid_ranks(
     gallery_labels: Tensor,
     *,
     chunk_elements: int = CHUNK_ELEMENTS,
-    tie_tolerance: float = TIE_TOLERANCE,
 ) -> QueryRanks:
     """Rank the right answer of every query among the gallery by dot product, in float64.
 
     queries: [q, D]; gallery: [n, D]; query_labels: int64 [q]; gallery_labels: int64 [n].
-    A candidate is right when its label equals the query's. Of several right ones the best counts
-    and the others are left out, so a video with twenty captions is not punished for its own.
-    At most `max(n, chunk_elements)` scores exist at any time.
+    A candidate is right if its label equals the query's. Of several right candidates only the best
+    counts; the others neither help nor hurt. At most `max(n, chunk_elements)` scores exist at any
+    time.
 
-    Ties count in expectation over a random order of the tied candidates: the optimistic rank makes
-    a collapsed model look perfect, the pessimistic one makes it look worse than chance.
+    Ties count in expectation over a random order of the tied candidates. The optimistic rank would
+    make a collapsed model look perfect, the pessimistic rank worse than chance.
 
-    Two scores of a query q tie when they differ by at most `tie_tolerance * |q| * (|a| + |b|) / 2`,
-    where a and b are the two candidates. The reason is the rounding of the embeddings: those of one
-    clip depend on the batch that it was encoded in, because the edges of a tile run through other
-    instructions. With a relative error of r in every embedding, a dot product q.a is wrong by at
-    most 2 r |q| |a|, and the difference of two by at most 2 r |q| (|a| + |b|). The default of 1e-6
-    allows r = 2.5e-7, about four units of float32's rounding (6e-8); differences of 1e-7 were
-    measured between unit vectors. The norms make ranks independent of the embeddings' scale.
+    Two scores of a query q tie if they differ by at most `TIE_TOLERANCE * |q| * (|a| + |b|) / 2`,
+    where a and b are the two candidates. The tolerance covers rounding: the embedding of a clip
+    depends slightly on the batch it was encoded in, because the edges of a tile are computed with
+    other instructions. With a relative error of r in every embedding, a dot product q.a is wrong by
+    at most 2 r |q| |a|, and a difference of two by at most 2 r |q| (|a| + |b|). The tolerance of
+    1e-6 allows r = 2.5e-7, about four units of float32 rounding (6e-8); the largest difference
+    measured between unit vectors was 1e-7. The norms make ranks independent of the embeddings'
+    scale.
+
     Raises ValueError for wrong shapes, values that are not finite, or a query without an answer.
     """
     check_embeddings(queries, gallery, query_labels, gallery_labels)
@@ -108,7 +109,7 @@ def mid_ranks(
             )
         best, place = scores.masked_fill(~right, -torch.inf).max(dim=1, keepdim=True)
         norms = (gallery_norm + gallery_norm[place]) / 2
-        tolerance = tie_tolerance * queries64.norm(dim=1, keepdim=True) * norms
+        tolerance = TIE_TOLERANCE * queries64.norm(dim=1, keepdim=True) * norms
         lead = (scores - best).masked_fill_(right, -torch.inf)
         higher[chunk] = (lead > tolerance).sum(dim=1).cpu()
         ties[chunk] = (lead.abs() <= tolerance).sum(dim=1).cpu()
@@ -136,7 +137,7 @@ def video_to_text_ranks(
 ) -> QueryRanks:
     """Rank of every captioned video's best caption; arguments as in `text_to_video_ranks`.
 
-    Videos without a caption are candidates for texts but ask nothing themselves.
+    Videos without a caption are candidates, but no queries.
     """
     captioned = torch.unique(video_of_text)
     return mid_ranks(
@@ -158,40 +159,32 @@ def top_matches(
 
 
 def summarise(
-    ranks: QueryRanks,
-    *,
-    recall_at: Sequence[int] = RECALL_AT,
-    clusters: Tensor | None = None,
-    resamples: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
+    ranks: QueryRanks, *, clusters: Tensor | None = None, resamples: int = 1000
 ) -> RankSummary:
     """Recalls, median and mean rank with percentile bootstrap intervals.
 
-    clusters: int64 [q], queries that are drawn together (the captions of one video); each query is
-    its own cluster by default. `resamples=0` leaves the intervals out.
+    clusters: int64 [q], equal for queries that are drawn together (the captions of one video);
+    None: queries are drawn one by one. `resamples=0` omits the intervals.
     """
-    hits = np.stack([ranks.hits(k).numpy() for k in recall_at])
+    hits = np.stack([ranks.hits(k).numpy() for k in RECALL_AT])
     rank = ranks.rank.numpy()
-    names = [*(f"R@{k}" for k in recall_at), "MedR", "MeanR"]
+    names = [*(f"R@{k}" for k in RECALL_AT), "MedR", "MeanR"]
     values = dict(zip(names, _statistics(hits, rank), strict=True))
     intervals = {}
     if resamples:
-        drawn = _bootstrap(hits, rank, clusters, resamples, seed)
-        tails = [50 * (1 - confidence), 50 * (1 + confidence)]
-        low, high = np.percentile(drawn, tails, axis=0)
+        drawn = _bootstrap(hits, rank, clusters, resamples)
+        low, high = np.percentile(drawn, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)], axis=0)
         intervals = {
             name: (float(lo), float(hi)) for name, lo, hi in zip(values, low, high, strict=True)
         }
     return RankSummary(
-        recall={k: values[f"R@{k}"] for k in recall_at},
+        recall={k: values[f"R@{k}"] for k in RECALL_AT},
         median_rank=values["MedR"],
         mean_rank=values["MeanR"],
         queries=len(ranks.ties),
         gallery_size=ranks.gallery_size,
         tied_queries=int((ranks.ties > 0).sum()),
         intervals=intervals,
-        confidence=confidence,
     )
 
 
@@ -204,9 +197,9 @@ def _statistics(hits: np.ndarray, rank: np.ndarray) -> list[float]:
 
 
 def _bootstrap(
-    hits: np.ndarray, rank: np.ndarray, clusters: Tensor | None, resamples: int, seed: int
+    hits: np.ndarray, rank: np.ndarray, clusters: Tensor | None, resamples: int
 ) -> np.ndarray:
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     if clusters is None:
         members = np.arange(len(rank))
     else:
@@ -225,17 +218,17 @@ def check_embeddings(
     """Raise ValueError for wrong shapes, an empty side, or values that are not finite."""
     if queries.ndim != 2 or gallery.ndim != 2 or queries.shape[1] != gallery.shape[1]:
         raise ValueError(
-            f"embeddings must be [q, D] and [n, D] of one width, got {tuple(queries.shape)} "
+            f"embeddings must be [q, D] and [n, D] with the same D, got {tuple(queries.shape)} "
             f"and {tuple(gallery.shape)}"
         )
     if not len(queries) or not len(gallery):
         raise ValueError("nothing to rank: there are no queries or no candidates")
     if query_labels.shape != queries.shape[:1] or gallery_labels.shape != gallery.shape[:1]:
         raise ValueError(
-            f"one label for each embedding, got {len(query_labels)} labels for {len(queries)} "
+            f"every embedding needs one label, got {len(query_labels)} labels for {len(queries)} "
             f"queries and {len(gallery_labels)} for {len(gallery)} candidates"
         )
-    # A NaN compares as "not higher" with everything, which would rank the right answer first.
+    # NaN is never higher than the right answer, which would therefore rank first.
     for name, tensor in (("query", queries), ("gallery", gallery)):
         if not bool(torch.isfinite(tensor).all()):
             broken = int((~torch.isfinite(tensor).all(dim=1)).nonzero()[0])

@@ -1,10 +1,10 @@
 """The pointing game for groups: does the group that a noun attends to lie on the noun's object?
 
-Zhang et al., "Top-down Neural Attention by Excitation Backprop" (arXiv 1608.00507), section 4.1: a
-hit is an attention map whose maximum lies on the object; the score is the share of hits. Tokens are
-assigned to one group each, so that the attention of a group is a mask and its maximum a tie between
-the group's tokens. As everywhere in this package, a tie counts in expectation: a noun scores the
-share of its group's tokens that lie on the object.
+Zhang et al., "Top-down Neural Attention by Excitation Backprop" (arXiv 1608.00507), section 4.1: an
+attention map is a hit if its maximum lies on the object, and the score is the share of hits. Every
+token belongs to one group, so the attention map of a group is a mask, and its maximum is a tie of
+the group's tokens. Ties count in expectation: a noun scores the share of its group's tokens that
+lie on the object.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class NounPointing:
 class PointingScore:
     """Means over the nouns whose object is known, in [0, 1].
 
-    score: of the attention maxima that lie on the object. chance: of pointing at a token drawn at
-    random, which is the share of the tokens that lie on the object. nouns: how many were scored.
-    too_small: nouns left out, because their object covers a quarter of no token.
+    score: share of the attention maxima that lie on the object. chance: the score of a token drawn
+    at random, which is the share of the tokens that lie on the object. nouns: the number of scored
+    nouns. too_small: nouns left out because their object covers a quarter of no token.
     """
 
     score: float
@@ -51,48 +51,40 @@ class PointingScore:
 
     @classmethod
     def of(cls, found: Iterable[NounPointing | None]) -> PointingScore:
-        """The mean of single nouns (None: the object is too small). ValueError without any."""
+        """Average single nouns (None: the object is too small); raises ValueError without any."""
         every = list(found)
         scored = [noun for noun in every if noun is not None]
         if not scored:
             raise ValueError("no noun has an object that covers at least a quarter of a token")
-        hits, chances = ([getattr(noun, name) for noun in scored] for name in ("hit", "chance"))
-        return cls(
-            float(np.mean(hits)), float(np.mean(chances)), len(scored), len(every) - len(scored)
-        )
+        hit = float(np.mean([noun.hit for noun in scored]))
+        chance = float(np.mean([noun.chance for noun in scored]))
+        return cls(hit, chance, len(scored), len(every) - len(scored))
 
 
-def score_noun(attention: np.ndarray, on_object: np.ndarray) -> NounPointing | None:
-    """Score one attention map.
+def score_noun(groups: np.ndarray, chosen: int, on_object: np.ndarray) -> NounPointing | None:
+    """Score the group that a noun attends to.
 
-    attention: float or bool [P, h, w] over the tokens, NaN where a token was dropped. All maxima
-    count in expectation; a map without a positive value (the mask of an empty group) is a miss.
-    on_object: bool [P, h, w], the tokens that lie on the object. Returns None where no kept token
-    does.
+    groups: int [P, h, w], the group of each token, NO_GROUP for dropped tokens. chosen: the noun's
+    group; an empty group is a miss. on_object: bool [P, h, w], the tokens that lie on the object.
+    Returns None if no token that was kept lies on the object.
     """
-    kept = ~np.isnan(attention)
-    values, truth = attention[kept].astype(float), on_object[kept]
-    if not truth.any():
+    kept = groups != NO_GROUP
+    chance = on_object[kept]
+    if not chance.any():
         return None
-    largest = values.max()
-    hit = float(truth[values == largest].mean()) if largest > 0 else 0.0
-    return NounPointing(hit, float(truth.mean()))
-
-
-def group_attention(groups: np.ndarray, chosen: int) -> np.ndarray:
-    """The mask of one group: int [P, h, w] to float [P, h, w], NaN where a token was dropped."""
-    return np.where(groups == NO_GROUP, np.nan, (groups == chosen).astype(float))
+    pointed = on_object[groups == chosen]
+    return NounPointing(float(pointed.mean()) if pointed.size else 0.0, float(chance.mean()))
 
 
 def has_masks(metadata: Mapping[str, Any] | None) -> bool:
-    """Whether a sample's json has the nouns and masks of the rendered world."""
+    """Whether a sample's JSON has the nouns and masks of the rendered world."""
     return metadata is not None and {"nouns", "masks", "width", "height"} <= metadata.keys()
 
 
 def objects_of_noun(metadata: Mapping[str, Any], noun: str) -> list[int]:
-    """The objects of the rendered world that a noun of its captions names; empty if none."""
-    named = (told for grain in metadata["nouns"].values() for told in grain)
-    return sorted({t["object"] for t in named if t["text"] == noun and t["object"] is not None})
+    """The numbers of the objects that a noun of a rendered clip's captions names."""
+    listed = (entry for grain in metadata["nouns"].values() for entry in grain)
+    return sorted({e["object"] for e in listed if e["text"] == noun and e["object"] is not None})
 
 
 def tokens_on_objects(
@@ -107,7 +99,7 @@ def tokens_on_objects(
 ) -> np.ndarray:
     """The tokens that lie on any of the objects: bool [P, h, w].
 
-    metadata: the json of a sample of the rendered world. frame_index: int [F], source frames of the
+    metadata: the JSON of a sample of the rendered world. frame_index: int [F], source frames of the
     clip. crop: x0, y0, x1, y1 of the view as fractions of the source frame; flipped: whether it is
     mirrored. image_size: H = W of the view in pixels. grid: (P, h, w) of the tokens.
     """
@@ -155,7 +147,7 @@ def encode_batch_nouns(
     if not nouns:
         return None
     mask = batch.noun_token_mask.clone()
-    # An absent noun is a sequence without tokens, which an encoder need not take.
+    # Encoders may reject a sequence without tokens, which an absent noun would be.
     mask[..., 0] |= ~batch.noun_mask
     tokens = batch.noun_tokens.reshape(-1, length).to(device)
     flat = mask.reshape(-1, length).to(device)
@@ -165,10 +157,10 @@ def encode_batch_nouns(
 def point_in_batch(
     batch: ClipBatch, groups: np.ndarray, best: np.ndarray
 ) -> list[dict[str, NounPointing | None]]:
-    """For every clip of a batch with masks, its nouns that name an object, and how they point.
+    """Score the nouns that name an object, for every clip of a batch with masks.
 
-    groups: int [b, P, h, w] as of `group_grid`. best: int [b, K], the group each noun attends to
-    most. None stands for an object that is too small.
+    groups: int [b, P, h, w] from `group_grid`. best: int [b, K], the group that each noun attends
+    to most. None: the object is too small.
     """
     found: list[dict[str, NounPointing | None]] = []
     for row, metadata in enumerate(batch.metadata):
@@ -185,9 +177,7 @@ def point_in_batch(
                     image_size=batch.frames.shape[2],
                     grid=groups.shape[1:],
                 )
-                clip[noun] = score_noun(
-                    group_attention(groups[row], int(best[row, place])), on_object
-                )
+                clip[noun] = score_noun(groups[row], int(best[row, place]), on_object)
         found.append(clip)
     return found
 
@@ -200,7 +190,7 @@ def measure_pointing(
 ) -> PointingScore | None:
     """Pointing score of a model with groups over batches of the rendered world.
 
-    Returns None where nothing can be scored: no groups, no nouns, no masks.
+    Returns None without groups, nouns or masks.
     """
     device = torch.device(device) if device is not None else device_of(model)
     found: list[NounPointing | None] = []

@@ -1,4 +1,4 @@
-"""A drawing surface measured in inches from the top left corner, for pictures made of frames."""
+"""A drawing surface in inches from the top left corner, for pictures made of video frames."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 from svilm_fast.report.theme import Theme
 
 PAGE_WIDTH = 11.0
-MARGIN = 0.05  # room for the outer half of a frame at the edge
+MARGIN = 0.05  # inches around the drawing, so that no outline at its edge is cut
 LINE_HEIGHT = 1.35
+NOTE_SIZE = 8.5  # points
 RULER_DPI = 144.0
 
 
 class Canvas:
-    """One figure of `width` x `height` inches and a narrow margin; y grows downwards."""
+    """A figure of `width` x `height` inches plus a narrow margin; y grows downwards."""
 
     def __init__(self, width: float, height: float, theme: Theme) -> None:
         self.theme = theme
@@ -34,7 +35,7 @@ class Canvas:
         self.axes.axis("off")
 
     def image(self, x: float, y: float, width: float, height: float, pixels: np.ndarray) -> None:
-        """Pixels uint8 [h, w, 3] stretched over a rectangle; few pixels stay sharp squares."""
+        """Draw pixels uint8 [h, w, 3] over a rectangle; small images keep sharp pixels."""
         smooth = "nearest" if max(pixels.shape[:2]) < 128 else "antialiased"
         extent = (x, x + width, y + height, y)
         self.axes.imshow(pixels, extent=extent, aspect="auto", interpolation=smooth, zorder=2)
@@ -54,7 +55,7 @@ class Canvas:
         alpha: float = 1.0,
         layer: float = 3,
     ) -> None:
-        """A rectangle, filled or framed, with round corners where `radius` (inches) says so."""
+        """Draw a rectangle, filled or outlined; radius: of its corners, in inches."""
         look: dict[str, Any] = {
             "facecolor": fill or "none",
             "edgecolor": edge or "none",
@@ -82,7 +83,7 @@ class Canvas:
         align: str = "left",
         vertical: str = "top",
     ) -> None:
-        """One line or several; (x, y) is the corner or middle that `align` and `vertical` name."""
+        """Draw lines of text; (x, y) is the point of its box that `align` and `vertical` name."""
         self.axes.text(
             x,
             y,
@@ -97,11 +98,36 @@ class Canvas:
             parse_math=False,
         )
 
-    def line(
-        self, x0: float, y0: float, x1: float, y1: float, *, colour: str | None = None
+    def note(
+        self,
+        x: float,
+        y: float,
+        text: str,
+        size: float = NOTE_SIZE,
+        align: str = "left",
+        vertical: str = "top",
     ) -> None:
-        """A hairline."""
-        self.axes.plot([x0, x1], [y0, y1], color=colour or self.theme.line, linewidth=0.9, zorder=1)
+        """Draw small text in the muted colour."""
+        muted = self.theme.muted
+        self.text(x, y, text, size=size, colour=muted, align=align, vertical=vertical)
+
+    def cell(
+        self, x: float, y: float, width: float, height: float, value: float, size: float = 8
+    ) -> None:
+        """Write a share with two decimals in the middle of a rectangle that it shades."""
+        self.text(
+            x + width / 2,
+            y + height / 2,
+            f"{value:.2f}",
+            size=size,
+            colour=self.theme.surface if value > 0.75 else self.theme.ink,
+            align="center",
+            vertical="center",
+        )
+
+    def line(self, x0: float, y0: float, x1: float, y1: float) -> None:
+        """Draw a hairline."""
+        self.axes.plot([x0, x1], [y0, y1], color=self.theme.line, linewidth=0.9, zorder=1)
 
 
 def text_width(text: str, size: float, bold: bool = False) -> float:
@@ -110,7 +136,7 @@ def text_width(text: str, size: float, bold: bool = False) -> float:
 
 
 def wrap(text: str, width: float, size: float, lines: int = 2, bold: bool = False) -> list[str]:
-    """Break a text into at most `lines` lines of `width` inches; what is cut ends in "…"."""
+    """Break a text into at most `lines` lines of `width` inches; a line that is cut ends in "…"."""
     rows: list[str] = []
     for word in text.split():
         longer = f"{rows[-1]} {word}" if rows else word

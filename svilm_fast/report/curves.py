@@ -19,7 +19,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from svilm_fast.core.metric_names import current_name, namespace_of
 from svilm_fast.core.records import read_records
 from svilm_fast.core.text import counted
-from svilm_fast.evaluation.retrieval import RetrievalResult
+from svilm_fast.evaluation.result import RetrievalResult
 from svilm_fast.objectives.base import Metric
 from svilm_fast.report.canvas import PAGE_WIDTH
 from svilm_fast.report.theme import Theme
@@ -33,7 +33,8 @@ Series = dict[str, tuple[np.ndarray, np.ndarray]]
 class Panel:
     """One small chart: title, the names of its lines in the log with their labels, the unit.
 
-    What is not `measured` in every step (a schedule, a parameter, an evaluation) is not smoothed.
+    measured: the values vary from step to step and are smoothed; false for a schedule, a parameter
+    or an evaluation.
     """
 
     title: str
@@ -43,7 +44,7 @@ class Panel:
     measured: bool = True
 
 
-# Those without lines get them from the metrics of the objectives.
+# Panels without lines get them from the metrics of the task.
 PANELS = (
     Panel("Loss", (("loss", "total"),)),
     Panel("Loss parts"),
@@ -63,16 +64,16 @@ PANELS = (
     Panel("Gradient norm", (("gradient_norm", "before clipping"),), logarithmic=True),
     Panel("Learning rate", (("learning_rate", "learning rate"),), measured=False),
 )
-# Names under which other logs keep the same numbers.
+# Names of the same metrics in other logs.
 ALIASES = {"lr": "learning_rate", "grad_norm": "gradient_norm"}
-TRAINING = "train/"  # what other logs put in front of the metrics of training
+TRAINING = "train/"  # prefix of the training metrics in other logs
 
 
 def read_metrics(path: str | Path) -> Series:
-    """Every number of a metrics.jsonl: name to (steps, values), both float64 [n], in step order.
+    """Read a metrics.jsonl: name to (steps, values), both float64 [n], in step order.
 
-    Nulls and NaN (a step without a finite value) are left out, and so are damaged lines, which a
-    warning counts.
+    Nulls and values that are not finite are left out. So are damaged lines; a warning gives their
+    number.
     """
     records, damaged = read_records(Path(path).read_bytes())
     if damaged:
@@ -90,9 +91,9 @@ def read_metrics(path: str | Path) -> Series:
 
 
 def smooth(values: np.ndarray, reach: int) -> np.ndarray:
-    """Mean of each point and `reach` neighbours on either side, fewer towards the ends.
+    """Running mean over `reach` neighbours on either side, fewer towards the ends.
 
-    The window stays symmetric, so that a steep start is neither delayed nor flattened.
+    The window is symmetric everywhere, so a steep start is neither delayed nor flattened.
     """
     total = np.concatenate([[0.0], np.cumsum(values)])
     place = np.arange(len(values))
@@ -101,7 +102,7 @@ def smooth(values: np.ndarray, reach: int) -> np.ndarray:
 
 
 def panels_with(metrics: Mapping[str, Metric]) -> list[Panel]:
-    """All charts: PANELS with the lines of the metrics, then those that only a metric names."""
+    """PANELS with the lines of the metrics, then the panels that only a metric names."""
     panels = {panel.title: panel for panel in PANELS}
     for name, metric in metrics.items():
         if metric.panel:
@@ -111,7 +112,7 @@ def panels_with(metrics: Mapping[str, Metric]) -> list[Panel]:
 
 
 def panels_of_evaluators(series: Mapping[str, object]) -> list[Panel]:
-    """One chart for each evaluator that PANELS shows nothing of, with its first four figures."""
+    """One panel for each evaluator without a line in PANELS, with its first four metrics."""
     shown = {namespace_of(name) for panel in PANELS for name, _ in panel.lines}
     found: dict[str, list[str]] = {}
     for name in series:
@@ -128,16 +129,16 @@ def panels_of_evaluators(series: Mapping[str, object]) -> list[Panel]:
 
 
 def draw_curves(
-    series: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    series: Series,
     theme: Theme,
     metrics: Mapping[str, Metric],
 ) -> Figure:
-    """Small charts of everything the log holds of PANELS, metrics, evaluators; three in a row."""
+    """Draw the panels that the log has values for, three in a row."""
     every = [*panels_with(metrics), *panels_of_evaluators(series)]
     panels = [panel for panel in every if any(name in series for name, _ in panel.lines)]
     if not panels:
         known = ", ".join(sorted({name for panel in every for name, _ in panel.lines}))
-        raise ValueError(f"the log holds none of the known numbers ({known})")
+        raise ValueError(f"the log holds none of the known metrics ({known})")
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
     figure, grid = plt.subplots(
@@ -159,7 +160,7 @@ def draw_curves(
 
 
 def draw_recall_bars(result: RetrievalResult, theme: Theme) -> Figure:
-    """Text-to-video recall beside the colour-set baseline and chance."""
+    """Draw text-to-video recall beside the colour-set baseline and chance."""
     summary = result.text_to_video
     ks = sorted(summary.recall)
     rows: list[tuple[str, str, Sequence[float]]] = [
@@ -173,19 +174,16 @@ def draw_recall_bars(result: RetrievalResult, theme: Theme) -> Figure:
     for place, (label, colour, values) in enumerate(rows):
         y = np.arange(len(ks)) + (place - (len(rows) - 1) / 2) * height
         axes.barh(y, values, height=0.88 * height, color=colour, label=label)
-        ends = [
-            _draw_whisker(axes, summary, k, y[i], theme) if not place else 0.0
-            for i, k in enumerate(ks)
-        ]
-        for bar, value, end in zip(y, values, ends, strict=True):
-            axes.text(
-                max(value, end) + 0.8,
-                bar,
-                f"{value:.1f}",
-                va="center",
-                fontsize=9,
-                fontweight="bold" if not place else "normal",
-            )
+        weight = "normal" if place else "bold"
+        for bar, k, value in zip(y, ks, values, strict=True):
+            end = value
+            if not place and f"R@{k}" in summary.intervals:
+                interval = summary.intervals[f"R@{k}"]
+                end = max(value, interval[1])
+                axes.plot(
+                    interval, [bar, bar], color=theme.ink, linewidth=1.3, solid_capstyle="butt"
+                )
+            axes.text(end + 0.8, bar, f"{value:.1f}", va="center", fontsize=9, fontweight=weight)
     axes.set_yticks(range(len(ks)), [f"R@{k}" for k in ks])
     axes.tick_params(axis="y", length=0, labelcolor=theme.ink)
     axes.invert_yaxis()
@@ -197,18 +195,10 @@ def draw_recall_bars(result: RetrievalResult, theme: Theme) -> Figure:
     return figure
 
 
-def _draw_whisker(axes: Axes, summary: object, k: int, y: float, theme: Theme) -> float:
-    interval = getattr(summary, "intervals", {}).get(f"R@{k}")
-    if interval is None:
-        return 0.0
-    axes.plot(interval, [y, y], color=theme.ink, linewidth=1.3, solid_capstyle="butt")
-    return float(interval[1])
-
-
 def _draw_panel(
     axes: Axes,
     panel: Panel,
-    series: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    series: Series,
     theme: Theme,
 ) -> None:
     axes.set_title(panel.title)
@@ -219,7 +209,7 @@ def _draw_panel(
         steps, values = series[name]
         values = 100 * values if panel.percent else values
         if len(values) == 1:
-            # One point has no line to show: draw a mark, not clipped at the edge, and its value.
+            # One point makes no line: draw a mark that the edge does not clip, and its value.
             shown = f"{label}: {values[0]:.4g}"
             point: dict[str, Any] = {"marker": "o", "markersize": 7, "linestyle": "none"}
             axes.plot(steps, values, color=colours[name], label=shown, clip_on=False, **point)
@@ -239,7 +229,7 @@ def _draw_panel(
     elif all((series[name][1] >= 0).all() for name, _ in present):
         largest = (100 if panel.percent else 1) * max(series[name][1].max() for name, _ in present)
         lowest_top = 5.0 if panel.percent else 0.0
-        # Values that hardly change leave no margin of their own.
+        # Matplotlib leaves no margin above values that hardly change.
         axes.set_ylim(bottom=0, top=max(axes.get_ylim()[1], 1.05 * largest, lowest_top))
     if len(panel.lines) > 1 or single:
         axes.legend(loc="best", handlelength=1.2)

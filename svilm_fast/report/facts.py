@@ -1,4 +1,4 @@
-"""The facts of a run as small tables: model, training, machine, throughput, evaluation data."""
+"""The facts of a run as small tables: model, task, training, machine, throughput."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from svilm_fast.objectives.config import ObjectivesConfig
+from svilm_fast.report.curves import Series
 
 Facts = dict[str, dict[str, str]]
 
-# Section, dotted key of the resolved configuration, words for it.
+# Section, dotted key of the resolved configuration, label.
 Row = tuple[str, str, str]
 OF_THE_MODEL: tuple[Row, ...] = (
     ("Model", "model.preset", "preset"),
@@ -49,59 +49,47 @@ FROM_ENVIRONMENT: tuple[tuple[str, str], ...] = (
 )
 
 
-def objectives_of(config: Mapping[str, Any] | None) -> ObjectivesConfig:
-    """The objectives of a run's configuration; the default ones where it holds none."""
-    return ObjectivesConfig.model_validate((config or {}).get("objectives") or {})
-
-
-def rows_of(config: Mapping[str, Any] | None) -> list[Row]:
-    """The settings that are shown, in order."""
-    objectives = [
-        ("Objectives", f"objectives.{name}.{key}", words)
-        for name, objective in objectives_of(config).all().items()
-        for key, words in objective.facts(name).items()
-    ]
-    return [*OF_THE_MODEL, *objectives, *OF_THE_TRAINING]
-
-
 def run_facts(
-    config: Mapping[str, Any] | None,
-    environment: Mapping[str, Any] | None,
-    series: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    config: Mapping[str, Any],
+    settings: Mapping[str, str],
+    environment: Mapping[str, Any],
+    series: Series,
     parameters: int | None = None,
     extra: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Facts:
-    """Tables by section title; what is not known is left out.
+    """Return tables of facts by section title, without unknown values.
 
-    config, environment: config.yaml and env.json of a run as dictionaries. series: from
-    `read_metrics`. parameters: of the model. extra: further rows by section, shown last.
+    config, environment: config.yaml and env.json of a run as dictionaries. settings: the task's own
+    settings as dotted keys with labels; the section is named after the first part of the key.
+    series: from `read_metrics`. parameters: of the model. extra: further rows by section.
     """
+    of_the_task = [
+        (key.partition(".")[0].capitalize(), key, label) for key, label in settings.items()
+    ]
     facts: Facts = {}
-    for section, key, words in rows_of(config):
-        _add(facts, section, words, _look_up(config or {}, key))
+    for section, key, label in (*OF_THE_MODEL, *of_the_task, *OF_THE_TRAINING):
+        _add(facts, section, label, _look_up(config, key))
     if parameters is not None:
         _add(facts, "Model", "parameters", f"{parameters:,}")
-    for key, words in FROM_ENVIRONMENT:
-        _add(facts, "Machine", words, _look_up(environment or {}, key))
-    for words, text in _throughput(series):
-        _add(facts, "Throughput", words, text)
+    for key, label in FROM_ENVIRONMENT:
+        _add(facts, "Machine", label, _look_up(environment, key))
+    for label, text in _throughput(series):
+        _add(facts, "Throughput", label, text)
     for section, rows in (extra or {}).items():
-        for words, value in rows.items():
-            _add(facts, section, words, value)
+        for label, value in rows.items():
+            _add(facts, section, label, value)
     return facts
 
 
-def steady_median(series: Mapping[str, tuple[np.ndarray, np.ndarray]], name: str) -> float | None:
-    """Median over the second half of a run, free of warm-up; None for a name not in the log."""
+def steady_median(series: Series, name: str) -> float | None:
+    """Median over the second half of a run, which excludes warm-up; None for an unknown name."""
     if name not in series:
         return None
     values = series[name][1]
     return float(np.median(values[len(values) // 2 :]))
 
 
-def _throughput(
-    series: Mapping[str, tuple[np.ndarray, np.ndarray]],
-) -> Sequence[tuple[str, str | None]]:
+def _throughput(series: Series) -> Sequence[tuple[str, str | None]]:
     clips = steady_median(series, "clips_per_second")
     seconds = steady_median(series, "seconds_per_step")
     rate = steady_median(series, "model_tflops_per_second")
@@ -132,8 +120,8 @@ def _look_up(tree: Mapping[str, Any], key: str) -> Any:
     return node
 
 
-def _add(facts: Facts, section: str, words: str, value: Any) -> None:
+def _add(facts: Facts, section: str, label: str, value: Any) -> None:
     if value is None:
         return
     text = ("yes" if value else "no") if isinstance(value, bool) else str(value)
-    facts.setdefault(section, {})[words] = text
+    facts.setdefault(section, {})[label] = text

@@ -1,4 +1,4 @@
-"""Which group every token belongs to, and which group every noun attends to."""
+"""Pictures of the group of every token, and of the group that every noun attends to."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from svilm_fast.evaluation.pointing import NO_GROUP
-from svilm_fast.report.canvas import PAGE_WIDTH, Canvas, wrap
+from svilm_fast.report.canvas import NOTE_SIZE, PAGE_WIDTH, Canvas, wrap
 from svilm_fast.report.probe import ClipProbe
 from svilm_fast.report.strips import spotlight, tint, token_frames
 from svilm_fast.report.theme import Theme, group_colours, hex_colour
@@ -24,7 +24,6 @@ CAPTION_SIZE = 10.0
 CAPTION_LINE = 0.19
 BLOCK_GAP = 0.34
 EMPTY = "(empty)"
-LEGEND_SIZE = 8.5
 LEGEND_LINE = 0.165
 SWATCHES_PER_ROW = 16
 SWATCHES_LEFT = 0.6
@@ -32,7 +31,7 @@ SWATCH_PITCH = 0.22
 
 
 def shown_positions(positions: int) -> np.ndarray:
-    """At most MAX_POSITIONS temporal token positions, evenly spread: int [p]."""
+    """At most MAX_POSITIONS evenly spread temporal token positions: int [p]."""
     count = min(positions, MAX_POSITIONS)
     return ((np.arange(count) + 0.5) * positions / count).astype(int)
 
@@ -44,7 +43,7 @@ def group_shares(groups: np.ndarray, num_groups: int) -> np.ndarray:
 
 
 def draw_groups(probes: Sequence[ClipProbe], theme: Theme) -> Figure:
-    """For each clip its frames, the coloured groups, and a row for every noun."""
+    """Draw each clip: its frames, its tokens coloured by group, and a row for every noun."""
     shown = [probe for probe in probes if probe.groups is not None]
     if not shown:
         raise ValueError("no clip has groups: the model was built with video.num_groups=0")
@@ -117,7 +116,7 @@ def _draw_row(
     canvas.text(0, middle - height / 2, "\n".join(lines), bold=True)
     if note:
         y = middle - height / 2 + 0.18 * len(lines) + 0.01
-        canvas.text(0, y, note, size=8.5, colour=canvas.theme.muted)
+        canvas.note(0, y, note)
     for place, frame in enumerate(frames):
         canvas.image(LABEL_WIDTH + place * (size[0] + FRAME_GAP), top, *size, frame)
 
@@ -131,38 +130,26 @@ def _draw_bars(
 ) -> None:
     left, top, height = place
     width = PAGE_WIDTH - left
-    canvas.text(left, top, title, size=8.5, colour=canvas.theme.muted)
+    canvas.note(left, top, title)
     pitch = width / len(weights)
     floor, room = top + height - 0.16, height - 0.16 - 0.36
     largest = max(float(weights.max()), 1e-9)
     canvas.line(left, floor, PAGE_WIDTH, floor)
     for group, weight in enumerate(weights):
-        tall = max(room * float(weight) / largest, 0.0)
-        canvas.box(
-            left + group * pitch + 0.1 * pitch,
-            floor - tall,
-            0.8 * pitch,
-            tall,
-            fill=hex_colour(colours[group]),
-        )
+        tall = room * float(weight) / largest
+        x = left + group * pitch + 0.1 * pitch
+        canvas.box(x, floor - tall, 0.8 * pitch, tall, fill=hex_colour(colours[group]))
     best = int(weights.argmax())
     x = min(max(left + (best + 0.5) * pitch, left + 0.16), PAGE_WIDTH - 0.16)
     canvas.text(
         x, floor - room - 0.03, f"{weights[best]:.0%}", size=8, align="center", vertical="bottom"
     )
     for group in range(0, len(weights), max(1, len(weights) // 8)):
-        canvas.text(
-            left + (group + 0.5) * pitch,
-            floor + 0.03,
-            str(group),
-            size=7,
-            colour=canvas.theme.muted,
-            align="center",
-        )
+        canvas.note(left + (group + 0.5) * pitch, floor + 0.03, str(group), 7, align="center")
 
 
 def _legend_lines(probes: Sequence[ClipProbe]) -> list[str]:
-    """What the rows show, and the words that the picture below uses."""
+    """Explain the rows, and those labels that the picture uses."""
     lines = [
         "A colour is a group number, the same in every row. A noun’s row leaves the tokens of the "
         "group it attends to most bright; all other tokens are dark."
@@ -175,14 +162,14 @@ def _legend_lines(probes: Sequence[ClipProbe]) -> list[str]:
     if empty:
         lines.append(
             f"{EMPTY}: no token of the clip belongs to the group that the noun attends to most, so "
-            "that nothing is lit."
+            "all tokens are dark."
         )
     if any(pointing for probe in probes for pointing in probe.pointing.values()):
         lines.append(
-            "on the object: the share of the group’s tokens that lie on the object which the noun "
+            "on the object: the share of the group’s tokens that lie on the object that the noun "
             "names, where the truth is known."
         )
-    return [row for line in lines for row in wrap(line, PAGE_WIDTH, LEGEND_SIZE, 3)]
+    return [row for line in lines for row in wrap(line, PAGE_WIDTH, NOTE_SIZE, 3)]
 
 
 def _swatch_rows(groups: int) -> int:
@@ -190,18 +177,15 @@ def _swatch_rows(groups: int) -> int:
 
 
 def _draw_legend(canvas: Canvas, groups: int, lines: Sequence[str]) -> None:
-    muted = canvas.theme.muted
-    canvas.text(0, 0.13, "group", size=LEGEND_SIZE, colour=muted, vertical="center")
+    canvas.note(0, 0.13, "group", vertical="center")
     pitch = (PAGE_WIDTH - SWATCHES_LEFT) / SWATCHES_PER_ROW
     for group, colour in enumerate(group_colours(groups)):
         row, column = divmod(group, SWATCHES_PER_ROW)
         x, y = SWATCHES_LEFT + column * pitch, 0.06 + row * SWATCH_PITCH
         canvas.box(x, y, 0.26, 0.15, fill=hex_colour(colour), radius=0.02)
-        canvas.text(
-            x + 0.31, y + 0.075, str(group), size=LEGEND_SIZE, colour=muted, vertical="center"
-        )
+        canvas.note(x + 0.31, y + 0.075, str(group), vertical="center")
     top = _swatch_rows(groups) * SWATCH_PITCH + 0.1
-    canvas.text(0, top, "\n".join(lines), size=LEGEND_SIZE, colour=muted)
+    canvas.note(0, top, "\n".join(lines))
 
 
 def _frame_size(probe: ClipProbe) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""What a model sees in a few clips: groups of tokens, nouns, segments; as plain arrays."""
+"""Groups, nouns and segments of a few clips as a model sees them, in plain arrays for pictures."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TemporalHead = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class ClipProbe:
-    """One clip, read by a model in evaluation mode; every picture of a clip is drawn from this.
+    """One clip as a model in evaluation mode reads it; the source of every picture of a clip.
 
     frames: uint8 [F, H, W, 3]; groups: int [P, h, w], the group of each token after the last
     grouping block (-1 where a token was dropped), or None for a model without groups; nouns: the
@@ -60,18 +60,10 @@ class ClipProbe:
     pointing: Mapping[str, NounPointing | None] = field(default_factory=dict)
 
 
-def read_clips(dataset: ClipDataset, count: int) -> ClipBatch:
-    """`count` clips from all over a data set as one batch, in evaluation view.
-
-    Clips that cannot be read are replaced by others. Raises ValueError where none can be read.
-    """
-    return dataset.collate(spread_clips(dataset, count))
-
-
 def spread_clips(dataset: ClipDataset, count: int) -> list[Clip]:
-    """`count` clips from all over a data set, in evaluation view; unreadable ones are skipped.
+    """Read `count` evenly spread clips of a data set, in evaluation view.
 
-    Raises ValueError where not a single one can be read.
+    Other clips replace those that cannot be read. Raises ValueError if none can be read.
     """
     total = len(dataset)
     spread = [place * total // max(1, count) for place in range(min(count, total))]
@@ -102,13 +94,13 @@ def probe_clips(
     untrained: VideoTextModel | None = None,
     device: torch.device | str | None = None,
 ) -> list[ClipProbe]:
-    """Run a dual encoder over a few clips, as they are and cut-and-pasted.
+    """Run a dual encoder over a few clips, unchanged and cut-and-pasted.
 
     beta: sharpness of the nouns' softmax over groups. temperature: of the temporal assignment to
     two centres. temporal_head: from segments [b, T, D] and their mask [b, T] to the logits [b, T]
-    of being the clip's own; it takes the centres' place. seed: draws partners and intervals
-    of cut-and-paste. paste_lengths: shortest and longest share of a clip that stays its own.
-    untrained: a model with initial weights, whose similarities are shown beside.
+    of being the clip's own; replaces the two centres. seed: of the partners and intervals of
+    cut-and-paste. paste_lengths: shortest and longest share of a clip that stays its own.
+    untrained: a model with initial weights, for its similarities.
     """
     device = torch.device(device) if device is not None else device_of(model)
     frames = batch.frames.to(device)
@@ -157,8 +149,8 @@ def noun_weights(groups: Tensor | None, nouns: Tensor | None, beta: float) -> np
 def temporal_assignment(segments: Tensor, own: Tensor, temperature: float) -> Tensor:
     """a = softmax(<z, [z^own ; z^pasted]> / temperature): [T, D] and bool [T] to float [T, 2].
 
-    The centres are means over the segments that the paste mask names (papers' a, its columns in the
-    order own, pasted). Without one of the two kinds every row is (1, 0) or (0, 1).
+    The columns are own, pasted. The centres are the means of the clip's own and of the pasted
+    segments. If the clip has only one kind, every row is (1, 0) or (0, 1).
     """
     z = segments.float()
     if bool(own.all()) or not bool(own.any()):

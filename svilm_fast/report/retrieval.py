@@ -1,4 +1,4 @@
-"""The retrieval strip: captions with their best clips as film strips, the right one framed."""
+"""Pictures of retrieval: captions with their best clips as film strips, the right one framed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from svilm_fast.evaluation.retrieval import RetrievalResult
+from svilm_fast.evaluation.result import RetrievalResult
 from svilm_fast.report.canvas import PAGE_WIDTH, Canvas, wrap
 from svilm_fast.report.strips import film_strip
 from svilm_fast.report.theme import Theme, rgb
@@ -22,10 +22,10 @@ ROW_GAP = 0.26
 
 
 def choose_queries(result: RetrievalResult, count: int) -> tuple[list[int], list[int]]:
-    """The queries to show: `count` best ones and `count` worst ones, each video at most once.
+    """Choose the `count` best and the `count` worst queries, each video at most once.
 
-    The best are those whose right clip leads the next by most, the worst those with the highest
-    rank; a query is never in both lists.
+    The best queries have the best rank, then the largest lead over the next clip. The worst queries
+    have the highest rank. No query is in both lists.
     """
     rank = result.text_rank.numpy()
     scores = result.top_scores.numpy()
@@ -37,24 +37,27 @@ def choose_queries(result: RetrievalResult, count: int) -> tuple[list[int], list
 
 
 def draw_retrieval_strip(result: RetrievalResult, queries: Sequence[int], theme: Theme) -> Figure:
-    """One block for each query: its caption, then its best clips with their cosine scores.
+    """Draw one block for each query: its caption, then its best clips with their cosine scores.
 
-    The right clip has a frame and its expected rank (1.5 where it ties with another clip for the
-    first place); where it is not among the best, it stands last.
-    Needs a result that kept frames (`RetrievalOptions(keep_frames=4)`).
+    The right clip has a frame and its expected rank (1.5 if it ties with another clip for the first
+    place). If it is not among the best, it is drawn last.
+    Needs a result with frames (`RetrievalOptions(keep_frames=4)`).
     """
     frames = result.embeddings.frames
     if frames is None:
         raise ValueError(
-            "no frames were kept: call evaluate_retrieval with RetrievalOptions(keep_frames=4)"
+            "the result holds no frames: call evaluate_dataset with RetrievalOptions(keep_frames=4)"
         )
     if not queries:
         raise ValueError("no queries to draw: name at least one")
     pixels = frames.numpy()
     cell = (PAGE_WIDTH - (COLUMNS - 1) * GAP) / COLUMNS
-    aspect = film_strip(pixels[0]).shape
+    aspect = film_strip(pixels[0], 2, rgb(theme.surface)).shape
     strip_height = cell * aspect[0] / aspect[1]
-    captions = [_caption_lines(result, row) for row in queries]
+    captions = [
+        wrap(result.embeddings.captions[row], PAGE_WIDTH - 0.2, CAPTION_SIZE, 2, bold=True)
+        for row in queries
+    ]
     heights = [len(lines) * CAPTION_LINE + 0.08 + strip_height + LABEL_HEIGHT for lines in captions]
     total = sum(heights) + ROW_GAP * (len(queries) - 1) + 0.1
     canvas = Canvas(PAGE_WIDTH, total, theme)
@@ -91,7 +94,7 @@ def _draw_candidates(
         shown = [*shown[:keep], right]
         scores = [*scores[:keep], score]
         places = [*places[:keep], ""]
-    # The expected rank, for a tie as well: the order of tied candidates on the page is arbitrary.
+    # The order of tied candidates on the page is arbitrary, so a tie shows its expected rank.
     places[shown.index(right)] = f"{result.text_rank[row] + 1:g}"
     theme = canvas.theme
     for column, (video, score, place) in enumerate(zip(shown, scores, places, strict=True)):
@@ -115,10 +118,6 @@ def _draw_candidates(
             align="right",
             bold=is_right,
         )
-
-
-def _caption_lines(result: RetrievalResult, row: int) -> list[str]:
-    return wrap(result.embeddings.captions[row], PAGE_WIDTH - 0.2, CAPTION_SIZE, 2, bold=True)
 
 
 def _distinct(result: RetrievalResult, order: Sequence[int], count: int) -> list[int]:

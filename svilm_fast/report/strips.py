@@ -1,4 +1,4 @@
-"""Film strips and token overlays as arrays of pixels."""
+"""Film strips and token overlays, as pixel arrays."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ import numpy as np
 from svilm_fast.evaluation.pointing import NO_GROUP
 
 
-def film_strip(
-    frames: np.ndarray, gap: int = 2, background: np.ndarray | None = None
-) -> np.ndarray:
+def film_strip(frames: np.ndarray, gap: int, background: np.ndarray) -> np.ndarray:
     """Frames side by side: uint8 [f, h, w, 3] to uint8 [h, f w + (f - 1) gap, 3]."""
     count, height, width, _ = frames.shape
-    colour = np.zeros(3, np.uint8) if background is None else background
     strip = np.empty((height, count * width + (count - 1) * gap, 3), np.uint8)
-    strip[:] = colour
+    strip[:] = background
     for place, frame in enumerate(frames):
         left = place * (width + gap)
         strip[:, left : left + width] = frame
@@ -28,7 +25,7 @@ def token_frames(frames: np.ndarray, positions: int) -> np.ndarray:
 
 
 def upsample(grid: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Repeat the cells of a grid [h, w] over `height` x `width` pixels, to the nearest cell."""
+    """Nearest-neighbour upsampling of a grid [h, w] to `height` x `width` pixels."""
     rows = np.arange(height) * grid.shape[0] // height
     columns = np.arange(width) * grid.shape[1] // width
     return grid[rows[:, None], columns[None, :]]
@@ -40,7 +37,7 @@ def tint(
     """Colour every pixel by the group of its token.
 
     frame: uint8 [H, W, 3]; groups: int [h, w] group of each token, NO_GROUP where the token was
-    dropped (such pixels keep their own colour); colours: uint8 [G, 3].
+    dropped, whose pixels keep their colour; colours: uint8 [G, 3].
     """
     index = upsample(groups, *frame.shape[:2])
     mixed = (1 - strength) * frame + strength * colours[index.clip(min=0)]
@@ -53,7 +50,7 @@ def spotlight(
 ) -> np.ndarray:
     """Leave the tokens of one group bright with a coloured outline, and darken all others.
 
-    Arguments as in `tint`; `shade` is the brightness that remains outside.
+    Arguments as in `tint`; shade: brightness of the other tokens.
     """
     inside = upsample(groups, *frame.shape[:2]) == chosen
     grey = frame.mean(axis=-1, keepdims=True)

@@ -1,11 +1,11 @@
-"""Temporal grouping: the assignment beside its paste mask, and similarities of segments."""
+"""Pictures of temporal grouping: assignments with paste masks, and similarities of segments."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 
 from svilm_fast.report.canvas import PAGE_WIDTH, Canvas, wrap
@@ -23,7 +23,7 @@ BLOCK_GAP = 0.3
 
 
 def draw_assignments(probes: Sequence[ClipProbe], theme: Theme) -> Figure:
-    """Blended clips over time: frames, which segments are pasted in, and the model's a [T, 2]."""
+    """Draw blended clips over time: frames, the paste mask, and the model's assignment a [T, 2]."""
     shown = [probe for probe in probes if probe.assignment is not None]
     if not shown:
         raise ValueError("no clip was blended: cut and paste needs a batch of at least two clips")
@@ -43,9 +43,9 @@ def draw_assignments(probes: Sequence[ClipProbe], theme: Theme) -> Figure:
 
 
 def draw_similarity(probes: Sequence[ClipProbe], theme: Theme) -> Figure:
-    """Cosine similarity of every pair of segments, frames along both sides.
+    """Draw the cosine similarity of every pair of segments, with frames along both sides.
 
-    One row for each clip: as it is, blended, and blended before training where that is known.
+    One row for each clip: unchanged, blended, and (if known) blended before training.
     """
     panels = [_panels(probe) for probe in probes]
     if not panels:
@@ -62,11 +62,6 @@ def draw_similarity(probes: Sequence[ClipProbe], theme: Theme) -> Figure:
             left = column * (width + COLUMN_GAP)
             _draw_matrix(canvas, title, frames, matrix, own, (left, top + 0.28, width))
     return canvas.figure
-
-
-def similarity_colours(theme: Theme) -> LinearSegmentedColormap:
-    """From the page's surface (0 and below) to the theme's first colour (1)."""
-    return LinearSegmentedColormap.from_list("similarity", [theme.surface, theme.series[0]])
 
 
 def mean_off_diagonal(matrix: np.ndarray) -> float:
@@ -110,20 +105,20 @@ def _draw_assignment(
     names = ("paste mask", "a: own", "a: pasted")
     for row, name in enumerate(names):
         y = below + row * (BAND + 0.05) + BAND / 2
-        canvas.text(left, y, name, size=8.5, colour=theme.muted, vertical="center")
+        canvas.note(left, y, name, vertical="center")
     note = f"{right_share:.0%} of\nsegments right"
-    canvas.text(left, top + tall / 2, note, size=8.5, colour=theme.muted, vertical="center")
+    canvas.note(left, top + tall / 2, note, vertical="center")
     for place in range(segments):
         x = left + LABEL_WIDTH + place * cell
         wide = cell - CELL_GAP
         canvas.image(x, top, wide, tall, frames[place])
         colour = theme.own if probe.own[place] else theme.pasted
-        word = "own" if probe.own[place] else "pasted"
+        kind = "own" if probe.own[place] else "pasted"
         canvas.box(x, below, wide, BAND, fill=colour, radius=0.03)
         canvas.text(
             x + wide / 2,
             below + BAND / 2,
-            word,
+            kind,
             size=8,
             colour=theme.surface,
             align="center",
@@ -134,27 +129,18 @@ def _draw_assignment(
             y = below + (column + 1) * (BAND + 0.05)
             value = float(probe.assignment[place, column])
             canvas.box(x, y, wide, BAND, fill=tone, alpha=0.06 + 0.84 * value, radius=0.03)
-            ink = theme.surface if value > 0.75 else theme.ink
-            canvas.text(
-                x + wide / 2,
-                y + BAND / 2,
-                f"{value:.2f}",
-                size=8,
-                colour=ink,
-                align="center",
-                vertical="center",
-            )
+            canvas.cell(x, y, wide, BAND, value)
 
 
 def _draw_legend(canvas: Canvas) -> None:
     theme = canvas.theme
     x = 0.0
-    for colour, word in (
+    for colour, label in (
         (theme.own, "the clip's own segments"),
         (theme.pasted, "pasted from another clip"),
     ):
         canvas.box(x, 0.06, 0.16, 0.13, fill=colour, radius=0.02)
-        canvas.text(x + 0.23, 0.125, word, size=8.5, colour=theme.muted, vertical="center")
+        canvas.note(x + 0.23, 0.125, label, vertical="center")
         x += 2.0
 
 
@@ -170,19 +156,13 @@ def _draw_matrix(
     left, top, width = place
     count = len(matrix)
     mean = mean_off_diagonal(matrix)
-    canvas.text(left, top, title, size=9, colour=theme.muted)
-    canvas.text(
-        left + width,
-        top,
-        f"mean of different segments {mean:.2f}",
-        size=8.5,
-        colour=theme.muted,
-        align="right",
-    )
+    canvas.note(left, top, title, size=9)
+    canvas.note(left + width, top, f"mean of different segments {mean:.2f}", align="right")
     top += 0.24
     cell = width / (count + 1)
     thumb = cell - 0.06
-    colours = similarity_colours(theme)
+    # From the page's surface (0 and below) to the theme's first colour (1).
+    colours = LinearSegmentedColormap.from_list("similarity", [theme.surface, theme.series[0]])
     pictures = token_frames(frames, count)
     for index in range(count):
         across = left + (index + 1) * cell + 0.03
@@ -197,23 +177,10 @@ def _draw_matrix(
         for column in range(count):
             value = float(matrix[row, column])
             x, y = left + (column + 1) * cell, top + (row + 1) * cell
-            shade = colours(min(max(value, 0.0), 1.0))
-            canvas.box(x + 0.015, y + 0.015, cell - 0.03, cell - 0.03, fill=_hex(shade), layer=2)
-            ink = theme.surface if value > 0.75 else theme.ink
-            canvas.text(
-                x + cell / 2,
-                y + cell / 2,
-                f"{value:.2f}",
-                size=min(9.0, 15 * cell),
-                colour=ink,
-                align="center",
-                vertical="center",
-            )
+            shade = to_hex(colours(min(max(value, 0.0), 1.0)))
+            canvas.box(x + 0.015, y + 0.015, cell - 0.03, cell - 0.03, fill=shade, layer=2)
+            canvas.cell(x, y, cell, cell, value, size=min(9.0, 15 * cell))
 
 
 def _frame_height(probe: ClipProbe, cell: float) -> float:
     return (cell - CELL_GAP) * probe.frames.shape[1] / probe.frames.shape[2]
-
-
-def _hex(colour: tuple[float, float, float, float]) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*(round(255 * part) for part in colour[:3]))

@@ -1,24 +1,25 @@
-"""The words of the report."""
+"""The texts of the report."""
 
 from __future__ import annotations
 
 from svilm_fast.core.text import counted
 from svilm_fast.evaluation.pointing import PointingScore
-from svilm_fast.evaluation.retrieval import RetrievalResult
+from svilm_fast.evaluation.result import RetrievalResult
 
 QUERIES = (
-    "Each caption with the clips the model puts first, as film strips with their cosine scores. "
-    "The right clip is framed in green; where it is not among the first, it is shown last with its "
-    "rank."
+    "Each caption with the clips that the model ranks first, as film strips with their cosine "
+    "scores. The right clip has a green frame. If it is not among the first, it is shown last with "
+    "its rank."
 )
 CURVES = (
-    "From metrics.jsonl. Thin lines are the values as logged, thick ones their running mean. "
+    "From metrics.jsonl. Thin lines are logged values, thick lines their running mean. "
     "Accuracy is that of finding the right partner in the batch."
 )
 GROUPS = (
-    "Every video token belongs to one group token; the second row colours it by the last grouping "
-    "block. A noun of the caption is compared with all groups: the bars are its softmax over them, "
-    "and its row highlights the tokens of the group that it attends to most."
+    "Every video token belongs to one group token. The second row colours the tokens by their "
+    "group in the last grouping block. Each noun of the caption is compared with all groups: the "
+    "bars are its softmax over them, and its row highlights the tokens of the group that it "
+    "attends to most."
 )
 POINTING = (
     " Pointing score: {score:.0%} of the attention of {nouns} of {clips} lies on the object that "
@@ -28,27 +29,27 @@ POINTING = (
 )
 POINTING_TOO_SMALL = " Left out: {nouns} whose object covers a quarter of no token."
 NO_GROUNDING = (
-    "Grounding had weight 0 in this run: no noun was compared with the groups in training, and the "
-    "groups follow from the other objectives alone."
+    "Grounding had weight 0 in this run: training compared no noun with the groups. The groups "
+    "result from the other objectives alone."
 )
 NO_TEMPORAL = (
-    "The temporal objective had weight 0 in this run: the assignment is what an encoder without it "
-    "gives."
+    "The temporal objective had weight 0 in this run: the assignment is that of an encoder trained "
+    "without it."
 )
 TIME = (
-    "Segments of another clip are pasted around a clip's own. The encoder does not see the mask: "
-    "the mask only says which segments make the two centres, and a is the softmax over the "
-    "similarity to both. A segment is part of its own centre, so being on the right side of 0.5 is "
-    "easy; a well trained encoder is far beyond it."
+    "Segments of another clip are pasted around a clip's own. The encoder does not see the mask. "
+    "The mask only selects the segments whose means are the two centres, and a is the softmax over "
+    "the similarities to both. A segment is part of its own centre, so the right side of 0.5 is "
+    "easy to reach; a well trained encoder is far from 0.5."
 )
 TIME_HEAD = (
     "Segments of another clip are pasted around a clip's own. The temporal head reads all segments "
-    "and does not see the mask: a is its prediction, the probability that a segment is the clip's "
+    "and does not see the mask. Its prediction a is the probability that a segment is the clip's "
     "own or pasted."
 )
 SIMILARITY = (
-    "Cosine similarity between the segments of one clip. An encoder that ignores time makes all "
-    "of them similar; temporal grouping moves a pasted segment away from the clip's own."
+    "Cosine similarity between the segments of one clip. An encoder that ignores time makes them "
+    "all similar. Temporal grouping separates a pasted segment from the clip's own."
 )
 BARS_ALT = "Bars of text-to-video recall at 1, 5 and 10 beside the colour-set baseline and chance"
 CURVES_ALT = "Small charts over the training steps: loss and its parts, accuracy, scales, speed"
@@ -71,7 +72,7 @@ def pointing(score: PointingScore, clips: int) -> str:
 
 
 def retrieval(result: RetrievalResult) -> str:
-    """What was ranked against what, and how the other rows are meant."""
+    """Queries, gallery and ranking rule, and the meaning of the baseline rows."""
     found = result.embeddings
     text = (
         f"{result.protocol}: {counted(len(found.captions), 'caption')} "

@@ -1,4 +1,4 @@
-"""Colours and type of every picture, in a light and a dark edition."""
+"""Colours and fonts of all pictures, in a light and a dark theme."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib import font_manager
+from matplotlib.colors import to_hex, to_rgb
 
 matplotlib.use("Agg")
 
 FONTS = ("Inter", "Source Sans 3", "Segoe UI", "Helvetica Neue", "Noto Sans", "DejaVu Sans")
-# How much a difference in lightness counts beside one in hue or saturation, between group colours.
+# Weight of a difference in lightness between group colours, relative to hue and saturation.
 LIGHTNESS_WEIGHT = 0.55
 # OKLab, Ottosson 2020: https://bottosson.github.io/posts/oklab/
 CONES_TO_OKLAB = np.array(
@@ -36,7 +37,7 @@ CONES_TO_LINEAR = np.array(
 
 @dataclass(frozen=True)
 class Theme:
-    """Named colours as hex strings; `series` are the lines of a chart in order."""
+    """Colours by purpose, as hex strings; series: of the lines of a chart, in order."""
 
     name: str
     page: str
@@ -82,7 +83,7 @@ THEMES = (LIGHT, DARK)
 
 @contextmanager
 def drawing(theme: Theme) -> Iterator[None]:
-    """Matplotlib settings of a theme, for the time of the block."""
+    """Apply the Matplotlib settings of a theme inside the `with` block."""
     installed = {font.name for font in font_manager.fontManager.ttflist}
     settings: Any = {
         "font.family": [name for name in FONTS if name in installed],
@@ -117,7 +118,7 @@ def drawing(theme: Theme) -> Iterator[None]:
 
 @lru_cache(maxsize=8)
 def _group_palette(count: int) -> np.ndarray:
-    """The first `count` colours of a greedy search for the colour farthest from all before it."""
+    """Greedy search: each colour is the one farthest from all before it."""
     lightness, chroma, hue = (
         axis.ravel()
         for axis in np.meshgrid(
@@ -141,7 +142,7 @@ def _group_palette(count: int) -> np.ndarray:
 
 
 def group_colours(count: int) -> np.ndarray:
-    """Colours of groups that can be told apart, the same for any count: uint8 [count, 3].
+    """Distinct colours for groups: uint8 [count, 3]; a smaller count gives the first of them.
 
     Each is the saturated sRGB colour farthest from those before it in OKLab. Lightness counts less
     than hue and saturation, because a tinted frame changes it.
@@ -149,27 +150,18 @@ def group_colours(count: int) -> np.ndarray:
     return _group_palette(max(1, count))[:count].copy()
 
 
-def colour_distances(colours: np.ndarray) -> np.ndarray:
-    """Distances in OKLab of every pair: uint8 [n, 3] to float [n, n]; 0.02 is just noticeable."""
-    part = colours / 255
-    linear = np.where(part <= 0.04045, part / 12.92, ((part + 0.055) / 1.055) ** 2.4)
-    cones = np.cbrt(linear @ np.linalg.inv(CONES_TO_LINEAR).T)
-    lab = cones @ CONES_TO_OKLAB.T
-    return np.linalg.norm(lab[:, None] - lab[None], axis=-1)
-
-
 def rgb(colour: str) -> np.ndarray:
-    """'#rrggbb' as uint8 [3]."""
-    return np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)], dtype=np.uint8)
+    """Convert '#rrggbb' to uint8 [3]."""
+    return np.round(255 * np.array(to_rgb(colour))).astype(np.uint8)
 
 
 def hex_colour(colour: np.ndarray) -> str:
-    """uint8 [3] as '#rrggbb'."""
-    return "#{:02x}{:02x}{:02x}".format(*(int(c) for c in colour))
+    """Convert uint8 [3] to '#rrggbb'."""
+    return to_hex(tuple(colour / 255))
 
 
 def _oklab_to_linear(lightness: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Linear sRGB [n, 3]; outside of [0, 1] for a colour that no screen shows."""
+    """Linear sRGB [n, 3]; values outside [0, 1] are out of gamut."""
     oklab = np.stack([lightness, a, b], axis=-1)
     cones = (oklab @ np.linalg.inv(CONES_TO_OKLAB).T) ** 3
     linear: np.ndarray = cones @ CONES_TO_LINEAR.T

@@ -1,7 +1,7 @@
-"""What a task is, and the registry: the only place where the engine meets what it trains.
+"""The interface of a task, and the registry of tasks.
 
-The engine, the loop, checkpoints and resume ask these objects and know no task by name. A task may
-import models, objectives, evaluation and report; it never imports `svilm_fast.train`.
+The engine, the loop, checkpoints and resume call these objects and know no task by name. A task may
+import models, objectives, evaluation and report, but never `svilm_fast.train`.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 import fnmatch
 import importlib
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from svilm_fast.core.errors import ConfigError
+from svilm_fast.core.third_party import PLUGINS
+from svilm_fast.objectives.config import ModelBlocks
 from svilm_fast.tasks.settings import DEFAULT_TASK, EvaluationConfig, TaskSettings
 
 if TYPE_CHECKING:
@@ -27,29 +29,26 @@ if TYPE_CHECKING:
     from svilm_fast.data.dataset import ClipDataset
     from svilm_fast.data.samples import SampleTable
     from svilm_fast.data.tokenizer import Tokenizer
-    from svilm_fast.models.config import ModelConfig, TextConfig, VideoConfig
-    from svilm_fast.objectives.config import ObjectivesConfig
+    from svilm_fast.objectives.base import Metric
     from svilm_fast.objectives.flops import StepFlops
     from svilm_fast.report.curves import Series
     from svilm_fast.report.page import PageContent
 
-# One line for each built-in task: its name, and the module and class that are imported on use.
+# Built-in tasks: name, and the module and class that are imported on use.
 TASKS = {
     DEFAULT_TASK: "svilm_fast.tasks.pretrain.task:Pretraining",
 }
-# Installed packages announce further tasks in this group (docs/adding-a-task.md).
-ENTRY_POINTS = "svilm_fast.tasks"
 
 
 class RunBlock(Protocol):
-    """What tasks read of the block `run`."""
+    """The part of the block `run` that tasks read."""
 
     @property
     def seed(self) -> int: ...
 
 
 class TrainingBlock(Protocol):
-    """What tasks read of the block `training`."""
+    """The part of the block `training` that tasks read."""
 
     @property
     def global_batch(self) -> int: ...
@@ -58,26 +57,14 @@ class TrainingBlock(Protocol):
     def precision(self) -> str: ...
 
 
-class TaskConfig(Protocol):
-    """The blocks of a run's configuration that tasks read."""
+class TaskConfig(ModelBlocks, Protocol):
+    """The blocks of a run's configuration that tasks read: those of the model, and these."""
 
     @property
     def task(self) -> TaskSettings: ...
 
     @property
     def run(self) -> RunBlock: ...
-
-    @property
-    def model(self) -> ModelConfig: ...
-
-    @property
-    def video(self) -> VideoConfig: ...
-
-    @property
-    def text(self) -> TextConfig: ...
-
-    @property
-    def objectives(self) -> ObjectivesConfig: ...
 
     @property
     def data(self) -> DataConfig: ...
@@ -111,11 +98,11 @@ class LossOutput(Protocol):
 
 @dataclass(frozen=True)
 class InitialWeights:
-    """Which parameters and buffers may differ where `--weights-from` loads weights.
+    """Parameters and buffers that may differ between the model and the `--weights-from` weights.
 
-    Both hold patterns of dotted names, as `fnmatch` reads them (`head.*`). may_be_new: the model's
-    own that the weights lack, or hold in another shape; they keep their initial values.
-    may_be_missing: of the weights, what the model lacks. The rest must fit exactly.
+    Both are `fnmatch` patterns of dotted names (`head.*`). may_be_new: of the model, absent from
+    the weights or of another shape; they keep their initial values. may_be_missing: of the weights,
+    absent from the model. All others must match exactly.
     """
 
     may_be_new: tuple[str, ...] = ()
@@ -126,13 +113,13 @@ class InitialWeights:
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.may_be_new)
 
     def allows_missing(self, name: str) -> bool:
-        """Whether the model may lack the parameter `name` of the weights."""
+        """Whether the parameter `name` of the weights may be absent from the model."""
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.may_be_missing)
 
 
 @dataclass(frozen=True)
 class When:
-    """When an evaluator runs: every so many steps (0: never) and perhaps after the last one."""
+    """When an evaluator runs in training: every `every_steps` steps (0: never), and at the end."""
 
     every_steps: int
     at_end: bool
@@ -142,9 +129,9 @@ class When:
 class EvaluationRequest:
     """How an evaluator is called.
 
-    in_training: every rank of the run calls it at once, no bar is shown, and what only a final
-    result needs (intervals) is left out. Otherwise one process calls it alone. progress: whether a
-    bar is shown; None: on a terminal.
+    in_training: all ranks of the run call it together, without a progress bar and without the parts
+    that only a final result needs (intervals). Otherwise a single process calls it. progress:
+    whether to show a bar; None: only on a terminal.
     """
 
     device: torch.device
@@ -153,10 +140,10 @@ class EvaluationRequest:
 
 
 class EvaluationResult(Protocol):
-    """What an evaluator found."""
+    """The result of an evaluator."""
 
     def metrics(self) -> dict[str, float]:
-        """Numbers by name; every name starts with the evaluator's, as in `retrieval/t2v_R@1`."""
+        """Metrics by name; every name starts with the evaluator's, as in `retrieval/t2v_R@1`."""
 
     def write(self, folder: Path, name: str) -> None:
         """Write `<name>.json` and `<name>.txt` into `folder`."""
@@ -166,7 +153,8 @@ class Evaluator(Protocol):
     """Measures a model on held-out clips.
 
     name: namespace of its metrics. file_name: the files are called `<file_name>_step_<step>`.
-    dataset: the clips that it reads. when: when the training loop runs it.
+    dataset: the clips that it reads; a run does not ask for those of an evaluator that it never
+    runs. when: when the training loop runs it, whatever the block `evaluation` says.
     """
 
     @property
@@ -187,12 +175,11 @@ class Evaluator(Protocol):
 
 @dataclass(frozen=True)
 class ReportRequest:
-    """What a report is made of.
+    """The inputs of a report.
 
-    model: the trained module on `device`. split: evaluated and drawn; None: curves and facts alone.
-    max_clips: only the first so many clips are evaluated. clips: how many are looked into. series:
-    the run's metrics over the steps. tree: the whole configuration as plain values. progress: as in
-    EvaluationRequest.
+    model: the trained module on `device`. split: to evaluate and draw; None: curves and facts only.
+    series: the run's metrics over the steps. max_clips: evaluate only the first clips; None: all.
+    clips: number of clips drawn in detail. progress: as in EvaluationRequest.
     """
 
     model: Any
@@ -200,14 +187,13 @@ class ReportRequest:
     device: torch.device
     split: str | None
     series: Series
-    tree: Mapping[str, Any]
     max_clips: int | None = None
     clips: int = 4
     progress: bool | None = None
 
 
 class Task(Protocol):
-    """One thing to train. Subclass it, and register the class or announce it as an entry point.
+    """A task. Subclass it, and register the class or announce it as an entry point.
 
     Settings: the class of the block `task`; its unknown keys are errors.
     """
@@ -224,77 +210,94 @@ class Task(Protocol):
     ) -> ClipDataset:
         """Open the clips of a split, in training or in evaluation view.
 
-        table: the samples, where they are listed already. `tasks.clips` has the usual views.
+        table: the samples, if they are listed already. `tasks.clips` has the usual views.
         """
 
     @abstractmethod
     def inputs(self, batch: ClipBatch, step: int, place: RankPlace) -> Any:
-        """What the model is given for a rank's whole batch, on the rank's device.
+        """Return the model's inputs for a rank's whole batch, on the rank's device.
 
-        Every random number must follow from (run seed, step, sample key): a replay repeats it.
+        Random numbers must be functions of (run seed, step, sample key), so that a replay of the
+        step repeats them.
         """
 
     @abstractmethod
     def model(self) -> nn.Module:
-        """Build the module that is trained: its `forward(inputs)` returns a LossOutput.
+        """Build the module to train; its `forward(inputs)` returns a LossOutput.
 
-        Draws initial weights from torch's generator. With `embed` and `objective`, as SViLM has
-        them, it can be trained with a gradient cache (`training.micro_batch`).
+        Initial weights come from torch's generator. The gradient cache (`training.micro_batch`)
+        needs the methods `embed` and `objective`, as SViLM has them.
         """
 
     @abstractmethod
     def evaluators(
         self, tokenizer: Tokenizer, split: str, max_clips: int | None
     ) -> Sequence[Evaluator]:
-        """Open the clips of a split and return what measures the model on them.
+        """Return the evaluators for a split.
 
-        max_clips: only the first so many clips; None: all.
+        max_clips: use only the first clips; None: all.
         """
 
     def initial_weights(self) -> InitialWeights:
-        """Return what may differ where weights are loaded; the default: nothing."""
+        """Return what may differ when weights are loaded; the default: nothing."""
         return InitialWeights()
 
     def flops(self) -> StepFlops | None:
-        """Return the FLOPs of a step over the global batch; None where nobody counted them."""
+        """Return the FLOPs of a step over the global batch; None: not counted."""
         return None
+
+    def metrics(self) -> dict[str, Metric]:
+        """Return the metrics of `forward` that the progress line and the page show, in order.
+
+        The default: those of the objectives; none for a task with a loss of its own.
+        """
+        return {} if self.Settings.own_loss else self.config.objectives.metrics()
+
+    def facts(self) -> dict[str, str]:
+        """Return the settings that the page lists, as dotted keys with labels.
+
+        The default: those of the objectives; the block `task` for a task with a loss of its own.
+        """
+        if self.Settings.own_loss:
+            return {f"task.{key}": key for key in self.Settings.model_fields}
+        return {
+            f"objectives.{name}.{key}": label
+            for name, objective in self.config.objectives.all().items()
+            for key, label in objective.facts(name).items()
+        }
 
     def report(self, request: ReportRequest) -> PageContent:
         """Return the sections and headline figures of the run's page.
 
-        The default shows every evaluator's figures and the curves.
+        The default shows the metrics of the evaluators and the curves.
         """
-        from svilm_fast.report.page import (  # imports matplotlib
-            HeadlineTile,
-            PageContent,
-            Section,
-            curves_section,
-        )
+        from svilm_fast.report.page import HeadlineTile, PageContent, Section  # imports matplotlib
+        from svilm_fast.report.sections import curves_section
 
         sections, tiles = [], []
         if request.split is not None:
-            wanted = EvaluationRequest(request.device, progress=request.progress)
+            how = EvaluationRequest(request.device, progress=request.progress)
             found: dict[str, float] = {}
             for evaluator in self.evaluators(request.tokenizer, request.split, request.max_clips):
-                found |= evaluator.run(request.model, wanted).metrics()
+                found |= evaluator.run(request.model, how).metrics()
             lines = [f"{name}: {value:.4g}" for name, value in found.items()]
             text = f"The task's evaluators on the clips of the {request.split} split."
             sections.append(Section("Evaluation", text, notes=lines))
             tiles = [HeadlineTile(f"{value:.4g}", name) for name, value in list(found.items())[:3]]
         if request.series:
-            sections.append(curves_section(request.series, request.tree))
+            sections.append(curves_section(request.series, self.metrics()))
         parameters = sum(parameter.numel() for parameter in request.model.parameters())
         return PageContent(sections, tiles, parameters)
 
 
 def task_names() -> list[str]:
-    """Return the names of the built-in tasks, then those of installed plug-ins."""
-    installed = {point.name for point in entry_points(group=ENTRY_POINTS)}
+    """Return the names of the built-in tasks and of the installed plug-ins."""
+    installed = {point.name for point in entry_points(group=PLUGINS)}
     return [*TASKS, *sorted(installed - TASKS.keys())]
 
 
 def _installed(name: str) -> EntryPoint | None:
-    found: Iterable[EntryPoint] = entry_points(group=ENTRY_POINTS, name=name)
+    found: Iterable[EntryPoint] = entry_points(group=PLUGINS, name=name)
     by_target = {point.value: point for point in found}
     if len(by_target) > 1:
         raise ConfigError(
@@ -307,8 +310,8 @@ def _installed(name: str) -> EntryPoint | None:
 def task_class(name: str) -> type[Task]:
     """Return the class of a built-in task, or of one that an installed package announces.
 
-    A name selects among what is installed: no text of a recipe, a run folder or a checkpoint is
-    ever imported. Raises ConfigError for an unknown name, and where a plug-in is no task.
+    The name selects among installed packages; text from a recipe, a run folder or a checkpoint is
+    never imported. Raises ConfigError for an unknown name, and for a plug-in that is not a task.
     """
     if name in TASKS:
         module, _, attribute = TASKS[name].partition(":")
@@ -323,8 +326,8 @@ def task_class(name: str) -> type[Task]:
     settings = getattr(found, "Settings", None)
     if not (isinstance(settings, type) and issubclass(settings, TaskSettings)):
         raise ConfigError(
-            f"task.name: {name!r} ({point.value}) is no subclass of svilm_fast.tasks.base.Task "
-            "with a class attribute Settings"
+            f"task.name: {name!r} ({point.value}) is not a subclass of "
+            "svilm_fast.tasks.base.Task with a class attribute Settings"
         )
     return found
 

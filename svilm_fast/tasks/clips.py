@@ -1,4 +1,4 @@
-"""The usual views of a run's clips: training, and evaluation with the settings of its block."""
+"""The usual views of a run's clips, for training and for evaluation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SPLITS = ("train", "val", "test")
 
 
 def check_split(config: TaskConfig, split: str) -> None:
-    """Raise UserError for an unknown split, or one that the configuration names no data for."""
+    """Raise UserError for an unknown split, or one without data in the configuration."""
     if split not in SPLITS:
         raise UserError(f"there is no split {split!r}; the splits are {', '.join(SPLITS)}")
     if getattr(config.data, split) is None:
@@ -32,7 +32,7 @@ def training_clips(
     table: SampleTable | None = None,
     metadata: bool = False,
 ) -> ClipDataset:
-    """Open the clips of a split in training view; `metadata`: batches hold the samples' JSON."""
+    """Open the clips of a split in training view; metadata: batches hold the samples' JSON."""
     return ClipDataset(
         config.data,
         split,
@@ -50,9 +50,9 @@ def training_clips(
 def evaluation_clips(
     config: TaskConfig, split: str, tokenizer: Tokenizer, *, nouns: bool
 ) -> ClipDataset:
-    """Open the clips of a split in evaluation view, captions as `evaluation.captions` says.
+    """Open the clips of a split in evaluation view, with the captions of `evaluation.captions`.
 
-    Raises UserError when the configuration names no data for the split.
+    Raises UserError if the configuration has no data for the split.
     """
     check_split(config, split)
     data = config.data
@@ -70,5 +70,5 @@ def evaluation_clips(
 
 
 def autocast_dtype(config: TaskConfig) -> torch.dtype | None:
-    """Return the dtype of mixed precision that the run trains with, None for fp32."""
+    """Return the mixed-precision dtype of the run, None for fp32."""
     return None if config.training.precision == "fp32" else torch.bfloat16

@@ -12,23 +12,26 @@ DEFAULT_TASK = "pretrain"
 
 
 class TaskSettings(Settings):
-    """The block `task`. A task with settings of its own adds fields in a subclass.
+    """The block `task`; a subclass adds the settings of its task.
 
-    own_loss: the task brings its own head and loss. The block `objectives` is then not read, and
-    both towers may be frozen.
+    own_loss: the task has its own head and loss. Then the block `objectives` is not read, and both
+    towers may be frozen.
     """
 
     own_loss: ClassVar[bool] = False
 
     name: str = Field(
-        DEFAULT_TASK, description="what is trained: pretrain, or the name of an installed plug-in"
+        DEFAULT_TASK, description="the task: pretrain, or the name of an installed plug-in"
     )
 
 
 class EvaluationConfig(Settings):
     """Evaluation on held-out clips during the run and at its end."""
 
-    every_steps: Steps = Field(0, description="steps between evaluations; 0: only at the end")
+    every_steps: Steps = Field(
+        0,
+        description="steps between evaluations; 0: only at the end, with at_end=false never",
+    )
     at_end: bool = Field(True, description="evaluate after the last step")
     split: Literal["train", "val", "test"] = Field("val", description="split used during the run")
     max_clips: Clips | None = Field(

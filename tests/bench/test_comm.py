@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from svilm_fast.bench.comm import worker
+from svilm_fast.bench.comm.command import WORKER
 from svilm_fast.bench.comm.fit import fit_line
-from svilm_fast.bench.comm.ranks import RanksFailedError, run_ranks
+from svilm_fast.bench.rank_processes import RanksFailedError, run_ranks
 from svilm_fast.cli import app
 from svilm_fast.train.config.load import load_config
 from svilm_fast.train.plan.chooser import fixed_choice
@@ -45,19 +48,19 @@ def _check_losses(world_size: int, found) -> None:
 
 
 def test_the_bytes_of_the_losses_are_those_of_the_model() -> None:
-    found = run_ranks(2, [json.dumps({"losses": LOSSES})])
+    found, other = run_ranks(WORKER, 2, json.dumps({"losses": LOSSES}))
+    assert other["losses"] == found["losses"]
     assert len(found["losses"]) == len(LOSSES)
     _check_losses(2, found)
 
 
 @pytest.fixture
 def found_on_ranks(run_on_ranks, tmp_path):
-    """What `run_ranks` returns, from ranks that are forks: an interpreter each costs seconds."""
+    """What rank 0 writes, from ranks that are forks: an interpreter each costs seconds."""
 
-    def found(world_size: int, task: dict) -> dict:
-        result = tmp_path / "result.json"
-        run_on_ranks(world_size, worker.__file__, result, json.dumps(task))
-        return json.loads(result.read_text())
+    def found(world_size: int, program: str, task: object) -> Any:
+        run_on_ranks(world_size, program, tmp_path, json.dumps(task))
+        return json.loads((tmp_path / "0.json").read_text())
 
     return found
 
@@ -67,9 +70,10 @@ def found_on_ranks(run_on_ranks, tmp_path):
 def test_the_bytes_of_the_losses_are_those_of_the_model_for_more_ranks(
     world_size, found_on_ranks
 ) -> None:
-    _check_losses(world_size, found_on_ranks(world_size, {"losses": LOSSES}))
+    _check_losses(world_size, found_on_ranks(world_size, worker.__file__, {"losses": LOSSES}))
 
 
+ENGINE_PROGRAM = Path(__file__).with_name("engine_ranks.py")
 ENGINES = [
     [f"deepspeed.zero_stage={stage}", "training.global_batch=8", *SMALL] for stage in (0, 1, 2)
 ]
@@ -79,20 +83,20 @@ ENGINES.append([*ENGINES[1], "training.micro_batch=2"])
 @pytest.mark.slow
 def test_the_bytes_of_zero_are_close_to_the_model(found_on_ranks) -> None:
     world_size = 2
-    found = found_on_ranks(world_size, {"engines": ENGINES})
-    for overrides, entry in zip(ENGINES, found["engines"], strict=True):
+    found = found_on_ranks(world_size, str(ENGINE_PROGRAM), ENGINES)
+    for overrides, counted in zip(ENGINES, found, strict=True):
         config = load_config("demo", overrides)
         workload = workload_of(config, world_size, on_gpu=False)
         choice = fixed_choice(config, world_size, workload.local_batch)
         sizes, _ = _sums([*loss_traffic(workload), *zero_traffic(workload, choice)])
         for kind, size in sizes.items():
             # Padding of the shards, agreement on finite losses and the gradient norm come on top.
-            assert entry["bytes"][kind] == pytest.approx(size, rel=0.02)
+            assert counted[kind] == pytest.approx(size, rel=0.02)
 
 
 def test_a_rank_that_fails_is_named() -> None:
     with pytest.raises(RanksFailedError, match=r"rank 0 of 1: .*JSONDecodeError"):
-        run_ranks(1, ["no task"])
+        run_ranks(WORKER, 1, "no task")
 
 
 def test_a_line_is_found_and_never_negative() -> None:

@@ -10,12 +10,12 @@ import torch
 from svilm_fast.bench.ceilings import Ceilings
 from svilm_fast.bench.errors import WrongResult
 from svilm_fast.bench.gpu import ops_run as run
-from svilm_fast.bench.ops.cases import cases
-from svilm_fast.bench.ops.proof import Case
 from svilm_fast.bench.run import runner
 from svilm_fast.bench.run.runner import run_one
 from svilm_fast.bench.suites import benchmarks
 from svilm_fast.bench.suites import ops as suite
+from svilm_fast.bench.suites.ops import cases
+from svilm_fast.bench.suites.proof import Case
 from svilm_fast.kernels.registry import ops
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from svilm_fast.bench.ops.proof import Case, first_output, in_precision, leaves, relative_rms
 from svilm_fast.bench.peers import peers
+from svilm_fast.bench.suites.proof import Case, first_output, in_precision, leaves, relative_rms
 from svilm_fast.kernels.registry import ops
 
 

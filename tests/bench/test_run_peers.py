@@ -11,12 +11,12 @@ from typer.testing import CliRunner
 from svilm_fast.bench.ceilings import Ceilings
 from svilm_fast.bench.cli import app
 from svilm_fast.bench.errors import Skipped
-from svilm_fast.bench.ops.cases import cases
-from svilm_fast.bench.ops.proof import Case
 from svilm_fast.bench.peers import peers
 from svilm_fast.bench.run import command, peers_command
 from svilm_fast.bench.run.ratios import markdown, ratios
 from svilm_fast.bench.run.record import Record
+from svilm_fast.bench.suites.ops import cases
+from svilm_fast.bench.suites.proof import Case
 from svilm_fast.kernels import registry
 from svilm_fast.kernels.infonce import peers as infonce_peers
 from svilm_fast.kernels.registry import ops

@@ -1,4 +1,4 @@
-"""What git refuses is an error in git's words."""
+"""A failed git command raises an error with git's message."""
 
 import pytest
 

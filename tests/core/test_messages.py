@@ -1,4 +1,4 @@
-"""Texts of errors on one line, and what to write instead of an unknown name."""
+"""Error texts fit on one line, and an unknown name gets a suggestion."""
 
 import pytest
 

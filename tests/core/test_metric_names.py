@@ -1,4 +1,4 @@
-"""Names of metrics in logs of any version."""
+"""Metric names in logs of older versions."""
 
 from __future__ import annotations
 

@@ -73,6 +73,22 @@ def test_other_packages_write_to_the_file_and_errors_to_both(tmp_path: Path, cap
     assert "\x1b" not in text
 
 
+def test_a_plug_in_stays_on_the_console(tmp_path: Path, monkeypatch, capsys) -> None:
+    package = tmp_path / "plugin-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text("[svilm_fast.tasks]\nours = ours.tasks:Task\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with third_party_log():
+        write_third_party(tmp_path / "log")
+        logging.getLogger("ours.data").info("from the plug-in")
+        logging.getLogger("oursimilar").info("from another package")
+    assert capsys.readouterr().err.splitlines() == ["INFO ours.data: from the plug-in"]
+    text = (tmp_path / "log").read_text()
+    assert "from another package" in text
+    assert "from the plug-in" not in text
+
+
 def test_a_resumed_run_appends(tmp_path: Path) -> None:
     path = tmp_path / "third_party.log"
     path.write_text("before\n")
@@ -143,7 +159,7 @@ def test_a_full_disk_costs_the_log_alone(tmp_path: Path, capsys) -> None:
         logging.getLogger("otherpackage").warning("lost")
         print("goes on")
     shown = capsys.readouterr()
-    assert "the log of other packages cannot be written" in shown.err
+    assert "cannot write the log of other packages" in shown.err
     assert shown.out == "goes on\n"
 
 

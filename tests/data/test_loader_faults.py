@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import os
+import pickle
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from itertools import chain, islice
 
 import psutil
 import pytest
 import torch
 
+from svilm_fast.data import pipeline
+from svilm_fast.data.batch import ClipBatch
 from svilm_fast.data.errors import DataError, SkipBudgetError, WorkerError
 from svilm_fast.data.loader import build_loader, stand_ins
 from svilm_fast.data.skips import Skip, SkipReport
 
 BROKEN = {3: {"mp4": b"broken"}, 8: {"mp4": b""}}
+
+
+class SlowClips:
+    """Reads every video `seconds` late, also in a worker."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def reading(self, read):
+        self.read = read
+        return self
+
+    def __call__(self, index: int) -> bytes:
+        time.sleep(self.seconds)
+        return self.read(index)
 
 
 def _batches(dataset, steps, *, state=None, batch_size=4, rank=0, world_size=1):
@@ -151,9 +172,10 @@ def test_workers_give_the_same_batches_and_errors_with_names(make_dataset):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("sent", "message"), [(signal.SIGKILL, "killed|exited"), (signal.SIGSTOP, "timed out")]
+    ("sent", "message"),
+    [(signal.SIGKILL, "killed by signal 9"), (signal.SIGSTOP, r"longer than data\.timeout_s=3 s")],
 )
-def test_a_dead_or_hanging_worker_names_the_batch(make_dataset, sent, message):
+def test_a_dead_or_hanging_worker_names_the_sample(make_dataset, sent, message):
     dataset = make_dataset(20, workers=1, prefetch=1, timeout_s=3)
     before = {child.pid for child in multiprocessing.active_children()}
     loader = build_loader(dataset.config, dataset, batch_size=4)
@@ -162,11 +184,46 @@ def test_a_dead_or_hanging_worker_names_the_batch(make_dataset, sent, message):
     workers = [c.pid for c in multiprocessing.active_children() if c.pid not in before]
     for pid in workers:
         os.kill(pid, sent)
-    with pytest.raises(WorkerError, match=rf"({message}).*begins with the samples 's00"):
+    with pytest.raises(WorkerError, match=rf"({message}).*(sample|samples) 's00"):
         list(islice(stream, 10))
     # Ended by force: a stopped worker would be waited for, 10 s beyond the timeout.
     assert not any(map(psutil.pid_exists, workers))
     loader.close()
+
+
+@pytest.mark.slow
+def test_the_time_limit_holds_for_a_clip_not_for_the_batch(make_dataset):
+    slow = SlowClips(0.4)
+    dataset = make_dataset(16, workers=1, timeout_s=3)
+    dataset.table.read_video = slow.reading(dataset.table.read_video)
+    batches, _ = _batches(dataset, 2, batch_size=8)  # 3.2 s each
+    assert [len(batch) for batch in batches] == [8, 8]
+
+
+def test_units_join_to_the_batch_of_one_unit(make_dataset):
+    dataset = make_dataset(16)
+    whole = dataset.batch([3, 1, 4, 1, 5], seed=1)
+    parts = [dataset.batch(rows, seed=1) for rows in ([3, 1], [4, 1], [5])]
+    joined = ClipBatch.joined(pickle.loads(pickle.dumps(parts)))
+    for field in dataclasses.fields(ClipBatch):
+        left, right = getattr(whole, field.name), getattr(joined, field.name)
+        same = torch.equal(left, right) if isinstance(left, torch.Tensor) else left == right
+        assert same, field.name
+
+
+def test_too_little_shared_memory_is_said_at_the_start(make_dataset, monkeypatch):
+    dataset = make_dataset(16, workers=2, unit=4)
+    needed = 2 * 2 * 4 * dataset.frames * dataset.image_size**2 * 3
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    monkeypatch.setattr(pipeline, "SHARED_MEMORY", str(dataset.config.train))
+    for free, fits in ((3 * needed, True), (3 * needed - 1, False)):
+        usage = shutil._ntuple_diskusage(free, 0, free)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, usage=usage: usage)
+        if fits:
+            build_loader(dataset.config, dataset, batch_size=4)
+            continue
+        with pytest.raises(DataError, match=r"2 workers for each of 3 ranks .* lower data"):
+            build_loader(dataset.config, dataset, batch_size=4)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from svilm_fast.data.errors import DataError
-from svilm_fast.data.loader import build_loader, epoch_order
+from svilm_fast.data.loader import build_loader
 
 
 def _joined(parts):
@@ -126,9 +126,3 @@ def test_too_few_samples_for_a_global_batch_is_said(make_dataset):
     dataset = make_dataset(5)
     with pytest.raises(DataError, match="5 samples, fewer than the global batch of 6"):
         build_loader(dataset.config, dataset, batch_size=3, rank=0, world_size=2)
-
-
-def test_the_order_follows_the_keys_not_their_listing():
-    keys = torch.tensor([5, 99, 12, 7, 40])
-    other = torch.tensor([3, 0, 4, 1, 2])
-    assert torch.equal(keys[epoch_order(keys, 1, 0)], keys[other][epoch_order(keys[other], 1, 0)])

@@ -13,7 +13,7 @@ from torch import Tensor
 from svilm_fast.core.philox import StepSeeds
 from svilm_fast.models.inputs import ModelInputs
 from svilm_fast.objectives.svilm import SViLM, build_model
-from svilm_fast.train.checkpoint.portable import MOMENT_NAMES
+from svilm_fast.train.checkpoint.portable_files import MOMENT_NAMES
 from svilm_fast.train.config.load import load_config
 from svilm_fast.train.config.schema import RunConfig
 from svilm_fast.train.engine.engine import Engine, start_engine

@@ -12,7 +12,6 @@ from svilm_fast.data.world.masks import encode_mask
 from svilm_fast.evaluation.pointing import (
     NounPointing,
     PointingScore,
-    group_attention,
     measure_pointing,
     objects_of_noun,
     score_noun,
@@ -33,38 +32,35 @@ def clip_json(mask: np.ndarray, frames: int = 2) -> dict:
     }
 
 
-def test_the_maximum_decides() -> None:
-    attention = np.array([[[0.9, 0.5], [0.5, 0.5]]])
-    assert score_noun(attention, ON_OBJECT) == NounPointing(1.0, 0.25)
-    assert score_noun(1 - attention, ON_OBJECT) == NounPointing(0.0, 0.25)
+def test_the_group_of_the_noun_decides() -> None:
+    groups = np.array([[[1, 0], [0, 0]]])
+    assert score_noun(groups, 1, ON_OBJECT) == NounPointing(1.0, 0.25)
+    assert score_noun(groups, 0, ON_OBJECT) == NounPointing(0.0, 0.25)
 
 
 def test_ties_count_in_expectation() -> None:
     groups = np.array([[[0, 0], [0, 1]]])
-    assert score_noun(group_attention(groups, 0), ON_OBJECT) == NounPointing(1 / 3, 0.25)
-    assert score_noun(group_attention(groups, 1), ON_OBJECT) == NounPointing(0.0, 0.25)
+    assert score_noun(groups, 0, ON_OBJECT) == NounPointing(1 / 3, 0.25)
+    assert score_noun(groups, 1, ON_OBJECT) == NounPointing(0.0, 0.25)
 
 
 def test_an_empty_group_is_a_miss() -> None:
     groups = np.zeros((1, 2, 2), int)
-    assert score_noun(group_attention(groups, 5), ON_OBJECT) == NounPointing(0.0, 0.25)
+    assert score_noun(groups, 5, ON_OBJECT) == NounPointing(0.0, 0.25)
 
 
 def test_dropped_tokens_do_not_count() -> None:
     groups = np.array([[[0, -1], [-1, 1]]])
-    assert score_noun(group_attention(groups, 0), ON_OBJECT) == NounPointing(1.0, 0.5)
+    assert score_noun(groups, 0, ON_OBJECT) == NounPointing(1.0, 0.5)
     gone = np.array([[[-1, 0], [0, 0]]])
-    assert score_noun(group_attention(gone, 0), ON_OBJECT) is None
+    assert score_noun(gone, 0, ON_OBJECT) is None
 
 
 def test_guessing_reaches_the_chance_level() -> None:
     """Groups drawn at random score what `chance` says, in the mean."""
     generator = np.random.default_rng(0)
     truth = generator.random((4, 8, 8)) < 0.2
-    found = [
-        score_noun(group_attention(generator.integers(0, 8, (4, 8, 8)), 3), truth)
-        for _ in range(300)
-    ]
+    found = [score_noun(generator.integers(0, 8, (4, 8, 8)), 3, truth) for _ in range(300)]
     score = PointingScore.of(found)
     assert score.score == pytest.approx(score.chance, abs=0.01)
     assert score.chance == pytest.approx(truth.mean())

@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 
-from svilm_fast.data.config import DataConfig
 from svilm_fast.evaluation import protocols
-
-
-def test_a_list_becomes_the_test_split(tmp_path: Path) -> None:
-    config = protocols.data_for_list(DataConfig(train="a"), tmp_path / "list.csv", tmp_path)
-    assert config.train == "a"
-    assert config.test == str(tmp_path / "list.csv")
-    assert config.videos == str(tmp_path)
 
 
 def test_a_list_of_another_size_is_refused(make_dataset, monkeypatch: pytest.MonkeyPatch) -> None:

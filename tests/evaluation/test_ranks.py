@@ -196,9 +196,9 @@ def test_top_matches_are_the_largest_of_every_row() -> None:
 @pytest.mark.parametrize(
     ("queries", "gallery", "labels", "message"),
     [
-        (torch.ones(2, 3), torch.ones(2, 4), torch.arange(2), "one width"),
+        (torch.ones(2, 3), torch.ones(2, 4), torch.arange(2), "with the same D"),
         (torch.ones(0, 3), torch.ones(2, 3), torch.arange(0), "nothing to rank"),
-        (torch.ones(2, 3), torch.ones(2, 3), torch.arange(3), "one label for each"),
+        (torch.ones(2, 3), torch.ones(2, 3), torch.arange(3), "needs one label"),
         (torch.tensor([[1.0], [torch.nan]]), torch.ones(2, 1), torch.arange(2), "embedding 1"),
         (torch.ones(2, 1), torch.ones(2, 1), torch.tensor([0, 5]), "query 1 has no right answer"),
     ],

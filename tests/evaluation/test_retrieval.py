@@ -13,12 +13,12 @@ from svilm_fast.evaluation import (
     Embeddings,
     RetrievalOptions,
     evaluate_dataset,
-    evaluate_retrieval,
     rank_embeddings,
     retrieval_table,
-    write_retrieval,
 )
-from svilm_fast.evaluation.retrieval import manifest_hash, missing_notes
+from svilm_fast.evaluation.embed import CaptionTable
+from svilm_fast.evaluation.result import missing_notes
+from svilm_fast.evaluation.retrieval import manifest_hash, missing_videos
 
 
 def fake_embeddings(count: int = 20, colours: bool = True) -> Embeddings:
@@ -83,14 +83,9 @@ def test_a_listed_video_without_a_file_is_missing_too(make_dataset, colour_model
 
 
 def test_a_broken_video_of_several_captions_is_missing_once(make_dataset, colour_model) -> None:
-    dataset = make_dataset(captions=3, broken=(4,))
-    own = evaluate_dataset(colour_model, dataset, batch_size=4)
-    given = evaluate_retrieval(
-        colour_model, [dataset.batch([0])], dataset=dataset, expected_ids=dataset.ids[:9]
-    )
-    assert list(own.missing) == ["video0004#0"]
-    assert list(given.missing) == ["video0001#0", "video0002#0"]
-    assert own.text_to_video.queries == 24
+    result = evaluate_dataset(colour_model, make_dataset(captions=3, broken=(4,)), batch_size=4)
+    assert list(result.missing) == ["video0004#0"]
+    assert result.text_to_video.queries == 24
 
 
 def test_the_first_clips_are_a_part_of_the_whole(make_dataset, colour_model) -> None:
@@ -105,12 +100,14 @@ def test_the_first_clips_are_a_part_of_the_whole(make_dataset, colour_model) -> 
     assert part.manifest != whole.manifest
 
 
-def test_ids_that_never_arrive_are_missing(make_dataset, colour_model) -> None:
-    dataset = make_dataset()
-    result = evaluate_retrieval(
-        colour_model, [dataset.batch([0, 1])], dataset=dataset, expected_ids=["video0001", "gone"]
-    )
-    assert result.missing == {"gone": "not delivered by the loader"}
+def test_a_video_that_never_arrives_is_missing_once_with_its_reason(make_dataset) -> None:
+    captions = CaptionTable.of(make_dataset(captions=2, count=3))
+    skipped = {"video0001#1": "cut short", "unlisted": "no file"}
+    assert missing_videos(["video0000#0"], captions, skipped) == {
+        "video0001#0": "cut short",
+        "video0002#0": "not delivered by the loader",
+        "unlisted": "no file",
+    }
 
 
 def test_a_training_data_set_is_refused(make_dataset, colour_model) -> None:
@@ -122,8 +119,8 @@ def test_a_training_data_set_is_refused(make_dataset, colour_model) -> None:
 
 def test_the_table_and_the_files_say_the_same(tmp_path: Path) -> None:
     result = rank_embeddings(fake_embeddings(), protocol="toy", missing={"gone": "cut short"})
-    path = write_retrieval(result, tmp_path / "evaluation")
-    written = json.loads(path.read_text())
+    result.write(tmp_path / "evaluation")
+    written = json.loads((tmp_path / "evaluation" / "retrieval.json").read_text())
     assert written["protocol"] == "toy"
     assert written["videos"] == written["captions"] == written["distinct_captions"] == 20
     assert written["text_to_video"]["recall"]["R@1"] == result.text_to_video.recall[1]

@@ -1,4 +1,4 @@
-"""Fault injection into whole runs: rows of faults, each performed many times. See docs/faults.md.
+"""Fault injection into whole runs: a table of faults, each tried many times. See docs/faults.md.
 
 Rows are registered by the modules imported here.
 """

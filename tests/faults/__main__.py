@@ -1,4 +1,4 @@
-"""`python -m tests.faults`: perform the rows of the table and print what was seen."""
+"""`python -m tests.faults`: perform the rows of the table and print the results."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def perform(rig: Rig, row: Row) -> dict[str, Any]:
     wanted = row.short if rig.short else row.tries
     try:
         row.perform(rig, wanted, seen)
-    except Exception as error:  # what fails outside of a try fails the row
+    except Exception as error:  # an error outside a try fails the row
         seen.missed.append(f"the row itself: {type(error).__name__}: {error}")
     return {
         "row": row.number,
@@ -59,7 +59,7 @@ def table_of(records: Sequence[dict[str, Any]]) -> Table:
 
 
 def write_record(path: Path, records: list[dict[str, Any]], *, short: bool, seed: int) -> None:
-    """Write what was seen so far, with what it was seen on."""
+    """Write the results so far, with platform and package versions."""
     described = {
         "form": "short" if short else "full",
         "seed": seed,
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--rows", type=int, nargs="+", choices=sorted(ALL_ROWS), metavar="N")
     parser.add_argument("--short", action="store_true", help="few tries of each row, for CI")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments at which faults come")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random moments of faults")
     parser.add_argument("--out", type=Path, help="write the record as JSON")
     given = parser.parse_args(arguments)
     numbers = given.rows or sorted(ALL_ROWS)

@@ -22,41 +22,38 @@ from typing import Any
 import torch
 
 from svilm_fast.train import pretrain
-from svilm_fast.train.checkpoint import store as checkpoint
-from svilm_fast.train.run import loop
+from svilm_fast.train.engine.engine import Engine
+from svilm_fast.train.run.hooks import Hook, installed
 from tests.faults.state import digest
-from tests.train import fault_program
+from tests.train.ranks.fault_program import Fault, ParameterWatch
 
 TRAIN = ("nan_loss", "nan_gradient", "skip_agreement")
 
 
-def record(rank: int, folder: Path) -> None:
-    """Write down the samples of every step and the parameters before the first."""
-    run, train_on = loop.Loop.run, loop.Loop._train_on
-    ids = (folder / f"ids_{rank}.jsonl").open("a")
+class Recorder(Hook):
+    """Records the samples of every step and the parameters before the first."""
 
-    def recorded_run(self: loop.Loop) -> Any:
-        if self.engine.zero_stage < 3:
-            named = {name: p.detach() for name, p in self.engine.model.named_parameters()}
-            (folder / f"parameters_{rank}").write_text(digest(named))
-        return run(self)
+    def __init__(self, rank: int, folder: Path) -> None:
+        self.parameters = folder / f"parameters_{rank}"
+        self.ids = (folder / f"ids_{rank}.jsonl").open("a")
 
-    def recorded_train_on(self: loop.Loop, batch: Any) -> Any:
-        print(json.dumps({"step": self.step + 1, "ids": list(batch.ids)}), file=ids, flush=True)
-        return train_on(self, batch)
+    def before_run(self, engine: Engine) -> None:
+        if engine.zero_stage < 3:
+            named = {name: p.detach() for name, p in engine.model.named_parameters()}
+            self.parameters.write_text(digest(named))
 
-    loop.Loop.run, loop.Loop._train_on = recorded_run, recorded_train_on
+    def before_step(self, step: int, batch: Any) -> None:
+        print(json.dumps({"step": step, "ids": list(batch.ids)}), file=self.ids, flush=True)
 
 
-def slow_down(seconds: float) -> None:
-    """Let every step of this rank take `seconds` longer before its first collective."""
-    train_on = loop.Loop._train_on
+class SlowModel(Hook):
+    """Makes the model wait before every forward, which comes before the first collective."""
 
-    def slow_train_on(self: loop.Loop, batch: Any) -> Any:
-        time.sleep(seconds)
-        return train_on(self, batch)
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
 
-    loop.Loop._train_on = slow_train_on
+    def before_run(self, engine: Engine) -> None:
+        engine.model.register_forward_pre_hook(lambda module, inputs: time.sleep(self.seconds))
 
 
 def fill(folder: Path, left: int) -> None:
@@ -72,50 +69,40 @@ def fill(folder: Path, left: int) -> None:
                 return
 
 
-def fill_during_save(step: int, left: int, ballast: Path) -> None:
-    """Fill the disk between the question whether there is room and the save of `step`."""
-    check_space = checkpoint.check_space
+class FullDisk(Hook):
+    """Fills the disk after the check for free space and before the save of one step."""
 
-    def passed_then_filled(folder: Path, needed: int, what: str) -> None:
-        check_space(folder, needed, what)
-        if what.endswith(f" {step}"):
-            fill(ballast, left)
+    def __init__(self, fault: dict[str, Any]) -> None:
+        self.fault = fault
 
-    checkpoint.check_space = passed_then_filled
-
-
-def imitate_full_disk(step: int) -> None:
-    """Where no file system can be mounted: the write of the random state fails at `step`."""
-    save, save_random_state = checkpoint._save, checkpoint.save_random_state
-
-    def full(*arguments: Any) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    def save_or_fail(engine: Any, folder: Path, state: Any, *rest: Any) -> Any:
-        checkpoint.save_random_state = full if state.step == step else save_random_state
-        return save(engine, folder, state, *rest)
-
-    checkpoint._save = save_or_fail
+    def before_save(self, step: int, folder: Path) -> None:
+        if step == self.fault["step"]:
+            fill(Path(self.fault["folder"]), self.fault["left"])
 
 
-def inject(fault: dict[str, Any], rank: int, folder: Path) -> None:
-    """Prepare this rank for a fault."""
+class ImitatedFullDisk(Hook):
+    """Where no file system can be mounted: a write in the save of one step fails."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def during_save(self, step: int, folder: Path) -> None:
+        if step == self.step:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def hook_for(fault: dict[str, Any], rank: int, folder: Path) -> Hook | None:
+    """Return the hook that injects a fault on this rank; None where it is another rank's."""
     kind, mine = fault["kind"], fault.get("rank") == rank
     if kind in TRAIN:
-        if fault.get("value") == "inf":
-            fault_program.poison = lambda values: values * float("inf")
-        fault_program.inject(fault, rank, folder)
-    elif kind == "slow":
-        if mine:
-            slow_down(fault["seconds"])
-    elif kind == "fill":
-        if rank == 0:
-            fill_during_save(fault["step"], fault["left"], Path(fault["folder"]))
-    elif kind == "imitated_full":
-        if mine:
-            imitate_full_disk(fault["step"])
-    else:
-        raise ValueError(f"no fault is called {kind!r}")
+        return Fault(fault, rank, folder)
+    if kind == "slow":
+        return SlowModel(fault["seconds"]) if mine else None
+    if kind == "fill":
+        return FullDisk(fault) if rank == 0 else None
+    if kind == "imitated_full":
+        return ImitatedFullDisk(fault["step"]) if mine else None
+    raise ValueError(f"no fault is called {kind!r}")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -124,14 +111,12 @@ def main(arguments: Sequence[str]) -> int:
     faulthandler.register(signal.SIGUSR2, file=sys.__stderr__)  # where does it hang?
     folder, rank = Path(os.environ["SVILM_FAULT_FOLDER"]), int(os.environ["RANK"])
     faults = json.loads(os.environ.get("SVILM_FAULTS", "[]"))
-    record(rank, folder)
-    fault_program.watch_parameters(rank, folder)
-    for fault in faults:
-        inject(fault, rank, folder)
+    injected = [hook for fault in faults if (hook := hook_for(fault, rank, folder)) is not None]
     written = folder / f".pid_{rank}"
     written.write_text(str(os.getpid()))
     written.replace(folder / f"pid_{rank}")
-    return pretrain.main(arguments)
+    with installed(Recorder(rank, folder), ParameterWatch(rank, folder), *injected):
+        return pretrain.main(arguments)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The table of faults: what is done, how often, and what must hold for a try to count."""
+"""The table of faults: each fault, its number of tries, and the target that a try must meet."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class MissedError(AssertionError):
-    """What a try should have shown and did not."""
+    """A try did not meet its target."""
 
 
 def need(condition: object, text: str) -> None:
@@ -32,7 +32,7 @@ class Tries:
 
     @contextmanager
     def one(self, label: str) -> Iterator[None]:
-        """Count one try; whatever is raised inside makes it a missed one and is recorded."""
+        """Count one try; any exception inside is recorded and makes the try a missed one."""
         self.made += 1
         try:
             yield
@@ -48,7 +48,7 @@ Perform = Callable[["Rig", int, Tries], None]
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table. tries, short: how many tries the full and the short form ask for."""
+    """A row of the table. tries, short: number of tries in the full and in the short form."""
 
     number: int
     fault: str
@@ -64,7 +64,7 @@ ROWS: dict[int, Row] = {}
 def row(
     number: int, fault: str, target: str, *, tries: int, short: int
 ) -> Callable[[Perform], Perform]:
-    """Register a function as the one that performs a row."""
+    """Register the function that performs a row."""
 
     def register(perform: Perform) -> Perform:
         if number in ROWS:

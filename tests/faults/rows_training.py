@@ -1,4 +1,4 @@
-"""Rows in which numbers, settings or a rank's speed are wrong."""
+"""Rows with wrong numbers, wrong settings or a slow rank."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CASES = [
 @row(
     11,
     "NaN or inf in the loss, then in a gradient, of one rank; each precision and ZeRO stage",
-    "all ranks skip the step, no parameter changes, samples written down, exit code 3",
+    "all ranks skip the step, no parameter changes, samples recorded, exit code 3",
     tries=len(CASES),
     short=2,
 )
@@ -59,7 +59,7 @@ def not_finite(rig: Rig, tries: int, seen: Tries) -> None:
 
 
 def _edited(key: str, source: random.Random) -> str:
-    """Drop, double, replace, insert or swap one letter of the last part of a dotted path."""
+    """Drop, double, replace, insert or swap one letter in the last part of a dotted path."""
     prefix, _, name = key.rpartition(".")
     place, letter = source.randrange(len(name)), source.choice(string.ascii_lowercase + "_")
     swapped = name[:place] + name[place + 1 : place + 2] + name[place] + name[place + 2 :]
@@ -98,7 +98,7 @@ def typos(rig: Rig, tries: int, seen: Tries) -> None:
                 need("did you mean" in text or "keys" in text, f"no suggestion: {text}")
                 right += repr(key) in text
             else:
-                need(False, "it is taken")
+                need(False, "it is accepted")
     seen.notes.append(f"{len(keys)} settings; {right} of {seen.made} name the intended key")
 
 

@@ -1,4 +1,4 @@
-"""Digests of what a checkpoint holds, so that two can be compared bit for bit."""
+"""Digests of a checkpoint's contents, to compare two checkpoints bit for bit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from svilm_fast.train.folder.trust import load_restricted
 
-# Text that names the run and not its state.
+# Text about the run, not its state.
 NOT_STATE = ("config.yaml", "manifest.json")
 
 
@@ -59,7 +59,7 @@ def _content(path: Path) -> Any:
 
 def state_of(checkpoint: Path) -> dict[str, str]:
     """Return the digest of every file of a checkpoint: parameters, moments, schedule, generators,
-    place in the data."""
+    position in the data."""
     return {
         path.name: digest(_content(path))
         for path in sorted(checkpoint.iterdir())

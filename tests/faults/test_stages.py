@@ -1,6 +1,6 @@
-"""A job that is asked to leave saves on all ranks and continues bit for bit, in other ZeRO stages.
+"""A job ended by SIGTERM saves on all ranks and resumes bit for bit, in ZeRO stages 0 and 3.
 
-Row 5 of the table is stage 1, tests/test_cli.py stage 2 under the `deepspeed` command itself.
+Row 5 of the table covers stage 1, tests/test_cli.py stage 2 under the `deepspeed` command.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def test_sigterm_saves_on_all_ranks_and_resume_continues_bit_for_bit(rig: Rig, s
     root = rig.new_folder("broken") / "run"
     broken = rig.start(root, *settings)
     broken.come_to(lambda: broken.steps() >= 5, "the fifth step")
-    # As a terminal or a scheduler does: the launcher and its ranks at once.
+    # To launcher and ranks at once, as a terminal or a scheduler does.
     os.killpg(broken.launcher, signal.SIGTERM)
     assert broken.wait() != 0
     assert "saved " in broken.output

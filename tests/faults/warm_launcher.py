@@ -1,9 +1,9 @@
-"""DeepSpeed's launcher in a process that has imported everything, so that a start costs seconds.
+"""DeepSpeed's launcher in a process that has already imported everything, so a start takes seconds.
 
-Every line of stdin describes a run. For each, a fork of this process calls `main` of
+Each line of stdin describes a run. For each, a fork of this process calls `main` of
 `deepspeed.launcher.launch`, the program that `deepspeed` starts on every node. Its ranks are forks
-too, instead of new interpreters; all else is the launcher's own: the variables, the watch over the
-ranks, the end of all when one ends, the exit code.
+instead of new interpreters. The rest is unchanged: environment variables, monitoring of the ranks,
+ending all ranks when one ends, exit code.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.faults import rank_program
 
 
 class ForkedRank:
-    """What the launcher uses of subprocess.Popen, for a fork of this process."""
+    """The part of subprocess.Popen that the launcher uses, for a fork of this process."""
 
     def __init__(self, command: Sequence[str], env: dict[str, str]) -> None:
         # python -u -m tests.faults.rank_program, then its arguments
@@ -64,7 +64,7 @@ class ForkingModule:
 
 
 def launch(case: dict[str, Any]) -> int:
-    """Be the launcher of one run; returns the exit code."""
+    """Run the launcher for one run; returns the exit code."""
     from deepspeed.launcher import launch as launcher
 
     os.setsid()
@@ -91,7 +91,7 @@ def launch(case: dict[str, Any]) -> int:
 def main() -> None:
     import_deepspeed("cpu")
     torch.set_num_threads(1)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the launchers
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no process waits for the launchers
     for line in sys.stdin:
         case = json.loads(line)
         pid = os.fork()

@@ -1,1 +1,1 @@
-"""Fuzzing of whatever reads what somebody else wrote, and of the kernels (docs/fuzzing.md)."""
+"""Fuzzing of all code that reads untrusted input, and of the kernels (docs/fuzzing.md)."""

@@ -1,7 +1,7 @@
-"""`python -m tests.fuzz`: the full form, in batches, with a record that it is resumed from.
+"""`python -m tests.fuzz`: the full form, in batches, with a record from which it resumes.
 
-One process per target runs the batches, so that a crash or a hang of native code is a finding and
-does not end the rest. A batch follows from its target and number alone.
+One process per target runs the batches, so a crash or a hang of native code is a finding and
+does not stop the other targets. A batch is a function of its target and number.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from typing import Any
 os.environ["TRITON_INTERPRET"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A target with so many findings is not tried further.
+# A target stops after this many findings.
 MOST_FINDINGS = 5
-# A process that is stuck in native code for so many times an input's limit is ended.
+# A process stuck in native code is killed after this multiple of an input's time limit.
 STUCK = 3
 
 
@@ -34,7 +34,7 @@ def seed_of(name: str, batch: int) -> int:
 
 
 def work(name: str, first: int, inputs: int) -> None:
-    """Run batches from number `first` on until `inputs` inputs were tried; a JSON line for each."""
+    """Run batches, starting at number `first`, for `inputs` inputs; print a JSON line for each."""
     import torch
 
     from .engine import run_batch
@@ -70,7 +70,7 @@ def git(*words: str) -> str:
 
 
 class Record:
-    """The counts of every target so far, in a file that is replaced as a whole."""
+    """The counts of every target so far, in a file that is written atomically."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -105,7 +105,7 @@ class Record:
 
 
 def run_target(name: str, record: Record, inputs: int, advance: Any) -> None:
-    """Run what is missing of one target in a process of its own."""
+    """Run the missing inputs of one target in a separate process."""
     entry = record.of(name)
     while entry["inputs"] < inputs and len(entry["findings"]) < MOST_FINDINGS:
         missing = inputs - entry["inputs"]
@@ -126,18 +126,18 @@ def run_target(name: str, record: Record, inputs: int, advance: Any) -> None:
                         advance(line["inputs"])
                         start = time.monotonic()
                 assert process.stderr is not None
-                told = process.stderr.read()
+                errors = process.stderr.read()
             except BaseException:
                 process.kill()
                 raise
         if process.returncode:
-            reason = f"the process ended with {process.returncode} in this batch\n{told[-3000:]}"
+            reason = f"the process ended with {process.returncode} in this batch\n{errors[-3000:]}"
             line = {"batch": entry["batches"], "inputs": 0, "refused": 0, "finding": reason}
             record.add(name, inputs, line | {"seconds": time.monotonic() - start})
 
 
 def reproduce(name: str, batch: int) -> int:
-    """Run one batch here, and show its finding with a trace."""
+    """Run one batch in this process, so that a finding raises with its traceback."""
     from .engine import run_batch
     from .targets import TARGETS
 
@@ -151,9 +151,9 @@ def reproduce(name: str, batch: int) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--target", action="append", help="only this target; may be repeated")
-    parser.add_argument("--inputs", type=int, help="of each target (default: its full number)")
+    parser.add_argument("--inputs", type=int, help="inputs of each target; default: all")
     parser.add_argument("--out", type=Path, default=Path("runs/fuzz.json"), help="the record")
-    parser.add_argument("--batch", type=int, help="run this batch of one --target again")
+    parser.add_argument("--batch", type=int, help="rerun this batch of one --target")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--first", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -20,25 +20,25 @@ from svilm_fast.data.errors import DataError
 
 from .guard import MEMORY_BYTES, memory_limit, time_limit, watched
 
-# Errors that tell the user what is wrong with an input; every other exception is a finding.
+# Errors that explain to a user what is wrong with an input; any other exception is a finding.
 REFUSALS = (DataError, UserError)
 
 
 @dataclass(frozen=True)
 class Target:
-    """One part of the code and the inputs that are tried on it.
+    """One part of the code and its generated inputs.
 
     Attributes:
         name: as on the command line.
         strategy: draws inputs.
-        check: `check(value, folder)` uses one input; `folder` is empty and its working directory.
-            It raises one of REFUSALS where the code refuses the input, and anything else, such as
-            an AssertionError of an oracle, for a finding.
+        check: `check(value, folder)` uses one input; `folder` is empty and the working directory.
+            It raises one of REFUSALS if the code refuses the input. Any other exception, such as
+            an AssertionError of an oracle, is a finding.
         full, short: inputs of `make fuzz` and of the default tests.
         batch: inputs of one batch, the unit in which the full form can be interrupted.
-        seconds: the longest that an input may take.
-        shrink: whether a finding is made smaller, which tries it many times.
-        prepare: loads what the code under test loads once, before anything is watched.
+        seconds: time limit of one input.
+        shrink: whether to minimise a finding, which runs it many times.
+        prepare: loads what the code under test loads only once, before monitoring starts.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Outcome:
 
 
 def try_one(target: Target, value: Any) -> bool:
-    """Use one input under all limits; whether it was refused. Raises for a finding."""
+    """Check one input under all limits; returns whether it was refused. Raises for a finding."""
     with tempfile.TemporaryDirectory(prefix="svilm-fuzz-") as name, contextlib.chdir(name):
         folder = Path(os.path.realpath(name))
         with memory_limit(MEMORY_BYTES), watched(folder), time_limit(target.seconds):
@@ -80,7 +80,7 @@ def try_one(target: Target, value: Any) -> bool:
 def run_batch(
     target: Target, inputs: int, seed: int, before_input: Callable[[], object] = lambda: None
 ) -> Outcome:
-    """Try `inputs` inputs that follow from `seed`; stops at the first finding, made smaller."""
+    """Check `inputs` inputs drawn with `seed`; stops at the first finding and minimises it."""
     outcome = Outcome()
     target.prepare()
 

@@ -1,4 +1,4 @@
-"""Limits around one fuzzed input: time, memory, and nothing done outside its own folder."""
+"""Limits for one fuzzed input: time, memory, and no action outside its own folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from svilm_fast.data.decode_process import memory_limit
 
 MEMORY_BYTES = 4 << 30
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-# Audit events of https://docs.python.org/3/library/audit_events.html, by what their arguments are.
+# Audit events of https://docs.python.org/3/library/audit_events.html, by their arguments.
 _PATHS = {
     "os.remove": 1, "os.rename": 2, "os.rmdir": 1, "os.mkdir": 1, "os.link": 2, "os.symlink": 2,
     "os.truncate": 1, "os.chmod": 1, "os.chown": 1, "shutil.rmtree": 1, "shutil.move": 2,
@@ -35,7 +35,7 @@ class Escape(AssertionError):
 
 
 class _Watch:
-    """The state of the audit hook; hooks cannot be removed, so it is switched on and off."""
+    """The state of the audit hook. Hooks cannot be removed, so this one is switched on and off."""
 
     def __init__(self) -> None:
         self.folder: str | None = None
@@ -78,7 +78,7 @@ _watch = _Watch()
 
 @contextlib.contextmanager
 def watched(folder: Path) -> Iterator[None]:
-    """Raise `Escape` for what Python code does outside `folder`, also where it was swallowed."""
+    """Raise `Escape` if Python code acted outside `folder`, even if it caught the exception."""
     _watch.install()
     _watch.folder, _watch.seen = os.path.realpath(folder), []
     try:
@@ -91,7 +91,7 @@ def watched(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise `Hang` after `seconds`, also where the code swallowed the signal's exception."""
+    """Raise `Hang` after `seconds`, even if the code caught the signal's exception."""
 
     def ring(number: int, frame: Any) -> None:
         raise Hang(f"more than {seconds} s")

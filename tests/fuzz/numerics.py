@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.kernels.sanitizer import Sanitizer
 
-# Relative root mean square error of an output of this type: its own rounding. The interpreter
+# Allowed relative root mean square error of an output of each type: its rounding. The interpreter
 # truncates to bfloat16, in operands and in outputs.
 BARS = {torch.float32: 2e-5, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-6}
 DTYPES = st.sampled_from(
@@ -58,7 +58,7 @@ def sanitized(seed: int) -> Iterator[Sanitizer]:
 
 
 def assert_written(sanitizer: Sanitizer, tensors: dict[str, Tensor]) -> None:
-    """No element of an output is as fresh memory was."""
+    """Assert that no element of an output has kept the fill value of fresh memory."""
     for name, tensor in tensors.items():
         count = sanitizer.unwritten(tensor)
         assert not count, f"{name}: {count} elements were never written"
@@ -71,7 +71,7 @@ def assert_close(name: str, found: Tensor, truth: Tensor, bar: float, floor: flo
         return
     assert truth.isfinite().all(), f"{name}: float64 is not finite"
     largest = torch.finfo(found.dtype).max
-    beyond = truth.abs() > largest / 2  # its rounding may leave the type's range
+    beyond = truth.abs() > largest / 2  # rounding may leave the type's range
     right = (found * truth.sign() >= largest / 4) | ~beyond
     assert right.all(), f"{name}: {int((~right).sum())} values are not as large as they should be"
     found, truth = found.masked_fill(beyond, 0), truth.masked_fill(beyond, 0)
@@ -80,11 +80,11 @@ def assert_close(name: str, found: Tensor, truth: Tensor, bar: float, floor: flo
     assert found.isfinite().all(), f"{name}: {int((~found.isfinite()).sum())} values not finite"
     error = (found.double() - truth).abs()
     unit = torch.finfo(found.dtype).eps
-    # Below the normal numbers of a type, its rounding is absolute.
+    # Below the normal range of a type, rounding errors are absolute.
     floor = floor + unit * torch.finfo(found.dtype).tiny
     off = error.square().mean().sqrt()
     assert off <= bar * size + floor, f"{name}: rms error {off:.3e}, size {size:.3e}, bar {bar:.1e}"
-    # One bad row among many good ones.
+    # Finds one bad row among many good ones.
     limit = 4 * unit * truth.abs() + 2.0**-7 * rows + 16 * (bar * size + floor)
     worst = (error - limit).max()
     assert worst <= 0, f"{name}: an element is off by {worst:.3e} too much"

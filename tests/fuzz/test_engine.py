@@ -1,4 +1,4 @@
-"""The fuzzer finds what is planted: crashes, hangs, memory, escapes and wrong values."""
+"""The fuzzer finds planted faults: crashes, hangs, memory use, escapes and wrong values."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def hang(value: int) -> None:
     try:
         while True:
             time.sleep(0.05)
-    except Exception:  # swallows the alarm too
+    except Exception:  # also catches the alarm's exception
         return
 
 

@@ -1,4 +1,4 @@
-"""What the fuzzer has found, kept as inputs that are tried first."""
+"""Inputs on which the fuzzer once found faults."""
 
 import pytest
 from hypothesis import strategies as st

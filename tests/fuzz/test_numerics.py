@@ -1,4 +1,4 @@
-"""The comparison of the fuzzed ops fails where it should."""
+"""The comparison of fuzzed ops detects wrong values."""
 
 import pytest
 import torch

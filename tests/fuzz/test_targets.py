@@ -1,4 +1,4 @@
-"""Every fuzz target finds nothing: the short form of `make fuzz`, and a longer one."""
+"""No fuzz target has a finding, in a short and in a longer form of `make fuzz`."""
 
 import zlib
 
@@ -17,7 +17,7 @@ def find_nothing(name: str, inputs: int, seed: int) -> None:
     outcome = run_batch(TARGETS[name], inputs, seed)
     if outcome.error is not None:
         raise outcome.error
-    # A strategy of few inputs ends earlier; none of these is one.
+    # A strategy with few possible inputs would end earlier; no target has one.
     assert outcome.inputs == inputs
     assert outcome.refused < inputs
 

@@ -19,7 +19,7 @@ _WORDS = (
     "a an the red blue small dog cat man woman people runs jumps over on and two".split()  # noqa: SIM905
 )
 # fmt: on
-# Any characters, lone surrogates too, mixed with pieces that have meant trouble somewhere.
+# Any characters, including lone surrogates, mixed with strings that often cause faults.
 TEXTS = st.one_of(
     st.text(st.characters(), max_size=60),
     st.lists(st.one_of(st.sampled_from(_PIECES), st.text(max_size=8)), max_size=12).map("".join),
@@ -64,7 +64,7 @@ def damaged(draw: st.DrawFn, data: bytes) -> bytes:
 
 
 def _paths(value: Any, here: tuple = ()) -> list[tuple]:
-    """The places of all values inside a JSON value, its own (the empty path) first."""
+    """The paths of all values inside a JSON value; its own, the empty path, is first."""
     items: list[tuple] = [here]
     pairs = value.items() if isinstance(value, dict) else []
     pairs = enumerate(value) if isinstance(value, list) else pairs

@@ -1,9 +1,9 @@
-"""Every test here needs a GPU; inputs come from the registry, so a new op is tested unasked."""
+"""Every test here needs a GPU. Inputs come from the registry, so new ops are included."""
 
 import pytest
 import torch
 
-from svilm_fast.bench.ops.proof import leaves
+from svilm_fast.bench.suites.proof import leaves
 from svilm_fast.kernels.registry import ops
 
 
@@ -16,7 +16,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture
 def device():
     if not torch.cuda.is_available():
-        pytest.fail("`-m gpu` was asked for, but PyTorch sees no CUDA device")
+        pytest.fail("`-m gpu` was given, but PyTorch finds no CUDA device")
     return torch.device("cuda")
 
 

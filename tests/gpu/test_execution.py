@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from svilm_fast.bench.ops.proof import first_output
+from svilm_fast.bench.suites.proof import first_output
 from svilm_fast.kernels.registry import ops
 
 FIRST = [(name, next(iter(op.cases))) for name, op in ops().items()]
-# Bytes beyond inputs, gradients and outputs that a fused call may take at its peak: a workspace
-# where the op has one, elsewhere less than another copy of the tokens.
+# Bytes that a fused call may use at its peak, beyond inputs, gradients and outputs: the workspace
+# if the op has one, otherwise less than a copy of the tokens.
 EXTRA_MIB = {"infonce": 704, "grounding": 512}
 OTHER_EXTRA_MIB = 256
 

@@ -3,16 +3,16 @@
 import pytest
 import torch
 
-from svilm_fast.bench.ops.proof import first_output, in_precision, leaves, relative_rms
+from svilm_fast.bench.suites.proof import first_output, in_precision, leaves, relative_rms
 from svilm_fast.kernels.registry import ops
 
-# Relative RMS: the rounding of the output's own dtype, and little more.
+# Relative RMS: little more than the rounding of the output's dtype.
 BARS = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 2e-5}
-# Gradients of a mean over thousands of pairs are below float16's normal range; the bar is for what
-# loss scaling brings into it.
+# Gradients of a mean over thousands of pairs are below float16's normal range; the bar applies to
+# those that loss scaling brings into it.
 LOSS_SCALE = 1024.0
-# A token whose two best groups differ by a rounding goes to either of them; among very many some
-# do, and one is more than the bar.
+# A token whose two best groups differ by a rounding may be assigned to either. Among very many
+# tokens some are, and a single one exceeds the bar.
 MOST_DECISIONS = 1 << 13
 
 

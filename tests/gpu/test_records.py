@@ -1,4 +1,4 @@
-"""What a benchmark record tells of our kernels on a GPU."""
+"""Kernel entries of a benchmark record on a GPU."""
 
 import torch
 
@@ -6,7 +6,7 @@ from svilm_fast.bench.run.runner import run_one
 from svilm_fast.bench.suites import ops
 
 
-def test_on_a_gpu_each_of_our_kernels_is_told_once():
+def test_a_record_lists_each_of_our_kernels_once():
     device = torch.device("cuda")
     one = next(b for b in ops.declared(device) if "/fused" in b.id and "/infonce/" in b.id)
     record = run_one(one, device, None, budget_s=0.01)

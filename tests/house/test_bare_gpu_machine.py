@@ -15,7 +15,7 @@ IMPORTED_AS = {"pyyaml": "yaml", "pytest-xdist": "xdist"}
 
 
 def absent_modules() -> list[str]:
-    """What the package and its tests require beyond that, by the names that are imported."""
+    """Import names of the packages that the package and its tests require beyond these."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     required = [*project["dependencies"], *project["optional-dependencies"]["test"]]
     names = {re.split(r"[<>=!~\[; ]", line)[0].lower() for line in required} - THERE

@@ -1,6 +1,6 @@
-"""Licences and known vulnerabilities of what CI installs, from a list that needs no network.
+"""Licences and known vulnerabilities of the packages that CI installs, from an offline list.
 
-A new package in constraints.txt needs a row in dependencies.json, with its licence looked at. The
+A new package in constraints.txt needs a row in dependencies.json; check its licence. The
 vulnerabilities are those that were public when the list was last edited (2026-11-29).
 """
 
@@ -17,7 +17,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[2]
 LISTED = json.loads(Path(__file__).with_name("dependencies.json").read_text())
-# Copyleft that reaches what links to it, and licences that are none.
+# Copyleft licences that extend to linking programs, and licences that grant no use.
 REFUSED = ("AGPL", "GPL", "SSPL", "BUSL", "CC-BY-NC", "Proprietary", "?")
 
 
@@ -47,7 +47,7 @@ def vulnerable(package: str, version: str) -> list[str]:
     ]
 
 
-def test_every_pinned_package_has_a_licence_that_was_looked_at():
+def test_every_pinned_package_has_a_checked_licence():
     assert set(LISTED["licences"]) == set(pinned())
     for package, licence in LISTED["licences"].items():
         assert licence in LISTED["allowed_licences"], package
@@ -70,7 +70,7 @@ def test_no_pinned_version_is_known_to_be_vulnerable():
     assert not rows
 
 
-def test_the_list_sees_what_it_should():
+def test_the_check_finds_a_vulnerable_version():
     assert vulnerable("Torch", "2.9.1") == [
         "Torch 2.9.1: CVE-2026-24747, torch.load(weights_only=True) could execute code"
     ]
@@ -79,8 +79,8 @@ def test_the_list_sees_what_it_should():
 
 
 @pytest.mark.parametrize("package", ["torch", "triton"])
-def test_versions_that_nothing_was_proven_with_are_not_installed(package):
-    """A fresh install resolved to torch 2.14.1 and Triton 3.8.0, which no test had seen."""
+def test_untested_versions_are_not_installed(package):
+    """A fresh install resolved to torch 2.14.1 and Triton 3.8.0, which were untested."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     requirements = map(Requirement, project["dependencies"])
     (found,) = [row for row in requirements if row.name == package]

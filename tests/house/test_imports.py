@@ -1,4 +1,4 @@
-"""Imports run one way, and optional packages never decide whether an import works."""
+"""Imports run one way, and imports work without optional packages."""
 
 import ast
 import subprocess

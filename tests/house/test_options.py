@@ -1,4 +1,4 @@
-"""Numbers on the command line: an option refuses what has no meaning, such as infinity and NaN."""
+"""Numeric options refuse meaningless values, such as infinity and NaN."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ANY_INTEGER = {
 
 
 def options() -> Iterator[tuple[str, set[type], OptionInfo]]:
-    """Every option of every command: its name, its types, what is declared of it."""
+    """Every option of every command: its name, types and declaration."""
     for path, command in lazy_commands():
         function = command.function()
         hints = typing.get_type_hints(function, include_extras=True)

@@ -43,7 +43,7 @@ def test_editable_install_from_inside_the_clone():
 
 @pytest.fixture(scope="module")
 def bare_python(tmp_path_factory):
-    """An interpreter that sees this environment's libraries, but not this project's install."""
+    """An interpreter with this environment's libraries, but without this project's installation."""
     folder = tmp_path_factory.mktemp("bare") / "venv"
     venv.create(folder, with_pip=False, symlinks=True)
     bare = folder / "bin" / "python"

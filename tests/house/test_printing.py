@@ -1,4 +1,4 @@
-"""Everything is printed through `core.terminal` and `core.console`: no name can trick those."""
+"""All output goes through `core.terminal` and `core.console`, which escape control characters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 TERMINAL = "svilm_fast.core.terminal"
-# They print JSON in ASCII for another process of ours, the first one inside older checkouts too.
+# They print ASCII JSON for another of our processes; the first also runs inside older checkouts.
 PROTOCOLS = {"bench/ab/worker.py", "bench/counts/host.py", "kernels/self_check.py"}
 BANNED_MODULES = ("rich.console.Console", "rich.get_console", "rich.print", "rich.markup")
 BANNED_CALLS = (
@@ -58,11 +58,11 @@ def violations(source: str) -> list[str]:
         "console.print(escape(name))\nfrom rich.markup import escape",
     ],
 )
-def test_the_scan_sees_what_it_should(source):
+def test_the_scan_finds_unescaped_printing(source):
     assert violations(source)
 
 
-def test_the_scan_lets_pass_what_it_should():
+def test_the_scan_accepts_escaped_printing():
     assert not violations(
         "from rich.console import RenderableType\n"
         "from svilm_fast.core.terminal import Console, print\n"

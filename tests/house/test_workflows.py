@@ -1,4 +1,4 @@
-"""The workflows to copy turn red where their commands fail."""
+"""The example workflows fail if one of their commands fails."""
 
 import re
 import subprocess
@@ -15,7 +15,7 @@ STEPS = [
     for step in job["steps"]
     if "run" in step
 ]
-# slurm_common.sh holds functions for scripts that have set their options.
+# slurm_common.sh has only functions; the scripts that source it set the shell options.
 SCRIPTS = [
     path
     for path in [*sorted((ROOT / "train" / "launch").glob("*.sh")), ROOT / ".ci" / "run"]
@@ -24,7 +24,7 @@ SCRIPTS = [
 
 
 def silent_pipes(script: str) -> list[str]:
-    """Lines whose pipe hides a failure: no pipefail was set before them."""
+    """Lines with a pipe that hides a failure, because pipefail is not set before them."""
     found, safe = [], False
     for line in script.splitlines():
         safe |= bool(re.search(r"set\s+-\S*o\s+pipefail|set\s+-\w*o\s*pipefail", line))
@@ -44,32 +44,32 @@ def test_no_pipe_of_a_script_hides_a_failure(path):
     assert silent_pipes(path.read_text()) == []
 
 
-def test_code_that_nobody_has_seen_does_not_reach_the_runner_with_a_gpu():
-    """A label stays when more is pushed, so a push must not start the workflow."""
+def test_unreviewed_code_does_not_reach_the_gpu_runner():
+    """A label remains after a push, so a push must not start the workflow."""
     text = (ROOT / "docs" / "ci" / "gpu-gate.yml").read_text()
     workflow = yaml.safe_load(text)
-    assert workflow[True] == {  # what YAML 1.1 makes of "on"
+    assert workflow[True] == {  # YAML 1.1 reads the key "on" as True
         "pull_request": {"types": ["labeled"], "paths": workflow[True]["pull_request"]["paths"]}
     }
     assert workflow["jobs"]["gate"]["if"] == "github.event.label.name == 'gpu'"
 
 
-def test_the_scan_sees_what_it_should():
+def test_the_scan_finds_silent_pipes():
     assert silent_pipes("a | tee b") == ["a | tee b"]
     assert silent_pipes("set -euo pipefail\na | tee b") == []
     assert silent_pipes("a || b") == []
 
 
 def test_the_gate_takes_the_exit_status_of_the_comparison(tmp_path):
-    """The step itself, with a comparison that finds a regression in the place of `svilm`."""
-    (script,) = [script for _, name, script in STEPS if name == "Both versions in pairs"]
+    """Run the step with a stand-in for `svilm` that reports a regression."""
+    (script,) = [script for _, name, script in STEPS if name == "Compare both versions in pairs"]
     comparison = tmp_path / ".venv" / "bin" / "svilm"
     comparison.parent.mkdir(parents=True)
     comparison.write_text("#!/bin/sh\necho slower\nexit 1\n")
     comparison.chmod(0o755)
     output = tmp_path / "output"
     script = re.sub(r"\$\{\{.*?\}\}", "main", script)
-    # As the runner starts it: bash -e, without pipefail.
+    # The runner uses bash -e, without pipefail.
     command = ["bash", "-e", "-c", script]
     environment = {"PATH": "/usr/bin:/bin", "GITHUB_OUTPUT": str(output)}
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)

@@ -20,7 +20,7 @@ STEP = ROOT / "docs" / "one-step.md"
 
 
 def named_files(text: str) -> list[str]:
-    """Paths from the top of the project in backticks, such as `train/run/loop.py`."""
+    """Paths in backticks, relative to the top of the project, such as `train/run/loop.py`."""
     return re.findall(rf"`((?:{FOLDERS})/[\w./-]+\.(?:py|md|yaml|csv|json|sh))`", text)
 
 
@@ -34,7 +34,7 @@ def test_links_and_named_files_exist(page: Path) -> None:
     prose = re.sub(r"```.*?```|`[^`]*`", "", text, flags=re.DOTALL)
     linked = [link for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", prose) if ":" not in link]
     missing = [link for link in linked if not (page.parent / link).exists()]
-    # Runs and gates write files that a checkout does not hold.
+    # Gates write files that a checkout does not contain.
     written = ("bench/results/",)
     missing += [
         name

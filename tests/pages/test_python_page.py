@@ -1,4 +1,4 @@
-"""The blocks of docs/python.md run, in order, where `runs/demo` is a run directory."""
+"""The blocks of docs/python.md run in order, with a run directory in `runs/demo`."""
 
 from __future__ import annotations
 

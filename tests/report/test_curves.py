@@ -108,7 +108,7 @@ def test_a_share_that_stays_zero_is_not_blown_up(tmp_path: Path) -> None:
 
 def test_a_log_without_known_numbers_says_what_is_known(tmp_path: Path) -> None:
     series = read_metrics(write(tmp_path / "m.jsonl", '{"step": 1, "other": 2}'))
-    with pytest.raises(ValueError, match=r"none of the known numbers \(accuracy_t2v"):
+    with pytest.raises(ValueError, match=r"none of the known metrics \(accuracy_t2v"):
         draw_curves(series, LIGHT, METRICS)
 
 

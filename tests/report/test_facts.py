@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from svilm_fast.report.facts import rows_of, run_facts, steady_median
+from svilm_fast.report.facts import OF_THE_MODEL, OF_THE_TRAINING, run_facts, steady_median
+from svilm_fast.tasks.base import task_of
 from svilm_fast.train.config.schema import RunConfig
 
 
@@ -20,7 +21,8 @@ def test_the_median_leaves_the_start_out() -> None:
 
 def test_facts_by_section() -> None:
     facts = run_facts(
-        {"model": {"preset": "tiny"}, "training": {"steps": 10, "epochs": None}},
+        {"model": {"preset": "tiny"}, "training": {"steps": 10, "epochs": None}, "task": {"k": 3}},
+        {"task.k": "shots", "task.unset": "nothing"},
         {"device": "cpu", "packages": {"torch": "2.13.0"}, "cuda": None},
         series(
             seconds_per_step=[0.5],
@@ -32,7 +34,9 @@ def test_facts_by_section() -> None:
         extra={"Model": {"FLOPs": "1 G"}, "Own": {"control": True}},
     )
     assert facts["Model"] == {"preset": "tiny", "parameters": "1,234,567", "FLOPs": "1 G"}
+    assert facts["Task"] == {"shots": "3"}
     assert facts["Training"] == {"steps": "10"}
+    assert list(facts)[:3] == ["Model", "Task", "Training"]
     assert facts["Machine"] == {"device": "cpu", "torch": "2.13.0"}
     assert facts["Throughput"] == {
         "seconds per step": "0.5",
@@ -45,14 +49,15 @@ def test_facts_by_section() -> None:
 
 
 def test_nothing_known_gives_no_tables() -> None:
-    assert run_facts(None, None, {}) == {}
+    assert run_facts({}, {}, {}, {}) == {}
 
 
 def test_every_named_setting_exists() -> None:
-    tree = RunConfig().model_dump()
-    rows = rows_of(tree)
-    assert ("Objectives", "objectives.temporal.head", "temporal head") in rows
-    for _, key, _ in rows:
+    config = RunConfig()
+    facts = task_of(config).facts()
+    assert facts["objectives.temporal.head"] == "temporal head"
+    tree = config.model_dump()
+    for key in (*facts, *(key for _, key, _ in (*OF_THE_MODEL, *OF_THE_TRAINING))):
         node = tree
         for part in key.split("."):
             assert part in node, key

@@ -6,23 +6,32 @@ import base64
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from svilm_fast.evaluation.pointing import PointingScore
+from svilm_fast.objectives.config import ObjectivesConfig
 from svilm_fast.objectives.grounding import GroundingConfig
-from svilm_fast.report import build_report
-from svilm_fast.report.page import (
-    HeadlineTile,
-    Picture,
-    Section,
+from svilm_fast.report.curves import read_metrics
+from svilm_fast.report.page import HeadlineTile, PageContent, Picture, Section, write_page
+from svilm_fast.report.sections import (
     clip_sections,
+    curves_section,
     headline,
-    last_beta,
-    render_page,
+    noun_sharpness,
     retrieval_sections,
 )
+
+OBJECTIVES = ObjectivesConfig()
+NOTHING: dict[str, Any] = {
+    "series": {},
+    "config": {},
+    "settings": {},
+    "environment": {},
+    "extra_facts": {},
+}
 
 
 class Addresses(HTMLParser):
@@ -46,14 +55,17 @@ class Addresses(HTMLParser):
 
 @pytest.fixture(scope="module")
 def report(make_result, metrics_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_report(
+    series, result = read_metrics(metrics_path), make_result()
+    sections = [*retrieval_sections(result, 2), curves_section(series, OBJECTIVES.metrics())]
+    return write_page(
         tmp_path_factory.mktemp("out"),
-        retrieval=make_result(),
-        metrics_path=metrics_path,
-        config={"model": {"preset": "tiny"}, "run": {"seed": 3}},
-        environment={"device": "cpu"},
+        PageContent(sections, headline(result, series)),
         name="night <b>run</b> & co",
-        queries=2,
+        series=series,
+        config={"model": {"preset": "tiny"}, "run": {"seed": 3}},
+        settings={},
+        environment={"device": "cpu"},
+        extra_facts={},
     )
 
 
@@ -116,7 +128,7 @@ def test_pictures_lie_beside_the_page(report: Path) -> None:
 
 
 def test_a_page_of_nothing_is_still_a_page(tmp_path: Path) -> None:
-    text = build_report(tmp_path, name="empty").read_text()
+    text = write_page(tmp_path, PageContent([], []), name="empty", **NOTHING).read_text()
     found = Addresses(text)
     assert found.tags.count("h1") == 1
     assert "section" not in found.tags
@@ -124,10 +136,10 @@ def test_a_page_of_nothing_is_still_a_page(tmp_path: Path) -> None:
 
 
 def test_clips_bring_their_sections(make_probe) -> None:
-    titles = [section.title for section in clip_sections([make_probe()])]
+    titles = [section.title for section in clip_sections([make_probe()], OBJECTIVES)]
     assert titles == ["Groups and nouns", "Temporal grouping", "Similarity of segments"]
     bare = make_probe(groups=None, assignment=None, blended=None)
-    assert [s.title for s in clip_sections([bare])] == ["Similarity of segments"]
+    assert [s.title for s in clip_sections([bare], OBJECTIVES)] == ["Similarity of segments"]
 
 
 @pytest.mark.parametrize(
@@ -142,19 +154,20 @@ def test_clips_bring_their_sections(make_probe) -> None:
 def test_a_note_says_what_the_objectives_did_not_train(
     make_probe, objectives, groups, time
 ) -> None:
-    found = clip_sections([make_probe()], config={"objectives": objectives})
+    found = clip_sections([make_probe()], ObjectivesConfig.model_validate(objectives))
     notes = {section.title: section.notes for section in found}
     for title, part in (("Groups and nouns", groups), ("Temporal grouping", time)):
         assert len(notes[title]) == bool(part)
         assert all(part in note for note in notes[title])
 
 
-def test_missing_videos_are_said_on_the_page(make_result) -> None:
+def test_missing_videos_are_said_on_the_page(make_result, tmp_path: Path) -> None:
     result = make_result()
     result.missing = {"gone": "cut short"}
-    sections = retrieval_sections(result, 1)
-    page = render_page(name="x", tiles=[], sections=sections, facts={})
-    assert "1 video missing (gone)" in page
+    content = PageContent(retrieval_sections(result, 1), [])
+    assert (
+        "1 video missing (gone)" in write_page(tmp_path, content, name="x", **NOTHING).read_text()
+    )
 
 
 def test_without_frames_there_are_no_strips(make_result) -> None:
@@ -168,14 +181,14 @@ def test_headline_compares_with_the_colours(make_result) -> None:
 
 
 def test_the_sharpness_is_the_last_one_of_the_log() -> None:
-    assert last_beta({"beta_grounding": (np.arange(2), np.array([10.0, 12.5]))}) == 12.5
+    log = {"beta_grounding": (np.arange(2), np.array([10.0, 12.5]))}
+    assert noun_sharpness(OBJECTIVES, log) == 12.5
 
 
 def test_without_a_log_the_sharpness_is_the_configured_start() -> None:
-    configured = {"objectives": {"grounding": {"beta": {"initial": 7.0}}}}
-    assert last_beta({}, configured) == 7.0
-    assert last_beta({}, {"objectives": {}}) == GroundingConfig().beta.initial
-    assert last_beta({}) == GroundingConfig().beta.initial
+    configured = ObjectivesConfig.model_validate({"grounding": {"beta": {"initial": 7.0}}})
+    assert noun_sharpness(configured, {}) == 7.0
+    assert noun_sharpness(OBJECTIVES, {}) == GroundingConfig().beta.initial
 
 
 def test_anchors_are_plain() -> None:
@@ -183,11 +196,10 @@ def test_anchors_are_plain() -> None:
     assert section.anchor == "groups-nouns"
 
 
-def test_texts_cannot_reorder_the_page() -> None:
+def test_texts_cannot_reorder_the_page(tmp_path: Path) -> None:
     section = Section("a\u202eb", "\x1b[2J\u2066x")
-    shown = render_page(
-        name="\u202egpj", tiles=[HeadlineTile("1\u202e", "é 男")], sections=[section], facts={}
-    )
+    content = PageContent([section], [HeadlineTile("1\u202e", "é 男")])
+    shown = write_page(tmp_path, content, name="\u202egpj", **NOTHING).read_text()
     assert not set(shown) & set("\u202e\u2066\x1b")
     for text in ("\\u202egpj", "1\\u202e", "é 男", "a\\u202eb", "\\x1b[2J\\u2066x"):
         assert text in shown
@@ -195,7 +207,7 @@ def test_texts_cannot_reorder_the_page() -> None:
 
 def test_the_pointing_score_is_on_the_page_with_its_chance(make_probe) -> None:
     score = PointingScore(score=0.5, chance=0.125, nouns=1, too_small=2)
-    groups = clip_sections([make_probe()], pointing=(score, 3))[0]
+    groups = clip_sections([make_probe()], OBJECTIVES, pointing=(score, 3))[0]
     assert "Pointing score: 50% of the attention of 1 noun of 3 clips" in groups.text
     assert "random token would reach 12.5%" in groups.text
     assert "Left out: 2 nouns" in groups.text

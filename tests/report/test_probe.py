@@ -16,7 +16,7 @@ from svilm_fast.models.dual_encoder import DualEncoder
 from svilm_fast.report.probe import (
     noun_weights,
     probe_clips,
-    read_clips,
+    spread_clips,
     temporal_assignment,
 )
 
@@ -182,16 +182,13 @@ class Shelf:
             raise DataError("cut short")
         return index
 
-    def collate(self, clips: list[int]) -> list[int]:
-        return clips
-
 
 def test_clips_come_from_all_over_and_broken_ones_are_passed_over() -> None:
-    assert read_clips(Shelf(12, set()), 4) == [0, 3, 6, 9]  # type: ignore[comparison-overlap, arg-type]
-    assert read_clips(Shelf(12, {3}), 4) == [0, 6, 9, 1]  # type: ignore[comparison-overlap, arg-type]
-    assert read_clips(Shelf(2, set()), 4) == [0, 1]  # type: ignore[comparison-overlap, arg-type]
+    assert spread_clips(Shelf(12, set()), 4) == [0, 3, 6, 9]  # type: ignore[comparison-overlap, arg-type]
+    assert spread_clips(Shelf(12, {3}), 4) == [0, 6, 9, 1]  # type: ignore[comparison-overlap, arg-type]
+    assert spread_clips(Shelf(2, set()), 4) == [0, 1]  # type: ignore[comparison-overlap, arg-type]
     with pytest.raises(ValueError, match="no clip of the test split can be read"):
-        read_clips(Shelf(3, {0, 1, 2}), 2)  # type: ignore[arg-type]
+        spread_clips(Shelf(3, {0, 1, 2}), 2)  # type: ignore[arg-type]
 
 
 def test_a_temporal_head_predicts_in_place_of_the_centres() -> None:

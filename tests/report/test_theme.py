@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from svilm_fast.report.theme import (
+    CONES_TO_LINEAR,
+    CONES_TO_OKLAB,
     DARK,
     LIGHT,
     THEMES,
     Theme,
-    colour_distances,
     drawing,
     group_colours,
     hex_colour,
@@ -28,6 +29,15 @@ def luminance(colour: str) -> float:
 def contrast(first: str, second: str) -> float:
     light, dark = sorted([luminance(first), luminance(second)], reverse=True)
     return (light + 0.05) / (dark + 0.05)
+
+
+def colour_distances(colours: np.ndarray) -> np.ndarray:
+    """Distances in OKLab of every pair: uint8 [n, 3] to float [n, n]; 0.02 is just noticeable."""
+    part = colours / 255
+    linear = np.where(part <= 0.04045, part / 12.92, ((part + 0.055) / 1.055) ** 2.4)
+    cones = np.cbrt(linear @ np.linalg.inv(CONES_TO_LINEAR).T)
+    lab = cones @ CONES_TO_OKLAB.T
+    return np.linalg.norm(lab[:, None] - lab[None], axis=-1)
 
 
 @pytest.mark.parametrize("theme", THEMES, ids=lambda theme: theme.name)

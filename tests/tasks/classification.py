@@ -21,6 +21,7 @@ from svilm_fast.data.tokenizer import Tokenizer
 from svilm_fast.data.world.vocabulary import COLORS, SHAPES
 from svilm_fast.models.dual_encoder import DualEncoder
 from svilm_fast.models.video_encoder import VideoOutputs
+from svilm_fast.objectives.base import Metric
 from svilm_fast.objectives.svilm import uses_groups
 from svilm_fast.tasks.base import (
     EvaluationRequest,
@@ -43,6 +44,9 @@ class ClassificationSettings(TaskSettings):
 
     attribute: Literal["color", "shape"] = Field("color", description="of the first object")
     dropout: float = Field(0.0, ge=0, lt=1, description="of the features, in training")
+    every_steps: int | None = Field(
+        None, ge=0, description="steps between evaluations; null: as the block evaluation says"
+    )
 
 
 class Inputs(NamedTuple):
@@ -124,9 +128,9 @@ class ClassificationEvaluator:
 
     @property
     def when(self) -> When:
-        """Return what the block `evaluation` says."""
-        settings = self.task.config.evaluation
-        return When(settings.every_steps, settings.at_end)
+        """Return the task's own timing, or else that of the block `evaluation`."""
+        own, settings = self.task.settings.every_steps, self.task.config.evaluation
+        return When(settings.every_steps, settings.at_end) if own is None else When(own, False)
 
     def run(self, model: Any, request: EvaluationRequest) -> Top1:
         """Classify the clips; in training every rank takes a part of them."""
@@ -191,6 +195,11 @@ class Classification(Task):
         """Return top-1 accuracy; small splits are always read whole."""
         data = self.dataset(split, tokenizer, train=False)
         return [ClassificationEvaluator(self, data)]
+
+    def metrics(self) -> dict[str, Metric]:
+        """Show the accuracy on the progress line and on the page."""
+        panel = "Accuracy in the batch, %"
+        return {"accuracy_top1": Metric("acc top1", panel, "top 1", share=True)}
 
     def initial_weights(self) -> InitialWeights:
         """The head is new, and the objectives of pre-training are left out."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,12 @@ from safetensors.torch import load_file
 
 from svilm_fast.cli import app
 from svilm_fast.core.errors import CheckpointError, ConfigError
+from svilm_fast.data.tokenizer import Tokenizer
+from svilm_fast.report.curves import Panel, panels_with, read_metrics
+from svilm_fast.tasks.base import task_of
 from svilm_fast.train.config.load import load_config
 from svilm_fast.train.environment import environment_without_launcher
-from svilm_fast.train.run.session import Start, train_as_rank
+from svilm_fast.train.run.session import Start, _open_evaluators, train_as_rank
 from svilm_fast.train.run_app import run_app
 
 WEIGHTS = "model.safetensors"
@@ -54,6 +58,9 @@ def test_a_plugin_trains_resumes_and_is_evaluated(
     own = sum(name.startswith("objectives.") for name in load_file(pretrained / WEIGHTS))
     assert f"in the weights alone, left out: {own} (objectives." in told
     assert "step 2 classification | top1 " in told
+    steps = [line for line in told.splitlines() if line.startswith("step ") and "| loss" in line]
+    assert len(steps) == 6
+    assert all(re.search(r" \| acc top1 \d+%", line) for line in steps)
 
     # Frozen towers stay as they were pre-trained, bit for bit; the head learns.
     before, after = load_file(pretrained / WEIGHTS), weights(tmp_path / "whole")
@@ -87,6 +94,36 @@ def test_a_plugin_trains_resumes_and_is_evaluated(
     assert run_app(app, ("report", "--run", run, "--split", "val", "--device", "cpu")) == 0
     page = (tmp_path / "whole" / "report.html").read_text()
     assert "classification/top1" in page
+    assert "<td>attribute</td><td>color</td>" in page
+    assert "weight of contrast" not in page  # the objectives are not read
+    assert "Accuracy in the batch, %" in [panel.title for panel in panels_shown(tmp_path / "whole")]
+
+
+def panels_shown(run: Path) -> list[Panel]:
+    """The charts of the page that have a line in the run's log."""
+    series = read_metrics(run / "metrics.jsonl")
+    config = load_config(str(run / "config.yaml"))
+    panels = panels_with(task_of(config).metrics())
+    return [panel for panel in panels if any(name in series for name, _ in panel.lines)]
+
+
+OFF = ("evaluation.every_steps=0", "evaluation.at_end=false")
+
+
+def test_the_timing_of_the_task_holds_where_the_block_is_off(
+    plugin, settings, ranks, tmp_path: Path, read_records
+) -> None:
+    config = load_config("demo", settings("own", *TASK, *OFF, "task.every_steps=2"))
+    train_as_rank(config, Start(), ranks)
+    records = read_records(tmp_path / "own" / "metrics.jsonl")
+    assert [r["step"] for r in records if "classification/top1" in r] == [2, 4]
+
+
+def test_with_evaluation_off_pretraining_opens_no_held_out_clips(settings, ranks, caplog) -> None:
+    for val in ("data.val=no/such/shards", "data.val=null"):
+        config = load_config("demo", settings("off", *OFF, val))
+        assert _open_evaluators(task_of(config), config, Tokenizer.train(["a"], 300), ranks) == []
+    assert not caplog.records
 
 
 def test_weights_that_the_task_does_not_allow_are_refused(

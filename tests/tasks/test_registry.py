@@ -36,6 +36,7 @@ def test_a_plugin_has_its_own_keys(plugin, tmp_path: Path) -> None:
         "name": "classification",
         "attribute": "shape",
         "dropout": 0.0,
+        "every_steps": None,
     }
     kept = tmp_path / "config.yaml"
     kept.write_text(dump_config(config))
@@ -96,7 +97,7 @@ def test_two_packages_with_one_name_are_told(tmp_path: Path, monkeypatch) -> Non
 
 def test_what_is_no_task_is_refused(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.syspath_prepend(str(announce(tmp_path, "wrong", "pathlib:Path")))
-    with pytest.raises(ConfigError, match=r"'wrong' \(pathlib:Path\) is no subclass"):
+    with pytest.raises(ConfigError, match=r"'wrong' \(pathlib:Path\) is not a subclass"):
         task_class("wrong")
 
 

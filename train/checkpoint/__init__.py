@@ -1,1 +1,1 @@
-"""Checkpoints: DeepSpeed's, portable ones, what they are verified by, and what may be resumed."""
+"""Checkpoints in DeepSpeed's and in the portable format: save, verify, load, convert."""

@@ -12,8 +12,8 @@ from svilm_fast.core.errors import CheckpointError, UserError
 from svilm_fast.core.terminal import print
 from svilm_fast.core.text import counted
 from svilm_fast.core.units import bytes_text
-from svilm_fast.train.checkpoint.portable import drafts_of, write_portable
-from svilm_fast.train.checkpoint.portable import problem_with as problem_with_portable
+from svilm_fast.train.checkpoint.portable_files import drafts_of, write_portable
+from svilm_fast.train.checkpoint.portable_files import problem_with as problem_with_portable
 from svilm_fast.train.checkpoint.saved_state import (
     PORTABLE_STATE,
     TRAINER_STATE,

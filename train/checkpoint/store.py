@@ -24,6 +24,7 @@ from typing import Any
 from torch import nn
 
 from svilm_fast.core.errors import CheckpointError, UserError
+from svilm_fast.core.files import write_atomically, write_json
 from svilm_fast.train.checkpoint.rank_state import (
     described_average,
     load_average,
@@ -39,7 +40,6 @@ from svilm_fast.train.checkpoint.saved_state import (
 from svilm_fast.train.engine.engine import Engine
 from svilm_fast.train.engine.optimizer import RATE_FACTOR, described_groups
 from svilm_fast.train.folder.disk import bytes_in, check_space, late_errors, told
-from svilm_fast.train.folder.files import write_atomically, write_json
 from svilm_fast.train.folder.manifest import (
     LATEST,
     MANIFEST,
@@ -55,8 +55,6 @@ from svilm_fast.train.folder.manifest import (
 from svilm_fast.train.folder.trust import check_owner, understood
 
 log = logging.getLogger(__name__)
-
-STATE = TRAINER_STATE
 
 
 @dataclass
@@ -128,7 +126,7 @@ def required_files(folder: Path) -> list[str]:
     stage, averaged = described["zero_stage"], described["ema"] is not None
     # DeepSpeed puts the precision before the names of its shards.
     shards = {name[name.find("zero_pp_rank_") :]: name for name in os.listdir(folder)}
-    names = [STATE, *described.get("copies", [])]
+    names = [TRAINER_STATE, *described.get("copies", [])]
     for rank in range(described["world_size"]):
         names += [f"random_rank_{rank:05d}.safetensors", f"data_rank_{rank:05d}.json"]
         kinds = ["optim"] * (stage > 0) + ["model"] * (stage == 3)
@@ -223,51 +221,23 @@ def save_checkpoint(
     keep: int,
     *,
     copies: Sequence[Path] = (),
+    before: Callable[[Path], None] = lambda target: None,
+    during: Callable[[Path], None] = lambda target: None,
 ) -> Path:
     """Save this step on all ranks and commit it; older ones beyond `keep` are removed.
 
-    copies: files that are copied into the checkpoint, and so are covered by its manifest.
+    copies: files that are copied into the checkpoint, and so are covered by its manifest. before,
+    during: called with the checkpoint's folder on every rank, when the disk has room for it and
+    when DeepSpeed has written its files.
     """
-    what = f"the checkpoint of step {state.step}"
+    ranks, tag, what = engine.ranks, tag_of(state.step), f"the checkpoint of step {state.step}"
+    target = folder / tag
 
     def make_room() -> int:
         folder.mkdir(parents=True, exist_ok=True)
         needed = expected_bytes(engine, folder)
         check_space(folder, needed, what)
         return needed
-
-    needed = engine.ranks.from_first(make_room)
-    return _save(engine, folder, state, keep, copies, needed, what)
-
-
-def expected_bytes(engine: Engine, folder: Path) -> int:
-    """Return the size of the newest checkpoint, or about what the first one needs."""
-    tags = committed_tags(folder)
-    if tags:
-        return bytes_in(folder / tags[0])
-    config = engine.config
-    whole = 2 if config.training.precision == "bf16" else 4
-    # In fp32: moments, ZeRO's masters, the average.
-    parts = {"adamw": 2, "sgd": 1}[config.optimizer.name]
-    trained = 4 * (parts + (engine.zero_stage > 0) + (engine.ema is not None))
-    shapes = parameter_shapes(engine.model)
-    return sum(
-        math.prod(shapes[name]) * (whole + trained * parameter.requires_grad)
-        for name, parameter in engine.model.named_parameters()
-    )
-
-
-def _save(
-    engine: Engine,
-    folder: Path,
-    state: TrainerState,
-    keep: int,
-    copies: Sequence[Path],
-    needed: int,
-    what: str,
-) -> Path:
-    ranks, tag = engine.ranks, tag_of(state.step)
-    target = folder / tag
 
     def prepare() -> None:
         # Left behind by a run that ended during its save, or the same step saved again.
@@ -288,7 +258,7 @@ def _save(
             write_atomically(folder / LATEST, tag.encode())
 
     def together(write: Callable[[], None]) -> None:
-        """Write on all ranks; a failure of one is raised on all, and nothing is left of it."""
+        """Write on all ranks; if one fails, remove the checkpoint and raise its error on all."""
         failure: UserError | None = None
         try:
             write()
@@ -300,8 +270,10 @@ def _save(
             ranks.from_first(lambda: remove_checkpoint(target))
             raise found[0]
 
+    needed = ranks.from_first(make_room)
+    before(target)
     ranks.from_first(prepare)
-    together(partial(_write, engine, folder, state, copies))
+    together(partial(_write, engine, folder, state, copies, during))
     together(commit)
     if ranks.is_first:
         _remove_older(folder, tag, keep)
@@ -309,12 +281,36 @@ def _save(
     return target
 
 
-def _write(engine: Engine, folder: Path, state: TrainerState, copies: Sequence[Path]) -> None:
-    """Write this rank's files; raise OSError where that failed, in step with the other ranks."""
+def expected_bytes(engine: Engine, folder: Path) -> int:
+    """Return the size of the newest checkpoint, or about what the first one needs."""
+    tags = committed_tags(folder)
+    if tags:
+        return bytes_in(folder / tags[0])
+    config = engine.config
+    whole = 2 if config.training.precision == "bf16" else 4
+    # In fp32: moments, ZeRO's masters, the average.
+    parts = {"adamw": 2, "sgd": 1}[config.optimizer.name]
+    trained = 4 * (parts + (engine.zero_stage > 0) + (engine.ema is not None))
+    shapes = parameter_shapes(engine.model)
+    return sum(
+        math.prod(shapes[name]) * (whole + trained * parameter.requires_grad)
+        for name, parameter in engine.model.named_parameters()
+    )
+
+
+def _write(
+    engine: Engine,
+    folder: Path,
+    state: TrainerState,
+    copies: Sequence[Path],
+    during: Callable[[Path], None],
+) -> None:
+    """Write this rank's files. Raises OSError where a write failed, after DeepSpeed's barriers."""
     ranks, tag = engine.ranks, tag_of(state.step)
     target = folder / tag
     with late_errors(engine.deepspeed.checkpoint_engine):
         engine.deepspeed.save_checkpoint(str(folder), tag=tag, save_latest=False)
+    during(target)
     save_random_state(target / f"random_rank_{ranks.rank:05d}.safetensors", ranks.device)
     write_json(target / f"data_rank_{ranks.rank:05d}.json", state.data)
     save_average(engine, target)
@@ -330,7 +326,7 @@ def _write(engine: Engine, folder: Path, state: TrainerState, copies: Sequence[P
             "ema": described_average(engine),
             "copies": [path.name for path in copies],
         }
-        write_json(target / STATE, described)
+        write_json(target / TRAINER_STATE, described)
         for path in copies:
             shutil.copyfile(path, target / path.name)
 
@@ -348,22 +344,17 @@ def _remove_older(folder: Path, tag: str, keep: int) -> None:
             log.warning("%s could not be removed: %s", folder / old, error)
 
 
-def _choose(engine: Engine, folder: Path) -> Path | None:
-    """Let rank 0 verify and choose, and give every rank its answer or its error."""
-    tag = engine.ranks.from_first(lambda: newest_verified(folder))
-    return folder / tag if tag else None
-
-
 def load_checkpoint(engine: Engine, folder: Path, *, trust: bool = False) -> TrainerState | None:
     """Load the newest verified checkpoint into the engine; None when there is none at all.
 
     trust: also read files that another user may have written. Raises CheckpointError for another
     shape, rank count, stage or precision.
     """
-    source = _choose(engine, folder)
-    if source is None:
-        return None
     ranks = engine.ranks
+    tag = ranks.from_first(lambda: newest_verified(folder))
+    if tag is None:
+        return None
+    source = folder / tag
     ranks.from_first(lambda: check_owner(source, trust=trust))
     described = read_trainer_state(source)
     check_shapes(described["parameters"], engine.model, source)

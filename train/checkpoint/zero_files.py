@@ -20,7 +20,7 @@ from torch import Tensor
 
 from svilm_fast.core.errors import CheckpointError
 from svilm_fast.core.text import counted
-from svilm_fast.train.checkpoint.portable import MOMENT_NAMES, PortableState, describe_state
+from svilm_fast.train.checkpoint.portable_files import MOMENT_NAMES, PortableState, describe_state
 from svilm_fast.train.checkpoint.saved_state import read_data_state, read_trainer_state
 from svilm_fast.train.checkpoint.store import problem_with
 from svilm_fast.train.folder.manifest import read_manifest

@@ -2,101 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 LOCK_FILE = "run.lock"
+PICTURES = "pictures"
 
 
-@dataclass(frozen=True)
 class RunFiles:
-    """The layout of a run directory."""
+    """The layout of the run folder `root`."""
 
-    root: Path
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.manifest = root / "run.json"  # marks the folder as a run's
+        self.owned = root / "run.files"  # lists the files that the run's commands wrote
+        self.config = root / "config.yaml"  # the resolved settings
+        self.deepspeed_config = root / "ds_config.json"  # the generated dictionary
+        self.environment = root / "env.json"  # versions and machine
+        self.metrics = root / "metrics.jsonl"  # one record on each line
+        self.tracking = root / "tracking.json"  # identity of the run for wandb and trackio
+        self.third_party = root / "third_party.log"  # logs and warnings of other packages
+        self.tokenizer = root / "tokenizer.json"
+        self.report = root / "report.html"
+        self.tensorboard = root / "tensorboard"
+        self.checkpoints = root / "checkpoints"  # of DeepSpeed, each with a manifest
+        self.portable = root / "portable"  # the portable checkpoint
+        self.evaluation = root / "evaluation"  # tables of the evaluations
+        self.profile = root / "profile"  # Chrome traces
 
     def names(self) -> list[str]:
         """Return the names in the folder that a run writes."""
-        files = [self.manifest, self.owned, self.config, self.deepspeed_config, self.environment]
-        files += [self.metrics, self.tracking, self.third_party, self.tokenizer, self.report]
-        folders = [self.tensorboard, self.checkpoints, self.portable, self.evaluation, self.profile]
-        return ["pictures", *(path.name for path in (*files, *folders))]
-
-    @property
-    def manifest(self) -> Path:
-        """What says that the folder is a run's."""
-        return self.root / "run.json"
-
-    @property
-    def owned(self) -> Path:
-        """The list of the files that the run's commands wrote."""
-        return self.root / "run.files"
-
-    @property
-    def config(self) -> Path:
-        """The resolved configuration."""
-        return self.root / "config.yaml"
+        return [PICTURES, *(path.name for path in vars(self).values() if path != self.root)]
 
     @property
     def copied(self) -> list[Path]:
-        """What a checkpoint needs beside weights to be read: configuration and tokenizer."""
+        """The files besides weights that a checkpoint needs: configuration and tokenizer."""
         return [path for path in (self.config, self.tokenizer) if path.is_file()]
-
-    @property
-    def deepspeed_config(self) -> Path:
-        """The generated dictionary of DeepSpeed."""
-        return self.root / "ds_config.json"
-
-    @property
-    def environment(self) -> Path:
-        """Versions and machine."""
-        return self.root / "env.json"
-
-    @property
-    def metrics(self) -> Path:
-        """One JSON record per line."""
-        return self.root / "metrics.jsonl"
-
-    @property
-    def third_party(self) -> Path:
-        """What other packages logged, their warnings among it."""
-        return self.root / "third_party.log"
-
-    @property
-    def tracking(self) -> Path:
-        """What wandb and trackio know this run by."""
-        return self.root / "tracking.json"
-
-    @property
-    def tensorboard(self) -> Path:
-        """TensorBoard events."""
-        return self.root / "tensorboard"
-
-    @property
-    def checkpoints(self) -> Path:
-        """DeepSpeed checkpoints, each with a manifest."""
-        return self.root / "checkpoints"
-
-    @property
-    def portable(self) -> Path:
-        """The portable checkpoint."""
-        return self.root / "portable"
-
-    @property
-    def tokenizer(self) -> Path:
-        """The tokenizer's folder or file."""
-        return self.root / "tokenizer.json"
-
-    @property
-    def evaluation(self) -> Path:
-        """Tables of the evaluations."""
-        return self.root / "evaluation"
-
-    @property
-    def profile(self) -> Path:
-        """Chrome traces."""
-        return self.root / "profile"
-
-    @property
-    def report(self) -> Path:
-        """The report page."""
-        return self.root / "report.html"

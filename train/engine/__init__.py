@@ -1,1 +1,1 @@
-"""The model under DeepSpeed: one optimizer step, what it updates, and where its state is held."""
+"""The model under DeepSpeed: the optimizer step and the state that it updates."""

@@ -8,14 +8,13 @@ masters.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from svilm_fast.train.config.schema import EmaConfig, RunConfig
+from svilm_fast.train.config.schema import EmaConfig
 from svilm_fast.train.engine.sharded_state import (
     ShardedEngine,
     masters,
@@ -125,19 +124,3 @@ class WeightAverage:
                 theirs.copy_(held)
         if refresh:
             refresh_parameters(self.engine)
-
-
-class AveragedEngine(Protocol):
-    """An engine that may hold an average of its weights."""
-
-    config: RunConfig
-
-    @property
-    def ema(self) -> WeightAverage | None: ...
-
-
-def average_where_asked(engine: AveragedEngine) -> AbstractContextManager[None]:
-    """Let the engine hold its average while it is evaluated, if there is one and it is to be."""
-    if engine.ema is None or not engine.config.ema.evaluate:
-        return nullcontext()
-    return engine.ema.applied()

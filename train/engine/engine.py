@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -124,16 +126,29 @@ class Engine:
         """Whether a step runs the encoders in micro-batches, twice."""
         return self.micro_batch < self.local_batch
 
+    def evaluated_weights(self) -> AbstractContextManager[None]:
+        """Hold the average of the weights inside the block if evaluation is to read it."""
+        if self.ema is None or not self.config.ema.evaluate:
+            return nullcontext()
+        return self.ema.applied()
+
     def set_learning_rate(self, rate: float) -> None:
         """Set the rate of all parameter groups, each with its own share."""
         set_learning_rate(self.deepspeed.optimizer, rate)
 
-    def step(self, inputs: Any, learning_rate: float, signal: int = 0) -> StepResult:
+    def step(
+        self,
+        inputs: Any,
+        learning_rate: float,
+        signal: int = 0,
+        after_backward: Callable[[], None] = lambda: None,
+    ) -> StepResult:
         """Run forward, backward and the update on the local batch.
 
-        All ranks agree before backward whether every loss is finite, and take over any rank's
-        pending signal number. A step that is not finite changes no parameter: stages 1 to 3 of
-        DeepSpeed skip it themselves, stage 0 with fp32 would poison the parameters.
+        Before backward all ranks agree whether every loss is finite, and every rank learns of a
+        signal that another one received. A step that is not finite changes no parameter: in stages
+        1 to 3 DeepSpeed skips it, in stage 0 with fp32 this method does. after_backward: called
+        between backward and the optimizer.
         """
         self.set_learning_rate(learning_rate)
         cached = self._cached_step(inputs) if self.caches_gradients else None
@@ -148,6 +163,7 @@ class Engine:
                 self.deepspeed.backward(loss)
             else:
                 backward_all(self.deepspeed, cached, self.reduction)
+        after_backward()
         norm = self._local_gradient_norm() if self.zero_stage == 0 else None
         if norm is not None and not bool(torch.isfinite(norm)):
             self.deepspeed.zero_grad()

@@ -1,1 +1,1 @@
-"""The run folder: its files, lock and owner, room on the disk, and whom its contents come from."""
+"""The run folder: its files, lock and owner, disk space, and the trust in its contents."""

@@ -11,9 +11,6 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from svilm_fast.core.files import sync as sync
-from svilm_fast.core.files import write_atomically as write_atomically
-from svilm_fast.core.files import write_json as write_json
 from svilm_fast.train.folder.disk import write_errors
 
 CHUNK_BYTES = 1 << 20

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from svilm_fast.train.folder.files import sha256_of, sync, write_json
+from svilm_fast.core.files import sync, write_json
+from svilm_fast.train.folder.files import sha256_of
 
 MANIFEST = "manifest.json"
 LATEST = "latest"  # names the newest checkpoint, for DeepSpeed

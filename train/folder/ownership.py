@@ -18,8 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from svilm_fast.core.errors import UserError
+from svilm_fast.core.files import write_json
 from svilm_fast.train.config.run_files import LOCK_FILE, RunFiles
-from svilm_fast.train.folder.files import read_json, write_json
+from svilm_fast.train.folder.files import read_json
 from svilm_fast.train.folder.manifest import MANIFEST, SAVED, read_manifest
 
 FORMAT = "svilm_fast run"

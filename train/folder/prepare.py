@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from svilm_fast.core.errors import ConfigError, UserError
+from svilm_fast.core.files import write_atomically, write_json
 from svilm_fast.core.third_party import write_third_party
 from svilm_fast.data.dataset import prepare_tokenizer
 from svilm_fast.data.samples import SampleTable
@@ -21,7 +22,6 @@ from svilm_fast.train.config.load import dump_config
 from svilm_fast.train.config.run_files import LOCK_FILE, RunFiles
 from svilm_fast.train.config.schema import RunConfig
 from svilm_fast.train.environment import fingerprint
-from svilm_fast.train.folder.files import write_atomically, write_json
 from svilm_fast.train.folder.manifest import LATEST, committed_tags
 from svilm_fast.train.folder.ownership import claim, foreign, is_run, listed, mark, named, owned
 from svilm_fast.train.ranks.process_group import Ranks

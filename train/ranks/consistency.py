@@ -10,7 +10,15 @@ from svilm_fast.train.config.schema import RunConfig
 from svilm_fast.train.ranks.process_group import Ranks
 
 # What may differ from node to node without another result.
-LOCAL_SETTINGS = ("run.threads", "data.workers", "data.cache", "logging.")
+LOCAL_SETTINGS = (
+    "run.threads",
+    "data.workers",
+    "data.unit",
+    "data.prefetch",
+    "data.timeout_s",
+    "data.cache",
+    "logging.",
+)
 SHOWN = 3
 
 

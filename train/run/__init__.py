@@ -1,1 +1,1 @@
-"""A training run: what is built, the step of the engine, the loop, and what a run prints."""
+"""A training run: session, loop, hooks, metrics, console and report."""

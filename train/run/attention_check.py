@@ -1,4 +1,4 @@
-"""Asks before anything is built whether the attention backend of a configuration can run."""
+"""Checks before a run starts whether the configured attention backend can serve the model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from svilm_fast.train.config.schema import RunConfig
 def check_attention(config: RunConfig, device: torch.device) -> None:
     """Raise AttentionUnavailableError when `model.attention` cannot serve one of the encoders.
 
-    The model itself asks in its first step only, which is late: the data are read by then.
+    The model would find out only in its first step, after the data were opened.
     """
     dtype = torch.float32 if config.training.precision == "fp32" else torch.bfloat16
     widths = [

@@ -1,4 +1,4 @@
-"""Embeds files and sentences with a finished run, for use in other programs."""
+"""Embeds video files and sentences with the model of a finished run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def embed_videos(run: LoadedRun, paths: Sequence[str | Path], *, batch_size: int
     """Embed whole video files as the run's evaluation does: middle frames, centre crop.
 
     Args:
-        paths: video files; they are decoded under `data.limits`, in a process of their own.
+        paths: video files; a child process decodes them under `data.limits`.
         batch_size: videos per call of the encoder.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The evaluators of a finished run's task, and the names of their files."""
+"""Runs the evaluators of a task and names their result files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from svilm_fast.train.folder.ownership import check_not_foreign, placed
 from svilm_fast.train.run.loaded_run import LoadedRun
 
 RESULT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=@-]{0,99}")
-
 KINDS = ("json", "txt")
 
 
@@ -23,13 +22,12 @@ def check_result_name(name: str) -> None:
     if not RESULT_NAME.fullmatch(name):
         raise UserError(
             f"--name {name!r} cannot name files in evaluation/; use up to 100 letters, digits and "
-            "_ . + "
-            "= @ -, and begin with a letter, a digit or _"
+            "_ . + = @ -, and begin with a letter, a digit or _"
         )
 
 
 def result_name(text: str) -> str:
-    """Return `text` with every character that a result's name cannot have as `_`."""
+    """Return `text` with `_` in place of characters that are not allowed in a result name."""
     return re.sub(r"[^A-Za-z0-9_.+=@-]", "_", text)[:100]
 
 
@@ -49,7 +47,7 @@ def evaluate_run(
     """Run every evaluator of the run's task on a split, and write `<split>_<evaluator>` files.
 
     run: a loaded run whose model is on `device`. Returns the metrics by full name. Raises UserError
-    where the split has no data, or a file would replace one that is not the run's.
+    if the split has no data, or if a result would replace a file that the run did not write.
     """
     folder = run.files.evaluation
     evaluators = run.task.evaluators(run.tokenizer, split, max_clips)
@@ -67,18 +65,18 @@ def evaluate_run(
 
 
 def check_names(evaluators: Sequence[Evaluator]) -> None:
-    """Raise ValueError where two evaluators have one name, or would write the same files."""
+    """Raise ValueError if two evaluators share a name or would write the same files."""
     for what in ("name", "file_name"):
         names = [result_name(getattr(evaluator, what)) for evaluator in evaluators]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(
-                f"two evaluators of the task have the {what} {twice[0]!r}: give each its own"
+                f"two evaluators of the task have the {what} {twice[0]!r}: each needs its own"
             )
 
 
 def checked_metrics(evaluator: Evaluator, result: EvaluationResult) -> dict[str, float]:
-    """Return the metrics of a result; raises ValueError where one lacks the evaluator's name."""
+    """Return a result's metrics. Raises ValueError if a prefix is not the evaluator's name."""
     metrics = result.metrics()
     wrong = [name for name in metrics if name.rpartition("/")[0] != evaluator.name]
     if wrong:

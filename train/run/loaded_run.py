@@ -1,4 +1,4 @@
-"""Opens a finished run on one process, without DeepSpeed: configuration, model, tokenizer."""
+"""Loads a finished run in one process without DeepSpeed: configuration, model, tokenizer."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from torch import nn
 from svilm_fast.core.errors import UserError
 from svilm_fast.data.tokenizer import Tokenizer
 from svilm_fast.tasks.base import Task, task_of
-from svilm_fast.train.checkpoint.portable import check_portable, load_weights
+from svilm_fast.train.checkpoint.portable import load_weights
+from svilm_fast.train.checkpoint.portable_files import check_portable
 from svilm_fast.train.checkpoint.resume import check_tokenizer
 from svilm_fast.train.config.load import load_config
+from svilm_fast.train.config.options import Weights
 from svilm_fast.train.config.run_files import RunFiles
 from svilm_fast.train.config.schema import RunConfig
-from svilm_fast.train.config.weights import Weights
 
 
 @dataclass
 class LoadedRun:
-    """A run as it ended; `step` counts its optimizer steps, `weights` says which were loaded."""
+    """A finished run. step: its optimizer steps. weights: which of its weights were loaded."""
 
     config: RunConfig
     task: Task
@@ -41,9 +42,9 @@ def load_run(
 ) -> LoadedRun:
     """Load the portable checkpoint of a run directory, in evaluation mode.
 
-    weights: None takes the average where the run kept one and `ema.evaluate` is true. Raises
-    UserError when the directory is no run or has no verified portable checkpoint, and
-    CheckpointError when overrides changed the shape of the model or there is no such average.
+    weights: None selects the average if the run has one and `ema.evaluate` is true. Raises
+    UserError if the directory is not a run, and CheckpointError if it has no valid portable
+    checkpoint, if overrides changed a shape of the model, or if there is no average to load.
     """
     files = RunFiles(Path(run_dir))
     if not files.config.is_file():

@@ -6,11 +6,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from svilm_fast.core.errors import EvaluationError, NonFiniteError
+from svilm_fast.core.files import write_json
 from svilm_fast.core.trace_ranges import phase
 from svilm_fast.data.loader import ClipLoader
 from svilm_fast.train.checkpoint.store import TrainerState, save_checkpoint, tag_of
@@ -18,10 +20,10 @@ from svilm_fast.train.config.run_files import RunFiles
 from svilm_fast.train.config.schema import RunConfig
 from svilm_fast.train.engine.engine import Engine, StepResult
 from svilm_fast.train.folder.disk import NoRoomError
-from svilm_fast.train.folder.files import write_json
 from svilm_fast.train.folder.ownership import claim
 from svilm_fast.train.ranks.lost_connection import is_lost_connection
 from svilm_fast.train.ranks.signals import PendingSignal
+from svilm_fast.train.run.hooks import Hook
 from svilm_fast.train.run.metrics_log import MetricsLog
 from svilm_fast.train.run.profiler import StepProfiler
 from svilm_fast.train.run.progress import Display, figure_lines
@@ -35,7 +37,7 @@ MakeInputs = Callable[[Any, int], Any]
 
 @dataclass(frozen=True)
 class RunEvaluator:
-    """An evaluator as the loop calls it; collective: every rank calls `run` and gets the same.
+    """An evaluator as the loop calls it: on every rank, with the same result.
 
     name: namespace of its metrics. every_steps: steps between evaluations, 0 for none. at_end:
     whether it runs after the last step. run: returns the metrics at a step, by full name.
@@ -68,7 +70,7 @@ class Averages:
             self.sums[name] = self.sums[name] + value if name in self.sums else value
 
     def take(self) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-        """Return this rank's means and what all ranks know alike, and start anew."""
+        """Return this rank's means and the values that are equal on all ranks, then reset."""
         means = {name: total / self.steps for name, total in self.sums.items()}
         alike = {"skipped_steps": float(self.skipped)}
         if self.steps:
@@ -79,7 +81,11 @@ class Averages:
 
 @dataclass
 class Outcome:
-    """How a loop ended: the steps done, the signal that ended it (0: none), whether all is done."""
+    """How a loop ended.
+
+    step: steps done. signal: number of the signal that stopped it, 0 without one. finished: whether
+    the schedule is complete.
+    """
 
     step: int
     signal: int
@@ -87,7 +93,7 @@ class Outcome:
 
 
 class Loop:
-    """Trains an engine on a loader until the last step, a signal or too many bad steps."""
+    """Trains an engine until the last step, a signal, or too many non-finite steps."""
 
     def __init__(
         self,
@@ -104,6 +110,7 @@ class Loop:
         display: Display,
         meter: Meter,
         pending: PendingSignal,
+        hooks: Sequence[Hook] = (),
     ) -> None:
         self.engine, self.loader, self.config, self.files = engine, loader, config, files
         self.total_steps, self.step = total_steps, start_step
@@ -116,18 +123,21 @@ class Loop:
         self.stepped = False
         self.saved_at = start_step
         self.evaluated = set(engine.ranks.share(metrics.evaluated))
-        self.profiler = StepProfiler(
-            config.training.profile, files.profile, enabled=engine.ranks.is_first
-        )
+        self.hooks = list(hooks)
+        if engine.ranks.is_first and config.training.profile.steps:
+            profiler = StepProfiler(config.training.profile, files.profile, self._note_profile)
+            self.hooks.append(profiler)
 
     def run(self) -> Outcome:
-        """Train; the state is saved at the end and when a signal or a limit ended the loop."""
+        """Train, and save the state at the end, at a limit or at a signal."""
         stop_after = self.config.training.stop_after_steps or self.total_steps
         last = min(self.total_steps, stop_after)
         stream = self.loader.forever()
         signal = 0
         self.meter.read()
-        self._evaluate_where_due()  # a run that ended between a save and its evaluation
+        self._evaluate_where_due()  # the run was stopped between a save and its evaluation
+        for hook in self.hooks:
+            hook.before_run(self.engine)
         while self.step < last and not signal:
             self.engine.ranks.reached(self.step + 1)
             began = time.perf_counter()
@@ -135,14 +145,16 @@ class Loop:
                 batch = next(stream)
             waited = time.perf_counter() - began
             self.meter.add_step(waited)
-            self.profiler.before_step()
+            for hook in self.hooks:
+                hook.before_step(self.step + 1, batch)
             self.work.begin(waited)
             result = self._train_on(batch)
             if not self.stepped:
-                self.stepped = True  # compiled, warm and in step with each other from here on
+                self.stepped = True  # compilation and warm-up are over on all ranks
                 self._limit_waits(solo=False)
-            self._note_profile(self.profiler.after_step())
             self.step += 1
+            for hook in self.hooks:
+                hook.after_step(self.step, result)
             signal = result.stop_signal
             self.averages.add(result)
             if result.applied and self.engine.ema is not None:
@@ -151,7 +163,8 @@ class Loop:
             self.display.step(self.step)
             self._after_step(last, signal)
         self._limit_waits(solo=True)
-        self._note_profile(self.profiler.close())
+        for hook in self.hooks:
+            hook.after_run()
         if self.averages.steps:
             self._record()
         if self.saved_at != self.step:
@@ -159,7 +172,7 @@ class Loop:
         return Outcome(self.step, signal, finished=not signal and self.step >= self.total_steps)
 
     def evaluate_at_end(self) -> None:
-        """Evaluate after the last step of the schedule, where asked for and not yet done."""
+        """Run the evaluators that are due after the last step of the schedule and not yet done."""
         for evaluator in self.evaluators:
             due = evaluator.at_end and self.step == self.total_steps
             if due and (evaluator.name, self.step) not in self.evaluated:
@@ -173,7 +186,11 @@ class Loop:
             inputs = self.make_inputs(batch, self.step)
         if not self.losses_end_work:
             self.work.end()
-        return self.engine.step(inputs, rate, self.pending.number)
+        return self.engine.step(inputs, rate, self.pending.number, self._after_backward)
+
+    def _after_backward(self) -> None:
+        for hook in self.hooks:
+            hook.after_backward(self.step + 1)
 
     def _after_step(self, last: int, signal: int) -> None:
         if self.step % self.config.logging.every_steps == 0 or self.step == last:
@@ -191,7 +208,7 @@ class Loop:
             due = evaluator.every_steps and self.step % evaluator.every_steps == 0
             if not due or (evaluator.name, self.step) in self.evaluated:
                 continue
-            # An evaluation can fail on data that training never reads.
+            # Save first: an evaluation can fail on data that training never reads.
             if self.saved_at != self.step:
                 self._paused(self._save)
             self._paused(partial(self._evaluate, evaluator))
@@ -222,14 +239,13 @@ class Loop:
         try:
             values = evaluator.run(self.engine, self.step)
         except Exception as error:
-            if is_lost_connection(error):  # the other rank says what happened
+            if is_lost_connection(error):  # the rank monitor reports the cause
                 raise
             whole = self.saved_at == self.step
-            saved = "it is saved" if whole else "it is NOT saved, because the disk was full"
+            saved = "is saved" if whole else "is NOT saved, because the disk was full"
             raise EvaluationError(
-                f"the evaluation of step {self.step} failed: {one_line(error)}; the training went "
-                f"up to this step, and {saved}: fix the problem, then run again with "
-                "--resume"
+                f"the evaluation of step {self.step} failed: {one_line(error)}; the training up to "
+                f"this step {saved}: fix the problem, then run again with --resume"
             ) from error
         self.evaluated.add((evaluator.name, self.step))
         self.metrics.write(self.step, values)
@@ -238,7 +254,7 @@ class Loop:
         self.display.say(figure_lines(f"step {self.step} {evaluator.name}", shown))
 
     def _save(self, *, must: bool = False) -> None:
-        """Save; without room, warn and train on where the settings say so and it is no `must`."""
+        """Save; on a full disk skip the save if `checkpoint.when_full` allows it and not `must`."""
         state = TrainerState(self.step, self.loader.state_dict())
         settings = self.config.checkpoint
         if self.engine.ranks.is_first:
@@ -250,14 +266,26 @@ class Loop:
                 state,
                 settings.keep,
                 copies=self.files.copied,
+                before=self._before_save,
+                during=self._during_save,
             )
         except NoRoomError as error:
             if must or settings.when_full == "stop":
                 raise
             self.display.say(f"not saved: {error}")
             return
+        for hook in self.hooks:
+            hook.after_save(self.step, path)
         self.saved_at = self.step
         self.display.say(f"saved {path}")
+
+    def _before_save(self, folder: Path) -> None:
+        for hook in self.hooks:
+            hook.before_save(self.step, folder)
+
+    def _during_save(self, folder: Path) -> None:
+        for hook in self.hooks:
+            hook.during_save(self.step, folder)
 
     def _check(self, result: StepResult, batch: Any) -> None:
         self.bad_in_a_row = 0 if result.applied else self.bad_in_a_row + 1
@@ -291,10 +319,9 @@ class Loop:
             )
         self.display.say(f"step {self.step} was skipped: loss or gradients are not finite")
 
-    def _note_profile(self, path: Any) -> None:
-        if path is not None:
-            claim(self.files, path)
-            self.display.say(f"wrote {path}")
+    def _note_profile(self, path: Path) -> None:
+        claim(self.files, path)
+        self.display.say(f"wrote {path}")
 
 
 def _figure(value: float) -> str:

@@ -1,4 +1,4 @@
-"""Where the numbers of a run go: JSON lines always, TensorBoard, wandb or trackio when asked."""
+"""Writes the metrics of a run as JSON lines, and optionally to TensorBoard, wandb or trackio."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from svilm_fast.core.errors import ConfigError
+from svilm_fast.core.files import write_atomically, write_json
 from svilm_fast.core.metric_names import namespace_of
 from svilm_fast.core.records import read_records
 from svilm_fast.core.text import counted
 from svilm_fast.train.config.run_files import RunFiles
 from svilm_fast.train.config.schema import RunConfig
-from svilm_fast.train.folder.files import write_atomically, write_json
 from svilm_fast.train.folder.ownership import claim
 
 log = logging.getLogger(__name__)
@@ -34,13 +34,13 @@ class Sink(Protocol):
         """Take the values of a step."""
 
     def close(self) -> None:
-        """Flush and let go."""
+        """Flush and close."""
 
 
 def drop_after(path: Path, step: int) -> list[dict[str, Any]]:
-    """Remove the records of steps after `step`, which a resumed run is about to repeat.
+    """Remove the records after `step`, because a resumed run repeats these steps.
 
-    Returns the records that stay. Lines that hold no record are removed too, and counted.
+    Returns the remaining records. Damaged lines are removed too, with a warning.
     """
     if not path.is_file():
         return []
@@ -62,7 +62,7 @@ class JsonLines:
         self.file: TextIO = path.open("a", encoding="utf-8")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Append one record and hand it to the system at once."""
+        """Append one record and flush it."""
         clean = {key: value if math.isfinite(value) else None for key, value in values.items()}
         self.file.write(json.dumps({"step": step, **clean}) + "\n")
         self.file.flush()
@@ -93,7 +93,7 @@ class TensorBoard:
 
 
 def check_trackers(config: RunConfig) -> None:
-    """Raise ConfigError where a tracker that is switched on is not installed."""
+    """Raise ConfigError if a tracker is enabled but not installed."""
     for package in TRACKERS:
         if getattr(config.logging, package) and importlib.util.find_spec(package) is None:
             raise ConfigError(
@@ -103,20 +103,20 @@ def check_trackers(config: RunConfig) -> None:
 
 
 def tracking_id(files: RunFiles, resumed: bool) -> str:
-    """Return the name of this run for trackers: the one it had before, or a new one."""
+    """Return the id of this run for trackers: the saved one if it is resumed, else a new one."""
     path = files.tracking
     if resumed and path.is_file():
         try:
             return str(json.loads(path.read_bytes())["id"])
         except (ValueError, KeyError, TypeError, RecursionError):
-            log.warning("%s is damaged: the trackers show this run as a new one", path)
+            log.warning("%s is damaged: the trackers will show this run as a new one", path)
     identity = secrets.token_hex(4)
     write_json(path, {"id": identity})
     return identity
 
 
 class Tracker:
-    """wandb or trackio: a resumed run goes on in the tracker's run of the same identity."""
+    """wandb or trackio; a resumed run continues the tracker's run with the same id."""
 
     def __init__(self, package: str, config: RunConfig, identity: str, resumed: bool) -> None:
         check_trackers(config)
@@ -130,7 +130,7 @@ class Tracker:
                 id=identity,
                 resume=resume,
                 dir=config.run.dir,
-                # A resumed run may be longer than it was planned.
+                # A resumed run may have more steps than before.
                 allow_val_change=resumed,
             )
         else:
@@ -147,9 +147,9 @@ class Tracker:
 
 
 class MetricsLog:
-    """Sends every record to all sinks; holds none on ranks other than 0.
+    """Sends every record to all sinks; there are none on ranks other than 0.
 
-    evaluated: the evaluations that the log holds from before, as (evaluator, step).
+    evaluated: the evaluations that a resumed run finds in the log, as (evaluator, step).
     """
 
     def __init__(self, config: RunConfig, files: RunFiles, *, first: bool, start_step: int) -> None:
@@ -187,7 +187,7 @@ class MetricsLog:
             self._attempt(sink.close)
 
     def _attempt(self, act: Callable[[], None]) -> None:
-        """Warn once where a log cannot be written: a full disk costs records, not the training."""
+        """Warn once if a log cannot be written; the training continues without it."""
         try:
             act()
         except OSError as error:

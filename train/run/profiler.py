@@ -2,46 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from svilm_fast.train.config.schema import ProfileConfig
+from svilm_fast.train.engine.engine import StepResult
+from svilm_fast.train.run.hooks import Hook
 
 
-class StepProfiler:
-    """Records the configured steps on rank 0; counts from the first step of this process."""
+class StepProfiler(Hook):
+    """Records the configured steps, counted from the first step of this process.
 
-    def __init__(self, config: ProfileConfig, folder: Path, *, enabled: bool) -> None:
-        self.config = config
-        self.folder = folder
-        self.enabled = enabled and config.steps > 0
+    written: called with the path of the trace.
+    """
+
+    def __init__(
+        self, config: ProfileConfig, folder: Path, written: Callable[[Path], None]
+    ) -> None:
+        self.config, self.folder, self.written = config, folder, written
         self.taken = 0
         self.profile: torch.profiler.profile | None = None
 
-    def before_step(self) -> None:
+    def before_step(self, step: int, batch: Any) -> None:
         """Start recording when the window begins."""
-        if self.enabled and self.taken == self.config.start_step:
+        if self.taken == self.config.start_step:
             activities = [torch.profiler.ProfilerActivity.CPU]
             if torch.cuda.is_available():
                 activities.append(torch.profiler.ProfilerActivity.CUDA)
             self.profile = torch.profiler.profile(activities=activities)
             self.profile.start()
 
-    def after_step(self) -> Path | None:
-        """Count the step; return the trace's path when the window has just ended."""
+    def after_step(self, step: int, result: StepResult) -> None:
+        """Count the step; write the trace when the window ends."""
         self.taken += 1
-        if self.profile is None or self.taken < self.config.start_step + self.config.steps:
-            return None
-        return self.close()
+        if self.taken >= self.config.start_step + self.config.steps:
+            self.after_run()
 
-    def close(self) -> Path | None:
+    def after_run(self) -> None:
         """Stop and write what was recorded so far."""
         if self.profile is None:
-            return None
+            return
         self.profile.stop()
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"trace_from_step_{self.config.start_step}.json"
         self.profile.export_chrome_trace(str(path))
         self.profile = None
-        return path
+        self.written(path)

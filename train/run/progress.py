@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a live bar on a terminal, text lines elsewhere."""
+"""Console output of a run: a live progress bar on a terminal, text lines elsewhere."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from svilm_fast.core.terminal import print
 from svilm_fast.objectives.base import Metric
 from svilm_fast.train.run.straggler import stands_out
 
-# Behind the loss and the metrics of the objectives.
+# Shown after the loss and the metrics of the objectives.
 SHORT_NAMES = {
     "empty_group_rate": "empty groups",
     "gradient_norm": "|grad|",
@@ -36,23 +36,23 @@ SHORT_NAMES = {
     "utilisation": "util",
     "peak_memory_bytes": "memory",
 }
-LINE_WIDTH = 120  # columns of a line where there is no terminal to ask
+LINE_WIDTH = 120  # columns of a line without a terminal
 INDENT = "    "
 Metrics = Mapping[str, Metric]
 NONE: Metrics = MappingProxyType({})
-# Longer ones are remarks: they would widen the columns of the figures.
+# Longer figures get lines of their own: they would widen the columns of the others.
 LONGEST_FIGURE = 20
 SHARES = {"empty_group_rate", "data_wait_share", "utilisation"}
 
 
 def short_names(metrics: Metrics) -> dict[str, str]:
-    """Return what is shown of a record, in order; metrics: those of the objectives."""
+    """Return the shown names of a record's values, in order; metrics: those of the objectives."""
     shown = {name: metric.short for name, metric in metrics.items() if metric.short}
     return {"loss": "loss"} | shown | SHORT_NAMES
 
 
 def readable(name: str, value: float, share: bool = False) -> str:
-    """Return a number as a person writes it; share: in percent."""
+    """Return a number with its unit, rounded for the console; share: in percent."""
     if share or name in SHARES:
         return f"{100 * value:.0f}%"
     if name == "peak_memory_bytes":
@@ -63,7 +63,7 @@ def readable(name: str, value: float, share: bool = False) -> str:
 
 
 def summary(values: Mapping[str, float], on_gpu: bool, metrics: Metrics = NONE) -> str:
-    """Return the values that have a short name, and a rank that stands out, as one line."""
+    """Return one line with the values that have a short name, and a rank that is clearly slower."""
     shares = {name for name, metric in metrics.items() if metric.share}
     parts = [
         f"{short} {readable(name, values[name], name in shares)}"
@@ -101,12 +101,12 @@ def _shortened(figure: str, width: int) -> str:
 
 
 class FiguresBelow(Progress):
-    """A progress bar with a row of its own; the latest figures stand below it."""
+    """A progress bar with the latest figures below it."""
 
     figures = ""
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        """The bar, below it the figures in as many columns as there is room for, then remarks."""
+        """Yield the bar, the short figures in columns, then the long ones."""
         yield from super().get_renderables()
         parts = self.figures.split(" | ") if self.figures else []
         short = [Text(part) for part in parts if len(part) <= LONGEST_FIGURE]
@@ -115,7 +115,7 @@ class FiguresBelow(Progress):
 
 
 class Display:
-    """Shows the progress of rank 0; the other ranks stay quiet."""
+    """Shows the progress on rank 0; the other ranks print nothing."""
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ class Display:
         metrics: Metrics = NONE,
         console: Console | None = None,
     ) -> None:
-        """metrics: of the objectives. console: where the bar goes; default: the error output."""
+        """metrics: of the objectives. console: for the bar; default: stderr."""
         self.metrics = metrics
         self.first = first
         self.total_steps = total_steps
@@ -171,6 +171,6 @@ class Display:
             print(message, flush=True)
 
     def close(self) -> None:
-        """Leave the terminal in order."""
+        """Stop the bar and restore the terminal."""
         if self.bar is not None:
             self.bar.stop()

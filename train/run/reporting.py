@@ -1,4 +1,4 @@
-"""The report of a run directory: what `svilm report` writes, and what a training run ends with."""
+"""Writes the report of a run: for `svilm report`, and at the end of a training run."""
 
 from __future__ import annotations
 
@@ -34,24 +34,25 @@ def write_report(
 ) -> Path:
     """Write report.html and its pictures into the run's directory; returns the page's path.
 
-    run: a loaded run whose model is on `device`. split: evaluated and drawn; None leaves curves and
-    facts alone. max_clips: only the first so many clips are evaluated. clips: how many are looked
-    into. progress: show a bar (default: on a terminal). Raises UserError or DataError when the
-    split cannot be opened, and UserError where a file would replace one that is not the run's.
+    run: a loaded run whose model is on `device`. split: evaluated and drawn; None shows curves and
+    facts only. max_clips: number of clips to evaluate; None: all. clips: number of clips drawn in
+    detail. progress: show a bar (default: on a terminal). Raises UserError or DataError if the
+    split cannot be opened, and UserError if a file would replace one that the run did not write.
     """
     from svilm_fast.report import page
+    from svilm_fast.report.curves import read_metrics
 
     config, files = run.config, run.files
     check_not_foreign(files, [files.report])
     environment = _environment(files)
-    series, tree = page.series_of(files.metrics), config.model_dump(mode="json")
+    series = read_metrics(files.metrics) if files.metrics.is_file() else {}
+    tree = config.model_dump(mode="json")
     request = ReportRequest(
         model=run.model,
         tokenizer=run.tokenizer,
         device=device,
         split=split,
         series=series,
-        tree=tree,
         max_clips=max_clips,
         clips=clips,
         progress=progress,
@@ -64,6 +65,7 @@ def write_report(
             name=config.run.name,
             series=series,
             config=tree,
+            settings=run.task.facts(),
             environment=environment,
             extra_facts={"Weights": {"read": run.weights.value, "step": run.step}},
         )
@@ -74,20 +76,20 @@ def _environment(files: RunFiles) -> dict[str, Any]:
     try:
         content = read_json(files.environment)
     except ValueError as error:
-        raise UserError(f"{error}; a run writes it: continue the run with --resume") from error
+        raise UserError(f"{error}; resume the run with --resume to write it again") from error
     if not isinstance(content, dict):
         raise UserError(
-            f"{files.environment} is damaged (no JSON object); a run writes it: continue the run "
-            "with --resume"
+            f"{files.environment} is damaged (not a JSON object); resume the run with --resume to "
+            "write it again"
         )
     return content
 
 
 def report_at_end(config: RunConfig, device: torch.device) -> Path | None:
-    """Write the report of the run that has just ended, on the split it was evaluated on.
+    """Write the report of the run that has just ended, on its evaluation split.
 
-    The training is saved by then, so whatever goes wrong here is a warning that names its cause;
-    returns None in that case.
+    The training is saved already, so an error becomes a warning that names its cause, and the
+    function returns None.
     """
     if not config.checkpoint.portable_at_end:
         log.warning(
@@ -108,8 +110,8 @@ def report_at_end(config: RunConfig, device: torch.device) -> Path | None:
         if os.environ.get(DEBUG) == "1":
             print_traceback(error)
         log.warning(
-            "the run is saved, but its report could not be written: %s; `svilm report --run %s` "
-            "tries again",
+            "the run is saved, but its report could not be written: %s; try again with "
+            "`svilm report --run %s`",
             one_line(error),
             config.run.dir,
         )

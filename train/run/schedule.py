@@ -1,4 +1,4 @@
-"""The learning rate as a function of the step alone, so that resuming needs no state."""
+"""The learning rate as a function of the step alone: a resumed run needs no schedule state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One training run from configuration to report: what is built, in which order, and its end."""
+"""One training run from configuration to report: builds its parts in order and runs the loop."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from torch import nn
 
 from svilm_fast.core.errors import CheckpointError, UserError
 from svilm_fast.core.terminal import print
+from svilm_fast.core.text import counted
 from svilm_fast.data.loader import ClipLoader, build_loader
 from svilm_fast.data.samples import open_split
 from svilm_fast.data.tokenizer import Tokenizer
 from svilm_fast.tasks.base import EvaluationRequest, Evaluator, Task, task_of
 from svilm_fast.train.checkpoint.portable import (
-    drafts_of,
     load_average,
     load_masters,
     load_moments,
@@ -30,12 +30,12 @@ from svilm_fast.train.checkpoint.portable import (
     load_weights_in_part,
     save_portable,
 )
+from svilm_fast.train.checkpoint.portable_files import drafts_of
 from svilm_fast.train.checkpoint.resume import check_resume, check_same_task
 from svilm_fast.train.checkpoint.store import load_checkpoint
 from svilm_fast.train.config.deepspeed import local_batch_of
 from svilm_fast.train.config.run_files import RunFiles
 from svilm_fast.train.config.schema import RunConfig
-from svilm_fast.train.engine.ema import average_where_asked
 from svilm_fast.train.engine.engine import Engine, start_engine
 from svilm_fast.train.environment import seed_everything, use_launcher_variables
 from svilm_fast.train.folder import prepare as run_folder
@@ -47,6 +47,7 @@ from svilm_fast.train.ranks.process_group import Ranks, joined_ranks
 from svilm_fast.train.ranks.signals import deferred_signals
 from svilm_fast.train.run.attention_check import check_attention
 from svilm_fast.train.run.evaluate import check_names, checked_metrics, files_of, result_name
+from svilm_fast.train.run.hooks import installed_hooks
 from svilm_fast.train.run.loop import Loop, Outcome, RunEvaluator
 from svilm_fast.train.run.metrics_log import MetricsLog, check_trackers
 from svilm_fast.train.run.progress import Display
@@ -60,13 +61,12 @@ log = logging.getLogger(__name__)
 class Start:
     """How a run begins.
 
-    resume: continue from the newest verified checkpoint, which must exist. auto_resume: the same,
-    or a fresh start where there is none. overwrite: replace an earlier run. init_from: folder of
-    a portable checkpoint whose weights, moments, step and data position are taken over.
-    weights_from: the same, of which only the weights are; the data may be others, and the weights
-    may differ from the model's as far as the task's `initial_weights` allows. average: take
-    their average instead of the weights of weights_from. trust: also resume from files that another
-    user may have written.
+    resume: continue from the newest verified checkpoint, which must exist. auto_resume: continue
+    from a checkpoint if there is one, else start fresh. overwrite: replace an earlier run.
+    init_from: portable checkpoint whose weights, moments, step and data position are loaded.
+    weights_from: portable checkpoint of which only the weights are loaded; they may differ from the
+    model as far as the task's `initial_weights` allows. average: load the average of the weights of
+    weights_from instead. trust: also resume from files that another user may have written.
     """
 
     resume: bool = False
@@ -80,41 +80,41 @@ class Start:
     def __post_init__(self) -> None:
         if self.init_from is not None and self.weights_from is not None:
             raise UserError(
-                "--init-from and --weights-from exclude each other: the first goes on with another "
-                "run, the second takes its weights alone"
+                "--init-from and --weights-from exclude each other: the first continues another "
+                "run, the second loads only its weights"
             )
         other = {"--init-from": self.init_from, "--weights-from": self.weights_from}
         given = [name for name, value in other.items() if value is not None]
         if self.resume and (self.overwrite or self.auto_resume or given):
             flags = ["--overwrite"] * self.overwrite + ["--auto-resume"] * self.auto_resume + given
             raise UserError(
-                f"--resume continues the run in run.dir, so {flags[0]} has no meaning beside it: "
-                "leave one of them out"
+                f"--resume and {flags[0]} exclude each other, because --resume continues the run "
+                "in run.dir: remove one of them"
             )
         if self.average and self.weights_from is None:
-            raise UserError("--weights ema says what to take of --weights-from, which is not given")
+            raise UserError("--weights ema needs --weights-from, which is missing")
 
     @property
     def fresh(self) -> bool:
-        """Whether the run starts anew in its folder."""
+        """Whether the run does not continue one in its folder."""
         return not (self.resume or self.auto_resume)
 
 
 def train(config: RunConfig, start: Start) -> Outcome:
     """Run the training that `config` describes in this process, as one rank of its group."""
     use_launcher_variables()
-    local_batch_of(config, int(os.environ["WORLD_SIZE"]))  # refused before any rank waits
+    local_batch_of(config, int(os.environ["WORLD_SIZE"]))  # raises before any rank waits
     with joined_ranks(config.distributed) as ranks:
         outcome = train_as_rank(config, start, ranks)
-    # The group has ended: no other rank waits, so none can time out while rank 0 draws.
+    # The process group has ended, so no rank waits, or times out, while rank 0 writes the report.
     if ranks.is_first and outcome.finished and config.report.at_end:
-        gc.collect()  # DeepSpeed's engine holds itself in cycles, and with it the device's memory
+        gc.collect()  # reference cycles of DeepSpeed's engine keep device memory
         report_at_end(config, ranks.device)
     return outcome
 
 
 def train_as_rank(config: RunConfig, start: Start, ranks: Ranks) -> Outcome:
-    """Run the training inside a group that was joined before."""
+    """Run the training inside the process group of `ranks`."""
     check_same_settings(config, ranks)
     files = RunFiles(Path(config.run.dir))
     config, reasons = resolve_on_ranks(config, ranks, None if start.fresh else files.config)
@@ -126,7 +126,7 @@ def train_as_rank(config: RunConfig, start: Start, ranks: Ranks) -> Outcome:
 
 @contextmanager
 def held_folder(files: RunFiles, ranks: Ranks) -> Iterator[FolderLock]:
-    """Hold the run folder on rank 0; every rank gets the error where another run holds it."""
+    """Lock the run folder on rank 0; every rank raises the error if another run holds it."""
     lock = FolderLock(files.root)
     ranks.from_first(lock.acquire)
     try:
@@ -185,7 +185,7 @@ def _train_in_folder(
             start_step = int(described["step"])
         if not start.fresh:
             start_step = _resume(engine, loader, files, start, start_step)
-        # From here on no rank refuses to start: now the folder may be changed.
+        # No rank can refuse to start from here on, so the folder may be changed.
         ranks.barrier()
         lock.keep()
         run_folder.open_folder(files, config, tokenizer, ranks, fresh=start.fresh)
@@ -196,7 +196,7 @@ def _train_in_folder(
 def _load_initial_weights(
     model: nn.Module, task: Task, start: Start, ranks: Ranks
 ) -> dict[str, Any] | None:
-    """Fill a new model as --init-from or --weights-from asks; return the state of the former."""
+    """Load the weights of --init-from or --weights-from; returns the state.json of the former."""
     if start.init_from is not None:
         return load_weights(model, start.init_from)
     if start.weights_from is None:
@@ -213,7 +213,7 @@ def _load_initial_weights(
 def _resume(
     engine: Engine, loader: ClipLoader, files: RunFiles, start: Start, start_step: int
 ) -> int:
-    """Return the step of the newest checkpoint, or `start_step` where --auto-resume finds none."""
+    """Load the newest checkpoint; returns its step, or `start_step` if --auto-resume finds none."""
     state = load_checkpoint(engine, files.checkpoints, trust=start.trust)
     if state is None:
         if start.resume:
@@ -238,7 +238,7 @@ def _warn_of_untrained_locks(config: RunConfig, start: Start) -> None:
     for tower in ("video", "text"):
         if fresh and getattr(config, tower).lock is not False:
             log.warning(
-                "%s.lock keeps weights that were never trained: give some with --weights-from",
+                "%s.lock freezes weights that were never trained: load some with --weights-from",
                 tower,
             )
 
@@ -247,31 +247,30 @@ def _open_evaluators(
     task: Task, config: RunConfig, tokenizer: Tokenizer, ranks: Ranks
 ) -> list[Evaluator]:
     settings = config.evaluation
-    if not (settings.every_steps or settings.at_end):
-        return []
     if getattr(config.data, settings.split) is None:
-        if ranks.is_first:
+        if ranks.is_first and (settings.every_steps or settings.at_end):
             log.warning("no evaluation during the run: data.%s is not set", settings.split)
         return []
-    evaluators = list(task.evaluators(tokenizer, settings.split, settings.max_clips))
+    every = task.evaluators(tokenizer, settings.split, settings.max_clips)
+    evaluators = [one for one in every if one.when.every_steps or one.when.at_end]
     check_names(evaluators)
     for evaluator in evaluators:
         clips = min(len(evaluator.dataset), settings.max_clips or len(evaluator.dataset))
         if clips < ranks.world_size:
             raise UserError(
-                f"data.{settings.split} has {clips} clips to evaluate on {ranks.world_size} ranks; "
-                "give at least one clip for each rank, start fewer ranks, or set "
-                "evaluation.at_end=false and evaluation.every_steps=0"
+                f"data.{settings.split} has {counted(clips, 'clip')} to evaluate on "
+                f"{counted(ranks.world_size, 'rank')}; give at least one clip for each rank, start "
+                "fewer ranks, or set evaluation.at_end=false and evaluation.every_steps=0"
             )
     return evaluators
 
 
 def _in_the_run(evaluator: Evaluator, files: RunFiles) -> RunEvaluator:
-    """Let the loop call an evaluator; rank 0 writes its files beside those of other steps."""
+    """Adapt an evaluator to the loop; rank 0 writes the result files of each step."""
 
     def run(engine: Engine, step: int) -> Mapping[str, float]:
         request = EvaluationRequest(engine.ranks.device, in_training=True)
-        with average_where_asked(engine):
+        with engine.evaluated_weights():
             result = evaluator.run(engine.model, request)
         if engine.ranks.is_first:
             name = result_name(f"{evaluator.file_name}_step_{step:08d}")
@@ -302,7 +301,7 @@ def _loop(
         total_steps=total_steps,
         start_step=start_step,
         on_gpu=ranks.device.type == "cuda",
-        metrics=config.objectives.metrics(),
+        metrics=task.metrics(),
     )
     flops = task.flops()
     meter = Meter(
@@ -326,9 +325,10 @@ def _loop(
                 display=display,
                 meter=meter,
                 pending=pending,
+                hooks=installed_hooks(),
             )
             outcome = loop.run()
-            # Who sent a signal waits only so long; the checkpoint is all that a resume needs.
+            # After a signal time is short, and the checkpoint is all that a resume needs.
             if config.checkpoint.portable_at_end and not outcome.signal:
                 if ranks.is_first:
                     claim(files, saves=drafts_of(files.portable))
@@ -352,8 +352,8 @@ def _loop(
 def _stopped(outcome: Outcome) -> str:
     return (
         f"stopped by {signal.Signals(outcome.signal).name} at step {outcome.step}, which is saved; "
-        "--resume goes on, and writes at the end the portable checkpoint that evaluation and "
-        "report read"
+        "continue with --resume. The portable checkpoint, which evaluation and report need, is "
+        "written when the run finishes"
     )
 
 

@@ -1,4 +1,4 @@
-"""Which rank the others wait for: every rank's time of its own work, compared at each record."""
+"""Finds the rank that the others wait for: compares the ranks' own work at each record."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ import torch
 if TYPE_CHECKING:
     from svilm_fast.train.engine.engine import Engine
 
-# From where the console names the slowest rank: its work against the mean of all ranks, and what it
-# is above the mean as a share of the whole step. Below, it is noise, or costs next to nothing.
+# The console names the slowest rank if its work exceeds the mean by this ratio, and the excess is
+# this share of the step. Smaller differences are noise or cost little.
 RATIO = 1.2
 SHARE_OF_STEP = 0.05
 
 
 class OwnWork:
-    """Times what a rank does in a step before it first has to wait for another rank.
+    """Times a rank's work in a step before the first collective, where it waits for the others.
 
-    That is the wait for its batch and all that follows up to the first collective; behind it every
-    rank takes as long as the slowest. On a GPU the part behind the batch is timed by events on the
-    stream. They are read at a record, long after the step has waited for its loss: nothing is
-    synchronised for them.
+    Own work is the wait for the batch and everything up to the first collective. On a GPU events on
+    the stream time the part after the batch. They are read at a record, long after the loss was
+    read, so they need no synchronisation.
     """
 
     def __init__(
@@ -35,19 +34,19 @@ class OwnWork:
         self._spans: list[tuple[Any, Any]] = []
 
     def begin(self, waited: float) -> None:
-        """A step begins with a batch that was waited for `waited` seconds."""
+        """Begin a step whose batch took `waited` seconds to arrive."""
         self._waited += waited
         self._steps += 1
         self._begun = self._now()
 
     def end(self) -> None:
-        """The first collective is next; further calls in the same step change nothing."""
+        """End the own work of this step; later calls in the same step do nothing."""
         if self._begun is not None:
             self._spans.append((self._begun, self._now()))
             self._begun = None
 
     def take(self) -> float:
-        """Return the mean seconds of a step since the last call, 0 without one, and start anew."""
+        """Return the mean seconds per step since the last call (0 without a step), then reset."""
         seconds = self._waited + sum(self._seconds(*span) for span in self._spans)
         steps = self._steps
         self._waited, self._steps, self._spans = 0.0, 0, []
@@ -67,10 +66,10 @@ class OwnWork:
 
 
 def losses_end(work: OwnWork, engine: Engine) -> bool:
-    """Let the losses, which hold a step's first collective, end `work`; returns whether they do.
+    """Make the forward of `model.objectives` end `work`; returns whether that is possible.
 
-    They cannot under ZeRO 3, whose encoders gather their parameters, nor in a model without a part
-    `objectives`: there `work` has to end before forward.
+    The losses hold the first collective of a step, except under ZeRO 3, where the encoders gather
+    parameters. There, and in a model without `objectives`, `work` must end before forward.
     """
     objectives = getattr(engine.model, "objectives", None)
     if objectives is None or engine.zero_stage == 3:
@@ -80,10 +79,10 @@ def losses_end(work: OwnWork, engine: Engine) -> bool:
 
 
 def straggler_figures(seconds: Sequence[float]) -> dict[str, float]:
-    """Return what a record says of the ranks' own work, in seconds by rank; nothing for one rank.
+    """Return the slowest rank of `seconds` (own work per step, by rank); nothing for one rank.
 
-    straggler_ratio: of the slowest rank to the mean. straggler_rank: its number. straggler_seconds:
-    what it is above the mean, in a step.
+    straggler_ratio: its time divided by the mean. straggler_rank: its number. straggler_seconds:
+    its time minus the mean.
     """
     mean = sum(seconds) / len(seconds)
     if len(seconds) == 1 or mean <= 0:
@@ -97,7 +96,7 @@ def straggler_figures(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def stands_out(values: Mapping[str, float]) -> bool:
-    """Whether a record's slowest rank is worth a word on the console."""
+    """Return whether the slowest rank of a record is slow enough for the console."""
     return (
         values.get("straggler_ratio", 0.0) > RATIO
         and values["straggler_seconds"] > SHARE_OF_STEP * values["seconds_per_step"]

@@ -14,10 +14,10 @@ STATUS = Path("/proc/self/status")
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Return the most memory this process held: allocated on a GPU, resident on a CPU."""
+    """Return the peak memory of this process: allocated on a GPU, resident on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    # The peak of ru_maxrss is that of the parent where a large process started this one.
+    # A child starts with the ru_maxrss of its parent, so it can exceed the child's own peak.
     for line in STATUS.read_text().splitlines() if STATUS.exists() else ():
         if line.startswith("VmHWM"):
             return 1024 * int(line.split()[1])
@@ -28,8 +28,8 @@ def peak_memory_bytes(device: torch.device) -> int:
 class Meter:
     """Times the steps between two records.
 
-    flops_per_step: forward and backward of the global batch; None where nobody counted them. peak:
-    FLOP/s of one device.
+    flops_per_step: forward and backward of the global batch; None if unknown. peak: FLOP/s of one
+    device.
     """
 
     global_batch: int
@@ -50,11 +50,11 @@ class Meter:
         self.data_seconds += data_seconds
 
     def pause(self, seconds: float) -> None:
-        """Leave time that was no training (evaluation, checkpoint) out of the figures."""
+        """Exclude time of evaluations and checkpoints from the figures."""
         self.started += seconds
 
     def read(self) -> dict[str, float]:
-        """Return the figures since the last call and start anew; empty without a step."""
+        """Return the figures since the last call, then reset; empty without a step."""
         now = self.clock()
         seconds, steps = now - self.started, self.steps
         waited = self.data_seconds

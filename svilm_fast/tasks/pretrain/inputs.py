@@ -1,4 +1,4 @@
-"""From a batch of clips to what the model is given: cut and paste, seeds, device."""
+"""From a batch of clips to the inputs of the model: cut-and-paste, seeds, device."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from svilm_fast.tasks.base import RankPlace, TaskConfig
 def model_inputs(batch: ClipBatch, config: TaskConfig, step: int, ranks: RankPlace) -> ModelInputs:
     """Move a rank's whole batch to the device and blend its clips there.
 
-    Blending looks at the whole local batch, so it comes before any split into micro-batches; every
-    random number follows from (run seed, step, sample key), so a replay of the step repeats it.
+    Blending needs the whole local batch, so it precedes the split into micro-batches. Every random
+    number is a function of (run seed, step, sample key), so a replay of the step repeats it.
     """
     loaded, batch = batch, batch.to(ranks.device)
     seeds = StepSeeds(config.run.seed, step, batch.keys)
@@ -41,13 +41,13 @@ def model_inputs(batch: ClipBatch, config: TaskConfig, step: int, ranks: RankPla
             config.video.tubelet,
             shortest=config.data.cut_paste.shortest,
             longest=config.data.cut_paste.longest,
-            # The clips are most of a large batch's memory; a copy of our own need not stay whole.
+            # Saves memory: clips are most of a large batch, and this copy is not used again.
             in_place="clean" not in reads.views and batch.frames is not loaded.frames,
         )
         inputs |= {
             "blended": pasted.blended,
             "paste_mask": pasted.paste_mask,
-            # Classes are numbered per local batch; over all ranks no two may share a number.
+            # Pairs are numbered per local batch; numbers must be unique over all ranks.
             "pair_ids": pasted.pair_ids + ranks.rank * len(batch),
         }
     return ModelInputs(**inputs)

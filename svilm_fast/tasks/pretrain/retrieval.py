@@ -1,9 +1,9 @@
-"""Retrieval with the settings of a run, during the run and after it."""
+"""Retrieval with the settings of a run, during training and afterwards."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,24 +11,23 @@ import torch
 from svilm_fast.core.errors import UserError
 from svilm_fast.data.dataset import ClipDataset
 from svilm_fast.data.tokenizer import Tokenizer
-from svilm_fast.evaluation import RetrievalOptions, RetrievalResult, write_retrieval
-from svilm_fast.evaluation.retrieval import evaluate_dataset
+from svilm_fast.evaluation import RetrievalOptions, RetrievalResult, evaluate_dataset
 from svilm_fast.tasks.base import EvaluationRequest, TaskConfig, When
 from svilm_fast.tasks.clips import autocast_dtype, evaluation_clips
 
 
 def evaluation_data(config: TaskConfig, split: str, tokenizer: Tokenizer) -> ClipDataset:
-    """Open the clips of a split in evaluation view; nouns where training reads them."""
+    """Open the clips of a split in evaluation view, with nouns if training reads them."""
     return evaluation_clips(config, split, tokenizer, nouns=config.objectives.reads().nouns)
 
 
 def encoder_of(model: Any) -> Any:
-    """Return the dual encoder of a model; raises UserError for one that embeds no texts."""
+    """Return the dual encoder of a model; raise UserError if it has none."""
     encoder = getattr(model, "encoder", None)
     if not all(hasattr(encoder, name) for name in ("encode_video", "encode_text")):
         raise UserError(
-            f"{type(model).__name__} has no encoder of videos and texts to rank with; "
-            "`svilm evaluate task` measures a run with the evaluators of its own task"
+            f"{type(model).__name__} has no encoder of videos and texts, which retrieval needs; "
+            "`svilm evaluate task` runs the evaluators of the run's own task"
         )
     return encoder
 
@@ -46,9 +45,9 @@ def evaluate(
     progress: bool | None = None,
     distributed: bool = False,
 ) -> RetrievalResult:
-    """Rank captions and clips with a dual encoder, as `evaluate_dataset` does.
+    """Call `evaluate_dataset` with the settings of a run.
 
-    protocol: None names the split and the captions. max_clips: only the first so many clips.
+    protocol: title of the result; None: split and kind of captions.
     """
     options = RetrievalOptions(
         protocol=protocol or f"{dataset.split} split, {dataset.config.captions} captions",
@@ -69,42 +68,36 @@ def evaluate(
 
 
 @dataclass(frozen=True)
-class RetrievalFiles:
-    """A result of retrieval as an evaluator returns it."""
-
-    result: RetrievalResult
-
-    def metrics(self) -> dict[str, float]:
-        """Return recalls and ranks of both directions."""
-        return self.result.metrics()
-
-    def write(self, folder: Path, name: str) -> None:
-        """Write the result and its table."""
-        write_retrieval(self.result, folder, name=name)
-
-
-@dataclass(frozen=True)
 class RetrievalEvaluator:
-    """Retrieval on a split of the run's clips; its files are named after the split."""
+    """Retrieval on a split of the run's clips; its files are named after the split.
+
+    max_clips: use only the first clips; None: all. The clips are opened on first use.
+    """
 
     config: TaskConfig
-    dataset: ClipDataset
+    tokenizer: Tokenizer
+    split: str
     max_clips: int | None
     name: str = "retrieval"
 
     @property
     def file_name(self) -> str:
         """Return the split."""
-        return self.dataset.split
+        return self.split
 
     @property
     def when(self) -> When:
         """Return what the block `evaluation` says."""
         return When(self.config.evaluation.every_steps, self.config.evaluation.at_end)
 
-    def run(self, model: Any, request: EvaluationRequest) -> RetrievalFiles:
+    @cached_property
+    def dataset(self) -> ClipDataset:
+        """Return the clips of the split."""
+        return evaluation_data(self.config, self.split, self.tokenizer)
+
+    def run(self, model: Any, request: EvaluationRequest) -> RetrievalResult:
         """Rank the split with the model's encoder."""
-        found = evaluate(
+        return evaluate(
             encoder_of(model),
             self.dataset,
             self.config,
@@ -114,4 +107,3 @@ class RetrievalEvaluator:
             progress=False if request.in_training else request.progress,
             distributed=request.in_training,
         )
-        return RetrievalFiles(found)

@@ -15,7 +15,7 @@ from svilm_fast.models.inputs import ModelInputs
 from svilm_fast.objectives.flops import StepFlops, step_flops
 from svilm_fast.objectives.svilm import SViLM, build_model
 from svilm_fast.tasks.base import RankPlace, ReportRequest, Task
-from svilm_fast.tasks.clips import training_clips
+from svilm_fast.tasks.clips import check_split, training_clips
 from svilm_fast.tasks.pretrain.inputs import model_inputs
 from svilm_fast.tasks.pretrain.retrieval import (
     RetrievalEvaluator,
@@ -26,20 +26,21 @@ from svilm_fast.tasks.pretrain.retrieval import (
 from svilm_fast.tasks.settings import TaskSettings
 
 if TYPE_CHECKING:
-    from svilm_fast.report.page import PageContent
+    from svilm_fast.evaluation.pointing import PointingScore
+    from svilm_fast.report.page import PageContent, Section
 
 PICTURE_FRAMES = 4  # frames of a clip in a retrieval strip
 
 
 class Pretraining(Task):
-    """S-ViLM on videos with captions; weights are loaded whole or not at all."""
+    """S-ViLM on videos with captions; loaded weights must match exactly."""
 
     Settings: ClassVar[type[TaskSettings]] = TaskSettings
 
     def dataset(
         self, split: str, tokenizer: Tokenizer, *, train: bool, table: SampleTable | None = None
     ) -> ClipDataset:
-        """Open the clips of a split; nouns where an objective reads them."""
+        """Open the clips of a split, with nouns if an objective reads them."""
         if not train:
             return evaluation_data(self.config, split, tokenizer)
         nouns = self.config.objectives.reads().nouns
@@ -57,8 +58,8 @@ class Pretraining(Task):
         self, tokenizer: Tokenizer, split: str, max_clips: int | None
     ) -> Sequence[RetrievalEvaluator]:
         """Return retrieval on the clips of a split."""
-        data = evaluation_data(self.config, split, tokenizer)
-        return [RetrievalEvaluator(self.config, data, max_clips)]
+        check_split(self.config, split)
+        return [RetrievalEvaluator(self.config, tokenizer, split, max_clips)]
 
     def flops(self) -> StepFlops:
         """Return forward and backward of a step, captions and nouns padded as loaded."""
@@ -71,39 +72,66 @@ class Pretraining(Task):
         )
 
     def report(self, request: ReportRequest) -> PageContent:
-        """Return retrieval, curves and a look into some clips, beside an untrained model."""
-        from svilm_fast.report.page import run_content  # imports matplotlib
+        """Return retrieval, curves, and pictures of some clips beside those of an untrained model.
 
-        config, encoder = self.config, encoder_of(request.model)
-        dataset = retrieval = None
-        if request.split is not None:
-            dataset = evaluation_data(config, request.split, request.tokenizer)
+        Without a split, the page holds the curves alone.
+        """
+        from svilm_fast.report.page import PageContent  # imports matplotlib
+        from svilm_fast.report.sections import curves_section, headline, retrieval_sections
+
+        encoder, split = encoder_of(request.model), request.split
+        sections, retrieval, pointing = [], None, None
+        if split is not None:
+            dataset = evaluation_data(self.config, split, request.tokenizer)
             retrieval = evaluate(
                 encoder,
                 dataset,
-                config,
+                self.config,
                 request.device,
                 max_clips=request.max_clips,
                 keep_frames=PICTURE_FRAMES,
                 progress=request.progress,
             )
+            sections += retrieval_sections(retrieval)
+        if request.series:
+            sections.append(curves_section(request.series, self.metrics()))
+        if split is not None:
+            of_clips, pointing = self._clip_sections(request, dataset)
+            sections += of_clips
+        tiles = headline(retrieval, request.series, pointing)
+        return PageContent(sections, tiles, sum(p.numel() for p in encoder.parameters()))
+
+    def _clip_sections(
+        self, request: ReportRequest, dataset: ClipDataset
+    ) -> tuple[list[Section], PointingScore | None]:
+        from svilm_fast.evaluation.pointing import has_masks
+        from svilm_fast.report.probe import probe_clips, spread_clips
+        from svilm_fast.report.sections import clip_sections, noun_sharpness, pointing_score
+
+        config, encoder = self.config, encoder_of(request.model)
         every = config.objectives.active_first().values()
         temperatures = (objective.segment_temperature() for objective in every)
         modules = request.model.objectives.modules_by_name.values()
         heads = (objective.segment_head for objective in modules)
+        head = next((found for found in heads if found is not None), None)
         torch.manual_seed(config.run.seed)
         untrained = self.model().encoder.to(request.device).eval()
-        return run_content(
-            model=encoder,
-            dataset=dataset,
-            retrieval=retrieval,
-            series=request.series,
-            config=request.tree,
-            clips=request.clips,
+        batch = dataset.collate(spread_clips(dataset, request.clips))
+        probes = probe_clips(
+            encoder,
+            batch,
+            beta=noun_sharpness(config.objectives, request.series),
             temperature=next(found for found in temperatures if found is not None),
-            temporal_head=next((found for found in heads if found is not None), None),
+            temporal_head=head,
             paste_lengths=(config.data.cut_paste.shortest, config.data.cut_paste.longest),
             seed=config.run.seed,
             untrained=untrained,
             device=request.device,
         )
+        pointing = None
+        if batch.metadata and has_masks(batch.metadata[0]):
+            pointing = pointing_score(encoder, dataset, request.device)
+        sections = clip_sections(
+            probes, config.objectives, headed=head is not None, pointing=pointing
+        )
+        return sections, None if pointing is None else pointing[0]

@@ -50,14 +50,14 @@ def _check_clean(cleaned: str) -> None:
     controls = [c for c in cleaned if unicodedata.category(c) == "Cc" and c not in "\t\n\r"]
     assert not controls, f"control characters {controls!r}"
     if "&" not in cleaned:
-        assert text.clean(cleaned) == cleaned, "cleaning it again changes it"
+        assert text.clean(cleaned) == cleaned, "cleaning is not idempotent"
 
 
 def _check_segment(record: dict[str, Any]) -> None:
     segment = segment_of_json(record, "x")
     if segment is not None:
         assert not any(isinstance(item, bool) for item in record["segment"]), "a truth as a time"
-        assert 0 <= segment[0] < segment[1], "no time in the segment"
+        assert 0 <= segment[0] < segment[1], "the segment has no duration"
 
 
 def check(case: Any, folder: Path) -> None:
@@ -71,8 +71,8 @@ def check(case: Any, folder: Path) -> None:
             first = noun.text.split()[0]
             if len(noun.text.split()) > 1:
                 shown = caption[noun.start : noun.end].lower()
-                assert shown.startswith(first), "a span that shows another word"
-        assert len({noun.text for noun in nouns}) == len(nouns), "a noun twice"
+                assert shown.startswith(first), "a span of another word"
+        assert len({noun.text for noun in nouns}) == len(nouns), "a duplicate noun"
         assert nouns_from_json(nouns_to_json(nouns), "x") == nouns, "nouns change when stored"
         return
     if "segment" in case:

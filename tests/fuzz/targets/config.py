@@ -84,7 +84,7 @@ def check(case: Any, folder: Path) -> None:
     else:
         config = load_config(*case)
     values = config.model_dump(mode="json")
-    # Free-form mappings are handed on as they are.
+    # Free-form mappings are passed on unchanged.
     values.get("deepspeed", {}).pop("extra", None)
     assert all(map(math.isfinite, _numbers(values))), "a number that is not finite was accepted"
     (folder / "again.yaml").write_text(dump_config(config), encoding="utf-8")

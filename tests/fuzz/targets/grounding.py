@@ -128,17 +128,17 @@ def _check_scores(case: Case) -> None:
     wanted = gradients([truth], exact[:used], [weights.double()])
     logit = case.scale if case.op == "loss" else 1.0
     assert_close("output", out.detach(), truth.detach(), 2e-5, 2.0**-21 * max(1.0, logit / 8))
-    # Powers of a saturated softmax carry the rounding of their exponent.
+    # Exponentials in a saturated softmax have the rounding error of their exponent.
     bar = BARS[case.dtype] + 2.0**-21 * (case.beta + logit)
     reach = abs(case.upstream) * logit / (len(groups) if case.op == "loss" else 1)
-    # Terms of both signs cancel where captions are alike or pairs confident; each was rounded, and
-    # equal ones alike, so that their number averages nothing out.
+    # Terms of both signs cancel if captions are alike or pairs confident. Each was rounded, and
+    # equal terms equally, so their rounding errors do not average out.
     unit = 2.0**-22 if case.dtype == torch.float32 else BARS[case.dtype]
     floor = (unit + 2.0**-22 * logit) * reach
     for name, gradient, expected in zip(("groups", "nouns"), found, wanted):
         assert_close(f"gradient of the {name}", gradient, expected, bar, floor)
     assert not found[1][~mask].any(), "absent nouns have a gradient"
-    # A probability is known to the rounding of its logit.
+    # The error of a probability is the rounding of its logit.
     known = (2.0**-22 + 2.0**-24 * logit) * abs(case.upstream)
     off = (found[2].double() - wanted[2]).abs()
     bar = known * logit if case.op == "loss" else 1e-4 * abs(case.upstream) * out.numel()
@@ -170,11 +170,11 @@ def _check_matrix(case: Case) -> None:
     exact = [scores.double().requires_grad_(), torch.tensor(case.scale).double().requires_grad_()]
     truth = matrix_infonce(*exact, valid=valid_here, backend="reference")
     wanted = gradients([truth], exact, [torch.tensor(case.upstream)])
-    # A logit itself is only known to half a unit in its last place.
+    # A logit is accurate only to half a unit in its last place.
     largest = case.scale * float(scores.abs().max())
     bar = 2e-6 * max(10.0, largest)
     assert_close("loss", loss.detach(), truth.detach(), 2e-5, 2.0**-22 * max(1.0, largest))
-    # A probability near 1 is known to half a unit in its last place.
+    # A probability near 1 is accurate to half a unit in its last place.
     tiny = 2.0**-24 * abs(case.upstream) * case.scale / case.videos
     assert_close("gradient of the scores", found[0], wanted[0], bar, tiny)
     reach = float((wanted[0] * exact[0]).abs().sum()) / case.scale + 0.1 * abs(case.upstream)

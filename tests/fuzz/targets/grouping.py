@@ -117,7 +117,7 @@ def check(case: Case, folder: Path) -> None:
     logits, noisy, pooled, counts = _exact(case, exact, settings, ids, out.index)
     _check_index(case, out.index, noisy, mask)
     if case.mode != "soft":
-        assert torch.equal(out.counts.double(), counts.detach()), "counts are not the index's"
+        assert torch.equal(out.counts.double(), counts.detach()), "counts do not match the index"
     # The logits are rounded in float32 before the softmax divides them by the temperature.
     steep = 2.0**-22 * max(1.0, float(logits.detach().abs().max())) / case.temperature
     soft = steep if case.mode == "soft" else 0.0
@@ -130,8 +130,8 @@ def check(case: Case, folder: Path) -> None:
     truths = gradients([pooled, counts], exact, upstream)
     for truth, again in zip(truths, pieces.gradients(pieces.shares, pieces.offsets)):
         torch.testing.assert_close(again, truth, rtol=1e-9, atol=1e-9 * pieces.terms)
-    # Forward rounds what it pooled to the tokens' type, backward the shares and the gradient of the
-    # logits. What the first two change is a sample of that rounding.
+    # Forward rounds pooled tokens to the tokens' type; backward rounds the shares and the gradient
+    # of the logits. The change that the first two roundings make is a sample of this error.
     unit = 0.0 if case.dtype == torch.float32 else torch.finfo(case.dtype).eps
     rounded = pieces.gradients(*pieces.rounded())
     # The gradient of a logit far below the largest share is subnormal.
@@ -168,13 +168,13 @@ class _Pieces:
         width = d_pooled.shape[-1]
         self.pooled, self.d_counts = pooled, d_counts
         sizes = self.shares.square().mean(-1).sqrt() * width**0.5 + self.offsets.abs()
-        # A typical size of the terms whose differences are the gradient of the logits.
+        # Typical magnitude of the terms whose difference is the gradient of the logits.
         self.terms = float((self.chance @ sizes[..., None]).square().mean().sqrt())
         d_logits = self._d_logits(self.shares, self.offsets)
         self.d_logits_size = float(d_logits.square().mean().sqrt())
 
     def rounded(self):
-        """Shares and offsets from the tokens' type, after a scale as in `prepare`."""
+        """Shares and offsets rounded to the tokens' type, scaled as in `prepare`."""
         dtype = self.case.dtype
         largest = self.shares.abs().amax((1, 2), keepdim=True).clamp(min=2.0**-100)
         scale = torch.exp2(torch.floor(torch.log2(largest)))
@@ -188,7 +188,7 @@ class _Pieces:
         return self.chance * (d_assignment - mean)
 
     def gradients(self, shares, offsets):
-        """Of queries, tokens and, where there is one, the bias."""
+        """Gradients of queries, tokens and, if given, the bias."""
         queries, tokens, *bias = self.leaves
         d_logits = self._d_logits(shares, offsets) / self.case.temperature
         found = [d_logits.mT @ tokens, d_logits @ queries + self.assignment @ shares]
@@ -198,7 +198,7 @@ class _Pieces:
 
 
 def _exact(case, leaves, settings, ids, index):
-    """Float64 with the kernel's own choice of groups, whose gradient is the softmax's."""
+    """Float64 result for the kernel's own choice of groups, with the gradient of the softmax."""
     queries, tokens = leaves[:2]
     logits = tokens @ queries.mT
     if len(leaves) == 3:
@@ -220,7 +220,7 @@ def _exact(case, leaves, settings, ids, index):
 
 
 def _check_index(case, index, noisy, mask) -> None:
-    """Every token is in a group whose logit is the largest, but for the rounding of float32."""
+    """Assert that every token is in a group with the largest logit, up to float32 rounding."""
     noisy = noisy.detach()
     present = torch.ones_like(index, dtype=torch.bool) if mask is None else mask
     assert (index[~present] == -1).all(), "a masked token has a group"
@@ -229,7 +229,7 @@ def _check_index(case, index, noisy, mask) -> None:
     own = noisy.gather(-1, chosen.clamp(min=0)[..., None])[..., 0]
     behind = (noisy.amax(-1) - own)[present]
     allowed = 2.0**-20 * noisy.abs().amax(-1)[present] + 1e-5
-    assert (behind <= allowed).all(), f"a token is in another group by {behind.max():.2e}"
+    assert (behind <= allowed).all(), f"a token's group is not the best by {behind.max():.2e}"
 
 
 TARGET = Target("grouping", CASES, check, full=1000, short=3, batch=50, seconds=60, shrink=False)

@@ -97,7 +97,7 @@ def _inputs(case: Case) -> tuple[torch.Tensor, torch.Tensor]:
 def check(case: Case, folder: Path) -> None:
     videos, texts = _inputs(case)
     rows, columns = len(videos), len(texts)
-    # A block needs a pair; the sums of a block may have none.
+    # A block needs at least one pair; partial sums may have none.
     square = rows == columns
     offset = case.offset if case.partials else case.offset % (columns - rows + 1)
     settings: dict = {"pair_mode": case.mode, "diagonal_offset": offset}
@@ -130,7 +130,7 @@ def check(case: Case, folder: Path) -> None:
                     case.upstream * (1 + 0.5 * torch.randn(v.shape, generator=generator))
                     for v in values
                 ]
-                # A line without a pair has a sum of nothing: -inf, and no gradient.
+                # A row or column without a pair has the log-sum -inf and no gradient.
                 finite = [v.isfinite() for v in values]
                 weights = [w.where(f, 0.0) for w, f in zip(weights, finite)]
                 found = gradients(values, leaves, weights)
@@ -144,9 +144,9 @@ def check(case: Case, folder: Path) -> None:
             values = list(out) if case.partials else [out]
             outcomes.append((values, gradients(values, leaves, [w.double() for w in weights])))
     (values, found), (truths, wanted) = outcomes
-    # The sums carry the scale, and their logarithms an absolute error of 5e-6. So does the loss of
-    # shared pairs, a difference of sums. That of single pairs keeps its digits where it is small:
-    # its derivative by a logit, which is rounded by 2^-24 of the scale, is at most the loss.
+    # Log-sums have an error proportional to the scale, plus an absolute error of 5e-6. So has the
+    # loss of shared pairs, a difference of log-sums. The loss of single pairs is accurate even if
+    # small: its derivative by a logit, which is rounded by 2^-24 of the scale, is at most the loss.
     carries = case.partials or (settings["pair_mode"] == "share" and ids is not None)
     for name, value, truth in zip(names, values, truths):
         assert torch.equal(value.isfinite(), truth.isfinite()), f"{name}: other infinities"
@@ -160,19 +160,19 @@ def check(case: Case, folder: Path) -> None:
             if carries
             else 2.0**-22 + 2.0**-22 * case.scale * min(1.0, truth.item()),
         )
-    # A float32 logit of this size is rounded by 2^-24 of it before the power.
+    # A float32 logit of this size is rounded by 2^-24 of it before the exponential.
     bar = BARS[case.dtype] + 2.0**-22 * case.scale
     reach = abs(case.upstream) * case.scale / (1 if case.partials else rows)
-    # Terms of both signs cancel where rows are alike; each was rounded, and equal ones alike, so
-    # that their number averages nothing out.
+    # Terms of both signs cancel if rows are alike. Each was rounded, and equal terms equally,
+    # so their rounding errors do not average out.
     unit = 2.0**-22 if case.dtype == torch.float32 else BARS[case.dtype]
     floor = (unit + 2.0**-22 * case.scale) * reach
     for name, gradient, truth in zip(("videos", "texts"), found, wanted):
         assert_close(f"gradient of the {name}", gradient, truth, bar, floor)
-    # It is summed from the gradient of the logits, which tensor cores read in the rows' type.
+    # It sums gradients of the logits, which tensor cores read in the rows' type.
     relative = max(1e-4, 2.0**-21 * case.scale)
     if case.dtype != torch.float32:
-        # In fp16 also for bf16 rows; of logits, rows and columns.
+        # fp16 also for bf16 rows; for logits, rows and columns.
         relative = max(relative, 2.0**-11)
     size = abs(case.upstream) * (2 * rows + columns if case.partials else 1)
     off = (found[2].double() - wanted[2]).abs()

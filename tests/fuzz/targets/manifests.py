@@ -1,4 +1,4 @@
-"""Checkpoint manifests of any content: damage is found, and never more than found."""
+"""Checkpoint manifests with any content: all damage is found, and nothing else is reported."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _write(folder: Path) -> None:
 
 @st.composite
 def _cases(draw: st.DrawFn) -> tuple[bytes | None, str | None, bytes]:
-    """The manifest's bytes (None: as written), and a file of the checkpoint with other bytes."""
+    """The manifest's bytes (None: unchanged), and changed bytes for a file of the checkpoint."""
     manifest = draw(st.one_of(st.none(), damaged_json(_manifest())))
     name = draw(st.sampled_from([None, *_FILES]))
     return manifest, name, draw(damaged(_FILES[name])) if name else b""
@@ -55,7 +55,7 @@ def check(case: tuple[bytes | None, str | None, bytes], folder: Path) -> None:
     reason = damage_of(checkpoint, required=lambda _: list(_FILES))
     assert reason is None or reason.strip()
     if manifest is None:
-        # Nothing is refused that is as it was written.
+        # Unchanged files are accepted.
         assert (reason is None) == (files == _FILES), reason
     if reason is None:
         listed = read_manifest(checkpoint)

@@ -57,13 +57,13 @@ def _archive(draw: st.DrawFn) -> tuple[bytes, bool]:
             elif kind == 1:
                 info.pax_headers = draw(_PAX)
                 plain = False
-            # Names that a format cannot hold.
+            # Names that the format cannot store.
             with contextlib.suppress(ValueError, UnicodeError):
                 tar.addfile(info, io.BytesIO(data))
     raw = bytearray(out.getvalue())
     headers = range(0, len(raw) - BLOCK, BLOCK)
     if draw(st.integers(0, 2)) == 0 and len(headers):
-        # A field of a header is changed, and its checksum made right again.
+        # Change a header field and correct the checksum.
         plain = False
         at = draw(st.sampled_from(headers))
         where, length = draw(st.sampled_from([(0, 100), (124, 12), (156, 1), (257, 8), (345, 155)]))
@@ -101,12 +101,12 @@ def check_tar(case: tuple[bytes, bool], folder: Path) -> None:
     if plain:
         with tarfile.open(fileobj=io.BytesIO(data), errors="backslashreplace") as tar:
             expected = [(info.offset_data, info.size) for info in tar if info.isreg()]
-        assert [(m.offset, m.size) for m in members] == expected, "other members than tarfile's"
+        assert [(m.offset, m.size) for m in members] == expected, "members differ from tarfile's"
 
 
 @functools.cache
 def _shard() -> tuple[bytes, dict]:
-    """A right shard and its index."""
+    """A valid shard and its index."""
     with tempfile.TemporaryDirectory() as name:
         with ShardWriter(name) as writer:
             for number in range(3):

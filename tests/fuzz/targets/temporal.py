@@ -159,7 +159,7 @@ def check_pool(case: Pool, folder: Path) -> None:
         pooled, present = segment_pool(leaf, index, case.segments, token_mask=mask, backend="fused")
         (found,) = gradients([pooled], [leaf], [weights])
         assert_written(sanitizer, {"pooled": pooled, "gradient": found})
-    # Independent of the reference: every segment's mean by itself.
+    # Independent of the reference: the mean of each segment separately.
     exact = tokens.double()
     member = (places[:, None] == torch.arange(case.segments)[:, None]) & ~absent[:, None]
     counts = member.sum(-1)

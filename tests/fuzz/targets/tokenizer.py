@@ -33,7 +33,7 @@ def _stored() -> dict:
 
 @st.composite
 def _small(draw: st.DrawFn) -> bytes:
-    """A tokenizer file with a short vocabulary, so that damage meets every part of it."""
+    """A tokenizer file with a short vocabulary, so that damage reaches every part of it."""
     stored = dict(_stored())
     model = dict(stored["model"])
     model["merges"] = model["merges"][:4]
@@ -63,7 +63,7 @@ def _encoded(tokenizer: Tokenizer, batch: list[str], length: int) -> None:
         assert kept[:count].all(), "a gap in the mask"
         assert row[0] == tokenizer.start_id, "no start"
         assert row[count - 1] == tokenizer.end_id, "no end"
-        assert (row[count:] == tokenizer.pad_id).all(), "something behind the end"
+        assert (row[count:] == tokenizer.pad_id).all(), "tokens after the end"
 
 
 def check(case: tuple, folder: Path) -> None:
@@ -78,12 +78,12 @@ def check(case: tuple, folder: Path) -> None:
     for text in batch:
         plain = unicodedata.normalize("NFC", html.unescape(text)).strip()
         if any(name in text.lower() for name in ("<pad>", "<start>", "<end>")):
-            continue  # spelled-out special tokens are special tokens
+            continue  # special tokens in the text become special tokens
         tokens, mask = tokenizer.encode_batch([text], 4 * len(text.encode()) + 8)
         # Lower case differs between Unicode versions and libraries; compare without case.
         again = tokenizer.decode(tokens[0][mask[0]])
         if texts.is_visible(plain) and plain.isascii():
-            assert again == plain.lower(), f"{again!r} is not the text"
+            assert again == plain.lower(), f"{again!r} differs from the text"
 
 
 TARGET = Target("tokenizer", CASES, check, short=60)

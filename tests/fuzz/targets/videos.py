@@ -1,4 +1,4 @@
-"""Videos: files of several containers with damaged bytes, and texts that claim to be videos."""
+"""Videos: damaged files in several containers, and texts named as videos."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def seeds() -> dict[str, bytes]:
                     image = av.VideoFrame.from_ndarray(frame, format="rgb24")
                     container.mux(stream.encode(image.reformat(format=stream.pix_fmt)))
                 container.mux(stream.encode())
-        except (av.FFmpegError, ValueError):  # an encoder that this build lacks
+        except (av.FFmpegError, ValueError):  # this build lacks the encoder
             continue
         made[kind] = out.getvalue()
     return made
@@ -68,7 +68,7 @@ def _cases(draw: st.DrawFn) -> bytes:
         other = seeds()[draw(st.sampled_from(sorted(seeds())))]
         data = data[: draw(st.integers(0, len(data)))] + other[draw(st.integers(0, len(other))) :]
     if draw(st.booleans()):
-        # Most decisions hang on the headers.
+        # Headers determine most of a decoder's behaviour.
         head = draw(st.integers(8, 400))
         return draw(damaged(data[:head])) + data[head:]
     return draw(damaged(data))

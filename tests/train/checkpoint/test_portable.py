@@ -10,13 +10,12 @@ from safetensors.torch import load_file
 
 from svilm_fast.core.errors import CheckpointError
 from svilm_fast.train.checkpoint.portable import (
-    _before,
-    _finish_replacing,
     load_masters,
     load_moments,
     load_weights,
     save_portable,
 )
+from svilm_fast.train.checkpoint.portable_files import _before, _finish_replacing
 from svilm_fast.train.checkpoint.saved_state import read_portable_state
 from svilm_fast.train.folder.manifest import write_manifest
 

@@ -323,7 +323,7 @@ def test_a_split_smaller_than_the_ranks_is_refused(configure, ranks, tmp_path: P
     from svilm_fast.train.run.session import _open_evaluators
 
     config = configure("evaluation.max_clips=1")
-    with pytest.raises(UserError, match="has 1 clips to evaluate on 2 ranks"):
+    with pytest.raises(UserError, match="has 1 clip to evaluate on 2 ranks"):
         _open_evaluators(task_of(config), config, _tokenizer(config), replace(ranks, world_size=2))
 
 

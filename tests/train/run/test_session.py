@@ -118,7 +118,7 @@ def test_two_sources_of_weights_are_refused() -> None:
     "other", [{"overwrite": True}, {"auto_resume": True}, {"init_from": Path("a")}]
 )
 def test_flags_that_contradict_a_resume_are_refused(other) -> None:
-    with pytest.raises(UserError, match="has no meaning beside it"):
+    with pytest.raises(UserError, match="exclude each other"):
         Start(resume=True, **other)
 
 

@@ -17,7 +17,6 @@ from svilm_fast.train.checkpoint.portable import (
     save_portable,
 )
 from svilm_fast.train.checkpoint.store import TrainerState, load_checkpoint, save_checkpoint
-from svilm_fast.train.engine.ema import average_where_asked
 from svilm_fast.train.engine.engine import Engine
 from svilm_fast.train.engine.optimizer import build_optimizer
 from svilm_fast.train.engine.sharded_state import whole_parameter
@@ -118,7 +117,7 @@ def test_forward_reads_the_average_while_it_is_applied(
         batch = {name: value.bfloat16() for name, value in batch.items()}
     with torch.no_grad():
         raw = float(engine.deepspeed(batch)[0])
-        with average_where_asked(engine):
+        with engine.evaluated_weights():
             averaged = float(engine.deepspeed(batch)[0])
             now = held(engine)
         assert float(engine.deepspeed(batch)[0]) == raw

@@ -1,7 +1,7 @@
-"""Forks the ranks of a run, injects one fault, and tells how each rank ended.
+"""Forks the ranks of a run, injects one fault, and prints how each rank ended.
 
 Started once by the tests; torch and DeepSpeed are imported before the first fork, so that a case
-costs seconds. Every line of stdin describes a case, every line of stdout its ending.
+costs seconds. Every line of stdin describes a case, every line of stdout its result.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from torch import nn
 from svilm_fast.data.batch import ClipBatch
 from svilm_fast.data.errors import WorkerError
 from svilm_fast.train import pretrain
-from svilm_fast.train.engine.engine import Engine
+from svilm_fast.train.engine.engine import Engine, StepResult
 from svilm_fast.train.environment import free_port, import_deepspeed
-from svilm_fast.train.ranks import monitor as watch
+from svilm_fast.train.ranks import monitor
 from svilm_fast.train.ranks.process_group import Ranks
-from svilm_fast.train.run import loop
+from svilm_fast.train.run.hooks import Hook, installed
 
 START_SECONDS = 150.0  # until the fault: other processes share the machine
 POLL_SECONDS = 0.02
@@ -39,90 +39,113 @@ def parameters_of(engine: Engine) -> list[torch.Tensor]:
     ]
 
 
-def poison(values: torch.Tensor) -> torch.Tensor:
-    return values * float("nan")
-
-
 def refuse(*arguments: Any, **named: Any) -> None:
     raise OSError("a firewall")
 
 
-def half_of(batch: ClipBatch) -> ClipBatch:
-    names = [entry.name for entry in dataclasses.fields(batch)]
-    return ClipBatch(**{name: getattr(batch, name)[: len(batch) // 2] for name in names})
+def halve(batch: ClipBatch) -> None:
+    rows = len(batch) // 2
+    for entry in dataclasses.fields(batch):
+        setattr(batch, entry.name, getattr(batch, entry.name)[:rows])
 
 
-def inject(fault: dict[str, Any], rank: int, folder: Path) -> None:
-    """Let `Loop._train_on` meet the fault at its step."""
-    kind, train_on = fault["kind"], loop.Loop._train_on
-    mine = rank == fault["rank"]
-    if kind == "absent" and mine:
-        (folder / "fault").touch()
-        os._exit(0)
-    if kind == "cut_off" and mine:
-        watch.socket.create_connection = refuse
+class WithoutAgreement(Ranks):
+    """Leaves out the collective of `agree_max`."""
 
-    def faulty_train_on(self: loop.Loop, batch: Any) -> Any:
-        if self.step + 1 != fault["step"]:
-            return train_on(self, batch)
-        (folder / "fault").touch()
-        if not mine:
-            return train_on(self, batch)
-        if kind == "kill":
+    def agree_max(self, *values: float) -> list[float]:
+        return list(values)
+
+
+class Fault(Hook):
+    """A fault of one rank at one step. Every rank creates the file `fault` when the step begins."""
+
+    def __init__(self, fault: dict[str, Any], rank: int, folder: Path) -> None:
+        self.kind, self.step = fault["kind"], fault["step"]
+        self.poison = float(fault.get("value", "nan"))
+        self.mine = rank == fault["rank"]
+        self.marker = folder / "fault"
+
+    def before_run(self, engine: Engine) -> None:
+        self.engine, self.ranks = engine, engine.ranks
+
+    def before_step(self, step: int, batch: Any) -> None:
+        if step != self.step:
+            return
+        self.marker.touch()
+        if self.mine:
+            self.act(step, batch)
+
+    def after_step(self, step: int, result: StepResult) -> None:
+        if step == self.step and self.mine:
+            self.engine.ranks = self.ranks
+            if self.kind in ("nan_loss", "nan_gradient"):
+                self.handle.remove()
+
+    def act(self, step: int, batch: Any) -> None:
+        if self.kind == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
-        elif kind == "stop":
+        elif self.kind == "stop":
             os.kill(os.getpid(), signal.SIGSTOP)
-        elif kind == "leave":
+        elif self.kind == "leave":
             sys.exit(0)
-        elif kind == "vanish":
+        elif self.kind == "vanish":
             os._exit(0)
-        elif kind == "hang":
+        elif self.kind == "hang":
             time.sleep(1000)
-        elif kind == "error":
+        elif self.kind == "error":
             raise WorkerError("the worker lost its clip")
-        elif kind == "half":
-            batch = half_of(batch)
-        elif kind == "skip_step":
-            self.step += 1
-            self.engine.ranks.reached(self.step + 1)
-        elif kind == "skip_agreement":
-            agree_max = Ranks.agree_max
-            Ranks.agree_max = lambda self, *values: list(values)
-            try:
-                return train_on(self, batch)
-            finally:
-                Ranks.agree_max = agree_max
-        elif kind in ("nan_loss", "nan_gradient"):
+        elif self.kind == "half":
+            halve(batch)
+        elif self.kind == "skip_step":
+            self.ranks.reached(step + 1)
+        elif self.kind == "skip_agreement":
+            self.engine.ranks = WithoutAgreement(**vars(self.ranks))
+        elif self.kind in ("nan_loss", "nan_gradient"):
             layer = next(m for m in self.engine.model.modules() if isinstance(m, nn.Linear))
-            handle = (
-                layer.register_forward_hook(lambda module, inputs, output: poison(output))
-                if kind == "nan_loss"
-                else next(layer.parameters()).register_hook(poison)
+            self.handle = (
+                layer.register_forward_hook(lambda module, inputs, output: output * self.poison)
+                if self.kind == "nan_loss"
+                else next(layer.parameters()).register_hook(lambda values: values * self.poison)
             )
-            try:
-                return train_on(self, batch)
-            finally:
-                handle.remove()
-        return train_on(self, batch)
-
-    loop.Loop._train_on = faulty_train_on
+        else:
+            raise ValueError(f"no fault is called {self.kind!r}")
 
 
-def watch_parameters(rank: int, folder: Path) -> None:
-    """Write down of every step that was not applied whether it left the parameters as they were."""
-    engine_step = Engine.step
+class ParameterWatch(Hook):
+    """Records of every step that was not applied whether it left the parameters unchanged."""
 
-    def watched_step(self: Engine, *arguments: Any, **named: Any) -> Any:
-        before = parameters_of(self)
-        result = engine_step(self, *arguments, **named)
+    def __init__(self, rank: int, folder: Path) -> None:
+        self.record = folder / f"skipped_{rank}"
+
+    def before_run(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def before_step(self, step: int, batch: Any) -> None:
+        self.before = parameters_of(self.engine)
+
+    def after_step(self, step: int, result: StepResult) -> None:
         if not result.applied:
-            same = all(map(torch.equal, before, parameters_of(self)))
-            finite = all(bool(torch.isfinite(value).all()) for value in before)
-            with (folder / f"skipped_{rank}").open("a") as file:
+            same = all(map(torch.equal, self.before, parameters_of(self.engine)))
+            finite = all(bool(torch.isfinite(value).all()) for value in self.before)
+            with self.record.open("a") as file:
                 file.write(f"same={same} finite={finite}\n")
-        return result
 
-    Engine.step = watched_step
+
+def hooks_for(faults: list[dict[str, Any]], rank: int, folder: Path) -> list[Hook]:
+    """Return the hooks that inject the faults; those before the first step act at once."""
+    hooks: list[Hook] = [ParameterWatch(rank, folder)]
+    for fault in faults:
+        mine = rank == fault["rank"]
+        if fault["kind"] == "absent":
+            if mine:
+                (folder / "fault").touch()
+                os._exit(0)
+        elif fault["kind"] == "cut_off":
+            if mine:
+                monitor.socket.create_connection = refuse
+        else:
+            hooks.append(Fault(fault, rank, folder))
+    return hooks
 
 
 def rank_main(case: dict[str, Any], rank: int, port: int) -> None:
@@ -138,11 +161,9 @@ def rank_main(case: dict[str, Any], rank: int, port: int) -> None:
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
     )
-    watch_parameters(rank, folder)
-    for fault in case.get("faults", []):
-        inject(fault, rank, folder)
     extra = case.get("only_on_rank", {}).get(str(rank), [])
-    pretrain.leave(pretrain.main([*case["arguments"], *extra]))
+    with installed(*hooks_for(case.get("faults", []), rank, folder)):
+        pretrain.leave(pretrain.main([*case["arguments"], *extra]))
 
 
 def run(case: dict[str, Any]) -> dict[str, Any]:

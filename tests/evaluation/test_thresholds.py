@@ -1,10 +1,10 @@
-"""A run's promise is judged on its own figures."""
+"""A result meets its acceptance thresholds or not."""
 
 import pytest
 import torch
 
 from svilm_fast.evaluation import Embeddings, rank_embeddings
-from svilm_fast.evaluation.demands import Demands, judged
+from svilm_fast.evaluation.thresholds import check_thresholds
 
 
 def result_of(noise: float, colours: bool = True):
@@ -23,8 +23,8 @@ def result_of(noise: float, colours: bool = True):
     return rank_embeddings(embeddings, protocol="test")
 
 
-def met(result, **demands):
-    return [verdict for verdict, _ in judged(result, Demands(**demands))]
+def met(result, **thresholds):
+    return [reached for reached, _ in check_thresholds(result, **thresholds)]
 
 
 def test_a_model_that_knows_reaches_its_targets_and_is_not_at_chance():
@@ -41,15 +41,15 @@ def test_a_model_that_guesses_is_at_chance_and_reaches_nothing():
 
 
 def test_the_line_names_figure_and_target():
-    ((_, text),) = judged(result_of(noise=0.01), Demands(least=101))
+    ((_, text),) = check_thresholds(result_of(noise=0.01), least=101)
     assert "R@1 100.0 %" in text
     assert "at least 101.0 %" in text
 
 
-def test_colours_that_nobody_knows_cannot_be_demanded():
+def test_unknown_colours_cannot_be_a_threshold():
     with pytest.raises(ValueError, match="times-colours"):
-        judged(result_of(noise=1.0, colours=False), Demands(times_colours=2))
+        check_thresholds(result_of(noise=1.0, colours=False), times_colours=2)
 
 
-def test_nothing_demanded_nothing_judged():
-    assert judged(result_of(noise=1.0), Demands()) == []
+def test_without_thresholds_nothing_is_checked():
+    assert check_thresholds(result_of(noise=1.0)) == []

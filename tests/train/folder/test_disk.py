@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from svilm_fast.core.errors import CheckpointError
-from svilm_fast.train.checkpoint import portable
+from svilm_fast.train.checkpoint import portable_files as portable
 from svilm_fast.train.checkpoint import store as module
-from svilm_fast.train.checkpoint.portable import problem_with, save_portable
+from svilm_fast.train.checkpoint.portable import save_portable
+from svilm_fast.train.checkpoint.portable_files import problem_with
 from svilm_fast.train.checkpoint.store import TrainerState, newest_verified, save_checkpoint, tag_of
 from svilm_fast.train.config.run_files import RunFiles
 from svilm_fast.train.folder.disk import RESERVE_BYTES, DiskFullError, NoRoomError

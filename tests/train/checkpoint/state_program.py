@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import torch
-from conftest import TinyModel, tiny_batch, tiny_config
 
 from svilm_fast.train.checkpoint.portable import (
     load_average,
@@ -17,6 +16,7 @@ from svilm_fast.train.checkpoint.portable import (
 from svilm_fast.train.checkpoint.store import TrainerState, load_checkpoint, save_checkpoint
 from svilm_fast.train.engine.engine import Engine, start_engine
 from svilm_fast.train.ranks.process_group import Ranks, leave_ranks, start_ranks
+from tests.train.conftest import TinyModel, tiny_batch, tiny_config
 
 ROWS, WIDTH, RATE = 12, 7, 0.02
 SETTINGS = (

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import TinyModel, tiny_batch, tiny_config
 
 from svilm_fast.core.errors import UserError
 from svilm_fast.train.checkpoint import store as checkpoint
 from svilm_fast.train.checkpoint.store import TrainerState, newest_verified, save_checkpoint, tag_of
 from svilm_fast.train.engine.engine import start_engine
 from svilm_fast.train.ranks.process_group import leave_ranks, start_ranks
+from tests.train.conftest import TinyModel, tiny_batch, tiny_config
 
 
 def failing(number: int) -> Callable[..., Any]:

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from svilm_fast.core.errors import CheckpointError, UserError
-from svilm_fast.report import page
+from svilm_fast.report import page, probe
 from svilm_fast.tasks.pretrain.retrieval import evaluate, evaluation_data
-from svilm_fast.train.config.weights import Weights
+from svilm_fast.train.config.options import Weights
 from svilm_fast.train.run.loaded_run import load_run
 from svilm_fast.train.run.reporting import write_report
 from svilm_fast.train.run.session import Start, train_as_rank
@@ -51,12 +51,14 @@ def test_evaluation_and_report_take_the_average_unless_told_otherwise(
     assert {name: during[name] for name in metrics} == pytest.approx(metrics)
 
     told: dict[str, object] = {}
-    content, written = page.run_content, page.write_page
-    monkeypatch.setattr(page, "run_content", lambda **given: told.update(given) or content(**given))
+    probed, written = probe.probe_clips, page.write_page
+    monkeypatch.setattr(
+        probe, "probe_clips", lambda *args, **given: told.update(given) or probed(*args, **given)
+    )
     monkeypatch.setattr(
         page, "write_page", lambda *args, **given: told.update(given) or written(*args, **given)
     )
-    write_report(runs[None], None, ranks.device)
+    write_report(runs[None], "val", ranks.device, clips=2)
     assert told["extra_facts"] == {"Weights": {"read": "ema", "step": STEPS}}
     assert told["temporal_head"] is runs[None].model.objectives.temporal.head
 
@@ -76,7 +78,7 @@ def test_a_run_starts_from_the_average_of_another(
     found = load_file(tmp_path / "second" / "portable" / "model.safetensors")
     for name, value in wanted.items():
         torch.testing.assert_close(found[name], value, rtol=1e-6, atol=1e-8)
-    with pytest.raises(UserError, match="--weights ema says what to take of --weights-from"):
+    with pytest.raises(UserError, match="--weights ema needs --weights-from"):
         Start(init_from=source, average=True)
 
 

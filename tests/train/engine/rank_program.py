@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 
 import torch
-from conftest import TinyModel, tiny_batch, tiny_config
 
 from svilm_fast.core.errors import CheckpointError
-from svilm_fast.train.checkpoint.portable import check_portable, save_portable
+from svilm_fast.train.checkpoint.portable import save_portable
+from svilm_fast.train.checkpoint.portable_files import check_portable
 from svilm_fast.train.checkpoint.store import TrainerState, load_checkpoint, save_checkpoint
 from svilm_fast.train.engine.engine import Engine, start_engine
 from svilm_fast.train.ranks.process_group import leave_ranks, start_ranks
+from tests.train.conftest import TinyModel, tiny_batch, tiny_config
 
 
 def half_of(step: int, rank: int) -> dict[str, torch.Tensor]:
