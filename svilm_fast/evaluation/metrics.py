@@ -145,19 +145,6 @@ def video_to_text_ranks(
     )
 
 
-def top_matches(
-    queries: Tensor, gallery: Tensor, count: int, *, chunk_elements: int = CHUNK_ELEMENTS
-) -> tuple[Tensor, Tensor]:
-    """The `count` best candidates of every query: indices int64 [q, count], scores float32."""
-    count = min(count, len(gallery))
-    rows = max(1, chunk_elements // max(1, len(gallery)))
-    found = [
-        (queries[start : start + rows].float() @ gallery.float().T).topk(count, dim=1)
-        for start in range(0, len(queries), rows)
-    ]
-    return torch.cat([f.indices for f in found]), torch.cat([f.values for f in found])
-
-
 def summarise(
     ranks: QueryRanks, *, clusters: Tensor | None = None, resamples: int = 1000
 ) -> RankSummary:

@@ -25,13 +25,8 @@ from svilm_fast.evaluation.embed import (
     gather,
     join,
 )
-from svilm_fast.evaluation.metrics import (
-    RECALL_AT,
-    summarise,
-    text_to_video_ranks,
-    top_matches,
-    video_to_text_ranks,
-)
+from svilm_fast.evaluation.metrics import RECALL_AT, summarise
+from svilm_fast.evaluation.ranking import Gather, rank_pairs
 from svilm_fast.evaluation.result import RetrievalResult
 
 log = logging.getLogger(__name__)
@@ -128,6 +123,8 @@ def evaluate_dataset(
         missing=missing_videos(embeddings.video_ids, captions, skipped),
         top=options.top,
         resamples=options.resamples,
+        part=(rank, ranks),
+        gather=gather if shared else None,
     )
 
 
@@ -149,32 +146,33 @@ def rank_embeddings(
     missing: Mapping[str, str] | None = None,
     top: int = 5,
     resamples: int = 1000,
+    part: tuple[int, int] = (0, 1),
+    gather: Gather | None = None,
 ) -> RetrievalResult:
     """Rank captions and clips against each other by their embeddings.
 
     protocol: title of the result. missing: videos without an embedding, with reasons. top,
-    resamples: as in `RetrievalOptions`.
+    resamples: as in `RetrievalOptions`. part, gather: as in `rank_pairs`; all ranks have the same
+    embeddings and return the same result.
     """
     texts, videos, owner = embeddings.texts, embeddings.videos, embeddings.video_of_text
-    text_ranks = text_to_video_ranks(texts, videos, owner)
-    video_ranks = video_to_text_ranks(texts, videos, owner)
-    top_videos, top_scores = top_matches(texts, videos, top)
+    ranks = rank_pairs(texts, videos, owner, top=top, part=part, gather=gather)
     if missing:
         log.warning("%s: %s missing from the evaluation", protocol, counted(len(missing), "video"))
     return RetrievalResult(
         protocol=protocol,
         manifest=manifest_hash(embeddings.video_ids, embeddings.captions, owner.tolist()),
-        text_to_video=summarise(text_ranks, clusters=owner, resamples=resamples),
-        video_to_text=summarise(video_ranks, resamples=resamples),
+        text_to_video=summarise(ranks.text_to_video, clusters=owner, resamples=resamples),
+        video_to_text=summarise(ranks.video_to_text, resamples=resamples),
         chance=[chance_interval(len(texts), len(videos), k) for k in RECALL_AT],
         colours=colour_set_baseline(embeddings.captions, embeddings.metadata, owner),
         distinct_captions=len(set(embeddings.captions)),
         missing=dict(missing or {}),
         seconds=embeddings.seconds,
         embeddings=embeddings,
-        text_ranks=text_ranks,
-        top_videos=top_videos,
-        top_scores=top_scores,
+        text_ranks=ranks.text_to_video,
+        top_videos=ranks.top_videos,
+        top_scores=ranks.top_scores,
     )
 
 

@@ -12,7 +12,6 @@ from torch import Tensor
 from svilm_fast.evaluation.metrics import (
     mid_ranks,
     text_to_video_ranks,
-    top_matches,
     video_to_text_ranks,
 )
 
@@ -181,16 +180,6 @@ def test_a_better_score_never_makes_the_rank_worse(seed: int) -> None:
     closer = videos.clone()
     closer[0] = closer[0] + 0.5 * texts[0]
     assert float(text_to_video_ranks(texts, closer, owner).rank[0]) <= float(before[0])
-
-
-def test_top_matches_are_the_largest_of_every_row() -> None:
-    generator = torch.Generator().manual_seed(0)
-    texts, videos = torch.randn(7, 5, generator=generator), torch.randn(11, 5, generator=generator)
-    index, scores = top_matches(texts, videos, 3, chunk_elements=20)
-    full = texts @ videos.T
-    assert torch.equal(index, full.argsort(dim=1, descending=True)[:, :3])
-    torch.testing.assert_close(scores, full.gather(1, index))
-    assert top_matches(texts, videos[:2], 5)[0].shape == (7, 2)
 
 
 @pytest.mark.parametrize(
