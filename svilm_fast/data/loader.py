@@ -263,7 +263,8 @@ class ClipLoader:
 
     def _epoch_order(self, epoch: int) -> torch.Tensor:
         if self._order is None or self._order[0] != epoch:
-            self._order = epoch, epoch_order(self.dataset.keys, self.seed, epoch)
+            keys = torch.tensor(self.dataset.keys)  # the index is mapped read-only
+            self._order = epoch, epoch_order(keys, self.seed, epoch)
         return self._order[1]
 
     def _evaluation_part(self) -> tuple[int, int]:
