@@ -62,7 +62,7 @@ def _batches(config: RunConfig, ranks: Ranks, synthetic: bool) -> Iterator[Itera
         batch = random_batch(config, local_batch, seed=ranks.rank)
         yield iter(lambda: batch, None)
         return
-    table = open_split(config.data, "train")
+    table = open_split(config.data, "train", nouns=config.objectives.reads().nouns)
     dataset = ClipDataset(
         config.data,
         "train",
