@@ -85,7 +85,7 @@ add_command(
 )
 
 data_app = _group(
-    "Make data: render the world, pack videos.",
+    "Make data: render the world, pack videos, index shards and lists.",
     "svilm data world --out runs/world",
     "svilm data pack videos.csv --out shards/train",
 )
@@ -104,6 +104,14 @@ add_command(
     "Check every video, pack the valid ones into shards, and list the refused with reasons.",
     "svilm data pack videos.csv --out shards/train",
     "svilm data pack list.jsonl --videos /data/clips --out shards/train --shard-samples 500",
+)
+add_command(
+    data_app,
+    "index",
+    "svilm_fast.data.commands:index_sources",
+    "Index shards or lists once, beside them, so that every run opens them at once.",
+    "svilm data index shards/train",
+    "svilm data index list.jsonl --videos /data/clips",
 )
 app.add_typer(data_app, name="data")
 

@@ -84,7 +84,7 @@ def _table() -> SampleTable:
 
 
 def _captions() -> list[str]:
-    return [caption for sample in _table().samples for caption in sample.captions]
+    return list(_table().captions())
 
 
 def _decode() -> Prepared:

@@ -1,4 +1,4 @@
-"""`svilm data`: render the embedded world, pack videos into shards."""
+"""`svilm data`: render the embedded world, pack videos into shards, index shards and lists."""
 
 from __future__ import annotations
 
@@ -61,3 +61,34 @@ def pack_videos(
 
     report = pack(source, out, videos=videos, shard_samples=shard_samples, threads=threads)
     print("\n".join(report.lines()))
+
+
+def index_sources(
+    sources: Annotated[
+        list[str],
+        typer.Argument(help="folder or glob of shards, or a list; several as data.train has them"),
+    ],
+    videos: Annotated[
+        str | None, typer.Option(help="folder of the listed videos; default: the list's own")
+    ] = None,
+    nouns: Annotated[
+        bool, typer.Option(help="find the nouns of captions that come without")
+    ] = True,
+    extractor: Annotated[str, typer.Option(help="as data.nouns.extractor")] = "textblob",
+    spacy_model: Annotated[str, typer.Option(help="as data.nouns.spacy_model")] = "en_core_web_sm",
+    phrases: Annotated[bool, typer.Option(help="as data.nouns.phrases")] = True,
+    json_bytes: Annotated[int | None, typer.Option(min=1, help="as data.limits.json_bytes")] = None,
+    shard_members: Annotated[
+        int | None, typer.Option(min=1, help="as data.limits.shard_members")
+    ] = None,
+) -> None:
+    """Index shards or lists once, beside them, so that every run opens them at once."""
+    from svilm_fast.data.index.commands import index
+
+    limits = {"json_bytes": json_bytes, "shard_members": shard_members}
+    settings = {
+        "videos": videos,
+        "nouns": {"extractor": extractor, "spacy_model": spacy_model, "phrases": phrases},
+        "limits": {name: value for name, value in limits.items() if value is not None},
+    }
+    print("\n".join(index(sources, settings, nouns=nouns)))

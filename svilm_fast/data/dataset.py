@@ -1,7 +1,9 @@
-"""Clips of a split as tensors: decode, sample, augment; captions and nouns tokenised once."""
+"""Clips of a split as tensors: decode, sample, augment, tokenise."""
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,21 +14,21 @@ from torch import Tensor
 
 from svilm_fast.core.philox import Site, derive_seeds, uniform
 from svilm_fast.data.augment import DRAWS, centre_window, cut, random_window
-from svilm_fast.data.batch import ClipBatch, sample_key
+from svilm_fast.data.batch import ClipBatch
 from svilm_fast.data.config import DataConfig
 from svilm_fast.data.decode import DecodedClip, every_frame
 from svilm_fast.data.decode_process import decode_limited
-from svilm_fast.data.errors import DataError
-from svilm_fast.data.nouns import OTHER_LANGUAGE, build_extractor, in_other_language
-from svilm_fast.data.samples import SampleTable, ensure_nouns, open_split
+from svilm_fast.data.order import derangement
+from svilm_fast.data.samples import Ids, SampleTable, open_split
 from svilm_fast.data.sampling import FrameChoice
 from svilm_fast.data.segments import InSegment
 from svilm_fast.data.skips import SkipReport
 from svilm_fast.data.tokenizer import Tokenizer, load_or_train_tokenizer
 
-SHUFFLE_SITE = 101  # a stream of its own beside those of kernels.philox.Site
 _NOUNS_DRAWN = 32  # of longer lists, training uses the first this many
 SHORT_CLIP_NOTE = "clips with repeated frames"
+CAPTION_NOTE, PROMPT_NOTE = "captions cut", "noun prompts cut"
+_PROMPTS_KEPT = 4096  # tokens of prompts that a process keeps
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,12 @@ class Clip:
     frame_index: np.ndarray  # int64 [F]
     crop: tuple[float, float, float, float]
     flipped: bool
-    caption: int  # row of the dataset's caption table
-    nouns: list[int]  # rows of its noun vocabulary, at most K
-    prompts: list[int]  # template of each noun
+    caption: str
+    text_tokens: Tensor  # int64 [S]
+    text_mask: Tensor  # bool [S]
+    nouns: list[str]  # k, at most K
+    noun_tokens: Tensor  # int64 [k, Sn], of the prompts around them
+    noun_token_mask: Tensor  # bool [k, Sn]
     metadata: dict[str, Any] | None
     notes: tuple[str, ...] = ()
 
@@ -60,7 +65,7 @@ class ClipDataset:
     Args:
         config: the data settings.
         split: "train", "val" or "test".
-        tokenizer: encodes captions and prompts, once, here.
+        tokenizer: encodes captions and prompts of the clips that are loaded.
         train: random frames, crops, captions and nouns drawn from (seed, epoch, sample key);
             else the middle frames, the centre crop, the first caption and the first nouns.
         frames: F, frames per clip. image_size: H = W in pixels.
@@ -69,6 +74,8 @@ class ClipDataset:
         seed: of the derangement that `config.shuffle_captions` asks for.
         nouns: whether anybody looks at nouns. Without, none are extracted or tokenised, and batches
             have K = 0 of them.
+
+    Another process is given the place of the index, not the samples.
 
     Raises:
         DataError: no usable samples, or more refused than `config.skips` allows.
@@ -92,64 +99,41 @@ class ClipDataset:
         self.nouns_per_caption = config.nouns.per_caption if nouns else 0
         self.frames, self.image_size = frames, image_size
         self.metadata = not train if metadata is None else metadata
-        self.table = table if table is not None else open_split(config, split)
-        self.report = SkipReport(seen=len(self.table) + len(self.table.rejected))
-        for skip in self.table.rejected:
-            self.report.add(skip)
-        self.report.notes += self.table.notes
+        table = open_split(config, split, nouns=nouns) if table is None else table
+        self.table = table.with_nouns(config, split) if nouns else table
+        self._reads_nouns = nouns
         self.report.check_budget(config.skips.fraction, config.skips.always_allowed)
-        samples = self.table.samples
-        self.ids = [sample.id for sample in samples]
-        self.keys = torch.tensor([sample_key(name) for name in self.ids], dtype=torch.int64)
-        # Sample i speaks with the captions of sample text_of[i].
-        self.text_of = np.arange(len(samples))
         if train and config.shuffle_captions:
-            self.text_of = derangement(self.keys, seed)
+            self.table = self.table.shuffled(derangement(len(self.table), seed))
         self.short_side = max(image_size, round(image_size * config.resize_margin))
-        self._tokenise(tokenizer, nouns)
+        self.tokenizer = tokenizer
         self._cache: dict[str, DecodedClip] = {}
         self._cached_bytes = 0
+        self._prompt = functools.lru_cache(_PROMPTS_KEPT)(self._encode_prompt)
 
-    def _tokenise(self, tokenizer: Tokenizer, nouns: bool) -> None:
-        samples, config = self.table.samples, self.config
-        cut_before = tokenizer.truncated
-        self.captions = [caption for sample in samples for caption in sample.captions]
-        counts = [len(sample.captions) for sample in samples]
-        self.first_caption = np.concatenate([[0], np.cumsum(counts)])
-        tokens, self.text_mask = tokenizer.encode_batch(self.captions, config.tokenizer.length)
-        self.text_tokens = tokens.to(torch.int32)
-        if tokenizer.truncated > cut_before:
-            self.report.notes["captions cut"] += tokenizer.truncated - cut_before
-        per_caption: list[tuple[str, ...]] = [()] * len(self.captions)
-        if nouns:
-            per_sample = ensure_nouns(samples, build_extractor(config.nouns))
-            per_caption = [found for captions in per_sample for found in captions]
-            without = sum(not found for found in per_caption)
-            if without:
-                self.report.notes["captions without nouns"] += without
-            other = sum(
-                not found and in_other_language(config.nouns, caption)
-                for found, caption in zip(per_caption, self.captions)
-            )
-            if other:
-                self.report.notes[OTHER_LANGUAGE] += other
-        self.noun_words = sorted({noun for found in per_caption for noun in found})
-        number = {noun: row for row, noun in enumerate(self.noun_words)}
-        self.caption_nouns = [tuple(number[noun] for noun in found) for found in per_caption]
-        prompts = [
-            template.replace("{noun}", noun)
-            for noun in self.noun_words
-            for template in config.nouns.templates
-        ]
-        cut_before = tokenizer.truncated
-        tokens, self.prompt_mask = tokenizer.encode_batch(prompts, config.tokenizer.noun_length)
-        self.prompt_tokens = tokens.to(torch.int32)
-        if tokenizer.truncated > cut_before:
-            self.report.notes["noun prompts cut"] += tokenizer.truncated - cut_before
-        self.pad_id = tokenizer.pad_id
+    @functools.cached_property
+    def report(self) -> SkipReport:
+        """What was refused and repaired while listing the samples."""
+        table = self.table
+        report = SkipReport(seen=len(table) + len(table.rejected), notes=table.notes)
+        for skip in table.rejected:
+            report.add(skip)
+        if self._reads_nouns:
+            report.notes += table.noun_notes
+        return report
+
+    @property
+    def ids(self) -> Ids:
+        """The names of the samples, read one by one from the index."""
+        return self.table.ids
+
+    @property
+    def keys(self) -> np.ndarray:
+        """`sample_key` of the ids, int64 [n], mapped from the index."""
+        return self.table.keys
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.table)
 
     @property
     def fingerprint(self) -> str:
@@ -161,11 +145,18 @@ class ClipDataset:
         return self.table.shard_samples()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_cache": {}, "_cached_bytes": 0}
+        left = {"report", "_prompt"}
+        kept = {name: value for name, value in self.__dict__.items() if name not in left}
+        return {**kept, "_cache": {}, "_cached_bytes": 0}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._prompt = functools.lru_cache(_PROMPTS_KEPT)(self._encode_prompt)
 
     def draws(self, indices: Sequence[int], seed: int, epoch: int) -> list[Draw]:
         """The random numbers of training clips: functions of seed, epoch and sample key alone."""
-        seeds = derive_seeds(seed, epoch, self.keys[list(indices)], Site.AUGMENT)
+        keys = torch.from_numpy(self.keys[list(indices)])
+        seeds = derive_seeds(seed, epoch, keys, Site.AUGMENT)
         nouns = DRAWS + 1
         frames = nouns + _NOUNS_DRAWN + self.config.nouns.per_caption
         numbers = uniform(seeds, torch.arange(frames + self.frames)).numpy()
@@ -179,17 +170,22 @@ class ClipDataset:
         config = self.config
         pick = None if draw is None else draw.frames
         rows, index_in_video = self._frames(index, pick)
-        first, last = self.first_caption[self.text_of[index] :][:2]
+        captions = self.table.captions_of(index)
         choice = 0.0 if draw is None else float(draw.augment[-1])
-        caption = min(first + int(choice * (last - first)), last - 1)
+        row = captions[min(int(choice * len(captions)), len(captions) - 1)]
+        caption = self.table.caption(row)
         height, width = rows.shape[1:3]
         if draw is None:
             window = centre_window(width, height, config.resize_margin)
         else:
-            window = random_window(
-                width, height, draw.augment[:DRAWS], config.augment, self.captions[caption]
-            )
-        nouns, prompts = self._nouns(caption, draw)
+            window = random_window(width, height, draw.augment[:DRAWS], config.augment, caption)
+        notes = [SHORT_CLIP_NOTE] if len(np.unique(index_in_video)) < self.frames else []
+        tokens, mask, cut_texts = self._encode([caption], config.tokenizer.length)
+        notes += [CAPTION_NOTE] * cut_texts
+        nouns, templates = self._nouns(row, draw)
+        prompts = [self._prompt(noun, template) for noun, template in zip(nouns, templates)]
+        notes += [PROMPT_NOTE] * sum(was_cut for *_, was_cut in prompts)
+        length = config.tokenizer.noun_length
         return Clip(
             index=index,
             frames=cut(rows, window, self.image_size, out),
@@ -197,11 +193,29 @@ class ClipDataset:
             crop=window.fractions(width, height),
             flipped=window.flipped,
             caption=caption,
+            text_tokens=tokens[0],
+            text_mask=mask[0],
             nouns=nouns,
-            prompts=prompts,
+            noun_tokens=torch.stack([tokens for tokens, *_ in prompts])
+            if prompts
+            else torch.empty(0, length, dtype=torch.int64),
+            noun_token_mask=torch.stack([mask for _, mask, _ in prompts])
+            if prompts
+            else torch.empty(0, length, dtype=torch.bool),
             metadata=self.table.read_metadata(index) if self.metadata else None,
-            notes=(SHORT_CLIP_NOTE,) if len(np.unique(index_in_video)) < self.frames else (),
+            notes=tuple(notes),
         )
+
+    def _encode(self, texts: list[str], length: int) -> tuple[Tensor, Tensor, int]:
+        """Tokens, mask, and how many of the texts were cut."""
+        before = self.tokenizer.truncated
+        tokens, mask = self.tokenizer.encode_batch(texts, length)
+        return tokens, mask, self.tokenizer.truncated - before
+
+    def _encode_prompt(self, noun: str, template: int) -> tuple[Tensor, Tensor, int]:
+        text = self.config.nouns.templates[template].replace("{noun}", noun)
+        tokens, mask, was_cut = self._encode([text], self.config.tokenizer.noun_length)
+        return tokens[0], mask[0], was_cut
 
     def _frames(self, index: int, uniforms: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """The chosen frames [F, h, w, 3] of a clip and their places in the video."""
@@ -209,7 +223,7 @@ class ClipDataset:
         choose = FrameChoice(
             self.frames, uniforms, config.short_clip, by_time=config.frames_by == "time"
         )
-        place, segment = self.table.samples[index].video, self.table.samples[index].segment
+        place, segment = self.table.video(index), self.table.segment(index)
         key = f"{place.path}:{place.entry.offset if place.entry else ''}:{segment or ''}"
         cached = self._cache.get(key)
         if cached is None:
@@ -230,9 +244,10 @@ class ClipDataset:
         rows = np.minimum(places, len(cached.frames) - 1)
         return cached.frames[rows], cached.index[rows]
 
-    def _nouns(self, caption: int, draw: Draw | None) -> tuple[list[int], list[int]]:
-        found = self.caption_nouns[caption]
-        wanted = self.config.nouns.per_caption
+    def _nouns(self, caption: int, draw: Draw | None) -> tuple[list[str], list[int]]:
+        """Nouns of a caption and the template of each, at most K."""
+        wanted = self.nouns_per_caption
+        found = (wanted and self.table.nouns(caption)) or ()
         if draw is None:
             return list(found[:wanted]), [0] * min(wanted, len(found))
         found = found[:_NOUNS_DRAWN]
@@ -248,26 +263,25 @@ class ClipDataset:
 
         `frames` uint8 [b, F, H, W, 3] holds their frames already, where it is given.
         """
-        captions = torch.tensor([clip.caption for clip in clips])
         width, length = self.nouns_per_caption, self.config.tokenizer.noun_length
-        noun_tokens = torch.full((len(clips), width, length), self.pad_id, dtype=torch.int64)
+        noun_tokens = torch.full(
+            (len(clips), width, length), self.tokenizer.pad_id, dtype=torch.int64
+        )
         noun_token_mask = torch.zeros(len(clips), width, length, dtype=torch.bool)
         noun_mask = torch.zeros(len(clips), width, dtype=torch.bool)
-        templates = len(self.config.nouns.templates)
         for row, clip in enumerate(clips):
-            prompts = [n * templates + p for n, p in zip(clip.nouns, clip.prompts)]
-            noun_tokens[row, : len(prompts)] = self.prompt_tokens[prompts].to(torch.int64)
-            noun_token_mask[row, : len(prompts)] = self.prompt_mask[prompts]
-            noun_mask[row, : len(prompts)] = True
+            noun_tokens[row, : len(clip.nouns)] = clip.noun_tokens
+            noun_token_mask[row, : len(clip.nouns)] = clip.noun_token_mask
+            noun_mask[row, : len(clip.nouns)] = True
         indices = [clip.index for clip in clips]
         return ClipBatch(
             frames=torch.stack([clip.frames for clip in clips]) if frames is None else frames,
-            keys=self.keys[indices],
+            keys=torch.from_numpy(self.keys[indices]),
             ids=[self.ids[i] for i in indices],
-            captions=[self.captions[i] for i in captions.tolist()],
-            nouns=[[self.noun_words[n] for n in clip.nouns] for clip in clips],
-            text_tokens=self.text_tokens[captions].to(torch.int64),
-            text_mask=self.text_mask[captions],
+            captions=[clip.caption for clip in clips],
+            nouns=[clip.nouns for clip in clips],
+            text_tokens=torch.stack([clip.text_tokens for clip in clips]),
+            text_mask=torch.stack([clip.text_mask for clip in clips]),
             noun_tokens=noun_tokens,
             noun_token_mask=noun_token_mask,
             noun_mask=noun_mask,
@@ -285,23 +299,11 @@ class ClipDataset:
         return self.collate([self.clip(i, draw) for i, draw in zip(indices, draws)])
 
 
-def derangement(keys: Tensor, seed: int) -> np.ndarray:
-    """A permutation int64 [n] of one cycle, so that no element stays, drawn from seed and keys."""
-    if len(keys) < 2:
-        raise DataError("data.shuffle_captions needs at least two samples")
-    order = torch.argsort(derive_seeds(seed, 0, keys, SHUFFLE_SITE), stable=True).numpy()
-    result = np.empty(len(order), dtype=np.int64)
-    result[order] = np.roll(order, -1)
-    return result
-
-
 def prepare_tokenizer(config: DataConfig, table: SampleTable | None = None) -> Tokenizer:
     """The tokenizer of the settings, trained on the training captions where it has to be."""
-    trained = config.tokenizer.kind == "bpe" and config.tokenizer.path is None
-    captions: list[str] = []
-    if trained:
-        table = table if table is not None else open_split(config, "train")
-        captions = [caption for sample in table.samples for caption in sample.captions]
-        # prompts too: their words should not fall apart to letters
-        captions += [template.replace("{noun}", "") for template in config.nouns.templates]
-    return load_or_train_tokenizer(config.tokenizer, captions)
+    if config.tokenizer.kind != "bpe" or config.tokenizer.path is not None:
+        return load_or_train_tokenizer(config.tokenizer, ())
+    table = table if table is not None else open_split(config, "train")
+    # prompts too: their words should not fall apart to letters
+    prompts = (template.replace("{noun}", "") for template in config.nouns.templates)
+    return load_or_train_tokenizer(config.tokenizer, itertools.chain(table.captions(), prompts))

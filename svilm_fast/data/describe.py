@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from svilm_fast.data.captions import REPAIRED, Captions, pick_captions, row_record
 from svilm_fast.data.config import DataConfig
 from svilm_fast.data.errors import CaptionError
 from svilm_fast.data.lists import ListRow, has_video_extension
@@ -18,7 +19,6 @@ from svilm_fast.data.nouns import (
     in_other_language,
     nouns_to_json,
 )
-from svilm_fast.data.samples import REPAIRED, Captions, pick_captions, row_record
 from svilm_fast.data.segments import KEY as SEGMENT
 from svilm_fast.data.segments import Segment, segment_to_json
 from svilm_fast.data.text import storable

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+import torch
 
 from svilm_fast.core.text import counted
 from svilm_fast.data.assemble import Assembler, Loaded, Request
@@ -92,7 +93,7 @@ class ClipLoader:
             config.order,
             seed,
             len(dataset),
-            keys=lambda: dataset.keys,
+            keys=lambda: torch.tensor(dataset.keys),  # the index is mapped read-only
             shard_samples=dataset.shard_samples,
             window=config.window,
         )

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from svilm_fast.core.philox import derive_seeds
+from svilm_fast.data.errors import DataError
 
 OrderName = Literal["permute", "window", "sort"]
 
@@ -186,3 +187,24 @@ def build_order(
     if name == "window":
         return WindowOrder(seed, shard_samples(), window)
     return SortedOrder(seed, keys)
+
+
+def derangement(n: int, seed: int) -> Callable[[np.ndarray], np.ndarray]:
+    """A permutation of [0, n) of one cycle, so that no number stays; picklable.
+
+    Raises DataError for fewer than two numbers.
+    """
+    if n < 2:
+        raise DataError("data.shuffle_captions needs at least two samples")
+    return _Cycle(Permutation(n, "derangement", seed))
+
+
+class _Cycle:
+    """Maps every number to the one behind it in a permutation."""
+
+    def __init__(self, permutation: Permutation) -> None:
+        self._permutation = permutation
+
+    def __call__(self, numbers: np.ndarray) -> np.ndarray:
+        permutation = self._permutation
+        return permutation((permutation.inverse(numbers) + 1) % permutation.n)

@@ -1,37 +1,40 @@
-"""The samples of a split: their captions, nouns and the place of their video, from any source."""
+"""The samples of a split: a view of an index for one grain of captions."""
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
-import itertools
+import json
+import math
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from svilm_fast.data import files, text
+from svilm_fast.data.captions import REPAIRED
 from svilm_fast.data.config import DataConfig, LimitsConfig
-from svilm_fast.data.containers import VIDEO_EXTENSIONS
-from svilm_fast.data.errors import CaptionError, DataError, MissingFileError
-from svilm_fast.data.lists import ListRow, VideoFolder, is_list, read_list
-from svilm_fast.data.nouns import nouns_from_json
-from svilm_fast.data.segments import KEY as SEGMENT
-from svilm_fast.data.segments import Segment, segment_of_json, segment_of_row, segment_to_json
-from svilm_fast.data.shards import (
-    Entry,
-    ShardReader,
-    find_shards,
-    load_index,
-    parse_json,
-)
+from svilm_fast.data.errors import DataError, MissingFileError
+from svilm_fast.data.index.columns import texts_of
+from svilm_fast.data.index.file import Index
+from svilm_fast.data.index.names import fingerprint
+from svilm_fast.data.index.schema import GRAINS, UNKNOWN
+from svilm_fast.data.index.sources import read_sources
+from svilm_fast.data.index.store import open_index
+from svilm_fast.data.lists import VideoFolder
+from svilm_fast.data.nouns import OTHER_LANGUAGE
+from svilm_fast.data.segments import Segment
+from svilm_fast.data.shards import Entry, ShardReader, parse_json
 from svilm_fast.data.skips import Skip
 
-_TEXT_BYTES = 1 << 16
-REPAIRED = "captions repaired (control characters or half surrogate pairs)"
+WITHOUT_NOUNS = "captions without nouns"
+
+# For each sample the one with whose captions it is shown, by place in the table.
+Shuffle = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +45,9 @@ class StoredFile:
     entry: Entry | None = None
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
-    """One clip with its captions; `nouns` has a tuple per caption, or None to extract them.
+    """One clip with its captions; `nouns` has a tuple per caption, or None where none are known.
 
     `segment` is the part of the video that the clip is, in seconds; None: all of it.
     """
@@ -53,98 +56,250 @@ class Sample:
     captions: tuple[str, ...]
     nouns: tuple[tuple[str, ...] | None, ...]
     video: StoredFile
-    description: StoredFile | dict[str, Any] | None
     segment: Segment | None = None
 
 
-@dataclass(frozen=True)
-class Captions:
-    """What `pick_captions` found; `repaired` captions held characters that no text has."""
+class Ids(Sequence[str]):
+    """The ids of a table, each read from the index when it is asked for."""
 
-    texts: tuple[str, ...]
-    nouns: tuple[tuple[str, ...] | None, ...]
-    repaired: int = 0
+    def __init__(self, table: SampleTable) -> None:
+        self._table = table
 
+    def __len__(self) -> int:
+        return len(self._table)
 
-def pick_captions(record: dict[str, Any], grain: str, label: str) -> Captions:
-    """Captions and stored nouns of a sample's json.
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return [self._table.id(row) for row in range(len(self))[place]]
+        return self._table.id(range(len(self))[place])
 
-    `captions: {coarse, fine, fused}` is used where it exists, else `caption` (a text or a list of
-    texts). Texts are cleaned (`text.clean`); those without a visible character are no captions.
-    Raises CaptionError when nothing is left, SampleJsonError for malformed nouns.
-    """
-    grains = record.get("captions")
-    nouns = record.get("nouns")
-    if isinstance(grains, dict):
-        if grain not in grains:
-            have = ", ".join(map(str, grains)) or "none"
-            raise CaptionError(f"{label}: no {grain!r} caption (data.captions); it has: {have}")
-        texts, nouns = grains[grain], nouns.get(grain) if isinstance(nouns, dict) else nouns
-    else:
-        texts = record.get("caption") if record.get("caption") is not None else grains
-    several = isinstance(texts, list)
-    texts = texts if isinstance(texts, list) else [texts]
-    if any(caption is not None and not isinstance(caption, str) for caption in texts):
-        raise CaptionError(f"{label}: a caption must be a text or a list of texts")
-    # nouns of several captions are a list per caption
-    stored: list[Any] = list(nouns) if several and isinstance(nouns, list) else [nouns]
-    stored += [None] * (len(texts) - len(stored))
-    cleaned = [(text.clean(caption or ""), found) for caption, found in zip(texts, stored)]
-    kept = [(caption, found) for caption, found in cleaned if text.is_visible(caption)]
-    if not kept:
-        raise CaptionError(f"{label}: no caption: add a 'caption' text to its json or list line")
-    return Captions(
-        tuple(caption for caption, _ in kept),
-        tuple(
-            None if found is None else tuple(n.text for n in nouns_from_json(found, label))
-            for _, found in kept
-        ),
-        sum(text.is_damaged(caption) for caption in texts if caption),
-    )
+    def __iter__(self) -> Iterator[str]:
+        return map(bytes.decode, self._table.encoded_ids())
 
 
-class SampleTable:
+class SampleTable(Sequence[Sample]):
     """Samples in a fixed order, with what was refused while listing them.
 
-    Ids that occur again get `~2`, `~3` and so on. `notes` counts what was repaired and kept.
+    It holds no sample: every question is answered from the columns of an index, which processes
+    share. Ids that occur again get `~2`, `~3` and so on.
+
+    Args:
+        index: of all sources of the split.
+        roots: what the names of shards begin with, or the paths of videos: (first place, text).
+        grain: which captions are read.
+        limits: what reading a sample may cost.
     """
 
     def __init__(
         self,
-        samples: list[Sample],
-        rejected: list[Skip],
+        index: Index,
+        roots: Sequence[tuple[int, str]],
+        grain: str,
         limits: LimitsConfig,
-        notes: Counter[str] | None = None,
     ) -> None:
-        used: set[str] = set()
-        for sample in samples:  # shards of several sources often count from zero
-            name, number = sample.id, 1
-            while sample.id in used:
-                number += 1
-                sample.id = f"{name}~{number}"
-            used.add(sample.id)
-        self.samples, self.rejected, self.limits = samples, rejected, limits
-        self.notes = notes or Counter()
+        self.stored, self.grain, self.limits = index, grain, limits
+        self._roots = tuple(roots)
+        self._places: np.ndarray | None = None  # int64 [n] of those that the grain has; None: all
+        self._shuffle: Shuffle | None = None
+        self._view: dict[str, Any] = index.header["views"][grain]
+        self._prefix: str = self._view["prefix"]
+        self._codes = (0, 1 + GRAINS.index(grain))
         self._reader = ShardReader()
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return int(self._view["samples"]) if self._places is None else len(self._places)
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return [self[row] for row in range(len(self))[place]]
+        place = range(len(self))[place]
+        captions = self.captions_of(place)
+        return Sample(
+            self.id(place),
+            tuple(map(self.caption, captions)),
+            tuple(map(self.nouns, captions)),
+            self.video(place),
+            self.segment(place),
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = self.__dict__.copy()
+        for name in ("rejected", "contents"):
+            kept.pop(name, None)
+        return kept
+
+    def select(self, places: Sequence[int]) -> SampleTable:
+        """Some of the samples; none of those refused while listing."""
+        chosen = np.asarray(places, np.int64)
+        return self._with(_places=chosen if self._places is None else self._places[chosen])
+
+    def shuffled(self, shuffle: Shuffle) -> SampleTable:
+        """The samples with captions of each other."""
+        return self._with(_shuffle=shuffle)
+
+    def with_nouns(self, config: DataConfig, split: str) -> SampleTable:
+        """The table with nouns for all captions, found where none are stored."""
+        if self.stored.header["has_nouns"]:
+            return self
+        if self.stored.path is not None:
+            return open_split(config, split, nouns=True)
+        index = self.stored.with_nouns(config.nouns)
+        return self._with(stored=index, _view=index.header["views"][self.grain])
+
+    def _with(self, **changed: Any) -> SampleTable:
+        table = copy.copy(self)
+        table.__dict__.update(changed)
+        return table
+
+    def _row(self, place: int) -> int:
+        """The row of the index for a place in the table."""
+        place = self._place(place)
+        return int(self.stored.columns[f"{self._prefix}rows"][place]) if self._prefix else place
+
+    def _place(self, place: int) -> int:
+        return place if self._places is None else int(self._places[place])
+
+    def _rows(self) -> np.ndarray:
+        if not self._prefix:
+            return np.arange(len(self)) if self._places is None else self._places
+        rows = self.stored.columns[f"{self._prefix}rows"]
+        return rows if self._places is None else rows[self._places]
+
+    # what a sample is
+
+    @property
+    def ids(self) -> Ids:
+        return Ids(self)
+
+    def id(self, place: int) -> str:
+        return self.stored.text(f"{self._prefix}id", self._place(place))
+
+    def encoded_ids(self) -> Iterator[bytes]:
+        """All ids in order, as UTF-8."""
+        return texts_of(self.stored.columns, f"{self._prefix}id", self._places)
+
+    @property
+    def keys(self) -> np.ndarray:
+        """`sample_key` of the ids, int64 [n]; of a whole table the mapped column itself."""
+        keys = self.stored.columns[f"{self._prefix}key"]
+        return keys if self._places is None else keys[self._places]
+
+    def captions_of(self, place: int) -> list[int]:
+        """The rows of a sample's captions in the index."""
+        place = self._place(place)
+        if self._shuffle is not None:
+            place = int(self._shuffle(np.array([place]))[0])
+        columns = self.stored.columns
+        row = int(columns[f"{self._prefix}rows"][place]) if self._prefix else place
+        first, stop = columns["first_caption"][row : row + 2].tolist()
+        grains = columns["caption_grain"][first:stop].tolist()
+        return [first + offset for offset, code in enumerate(grains) if code in self._codes]
+
+    def caption(self, row: int) -> str:
+        return self.stored.text("caption", row)
+
+    def nouns(self, row: int) -> tuple[str, ...] | None:
+        """The nouns of a caption; None where it brings none and nobody has looked for them."""
+        columns = self.stored.columns
+        if "nouns_missing" in columns and columns["nouns_missing"][row]:
+            return None
+        first, stop = columns["first_noun"][row : row + 2]
+        words = columns["noun"][first:stop].tolist()
+        return tuple(self.stored.text("word", word) for word in words)
+
+    def captions(self) -> Iterator[str]:
+        """All captions of all samples in order."""
+        return (self.caption(row) for place in range(len(self)) for row in self.captions_of(place))
+
+    def segment(self, place: int) -> Segment | None:
+        columns = self.stored.columns
+        if "segment_start" not in columns:
+            return None
+        row = self._row(place)
+        start = float(columns["segment_start"][row])
+        return None if math.isnan(start) else (start, float(columns["segment_end"][row]))
+
+    def video(self, place: int) -> StoredFile:
+        """Where the video of a sample lies."""
+        row = self._row(place)
+        entry = self._entry("video", row)
+        if entry is not None:
+            return StoredFile(self._shard(row), entry)
+        path = os.fsdecode(self.stored.text("path", row).encode())
+        if ".." in path.split("/"):
+            raise DataError(f"{path!r} lies outside the folder of the videos")
+        return StoredFile(self._root(row) + path)
+
+    def read_video(self, place: int) -> bytes:
+        """The bytes of a sample's video file."""
+        video = self.video(place)
+        if video.entry is None:
+            return files.read_bytes(video.path, self.limits.video_bytes)
+        label = self.id(place)
+        return self._reader.read(video.path, video.entry, label, self.limits.video_bytes)
+
+    def read_metadata(self, place: int) -> dict[str, Any]:
+        """A sample's json."""
+        row = self._row(place)
+        entry = self._entry("record", row)
+        if entry is None:
+            return json.loads(self.stored.text("record", row))
+        name = self.id(place)
+        data = self._reader.read(self._shard(row), entry, name, self.limits.json_bytes)
+        return text.storable(parse_json(data, name))
+
+    def _entry(self, kind: str, row: int) -> Entry | None:
+        names = (f"{kind}_offset", f"{kind}_size", f"{kind}_crc")
+        offset, size, crc = (int(self.stored.columns[name][row]) for name in names)
+        if size == UNKNOWN:
+            return None
+        return Entry(offset, size, None if crc == UNKNOWN else crc)
+
+    def _shard(self, row: int) -> str:
+        return self._root(row) + os.fsdecode(
+            self.stored.text("place", int(self.stored.columns["shard"][row])).encode()
+        )
+
+    def _root(self, row: int) -> str:
+        place = int(self.stored.columns["shard"][row])
+        return next(root for first, root in reversed(self._roots) if first <= place)
+
+    # what is known of all samples
+
+    @functools.cached_property
+    def rejected(self) -> list[Skip]:
+        """What was refused while listing the samples."""
+        columns = self.stored.columns
+        if self._places is not None or not self._view["rejected"]:
+            return []
+        rows = np.flatnonzero(columns["rejected_grains"] & (1 << GRAINS.index(self.grain)))
+        names = ("rejected_name", "rejected_reason", "rejected_message")
+        return [Skip(*(self.stored.text(name, row) for name in names)) for row in rows.tolist()]
+
+    @property
+    def notes(self) -> Counter[str]:
+        """What was repaired and kept."""
+        return +Counter({REPAIRED: self._view["repaired"]})
+
+    @property
+    def noun_notes(self) -> Counter[str]:
+        """How many captions have no nouns; known where nouns were looked for."""
+        counts = {WITHOUT_NOUNS: "without_nouns", OTHER_LANGUAGE: "other_language"}
+        return +Counter({note: self._view[name] for note, name in counts.items()})
 
     def shard_samples(self) -> np.ndarray:
-        """Samples of each shard, int64 [shards]; the files of a list count as one."""
-        runs = itertools.groupby(s.video.path if s.video.entry else "" for s in self.samples)
-        return np.array([sum(1 for _ in run) for _, run in runs])
+        """Samples of each shard, int64 [shards], in their order; a list counts as one shard."""
+        shards = self.stored.columns["shard"]
+        if self._prefix or self._places is not None:
+            shards = shards[self._rows()]
+        return np.unique(shards, return_counts=True)[1]
 
     @property
     def fingerprint(self) -> str:
         """Changes when ids, captions, segments or their order change."""
-        digest = hashlib.sha256()
-        for sample in self.samples:
-            parts = [sample.id, *sample.captions]
-            if sample.segment is not None:
-                parts.append(repr(sample.segment))
-            digest.update("\x1f".join(parts).encode() + b"\x1e")
-        return digest.hexdigest()[:32]
+        if self._places is None:
+            return str(self._view["fingerprint"])
+        return fingerprint(self.stored.columns, self.encoded_ids(), self._rows(), self.grain)
 
     @functools.cached_property
     def contents(self) -> str:
@@ -154,162 +309,47 @@ class SampleTable:
         its two ends are taken, so that large files cost two small reads. Other videos count by name
         alone.
         """
+        if self._places is None and self._view["contents"] is not None:
+            return str(self._view["contents"])
         digest = hashlib.sha256()
-        for sample in self.samples:
-            path, entry = sample.video.path, sample.video.entry
-            if entry is not None:
-                found = f"{entry.size} {entry.crc32}"
+        for place, name in enumerate(self.encoded_ids()):
+            video = self.video(place)
+            if video.entry is not None:
+                found = f"{video.entry.size} {video.entry.crc32}"
             else:
                 try:
-                    found = files.ends_checksum(path) if os.path.isfile(path) else ""
+                    is_file = os.path.isfile(video.path)
+                    found = files.ends_checksum(video.path) if is_file else ""
                 except (OSError, DataError):
                     found = ""  # reading it for training will say why
-            digest.update(f"{sample.id}\x1f{found}\x1e".encode(errors="surrogatepass"))
+            digest.update(name + f"\x1f{found}\x1e".encode())
         return digest.hexdigest()[:32]
 
-    def read_video(self, index: int) -> bytes:
-        """The bytes of a sample's video file."""
-        sample = self.samples[index]
-        return self._read(sample.video, sample.id, self.limits.video_bytes)
 
-    def read_metadata(self, index: int) -> dict[str, Any]:
-        """A sample's json."""
-        sample = self.samples[index]
-        if not isinstance(sample.description, StoredFile):
-            return dict(sample.description or {})
-        data = self._read(sample.description, sample.id, self.limits.json_bytes)
-        return text.storable(parse_json(data, sample.id))
+def open_split(config: DataConfig, split: str, *, nouns: bool = False) -> SampleTable:
+    """The samples of `config.train`, `.val` or `.test`.
 
-    def _read(self, place: StoredFile, label: str, limit: int) -> bytes:
-        if place.entry is None:
-            return files.read_bytes(place.path, limit)
-        return self._reader.read(place.path, place.entry, label, limit)
-
-
-def open_split(config: DataConfig, split: str) -> SampleTable:
-    """The samples of `config.train`, `.val` or `.test`. Raises DataError when there are none."""
+    nouns: find them for captions that come without, as `config.nouns` says. Raises DataError when
+    there are no samples.
+    """
     where = getattr(config, split)
     if where is None:
         raise MissingFileError(
             f"data.{split} is not set: give a folder of shards or a CSV or JSONL list"
         )
-    samples: list[Sample] = []
-    rejected: list[Skip] = []
-    notes: Counter[str] = Counter()
-    for path in [where] if isinstance(where, str) else where:
-        read = _from_list if is_list(path) else _from_shards
-        try:
-            found, refused = read(path, config, notes)
-        except DataError as error:
-            raise type(error)(f"data.{split}: {error}") from error
-        samples += found
-        rejected += refused
-    if not samples:
+    try:
+        sources = read_sources([where] if isinstance(where, str) else where, config.videos)
+        index = open_index(sources, config, nouns=nouns)
+        for source in sources:
+            if source.is_list:
+                VideoFolder(source.videos)  # the folder of the videos is there
+    except DataError as error:
+        raise type(error)(f"data.{split}: {error}") from error
+    starts = np.cumsum([0, *(len(source.names) for source in sources)]).tolist()
+    roots = [(first, source.root) for first, source in zip(starts, sources)]
+    table = SampleTable(index, roots, config.captions, config.limits)
+    if not len(table):
+        rejected = table.rejected
         example = f"; for example {rejected[0].sample}: {rejected[0].message}" if rejected else ""
         raise DataError(f"data.{split}={where!r} holds no usable sample{example}")
-    return SampleTable(samples, rejected, config.limits, notes)
-
-
-def _from_shards(
-    path: str, config: DataConfig, notes: Counter[str]
-) -> tuple[list[Sample], list[Skip]]:
-    shards = find_shards(path)
-    reader = ShardReader()
-    samples: list[Sample] = []
-    rejected: list[Skip] = []
-    for shard in shards:
-        for key, members in load_index(shard, config.limits.shard_members).samples.items():
-            try:
-                sample = _shard_sample(shard, key, members, reader, config, notes)
-            except DataError as error:
-                rejected.append(Skip.of(f"{os.path.basename(shard)}/{key}", error))
-                continue
-            samples.append(sample)
-    reader.close()
-    return samples, rejected
-
-
-def _shard_sample(
-    shard: str,
-    key: str,
-    members: dict[str, Entry],
-    reader: ShardReader,
-    config: DataConfig,
-    notes: Counter[str],
-) -> Sample:
-    video = next((members[e] for e in VIDEO_EXTENSIONS if e in members), None)
-    if video is None:
-        raise MissingFileError(f"{key}: no video among its members {', '.join(members)}")
-    record: dict[str, Any] = {}
-    if "json" in members:
-        data = reader.read(shard, members["json"], key, config.limits.json_bytes)
-        record = parse_json(data, f"{key}.json")
-    if "txt" in members and "caption" not in record and "captions" not in record:
-        data = reader.read(shard, members["txt"], key, _TEXT_BYTES)
-        record["caption"] = text.decode_utf8(data, f"{key}.txt", CaptionError)
-    captions = pick_captions(record, config.captions, key)
-    segment = segment_of_json(record, key)
-    notes.update({REPAIRED: captions.repaired} if captions.repaired else {})
-    identity = record.get("id")
-    return Sample(
-        text.storable(str(identity)) if identity else key,
-        captions.texts,
-        captions.nouns,
-        StoredFile(shard, video),
-        StoredFile(shard, members["json"]) if "json" in members else {"caption": captions.texts[0]},
-        segment,
-    )
-
-
-def _from_list(
-    path: str, config: DataConfig, notes: Counter[str]
-) -> tuple[list[Sample], list[Skip]]:
-    rows = read_list(path)
-    folder = VideoFolder(config.videos or os.path.dirname(path) or ".")
-    repeats = Counter(row.video for row in rows)
-    seen: Counter[str] = Counter()
-    samples: list[Sample] = []
-    rejected: list[Skip] = []
-    for row in rows:
-        name = text.storable(row.video)
-        if repeats[row.video] > 1:
-            name = f"{name}#{seen[row.video]}"
-            seen[row.video] += 1
-        try:
-            record = row_record(row)
-            captions = pick_captions(record, config.captions, f"{path}, line {row.line}")
-            record = text.storable(record)
-            segment = segment_of_row(row.extra, f"{path}, line {row.line}")
-            video = StoredFile(folder.locate(row.video, row.folder))
-        except DataError as error:
-            rejected.append(Skip.of(name, error))
-            continue
-        notes.update({REPAIRED: captions.repaired} if captions.repaired else {})
-        if segment is not None:
-            record[SEGMENT] = segment_to_json(segment)
-        samples.append(Sample(name, captions.texts, captions.nouns, video, record, segment))
-    return samples, rejected
-
-
-def row_record(row: ListRow) -> dict[str, Any]:
-    """A list's row as the json of a sample."""
-    record = {**row.extra, "video": row.video}
-    if row.caption is not None:
-        record["caption"] = row.caption
-    return record
-
-
-def ensure_nouns(
-    samples: Sequence[Sample], extract: Callable[[str], list[Any]]
-) -> list[tuple[tuple[str, ...], ...]]:
-    """The nouns of every caption of every sample; extracted where none are stored."""
-    known: dict[str, tuple[str, ...]] = {}
-    result = []
-    for sample in samples:
-        per_caption = []
-        for caption, stored in zip(sample.captions, sample.nouns):
-            if stored is None and caption not in known:
-                known[caption] = tuple(noun.text for noun in extract(caption))
-            per_caption.append(known[caption] if stored is None else stored)
-        result.append(tuple(per_caption))
-    return result
+    return table

@@ -25,6 +25,10 @@ _PAD_NAMES = (PAD, "[PAD]", "<|pad|>", "<|endoftext|>")
 _START_NAMES = (START, "[CLS]", "<s>", "<|startoftext|>", "<bos>", "<|endoftext|>")
 _END_NAMES = (END, "[SEP]", "</s>", "<|endoftext|>", "<eos>")
 
+# Fewer texts are encoded by the calling thread: a pool of threads, one per core in every loader
+# worker, would cost more than it saves.
+_PARALLEL_FROM = 64
+
 _CLIP_FILE = "bpe_simple_vocab_16e6.txt.gz"
 _CLIP_BYTES = 64 << 20  # its text is 3 MB; a bomb is not decompressed
 _CLIP_MERGES = 49152 - 256 - 2
@@ -143,9 +147,11 @@ class Tokenizer:
             raise ValueError(f"length must be at least 2 for start and end, got {length}")
         tokens = torch.full((len(texts), length), self.pad_id, dtype=torch.int64)
         mask = torch.zeros(len(texts), length, dtype=torch.bool)
-        encodings = self._fast.encode_batch(
-            [text.clean(caption) for caption in texts], add_special_tokens=False
-        )
+        cleaned = [text.clean(caption) for caption in texts]
+        if len(cleaned) < _PARALLEL_FROM:
+            encodings = [self._fast.encode(each, add_special_tokens=False) for each in cleaned]
+        else:
+            encodings = self._fast.encode_batch(cleaned, add_special_tokens=False)
         for row, encoding in enumerate(encodings):
             self.truncated += len(encoding.ids) > length - 2
             ids = [self.start_id, *encoding.ids[: length - 2], self.end_id]

@@ -52,15 +52,18 @@ class CaptionTable:
 
     @classmethod
     def of(cls, dataset: ClipDataset) -> CaptionTable:
-        """The captions of a data set with their tokens."""
-        first = dataset.first_caption
+        """Every caption of a data set, tokenised here."""
+        texts: list[str] = []
         rows: dict[str, list[int]] = {}
         video: dict[str, str] = {}
         names: dict[tuple[StoredFile, Segment | None], str] = {}
-        for sample, text in zip(dataset.table.samples, dataset.text_of, strict=True):
+        for sample in dataset.table:
             name = video[sample.id] = names.setdefault((sample.video, sample.segment), sample.id)
-            rows.setdefault(name, []).extend(range(first[text], first[text + 1]))
-        return cls(dataset.captions, dataset.text_tokens, dataset.text_mask, rows, video)
+            rows.setdefault(name, []).extend(range(len(texts), len(texts) + len(sample.captions)))
+            texts += sample.captions
+        length = dataset.config.tokenizer.length
+        tokens, mask = dataset.tokenizer.encode_batch(texts, length)
+        return cls(texts, tokens.to(torch.int32), mask, rows, video)
 
 
 @dataclass

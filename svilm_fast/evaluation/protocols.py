@@ -34,8 +34,8 @@ def check_protocol(name: str, dataset: ClipDataset) -> RetrievalProtocol:
         raise ValueError(f"unknown protocol {name!r}: choose one of {', '.join(PROTOCOLS)}")
     protocol = PROTOCOLS[name]
     refused = len(dataset.table.rejected)
-    videos = len({sample.video for sample in dataset.table.samples}) + refused
-    captions = sum(len(sample.captions) for sample in dataset.table.samples) + refused
+    videos = len({sample.video for sample in dataset.table}) + refused
+    captions = sum(len(sample.captions) for sample in dataset.table) + refused
     if (videos, captions) != (protocol.videos, protocol.captions):
         raise ValueError(
             f"{protocol.title} has {counted(protocol.videos, 'video')} with "

@@ -129,13 +129,9 @@ def evaluate_dataset(
 
 
 def select_samples(dataset: ClipDataset, indices: Sequence[int]) -> ClipDataset:
-    """A data set of some samples of another, which reuses its captions and tokens."""
-    table = copy.copy(dataset.table)
-    table.samples, table.rejected = [dataset.table.samples[i] for i in indices], []
+    """Some samples of a data set, without reading anything again."""
     part = copy.copy(dataset)
-    part.table, part.report = table, SkipReport(seen=len(indices))
-    part.ids, part.keys = [dataset.ids[i] for i in indices], dataset.keys[list(indices)]
-    part.text_of = dataset.text_of[list(indices)]
+    part.table, part.report = dataset.table.select(indices), SkipReport(seen=len(indices))
     return part
 
 

@@ -135,9 +135,9 @@ def test_a_list_finds_all_kinds_with_and_without_extension(many, tmp_path):
     (many / "list.jsonl").write_text(rows)
     table = open_split(DataConfig(train=str(many / "list.jsonl")), "train")
     assert table.rejected == []
-    assert [sample.id for sample in table.samples] == names
+    assert [sample.id for sample in table] == names
     report = pack(str(many / "list.jsonl"), tmp_path / "out")
-    distinct = len({sample.video for sample in table.samples})  # names of one file are one video
+    distinct = len({sample.video for sample in table})  # names of one file are one video
     assert (report.written, report.captions, report.refused) == (distinct, len(names), [])
     assert len(open_split(DataConfig(val=str(tmp_path / "out")), "val")) == distinct == 20
 

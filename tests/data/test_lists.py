@@ -8,6 +8,7 @@ import os
 import fsspec
 import pytest
 
+from svilm_fast.data.captions import pick_captions
 from svilm_fast.data.config import DataConfig
 from svilm_fast.data.errors import (
     CaptionError,
@@ -17,7 +18,7 @@ from svilm_fast.data.errors import (
     SampleJsonError,
 )
 from svilm_fast.data.lists import VideoFolder, read_list
-from svilm_fast.data.samples import open_split, pick_captions
+from svilm_fast.data.samples import open_split
 from svilm_fast.data.segments import segment_of_row
 
 
@@ -222,7 +223,7 @@ def test_webvid_lists_name_the_folder_of_a_video(tmp_path, videos):
     )
     path = _write(tmp_path / "results.csv", text)
     table = open_split(DataConfig(train=path, videos=str(tmp_path / "videos")), "train")
-    found = [(s.id, s.captions[0], s.video.path.split("videos/")[1]) for s in table.samples]
+    found = [(s.id, s.captions[0], s.video.path.split("videos/")[1]) for s in table]
     assert found == [
         ("7#0", "a forest from above, winter", "006001_006050/7.mp4"),
         ("7#1", "a dog", "1_50/7.mp4"),
@@ -235,7 +236,7 @@ def test_missing_videos_and_captions_of_a_list_are_counted(tmp_path, videos):
         (tmp_path / f"{name}.mp4").write_bytes(videos[0])
     text = "video,caption\na.mp4,one\na.mp4,two\nb.mp4,\nc.mp4,four\n"
     table = open_split(DataConfig(train=_write(tmp_path / "t.csv", text)), "train")
-    assert [sample.id for sample in table.samples] == ["a.mp4#0", "a.mp4#1"]
+    assert [sample.id for sample in table] == ["a.mp4#0", "a.mp4#1"]
     assert {skip.sample: skip.reason for skip in table.rejected} == {
         "b.mp4": "no caption",
         "c.mp4": "missing file",

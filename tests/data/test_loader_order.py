@@ -119,7 +119,7 @@ def test_evaluation_ranks_split_all_samples_in_order(make_dataset):
         assert len(batches) == len(loader)
         ids += _joined(batch.ids for batch in batches)
         assert [batch.ids for batch in loader] == [batch.ids for batch in batches]
-    assert ids == dataset.ids
+    assert ids == list(dataset.ids)
 
 
 def test_too_few_samples_for_a_global_batch_is_said(make_dataset):

@@ -61,10 +61,10 @@ def test_good_clips_are_packed_and_bad_ones_reported(source, tmp_path):
     assert len(saved["refused"]) == 5
 
     table = open_split(DataConfig(train=str(out), captions="coarse"), "train")
-    assert [sample.id for sample in table.samples] == ["good_0", "good_1", "good_2"]
-    assert table.samples[0].captions == ("A red dog runs.", "It runs quickly.")
-    assert table.samples[0].nouns == (("red dog",), ())
-    assert table.samples[2].nouns == (("cup",),)
+    assert [sample.id for sample in table] == ["good_0", "good_1", "good_2"]
+    assert table[0].captions == ("A red dog runs.", "It runs quickly.")
+    assert table[0].nouns == (("red dog",), ())
+    assert table[2].nouns == (("cup",),)
     record = table.read_metadata(1)
     assert (record["mood"], record["num_frames"], record["fps"]) == ("calm", 12, 8.0)
     assert record["nouns"] == [{"text": "blue cat", "span": [2, 10]}]
@@ -126,7 +126,7 @@ def _list(folder, rows):
 
 
 def _packed(out):
-    return open_split(DataConfig(train=str(out)), "train").samples
+    return list(open_split(DataConfig(train=str(out)), "train"))
 
 
 def test_long_names_get_short_keys_that_stay_the_same(tmp_path, videos):
@@ -194,7 +194,7 @@ def test_captions_by_grain_on_several_lines_are_refused_not_lost(tmp_path, video
     report = pack(_list(tmp_path, rows), tmp_path / "out", config=DataConfig(captions="coarse"))
     assert [(skip.sample, skip.reason) for skip in report.refused] == [("a.mp4", "no caption")]
     table = open_split(DataConfig(train=str(tmp_path / "out"), captions="coarse"), "train")
-    assert table.samples[0].captions == ("A cup & a spoon.",)
+    assert table[0].captions == ("A cup & a spoon.",)
     assert table.read_metadata(0)["captions"] == {"coarse": "A cup & a spoon."}
 
 

@@ -140,7 +140,7 @@ def test_segments_are_packed_as_samples_of_their_own(listed):
     assert report.refused[0].sample == "a.mp4 from 7 s to 8 s"
     assert "line 5: start='x' is not a time" in report.refused[1].message
     table = open_split(DataConfig(train=str(listed / "shards")), "train")
-    assert [(sample.id, sample.captions, sample.segment) for sample in table.samples] == [
+    assert [(sample.id, sample.captions, sample.segment) for sample in table] == [
         ("a_0-0_5", ("a red ball",), (0.0, 0.5)),
         ("a_0_5-1_5", ("a green ball", "it is green"), (0.5, 1.5)),
         ("a", ("all of it",), None),
@@ -158,7 +158,7 @@ def test_a_data_set_shows_the_segment_and_nothing_else(listed, packed, cache):
         where = listed / "shards"
     config = DataConfig(train=str(where), workers=0, cache=cache)
     dataset = ClipDataset(config, "train", prepare_tokenizer(config), frames=2, image_size=16)
-    shown = {sample.captions[0]: row for row, sample in enumerate(dataset.table.samples)}
+    shown = {sample.captions[0]: row for row, sample in enumerate(dataset.table)}
     # The middle frames of two equal parts.
     expected = {"a red ball": [1, 3], "a green ball": [6, 10], "all of it": [3, 9]}
     for _ in range(2):  # the second time from the cache

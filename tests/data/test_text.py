@@ -7,11 +7,12 @@ import json
 import pytest
 
 from svilm_fast.data import text
+from svilm_fast.data.captions import REPAIRED, pick_captions
 from svilm_fast.data.config import DataConfig
 from svilm_fast.data.dataset import ClipDataset, prepare_tokenizer
 from svilm_fast.data.errors import CaptionError, ListFormatError, SampleJsonError
 from svilm_fast.data.pack import pack
-from svilm_fast.data.samples import REPAIRED, open_split, pick_captions
+from svilm_fast.data.samples import open_split
 from svilm_fast.data.skips import Skip
 from svilm_fast.data.tokenizer import Tokenizer
 
@@ -84,9 +85,9 @@ def test_packing_and_training_give_the_same_text_and_both_count(tmp_path, videos
     expected = [('a man & a woman dance "salsa"',), ("great game \ufffd",)]
     for where in ("list.jsonl", "shards"):
         table = open_split(DataConfig(train=str(tmp_path / where)), "train")
-        assert [sample.captions for sample in table.samples] == expected
+        assert [sample.captions for sample in table] == expected
         assert table.read_metadata(1)["mood"] == "\ufffd"
-    assert table.samples[0].nouns == (("man", "woman", "salsa"),)
+    assert table[0].nouns == (("man", "woman", "salsa"),)
 
     config = DataConfig(train=str(tmp_path / "list.jsonl"), workers=0)
     dataset = ClipDataset(config, "train", prepare_tokenizer(config), frames=2, image_size=16)
@@ -111,7 +112,7 @@ def test_a_latin_1_caption_in_a_shard_or_a_folder_is_refused(tmp_path, make_shar
     caption = "un café à Paris".encode("latin-1")
     folder = make_shards(2, replace={1: {"json": b"{}", "txt": caption}})
     table = open_split(DataConfig(train=str(folder)), "train")
-    assert [sample.id for sample in table.samples] == ["s0000"]
+    assert [sample.id for sample in table] == ["s0000"]
     assert "s0001.txt: not UTF-8 text (line 1, byte 0xe9 at 6)" in table.rejected[0].message
 
     (tmp_path / "videos").mkdir()
@@ -121,7 +122,7 @@ def test_a_latin_1_caption_in_a_shard_or_a_folder_is_refused(tmp_path, make_shar
     report = pack(str(tmp_path / "videos"), tmp_path / "out")
     assert [(skip.sample, skip.reason) for skip in report.refused] == [("a.mp4", "no caption")]
     table = open_split(DataConfig(train=str(tmp_path / "out")), "train")
-    assert table.samples[0].captions == ("a dog",)
+    assert table[0].captions == ("a dog",)
 
 
 def test_any_text_of_a_sample_can_be_written():

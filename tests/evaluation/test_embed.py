@@ -19,8 +19,8 @@ def test_rows_follow_the_data_set_for_every_batch_size(
     dataset = make_dataset()
     loader = build_loader(dataset.config, dataset, batch_size=batch_size)
     found = embed_clips(colour_model, loader)
-    assert found.video_ids == dataset.ids
-    assert found.captions == dataset.captions
+    assert found.video_ids == list(dataset.ids)
+    assert found.captions == list(dataset.table.captions())
     assert found.video_of_text.tolist() == list(range(9))
     assert found.metadata[3]["vid_key"] == "msr3"
     batch = dataset.batch(range(9))
@@ -58,11 +58,12 @@ def test_calls_are_filled_up_for_ranks_that_must_keep_step(make_dataset, colour_
 def test_every_caption_of_a_video_is_a_text(make_dataset, colour_model) -> None:
     dataset = make_dataset(captions=3)
     loader = build_loader(dataset.config, dataset, batch_size=4)
-    found = embed_clips(colour_model, loader, captions=CaptionTable.of(dataset))
+    table = CaptionTable.of(dataset)
+    found = embed_clips(colour_model, loader, captions=table)
     assert len(found.videos) == 9
-    assert found.captions == dataset.captions
+    assert found.captions == list(dataset.table.captions())
     assert found.video_of_text.tolist() == [row for row in range(9) for _ in range(3)]
-    expected = colour_model.encode_text(dataset.text_tokens.long(), dataset.text_mask)
+    expected = colour_model.encode_text(table.tokens.long(), table.mask)
     torch.testing.assert_close(found.texts, expected)
 
 

@@ -149,7 +149,8 @@ def _train_in_folder(
     seed_everything(
         config.run.seed, deterministic=config.run.deterministic, threads=config.run.threads
     )
-    train_table = open_split(config.data, "train")
+    wants_nouns = config.objectives.reads().nouns
+    train_table = open_split(config.data, "train", nouns=wants_nouns)
     source = start.init_from or start.weights_from
     tokenizer = run_folder.shared_tokenizer(
         files, config, train_table, ranks, fresh=start.fresh, source=source

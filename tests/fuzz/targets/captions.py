@@ -10,9 +10,9 @@ from typing import Any
 from hypothesis import strategies as st
 
 from svilm_fast.data import text
+from svilm_fast.data.captions import pick_captions
 from svilm_fast.data.lists import read_list
 from svilm_fast.data.nouns import TextBlobNouns, nouns_from_json, nouns_to_json
-from svilm_fast.data.samples import pick_captions
 from svilm_fast.data.segments import segment_of_json
 
 from ..engine import Target

@@ -1,0 +1,188 @@
+"""Files of named columns: a JSON header, then little-endian arrays at multiples of 64 bytes.
+
+    8 bytes  magic
+    8 bytes  length of the header
+    header   JSON: `columns` maps a name to [dtype, elements, offset]; the rest is the writer's
+    columns  at multiples of 64 bytes; offsets count from the first such place behind the header
+
+Texts are two columns: `<name>_start`, int64 [n + 1], and `<name>_text`, their UTF-8 bytes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import mmap
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from svilm_fast.core.files import sync
+from svilm_fast.data.errors import DataError
+
+MAGIC = b"SVILMIX1"
+_ALIGNMENT = 64
+_HEADER_BYTES = 1 << 28
+_PIECE = 1 << 20  # elements that are converted or written in one go
+
+Columns = dict[str, np.ndarray]
+
+
+class Spool:
+    """Arrays of one dtype, appended one after the other in memory or in an unnamed file."""
+
+    def __init__(self, dtype: str, folder: Path | None = None) -> None:
+        self.dtype = np.dtype(dtype)
+        self.count = 0
+        self._parts: list[np.ndarray] = []
+        # Unlinked from the start: a process that is killed leaves nothing behind.
+        self._file = None if folder is None else tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+
+    def append(self, values: Any) -> None:
+        array = np.asarray(values, self.dtype)
+        self.count += len(array)
+        if self._file is None:
+            self._parts.append(array)
+        else:
+            self._file.write(array.tobytes())
+
+    def array(self) -> np.ndarray:
+        """All of them, writable; of a file, its mapped bytes."""
+        if self._file is None:
+            return np.concatenate([np.empty(0, self.dtype), *self._parts])
+        self._file.flush()
+        if not self.count:
+            return np.empty(0, self.dtype)
+        return np.frombuffer(mmap.mmap(self._file.fileno(), 0), self.dtype)
+
+
+class Spools:
+    """Columns that grow."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
+        self._spools: dict[str, Spool] = {}
+        self._ends: dict[str, int] = {}
+
+    def append(self, name: str, dtype: str, values: Any) -> None:
+        if name not in self._spools:
+            self._spools[name] = Spool(dtype, self._folder)
+        self._spools[name].append(values)
+
+    def append_starts(self, name: str, starts: np.ndarray) -> None:
+        """Append n lists by their starts, int64 [n + 1] from 0, the last being their length."""
+        if name not in self._ends:
+            self._ends[name] = 0
+            self.append(name, "<i8", [0])
+        self.append(name, "<i8", starts[1:] + self._ends[name])
+        self._ends[name] += int(starts[-1])
+
+    def append_texts(self, name: str, starts: np.ndarray, blob: np.ndarray) -> None:
+        """Append texts as `text_arrays` gives them."""
+        self.append_starts(f"{name}_start", starts)
+        self.append(f"{name}_text", "u1", blob)
+
+    def columns(self) -> Columns:
+        return {name: spool.array() for name, spool in self._spools.items()}
+
+
+def text_arrays(texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """Starts int64 [n + 1] and bytes uint8 of texts."""
+    starts = np.zeros(len(texts) + 1, "<i8")
+    np.cumsum([len(each) for each in texts], out=starts[1:])
+    return starts, np.frombuffer(b"".join(texts), "u1")
+
+
+def text_at(columns: Mapping[str, np.ndarray], name: str, row: int) -> str:
+    """The text of one row."""
+    return bytes_at(columns, name, row).decode()
+
+
+def bytes_at(columns: Mapping[str, np.ndarray], name: str, row: int) -> bytes:
+    """The UTF-8 bytes of one row."""
+    start, stop = columns[f"{name}_start"][row : row + 2]
+    return columns[f"{name}_text"][start:stop].tobytes()
+
+
+def texts_of(
+    columns: Mapping[str, np.ndarray], name: str, rows: np.ndarray | None = None
+) -> Iterator[bytes]:
+    """The UTF-8 bytes of all rows, or of `rows`, read in pieces."""
+    starts, blob = columns[f"{name}_start"], columns[f"{name}_text"]
+    for first in range(0, len(starts) - 1 if rows is None else len(rows), _PIECE):
+        if rows is not None:
+            piece = rows[first : first + _PIECE]
+            for start, stop in zip(starts[piece].tolist(), starts[piece + 1].tolist()):
+                yield blob[start:stop].tobytes()
+            continue
+        places = starts[first : first + _PIECE + 1]
+        data, base = blob[places[0] : places[-1]].tobytes(), int(places[0])
+        ends = (places - base).tolist()
+        for start, stop in itertools.pairwise(ends):
+            yield data[start:stop]
+
+
+def write_columns(path: Path, header: Mapping[str, Any], columns: Mapping[str, np.ndarray]) -> None:
+    """Write a file of columns under a temporary name, and rename it when it is complete.
+
+    Equal headers and columns give equal bytes.
+    """
+    places: dict[str, tuple[str, int, int]] = {}
+    offset = 0
+    for name in sorted(columns):
+        array = columns[name]
+        places[name] = (array.dtype.str, len(array), offset)
+        offset = _aligned(offset + array.nbytes)
+    text = json.dumps({**header, "columns": places}, sort_keys=True).encode()
+    temporary = path.with_name(f".{path.name.lstrip('.')}.{os.getpid()}.partial")
+    try:
+        with temporary.open("wb") as file:
+            file.write(MAGIC + len(text).to_bytes(8, "little") + text)
+            start = _aligned(file.tell())
+            for name, (_, _, place) in places.items():
+                file.seek(start + place)
+                for piece in _pieces(columns[name]):
+                    file.write(piece.tobytes())
+            file.truncate(start + offset)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+def _pieces(array: np.ndarray) -> Iterable[np.ndarray]:
+    return (array[first : first + _PIECE] for first in range(0, len(array), _PIECE))
+
+
+def read_columns(path: str) -> tuple[dict[str, Any], Columns]:
+    """Header and columns of a file; the columns are mapped read-only. Raises DataError."""
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        start = file.read(16)
+        length = int.from_bytes(start[8:], "little")
+        if start[:8] != MAGIC or length > min(size, _HEADER_BYTES):
+            raise DataError(f"{path!r} is not an index of this version")
+        try:
+            header = json.loads(file.read(length))
+            places = header.pop("columns")
+        except (KeyError, ValueError) as error:
+            raise DataError(f"{path!r} is a damaged index: {error!r}") from None
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    base, columns = _aligned(16 + length), {}
+    for name, (kind, count, offset) in places.items():
+        dtype = np.dtype(kind)
+        if base + offset + count * dtype.itemsize > size:
+            raise DataError(f"{path!r} is a damaged index: it ends inside the column {name!r}")
+        place = base + offset
+        columns[name] = np.frombuffer(data, dtype, count, place) if count else np.empty(0, dtype)
+    return header, columns
+
+
+def _aligned(offset: int) -> int:
+    return -(-offset // _ALIGNMENT) * _ALIGNMENT

@@ -1,0 +1,40 @@
+"""What `svilm data index` does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from svilm_fast.core.text import counted
+from svilm_fast.core.units import bytes_text
+from svilm_fast.data.config import DataConfig
+from svilm_fast.data.errors import DataError
+from svilm_fast.data.index.file import Index
+from svilm_fast.data.index.part import Parameters
+from svilm_fast.data.index.sources import read_sources
+from svilm_fast.data.index.store import make_index
+
+
+def index(paths: Sequence[str], settings: Mapping[str, Any], *, nouns: bool) -> list[str]:
+    """Index sources beside the first of them; lines that say what was indexed and refused.
+
+    settings: those of `DataConfig` that decide which samples there are. Raises DataError.
+    """
+    try:
+        config = DataConfig(**settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise DataError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    path = make_index(read_sources(paths, config.videos), Parameters.of(config, nouns=nouns))
+    made = Index.open(str(path)).header
+    lines = [
+        f"wrote {path} ({bytes_text(path.stat().st_size)}): {counted(made['samples'], 'sample')}, "
+        f"{counted(made['captions'], 'caption')}"
+    ]
+    for grain, view in made["views"].items():
+        if view["rejected"]:
+            refused = counted(view["rejected"], "sample")
+            lines.append(f"data.captions={grain}: {refused} refused, {view['samples']:,} usable")
+    return lines

@@ -1,0 +1,65 @@
+"""An open index: mapped from a file, or in memory."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from svilm_fast.data.config import NounsConfig
+from svilm_fast.data.errors import DataError
+from svilm_fast.data.index.columns import Columns, read_columns, text_at
+from svilm_fast.data.index.nouns import find_nouns
+from svilm_fast.data.index.schema import GRAINS, VERSION
+from svilm_fast.data.nouns import build_extractor
+
+
+@dataclass(frozen=True)
+class Index:
+    """Header and columns (`index.schema`). Of a file, another process is given the path alone."""
+
+    header: dict[str, Any]
+    columns: Columns
+    path: str | None = None
+
+    @classmethod
+    def open(cls, path: str) -> Index:
+        """Map a file: no column is read. Raises DataError for one of another version."""
+        header, columns = read_columns(path)
+        if header.get("version") != VERSION:
+            raise DataError(
+                f"{path!r} is an index of version {header.get('version')!r}, not {VERSION}: "
+                "make it again with `svilm data index`"
+            )
+        return cls(header, columns, path)
+
+    def text(self, name: str, row: int) -> str:
+        """The text of one row of a column of texts."""
+        return text_at(self.columns, name, row)
+
+    def with_nouns(self, config: NounsConfig) -> Index:
+        """The index in memory with nouns for captions that came without."""
+        columns = find_nouns(dict(self.columns), config, build_extractor(config))
+        views = {
+            grain: view
+            | {name: int(columns[name][place]) for name in ("without_nouns", "other_language")}
+            for place, (grain, view) in enumerate(
+                (grain, self.header["views"][grain]) for grain in GRAINS
+            )
+        }
+        return Index(self.header | {"has_nouns": True, "views": views}, columns)
+
+    def __reduce__(self) -> Any:
+        if self.path is None:
+            return Index, (self.header, self.columns)
+        return _reopened, (os.path.abspath(self.path), self._identity())
+
+    def _identity(self) -> Any:
+        return [self.header["samples"], self.header["views"]]
+
+
+def _reopened(path: str, identity: Any) -> Index:
+    index = Index.open(path)
+    if index._identity() != identity:
+        raise DataError(f"{path!r} was replaced by another index while a process was started")
+    return index
