@@ -92,3 +92,39 @@ def index_sources(
         "limits": {name: value for name, value in limits.items() if value is not None},
     }
     print("\n".join(index(sources, settings, nouns=nouns)))
+
+
+def inspect(
+    source: Annotated[
+        str, typer.Argument(help="shards (folder, file or glob), or a CSV or JSONL list")
+    ],
+    videos: Annotated[
+        str | None, typer.Option(help="folder of the listed videos; default: the list's own")
+    ] = None,
+    captions: Annotated[
+        str, typer.Option(help="coarse, fine or fused, where a sample has one of each")
+    ] = "fused",
+    clips: Annotated[int, typer.Option(min=1, help="clips to decode, drawn at random")] = 12,
+    frames: Annotated[int, typer.Option(min=1, help="frames of each clip")] = 6,
+    seed: Annotated[int, typer.Option(min=0, help="draws other clips")] = 0,
+    sheet: Annotated[
+        Path | None, typer.Option(help="write a contact sheet of the clips to this PNG file")
+    ] = None,
+) -> None:
+    """Print what a data set holds: samples, captions, nouns, videos, decoding time."""
+    from svilm_fast.core.console import Console
+    from svilm_fast.data import inspect as inspection
+    from svilm_fast.data.config import build_data_config
+    from svilm_fast.data.samples import open_split
+
+    config = build_data_config(train=source, videos=videos, captions=captions)
+    if sheet is not None:
+        inspection.check_sheet(sheet)
+    table = open_split(config, "train", nouns=True)
+    places = inspection.drawn(table, clips, seed)
+    looks = inspection.look_at(table, places, config, frames=frames, short_side=144)
+    facts = inspection.caption_facts(table, seed)
+    Console().print(inspection.facts_table(table, facts, looks, source))
+    if sheet is not None:
+        inspection.draw_sheet(looks, sheet, f"{source}: {len(looks)} of {len(table):,} clips")
+        print(f"wrote {sheet}")
