@@ -44,7 +44,6 @@ class ClipProbe:
     for each noun whose object is known, whether its group lies on that object.
     """
 
-    name: str
     caption: str
     frames: np.ndarray
     groups: np.ndarray | None
@@ -92,7 +91,6 @@ def probe_clips(
     seed: int = 0,
     paste_lengths: tuple[float, float] = (0.5, 1.0),
     untrained: VideoTextModel | None = None,
-    device: torch.device | str | None = None,
 ) -> list[ClipProbe]:
     """Run a dual encoder over a few clips, unchanged and cut-and-pasted.
 
@@ -102,7 +100,7 @@ def probe_clips(
     cut-and-paste. paste_lengths: shortest and longest share of a clip that stays its own.
     untrained: a model with initial weights, for its similarities.
     """
-    device = torch.device(device) if device is not None else device_of(model)
+    device = device_of(model)
     frames = batch.frames.to(device)
     with evaluation_mode(model):
         clean = model.encode_video(frames, None)
@@ -119,11 +117,10 @@ def probe_clips(
     if known and groups is not None and weights is not None:
         pointing = point_in_batch(batch, groups, weights.argmax(axis=-1))
     probes = []
-    for row, name in enumerate(batch.ids):
+    for row in range(len(batch)):
         kept = batch.noun_mask[row].nonzero()[:, 0].tolist() if weights is not None else []
         probes.append(
             ClipProbe(
-                name=name,
                 caption=batch.captions[row],
                 frames=batch.frames[row].numpy(),
                 groups=None if groups is None else groups[row],

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-import torch
-
 from svilm_fast.core.text import counted
 from svilm_fast.data.dataset import ClipDataset
 from svilm_fast.evaluation.embed import VideoTextModel
@@ -28,16 +26,14 @@ POINTING_CLIPS = 64
 POINTING_BATCH = 8
 
 
-def pointing_score(
-    model: VideoTextModel, dataset: ClipDataset, device: torch.device
-) -> tuple[PointingScore, int] | None:
+def pointing_score(model: VideoTextModel, dataset: ClipDataset) -> tuple[PointingScore, int] | None:
     """The pointing score over clips spread over the data set, and the number of these clips."""
     clips = spread_clips(dataset, POINTING_CLIPS)
     batches = (
         dataset.collate(clips[start : start + POINTING_BATCH])
         for start in range(0, len(clips), POINTING_BATCH)
     )
-    score = measure_pointing(model, batches, device)
+    score = measure_pointing(model, batches)
     return None if score is None else (score, len(clips))
 
 

@@ -53,7 +53,6 @@ def make_probe() -> Callable[..., ClipProbe]:
         matrix = np.full((4, 4), 0.5)
         np.fill_diagonal(matrix, 1.0)
         values: dict[str, object] = {
-            "name": "clip",
             "caption": "a red ring spins",
             "frames": np.full((8, 32, 32, 3), 100, np.uint8),
             "groups": groups,

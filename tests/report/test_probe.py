@@ -82,7 +82,7 @@ def test_probes_hold_what_the_model_says() -> None:
     np.testing.assert_allclose(first.clean, (segments @ segments.T).numpy(), atol=1e-6)
     assert [probe.nouns for probe in probes[1:]] == [("a moon",), ()]
     assert probes[2].noun_weights.shape == (0, 3)
-    assert [probe.name for probe in probes] == clips.ids
+    assert [probe.caption for probe in probes] == clips.captions
 
 
 def test_blended_clips_are_the_own_and_another_one() -> None:

@@ -126,11 +126,10 @@ class Pretraining(Task):
             paste_lengths=(config.data.cut_paste.shortest, config.data.cut_paste.longest),
             seed=config.run.seed,
             untrained=untrained,
-            device=request.device,
         )
         pointing = None
         if batch.metadata and has_masks(batch.metadata[0]):
-            pointing = pointing_score(encoder, dataset, request.device)
+            pointing = pointing_score(encoder, dataset)
         sections = clip_sections(
             probes, config.objectives, headed=head is not None, pointing=pointing
         )
