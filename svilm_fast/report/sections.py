@@ -77,10 +77,10 @@ def retrieval_sections(result: RetrievalResult, queries: int = QUERIES) -> list[
     return [section, strips]
 
 
-def curves_section(series: Series, metrics: Mapping[str, Metric]) -> Section:
-    """Charts of the log over the training steps; metrics: those of the task."""
+def curves_section(series: Series, metrics: Mapping[str, Metric], more: str = "") -> Section:
+    """Charts of the log over the training steps; metrics: those of the task; more: on them."""
     drawn = picture("curves", lambda theme: draw_curves(series, theme, metrics), texts.CURVES_ALT)
-    return Section("Training", texts.CURVES, [("", drawn)])
+    return Section("Training", texts.CURVES + more, [("", drawn)])
 
 
 def clip_sections(
@@ -107,7 +107,7 @@ def clip_sections(
             if note := objective.picture_note(name, "groups"):
                 section.notes.append(note)
         sections.append(section)
-    if any(probe.assignment is not None for probe in probes):
+    if any(probe.blended is not None for probe in probes):
         drawn = picture("temporal", lambda theme: draw_assignments(probes, theme), texts.TIME_ALT)
         text = texts.TIME_HEAD if headed else texts.TIME
         section = Section("Temporal grouping", text, [("", drawn)])
