@@ -35,8 +35,8 @@ def _group(name: str, summary: str, *examples: str) -> typer.Typer:
     return group
 
 
-def _print_versions(wanted: bool) -> None:
-    if not wanted:
+def _print_versions(requested: bool) -> None:
+    if not requested:
         return
     print(f"svilm-fast {svilm_fast.__version__}")
     for package in ("torch", "triton"):

@@ -36,24 +36,23 @@ from svilm_fast.evaluation.result import RetrievalResult
 
 log = logging.getLogger(__name__)
 
+TOP = 5  # candidates kept for each caption
+
 
 @dataclass(frozen=True)
 class RetrievalOptions:
     """How retrieval is measured.
 
     protocol: title of the result (default: the split). device: of the model's inputs (default: that
-    of its parameters). autocast: dtype of mixed precision. keep_frames, frame_size: number and size
-    in pixels of the frames kept of each clip for pictures. top: candidates kept for each caption.
-    resamples: bootstrap draws (0: no intervals). progress: whether to show a bar (default: only on
-    a terminal).
+    of its parameters). autocast: dtype of mixed precision. keep_frames: number of small frames kept
+    of each clip for pictures. resamples: bootstrap draws (0: no intervals). progress: whether to
+    show a bar (default: only on a terminal).
     """
 
     protocol: str | None = None
     device: torch.device | str | None = None
     autocast: torch.dtype | None = None
     keep_frames: int = 0
-    frame_size: int = 96
-    top: int = 5
     resamples: int = 1000
     progress: bool | None = None
 
@@ -111,7 +110,6 @@ def evaluate_dataset(
             device=options.device,
             autocast=options.autocast,
             keep_frames=options.keep_frames,
-            frame_size=options.frame_size,
             total=len(captions.rows),
             progress=options.progress,
             calls=-(-largest_part // batch_size),
@@ -126,7 +124,6 @@ def evaluate_dataset(
         embeddings,
         protocol=options.protocol or f"{dataset.split} split",
         missing=missing_videos(embeddings.video_ids, captions, skipped),
-        top=options.top,
         resamples=options.resamples,
     )
 
@@ -147,18 +144,17 @@ def rank_embeddings(
     *,
     protocol: str = "gallery",
     missing: Mapping[str, str] | None = None,
-    top: int = 5,
     resamples: int = 1000,
 ) -> RetrievalResult:
     """Rank captions and clips against each other by their embeddings.
 
-    protocol: title of the result. missing: videos without an embedding, with reasons. top,
+    protocol: title of the result. missing: videos without an embedding, with reasons.
     resamples: as in `RetrievalOptions`.
     """
     texts, videos, owner = embeddings.texts, embeddings.videos, embeddings.video_of_text
     text_ranks = text_to_video_ranks(texts, videos, owner)
     video_ranks = video_to_text_ranks(texts, videos, owner)
-    top_videos, top_scores = top_matches(texts, videos, top)
+    top_videos, top_scores = top_matches(texts, videos, TOP)
     if missing:
         log.warning("%s: %s missing from the evaluation", protocol, counted(len(missing), "video"))
     return RetrievalResult(

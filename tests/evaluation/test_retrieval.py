@@ -39,12 +39,12 @@ def fake_embeddings(count: int = 20, colours: bool = True) -> Embeddings:
 
 def test_every_clip_of_a_csv_list_is_ranked(make_dataset, colour_model) -> None:
     dataset = make_dataset()
-    pictures = RetrievalOptions(keep_frames=2, frame_size=16)
+    pictures = RetrievalOptions(keep_frames=2)
     result = evaluate_dataset(colour_model, dataset, pictures, batch_size=4)
     assert result.missing == {}
     assert result.text_to_video.queries == result.text_to_video.gallery_size == 9
     assert result.embeddings.frames is not None
-    assert result.embeddings.frames.shape == (9, 2, 16, 16, 3)
+    assert result.embeddings.frames.shape == (9, 2, 32, 32, 3)
     assert result.top_videos.shape == (9, 5)
     assert result.protocol == "test split"
     assert result.colours is None
