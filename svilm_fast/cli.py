@@ -15,11 +15,6 @@ from svilm_fast.core.machine import package_version
 from svilm_fast.core.terminal import print
 from svilm_fast.train.run_app import run_app
 
-
-def _group(summary: str, *examples: str) -> typer.Typer:
-    return typer.Typer(no_args_is_help=True, help=summary, epilog=examples_text(examples))
-
-
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -34,8 +29,14 @@ app = typer.Typer(
 )
 
 
-def _print_versions(wanted: bool) -> None:
-    if not wanted:
+def _group(name: str, summary: str, *examples: str) -> typer.Typer:
+    group = typer.Typer(no_args_is_help=True, help=summary, epilog=examples_text(examples))
+    app.add_typer(group, name=name)
+    return group
+
+
+def _print_versions(requested: bool) -> None:
+    if not requested:
         return
     print(f"svilm-fast {svilm_fast.__version__}")
     for package in ("torch", "triton"):
@@ -85,7 +86,8 @@ add_command(
 )
 
 data_app = _group(
-    "Make data: render the world, pack videos, index shards and lists.",
+    "data",
+    "Make data: render the world, pack videos, index and inspect shards and lists.",
     "svilm data world --out runs/world",
     "svilm data pack videos.csv --out shards/train",
 )
@@ -113,9 +115,17 @@ add_command(
     "svilm data index shards/train",
     "svilm data index list.jsonl --videos /data/clips",
 )
-app.add_typer(data_app, name="data")
+add_command(
+    data_app,
+    "inspect",
+    "svilm_fast.data.commands:inspect",
+    "Print what a data set holds: samples, captions, nouns, videos, decoding time.",
+    "svilm data inspect shards/train --sheet sheet.png",
+    "svilm data inspect list.jsonl --videos /data/clips --clips 24",
+)
 
 evaluate_app = _group(
+    "evaluate",
     "Evaluate a finished run.",
     "svilm evaluate retrieval --run runs/demo",
 )
@@ -136,9 +146,9 @@ add_command(
     "Measure a run with the evaluators of its task; print and write every figure.",
     "svilm evaluate task --run runs/demo --split val",
 )
-app.add_typer(evaluate_app, name="evaluate")
 
 config_app = _group(
+    "config",
     "Show settings and recipes.",
     "svilm config list",
     "svilm config explain optimizer.lr",
@@ -165,9 +175,9 @@ add_command(
     "Print the packaged recipes and the first sentence of each.",
     "svilm config list",
 )
-app.add_typer(config_app, name="config")
 
 ckpt_app = _group(
+    "ckpt",
     "Inspect and convert checkpoints.",
     "svilm ckpt info runs/demo",
     "svilm ckpt convert --run runs/demo",
@@ -187,7 +197,6 @@ add_command(
     "Print step, rank count, ZeRO stage and sizes, and verify every checksum.",
     "svilm ckpt info runs/demo",
 )
-app.add_typer(ckpt_app, name="ckpt")
 
 add_command(
     app,
@@ -207,6 +216,7 @@ add_command(
 app.add_typer(bench_app, name="bench")
 
 profile_app = _group(
+    "profile",
     "Profile an op, a training step or an existing trace.",
     "svilm profile op infonce",
     "svilm profile trace runs/profile/step.json.gz",
@@ -232,7 +242,6 @@ add_command(
     "Tables and picture of a trace, for example of training.profile.steps.",
     "svilm profile trace runs/profile/step.json.gz",
 )
-app.add_typer(profile_app, name="profile")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

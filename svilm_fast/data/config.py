@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from svilm_fast.core.settings import Count, Fraction, PathText, Seconds, Settings
+from svilm_fast.data.errors import DataError
 from svilm_fast.data.order import OrderName
 
 Split = PathText | Annotated[list[PathText], Field(min_length=1)] | None
@@ -210,3 +211,13 @@ class DataConfig(Settings):
     cache_bytes: Count = Field(
         4 * 2**30, description="size of the cache per process; further clips are decoded each time"
     )
+
+
+def build_data_config(**settings: Any) -> DataConfig:
+    """The data settings given; DataError with the first that is wrong."""
+    try:
+        return DataConfig(**settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        raise DataError(f"{name}: {first['msg']}, found {first['input']!r:.60}") from None

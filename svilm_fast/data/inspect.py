@@ -12,6 +12,7 @@ import numpy as np
 from rich.progress import track
 from rich.table import Table
 
+from svilm_fast.core.earlier_result import check_replaceable
 from svilm_fast.core.terminal import printable
 from svilm_fast.core.text import counted
 from svilm_fast.core.units import bytes_text
@@ -24,6 +25,7 @@ from svilm_fast.data.sampling import FrameChoice
 from svilm_fast.data.segments import InSegment, part
 
 CAPTIONS_READ = 10_000  # of larger sets as many, drawn at random
+_SIGN = "svilm data inspect"  # in every sheet; other files are not overwritten
 _ROW_INCHES, _FRAME_INCHES, _TEXT_INCHES = 1.25, 1.15, 4.2
 
 
@@ -74,9 +76,7 @@ def look_at(
     return looks
 
 
-def _look(
-    table: SampleTable, place: int, config: DataConfig, frames: int, short_side: int
-) -> Look:
+def _look(table: SampleTable, place: int, config: DataConfig, frames: int, short_side: int) -> Look:
     sample = table[place]
     caption, nouns = sample.captions[0], sample.nouns[0] or ()
     try:
@@ -177,6 +177,18 @@ def _spread(values: np.ndarray) -> str:
     return f"median {middle:.4g}, 90 % between {low:.4g} and {high:.4g}"
 
 
+def check_sheet(path: Path) -> None:
+    """Raise DataError unless a contact sheet may be written to `path`."""
+    if path.suffix.lower() != ".png":
+        raise DataError(f"{path} must end in .png: a contact sheet is a PNG picture")
+    if not path.parent.is_dir():
+        raise DataError(f"the folder {str(path.parent)!r} of the contact sheet does not exist")
+    try:
+        check_replaceable(path, _SIGN)
+    except ValueError as error:
+        raise DataError(str(error)) from None
+
+
 def draw_sheet(looks: list[Look], path: Path, title: str) -> None:
     """Write a contact sheet (PNG): the frames of each clip beside its caption and nouns."""
     import matplotlib
@@ -214,4 +226,4 @@ def draw_sheet(looks: list[Look], path: Path, title: str) -> None:
         top = bottom + 0.94 * row_height
         # `$` would begin a formula.
         figure.text(left, top, text, fontsize=7.5, va="top", wrap=True, parse_math=False)
-    figure.savefig(path)
+    figure.savefig(path, metadata={"Software": _SIGN})

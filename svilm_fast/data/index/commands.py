@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import ValidationError
-
 from svilm_fast.core.text import counted
 from svilm_fast.core.units import bytes_text
-from svilm_fast.data.config import DataConfig
-from svilm_fast.data.errors import DataError
+from svilm_fast.data.config import build_data_config
 from svilm_fast.data.index.file import Index
 from svilm_fast.data.index.part import Parameters
 from svilm_fast.data.index.sources import read_sources
@@ -22,11 +19,7 @@ def index(paths: Sequence[str], settings: Mapping[str, Any], *, nouns: bool) -> 
 
     settings: those of `DataConfig` that decide which samples there are. Raises DataError.
     """
-    try:
-        config = DataConfig(**settings)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise DataError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    config = build_data_config(**settings)
     path = make_index(read_sources(paths, config.videos), Parameters.of(config, nouns=nouns))
     made = Index.open(str(path)).header
     lines = [
