@@ -26,7 +26,7 @@ from svilm_fast.data.segments import InSegment, part
 
 CAPTIONS_READ = 10_000  # of larger sets as many, drawn at random
 _SIGN = "svilm data inspect"  # in every sheet; other files are not overwritten
-_ROW_INCHES, _FRAME_INCHES, _TEXT_INCHES = 1.25, 1.15, 4.2
+_ROW_INCHES, _FRAME_INCHES, _TEXT_INCHES = 1.25, 1.15, 3.7
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,8 @@ def look_at(
     """Decode `frames` frames of the samples at `places`; failures become `Look.error`."""
     looks = []
     try:
+        if places:  # the start of the decoding process is no part of a clip's time
+            _look(table, places[0], config, frames, short_side)
         for place in track(places, description="decoding", transient=True):
             looks.append(_look(table, place, config, frames, short_side))
     finally:
@@ -204,8 +206,7 @@ def draw_sheet(looks: list[Look], path: Path, title: str) -> None:
     frame_width = _FRAME_INCHES / width
     for row, look in enumerate(looks):
         bottom = 1 - 0.5 / height - (row + 1) * row_height
-        frames = [] if look.frames is None else look.frames
-        for column, frame in enumerate(frames):
+        for column, frame in enumerate(() if look.frames is None else look.frames):
             axes = figure.add_axes(
                 (column * frame_width + 0.004, bottom, 0.96 * frame_width, 0.94 * row_height)
             )
