@@ -101,6 +101,14 @@ add_command(
 )
 add_command(
     app,
+    "data-index",
+    "svilm_fast.bench.data_index.command:data_index",
+    "Measure time and memory of opening a data set of up to ten million samples.",
+    "svilm bench data-index",
+    "svilm bench data-index --samples 100000 --folder /scratch",
+)
+add_command(
+    app,
     "ab",
     "svilm_fast.bench.ab.command:ab",
     "Time two versions side by side in pairs; say for each benchmark whether head is slower.",

@@ -40,6 +40,19 @@ class Draw:
     nouns: np.ndarray  # [_NOUNS_DRAWN + K], order of nouns and their templates
 
 
+@dataclass(frozen=True)
+class ClipTexts:
+    """What a clip is shown with."""
+
+    caption: str
+    tokens: Tensor  # int64 [S]
+    mask: Tensor  # bool [S]
+    nouns: tuple[str, ...]  # at most K
+    noun_tokens: tuple[Tensor, ...]  # int64 [Sn] each, of the prompt around a noun
+    noun_masks: tuple[Tensor, ...]  # bool [Sn] each
+    notes: tuple[str, ...]  # what was cut
+
+
 @dataclass
 class Clip:
     """One sample, ready for collation."""
@@ -49,12 +62,7 @@ class Clip:
     frame_index: np.ndarray  # int64 [F]
     crop: tuple[float, float, float, float]
     flipped: bool
-    caption: str
-    text_tokens: Tensor  # int64 [S]
-    text_mask: Tensor  # bool [S]
-    nouns: list[str]  # k, at most K
-    noun_tokens: Tensor  # int64 [k, Sn], of the prompts around them
-    noun_token_mask: Tensor  # bool [k, Sn]
+    texts: ClipTexts
     metadata: dict[str, Any] | None
     notes: tuple[str, ...] = ()
 
@@ -170,40 +178,43 @@ class ClipDataset:
         config = self.config
         pick = None if draw is None else draw.frames
         rows, index_in_video = self._frames(index, pick)
-        captions = self.table.captions_of(index)
-        choice = 0.0 if draw is None else float(draw.augment[-1])
-        row = captions[min(int(choice * len(captions)), len(captions) - 1)]
-        caption = self.table.caption(row)
+        texts = self.texts(index, draw)
         height, width = rows.shape[1:3]
         if draw is None:
             window = centre_window(width, height, config.resize_margin)
         else:
-            window = random_window(width, height, draw.augment[:DRAWS], config.augment, caption)
-        notes = [SHORT_CLIP_NOTE] if len(np.unique(index_in_video)) < self.frames else []
-        tokens, mask, cut_texts = self._encode([caption], config.tokenizer.length)
-        notes += [CAPTION_NOTE] * cut_texts
-        nouns, templates = self._nouns(row, draw)
-        prompts = [self._prompt(noun, template) for noun, template in zip(nouns, templates)]
-        notes += [PROMPT_NOTE] * sum(was_cut for *_, was_cut in prompts)
-        length = config.tokenizer.noun_length
+            window = random_window(
+                width, height, draw.augment[:DRAWS], config.augment, texts.caption
+            )
+        repeated = len(np.unique(index_in_video)) < self.frames
         return Clip(
             index=index,
             frames=cut(rows, window, self.image_size, out),
             frame_index=index_in_video,
             crop=window.fractions(width, height),
             flipped=window.flipped,
-            caption=caption,
-            text_tokens=tokens[0],
-            text_mask=mask[0],
-            nouns=nouns,
-            noun_tokens=torch.stack([tokens for tokens, *_ in prompts])
-            if prompts
-            else torch.empty(0, length, dtype=torch.int64),
-            noun_token_mask=torch.stack([mask for _, mask, _ in prompts])
-            if prompts
-            else torch.empty(0, length, dtype=torch.bool),
+            texts=texts,
             metadata=self.table.read_metadata(index) if self.metadata else None,
-            notes=tuple(notes),
+            notes=(*((SHORT_CLIP_NOTE,) if repeated else ()), *texts.notes),
+        )
+
+    def texts(self, index: int, draw: Draw | None) -> ClipTexts:
+        """Caption and nouns of one sample with their tokens; `draw` as in `clip`."""
+        captions = self.table.captions_of(index)
+        choice = 0.0 if draw is None else float(draw.augment[-1])
+        row = captions[min(int(choice * len(captions)), len(captions) - 1)]
+        caption = self.table.caption(row)
+        tokens, mask, captions_cut = self._encode([caption], self.config.tokenizer.length)
+        nouns, templates = self._nouns(row, draw)
+        prompts = [self._prompt(noun, template) for noun, template in zip(nouns, templates)]
+        return ClipTexts(
+            caption,
+            tokens[0],
+            mask[0],
+            tuple(nouns),
+            tuple(tokens for tokens, *_ in prompts),
+            tuple(mask for _, mask, _ in prompts),
+            (CAPTION_NOTE,) * captions_cut + (PROMPT_NOTE,) * sum(cut for *_, cut in prompts),
         )
 
     def _encode(self, texts: list[str], length: int) -> tuple[Tensor, Tensor, int]:
@@ -269,19 +280,20 @@ class ClipDataset:
         )
         noun_token_mask = torch.zeros(len(clips), width, length, dtype=torch.bool)
         noun_mask = torch.zeros(len(clips), width, dtype=torch.bool)
-        for row, clip in enumerate(clips):
-            noun_tokens[row, : len(clip.nouns)] = clip.noun_tokens
-            noun_token_mask[row, : len(clip.nouns)] = clip.noun_token_mask
-            noun_mask[row, : len(clip.nouns)] = True
+        texts = [clip.texts for clip in clips]
+        for row, each in enumerate(texts):
+            for place, (tokens, mask) in enumerate(zip(each.noun_tokens, each.noun_masks)):
+                noun_tokens[row, place], noun_token_mask[row, place] = tokens, mask
+                noun_mask[row, place] = True
         indices = [clip.index for clip in clips]
-        return ClipBatch(
+        batch = ClipBatch(
             frames=torch.stack([clip.frames for clip in clips]) if frames is None else frames,
             keys=torch.from_numpy(self.keys[indices]),
             ids=[self.ids[i] for i in indices],
-            captions=[clip.caption for clip in clips],
-            nouns=[clip.nouns for clip in clips],
-            text_tokens=torch.stack([clip.text_tokens for clip in clips]),
-            text_mask=torch.stack([clip.text_mask for clip in clips]),
+            captions=[each.caption for each in texts],
+            nouns=[list(each.nouns) for each in texts],
+            text_tokens=torch.stack([each.tokens for each in texts]),
+            text_mask=torch.stack([each.mask for each in texts]),
             noun_tokens=noun_tokens,
             noun_token_mask=noun_token_mask,
             noun_mask=noun_mask,
@@ -290,6 +302,8 @@ class ClipDataset:
             flipped=torch.tensor([clip.flipped for clip in clips]),
             metadata=[clip.metadata for clip in clips if clip.metadata is not None],
         )
+        self.table.stored.release()
+        return batch
 
     def batch(self, indices: Sequence[int], *, seed: int = 0, epoch: int = 0) -> ClipBatch:
         """The samples `indices` as one batch. Raises DataError for one that cannot be loaded."""

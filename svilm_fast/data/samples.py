@@ -33,6 +33,8 @@ from svilm_fast.data.skips import Skip
 
 WITHOUT_NOUNS = "captions without nouns"
 
+_RELEASED_EVERY = 1 << 14
+
 # For each sample the one with whose captions it is shown, by place in the table.
 Shuffle = Callable[[np.ndarray], np.ndarray]
 
@@ -209,7 +211,10 @@ class SampleTable(Sequence[Sample]):
 
     def captions(self) -> Iterator[str]:
         """All captions of all samples in order."""
-        return (self.caption(row) for place in range(len(self)) for row in self.captions_of(place))
+        for place in range(len(self)):
+            yield from map(self.caption, self.captions_of(place))
+            if place % _RELEASED_EVERY == 0:
+                self.stored.release()
 
     def segment(self, place: int) -> Segment | None:
         columns = self.stored.columns

@@ -106,3 +106,13 @@ def test_bad_tokenizer_files_are_typed_errors(tmp_path):
         Tokenizer.clip(tmp_path / "bomb.gz")
     with pytest.raises(ValueError, match=r"tokenizer\.path"):
         TokenizerConfig(kind="hf")
+
+
+def test_few_texts_get_the_tokens_that_many_get():
+    texts = [f"a red dog number {n} runs over {n * 7} hills" for n in range(100)]
+    tokenizer = Tokenizer.train(texts, 300)
+    tokens, mask = tokenizer.encode_batch(texts, 12)
+    for row, text in enumerate(texts):
+        one, own = tokenizer.encode_batch([text], 12)
+        assert torch.equal(one[0], tokens[row])
+        assert torch.equal(own[0], mask[row])

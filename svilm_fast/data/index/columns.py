@@ -160,8 +160,8 @@ def _pieces(array: np.ndarray) -> Iterable[np.ndarray]:
     return (array[first : first + _PIECE] for first in range(0, len(array), _PIECE))
 
 
-def read_columns(path: str) -> tuple[dict[str, Any], Columns]:
-    """Header and columns of a file; the columns are mapped read-only. Raises DataError."""
+def read_columns(path: str) -> tuple[dict[str, Any], Columns, mmap.mmap]:
+    """Header, columns and mapping of a file; the columns are read-only. Raises DataError."""
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         start = file.read(16)
@@ -181,7 +181,7 @@ def read_columns(path: str) -> tuple[dict[str, Any], Columns]:
             raise DataError(f"{path!r} is a damaged index: it ends inside the column {name!r}")
         place = base + offset
         columns[name] = np.frombuffer(data, dtype, count, place) if count else np.empty(0, dtype)
-    return header, columns
+    return header, columns, data
 
 
 def _aligned(offset: int) -> int:

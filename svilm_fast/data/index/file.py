@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -21,21 +22,31 @@ class Index:
     header: dict[str, Any]
     columns: Columns
     path: str | None = None
+    mapping: mmap.mmap | None = None
 
     @classmethod
     def open(cls, path: str) -> Index:
         """Map a file: no column is read. Raises DataError for one of another version."""
-        header, columns = read_columns(path)
+        header, columns, mapping = read_columns(path)
         if header.get("version") != VERSION:
             raise DataError(
                 f"{path!r} is an index of version {header.get('version')!r}, not {VERSION}: "
                 "make it again with `svilm data index`"
             )
-        return cls(header, columns, path)
+        return cls(header, columns, path, mapping)
 
     def text(self, name: str, row: int) -> str:
         """The text of one row of a column of texts."""
         return text_at(self.columns, name, row)
+
+    def release(self) -> None:
+        """Unmap what was read; the next read maps it again from the page cache.
+
+        A read maps 16 pages, so that a process that reads rows in random order would soon have
+        mapped the whole file: its page tables and its share of the memory would grow.
+        """
+        if self.mapping is not None:
+            self.mapping.madvise(mmap.MADV_DONTNEED)
 
     def with_nouns(self, config: NounsConfig) -> Index:
         """The index in memory with nouns for captions that came without."""
