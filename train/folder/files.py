@@ -18,9 +18,9 @@ LONGEST_JSON = 64 << 20
 
 
 def read_limited(path: Path) -> bytes:
-    """Return a small file's content; raise ValueError that names a file which is none.
+    """Return the content of a file. Raises ValueError if it is not regular or is too large.
 
-    A FIFO or a device, whose reading may never end, is none.
+    A read of a FIFO or a device might never end.
     """
     if not path.is_file():
         raise ValueError(f"{path} is missing or not a regular file")
@@ -30,7 +30,7 @@ def read_limited(path: Path) -> bytes:
 
 
 def read_json(path: Path) -> Any:
-    """Return a small JSON file's content; raise ValueError that names the file where it is none."""
+    """Return the content of a JSON file. Raises ValueError if it is missing, large or not JSON."""
     try:
         return json.loads(read_limited(path))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
@@ -47,10 +47,9 @@ def sha256_of(path: Path) -> str:
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path, **options: Any) -> None:
-    """Write a safetensors file with the permissions of any other new file.
+    """Write a safetensors file with the permissions of the umask. Raises OSError if that fails.
 
-    safetensors makes its file readable by its owner alone, whatever the umask. Raises OSError
-    where the file cannot be written.
+    safetensors itself ignores the umask and makes its files readable by the owner only.
     """
     with write_errors():
         save_file(tensors, path, **options)

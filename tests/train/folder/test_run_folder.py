@@ -179,7 +179,7 @@ def test_a_hostile_folder_cannot_make_a_command_write_behind_a_link(tmp_path: Pa
     owned_by_a_run(files, "config.yaml", "pictures/a.png")
     (files.root / "pictures").symlink_to(tmp_path / "outside")
     with (
-        pytest.raises(UserError, match=r"pictures/a\.png would be written through a link"),
+        pytest.raises(UserError, match=r"pictures/a\.png would be written through a symbolic link"),
         ownership.placed(files, files.root) as drafts,
     ):
         fill(drafts, {"pictures/a.png": b"new"})
