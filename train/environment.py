@@ -77,8 +77,8 @@ def _use_slurm_variables(tasks: int) -> None:
         if int(os.environ.get("SLURM_STEP_NUM_NODES", "1")) > 1:
             raise UserError(
                 "srun started ranks on several nodes without MASTER_ADDR; export the name of the "
-                'first node before srun: MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | '
-                "head -n 1), as train/launch/slurm_tasks.sh does"
+                "first node before srun, as train/launch/slurm_tasks.sh does: "
+                'MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)'
             )
         os.environ["MASTER_ADDR"] = "127.0.0.1"
     # Equal on all ranks, and different for the next job on the node.

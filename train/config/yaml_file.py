@@ -66,7 +66,7 @@ def _check_size(text: str) -> None:
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
             if any(anchor == event.anchor for anchor, _ in opened):
-                raise _problem(f"alias *{event.anchor} refers to a block that contains it", event)
+                raise _problem(f"alias *{event.anchor} is inside its own anchor", event)
             nodes += sizes.get(event.anchor or "", 0)
         elif isinstance(event, yaml.ScalarEvent):
             nodes += 1

@@ -24,11 +24,11 @@ HOSTILE = {
     "billion_laughs": (LAUGHS, "line 6: more than 100,000 values, aliases expanded"),
     "alias_in_itself": (
         "run: &a\n  seed: [*a]\n",
-        "line 2: alias *a refers to a block that contains it",
+        "line 2: alias *a is inside its own anchor",
     ),
     "merge_of_itself": (
         "run: &a\n  <<: *a\n",
-        "line 2: alias *a refers to a block that contains it",
+        "line 2: alias *a is inside its own anchor",
     ),
     "key_twice": ("optimizer:\n  lr: 1\n  lr: 2\n", "line 3: key 'lr' is already on line 2"),
     "block_twice": ("run: {}\nmodel: {}\nrun: {}\n", "line 3: key 'run' is already on line 1"),
