@@ -32,11 +32,10 @@ from svilm_fast.train.engine.sharded_state import (
     link_moments,
     refresh_parameters,
     release_parameters,
-    set_master,
-    set_moment,
     torch_optimizer,
     whole_moment,
     whole_parameter,
+    write_shard,
 )
 from svilm_fast.train.folder.trust import opened_tensors, understood
 
@@ -160,7 +159,7 @@ def load_masters(engine: Engine, folder: Path, *, average: bool = False) -> None
                     value = weights.get_tensor(name).to(engine.ranks.device)
                     if value.shape != getattr(parameter, "ds_shape", parameter.shape):
                         continue
-                    set_master(engine, parameter, value)
+                    write_shard(engine, parameter, value)
     refresh_parameters(engine)
     if engine.ema is not None:
         engine.ema.restart(0)
@@ -202,7 +201,7 @@ def load_moments(engine: Engine, folder: Path) -> None:
                     value = torch.zeros_like(parameter)
                 else:
                     continue
-                set_moment(engine, parameter, moment, value)
+                write_shard(engine, parameter, value, moment)
     if rule == "adamw":
         # The fused optimizer, used on GPUs, keeps its step count on the device.
         device = engine.ranks.device if engine.ranks.device.type == "cuda" else None

@@ -206,10 +206,10 @@ def _setting_at(
     return path, annotation
 
 
-def shown(value: Any, limit: int = 80) -> str:
-    """Return `repr(value)`, cut where it is long."""
+def shown(value: Any) -> str:
+    """Return `repr(value)`, at most 80 characters of it."""
     text = repr(value)
-    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def validate(values: Mapping[str, Any]) -> RunConfig:

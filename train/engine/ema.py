@@ -20,7 +20,7 @@ from svilm_fast.train.engine.sharded_state import (
     masters,
     refresh_parameters,
     release_parameters,
-    set_master,
+    write_shard,
 )
 
 EXCHANGE_ELEMENTS = 1 << 24  # limits the temporary copy while two shards are swapped
@@ -100,7 +100,7 @@ class WeightAverage:
         for name, parameter in self.engine.model.named_parameters():
             value = value_of(name) if parameter.requires_grad else None
             if value is not None:
-                set_master(self.engine, parameter, value.to(self.engine.ranks.device))
+                write_shard(self.engine, parameter, value.to(self.engine.ranks.device))
         self._exchange(refresh=True)
         self.state = EmaState(started=True, updates=updates)
 

@@ -132,10 +132,6 @@ class Engine:
             return nullcontext()
         return self.ema.applied()
 
-    def set_learning_rate(self, rate: float) -> None:
-        """Set the rate of all parameter groups, each with its own share."""
-        set_learning_rate(self.deepspeed.optimizer, rate)
-
     def step(
         self,
         inputs: Any,
@@ -150,7 +146,7 @@ class Engine:
         1 to 3 DeepSpeed skips it, in stage 0 with fp32 this method does. after_backward: called
         between backward and the optimizer.
         """
-        self.set_learning_rate(learning_rate)
+        set_learning_rate(self.deepspeed.optimizer, learning_rate)
         cached = self._cached_step(inputs) if self.caches_gradients else None
         loss, metrics = self.deepspeed(inputs) if cached is None else cached.output
         not_finite = float(not bool(torch.isfinite(loss.detach())))

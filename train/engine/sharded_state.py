@@ -12,13 +12,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from svilm_fast.train.engine.scalars import MasterScalars
 from svilm_fast.train.ranks.process_group import Ranks
-
-
-class RefreshedScalars(Protocol):
-    """Copies of the scalars' fp32 masters."""
-
-    def refresh(self) -> None: ...
 
 
 class ShardedEngine(Protocol):
@@ -31,7 +26,7 @@ class ShardedEngine(Protocol):
     ranks: Ranks
 
     @property
-    def scalars(self) -> RefreshedScalars | None: ...
+    def scalars(self) -> MasterScalars | None: ...
 
     @property
     def model(self) -> nn.Module: ...
@@ -134,23 +129,16 @@ def whole_moment(engine: ShardedEngine, parameter: nn.Parameter, name: str) -> T
     return safe_get_full_optimizer_state(parameter, name)
 
 
-def set_master(engine: ShardedEngine, parameter: nn.Parameter, value: Tensor) -> None:
-    """Write this rank's shard of an unsharded fp32 value into a parameter's master."""
-    _write_share(engine, parameter, value, None)
-
-
-def set_moment(engine: ShardedEngine, parameter: nn.Parameter, name: str, value: Tensor) -> None:
-    """Write this rank's shard of an unsharded moment."""
-    if engine.zero_stage == 0:
-        torch_optimizer(engine).state[parameter][name] = value
-    else:
-        _write_share(engine, parameter, value, name)
-
-
-def _write_share(engine: ShardedEngine, parameter: Any, value: Tensor, moment: str | None) -> None:
+def write_shard(
+    engine: ShardedEngine, parameter: Any, value: Tensor, moment: str | None = None
+) -> None:
+    """Write this rank's shard of an unsharded fp32 value into a parameter's master or moment."""
     outer = engine.deepspeed.optimizer
     if engine.zero_stage == 0:
-        parameter.data.copy_(value)
+        if moment is None:
+            parameter.data.copy_(value)
+        else:
+            torch_optimizer(engine).state[parameter][moment] = value
     elif engine.zero_stage == 3:
         share, _ = outer._get_fp32_opt_state_partition(parameter, False, moment)
         # DeepSpeed's own setter fails if the size is not divisible by the number of ranks, because

@@ -18,11 +18,10 @@ RESERVE_BYTES = 16 << 20
 
 
 class DiskFullError(UserError):
-    """There is not enough disk space for a save; earlier saves are intact."""
+    """There is not enough disk space for a save; earlier saves are intact.
 
-
-class NoRoomError(DiskFullError):
-    """The same for a checkpoint; all ranks raise it, so that the run can continue."""
+    All ranks raise it in the save of a checkpoint, so that the run can continue.
+    """
 
 
 def bytes_in(folder: Path) -> int:
@@ -31,10 +30,10 @@ def bytes_in(folder: Path) -> int:
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:
-    """Raise NoRoomError if the file system of `folder` has no room for `needed` bytes."""
+    """Raise DiskFullError if the file system of `folder` has no room for `needed` bytes."""
     free = shutil.disk_usage(folder).free
     if free < needed + RESERVE_BYTES:
-        raise NoRoomError(_text(folder, needed, free, what))
+        raise DiskFullError(_text(folder, needed, free, what))
 
 
 def is_full(error: BaseException, folder: Path) -> bool:
@@ -49,7 +48,7 @@ def is_full(error: BaseException, folder: Path) -> bool:
 def told(error: OSError, folder: Path, needed: int, what: str) -> UserError:
     """Return the user's error for a failed write of `what`."""
     if is_full(error, folder):
-        return NoRoomError(_text(folder, needed, shutil.disk_usage(folder).free, what))
+        return DiskFullError(_text(folder, needed, shutil.disk_usage(folder).free, what))
     return CheckpointError(f"{what} could not be written: {error}; earlier checkpoints are intact")
 
 

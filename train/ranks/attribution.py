@@ -6,20 +6,12 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from svilm_fast.core.errors import EXIT_RANK_LOST
+from svilm_fast.core.errors import RankError
 
 # If a collective fails on one rank, it fails on the others within this time.
 REPORTS_WITHIN_SECONDS = 2.0
 # If a machine dies, the connections of all its ranks close within this time.
 DEATHS_WITHIN_SECONDS = 0.3
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The message that every rank prints before it ends, and the exit code."""
-
-    text: str
-    exit_code: int
 
 
 @dataclass
@@ -65,7 +57,10 @@ def gone_text(who: str, step: int, waiting: str = "") -> str:
 
 
 class Ledger:
-    """Collects the reports of the ranks; the first failure determines the verdict."""
+    """Collects the reports of the ranks; the first failure determines the verdict.
+
+    verdict: the error that every rank raises, None as long as there is none.
+    """
 
     def __init__(
         self,
@@ -75,14 +70,14 @@ class Ledger:
     ) -> None:
         self.limit, self.step, self.clock = limit, step, clock
         self.members: dict[int, Member] = {}
-        self.verdict: Verdict | None = None
+        self.verdict: RankError | None = None
         self.due: float | None = None
 
     def joined(self, member: Member) -> None:
         """Add a rank."""
         self.members[member.rank] = member
 
-    def stopped(self, verdict: Verdict) -> None:
+    def stopped(self, verdict: RankError) -> None:
         """Record a rank that ends with its own error, which is the verdict at once."""
         if self.verdict is None:
             self.verdict = verdict
@@ -106,10 +101,10 @@ class Ledger:
             member.gone = True
             self._within(DEATHS_WITHIN_SECONDS)
 
-    def decided(self) -> Verdict | None:
+    def decided(self) -> RankError | None:
         """Return the verdict once there is one."""
         if self.verdict is None and self.due is not None and self.clock() >= self.due:
-            self.verdict = Verdict(self._judge(), EXIT_RANK_LOST)
+            self.verdict = RankError(self._judge())
         return self.verdict
 
     def _within(self, seconds: float) -> None:

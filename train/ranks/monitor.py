@@ -27,7 +27,6 @@ from svilm_fast.train.ranks.attribution import (
     REPORTS_WITHIN_SECONDS,
     Ledger,
     Member,
-    Verdict,
     gone_text,
     silent_text,
 )
@@ -102,7 +101,7 @@ class MonitorServer:
             verdict = self.ledger.decided()
             if verdict is not None and not decided:
                 decided = True
-                self._tell_all(verdict=verdict.text, exit_code=verdict.exit_code)
+                self._tell_all(verdict=str(verdict), exit_code=verdict.exit_code)
             if self.ledger.members and not self.ranks:
                 self.listener.close()
                 return
@@ -169,7 +168,7 @@ class MonitorServer:
         elif "stopped" in said:
             prefix = f"step {said['step']}: {self.ledger.members[rank]} stopped: "
             text = (prefix if said["own"] else "") + said["stopped"]
-            self.ledger.stopped(Verdict(text, said["exit_code"]))
+            self.ledger.stopped(RankError(text, said["exit_code"]))
         elif "waits" in said:
             self.ledger.waits(rank, said["step"], said["waits"], said["failure"])
         elif "left" in said:
@@ -193,7 +192,7 @@ class RankMonitor:
     def __init__(self, connection: socket.socket, progress: Progress, first: Member) -> None:
         self.connection, self.progress = connection, progress
         self.first = first
-        self.verdict: Verdict | None = None
+        self.verdict: RankError | None = None
         self._heard_nothing = False  # rank 0 closed the connection without a verdict
         self._decided = threading.Event()
         self._taken = threading.Event()
@@ -221,13 +220,12 @@ class RankMonitor:
         self._decided.wait(REPORTS_WITHIN_SECONDS + 1.0)
         waiting = f", while this rank waited in {where}"
         if self._heard_nothing:
-            text = gone_text(str(self.first), self.progress.step, waiting)
-            self.verdict = Verdict(text, EXIT_RANK_LOST)
+            self.verdict = RankError(gone_text(str(self.first), self.progress.step, waiting))
         if self.verdict is None:
             limit = self.progress.limit
             text = silent_text(str(self.first), self.progress.step, limit, waiting)
-            self.verdict = Verdict(text, EXIT_RANK_LOST)
-        return RankError(self.verdict.text, self.verdict.exit_code)
+            self.verdict = RankError(text)
+        return self.verdict
 
     def close(self) -> None:
         """Leave in good order; later failures of other ranks do not concern this rank."""
@@ -255,16 +253,15 @@ class RankMonitor:
             return
         self._conclude(said)
         if not self._taken.wait(PATIENCE_SECONDS) and self.verdict is not None:
-            code = report(RankError(self.verdict.text, self.verdict.exit_code))
-            os._exit(code)
+            os._exit(report(self.verdict))
 
     def _conclude(self, said: dict[str, Any] | None) -> None:
         if self.verdict is None:
             self._heard_nothing = said is None
             self.verdict = (
-                Verdict(said["verdict"], said["exit_code"])
+                RankError(said["verdict"], said["exit_code"])
                 if said
-                else Verdict(gone_text(str(self.first), self.progress.step), EXIT_RANK_LOST)
+                else RankError(gone_text(str(self.first), self.progress.step))
             )
         self._decided.set()
 
