@@ -82,7 +82,7 @@ def info(
 
 
 def _checkpoints_in(path: Path) -> list[Path]:
-    if _is_checkpoint(path):
+    if any((path / name).is_file() for name in (TRAINER_STATE, PORTABLE_STATE)):
         return [path]
     parent = RunFiles(path).checkpoints if RunFiles(path).checkpoints.is_dir() else path
     found = sorted(folder for folder in parent.glob("step_*") if folder.is_dir())
@@ -91,10 +91,6 @@ def _checkpoints_in(path: Path) -> list[Path]:
     if not found:
         raise UserError(f"{path} holds no checkpoint; give a run directory or one checkpoint of it")
     return found
-
-
-def _is_checkpoint(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in (TRAINER_STATE, PORTABLE_STATE))
 
 
 def _described(folder: Path) -> str:

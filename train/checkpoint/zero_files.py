@@ -49,28 +49,22 @@ def read_pickled(path: Path) -> dict[str, Any]:
         return load_tensors_only(path, map_location="cpu", mmap=True)
 
 
-def describe_checkpoint(folder: Path) -> dict[str, Any]:
-    """Verify a checkpoint and return its description; raises CheckpointError."""
-    reason = problem_with(folder)
-    if reason is not None:
-        raise CheckpointError(f"{folder} does not pass verification: {reason}")
-    return read_trainer_state(folder)
-
-
 def read_checkpoint(folder: Path) -> PortableState:
     """Verify a checkpoint of any ZeRO stage and rank count, and return it unsharded.
 
     Raises CheckpointError if it is damaged, incomplete or not written by a run.
     """
-    described = describe_checkpoint(folder)
+    reason = problem_with(folder)
+    if reason is not None:
+        raise CheckpointError(f"{folder} does not pass verification: {reason}")
     with understood(folder):
-        return _read(folder, described)
+        return _read(folder, read_trainer_state(folder))
 
 
 def _read(folder: Path, described: dict[str, Any]) -> PortableState:
     shapes: dict[str, list[int]] = described["parameters"]
     models = [read_pickled(path) for path in _ranked(folder, r"_model_states\.pt")]
-    module = _stripped(models[0]["module"])
+    module = {name.removeprefix(PREFIX): value for name, value in models[0]["module"].items()}
     absent = sorted(set(shapes) - set(module))
     if absent:
         raise CheckpointError(f"{folder}: the model's state lacks the parameter {absent[0]!r}")
@@ -190,10 +184,6 @@ def _locked(
             value = torch.cat([part.flatten() for part in parts])[:count].view(shapes[name])
         found[name] = value.float().clone()
     return found
-
-
-def _stripped(values: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(PREFIX): value for name, value in values.items()}
 
 
 def _ranked(folder: Path, kind: str) -> list[Path]:

@@ -17,22 +17,17 @@ CHUNK_BYTES = 1 << 20
 LONGEST_JSON = 64 << 20
 
 
-def read_limited(path: Path) -> bytes:
-    """Return the content of a file. Raises ValueError if it is not regular or is too large.
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file. Raises ValueError if it is missing, large or not JSON.
 
-    A read of a FIFO or a device might never end.
+    A FIFO or a device is refused, because a read of it might never end.
     """
     if not path.is_file():
         raise ValueError(f"{path} is missing or not a regular file")
     if path.stat().st_size > LONGEST_JSON:
         raise ValueError(f"{path} is damaged (larger than {LONGEST_JSON >> 20} MiB)")
-    return path.read_bytes()
-
-
-def read_json(path: Path) -> Any:
-    """Return the content of a JSON file. Raises ValueError if it is missing, large or not JSON."""
     try:
-        return json.loads(read_limited(path))
+        return json.loads(path.read_bytes())
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
         raise ValueError(f"{path} is damaged (not JSON)") from None
 

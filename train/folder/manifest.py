@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -16,12 +15,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from svilm_fast.core.files import sync, write_json
-from svilm_fast.train.folder.files import sha256_of
+from svilm_fast.train.folder.files import read_json, sha256_of
 
 MANIFEST = "manifest.json"
 LATEST = "latest"  # names the newest checkpoint, for DeepSpeed
 FORMAT = 1
-LONGEST_MANIFEST = 64 << 20
 LONGEST_NAME, LONGEST_PART = 1024, 255  # bytes of a path, and of each of its parts
 TAG = re.compile(r"step_\d{8,}")
 # The names that a save writes, including temporary files: ours, and those of safetensors
@@ -76,22 +74,14 @@ def write_manifest(folder: Path) -> None:
 
 def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
     """Return the files that a manifest lists. Raises ValueError if it is damaged."""
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise ValueError(f"{MANIFEST} is not a regular file")
-    if path.stat().st_size > LONGEST_MANIFEST:
-        raise ValueError(f"{MANIFEST} is damaged (too large)")
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
-        raise ValueError(f"{MANIFEST} is damaged (not JSON)") from None
+    content = read_json(folder / MANIFEST)
     files = content.get("files") if isinstance(content, dict) else None
     if not isinstance(files, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{MANIFEST} is damaged (not a manifest)")
     if not files:
         raise ValueError(f"{MANIFEST} lists no files")
     for name, entry in files.items():
-        if not _is_inside(name):
+        if not is_inside(name):
             raise ValueError(f"{MANIFEST} is damaged (the name {name[:60]!r})")
         whole = isinstance(entry, dict) and type(entry.get("bytes")) is int
         if not whole or not isinstance(entry.get("sha256"), str):
@@ -99,7 +89,8 @@ def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
     return files
 
 
-def _is_inside(name: str) -> bool:
+def is_inside(name: str) -> bool:
+    """Return whether a listed name is a relative path of allowed length that stays inside."""
     path = PurePosixPath(name)
     try:
         lengths = [len(os.fsencode(part)) for part in path.parts]

@@ -15,13 +15,13 @@ import shutil
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from svilm_fast.core.errors import UserError
 from svilm_fast.core.files import write_json
 from svilm_fast.train.config.run_files import LOCK_FILE, RunFiles
 from svilm_fast.train.folder.files import read_json
-from svilm_fast.train.folder.manifest import MANIFEST, SAVED, read_manifest
+from svilm_fast.train.folder.manifest import MANIFEST, SAVED, is_inside, read_manifest
 
 FORMAT = "svilm_fast run"
 SHOWN = 5
@@ -51,7 +51,7 @@ def listed(files: RunFiles) -> set[str]:
             name = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        if isinstance(name, str) and _is_inside(name):
+        if isinstance(name, str) and is_inside(name):
             paths.add(name)
     return paths
 
@@ -165,13 +165,6 @@ def _saved_files(folder: Path) -> list[Path]:
     except (OSError, ValueError):
         inside = folder.iterdir() if folder.is_dir() else ()
         return [path for path in inside if SAVED.fullmatch(path.name)]
-
-
-def _is_inside(name: str) -> bool:
-    path = PurePosixPath(name)
-    return (
-        bool(path.parts) and "\0" not in name and not path.is_absolute() and ".." not in path.parts
-    )
 
 
 def _is_own_file(path: Path) -> bool:

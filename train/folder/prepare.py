@@ -23,7 +23,7 @@ from svilm_fast.train.config.run_files import LOCK_FILE, RunFiles
 from svilm_fast.train.config.schema import RunConfig
 from svilm_fast.train.environment import fingerprint
 from svilm_fast.train.folder.manifest import LATEST, committed_tags
-from svilm_fast.train.folder.ownership import claim, foreign, is_run, listed, mark, named, owned
+from svilm_fast.train.folder.ownership import claim, foreign, is_run, mark, named, owned
 from svilm_fast.train.ranks.process_group import Ranks
 
 log = logging.getLogger(__name__)
@@ -100,12 +100,6 @@ def _is_in_the_way(files: RunFiles, path: Path) -> bool:
     return any(place in below for pattern in IN_THE_WAY for place in files.root.glob(pattern))
 
 
-def _is_foreign(files: RunFiles, path: Path) -> bool:
-    if not os.path.lexists(path):
-        return False
-    return path.is_symlink() or path.relative_to(files.root).as_posix() not in listed(files)
-
-
 def clear(files: RunFiles) -> None:
     """Remove the files that the earlier run wrote, and warn of the others, which stay."""
     folders: set[Path] = set()
@@ -140,7 +134,8 @@ def open_folder(
         if fresh:
             clear(files)
         names = fixed_names(files)
-        if _is_foreign(files, files.third_party):  # an older run did not claim this name
+        if os.path.lexists(files.third_party) and files.third_party not in owned(files):
+            # The folder of a run from before this file existed.
             names.remove(files.third_party)
             log.warning(
                 "%s does not belong to this run: warnings of other packages are shown at the end, "
