@@ -1,4 +1,4 @@
-"""`python -m tests.faults`: perform the rows of the table and print what was seen."""
+"""`python -m tests.faults`: performs the rows of the table and prints the results."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def table_of(records: Sequence[dict[str, Any]]) -> Table:
 
 
 def write_record(path: Path, records: list[dict[str, Any]], *, short: bool, seed: int) -> None:
-    """Write what was seen so far, with what it was seen on."""
+    """Write the results so far, with platform and package versions."""
     described = {
         "form": "short" if short else "full",
         "seed": seed,

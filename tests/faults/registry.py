@@ -1,4 +1,4 @@
-"""The table of faults: what is done, how often, and what must hold for a try to count."""
+"""The table of faults: what is injected, how often, and what a try must show to survive."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class MissedError(AssertionError):
-    """What a try should have shown and did not."""
+    """A try did not show what it should."""
 
 
 def need(condition: object, text: str) -> None:
@@ -32,7 +32,7 @@ class Tries:
 
     @contextmanager
     def one(self, label: str) -> Iterator[None]:
-        """Count one try; whatever is raised inside makes it a missed one and is recorded."""
+        """Count one try; an exception inside makes it a missed one and is recorded."""
         self.made += 1
         try:
             yield
@@ -48,7 +48,7 @@ Perform = Callable[["Rig", int, Tries], None]
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table. tries, short: how many tries the full and the short form ask for."""
+    """A row of the table. tries, short: number of tries in the full and in the short form."""
 
     number: int
     fault: str

@@ -1,4 +1,4 @@
-"""Starts small runs on gloo ranks under the launcher and lets the rows do things to them."""
+"""Starts small runs on gloo ranks under the launcher, for the rows of faults."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.faults.state import records_of, state_of
 
 ROOT = Path(__file__).resolve().parents[2]
 POLL_SECONDS = 0.002
-START_SECONDS = 240.0  # of a busy machine, until a run has come to where a fault is due
+START_SECONDS = 240.0  # until a run reaches its fault, on a busy machine
 SAMPLES, GLOBAL_BATCH = 24, 4
 # The short form runs beside other tests, which take processor time from it.
 SHORT_PATIENCE = 5.0
@@ -59,7 +59,7 @@ class Run:
         return self.root / "checkpoints"
 
     def errors(self) -> list[str]:
-        """The lines that told a user what went wrong."""
+        """The error lines of the output."""
         return [line for line in self.output.splitlines() if line.startswith("error: ")]
 
     def code(self) -> int | None:
@@ -80,7 +80,7 @@ class Run:
         return time.monotonic() - began
 
     def come_to(self, condition: Callable[[], object], what: str) -> None:
-        """Wait for a condition that a healthy run meets; raises MissedError if it ends before."""
+        """Wait for a condition of a healthy run; raises MissedError if the run ends before."""
         self.until(lambda: condition() or self.code() is not None, what, START_SECONDS)
         need(condition(), f"ended with {self.code()} before: {what}; {self.tail()}")
 
@@ -92,7 +92,7 @@ class Run:
         return code
 
     def finished(self) -> Run:
-        """Wait, for as long as it makes steps, for a run that must end well."""
+        """Wait for a run that must succeed, as long as it makes steps."""
         done, since = 0, time.monotonic()
         while self.code() is None:
             time.sleep(20 * POLL_SECONDS)
@@ -136,7 +136,7 @@ class Run:
         return found
 
     def end(self) -> None:
-        """End whatever is left of this run."""
+        """Kill all processes that are left of this run."""
         pids = [int(path.read_text()) for path in self.folder.glob("pid_*")]
         for number in (signal.SIGKILL, signal.SIGCONT):
             for pid in pids:
@@ -149,7 +149,7 @@ class Run:
 
 
 def heed_signals() -> None:
-    """Let signals have their effect on a run although `nohup` or a shell's `&` ignores some."""
+    """Restore the default effect of signals, because `nohup` and a shell's `&` ignore some."""
     for number in HANDLED:
         signal.signal(number, signal.SIG_DFL)
 
@@ -171,7 +171,7 @@ class Rig:
 
     def __init__(self, folder: Path, *, short: bool = False, seed: int = 0) -> None:
         self.folder, self.short = folder, short
-        logging.getLogger("svilm_fast").setLevel(logging.ERROR)  # every damage is announced
+        logging.getLogger("svilm_fast").setLevel(logging.ERROR)  # every damaged file is logged
         self.random = random.Random(seed)
         self.patience = SHORT_PATIENCE if short else 1.0
         self._warm: subprocess.Popen | None = None
@@ -242,7 +242,7 @@ class Rig:
         """Start a run. cold: by the `deepspeed` command with new interpreters instead of forks."""
         for earlier in self._runs:
             if earlier.root == root:
-                earlier.end()  # what a missed try left of it
+                earlier.end()  # processes of a missed try
         folder = self.new_folder("start")
         arguments = ["--config", str(self.recipe(root, settings)), *options]
         env = {
@@ -309,7 +309,7 @@ class Rig:
     def reference(self, *settings: str) -> Run:
         """Return the fault-free run with these settings, made once.
 
-        How often it saves changes no state, and neither does its timeout: these may be others.
+        The intervals of saves and the timeout do not change the state, so they may differ.
         """
         key = tuple(one for one in settings if not one.startswith(KEEP_THE_STATE))
         if key not in self._references:

@@ -1,4 +1,4 @@
-"""Rows in which somebody wants more than to be read: programs, archives, enormous contents."""
+"""Rows with hostile input: pickled programs, archives, enormous contents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows in which a rank is killed, stopped or asked to leave, from outside and at random moments."""
+"""Rows in which signals kill, stop or end ranks at random moments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows in which runs end on purpose and must go on bit for bit."""
+"""Rows in which runs stop on purpose and must resume bit for bit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A long run with one fault after the other."""
+"""A long run with many faults in sequence."""
 
 from __future__ import annotations
 

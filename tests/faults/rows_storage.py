@@ -125,7 +125,8 @@ def _refused(folder: Path, *names: str) -> None:
 @row(
     8,
     "disk full before and during a save",
-    "the previous checkpoint intact, bytes told, no partial folder, the policy kept, the end equal",
+    "the previous checkpoint intact, bytes reported, no partial folder, the policy kept, the end "
+    "equal",
     tries=8,
     short=2,
 )
@@ -159,7 +160,7 @@ def _one_full_disk(
     root, ballast = disk / "run", disk / "ballast"
     step = 6
     if policy == "continue" and mounted:
-        # Full before the save: it is left out, and the run goes on.
+        # Full before the save: it is skipped, and the run continues.
         run = rig.start(root, *settings, f"checkpoint.when_full={policy}")
         run.come_to(lambda: newest_step(run) >= 3, "the save of step 3")
         fill(disk, 2_000_000)
@@ -176,7 +177,7 @@ def _one_full_disk(
     run = rig.start(root, *settings, faults=[fault])
     need(run.wait() == EXIT_BAD_INPUT, f"exit code {run.code()}; {run.tail()}")
     need(f"not enough disk space for the checkpoint of step {step}" in run.tail(), run.tail())
-    need("bytes" in run.tail() and "are free" in run.tail(), f"no bytes told: {run.tail()}")
+    need("bytes" in run.tail() and "are free" in run.tail(), f"no bytes reported: {run.tail()}")
     need(not (run.checkpoints / tag_of(step)).exists(), "the partial folder is left")
     need(newest_step(run) == 3, f"the newest checkpoint is {newest_step(run)}")
     ballast.unlink(missing_ok=True)

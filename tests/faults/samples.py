@@ -1,4 +1,4 @@
-"""What several rows of data do: open small datasets, and expect refusals."""
+"""Helpers of the data rows: open small datasets, and expect refusals."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""DeepSpeed's launcher in a process that has imported everything, so that a start costs seconds.
+"""Runs DeepSpeed's launcher in a process that has imported everything, so that starts are fast.
 
 Every line of stdin describes a run. For each, a fork of this process calls `main` of
 `deepspeed.launcher.launch`, the program that `deepspeed` starts on every node. Its ranks are forks
-too, instead of new interpreters; all else is the launcher's own: the variables, the watch over the
-ranks, the end of all when one ends, the exit code.
+too, instead of new interpreters, so they share one hash seed. Everything else is the launcher's own
+code: the variables, the monitoring of the ranks, the end of all when one ends, the exit code.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.faults import rank_program
 
 
 class ForkedRank:
-    """What the launcher uses of subprocess.Popen, for a fork of this process."""
+    """The part of subprocess.Popen that the launcher uses, for a fork of this process."""
 
     def __init__(self, command: Sequence[str], env: dict[str, str]) -> None:
         # python -u -m tests.faults.rank_program, then its arguments
@@ -64,7 +64,7 @@ class ForkingModule:
 
 
 def launch(case: dict[str, Any]) -> int:
-    """Be the launcher of one run; returns the exit code."""
+    """Run the launcher of one run; returns the exit code."""
     from deepspeed.launcher import launch as launcher
 
     os.setsid()

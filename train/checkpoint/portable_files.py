@@ -18,7 +18,7 @@ from torch import Tensor
 from svilm_fast.core.errors import CheckpointError
 from svilm_fast.core.files import write_json
 from svilm_fast.train.checkpoint.saved_state import PORTABLE_STATE, read_portable_state
-from svilm_fast.train.folder.disk import check_space, told
+from svilm_fast.train.folder.disk import check_space, save_error
 from svilm_fast.train.folder.files import save_tensors
 from svilm_fast.train.folder.manifest import (
     MANIFEST,
@@ -96,7 +96,7 @@ def write_portable(folder: Path, state: PortableState, copies: Iterable[Path] = 
             folder.replace(before)
         temporary.replace(folder)
     except OSError as error:
-        failure = told(error, folder.parent, needed, what)
+        failure = save_error(error, folder.parent, needed, what)
         _remove_draft(temporary)
         raise failure from error
     _finish_replacing(folder)

@@ -39,7 +39,7 @@ from svilm_fast.train.checkpoint.saved_state import (
 )
 from svilm_fast.train.engine.engine import Engine
 from svilm_fast.train.engine.optimizer import RATE_FACTOR, described_groups
-from svilm_fast.train.folder.disk import bytes_in, check_space, late_errors, told
+from svilm_fast.train.folder.disk import bytes_in, check_space, late_errors, save_error
 from svilm_fast.train.folder.manifest import (
     LATEST,
     MANIFEST,
@@ -106,12 +106,12 @@ def check_groups(saved: list[dict[str, Any]], engine: Engine, source: Path) -> N
     for was, is_now in itertools.zip_longest(saved, here):
         if was != is_now:
             break
-    told = [
+    texts = [
         "none" if group is None else f"{group['name']} at {group[RATE_FACTOR]:g} of the rate"
         for group in (was, is_now)
     ]
     raise CheckpointError(
-        f"{source} was written with other parameter groups ({told[0]}, here {told[1]}); keep "
+        f"{source} was written with other parameter groups ({texts[0]}, here {texts[1]}); keep "
         "optimizer.layer_decay, optimizer.no_decay, video.lock and text.lock as they were, or "
         "continue from the portable checkpoint with --init-from"
     )
@@ -263,7 +263,7 @@ def save_checkpoint(
         try:
             write()
         except OSError as error:
-            failure = told(error, folder, needed, f"{what} (rank {ranks.rank})")
+            failure = save_error(error, folder, needed, f"{what} (rank {ranks.rank})")
             failure.__cause__ = error
         found = [one for one in ranks.gather(failure) if one is not None]
         if found:

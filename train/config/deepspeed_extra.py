@@ -14,7 +14,7 @@ import torch
 from pydantic import BaseModel, ValidationError
 
 from svilm_fast.core.errors import ConfigError
-from svilm_fast.core.messages import suggestion
+from svilm_fast.core.messages import single_line, suggestion
 from svilm_fast.train.config.run_files import LOCK_FILE, RunFiles
 from svilm_fast.train.environment import import_deepspeed
 
@@ -43,8 +43,8 @@ DECIDED_BY = {
     "fp16": "training.precision",
     "gradient_accumulation_steps": "training.micro_batch",
     "gradient_clipping": "training.gradient_clipping",
-    "optimizer": "optimizer.name and the settings beside it",
-    "scheduler": "schedule.shape and the settings beside it",
+    "optimizer": "optimizer.name and the other settings of optimizer",
+    "scheduler": "schedule.shape and the other settings of schedule",
     "tensorboard": "logging.tensorboard",
     "torch_autocast.dtype": "training.precision",
     "torch_autocast.enabled": "training.precision",
@@ -160,8 +160,8 @@ def _check_names(key: str, extra: Mapping[str, Any], generated: Mapping[str, Any
     except ValidationError as error:
         raise _refused_by_model(key, given, error) from error
     except Exception as error:  # DeepSpeed's parser can raise anything
-        words = " ".join(str(error).split())
-        raise ConfigError(f"'{HERE}.{key}' is refused by DeepSpeed: {words}") from error
+        reason = single_line(error, None)
+        raise ConfigError(f"'{HERE}.{key}' is refused by DeepSpeed: {reason}") from error
     if key in known:
         _check_block(f"{HERE}.", read, {key: given})
     elif key in read.asked:

@@ -20,7 +20,7 @@ def preset_names() -> list[str]:
 
 
 def find_config(name: str, beside: Path | None = None) -> Path:
-    """Find a recipe by path, by path beside another file, or by name among the packaged ones.
+    """Find a recipe by path, by path relative to another recipe, or by the name of a packaged one.
 
     Raises ConfigError naming the nearest recipe if nothing is found.
     """

@@ -72,7 +72,7 @@ class OptimizerConfig(Settings):
 
 
 class EmaConfig(Settings):
-    """An exponential moving average of the weights, kept beside them."""
+    """An exponential moving average of the weights."""
 
     decay: float | None = Field(
         None, gt=0, lt=1, description="EMA decay per step; null: no average"

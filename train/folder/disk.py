@@ -12,6 +12,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from svilm_fast.core.errors import CheckpointError, UserError
+from svilm_fast.core.messages import single_line
 
 # Free bytes that a save must leave for other programs that write to this disk.
 RESERVE_BYTES = 16 << 20
@@ -45,7 +46,7 @@ def is_full(error: BaseException, folder: Path) -> bool:
     return named or "os error 28" in str(error) or shutil.disk_usage(folder).free < RESERVE_BYTES
 
 
-def told(error: OSError, folder: Path, needed: int, what: str) -> UserError:
+def save_error(error: OSError, folder: Path, needed: int, what: str) -> UserError:
     """Return the user's error for a failed write of `what`."""
     if is_full(error, folder):
         return DiskFullError(_text(folder, needed, shutil.disk_usage(folder).free, what))
@@ -58,7 +59,7 @@ def write_errors() -> Iterator[None]:
     try:
         yield
     except (SafetensorError, RuntimeError) as error:
-        raise OSError(" ".join(str(error).split())) from error
+        raise OSError(single_line(error, None)) from error
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from svilm_fast.core.errors import CheckpointError, UserError
+from svilm_fast.core.messages import single_line
 from svilm_fast.data.errors import DataError
 from svilm_fast.train.ranks.lost_connection import is_lost_connection
 
@@ -40,8 +41,8 @@ def understood(path: str | Path) -> Iterator[None]:
     except Exception as error:  # damaged or foreign content can raise anything
         if is_lost_connection(error):
             raise
-        told = re.search(r"WeightsUnpickler error: (.*?)(?: Please use|$)", str(error), re.M)
-        reason = told[1] if told else f"{type(error).__name__}: {' '.join(str(error).split())}"
+        found = re.search(r"WeightsUnpickler error: (.*?)(?: Please use|$)", str(error), re.M)
+        reason = found[1] if found else f"{type(error).__name__}: {single_line(error, None)}"
         raise CheckpointError(
             f"{path} holds objects that no checkpoint contains, and nothing in it was executed "
             f"({reason:.200}); take another checkpoint"

@@ -81,7 +81,7 @@ class MonitorServer:
         self.ranks: dict[socket.socket, int] = {}
         self.pending: dict[socket.socket, bytes] = {}
         self.strangers: dict[socket.socket, float] = {}  # deadline to send the token
-        self.told = b""  # sent to ranks that join later
+        self.sent = b""  # sent to ranks that join later
         listener.setblocking(False)
         self.selector.register(listener, selectors.EVENT_READ)
         self.thread = threading.Thread(target=self._serve, name="watch-server", daemon=True)
@@ -118,7 +118,7 @@ class MonitorServer:
         self.selector.register(peer, selectors.EVENT_READ)
 
     def _tell_all(self, **fields: Any) -> None:
-        self.told += _line(**fields)
+        self.sent += _line(**fields)
         # Rank 0 last, because its end also ends this thread.
         for peer in sorted(self.ranks, key=self.ranks.__getitem__, reverse=True):
             self._tell(peer, _line(**fields))
@@ -164,7 +164,7 @@ class MonitorServer:
             del self.strangers[peer]
             self.ranks[peer] = said["rank"]
             self.ledger.joined(Member(said["rank"], said["host"], said["pid"]))
-            self._tell(peer, self.told)
+            self._tell(peer, self.sent)
         elif "stopped" in said:
             prefix = f"step {said['step']}: {self.ledger.members[rank]} stopped: "
             text = (prefix if said["own"] else "") + said["stopped"]
