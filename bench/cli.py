@@ -114,3 +114,10 @@ add_command(
     "Measure all_gather, reduce_scatter and all_reduce; compare a step's bytes and time.",
     "svilm bench comm --ranks 2,4",
 )
+add_command(
+    app,
+    "ranking",
+    "svilm_fast.bench.ranking:ranking",
+    "Rank texts and videos in one float32 pass and by the float64 reference, in turns.",
+    "svilm bench ranking --pairs 50000",
+)
