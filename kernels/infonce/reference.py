@@ -1,4 +1,4 @@
-"""The oracle: symmetric InfoNCE over row chunks in plain PyTorch, any dtype, any device."""
+"""The oracle: symmetric InfoNCE in plain PyTorch, by chunks of rows, on any device."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .options import InfonceOptions
 from .pairs import PairMode, diagonal_range, share_weights, shared_loss
 
 DEFAULT_WORKSPACE_BYTES = 1 << 26
-# Logits, probabilities, gradient and mask of a chunk are live at the same time.
+# Logits, probabilities, gradient and mask of a chunk are live simultaneously.
 _LIVE_MATRICES = 4
 
 
 class _Block:
-    """A [m, n] block of logits, made one chunk of rows at a time."""
+    """An [m, n] block of logits, computed one chunk of rows at a time."""
 
     def __init__(
         self, videos: Tensor, texts: Tensor, scale: Tensor, options: InfonceOptions
@@ -67,7 +67,8 @@ class _Block:
 
 
 def _softmax(logits: Tensor, lse: Tensor) -> Tensor:
-    # A line without any pair has lse = -inf; its probabilities are 0, not exp(-inf + inf).
+    # If all pairs of a line are excluded, lse = -inf and its probabilities are 0, not
+    # exp(-inf + inf).
     return torch.exp(logits - lse.masked_fill(lse == -torch.inf, 0.0))
 
 
@@ -150,7 +151,8 @@ def _fake_backward(
     )
 
 
-# Operators only for tracing: the loop over chunks would be unrolled, one graph per batch size.
+# Operators for torch.compile only: it would unroll the loop over chunks and make one graph per
+# batch size.
 _LIBRARY = torch.library.Library("svilm_infonce_reference", "DEF")
 _CALL = (
     "Tensor videos, Tensor texts, Tensor scale, Tensor? video_ids, Tensor? text_ids,"
@@ -176,7 +178,7 @@ _ops = torch.ops.svilm_infonce_reference
 
 
 class _InfoNCEPartials(torch.autograd.Function):
-    """Recomputes every chunk in backward, so that nothing of size m x n is ever saved."""
+    """Recomputes every chunk in backward, so that nothing of size m x n is saved."""
 
     @staticmethod
     def forward(
@@ -236,7 +238,7 @@ def infonce(
     pair_mode: PairMode = "exclude",
     workspace_bytes: int = DEFAULT_WORKSPACE_BYTES,
 ) -> Tensor:
-    """`loss` with the arguments of `api.infonce`."""
+    """`loss` with the arguments of `api.infonce` except `backend`."""
     ids = pair_ids if isinstance(pair_ids, tuple) or pair_ids is None else (pair_ids, pair_ids)
     return loss(
         videos, texts, scale, InfonceOptions(diagonal_offset, ids, pair_mode, workspace_bytes)
