@@ -72,12 +72,6 @@ def compute_dtype(*tensors: Tensor) -> torch.dtype:
     return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
 
 
-def scalar_tensor(value: float, like: Tensor) -> Tensor:
-    """A number as a 0-dim tensor on the device of `like`, in its compute dtype."""
-    # Not as_tensor: its copy from the host would synchronise.
-    return torch.full((), float(value), dtype=compute_dtype(like), device=like.device)
-
-
 def whole_number(op: str, name: str, value: int) -> int:
     """The int of an integer or another object with `__index__`; a TypeError for other types."""
     if isinstance(value, int) and not isinstance(value, bool):
@@ -89,6 +83,34 @@ def whole_number(op: str, name: str, value: int) -> int:
         except TypeError:
             pass
     raise TypeError(f"{op}: {name} must be a whole number, got {value!r}")
+
+
+def check_scalar(op: str, name: str, value: Tensor | float) -> None:
+    """Check a number or 0-dim float tensor.
+
+    Raises:
+        TypeError: neither a number nor a tensor.
+        ValueError: another tensor, or a number too large for a float.
+    """
+    if not isinstance(value, Tensor):
+        real_number(op, name, value)
+    elif value.dim() or not value.is_floating_point():
+        raise ValueError(
+            f"{op}: {name} must be a number or a 0-dim float tensor, "
+            f"got {value.dtype} {list(value.shape)}"
+        )
+
+
+def as_scalar(op: str, name: str, value: Tensor | float, like: Tensor) -> Tensor:
+    """A number as a 0-dim tensor on the device of `like`, in its compute dtype; tensors unchanged.
+
+    Raises like `check_scalar`.
+    """
+    check_scalar(op, name, value)
+    if isinstance(value, Tensor):
+        return value
+    # Not as_tensor: its copy from the host would synchronise.
+    return torch.full((), float(value), dtype=compute_dtype(like), device=like.device)
 
 
 def real_number(op: str, name: str, value: float) -> float:

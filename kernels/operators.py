@@ -121,6 +121,14 @@ def distinct(*tensors: *Tensors) -> tuple[*Tensors]:
     return tuple(found)  # type: ignore[return-value]
 
 
+def gradient_buffers(needs: Iterable[bool], inputs: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    """Uninitialised gradients of the inputs; of shape [0] where not needed."""
+    return tuple(
+        torch.empty_like(value) if need else value.new_empty((0,))
+        for need, value in zip(needs, inputs)
+    )
+
+
 def wanted(needs: Iterable[bool], gradients: Iterable[Tensor]) -> tuple[Tensor | None, ...]:
     """The gradients that are needed, None for the others."""
     return tuple(gradient if need else None for need, gradient in zip(needs, gradients))

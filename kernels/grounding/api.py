@@ -8,10 +8,9 @@ from torch import Tensor
 from svilm_fast.kernels.backend import Backend, choose
 from svilm_fast.kernels.checks import (
     FLOATS,
+    as_scalar,
     check_tensors,
     check_width,
-    real_number,
-    scalar_tensor,
 )
 from svilm_fast.kernels.operators import anchor, distinct
 
@@ -47,23 +46,6 @@ def check_inputs(groups: Tensor, nouns: Tensor, noun_mask: Tensor) -> None:
             f"grounding: noun_mask must be bool {list(nouns.shape[:2])}, "
             f"got {noun_mask.dtype} {list(noun_mask.shape)}"
         )
-
-
-def as_scalar(name: str, value: Tensor | float, like: Tensor) -> Tensor:
-    """A number as a 0-dim tensor on the device of `like`, or a 0-dim float tensor unchanged.
-
-    Raises:
-        TypeError: neither a number nor a tensor.
-        ValueError: another tensor, or a number too large for a float.
-    """
-    if isinstance(value, Tensor):
-        if value.dim() or not value.is_floating_point():
-            raise ValueError(
-                f"grounding: {name} must be a float or a 0-dimensional float tensor, "
-                f"got {value.dtype} {list(value.shape)}"
-            )
-        return value
-    return scalar_tensor(real_number(OP, name, value), like)
 
 
 def chosen_path(
@@ -109,7 +91,7 @@ def grounding_scores(
         RuntimeError: `fused` was requested and cannot run.
     """
     check_inputs(groups, nouns, noun_mask)
-    beta = as_scalar("beta", beta, groups)
+    beta = as_scalar(OP, "beta", beta, groups)
     options = GroundingOptions.checked(OP, workspace_bytes, backend)
     return scores_of(groups, nouns, noun_mask, beta, options)
 
@@ -167,7 +149,7 @@ def matrix_infonce(
             f"matrix_infonce: valid must be bool [{scores.shape[0]}], "
             f"got {valid.dtype} {list(valid.shape)}"
         )
-    scale = as_scalar("scale", scale, scores)
+    scale = as_scalar(OP, "scale", scale, scores)
     reason = None
     if not scores.numel():
         reason = "the matrix is empty"
@@ -209,7 +191,8 @@ def grounding_loss(
         RuntimeError: `fused` was requested and cannot run.
     """
     check_inputs(groups, nouns, noun_mask)
-    beta, scale = as_scalar("beta", beta, groups), as_scalar("scale", scale, groups)
+    beta = as_scalar(OP, "beta", beta, groups)
+    scale = as_scalar(OP, "scale", scale, groups)
     options = GroundingOptions.checked(OP, workspace_bytes, backend)
     if groups.shape[0] != nouns.shape[0]:
         raise ValueError(

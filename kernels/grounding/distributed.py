@@ -10,16 +10,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from svilm_fast.kernels import collectives
+from svilm_fast.kernels.checks import as_scalar
 from svilm_fast.kernels.operators import first_derivative_only
 from svilm_fast.kernels.slices import SlicePlan, for_parts, gather_parts
 
-from .api import (
-    as_scalar,
-    check_inputs,
-    chosen_path,
-    loss_of,
-    scores_of,
-)
+from .api import OP, check_inputs, chosen_path, loss_of, scores_of
 from .options import GroundingOptions
 
 # (groups [b, G, D], nouns [B, K, D], noun_mask [B, K], beta) -> scores [b, B]
@@ -67,7 +62,8 @@ def distributed_grounding_loss(
     """
     options = GroundingOptions(workspace_bytes, backend)
     options = _checked(groups, nouns, noun_mask, beta, scale, group, scores, options)
-    beta, scale = as_scalar("beta", beta, groups), as_scalar("scale", scale, groups)
+    beta = as_scalar(OP, "beta", beta, groups)
+    scale = as_scalar(OP, "scale", scale, groups)
     if scores is None and collectives.world_size(group) == 1:
         return loss_of(groups, nouns, noun_mask, beta, scale, options)
     plan = SlicePlan.of(nouns, group)
@@ -151,8 +147,8 @@ def _checked(
     several = collectives.world_size(group) > 1
     try:
         check_inputs(groups, nouns, noun_mask)
-        tensors = (as_scalar("beta", beta, groups), as_scalar("scale", scale, groups))
-        options = GroundingOptions.checked("grounding", options.workspace_bytes, options.backend)
+        tensors = (as_scalar(OP, "beta", beta, groups), as_scalar(OP, "scale", scale, groups))
+        options = GroundingOptions.checked(OP, options.workspace_bytes, options.backend)
         if groups.shape[0] != nouns.shape[0] or not groups.shape[0]:
             problem = (
                 "each rank needs as many captions as videos and at least one, "

@@ -21,7 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .api import as_scalar, check_inputs, grounding_scores
+from ..checks import as_scalar
+from .api import OP, check_inputs, grounding_scores
 from .reference import CHUNK_ELEMENTS, ChunkScore, chunked_scores
 
 SIMILARITIES = ("softmax", "max", "mean", "maxsim", "linear", "mlp")
@@ -134,7 +135,7 @@ def similarity_scores(
     """
     parameters = parameters or {}
     check_inputs(groups, nouns, noun_mask)
-    beta = as_scalar("beta", beta, groups)
+    beta = as_scalar(OP, "beta", beta, groups)
     hidden = parameters["hidden_bias"].numel() if "hidden_bias" in parameters else 1
     wanted = parameter_shapes(similarity, groups.shape[1], hidden)
     given = {name: tuple(tensor.shape) for name, tensor in parameters.items()}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import backend as backends
-from ..checks import FLOATS, check_tensors, real_number, scalar_tensor
+from ..checks import FLOATS, as_scalar, check_scalar, check_tensors
 from ..operators import distinct
 from . import reference
 from .fused.layout import default_workspace_bytes, unsupported
@@ -76,7 +76,7 @@ def infonce(
     ids = _split_ids(pair_ids)
     options = InfonceOptions.checked(OP, diagonal_offset, ids, pair_mode, workspace_bytes, backend)
     check_block(OP, videos, texts, scale, options)
-    scale = scale if isinstance(scale, Tensor) else scalar_tensor(scale, videos)
+    scale = as_scalar(OP, "scale", scale, videos)
     rows, columns, offset = videos.shape[0], texts.shape[0], options.diagonal_offset
     start, stop = diagonal_range(rows, columns, offset)
     if start == stop:
@@ -141,7 +141,7 @@ def relative_partials(
     A loss needs only differences of these values. The largest logit of unit-norm rows is the scale,
     so the values of confident pairs are small and precise in fp32.
     """
-    scale = scale if isinstance(scale, Tensor) else scalar_tensor(scale, videos)
+    scale = as_scalar(OP, "scale", scale, videos)
     if chosen_path(videos, texts, scale, options) == "reference":
         found = reference.partials(videos, texts, scale, options)
         return InfoNCEPartials(*(value - scale for value in found)), scale
@@ -211,13 +211,7 @@ def check_block(
             f"{name}: videos and texts must share one of fp16, bf16, fp32, fp64, "
             f"got {videos.dtype} and {texts.dtype}"
         )
-    if not isinstance(scale, Tensor):
-        real_number(name, "scale", scale)
-    elif scale.ndim != 0 or not scale.dtype.is_floating_point:
-        raise ValueError(
-            f"{name}: scale must be a 0-dim floating tensor or a float, "
-            f"got {scale.dtype} {list(scale.shape)}"
-        )
+    check_scalar(name, "scale", scale)
     for side, ids, embeddings in zip(("video", "text"), options.ids or (), (videos, texts)):
         check_tensors(name, **{f"{side}_ids": ids})
         if ids.dtype != torch.int64 or ids.shape != embeddings.shape[:1]:

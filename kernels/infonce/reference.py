@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..checks import compute_dtype
-from ..operators import define, distinct, first_derivative_only, wanted
+from ..operators import define, distinct, first_derivative_only, gradient_buffers, wanted
 from .options import InfonceOptions
 from .pairs import PairMode, diagonal_range, share_weights, shared_loss
 
@@ -112,11 +112,14 @@ def _backward(
         for rows in block.chunks():
             similarity = block.similarity(rows)
             logits = block.logits(similarity, rows)
+            # dS_ij = g^r_i exp(s_ij - r_i) + g^c_j exp(s_ij - c_j) + g^p_i Y_ij
             grad_logits = _softmax(logits, row_lse[rows, None]) * grad_row[rows, None]
             grad_logits += _softmax(logits, column_lse) * grad_column
             grad_logits += block.target(rows) * grad_positive[rows, None]
             if need_scale:
+                # dalpha = sum_ij dS_ij a_ij
                 grad_scale += (grad_logits * similarity).sum()
+            # dV = alpha dS T, dT = alpha dS^T V
             grad_logits *= block.scale
             if need_videos:
                 grad_videos[rows] = (grad_logits @ block.texts).to(videos.dtype)
@@ -130,25 +133,9 @@ def _fake_forward(videos: Tensor, texts: Tensor, scale: Tensor, *packed: Any) ->
     return row_lse, row_lse.new_empty((texts.shape[0],)), torch.empty_like(row_lse)
 
 
-def _fake_backward(
-    grad_row: Tensor,
-    grad_column: Tensor,
-    grad_positive: Tensor,
-    row_lse: Tensor,
-    column_lse: Tensor,
-    need_videos: bool,
-    need_texts: bool,
-    need_scale: bool,
-    videos: Tensor,
-    texts: Tensor,
-    scale: Tensor,
-    *packed: Any,
-) -> Any:
-    return (
-        torch.empty_like(videos) if need_videos else videos.new_empty((0,)),
-        torch.empty_like(texts) if need_texts else texts.new_empty((0,)),
-        scale.new_empty(() if need_scale else (0,)),
-    )
+def _fake_backward(*arguments: Any) -> tuple[Tensor, ...]:
+    needs, inputs = arguments[5:8], arguments[8:11]
+    return gradient_buffers(needs, inputs)
 
 
 # Operators for torch.compile only: it would unroll the loop over chunks and make one graph per

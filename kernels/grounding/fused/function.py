@@ -198,6 +198,20 @@ for _implementation, _fake in (
 _ops = torch.ops.svilm_grounding
 
 
+def _sizes(groups: Tensor, nouns: Tensor) -> tuple[int, int, int, torch.dtype]:
+    return groups.shape[1], nouns.shape[1], groups.shape[2], groups.dtype
+
+
+def _input_gradients(ctx: Any, operator: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradients of groups, nouns, noun_mask and scalars, for `GroundingScores` and the loss."""
+    need_groups, need_nouns, _, *scalars, _, _ = ctx.needs_input_grad
+    needs = (need_groups, need_nouns, *scalars)
+    *saved, _ = ctx.saved_tensors
+    found = operator(upstream, *saved, *ctx.sizes, *needs, ctx.workspace_bytes)
+    groups, nouns, *scalars = wanted(needs, found)
+    return groups, nouns, None, *scalars, None, None
+
+
 class GroundingScores(torch.autograd.Function):
     """Scores of all pairs; saves the kernel buffers of the inputs and their `anchor`."""
 
@@ -207,20 +221,14 @@ class GroundingScores(torch.autograd.Function):
     ):
         scores, copy, rows, weights = _ops.scores_forward(groups, nouns, noun_mask, beta)
         ctx.save_for_backward(copy if copy.numel() else groups, rows, weights, beta, anchored)
-        ctx.sizes = (groups.shape[1], nouns.shape[1], groups.shape[2], groups.dtype)
+        ctx.sizes = _sizes(groups, nouns)
         ctx.workspace_bytes = workspace_bytes
         return scores
 
     @staticmethod
     @first_derivative_only
     def backward(ctx, upstream):  # type: ignore[override]
-        need_groups, need_nouns, _, *scalars = ctx.needs_input_grad[:4]
-        needs = (need_groups, need_nouns, *scalars)
-        found = _ops.scores_backward(
-            upstream, *ctx.saved_tensors[:-1], *ctx.sizes, *needs, ctx.workspace_bytes
-        )
-        groups, nouns, beta = wanted(needs, found)
-        return groups, nouns, None, beta, None, None
+        return _input_gradients(ctx, _ops.scores_backward, upstream)
 
 
 class GroundingLoss(torch.autograd.Function):
@@ -235,20 +243,14 @@ class GroundingLoss(torch.autograd.Function):
         )
         tokens = copy if copy.numel() else groups
         ctx.save_for_backward(scores, lse, count, tokens, rows, weights, beta, scale, anchored)
-        ctx.sizes = (groups.shape[1], nouns.shape[1], groups.shape[2], groups.dtype)
+        ctx.sizes = _sizes(groups, nouns)
         ctx.workspace_bytes = workspace_bytes
         return loss
 
     @staticmethod
     @first_derivative_only
     def backward(ctx, upstream):  # type: ignore[override]
-        need_groups, need_nouns, _, *scalars = ctx.needs_input_grad[:5]
-        needs = (need_groups, need_nouns, *scalars)
-        found = _ops.loss_backward(
-            upstream, *ctx.saved_tensors[:-1], *ctx.sizes, *needs, ctx.workspace_bytes
-        )
-        groups, nouns, beta, scale = wanted(needs, found)
-        return groups, nouns, None, beta, scale, None, None
+        return _input_gradients(ctx, _ops.loss_backward, upstream)
 
 
 class MatrixInfoNCE(torch.autograd.Function):

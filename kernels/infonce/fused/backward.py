@@ -9,6 +9,7 @@ import triton
 from torch import Tensor
 
 from ...launch import launch
+from ...operators import gradient_buffers
 from ...primitives import accumulate_product
 from .finish import total_kernel
 from .forward import CallTensors, Logs, line_blocks
@@ -92,11 +93,7 @@ def backward(
     finish_rows = rows_per_finish(dim)
     number = -(-(rows if dot_videos else columns) // finish_rows)
     parts = videos.new_empty((number if need_scale else 0,), dtype=torch.float32)
-    gradients = InfonceGradients(
-        torch.empty_like(videos) if need_videos else videos.new_empty((0,)),
-        torch.empty_like(texts) if need_texts else texts.new_empty((0,)),
-        block.scale.new_empty(() if need_scale else (0,)),
-    )
+    gradients = InfonceGradients(*gradient_buffers(needs, (videos, texts, block.scale)))
     step = Step(block, logs, upstream, pairs, LIFT if half else 1.0, tile)
     for start in range(0, rows, chunk):
         stop = min(start + chunk, rows)
