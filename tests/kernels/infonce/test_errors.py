@@ -1,4 +1,4 @@
-"""Wrong input gets one clear line."""
+"""Invalid input raises an error of one clear line."""
 
 import pytest
 import torch
