@@ -14,7 +14,7 @@ from svilm_fast.bench.console import wide_console
 from svilm_fast.bench.environment import ROOT, environment, slug
 from svilm_fast.bench.run.file import check_replaceable
 from svilm_fast.bench.run.record import Record
-from svilm_fast.bench.run.runner import HOST_SUITES, run_into
+from svilm_fast.bench.run.runner import run_into
 from svilm_fast.bench.run.table import table
 from svilm_fast.bench.run.text import exit_code, failures, line, status_text
 from svilm_fast.bench.suites import benchmarks
@@ -115,7 +115,7 @@ def chosen_benchmarks(suites: str, device: torch.device, only: str | None) -> di
 
 def measured_ceilings(device: torch.device, chosen: Any, console: Console) -> Ceilings | None:
     """Product and copy rate of the device, where a benchmark is compared with them."""
-    if all(benchmark.suite in HOST_SUITES for benchmark in chosen):
+    if all(benchmark.on_host for benchmark in chosen):
         return None
     ceilings = measure_ceilings(device)
     console.print(ceilings.describe())

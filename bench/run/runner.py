@@ -23,8 +23,6 @@ from svilm_fast.bench.suites.benchmark import Benchmark, Prepared
 from svilm_fast.bench.timing import Timing, host_time_us, measure, measure_together
 from svilm_fast.kernels.launch import compiled_kernels
 
-# Suites whose calls do no work on the device, so that its ceilings say nothing of them.
-HOST_SUITES = ("data", "host")
 MOST_SAMPLES = 100
 PAST_DEADLINE = "failed: the deadline of the run had passed"
 
@@ -112,7 +110,7 @@ def run_one(
     benchmark: Benchmark, device: torch.device, ceilings: Ceilings | None, *, budget_s: float
 ) -> Record:
     """Measure one benchmark."""
-    device = clock_device(benchmark, device)
+    device = torch.device("cpu") if benchmark.on_host else device
     try:
         prepared, error = prove(benchmark, device)
     except Exception as failure:
@@ -124,7 +122,7 @@ def run_one(
             device,
             budget_s=budget_s,
             most=prepared.most_samples or MOST_SAMPLES,
-            memory=measures_memory(benchmark),
+            memory=not benchmark.on_host,
         )
         host_us = _host_us(benchmark, prepared, timing, device, budget_s)
         kernels = started_kernels(prepared, device)
@@ -236,16 +234,6 @@ def kernel_metrics(compiled: Any) -> dict[str, Any]:
     }
 
 
-def clock_device(benchmark: Benchmark, device: torch.device) -> torch.device:
-    """Where a benchmark is timed: host code by the wall clock, whatever the run's device is."""
-    return torch.device("cpu") if benchmark.suite in HOST_SUITES else device
-
-
-def measures_memory(benchmark: Benchmark) -> bool:
-    """Whether PyTorch allocates what the call works on."""
-    return benchmark.suite not in HOST_SUITES
-
-
 def _close(chosen: list[Prepared], device: torch.device) -> None:
     for prepared in chosen:
         prepared.close()
@@ -308,11 +296,10 @@ def measured(
     """The record of a benchmark that was timed; by default with the device's own clock."""
     seconds = timing.median_ms * 1e-3
     more = {} if prepared.explain is None else prepared.explain(seconds)
-    on_device = benchmark.suite not in HOST_SUITES
     fractions: dict[str, Any] = {}
     if prepared.cost is not None:
         fractions = {"flops": prepared.cost.flops, "bytes": prepared.cost.bytes}
-        if ceilings is not None and on_device:
+        if ceilings is not None and not benchmark.on_host:
             fractions |= {
                 "product_fraction": prepared.cost.flops / seconds / ceilings.product_flops,
                 "copy_fraction": prepared.cost.bytes / seconds / ceilings.copy_bytes,
