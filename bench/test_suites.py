@@ -1,4 +1,4 @@
-"""Every registered benchmark: proven right on its own tensors, then timed by pytest-benchmark."""
+"""Every registered benchmark: verified on its own tensors, then timed by pytest-benchmark."""
 
 from __future__ import annotations
 

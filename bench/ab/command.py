@@ -49,7 +49,7 @@ def ab(
     confidence: Annotated[
         float, typer.Option(min=0.5, max=0.9999, help="Of the two-sided intervals.")
     ] = 0.95,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: what is there.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: a GPU if any.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads; more than 1: unpinned.")] = 1,
     controls: Annotated[
         int, typer.Option(min=0, help="Benchmarks also measured base against base.")

@@ -19,7 +19,7 @@ from svilm_fast.core.units import bytes_text
 
 
 def memory(
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: what is there.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: a GPU if any.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Result file; default bench/results/<machine>/memory.json.")
     ] = None,
