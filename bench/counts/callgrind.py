@@ -71,7 +71,9 @@ def count_instructions(pattern: str = "*") -> tuple[dict[str, int], dict[str, st
             # Variation between rounds only adds instructions: a table grows, a buffer moves.
             totals[name] = min(total, totals.get(name, total))
     if not reported["valgrind"] or totals.keys() != set(reported["names"]):
-        raise RuntimeError(f"Callgrind counted {sorted(totals)}, the run {sorted(told['names'])}")
+        raise RuntimeError(
+            f"Callgrind counted {sorted(totals)}, the run {sorted(reported['names'])}"
+        )
     version = subprocess.run(
         ["valgrind", "--version"], capture_output=True, text=True, check=True
     ).stdout.strip()

@@ -20,7 +20,7 @@ TOLERANCE: Mapping[str, float] = {"instructions": 0.01}
 
 @dataclass(frozen=True)
 class CountRow:
-    """One count. `item` names the counted thing in `case`: a collective, an operator, `per call`."""
+    """One count. `item` says what is counted in `case`: a collective, an operator, `per call`."""
 
     kind: str
     case: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +28,7 @@ def memory(
 ) -> None:
     """Measure how memory grows with the global batch, for losses and for a whole step.
 
-    On a CPU each figure is the peak resident memory of a process of its own; some minutes.
+    On a CPU each figure is the peak resident memory of a separate process; takes some minutes.
     """
     where = chosen_device(device)
     console = wide_console()
@@ -45,7 +46,7 @@ def memory(
         "environment": facts,
         "source": memory_source(where),
         "growth": exponents,
-        "records": [peak.as_dict() for peak in found],
+        "records": [asdict(peak) for peak in found],
     }
     write_json(path, result)
     draw(found, where, figure)

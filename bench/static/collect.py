@@ -37,9 +37,7 @@ def declared(
     if not found:
         raise ValueError(f"no variant of {', '.join(chosen)} is declared with {variant!r}")
     if len(found) > MAX_CELLS:
-        raise ValueError(
-            f"{len(found)} (variant, target) pairs are declared; the limit is {MAX_CELLS}"
-        )
+        raise ValueError(f"{len(found)} (variant, target) declared, the limit is {MAX_CELLS}")
     return found
 
 
