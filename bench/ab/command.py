@@ -69,7 +69,7 @@ def ab(
     repository: Annotated[Path, typer.Option(help="Clone that holds both versions.")] = ROOT,
     module: Annotated[str, typer.Option(hidden=True)] = SUITES_MODULE,
 ) -> None:
-    """Time two versions side by side in pairs; say for each benchmark whether head is slower.
+    """Time two versions in interleaved pairs; tell for each benchmark whether head is slower.
 
     Exit status: 0 not slower, 1 slower or larger, 2 wrong usage, 3 sides cannot be compared,
     4 a benchmark is on one side only, 5 a side gave no figure, 6 the machine is too noisy to tell.

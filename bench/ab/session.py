@@ -187,8 +187,8 @@ class Session:
         measured = self.measured
         prints = {name: measured.environments[name]["fingerprint"] for name in self.sides}
         if len(set(prints.values())) > 1:
-            told = ", ".join(f"{name} {value}" for name, value in prints.items())
-            measured.mismatch = f"the sides' machines or versions differ: {told}"
+            sides = ", ".join(f"{name} {value}" for name, value in prints.items())
+            measured.mismatch = f"the sides' machines or versions differ: {sides}"
 
     def _cores(self, restart: int) -> list[int] | None:
         if not self.plan.pinned:

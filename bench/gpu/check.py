@@ -76,12 +76,12 @@ def summary(done: Sequence[Done]) -> str:
     """One line for each test file, followed by its failed tests."""
     lines = []
     for part in done:
-        told = part.text.strip().splitlines()
-        last = told[-1].strip("= ") if told else "no output"
+        output = part.text.strip().splitlines()
+        last = output[-1].strip("= ") if output else "no output"
         state = "ended at the limit" if part.code is None else f"exit status {part.code}"
         lines.append(f"{part.name}: {state}, {part.seconds:.0f} s: {last}")
         if not passed(part):
-            lines += [f"  {text}" for text in told if re.match(r"(FAILED|ERROR) ", text)]
+            lines += [f"  {text}" for text in output if re.match(r"(FAILED|ERROR) ", text)]
     return "\n".join(lines)
 
 

@@ -79,7 +79,7 @@ def test_slower_within_a_wide_spread_is_noisy_not_fine(compare):
     wide = {"spread": 0.1}
     exit_code, told = compare([record(**wide)], [record(median=10.8, **wide)])
     assert exit_code is ExitCode.NOISY
-    assert "the interval holds 1" in told
+    assert "the interval contains 1" in told
 
 
 def test_a_vanished_id_fails(compare):
@@ -170,7 +170,7 @@ def test_the_worst_outcome_is_the_exit_status(compare):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("[]", "no result file"),
+        ("[]", "not a result file"),
         ("{", "not JSON"),
         ('{"schema": 2, "records": []}', "its schema: 2"),
         ('{"schema": 1, "records": []}', "contains no record"),
