@@ -91,7 +91,7 @@ def _measured(case: ScalingCase, batch: int, device: torch.device) -> Peak:
 
 
 def child_peak(name: str, batch: int) -> int:
-    """`resident_peak` in a process of its own."""
+    """`resident_peak` in a separate process."""
     # The server imports everything once and forks a clean process for each measurement.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
