@@ -15,11 +15,6 @@ from svilm_fast.core.machine import package_version
 from svilm_fast.core.terminal import print
 from svilm_fast.train.run_app import run_app
 
-
-def _group(summary: str, *examples: str) -> typer.Typer:
-    return typer.Typer(no_args_is_help=True, help=summary, epilog=examples_text(examples))
-
-
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -34,8 +29,14 @@ app = typer.Typer(
 )
 
 
-def _print_versions(wanted: bool) -> None:
-    if not wanted:
+def _group(name: str, summary: str, *examples: str) -> typer.Typer:
+    group = typer.Typer(no_args_is_help=True, help=summary, epilog=examples_text(examples))
+    app.add_typer(group, name=name)
+    return group
+
+
+def _print_versions(requested: bool) -> None:
+    if not requested:
         return
     print(f"svilm-fast {svilm_fast.__version__}")
     for package in ("torch", "triton"):
@@ -85,6 +86,7 @@ add_command(
 )
 
 data_app = _group(
+    "data",
     "Make data: render the world, pack videos.",
     "svilm data world --out runs/world",
     "svilm data pack videos.csv --out shards/train",
@@ -105,9 +107,9 @@ add_command(
     "svilm data pack videos.csv --out shards/train",
     "svilm data pack list.jsonl --videos /data/clips --out shards/train --shard-samples 500",
 )
-app.add_typer(data_app, name="data")
 
 evaluate_app = _group(
+    "evaluate",
     "Evaluate a finished run.",
     "svilm evaluate retrieval --run runs/demo",
 )
@@ -128,9 +130,9 @@ add_command(
     "Measure a run with the evaluators of its task; print and write every figure.",
     "svilm evaluate task --run runs/demo --split val",
 )
-app.add_typer(evaluate_app, name="evaluate")
 
 config_app = _group(
+    "config",
     "Show settings and recipes.",
     "svilm config list",
     "svilm config explain optimizer.lr",
@@ -157,9 +159,9 @@ add_command(
     "Print the packaged recipes and the first sentence of each.",
     "svilm config list",
 )
-app.add_typer(config_app, name="config")
 
 ckpt_app = _group(
+    "ckpt",
     "Inspect and convert checkpoints.",
     "svilm ckpt info runs/demo",
     "svilm ckpt convert --run runs/demo",
@@ -179,7 +181,6 @@ add_command(
     "Print step, rank count, ZeRO stage and sizes, and verify every checksum.",
     "svilm ckpt info runs/demo",
 )
-app.add_typer(ckpt_app, name="ckpt")
 
 add_command(
     app,
@@ -199,6 +200,7 @@ add_command(
 app.add_typer(bench_app, name="bench")
 
 profile_app = _group(
+    "profile",
     "Profile an op, a training step or an existing trace.",
     "svilm profile op infonce",
     "svilm profile trace runs/profile/step.json.gz",
@@ -224,7 +226,6 @@ add_command(
     "Tables and picture of a trace, for example of training.profile.steps.",
     "svilm profile trace runs/profile/step.json.gz",
 )
-app.add_typer(profile_app, name="profile")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

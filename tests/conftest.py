@@ -74,34 +74,37 @@ def ranks() -> Iterator[Any]:
 def warm_ranks() -> Iterator[Callable[..., list[int | None]]]:
     """`warm_ranks(arguments, environments, outputs, timeout)`: exit codes of forked ranks.
 
-    One process forks the ranks of all tests, see `warm_ranks.py`. None means that the rank was
-    killed at its timeout.
+    Rank r is a fork of process r, which all tests share (`warm_ranks.py`). Each process has its own
+    hash seed, as separate interpreters have. None is a rank that was killed at its timeout.
     """
     processes: list[subprocess.Popen] = []
 
     def run(
         arguments: list[str], environments: list[dict], outputs: list[Path], timeout: float
     ) -> list[int | None]:
-        if not processes:
+        while len(processes) < len(environments):
             processes.append(
                 subprocess.Popen(
                     [sys.executable, str(Path(__file__).with_name("warm_ranks.py"))],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     text=True,
-                    env=AT_START,
+                    env=AT_START | {"PYTHONHASHSEED": "random"},
                     start_new_session=True,
                 )
             )
-        group = {"arguments": arguments, "environments": environments, "timeout": timeout}
-        pipe = processes[0].stdin
-        pipe.write(json.dumps(group | {"outputs": list(map(str, outputs))}) + "\n")
-        pipe.flush()
+        used = processes[: len(environments)]
+        for process, environment, output in zip(used, environments, outputs, strict=True):
+            rank = {"arguments": arguments, "environment": environment, "output": str(output)}
+            process.stdin.write(json.dumps(rank | {"timeout": timeout}) + "\n")
+            process.stdin.flush()
         try:
-            return json.loads(processes[0].stdout.readline())
+            return [json.loads(process.stdout.readline()) for process in used]
         except BaseException:
-            # A test that timed out must not leave its answer for the next one.
-            os.killpg(processes.pop().pid, signal.SIGKILL)
+            # A test that ran out of time must not leave its answers to the next one.
+            for process in used:
+                os.killpg(process.pid, signal.SIGKILL)
+                processes.remove(process)
             raise
 
     yield run

@@ -12,6 +12,8 @@ atexit.register(print, "left", os.environ["RANK"])
 print(__name__, *sys.argv[1:], os.environ["WORLD_SIZE"], sys.path[0] == str(Path(__file__).parent))
 if sys.argv[1] == "fail" and os.environ["RANK"] == "1":
     raise ValueError("planted")
+if sys.argv[1] == "hash":
+    print(hash("svilm"))
 if sys.argv[1] == "exit":
     sys.exit(3)
 if sys.argv[1] == "hang":
@@ -46,6 +48,13 @@ def test_an_error_and_an_exit_code_are_those_of_a_program(start):
     assert codes == [0, 1]
     assert "ValueError: planted" in outputs[1]
     assert start("exit")[0] == [3, 3]
+
+
+def test_ranks_have_hash_seeds_of_their_own(start):
+    codes, outputs = start("hash")
+    assert codes == [0, 0]
+    first, second = (output.splitlines()[1] for output in outputs)
+    assert first != second
 
 
 def test_ranks_that_do_not_end_are_killed(start):

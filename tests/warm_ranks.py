@@ -1,9 +1,10 @@
 """Forks ranks from a process that has imported torch, DeepSpeed and the package.
 
-A new interpreter would need seconds of imports for every rank. `run_on_ranks` starts this program
-once in each test process. A line of stdin describes a group of ranks, a line of stdout has their
-exit codes. A fork runs its program as a new interpreter would: with its arguments, the program's
-folder first in `sys.path`, its environment, and all exit handlers at the end.
+A new interpreter costs every rank seconds of imports. `run_on_ranks` starts this program once for
+each rank number and process of the tests. Ranks therefore differ in their hash seed, as separate
+interpreters do: a fork cannot change the seed that it inherits. A line of stdin describes a rank, a
+line of stdout is its exit code. For its program a fork looks like a new interpreter: the arguments,
+the folder of the program in front of `sys.path`, the environment, and the exit handlers.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ POLL_SECONDS = 0.02
 
 
 def load() -> None:
-    """Import what the programs of ranks import; a bare GPU machine lacks some of it."""
+    """Import what the programs of ranks import; on a bare GPU machine some of it is missing."""
     import torch
 
     torch.set_num_threads(1)
@@ -35,7 +36,7 @@ def load() -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("svilm_fast"):
             raise
-    # The garbage collector of a fork skips what is loaded, so its pages need not be copied.
+    # Frozen objects are not traversed by the collector of a fork, so their pages stay shared.
     gc.collect()
     gc.freeze()
 
@@ -51,30 +52,24 @@ def start(arguments: list[str], environment: dict[str, str], output: str) -> int
         os.environ.clear()
         os.environ.update(environment)
         sys.argv = arguments
-        random.seed()  # a separate group, as a new process would have
+        random.seed()  # a new interpreter has a random state of its own
         if "numpy" in sys.modules:
             sys.modules["numpy"].random.seed(int.from_bytes(os.urandom(4), "little"))
         sys.path.insert(0, str(Path(arguments[0]).parent))
     return pid
 
 
-def await_all(pids: list[int], seconds: float) -> list[int | None]:
-    """The exit codes of all ranks; None for a rank that was killed after `seconds`."""
-    codes: dict[int, int | None] = {}
+def exit_code(pid: int, seconds: float) -> int | None:
+    """The exit code of a rank; None if it had to be killed after `seconds`."""
     deadline = time.monotonic() + seconds
-    while len(codes) < len(pids) and time.monotonic() < deadline:
-        for pid in pids:
-            if pid not in codes:
-                ended, status = os.waitpid(pid, os.WNOHANG)
-                if ended:
-                    codes[pid] = os.waitstatus_to_exitcode(status)
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
         time.sleep(POLL_SECONDS)
-    for pid in pids:
-        if pid not in codes:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            codes[pid] = None
-    return [codes[pid] for pid in pids]
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return None
 
 
 def main() -> None:
@@ -82,15 +77,13 @@ def main() -> None:
     load()
     replies = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
-        group: dict[str, Any] = json.loads(line)
-        pids = []
-        for environment, output in zip(group["environments"], group["outputs"], strict=True):
-            pids.append(start(group["arguments"], environment, output))
-            if pids[-1] == 0:
-                # An exception here ends the fork as it would end an interpreter.
-                runpy.run_path(group["arguments"][0], run_name="__main__")
-                return
-        print(json.dumps(await_all(pids, group["timeout"])), file=replies, flush=True)
+        rank: dict[str, Any] = json.loads(line)
+        pid = start(rank["arguments"], rank["environment"], rank["output"])
+        if pid == 0:
+            # An exception here ends the fork as it would end an interpreter.
+            runpy.run_path(rank["arguments"][0], run_name="__main__")
+            return
+        print(json.dumps(exit_code(pid, rank["timeout"])), file=replies, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`svilm doctor`: what is installed, what is known to be wrong, and whether it works here."""
+"""`svilm doctor`: prints what is installed, and checks for known and actual problems."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LEAST_FREE_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class KnownWrong:
-    """Versions of a package that give wrong results here, why, and what to install instead."""
+    """Versions of a package with a known problem, the reason, and the fix."""
 
     package: str
     versions: str
@@ -71,22 +71,22 @@ KNOWN_WRONG = (
 
 
 def known_problems(versions: Mapping[str, str]) -> Iterator[str]:
-    """Yield a line for each installed version (by package) that is known to be wrong."""
+    """Yield a line for each installed version (by package) with a known problem."""
     for known in KNOWN_WRONG:
         installed = versions.get(known.package, "not installed")
         if installed == "not installed":
             continue
-        # A build such as 2.13.0+cu130 or a pre-release belongs to its version.
+        # Builds such as 2.13.0+cu130 and pre-releases count as their version.
         release = Version(Version(installed).base_version)
         if release in SpecifierSet(known.versions):
             yield f"{known.package} {installed}: {known.reason}; {known.fix}"
 
 
 def kernel_problems() -> tuple[list[str], list[str]]:
-    """Run every op against its oracle: what was found, and what is wrong.
+    """Compare every op with its oracle; returns lines for all ops, and the problems.
 
-    Without a GPU the kernels run through Triton's interpreter, which a process must choose before
-    it imports Triton: so the check has a process of its own.
+    Without a GPU the kernels run in Triton's interpreter. It must be selected before Triton is
+    imported, so the check runs in a child process.
     """
     environment = dict(os.environ)
     if not torch.cuda.is_available():
@@ -123,7 +123,7 @@ def kernel_problems() -> tuple[list[str], list[str]]:
 
 
 def disk_problems(folder: Path) -> tuple[str, list[str]]:
-    """Write, read and remove a file in `folder`, and look at the room there."""
+    """Write a temporary file in `folder`, and check the free space; returns a line and problems."""
     free = shutil.disk_usage(folder).free
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
@@ -139,9 +139,9 @@ def disk_problems(folder: Path) -> tuple[str, list[str]]:
 
 
 def group_problems() -> tuple[str, list[str]]:
-    """Form a process group of one rank over TCP and reduce a tensor in it."""
+    """Reduce a tensor in a process group of one rank over TCP; returns a line and problems."""
     if dist.is_initialized():
-        return "a process group is there already", []
+        return "not checked: this process already has a process group", []
     try:
         dist.init_process_group(
             "gloo",
@@ -162,7 +162,7 @@ def group_problems() -> tuple[str, list[str]]:
 def doctor() -> None:
     """Check versions, kernels against their oracles, attention, disk and process group.
 
-    Exit status 1 where something is wrong; each line says why and what helps.
+    Exits with 1 if there is a problem; each line gives the reason and the fix.
     """
     versions = package_versions()
     print("packages")

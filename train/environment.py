@@ -1,4 +1,4 @@
-"""What must be arranged around DeepSpeed before it is imported, each cure with its reason."""
+"""The environment of a run: launcher variables, workarounds for DeepSpeed, seeds, versions."""
 
 from __future__ import annotations
 
@@ -38,28 +38,27 @@ PACKAGES = (
 
 
 def free_port() -> int:
-    """Return a TCP port that is free now on the loopback device."""
+    """Return a free TCP port of the loopback device."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def environment_without_launcher() -> dict[str, str]:
-    """Return this process's environment as it would be outside of any launcher."""
+    """Return the environment of this process without the variables of a launcher."""
     return {key: value for key, value in os.environ.items() if key not in LAUNCHER_VARIABLES}
 
 
 def use_launcher_variables() -> None:
-    """Set the variables of torch's launchers where another one, or none, started this process.
+    """Set the variables of torch's launchers if none of them started this process.
 
-    Under `srun` with one task per rank they follow from Slurm's own; MASTER_ADDR must be given
-    there for more than one node. A plain `python` start is a group of one: without these variables
-    DeepSpeed looks for MPI and stops at a missing mpi4py, and a fixed port would collide with
-    another run on the same machine.
+    Under `srun` with one task per rank they are derived from Slurm's variables; with more than one
+    node MASTER_ADDR must be set. A plain `python` start is a group of one: without these variables
+    DeepSpeed would need mpi4py, and a fixed port would collide with other runs on the machine.
     """
     if "RANK" in os.environ or "WORLD_SIZE" in os.environ:
         return
-    # Slurm sets the number of tasks of a step for what srun starts only, not in a batch script.
+    # Slurm sets this only in processes that srun started, not in the batch script.
     tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
     if tasks > 1:
         _use_slurm_variables(tasks)
@@ -77,12 +76,12 @@ def _use_slurm_variables(tasks: int) -> None:
     if "MASTER_ADDR" not in os.environ:
         if int(os.environ.get("SLURM_STEP_NUM_NODES", "1")) > 1:
             raise UserError(
-                "srun started ranks on several nodes without MASTER_ADDR; export the first node's "
-                'name before srun: MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | '
-                "head -n 1), as train/launch/slurm_tasks.sh does"
+                "srun started ranks on several nodes without MASTER_ADDR; export the name of the "
+                "first node before srun, as train/launch/slurm_tasks.sh does: "
+                'MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)'
             )
         os.environ["MASTER_ADDR"] = "127.0.0.1"
-    # The same on all ranks, and another one for the next job on the node.
+    # Equal on all ranks, and different for the next job on the node.
     port = FIRST_SLURM_PORT + int(os.environ.get("SLURM_JOB_ID", "0")) % SLURM_PORTS
     os.environ.setdefault("MASTER_PORT", str(port))
     os.environ.update(
@@ -93,10 +92,10 @@ def _use_slurm_variables(tasks: int) -> None:
 
 
 def use_own_extension_cache() -> None:
-    """Give every Python environment its own cache of compiled extensions.
+    """Use a separate cache of compiled extensions for each Python environment.
 
-    torch keys the cache by Python and CUDA version only, so two environments with different
-    torch versions overwrite each other's libraries and fail with undefined symbols.
+    torch keys the cache only by Python and CUDA version, so environments with different torch
+    versions overwrite each other's libraries and fail with undefined symbols.
     """
     if "TORCH_EXTENSIONS_DIR" in os.environ:
         return
@@ -106,15 +105,15 @@ def use_own_extension_cache() -> None:
 
 
 def import_deepspeed(device: str) -> Any:
-    """Import DeepSpeed for `device` (`cpu` or `cuda`) so that it never compiles anything.
+    """Import DeepSpeed for `device` (`cpu` or `cuda`) so that it compiles nothing.
 
-    On a CPU its process group would compile a C++ operator at the first start (minutes, and it
-    dies without a compiler); an empty table of compatible operators makes it use gloo alone, and
-    also skips the probes that run compilers and query devices.
+    On a CPU its process group would compile a C++ operator at the first start, which takes minutes
+    and needs a compiler. With an empty table of compatible operators it uses only gloo, and skips
+    the probes that run compilers and query devices.
     """
     use_own_extension_cache()
     os.environ.setdefault("DS_ACCELERATOR", device)
-    # DeepSpeed logs its whole configuration at INFO from every rank; ours is in the run directory.
+    # At INFO every rank logs DeepSpeed's whole configuration, which is in the run directory.
     os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
     import deepspeed
     import deepspeed.ops
@@ -123,32 +122,32 @@ def import_deepspeed(device: str) -> Any:
     vars(deepspeed.ops)["__compatible_ops__"] = {}
     level = logging.getLevelName(os.environ["DEEPSPEED_LOG_LEVEL"].upper())
     redirect(logger, level)
-    # What the console does not show may still go to the log of other packages.
+    # Messages that the console does not show still go to third_party.log.
     logger.setLevel(min(level, logging.INFO) if is_kept() else level)
     return deepspeed
 
 
 def seed_everything(seed: int, *, deterministic: bool, threads: int | None) -> None:
-    """Seed Python, NumPy and torch alike on every rank, and set torch's determinism."""
+    """Seed Python, NumPy and torch equally on every rank, and set torch's determinism."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
     if threads is not None:
         torch.set_num_threads(threads)
     if deterministic:
-        # cuBLAS picks its workspace at the first call, so this must come before it.
+        # cuBLAS reads this at its first call.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(deterministic)
 
 
 def package_versions() -> dict[str, str]:
-    """Return the installed versions of what the training stands on."""
+    """Return the installed versions of the packages that matter for training."""
     return {name: package_version(name) or "not installed" for name in PACKAGES}
 
 
 def fingerprint(device: torch.device, world_size: int) -> dict[str, Any]:
-    """Describe machine and software of a run, for `env.json`."""
+    """Return the description of machine and software for `env.json`."""
     described = {
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -79,8 +79,7 @@ def train(
 
     5 an evaluation failed, and the training is saved;
 
-    143, 130, 138, 129 saved and stopped by SIGTERM, SIGINT, SIGUSR1, SIGHUP (continue with
-    --resume).
+    143, 130, 138, 129 saved and stopped by SIGTERM, SIGINT, SIGUSR1, SIGHUP.
 
     A report that fails at the end is only a warning.
     """
@@ -111,8 +110,9 @@ def train(
     )
     if config is None and not any(text.startswith("model.preset=") for text in overrides or []):
         raise UserError(
-            "no configuration was given, and the default model is ViT-B; give a recipe with --config "
-            "(`svilm config list` prints them), or choose the model, as in model.preset=tiny"
+            "no configuration was given, and the default model is ViT-B; give a recipe with "
+            "--config (`svilm config list` prints them), or choose the model, as in "
+            "model.preset=tiny"
         )
     with third_party_log():
         outcome = session.train(resolved, start)

@@ -1,4 +1,4 @@
-"""`svilm profile`: one op, one training step, or a trace that is there already."""
+"""`svilm profile`: one op, one training step, or an existing trace."""
 
 from __future__ import annotations
 
@@ -23,11 +23,9 @@ from svilm_fast.train.ranks.process_group import choose_device
 Out = Annotated[Path, typer.Option(help="folder for the trace and the picture of the memory")]
 Steps = Annotated[int, typer.Option(min=1, help="calls that are recorded")]
 WarmUp = Annotated[int, typer.Option(min=0, help="calls before the recording")]
-Stacks = Annotated[
-    bool, typer.Option("--stacks", help="record Python functions too: slower, but names ours")
-]
+Stacks = Annotated[bool, typer.Option("--stacks", help="record Python functions too (slower)")]
 Plain = Annotated[
-    bool, typer.Option("--plain", help="only run, for a profiler that looks from outside")
+    bool, typer.Option("--plain", help="run without recording, for an external profiler")
 ]
 
 
@@ -71,7 +69,7 @@ def step(
     config: Annotated[str, typer.Option(help="recipe, as for `svilm pretrain`")],
     overrides: Overrides = None,
     synthetic: Annotated[
-        bool, typer.Option("--synthetic", help="random clips: the step waits for no data")
+        bool, typer.Option("--synthetic", help="random clips, so the step does not wait for data")
     ] = False,
     steps: Steps = 3,
     warm_up: WarmUp = 2,
@@ -114,9 +112,9 @@ def trace(
 
 
 def find_benchmark(name: str, device: torch.device, wanted: dict[str, str | None]) -> Benchmark:
-    """The registered benchmark of that id, or of that op with the wanted parts.
+    """The registered benchmark of that id, or of that op with the given parts.
 
-    Among several the first wins, ours before peers. Raises ValueError that lists what there is.
+    Returns the first of several, ours before peers. Raises ValueError that lists the choices.
     """
     if "/" in name:
         return next(iter(benchmarks(None, device, name).values()))

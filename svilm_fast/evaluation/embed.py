@@ -22,6 +22,8 @@ from svilm_fast.data.segments import Segment
 from svilm_fast.models.features import VideoFeatures
 from svilm_fast.models.video_encoder import VideoOutputs
 
+FRAME_SIZE = 96  # pixels of the longer side of a frame that is kept for pictures
+
 
 class VideoTextModel(Protocol):
     """A dual encoder: videos, texts and nouns become unit vectors of one space."""
@@ -127,7 +129,6 @@ def embed_clips(
     device: torch.device | str | None = None,
     autocast: torch.dtype | None = None,
     keep_frames: int = 0,
-    frame_size: int = 96,
     total: int | None = None,
     progress: bool | None = None,
     calls: int = 0,
@@ -142,25 +143,23 @@ def embed_clips(
         captions: all captions of the videos; None: use only those in the batches.
         device: of the encoders' inputs; None: that of the model's parameters.
         autocast: dtype of mixed precision, for example torch.bfloat16.
-        keep_frames: number of evenly spaced frames of each clip to keep for pictures.
-        frame_size: longer side of these frames in pixels.
+        keep_frames: number of evenly spaced small frames of each clip to keep for pictures.
         total: number of clips, for the progress bar.
         progress: whether to show the bar; None: only on a terminal.
         calls: minimum number of encoder calls, reached by repeating the last batch. Under ZeRO-3
             all ranks must make the same number.
     """
     device = torch.device(device) if device is not None else device_of(model)
-    pictures = (keep_frames, frame_size)
     collector = _EmbeddingCollector()
     started = time.perf_counter()
     batch, made = None, 0
     with evaluation_mode(model), _progress(total, progress) as advance:
         for batch in batches:
-            _embed_batch(model, batch, captions, collector, device, autocast, pictures)
+            _embed_batch(model, batch, captions, collector, device, autocast, keep_frames)
             advance(len(batch.ids))
             made += 1
         while batch is not None and made < calls:
-            _embed_batch(model, batch, captions, collector, device, autocast, pictures)
+            _embed_batch(model, batch, captions, collector, device, autocast, keep_frames)
             made += 1
     return collector.result(time.perf_counter() - started)
 
@@ -216,7 +215,7 @@ def _embed_batch(
     collector: _EmbeddingCollector,
     device: torch.device,
     autocast: torch.dtype | None,
-    pictures: tuple[int, int],
+    keep_frames: int,
 ) -> None:
     table = captions or _captions_of_batch(batch)
     names = [table.video[name] for name in batch.ids]
@@ -239,8 +238,8 @@ def _embed_batch(
         count = len(table.rows[names[row]])
         collector.video_of_text += [collector.row_of_video[names[row]]] * count
         collector.metadata.append(batch.metadata[row] if batch.metadata else {})
-    if pictures[0]:
-        collector.frames.append(small_frames(frames, *pictures))
+    if keep_frames:
+        collector.frames.append(small_frames(frames, keep_frames, FRAME_SIZE))
 
 
 def _captions_of_batch(batch: ClipBatch) -> CaptionTable:

@@ -102,10 +102,10 @@ def mid_ranks(
         scores = queries64 @ gallery64.T
         right = query_labels[chunk, None] == gallery_labels[None, :]
         if not bool(right.any(dim=1).all()):
-            lonely = start + int((~right.any(dim=1)).nonzero()[0])
+            unanswered = start + int((~right.any(dim=1)).nonzero()[0])
             raise ValueError(
-                f"query {lonely} has no right answer in the gallery: its label "
-                f"{int(query_labels[lonely])} is not among the gallery labels"
+                f"query {unanswered} has no right answer in the gallery: its label "
+                f"{int(query_labels[unanswered])} is not among the gallery labels"
             )
         best, place = scores.masked_fill(~right, -torch.inf).max(dim=1, keepdim=True)
         norms = (gallery_norm + gallery_norm[place]) / 2

@@ -183,16 +183,12 @@ def point_in_batch(
 
 
 @torch.no_grad()
-def measure_pointing(
-    model: VideoTextModel,
-    batches: Iterable[ClipBatch],
-    device: torch.device | str | None = None,
-) -> PointingScore | None:
+def measure_pointing(model: VideoTextModel, batches: Iterable[ClipBatch]) -> PointingScore | None:
     """Pointing score of a model with groups over batches of the rendered world.
 
     Returns None without groups, nouns or masks.
     """
-    device = torch.device(device) if device is not None else device_of(model)
+    device = device_of(model)
     found: list[NounPointing | None] = []
     with evaluation_mode(model):
         for batch in batches:

@@ -48,11 +48,6 @@ class RetrievalResult:
         """Expected rank of every caption's video, float64 [q], 0-based."""
         return self.text_ranks.rank
 
-    @property
-    def complete(self) -> bool:
-        """Whether every video of the protocol was ranked."""
-        return not self.missing
-
     def recall_counting_missing(self) -> dict[int, float]:
         """Text-to-video recall with one failed query added for every missing video."""
         queries = self.text_to_video.queries
@@ -170,7 +165,7 @@ def _footnote(result: RetrievalResult) -> str:
 
 def missing_notes(result: RetrievalResult) -> list[str]:
     """One line on the missing videos; empty if every video was ranked."""
-    if result.complete:
+    if not result.missing:
         return []
     some = ", ".join(list(result.missing)[:3]) + (", ..." if len(result.missing) > 3 else "")
     recall = ", ".join(f"R@{k} {v:.1f}" for k, v in result.recall_counting_missing().items())

@@ -31,24 +31,23 @@ from svilm_fast.evaluation.result import RetrievalResult
 
 log = logging.getLogger(__name__)
 
+TOP = 5  # candidates kept for each caption
+
 
 @dataclass(frozen=True)
 class RetrievalOptions:
     """How retrieval is measured.
 
     protocol: title of the result (default: the split). device: of the model's inputs (default: that
-    of its parameters). autocast: dtype of mixed precision. keep_frames, frame_size: number and size
-    in pixels of the frames kept of each clip for pictures. top: candidates kept for each caption.
-    resamples: bootstrap draws (0: no intervals). progress: whether to show a bar (default: only on
-    a terminal).
+    of its parameters). autocast: dtype of mixed precision. keep_frames: number of small frames kept
+    of each clip for pictures. resamples: bootstrap draws (0: no intervals). progress: whether to
+    show a bar (default: only on a terminal).
     """
 
     protocol: str | None = None
     device: torch.device | str | None = None
     autocast: torch.dtype | None = None
     keep_frames: int = 0
-    frame_size: int = 96
-    top: int = 5
     resamples: int = 1000
     progress: bool | None = None
 
@@ -106,7 +105,6 @@ def evaluate_dataset(
             device=options.device,
             autocast=options.autocast,
             keep_frames=options.keep_frames,
-            frame_size=options.frame_size,
             total=len(captions.rows),
             progress=options.progress,
             calls=-(-largest_part // batch_size),
@@ -121,7 +119,6 @@ def evaluate_dataset(
         embeddings,
         protocol=options.protocol or f"{dataset.split} split",
         missing=missing_videos(embeddings.video_ids, captions, skipped),
-        top=options.top,
         resamples=options.resamples,
         part=(rank, ranks),
         gather=gather if shared else None,
@@ -144,19 +141,18 @@ def rank_embeddings(
     *,
     protocol: str = "gallery",
     missing: Mapping[str, str] | None = None,
-    top: int = 5,
     resamples: int = 1000,
     part: tuple[int, int] = (0, 1),
     gather: Gather | None = None,
 ) -> RetrievalResult:
     """Rank captions and clips against each other by their embeddings.
 
-    protocol: title of the result. missing: videos without an embedding, with reasons. top,
+    protocol: title of the result. missing: videos without an embedding, with reasons.
     resamples: as in `RetrievalOptions`. part, gather: as in `rank_pairs`; all ranks have the same
     embeddings and return the same result.
     """
     texts, videos, owner = embeddings.texts, embeddings.videos, embeddings.video_of_text
-    ranks = rank_pairs(texts, videos, owner, top=top, part=part, gather=gather)
+    ranks = rank_pairs(texts, videos, owner, top=TOP, part=part, gather=gather)
     if missing:
         log.warning("%s: %s missing from the evaluation", protocol, counted(len(missing), "video"))
     return RetrievalResult(

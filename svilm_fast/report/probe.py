@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,19 +32,32 @@ TemporalHead = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
+class BlendedProbe:
+    """A cut-and-pasted clip as a model reads it.
+
+    frames: uint8 [F, H, W, 3]; own: bool [T], the paste mask (True: own content); assignment: float
+    [T, 2], probabilities of (own, pasted); similarity, untrained_similarity: float [T, T] cosine
+    similarity of the segments, after and before training.
+    """
+
+    frames: np.ndarray
+    own: np.ndarray
+    assignment: np.ndarray
+    similarity: np.ndarray
+    untrained_similarity: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
 class ClipProbe:
     """One clip as a model in evaluation mode reads it; the source of every picture of a clip.
 
     frames: uint8 [F, H, W, 3]; groups: int [P, h, w], the group of each token after the last
     grouping block (-1 where a token was dropped), or None for a model without groups; nouns: the
     texts of K nouns; noun_weights: float [K, G], softmax over the groups (rows sum to 1).
-    clean: float [T, T] cosine similarity of the segments; blended, own: uint8 [F, H, W, 3] and bool
-    [T] of the cut-and-pasted clip and its paste mask (True: own content); assignment: float [T, 2],
-    probabilities of (own, pasted); blended_similarity: as `clean`, of the blended clip. pointing:
-    for each noun whose object is known, whether its group lies on that object.
+    clean: float [T, T] cosine similarity of the segments; blended: None without two clips or two
+    segments; pointing: for each noun whose object is known, whether its group lies on that object.
     """
 
-    name: str
     caption: str
     frames: np.ndarray
     groups: np.ndarray | None
@@ -52,11 +65,7 @@ class ClipProbe:
     nouns: tuple[str, ...]
     noun_weights: np.ndarray
     clean: np.ndarray
-    blended: np.ndarray | None = None
-    own: np.ndarray | None = None
-    assignment: np.ndarray | None = None
-    blended_similarity: np.ndarray | None = None
-    untrained_similarity: np.ndarray | None = None
+    blended: BlendedProbe | None = None
     pointing: Mapping[str, NounPointing | None] = field(default_factory=dict)
 
 
@@ -92,7 +101,6 @@ def probe_clips(
     seed: int = 0,
     paste_lengths: tuple[float, float] = (0.5, 1.0),
     untrained: VideoTextModel | None = None,
-    device: torch.device | str | None = None,
 ) -> list[ClipProbe]:
     """Run a dual encoder over a few clips, unchanged and cut-and-pasted.
 
@@ -102,16 +110,15 @@ def probe_clips(
     cut-and-paste. paste_lengths: shortest and longest share of a clip that stays its own.
     untrained: a model with initial weights, for its similarities.
     """
-    device = torch.device(device) if device is not None else device_of(model)
+    device = device_of(model)
     frames = batch.frames.to(device)
     with evaluation_mode(model):
         clean = model.encode_video(frames, None)
         nouns = encode_batch_nouns(model, batch, device)
-        pasted = _cut_and_paste(frames, batch, clean, seed, paste_lengths)
-        blended = model.encode_video(pasted.blended, None) if pasted else None
-    with evaluation_mode(untrained):
-        before = untrained.encode_video(pasted.blended, None) if untrained and pasted else None
-    assignments = _assignments(blended, pasted, temperature, temporal_head)
+    blended: Sequence[BlendedProbe | None] = [None] * len(batch)
+    pasted = _cut_and_paste(frames, batch, clean, seed, paste_lengths)
+    if pasted is not None:
+        blended = _blended_probes(model, untrained, pasted, temperature, temporal_head)
     groups = group_grid(clean)
     weights = noun_weights(clean.groups, nouns, beta)
     pointing: list[dict[str, NounPointing | None]] = [{} for _ in batch.ids]
@@ -119,11 +126,10 @@ def probe_clips(
     if known and groups is not None and weights is not None:
         pointing = point_in_batch(batch, groups, weights.argmax(axis=-1))
     probes = []
-    for row, name in enumerate(batch.ids):
+    for row in range(len(batch)):
         kept = batch.noun_mask[row].nonzero()[:, 0].tolist() if weights is not None else []
         probes.append(
             ClipProbe(
-                name=name,
                 caption=batch.captions[row],
                 frames=batch.frames[row].numpy(),
                 groups=None if groups is None else groups[row],
@@ -131,8 +137,8 @@ def probe_clips(
                 nouns=tuple(batch.nouns[row][k] for k in kept),
                 noun_weights=np.zeros((0, 0)) if weights is None else weights[row, kept],
                 clean=similarity(clean, row),
+                blended=blended[row],
                 pointing=pointing[row],
-                **_blended_part(pasted, blended, before, row, assignments),
             )
         )
     return probes
@@ -183,37 +189,34 @@ def _cut_and_paste(
     return cut_and_paste(frames, seeds, segments, per_position, shortest=shortest, longest=longest)
 
 
-def _assignments(
-    blended: VideoFeatures | None,
-    pasted: CutPaste | None,
+def _blended_probes(
+    model: VideoTextModel,
+    untrained: VideoTextModel | None,
+    pasted: CutPaste,
     temperature: float,
     head: TemporalHead | None,
-) -> Tensor | None:
-    """Probabilities of (own, pasted) for every segment of every clip: [b, T, 2]."""
-    if pasted is None or blended is None or blended.segments is None:
-        return None
+) -> list[BlendedProbe]:
+    with evaluation_mode(model):
+        features = model.encode_video(pasted.blended, None)
+    assert features.segments is not None
     if head is None:
-        pairs = zip(blended.segments, pasted.paste_mask, strict=True)
-        return torch.stack([temporal_assignment(z, own, temperature) for z, own in pairs])
-    assert blended.segment_mask is not None
-    own_share = head(blended.segments, blended.segment_mask).float().sigmoid()
-    return torch.stack([own_share, 1 - own_share], dim=-1)
-
-
-def _blended_part(
-    pasted: CutPaste | None,
-    blended: VideoFeatures | None,
-    before: VideoFeatures | None,
-    row: int,
-    assignments: Tensor | None,
-) -> dict[str, np.ndarray | None]:
-    if pasted is None or blended is None or assignments is None:
-        return {}
-    own = pasted.paste_mask[row]
-    return {
-        "blended": pasted.blended[row].cpu().numpy(),
-        "own": own.cpu().numpy(),
-        "assignment": assignments[row].cpu().numpy(),
-        "blended_similarity": similarity(blended, row),
-        "untrained_similarity": None if before is None else similarity(before, row),
-    }
+        pairs = zip(features.segments, pasted.paste_mask, strict=True)
+        assignments = torch.stack([temporal_assignment(z, own, temperature) for z, own in pairs])
+    else:
+        assert features.segment_mask is not None
+        own_share = head(features.segments, features.segment_mask).float().sigmoid()
+        assignments = torch.stack([own_share, 1 - own_share], dim=-1)
+    before = None
+    if untrained is not None:
+        with evaluation_mode(untrained):
+            before = untrained.encode_video(pasted.blended, None)
+    return [
+        BlendedProbe(
+            frames=pasted.blended[row].cpu().numpy(),
+            own=pasted.paste_mask[row].cpu().numpy(),
+            assignment=assignments[row].cpu().numpy(),
+            similarity=similarity(features, row),
+            untrained_similarity=None if before is None else similarity(before, row),
+        )
+        for row in range(len(assignments))
+    ]

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-import torch
-
 from svilm_fast.core.text import counted
 from svilm_fast.data.dataset import ClipDataset
 from svilm_fast.evaluation.embed import VideoTextModel
@@ -28,16 +26,14 @@ POINTING_CLIPS = 64
 POINTING_BATCH = 8
 
 
-def pointing_score(
-    model: VideoTextModel, dataset: ClipDataset, device: torch.device
-) -> tuple[PointingScore, int] | None:
+def pointing_score(model: VideoTextModel, dataset: ClipDataset) -> tuple[PointingScore, int] | None:
     """The pointing score over clips spread over the data set, and the number of these clips."""
     clips = spread_clips(dataset, POINTING_CLIPS)
     batches = (
         dataset.collate(clips[start : start + POINTING_BATCH])
         for start in range(0, len(clips), POINTING_BATCH)
     )
-    score = measure_pointing(model, batches, device)
+    score = measure_pointing(model, batches)
     return None if score is None else (score, len(clips))
 
 
@@ -81,10 +77,10 @@ def retrieval_sections(result: RetrievalResult, queries: int = QUERIES) -> list[
     return [section, strips]
 
 
-def curves_section(series: Series, metrics: Mapping[str, Metric]) -> Section:
-    """Charts of the log over the training steps; metrics: those of the task."""
+def curves_section(series: Series, metrics: Mapping[str, Metric], more: str = "") -> Section:
+    """Charts of the log over the training steps; metrics: those of the task; more: on them."""
     drawn = picture("curves", lambda theme: draw_curves(series, theme, metrics), texts.CURVES_ALT)
-    return Section("Training", texts.CURVES, [("", drawn)])
+    return Section("Training", texts.CURVES + more, [("", drawn)])
 
 
 def clip_sections(
@@ -111,7 +107,7 @@ def clip_sections(
             if note := objective.picture_note(name, "groups"):
                 section.notes.append(note)
         sections.append(section)
-    if any(probe.assignment is not None for probe in probes):
+    if any(probe.blended is not None for probe in probes):
         drawn = picture("temporal", lambda theme: draw_assignments(probes, theme), texts.TIME_ALT)
         text = texts.TIME_HEAD if headed else texts.TIME
         section = Section("Temporal grouping", text, [("", drawn)])

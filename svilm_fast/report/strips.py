@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.ndimage import binary_erosion
 
 from svilm_fast.evaluation.pointing import NO_GROUP
 
@@ -55,12 +56,6 @@ def spotlight(
     inside = upsample(groups, *frame.shape[:2]) == chosen
     grey = frame.mean(axis=-1, keepdims=True)
     lit = np.where(inside[..., None], frame, shade * (0.4 * frame + 0.6 * grey))
-    edge = inside & ~_eroded(inside, max(1, min(frame.shape[:2]) // 48))
+    width = max(1, min(frame.shape[:2]) // 48)
+    edge = inside & ~binary_erosion(inside, iterations=width)
     return np.round(np.where(edge[..., None], colour, lit)).astype(np.uint8)
-
-
-def _eroded(mask: np.ndarray, times: int) -> np.ndarray:
-    for _ in range(times):
-        padded = np.pad(mask, 1, constant_values=False)
-        mask = mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return mask

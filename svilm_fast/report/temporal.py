@@ -9,7 +9,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 
 from svilm_fast.report.canvas import PAGE_WIDTH, Canvas, wrap
-from svilm_fast.report.probe import ClipProbe
+from svilm_fast.report.probe import BlendedProbe, ClipProbe
 from svilm_fast.report.strips import token_frames
 from svilm_fast.report.theme import Theme
 
@@ -24,21 +24,23 @@ BLOCK_GAP = 0.3
 
 def draw_assignments(probes: Sequence[ClipProbe], theme: Theme) -> Figure:
     """Draw blended clips over time: frames, the paste mask, and the model's assignment a [T, 2]."""
-    shown = [probe for probe in probes if probe.assignment is not None]
+    shown = [(probe, probe.blended) for probe in probes if probe.blended is not None]
     if not shown:
         raise ValueError("no clip was blended: cut and paste needs a batch of at least two clips")
-    segments = max(len(p.assignment) for p in shown if p.assignment is not None)
+    segments = max(len(blended.own) for _, blended in shown)
     columns = 2 if segments <= 5 and len(shown) > 1 else 1
     width = (PAGE_WIDTH - (columns - 1) * COLUMN_GAP) / columns
     cell = min(1.0, (width - LABEL_WIDTH - 0.05) / segments)
-    height = max(CAPTION_HEIGHT + _frame_height(p, cell) + 3 * (BAND + 0.05) + 0.14 for p in shown)
+    height = max(
+        CAPTION_HEIGHT + _frame_height(p, cell) + 3 * (BAND + 0.05) + 0.14 for p, _ in shown
+    )
     rows = -(-len(shown) // columns)
     canvas = Canvas(PAGE_WIDTH, rows * height + (rows - 1) * BLOCK_GAP + 0.35, theme)
     _draw_legend(canvas)
-    for place, probe in enumerate(shown):
+    for place, (probe, blended) in enumerate(shown):
         left = (place % columns) * (width + COLUMN_GAP)
         top = 0.35 + (place // columns) * (height + BLOCK_GAP)
-        _draw_assignment(canvas, probe, left, top, width, cell)
+        _draw_assignment(canvas, probe, blended, left, top, width, cell)
     return canvas.figure
 
 
@@ -78,30 +80,33 @@ def _panels(
     panels: list[tuple[str, np.ndarray, np.ndarray, np.ndarray | None]] = [
         ("the clip as it is", probe.frames, probe.clean, None)
     ]
-    if probe.blended is not None and probe.blended_similarity is not None:
-        panels.append(("cut and pasted", probe.blended, probe.blended_similarity, probe.own))
-    if probe.blended is not None and probe.untrained_similarity is not None:
-        title = "before training"
-        panels.append((title, probe.blended, probe.untrained_similarity, probe.own))
+    if (blended := probe.blended) is not None:
+        panels.append(("cut and pasted", blended.frames, blended.similarity, blended.own))
+        if blended.untrained_similarity is not None:
+            before = blended.untrained_similarity
+            panels.append(("before training", blended.frames, before, blended.own))
     return panels
 
 
 def _draw_assignment(
-    canvas: Canvas, probe: ClipProbe, left: float, top: float, width: float, cell: float
+    canvas: Canvas,
+    probe: ClipProbe,
+    blended: BlendedProbe,
+    left: float,
+    top: float,
+    width: float,
+    cell: float,
 ) -> None:
-    assert probe.assignment is not None
-    assert probe.own is not None
-    assert probe.blended is not None
     theme = canvas.theme
     caption = wrap(probe.caption, width - 0.1, CAPTION_SIZE, 2, bold=True)
     bottom = top + CAPTION_HEIGHT - 0.07
     canvas.text(left, bottom, "\n".join(caption), size=CAPTION_SIZE, bold=True, vertical="bottom")
     top += CAPTION_HEIGHT
-    segments = len(probe.own)
-    frames = token_frames(probe.blended, segments)
+    segments = len(blended.own)
+    frames = token_frames(blended.frames, segments)
     tall = _frame_height(probe, cell)
     below = top + tall + 0.1
-    right_share = float(((probe.assignment[:, 0] > 0.5) == probe.own).mean())
+    right_share = float(((blended.assignment[:, 0] > 0.5) == blended.own).mean())
     names = ("paste mask", "a: own", "a: pasted")
     for row, name in enumerate(names):
         y = below + row * (BAND + 0.05) + BAND / 2
@@ -112,8 +117,8 @@ def _draw_assignment(
         x = left + LABEL_WIDTH + place * cell
         wide = cell - CELL_GAP
         canvas.image(x, top, wide, tall, frames[place])
-        colour = theme.own if probe.own[place] else theme.pasted
-        kind = "own" if probe.own[place] else "pasted"
+        colour = theme.own if blended.own[place] else theme.pasted
+        kind = "own" if blended.own[place] else "pasted"
         canvas.box(x, below, wide, BAND, fill=colour, radius=0.03)
         canvas.text(
             x + wide / 2,
@@ -127,7 +132,7 @@ def _draw_assignment(
         )
         for column, tone in enumerate((theme.own, theme.pasted)):
             y = below + (column + 1) * (BAND + 0.05)
-            value = float(probe.assignment[place, column])
+            value = float(blended.assignment[place, column])
             canvas.box(x, y, wide, BAND, fill=tone, alpha=0.06 + 0.84 * value, radius=0.03)
             canvas.cell(x, y, wide, BAND, value)
 

@@ -11,10 +11,8 @@ QUERIES = (
     "scores. The right clip has a green frame. If it is not among the first, it is shown last with "
     "its rank."
 )
-CURVES = (
-    "From metrics.jsonl. Thin lines are logged values, thick lines their running mean. "
-    "Accuracy is that of finding the right partner in the batch."
-)
+CURVES = "From metrics.jsonl. Thin lines are logged values, thick lines their running mean."
+ACCURACY = " Accuracy is that of finding the right partner in the batch."
 GROUPS = (
     "Every video token belongs to one group token. The second row colours the tokens by their "
     "group in the last grouping block. Each noun of the caption is compared with all groups: the "

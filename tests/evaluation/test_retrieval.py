@@ -39,12 +39,12 @@ def fake_embeddings(count: int = 20, colours: bool = True) -> Embeddings:
 
 def test_every_clip_of_a_csv_list_is_ranked(make_dataset, colour_model) -> None:
     dataset = make_dataset()
-    pictures = RetrievalOptions(keep_frames=2, frame_size=16)
+    pictures = RetrievalOptions(keep_frames=2)
     result = evaluate_dataset(colour_model, dataset, pictures, batch_size=4)
-    assert result.complete
+    assert result.missing == {}
     assert result.text_to_video.queries == result.text_to_video.gallery_size == 9
     assert result.embeddings.frames is not None
-    assert result.embeddings.frames.shape == (9, 2, 16, 16, 3)
+    assert result.embeddings.frames.shape == (9, 2, 32, 32, 3)
     assert result.top_videos.shape == (9, 5)
     assert result.protocol == "test split"
     assert result.colours is None
@@ -64,7 +64,6 @@ def test_an_unreadable_video_is_reported_and_not_dropped_silently(
     result = evaluate_dataset(colour_model, make_dataset(broken=(2, 5)), batch_size=4)
     assert list(result.missing) == ["video0002", "video0005"]
     assert all(reason and "\n" not in reason for reason in result.missing.values())
-    assert not result.complete
     assert result.text_to_video.gallery_size == 7
     counted = result.recall_counting_missing()[10]
     assert counted == pytest.approx(100 * 7 / 9)
@@ -94,7 +93,7 @@ def test_the_first_clips_are_a_part_of_the_whole(make_dataset, colour_model) -> 
     whole = evaluate_dataset(colour_model, dataset, batch_size=4)
     assert part.embeddings.video_ids == whole.embeddings.video_ids[:3]
     assert part.text_to_video.queries == 5
-    assert part.complete
+    assert part.missing == {}
     torch.testing.assert_close(part.embeddings.texts, whole.embeddings.texts[:5])
     assert len(dataset) == 18
     assert part.manifest != whole.manifest

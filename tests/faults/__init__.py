@@ -1,6 +1,6 @@
-"""Fault injection into whole runs: a table of faults, each tried many times. See docs/faults.md.
+"""Fault injection into whole runs: rows of faults, each tried many times. See docs/faults.md.
 
-Rows are registered by the modules imported here.
+The modules imported here register the rows.
 """
 
 from tests.faults import (

@@ -1,4 +1,4 @@
-"""`python -m tests.faults`: perform the rows of the table and print the results."""
+"""`python -m tests.faults`: performs the rows of the table and prints the results."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def perform(rig: Rig, row: Row) -> dict[str, Any]:
     wanted = row.short if rig.short else row.tries
     try:
         row.perform(rig, wanted, seen)
-    except Exception as error:  # an error outside a try fails the row
+    except Exception as error:  # what fails outside of a try fails the row
         seen.missed.append(f"the row itself: {type(error).__name__}: {error}")
     return {
         "row": row.number,
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--rows", type=int, nargs="+", choices=sorted(ALL_ROWS), metavar="N")
     parser.add_argument("--short", action="store_true", help="few tries of each row, for CI")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the random moments of faults")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments at which faults come")
     parser.add_argument("--out", type=Path, help="write the record as JSON")
     given = parser.parse_args(arguments)
     numbers = given.rows or sorted(ALL_ROWS)

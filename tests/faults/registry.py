@@ -1,4 +1,4 @@
-"""The table of faults: each fault, its number of tries, and the target that a try must meet."""
+"""The table of faults: what is injected, how often, and what a try must show to survive."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class MissedError(AssertionError):
-    """A try did not meet its target."""
+    """A try did not show what it should."""
 
 
 def need(condition: object, text: str) -> None:
@@ -32,7 +32,7 @@ class Tries:
 
     @contextmanager
     def one(self, label: str) -> Iterator[None]:
-        """Count one try; any exception inside is recorded and makes the try a missed one."""
+        """Count one try; an exception inside makes it a missed one and is recorded."""
         self.made += 1
         try:
             yield
@@ -64,7 +64,7 @@ ROWS: dict[int, Row] = {}
 def row(
     number: int, fault: str, target: str, *, tries: int, short: int
 ) -> Callable[[Perform], Perform]:
-    """Register the function that performs a row."""
+    """Register a function as the one that performs a row."""
 
     def register(perform: Perform) -> Perform:
         if number in ROWS:

@@ -1,4 +1,4 @@
-"""Starts small runs on gloo ranks under the launcher, and gives rows access to them."""
+"""Starts small runs on gloo ranks under the launcher, for the rows of faults."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from tests.faults.state import records_of, state_of
 
 ROOT = Path(__file__).resolve().parents[2]
 POLL_SECONDS = 0.002
-START_SECONDS = 240.0  # on a busy machine, until a run reaches the step of a fault
+START_SECONDS = 240.0  # until a run reaches its fault, on a busy machine
 SAMPLES, GLOBAL_BATCH = 24, 4
-# Other tests run at the same time as the short form and take processor time from it.
+# The short form runs beside other tests, which take processor time from it.
 SHORT_PATIENCE = 5.0
 KEEP_THE_STATE = ("checkpoint.", "distributed.timeout_seconds")
 
 
 @dataclass
 class Run:
-    """A started run: `folder` belongs to this start, `root` is the run directory."""
+    """A started run: `folder` is this start's own, `root` the run directory."""
 
     folder: Path
     root: Path
@@ -51,7 +51,7 @@ class Run:
 
     @property
     def output(self) -> str:
-        """The output of launcher and ranks so far."""
+        """What launcher and ranks have printed so far."""
         return (self.folder / "output").read_text(errors="replace")
 
     @property
@@ -59,7 +59,7 @@ class Run:
         return self.root / "checkpoints"
 
     def errors(self) -> list[str]:
-        """The output lines that tell a user what went wrong."""
+        """The error lines of the output."""
         return [line for line in self.output.splitlines() if line.startswith("error: ")]
 
     def code(self) -> int | None:
@@ -71,7 +71,7 @@ class Run:
         return None
 
     def until(self, condition: Callable[[], object], what: str, seconds: float) -> float:
-        """Wait for a condition; returns the seconds it took, raises MissedError on timeout."""
+        """Wait for a condition; returns the seconds it took, raises MissedError without it."""
         began = time.monotonic()
         while not condition():
             if time.monotonic() - began > seconds:
@@ -92,7 +92,7 @@ class Run:
         return code
 
     def finished(self) -> Run:
-        """Wait, while the run makes steps, until it ends; raises MissedError unless it succeeds."""
+        """Wait for a run that must succeed, as long as it makes steps."""
         done, since = 0, time.monotonic()
         while self.code() is None:
             time.sleep(20 * POLL_SECONDS)
@@ -105,8 +105,8 @@ class Run:
         return self
 
     def tail(self) -> str:
-        shown = self.errors() or self.output.splitlines()[-3:]
-        return " / ".join(shown)[:600]
+        told = self.errors() or self.output.splitlines()[-3:]
+        return " / ".join(told)[:600]
 
     def pid(self, rank: int) -> int:
         """The process id of a rank."""
@@ -118,7 +118,7 @@ class Run:
         return [self.pid(rank) for rank in range(self.world_size)]
 
     def alive(self) -> list[int]:
-        """The processes of ranks that are still alive."""
+        """The ranks' processes that are left."""
         return [pid for pid in self.pids() if _lives(pid)]
 
     def steps(self) -> int:
@@ -136,7 +136,7 @@ class Run:
         return found
 
     def end(self) -> None:
-        """Kill all remaining processes of this run."""
+        """Kill all processes that are left of this run."""
         pids = [int(path.read_text()) for path in self.folder.glob("pid_*")]
         for number in (signal.SIGKILL, signal.SIGCONT):
             for pid in pids:
@@ -149,7 +149,7 @@ class Run:
 
 
 def heed_signals() -> None:
-    """Restore the default action of signals that `nohup` or a shell's `&` ignores."""
+    """Restore the default effect of signals, because `nohup` and a shell's `&` ignore some."""
     for number in HANDLED:
         signal.signal(number, signal.SIG_DFL)
 
@@ -167,11 +167,11 @@ def _send(pid: int, number: int) -> None:
 
 
 class Rig:
-    """A rendered world, a warm launcher, and the runs of all rows, in one folder."""
+    """A rendered world, a warm launcher, and the runs of all rows, below one folder."""
 
     def __init__(self, folder: Path, *, short: bool = False, seed: int = 0) -> None:
         self.folder, self.short = folder, short
-        logging.getLogger("svilm_fast").setLevel(logging.ERROR)  # report every damage
+        logging.getLogger("svilm_fast").setLevel(logging.ERROR)  # every damaged file is logged
         self.random = random.Random(seed)
         self.patience = SHORT_PATIENCE if short else 1.0
         self._warm: subprocess.Popen | None = None
@@ -239,10 +239,10 @@ class Rig:
         world_size: int = 2,
         cold: bool = False,
     ) -> Run:
-        """Start a run. cold: with the `deepspeed` command and new interpreters instead of forks."""
+        """Start a run. cold: by the `deepspeed` command with new interpreters instead of forks."""
         for earlier in self._runs:
             if earlier.root == root:
-                earlier.end()  # left by a missed try
+                earlier.end()  # processes of a missed try
         folder = self.new_folder("start")
         arguments = ["--config", str(self.recipe(root, settings)), *options]
         env = {
@@ -309,7 +309,7 @@ class Rig:
     def reference(self, *settings: str) -> Run:
         """Return the fault-free run with these settings, made once.
 
-        Its save interval and timeout may differ, because they change no state.
+        The intervals of saves and the timeout do not change the state, so they may differ.
         """
         key = tuple(one for one in settings if not one.startswith(KEEP_THE_STATE))
         if key not in self._references:
@@ -326,7 +326,7 @@ class Rig:
 
     @contextmanager
     def small_disk(self, megabytes: int) -> Iterator[tuple[Path, bool]]:
-        """A folder on a separate file system, and whether one could be mounted (needs root)."""
+        """A folder on a file system of its own, and whether one could be mounted (by root)."""
         place = self.new_folder("disk")
         mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "none", str(place)]
         mounted = os.geteuid() == 0 and _succeeds(mount)
@@ -366,7 +366,7 @@ def same_losses(run: Run, reference: Run, first: int, last: int) -> None:
 
 
 def newest_step(run: Run) -> int:
-    """The step of the newest checkpoint that verifies; 0 if there is none."""
+    """The step of the newest checkpoint that verifies, 0 where nothing was committed."""
     tag = newest_verified(run.checkpoints)
     return 0 if tag is None else int(tag.removeprefix("step_"))
 

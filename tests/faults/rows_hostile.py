@@ -1,4 +1,4 @@
-"""Rows with hostile input: programs, archives, enormous contents."""
+"""Rows with hostile input: pickled programs, archives, enormous contents."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from tests.faults.samples import a_video, dataset_of, open_folder, refused
 
 
 class Touch:
-    """Creates a file when unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -86,7 +86,7 @@ def programs(rig: Rig, tries: int, seen: Tries) -> None:
             recipe = folder / "recipe.yaml"
             recipe.write_text(f"run:\n  name: {tag} ['touch {marker}']\n")
             refused(lambda recipe=recipe: load_config(str(recipe)), UserError)
-            # An override that is not a plain value is taken as text, or refused.
+            # An override that is no plain value is taken as the text that it is, or refused.
             override = f"run.name={tag} [touch {marker}]"
             with contextlib.suppress(UserError):
                 name = load_config(None, [override]).run.name
@@ -103,7 +103,7 @@ def programs(rig: Rig, tries: int, seen: Tries) -> None:
                 dataset = open_folder(shards)
                 dataset.batch(range(len(dataset)))
             except DataError:
-                need(extension == "json", "an unused member is refused")
+                need(extension == "json", "a member that nobody reads is refused")
             untouched()
     for url in ("pipe:touch", "pipe: touch", "file:|touch", "|touch"):
         with seen.one(f"{url!r} as a split and as a video of a list"):
@@ -161,8 +161,8 @@ def _tar_tricks(video: bytes) -> dict[str, bytes]:
 
 @row(
     14,
-    "tar members with paths outside, links, devices, duplicates, 1,000,000 members, false sizes",
-    "nothing written outside, each refused, in bounded time",
+    "tar members that leave the archive, links, devices, doubles, 1,000,000 members, false sizes",
+    "nothing outside, each refused, in bounded time",
     tries=20,
     short=20,
 )
@@ -190,7 +190,7 @@ def tars(rig: Rig, tries: int, seen: Tries) -> None:
             file.write(bytes(1024))
         began = time.monotonic()
         refused(lambda: scan_shard(str(path), max_members=members - 1), ShardError)
-        need(len(scan_shard(str(path), max_members=members).samples) == members, "some are missing")
+        need(len(scan_shard(str(path), max_members=members).samples) == members, "some are lost")
         seconds = time.monotonic() - began
         need(seconds < 120, f"it took {seconds:.0f} s")
         seen.notes.append(f"{members:,} members were listed and refused in {seconds:.1f} s")
@@ -222,7 +222,7 @@ def _big_video(codec: str, container: str, side: int) -> bytes:
 
 
 class PeakMemory:
-    """The sampled maximum of the resident bytes of this process and its children."""
+    """The largest sum of resident bytes of this process and its children, sampled."""
 
     def __enter__(self) -> PeakMemory:
         self.start = self.peak = _resident()

@@ -1,4 +1,4 @@
-"""Rows in which a signal from outside kills or stops a rank or ends the job, at random moments."""
+"""Rows in which signals kill, stop or end ranks at random moments."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from svilm_fast.train.folder.manifest import MANIFEST
 from tests.faults.registry import Tries, need, row
 from tests.faults.rig import Rig, Run, newest_step, same_end, same_losses
 
-# The launcher ends with the code of the rank that it checks first: the killed one (-9, reported as
-# 247 or 137 by the two forms of the launcher), or the survivor.
+# The launcher ends with the code of the rank that it looks at first: the killed one's (-9, or 247
+# and 137 as the two forms of the launcher report it), or that of the survivor.
 CODES_OF_A_KILL = (-signal.SIGKILL, 247, 128 + signal.SIGKILL, EXIT_RANK_LOST)
 CODES_OF_AN_ABORT = (-signal.SIGABRT, 250, 128 + signal.SIGABRT)
-# About the duration of a save of the small model; later moments fall into the next step.
+# About what a save of the small model takes; later moments fall into the next step.
 SAVE_SECONDS = 0.15
 TIMEOUT = 6.0
 
@@ -57,7 +57,7 @@ def kill_in_save(rig: Rig, tries: int, seen: Tries) -> None:
             begun = _resumed_from(run) + run.steps()
             lost = begun - newest_step(run)
             losses.append(lost)
-            # At most the step that had begun and the one whose save was incomplete.
+            # A step that had begun and the save of the one before it.
             need(lost <= 2, f"{lost} of {begun} steps are lost")
             need(not run.alive(), "a rank outlived the launcher")
     with seen.one("the run's end"):
@@ -84,7 +84,7 @@ def kill_in_step(rig: Rig, tries: int, seen: Tries) -> None:
     root, times = rig.new_folder("killed") / "run", []
     for number in range(tries):
         rank = number % 2
-        # The first two tries of the full form use the `deepspeed` command.
+        # The first two of the full form by the `deepspeed` command itself.
         cold = not rig.short and number < 2
         with seen.one(f"rank {rank}{', started by deepspeed' if cold else ''}"):
             run = rig.start(root, *settings, options=["--auto-resume"], cold=cold)
@@ -134,7 +134,7 @@ def hang(rig: Rig, tries: int, seen: Tries) -> None:
             need(re.search(r"steps? \(?(from )?\d+", text), f"the step is not named: {text}")
             named = re.search(r"all_reduce|all_gather|broadcast|reduce|barrier|collective", text)
             need(named, f"the collective is not named: {text}")
-            # gloo aborts a process that receives data of another collective.
+            # gloo aborts a process that receives another collective's data.
             codes = (EXIT_RANK_LOST, *(CODES_OF_AN_ABORT if skipped else ()))
             need(run.wait(60) in codes, f"exit code {run.code()}")
     seen.notes.append(f"the error came after at most {max(times, default=0):.1f} s")
@@ -156,7 +156,7 @@ def asked_to_leave(rig: Rig, tries: int, seen: Tries) -> None:
     whole = rig.reference(*settings)
     root, times = rig.new_folder("left") / "run", []
     for number in range(tries):
-        # The first try of the full form uses the command, which passes SIGTERM on to the ranks.
+        # The first of the full form by the command, which passes SIGTERM on to the ranks.
         cold, sent = not rig.short and number == 0, SIGNALS[number % len(SIGNALS)]
         with seen.one(f"{sent.name}{', started by deepspeed' if cold else ''}"):
             run = rig.start(root, *settings, options=["--auto-resume"], cold=cold)
@@ -173,11 +173,11 @@ def asked_to_leave(rig: Rig, tries: int, seen: Tries) -> None:
             step = _resumed_from(run) + run.steps()
             need(newest_step(run) == step, f"saved {newest_step(run)} after step {step}")
             ranks = sorted((run.checkpoints / tag_of(step)).glob("data_rank_*.json"))
-            # Only rank 0 stores the digest of the videos.
+            # Rank 0 alone keeps the digest of the videos.
             places = [json.loads(path.read_text()) | {"contents": None} for path in ranks]
-            need(places == places[:1] * 2, "the ranks saved different positions")
+            need(places == places[:1] * 2, "the ranks saved other places")
     with seen.one("the run's end"):
         run = rig.start(root, *settings, options=["--auto-resume"]).finished()
         same_end(run, whole, steps)
         same_losses(run, whole, 1, steps)
-    seen.notes.append(f"saved and ended after at most {max(times, default=0):.1f} s")
+    seen.notes.append(f"saved and left after at most {max(times, default=0):.1f} s")

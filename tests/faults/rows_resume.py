@@ -1,4 +1,4 @@
-"""Rows in which runs end on purpose and must resume bit for bit."""
+"""Rows in which runs stop on purpose and must resume bit for bit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COMBINATIONS = [
 
 
 def _where_not_default(stage: int, precision: str) -> tuple[str, ...]:
-    """The settings; the runs of other rows also serve as reference for them."""
+    """The settings, so that the runs of other rows serve as reference too."""
     changed = (f"deepspeed.zero_stage={stage}", f"training.precision={precision}")
     return () if (stage, precision) == (1, "fp32") else changed
 
@@ -71,12 +71,12 @@ def world_size(rig: Rig, tries: int, seen: Tries) -> None:
             ).finished()
             need(_portable_digest(root) == _parameters(second), "the parameters differ")
             _one_epoch_each(first.ids() | second.ids(), 6)
-            need(not set(first.ids()) & set(second.ids()), "a step was repeated")
+            need(not set(first.ids()) & set(second.ids()), "a step was done twice")
 
 
 def _parameters(run: Run) -> str:
     found = {(run.folder / f"parameters_{rank}").read_text() for rank in range(run.world_size)}
-    need(len(found) == 1, "the ranks started with different parameters")
+    need(len(found) == 1, "the ranks began with different parameters")
     return found.pop()
 
 

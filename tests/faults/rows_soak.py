@@ -1,4 +1,4 @@
-"""The row of a long run with many faults."""
+"""A long run with many faults in sequence."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KINDS = ("kill", "full", "stop")
 
 
 def _meet(rig: Rig, run: Run, kind: str, disk: Path, *, mounted: bool) -> None:
-    """Inject a fault into a running job now."""
+    """Let a running job meet a fault now."""
     rank = rig.random.randrange(run.world_size)
     pid = run.pid(rank)
     time.sleep(rig.random.uniform(0, 0.5))
@@ -62,11 +62,11 @@ def soak(rig: Rig, tries: int, seen: Tries) -> None:
                     240,
                 )
                 if run.code() == 0:
-                    number = tries  # the run finished before the fault
+                    number = tries  # the last step came before the fault
                     continue
                 before = newest_step(run)
                 _meet(rig, run, kind, disk, mounted=mounted)
-                need(run.wait() != 0 or kind == "full", "the run did not notice the fault")
+                need(run.wait() != 0 or kind == "full", "the run did not notice")
                 (disk / "ballast").unlink(missing_ok=True)
                 need(newest_step(run) >= before, "a checkpoint is lost")
                 need(not run.alive(), "a rank outlived the launcher")
@@ -75,6 +75,6 @@ def soak(rig: Rig, tries: int, seen: Tries) -> None:
             run = rig.start(root, *settings, options=["--auto-resume"]).finished()
             same_end(run, whole, steps)
             same_losses(run, whole, 1, steps)
-    faults = ", ".join(f"{count} x {kind}" for kind, count in sorted(met.items()))
+    told = ", ".join(f"{count} x {kind}" for kind, count in sorted(met.items()))
     disks = "a tmpfs was filled" if mounted else "no tmpfs could be mounted: no full disks"
-    seen.notes.append(f"{steps} steps with {faults}; {disks}")
+    seen.notes.append(f"{steps} steps with {told}; {disks}")

@@ -1,4 +1,4 @@
-"""Rows with storage faults: damaged, missing and swapped files, and a full disk."""
+"""Rows in which the storage fails: damaged, missing and exchanged files, and a full disk."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _resumes_from(rig: Rig, root: Path, step: int, whole: Run) -> None:
 
 
 def _same_listing(folder: Path, files: dict) -> bool:
-    """Whether a flipped bit of a manifest changed only white space."""
+    """Whether a flipped bit of a manifest left its meaning as it was: white space."""
     try:
         return read_manifest(folder) == files
     except ValueError:
@@ -45,7 +45,7 @@ def flipped_bits(rig: Rig, tries: int, seen: Tries) -> None:
     newest = checkpoints / tag_of(STEPS)
     paths, files, white = sorted(newest.iterdir()), read_manifest(newest), 0
     for number in range(tries):
-        # Every file in turn; otherwise large files would get nearly all flips.
+        # Every file in turn, else the large ones would get nearly all.
         path = paths[number % len(paths)]
         content = path.read_bytes()
         place, bit = rig.random.randrange(len(content)), rig.random.randrange(8)
@@ -66,7 +66,7 @@ def flipped_bits(rig: Rig, tries: int, seen: Tries) -> None:
         damaged[len(damaged) // 2] ^= 1
         path.write_bytes(bytes(damaged))
         _resumes_from(rig, root, OLDER, whole)
-    seen.notes.append(f"{white} flips changed only white space of the manifest")
+    seen.notes.append(f"{white} flips fell on white space of the manifest and changed nothing")
 
 
 @row(
@@ -100,8 +100,8 @@ def truncated(rig: Rig, tries: int, seen: Tries) -> None:
                 _refused(newest, first.name, second.name)
             finally:
                 _exchange(first, second)
-    need(problem_with(newest) is None, "the row did not undo its damage")
-    need(seen.made >= tries, f"only {seen.made} combinations of file and damage")
+    need(problem_with(newest) is None, "the row left damage behind")
+    need(seen.made >= tries, f"only {seen.made} files and ways")
 
 
 def _of_rank_1(name: str) -> str:
@@ -117,15 +117,16 @@ def _exchange(first: Path, second: Path) -> None:
 
 def _refused(folder: Path, *names: str) -> None:
     problem = problem_with(folder)
-    need(problem is not None, "it is accepted")
+    need(problem is not None, "it is trusted")
     need(any(name in str(problem) for name in names), f"the file is not named: {problem}")
-    need(newest_verified(folder.parent) == tag_of(OLDER), "the older one is not used")
+    need(newest_verified(folder.parent) == tag_of(OLDER), "the older one is not taken")
 
 
 @row(
     8,
     "disk full before and during a save",
-    "previous checkpoint intact, bytes reported, no partial folder, policy followed, end equal",
+    "the previous checkpoint intact, bytes reported, no partial folder, the policy kept, the end "
+    "equal",
     tries=8,
     short=2,
 )
@@ -159,7 +160,7 @@ def _one_full_disk(
     root, ballast = disk / "run", disk / "ballast"
     step = 6
     if policy == "continue" and mounted:
-        # Full before the save: the save is skipped, and the run continues.
+        # Full before the save: it is skipped, and the run continues.
         run = rig.start(root, *settings, f"checkpoint.when_full={policy}")
         run.come_to(lambda: newest_step(run) >= 3, "the save of step 3")
         fill(disk, 2_000_000)
@@ -177,7 +178,7 @@ def _one_full_disk(
     need(run.wait() == EXIT_BAD_INPUT, f"exit code {run.code()}; {run.tail()}")
     need(f"not enough disk space for the checkpoint of step {step}" in run.tail(), run.tail())
     need("bytes" in run.tail() and "are free" in run.tail(), f"no bytes reported: {run.tail()}")
-    need(not (run.checkpoints / tag_of(step)).exists(), "the partial folder remains")
+    need(not (run.checkpoints / tag_of(step)).exists(), "the partial folder is left")
     need(newest_step(run) == 3, f"the newest checkpoint is {newest_step(run)}")
     ballast.unlink(missing_ok=True)
     rest = rig.start(root, *settings, options=["--resume"]).finished()
@@ -227,7 +228,7 @@ def latest(rig: Rig, tries: int, seen: Tries) -> None:
                 else:
                     need(False, "a start from scratch is not refused")
             else:
-                need(newest_verified(root / "checkpoints") == tag_of(STEPS), "another is used")
+                need(newest_verified(root / "checkpoints") == tag_of(STEPS), "another is taken")
             if rig.short and change is not _empty:
                 continue
             run = rig.start(root, *SETTINGS, options=["--auto-resume"])

@@ -1,4 +1,4 @@
-"""Helpers of the rows about data: open small data sets, expect refusals."""
+"""Helpers of the data rows: open small datasets, and expect refusals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.faults.rig import Rig
 
 
 def refused(act: Any, *kinds: type[Exception]) -> str:
-    """Return the message of the refusal; raise MissedError if there is none."""
+    """Return the message of the refusal, or raise MissedError where there is none."""
     try:
         act()
     except kinds as error:

@@ -1,9 +1,9 @@
-"""DeepSpeed's launcher in a process that has already imported everything, so a start takes seconds.
+"""Runs DeepSpeed's launcher in a process that has imported everything, so that starts are fast.
 
-Each line of stdin describes a run. For each, a fork of this process calls `main` of
+Every line of stdin describes a run. For each, a fork of this process calls `main` of
 `deepspeed.launcher.launch`, the program that `deepspeed` starts on every node. Its ranks are forks
-instead of new interpreters. The rest is unchanged: environment variables, monitoring of the ranks,
-ending all ranks when one ends, exit code.
+too, instead of new interpreters, so they share one hash seed. Everything else is the launcher's own
+code: the variables, the monitoring of the ranks, the end of all when one ends, the exit code.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class ForkingModule:
 
 
 def launch(case: dict[str, Any]) -> int:
-    """Run the launcher for one run; returns the exit code."""
+    """Run the launcher of one run; returns the exit code."""
     from deepspeed.launcher import launch as launcher
 
     os.setsid()
@@ -91,7 +91,7 @@ def launch(case: dict[str, Any]) -> int:
 def main() -> None:
     import_deepspeed("cpu")
     torch.set_num_threads(1)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no process waits for the launchers
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the launchers
     for line in sys.stdin:
         case = json.loads(line)
         pid = os.fork()

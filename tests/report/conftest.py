@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import matplotlib.image
 import numpy as np
@@ -15,9 +16,10 @@ from matplotlib.figure import Figure
 
 from svilm_fast.evaluation import Embeddings, RetrievalResult, rank_embeddings
 from svilm_fast.report.canvas import to_png
-from svilm_fast.report.probe import ClipProbe
+from svilm_fast.report.probe import BlendedProbe, ClipProbe
 
 DPI = 100
+UNCHANGED: Mapping[str, object] = MappingProxyType({})
 
 
 @pytest.fixture(scope="session")
@@ -46,14 +48,13 @@ def share_of() -> Callable[[np.ndarray, object], float]:
 def make_probe() -> Callable[..., ClipProbe]:
     """A grey clip of 4 segments whose left half is group 0 and right half group 1 of 3."""
 
-    def make(**changes: object) -> ClipProbe:
+    def make(blended: Mapping[str, object] | None = UNCHANGED, **changes: object) -> ClipProbe:
         groups = np.zeros((4, 2, 2), int)
         groups[:, :, 1] = 1
         own = np.array([False, True, True, False])
         matrix = np.full((4, 4), 0.5)
         np.fill_diagonal(matrix, 1.0)
         values: dict[str, object] = {
-            "name": "clip",
             "caption": "a red ring spins",
             "frames": np.full((8, 32, 32, 3), 100, np.uint8),
             "groups": groups,
@@ -61,11 +62,15 @@ def make_probe() -> Callable[..., ClipProbe]:
             "nouns": ("red ring",),
             "noun_weights": np.array([[0.1, 0.7, 0.2]]),
             "clean": matrix,
-            "blended": np.full((8, 32, 32, 3), 100, np.uint8),
-            "own": own,
-            "assignment": np.stack([own, ~own], axis=1).astype(float),
-            "blended_similarity": 0.9 * matrix,
         }
+        if blended is not None:
+            parts: dict[str, object] = {
+                "frames": np.full((8, 32, 32, 3), 100, np.uint8),
+                "own": own,
+                "assignment": np.stack([own, ~own], axis=1).astype(float),
+                "similarity": 0.9 * matrix,
+            }
+            values["blended"] = BlendedProbe(**{**parts, **blended})  # type: ignore[arg-type]
         return ClipProbe(**{**values, **changes})  # type: ignore[arg-type]
 
     return make

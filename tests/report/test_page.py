@@ -8,19 +8,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from svilm_fast.evaluation.pointing import PointingScore
 from svilm_fast.objectives.config import ObjectivesConfig
-from svilm_fast.objectives.grounding import GroundingConfig
 from svilm_fast.report.curves import read_metrics
 from svilm_fast.report.page import HeadlineTile, PageContent, Picture, Section, write_page
 from svilm_fast.report.sections import (
-    clip_sections,
     curves_section,
     headline,
-    noun_sharpness,
     retrieval_sections,
 )
 
@@ -135,32 +130,6 @@ def test_a_page_of_nothing_is_still_a_page(tmp_path: Path) -> None:
     assert found.addresses == []
 
 
-def test_clips_bring_their_sections(make_probe) -> None:
-    titles = [section.title for section in clip_sections([make_probe()], OBJECTIVES)]
-    assert titles == ["Groups and nouns", "Temporal grouping", "Similarity of segments"]
-    bare = make_probe(groups=None, assignment=None, blended=None)
-    assert [s.title for s in clip_sections([bare], OBJECTIVES)] == ["Similarity of segments"]
-
-
-@pytest.mark.parametrize(
-    ("objectives", "groups", "time"),
-    [
-        ({"grounding": {"weight": 1.0, "similarity": "softmax"}}, "", ""),
-        ({"grounding": {"weight": 0.0, "similarity": "max"}}, "Grounding had weight 0", ""),
-        ({"grounding": {"weight": 1.0, "similarity": "max"}}, "similarity=max", ""),
-        ({"temporal": {"weight": 0.0}}, "", "had weight 0"),
-    ],
-)
-def test_a_note_says_what_the_objectives_did_not_train(
-    make_probe, objectives, groups, time
-) -> None:
-    found = clip_sections([make_probe()], ObjectivesConfig.model_validate(objectives))
-    notes = {section.title: section.notes for section in found}
-    for title, part in (("Groups and nouns", groups), ("Temporal grouping", time)):
-        assert len(notes[title]) == bool(part)
-        assert all(part in note for note in notes[title])
-
-
 def test_missing_videos_are_said_on_the_page(make_result, tmp_path: Path) -> None:
     result = make_result()
     result.missing = {"gone": "cut short"}
@@ -168,27 +137,6 @@ def test_missing_videos_are_said_on_the_page(make_result, tmp_path: Path) -> Non
     assert (
         "1 video missing (gone)" in write_page(tmp_path, content, name="x", **NOTHING).read_text()
     )
-
-
-def test_without_frames_there_are_no_strips(make_result) -> None:
-    assert [s.title for s in retrieval_sections(make_result(frames=False), 2)] == ["Retrieval"]
-
-
-def test_headline_compares_with_the_colours(make_result) -> None:
-    tiles = headline(make_result(), {})
-    assert tiles[0] == HeadlineTile("100.0 %", "text to video R@1", "95 %: 100.0 to 100.0")
-    assert tiles[2] == HeadlineTile("8.0 ×", "R@1 over colour sets", "they reach 12.5 %")
-
-
-def test_the_sharpness_is_the_last_one_of_the_log() -> None:
-    log = {"beta_grounding": (np.arange(2), np.array([10.0, 12.5]))}
-    assert noun_sharpness(OBJECTIVES, log) == 12.5
-
-
-def test_without_a_log_the_sharpness_is_the_configured_start() -> None:
-    configured = ObjectivesConfig.model_validate({"grounding": {"beta": {"initial": 7.0}}})
-    assert noun_sharpness(configured, {}) == 7.0
-    assert noun_sharpness(OBJECTIVES, {}) == GroundingConfig().beta.initial
 
 
 def test_anchors_are_plain() -> None:
@@ -203,17 +151,6 @@ def test_texts_cannot_reorder_the_page(tmp_path: Path) -> None:
     assert not set(shown) & set("\u202e\u2066\x1b")
     for text in ("\\u202egpj", "1\\u202e", "é 男", "a\\u202eb", "\\x1b[2J\\u2066x"):
         assert text in shown
-
-
-def test_the_pointing_score_is_on_the_page_with_its_chance(make_probe) -> None:
-    score = PointingScore(score=0.5, chance=0.125, nouns=1, too_small=2)
-    groups = clip_sections([make_probe()], OBJECTIVES, pointing=(score, 3))[0]
-    assert "Pointing score: 50% of the attention of 1 noun of 3 clips" in groups.text
-    assert "random token would reach 12.5%" in groups.text
-    assert "Left out: 2 nouns" in groups.text
-    assert headline(None, {}, score) == [
-        HeadlineTile("50.0 %", "pointing score of nouns", "chance 12.5 %")
-    ]
 
 
 def test_a_phone_shows_the_page_without_scrolling_sideways(page: str) -> None:

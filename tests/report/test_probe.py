@@ -82,49 +82,48 @@ def test_probes_hold_what_the_model_says() -> None:
     np.testing.assert_allclose(first.clean, (segments @ segments.T).numpy(), atol=1e-6)
     assert [probe.nouns for probe in probes[1:]] == [("a moon",), ()]
     assert probes[2].noun_weights.shape == (0, 3)
-    assert [probe.name for probe in probes] == clips.ids
+    assert [probe.caption for probe in probes] == clips.captions
 
 
 def test_blended_clips_are_the_own_and_another_one() -> None:
     model, clips = encoder(), batch()
     probes = probe_clips(model, clips, temperature=0.3)
     for row, probe in enumerate(probes):
-        assert probe.own is not None
-        assert probe.blended is not None
-        assert probe.assignment is not None
+        blended = probe.blended
+        assert blended is not None
         frames = clips.frames[row].numpy()
         for segment in range(4):
             part = slice(2 * segment, 2 * segment + 2)
-            same = np.array_equal(probe.blended[part], frames[part])
-            assert same == bool(probe.own[segment])
-        np.testing.assert_allclose(probe.assignment.sum(axis=1), 1, atol=1e-6)
+            same = np.array_equal(blended.frames[part], frames[part])
+            assert same == bool(blended.own[segment])
+        np.testing.assert_allclose(blended.assignment.sum(axis=1), 1, atol=1e-6)
         with torch.no_grad():
-            z = model.eval().encode_video(torch.from_numpy(probe.blended)[None]).segments[0]
-        own = torch.from_numpy(probe.own)
+            z = model.eval().encode_video(torch.from_numpy(blended.frames)[None]).segments[0]
+        own = torch.from_numpy(blended.own)
         centres = torch.stack([z[own].mean(0), z[~own].mean(0)])
         expected = (z @ centres.T / 0.3).softmax(dim=1)
-        np.testing.assert_allclose(probe.assignment, expected.numpy(), atol=1e-5)
+        np.testing.assert_allclose(blended.assignment, expected.numpy(), atol=1e-5)
 
 
 def test_probes_are_repeatable_and_follow_the_seed() -> None:
     model, clips = encoder(), batch()
     first, again = probe_clips(model, clips, seed=1), probe_clips(model, clips, seed=1)
-    assert all(np.array_equal(a.blended, b.blended) for a, b in zip(first, again))
+    assert all(np.array_equal(a.blended.frames, b.blended.frames) for a, b in zip(first, again))
     others = [probe_clips(model, clips, seed=seed) for seed in (2, 3, 4)]
-    assert any(not np.array_equal(first[0].own, other[0].own) for other in others)
+    assert any(not np.array_equal(first[0].blended.own, other[0].blended.own) for other in others)
 
 
 def test_the_pasted_part_has_the_length_that_the_run_pastes() -> None:
     model, clips = encoder(), batch()
     for seed in range(4):
         for probe in probe_clips(model, clips, seed=seed, paste_lengths=(0.2, 0.3)):
-            assert 0 < probe.own.mean() < 0.5
-        assert all(p.own.mean() >= 0.5 for p in probe_clips(model, clips, seed=seed))
+            assert 0 < probe.blended.own.mean() < 0.5
+        assert all(p.blended.own.mean() >= 0.5 for p in probe_clips(model, clips, seed=seed))
 
 
 def test_a_lone_clip_or_segment_is_not_blended() -> None:
     assert probe_clips(encoder(), batch(1))[0].blended is None
-    assert probe_clips(encoder(segments=1), batch())[0].assignment is None
+    assert probe_clips(encoder(segments=1), batch())[0].blended is None
 
 
 def test_a_model_without_groups_has_none() -> None:
@@ -135,8 +134,8 @@ def test_a_model_without_groups_has_none() -> None:
 
 def test_untrained_weights_are_shown_beside() -> None:
     model = encoder()
-    probe = probe_clips(model, batch(), untrained=model)[0]
-    np.testing.assert_allclose(probe.untrained_similarity, probe.blended_similarity)
+    blended = probe_clips(model, batch(), untrained=model)[0].blended
+    np.testing.assert_allclose(blended.untrained_similarity, blended.similarity)
 
 
 def test_dropped_tokens_leave_holes() -> None:
@@ -200,6 +199,6 @@ def test_a_temporal_head_predicts_in_place_of_the_centres() -> None:
 
     own = torch.arange(4.0).sigmoid()
     for probe in probe_clips(model, clips, temporal_head=head):
-        assert probe.assignment is not None
-        np.testing.assert_allclose(probe.assignment[:, 0], own.numpy(), atol=1e-6)
-        np.testing.assert_allclose(probe.assignment.sum(axis=1), 1, atol=1e-6)
+        assert probe.blended is not None
+        np.testing.assert_allclose(probe.blended.assignment[:, 0], own.numpy(), atol=1e-6)
+        np.testing.assert_allclose(probe.blended.assignment.sum(axis=1), 1, atol=1e-6)

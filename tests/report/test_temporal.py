@@ -16,7 +16,7 @@ def words(figure) -> list[str]:
 @pytest.mark.parametrize("theme", THEMES, ids=lambda theme: theme.name)
 def test_the_mask_has_its_two_colours(make_probe, pixels, share_of, theme) -> None:
     own = np.array([True, True, True, False])
-    probe = make_probe(own=own, assignment=np.full((4, 2), 0.5))
+    probe = make_probe({"own": own, "assignment": np.full((4, 2), 0.5)})
     with drawing(theme):
         image = pixels(draw_assignments([probe], theme))
     key = 16 * 13 / image[..., 0].size  # the legend's square
@@ -29,7 +29,7 @@ def test_values_and_agreement_are_written(make_probe) -> None:
     own = np.array([False, True, True, True])
     a = np.array([[0.9, 0.1], [0.83, 0.17], [0.6, 0.4], [0.25, 0.75]])
     with drawing(LIGHT):
-        shown = words(draw_assignments([make_probe(own=own, assignment=a)], LIGHT))
+        shown = words(draw_assignments([make_probe({"own": own, "assignment": a})], LIGHT))
     assert [word for word in shown if word in ("own", "pasted")] == ["pasted", "own", "own", "own"]
     assert {"0.90", "0.10", "0.83", "0.17", "0.60", "0.40", "0.25", "0.75"} <= set(shown)
     assert "50% of\nsegments right" in shown
@@ -37,16 +37,16 @@ def test_values_and_agreement_are_written(make_probe) -> None:
 
 def test_clips_that_were_not_blended_are_left_out(make_probe) -> None:
     with drawing(LIGHT):
-        figure = draw_assignments([make_probe(), make_probe(assignment=None)], LIGHT)
+        figure = draw_assignments([make_probe(), make_probe(None)], LIGHT)
     assert words(figure).count("paste mask") == 1
     with pytest.raises(ValueError, match="no clip was blended"):
-        draw_assignments([make_probe(assignment=None)], LIGHT)
+        draw_assignments([make_probe(None)], LIGHT)
 
 
 def test_the_matrix_shows_its_values(make_probe) -> None:
     matrix = np.array([[1.0, 0.39, 0.92, 0.5]] * 4)
     with drawing(LIGHT):
-        probe = make_probe(clean=matrix, blended_similarity=None)
+        probe = make_probe(None, clean=matrix)
         shown = words(draw_similarity([probe], LIGHT))
     assert [word for word in shown if word[:2] in ("0.", "1.")] == [
         "1.00",
@@ -70,7 +70,9 @@ def test_more_alike_is_more_coloured(make_probe, pixels, share_of) -> None:
 def test_panels_appear_as_they_are_known(make_probe) -> None:
     with drawing(LIGHT):
         two = words(draw_similarity([make_probe()], LIGHT))
-        three = words(draw_similarity([make_probe(untrained_similarity=np.ones((4, 4)))], LIGHT))
+        three = words(
+            draw_similarity([make_probe({"untrained_similarity": np.ones((4, 4))})], LIGHT)
+        )
     assert "cut and pasted" in two
     assert "before training" not in two
     assert "before training" in three

@@ -96,6 +96,7 @@ def test_a_plugin_trains_resumes_and_is_evaluated(
     assert "classification/top1" in page
     assert "<td>attribute</td><td>color</td>" in page
     assert "weight of contrast" not in page  # the objectives are not read
+    assert "right partner in the batch" not in page
     assert "Accuracy in the batch, %" in [panel.title for panel in panels_shown(tmp_path / "whole")]
 
 

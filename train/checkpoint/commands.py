@@ -1,4 +1,4 @@
-"""`svilm ckpt`: look at the checkpoints of a run, and make portable ones of them."""
+"""`svilm ckpt`: inspects the checkpoints of a run and converts them to the portable format."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def convert(
         bool, typer.Option("--overwrite", help="replace a portable checkpoint in the folder")
     ] = False,
 ) -> None:
-    """Make a portable checkpoint of a run's DeepSpeed checkpoint, of any ZeRO stage and rank count.
+    """Convert a run's DeepSpeed checkpoint, of any ZeRO stage and rank count, to a portable one.
 
     Needs neither ranks nor a GPU. Evaluation, report, --init-from and --weights-from read it.
     """
@@ -46,8 +46,10 @@ def convert(
     _check_free(target, overwrite)
     tag = newest_verified(files.checkpoints) if step is None else tag_of(step)
     if tag is None or not (files.checkpoints / tag).is_dir():
-        wanted = "none" if step is None else f"none of step {step}"
-        raise CheckpointError(f"{files.checkpoints} holds {wanted}; `svilm ckpt info` lists them")
+        wanted = "checkpoint" if step is None else f"checkpoint of step {step}"
+        raise CheckpointError(
+            f"{files.checkpoints} holds no {wanted}; `svilm ckpt info` lists what there is"
+        )
     state = read_checkpoint(files.checkpoints / tag)
     target.parent.mkdir(parents=True, exist_ok=True)
     with locked(run) if out is None else contextlib.nullcontext():
@@ -62,7 +64,7 @@ def info(
 ) -> None:
     """Print step, rank count, ZeRO stage and sizes, and verify every checksum.
 
-    Exit status 1 where a checkpoint is damaged or incomplete.
+    Exits with 1 if a checkpoint is damaged or incomplete.
     """
     damaged = False
     for folder in _checkpoints_in(path):
@@ -80,7 +82,7 @@ def info(
 
 
 def _checkpoints_in(path: Path) -> list[Path]:
-    if _is_checkpoint(path):
+    if any((path / name).is_file() for name in (TRAINER_STATE, PORTABLE_STATE)):
         return [path]
     parent = RunFiles(path).checkpoints if RunFiles(path).checkpoints.is_dir() else path
     found = sorted(folder for folder in parent.glob("step_*") if folder.is_dir())
@@ -89,10 +91,6 @@ def _checkpoints_in(path: Path) -> list[Path]:
     if not found:
         raise UserError(f"{path} holds no checkpoint; give a run directory or one checkpoint of it")
     return found
-
-
-def _is_checkpoint(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in (TRAINER_STATE, PORTABLE_STATE))
 
 
 def _described(folder: Path) -> str:
@@ -121,7 +119,7 @@ def _summary(described: dict[str, Any]) -> str:
 
 
 def _check_free(target: Path, overwrite: bool) -> None:
-    """Refuse a folder whose content is not a portable checkpoint that may be replaced."""
+    """Raise UserError unless the folder is empty, absent, or a checkpoint to overwrite."""
     if target.is_symlink():
         raise UserError(f"{target} is a symbolic link, which is not followed: give another --out")
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):

@@ -1,4 +1,4 @@
-"""Weights that do not fit a model in full: what is new, missing or of another shape."""
+"""Weights that fit a model only in part: which are new, missing or of another shape."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Shapes = Mapping[str, Sequence[int]]
 
 @dataclass(frozen=True)
 class WeightsReport:
-    """What loading weights into a model does, by names of parameters and buffers.
+    """The result of loading weights into a model, as names of parameters and buffers.
 
-    taken: read from the weights. new: of the model alone. missing: of the weights alone. reshaped:
-    of both, in different shapes; they keep their initial values, as the new ones do.
+    taken: loaded. new: only in the model. missing: only in the weights. reshaped: in both, with
+    different shapes. New and reshaped ones keep their initial values.
     """
 
     taken: tuple[str, ...]
@@ -29,11 +29,11 @@ class WeightsReport:
 
     @property
     def whole(self) -> bool:
-        """Whether the weights and the model hold the same."""
+        """Whether weights and model have the same names and shapes."""
         return not (self.new or self.missing or self.reshaped)
 
     def lines(self, source: Path) -> list[str]:
-        """Return the report for people; no line where everything fits."""
+        """Return the report as lines of text; empty if everything fits."""
         if self.whole:
             return []
         total = len(self.taken) + len(self.new) + len(self.reshaped)
@@ -59,8 +59,7 @@ def compare_weights(
 ) -> WeightsReport:
     """Compare the shapes of saved weights with those of a model.
 
-    Raises CheckpointError naming what `allowed` does not allow: the first few names of each kind
-    and their count.
+    Raises CheckpointError with the count and the first names of what `allowed` does not allow.
     """
     new = tuple(name for name in model if name not in saved)
     missing = tuple(name for name in saved if name not in model)

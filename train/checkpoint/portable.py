@@ -32,11 +32,10 @@ from svilm_fast.train.engine.sharded_state import (
     link_moments,
     refresh_parameters,
     release_parameters,
-    set_master,
-    set_moment,
     torch_optimizer,
     whole_moment,
     whole_parameter,
+    write_shard,
 )
 from svilm_fast.train.folder.trust import opened_tensors, understood
 
@@ -44,9 +43,9 @@ from svilm_fast.train.folder.trust import opened_tensors, understood
 def save_portable(
     engine: Engine, folder: Path, step: int, data: dict[str, Any], copies: Iterable[Path] = ()
 ) -> None:
-    """Gather fp32 weights, moments and the average on rank 0 and write them beside the state.
+    """Gather fp32 weights, moments and the average on rank 0, and write the checkpoint there.
 
-    Every rank must call it: under ZeRO each tensor is put together by a collective, one at a time.
+    Every rank must call it: under ZeRO one collective gathers each tensor.
     """
     ranks = engine.ranks
     names = MOMENT_NAMES[engine.config.optimizer.name]
@@ -85,7 +84,7 @@ def _gathered(
     *,
     trained_only: bool = False,
 ) -> Iterator[tuple[str, Tensor]]:
-    """Gather a tensor of every parameter on all ranks, and yield it on the CPU of rank 0."""
+    """Gather a tensor of every parameter; rank 0 yields it on the CPU, the others yield nothing."""
     for name, parameter in engine.model.named_parameters():
         if trained_only and not parameter.requires_grad:
             continue
@@ -95,7 +94,7 @@ def _gathered(
 
 
 def persistent_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield the buffers that belong to the state dict."""
+    """Yield the buffers of the state dict."""
     parameters = {name for name, _ in model.named_parameters()}
     for name, value in model.state_dict().items():
         if name not in parameters and isinstance(value, Tensor):
@@ -103,7 +102,7 @@ def persistent_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def optimizer_updates(engine: Engine) -> int:
-    """Return how many updates the optimizer has counted (AdamW's bias correction)."""
+    """Return the optimizer's number of updates, which AdamW's bias correction uses."""
     for state in torch_optimizer(engine).state.values():
         if "step" in state:
             return int(state["step"])
@@ -113,8 +112,8 @@ def optimizer_updates(engine: Engine) -> int:
 def load_weights(model: nn.Module, folder: Path, *, average: bool = False) -> dict[str, Any]:
     """Fill `model` with the weights of a portable checkpoint and return its described state.
 
-    average: take the average of the weights where there is one for a parameter. Raises
-    CheckpointError naming the first parameter whose shape differs, or when there is no average.
+    average: load the average of the weights for the parameters that have one. Raises
+    CheckpointError if there is no average, or with the first parameter whose shape differs.
     """
     described = check_portable(folder)
     check_shapes(described["parameters"], model, folder)
@@ -126,10 +125,10 @@ def load_weights(model: nn.Module, folder: Path, *, average: bool = False) -> di
 def load_weights_in_part(
     model: nn.Module, folder: Path, allowed: InitialWeights, *, average: bool = False
 ) -> WeightsReport:
-    """Fill `model` with the weights of a portable checkpoint, as far as both hold the same.
+    """Fill `model` with the weights of a portable checkpoint that have its names and shapes.
 
-    average: as in `load_weights`. Raises CheckpointError naming what does not fit although
-    `allowed` does not allow it.
+    average: as in `load_weights`. Raises CheckpointError naming mismatches that `allowed` does not
+    allow.
     """
     check_portable(folder)
     weights, own = read_weights(folder, average=average), model.state_dict()
@@ -144,10 +143,10 @@ def load_weights_in_part(
 
 
 def load_masters(engine: Engine, folder: Path, *, average: bool = False) -> None:
-    """Give an engine with bf16 parameters the fp32 weights, which its cast has rounded.
+    """Load fp32 masters into an engine with bf16 parameters, whose cast rounded the weights.
 
-    average: as in `load_weights`, which must have been called before. A parameter of another shape
-    keeps its initial value.
+    Call `load_weights` first. average: as there. A parameter of another shape keeps its initial
+    value.
     """
     if engine.config.training.precision != "bf16":
         return
@@ -160,24 +159,24 @@ def load_masters(engine: Engine, folder: Path, *, average: bool = False) -> None
                     value = weights.get_tensor(name).to(engine.ranks.device)
                     if value.shape != getattr(parameter, "ds_shape", parameter.shape):
                         continue
-                    set_master(engine, parameter, value)
+                    write_shard(engine, parameter, value)
     refresh_parameters(engine)
     if engine.ema is not None:
         engine.ema.restart(0)
 
 
 def load_moments(engine: Engine, folder: Path) -> None:
-    """Give the engine the moments of a portable checkpoint, whatever its stage and rank count.
+    """Load the moments of a portable checkpoint into an engine of any stage and rank count.
 
-    Weights must have been loaded before the engine was built. A parameter that was locked when the
-    checkpoint was written starts with zero moments. Raises CheckpointError when the checkpoint came
+    Weights must be loaded before the engine is built. A parameter that was frozen when the
+    checkpoint was written starts with zero moments. Raises CheckpointError if the checkpoint is
     from another optimizer.
     """
     described = check_portable(folder)
     rule = engine.config.optimizer.name
     if described["optimizer"] != rule:
         raise CheckpointError(
-            f"{folder} holds the moments of {described['optimizer']}, this run uses {rule}; "
+            f"{folder} holds the moments of {described['optimizer']}, but this run uses {rule}; "
             f"set optimizer.name={described['optimizer']}"
         )
     with opened_tensors(folder / MOMENTS) as moments:
@@ -202,9 +201,9 @@ def load_moments(engine: Engine, folder: Path) -> None:
                     value = torch.zeros_like(parameter)
                 else:
                     continue
-                set_moment(engine, parameter, moment, value)
+                write_shard(engine, parameter, value, moment)
     if rule == "adamw":
-        # The fused rule, which GPUs use, counts on the device.
+        # The fused optimizer, used on GPUs, keeps its step count on the device.
         device = engine.ranks.device if engine.ranks.device.type == "cuda" else None
         for state in torch_optimizer(engine).state.values():
             state["step"] = torch.tensor(
@@ -213,7 +212,7 @@ def load_moments(engine: Engine, folder: Path) -> None:
 
 
 def load_average(engine: Engine, folder: Path) -> None:
-    """Continue the average of a portable checkpoint, or begin one at the engine's weights."""
+    """Continue the average of a portable checkpoint, or start one from the engine's weights."""
     described = check_portable(folder)
     if engine.ema is None:
         return

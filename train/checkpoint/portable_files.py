@@ -18,7 +18,7 @@ from torch import Tensor
 from svilm_fast.core.errors import CheckpointError
 from svilm_fast.core.files import write_json
 from svilm_fast.train.checkpoint.saved_state import PORTABLE_STATE, read_portable_state
-from svilm_fast.train.folder.disk import check_space, told
+from svilm_fast.train.folder.disk import check_space, save_error
 from svilm_fast.train.folder.files import save_tensors
 from svilm_fast.train.folder.manifest import (
     MANIFEST,
@@ -37,10 +37,10 @@ MOMENT_NAMES = {"adamw": ("exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",)}
 
 @dataclass
 class PortableState:
-    """All that a portable checkpoint holds, whole and on the CPU.
+    """The content of a portable checkpoint, unsharded and on the CPU.
 
-    weights: fp32 parameters and persistent buffers by name; moments: fp32 by `moment/name`;
-    average: the trained parameters' average, None without one; described: what state.json says.
+    weights: fp32 parameters and persistent buffers by name. moments: fp32, by `moment/name`.
+    average: of the trained parameters, None without one. described: the content of state.json.
     """
 
     weights: dict[str, Tensor]
@@ -58,7 +58,7 @@ def describe_state(
     parameters: dict[str, list[int]],
     ema: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """Return the content of state.json. updates: those that AdamW's bias correction counts."""
+    """Return the content of state.json. updates: the count for AdamW's bias correction."""
     return {
         "format": 1,
         "step": step,
@@ -71,10 +71,10 @@ def describe_state(
 
 
 def write_portable(folder: Path, state: PortableState, copies: Iterable[Path] = ()) -> None:
-    """Write the files; the folder appears under its name only when it is complete.
+    """Write a checkpoint under a temporary name, then rename it to `folder`.
 
-    copies: files that are copied into it, and so are covered by its manifest. Raises DiskFullError
-    or CheckpointError where it cannot be written; what was there before is then unchanged.
+    copies: files to copy into it, which its manifest then covers. Raises DiskFullError or
+    CheckpointError if it cannot be written; an earlier checkpoint is then unchanged.
     """
     temporary, before = folder.with_name(f".{folder.name}.tmp"), _before(folder)
     for path in (folder, temporary, before):
@@ -96,7 +96,7 @@ def write_portable(folder: Path, state: PortableState, copies: Iterable[Path] = 
             folder.replace(before)
         temporary.replace(folder)
     except OSError as error:
-        failure = told(error, folder.parent, needed, what)
+        failure = save_error(error, folder.parent, needed, what)
         _remove_draft(temporary)
         raise failure from error
     _finish_replacing(folder)
@@ -122,19 +122,19 @@ def _write(folder: Path, state: PortableState, copies: list[Path]) -> None:
 
 
 def drafts_of(folder: Path) -> list[Path]:
-    """The folders that a portable checkpoint of this name may be written to."""
+    """Return the folders that a save of this portable checkpoint may create."""
     return [folder, folder.with_name(f".{folder.name}.tmp"), _before(folder)]
 
 
 def _before(folder: Path) -> Path:
-    """Where the older checkpoint waits until the new one has its name."""
+    """Return the temporary name of the older checkpoint while the new one takes its name."""
     return folder.with_name(f".{folder.name}.before")
 
 
 def _finish_replacing(folder: Path) -> None:
-    """Remove an older checkpoint, or bring it back where a kill left no newer one.
+    """Remove an older checkpoint, or restore it if the save of the newer one was killed.
 
-    What somebody added to it moves to the newer one, or stays where that holds the same name.
+    Files that a user added to it move to the newer one, unless it has a file of the same name.
     """
     before = _before(folder)
     if not before.is_dir():
@@ -158,7 +158,7 @@ def _finish_replacing(folder: Path) -> None:
 
 
 def _remove_draft(folder: Path) -> None:
-    """Remove an unfinished checkpoint. Raises CheckpointError where it holds anything else."""
+    """Remove an unfinished checkpoint. Raises CheckpointError if it holds any other file."""
     if not folder.is_dir():
         return
     for path in folder.iterdir():
@@ -170,9 +170,9 @@ def _remove_draft(folder: Path) -> None:
 
 
 def required_files(folder: Path) -> list[str]:
-    """Return the names that a portable checkpoint must hold.
+    """Return the names that a portable checkpoint must hold, from its state.json.
 
-    Raises ValueError where it does not say so.
+    Raises ValueError if that is damaged.
     """
     described = read_portable_state(folder)
     average = [] if described["ema"] is None else [AVERAGE]
@@ -180,16 +180,16 @@ def required_files(folder: Path) -> list[str]:
 
 
 def problem_with(folder: Path) -> str | None:
-    """Return why a portable checkpoint cannot be trusted, or None if it is as it was written."""
+    """Return why a portable checkpoint is invalid, or None if every byte is unchanged."""
     return damage_of(folder, required=required_files)
 
 
 def check_portable(folder: Path) -> dict[str, Any]:
-    """Return the described state of a verified portable checkpoint, or raise CheckpointError."""
+    """Verify a portable checkpoint and return its state.json; raises CheckpointError."""
     if not (folder / PORTABLE_STATE).is_file() or not (folder / MANIFEST).is_file():
         raise CheckpointError(
             f"{folder} holds no portable checkpoint; a run writes it at its end: continue with "
-            "--resume, or make one of a stopped run's last checkpoint with `svilm ckpt convert`"
+            "--resume, or convert the last checkpoint of a stopped run with `svilm ckpt convert`"
         )
     reason = problem_with(folder)
     if reason is not None:
@@ -202,7 +202,7 @@ def read_weights(folder: Path, *, average: bool) -> dict[str, Tensor]:
     if average:
         if not (folder / AVERAGE).is_file():
             raise CheckpointError(
-                f"{folder} holds no average of the weights; take the weights themselves, or train "
+                f"{folder} holds no average of the weights; use the weights themselves, or train "
                 "with ema.decay"
             )
         weights |= read_tensors(folder / AVERAGE)

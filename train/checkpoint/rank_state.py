@@ -1,4 +1,4 @@
-"""What each rank adds to a checkpoint: the state of its generators, its share of the average."""
+"""The files that each rank adds to a checkpoint: random state, and its shard of the average."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def save_random_state(path: Path, device: torch.device) -> None:
-    """Write the state of torch's, NumPy's and Python's generators."""
+    """Write the state of the random generators of torch, NumPy and Python."""
     state = {"torch": torch.get_rng_state()}
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
@@ -34,7 +34,7 @@ def save_random_state(path: Path, device: torch.device) -> None:
 
 
 def load_random_state(path: Path, device: torch.device) -> None:
-    """Restore what `save_random_state` wrote; raise CheckpointError where that is not it."""
+    """Restore what `save_random_state` wrote. Raises CheckpointError for any other content."""
     with opened_tensors(path) as file:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
         others = file.metadata()
@@ -49,13 +49,13 @@ def load_random_state(path: Path, device: torch.device) -> None:
 
 
 def average_file(folder: Path, engine: Engine) -> Path:
-    """Return where this rank's share of the weights' average is; stage 0 has one for all ranks."""
+    """Return the file of this rank's shard of the average; in stage 0 all ranks share one."""
     rank = engine.ranks.rank if engine.zero_stage > 0 else 0
     return folder / f"ema_rank_{rank:05d}.safetensors"
 
 
 def save_average(engine: Engine, folder: Path) -> None:
-    """Write this rank's share of the average, if there is one that has begun."""
+    """Write this rank's shard of the average, if averaging has started."""
     average = engine.ema
     if average is None or not average.state.started:
         return
@@ -65,12 +65,13 @@ def save_average(engine: Engine, folder: Path) -> None:
 
 
 def load_average(engine: Engine, folder: Path, described: dict[str, Any]) -> None:
-    """Continue the average of a checkpoint, or begin one at its weights where it has none."""
+    """Continue the average of a checkpoint, or start one from its weights if it has none."""
     average, saved = engine.ema, described["ema"]
     if average is None:
         if saved is not None:
             log.warning(
-                "%s holds an average of the weights, which is dropped: ema.decay=null", folder
+                "%s holds an average of the weights, dropped because ema.decay=null",
+                folder,
             )
         return
     if saved is None:
@@ -87,7 +88,7 @@ def load_average(engine: Engine, folder: Path, described: dict[str, Any]) -> Non
 
 
 def described_average(engine: Engine) -> dict[str, Any] | None:
-    """Return what a checkpoint records of the average; None where there is none yet."""
+    """Return the record of the average for a checkpoint; None before averaging has started."""
     average = engine.ema
     if average is None or not average.state.started:
         return None

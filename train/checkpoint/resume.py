@@ -1,4 +1,4 @@
-"""What a resumed run must share with its checkpoint, and what it may change in plain sight."""
+"""Checks a resumed run against its checkpoint, and prints which settings changed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from svilm_fast.train.config.schema import RunConfig
 from svilm_fast.train.folder.files import sha256_of
 from svilm_fast.train.ranks.consistency import LOCAL_SETTINGS, flattened
 
-# Settings beside LOCAL_SETTINGS that leave the trained weights as they would have been.
+# Settings that do not change the trained weights.
 RESULT_KEEPS = (
     *LOCAL_SETTINGS,
     "run.dir",
@@ -33,13 +33,13 @@ RESULT_KEEPS = (
 
 
 def changes_result(setting: str) -> bool:
-    """Whether a run with another value of this setting ends with other weights."""
+    """Return whether another value of this setting changes the trained weights."""
     return not setting.startswith(RESULT_KEEPS)
 
 
 def changed_settings(saved: dict[str, Any], config: RunConfig) -> list[str]:
     """Return a line for each setting that differs from a saved tree, in the order of the tree."""
-    # Before there were tasks, every run was pre-training.
+    # Runs of versions without tasks were pre-training.
     before = {"task.name": DEFAULT_TASK} | flattened(saved)
     now = flattened(config.model_dump(mode="json"))
     lines = []
@@ -52,32 +52,31 @@ def changed_settings(saved: dict[str, Any], config: RunConfig) -> list[str]:
 
 
 def check_same_task(files: RunFiles, config: RunConfig) -> None:
-    """Raise CheckpointError where the run in the folder is one of another task."""
+    """Raise CheckpointError if the run in the folder has another task."""
     if not files.config.is_file():
         return
     task = task_name_in(read_yaml(files.config))
     if task != config.task.name:
         raise CheckpointError(
-            f"{files.root} is a run of task {task!r}, and this one is {config.task.name!r}: set "
-            f"task.name={task}, or start a run in another run.dir from its weights with "
-            "--weights-from"
+            f"{files.root} is a run of task {task!r}, but this run has task {config.task.name!r}: "
+            f"set task.name={task}, or load its weights with --weights-from in another run.dir"
         )
 
 
 def check_tokenizer(files: RunFiles, source: Path) -> None:
-    """Raise CheckpointError where the run's tokenizer is not the one of its checkpoint."""
+    """Raise CheckpointError if the run's tokenizer differs from its checkpoint's."""
     kept = source / files.tokenizer.name
-    if not kept.is_file():  # written before checkpoints held a copy
+    if not kept.is_file():  # an older version wrote this checkpoint
         return
     if not files.tokenizer.is_file() or sha256_of(files.tokenizer) != sha256_of(kept):
         raise CheckpointError(
-            f"{files.tokenizer} is not the tokenizer that {source} was trained with: its tokens "
-            f"would mean other words; restore it with: cp {kept} {files.tokenizer}"
+            f"{files.tokenizer} is not the tokenizer that {source} was trained with, so the same "
+            f"tokens mean other words; restore it with: cp {kept} {files.tokenizer}"
         )
 
 
 def check_resume(files: RunFiles, source: Path, config: RunConfig) -> None:
-    """Refuse another tokenizer, and print which settings changed since the checkpoint."""
+    """Check the tokenizer, and print which settings changed since the checkpoint."""
     check_tokenizer(files, source)
     kept = source / files.config.name
     if not kept.is_file():

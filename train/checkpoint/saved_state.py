@@ -1,7 +1,7 @@
-"""What a checkpoint says of itself, read with suspicion: `trainer_state.json` and `state.json`.
+"""Reads the descriptions in a checkpoint: `trainer_state.json` and `state.json`.
 
-Both are JSON objects of the shapes below. Everything else that such a file may hold raises
-ValueError, so that its checkpoint counts as a damaged one and no reader meets another type.
+Both are untrusted. Content that is not a JSON object of the shapes below raises ValueError, so that
+the checkpoint counts as damaged and no reader meets an unexpected type.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class _Described(_Saved):
     optimizer: Literal["adamw", "sgd"]
     parameters: dict[str, list[Count]]
     ema: SavedAverage | None
-    copies: list[FileName] = []  # files of the run that the checkpoint holds; older ones name none
+    copies: list[FileName] = []  # files of the run in the checkpoint; older versions list none
 
 
 class SavedTrainerState(_Described):
@@ -64,17 +64,17 @@ class SavedPortableState(_Described):
 
 
 def read_trainer_state(folder: Path) -> dict[str, Any]:
-    """Return `trainer_state.json` as it was written; ValueError where it is missing or damaged."""
+    """Return `trainer_state.json`; raises ValueError if it is missing or damaged."""
     return _read(folder / TRAINER_STATE, SavedTrainerState)
 
 
 def read_portable_state(folder: Path) -> dict[str, Any]:
-    """Return `state.json` as it was written; ValueError where it is missing or damaged."""
+    """Return `state.json`; raises ValueError if it is missing or damaged."""
     return _read(folder / PORTABLE_STATE, SavedPortableState)
 
 
 def read_data_state(path: Path) -> dict[str, Any]:
-    """Return where a rank's data stand; ValueError where that is no JSON object."""
+    """Return the state of a rank's loader; raises ValueError if it is not a JSON object."""
     return _read(path, _Saved)
 
 

@@ -1,10 +1,10 @@
-"""DeepSpeed checkpoints that are committed in two phases and verified before they are read.
+"""DeepSpeed checkpoints, committed in two phases and verified before they are read.
 
-DeepSpeed's rank 0 writes `latest` when its own files are done, before the other ranks wrote theirs:
-a rank that dies in between leaves `latest` on an incomplete checkpoint, and the next start then
-loads half of it or begins from scratch without a word. Here all ranks write first; after a barrier
-rank 0 writes a manifest with the SHA-256 of every file, then `latest`. A checkpoint without a valid
-manifest does not exist.
+DeepSpeed's rank 0 writes `latest` when its own files are complete. If another rank dies before it
+has written its files, `latest` names an incomplete checkpoint, and the next start silently loads
+half of it or begins from scratch. Here all ranks write first. After a barrier rank 0 writes a
+manifest with the SHA-256 of every file, then `latest`. A checkpoint without a valid manifest is
+ignored.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from svilm_fast.train.checkpoint.saved_state import (
 )
 from svilm_fast.train.engine.engine import Engine
 from svilm_fast.train.engine.optimizer import RATE_FACTOR, described_groups
-from svilm_fast.train.folder.disk import bytes_in, check_space, late_errors, told
+from svilm_fast.train.folder.disk import bytes_in, check_space, late_errors, save_error
 from svilm_fast.train.folder.manifest import (
     LATEST,
     MANIFEST,
@@ -59,7 +59,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class TrainerState:
-    """What continues a run beside weights and moments: the step and where the data stand.
+    """The state of a run besides weights, moments and random state.
 
     data: `state_dict()` of this rank's loader. source: the checkpoint that it was read from.
     """
@@ -75,7 +75,7 @@ def tag_of(step: int) -> str:
 
 
 def parameter_shapes(model: nn.Module) -> dict[str, list[int]]:
-    """Return the full shape of every parameter, also where ZeRO 3 has partitioned it."""
+    """Return the full shape of every parameter, even if ZeRO 3 has partitioned it."""
     return {
         name: list(getattr(parameter, "ds_shape", parameter.shape))
         for name, parameter in model.named_parameters()
@@ -83,7 +83,7 @@ def parameter_shapes(model: nn.Module) -> dict[str, list[int]]:
 
 
 def check_shapes(saved: dict[str, list[int]], model: nn.Module, source: Path) -> None:
-    """Raise CheckpointError naming the first parameter that differs, with both shapes."""
+    """Raise CheckpointError with the first parameter that differs and both its shapes."""
     wanted = parameter_shapes(model)
     for name, shape in wanted.items():
         if name not in saved:
@@ -99,32 +99,32 @@ def check_shapes(saved: dict[str, list[int]], model: nn.Module, source: Path) ->
 
 
 def check_groups(saved: list[dict[str, Any]], engine: Engine, source: Path) -> None:
-    """Raise CheckpointError where parameters are grouped or locked otherwise than they were."""
+    """Raise CheckpointError if parameters are grouped or frozen differently than at the save."""
     here = described_groups(engine.deepspeed.optimizer)
     if here == saved:
         return
     for was, is_now in itertools.zip_longest(saved, here):
         if was != is_now:
             break
-    told = [
+    texts = [
         "none" if group is None else f"{group['name']} at {group[RATE_FACTOR]:g} of the rate"
         for group in (was, is_now)
     ]
     raise CheckpointError(
-        f"{source} was written with other parameter groups ({told[0]}, here {told[1]}); keep "
+        f"{source} was written with other parameter groups ({texts[0]}, here {texts[1]}); keep "
         "optimizer.layer_decay, optimizer.no_decay, video.lock and text.lock as they were, or "
         "continue from the portable checkpoint with --init-from"
     )
 
 
 def required_files(folder: Path) -> list[str]:
-    """Return the names that a checkpoint must hold, by what it says of stage and rank count.
+    """Return the names that a checkpoint of its ZeRO stage and rank count must hold.
 
-    Raises ValueError where it does not say so.
+    Raises ValueError if its description is damaged.
     """
     described = read_trainer_state(folder)
     stage, averaged = described["zero_stage"], described["ema"] is not None
-    # DeepSpeed puts the precision before the names of its shards.
+    # DeepSpeed prefixes the names of its shards with the precision.
     shards = {name[name.find("zero_pp_rank_") :]: name for name in os.listdir(folder)}
     names = [TRAINER_STATE, *described.get("copies", [])]
     for rank in range(described["world_size"]):
@@ -138,19 +138,20 @@ def required_files(folder: Path) -> list[str]:
 
 
 def problem_with(folder: Path) -> str | None:
-    """Return why a checkpoint cannot be trusted, or None if every byte is as it was written."""
+    """Return why a checkpoint is invalid, or None if every byte is unchanged."""
     return damage_of(folder, required=required_files)
 
 
 def remove_checkpoint(folder: Path) -> None:
-    """Remove what a save wrote into a step's folder, and the folder where that leaves it empty.
+    """Remove the files that a save wrote, and the folder if it is then empty.
 
-    The manifest goes first, so that it never looks complete. Raises OSError for a link.
+    The manifest is removed first, so that the folder never looks complete. Raises OSError for a
+    symbolic link.
     """
     refuse_link(folder)
     try:
         remove_listed(folder)
-    except (OSError, ValueError):  # never completed, or damaged
+    except (OSError, ValueError):  # incomplete or damaged
         (folder / MANIFEST).unlink(missing_ok=True)
         for path in list(folder.iterdir()):
             if SAVED.fullmatch(path.name) and not path.is_dir():
@@ -163,11 +164,11 @@ def remove_checkpoint(folder: Path) -> None:
 
 
 def newest_verified(folder: Path) -> str | None:
-    """Return the newest checkpoint that verifies, logging why newer ones were skipped.
+    """Return the newest valid checkpoint, and log why newer ones were skipped.
 
-    Returns None when nothing was ever committed: a kill during a run's first save leaves files, but
-    no manifest and no `latest`. Raises CheckpointError when something was committed and nothing can
-    be trusted, or the folder cannot be read, so that a run never starts from scratch by accident.
+    Returns None if nothing was ever committed: a kill during the first save of a run leaves files,
+    but no manifest and no `latest`. Raises CheckpointError if there are committed checkpoints and
+    none is valid, or if the folder cannot be read: a run never starts from scratch by accident.
     """
     try:
         tags = [tag for tag in tags_in(folder) if (folder / tag).is_dir()]
@@ -176,14 +177,13 @@ def newest_verified(folder: Path) -> str | None:
         )
     except OSError as error:
         raise CheckpointError(
-            f"{error.filename} cannot be read ({error.strerror}); a run continues from its own "
-            "user's folders"
+            f"{error.filename} cannot be read ({error.strerror}); resume as a user who can read it"
         ) from error
     if not committed:
         if tags:
             log.warning(
-                "%s contains only an incomplete first checkpoint (%s), whose run ended while it "
-                "was saved: there is nothing to resume",
+                "%s contains only an incomplete first checkpoint (%s): the run ended during "
+                "the save, so there is nothing to resume",
                 folder,
                 tags[0],
             )
@@ -206,7 +206,7 @@ def newest_verified(folder: Path) -> str | None:
 
 
 def _latest(folder: Path) -> str:
-    """What `latest` holds, for a message."""
+    """Return the content of `latest` for a message."""
     try:
         with (folder / LATEST).open("rb") as file:
             return file.read(100).decode(errors="replace").strip()
@@ -224,11 +224,11 @@ def save_checkpoint(
     before: Callable[[Path], None] = lambda target: None,
     during: Callable[[Path], None] = lambda target: None,
 ) -> Path:
-    """Save this step on all ranks and commit it; older ones beyond `keep` are removed.
+    """Save this step on all ranks, commit it, and remove all but the newest `keep` checkpoints.
 
-    copies: files that are copied into the checkpoint, and so are covered by its manifest. before,
-    during: called with the checkpoint's folder on every rank, when the disk has room for it and
-    when DeepSpeed has written its files.
+    copies: files to copy into the checkpoint, which its manifest then covers. before, during:
+    called with the checkpoint's folder on every rank, after the check for disk space and after
+    DeepSpeed has written its files.
     """
     ranks, tag, what = engine.ranks, tag_of(state.step), f"the checkpoint of step {state.step}"
     target = folder / tag
@@ -240,7 +240,7 @@ def save_checkpoint(
         return needed
 
     def prepare() -> None:
-        # Left behind by a run that ended during its save, or the same step saved again.
+        # A run ended during this save, or saves the same step again.
         if os.path.lexists(target):
             try:
                 remove_checkpoint(target)
@@ -263,7 +263,7 @@ def save_checkpoint(
         try:
             write()
         except OSError as error:
-            failure = told(error, folder, needed, f"{what} (rank {ranks.rank})")
+            failure = save_error(error, folder, needed, f"{what} (rank {ranks.rank})")
             failure.__cause__ = error
         found = [one for one in ranks.gather(failure) if one is not None]
         if found:
@@ -282,13 +282,13 @@ def save_checkpoint(
 
 
 def expected_bytes(engine: Engine, folder: Path) -> int:
-    """Return the size of the newest checkpoint, or about what the first one needs."""
+    """Return the size of the newest checkpoint, or an estimate for the first one."""
     tags = committed_tags(folder)
     if tags:
         return bytes_in(folder / tags[0])
     config = engine.config
     whole = 2 if config.training.precision == "bf16" else 4
-    # In fp32: moments, ZeRO's masters, the average.
+    # fp32 copies of each parameter: moments, ZeRO's masters, the average.
     parts = {"adamw": 2, "sgd": 1}[config.optimizer.name]
     trained = 4 * (parts + (engine.zero_stage > 0) + (engine.ema is not None))
     shapes = parameter_shapes(engine.model)
@@ -332,9 +332,9 @@ def _write(
 
 
 def _remove_older(folder: Path, tag: str, keep: int) -> None:
-    """Remove what is older than the newest `keep`; a failure is no reason to end the run.
+    """Remove all checkpoints up to `tag` but the newest `keep`; a failure is only logged.
 
-    Newer ones are damaged, for the run began before them: they take no place among the kept.
+    Checkpoints after `tag` are damaged, because the run resumed before them, and are not counted.
     """
     tags = committed_tags(folder)
     for old in tags[tags.index(tag) + keep :]:
@@ -345,10 +345,10 @@ def _remove_older(folder: Path, tag: str, keep: int) -> None:
 
 
 def load_checkpoint(engine: Engine, folder: Path, *, trust: bool = False) -> TrainerState | None:
-    """Load the newest verified checkpoint into the engine; None when there is none at all.
+    """Load the newest valid checkpoint into the engine; returns None if there is none.
 
-    trust: also read files that another user may have written. Raises CheckpointError for another
-    shape, rank count, stage or precision.
+    trust: also read files that another user may have written. Raises CheckpointError if shapes,
+    rank count, stage or precision differ.
     """
     ranks = engine.ranks
     tag = ranks.from_first(lambda: newest_verified(folder))
@@ -366,7 +366,7 @@ def load_checkpoint(engine: Engine, folder: Path, *, trust: bool = False) -> Tra
     for key, value in here.items():
         if described[key] != value:
             raise CheckpointError(
-                f"{source} was written with {key}={described[key]}, this run has {value}; "
+                f"{source} was written with {key}={described[key]}, but this run has {value}; "
                 "resume with the saved value, or continue from the portable checkpoint with "
                 "--init-from"
             )

@@ -1,8 +1,8 @@
-"""Puts a run's DeepSpeed checkpoint together without ranks, without a GPU and without DeepSpeed.
+"""Merges the shards of a DeepSpeed checkpoint without ranks, without a GPU and without DeepSpeed.
 
-DeepSpeed 0.19 pickles its sharded files; they are read by torch's restricted unpickler, in which
-the few classes of DeepSpeed among them are stand-ins. The run's own record says which parameters
-follow each other in a shard.
+DeepSpeed 0.19 pickles its sharded files. torch's restricted unpickler reads them, with stand-ins
+for the few classes of DeepSpeed that they contain. `trainer_state.json` lists the parameters of
+a shard in their order.
 """
 
 from __future__ import annotations
@@ -31,46 +31,40 @@ FOREIGN = (
     "deepspeed.runtime.fp16.loss_scaler.LossScaler",
     "deepspeed.runtime.zero.config.ZeroStageEnum",
 )
-PREFIX = "model."  # of the module that the engine wraps around the model
+PREFIX = "model."  # DeepSpeed's engine wraps the model in `LossModule`
 
-Shards = list[list[Tensor]]  # of every rank, in the optimizer's order
+Shards = list[list[Tensor]]  # of every rank, in the order of the optimizer's groups
 
 
 class Foreign:
-    """Stands for an object of DeepSpeed whose content is not needed."""
+    """Stand-in for an object of DeepSpeed whose content is not needed."""
 
     def __init__(self, *values: Any) -> None:
         self.values = values
 
 
 def read_pickled(path: Path) -> dict[str, Any]:
-    """Read one of DeepSpeed's files; nothing but tensors and plain values can come out of it."""
+    """Read one of DeepSpeed's files as tensors and plain values only."""
     with torch.serialization.safe_globals([(Foreign, name) for name in FOREIGN]):
         return load_tensors_only(path, map_location="cpu", mmap=True)
 
 
-def describe_checkpoint(folder: Path) -> dict[str, Any]:
-    """Return what a verified checkpoint says of itself, or raise CheckpointError."""
+def read_checkpoint(folder: Path) -> PortableState:
+    """Verify a checkpoint of any ZeRO stage and rank count, and return it unsharded.
+
+    Raises CheckpointError if it is damaged, incomplete or not written by a run.
+    """
     reason = problem_with(folder)
     if reason is not None:
         raise CheckpointError(f"{folder} does not pass verification: {reason}")
-    return read_trainer_state(folder)
-
-
-def read_checkpoint(folder: Path) -> PortableState:
-    """Return a whole checkpoint, of any ZeRO stage and rank count, once its checksums agree.
-
-    Raises CheckpointError where it is damaged, incomplete or not what a run saves.
-    """
-    described = describe_checkpoint(folder)
     with understood(folder):
-        return _read(folder, described)
+        return _read(folder, read_trainer_state(folder))
 
 
 def _read(folder: Path, described: dict[str, Any]) -> PortableState:
     shapes: dict[str, list[int]] = described["parameters"]
     models = [read_pickled(path) for path in _ranked(folder, r"_model_states\.pt")]
-    module = _stripped(models[0]["module"])
+    module = {name.removeprefix(PREFIX): value for name, value in models[0]["module"].items()}
     absent = sorted(set(shapes) - set(module))
     if absent:
         raise CheckpointError(f"{folder}: the model's state lacks the parameter {absent[0]!r}")
@@ -104,10 +98,10 @@ def _read(folder: Path, described: dict[str, Any]) -> PortableState:
 
 @dataclass
 class SavedShards:
-    """What the ranks saved of the trained parameters, and how it is joined.
+    """The shards of the trained parameters, and how to join them.
 
-    masters: fp32 weights; states: the optimizer's, by number of the shard; groups: names of the
-    parameters of each group; paddings: elements after each of them in a flat group.
+    masters: fp32 weights. states: of the optimizer, by number of the shard. groups: parameter names
+    of each group. paddings: elements after each parameter in a flat group.
     """
 
     stage: int
@@ -125,11 +119,11 @@ class SavedShards:
         }
 
     def _whole(self, shards: Shards) -> Iterator[tuple[str, Tensor]]:
-        """Stage 0: every rank has all parameters as they are."""
+        """Stage 0: every rank holds all parameters whole."""
         yield from zip(itertools.chain(*self.groups), shards[0], strict=True)
 
     def _by_group(self, shards: Shards) -> Iterator[tuple[str, Tensor]]:
-        """Stages 1 and 2: a group is one flat tensor, cut in as many parts as there are ranks."""
+        """Stages 1 and 2: a group is one flat tensor, split evenly over the ranks."""
         for number, names in enumerate(self.groups):
             flat = torch.cat([rank[number].flatten() for rank in shards])
             start = 0
@@ -139,7 +133,7 @@ class SavedShards:
                 start += count + (self.paddings[number][place] if self.paddings else 0)
 
     def _by_parameter(self, shards: Shards) -> Iterator[tuple[str, Tensor]]:
-        """Stage 3: each parameter is cut in equal parts, and a rank's parts follow each other."""
+        """Stage 3: each parameter is split evenly; a rank concatenates its parts of all of them."""
         flat = [torch.cat([part.flatten() for part in rank]) for rank in shards]
         start = 0
         for name in itertools.chain(*self.groups):
@@ -180,7 +174,7 @@ def _locked(
     shapes: dict[str, list[int]],
     groups: list[list[str]],
 ) -> dict[str, Tensor]:
-    """Return the parameters that no group trains; ZeRO 3 keeps a part of each with every rank."""
+    """Return the frozen parameters, of which ZeRO 3 keeps a part on every rank."""
     found: dict[str, Tensor] = {}
     for name in set(shapes) - set(itertools.chain(*groups)):
         value = module[name]
@@ -192,12 +186,8 @@ def _locked(
     return found
 
 
-def _stripped(values: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(PREFIX): value for name, value in values.items()}
-
-
 def _ranked(folder: Path, kind: str) -> list[Path]:
-    """Return the files of a kind that the manifest lists, in the order of their ranks."""
+    """Return the listed files whose names match `kind`, in the order of their ranks."""
     names = [name for name in read_manifest(folder) if re.fullmatch(rf"[^/]*{kind}", name)]
     ordered = sorted(names, key=lambda name: [int(n) for n in re.findall(r"\d+", name)])
     return [folder / name for name in ordered]

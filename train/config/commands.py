@@ -1,4 +1,4 @@
-"""The commands that look at settings and recipes."""
+"""`svilm config`: prints settings and recipes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from svilm_fast.train.config.recipes import PRESETS, preset_names
 
 
 def print_config(overrides: Overrides = None, config: ConfigName = None) -> None:
-    """Print a recipe with all its bases and overrides resolved."""
+    """Print a recipe with its bases and overrides resolved."""
     from svilm_fast.train.config.load import dump_config, load_config
 
     print(dump_config(load_config(config, overrides or [])), end="")
@@ -36,7 +36,7 @@ def list_recipes() -> None:
 
 
 def _first_sentence(recipe: Path) -> str:
-    """Return the first sentence of the comment that a recipe starts with."""
+    """Return the first sentence of a recipe's leading comment."""
     comment = takewhile(lambda line: line.startswith("#"), recipe.read_text().splitlines())
     text = " ".join(line.lstrip("# ") for line in comment)
     sentence, _, more = text.partition(". ")

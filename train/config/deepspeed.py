@@ -1,4 +1,4 @@
-"""Generates DeepSpeed's dictionary from the configuration, every key explicit."""
+"""Generates DeepSpeed's dictionary from the configuration, with every key explicit."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from svilm_fast.core.errors import ConfigError
+from svilm_fast.core.nested import merge
 from svilm_fast.core.text import counted
 from svilm_fast.train.config.deepspeed_extra import checked_extra
-from svilm_fast.train.config.load import merge
 from svilm_fast.train.config.schema import RunConfig
 
 
 def local_batch_of(config: RunConfig, world_size: int) -> int:
-    """Return the pairs per rank; the global batch must be a multiple of the rank count."""
+    """Return the pairs per rank. Raises ConfigError if the ranks do not divide the batch."""
     local, rest = divmod(config.training.global_batch, world_size)
     if rest:
         nearest = f"{local * world_size} and " if local else ""
@@ -26,7 +26,7 @@ def local_batch_of(config: RunConfig, world_size: int) -> int:
 
 
 def micro_batch_of(config: RunConfig, world_size: int) -> int:
-    """Return the pairs per pass of the encoders: training.micro_batch, at most the local batch."""
+    """Return the pairs per pass of the encoders."""
     local_batch = local_batch_of(config, world_size)
     asked = config.training.micro_batch
     if asked == "auto":
@@ -41,7 +41,7 @@ def _precision(config: RunConfig) -> dict[str, Any]:
     precision = config.training.precision
     autocast: dict[str, Any] = {"enabled": precision == "bf16_autocast", "dtype": "bfloat16"}
     if config.deepspeed.gradient_dtype == "fp32":
-        # With the default list DeepSpeed sends the gradients of linear layers as bf16.
+        # With its default list DeepSpeed reduces the gradients of linear layers in bf16.
         autocast["lower_precision_safe_modules"] = []
     return {
         "bf16": {
@@ -86,9 +86,8 @@ def _zero(config: RunConfig) -> dict[str, Any]:
 def build_deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
     """Return the dictionary for `deepspeed.initialize`.
 
-    `gradient_clipping` is always written: DeepSpeed 0.19.8 clips at 1.0 where it is absent.
-    Raises ConfigError for a global batch that the ranks cannot share and for extras that
-    `checked_extra` refuses.
+    `gradient_clipping` is always set, because DeepSpeed 0.19.8 clips at 1.0 without it. Raises
+    ConfigError if the ranks do not divide the global batch, and for invalid extras.
     """
     local_batch = local_batch_of(config, world_size)
     generated: dict[str, Any] = {
@@ -98,12 +97,12 @@ def build_deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]
         "gradient_clipping": config.training.gradient_clipping,
         "zero_optimization": _zero(config),
         **_precision(config),
-        # SGD is not in DeepSpeed's list of tried optimizers; our tests compare it with torch.
+        # SGD is not in DeepSpeed's list of tested optimizers; our tests compare it with torch.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "prescale_gradients": False,
         "gradient_predivide_factor": 1.0,
-        # Set explicitly: with autocast the default follows the autocast dtype.
+        # With autocast the default would be the autocast dtype.
         "communication_data_type": "fp32",
         "disable_allgather": False,
         "steps_per_print": 1_000_000_000,

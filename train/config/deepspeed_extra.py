@@ -1,7 +1,7 @@
-"""Checks `deepspeed.extra`: what DeepSpeed would ignore, write elsewhere, import or override.
+"""Checks `deepspeed.extra` for keys that DeepSpeed ignores, and for forbidden keys and paths.
 
-DeepSpeed checks the keys of its pydantic blocks and ignores unknown keys in all others. Their names
-are not listed here: DeepSpeed's own parser reads a dictionary that records what it is asked for.
+DeepSpeed validates only its pydantic blocks, and ignores unknown keys in all others. The known keys
+are not listed here. Instead DeepSpeed's parser reads a dictionary that records the keys it reads.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import torch
 from pydantic import BaseModel, ValidationError
 
 from svilm_fast.core.errors import ConfigError
-from svilm_fast.core.messages import suggestion
+from svilm_fast.core.messages import single_line, suggestion
 from svilm_fast.train.config.run_files import LOCK_FILE, RunFiles
 from svilm_fast.train.environment import import_deepspeed
 
 HERE = "deepspeed.extra"
-# Top-level keys that may be given, besides those that `build_deepspeed_config` writes.
+# Allowed top-level keys besides those that `build_deepspeed_config` writes.
 ALLOWED = frozenset(
     {
         "activation_checkpointing",
@@ -34,7 +34,7 @@ ALLOWED = frozenset(
         "timers",
     }
 )
-# Keys that a setting decides. ZeRO's names stand without `stage3_`, which is optional.
+# Keys that a setting determines. ZeRO's names are without `stage3_`, which is optional.
 DECIDED_BY = {
     "bf16": "training.precision",
     "communication_data_type": "deepspeed.gradient_dtype",
@@ -43,8 +43,8 @@ DECIDED_BY = {
     "fp16": "training.precision",
     "gradient_accumulation_steps": "training.micro_batch",
     "gradient_clipping": "training.gradient_clipping",
-    "optimizer": "optimizer.name and the settings beside it",
-    "scheduler": "schedule.shape and the settings beside it",
+    "optimizer": "optimizer.name and the other settings of optimizer",
+    "scheduler": "schedule.shape and the other settings of schedule",
     "tensorboard": "logging.tensorboard",
     "torch_autocast.dtype": "training.precision",
     "torch_autocast.enabled": "training.precision",
@@ -61,7 +61,7 @@ DECIDED_BY = {
     "zero_optimization.stage": "deepspeed.zero_stage",
 }
 FORMAT = "checkpoints are written and verified in one format"
-# Keys that nothing may change, with the reason.
+# Keys that cannot be changed, with the reason.
 FIXED = {
     "autotuning.enabled": "DeepSpeed's tuner ends the process; use `svilm plan` and `auto`",
     "checkpoint": FORMAT,
@@ -72,7 +72,7 @@ FIXED = {
     "zero_optimization.elastic_checkpoint": FORMAT,
     "zero_optimization.load_from_fp32_weights": FORMAT,
 }
-# Files that DeepSpeed writes, and where they go by default: into the run folder.
+# Keys of files that DeepSpeed writes, with their default paths in the run folder.
 WRITES: dict[str, dict[str, str | None]] = {
     "autotuning": {
         "exps_dir": "autotuning/exps",
@@ -89,10 +89,10 @@ NO_DEFAULT = object()
 def checked_extra(
     extra: Mapping[str, Any], generated: Mapping[str, Any], run_dir: Path
 ) -> dict[str, Any]:
-    """Return `extra` with every path absolute, or raise ConfigError naming the first wrong key.
+    """Return `extra` with absolute paths. Raises ConfigError naming the first wrong key.
 
-    extra: what the user wants merged over `generated`, the dictionary that the settings make.
-    run_dir: relative paths of files that DeepSpeed writes are relative to it and must stay in it.
+    extra: will be merged over `generated`, the dictionary made from the settings. run_dir: files
+    that DeepSpeed writes must be inside; relative paths start there.
     """
     if not extra:
         return {}
@@ -116,9 +116,9 @@ def checked_extra(
 
 
 class _Asked(dict[str, Any]):
-    """A dictionary that remembers the names that were asked for, and the defaults given with them.
+    """A dictionary that records which keys are read, and with which defaults.
 
-    Unpacking it (`**`) asks for everything in it: then a pydantic model checks the names.
+    Unpacking (`**`) reads all keys, for a pydantic model that then validates them.
     """
 
     def __init__(self, values: Mapping[str, Any]) -> None:
@@ -137,7 +137,7 @@ class _Asked(dict[str, Any]):
         self.asked.setdefault(str(key), NO_DEFAULT)
         return super().__contains__(key)
 
-    # With these two, unpacking goes through `__getitem__`.
+    # These two make unpacking call `__getitem__`.
     def __iter__(self) -> Iterator[str]:
         return super().__iter__()
 
@@ -146,7 +146,7 @@ class _Asked(dict[str, Any]):
 
 
 def _check_names(key: str, extra: Mapping[str, Any], generated: Mapping[str, Any]) -> None:
-    """Let DeepSpeed parse one top-level key over `generated`; raise at what it does not read."""
+    """Parse one top-level key over `generated`; raises ConfigError for keys DeepSpeed ignores."""
     given, own = extra[key], generated.get(key)
     known = ALLOWED | generated.keys() | {path for path in DECIDED_BY if "." not in path}
     if isinstance(own, Mapping) and not isinstance(given, Mapping):
@@ -159,9 +159,9 @@ def _check_names(key: str, extra: Mapping[str, Any], generated: Mapping[str, Any
         parse(read)
     except ValidationError as error:
         raise _refused_by_model(key, given, error) from error
-    except Exception as error:  # DeepSpeed raises whatever its parser trips over
-        words = " ".join(str(error).split())
-        raise ConfigError(f"'{HERE}.{key}' is refused by DeepSpeed: {words}") from error
+    except Exception as error:  # DeepSpeed's parser can raise anything
+        reason = single_line(error, None)
+        raise ConfigError(f"'{HERE}.{key}' is refused by DeepSpeed: {reason}") from error
     if key in known:
         _check_block(f"{HERE}.", read, {key: given})
     elif key in read.asked:
@@ -171,13 +171,13 @@ def _check_names(key: str, extra: Mapping[str, Any], generated: Mapping[str, Any
 
 
 def _parser() -> Callable[[Mapping[str, Any]], object]:
-    # An accelerator, once chosen, stays; the ranks have imported DeepSpeed for theirs by now.
+    # The first import fixes the accelerator; the ranks have imported DeepSpeed already.
     import_deepspeed("cuda" if torch.cuda.is_available() else "cpu")
     from deepspeed.runtime.config import DeepSpeedConfig
 
     class Parsed(DeepSpeedConfig):  # type: ignore[misc]
         def _configure_train_batch_size(self) -> None:
-            """Checked before, for the number of ranks that the run will have."""
+            """Skip the check for the number of ranks, which `local_batch_of` has done."""
 
     return Parsed
 
@@ -227,7 +227,7 @@ def _path_to(name: str, values: Any, prefix: str) -> str | None:
 
 
 def _siblings(model: str, path: Iterable[str]) -> set[str]:
-    """Names of the fields of DeepSpeed's model, or of the model that it holds at `path`."""
+    """Return the field names of DeepSpeed's model, or of its nested model at `path`."""
     from deepspeed.runtime.config_utils import DeepSpeedConfigModel
 
     found = next((c for c in _subclasses(DeepSpeedConfigModel) if c.__name__ == model), None)
@@ -252,7 +252,7 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 
 
 def _check_spelling(key: str, given: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-    """Refuse a second name of a key that is written already: DeepSpeed reads one of the two."""
+    """Raise ConfigError for an alias of a generated key: DeepSpeed reads only one of the two."""
     written = {str(name).removeprefix("stage3_"): name for name in own}
     for name in given:
         first = written.get(str(name).removeprefix("stage3_"), name)
@@ -279,7 +279,7 @@ def _check_unclaimed(path: str) -> None:
 def _inside(
     block: str, given: Mapping[str, Any], files: Mapping[str, str | None], run_dir: Path
 ) -> dict[str, Any]:
-    """Return the block with its paths absolute; raise ConfigError where one leaves the run."""
+    """Return the block with absolute paths. Raises ConfigError if one is outside of the run."""
     root = run_dir.expanduser().resolve()
     own = {LOCK_FILE, *RunFiles(root).names()}
     placed = dict(given)
@@ -287,7 +287,7 @@ def _inside(
         path = given.get(name) or default
         if path is None:
             continue
-        # The monitor makes a folder of this name inside its output_path.
+        # DeepSpeed's monitor creates a folder of this name inside output_path.
         parts = [path, given.get("job_name") or "."] if name == "output_path" else [path]
         for part in (root.joinpath(*map(str, parts)), root / str(path)):
             inside = part.resolve().relative_to(root).parts if _is_below(part, root) else ()
@@ -310,7 +310,7 @@ def _is_below(path: Path, root: Path) -> bool:
 
 
 def _check_scratch(key: str, given: Any) -> None:
-    """Refuse a swap folder that holds anything else: DeepSpeed deletes what it finds below it."""
+    """Raise ConfigError if a swap folder has other content, which DeepSpeed would delete."""
     folder = Path(str(given))
     if not folder.is_absolute() or not folder.is_dir():
         raise ConfigError(f"'{key}' must be the absolute path of a folder, found {given!r}")

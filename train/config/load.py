@@ -1,4 +1,4 @@
-"""From YAML presets and dotted overrides to a validated configuration."""
+"""Loads a configuration from YAML recipes and dotted overrides, and validates it."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from svilm_fast.train.config.schema import RunConfig
 from svilm_fast.train.config.yaml_file import DEEPEST, parse_yaml, read_yaml
 
 INHERIT = "base"
-# Ends of pydantic's names of the errors that say only that a value has another type.
+# Suffixes of pydantic's error names for a value of a wrong type.
 WRONG_TYPE = ("_type", "_parsing", "literal_error")
 
 
 def overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge two layers of a configuration; a length in the upper one replaces the lower one's."""
+    """Merge two layers of a configuration; steps or epochs in `above` replace either in `below`."""
     lengths = ("steps", "epochs")
     above_training, below_training = above.get("training"), below.get("training")
     if (
@@ -42,7 +42,7 @@ def overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
 
 
 def read_recipe(name: str, beside: Path | None = None, seen: tuple[Path, ...] = ()) -> dict:
-    """Read a recipe and, below it, the recipe that its `base:` names."""
+    """Read a recipe, merged over the recipe that its `base:` names."""
     path = find_config(name, beside).resolve()
     if len(seen) >= DEEPEST:
         raise ConfigError(f"{seen[0]} inherits from more than {DEEPEST} recipes")
@@ -57,7 +57,7 @@ def read_recipe(name: str, beside: Path | None = None, seen: tuple[Path, ...] = 
 
 
 def block_of(annotation: Any) -> type[Settings] | None:
-    """Return the Settings class that an annotation holds, or None for a leaf."""
+    """Return the Settings class in an annotation, or None for a leaf."""
     if isinstance(annotation, type) and issubclass(annotation, Settings):
         return annotation
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
@@ -77,13 +77,13 @@ def dotted_keys(block: type[Settings] = RunConfig, prefix: str = "") -> Iterator
 
 
 def annotation_of(block: type[Settings], key: str, value: Any = None) -> Any:
-    """Return the type of a key of `block` with this value, or None where there is no such key."""
+    """Return the type of a key of `block` with this value, or None for an unknown key."""
     field = block.model_fields.get(key)
     return block.block_at(key, value) if field is None else field.annotation
 
 
 def unknown_key(path: str, block: type[Settings], root: type[RunConfig] = RunConfig) -> ConfigError:
-    """Build the error for a path whose last part is no key of `block`, somewhere below `root`."""
+    """Return the error for a path whose last part is not a key of `block`, a block of `root`."""
     prefix, _, key = path.rpartition(".")
     near = difflib.get_close_matches(key, block.known_keys(), n=1)
     if near:
@@ -103,7 +103,7 @@ def unknown_key(path: str, block: type[Settings], root: type[RunConfig] = RunCon
 def check_keys(
     values: Mapping[str, Any], block: type[Settings] = RunConfig, path: str = ""
 ) -> None:
-    """Raise ConfigError at the first key that the tree does not know."""
+    """Raise ConfigError for the first unknown key."""
     for key, value in values.items():
         here = f"{path}.{key}".lstrip(".")
         annotation = annotation_of(block, key, value)
@@ -125,9 +125,8 @@ def check_keys(
 def annotation_at(path: str, root: type[RunConfig] = RunConfig, *, whole: bool = True) -> Any:
     """Return the type annotation of a dotted path, or None below a free-form mapping.
 
-    whole: the path is all that is known. False: other overrides may give the kind of a new
-    objective, which has no annotation yet; `check_keys` sees them all. Raises ConfigError when the
-    path is unknown.
+    whole: False if other overrides may still give the kind of a new objective, whose keys are
+    unknown before; `check_keys` checks them later. Raises ConfigError for an unknown path.
     """
     block: type[Settings] | None = root
     annotation: Any = root
@@ -152,7 +151,7 @@ def annotation_at(path: str, root: type[RunConfig] = RunConfig, *, whole: bool =
 
 
 def parse_override(text: str, root: type[RunConfig] = RunConfig) -> dict[str, Any]:
-    """Turn `a.b=value` into a nested mapping; the value is read as YAML."""
+    """Return `a.b=value` as a nested mapping; the value is parsed as YAML."""
     path, equals, raw = text.partition("=")
     path = path.strip().lstrip("-")
     if not equals or not path:
@@ -169,7 +168,7 @@ def parse_override(text: str, root: type[RunConfig] = RunConfig) -> dict[str, An
 def first_problem(
     error: ValidationError, values: Mapping[str, Any], root: type[RunConfig] = RunConfig
 ) -> str:
-    """Return one line for the first complaint of pydantic about `values`, with the dotted path."""
+    """Return pydantic's first error about `values` in one line, with the dotted path."""
     problems = error.errors(include_url=False)
     path, annotation = _setting_at(problems[0]["loc"], values, root)
     alike = [
@@ -177,7 +176,7 @@ def first_problem(
         for problem in problems
         if f"{_setting_at(problem['loc'], values, root)[0]}[".startswith(f"{path}[")
     ]
-    # Of a setting that takes several types, pydantic complains about each; a bound says most.
+    # For a setting with several types pydantic reports each; a violated bound is most useful.
     broken = [problem for problem in alike if not problem["type"].endswith(WRONG_TYPE)]
     first = (broken or alike)[0]
     message = first["msg"].removeprefix("Value error, ")
@@ -192,7 +191,7 @@ def first_problem(
 def _setting_at(
     location: tuple[int | str, ...], value: Any, root: type[RunConfig]
 ) -> tuple[str, Any]:
-    """Return dotted path and annotation of a setting; pydantic's names of its types left out."""
+    """Return dotted path and annotation of a setting, without pydantic's names of its types."""
     block: type[Settings] | None = root
     annotation: Any = None
     path = ""
@@ -207,14 +206,14 @@ def _setting_at(
     return path, annotation
 
 
-def shown(value: Any, limit: int = 80) -> str:
-    """Return `repr(value)`, cut where it is long."""
+def shown(value: Any) -> str:
+    """Return `repr(value)`, at most 80 characters of it."""
     text = repr(value)
-    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def validate(values: Mapping[str, Any]) -> RunConfig:
-    """Build the typed tree of the task that the values name, or raise ConfigError with one line."""
+    """Return the typed tree for the task in `values`. Raises ConfigError with one line."""
     root = tree_of(task_name_in(values))
     check_keys(values, root)
     try:
@@ -225,7 +224,7 @@ def validate(values: Mapping[str, Any]) -> RunConfig:
 
 @cache
 def tree_of(task: str) -> type[RunConfig]:
-    """Return the configuration tree whose block `task` has the settings of a task.
+    """Return the configuration tree with the settings of a task in its block `task`.
 
     Raises ConfigError for an unknown task.
     """
@@ -239,7 +238,7 @@ def tree_of(task: str) -> type[RunConfig]:
 
 
 def task_name_in(values: Mapping[str, Any], absent: str = DEFAULT_TASK) -> str:
-    """Return the name of the task in unchecked settings; `absent` where there is none."""
+    """Return the task name in unchecked settings, or `absent` if there is none."""
     block = values.get("task")
     name = block.get("name", absent) if isinstance(block, Mapping) else absent
     return name if isinstance(name, str) else absent
@@ -248,12 +247,12 @@ def task_name_in(values: Mapping[str, Any], absent: str = DEFAULT_TASK) -> str:
 def load_config(
     source: str | None, overrides: Sequence[str] = (), task: str | None = None
 ) -> RunConfig:
-    """Load a recipe (path or name; None: the defaults) and lay dotted overrides over it.
+    """Load a recipe (path or name; None: the defaults) and apply dotted overrides.
 
-    task: the task that a command trains. Raises ConfigError where recipe or overrides name another.
+    task: the task that the command trains. Raises ConfigError if recipe or overrides name another.
     """
     values = read_recipe(source) if source else {}
-    # The task comes first: it decides which keys its block has.
+    # The task first, because it determines the keys of its block.
     for override in overrides:
         if override.partition("=")[0].strip().lstrip("-") in ("task", "task.name"):
             values = overlay(values, parse_override(override))
@@ -277,7 +276,7 @@ def dump_config(config: RunConfig) -> str:
 
 
 def type_words(annotation: Any) -> str:
-    """Return a type as one writes it, without the bounds that `Annotated` adds."""
+    """Return a type as text, without the bounds that `Annotated` adds."""
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
         return type_words(parts[0])
@@ -302,7 +301,7 @@ def explain(path: str) -> str:
     for part in parts[:-1]:
         inner = block_of(annotation_of(block, part))
         if inner is None:
-            raise ConfigError(f"{path!r} lies below a free-form mapping and has no description")
+            raise ConfigError(f"{path!r} is inside a free-form mapping and has no description")
         block = inner
     if parts:
         inner = block_of(annotation_of(block, parts[-1]))

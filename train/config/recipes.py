@@ -1,4 +1,4 @@
-"""The recipes: where they lie and how they are found. Imports no settings, so listing is quick."""
+"""Finds and lists the recipes. Imports no settings, so that listing is quick."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def preset_names() -> list[str]:
 
 
 def find_config(name: str, beside: Path | None = None) -> Path:
-    """Find a recipe by path, by path beside another file, or by name among the packaged ones.
+    """Find a recipe by path, by path relative to another recipe, or by the name of a packaged one.
 
-    Raises ConfigError naming the nearest recipe when nothing is found.
+    Raises ConfigError naming the nearest recipe if nothing is found.
     """
     given = Path(name)
     packaged = Path(*given.parts[1:]) if given.parts[:1] == ("configs",) else given

@@ -1,4 +1,4 @@
-"""The configuration tree of a run: one typed truth from which everything else is generated."""
+"""The typed configuration tree of a run, from which everything else is generated."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from svilm_fast.tasks.settings import EvaluationConfig, TaskSettings
 
 
 class RunSettings(Settings):
-    """Where a run lives and what makes it repeatable."""
+    """Folder, name and reproducibility of a run."""
 
     name: str = Field("run", description="name shown in logs and in the report")
     dir: PathText = Field(
@@ -72,7 +72,7 @@ class OptimizerConfig(Settings):
 
 
 class EmaConfig(Settings):
-    """An exponential moving average of the weights, kept beside them."""
+    """An exponential moving average of the weights."""
 
     decay: float | None = Field(
         None, gt=0, lt=1, description="EMA decay per step; null: no average"
@@ -108,7 +108,7 @@ class ProfileConfig(Settings):
 
 
 class TrainingConfig(Settings):
-    """How much is trained, in which precision, and what ends a run."""
+    """Length, batch, precision and limits of the training."""
 
     global_batch: Clips = Field(32, description="video-text pairs of a step over all ranks")
     micro_batch: Clips | Literal["auto"] | None = Field(
@@ -189,7 +189,7 @@ class DistributedConfig(Settings):
 
 
 class DeepSpeedConfig(Settings):
-    """What becomes DeepSpeed's dictionary; `extra` reaches keys that have no setting here."""
+    """Settings of DeepSpeed; `extra` is for its keys without a setting here."""
 
     zero_stage: Literal[0, 1, 2, 3, "auto"] = Field(
         1, description="what ZeRO shards over the ranks; auto: what fits (svilm plan)"
@@ -216,7 +216,7 @@ class DeepSpeedConfig(Settings):
 
 
 class ReportConfig(Settings):
-    """The page that a finished run is looked at with."""
+    """The report page of a finished run."""
 
     at_end: bool = Field(
         True,
@@ -226,7 +226,7 @@ class ReportConfig(Settings):
 
 
 class LoggingConfig(Settings):
-    """What is written while the run goes on."""
+    """Logs during the run."""
 
     every_steps: int = Field(10, ge=1, description="steps between two records and text lines")
     progress: Literal["auto", "on", "off"] = Field(
@@ -239,7 +239,7 @@ class LoggingConfig(Settings):
 
 
 class CheckpointConfig(Settings):
-    """When the state is saved, and how many are kept."""
+    """When checkpoints are saved, and how many are kept."""
 
     every_steps: Steps = Field(0, description="steps between checkpoints; 0: only at the end")
     keep: int = Field(2, ge=1, description="newest checkpoints that are kept")
@@ -253,7 +253,7 @@ class CheckpointConfig(Settings):
 
 
 class RunConfig(Settings):
-    """Everything a run depends on; `train.config.load.tree_of` gives the tree of a named task."""
+    """All settings of a run; `train.config.load.tree_of` returns the tree of a named task."""
 
     task: TaskSettings = Field(default_factory=lambda: TaskSettings())
     run: RunSettings = Field(default_factory=lambda: RunSettings())
@@ -276,7 +276,7 @@ class RunConfig(Settings):
     @model_validator(mode="before")
     @classmethod
     def _fill_in(cls, values: Any) -> Any:
-        """Lay the model preset below, and let the tokenizer follow the text encoder's sizes."""
+        """Apply the model preset, and derive the tokenizer's sizes from the text encoder."""
         if not isinstance(values, dict):
             return values
         filled = with_preset(values)
@@ -305,8 +305,8 @@ class RunConfig(Settings):
         both = self.video.lock is True and self.text.lock is True
         if both and not self.task.own_loss:
             raise ValueError(
-                "video.lock=true and text.lock=true leave no tower to train: unlock one, or some "
-                "last layers of one (video.lock=0 trains its head alone)"
+                "video.lock=true and text.lock=true leave no tower to train: unlock one, or the "
+                "last layers of one (video.lock=0 trains only its head)"
             )
         return self
 

@@ -1,4 +1,4 @@
-"""A model of some ten thousand parameters, for runs that check something and learn nothing."""
+"""A model of about ten thousand parameters, for runs that only test the machinery."""
 
 # Dotted overrides of a recipe; the clips may be as small as 4 frames of 32 x 32 pixels.
 SMALL_MODEL = (

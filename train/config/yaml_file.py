@@ -1,4 +1,4 @@
-"""Reads YAML that somebody else may have written: bounded in size, depth and expansion."""
+"""Reads untrusted YAML, with limits on size, depth and alias expansion."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from svilm_fast.core.errors import ConfigError
 LARGEST_FILE = 2**20
 # The settings nest five deep; DeepSpeed's own dictionary, four.
 DEEPEST = 32
-# Nodes after every alias is replaced by what it names.
+# Nodes after alias expansion.
 MOST_NODES = 100_000
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping; an empty file is an empty one.
+    """Read a YAML file that holds a mapping; an empty file is an empty mapping.
 
-    Raises ConfigError, in one line with the file and the line, for text that is no UTF-8 or no
-    YAML, more than 1 MiB, nesting beyond 32 levels, aliases that expand to more than 100,000 values
-    or contain themselves, keys that stand twice, and tags that would build other objects.
+    Raises ConfigError in one line, with file and line number, for text that is not UTF-8 or not
+    YAML, more than 1 MiB, more than 32 levels, aliases that expand to more than 100,000 values or
+    contain themselves, duplicate keys, and tags that would create other objects.
     """
     with path.open("rb") as file:
         raw = file.read(LARGEST_FILE + 1)
@@ -44,7 +44,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def parse_yaml(text: str, what: str) -> Any:
-    """Return what a YAML text says; `what` begins the error, as in `demo.yaml is`."""
+    """Return the content of a YAML text; `what` begins the error, as in `demo.yaml is`."""
     try:
         _check_size(text)
         return _Loader(text).get_single_data()
@@ -59,14 +59,14 @@ def parse_yaml(text: str, what: str) -> Any:
 
 
 def _check_size(text: str) -> None:
-    """Raise MarkedYAMLError for depth, size and cycles, which the recursive loader cannot bound."""
+    """Raise MarkedYAMLError for depth, size and cycles, which PyYAML's loader does not limit."""
     sizes: dict[str, int] = {}
     opened: list[tuple[str | None, int]] = []
     nodes = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
             if any(anchor == event.anchor for anchor, _ in opened):
-                raise _problem(f"alias *{event.anchor} stands inside what it names", event)
+                raise _problem(f"alias *{event.anchor} is inside its own anchor", event)
             nodes += sizes.get(event.anchor or "", 0)
         elif isinstance(event, yaml.ScalarEvent):
             nodes += 1
@@ -90,7 +90,7 @@ def _problem(text: str, at: Any) -> yaml.MarkedYAMLError:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses keys that stand twice, and names the line of a value that cannot be built."""
+    """Rejects duplicate keys, and reports the line of a value that cannot be converted."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         lines: dict[tuple[str, str], int] = {}
@@ -98,7 +98,7 @@ class _Loader(yaml.SafeLoader):
             if isinstance(key, yaml.ScalarNode):
                 name = (key.tag, key.value)
                 if name in lines:
-                    raise _problem(f"key {key.value!r} stands on line {lines[name]} already", key)
+                    raise _problem(f"key {key.value!r} is already on line {lines[name]}", key)
                 lines[name] = key.start_mark.line + 1
         return super().construct_mapping(node, deep=deep)
 
@@ -106,5 +106,5 @@ class _Loader(yaml.SafeLoader):
         try:
             return super().construct_object(node, deep=deep)
         except (ValueError, KeyError, AttributeError, TypeError, OverflowError) as error:
-            # Such as a date in month 13, `!!int x`, or a number of 5,000 digits.
+            # For example a date in month 13, `!!int x`, or a number of 5,000 digits.
             raise _problem(f"cannot read {str(node.value)[:40]!r} as {node.tag}", node) from error

@@ -1,8 +1,8 @@
-"""An exponential moving average of the weights, sharded as ZeRO shards the fp32 masters.
+"""An exponential moving average of the weights, sharded like ZeRO's fp32 masters.
 
-The update is elementwise, so averaging the shares that a rank owns is exact in every stage and for
-any number of ranks, and costs no communication; no rank holds more of the average than of the
-masters.
+The update is elementwise, so each rank averages the shard that it owns. This is exact in every
+stage and for any number of ranks, and needs no communication. A rank holds as much of the average
+as of the masters.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from svilm_fast.train.engine.sharded_state import (
     masters,
     refresh_parameters,
     release_parameters,
-    set_master,
+    write_shard,
 )
 
-EXCHANGE_ELEMENTS = 1 << 24  # bounds the copy that exchanging two shards needs
+EXCHANGE_ELEMENTS = 1 << 24  # limits the temporary copy while two shards are swapped
 
 
 @dataclass
 class EmaState:
-    """started: whether the average has begun; updates: how often it has moved since."""
+    """started: whether averaging has started. updates: number of updates since then."""
 
     started: bool = False
     updates: int = 0
@@ -44,13 +44,13 @@ class WeightAverage:
         self.restart(0)
 
     def restart(self, step: int) -> None:
-        """Begin anew at the engine's weights after `step` steps, or wait for `start_step`."""
+        """Start from the engine's weights after `step` steps, or wait for `start_step`."""
         self.state = EmaState(started=step >= self.config.start_step)
         if self.state.started:
             self._copy_masters()
 
     def decay_of_next_update(self) -> float:
-        """Return the share of the average that the next update keeps."""
+        """Return the decay factor of the next update."""
         assert self.config.decay is not None
         decay = self.config.decay**self.config.every_steps
         if self.config.warmup:
@@ -60,7 +60,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights of step `step` (counted from 1); call it after each applied step.
+        """Update with the weights of step `step` (counted from 1); call it after each applied step.
 
         The first call at or after `start_step` copies the weights.
         """
@@ -77,9 +77,9 @@ class WeightAverage:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Let the engine hold the average for the time of the block; every rank must enter it.
+        """Swap the average into the engine for the block; every rank must enter it.
 
-        The weights come back bit for bit. Before the average has begun nothing is exchanged.
+        The weights are restored bit for bit. Nothing is swapped before averaging has started.
         """
         if not self.state.started:
             yield
@@ -91,16 +91,16 @@ class WeightAverage:
             self._exchange(refresh=True)
 
     def load_whole(self, value_of: Callable[[str], Tensor | None], updates: int) -> None:
-        """Take the average from whole tensors by parameter name; each rank keeps its share.
+        """Load the average from unsharded tensors; each rank keeps its shard.
 
-        value_of: asked for one parameter at a time; None where the average starts at the weight.
+        value_of: returns the tensor of a parameter name; None starts its average from the weight.
         """
         self._copy_masters()
         self._exchange(refresh=False)
         for name, parameter in self.engine.model.named_parameters():
             value = value_of(name) if parameter.requires_grad else None
             if value is not None:
-                set_master(self.engine, parameter, value.to(self.engine.ranks.device))
+                write_shard(self.engine, parameter, value.to(self.engine.ranks.device))
         self._exchange(refresh=True)
         self.state = EmaState(started=True, updates=updates)
 

@@ -38,9 +38,9 @@ TORCH_LINEAR = torch.nn.functional.linear
 class LossModule(nn.Module):
     """Runs the model, or one of its halves, and returns tuples.
 
-    ZeRO 3 finds the tensors of an output in tuples and dicts only; in a dataclass they would miss
-    the hooks that gather the parameters again for backward. The halves are called through here,
-    because DeepSpeed's autocast and hooks sit around this module's forward.
+    ZeRO 3 finds the tensors of an output only in tuples and dicts. In a dataclass they would not
+    get the hooks that gather the parameters for backward. The halves are called through this
+    module, because DeepSpeed's autocast and hooks wrap its forward.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -50,7 +50,7 @@ class LossModule(nn.Module):
     def forward(
         self, inputs: Any, half: Literal["embed", "objective"] | None = None
     ) -> tuple[Tensor, dict[str, Tensor]] | Features:
-        """Return the loss (0-dim) and its detached parts; of the half `embed`, the features."""
+        """Return the loss (0-dim) and its detached parts; for the half `embed`, the features."""
         if half == "embed":
             return self.model.embed(inputs)
         output = self.model(inputs) if half is None else self.model.objective(inputs)
@@ -59,7 +59,7 @@ class LossModule(nn.Module):
 
 @dataclass(frozen=True)
 class EngineHalves:
-    """The halves of the model under a DeepSpeed engine, as the gradient cache calls them."""
+    """The halves of the model under DeepSpeed, for the gradient cache."""
 
     deepspeed: Any
 
@@ -74,7 +74,7 @@ class EngineHalves:
 
 @dataclass
 class StepResult:
-    """What one step did; the metrics are those of this rank."""
+    """The result of one step; the metrics are those of this rank."""
 
     loss: Tensor
     metrics: dict[str, Tensor]
@@ -113,17 +113,17 @@ class Engine:
 
     @property
     def model(self) -> nn.Module:
-        """The trained model, without DeepSpeed's and our wrappers."""
+        """The trained model, without DeepSpeed's wrapper and `LossModule`."""
         return self.deepspeed.module.model
 
     @property
     def zero_stage(self) -> int:
-        """The stage DeepSpeed runs at (an extra may have changed the configured one)."""
+        """The ZeRO stage that DeepSpeed runs."""
         return int(self.deepspeed.zero_optimization_stage())
 
     @property
     def caches_gradients(self) -> bool:
-        """Whether a step runs the encoders in micro-batches, twice."""
+        """Whether a step uses the gradient cache: two passes of the encoders, in micro-batches."""
         return self.micro_batch < self.local_batch
 
     def evaluated_weights(self) -> AbstractContextManager[None]:
@@ -131,10 +131,6 @@ class Engine:
         if self.ema is None or not self.config.ema.evaluate:
             return nullcontext()
         return self.ema.applied()
-
-    def set_learning_rate(self, rate: float) -> None:
-        """Set the rate of all parameter groups, each with its own share."""
-        set_learning_rate(self.deepspeed.optimizer, rate)
 
     def step(
         self,
@@ -150,7 +146,7 @@ class Engine:
         1 to 3 DeepSpeed skips it, in stage 0 with fp32 this method does. after_backward: called
         between backward and the optimizer.
         """
-        self.set_learning_rate(learning_rate)
+        set_learning_rate(self.deepspeed.optimizer, learning_rate)
         cached = self._cached_step(inputs) if self.caches_gradients else None
         loss, metrics = self.deepspeed(inputs) if cached is None else cached.output
         not_finite = float(not bool(torch.isfinite(loss.detach())))
@@ -184,8 +180,8 @@ class Engine:
 
     def _cached_step(self, inputs: ModelInputs) -> CachedStep:
         if self.zero_stage == 3:
-            # Every pass gathers parameters, so ranks with different numbers of passes would wait
-            # for each other; in the other stages the objectives notice unequal batches themselves.
+            # Every pass gathers parameters, so ranks with different numbers of passes would hang.
+            # In the other stages the objectives detect unequal batches.
             largest, smallest = self.ranks.agree_max(len(inputs), -len(inputs))
             if largest != -smallest:
                 raise ValueError(
@@ -195,14 +191,14 @@ class Engine:
         return CachedStep(EngineHalves(self.deepspeed), inputs, self.micro_batch)
 
     def load_deepspeed_checkpoint(self, folder: str, tag: str) -> bool:
-        """Load DeepSpeed's own files; returns whether there were any."""
+        """Load DeepSpeed's files of a checkpoint; returns whether there were any."""
         path, _ = self.deepspeed.load_checkpoint(folder, tag=tag)
         if self.scalars is not None:
             self.scalars.refresh()
         return path is not None
 
     def _local_gradient_norm(self) -> Tensor:
-        """Stage 0 holds the averaged gradients whole, so every rank computes the same norm."""
+        """Return the gradient norm in stage 0, where every rank holds all averaged gradients."""
         gradients = [
             parameter.grad
             for parameter in self.deepspeed.module.parameters()
@@ -214,15 +210,15 @@ class Engine:
         """Wait for the other ranks, then free DeepSpeed's hooks and buffers."""
         self.ranks.barrier()
         self.deepspeed.destroy()
-        # ZeRO 3 puts its own function in this place and leaves it there for all other models.
+        # ZeRO 3 replaces this function for all models of the process and does not restore it.
         torch.nn.functional.linear = TORCH_LINEAR
 
 
 def refuse_scalar_parameters(model: nn.Module) -> None:
     """Raise ValueError for 0-dim parameters.
 
-    DeepSpeed 0.19.8 broadcasts every parameter viewed as bytes, which torch refuses for 0-dim
-    tensors with a message that names nothing.
+    DeepSpeed 0.19.8 broadcasts parameters as views of bytes. torch refuses that for 0-dim tensors,
+    without naming the parameter.
     """
     for name, parameter in model.named_parameters():
         if parameter.dim() == 0:
@@ -232,7 +228,7 @@ def refuse_scalar_parameters(model: nn.Module) -> None:
 
 
 def compile_for(model: nn.Module, device: torch.device) -> None:
-    """Let the transformer blocks run compiled, or raise ConfigError where they cannot be."""
+    """Compile the transformer blocks. Raises ConfigError if there is no compiler."""
     try:
         compile_blocks(model, device)
     except NoCompilerError as error:
@@ -240,7 +236,7 @@ def compile_for(model: nn.Module, device: torch.device) -> None:
 
 
 def start_engine(model: nn.Module, config: RunConfig, ranks: Ranks) -> Engine:
-    """Put `model` (on any device) under DeepSpeed as the configuration says."""
+    """Move `model` to the rank's device and wrap it in a DeepSpeed engine."""
     refuse_scalar_parameters(model)
     deepspeed = import_deepspeed(ranks.device.type)
     if config.training.compile == "blocks":

@@ -1,4 +1,4 @@
-"""AdamW or SGD over parameter groups: what decays, and at which share of the learning rate."""
+"""AdamW or SGD over parameter groups, which differ in weight decay and learning rate."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ OTHERS = "objectives"
 
 
 def decays(name: str, parameter: nn.Parameter, config: OptimizerConfig) -> bool:
-    """Whether weight decay applies to a parameter of the model.
+    """Return whether weight decay applies to a parameter.
 
-    `name` is the dotted name; only its last part is searched for the words of
-    `optimizer.no_decay`, so that a module called `tokens` does not exempt its matrices.
+    name: dotted name. Only its last part is matched against `optimizer.no_decay`, so that a module
+    called `tokens` does not exempt its matrices.
     """
     own_name = name.rpartition(".")[2]
     if any(word in own_name for word in config.no_decay):
         return False
-    # ZeRO 3 leaves an empty stub in place of the parameter and keeps its shape aside.
+    # ZeRO 3 replaces the parameter by an empty tensor and stores its shape in `ds_shape`.
     shape = getattr(parameter, "ds_shape", parameter.shape)
     return len(shape) > 1 or config.decay_one_dimensional
 
 
 def rate_factor(place: TowerLevel | None, config: LayerDecayConfig) -> float:
-    """Return the share of the learning rate at a place of a tower; 1 in heads and outside."""
+    """Return the factor of the learning rate at a level of a tower; 1 in heads and outside."""
     if place is None:
         return 1.0
     return getattr(config, place.tower) ** (place.depth + 1 - place.level)
@@ -39,8 +39,8 @@ def rate_factor(place: TowerLevel | None, config: LayerDecayConfig) -> float:
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
     """Split the trainable parameters by weight decay and, with layer decay, by depth.
 
-    Returns torch's parameter groups, each with a `name`, the names of its parameters and its share
-    of the learning rate. Raises ConfigError where nothing is trainable.
+    Returns torch's parameter groups, each with a `name`, the names of its parameters and its factor
+    of the learning rate. Raises ConfigError if no parameter is trainable.
     """
     by_layer = config.layer_decay.video < 1 or config.layer_decay.text < 1
     depths = tower_depths(name for name, _ in model.named_parameters())
@@ -57,8 +57,8 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str
         group["parameter_names"].append(name)
     if not groups:
         raise ConfigError(
-            "nothing is left to train: every parameter is locked; unlock layers with video.lock or "
-            "text.lock, or make a scale learnable"
+            "there is nothing to train, because every parameter is frozen; unlock layers with "
+            "video.lock or text.lock, or make a scale learnable"
         )
     decaying_first = sorted(groups, key=lambda key: not key[0])
     return [groups[key] for key in decaying_first]
@@ -82,13 +82,13 @@ def _empty_group(
 
 
 def set_learning_rate(optimizer: Any, rate: float) -> None:
-    """Give every parameter group its share of `rate`."""
+    """Set the learning rate of every group to `rate` times its factor."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group[RATE_FACTOR]
 
 
 def described_groups(optimizer: Any) -> list[dict[str, Any]]:
-    """Return what a checkpoint records of the groups: names, members and shares of the rate."""
+    """Return the record of the groups for a checkpoint: names, parameters and rate factors."""
     return [
         {
             "name": group["name"],
@@ -100,7 +100,7 @@ def described_groups(optimizer: Any) -> list[dict[str, Any]]:
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Build torch's optimizer; DeepSpeed's own would have to be compiled first."""
+    """Build torch's optimizer; DeepSpeed's own would need a compiler."""
     groups = parameter_groups(model, config)
     if config.name == "sgd":
         return torch.optim.SGD(

@@ -1,4 +1,4 @@
-"""Lets learnable scalars read their fp32 master while the model's parameters are bf16."""
+"""Gives learnable scalars their fp32 master values while the model's parameters are bf16."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 
 class MasterScalars:
-    """Copies of the fp32 masters of all modules that offer `read_master`.
+    """Copies of the fp32 masters of all modules that have `read_master`.
 
-    A bf16 scalar near 2.66 moves in steps of 0.016, so an update of 1e-4 never reaches forward; the
-    optimizer's master has it. The copies are refreshed once per step, by a collective on all ranks.
+    A bf16 scalar near 2.66 has a resolution of 0.016, so an update of 1e-4 changes only the
+    optimizer's master. The copies are refreshed once per step by a collective on all ranks.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -28,7 +28,7 @@ class MasterScalars:
         return lambda: self.values[name]
 
     def refresh(self) -> None:
-        """Take the masters' values; every rank must call it."""
+        """Copy the values of the masters; every rank must call it."""
         from deepspeed.utils import safe_get_full_fp32_param
 
         for name, parameter in self.parameters.items():

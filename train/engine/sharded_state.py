@@ -1,8 +1,8 @@
-"""What an engine holds of a parameter: its fp32 master and its moments, sharded or whole.
+"""Access to fp32 masters and moments of a parameter, whether sharded or whole.
 
-One place that knows where DeepSpeed 0.19 keeps them. Under ZeRO 1 and 2 a rank's share of a
-parameter group is one flat fp32 tensor, under ZeRO 3 it is one for each sub-group; in stage 0 the
-parameters themselves are the masters, whole on every rank.
+This module alone depends on where DeepSpeed 0.19 stores them. Under ZeRO 1 and 2 a rank holds one
+flat fp32 tensor per parameter group, under ZeRO 3 one per sub-group. In stage 0 the parameters
+themselves are the masters, whole on every rank.
 """
 
 from __future__ import annotations
@@ -12,26 +12,21 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from svilm_fast.train.engine.scalars import MasterScalars
 from svilm_fast.train.ranks.process_group import Ranks
 
 
-class RefreshedScalars(Protocol):
-    """Copies of the scalars' fp32 masters."""
-
-    def refresh(self) -> None: ...
-
-
 class ShardedEngine(Protocol):
-    """What this module needs of an engine.
+    """The part of `Engine` that this module uses.
 
-    deepspeed: DeepSpeed's engine. scalars: copies that follow changed masters, if there are any.
+    deepspeed: DeepSpeed's engine. scalars: copies to refresh when masters change, or None.
     """
 
     deepspeed: Any
     ranks: Ranks
 
     @property
-    def scalars(self) -> RefreshedScalars | None: ...
+    def scalars(self) -> MasterScalars | None: ...
 
     @property
     def model(self) -> nn.Module: ...
@@ -47,20 +42,20 @@ def torch_optimizer(engine: ShardedEngine) -> torch.optim.Optimizer:
 
 
 def flat_masters(engine: ShardedEngine) -> list[Tensor]:
-    """Return the flat fp32 tensors that are ZeRO's parameters of the inner optimizer."""
+    """Return the flat fp32 tensors that ZeRO passes to the inner optimizer as parameters."""
     outer = engine.deepspeed.optimizer
     if engine.zero_stage == 3:
         return outer.fp32_partitioned_groups_flat
-    # ZeRO 1 with bf16 parameters is another class of DeepSpeed's, which has its own name for them.
+    # DeepSpeed has another class for ZeRO 1 with bf16 parameters, with another name for them.
     if hasattr(outer, "fp32_groups_flat_partition"):
         return outer.fp32_groups_flat_partition
     return outer.single_partition_of_fp32_groups
 
 
 def clear_padding(engine: ShardedEngine) -> None:
-    """Set to zero what ZeRO 3 appends to a parameter so that all ranks hold shards of one size.
+    """Zero the padding with which ZeRO 3 makes the shards of a parameter equally large.
 
-    DeepSpeed 0.19 leaves it uninitialised. Checkpoints would hold arbitrary bytes of memory, and
+    DeepSpeed 0.19 leaves it uninitialised. Checkpoints would contain arbitrary bytes of memory, and
     the files of two equal runs would differ.
     """
     if engine.zero_stage != 3:
@@ -77,7 +72,7 @@ def clear_padding(engine: ShardedEngine) -> None:
 
 
 def masters(engine: ShardedEngine) -> list[Tensor]:
-    """Return this rank's fp32 masters of everything that is trained, in the optimizer's order."""
+    """Return this rank's fp32 masters of all trained parameters, in the optimizer's order."""
     if engine.zero_stage == 0:
         groups = engine.deepspeed.optimizer.param_groups
         return [parameter.data for group in groups for parameter in group["params"]]
@@ -85,13 +80,13 @@ def masters(engine: ShardedEngine) -> list[Tensor]:
 
 
 def release_parameters(engine: ShardedEngine) -> None:
-    """Let ZeRO 3 forget what it has gathered, before the masters are changed behind its back."""
+    """Release the parameters that ZeRO 3 has gathered, before their masters change."""
     if engine.zero_stage == 3:
         engine.deepspeed.optimizer._partition_all_parameters()
 
 
 def refresh_parameters(engine: ShardedEngine) -> None:
-    """Bring the model's parameters up to date with changed masters; every rank must call it."""
+    """Update the model's parameters from changed masters; every rank must call it."""
     outer = engine.deepspeed.optimizer
     if engine.zero_stage in (1, 2):
         outer.update_lp_params()
@@ -107,7 +102,7 @@ def refresh_parameters(engine: ShardedEngine) -> None:
 def whole_parameter(engine: ShardedEngine, parameter: nn.Parameter) -> Tensor:
     """Return a parameter's fp32 master in its own shape; a collective under ZeRO.
 
-    A locked parameter has no master: it is returned as the model holds it.
+    A frozen parameter has no master: the model's value is returned.
     """
     from deepspeed.runtime.zero import GatheredParameters
     from deepspeed.utils import safe_get_full_fp32_param
@@ -134,27 +129,20 @@ def whole_moment(engine: ShardedEngine, parameter: nn.Parameter, name: str) -> T
     return safe_get_full_optimizer_state(parameter, name)
 
 
-def set_master(engine: ShardedEngine, parameter: nn.Parameter, value: Tensor) -> None:
-    """Write this rank's share of a whole fp32 value into a parameter's master."""
-    _write_share(engine, parameter, value, None)
-
-
-def set_moment(engine: ShardedEngine, parameter: nn.Parameter, name: str, value: Tensor) -> None:
-    """Write this rank's share of a whole moment."""
-    if engine.zero_stage == 0:
-        torch_optimizer(engine).state[parameter][name] = value
-    else:
-        _write_share(engine, parameter, value, name)
-
-
-def _write_share(engine: ShardedEngine, parameter: Any, value: Tensor, moment: str | None) -> None:
+def write_shard(
+    engine: ShardedEngine, parameter: Any, value: Tensor, moment: str | None = None
+) -> None:
+    """Write this rank's shard of an unsharded fp32 value into a parameter's master or moment."""
     outer = engine.deepspeed.optimizer
     if engine.zero_stage == 0:
-        parameter.data.copy_(value)
+        if moment is None:
+            parameter.data.copy_(value)
+        else:
+            torch_optimizer(engine).state[parameter][moment] = value
     elif engine.zero_stage == 3:
         share, _ = outer._get_fp32_opt_state_partition(parameter, False, moment)
-        # DeepSpeed's own setter fails where the ranks do not divide a parameter: its last share
-        # is padded.
+        # DeepSpeed's own setter fails if the size is not divisible by the number of ranks, because
+        # the last shard is padded.
         start = min(share.numel() * outer._get_param_partition_rank(parameter), value.numel())
         own = value.flatten()[start : start + share.numel()]
         share.data[: own.numel()].copy_(own)
@@ -163,7 +151,7 @@ def _write_share(engine: ShardedEngine, parameter: Any, value: Tensor, moment: s
 
 
 def create_moments(engine: ShardedEngine, names: tuple[str, ...]) -> None:
-    """Give ZeRO's flat partitions zero moments, which they otherwise get at the first update."""
+    """Create zero moments for ZeRO's flat partitions, before the first update would."""
     state = torch_optimizer(engine).state
     for partition in flat_masters(engine):
         for name in names:
@@ -172,10 +160,10 @@ def create_moments(engine: ShardedEngine, names: tuple[str, ...]) -> None:
 
 
 def link_moments(engine: ShardedEngine) -> None:
-    """Let ZeRO 1 and 2 find the moments of every parameter group.
+    """Link the moments of every parameter group to its parameters under ZeRO 1 and 2.
 
-    DeepSpeed 0.19.8 links them once, after the first update of the first group, when the other
-    groups have none yet; those stay without.
+    DeepSpeed 0.19.8 links them only once, after the first update of the first group, when the other
+    groups have no moments yet.
     """
     if engine.zero_stage in (1, 2) and torch_optimizer(engine).state:
         outer = engine.deepspeed.optimizer

@@ -1,4 +1,4 @@
-"""Room on the disk: asked for before a save, and told where a save ran out of it."""
+"""Disk space: checked before a save, and reported if a save runs out of it."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Any
 from safetensors import SafetensorError
 
 from svilm_fast.core.errors import CheckpointError, UserError
+from svilm_fast.core.messages import single_line
 
-# Of the free bytes that a save leaves, for what else writes to this disk meanwhile.
+# Free bytes that a save must leave for other programs that write to this disk.
 RESERVE_BYTES = 16 << 20
 
 
 class DiskFullError(UserError):
-    """There is too little room for a save; what was saved before is intact."""
+    """There is not enough disk space for a save; earlier saves are intact.
 
-
-class NoRoomError(DiskFullError):
-    """The same for a checkpoint of a run; all ranks raise it alike, so that the run can go on."""
+    All ranks raise it in the save of a checkpoint, so that the run can continue.
+    """
 
 
 def bytes_in(folder: Path) -> int:
@@ -31,41 +31,40 @@ def bytes_in(folder: Path) -> int:
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:
-    """Raise DiskFullError where the file system of `folder` has too little room for `needed`
-    bytes."""
+    """Raise DiskFullError if the file system of `folder` has no room for `needed` bytes."""
     free = shutil.disk_usage(folder).free
     if free < needed + RESERVE_BYTES:
-        raise NoRoomError(_text(folder, needed, free, what))
+        raise DiskFullError(_text(folder, needed, free, what))
 
 
 def is_full(error: BaseException, folder: Path) -> bool:
-    """Whether a write failed because the file system of `folder`, or a quota on it, is full.
+    """Return whether a write failed because the file system of `folder`, or a quota, is full.
 
-    torch and safetensors raise errors of their own, without an error number.
+    torch and safetensors raise their own errors, without an error number.
     """
     named = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
     return named or "os error 28" in str(error) or shutil.disk_usage(folder).free < RESERVE_BYTES
 
 
-def told(error: OSError, folder: Path, needed: int, what: str) -> UserError:
-    """Return what a failed write of `what` means to the user."""
+def save_error(error: OSError, folder: Path, needed: int, what: str) -> UserError:
+    """Return the user's error for a failed write of `what`."""
     if is_full(error, folder):
-        return NoRoomError(_text(folder, needed, shutil.disk_usage(folder).free, what))
+        return DiskFullError(_text(folder, needed, shutil.disk_usage(folder).free, what))
     return CheckpointError(f"{what} could not be written: {error}; earlier checkpoints are intact")
 
 
 @contextmanager
 def write_errors() -> Iterator[None]:
-    """Turn what torch and safetensors raise for a failed write into OSError."""
+    """Convert the errors of torch and safetensors for a failed write to OSError."""
     try:
         yield
     except (SafetensorError, RuntimeError) as error:
-        raise OSError(" ".join(str(error).split())) from error
+        raise OSError(single_line(error, None)) from error
 
 
 @contextmanager
 def late_errors(checkpoint_engine: Any) -> Iterator[None]:
-    """Raise what DeepSpeed fails to write in the block as OSError, but not before its end.
+    """Delay errors of DeepSpeed's writes to the end of the block, and raise them as OSError.
 
     A rank that raised within DeepSpeed's save would leave the others in a barrier.
     """
@@ -92,7 +91,6 @@ def late_errors(checkpoint_engine: Any) -> Iterator[None]:
 def _text(folder: Path, needed: int, free: int, what: str) -> str:
     return (
         f"not enough disk space for {what}: it needs about {needed:,} bytes, {free:,} are free in "
-        f"{folder}; "
-        "earlier checkpoints are intact. Free some space and run again with --resume, lower "
-        "checkpoint.keep, or choose a run.dir on another disk"
+        f"{folder}; earlier checkpoints are intact. Free some space and continue with --resume, "
+        "lower checkpoint.keep, or choose a run.dir on another disk"
     )

@@ -17,22 +17,17 @@ CHUNK_BYTES = 1 << 20
 LONGEST_JSON = 64 << 20
 
 
-def read_limited(path: Path) -> bytes:
-    """Return a small file's content; raise ValueError that names a file which is none.
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file. Raises ValueError if it is missing, large or not JSON.
 
-    A FIFO or a device, whose reading may never end, is none.
+    A FIFO or a device is refused, because a read of it might never end.
     """
     if not path.is_file():
         raise ValueError(f"{path} is missing or not a regular file")
     if path.stat().st_size > LONGEST_JSON:
         raise ValueError(f"{path} is damaged (larger than {LONGEST_JSON >> 20} MiB)")
-    return path.read_bytes()
-
-
-def read_json(path: Path) -> Any:
-    """Return a small JSON file's content; raise ValueError that names the file where it is none."""
     try:
-        return json.loads(read_limited(path))
+        return json.loads(path.read_bytes())
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
         raise ValueError(f"{path} is damaged (not JSON)") from None
 
@@ -47,10 +42,9 @@ def sha256_of(path: Path) -> str:
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path, **options: Any) -> None:
-    """Write a safetensors file with the permissions of any other new file.
+    """Write a safetensors file with the permissions of the umask. Raises OSError if that fails.
 
-    safetensors makes its file readable by its owner alone, whatever the umask. Raises OSError
-    where the file cannot be written.
+    safetensors itself ignores the umask and makes its files readable by the owner only.
     """
     with write_errors():
         save_file(tensors, path, **options)

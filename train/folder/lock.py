@@ -1,7 +1,7 @@
-"""One training process per run folder.
+"""A lock that allows one process at a time to write into a run folder.
 
-The lock is advisory and belongs to an open file, so the system releases it when the process ends,
-however it ends. A crash leaves nothing to clean up.
+It is an advisory lock on an open file, which the system releases when the process ends, even
+after a crash.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LONGEST_RECORD = 1000
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder of a finished run; raises UserError where another process does."""
+    """Lock the folder of a finished run. Raises UserError if another process holds the lock."""
     lock = FolderLock(folder)
     lock.acquire()
     lock.keep()
@@ -38,11 +38,10 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 class FolderLock:
-    """An exclusive lock on a run folder, which is created where it does not exist.
+    """An exclusive lock on a run folder, which `acquire` creates if it does not exist.
 
-    Until `keep` is called, `release` also removes the lock file and the folders that `acquire`
-    created, and leaves a lock file that was there before as it was: a run that is refused changes
-    nothing.
+    Unless `keep` was called, `release` removes the lock file and the folders that `acquire`
+    created, and restores an older lock file: a run that cannot start changes nothing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -51,15 +50,15 @@ class FolderLock:
         self._handle: int | None = None
         self._created: list[Path] = []
         self._kept = False
-        self._before = b""  # what a crashed run left in the lock file
+        self._before = b""  # content of the lock file of a crashed run
 
     def acquire(self) -> None:
-        """Take the lock, or raise UserError that names the process that holds it."""
+        """Take the lock. Raises UserError naming the process that holds it."""
         self._create_folder()
         existed = self.path.exists()
         try:
             while not self._try():
-                # Between open and lock the holder removed the file, or the folder that it created.
+                # The holder removed the file or its folder between our open and our lock.
                 self._create_folder()
         except BaseException:
             self._remove_created()
@@ -68,11 +67,11 @@ class FolderLock:
             self._created.append(self.path)
 
     def keep(self) -> None:
-        """Let the folder and the lock file stay after `release`."""
+        """Keep the folder and the lock file after `release`."""
         self._kept = True
 
     def release(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         if self._handle is None:
             return
         os.ftruncate(self._handle, 0)
@@ -106,9 +105,8 @@ class FolderLock:
             return False
         except OSError as error:
             raise UserError(
-                f"{self.path} cannot be opened ({error.strerror}); a run needs a folder that it "
-                "may "
-                "write to: choose another run.dir"
+                f"{self.path} cannot be opened ({error.strerror}); choose a run.dir that you can "
+                "write to"
             ) from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -117,15 +115,14 @@ class FolderLock:
             os.close(handle)
             raise UserError(
                 f"{self.folder} is in use by {holder}; wait until that run has ended, stop it, or "
-                "choose "
-                "another run.dir"
+                "choose another run.dir"
             ) from None
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
                 os.close(handle)
                 raise
             log.warning(
-                "%s: the file system has no locks, so a second run in this folder is not refused",
+                "%s: the file system has no locks, so nothing prevents a second run in this folder",
                 self.folder,
             )
         with contextlib.suppress(FileNotFoundError):
@@ -145,7 +142,7 @@ class FolderLock:
 
     def _remove_created(self) -> None:
         for path in reversed(self._created):
-            with contextlib.suppress(OSError):  # somebody else uses the folder by now
+            with contextlib.suppress(OSError):  # another process uses the folder now
                 path.rmdir() if path.is_dir() else path.unlink()
         self._created.clear()
 

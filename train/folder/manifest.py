@@ -1,14 +1,13 @@
-"""A checkpoint's manifest: size and SHA-256 of every file, written last, read with suspicion.
+"""The manifest of a checkpoint: size and SHA-256 of every file. It is written last.
 
-A disk, a copy or a person may have changed anything in it. Whatever is not as this package writes
-it makes the checkpoint a damaged one, which is passed over.
+A disk, a copy or a person may have changed a checkpoint. Any difference from what this package
+wrote makes it a damaged checkpoint, which a resume skips.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -16,16 +15,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from svilm_fast.core.files import sync, write_json
-from svilm_fast.train.folder.files import sha256_of
+from svilm_fast.train.folder.files import read_json, sha256_of
 
 MANIFEST = "manifest.json"
 LATEST = "latest"  # names the newest checkpoint, for DeepSpeed
 FORMAT = 1
-LONGEST_MANIFEST = 64 << 20
-LONGEST_NAME, LONGEST_PART = 1024, 255  # bytes of a path in a checkpoint, and of each part of it
+LONGEST_NAME, LONGEST_PART = 1024, 255  # bytes of a path, and of each of its parts
 TAG = re.compile(r"step_\d{8,}")
-# The names that a save writes, those of files that are renamed when they are whole among them:
-# ours, and those of safetensors (.tmpXXXXXX).
+# The names that a save writes, including temporary files: ours, and those of safetensors
+# (.tmpXXXXXX).
 SAVED = re.compile(
     r"(bf16_)?(zero_pp_rank_\d+_)?mp_rank_\d+_(model|optim)_states\.pt"
     r"|(random|ema)_rank_\d+\.safetensors|data_rank_\d+\.json|trainer_state\.json"
@@ -37,7 +35,7 @@ Required = Callable[[Path], Iterable[str]]
 
 
 def tags_in(folder: Path) -> list[str]:
-    """Return the names of checkpoints in a folder, complete or not, newest first."""
+    """Return the names of complete and incomplete checkpoints in a folder, newest first."""
     if not folder.is_dir():
         return []
     names = [path.name for path in folder.iterdir() if TAG.fullmatch(path.name)]
@@ -50,18 +48,18 @@ def committed_tags(folder: Path) -> list[str]:
 
 
 def was_committed(folder: Path) -> bool:
-    """Whether a checkpoint was ever complete, whatever its manifest is now.
+    """Return whether a checkpoint was once complete, even if its manifest is now damaged.
 
-    Raises OSError where the folder cannot be read.
+    Raises OSError if the folder cannot be read.
     """
     return MANIFEST in os.listdir(folder)
 
 
 def write_manifest(folder: Path) -> None:
-    """Commit a checkpoint: flush every file in it to disk, then record its size and SHA-256.
+    """Commit a checkpoint: flush every file to disk, then record its size and SHA-256.
 
-    Without the flush a power cut could leave a manifest of files whose content was never written,
-    after the checkpoint before was removed. Storage that reports a full disk late does so here.
+    Without the flush, a power cut could leave a manifest of files that were never written, when the
+    previous checkpoint is already removed. Storage that reports a full disk late does so here.
     """
     files = {}
     for path in sorted(folder.rglob("*")):
@@ -75,24 +73,15 @@ def write_manifest(folder: Path) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the listed files of a manifest, or raise ValueError that says what is wrong with
-    it."""
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise ValueError(f"{MANIFEST} is not a regular file")
-    if path.stat().st_size > LONGEST_MANIFEST:
-        raise ValueError(f"{MANIFEST} is damaged (too large)")
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
-        raise ValueError(f"{MANIFEST} is damaged (not JSON)") from None
+    """Return the files that a manifest lists. Raises ValueError if it is damaged."""
+    content = read_json(folder / MANIFEST)
     files = content.get("files") if isinstance(content, dict) else None
     if not isinstance(files, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{MANIFEST} is damaged (not a manifest)")
     if not files:
         raise ValueError(f"{MANIFEST} lists no files")
     for name, entry in files.items():
-        if not _is_inside(name):
+        if not is_inside(name):
             raise ValueError(f"{MANIFEST} is damaged (the name {name[:60]!r})")
         whole = isinstance(entry, dict) and type(entry.get("bytes")) is int
         if not whole or not isinstance(entry.get("sha256"), str):
@@ -100,7 +89,8 @@ def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
     return files
 
 
-def _is_inside(name: str) -> bool:
+def is_inside(name: str) -> bool:
+    """Return whether a listed name is a relative path of allowed length that stays inside."""
     path = PurePosixPath(name)
     try:
         lengths = [len(os.fsencode(part)) for part in path.parts]
@@ -112,9 +102,9 @@ def _is_inside(name: str) -> bool:
 
 
 def damage_of(folder: Path, *, required: Required) -> str | None:
-    """Return why a checkpoint cannot be trusted, or None if every byte is as it was written.
+    """Return why a checkpoint is invalid, or None if every byte is unchanged.
 
-    required: given the folder, once its files are verified, the names that it must hold.
+    required: called with the folder after its files are verified; returns the names it must hold.
     """
     try:
         if not was_committed(folder):
@@ -144,21 +134,21 @@ def _problem_with_file(path: Path, expected: dict[str, Any]) -> str | None:
 
 
 def refuse_link(folder: Path) -> None:
-    """Raise OSError for a link in a checkpoint's place: what it leads to is not the run's."""
+    """Raise OSError if the folder is a symbolic link: its target does not belong to the run."""
     if folder.is_symlink():
         raise OSError(errno.ELOOP, "it is a symbolic link, which no run creates", str(folder))
 
 
 def remove_listed(folder: Path) -> None:
-    """Remove a checkpoint's manifest and the files that it lists; what somebody added stays.
+    """Remove the manifest of a checkpoint and the files that it lists; other files stay.
 
-    Raises OSError for a link, ValueError for a damaged manifest.
+    Raises OSError for a symbolic link, and ValueError for a damaged manifest.
     """
     refuse_link(folder)
     files = read_manifest(folder)
     (folder / MANIFEST).unlink()
     for name in files:
-        # What a link to a folder leads to is not the checkpoint's.
+        # Files behind a linked folder do not belong to the checkpoint.
         if not any((folder / part).is_symlink() for part in PurePosixPath(name).parents[:-1]):
             (folder / name).unlink(missing_ok=True)
     for inner in sorted((folder / name).parent for name in files):

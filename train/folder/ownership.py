@@ -1,10 +1,10 @@
-"""Which files of a run folder the run's own commands wrote: a list that grows with each file.
+"""Records which files of a run folder this package wrote.
 
-`run.json` says that a folder is a run's. `run.files` beside it lists what was written there: one
-JSON text on each line, a path relative to the folder. A path that ends in `/` is the folder of a
-checkpoint, of which the run owns the files that a save writes. Lines are only appended, so that
-training, evaluation and report may write at the same time, and a crash damages the last line at
-most. What is not listed is somebody else's: it is never removed and never overwritten.
+`run.json` marks the folder of a run. `run.files` lists its files as JSON strings, one per line,
+with paths relative to the folder. A path that ends in `/` is the folder of a checkpoint, in which
+the run owns the files that a save writes. Lines are only appended, so that training, evaluation and
+report can write at the same time, and a crash damages only the last line. A file that is not listed
+is never removed or overwritten.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ import shutil
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from svilm_fast.core.errors import UserError
 from svilm_fast.core.files import write_json
 from svilm_fast.train.config.run_files import LOCK_FILE, RunFiles
 from svilm_fast.train.folder.files import read_json
-from svilm_fast.train.folder.manifest import MANIFEST, SAVED, read_manifest
+from svilm_fast.train.folder.manifest import MANIFEST, SAVED, is_inside, read_manifest
 
 FORMAT = "svilm_fast run"
 SHOWN = 5
 
 
 def is_run(files: RunFiles) -> bool:
-    """Whether a run of this package has marked the folder as its own."""
+    """Return whether the folder is marked as a run of this package."""
     if not _is_own_file(files.manifest):
         return False
     try:
@@ -39,28 +39,28 @@ def is_run(files: RunFiles) -> bool:
 
 
 def mark(files: RunFiles, created: str) -> None:
-    """Mark the folder as a run's; comes before every other file of the run."""
+    """Mark the folder as a run, before any other file of the run is written."""
     write_json(files.manifest, {"format": FORMAT, "created": created, "files": files.owned.name})
 
 
 def listed(files: RunFiles) -> set[str]:
-    """Return the listed paths; damaged lines and paths that lead out of the folder are left out."""
+    """Return the listed paths, without damaged lines and paths outside of the folder."""
     paths = set()
     for line in files.owned.read_bytes().splitlines() if _is_own_file(files.owned) else ():
         try:
             name = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        if isinstance(name, str) and _is_inside(name):
+        if isinstance(name, str) and is_inside(name):
             paths.add(name)
     return paths
 
 
 def claim(files: RunFiles, *paths: Path, saves: Iterable[Path] = ()) -> None:
-    """List files that are about to be written, and folders (`saves`) of checkpoints.
+    """Add files that will be written, and folders of checkpoints (`saves`), to the list.
 
-    Does nothing in a folder that is no run's, such as the run of an older version. Raises UserError
-    where the list is a link or no file.
+    Does nothing in a folder without the mark of a run, such as the run of an older version. Raises
+    UserError if the list is a link or not a file.
     """
     if not is_run(files):
         return
@@ -80,7 +80,7 @@ def claim(files: RunFiles, *paths: Path, saves: Iterable[Path] = ()) -> None:
     handle = os.open(files.owned, flags, 0o666)
     try:
         left = (text if ends else f"\n{text}").encode()
-        while left:  # a full disk may take a part
+        while left:  # a write can be partial on a full disk
             left = left[os.write(handle, left) :]
         os.fsync(handle)
     finally:
@@ -88,10 +88,7 @@ def claim(files: RunFiles, *paths: Path, saves: Iterable[Path] = ()) -> None:
 
 
 def owned(files: RunFiles) -> list[Path]:
-    """Return the files in the folder that its run wrote; links and what lies behind them are not.
-
-    Raises nothing for what is gone.
-    """
+    """Return the existing files that the run wrote, without links and files behind links."""
     found = []
     for name in listed(files):
         path = files.root / name
@@ -111,23 +108,23 @@ def foreign(files: RunFiles) -> list[Path]:
 
 
 def named(files: RunFiles, paths: Iterable[Path]) -> str:
-    """Return paths below the folder as a short list for a message."""
+    """Return paths below the folder as a short text for a message."""
     names = [path.relative_to(files.root).as_posix() for path in paths]
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
 
 
 def check_not_foreign(files: RunFiles, paths: Collection[Path]) -> None:
-    """Raise UserError where one of the files exists and the run's commands did not write it.
+    """Raise UserError if one of the files exists and the run did not write it.
 
-    A link, or what lies behind a link inside the folder, is never the run's.
+    A link, or a file behind a link inside the folder, never belongs to the run.
     """
     own = listed(files)
     behind = [path for path in paths if not _is_plain(files.root, path)]
     if behind:
         raise UserError(
-            f"{files.root}: {named(files, behind)} would be written through a link, which no "
-            "command of this package creates; remove the link, or replace it by a folder"
+            f"{files.root}: {named(files, behind)} would be written through a symbolic link that "
+            "this package did not create; remove the link, or replace it by a folder"
         )
     others = [
         path
@@ -135,18 +132,18 @@ def check_not_foreign(files: RunFiles, paths: Collection[Path]) -> None:
         if os.path.lexists(path) and path.relative_to(files.root).as_posix() not in own
     ]
     if others:
-        why = "" if is_run(files) else " (there is no run.json, so no list of what it wrote)"
+        why = "" if is_run(files) else " (without run.json there is no list of the run's files)"
         raise UserError(
-            f"{files.root}: {named(files, others)} would be overwritten, and no command of this "
-            f"package is known to have written it{why}; move it away, or choose another name"
+            f"{files.root}: {named(files, others)} would be overwritten, but this package did not "
+            f"write it{why}; move it away, or choose another name"
         )
 
 
 @contextmanager
 def placed(files: RunFiles, folder: Path) -> Iterator[Path]:
-    """Yield an empty folder whose files move to `folder`, in the run's, when the block has ended.
+    """Yield a temporary folder, whose files move to `folder` at the end of the block.
 
-    Raises UserError, and moves nothing, where a file would replace one that the run did not write.
+    Raises UserError, and moves nothing, if a file would replace one that the run did not write.
     """
     drafts = Path(tempfile.mkdtemp(prefix=".writing-", dir=files.root))
     try:
@@ -170,19 +167,12 @@ def _saved_files(folder: Path) -> list[Path]:
         return [path for path in inside if SAVED.fullmatch(path.name)]
 
 
-def _is_inside(name: str) -> bool:
-    path = PurePosixPath(name)
-    return (
-        bool(path.parts) and "\0" not in name and not path.is_absolute() and ".." not in path.parts
-    )
-
-
 def _is_own_file(path: Path) -> bool:
-    """Whether it is a file and no link; a FIFO would block, a link lead out of the folder."""
+    """Return whether it is a regular file: a FIFO would block, a link may leave the folder."""
     return path.is_file() and not path.is_symlink()
 
 
 def _is_plain(root: Path, path: Path) -> bool:
-    """Whether neither the file nor a folder between it and the root is a link."""
+    """Return whether neither the file nor a folder between it and the root is a link."""
     between = [path, *(parent for parent in path.parents if root in parent.parents)]
     return not any(part.is_symlink() for part in between)

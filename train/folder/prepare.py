@@ -1,7 +1,7 @@
-"""Prepares a run directory: refuses foreign folders, records what the run depends on.
+"""Prepares a run directory: checks that it is free, and records what the run depends on.
 
-A run owns the files that it lists (`ownership`). Nothing else is ever removed, and a folder with
-content that is not marked as a run's is never written to by a new run.
+A run owns the files that it lists (`ownership`), and never removes other files. A new run does not
+write to a folder with content that is not marked as a run.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from svilm_fast.train.config.run_files import LOCK_FILE, RunFiles
 from svilm_fast.train.config.schema import RunConfig
 from svilm_fast.train.environment import fingerprint
 from svilm_fast.train.folder.manifest import LATEST, committed_tags
-from svilm_fast.train.folder.ownership import claim, foreign, is_run, listed, mark, named, owned
+from svilm_fast.train.folder.ownership import claim, foreign, is_run, mark, named, owned
 from svilm_fast.train.ranks.process_group import Ranks
 
 log = logging.getLogger(__name__)
 
-# What a new run writes without asking again: whoever else has such a file must move it first.
+# Files that a new run writes: a foreign file of such a name must be moved away first.
 IN_THE_WAY = (
     "checkpoints/latest",
     "checkpoints/step_*",
@@ -37,13 +37,13 @@ IN_THE_WAY = (
     "profile/trace_from_step_*",
     "report.html",
 )
-# DeepSpeed puts them beside its checkpoints.
+# DeepSpeed writes these next to its checkpoints.
 DEEPSPEED_SCRIPTS = ("zero_to_fp32.py", "zero_to_torch.py")
 FOLDERS = ("checkpoints", "portable", "tensorboard", "evaluation", "profile", "pictures")
 
 
 def fixed_names(files: RunFiles) -> list[Path]:
-    """Return the files that every run has under the same name."""
+    """Return the files that have the same names in every run."""
     return [
         files.config,
         files.deepspeed_config,
@@ -58,7 +58,7 @@ def fixed_names(files: RunFiles) -> list[Path]:
 
 
 def check_ours(files: RunFiles) -> None:
-    """Raise UserError for a folder with content that no run of this package wrote."""
+    """Raise UserError if the folder has content and is not marked as a run."""
     if not files.root.is_dir() or is_run(files):
         return
     others = sorted(path for path in files.root.iterdir() if path.name != LOCK_FILE)
@@ -76,7 +76,7 @@ def check_ours(files: RunFiles) -> None:
 
 
 def check_free(files: RunFiles, *, overwrite: bool) -> None:
-    """Raise UserError when a new run would write into a foreign folder or destroy checkpoints."""
+    """Raise UserError if a new run would replace foreign files or checkpoints."""
     check_ours(files)
     tags = committed_tags(files.checkpoints)
     if (tags or files.portable.is_dir()) and not overwrite:
@@ -88,26 +88,20 @@ def check_free(files: RunFiles, *, overwrite: bool) -> None:
     others = [path for path in foreign(files) if _is_in_the_way(files, path)]
     if others:
         raise UserError(
-            f"{files.root} holds files that its run did not write and a new run would replace: "
+            f"a new run would replace files in {files.root} that its run did not write: "
             f"{named(files, others)}; move them away, or choose another run.dir"
         )
 
 
 def _is_in_the_way(files: RunFiles, path: Path) -> bool:
     if path in fixed_names(files) or path in [files.root / name for name in FOLDERS]:
-        return True  # one of the folders only where it is a link or a file
+        return True  # foreign() lists one of FOLDERS only if it is a link or a file
     below = [path, *path.parents]
     return any(place in below for pattern in IN_THE_WAY for place in files.root.glob(pattern))
 
 
-def _is_foreign(files: RunFiles, path: Path) -> bool:
-    if not os.path.lexists(path):
-        return False
-    return path.is_symlink() or path.relative_to(files.root).as_posix() not in listed(files)
-
-
 def clear(files: RunFiles) -> None:
-    """Remove the files that the earlier run wrote; the rest stays and is named."""
+    """Remove the files that the earlier run wrote, and warn of the others, which stay."""
     folders: set[Path] = set()
     for path in owned(files):
         path.unlink()
@@ -128,10 +122,10 @@ def clear(files: RunFiles) -> None:
 def open_folder(
     files: RunFiles, config: RunConfig, tokenizer: Tokenizer, ranks: Ranks, *, fresh: bool
 ) -> None:
-    """Make the folder this run's: clear it for a fresh one, then record what the run depends on.
+    """Clear the folder for a fresh run, then record what the run depends on.
 
-    It comes after everything that can refuse to start, so that a wrong setting costs no earlier
-    run its files. Every rank must call it.
+    Call it on every rank, after everything that can fail at the start, so that a wrong setting does
+    not cost an earlier run its files.
     """
 
     def prepare() -> None:
@@ -140,11 +134,12 @@ def open_folder(
         if fresh:
             clear(files)
         names = fixed_names(files)
-        if _is_foreign(files, files.third_party):  # in the folder of a run before this file existed
+        if os.path.lexists(files.third_party) and files.third_party not in owned(files):
+            # The folder of a run from before this file existed.
             names.remove(files.third_party)
             log.warning(
-                "%s is not this run's: other packages' warnings are shown at the end, and the rest "
-                "of what they log is lost",
+                "%s does not belong to this run: warnings of other packages are shown at the end, "
+                "and their other log messages are lost",
                 files.third_party,
             )
         claim(files, *names)
@@ -158,7 +153,7 @@ def open_folder(
 
 
 def record(files: RunFiles, config: RunConfig, ranks: Ranks) -> None:
-    """Write configuration, DeepSpeed's dictionary and the environment's fingerprint."""
+    """Write the configuration, DeepSpeed's dictionary and the fingerprint of the environment."""
     files.root.mkdir(parents=True, exist_ok=True)
     write_atomically(files.config, dump_config(config).encode())
     write_json(files.deepspeed_config, build_deepspeed_config(config, ranks.world_size))
@@ -174,10 +169,10 @@ def shared_tokenizer(
     fresh: bool,
     source: Path | None = None,
 ) -> Tokenizer:
-    """Return the tokenizer that rank 0 makes once; a resumed run reads its own again.
+    """Return the tokenizer, which rank 0 trains or loads; a resumed run loads its own.
 
-    source: a portable checkpoint whose weights are loaded. Its tokenizer is taken in place of one
-    that would be trained. Raises ConfigError where the settings name another.
+    source: a portable checkpoint whose weights are loaded. Its tokenizer replaces one that would be
+    trained. Raises ConfigError if the settings name another one.
     """
     trained = config.data.tokenizer.kind == "bpe" and config.data.tokenizer.path is None
 
@@ -190,8 +185,8 @@ def shared_tokenizer(
         theirs = Tokenizer.load(kept)
         if not trained and not theirs.same_as(prepare_tokenizer(config.data, table)):
             raise ConfigError(
-                f"data.tokenizer is not the tokenizer that {source} was trained with: its tokens "
-                f"would mean other words; set data.tokenizer.kind=bpe data.tokenizer.path={kept}"
+                f"data.tokenizer is not the tokenizer that {source} was trained with, so the same "
+                f"tokens mean other words; set data.tokenizer.kind=bpe data.tokenizer.path={kept}"
             )
         return theirs
 

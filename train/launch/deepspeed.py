@@ -1,7 +1,7 @@
-"""`deepspeed` that passes signals on to its ranks and waits for their checkpoint.
+"""`deepspeed` that forwards signals to its ranks and waits for their checkpoint.
 
-The launcher ends at once on a SIGTERM that it alone receives and leaves its ranks behind. For one
-node, and for one of several with --no_ssh.
+DeepSpeed's launcher ends at once on a SIGTERM that only it receives, and leaves its ranks running.
+This wrapper works for one node, and for each of several with --no_ssh.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from svilm_fast.train.ranks.signals import HANDLED
 
 
 def ranks_of(runner: int) -> list[psutil.Process]:
-    """Return the processes of the ranks: `deepspeed` starts one that starts them."""
+    """Return the processes of the ranks, which are grandchildren of the launcher."""
     try:
         return [
             rank for starter in psutil.Process(runner).children() for rank in starter.children()
@@ -30,9 +30,9 @@ def ranks_of(runner: int) -> list[psutil.Process]:
 
 
 def quiet(given: Sequence[str]) -> list[str]:
-    """Return the option that keeps the launcher's console to errors, unless a level was given.
+    """Return the option that limits the launcher's log to errors, unless a level was given.
 
-    The options of the launcher stand before `--module` and the program.
+    The launcher's options come before `--module` and the program.
     """
     until = given.index("--module") if "--module" in given else len(given)
     asked = [text.split("=")[0] for text in given[:until]]
@@ -40,9 +40,9 @@ def quiet(given: Sequence[str]) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run with the arguments of `deepspeed`; returns the exit code of the first rank that ended."""
+    """Run with the arguments of `deepspeed`; returns the exit code of the rank that ended first."""
     given = list(arguments) if arguments is not None else sys.argv[1:]
-    # In a session of its own, so that a terminal's Ctrl-C reaches the ranks through here alone.
+    # In a new session, so that Ctrl-C reaches the ranks only through this process.
     runner = subprocess.Popen(
         [sys.executable, "-m", "deepspeed.launcher.runner", *quiet(given), *given],
         start_new_session=True,
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             runner.send_signal(number)
 
     for number in HANDLED:
-        if signal.getsignal(number) != signal.SIG_IGN:  # as SIGHUP is under nohup
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(number, pass_on)
     return exit_code_of(runner.wait())
 

@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# For the Slurm scripts beside it: run srun so that the time limit saves a checkpoint and requeues.
+# For the Slurm scripts in this folder: saves a checkpoint before the time limit and requeues the job.
 
-# Slurm sends USR1 to the batch script some time before the limit (--signal=B:USR1@...). It is passed
-# on as SIGTERM, on which all ranks save and end with 143; then the job goes back into the queue, and
-# its next start continues with --auto-resume. Any other ending ends the job with the run's exit code.
+# Slurm sends USR1 to the batch script some time before the limit (--signal=B:USR1@...). The script
+# sends SIGTERM to the ranks, which save and exit with 143. Then the job is requeued, and its next
+# start resumes with --auto-resume. With any other exit code the job ends with that code.
 run_and_requeue() {
     local code=0 near_the_limit=0
     srun --kill-on-bad-exit=1 "$@" &
@@ -26,7 +26,7 @@ first_node() {
     scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1
 }
 
-# The same on all nodes of a job, another one for the next job.
+# The same port on all nodes of a job, and another for the next job.
 job_port() {
     echo $((20000 + SLURM_JOB_ID % 10000))
 }

@@ -10,7 +10,7 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 set -euo pipefail
-# Slurm runs a copy of this script, so its neighbours are found through the package.
+# Slurm runs a copy of this script, so the other scripts are found through the package.
 : "${PYTHON:=python}"
 LAUNCH=${LAUNCH:-$("$PYTHON" -c 'import svilm_fast.train.launch as launch; print(*launch.__path__)')}
 . "$LAUNCH/slurm_common.sh"

@@ -15,11 +15,11 @@ LAUNCH=${LAUNCH:-$("$PYTHON" -c 'import svilm_fast.train.launch as launch; print
 . "$LAUNCH/slurm_common.sh"
 FIRST=$(first_node)
 PORT=$(job_port)
-# How long torchrun leaves its ranks to save after SIGTERM; torch before 2.13 knows 30 s only.
+# Seconds that the ranks have to save after SIGTERM; torch before 2.13 always waits 30 s.
 : "${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:=240}"
 export PYTHON RANKS FIRST PORT TORCH_ELASTIC_SHUTDOWN_TIMEOUT
 export NODES=$SLURM_JOB_NUM_NODES RUN_ID=$SLURM_JOB_ID
-# $SLURM_NODEID and the node's name are known inside the task only.
+# $SLURM_NODEID and the node's name are only known inside the task.
 # shellcheck disable=SC2016
 run_and_requeue bash -c 'NODE=$SLURM_NODEID OWN=${OWN:-$SLURMD_NODENAME} exec bash "$@"' node \
     "$LAUNCH/torchrun_nodes.sh" --auto-resume "$@"

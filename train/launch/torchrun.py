@@ -1,6 +1,6 @@
-"""`torchrun` that ends with the exit code of its ranks, which a scheduler can act on.
+"""`torchrun` that exits with the code of its ranks, for schedulers.
 
-torchrun itself exits with 1 whatever happened; here 143 still says that a checkpoint was saved on
+torchrun itself exits with 1 after every failure. Here 143 means that a checkpoint was saved on
 SIGTERM, 2 that the input is wrong and 4 that a rank was lost.
 """
 
@@ -21,16 +21,16 @@ SIGNAL_EXIT = 128
 
 
 def exit_code_of(code: int) -> int:
-    """Return what a shell reports for a child's exit code, which is negative after a signal."""
+    """Return a child's exit code, negative after a signal, as a shell reports it."""
     return SIGNAL_EXIT - code if code < 0 else code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run with torchrun's arguments; returns the exit code of the first rank that failed."""
     chosen = parse_args(arguments)
-    if hasattr(chosen, "signals_to_handle"):  # older versions of torch have no choice
+    if hasattr(chosen, "signals_to_handle"):  # missing in older versions of torch
         wanted = [*chosen.signals_to_handle.split(","), signal.SIGUSR1.name]
-        # Under nohup a hang-up is no reason to end.
+        # Under nohup SIGHUP stays ignored.
         ignored = {n.name for n in HANDLED if signal.getsignal(n) == signal.SIG_IGN}
         chosen.signals_to_handle = ",".join(
             name for name in dict.fromkeys(wanted) if name not in ignored
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"rank {rank} was the first to end, with exit code {code}", file=sys.stderr)
         return code
     except SignalException as error:
-        # The agent has passed the signal on and waited for its ranks.
+        # torchrun has forwarded the signal and waited for its ranks.
         return SIGNAL_EXIT + int(error.sigval)
     return 0
 

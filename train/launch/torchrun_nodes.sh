@@ -6,8 +6,8 @@ set -euo pipefail
 : "${NODES:?number of nodes}" "${NODE:?this node, counted from 0}" "${FIRST:?address of node 0}"
 : "${OWN:=$([ "$NODE" = 0 ] && echo "$FIRST")}"
 : "${OWN:?address of this node}" "${PORT:=29400}" "${RANKS:=gpu}" "${PYTHON:=python}"
-: "${RUN_ID:=svilm}" # another one for every run that shares a first node
-# Both say what torchrun would otherwise guess from the host's name, and often wrongly.
+: "${RUN_ID:=svilm}" # must differ between runs with the same first node
+# Without these options torchrun guesses from the host name, often wrongly.
 meeting=(--rdzv-backend c10d --rdzv-endpoint "$FIRST:$PORT" --rdzv-id "$RUN_ID")
 meeting+=(--rdzv-conf "is_host=$([ "$NODE" = 0 ] && echo 1 || echo 0)" --local-addr "$OWN")
 exec "$PYTHON" -m svilm_fast.train.launch.torchrun --nnodes "$NODES" --nproc-per-node "$RANKS" \

@@ -1,4 +1,4 @@
-"""Decides from what the ranks report which of them ended a run, and says it in one line."""
+"""Failure attribution: finds the rank that ended a run from the ranks' reports."""
 
 from __future__ import annotations
 
@@ -6,29 +6,21 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from svilm_fast.core.errors import EXIT_RANK_LOST
+from svilm_fast.core.errors import RankError
 
-# Ranks whose collective fails with that of another one fail within moments of it.
+# If a collective fails on one rank, it fails on the others within this time.
 REPORTS_WITHIN_SECONDS = 2.0
-# A machine takes all its ranks with it, and the others' connections close at about the same time.
+# If a machine dies, the connections of all its ranks close within this time.
 DEATHS_WITHIN_SECONDS = 0.3
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What every rank says before it ends, and the exit code."""
-
-    text: str
-    exit_code: int
 
 
 @dataclass
 class Member:
-    """One rank: where it runs, and what was heard of it last.
+    """One rank: where it runs, and what it reported last.
 
-    waits: step and collective in which it waited in vain. failure: what that said when it failed
-    before its timeout. left_after: the step it had reached when
-    it left as if the run were over. gone: its process has ended without a word.
+    waits: step and collective that failed on it. failure: the error of that collective if it failed
+    before its timeout. left_after: the step at which it left the group in good order. gone: its
+    process ended without a report.
     """
 
     rank: int
@@ -44,12 +36,12 @@ class Member:
 
 
 def named(members: Iterable[Member]) -> str:
-    """Return ranks as a list for a sentence."""
+    """Return ranks as a list for a message."""
     return ", ".join(str(member) for member in members)
 
 
 def silent_text(who: str, step: int, limit: str, waiting: str = "") -> str:
-    """Return the message about ranks that are alive, for all one knows, and do not answer."""
+    """Return the message about ranks that do not respond and may still be alive."""
     return (
         f"step {step}: {who} did not respond within {limit}{waiting}: stopped, cut off from "
         "the network, or slower than the limit; continue with --resume"
@@ -57,7 +49,7 @@ def silent_text(who: str, step: int, limit: str, waiting: str = "") -> str:
 
 
 def gone_text(who: str, step: int, waiting: str = "") -> str:
-    """Return the message about ranks whose process has ended without a word."""
+    """Return the message about ranks whose process ended without a report."""
     return (
         f"step {step}: {who} exited without an error report, killed or crashed (out of memory is "
         f"the usual cause; see its own output and the kernel log){waiting}; continue with --resume"
@@ -65,7 +57,10 @@ def gone_text(who: str, step: int, waiting: str = "") -> str:
 
 
 class Ledger:
-    """What the ranks of a run reported; the first thing that ends the run makes the verdict."""
+    """Collects the reports of the ranks; the first failure determines the verdict.
+
+    verdict: the error that every rank raises, None as long as there is none.
+    """
 
     def __init__(
         self,
@@ -75,20 +70,20 @@ class Ledger:
     ) -> None:
         self.limit, self.step, self.clock = limit, step, clock
         self.members: dict[int, Member] = {}
-        self.verdict: Verdict | None = None
+        self.verdict: RankError | None = None
         self.due: float | None = None
 
     def joined(self, member: Member) -> None:
-        """A rank takes part from now on."""
+        """Add a rank."""
         self.members[member.rank] = member
 
-    def stopped(self, verdict: Verdict) -> None:
-        """A rank ends with an error of its own, which decides at once."""
+    def stopped(self, verdict: RankError) -> None:
+        """Record a rank that ends with its own error, which is the verdict at once."""
         if self.verdict is None:
             self.verdict = verdict
 
     def waits(self, rank: int, step: int, where: str, failure: str | None = None) -> None:
-        """A collective failed on this rank, at its timeout or (`failure`) before."""
+        """Record a collective that failed on this rank, at its timeout or (`failure`) before."""
         self.members[rank].waits = (step, where)
         self.members[rank].failure = failure
         self._within(REPORTS_WITHIN_SECONDS)
@@ -96,20 +91,20 @@ class Ledger:
             self._within(0.0)
 
     def left(self, rank: int, step: int) -> None:
-        """A rank left the group in good order."""
+        """Record a rank that left the group in good order."""
         self.members[rank].left_after = step
 
     def lost(self, rank: int) -> None:
-        """The connection to a rank closed."""
+        """Record the closed connection to a rank."""
         member = self.members[rank]
         if member.left_after is None:
             member.gone = True
             self._within(DEATHS_WITHIN_SECONDS)
 
-    def decided(self) -> Verdict | None:
+    def decided(self) -> RankError | None:
         """Return the verdict once there is one."""
         if self.verdict is None and self.due is not None and self.clock() >= self.due:
-            self.verdict = Verdict(self._judge(), EXIT_RANK_LOST)
+            self.verdict = RankError(self._judge())
         return self.verdict
 
     def _within(self, seconds: float) -> None:
@@ -135,7 +130,7 @@ class Ledger:
         silent = [member for member in members if not member.waits]
         failed = [member for member in waiting if member.failure]
         if silent and failed == waiting and failed[0].waits:
-            # Nobody waited long enough to call another rank silent.
+            # No rank waited until its timeout, so none can be called silent.
             return (
                 f"step {step}: {failed[0].waits[1]} failed on {failed[0]}: {failed[0].failure}; "
                 "continue with --resume"

@@ -9,7 +9,7 @@ from svilm_fast.core.errors import ConfigError
 from svilm_fast.train.config.schema import RunConfig
 from svilm_fast.train.ranks.process_group import Ranks
 
-# What may differ from node to node without another result.
+# Settings that may differ between nodes without changing the result.
 LOCAL_SETTINGS = (
     "run.threads",
     "data.workers",
@@ -32,10 +32,10 @@ def flattened(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
 
 
 def check_same_settings(config: RunConfig, ranks: Ranks) -> None:
-    """Raise the same ConfigError on all ranks when one of them was started with other settings.
+    """Raise the same ConfigError on all ranks if one of them was started with other settings.
 
-    A node that was started by hand with another batch or model would otherwise meet the others in
-    collectives of other sizes, which hang or crash. Every rank must call it.
+    Another batch or model on one node would otherwise lead to collectives of different sizes, which
+    hang or crash. Every rank must call it.
     """
     if ranks.world_size == 1:
         return

@@ -1,4 +1,4 @@
-"""Recognises, in an exception of torch.distributed, that another rank is the cause, and where."""
+"""Recognises exceptions of torch.distributed that another rank caused, and where they came from."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from svilm_fast.kernels import collectives
 
 
 def is_lost_connection(error: BaseException) -> bool:
-    """Return whether a collective failed because another rank ended or did not answer.
+    """Return whether a collective failed because another rank ended or did not respond.
 
-    gloo raises plain RuntimeErrors, of which the source file in the message is the only mark.
+    gloo raises a plain RuntimeError, recognisable only by the source file in its message.
     """
     if isinstance(error, dist.DistError):
         return True
@@ -20,14 +20,14 @@ def is_lost_connection(error: BaseException) -> bool:
 
 
 def failure_of(error: BaseException) -> str | None:
-    """Return what a collective said that failed before its timeout; None at the timeout."""
+    """Return the message of a collective that failed before its timeout; None at the timeout."""
     text = str(error).strip() or type(error).__name__
     timed_out = any(words in text.lower() for words in ("timed out", "timeout"))
     return None if timed_out else text.splitlines()[0]
 
 
 def place_of(error: BaseException) -> str:
-    """Return the collective an exception came from and its caller: `all_reduce (Engine.step)`."""
+    """Return the collective that raised an error and its caller: `all_reduce (Engine.step)`."""
     operation, caller = "a collective", ""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         module, function = frame.f_globals.get("__name__", ""), frame.f_code.co_name

@@ -1,9 +1,10 @@
-"""Lets every rank end with the same message as soon as one of them ends, fails or goes silent.
+"""The rank monitor: if one rank ends, fails or hangs, every rank ends with the same message.
 
-A rank that stops alone leaves the others in a collective until its timeout, and then with an error
-that names neither rank nor reason. Here each rank holds a TCP connection to rank 0, on which it
-says why it stops; a connection that closes without a word is a process that died. Rank 0 decides
-(`attribution.Ledger`) and tells all. A main thread that sits in a collective is not waited for.
+Without it, a rank that stops leaves the others in a collective until the timeout, which then raises
+an error that names neither rank nor reason. Here each rank holds a TCP connection to rank 0, on
+which it reports why it stops. A connection that closes without a report means a dead process. Rank
+0 attributes the failure (`attribution.Ledger`) and sends the verdict to all ranks. A rank whose
+main thread hangs in a collective exits without waiting for it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ from svilm_fast.train.ranks.attribution import (
     REPORTS_WITHIN_SECONDS,
     Ledger,
     Member,
-    Verdict,
     gone_text,
     silent_text,
 )
@@ -39,13 +39,13 @@ POLL_SECONDS = 0.1
 LONGEST_LINE = 1 << 16
 LONGEST_TEXT = 4000
 SPARE_FILES = 512
-# For the main thread to raise what it met itself, before its process is ended around it.
+# The main thread has this time to raise its own error before the monitor ends the process.
 PATIENCE_SECONDS = 2.0
 
 
 @dataclass
 class Progress:
-    """The step that a rank is at, and the setting that bounds its collectives, with its value."""
+    """The current step of a rank, and the timeout of its collectives as `setting=value`."""
 
     step: int = 0
     limit: str = ""
@@ -56,7 +56,7 @@ def _line(**fields: Any) -> bytes:
 
 
 def listen_on(address: str) -> socket.socket:
-    """Open a port on the interface of `address`, or on all where it is not one of this machine."""
+    """Open a port on the interface of `address`, or on all if this machine has no such address."""
     try:
         family, *_, where = socket.getaddrinfo(address, 0, type=socket.SOCK_STREAM)[0]
         return socket.create_server(where[:2], family=family)
@@ -65,7 +65,7 @@ def listen_on(address: str) -> socket.socket:
 
 
 def allow_open_files(count: int) -> None:
-    """Raise this process's soft limit of open files to `count`, as far as the hard one allows."""
+    """Raise the soft limit of open files to `count`, as far as the hard limit allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < count:
         wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
@@ -73,15 +73,15 @@ def allow_open_files(count: int) -> None:
 
 
 class MonitorServer:
-    """Rank 0's end: hears all ranks (its own too) and tells them the verdict."""
+    """The server on rank 0: receives the reports of all ranks and sends them the verdict."""
 
     def __init__(self, listener: socket.socket, token: str, ledger: Ledger) -> None:
         self.listener, self.token, self.ledger = listener, token, ledger
         self.selector = selectors.DefaultSelector()
         self.ranks: dict[socket.socket, int] = {}
         self.pending: dict[socket.socket, bytes] = {}
-        self.strangers: dict[socket.socket, float] = {}  # until when they may say the token
-        self.told = b""  # also for who joins later
+        self.strangers: dict[socket.socket, float] = {}  # deadline to send the token
+        self.sent = b""  # sent to ranks that join later
         listener.setblocking(False)
         self.selector.register(listener, selectors.EVENT_READ)
         self.thread = threading.Thread(target=self._serve, name="watch-server", daemon=True)
@@ -101,7 +101,7 @@ class MonitorServer:
             verdict = self.ledger.decided()
             if verdict is not None and not decided:
                 decided = True
-                self._tell_all(verdict=verdict.text, exit_code=verdict.exit_code)
+                self._tell_all(verdict=str(verdict), exit_code=verdict.exit_code)
             if self.ledger.members and not self.ranks:
                 self.listener.close()
                 return
@@ -109,7 +109,7 @@ class MonitorServer:
     def _accept(self) -> None:
         try:
             peer, _ = self.listener.accept()
-        except OSError as error:  # gone again, or no file descriptor left for a stranger
+        except OSError as error:  # closed already, or no file descriptor is left
             log.warning("rank monitor: a connection was not accepted (%s)", error)
             return
         peer.settimeout(CONNECT_SECONDS)
@@ -118,8 +118,8 @@ class MonitorServer:
         self.selector.register(peer, selectors.EVENT_READ)
 
     def _tell_all(self, **fields: Any) -> None:
-        self.told += _line(**fields)
-        # Its own rank last: that one's end takes this thread with it.
+        self.sent += _line(**fields)
+        # Rank 0 last, because its end also ends this thread.
         for peer in sorted(self.ranks, key=self.ranks.__getitem__, reverse=True):
             self._tell(peer, _line(**fields))
 
@@ -147,7 +147,7 @@ class MonitorServer:
                 said = json.loads(line)
             except ValueError:
                 said = None
-            if not isinstance(said, dict):  # no rank of ours: a scanner of ports, perhaps
+            if not isinstance(said, dict):  # not a rank of this run, perhaps a port scanner
                 self._forget(peer)
                 return
             self._take(peer, said)
@@ -164,17 +164,17 @@ class MonitorServer:
             del self.strangers[peer]
             self.ranks[peer] = said["rank"]
             self.ledger.joined(Member(said["rank"], said["host"], said["pid"]))
-            self._tell(peer, self.told)
+            self._tell(peer, self.sent)
         elif "stopped" in said:
             prefix = f"step {said['step']}: {self.ledger.members[rank]} stopped: "
             text = (prefix if said["own"] else "") + said["stopped"]
-            self.ledger.stopped(Verdict(text, said["exit_code"]))
+            self.ledger.stopped(RankError(text, said["exit_code"]))
         elif "waits" in said:
             self.ledger.waits(rank, said["step"], said["waits"], said["failure"])
         elif "left" in said:
             self.ledger.left(rank, said["left"])
             if rank == 0:
-                # This process may end now; that is no fault for those who are about to.
+                # This process may end now, which is not a failure for the ranks that end later.
                 self._tell_all(over=True)
 
     def _forget(self, peer: socket.socket) -> None:
@@ -187,32 +187,32 @@ class MonitorServer:
 
 
 class RankMonitor:
-    """This rank's end: says why it stops, and hears why another did."""
+    """The client on each rank: reports why it stops, and receives the verdict."""
 
     def __init__(self, connection: socket.socket, progress: Progress, first: Member) -> None:
         self.connection, self.progress = connection, progress
         self.first = first
-        self.verdict: Verdict | None = None
+        self.verdict: RankError | None = None
         self._heard_nothing = False  # rank 0 closed the connection without a verdict
         self._decided = threading.Event()
         self._taken = threading.Event()
         threading.Thread(target=self._listen, name="watch", daemon=True).start()
 
     def stopped(self, error: BaseException) -> None:
-        """Tell the others that this rank ends with an error of its own."""
+        """Report that this rank ends with its own error."""
         self._taken.set()
         text, code = one_line(error)[:LONGEST_TEXT], exit_code_of(error)
         if isinstance(error, SystemExit):
             text, code = f"it exited with code {error.code}", EXIT_RANK_LOST
-        # A RankError says already what all ranks shall say.
+        # A RankError already is the message for all ranks.
         own = not isinstance(error, RankError)
         self._say(step=self.progress.step, stopped=text, exit_code=code, own=own)
         self._decided.wait(REPORTS_WITHIN_SECONDS)
 
     def lost(self, where: str, failure: str | None) -> RankError:
-        """Report a collective that another rank broke; returns what all ranks raise.
+        """Report a collective that another rank made fail; returns the error that all ranks raise.
 
-        failure: what the collective said when it failed before its timeout.
+        failure: its message if it failed before its timeout.
         """
         self._taken.set()
         short = None if failure is None else failure[:LONGEST_TEXT]
@@ -220,22 +220,21 @@ class RankMonitor:
         self._decided.wait(REPORTS_WITHIN_SECONDS + 1.0)
         waiting = f", while this rank waited in {where}"
         if self._heard_nothing:
-            text = gone_text(str(self.first), self.progress.step, waiting)
-            self.verdict = Verdict(text, EXIT_RANK_LOST)
+            self.verdict = RankError(gone_text(str(self.first), self.progress.step, waiting))
         if self.verdict is None:
             limit = self.progress.limit
             text = silent_text(str(self.first), self.progress.step, limit, waiting)
-            self.verdict = Verdict(text, EXIT_RANK_LOST)
-        return RankError(self.verdict.text, self.verdict.exit_code)
+            self.verdict = RankError(text)
+        return self.verdict
 
     def close(self) -> None:
-        """Leave in good order; what the others meet from now on is not this rank's concern."""
+        """Leave in good order; later failures of other ranks do not concern this rank."""
         self._taken.set()
         self._say(left=self.progress.step)
         try:
             self.connection.shutdown(socket.SHUT_WR)
         except OSError:
-            return  # rank 0 was faster
+            return  # rank 0 closed first
 
     def _say(self, **fields: Any) -> None:
         try:
@@ -254,16 +253,15 @@ class RankMonitor:
             return
         self._conclude(said)
         if not self._taken.wait(PATIENCE_SECONDS) and self.verdict is not None:
-            code = report(RankError(self.verdict.text, self.verdict.exit_code))
-            os._exit(code)
+            os._exit(report(self.verdict))
 
     def _conclude(self, said: dict[str, Any] | None) -> None:
         if self.verdict is None:
             self._heard_nothing = said is None
             self.verdict = (
-                Verdict(said["verdict"], said["exit_code"])
+                RankError(said["verdict"], said["exit_code"])
                 if said
-                else Verdict(gone_text(str(self.first), self.progress.step), EXIT_RANK_LOST)
+                else RankError(gone_text(str(self.first), self.progress.step))
             )
         self._decided.set()
 
@@ -275,10 +273,10 @@ def start_watch(
     share: Callable[[Any], Any],
     agree_max: Callable[[float], list[float]],
 ) -> RankMonitor | None:
-    """Connect all ranks with rank 0; None on all of them where one cannot reach it.
+    """Connect all ranks to rank 0; returns None on all of them if one cannot connect.
 
-    limit: the setting that bounds collectives, with its value. share, agree_max: rank 0's value on
-    every rank, the largest value of the ranks.
+    limit: the timeout of collectives as `setting=value`. share: returns rank 0's value on every
+    rank. agree_max: returns the largest value of the ranks.
     """
     address, progress = os.environ["MASTER_ADDR"], Progress(limit=limit)
     offer, host = None, socket.gethostname()

@@ -1,4 +1,4 @@
-"""The process group of a run: start, agreement between ranks, and the order of shutdown."""
+"""The process group of a run: start, small collectives, and the order of shutdown."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from svilm_fast.train.ranks.monitor import RankMonitor, start_watch
 from svilm_fast.train.run_app import report
 
 Made = TypeVar("Made")
-# For the process group's own timeout, which names the reason, to come first.
+# The process group's own timeout, which names the reason, must come first.
 GRACE_SECONDS = 5.0
 
 
@@ -44,18 +44,18 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this rank writes the files and talks to the terminal."""
+        """Whether this rank writes the files and prints to the terminal."""
         return self.rank == 0
 
     def reached(self, step: int) -> None:
-        """Note the step that begins, for the message of a fault."""
+        """Record the step that begins, for error messages."""
         if self.watch is not None:
             self.watch.progress.step = step
 
     def limit_waits(self, config: DistributedConfig, *, solo: bool) -> None:
-        """Bound the collectives from now on by one of the two timeouts; every rank must call it.
+        """Set the timeout of all further collectives; every rank must call it.
 
-        solo: ranks may wait for one that works alone.
+        solo: use the longer timeout, because ranks may wait for one that works alone.
         """
         setting, seconds = _limit(config, solo=solo)
         if self.world_size > 1:
@@ -66,9 +66,9 @@ class Ranks:
             self.watch.progress.limit = setting
 
     def agree_max(self, *values: float) -> list[float]:
-        """Return the largest of each value over the ranks; every rank must call it.
+        """Return the maximum of each value over the ranks; every rank must call it.
 
-        Raises RankError on all ranks when they are not at the same step.
+        Raises RankError on all ranks if they are at different steps.
         """
         steps = [self.watch.progress.step] if self.watch is not None else []
         extremes = [*steps, *(-step for step in steps)]
@@ -98,7 +98,7 @@ class Ranks:
         return dict(zip(names, stacked.tolist(), strict=True))
 
     def numbers(self, value: float) -> list[float]:
-        """Return the number of every rank, in rank order, on every rank; one small all-gather."""
+        """Return the numbers of all ranks, in rank order, on every rank."""
         if self.world_size == 1:
             return [value]
         mine = torch.tensor([value], dtype=torch.float64, device=self.device)
@@ -123,7 +123,7 @@ class Ranks:
         return values
 
     def from_first(self, make: Callable[[], Made]) -> Made:
-        """Run `make` on rank 0; its picklable value, or its error, reaches every rank."""
+        """Run `make` on rank 0; every rank returns its picklable value or raises its error."""
         answer: tuple[Any, Exception | None] = (None, None)
         if self.is_first:
             try:
@@ -136,13 +136,13 @@ class Ranks:
         return value
 
     def barrier(self) -> None:
-        """Wait until every rank is here."""
+        """Wait for all ranks."""
         if self.world_size > 1:
             dist.barrier()
 
 
 def _limit(config: DistributedConfig, *, solo: bool) -> tuple[str, float]:
-    """The timeout in force, as the setting with its value, and in seconds."""
+    """Return the timeout as `setting=value` and in seconds."""
     seconds = config.timeout_seconds
     if solo and config.solo_timeout_seconds > seconds:
         seconds = config.solo_timeout_seconds
@@ -153,7 +153,7 @@ def _limit(config: DistributedConfig, *, solo: bool) -> tuple[str, float]:
 def choose_device(wanted: str, local_rank: int) -> torch.device:
     """Return the device of this rank: of `auto`, `cpu`, `cuda` or `cuda:N`.
 
-    `auto` takes a GPU where torch sees one. Raises UserError for a GPU that is not there.
+    `auto` selects a GPU if torch sees one. Raises UserError for a GPU that does not exist.
     """
     kind, _, index = wanted.partition(":")
     if kind not in ("auto", "cpu", "cuda") or (index and not index.isdigit()):
@@ -171,9 +171,9 @@ def choose_device(wanted: str, local_rank: int) -> torch.device:
 
 
 def start_ranks(config: DistributedConfig) -> Ranks:
-    """Join the process group that a launcher described, or be a group of one without launcher.
+    """Join the process group of the launcher, or create a group of one without a launcher.
 
-    Raises RankError when the ranks do not come together within the timeout.
+    Raises RankError if the ranks do not connect within the timeout.
     """
     use_launcher_variables()
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
@@ -181,7 +181,7 @@ def start_ranks(config: DistributedConfig) -> Ranks:
     deepspeed = import_deepspeed(device.type)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    # DeepSpeed 0.19 calls collectives by names that torch 2.13 is about to drop; they still work.
+    # DeepSpeed 0.19 calls collectives by names that torch 2.13 deprecates.
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     timeout = timedelta(seconds=_limit(config, solo=True)[1])
     # Without a launcher's variables DeepSpeed would look for MPI and need mpi4py.
@@ -195,17 +195,17 @@ def start_ranks(config: DistributedConfig) -> Ranks:
             )
     except (dist.DistError, RuntimeError) as error:
         raise RankError(_not_together(config, str(error) or type(error).__name__)) from error
-    # DeepSpeed reduces gradients in groups of its own. torch gives every further group a timeout of
-    # 10 (NCCL) or 30 (gloo) minutes, whatever the first one has.
+    # DeepSpeed creates further groups to reduce gradients. torch gives them a default timeout of 10
+    # (NCCL) or 30 (gloo) minutes, whatever the first group has.
     deepspeed.comm.comm.cdb.new_group = partial(dist.new_group, timeout=timeout)
     return Ranks(dist.get_rank(), local_rank, dist.get_world_size(), device)
 
 
 def leave_ranks() -> None:
-    """Leave the process group; engines must have been destroyed before.
+    """Leave the process group; engines must be destroyed before.
 
-    gloo's worker threads abort the interpreter's exit in about every third run when the group
-    outlives the engine or is never destroyed; barrier, engine, group is the order that does not.
+    If the group outlives the engine or is never destroyed, gloo's worker threads abort the exit of
+    the interpreter in about every third run. The safe order is barrier, engine, group.
     """
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -213,10 +213,10 @@ def leave_ranks() -> None:
 
 @contextmanager
 def _ended_after(config: DistributedConfig) -> Iterator[None]:
-    """End the process where the group does not form in time and nothing raises.
+    """End the process if the group does not form in time and nothing raises.
 
-    torch's store waits for ever for the answer of a port that accepts and never speaks: another
-    program's, say. The main thread sits in that call, so a timer ends the process.
+    torch's store waits forever if the port belongs to another program that accepts the connection
+    and never replies. This blocks the main thread, so a timer ends the process.
     """
 
     def end() -> None:
@@ -248,10 +248,10 @@ def _not_together(config: DistributedConfig, reason: str) -> str:
 
 @contextmanager
 def _errors_before_sigterm() -> Iterator[None]:
-    """Let an error that is on its way out be said before a SIGTERM ends the process.
+    """Delay SIGTERM while an error propagates, so that the process can report it.
 
-    A launcher that sees one rank end sends SIGTERM to the others at once, while they still find
-    out what happened; it waits long enough (30 s) before it kills.
+    When one rank ends, the launcher sends SIGTERM to the others at once, while they still attribute
+    the failure. It waits 30 s before it kills them, which is long enough.
     """
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -260,18 +260,18 @@ def _errors_before_sigterm() -> Iterator[None]:
             signal.raise_signal(number)
 
     previous = signal.signal(signal.SIGTERM, handle)
-    yield  # an error keeps the handler: it is still on its way out when it leaves this block
+    yield  # after an error the handler stays: the error still propagates outside of this block
     signal.signal(signal.SIGTERM, previous)
 
 
 @contextmanager
 def joined_ranks(config: DistributedConfig) -> Iterator[Ranks]:
-    """Join on entry; on a normal exit wait for the others and leave.
+    """Join the process group on entry; on a normal exit wait for the other ranks and leave it.
 
-    A process group of one that the caller was in before stays the caller's: it is used, not left.
+    An existing process group of one is used and stays joined.
 
-    Raises RankError, with one message on all ranks, where another rank ended or does not answer. An
-    error of this rank reaches the others that way, and then is raised as it is.
+    Raises RankError, with the same message on all ranks, if another rank ended or does not respond.
+    An error of this rank is reported to the others and then raised unchanged.
     """
     already_in = dist.is_initialized()
     ranks = start_ranks(config)
@@ -285,8 +285,8 @@ def joined_ranks(config: DistributedConfig) -> Iterator[Ranks]:
     watch = start_watch(
         ranks.rank, ranks.world_size, _limit(config, solo=True)[0], ranks.share, ranks.agree_max
     )
-    # After an error the group is left as it is: its end would wait for ranks that are gone, and
-    # the process is about to end without it (`pretrain.leave`).
+    # After an error the group is not destroyed: that would wait for dead ranks, and `train.leave`
+    # ends the process anyway.
     with _errors_before_sigterm():
         try:
             yield replace(ranks, watch=watch)

@@ -1,4 +1,4 @@
-"""A signal asks for a checkpoint at the next step instead of ending the process at once."""
+"""Defers signals, so that the run can save a checkpoint after the current step."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 
 # Slurm sends SIGUSR1 before a time limit (--signal), a closed terminal sends SIGHUP.
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
-# Ctrl-C reaches every process of the terminal, and the launchers then pass it on to the ranks as
-# SIGTERM: what follows this soon is the same wish, not impatience.
+# Ctrl-C reaches every process of the terminal, and the launchers also forward it to the ranks as
+# SIGTERM: a second signal within this time is a copy of the first.
 COPIES_WITHIN_SECONDS = 5.0
 
 
@@ -25,10 +25,10 @@ class PendingSignal:
 
 @contextmanager
 def deferred_signals(clock: Callable[[], float] = time.monotonic) -> Iterator[PendingSignal]:
-    """Collect the handled signals; one that comes later than copies do acts as without us.
+    """Record the first handled signal; a second one, if not a copy, has its normal effect.
 
-    A signal that the process ignores, as SIGHUP under nohup, stays ignored; one whose handler
-    Python does not know, and so cannot restore, is left to that handler.
+    A signal that the process ignores, such as SIGHUP under nohup, stays ignored. A handler that was
+    not installed from Python cannot be restored, so it is not replaced.
     """
     pending = PendingSignal()
     previous: dict[int, Any] = {

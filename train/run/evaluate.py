@@ -42,7 +42,6 @@ def evaluate_run(
     device: torch.device,
     *,
     max_clips: int | None = None,
-    progress: bool | None = None,
 ) -> dict[str, float]:
     """Run every evaluator of the run's task on a split, and write `<split>_<evaluator>` files.
 
@@ -54,7 +53,7 @@ def evaluate_run(
     check_names(evaluators)
     names = [result_name(f"{split}_{evaluator.name}") for evaluator in evaluators]
     check_not_foreign(run.files, [path for name in names for path in files_of(folder, name)])
-    request = EvaluationRequest(device, progress=progress)
+    request = EvaluationRequest(device)
     found: dict[str, float] = {}
     for evaluator, name in zip(evaluators, names, strict=True):
         result = evaluator.run(run.model, request)

@@ -19,7 +19,7 @@ from svilm_fast.train.checkpoint.store import TrainerState, save_checkpoint, tag
 from svilm_fast.train.config.run_files import RunFiles
 from svilm_fast.train.config.schema import RunConfig
 from svilm_fast.train.engine.engine import Engine, StepResult
-from svilm_fast.train.folder.disk import NoRoomError
+from svilm_fast.train.folder.disk import DiskFullError
 from svilm_fast.train.folder.ownership import claim
 from svilm_fast.train.ranks.lost_connection import is_lost_connection
 from svilm_fast.train.ranks.signals import PendingSignal
@@ -269,7 +269,7 @@ class Loop:
                 before=self._before_save,
                 during=self._during_save,
             )
-        except NoRoomError as error:
+        except DiskFullError as error:
             if must or settings.when_full == "stop":
                 raise
             self.display.say(f"not saved: {error}")

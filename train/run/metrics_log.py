@@ -62,13 +62,11 @@ class JsonLines:
         self.file: TextIO = path.open("a", encoding="utf-8")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Append one record and flush it."""
         clean = {key: value if math.isfinite(value) else None for key, value in values.items()}
         self.file.write(json.dumps({"step": step, **clean}) + "\n")
         self.file.flush()
 
     def close(self) -> None:
-        """Close the file."""
         self.file.close()
 
 
@@ -81,14 +79,12 @@ class TensorBoard:
         self.writer = SummaryWriter(str(folder), purge_step=purge_step)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Add one scalar per value."""
         for key, value in values.items():
             group, _, rest = key.partition("_")
             plain = "/" in key or not rest
             self.writer.add_scalar(key if plain else f"{group}/{rest}", value, step)
 
     def close(self) -> None:
-        """Flush the events."""
         self.writer.close()
 
 
@@ -138,7 +134,6 @@ class Tracker:
             self.client.init(**shared, name=f"{config.run.name}-{identity}", resume=resume)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Log one record."""
         self.client.log(dict(values), step=step)
 
     def close(self) -> None:
@@ -177,12 +172,10 @@ class MetricsLog:
         self.sinks += [Tracker(package, config, identity, start_step > 0) for package in wanted]
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Record the values of a step."""
         for sink in self.sinks:
             self._attempt(partial(sink.write, step, values))
 
     def close(self) -> None:
-        """Close all sinks."""
         for sink in self.sinks:
             self._attempt(sink.close)
 

@@ -150,12 +150,10 @@ class Display:
             self.bar.start()
 
     def step(self, step: int) -> None:
-        """Move the bar."""
         if self.bar is not None:
             self.bar.update(self.task, completed=step)
 
     def record(self, step: int, values: Mapping[str, float]) -> None:
-        """Show the figures of a record."""
         line = summary(values, self.on_gpu, self.metrics)
         if self.bar is not None:
             self.bar.figures = line

@@ -82,21 +82,17 @@ class RetrievalEvaluator:
 
     @property
     def file_name(self) -> str:
-        """Return the split."""
         return self.split
 
     @property
     def when(self) -> When:
-        """Return what the block `evaluation` says."""
         return When(self.config.evaluation.every_steps, self.config.evaluation.at_end)
 
     @cached_property
     def dataset(self) -> ClipDataset:
-        """Return the clips of the split."""
         return evaluation_data(self.config, self.split, self.tokenizer)
 
     def run(self, model: Any, request: EvaluationRequest) -> RetrievalResult:
-        """Rank the split with the model's encoder."""
         return evaluate(
             encoder_of(model),
             self.dataset,

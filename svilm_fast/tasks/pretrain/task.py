@@ -40,24 +40,20 @@ class Pretraining(Task):
     def dataset(
         self, split: str, tokenizer: Tokenizer, *, train: bool, table: SampleTable | None = None
     ) -> ClipDataset:
-        """Open the clips of a split, with nouns if an objective reads them."""
         if not train:
             return evaluation_data(self.config, split, tokenizer)
         nouns = self.config.objectives.reads().nouns
         return training_clips(self.config, split, tokenizer, nouns=nouns, table=table)
 
     def inputs(self, batch: ClipBatch, step: int, place: RankPlace) -> ModelInputs:
-        """Move the batch to the device and blend its clips there."""
         return model_inputs(batch, self.config, step, place)
 
     def model(self) -> SViLM:
-        """Build the dual encoder with its objectives."""
         return build_model(self.config)
 
     def evaluators(
         self, tokenizer: Tokenizer, split: str, max_clips: int | None
     ) -> Sequence[RetrievalEvaluator]:
-        """Return retrieval on the clips of a split."""
         check_split(self.config, split)
         return [RetrievalEvaluator(self.config, tokenizer, split, max_clips)]
 
@@ -76,6 +72,7 @@ class Pretraining(Task):
 
         Without a split, the page holds the curves alone.
         """
+        from svilm_fast.report import texts
         from svilm_fast.report.page import PageContent  # imports matplotlib
         from svilm_fast.report.sections import curves_section, headline, retrieval_sections
 
@@ -94,7 +91,7 @@ class Pretraining(Task):
             )
             sections += retrieval_sections(retrieval)
         if request.series:
-            sections.append(curves_section(request.series, self.metrics()))
+            sections.append(curves_section(request.series, self.metrics(), texts.ACCURACY))
         if split is not None:
             of_clips, pointing = self._clip_sections(request, dataset)
             sections += of_clips
@@ -126,11 +123,10 @@ class Pretraining(Task):
             paste_lengths=(config.data.cut_paste.shortest, config.data.cut_paste.longest),
             seed=config.run.seed,
             untrained=untrained,
-            device=request.device,
         )
         pointing = None
         if batch.metadata and has_masks(batch.metadata[0]):
-            pointing = pointing_score(encoder, dataset, request.device)
+            pointing = pointing_score(encoder, dataset)
         sections = clip_sections(
             probes, config.objectives, headed=head is not None, pointing=pointing
         )

@@ -181,5 +181,5 @@ def test_another_world_size_is_refused(make_engine, tmp_path: Path) -> None:
             other = path.name.replace("rank_00000", f"rank_0000{rank}")
             (folder / other.replace("rank_0_", f"rank_{rank}_")).write_bytes(path.read_bytes())
     write_manifest(folder)
-    with pytest.raises(CheckpointError, match=r"world_size=4, this run has 1"):
+    with pytest.raises(CheckpointError, match=r"world_size=4, but this run has 1"):
         load_checkpoint(engine, tmp_path)

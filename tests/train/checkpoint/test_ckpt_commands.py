@@ -100,11 +100,11 @@ def test_damage_is_refused_and_info_names_it(make_engine, batch_of, tmp_path: Pa
 def test_absent_steps_and_taken_folders_are_one_line(make_engine, batch_of, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no checkpoint"):
         call("info", tmp_path)
-    with pytest.raises(CheckpointError, match="holds none; `svilm ckpt info`"):
+    with pytest.raises(CheckpointError, match="holds no checkpoint; `svilm ckpt info`"):
         call("convert", "--run", tmp_path)
     engine = trained(make_engine, batch_of, "deepspeed.zero_stage=0")
     save_checkpoint(engine, tmp_path / "checkpoints", TrainerState(3, {}), keep=1)
-    with pytest.raises(CheckpointError, match="holds none of step 7"):
+    with pytest.raises(CheckpointError, match="holds no checkpoint of step 7"):
         call("convert", "--run", tmp_path, "--step", 7)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.png").write_bytes(b"cat")

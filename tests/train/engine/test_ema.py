@@ -195,7 +195,7 @@ def test_an_average_begins_where_the_checkpoint_has_none_and_ends_where_the_run_
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
     save_checkpoint(begun, tmp_path / "averaged", TrainerState(2, {}), keep=1)
     load_checkpoint(make_engine(seed=6), tmp_path / "averaged")
-    assert "which is dropped: ema.decay=null" in caplog.text
+    assert "dropped because ema.decay=null" in caplog.text
 
 
 def test_before_its_start_there_is_no_average_and_nothing_is_exchanged(

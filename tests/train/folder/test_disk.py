@@ -19,7 +19,7 @@ from svilm_fast.train.checkpoint.portable import save_portable
 from svilm_fast.train.checkpoint.portable_files import problem_with
 from svilm_fast.train.checkpoint.store import TrainerState, newest_verified, save_checkpoint, tag_of
 from svilm_fast.train.config.run_files import RunFiles
-from svilm_fast.train.folder.disk import RESERVE_BYTES, DiskFullError, NoRoomError
+from svilm_fast.train.folder.disk import RESERVE_BYTES, DiskFullError
 from svilm_fast.train.folder.manifest import committed_tags
 from svilm_fast.train.run.metrics_log import MetricsLog
 from svilm_fast.train.run.session import Start, train_as_rank
@@ -55,7 +55,7 @@ def test_too_little_room_is_told_before_anything_is_written(
     save_checkpoint(engine, tmp_path, TrainerState(1, {}), keep=1)
     before = sorted(tmp_path.rglob("*"))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(1, 1, 1000))
-    with pytest.raises(NoRoomError, match=r"checkpoint of step 2: .* [\d,]+ bytes, 1,000 are free"):
+    with pytest.raises(DiskFullError, match=r"of step 2: .* [\d,]+ bytes, 1,000 are free"):
         save_checkpoint(engine, tmp_path, TrainerState(2, {}), keep=1)
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -95,7 +95,7 @@ def test_a_run_does_not_leave_without_a_word_that_its_last_step_is_not_saved(
     free = iter([10**12, 0, 0])
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(1, 1, next(free)))
     config = configure(*short, "checkpoint.when_full=continue")
-    with pytest.raises(NoRoomError, match="not enough disk space for the checkpoint of step 2"):
+    with pytest.raises(DiskFullError, match="not enough disk space for the checkpoint of step 2"):
         train_as_rank(config, Start(), ranks)
     assert committed_tags(RunFiles(Path(config.run.dir)).checkpoints) == [tag_of(1)]
 
@@ -121,7 +121,7 @@ def test_a_full_disk_at_any_place_of_a_save_costs_that_save_alone(
 
         with monkeypatch.context() as patched:
             patched.setattr(module, "check_space", check_then_fill)
-            with pytest.raises(NoRoomError, match=r"needs about [\d,]+ bytes, [\d,]+ are free"):
+            with pytest.raises(DiskFullError, match=r"needs about [\d,]+ bytes, [\d,]+ are free"):
                 save_checkpoint(engine, place, TrainerState(2, {}), keep=1)
         assert not (place / tag_of(2)).exists(), left
         assert newest_verified(place) == tag_of(1), left

@@ -10,8 +10,14 @@ import pytest
 PROGRAM = Path(__file__).parent / "disk_program.py"
 STAGES = 2
 WANTED = (
-    ("NoRoomError", "not enough disk space for the checkpoint of step 2 (rank 1): it needs about "),
-    ("NoRoomError", "not enough disk space for the checkpoint of step 2 (rank 1): it needs about "),
+    (
+        "DiskFullError",
+        "not enough disk space for the checkpoint of step 2 (rank 1): it needs about ",
+    ),
+    (
+        "DiskFullError",
+        "not enough disk space for the checkpoint of step 2 (rank 1): it needs about ",
+    ),
     ("CheckpointError", "the checkpoint of step 2 (rank 1) could not be written: [Errno 13] "),
     ("CheckpointError", "the checkpoint of step 2 (rank 1) could not be written: Pytorch"),
 )

@@ -67,7 +67,8 @@ def test_a_malformed_manifest_falls_back_to_the_checkpoint_before(
     text = MALFORMED[kind]
     (newer / MANIFEST).write_bytes(text if isinstance(text, bytes) else text.encode())
     assert newest_verified(tmp_path) == tag_of(1)
-    assert f"{tag_of(2)} is skipped: {MANIFEST} " in caplog.text
+    assert f"{tag_of(2)} is skipped: " in caplog.text
+    assert f"{MANIFEST} " in caplog.text.partition(" is skipped: ")[2]
 
 
 def test_every_flipped_bit_of_a_manifest_is_survived(make_engine, tmp_path: Path) -> None:

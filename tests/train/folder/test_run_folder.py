@@ -107,7 +107,7 @@ def test_overwrite_refuses_a_foreign_file_where_the_run_would_write(tmp_path: Pa
     files = RunFiles(tmp_path / "run")
     fill(files.root, {"config.yaml": b"", name: b"mine"})
     owned_by_a_run(files, "config.yaml")
-    with pytest.raises(UserError, match=rf"a new run would replace: {name}; move them away"):
+    with pytest.raises(UserError, match=rf"that its run did not write: {name}; move them away"):
         run_folder.check_free(files, overwrite=True)
 
 
@@ -117,7 +117,7 @@ def test_a_resume_that_starts_from_scratch_overwrites_nothing_foreign(configure,
     fill(files.root, {"metrics.jsonl": b"mine"})
     owned_by_a_run(files, "config.yaml")
     before = contents(files.root)
-    with pytest.raises(UserError, match=r"would replace: metrics\.jsonl; move them away"):
+    with pytest.raises(UserError, match=r"did not write: metrics\.jsonl; move them away"):
         train_as_rank(config, Start(auto_resume=True), ranks)
     assert contents(files.root) == before
 
@@ -164,7 +164,7 @@ def test_what_lies_behind_a_link_stays(tmp_path: Path) -> None:
     files.report.symlink_to(tmp_path / "disk" / "report.html")
     owned_by_a_run(files, "report.html", saves=("checkpoints/step_00000001",))
     with pytest.raises(
-        UserError, match=r"would replace: checkpoints, report\.html; move them away"
+        UserError, match=r"did not write: checkpoints, report\.html; move them away"
     ):
         run_folder.check_free(files, overwrite=True)
     run_folder.clear(files)
@@ -179,7 +179,7 @@ def test_a_hostile_folder_cannot_make_a_command_write_behind_a_link(tmp_path: Pa
     owned_by_a_run(files, "config.yaml", "pictures/a.png")
     (files.root / "pictures").symlink_to(tmp_path / "outside")
     with (
-        pytest.raises(UserError, match=r"pictures/a\.png would be written through a link"),
+        pytest.raises(UserError, match=r"pictures/a\.png would be written through a symbolic link"),
         ownership.placed(files, files.root) as drafts,
     ):
         fill(drafts, {"pictures/a.png": b"new"})

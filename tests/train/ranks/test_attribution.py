@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from svilm_fast.train.ranks.attribution import Ledger, Member, Verdict
+from svilm_fast.core.errors import RankError
+from svilm_fast.train.ranks.attribution import Ledger, Member
 from svilm_fast.train.ranks.lost_connection import failure_of
 
 
@@ -44,8 +45,8 @@ def test_ranks_that_die_together_are_named_together(ledger: Ledger, clock: Clock
     verdict = ledger.decided()
     assert verdict.exit_code == 4
     both = "rank 2 (host node-1, process 1002), rank 3 (host node-1, process 1003)"
-    assert verdict.text.startswith(f"step 7: {both} exited without an error report")
-    assert "while rank 0 waited in all_reduce (Engine.step)" in verdict.text
+    assert str(verdict).startswith(f"step 7: {both} exited without an error report")
+    assert "while rank 0 waited in all_reduce (Engine.step)" in str(verdict)
 
 
 def test_a_death_that_nobody_waited_for_is_at_the_step_of_the_first_rank(
@@ -53,7 +54,7 @@ def test_a_death_that_nobody_waited_for_is_at_the_step_of_the_first_rank(
 ) -> None:
     ledger.lost(1)
     clock.now += 1
-    assert ledger.decided().text.startswith(
+    assert str(ledger.decided()).startswith(
         "step 5: rank 1 (host node-0, process 1001) exited without"
     )
 
@@ -65,7 +66,7 @@ def test_who_reports_nothing_is_silent(ledger: Ledger, clock: Clock) -> None:
     ledger.waits(3, 7, "barrier")
     assert ledger.decided() is None
     clock.now += 1
-    text = ledger.decided().text
+    text = str(ledger.decided())
     assert text.startswith("step 7: rank 2 (host node-1, process 1002) did not respond within ")
     assert "distributed.timeout_seconds=8, while rank 0 waited in barrier" in text
 
@@ -75,7 +76,7 @@ def test_a_collective_that_fails_early_makes_no_other_rank_silent(
 ) -> None:
     ledger.waits(1, 7, "all_reduce (Engine.step)", "unhandled cuda error")
     clock.now += 3
-    text = ledger.decided().text
+    text = str(ledger.decided())
     assert "all_reduce (Engine.step) failed on rank 1 (host node-0, process 1001)" in text
     assert "unhandled cuda error" in text
     assert "did not respond" not in text
@@ -97,18 +98,19 @@ def test_a_rank_that_left_in_good_order_is_a_fault_only_for_those_who_wait(
     assert ledger.decided() is None
     ledger.waits(0, 7, "barrier")
     clock.now += 100
-    assert "rank 1 (host node-0, process 1001) left the run after step 6" in ledger.decided().text
+    assert "rank 1 (host node-0, process 1001) left the run after step 6" in str(ledger.decided())
 
 
 def test_ranks_that_all_wait_are_in_different_collectives(ledger: Ledger) -> None:
     for rank in range(4):
         ledger.waits(rank, 7, "barrier" if rank else "all_reduce")
-    text = ledger.decided().text
+    text = str(ledger.decided())
     assert "different collectives: rank 0 at step 7 in all_reduce; rank 1 at step 7 in" in text
 
 
 def test_the_first_error_of_a_rank_decides_at_once(ledger: Ledger) -> None:
     ledger.lost(3)
-    ledger.stopped(Verdict("first", 2))
-    ledger.stopped(Verdict("second", 3))
-    assert ledger.decided() == Verdict("first", 2)
+    first = RankError("first", 2)
+    ledger.stopped(first)
+    ledger.stopped(RankError("second", 3))
+    assert ledger.decided() is first

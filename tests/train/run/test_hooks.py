@@ -11,7 +11,7 @@ import torch
 
 from svilm_fast.train.checkpoint.store import committed_tags, tag_of
 from svilm_fast.train.engine.engine import Engine, StepResult
-from svilm_fast.train.folder.disk import NoRoomError
+from svilm_fast.train.folder.disk import DiskFullError
 from svilm_fast.train.run.hooks import Hook, installed, installed_hooks
 
 
@@ -80,7 +80,7 @@ def test_an_os_error_during_a_save_is_a_failed_write(make_loop, tmp_path: Path) 
                 raise OSError(errno.ENOSPC, "no space")
 
     loop = make_loop("checkpoint.every_steps=1", steps=2, hooks=(Full(),))
-    with pytest.raises(NoRoomError, match="the checkpoint of step 2"):
+    with pytest.raises(DiskFullError, match="the checkpoint of step 2"):
         loop.run()
     assert committed_tags(tmp_path / "checkpoints") == [tag_of(1)]
 

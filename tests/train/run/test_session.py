@@ -344,7 +344,10 @@ def test_after_a_signal_only_the_checkpoint_is_written(
     root = Path(config.run.dir)
     assert committed_tags(root / "checkpoints") == ["step_00000001"]
     assert not (root / "portable").exists()
-    assert "stopped by SIGTERM at step 1, which is saved; --resume" in capsys.readouterr().out
+    assert (
+        "stopped by SIGTERM at step 1, which is saved; continue with --resume"
+        in capsys.readouterr().out
+    )
     with pytest.raises(CheckpointError, match="--resume"):
         load_run(root)
     assert train_as_rank(config, Start(resume=True), ranks).finished

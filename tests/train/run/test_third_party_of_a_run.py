@@ -65,4 +65,4 @@ def test_a_file_that_the_run_did_not_write_stays(open_run, tmp_path: Path, linke
         files.owned.write_text("\n".join(kept) + "\n")
     open_run(fresh=False)
     assert files.third_party.read_text() == mine.read_text() == "mine"
-    assert "third_party.log is not this run's" in caplog.text
+    assert "third_party.log does not belong to this run" in caplog.text
