@@ -143,8 +143,8 @@ def _own_ids(request: ComparisonRequest, folders: Checkouts) -> list[str]:
         raise SideError(BASE, "hung", f"did not list its own benchmarks: {error}") from error
     lines = [line for line in result.stdout.splitlines() if line.startswith("ids:")]
     if result.returncode or not lines:
-        error = " ".join(result.stderr.split())[-400:]
-        raise SideError(BASE, "start", f"cannot list its own benchmarks: {error}")
+        reason = " ".join(result.stderr.split())[-400:]
+        raise SideError(BASE, "start", f"cannot list its own benchmarks: {reason}")
     return json.loads(lines[-1][len("ids:") :])
 
 
