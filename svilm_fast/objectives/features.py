@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from svilm_fast.models.config import VideoConfig
 from svilm_fast.models.features import VideoFeatures
 from svilm_fast.models.video_encoder import VideoOutputs
 
@@ -58,6 +59,11 @@ class Reads:
     def reads_feature(self, feature: Feature) -> bool:
         """Whether the feature is read of any view."""
         return any(read == feature for _, read in self.video)
+
+    def uses_groups(self, video: VideoConfig) -> bool:
+        """Whether a video encoder that serves these reads has group tokens."""
+        needed = self.reads_feature("groups") or video.pool == "groups"
+        return video.num_groups > 0 and (needed or video.grouping.in_encoder == "always")
 
     def outputs(self, view: View) -> VideoOutputs:
         """What the video encoder has to compute of a view, besides the video embedding."""

@@ -8,7 +8,6 @@ from svilm_fast.models.flops import Flops, encoded_tokens, text_flops, video_flo
 from svilm_fast.objectives.base import Scope
 from svilm_fast.objectives.config import ModelBlocks
 from svilm_fast.objectives.cost import Shapes
-from svilm_fast.objectives.svilm import uses_groups
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def step_flops(
             config.video,
             embed_dim,
             tokens=encoded_tokens(config.video),
-            groups=uses_groups(config),
+            groups=reads.uses_groups(config.video),
             outputs=reads.outputs(view),
         )
     if reads.texts:

@@ -30,10 +30,9 @@ class SViLM(nn.Module):
         super().__init__()
         self.reads = config.objectives.reads()
         self.global_reads = config.objectives.reads("global")
-        self.noisy = _is_noisy(config, uses_groups(config))
-        self.encoder = DualEncoder(
-            config.model, config.video, config.text, groups=uses_groups(config)
-        )
+        groups = self.reads.uses_groups(config.video)
+        self.noisy = _is_noisy(config, groups)
+        self.encoder = DualEncoder(config.model, config.video, config.text, groups=groups)
         self.objectives = Objectives(config)
 
     def forward(self, inputs: ModelInputs) -> StepOutput:
@@ -104,13 +103,6 @@ def build_model(config: ModelBlocks) -> SViLM:
     Draws initial weights from torch's generator; under `torch.device("meta")` nothing is allocated.
     """
     return SViLM(config)
-
-
-def uses_groups(config: ModelBlocks) -> bool:
-    """Whether group tokens are part of the video encoder."""
-    video = config.video
-    needed = config.objectives.reads().reads_feature("groups") or video.pool == "groups"
-    return video.num_groups > 0 and (needed or video.grouping.in_encoder == "always")
 
 
 def _is_noisy(config: ModelBlocks, groups: bool) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from svilm_fast.models.config import TextConfig, VideoConfig
 from svilm_fast.models.flops import Flops
-from svilm_fast.train.plan.activations import trained_layers
+from svilm_fast.models.locking import trained_layers
 from svilm_fast.train.plan.flops import flops_of_step
 from svilm_fast.train.plan.links import Links
 from svilm_fast.train.plan.traffic import step_traffic

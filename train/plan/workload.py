@@ -11,11 +11,11 @@ from torch import nn
 from svilm_fast.core.errors import ConfigError
 from svilm_fast.models.flops import encoded_tokens
 from svilm_fast.models.grouping_block import TokenAssigner
+from svilm_fast.models.precision import ELEMENT_SIZES, ElementSizes
 from svilm_fast.objectives.base import Scope
 from svilm_fast.objectives.cost import Cost
 from svilm_fast.objectives.features import Reads
 from svilm_fast.objectives.flops import shapes_of
-from svilm_fast.objectives.svilm import uses_groups
 from svilm_fast.tasks.base import task_of
 from svilm_fast.train.config.deepspeed import local_batch_of
 from svilm_fast.train.config.schema import RunConfig
@@ -42,27 +42,6 @@ class Parameters:
     persistent: int
     largest: int
     largest_group: int
-
-
-@dataclass(frozen=True)
-class Precision:
-    """Bytes of an element: parameters, residual stream, operands of products."""
-
-    parameter: int
-    stream: int
-    compute: int
-
-    @property
-    def copies_weights(self) -> bool:
-        """Whether products work on copies of the weights, which backward keeps."""
-        return self.parameter != self.compute
-
-
-PRECISIONS = {
-    "fp32": Precision(4, 4, 4),
-    "bf16_autocast": Precision(4, 4, 2),
-    "bf16": Precision(2, 2, 2),
-}
 
 
 @dataclass(frozen=True)
@@ -102,9 +81,9 @@ class Workload:
     on_gpu: bool
 
     @property
-    def precision(self) -> Precision:
+    def precision(self) -> ElementSizes:
         """Bytes of an element."""
-        return PRECISIONS[self.config.training.precision]
+        return ELEMENT_SIZES[self.config.training.precision]
 
     @property
     def reads(self) -> Reads:
@@ -146,7 +125,8 @@ class Workload:
     @property
     def groups(self) -> int:
         """Group tokens in the encoder."""
-        return self.config.video.num_groups if uses_groups(self.config) else 0
+        video = self.config.video
+        return video.num_groups if self.reads.uses_groups(video) else 0
 
     @property
     def nouns(self) -> int:
