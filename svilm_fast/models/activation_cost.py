@@ -1,9 +1,9 @@
 """Bytes that a pass through a tower keeps for backward, layer by layer.
 
 Each function lists what autograd saves of one part, following the code of this package; the tests
-compare the sums with the storages that autograd really saves. Of norm statistics, seeds and masks, which
-take a few bytes per token, only the larger ones are counted. The locked levels of a tower are its
-first ones; no gradient passes through them, so autograd saves nothing for them.
+compare the sums with the storages that autograd really saves. Norm statistics, seeds and masks take
+a few bytes per token; only the larger ones are counted. The locked levels of a tower are its first
+ones; no gradient passes through them, so autograd saves nothing for them.
 docs/decisions/0011-activation-memory.md compares this model with measurements on fake tensors.
 """
 

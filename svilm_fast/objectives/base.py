@@ -1,7 +1,7 @@
 """What an objective is: its settings, which declare it, its module, and the registry.
 
-A new objective is one file with a subclass of each class here and one line in
-`objectives/__init__.py`; docs/adding-an-objective.md shows one.
+A new objective is one file with a subclass of each class here, and one line in
+`objectives/__init__.py` or an entry point of its package; docs/adding-an-objective.md shows one.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from svilm_fast.core.errors import ConfigError
+from svilm_fast.core.plugins import find_plugin, plugin_names
 from svilm_fast.core.settings import Settings, Weight
 from svilm_fast.models.config import ModelConfig, TextConfig, VideoConfig
 from svilm_fast.objectives.cost import Cost, Shapes
@@ -162,6 +164,8 @@ def operand(embeddings: Tensor, products: Products) -> Tensor:
 
 
 KINDS: dict[str, type[ObjectiveConfig]] = {}
+# Installed packages announce further kinds in this group (docs/adding-an-objective.md).
+ENTRY_POINTS = "svilm_fast.objectives"
 
 
 def register(kind: type[ObjectiveConfig]) -> None:
@@ -169,3 +173,31 @@ def register(kind: type[ObjectiveConfig]) -> None:
     name = str(kind.model_fields["kind"].default)
     if KINDS.setdefault(name, kind) is not kind:
         raise ValueError(f"objective kind {name!r} is registered as {KINDS[name].__qualname__}")
+
+
+def kind_names() -> list[str]:
+    """Return the registered kinds, then those that only installed packages announce."""
+    return list(dict.fromkeys([*KINDS, *plugin_names(ENTRY_POINTS)]))
+
+
+def kind_class(name: str) -> type[ObjectiveConfig] | None:
+    """Return the settings class of a registered or announced kind; None for an unknown one.
+
+    An announced class is imported and registered here. Raises ConfigError where it is not a
+    subclass of ObjectiveConfig with this kind.
+    """
+    if name in KINDS:
+        return KINDS[name]
+    setting = f"objectives.{name}"
+    point = find_plugin(ENTRY_POINTS, name, setting)
+    if point is None:
+        return None
+    found = point.load()
+    is_settings = isinstance(found, type) and issubclass(found, ObjectiveConfig)
+    if not (is_settings and found.model_fields["kind"].default == name):
+        raise ConfigError(
+            f"{setting}: {name!r} ({point.value}) is no subclass of "
+            f"svilm_fast.objectives.base.ObjectiveConfig with the default kind {name!r}"
+        )
+    register(found)
+    return found

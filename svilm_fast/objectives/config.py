@@ -25,6 +25,8 @@ from svilm_fast.objectives.base import (
     ObjectiveConfig,
     Products,
     Scope,
+    kind_class,
+    kind_names,
 )
 from svilm_fast.objectives.contrast import ContrastConfig
 from svilm_fast.objectives.features import Reads
@@ -36,7 +38,7 @@ TAKEN = frozenset({*dir(nn.Module()), "active", "modules_by_name", "local_terms"
 
 
 def _member(value: Any) -> Any:
-    """A member of the union of all registered objectives, which `kind` tells apart."""
+    """Validate a member of the union of all objectives; its `kind` selects the class."""
     if not isinstance(value, dict):
         return value
     return KINDS[value["kind"]].model_validate(value)
@@ -45,7 +47,7 @@ def _member(value: Any) -> Any:
 class ObjectivesConfig(Settings):
     """The objectives by name; a weight of 0 removes the cost of its objective.
 
-    Those of S-ViLM are on by default. Further ones are keys of their own: the name of a registered
+    Those of S-ViLM are on by default. Further ones are keys of their own: the name of a
     kind, or any other name with `kind: NAME` among its settings.
     """
 
@@ -66,20 +68,20 @@ class ObjectivesConfig(Settings):
 
     @classmethod
     def known_keys(cls) -> list[str]:
-        """The fields, and every registered kind."""
-        return list(dict.fromkeys([*cls.model_fields, *KINDS]))
+        """The fields, and every kind."""
+        return list(dict.fromkeys([*cls.model_fields, *kind_names()]))
 
     @classmethod
     def block_at(cls, key: str, value: Any) -> type[Settings] | None:
         """The settings class of a key that is no field."""
         kind = value.get("kind", key) if isinstance(value, Mapping) else key
-        return KINDS.get(kind) if isinstance(kind, str) else None
+        return kind_class(kind) if isinstance(kind, str) else None
 
     @classmethod
     def problem_of(cls, key: str, value: Any) -> str:
         """What is wrong with an objective whose kind is not known, and the nearest key."""
         if isinstance(value, Mapping) and "kind" in value:
-            path, asked, known = f"objectives.{key}.kind", str(value["kind"]), list(KINDS)
+            path, asked, known = f"objectives.{key}.kind", str(value["kind"]), kind_names()
             what = f"{path}: there is no objective {asked!r}"
         else:
             path, asked, known = "", key, cls.known_keys()
