@@ -1,4 +1,4 @@
-"""The way to many GPUs as tables: predicted step time, memory, traffic and efficiency."""
+"""Tables of predicted step time, memory, traffic and efficiency over ranks and batches."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BATCHES = (1024, 16384, 131072, 1048576)
 
 @dataclass(frozen=True)
 class Point:
-    """One cell: what was chosen and predicted, or why nothing fits."""
+    """One row: the choice and its prediction, or the reason why nothing fits."""
 
     workload: Workload
     option: Option | None
@@ -34,7 +34,7 @@ class Point:
 
 
 def scaling_tables(config: RunConfig, device: Device, links: Links) -> str:
-    """Markdown of all tables; every memory setting is chosen anew for each cell."""
+    """Return the tables as Markdown; every memory setting is chosen separately for each row."""
     start = workload_of(_opened(config), 1, on_gpu=device.on_gpu)
     points = [
         _point(start.with_batch(batch, world), device, links)
@@ -46,7 +46,7 @@ def scaling_tables(config: RunConfig, device: Device, links: Links) -> str:
 
 
 def _opened(config: RunConfig) -> RunConfig:
-    """The recipe with everything that a plan decides set to `auto`."""
+    """Return the recipe with every setting that a plan decides set to `auto`."""
     tree = config.model_dump()
     for block, name in SETTINGS:
         tree[block][name] = "auto"
