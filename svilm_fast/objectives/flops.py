@@ -15,7 +15,7 @@ class StepFlops:
     """FLOPs of a step over the global batch, by part.
 
     local: the part of `objectives` that runs with the encoders. recomputed: what the objectives'
-    backward computes again, which is no part of the total.
+    backward recomputes, which the total excludes.
     """
 
     video: Flops
@@ -88,7 +88,7 @@ def shapes_of(
     on_gpu: bool = False,
     workspace_bytes: int | None = None,
 ) -> Shapes:
-    """Sizes that the costs of the objectives follow from; see `Shapes`.
+    """Return the sizes that determine the costs of the objectives.
 
     local_batch: pairs that an objective sees at once; None: those of the global batch.
     """
