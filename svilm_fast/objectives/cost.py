@@ -9,6 +9,7 @@ from svilm_fast.kernels.slices import MAX_SLICES, SLICE_BYTES
 from svilm_fast.models.flops import Flops
 
 FP32 = 4
+CollectiveKind = Literal["all_gather", "reduce_scatter", "all_reduce"]
 NO_FLOPS = Flops()
 DESCRIPTION_BYTES = 512  # gathered from every rank by kernels.collectives.check_equal_calls
 
@@ -53,7 +54,7 @@ class Sent:
     """`calls` collectives of one kind with `size` bytes in total; what: the tensor."""
 
     what: str
-    kind: Literal["all_gather", "reduce_scatter", "all_reduce"]
+    kind: CollectiveKind
     size: float
     calls: int
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
+from svilm_fast.objectives.cost import CollectiveKind
 from svilm_fast.train.plan.devices import Device
 
-Kind = Literal["all_gather", "reduce_scatter", "all_reduce"]
 # Constants of NCCL's own tuning model (src/graph/tuning.cc: baseLat, hwLat; ring and simple
 # protocol over NVLink and over the network, tree over the network), in seconds.
 START = 8.4e-6
@@ -45,7 +44,7 @@ class Links:
             return self.intra
         return min(self.intra, self.per_node * self.inter)
 
-    def latency(self, kind: Kind, world_size: int) -> float:
+    def latency(self, kind: CollectiveKind, world_size: int) -> float:
         """Seconds of the hops; an all-reduce takes the shorter of ring and tree."""
         nodes = math.ceil(world_size / self.per_node)
         inside = min(world_size, self.per_node) - 1
@@ -56,7 +55,7 @@ class Links:
         tree = 2 * (math.ceil(math.log2(nodes)) * self.hop_inter + inside * self.hop_intra)
         return self.start + min(2 * ring, tree)
 
-    def seconds(self, kind: Kind, size: float, world_size: int, calls: int = 1) -> float:
+    def seconds(self, kind: CollectiveKind, size: float, world_size: int, calls: int = 1) -> float:
         """Time of `calls` collectives with `size` bytes in total.
 
         size: the gathered tensor, the tensor before a reduce-scatter, the reduced tensor.

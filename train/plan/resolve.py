@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -56,7 +57,7 @@ def with_choice(config: RunConfig, choice: Choice) -> RunConfig:
         "text.checkpoint_activations": choice.checkpoint_text,
         "objectives.workspace_bytes": choice.workspace_bytes,
     }
-    return _with_values(config, {name: chosen[name] for name in open_settings(config)})
+    return with_values(config, {name: chosen[name] for name in open_settings(config)})
 
 
 def resolve(
@@ -104,7 +105,7 @@ def resolve_on_ranks(
 
     # A task's configuration class is made when it is loaded, so it cannot be pickled.
     values, lines = ranks.from_first(decide)
-    return _with_values(config, values), lines
+    return with_values(config, values), lines
 
 
 def _value(config: RunConfig, dotted: str) -> object:
@@ -142,10 +143,11 @@ def _recorded(config: RunConfig, path: Path | None) -> RunConfig:
         value = (found.get(block) or {}).get(name, "auto")
         if value != "auto":
             values[dotted] = value
-    return _with_values(config, values)
+    return with_values(config, values)
 
 
-def _with_values(config: RunConfig, values: dict[str, object]) -> RunConfig:
+def with_values(config: RunConfig, values: Mapping[str, object]) -> RunConfig:
+    """Return the configuration with new values of settings, by dotted name."""
     tree = config.model_dump()
     for dotted, value in values.items():
         block, name = dotted.split(".")

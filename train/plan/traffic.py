@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from svilm_fast.train.plan.links import Kind, Links
+from svilm_fast.objectives.cost import CollectiveKind
+from svilm_fast.train.plan.links import Links
 from svilm_fast.train.plan.workload import Choice, Workload
 
 FP32 = 4
@@ -24,7 +25,7 @@ class Collective:
 
     part: str
     what: str
-    kind: Kind
+    kind: CollectiveKind
     size: float
     calls: int
 
