@@ -103,7 +103,7 @@ add_command(
     app,
     "ab",
     "svilm_fast.bench.ab.command:ab",
-    "Time two versions in interleaved pairs; tell for each benchmark whether head is slower.",
+    "Time two versions in interleaved pairs; report for each benchmark whether head is slower.",
     "svilm bench ab --base main",
     "svilm bench ab --base main --suite ops --threshold 2%",
 )

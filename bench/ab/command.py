@@ -39,23 +39,26 @@ def ab(
     only: Annotated[str | None, typer.Option(help="Only ids that match this pattern.")] = None,
     restarts: Annotated[int, typer.Option(min=2, help="Sets of processes.")] = DEFAULT.restarts,
     renewals: Annotated[
-        int | None, typer.Option(min=0, help="Forks of each process; default 0 on CUDA.")
+        int | None, typer.Option(min=0, help="Forks per process; default 0 on CUDA.")
     ] = None,
     pairs: Annotated[int | None, typer.Option(min=1, help="Pairs in each renewal.")] = None,
     threshold: Annotated[str, typer.Option(help="Slower by more than this fails.")] = "1%",
     must_see: Annotated[
-        str, typer.Option(help="Passes only if its interval ends below this.")
+        str, typer.Option(help="Passes only if a slowdown above this is ruled out.")
     ] = "5%",
     confidence: Annotated[
-        float, typer.Option(min=0.5, max=0.9999, help="Of the two-sided intervals.")
+        float, typer.Option(min=0.5, max=0.9999, help="Confidence of the two-sided intervals.")
     ] = 0.95,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: a GPU if any.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda; default: cuda if available.")
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads; more than 1: unpinned.")] = 1,
     controls: Annotated[
-        int, typer.Option(min=0, help="Benchmarks also measured base against base.")
+        int, typer.Option(min=0, help="Number of benchmarks also measured base against base.")
     ] = DEFAULT.controls,
     bench_from: Annotated[
-        Literal["head", "own"], typer.Option(help="Whose benchmark code measures base's library.")
+        Literal["head", "own"],
+        typer.Option(help="Version whose benchmark code measures base's library."),
     ] = "head",
     allow: Annotated[
         list[str] | None, typer.Option(help="Id that may be on one side only (repeat).")
@@ -66,10 +69,10 @@ def ab(
     seed: Annotated[int, typer.Option(help="Seed of all random orders.")] = 0,
     aa: Annotated[bool, typer.Option("--aa", help="Compare the base with itself.")] = False,
     out: Annotated[Path | None, typer.Option(help="JSON with all samples.")] = None,
-    repository: Annotated[Path, typer.Option(help="Clone that holds both versions.")] = ROOT,
+    repository: Annotated[Path, typer.Option(help="Clone that contains both versions.")] = ROOT,
     module: Annotated[str, typer.Option(hidden=True)] = SUITES_MODULE,
 ) -> None:
-    """Time two versions in interleaved pairs; tell for each benchmark whether head is slower.
+    """Time two versions in interleaved pairs; report for each benchmark whether head is slower.
 
     Exit status: 0 not slower, 1 slower or larger, 2 wrong usage, 3 sides cannot be compared,
     4 a benchmark is on one side only, 5 a side gave no figure, 6 the machine is too noisy to tell.

@@ -20,7 +20,9 @@ from svilm_fast.core.units import bytes_text
 
 
 def memory(
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: a GPU if any.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda; default: cuda if available.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Result file; default bench/results/<machine>/memory.json.")
     ] = None,

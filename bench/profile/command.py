@@ -23,15 +23,15 @@ from svilm_fast.train.ranks.process_group import choose_device
 Out = Annotated[Path, typer.Option(help="folder for the trace and the picture of the memory")]
 Steps = Annotated[int, typer.Option(min=1, help="calls that are recorded")]
 WarmUp = Annotated[int, typer.Option(min=0, help="calls before the recording")]
-Stacks = Annotated[bool, typer.Option("--stacks", help="record Python functions too (slower)")]
+Stacks = Annotated[bool, typer.Option("--stacks", help="also record Python functions (slower)")]
 Plain = Annotated[
-    bool, typer.Option("--plain", help="run without recording, for an external profiler")
+    bool, typer.Option("--plain", help="run without torch.profiler, for an external profiler")
 ]
 
 
 def op(
     name: Annotated[str, typer.Argument(help="an op, or the whole id of a registered benchmark")],
-    case: Annotated[str | None, typer.Option(help="default: the first of the device")] = None,
+    case: Annotated[str | None, typer.Option(help="default: the first case for the device")] = None,
     direction: Annotated[str, typer.Option(help="forward, backward or both")] = "both",
     dtype: Annotated[str | None, typer.Option(help="default: that of the benchmark")] = None,
     provider: Annotated[
@@ -107,7 +107,7 @@ def step(
 def trace(
     path: Annotated[Path, typer.Argument(help="Chrome trace (.json, .json.gz) of torch.profiler")],
 ) -> None:
-    """Tables and picture of a trace, for example of training.profile.steps."""
+    """Print tables and draw the memory picture of an existing trace."""
     tell(path)
 
 

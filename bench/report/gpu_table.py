@@ -39,7 +39,7 @@ def table(
         bool, typer.Option("--check", help="write nothing; fail if the page differs")
     ] = False,
 ) -> None:
-    """Write the section of GPU figures: forward and backward of every fused op and case.
+    """Write the README's GPU figures: forward and backward of every fused op and case.
 
     Exit status: 0 written or up to date, 1 the page differs, 2 wrong usage.
     """

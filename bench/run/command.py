@@ -32,13 +32,17 @@ def run_suites(
     only: Annotated[
         str | None, typer.Option(help="Only ids that match this shell pattern ('*/infonce/*').")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: a GPU if any.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda; default: cuda if available.")
+    ] = None,
     budget: Annotated[
         float, typer.Option(min=0, max=1e6, help="Seconds for each measurement.")
     ] = 0.3,
     deadline: Annotated[
         float,
-        typer.Option(min=0.001, max=1e6, help="Seconds for the run; later benchmarks have failed."),
+        typer.Option(
+            min=0.001, max=1e6, help="Time limit in seconds; benchmarks left then count as failed."
+        ),
     ] = 3600.0,
     out: Annotated[
         Path | None, typer.Option(help="Result file; default bench/results/<machine>/run.json.")

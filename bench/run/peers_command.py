@@ -38,7 +38,9 @@ def peers(
         typer.Option(help="Only these ops (repeat); default: both losses."),
     ] = None,
     case: Annotated[list[str] | None, typer.Option(help="Only these cases (repeat).")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: a GPU if any.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda; default: cuda if available.")
+    ] = None,
     budget: Annotated[
         float, typer.Option(min=0, max=1e6, help="Seconds for each provider of a case.")
     ] = 2.0,

@@ -25,7 +25,7 @@ def plan(
     config: ConfigName = None,
     gpus: Annotated[int, typer.Option(min=1, help="total number of ranks")] = 1,
     nodes: Annotated[
-        int | None, typer.Option(min=1, help="machines; default: 8 ranks each")
+        int | None, typer.Option(min=1, help="number of machines; default: 8 ranks on each")
     ] = None,
     gpu: Annotated[str | None, typer.Option(help="a100-80, h100, h200 or b200")] = None,
     memory: Annotated[str | None, typer.Option(help="memory of a rank, such as 80GiB")] = None,

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from svilm_fast.objectives.cost import CollectiveKind
 from svilm_fast.train.plan.devices import Device
+
+if TYPE_CHECKING:  # `svilm plan --help` imports no torch
+    from svilm_fast.objectives.cost import CollectiveKind
 
 # Constants of NCCL's own tuning model (src/graph/tuning.cc: baseLat, hwLat; ring and simple
 # protocol over NVLink and over the network, tree over the network), in seconds.
