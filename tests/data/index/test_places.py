@@ -19,6 +19,7 @@ from svilm_fast.cli import app
 from svilm_fast.data.config import DataConfig
 from svilm_fast.data.errors import DataError
 from svilm_fast.data.index import part, store
+from svilm_fast.data.index.columns import read_columns, write_columns
 from svilm_fast.data.index.commands import index
 from svilm_fast.data.samples import open_split
 from svilm_fast.data.shards import ShardWriter
@@ -262,3 +263,25 @@ def test_an_index_that_was_replaced_is_not_another_process_s(shards, cache):
     captions(shards)
     with pytest.raises(DataError, match="was replaced by another index"):
         pickle.loads(data)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda header, columns: header.pop("views"),
+        lambda header, columns: header["views"]["fine"].update(samples=6),
+        lambda header, columns: header.update(samples=8),
+        lambda header, columns: header.update(sources=[{"places": 1}]),
+        lambda header, columns: columns.pop("caption_start"),
+        lambda header, columns: columns.update(shard=columns["shard"][:3]),
+        lambda header, columns: columns.update(shard=columns["shard"].astype("S2")),
+    ],
+)
+def test_an_index_whose_columns_do_not_belong_together(shards, change):
+    run("data", "index", shards)
+    own = next(shards.glob(".svilm-index-*"))
+    header, columns, _ = read_columns(str(own))
+    change(header, columns)
+    write_columns(own, header, columns)
+    with pytest.raises(DataError, match="damaged index"):
+        captions(shards)
