@@ -12,10 +12,12 @@ import shlex
 import shutil
 from pathlib import Path
 
+import fsspec
 import pytest
 from typer.testing import CliRunner
 
 from svilm_fast.cli import app
+from svilm_fast.data import files
 from svilm_fast.data.config import DataConfig
 from svilm_fast.data.errors import DataError
 from svilm_fast.data.index import part, store
@@ -62,6 +64,9 @@ def shards_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def captions(folder: Path | str, **settings) -> list[str]:
     return list(open_split(DataConfig(train=str(folder), **settings), "train").captions())
+
+
+together = files.read_ranges
 
 
 def run(*words: object) -> str:
@@ -226,6 +231,34 @@ def test_an_interrupted_build_leaves_nothing(shards, cache, monkeypatch):
     assert not list(shards.glob(".*"))
 
 
+def test_remote_shards(shards, cache, shards_read, monkeypatch, caplog):
+    store_of_bytes = fsspec.filesystem("memory")
+    store_of_bytes.put(str(shards), "/index-test", recursive=True)
+    fetched: list[int] = []
+    monkeypatch.setattr(
+        files,
+        "read_ranges",
+        lambda path, ranges: fetched.append(len(ranges)) or together(path, ranges),
+    )
+    try:
+        first = open_split(DataConfig(train="memory://index-test"), "train")
+        assert fetched[-3:] == [3, 3, 1]
+        assert "svilm data index" not in caplog.text  # it cannot write there
+        shards_read.clear()
+        again = open_split(DataConfig(train="memory://index-test"), "train")
+        assert not shards_read
+        for table in (first, again):
+            assert list(table.captions()) == captions(shards)
+            assert table.read_video(5) == b"video"
+            assert (
+                table.fingerprint == open_split(DataConfig(train=str(shards)), "train").fingerprint
+            )
+        store_of_bytes.rm("/index-test/part0-000001.tar")
+        assert len(captions("memory://index-test")) == 4
+    finally:
+        store_of_bytes.rm("/index-test", recursive=True)
+
+
 def _open(folder: str, results: multiprocessing.Queue) -> None:
     stream = io.StringIO()
     logging.getLogger().addHandler(logging.StreamHandler(stream))
@@ -285,3 +318,10 @@ def test_an_index_whose_columns_do_not_belong_together(shards, change):
     write_columns(own, header, columns)
     with pytest.raises(DataError, match="damaged index"):
         captions(shards)
+
+
+def test_a_cache_that_cannot_be_written_is_named(shards, cache, tmp_path):
+    (tmp_path / "cache").write_text("not a folder")
+    with pytest.raises(DataError, match=r"XDG_CACHE_HOME.*`svilm data index") as caught:
+        captions(shards)
+    assert str(cache) in str(caught.value)
