@@ -103,7 +103,7 @@ add_command(
     app,
     "data-index",
     "svilm_fast.bench.data_index.command:data_index",
-    "Measure time and memory of opening a data set of up to ten million samples.",
+    "Measure time and memory of a data set's index, open in 8 ranks with a worker each.",
     "svilm bench data-index",
     "svilm bench data-index --samples 100000 --folder /scratch",
 )

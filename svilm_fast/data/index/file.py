@@ -33,6 +33,8 @@ class Index:
                 f"{path!r} is an index of version {header.get('version')!r}, not {VERSION}: "
                 "make it again with `svilm data index`"
             )
+        if not _fits(header, columns):
+            raise DataError(f"{path!r} is a damaged index: its columns do not belong together")
         return cls(header, columns, path, mapping)
 
     def text(self, name: str, row: int) -> str:
@@ -67,6 +69,28 @@ class Index:
 
     def _identity(self) -> Any:
         return [self.header["samples"], self.header["views"]]
+
+
+def _fits(header: dict[str, Any], columns: Columns) -> bool:
+    """Whether the columns that every index has are there, each as long as the others say."""
+    try:
+        samples, captions = header["samples"], header["captions"]
+        of_samples = ["grains", "shard", "video_offset", "video_size", "video_crc"]
+        of_samples += ["record_offset", "record_size", "record_crc"]
+        lengths = [(name, samples) for name in of_samples]
+        lengths += [("first_caption", samples + 1), ("caption_grain", captions)]
+        lengths += [("caption_start", captions + 1), ("first_noun", captions + 1)]
+        places = sum(source["places"] for source in header["sources"])
+        lengths += [("place_size", places), ("place_start", places + 1)]
+        for grain in GRAINS:
+            view = header["views"][grain]
+            prefix, count = view["prefix"], view["samples"]
+            lengths += [(f"{prefix}key", count), (f"{prefix}id_start", count + 1)]
+            lengths += [(f"{prefix}rows", count)] if prefix else []
+            view["fingerprint"], view["contents"], view["rejected"]
+        return all(len(columns[name]) == length for name, length in lengths)
+    except (KeyError, TypeError):
+        return False
 
 
 def _reopened(path: str, identity: Any) -> Index:

@@ -12,13 +12,16 @@ import shlex
 import shutil
 from pathlib import Path
 
+import fsspec
 import pytest
 from typer.testing import CliRunner
 
 from svilm_fast.cli import app
+from svilm_fast.data import files
 from svilm_fast.data.config import DataConfig
 from svilm_fast.data.errors import DataError
 from svilm_fast.data.index import part, store
+from svilm_fast.data.index.columns import read_columns, write_columns
 from svilm_fast.data.index.commands import index
 from svilm_fast.data.samples import open_split
 from svilm_fast.data.shards import ShardWriter
@@ -61,6 +64,9 @@ def shards_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def captions(folder: Path | str, **settings) -> list[str]:
     return list(open_split(DataConfig(train=str(folder), **settings), "train").captions())
+
+
+together = files.read_ranges
 
 
 def run(*words: object) -> str:
@@ -225,6 +231,34 @@ def test_an_interrupted_build_leaves_nothing(shards, cache, monkeypatch):
     assert not list(shards.glob(".*"))
 
 
+def test_remote_shards(shards, cache, shards_read, monkeypatch, caplog):
+    store_of_bytes = fsspec.filesystem("memory")
+    store_of_bytes.put(str(shards), "/index-test", recursive=True)
+    fetched: list[int] = []
+    monkeypatch.setattr(
+        files,
+        "read_ranges",
+        lambda path, ranges: fetched.append(len(ranges)) or together(path, ranges),
+    )
+    try:
+        first = open_split(DataConfig(train="memory://index-test"), "train")
+        assert fetched[-3:] == [3, 3, 1]
+        assert "svilm data index" not in caplog.text  # it cannot write there
+        shards_read.clear()
+        again = open_split(DataConfig(train="memory://index-test"), "train")
+        assert not shards_read
+        for table in (first, again):
+            assert list(table.captions()) == captions(shards)
+            assert table.read_video(5) == b"video"
+            assert (
+                table.fingerprint == open_split(DataConfig(train=str(shards)), "train").fingerprint
+            )
+        store_of_bytes.rm("/index-test/part0-000001.tar")
+        assert len(captions("memory://index-test")) == 4
+    finally:
+        store_of_bytes.rm("/index-test", recursive=True)
+
+
 def _open(folder: str, results: multiprocessing.Queue) -> None:
     stream = io.StringIO()
     logging.getLogger().addHandler(logging.StreamHandler(stream))
@@ -262,3 +296,32 @@ def test_an_index_that_was_replaced_is_not_another_process_s(shards, cache):
     captions(shards)
     with pytest.raises(DataError, match="was replaced by another index"):
         pickle.loads(data)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda header, columns: header.pop("views"),
+        lambda header, columns: header["views"]["fine"].update(samples=6),
+        lambda header, columns: header.update(samples=8),
+        lambda header, columns: header.update(sources=[{"places": 1}]),
+        lambda header, columns: columns.pop("caption_start"),
+        lambda header, columns: columns.update(shard=columns["shard"][:3]),
+        lambda header, columns: columns.update(shard=columns["shard"].astype("S2")),
+    ],
+)
+def test_an_index_whose_columns_do_not_belong_together(shards, change):
+    run("data", "index", shards)
+    own = next(shards.glob(".svilm-index-*"))
+    header, columns, _ = read_columns(str(own))
+    change(header, columns)
+    write_columns(own, header, columns)
+    with pytest.raises(DataError, match="damaged index"):
+        captions(shards)
+
+
+def test_a_cache_that_cannot_be_written_is_named(shards, cache, tmp_path):
+    (tmp_path / "cache").write_text("not a folder")
+    with pytest.raises(DataError, match=r"XDG_CACHE_HOME.*`svilm data index") as caught:
+        captions(shards)
+    assert str(cache) in str(caught.value)
