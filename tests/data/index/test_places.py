@@ -10,6 +10,8 @@ import os
 import pickle
 import shlex
 import shutil
+import time
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import fsspec
@@ -259,17 +261,24 @@ def test_remote_shards(shards, cache, shards_read, monkeypatch, caplog):
         store_of_bytes.rm("/index-test", recursive=True)
 
 
-def _open(folder: str, results: multiprocessing.Queue) -> None:
+def _open(folder: str, results: multiprocessing.Queue, together: Barrier) -> None:
+    def slowly(*arguments):
+        time.sleep(0.5)  # all are there before the first is ready
+        return write_index(*arguments)
+
+    write_index, store.write_index = store.write_index, slowly
     stream = io.StringIO()
     logging.getLogger().addHandler(logging.StreamHandler(stream))
+    together.wait()
     found = captions(folder)
     results.put((found, "indexed once" in stream.getvalue()))
 
 
 def test_of_several_processes_one_makes_it(shards, cache):
     context = multiprocessing.get_context("fork")
-    results = context.Queue()
-    processes = [context.Process(target=_open, args=(str(shards), results)) for _ in range(3)]
+    results, together = context.Queue(), context.Barrier(3)
+    arguments = (str(shards), results, together)
+    processes = [context.Process(target=_open, args=arguments) for _ in range(3)]
     for process in processes:
         process.start()
     found = [results.get(timeout=120) for _ in processes]
@@ -325,3 +334,19 @@ def test_a_cache_that_cannot_be_written_is_named(shards, cache, tmp_path):
     with pytest.raises(DataError, match=r"XDG_CACHE_HOME.*`svilm data index") as caught:
         captions(shards)
     assert str(cache) in str(caught.value)
+
+
+def test_after_a_batch_no_page_of_the_index_stays_mapped(make_dataset, cache):
+    dataset = make_dataset(12)
+    path = dataset.table.stored.path
+    assert path is not None
+
+    def resident() -> list[str]:
+        lines = iter(Path("/proc/self/smaps").read_text().splitlines())
+        return [next(r for r in lines if r.startswith("Rss:")) for at in lines if at.endswith(path)]
+
+    dataset.keys.sum()
+    assert any(int(each.split()[1]) for each in resident())
+    dataset.batch([1, 2])
+    assert resident()
+    assert not any(int(each.split()[1]) for each in resident())
