@@ -29,7 +29,8 @@ import numpy as np
 from svilm_fast.core.messages import single_line
 from svilm_fast.data import errors
 from svilm_fast.data.config import LimitsConfig
-from svilm_fast.data.decode import Choose, DecodedClip, decode_clip, too_slow
+from svilm_fast.data.decode import Choose, DecodedClip, decode_clip
+from svilm_fast.data.demux import too_slow
 from svilm_fast.data.errors import CrashedDecoderError, DataError, SlowVideoError
 from svilm_fast.data.main_module import main_module_hidden
 from svilm_fast.data.sampling import FrameChoice
@@ -184,7 +185,11 @@ class _Child:
         )
         width, height = answer["size"]
         index = np.array(answer["index"], dtype=np.int64)
-        return DecodedClip(frames, index, timeline, float(answer["fps"]), (width, height))
+        fallback = answer["fallback"]
+        if fallback is not None:
+            fallback = single_line(str(fallback))
+        fps = float(answer["fps"])
+        return DecodedClip(frames, index, timeline, fps, (width, height), fallback)
 
 
 class _Pool:
@@ -319,4 +324,5 @@ def _answer(
         "period": clip.timeline.period,
         "fps": clip.fps,
         "size": clip.source_size,
+        "fallback": clip.fallback,
     }, frames

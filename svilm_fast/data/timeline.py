@@ -62,6 +62,11 @@ class ShownFrames:
             self.total = len(self.pts)
             self._last_duration = max(stamped, key=lambda packet: packet.pts).duration or 0
 
+    @property
+    def timed(self) -> bool:
+        """Whether the time of a decoded frame says which one it is."""
+        return self.pts is not None and not self._counted
+
     def start_at(self, pts: int | None) -> None:
         """Leave out what comes before the first frame that the decoder gives.
 

@@ -1,0 +1,27 @@
+"""What a packet's first bytes say: entry points, parameter sets and frames that none refers to.
+
+Only headers are read. A syntax raises NotSeparable for whatever would make decoding from an entry
+point differ from decoding everything, or would take more than headers to rule out.
+"""
+
+from __future__ import annotations
+
+from svilm_fast.data.bitstreams.base import NotSeparable, Syntax
+from svilm_fast.data.bitstreams.frames import AV1, MPEG12, VP8, VP9
+from svilm_fast.data.bitstreams.nal_units import H264, HEVC
+
+__all__ = ["NotSeparable", "Syntax", "syntax_of"]
+
+
+def syntax_of(codec: str, extradata: bytes | None) -> Syntax:
+    """The syntax for FFmpeg's decoder `codec`; raises NotSeparable where there is none."""
+    extra = extradata or b""
+    if codec == "h264":
+        return H264(extra)
+    if codec == "hevc":
+        return HEVC(extra)
+    if codec in ("mpeg1video", "mpeg2video"):
+        return MPEG12()
+    if codec in ("vp8", "vp9", "libdav1d"):
+        return {"vp8": VP8, "vp9": VP9, "libdav1d": AV1}[codec]()
+    raise NotSeparable(f"codec {codec}")
