@@ -33,6 +33,9 @@ class Groups:
     def __init__(self, packets: Sequence[Any], context: Any) -> None:
         self.packets = packets
         self._syntax = syntax_of(context.name, context.extradata)
+        if not hasattr(context, "reorder_depth"):
+            raise NotSeparable("this version of PyAV: a newer one is needed (18.1 is known to do)")
+        self.reorder_depth: int = context.reorder_depth
         times = []
         for packet in packets:
             if packet.pts is None:
@@ -48,7 +51,7 @@ class Groups:
         # A decoder that holds back too few frames drops those that come too late.
         ranks = np.empty(len(times), dtype=np.int64)
         ranks[self._order] = np.arange(len(times))
-        if (np.arange(len(times)) - ranks).max() > context.has_b_frames:
+        if (np.arange(len(times)) - ranks).max() > self.reorder_depth:
             raise NotSeparable("more reordering than the header states")
         self.entries = [
             number for number, packet in enumerate(packets) if self._syntax.entry(bytes(packet))
@@ -162,6 +165,9 @@ class _Decoding:
             raise NotSeparable("groups that overlap in time")
         if number > self.fed or (number == self.fed and self.drained):
             self.context.flush_buffers()
+            # Flushing may reset it; too little would drop frames.
+            if self.context.reorder_depth < self.groups.reorder_depth:
+                self.context.reorder_depth = self.groups.reorder_depth
             self._start = self.fed = number
             self.drained, self._latest = False, None
             self.out = []

@@ -15,13 +15,16 @@ __all__ = ["NotSeparable", "Syntax", "syntax_of"]
 
 def syntax_of(codec: str, extradata: bytes | None) -> Syntax:
     """The syntax for FFmpeg's decoder `codec`; raises NotSeparable where there is none."""
-    extra = extradata or b""
     if codec == "h264":
-        return H264(extra)
+        return H264(extradata or b"")
     if codec == "hevc":
-        return HEVC(extra)
+        return HEVC(extradata or b"")
     if codec in ("mpeg1video", "mpeg2video"):
         return MPEG12()
-    if codec in ("vp8", "vp9", "libdav1d"):
-        return {"vp8": VP8, "vp9": VP9, "libdav1d": AV1}[codec]()
+    if codec == "vp8":
+        return VP8()
+    if codec == "vp9":
+        return VP9()
+    if codec == "libdav1d":
+        return AV1()
     raise NotSeparable(f"codec {codec}")
