@@ -56,6 +56,7 @@ class Groups:
         self.entries = [
             number for number, packet in enumerate(packets) if self._syntax.entry(bytes(packet))
         ]
+        self._continuous: dict[int, bool] = {}
         if len(self.entries) > 1 and any(
             packet.has_sidedata(kind) for packet in packets for kind in _CHANGES
         ):
@@ -75,8 +76,13 @@ class Groups:
         return self.entries[place] if place >= 0 else 0
 
     def disposable(self, number: int) -> bool:
-        """Whether no other frame refers to that of the packet."""
-        return self._syntax.disposable(bytes(self.packets[number]))
+        """Whether decoding without the packet changes no other frame."""
+        place = bisect.bisect_right(self.entries, number)
+        if place not in self._continuous:
+            bounds = [0, *self.entries, len(self.packets)]
+            group = self.packets[bounds[place] : bounds[place + 1]]
+            self._continuous[place] = self._syntax.continuous(bytes(packet) for packet in group)
+        return self._continuous[place] and self._syntax.disposable(bytes(self.packets[number]))
 
     def complete(self, number: int) -> bool:
         """Whether the packet holds its frame entirely."""

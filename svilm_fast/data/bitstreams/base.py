@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 START_CODE = b"\0\0\1"
@@ -23,6 +24,10 @@ class Syntax(Protocol):
 
     def disposable(self, data: bytes) -> bool:
         """Whether the packet is nothing but a frame that no other refers to."""
+        ...
+
+    def continuous(self, packets: Iterable[bytes]) -> bool:
+        """Whether disposable frames may be left out of a group: nothing else of it is lost."""
         ...
 
     def complete(self, data: bytes) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from svilm_fast.data.bitstreams.base import START_CODE, NotSeparable, ParameterSets, SequenceEnd
 
@@ -36,6 +36,9 @@ class MPEG12:
             data.find(START_CODE + code) >= 0 for code in (b"\xb3", b"\xb8", b"\xb7")
         )
 
+    def continuous(self, packets: Iterable[bytes]) -> bool:
+        return True
+
     def complete(self, data: bytes) -> bool:
         """False for a single field; MPEG-1 has no picture coding extension."""
         at = data.find(START_CODE + b"\xb5")
@@ -60,6 +63,9 @@ class _Plain:
 
     def disposable(self, data: bytes) -> bool:
         return False
+
+    def continuous(self, packets: Iterable[bytes]) -> bool:
+        return True
 
     def complete(self, data: bytes) -> bool:
         return True

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from svilm_fast.core.text import counted
 from svilm_fast.data.bitstreams.base import START_CODE, NotSeparable, ParameterSets, SequenceEnd
@@ -87,16 +88,16 @@ class H264(_Nals):
 
     def __init__(self, extradata: bytes) -> None:
         super().__init__(extradata, 4, 7)
-        self._progressive: bool | None = None
+        self._sps: SequenceParameters | None = None
         if self.length_size:
             size = int.from_bytes(extradata[6:8], "big")
             if extradata[5] & 31:
                 self._read_sps(extradata[8 : 8 + size])
 
     def _read_sps(self, sps: bytes) -> None:
-        if not frame_mbs_only(sps):
+        self._sps = read_sps(sps)
+        if not self._sps.frames_only:
             raise NotSeparable("interlaced H.264")  # a packet may hold one field of two
-        self._progressive = True
 
     def kind(self, first: int) -> int:
         return first & 31
@@ -115,7 +116,7 @@ class H264(_Nals):
             for start, end in self.units(data):
                 if data[start] & 31 == 7:
                     self._read_sps(data[start:end])
-        if kind == 5 and not self._progressive:
+        if kind == 5 and self._sps is None:
             raise NotSeparable("no parameter set before the first key frame")
         return kind == 5 and data[place] >> 5 & 3 > 0
 
@@ -128,6 +129,35 @@ class H264(_Nals):
             elif kind not in self._HARMLESS:
                 return False
         return slices > 0
+
+    def continuous(self, packets: Iterable[bytes]) -> bool:
+        """Whether no reference frame is lost: frame_num grows by one from each to the next (7.4.3).
+
+        The stand-in for a lost frame depends on every frame that is decoded before it.
+        """
+        if self._sps is None:
+            return False
+        modulus, previous = 1 << self._sps.frame_number_bits, None
+        for data in packets:
+            for start, end in self.units(data):
+                kind = data[start] & 31
+                if not self.is_picture(kind):
+                    continue
+                number = self._frame_number(data[start + 1 : min(end, start + 24)])
+                if kind != 5 and previous is not None and number != (previous + 1) % modulus:
+                    return False
+                if data[start] & 0x60:
+                    previous = number
+                break  # the first slice speaks for all
+        return True
+
+    def _frame_number(self, header: bytes) -> int:
+        assert self._sps is not None
+        bits = _Bits(header.replace(b"\0\0\3", b"\0\0"))
+        bits.exp(), bits.exp(), bits.exp()  # first macroblock, type, picture parameter set
+        if self._sps.separate_planes:
+            bits.take(2)
+        return bits.take(self._sps.frame_number_bits)
 
     def complete(self, data: bytes) -> bool:
         return True
@@ -188,26 +218,39 @@ class HEVC(_Nals):
                 return False
         return slices > 0
 
+    def continuous(self, packets: Iterable[bytes]) -> bool:
+        return True  # every picture names the frames that it needs
+
     def complete(self, data: bytes) -> bool:
         return True
 
 
-def frame_mbs_only(sps: bytes) -> bool:
-    """Whether an H.264 sequence parameter set (with its NAL header) allows whole frames only."""
+@dataclass(frozen=True)
+class SequenceParameters:
+    """What is read of an H.264 sequence parameter set."""
+
+    frame_number_bits: int
+    separate_planes: bool
+    frames_only: bool  # no fields and no macroblock pairs
+
+
+def read_sps(sps: bytes) -> SequenceParameters:
+    """Read a sequence parameter set, given with its NAL header (7.3.2.1.1)."""
     bits = _Bits(sps[1:].replace(b"\0\0\3", b"\0\0"))  # emulation prevention
     profile = bits.take(8)
     bits.take(16)
     bits.exp()
+    separate = False
     if profile in (100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135):
         chroma = bits.exp()
         if chroma == 3:
-            bits.take(1)
+            separate = bool(bits.take(1))
         bits.exp(), bits.exp(), bits.take(1)  # bit depths, transform bypass
         if bits.take(1):
             for number in range(8 if chroma != 3 else 12):
                 if bits.take(1):
                     _skip_scaling_list(bits, 16 if number < 6 else 64)
-    bits.exp()  # log2_max_frame_num
+    number_bits = bits.exp() + 4
     order = bits.exp()
     if order == 0:
         bits.exp()
@@ -216,7 +259,7 @@ def frame_mbs_only(sps: bytes) -> bool:
         for _ in range(min(bits.exp(), 255)):
             bits.exp()
     bits.exp(), bits.take(1), bits.exp(), bits.exp()  # references, gaps, width, height
-    return bool(bits.take(1))
+    return SequenceParameters(number_bits, separate, bool(bits.take(1)))
 
 
 def _skip_scaling_list(bits: _Bits, size: int) -> None:
