@@ -56,6 +56,9 @@ class Groups:
         self.entries = [
             number for number, packet in enumerate(packets) if self._syntax.entry(bytes(packet))
         ]
+        order = self._syntax.output_order()
+        if order is not None and not (np.diff(self.pts[order]) > 0).all():
+            raise NotSeparable("frames do not come in the order of their times")
         self._continuous: dict[int, bool] = {}
         if len(self.entries) > 1 and any(
             packet.has_sidedata(kind) for packet in packets for kind in _CHANGES
@@ -77,12 +80,20 @@ class Groups:
 
     def disposable(self, number: int) -> bool:
         """Whether decoding without the packet changes no other frame."""
+        return self.continuous(number) and self._syntax.disposable(bytes(self.packets[number]))
+
+    def continuous(self, number: int) -> bool:
+        """Whether nothing is lost of the packet's group.
+
+        The stand-ins for lost frames may depend on all that was decoded before, even in another
+        group.
+        """
         place = bisect.bisect_right(self.entries, number)
         if place not in self._continuous:
             bounds = [0, *self.entries, len(self.packets)]
             group = self.packets[bounds[place] : bounds[place + 1]]
             self._continuous[place] = self._syntax.continuous(bytes(packet) for packet in group)
-        return self._continuous[place] and self._syntax.disposable(bytes(self.packets[number]))
+        return self._continuous[place]
 
     def complete(self, number: int) -> bool:
         """Whether the packet holds its frame entirely."""
@@ -116,6 +127,8 @@ def chosen(
     begins = [groups.begin(number) for number in numbers]
     if not all(groups.complete(number) for number in numbers):
         raise NotSeparable("fields in packets of their own")
+    if not all(begin == 0 or groups.continuous(number) for begin, number in zip(begins, numbers)):
+        raise NotSeparable("frames are lost")
     for place, (pts, number) in enumerate(zip(wanted, numbers)):
         decoding.begin(begins[place])
         following = begins[place + 1] if place + 1 < len(begins) else len(groups.packets)

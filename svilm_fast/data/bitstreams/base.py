@@ -27,7 +27,11 @@ class Syntax(Protocol):
         ...
 
     def continuous(self, packets: Iterable[bytes]) -> bool:
-        """Whether disposable frames may be left out of a group: nothing else of it is lost."""
+        """Whether no reference frame of a group is lost, as far as that matters to the others."""
+        ...
+
+    def output_order(self) -> list[int] | None:
+        """The order in which the packets read give their frames; None: that of their times."""
         ...
 
     def complete(self, data: bytes) -> bool:

@@ -15,10 +15,12 @@ class MPEG12:
     def __init__(self) -> None:
         self._sets = ParameterSets()
         self._end = SequenceEnd()
+        self._kinds: list[int] = []  # picture_coding_type of every packet
 
     def entry(self, data: bytes) -> bool:
         self._end.check(data.find(START_CODE + b"\xb7") >= 0)
         kind, place = self._picture(data)
+        self._kinds.append(kind)
         header = data.find(START_CODE + b"\xb3")
         if header < 0 or (place >= 0 and header > place):
             return False
@@ -38,6 +40,18 @@ class MPEG12:
 
     def continuous(self, packets: Iterable[bytes]) -> bool:
         return True
+
+    def output_order(self) -> list[int] | None:
+        """A B picture is given at once, any other one when the next of these comes."""
+        order: list[int] = []
+        waiting: list[int] = []
+        for number, kind in enumerate(self._kinds):
+            if kind == 3:
+                order.append(number)
+            else:
+                order += waiting
+                waiting = [number]
+        return order + waiting
 
     def complete(self, data: bytes) -> bool:
         """False for a single field; MPEG-1 has no picture coding extension."""
@@ -66,6 +80,9 @@ class _Plain:
 
     def continuous(self, packets: Iterable[bytes]) -> bool:
         return True
+
+    def output_order(self) -> list[int] | None:
+        return None
 
     def complete(self, data: bytes) -> bool:
         return True

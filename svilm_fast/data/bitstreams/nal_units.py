@@ -50,6 +50,10 @@ class _Nals:
 
     def before_picture(self, data: bytes) -> tuple[int, int]:
         """Read what stands before the first slice; its place and kind, (-1, -1) without one."""
+        size = self.length_size
+        if size and len(data) > size and self.is_picture(self.kind(data[size])):  # most packets
+            self.sets.check({})
+            return size, self.kind(data[size])
         found: dict[int, tuple[bytes, ...]] = {}
         place = kind = -1
         for start, end in self.units(data):
@@ -64,6 +68,12 @@ class _Nals:
                 self.message(data, start, end, unit)
         self.sets.check(found)
         return place, kind
+
+    def output_order(self) -> list[int] | None:
+        return None
+
+    def complete(self, data: bytes) -> bool:
+        return True
 
     def message(self, data: bytes, start: int, end: int, kind: int) -> None:
         """Look at a NAL unit that is neither a slice nor a parameter set."""
@@ -159,9 +169,6 @@ class H264(_Nals):
             bits.take(2)
         return bits.take(self._sps.frame_number_bits)
 
-    def complete(self, data: bytes) -> bool:
-        return True
-
 
 class HEVC(_Nals):
     """ITU-T H.265: entry points are IDR and CRA pictures.
@@ -220,9 +227,6 @@ class HEVC(_Nals):
 
     def continuous(self, packets: Iterable[bytes]) -> bool:
         return True  # every picture names the frames that it needs
-
-    def complete(self, data: bytes) -> bool:
-        return True
 
 
 @dataclass(frozen=True)
