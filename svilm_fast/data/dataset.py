@@ -16,6 +16,7 @@ from svilm_fast.data.batch import ClipBatch, sample_key
 from svilm_fast.data.config import DataConfig
 from svilm_fast.data.decode import DecodedClip, every_frame
 from svilm_fast.data.decode_process import decode_limited
+from svilm_fast.data.decoders import reader_of
 from svilm_fast.data.errors import DataError
 from svilm_fast.data.nouns import OTHER_LANGUAGE, build_extractor, in_other_language
 from svilm_fast.data.samples import SampleTable, ensure_nouns, open_split
@@ -88,6 +89,7 @@ class ClipDataset:
         seed: int = 0,
         nouns: bool = True,
     ) -> None:
+        reader_of(config.decoder)  # raises where its library is missing
         self.config, self.split, self.train = config, split, train
         self.nouns_per_caption = config.nouns.per_caption if nouns else 0
         self.frames, self.image_size = frames, image_size
@@ -214,6 +216,7 @@ class ClipDataset:
                 limits=config.limits,
                 # A worker that takes longer for a batch would end the run.
                 seconds=min(config.limits.decode_s, config.timeout_s / 2),
+                decoder=config.decoder,
             )
             if not keep:
                 return cached.frames, cached.index
