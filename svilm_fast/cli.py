@@ -108,6 +108,14 @@ add_command(
     "svilm data pack videos.csv --out shards/train",
     "svilm data pack list.jsonl --videos /data/clips --out shards/train --shard-samples 500",
 )
+add_command(
+    data_app,
+    "bench",
+    "svilm_fast.bench.loading.command:bench",
+    "Load clips, by stage and against a plain loop (and torchcodec where installed), in turn.",
+    "svilm data bench",
+    "svilm data bench --seconds 10,60 --videos clips --out loading.json",
+)
 app.add_typer(data_app, name="data")
 
 evaluate_app = _group(
