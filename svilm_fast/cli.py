@@ -88,7 +88,7 @@ add_command(
 )
 
 data_app = _group(
-    "Make data: render the world, pack videos.",
+    "Make data: render the world, pack videos; measure loading.",
     "svilm data world --out runs/world",
     "svilm data pack videos.csv --out shards/train",
 )

@@ -18,6 +18,7 @@ from svilm_fast.bench.loading.sources import Source
 from svilm_fast.bench.loading.stages import stage_seconds
 from svilm_fast.core.errors import UserError
 from svilm_fast.core.messages import single_line
+from svilm_fast.data.main_module import main_module_hidden
 
 # Mean difference of 8-bit values, of scaled frames from other decoders and colour conversions.
 _OTHER_PIXELS = 4.0
@@ -66,7 +67,8 @@ def measure(
     process = context.Process(
         target=_measure_and_send, args=(theirs, source, frames, size, rounds), daemon=True
     )
-    process.start()
+    with main_module_hidden():
+        process.start()
     theirs.close()
     try:
         while True:

@@ -173,7 +173,7 @@ class ClipDataset:
         """Load one sample; `draw` None gives the evaluation view. Raises DataError."""
         config = self.config
         pick = None if draw is None else draw.frames
-        rows, index_in_video = self._frames(index, pick)
+        rows, index_in_video, notes = self._frames(index, pick)
         first, last = self.first_caption[self.text_of[index] :][:2]
         choice = 0.0 if draw is None else float(draw.augment[-1])
         caption = min(first + int(choice * (last - first)), last - 1)
@@ -185,6 +185,8 @@ class ClipDataset:
                 width, height, draw.augment[:DRAWS], config.augment, self.captions[caption]
             )
         nouns, prompts = self._nouns(caption, draw)
+        if len(np.unique(index_in_video)) < self.frames:
+            notes = (SHORT_CLIP_NOTE, *notes)
         return Clip(
             index=index,
             frames=cut(rows, window, self.image_size),
@@ -195,11 +197,13 @@ class ClipDataset:
             nouns=nouns,
             prompts=prompts,
             metadata=self.table.read_metadata(index) if self.metadata else None,
-            notes=(SHORT_CLIP_NOTE,) if len(np.unique(index_in_video)) < self.frames else (),
+            notes=notes,
         )
 
-    def _frames(self, index: int, uniforms: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """The chosen frames [F, h, w, 3] of a clip and their places in the video."""
+    def _frames(
+        self, index: int, uniforms: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+        """The chosen frames [F, h, w, 3] of a clip, their places in the video, and notes."""
         config = self.config
         choose = FrameChoice(
             self.frames, uniforms, config.short_clip, by_time=config.frames_by == "time"
@@ -219,12 +223,12 @@ class ClipDataset:
                 decoder=config.decoder,
             )
             if not keep:
-                return cached.frames, cached.index
+                return cached.frames, cached.index, cached.notes
             self._cache[key] = cached
             self._cached_bytes += cached.frames.nbytes
         places = InSegment(choose, segment)(cached.timeline) - cached.index[0]
         rows = np.minimum(places, len(cached.frames) - 1)
-        return cached.frames[rows], cached.index[rows]
+        return cached.frames[rows], cached.index[rows], ()
 
     def _nouns(self, caption: int, draw: Draw | None) -> tuple[list[int], list[int]]:
         found = self.caption_nouns[caption]

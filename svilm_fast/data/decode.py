@@ -55,6 +55,13 @@ class DecodedClip:
         """Frames of the whole video."""
         return self.timeline.total
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is counted in a loader's report."""
+        if self.fallback is None:
+            return ()
+        return (f"clips decoded from their first frame ({self.fallback})",)
+
 
 @dataclass(frozen=True)
 class ReadRequest:
