@@ -154,8 +154,9 @@ def _packets(opened: Any, streams: list[Any], budget: Budget) -> tuple[dict[int,
     """The packets of the streams, and the end of the last packet of any stream, seconds."""
     packets: dict[int, list[Any]] = {stream.index: [] for stream in streams}
     ends: dict[int, int] = {}  # ticks
-    for packet in all_packets(opened):
-        budget.check_time()
+    for count, packet in enumerate(all_packets(opened)):
+        if not count & 15:
+            budget.check_time()
         number = packet.stream_index
         stamp = packet.dts if packet.pts is None else packet.pts
         if stamp is not None:

@@ -16,9 +16,6 @@ import numpy as np
 
 from svilm_fast.data.bitstreams import NotSeparable, syntax_of
 
-# Of the side data of packets: what changes the decoder's settings.
-_CHANGES = ("new_extradata", "param_change")
-
 
 class Groups:
     """Where the decoding of a stream may begin, and what a frame needs.
@@ -36,13 +33,11 @@ class Groups:
         if not hasattr(context, "reorder_depth"):
             raise NotSeparable("this version of PyAV: a newer one is needed (18.1 is known to do)")
         self.reorder_depth: int = context.reorder_depth
-        times = []
-        for packet in packets:
-            if packet.pts is None:
-                raise NotSeparable("packets without times")
-            if packet.is_corrupt:
-                raise NotSeparable("a packet is damaged")
-            times.append(packet.pts)
+        times = [packet.pts for packet in packets]
+        if None in times:
+            raise NotSeparable("packets without times")
+        if any(packet.is_corrupt for packet in packets):
+            raise NotSeparable("a packet is damaged")
         self.pts = np.array(times, dtype=np.int64)
         self._order = np.argsort(self.pts, kind="stable")
         self._ascending = self.pts[self._order]
@@ -53,17 +48,18 @@ class Groups:
         ranks[self._order] = np.arange(len(times))
         if (np.arange(len(times)) - ranks).max() > self.reorder_depth:
             raise NotSeparable("more reordering than the header states")
+        ordinary, entry = self._syntax.ordinary, self._syntax.entry
         self.entries = [
-            number for number, packet in enumerate(packets) if self._syntax.entry(bytes(packet))
+            number
+            for number, packet in enumerate(packets)
+            if (not number or not ordinary(memoryview(packet))) and entry(bytes(packet))
         ]
+        if any(packet.has_sidedata("new_extradata") for packet in packets):
+            raise NotSeparable("the decoder's settings change")
         order = self._syntax.output_order()
         if order is not None and not (np.diff(self.pts[order]) > 0).all():
             raise NotSeparable("frames do not come in the order of their times")
-        self._continuous: dict[int, bool] = {}
-        if len(self.entries) > 1 and any(
-            packet.has_sidedata(kind) for packet in packets for kind in _CHANGES
-        ):
-            raise NotSeparable("the decoder's settings change")
+        self._disposable: dict[int, list[bool] | None] = {}
 
     def packet_at(self, pts: int) -> int:
         """The number of the packet with this time."""
@@ -80,20 +76,21 @@ class Groups:
 
     def disposable(self, number: int) -> bool:
         """Whether decoding without the packet changes no other frame."""
-        return self.continuous(number) and self._syntax.disposable(bytes(self.packets[number]))
+        first, known = self._group(number)
+        return known is not None and known[number - first]
 
     def continuous(self, number: int) -> bool:
-        """Whether nothing is lost of the packet's group.
+        """Whether nothing is lost of the packet's group."""
+        return self._group(number)[1] is not None
 
-        The stand-ins for lost frames may depend on all that was decoded before, even in another
-        group.
-        """
+    def _group(self, number: int) -> tuple[int, list[bool] | None]:
+        """The first packet of a packet's group, and what is disposable of the group."""
         place = bisect.bisect_right(self.entries, number)
-        if place not in self._continuous:
-            bounds = [0, *self.entries, len(self.packets)]
-            group = self.packets[bounds[place] : bounds[place + 1]]
-            self._continuous[place] = self._syntax.continuous(bytes(packet) for packet in group)
-        return self._continuous[place]
+        first, end = ([0, *self.entries, len(self.packets)][place + side] for side in (0, 1))
+        if place not in self._disposable:
+            group = [bytes(packet) for packet in self.packets[first:end]]
+            self._disposable[place] = self._syntax.disposable(group)
+        return first, self._disposable[place]
 
     def complete(self, number: int) -> bool:
         """Whether the packet holds its frame entirely."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Protocol
 
 START_CODE = b"\0\0\1"
@@ -22,12 +22,15 @@ class Syntax(Protocol):
         """Read the next packet; True where decoding may begin with it. Flags are not trusted."""
         ...
 
-    def disposable(self, data: bytes) -> bool:
-        """Whether the packet is nothing but a frame that no other refers to."""
+    def ordinary(self, data: memoryview) -> bool:
+        """Whether the next packet is obviously no entry point and changes nothing: not read."""
         ...
 
-    def continuous(self, packets: Iterable[bytes]) -> bool:
-        """Whether no reference frame of a group is lost, as far as that matters to the others."""
+    def disposable(self, group: Sequence[bytes]) -> list[bool] | None:
+        """Which packets of a group are nothing but a frame that no other refers to.
+
+        The group begins with an entry point. None: frames of it are lost.
+        """
         ...
 
     def output_order(self) -> list[int] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 from svilm_fast.data.bitstreams.base import START_CODE, NotSeparable, ParameterSets, SequenceEnd
 
@@ -33,13 +33,16 @@ class MPEG12:
         self._sets.check({0: tuple(part for part in contents if part[:1] in (b"\xb3", b"\xb5"))})
         return kind == 1
 
-    def disposable(self, data: bytes) -> bool:
-        return self._picture(data)[0] == 3 and not any(
-            data.find(START_CODE + code) >= 0 for code in (b"\xb3", b"\xb8", b"\xb7")
-        )
+    def ordinary(self, data: memoryview) -> bool:
+        return False
 
-    def continuous(self, packets: Iterable[bytes]) -> bool:
-        return True
+    def disposable(self, group: Sequence[bytes]) -> list[bool] | None:
+        headers = (b"\xb3", b"\xb8", b"\xb7")  # sequence, group of pictures, end
+        return [
+            self._picture(data)[0] == 3
+            and not any(data.find(START_CODE + code) >= 0 for code in headers)
+            for data in group
+        ]
 
     def output_order(self) -> list[int] | None:
         """A B picture is given at once, any other one when the next of these comes."""
@@ -75,11 +78,11 @@ class _Plain:
 
     leading_refer_back = False
 
-    def disposable(self, data: bytes) -> bool:
+    def ordinary(self, data: memoryview) -> bool:
         return False
 
-    def continuous(self, packets: Iterable[bytes]) -> bool:
-        return True
+    def disposable(self, group: Sequence[bytes]) -> list[bool] | None:
+        return [False] * len(group)
 
     def output_order(self) -> list[int] | None:
         return None

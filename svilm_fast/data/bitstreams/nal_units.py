@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from svilm_fast.core.text import counted
@@ -50,10 +50,6 @@ class _Nals:
 
     def before_picture(self, data: bytes) -> tuple[int, int]:
         """Read what stands before the first slice; its place and kind, (-1, -1) without one."""
-        size = self.length_size
-        if size and len(data) > size and self.is_picture(self.kind(data[size])):  # most packets
-            self.sets.check({})
-            return size, self.kind(data[size])
         found: dict[int, tuple[bytes, ...]] = {}
         place = kind = -1
         for start, end in self.units(data):
@@ -68,6 +64,9 @@ class _Nals:
                 self.message(data, start, end, unit)
         self.sets.check(found)
         return place, kind
+
+    def ordinary(self, data: memoryview) -> bool:
+        return False
 
     def output_order(self) -> list[int] | None:
         return None
@@ -130,39 +129,43 @@ class H264(_Nals):
             raise NotSeparable("no parameter set before the first key frame")
         return kind == 5 and data[place] >> 5 & 3 > 0
 
-    def disposable(self, data: bytes) -> bool:
-        slices = 0
-        for start, _ in self.units(data):
-            kind = data[start] & 31
-            if kind == 1 and not data[start] & 0x60:  # nal_ref_idc
-                slices += 1
-            elif kind not in self._HARMLESS:
-                return False
-        return slices > 0
+    def ordinary(self, data: memoryview) -> bool:
+        size = self.length_size
+        return size > 0 and len(data) > size and data[size] & 31 == 1
 
-    def continuous(self, packets: Iterable[bytes]) -> bool:
-        """Whether no reference frame is lost: frame_num grows by one from each to the next (7.4.3).
-
-        The stand-in for a lost frame depends on every frame that is decoded before it.
+    def disposable(self, group: Sequence[bytes]) -> list[bool] | None:
+        """Lost frames show by frame_num, which grows by one from reference frame to the next
+        (7.4.3). The stand-in for one may depend on all that was decoded before, in any group.
         """
-        if self._sps is None:
-            return False
-        modulus, previous = 1 << self._sps.frame_number_bits, None
-        for data in packets:
-            for start, end in self.units(data):
-                kind = data[start] & 31
-                if not self.is_picture(kind):
-                    continue
-                number = self._frame_number(data[start + 1 : min(end, start + 24)])
-                if kind != 5 and previous is not None and number != (previous + 1) % modulus:
-                    return False
-                if data[start] & 0x60:
-                    previous = number
-                break  # the first slice speaks for all
-        return True
+        result = []
+        previous: int | None = None
+        for data in group:
+            only_slices, number, reference = self._slices(data)
+            if number is not None and previous is not None:
+                assert self._sps is not None
+                if number != (previous + 1) % (1 << self._sps.frame_number_bits):
+                    return None
+            if reference:
+                previous = number
+            result.append(only_slices and not reference)
+        return result
+
+    def _slices(self, data: bytes) -> tuple[bool, int | None, bool]:
+        """Whether it is one frame and nothing else, its frame_num, and if others refer to it."""
+        alone, number, reference = True, None, False
+        for start, end in self.units(data):
+            kind = data[start] & 31
+            if kind in (1, 5):
+                if number is None:  # the first slice speaks for all
+                    number = self._frame_number(data[start + 1 : min(end, start + 24)])
+                reference = reference or bool(data[start] & 0x60)  # nal_ref_idc
+            elif kind not in self._HARMLESS:
+                alone = False
+        return alone and number is not None, number, reference
 
     def _frame_number(self, header: bytes) -> int:
-        assert self._sps is not None
+        if self._sps is None:
+            raise NotSeparable("no parameter set before the first frame")
         bits = _Bits(header.replace(b"\0\0\3", b"\0\0"))
         bits.exp(), bits.exp(), bits.exp()  # first macroblock, type, picture parameter set
         if self._sps.separate_planes:
@@ -214,7 +217,11 @@ class HEVC(_Nals):
             raise NotSeparable("spliced HEVC (BLA pictures)")
         return False
 
-    def disposable(self, data: bytes) -> bool:
+    def disposable(self, group: Sequence[bytes]) -> list[bool] | None:
+        """Lost frames do not matter: every picture names those that it needs."""
+        return [self._is_unreferenced(data) for data in group]
+
+    def _is_unreferenced(self, data: bytes) -> bool:
         slices = 0
         for start, _ in self.units(data):
             kind = data[start] >> 1 & 63
@@ -224,9 +231,6 @@ class HEVC(_Nals):
             elif kind not in (35, 38, 39, 40):  # delimiter, filler, SEI
                 return False
         return slices > 0
-
-    def continuous(self, packets: Iterable[bytes]) -> bool:
-        return True  # every picture names the frames that it needs
 
 
 @dataclass(frozen=True)
@@ -290,9 +294,9 @@ class _Bits:
         return self._bits >> self._left & (1 << count) - 1
 
     def exp(self) -> int:
-        zeros = 0
-        while not self.take(1):
-            zeros += 1
-            if zeros > 32:
-                raise NotSeparable("a parameter set is damaged")
-        return (1 << zeros) - 1 + self.take(zeros)
+        rest = self._bits & (1 << self._left) - 1
+        zeros = self._left - rest.bit_length()
+        if zeros > 32:
+            raise NotSeparable("a parameter set is damaged")
+        self.take(zeros)
+        return self.take(zeros + 1) - 1
