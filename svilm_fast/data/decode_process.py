@@ -292,6 +292,7 @@ def _serve(connection: Connection, decoder: str) -> None:
     # PyAV and NumPy import some of their modules late, when a call first needs them: now is the
     # last moment.
     decode_clip(_PIXEL, InSegment(FrameChoice(2, None), None))
+    np.median(np.zeros(3))
     for module in pkgutil.walk_packages(av.__path__, "av."):
         if module.name not in ("av.__main__", "av.datasets"):
             importlib.import_module(module.name)
