@@ -283,7 +283,10 @@ class _Decoder:
         try:
             if not video.shown.timed:
                 raise NotSeparable("packets without times")
-            return Groups(video.packets, video.context)
+            settled = (
+                self.container is containers.MOV and containers.sample_descriptions(self.data) <= 1
+            )
+            return Groups(video.packets, video.context, settled=settled)
         except NotSeparable as reason:
             self.fallback = str(reason)
             return None

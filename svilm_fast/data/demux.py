@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,26 +153,32 @@ def _candidates(opened: Any) -> list[Any]:
 def _packets(opened: Any, streams: list[Any], budget: Budget) -> tuple[dict[int, list[Any]], float]:
     """The packets of the streams, and the end of the last packet of any stream, seconds."""
     packets: dict[int, list[Any]] = {stream.index: [] for stream in streams}
-    ends: dict[int, int] = {}  # ticks
+    bases = {stream.index: stream.time_base for stream in opened.streams}
+    end = 0.0
     for count, packet in enumerate(all_packets(opened)):
         if not count & 15:
             budget.check_time()
-        number = packet.stream_index
-        stamp = packet.dts if packet.pts is None else packet.pts
-        if stamp is not None:
-            stamp += packet.duration or 0
-            if stamp > ends.get(number, 0):
-                ends[number] = stamp
-        mine = packets.get(number)
-        if mine is not None:
-            mine.append(packet)
-            if len(mine) > budget.limits.frames:
-                raise OversizedVideoError(
-                    f"more than {budget.limits.frames} frames are not allowed (limits.frames)"
-                )
+        mine = packets.get(packet.stream_index)
+        if mine is None:
+            end = max(end, _end((packet,), bases[packet.stream_index]))
+            continue
+        mine.append(packet)
+        if len(mine) > budget.limits.frames:
+            raise OversizedVideoError(
+                f"more than {budget.limits.frames} frames are not allowed (limits.frames)"
+            )
     budget.check_time()
-    bases = {stream.index: stream.time_base for stream in opened.streams}
-    return packets, max((float(end * bases[number]) for number, end in ends.items()), default=0.0)
+    return packets, max(end, *(_end(mine, bases[number]) for number, mine in packets.items()))
+
+
+def _end(packets: Sequence[Any], time_base: Any) -> float:
+    """When the last of the packets ends, seconds; 0 without times."""
+    ends = [
+        (packet.dts if pts is None else pts, packet.duration or 0)
+        for packet in packets
+        if (pts := packet.pts) is not None or packet.dts is not None
+    ]
+    return float(max((stamp + duration for stamp, duration in ends), default=0) * time_base)
 
 
 def _check_complete(

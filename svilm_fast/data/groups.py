@@ -23,11 +23,12 @@ class Groups:
     Args:
         packets: of one stream, in decoding order, all of them.
         context: the decoder of the stream, not yet used.
+        settled: the container cannot change the decoder's settings between packets.
 
     Raises NotSeparable.
     """
 
-    def __init__(self, packets: Sequence[Any], context: Any) -> None:
+    def __init__(self, packets: Sequence[Any], context: Any, *, settled: bool = False) -> None:
         self.packets = packets
         self._syntax = syntax_of(context.name, context.extradata)
         if not hasattr(context, "reorder_depth"):
@@ -54,7 +55,7 @@ class Groups:
             for number, packet in enumerate(packets)
             if (not number or not ordinary(memoryview(packet))) and entry(bytes(packet))
         ]
-        if any(packet.has_sidedata("new_extradata") for packet in packets):
+        if not settled and any(packet.has_sidedata("new_extradata") for packet in packets):
             raise NotSeparable("the decoder's settings change")
         order = self._syntax.output_order()
         if order is not None and not (np.diff(self.pts[order]) > 0).all():

@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 
+from svilm_fast.data import containers
 from svilm_fast.data.decode import decode_clip, every_frame, last_frame
 from svilm_fast.data.decode_process import decode_limited
 from svilm_fast.data.demux import Budget
@@ -279,3 +280,13 @@ def test_the_last_frame_stands_for_everything_in_segments_and_processes_too(dama
     with pytest.raises(VideoError):
         decode_limited(damaged, InSegment(last_frame, (0.0, 2.0)))
     assert decode_clip(damaged, InSegment(Fixed(10**6), (0.0, 0.5))).fallback is None
+
+
+def test_sample_descriptions_are_counted(file):
+    data = bytearray(file("h264"))
+    assert containers.sample_descriptions(bytes(data)) == 1
+    assert containers.sample_descriptions(file("vp8")) == 0
+    place = data.rindex(b"stsd")
+    data[place + 8 : place + 12] = (2).to_bytes(4, "big")
+    assert containers.sample_descriptions(bytes(data)) == 2
+    assert containers.sample_descriptions(bytes(data[: place + 3])) == 0

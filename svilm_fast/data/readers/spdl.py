@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import spdl.io
 
 from svilm_fast.core.messages import single_line
 from svilm_fast.data import display
@@ -19,14 +18,19 @@ class SpdlReader:
 
     name = "spdl"
 
+    def __init__(self) -> None:
+        import spdl.io
+
+        self._io = spdl.io
+
     def __call__(self, request: ReadRequest) -> Sequence[np.ndarray]:
         try:
-            packets = spdl.io.demux_video(request.data)
+            packets = self._io.demux_video(request.data)
             times = np.sort(np.array(packets.get_timestamps()))
             require_times(self.name, request, len(times))
             require_times(self.name, request, len(times), times[list(request.places)])
-            frames = spdl.io.sample_decode_video(packets, list(request.places))
-            images = spdl.io.to_numpy(spdl.io.convert_frames(frames))
+            frames = self._io.sample_decode_video(packets, list(request.places))
+            images = self._io.to_numpy(self._io.convert_frames(frames))
         except (RuntimeError, ValueError, IndexError) as error:
             if isinstance(error, VideoError):
                 raise

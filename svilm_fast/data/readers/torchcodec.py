@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from torchcodec.decoders import VideoDecoder
 
 from svilm_fast.core.messages import single_line
 from svilm_fast.data.decode import ReadRequest
@@ -18,13 +17,18 @@ class TorchcodecReader:
 
     name = "torchcodec"
 
+    def __init__(self) -> None:
+        from torchcodec.decoders import VideoDecoder
+
+        self._open = VideoDecoder
+
     def __call__(self, request: ReadRequest) -> Sequence[np.ndarray]:
         if request.turn[1] or request.turn[2]:
             raise VideoError(
                 "torchcodec shows mirrored videos as they are stored: use data.decoder=pyav"
             )
         try:
-            decoder = VideoDecoder(
+            decoder = self._open(
                 request.data,
                 stream_index=request.stream_index,
                 dimension_order="NHWC",
