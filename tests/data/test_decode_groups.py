@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from svilm_fast.data import containers
+from svilm_fast.data.bitstreams import NotSeparable
+from svilm_fast.data.bitstreams.nal_units import HEVC
+from svilm_fast.data.config import LimitsConfig
 from svilm_fast.data.decode import decode_clip, every_frame, last_frame
 from svilm_fast.data.decode_process import decode_limited
-from svilm_fast.data.demux import Budget
+from svilm_fast.data.demux import Budget, open_video
 from svilm_fast.data.errors import DataError, VideoError
+from svilm_fast.data.groups import Groups
 from svilm_fast.data.sampling import FrameChoice
 from svilm_fast.data.segments import InSegment
 
@@ -24,6 +29,11 @@ _PLAIN = {"g": str(GROUP)}
 FILES = {
     "h264": ("mp4", "libx264", {"preset": "fast", "x264-params": _X264}),
     "h264 open": ("matroska", "libx264", {"preset": "fast", "x264-params": _X264 + ":open-gop=1"}),
+    "h264 open stream": (
+        "mpegts",
+        "libx264",
+        {"preset": "fast", "x264-params": _X264 + ":open-gop=1"},
+    ),
     "h264 refresh": ("mpegts", "libx264", {"x264-params": f"keyint={GROUP}:intra-refresh=1"}),
     "h264 slices": ("mpegts", "libx264", {"preset": "fast", "x264-params": _X264 + ":slices=2"}),
     "h264 flv": ("flv", "libx264", {"x264-params": _X264}),
@@ -55,7 +65,7 @@ FILES = {
     "av1": ("mp4", "libsvtav1", {**_PLAIN, "preset": "12", "svtav1-params": "lp=1"}),
 }
 # Their groups cannot be told apart by headers alone, or there is one.
-ONE_GROUP = ("h264 open", "h264 refresh")
+ONE_GROUP = ("h264 open", "h264 open stream", "h264 refresh")
 
 
 def _picture(count, height=48, width=64):
@@ -290,3 +300,34 @@ def test_sample_descriptions_are_counted(file):
     data[place + 8 : place + 12] = (2).to_bytes(4, "big")
     assert containers.sample_descriptions(bytes(data)) == 2
     assert containers.sample_descriptions(bytes(data[: place + 3])) == 0
+
+
+def test_a_decoder_that_holds_back_too_few_frames_decodes_everything(file):
+    data = file("h264")
+    with open_video(data, containers.MOV, Budget(LimitsConfig(), None)) as video:
+        settings = {"name": "h264", "extradata": video.context.extradata}
+        known = Groups(video.packets, SimpleNamespace(**settings, reorder_depth=2))
+        assert known.entries == list(range(0, FRAMES, GROUP))
+        with pytest.raises(NotSeparable, match="more reordering"):
+            Groups(video.packets, SimpleNamespace(**settings, reorder_depth=1))
+
+
+def test_only_the_highest_temporal_layer_of_hevc_is_referred_to_by_none():
+    key, low, high = (
+        b"\0\0\1" + bytes((kind << 1, layer + 1, 0x80, 0x80))
+        for kind, layer in ((19, 0), (0, 0), (2, 1))  # IDR_W_RADL, TRAIL_N, TSA_N
+    )
+    flat, layered = HEVC(b""), HEVC(b"")
+    assert [flat.entry(data) for data in (key, low)] == [True, False]
+    assert flat.disposable([key, low]) == [False, True]
+    assert [layered.entry(data) for data in (key, low, high)] == [True, False, False]
+    assert layered.disposable([key, low, high]) == [False, False, True]
+
+
+@pytest.mark.parametrize("name", ONE_GROUP)
+def test_recovery_points_of_h264_are_no_entry_points(file, name):
+    data = file(name)
+    container = containers.sniff(data)
+    with open_video(data, container, Budget(LimitsConfig(), None)) as video:
+        assert sum(packet.is_keyframe for packet in video.packets) > 1
+        assert Groups(video.packets, video.context).entries == [0]
