@@ -10,7 +10,8 @@ import pytest
 
 from svilm_fast.data import containers
 from svilm_fast.data.bitstreams import NotSeparable
-from svilm_fast.data.bitstreams.nal_units import HEVC
+from svilm_fast.data.bitstreams.frames import AV1
+from svilm_fast.data.bitstreams.nal_units import H264, HEVC
 from svilm_fast.data.config import LimitsConfig
 from svilm_fast.data.decode import decode_clip, every_frame, last_frame
 from svilm_fast.data.decode_process import decode_limited
@@ -331,3 +332,18 @@ def test_recovery_points_of_h264_are_no_entry_points(file, name):
     with open_video(data, container, Budget(LimitsConfig(), None)) as video:
         assert sum(packet.is_keyframe for packet in video.packets) > 1
         assert Groups(video.packets, video.context).entries == [0]
+
+
+@pytest.mark.parametrize(
+    ("syntax", "unit"),
+    [
+        (H264(b""), b"\0\0\1\x46"),
+        (HEVC(b""), b"\0\0\1\x46"),
+        (H264(b"\1" + bytes(7)), b"\0"),  # lengths of 0
+        (AV1(), b"\x12\0"),
+    ],
+)
+def test_packets_of_endless_headers_are_not_read_to_their_end(syntax, unit):
+    assert not syntax.entry(unit * 500)
+    with pytest.raises(NotSeparable, match="too many parts"):
+        syntax.entry(unit * 300_000)

@@ -6,6 +6,15 @@ from collections.abc import Sequence
 from typing import Protocol
 
 START_CODE = b"\0\0\1"
+# Hostile files have packets of nothing but headers: no time limit holds while these are read.
+MOST_UNITS = 512
+HEADER_BYTES = 1 << 16
+
+
+def check_units(count: int) -> None:
+    """Raise NotSeparable for a packet of more units than any frame has."""
+    if count > MOST_UNITS:
+        raise NotSeparable("a packet of too many parts")
 
 
 class NotSeparable(Exception):

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from svilm_fast.data.bitstreams.base import START_CODE, NotSeparable, ParameterSets, SequenceEnd
+from svilm_fast.data.bitstreams.base import (
+    HEADER_BYTES,
+    START_CODE,
+    NotSeparable,
+    ParameterSets,
+    SequenceEnd,
+    check_units,
+)
 
 
 class MPEG12:
@@ -29,7 +36,7 @@ class MPEG12:
             default=len(data),
         )
         # Extensions and user data stand between; user data (captions) may differ.
-        contents = data[header:end].split(START_CODE)
+        contents = data[header : min(end, header + HEADER_BYTES)].split(START_CODE)
         self._sets.check({0: tuple(part for part in contents if part[:1] in (b"\xb3", b"\xb5"))})
         return kind == 1
 
@@ -58,6 +65,7 @@ class MPEG12:
 
     def complete(self, data: bytes) -> bool:
         """False for a single field; MPEG-1 has no picture coding extension."""
+        data = data[:HEADER_BYTES]
         at = data.find(START_CODE + b"\xb5")
         while at >= 0 and at + 6 < len(data):
             if data[at + 4] >> 4 == 8:
@@ -132,8 +140,10 @@ class AV1(_Plain):
 
 def _obus(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Type, start and end of the content of every OBU of a temporal unit."""
-    at, end = 0, len(data)
+    at, end, count = 0, len(data), 0
     while at < end:
+        count += 1
+        check_units(count)
         head = data[at]
         at += 2 if head & 4 else 1
         size = end - at

@@ -6,7 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from svilm_fast.core.text import counted
-from svilm_fast.data.bitstreams.base import START_CODE, NotSeparable, ParameterSets, SequenceEnd
+from svilm_fast.data.bitstreams.base import (
+    START_CODE,
+    NotSeparable,
+    ParameterSets,
+    SequenceEnd,
+    check_units,
+)
 
 
 class _Nals:
@@ -30,10 +36,12 @@ class _Nals:
 
     def units(self, data: bytes) -> Iterator[tuple[int, int]]:
         """Start and end of every NAL unit in the packet."""
-        size, end = self.length_size, len(data)
+        size, end, count = self.length_size, len(data), 0
         if size:
             at = 0
             while at + size < end:
+                count += 1
+                check_units(count)
                 start = at + size
                 at = start + int.from_bytes(data[at:start], "big")
                 if at > end:
@@ -43,6 +51,8 @@ class _Nals:
             return
         at = data.find(START_CODE)
         while at >= 0:
+            count += 1
+            check_units(count)
             start = at + 3
             at = data.find(START_CODE, start)
             if start < end:
@@ -244,7 +254,7 @@ class SequenceParameters:
 
 def read_sps(sps: bytes) -> SequenceParameters:
     """Read a sequence parameter set, given with its NAL header (7.3.2.1.1)."""
-    bits = _Bits(sps[1:].replace(b"\0\0\3", b"\0\0"))  # emulation prevention
+    bits = _Bits(sps[1:1024].replace(b"\0\0\3", b"\0\0"))  # emulation prevention
     profile = bits.take(8)
     bits.take(16)
     bits.exp()
