@@ -87,7 +87,7 @@ add_command(
 
 data_app = _group(
     "data",
-    "Make data: render the world, pack videos, index and inspect shards and lists.",
+    "Make data: render the world, pack videos, index and inspect data sets; measure loading.",
     "svilm data world --out runs/world",
     "svilm data pack videos.csv --out shards/train",
 )
@@ -122,6 +122,14 @@ add_command(
     "Print what a data set holds: samples, captions, nouns, videos, decoding time.",
     "svilm data inspect shards/train --sheet sheet.png",
     "svilm data inspect list.jsonl --videos /data/clips --clips 24",
+)
+add_command(
+    data_app,
+    "bench",
+    "svilm_fast.bench.loading.command:bench",
+    "Load clips, by stage and against a plain loop (and torchcodec where installed), in turn.",
+    "svilm data bench",
+    "svilm data bench --seconds 10,60 --videos clips --out loading.json",
 )
 
 evaluate_app = _group(

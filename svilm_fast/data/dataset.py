@@ -18,6 +18,7 @@ from svilm_fast.data.batch import ClipBatch
 from svilm_fast.data.config import DataConfig
 from svilm_fast.data.decode import DecodedClip, every_frame
 from svilm_fast.data.decode_process import decode_limited
+from svilm_fast.data.decoders import reader_of
 from svilm_fast.data.order import derangement
 from svilm_fast.data.samples import Ids, SampleTable, open_split
 from svilm_fast.data.sampling import FrameChoice
@@ -103,6 +104,7 @@ class ClipDataset:
         seed: int = 0,
         nouns: bool = True,
     ) -> None:
+        reader_of(config.decoder)  # raises where its library is missing
         self.config, self.split, self.train = config, split, train
         self.nouns_per_caption = config.nouns.per_caption if nouns else 0
         self.frames, self.image_size = frames, image_size
@@ -177,7 +179,7 @@ class ClipDataset:
         """
         config = self.config
         pick = None if draw is None else draw.frames
-        rows, index_in_video = self._frames(index, pick)
+        rows, index_in_video, notes = self._frames(index, pick)
         texts = self.texts(index, draw)
         height, width = rows.shape[1:3]
         if draw is None:
@@ -186,7 +188,8 @@ class ClipDataset:
             window = random_window(
                 width, height, draw.augment[:DRAWS], config.augment, texts.caption
             )
-        repeated = len(np.unique(index_in_video)) < self.frames
+        if len(np.unique(index_in_video)) < self.frames:
+            notes = (SHORT_CLIP_NOTE, *notes)
         return Clip(
             index=index,
             frames=cut(rows, window, self.image_size, out),
@@ -195,7 +198,7 @@ class ClipDataset:
             flipped=window.flipped,
             texts=texts,
             metadata=self.table.read_metadata(index) if self.metadata else None,
-            notes=(*((SHORT_CLIP_NOTE,) if repeated else ()), *texts.notes),
+            notes=(*notes, *texts.notes),
         )
 
     def texts(self, index: int, draw: Draw | None) -> ClipTexts:
@@ -228,8 +231,10 @@ class ClipDataset:
         tokens, mask, was_cut = self._encode([text], self.config.tokenizer.noun_length)
         return tokens[0], mask[0], was_cut
 
-    def _frames(self, index: int, uniforms: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """The chosen frames [F, h, w, 3] of a clip and their places in the video."""
+    def _frames(
+        self, index: int, uniforms: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+        """The chosen frames [F, h, w, 3] of a clip, their places in the video, and notes."""
         config = self.config
         choose = FrameChoice(
             self.frames, uniforms, config.short_clip, by_time=config.frames_by == "time"
@@ -246,14 +251,15 @@ class ClipDataset:
                 limits=config.limits,
                 # A worker that takes longer for a batch would end the run.
                 seconds=min(config.limits.decode_s, config.timeout_s / 2),
+                decoder=config.decoder,
             )
             if not keep:
-                return cached.frames, cached.index
+                return cached.frames, cached.index, cached.notes
             self._cache[key] = cached
             self._cached_bytes += cached.frames.nbytes
         places = InSegment(choose, segment)(cached.timeline) - cached.index[0]
         rows = np.minimum(places, len(cached.frames) - 1)
-        return cached.frames[rows], cached.index[rows]
+        return cached.frames[rows], cached.index[rows], ()
 
     def _nouns(self, caption: int, draw: Draw | None) -> tuple[list[str], list[int]]:
         """Nouns of a caption and the template of each, at most K."""
