@@ -46,9 +46,9 @@ bars.install()
 
 # Programs that tests start on ranks import the tests' shared modules.
 ROOT = str(Path(__file__).resolve().parent.parent)
-AT_START = dict(os.environ)  # before any test has changed them
 if ROOT not in (paths := os.environ.get("PYTHONPATH", "").split(os.pathsep)):
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [ROOT, *paths]))
+AT_START = dict(os.environ)  # before any test has changed them
 
 
 @pytest.fixture(scope="session")
