@@ -44,7 +44,7 @@ def local_workers(units: int, workers: int | None) -> int:
 
 def run_jobs(
     jobs: Sequence[Job], engine: Engine, workers: int | None, cpus: int
-) -> Generator[Done]:
+) -> Generator[Done, None, None]:
     """Run every job; yield results as they come. After a failure no new job starts."""
     if engine is Engine.RAY:
         return _on_ray(jobs, workers, cpus)
@@ -52,7 +52,7 @@ def run_jobs(
     return _in_processes(jobs, count) if count > 1 else (job() for job in jobs)
 
 
-def _in_processes(jobs: Sequence[Job], count: int) -> Generator[Done]:
+def _in_processes(jobs: Sequence[Job], count: int) -> Generator[Done, None, None]:
     waiting = iter(jobs)
     idle = []
     busy: dict[Any, tuple[_Process, Job]] = {}
@@ -127,7 +127,7 @@ def _serve(connection: Connection) -> None:
         connection.send(_attempt(job))
 
 
-def _on_ray(jobs: Sequence[Job], workers: int | None, cpus: int) -> Generator[Done]:
+def _on_ray(jobs: Sequence[Job], workers: int | None, cpus: int) -> Generator[Done, None, None]:
     try:
         import ray
     except ImportError:
@@ -144,7 +144,9 @@ def _on_ray(jobs: Sequence[Job], workers: int | None, cpus: int) -> Generator[Do
             ray.shutdown()
 
 
-def _ray_tasks(ray: Any, jobs: Sequence[Job], workers: int | None, cpus: int) -> Generator[Done]:
+def _ray_tasks(
+    ray: Any, jobs: Sequence[Job], workers: int | None, cpus: int
+) -> Generator[Done, None, None]:
     task = ray.remote(max_retries=_RETRIES, num_cpus=cpus)(_attempt)
     waiting = iter(jobs)
     busy: dict[Any, str] = {}

@@ -56,9 +56,7 @@ class Outputs:
         Files are published in the order of their first call: one that readers look for first, such
         as a shard, comes after those that it needs, such as its index.
         """
-        return self._partials.setdefault(
-            name, self.folder / f".{name}.{self._token}.svilm-partial"
-        )
+        return self._partials.setdefault(name, self.folder / f".{name}.{self._token}.svilm-partial")
 
     def publish(self) -> list[OutputFile]:
         """Flush the files to disk and give them their names.

@@ -16,9 +16,9 @@ from svilm_fast.data.offline.engines import Engine, run_jobs
 from svilm_fast.data.offline.manifest import Done, Manifest, digest
 from svilm_fast.data.offline.outputs import OfflineError, Outputs, remove_partials
 
-# (content of a unit, settings, outputs) -> report as JSON. A pure function at the top level of a
-# module: what it writes depends on the first two alone.
-Work = Callable[[Any, Any, Outputs], dict[str, Any]]
+# (name of a unit, its content, settings, outputs) -> report as JSON. A pure function at the top
+# level of a module: what it writes depends on these alone.
+Work = Callable[[str, Any, Any, Outputs], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class _Job:
             return self.done
         outputs = Outputs(folder)
         try:
-            report = self.work(self.unit.content, self.settings, outputs)
+            report = self.work(self.unit.name, self.unit.content, self.settings, outputs)
             return Done(self.unit.name, self.input, outputs.publish(), report)
         finally:
             outputs.discard()
