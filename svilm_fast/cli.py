@@ -107,6 +107,7 @@ add_command(
     "Check every video, pack the valid ones into shards, and list the refused with reasons.",
     "svilm data pack videos.csv --out shards/train",
     "svilm data pack list.jsonl --videos /data/clips --out shards/train --shard-samples 500",
+    "svilm data pack list.jsonl --out shards/train --precut --clip-seconds 10 --short-side 256",
 )
 app.add_typer(data_app, name="data")
 

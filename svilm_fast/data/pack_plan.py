@@ -89,13 +89,16 @@ def _with_keys(items: Sequence[Item]) -> list[Item]:
     used: set[str] = set()
     done = []
     for item in items:
+        if item.error is not None:
+            done.append(item)
+            continue
         try:
             size = 0
             if item.path and files.protocol(item.path) is None:
                 size = os.stat(item.path).st_size
             done.append(replace(item, key=key_of(item.name, item.segment, used), size=size))
         except Exception as error:
-            done.append(replace(item, error=item.error or as_data_error(error)))
+            done.append(replace(item, error=as_data_error(error)))
     return done
 
 

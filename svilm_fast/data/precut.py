@@ -20,14 +20,15 @@ from svilm_fast.data.config import LimitsConfig
 from svilm_fast.data.decode import DecodedClip
 from svilm_fast.data.decode_process import decode_limited
 from svilm_fast.data.errors import DataError, VideoError
-from svilm_fast.data.segments import InSegment, Segment, part
-from svilm_fast.data.timeline import Timeline
+from svilm_fast.data.segments import FrameRange, InSegment, Segment, part
 
 _TICKS = 90_000  # of the clips' time base, per second
 _ROUNDING_S = 1e-3  # of timestamps
 # Two of three frames between key frames are not referenced: a decoder that does not want them may
 # leave them out. No frame before a key frame refers to one behind it.
-_X264 = "keyint=infinite:scenecut=0:open-gop=0:bframes=2:b-adapt=0:b-pyramid=none"
+# Without mbtree: its assembly reads memory that nobody has written, so bytes would differ by chance
+# (seen with x264 of PyAV 18.1 under two values of MALLOC_PERTURB_).
+_X264 = "keyint=infinite:scenecut=0:open-gop=0:bframes=2:b-adapt=0:b-pyramid=none:mbtree=0"
 
 
 @dataclass(frozen=True)
@@ -74,17 +75,6 @@ class CutClip:
     scaled_size: tuple[int, int]  # before a last odd row or column was cut off
 
 
-@dataclass(frozen=True)
-class _Frames:
-    """A choice for `decode_limited`: `count` frames from number `first` on; picklable."""
-
-    first: int
-    count: int
-
-    def __call__(self, timeline: Timeline) -> np.ndarray:
-        return np.arange(self.first, min(self.first + self.count, timeline.total))
-
-
 def cut_video(
     data: bytes, segment: Segment | None, precut: Precut, limits: LimitsConfig
 ) -> tuple[list[CutClip], float]:
@@ -92,13 +82,13 @@ def cut_video(
 
     Raises DataError where the video cannot be decoded to its end or has no times.
     """
-    probe = decode_limited(data, InSegment(_Frames(0, 1), segment), short_side=16, limits=limits)
+    probe = decode_limited(data, InSegment(FrameRange(0, 1), segment), short_side=16, limits=limits)
     item_first, item = part(probe.timeline, segment)
     times = _times(probe, item_first, item.total)
     bounds, dropped = _bounds(times, precut.clip_seconds)
     clips = []
     for first, stop in bounds:
-        choose = _Frames(item_first + first, stop - first)
+        choose = FrameRange(item_first + first, stop - first)
         clip = decode_limited(data, choose, short_side=precut.short_side, limits=limits)
         seconds = times[first : stop + 1]
         height, width = clip.frames.shape[1:3]

@@ -1,0 +1,28 @@
+"""A small unit of off-line work for tests: two files of given content; slow where asked."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from svilm_fast.data.errors import DataError
+from svilm_fast.data.offline.outputs import Outputs
+from svilm_fast.data.offline.work import Unit
+
+
+def write_two(name: str, content: Any, settings: Any, out: Outputs) -> dict[str, Any]:
+    """`name.index` and `name`; content may ask for an error or the end of the process."""
+    if content == "die":
+        os._exit(9)
+    if content == "refuse":
+        raise DataError(f"{name} is refused")
+    time.sleep(settings.get("sleep_s", 0))
+    out.path(f"{name}.index").write_bytes(b"index of " + content.encode())
+    out.path(name).write_bytes(content.encode() * settings.get("times", 1000))
+    time.sleep(settings.get("sleep_s", 0))
+    return {"bytes": len(content)}
+
+
+def units(count: int) -> list[Unit]:
+    return [Unit(f"u{n}.bin", f"content {n} ", {"content": n}) for n in range(count)]
