@@ -150,8 +150,8 @@ def encode_clip(frames: np.ndarray, edges: np.ndarray, precut: Precut) -> bytes:
     from av.video.frame import PictureType
     from av.video.reformatter import VideoReformatter
 
-    # Rounded as one, so that a frame's time does not depend on those before it.
     ticks = np.rint(edges * _TICKS).astype(np.int64)
+    # Times must ascend, also those of frames that are closer than a tick.
     ticks = np.maximum.accumulate(ticks - np.arange(len(ticks))) + np.arange(len(ticks))
     keys = np.diff(np.floor((edges[:-1] + _ROUNDING_S) / precut.key_frame_seconds), prepend=-1) > 0
     reformatter = VideoReformatter()
@@ -169,12 +169,18 @@ def encode_clip(frames: np.ndarray, edges: np.ndarray, precut: Precut) -> bytes:
             "forced-idr": "1",
             "x264-params": f"{_X264}:threads=1",
         }
-        for image, tick, step, key in zip(frames, ticks, np.diff(ticks), keys, strict=False):
+        lasts = dict(zip(ticks.tolist(), np.diff(ticks).tolist()))
+        for image, tick, key in zip(frames, lasts, keys, strict=True):
             rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
             frame = reformatter.reformat(rgb, format="yuv420p", interpolation="BICUBIC")
-            frame.pts, frame.time_base = int(tick), Fraction(1, _TICKS)
-            frame.duration = int(step)
+            frame.pts, frame.time_base = tick, Fraction(1, _TICKS)
             frame.pict_type = PictureType.I if key else PictureType.NONE
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+            _write(container, stream.encode(frame), lasts)
+        _write(container, stream.encode(), lasts)
     return file.getvalue()
+
+
+def _write(container: Any, packets: list[Any], lasts: dict[int, int]) -> None:
+    for packet in packets:
+        packet.duration = lasts[packet.pts]  # the encoder knows one duration for all frames
+        container.mux(packet)
