@@ -134,6 +134,14 @@ add_command(
 )
 app.add_typer(evaluate_app, name="evaluate")
 
+add_command(
+    app,
+    "embed",
+    "svilm_fast.commands.embed:embed",
+    "Embed the videos and captions of shards with a finished run.",
+    "svilm embed shards/test --run runs/demo --out embeddings/test",
+)
+
 config_app = _group(
     "Show settings and recipes.",
     "svilm config list",
