@@ -69,16 +69,21 @@ def pack_videos(
         bool, typer.Option("--precut", help="cut and re-encode videos to clips made for training")
     ] = False,
     clip_seconds: Annotated[
-        float | None, typer.Option(help="length of a clip of --precut, seconds [default: 10]")
+        float | None,
+        typer.Option(
+            min=0.01, max=86400, help="length of a clip of --precut, seconds [default: 10]"
+        ),
     ] = None,
     short_side: Annotated[
-        int | None, typer.Option(help="shorter side of a clip, pixels [default: 256]")
+        int | None, typer.Option(min=16, help="shorter side of a clip, pixels [default: 256]")
     ] = None,
     key_frame_seconds: Annotated[
-        float | None, typer.Option(help="seconds between key frames of a clip [default: 1]")
+        float | None,
+        typer.Option(min=0.01, max=86400, help="seconds between key frames of a clip [default: 1]"),
     ] = None,
     crf: Annotated[
-        int | None, typer.Option(help="quality of x264, 0 (no loss) to 51 [default: 23]")
+        int | None,
+        typer.Option(min=0, max=51, help="quality of x264, 0 (no loss) to 51 [default: 23]"),
     ] = None,
     engine: EngineOption = Engine.LOCAL,
     workers: WorkersOption = None,

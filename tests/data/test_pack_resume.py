@@ -120,7 +120,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_killed_twenty_times_at_random_moments(tmp_path, videos):
     folder = tmp_path / "videos"
     folder.mkdir()

@@ -110,7 +110,7 @@ def embed_shard(name: str, shard: str, settings: EmbedSettings, out: Outputs) ->
         for batch in _batches(dataset, settings.batch_size, refused)
     ]
     empty = np.empty((0, run.config.model.embed_dim), np.float32)
-    columns = {
+    columns: dict[str, Any] = {
         "ids": np.array([name for part in parts for name in part[0]], dtype=np.str_),
         "captions": np.array([text for part in parts for text in part[1]], dtype=np.str_),
         "videos": np.concatenate([empty, *(part[2] for part in parts)]),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import multiprocessing
 import os
-import pickle
 import signal
 import threading
 import traceback
@@ -124,7 +124,11 @@ def _serve(connection: Connection) -> None:
             job = connection.recv()
         except EOFError:
             return
-        connection.send(_attempt(job))
+        result = _attempt(job)
+        try:
+            connection.send(result)
+        except (AttributeError, TypeError) as error:  # it holds something that cannot be sent
+            connection.send(_in_words(job, result if isinstance(result, Exception) else error))
 
 
 def _on_ray(jobs: Sequence[Job], workers: int | None, cpus: int) -> Generator[Done, None, None]:
@@ -179,8 +183,12 @@ def _attempt(job: Job) -> Done | Exception:
     except Exception as error:
         text = traceback.format_exc()
         try:
-            sent = pickle.loads(pickle.dumps(error))
+            sent = copy.copy(error)  # made of its arguments, as another process would
         except Exception:  # whatever the error's own class does
-            sent = OfflineError(f"{job.name}: {type(error).__name__}: {single_line(error)}")
+            sent = _in_words(job, error)
         sent.add_note(text)
         return sent
+
+
+def _in_words(job: Job, error: Exception) -> OfflineError:
+    return OfflineError(f"{job.name}: {type(error).__name__}: {single_line(error)}")

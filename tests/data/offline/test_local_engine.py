@@ -27,6 +27,8 @@ def test_an_error_stops_new_units_and_keeps_finished_ones(toy, content, tmp_path
     with pytest.raises(ValueError, match="bad is refused"):
         _start(toy, tmp_path / "out", 2, bad[:4])
     assert "u0.bin" in content(tmp_path / "out")
+    with pytest.raises(OfflineError, match=r"odd: _OddError: an odd error"):
+        _start(toy, tmp_path / "odd", 2, [*bad[:2], Unit("odd", "odd", 1)])
     with pytest.raises(OfflineError, match=r"worked on died died \(exit code 9"):
         _start(toy, tmp_path / "dead", 2, [*bad[:2], *bad[4:]])
     assert {"u0.bin", "u1.bin"} <= content(tmp_path / "dead").keys()
