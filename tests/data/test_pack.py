@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 
 import numpy as np
 import pytest
 
+from svilm_fast.data import pack_plan, pack_shard
 from svilm_fast.data.config import DataConfig
 from svilm_fast.data.dataset import ClipDataset, prepare_tokenizer
 from svilm_fast.data.errors import DataError, MissingFileError, ShardError
@@ -203,8 +205,6 @@ def test_captions_by_grain_on_several_lines_are_refused_not_lost(tmp_path, video
 @pytest.mark.parametrize("where", ["describe", "key_of", "decode_limited"])
 def test_no_single_sample_ends_the_packing(tmp_path, videos, monkeypatch, where):
     """Whatever a step raises for one sample, that sample is refused and the others are packed."""
-    from svilm_fast.data import pack_plan, pack_shard
-
     module = pack_plan if where == "key_of" else pack_shard
     for name in "abc":
         (tmp_path / f"{name}.mp4").write_bytes(videos["abc".index(name)])
@@ -246,3 +246,22 @@ def test_after_a_failed_packing_the_next_one_continues(tmp_path, videos, monkeyp
     monkeypatch.undo()
     assert pack(path, tmp_path / "out", shard_samples=1).written == 3
     assert (tmp_path / "out" / "mine.txt").read_text() == "mine"
+
+
+def test_captions_are_described_by_one_thread_at_a_time(tmp_path, videos, monkeypatch):
+    """A second thread would tag with the half of TextBlob's lexicon that is loaded."""
+    real, inside, most = pack_shard.describe, [], []
+
+    def watched(*arguments):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.02)
+        inside.pop()
+        return real(*arguments)
+
+    monkeypatch.setattr(pack_shard, "describe", watched)
+    for name in "abcd":
+        (tmp_path / f"{name}.mp4").write_bytes(videos[0])
+    rows = [{"video": f"{name}.mp4", "caption": "a dog"} for name in "abcd"]
+    assert pack(_list(tmp_path, rows), tmp_path / "out", threads=3).written == 4
+    assert most == [1, 1, 1, 1]
