@@ -106,6 +106,7 @@ add_command(
     "Check every video, pack the valid ones into shards, and list the refused with reasons.",
     "svilm data pack videos.csv --out shards/train",
     "svilm data pack list.jsonl --videos /data/clips --out shards/train --shard-samples 500",
+    "svilm data pack list.jsonl --out shards/train --precut --clip-seconds 10 --short-side 256",
 )
 add_command(
     data_app,
@@ -153,6 +154,14 @@ add_command(
     "svilm_fast.commands.evaluate_task:evaluate_task",
     "Measure a run with the evaluators of its task; print and write every figure.",
     "svilm evaluate task --run runs/demo --split val",
+)
+
+add_command(
+    app,
+    "embed",
+    "svilm_fast.commands.embed:embed",
+    "Embed the videos and captions of shards with a finished run.",
+    "svilm embed shards/test --run runs/demo --out embeddings/test",
 )
 
 config_app = _group(

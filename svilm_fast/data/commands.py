@@ -9,6 +9,15 @@ from typing import Annotated, Any
 import typer
 
 from svilm_fast.core.terminal import print
+from svilm_fast.data.errors import DataError
+from svilm_fast.data.offline.engines import Engine
+
+EngineOption = Annotated[
+    Engine, typer.Option(help="processes of this machine, or tasks of a Ray cluster")
+]
+WorkersOption = Annotated[
+    int | None, typer.Option(min=1, help="shards at a time; default: as many as there are cores")
+]
 
 
 def world(
@@ -51,16 +60,66 @@ def pack_videos(
     videos: Annotated[
         str | None, typer.Option(help="folder of the listed videos; default: the list's own")
     ] = None,
-    shard_samples: Annotated[int, typer.Option(min=1, help="clips per shard")] = 1000,
+    shard_samples: Annotated[int, typer.Option(min=1, help="videos or segments per shard")] = 1000,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="decoder threads; default: one per core, at most 8")
+        int | None,
+        typer.Option(min=1, help="decoders per worker; default: cores per worker, at most 8"),
     ] = None,
+    precut: Annotated[
+        bool, typer.Option("--precut", help="cut and re-encode videos to clips made for training")
+    ] = False,
+    clip_seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01, max=86400, help="length of a clip of --precut, seconds [default: 10]"
+        ),
+    ] = None,
+    short_side: Annotated[
+        int | None, typer.Option(min=16, help="shorter side of a clip, pixels [default: 256]")
+    ] = None,
+    key_frame_seconds: Annotated[
+        float | None,
+        typer.Option(min=0.01, max=86400, help="seconds between key frames of a clip [default: 1]"),
+    ] = None,
+    crf: Annotated[
+        int | None,
+        typer.Option(min=0, max=51, help="quality of x264, 0 (no loss) to 51 [default: 23]"),
+    ] = None,
+    engine: EngineOption = Engine.LOCAL,
+    workers: WorkersOption = None,
 ) -> None:
-    """Check every video, pack the valid ones into shards, and list the refused with reasons."""
-    from svilm_fast.data.pack import pack
+    """Check every video, pack the valid ones into shards, and list the refused with reasons.
 
-    report = pack(source, out, videos=videos, shard_samples=shard_samples, threads=threads)
-    print("\n".join(report.lines()))
+    Stopped at any moment and started again with the same arguments, it continues.
+    """
+    from svilm_fast.data.pack import pack
+    from svilm_fast.data.precut import Precut
+
+    given = {
+        "clip_seconds": clip_seconds,
+        "short_side": short_side,
+        "key_frame_seconds": key_frame_seconds,
+        "crf": crf,
+    }
+    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    lines: list[str] = []
+    if chosen and not precut:
+        option = "--" + next(iter(chosen)).replace("_", "-")
+        raise DataError(f"{option} is a setting of --precut: add --precut")
+    from svilm_fast.data.index.commands import index
+
+    report = pack(
+        source,
+        out,
+        videos=videos,
+        shard_samples=shard_samples,
+        threads=threads,
+        precut=Precut(**chosen) if precut else None,
+        engine=engine,
+        workers=workers,
+        finished=lambda folder: lines.extend(index([str(folder)], {}, nouns=True)),
+    )
+    print("\n".join([*report.lines(), *lines]))
 
 
 def index_sources(

@@ -161,3 +161,14 @@ class InSegment:
     def __call__(self, timeline: Timeline) -> np.ndarray:
         first, frames = part(timeline, self.segment)
         return first + self.choose(frames)
+
+
+@dataclass(frozen=True)
+class FrameRange:
+    """A choice for `decode_clip`: at most `count` frames from number `first` on; picklable."""
+
+    first: int
+    count: int
+
+    def __call__(self, timeline: Timeline) -> np.ndarray:
+        return np.arange(self.first, min(self.first + self.count, timeline.total))

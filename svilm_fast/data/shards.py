@@ -28,6 +28,7 @@ INDEX_SUFFIX = ".index.json"
 INDEX_VERSION = 1
 NAME_BYTES = 100  # of a member's name in a ustar header
 _FETCHED_BYTES, _FETCHED_TOGETHER = 1 << 16, 256
+MAX_SHARD_BYTES = 1 << 30  # of members, after which a writer begins the next shard
 OPEN_SHARDS = 64  # per reader; large sets have more shards than a process may open files
 
 
@@ -169,6 +170,62 @@ class ShardReader:
             self._streams.clear()
 
 
+def check_key(key: str, members: Iterable[str]) -> None:
+    """Raise ShardError where a tar header cannot hold the names of a sample's members."""
+    if not key or any(c in key for c in "./\\:\0\n"):
+        raise ShardError(f"sample key {key!r} is empty or holds one of . / \\ :")
+    longest = max((f"{key}.{extension}" for extension in members), key=len, default=key)
+    try:
+        size = len(longest.encode())
+    except UnicodeEncodeError:
+        raise ShardError(f"sample key {key!r} holds half a surrogate pair") from None
+    if size > NAME_BYTES:
+        raise ShardError(
+            f"member name {longest!r} has {size} bytes, more than the {NAME_BYTES} of a tar header"
+        )
+
+
+class ShardFile:
+    """One tar shard while it is written to `path`; byte-reproducible."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.samples: dict[str, dict[str, list[int]]] = {}
+        self.bytes = 0  # of members
+        self._tar = tarfile.open(  # noqa: SIM115 (stays open between samples)
+            path, "w", format=tarfile.USTAR_FORMAT
+        )
+
+    def add(self, key: str, members: dict[str, bytes]) -> None:
+        """Add a sample: `members` maps an extension such as `mp4` or `json` to its bytes."""
+        check_key(key, members)
+        if key in self.samples:
+            raise ShardError(f"sample key {key!r} is repeated")
+        entries = self.samples.setdefault(key, {})
+        for extension, data in sorted(members.items()):
+            info = tarfile.TarInfo(f"{key}.{extension}")
+            info.size, info.mode = len(data), 0o644
+            header = len(info.tobuf(self._tar.format, self._tar.encoding, self._tar.errors))
+            entries[extension] = [self._tar.offset + header, len(data), zlib.crc32(data)]
+            self._tar.addfile(info, io.BytesIO(data))
+            self.bytes += len(data)
+
+    def close(self) -> str:
+        """Finish the tar file; the text of the index that belongs beside it."""
+        self._tar.close()
+        index = {
+            "version": INDEX_VERSION,
+            "bytes": self.path.stat().st_size,
+            "samples": self.samples,
+        }
+        return json.dumps(index)
+
+    def abandon(self) -> None:
+        """Close and remove the unfinished file."""
+        self._tar.close()
+        self.path.unlink(missing_ok=True)
+
+
 class ShardWriter:
     """Writes `{prefix}-000000.tar` and so on with an index beside each; byte-reproducible.
 
@@ -181,16 +238,14 @@ class ShardWriter:
         prefix: str = "shard",
         *,
         max_samples: int = 1000,
-        max_bytes: int = 1 << 30,
+        max_bytes: int = MAX_SHARD_BYTES,
     ) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.prefix, self.max_samples, self.max_bytes = prefix, max_samples, max_bytes
         self.paths: list[Path] = []
         self._keys: set[str] = set()
-        self._tar: tarfile.TarFile | None = None
-        self._samples: dict[str, dict[str, list[int]]] = {}
-        self._bytes = 0
+        self._shard: ShardFile | None = None
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -198,80 +253,43 @@ class ShardWriter:
     def __exit__(self, kind: Any, *rest: Any) -> None:
         if kind is None:
             self.close()
-        elif self._tar is not None:
-            self._tar.close()
-            self._partial.unlink(missing_ok=True)
+        elif self._shard is not None:
+            self._shard.abandon()
 
     def write(self, key: str, members: dict[str, bytes]) -> None:
         """Add a sample: `members` maps an extension such as `mp4` or `json` to its bytes."""
-        if not key or key in self._keys or any(c in key for c in "./\\:\0\n"):
-            raise ShardError(f"sample key {key!r} is empty, repeated, or holds one of . / \\ :")
-        longest = max((f"{key}.{extension}" for extension in members), key=len, default=key)
-        try:
-            size = len(longest.encode())
-        except UnicodeEncodeError:
-            raise ShardError(f"sample key {key!r} holds half a surrogate pair") from None
-        if size > NAME_BYTES:
-            raise ShardError(
-                f"member name {longest!r} has {size} bytes, more than the {NAME_BYTES} of a tar "
-                "header"
-            )
+        check_key(key, members)
+        if key in self._keys:
+            raise ShardError(f"sample key {key!r} is repeated")
         self._keys.add(key)
-        if self._tar is None:
-            self._open()
-        assert self._tar is not None
-        entries = self._samples.setdefault(key, {})
-        for extension, data in sorted(members.items()):
-            info = tarfile.TarInfo(f"{key}.{extension}")
-            info.size, info.mode = len(data), 0o644
-            header = len(info.tobuf(self._tar.format, self._tar.encoding, self._tar.errors))
-            entries[extension] = [self._tar.offset + header, len(data), zlib.crc32(data)]
-            self._tar.addfile(info, io.BytesIO(data))
-            self._bytes += len(data)
-        if len(self._samples) >= self.max_samples or self._bytes >= self.max_bytes:
-            self._finish()
+        shard = self._shard = self._shard or self._open()
+        shard.add(key, members)
+        if len(shard.samples) >= self.max_samples or shard.bytes >= self.max_bytes:
+            self.close()
 
     def close(self) -> None:
-        if self._tar is not None:
-            self._finish()
-
-    def discard(self) -> None:
-        """Delete the shards that this writer has written, and their indexes."""
-        for path in self.paths:
-            path.unlink(missing_ok=True)
-            path.with_name(path.name + INDEX_SUFFIX).unlink(missing_ok=True)
-        self.paths.clear()
-
-    @property
-    def _partial(self) -> Path:
-        return self.folder / f".{self.prefix}-{len(self.paths):06d}.tar.partial"
+        """Finish the shard that is being written."""
+        if self._shard is None:
+            return
+        path = self._path
+        path.with_name(path.name + INDEX_SUFFIX).write_text(self._shard.close())
+        os.replace(self._shard.path, path)
+        self.paths.append(path)
+        self._shard = None
 
     @property
     def _path(self) -> Path:
-        return self.folder / f"{self.prefix}-{len(self.paths):06d}.tar"
+        return self.folder / shard_name(self.prefix, len(self.paths))
 
-    def _open(self) -> None:
+    def _open(self) -> ShardFile:
         for place in (self._path, self._path.with_name(self._path.name + INDEX_SUFFIX)):
             if os.path.lexists(place):
                 raise ShardError(f"{place} would be overwritten: choose another folder")
-        self._tar = tarfile.open(  # noqa: SIM115 (stays open between samples)
-            self._partial, "w", format=tarfile.USTAR_FORMAT
-        )
-        self._samples, self._bytes = {}, 0
+        return ShardFile(self.folder / f".{self._path.name}.partial")
 
-    def _finish(self) -> None:
-        assert self._tar is not None
-        self._tar.close()
-        partial, path = self._partial, self._path
-        index = {
-            "version": INDEX_VERSION,
-            "bytes": partial.stat().st_size,
-            "samples": self._samples,
-        }
-        path.with_name(path.name + INDEX_SUFFIX).write_text(json.dumps(index))
-        os.replace(partial, path)
-        self.paths.append(path)
-        self._tar = None
+
+def shard_name(prefix: str, number: int) -> str:
+    return f"{prefix}-{number:06d}.tar"
 
 
 def find_shards(path: str) -> list[str]:

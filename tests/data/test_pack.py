@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import time
 
 import numpy as np
 import pytest
 
+from svilm_fast.data import pack_plan, pack_shard
 from svilm_fast.data.config import DataConfig
 from svilm_fast.data.dataset import ClipDataset, prepare_tokenizer
 from svilm_fast.data.errors import DataError, MissingFileError, ShardError
 from svilm_fast.data.pack import pack
 from svilm_fast.data.samples import open_split
-from svilm_fast.data.shards import ShardWriter
+from svilm_fast.data.shards import ShardFile, ShardWriter
 
 
 @pytest.fixture
@@ -110,8 +112,10 @@ def test_packing_the_same_list_twice_gives_the_same_bytes(source, tmp_path):
 
 def test_nothing_to_pack_and_a_used_folder_are_errors(source, tmp_path):
     pack(str(source / "list.jsonl"), tmp_path / "out")
+    with ShardWriter(tmp_path / "foreign") as writer:
+        writer.write("a", {"json": b"{}"})
     with pytest.raises(ShardError, match="already holds shards"):
-        pack(str(source / "list.jsonl"), tmp_path / "out")
+        pack(str(source / "list.jsonl"), tmp_path / "foreign")
     with pytest.raises(MissingFileError, match="neither"):
         pack(str(source / "nothing"), tmp_path / "new")
     (source / "one.csv").write_text("video,caption\ncut.mp4,x\n")
@@ -201,8 +205,7 @@ def test_captions_by_grain_on_several_lines_are_refused_not_lost(tmp_path, video
 @pytest.mark.parametrize("where", ["describe", "key_of", "decode_limited"])
 def test_no_single_sample_ends_the_packing(tmp_path, videos, monkeypatch, where):
     """Whatever a step raises for one sample, that sample is refused and the others are packed."""
-    from svilm_fast.data import pack as module
-
+    module = pack_plan if where == "key_of" else pack_shard
     for name in "abc":
         (tmp_path / f"{name}.mp4").write_bytes(videos["abc".index(name)])
     real = getattr(module, where)
@@ -220,25 +223,45 @@ def test_no_single_sample_ends_the_packing(tmp_path, videos, monkeypatch, where)
     assert "odd" in report.refused[0].message
 
 
-def test_after_a_failed_packing_the_next_one_works(tmp_path, videos, monkeypatch):
+def test_after_a_failed_packing_the_next_one_continues(tmp_path, videos, monkeypatch):
     for name in "abc":
         (tmp_path / f"{name}.mp4").write_bytes(videos[0])
     path = _list(tmp_path, [{"video": f"{name}.mp4", "caption": "a dog"} for name in "abc"])
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
-    real = ShardWriter.write
+    real = ShardFile.add
 
     def full_disk(self, key, members):
         if key == "c":
             raise OSError(28, "No space left on device")
         real(self, key, members)
 
-    monkeypatch.setattr(ShardWriter, "write", full_disk)
+    monkeypatch.setattr(ShardFile, "add", full_disk)
     with pytest.raises(OSError, match="No space left"):
         pack(path, tmp_path / "out", shard_samples=1)
-    assert [file.name for file in (tmp_path / "out").iterdir()] == ["mine.txt"]
+    shards = [f"shard-00000{number}.tar" for number in range(2)]
+    indexes = [f"{shard}.index.json" for shard in shards]
+    left = {file.name for file in (tmp_path / "out").iterdir()}
+    assert left == {"mine.txt", "pack_manifest.jsonl", *shards, *indexes}
     monkeypatch.undo()
     assert pack(path, tmp_path / "out", shard_samples=1).written == 3
-    (tmp_path / "out" / "pack_report.json").unlink()
-    with pytest.raises(ShardError, match="already holds shards, of a packing that was killed"):
-        pack(path, tmp_path / "out")
+    assert (tmp_path / "out" / "mine.txt").read_text() == "mine"
+
+
+def test_captions_are_described_by_one_thread_at_a_time(tmp_path, videos, monkeypatch):
+    """A second thread would tag with the half of TextBlob's lexicon that is loaded."""
+    real, inside, most = pack_shard.describe, [], []
+
+    def watched(*arguments):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.02)
+        inside.pop()
+        return real(*arguments)
+
+    monkeypatch.setattr(pack_shard, "describe", watched)
+    for name in "abcd":
+        (tmp_path / f"{name}.mp4").write_bytes(videos[0])
+    rows = [{"video": f"{name}.mp4", "caption": "a dog"} for name in "abcd"]
+    assert pack(_list(tmp_path, rows), tmp_path / "out", threads=3).written == 4
+    assert most == [1, 1, 1, 1]

@@ -91,4 +91,4 @@ def check(case: Any, folder: Path) -> None:
     assert load_config(str(folder / "again.yaml")) == config, "the saved file reads differently"
 
 
-TARGET = Target("config", CASES, check, short=60)
+TARGET = Target("config", CASES, check, short=100)
