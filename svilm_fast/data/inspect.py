@@ -80,7 +80,7 @@ def look_at(
 
 def _look(table: SampleTable, place: int, config: DataConfig, frames: int, short_side: int) -> Look:
     sample = table[place]
-    caption, nouns = sample.captions[0], sample.nouns[0] or ()
+    caption, nouns = next(iter(sample.captions), ""), next(iter(sample.nouns), None) or ()
     try:
         data = table.read_video(place)
         began = time.perf_counter()
