@@ -55,11 +55,20 @@ def pack_videos(
     threads: Annotated[
         int | None, typer.Option(min=1, help="decoder threads; default: one per core, at most 8")
     ] = None,
+    captions: Annotated[bool, typer.Option(help="refuse videos without a caption")] = True,
 ) -> None:
     """Check every video, pack the valid ones into shards, and list the refused with reasons."""
+    from svilm_fast.data.config import DataConfig
     from svilm_fast.data.pack import pack
 
-    report = pack(source, out, videos=videos, shard_samples=shard_samples, threads=threads)
+    report = pack(
+        source,
+        out,
+        videos=videos,
+        config=DataConfig() if captions else DataConfig(captions="none"),
+        shard_samples=shard_samples,
+        threads=threads,
+    )
     print("\n".join(report.lines()))
 
 
@@ -102,7 +111,7 @@ def inspect(
         str | None, typer.Option(help="folder of the listed videos; default: the list's own")
     ] = None,
     captions: Annotated[
-        str, typer.Option(help="coarse, fine or fused, where a sample has one of each")
+        str, typer.Option(help="coarse, fine or fused, where a sample has one of each; or none")
     ] = "fused",
     clips: Annotated[int, typer.Option(min=1, help="clips to decode, drawn at random")] = 12,
     frames: Annotated[int, typer.Option(min=1, help="frames of each clip")] = 6,

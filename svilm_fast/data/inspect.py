@@ -148,7 +148,8 @@ def facts_table(table: SampleTable, facts: CaptionFacts, looks: list[Look], titl
         result.add_row("", f"{count} x {note}")
     some = "" if facts.samples == len(table) else f", of {facts.samples:,} samples drawn"
     result.add_row("captions per sample", _spread(facts.per_sample) + some)
-    result.add_row("words per caption", _spread(facts.words) + some)
+    if len(facts.words):
+        result.add_row("words per caption", _spread(facts.words) + some)
     if len(facts.nouns):
         result.add_row("nouns per caption", _spread(facts.nouns) + some)
         result.add_row("frequent nouns", ", ".join(f"{n} ({c:,})" for n, c in facts.frequent))

@@ -92,13 +92,13 @@ class Merger:
         by_member = bool(self.samples and (columns["video_size"] != UNKNOWN).all())
         by_grain = bool(columns["caption_grain"].any())
         views: dict[str, Any] = {}
-        named: dict[bytes, dict[str, Any]] = {}
+        named: dict[bytes | None, dict[str, Any]] = {}
         added: Columns = {}
         for place, grain in enumerate(GRAINS):
             rows = np.flatnonzero(columns["grains"] & (1 << place))
             every = len(rows) == self.samples
             prefix = "" if every else f"{grain}_"
-            same = b"" if every else rows.tobytes()
+            same = None if every else rows.tobytes()
             digests = named.get(same)
             if digests is None:
                 ids = self._ids(columns, rows)
@@ -131,7 +131,7 @@ class Merger:
         for row, name in renamed.items():
             keys[row] = sample_key(name)
         spools = Spools(self._folder)
-        for first in range(0, len(rows), _PIECE):
+        for first in range(0, max(1, len(rows)), _PIECE):  # of no rows, empty columns
             piece = rows[first : first + _PIECE]
             names = list(texts_of(columns, "id", piece))
             for row in range(len(piece)):
