@@ -70,7 +70,10 @@ def test_the_text_encoder_takes_empty_texts(make_dataset):
     batch = dataset.batch([0, 1])
     words = dataset.tokenizer.vocab_size
     config = TextConfig(vocab_size=words, width=32, depth=1, heads=2, length=32)
-    (found,) = TextEncoder(config, 8)([TextSequences(batch.text_tokens, batch.text_mask)])
+    encoder = TextEncoder(config, 8)
+    for parameter in encoder.embedding.parameters():
+        torch.nn.init.normal_(parameter)
+    (found,) = encoder([TextSequences(batch.text_tokens, batch.text_mask)])
     assert torch.isfinite(found).all()
 
 
