@@ -150,7 +150,21 @@ def test_a_sample_is_decoded_once_and_no_frame_twice(open_views, monkeypatch):
     assert decoded == sorted({frame for each in wanted for frame in each.flatten().tolist()})
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_resumed_loader_draws_the_same_views(open_views):
+    dataset = open_views(Views(groups=(LOCAL,)), train=True)
+    with build_loader(dataset.config, dataset, batch_size=2) as loader:
+        batches = loader.forever()
+        next(batches)
+        state, expected = loader.state_dict(), next(batches)
+    with build_loader(dataset.config, dataset, batch_size=2, state=state) as loader:
+        batch = next(loader.forever())
+    assert batch.ids == expected.ids
+    for name in vars(batch.views[0]):
+        mine, other = (getattr(each.views[0], name) for each in (batch, expected))
+        assert torch.equal(mine, other), name
+
+
+@pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("train", [True, False])
 def test_the_loader_and_its_workers_give_the_same_views(open_views, workers, train):
     views = Views(groups=(LOCAL, GLOBAL)) if train else Views(clips=2, crops=3)
