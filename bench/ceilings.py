@@ -1,4 +1,4 @@
-"""What the device reaches at its best in this very run: one large product, one large copy."""
+"""The ceilings of the device, measured in the same run: one large product, one large copy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Ceilings:
     copy_bytes: float
 
     def describe(self) -> str:
-        """Both rates as a line."""
+        """Both rates as one line of text."""
         product, copy = self.product_flops / 1e12, self.copy_bytes / 1e9
         return f"ceilings of this run: product {product:.3g} TFLOP/s, copy {copy:.3g} GB/s"
 
@@ -25,7 +25,7 @@ class Ceilings:
 def measure_ceilings(device: torch.device) -> Ceilings:
     """An 8192-cubed bf16 product and a 1 GiB copy on CUDA; 1024-cubed fp32 and 64 MiB on CPU.
 
-    The best of the samples counts: a ceiling that other work had lowered would flatter.
+    The fastest sample counts: a ceiling lowered by other work would make the ops look better.
     """
     cuda = device.type == "cuda"
     size, dtype, copied = (8192, torch.bfloat16, 2**30) if cuda else (1024, torch.float32, 2**26)

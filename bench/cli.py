@@ -14,19 +14,19 @@ from svilm_fast.train.run_app import EXIT_UNEXPECTED, exit_code_of, one_line
 
 
 class ToolFailure(UserError):
-    """A command broke by itself, which says nothing of what it was to measure."""
+    """The command itself failed, so nothing is known about the code that it measures."""
 
     exit_code = int(ExitCode.FAILED)
 
 
 class Commands(TyperGroup):
-    """Keeps exit status 1 for a regression: whatever is unexpected ends as `FAILED`."""
+    """Reserves exit status 1 for a regression: any unexpected error ends as `FAILED`."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except Exception as error:
-            # What the command line library raises to end a command is known by these.
+            # typer and click end a command by raising these.
             ends = hasattr(error, "exit_code") or isinstance(error, typer.Abort)
             if ends or exit_code_of(error) != EXIT_UNEXPECTED:
                 raise
@@ -44,7 +44,7 @@ add_command(
     app,
     "static",
     "svilm_fast.bench.static.command:static",
-    "Compile every declared kernel variant for each target GPU and judge the machine code.",
+    "Compile every declared kernel variant for each target GPU and check the machine code.",
     "svilm bench static --op infonce",
     "svilm bench static --check --workers 4",
 )
@@ -59,7 +59,7 @@ add_command(
     app,
     "counts",
     "svilm_fast.bench.counts.command:counts",
-    "Count what does not depend on the clock: instructions, collectives, waits, peak bytes.",
+    "Count instructions, collectives, host waits and peak bytes; compare with their tables.",
     "svilm bench counts --check --kind collectives --kind waits --kind memory",
 )
 add_command(
@@ -73,7 +73,7 @@ add_command(
     app,
     "table",
     "svilm_fast.bench.report.gpu_table:table",
-    "Write the section of GPU figures: forward and backward of every fused op and case.",
+    "Write the README's GPU figures: forward and backward of every fused op and case.",
     "svilm bench table",
     "svilm bench table --check",
 )
@@ -81,7 +81,7 @@ add_command(
     app,
     "run",
     "svilm_fast.bench.run.command:run_suites",
-    "Prove every benchmark right on its own tensors, time it, write records and a table.",
+    "Verify every benchmark on its own tensors, time it, write records and a table.",
     "svilm bench run",
     "svilm bench run --suite ops --only '*/infonce/*' --out run.json",
 )
@@ -103,7 +103,7 @@ add_command(
     app,
     "data-index",
     "svilm_fast.bench.data_index.command:data_index",
-    "Measure time and memory of opening a data set of up to ten million samples.",
+    "Measure time and memory of a data set's index, open in 8 ranks with a worker each.",
     "svilm bench data-index",
     "svilm bench data-index --samples 100000 --folder /scratch",
 )
@@ -111,7 +111,7 @@ add_command(
     app,
     "ab",
     "svilm_fast.bench.ab.command:ab",
-    "Time two versions side by side in pairs; say for each benchmark whether head is slower.",
+    "Time two versions in interleaved pairs; report for each benchmark whether head is slower.",
     "svilm bench ab --base main",
     "svilm bench ab --base main --suite ops --threshold 2%",
 )
@@ -121,4 +121,11 @@ add_command(
     "svilm_fast.bench.comm.command:comm",
     "Measure all_gather, reduce_scatter and all_reduce; compare a step's bytes and time.",
     "svilm bench comm --ranks 2,4",
+)
+add_command(
+    app,
+    "ranking",
+    "svilm_fast.bench.ranking:ranking",
+    "Rank texts and videos in one float32 pass and by the float64 reference, in turns.",
+    "svilm bench ranking --pairs 50000",
 )

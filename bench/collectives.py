@@ -1,4 +1,4 @@
-"""Counts the collectives that torch.distributed is really given."""
+"""Counts the collectives that reach torch.distributed."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ KINDS = {
 
 
 class CountedCollectives(TorchDispatchMode):
-    """Every operator of torch.distributed that is called while the mode is on.
+    """Records every operator of torch.distributed that is called while the mode is on.
 
     `operators` holds (name, bytes) in the order of the calls. The bytes are those of the larger
-    side on this rank: what a gather gives, what a reduce-scatter takes. Backward on CPU runs in the
-    same thread and is seen as well; on a GPU it has a thread of its own, which no mode reaches.
+    side on this rank: the output of a gather, the input of a reduce-scatter. Backward on a CPU runs
+    in the same thread and is recorded; on a GPU it runs in another thread, which no mode reaches.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class CountedCollectives(TorchDispatchMode):
 
     @property
     def issued(self) -> list[tuple[str, int]]:
-        """(kind, bytes) of every collective in its order; other operators are left out."""
+        """(kind, bytes) of every collective in order, without other operators."""
         return [(KINDS[name], size) for name, size in self.operators if name in KINDS]
 
     @property

@@ -53,7 +53,7 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 
 @pytest.fixture
 def keep(request: pytest.FixtureRequest, registered: Benchmark) -> Any:
-    """Takes the record of the running benchmark."""
+    """Stores the record of the running benchmark."""
 
     def kept(record: Record) -> None:
         request.config.stash[_RECORDS][registered.id] = record

@@ -1,4 +1,4 @@
-"""The console that tables are printed to."""
+"""The console for tables."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from svilm_fast.core.console import Console
 
 
 def wide_console(width: int = 200) -> Console:
-    """A terminal's own width, or `width` where output is piped: a row stays on one line."""
+    """A console of the terminal's width, or of `width` if output is piped, to keep rows whole."""
     terminal = Console()
     return terminal if terminal.is_terminal else Console(width=width)

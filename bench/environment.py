@@ -1,4 +1,4 @@
-"""What a measurement depends on, and the fingerprint of the part that makes two comparable."""
+"""The environment of a measurement, and a fingerprint of what two comparable ones share."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _GPU_FIELDS = (
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Versions, machine, device, driver state and variables; what cannot be read is None.
+    """Versions, machine, device, driver state and variables; None for what cannot be read.
 
-    `fingerprint` hashes what must match before two measurements may be compared. The clocks and
-    the load are those of the moment of the call.
+    `fingerprint` hashes the facts in `MUST_MATCH`. Clocks and load are those at the time of the
+    call.
     """
     facts: dict[str, Any] = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -78,9 +78,9 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def gpu_state(device: torch.device) -> dict[str, str]:
-    """Driver, clocks, power and throttling of a GPU as `nvidia-smi` tells them.
+    """Driver, clocks, power and throttling of a GPU from `nvidia-smi`.
 
-    Empty where it is absent, and where it lists several GPUs but not this one.
+    Empty if it is not installed, or lists several GPUs but not this one.
     """
     try:
         text = subprocess.run(
@@ -96,20 +96,20 @@ def gpu_state(device: torch.device) -> dict[str, str]:
         dict(zip(names, [value.strip() for value in line.split(",")], strict=True))
         for line in text.splitlines()
     ]
-    # nvidia-smi counts all GPUs of the machine, PyTorch those that CUDA_VISIBLE_DEVICES leaves.
+    # nvidia-smi lists all GPUs of the machine, PyTorch only those in CUDA_VISIBLE_DEVICES.
     uuid = str(torch.cuda.get_device_properties(device).uuid).removeprefix("GPU-")
     own = [state for state in listed if state["uuid"].removeprefix("GPU-") == uuid]
     return next(iter(own or listed if len(listed) == 1 else own), {})
 
 
 def slug(facts: dict[str, Any]) -> str:
-    """A folder name for the machine: its GPU, or its CPU's kind."""
+    """A folder name for the machine: its GPU, or its CPU architecture."""
     name = facts["gpu"] or f"cpu-{facts['machine']}"
     return re.sub(r"[^a-z0-9]+", "-", str(name).lower()).strip("-")
 
 
 def _container() -> str | None:
-    """The image as its builder or orchestrator names it, else whether there is a container."""
+    """The image's name from the environment; 'unnamed' in a container without one."""
     for name in ("SVILM_CONTAINER", "CONTAINER_IMAGE", "NVIDIA_PYTORCH_VERSION"):
         if name in os.environ:
             return os.environ[name]
@@ -118,12 +118,14 @@ def _container() -> str | None:
 
 
 def _assemblers() -> dict[str, str]:
-    """Release of each `ptxas` that Triton carries."""
+    """The release of each `ptxas` in Triton's package."""
     folder = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
     found = {}
     for path in sorted(folder.glob("ptxas*")):
-        told = subprocess.run([str(path), "--version"], capture_output=True, text=True, check=False)
-        release = re.search(r"V([\d.]+)", told.stdout)
+        shown = subprocess.run(
+            [str(path), "--version"], capture_output=True, text=True, check=False
+        )
+        release = re.search(r"V([\d.]+)", shown.stdout)
         if release:
             found[path.name] = release[1]
     return found
@@ -139,13 +141,13 @@ def _file_hash(path: Path) -> str | None:
 
 
 def _diff_hash() -> str | None:
-    """Hash of what differs from the commit in tracked files; None where nothing does."""
+    """Hash of the uncommitted changes in tracked files; None without any."""
     difference = _git("diff", "HEAD")
     return hashlib.sha256(difference.encode()).hexdigest()[:16] if difference else None
 
 
 def _git(*arguments: str) -> str:
-    """Output of a git command in the project's folder; empty where there is no repository."""
+    """Output of a git command in the project's folder; empty outside of a repository."""
     try:
         return git(ROOT, *arguments).strip()
     except ValueError:

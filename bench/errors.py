@@ -1,10 +1,10 @@
-"""How a benchmark ends without a figure."""
+"""Why a benchmark has no figure."""
 
 from __future__ import annotations
 
 
 class WrongResult(Exception):
-    """The call does not compute what its oracle does; `error` is the relative error."""
+    """The result differs from the oracle's; `error` is the relative error."""
 
     def __init__(self, message: str, error: float) -> None:
         super().__init__(message)
@@ -16,4 +16,4 @@ class NoSuchBenchmark(ValueError):
 
 
 class Skipped(Exception):
-    """The benchmark cannot run here and nothing is wrong: a package or a device is missing."""
+    """The benchmark cannot run here because a package or a device is missing; no failure."""

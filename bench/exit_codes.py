@@ -6,16 +6,16 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """What a benchmark command found; only `OK` lets a change pass."""
+    """The result of a benchmark command; only `OK` lets a change pass."""
 
     OK = 0
     REGRESSION = 1
     USAGE = 2
     INCOMPARABLE = 3
-    """Records of machines or versions that cannot be compared."""
+    """The measurements are of different machines, versions or shapes."""
     MISSING = 4
-    """An id of one side is not there on the other."""
+    """An id exists on one side only, or nothing was measured."""
     FAILED = 5
-    """A benchmark gave no figure: it crashed, ran out of memory or computed something wrong."""
+    """A benchmark gave no figure: it crashed, ran out of memory or gave a wrong result."""
     NOISY = 6
-    """The measurement cannot tell."""
+    """The measurement is too noisy to decide."""

@@ -1,4 +1,4 @@
-"""The generated section of a page: what a command writes between two marks that stay."""
+"""The generated section of a page: the text that a command writes between two marks."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ def marks(name: str) -> tuple[str, str]:
 
 
 def read_section(page: Path, name: str) -> str:
-    """What stands between the page's marks; ValueError where a mark is missing."""
+    """The text between the page's marks; raises ValueError if a mark is missing."""
     return _parts(page, name)[1]
 
 
 def write_section(page: Path, name: str, text: str) -> None:
-    """Replace what stands between the page's marks; ValueError where a mark is missing."""
+    """Replace the text between the page's marks; raises ValueError if a mark is missing."""
     before, _, after = _parts(page, name)
     start, end = marks(name)
     page.write_text(f"{before}{start}\n{text}\n{end}{after}")
@@ -27,5 +27,5 @@ def _parts(page: Path, name: str) -> tuple[str, str, str]:
     before, found, rest = page.read_text().partition(start)
     section, closed, after = rest.partition(end)
     if not (found and closed):
-        raise ValueError(f"{page} has no section {name!r}: put {start} and {end} where it belongs")
+        raise ValueError(f"{page} has no section {name!r}: put {start} and {end} at its place")
     return before, section.strip("\n"), after

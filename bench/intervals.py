@@ -1,4 +1,4 @@
-"""Bootstrap intervals of the figures that are compared."""
+"""Bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ RESAMPLES = 2000
 def bootstrap_interval(
     samples: Sequence[Sequence[float]], statistic: Callable[..., np.ndarray], confidence: float
 ) -> tuple[float, float]:
-    """The percentile interval of a statistic of independent samples, the same at every call.
+    """The percentile interval of a statistic of independent samples; it repeats exactly.
 
     Args:
-        samples: each is resampled by itself.
-        statistic: takes the samples and the `axis` along which they lie.
+        samples: each is resampled independently.
+        statistic: takes the samples and their `axis`.
         confidence: between 0 and 1.
     """
-    # scipy wants two values of each sample; one value twice resamples to itself.
+    # scipy requires two values per sample; a value repeated resamples to itself.
     data = tuple(np.repeat(values, 2) if len(values) == 1 else values for values in samples)
     low, high = bootstrap(
         data,

@@ -1,4 +1,4 @@
-"""The most memory that a call holds beyond what was there before it."""
+"""The peak memory of a call above the memory in use before it."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from contextlib import contextmanager
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-# Its own traces, and that blocks from before it are freed: those are meant to be left out.
+# The profiler's own messages: traces, and blocks from before the recording that are freed.
 _NOISE = (b"USDT:", b"CPUAllocator.cpp")
 
 
 def memory_source(device: torch.device) -> str:
-    """What `peak_extra_bytes` reads there."""
+    """The source of `peak_extra_bytes` on a device, in words."""
     if device.type == "cuda":
         return "peak of the CUDA caching allocator"
     return "peak of PyTorch's CPU allocations, from the profiler"
 
 
 def peak_extra_bytes(call: Callable[[], object], device: torch.device) -> int:
-    """Run `call` once; return the peak of live tensor bytes over those before it.
+    """Run `call` once; return the peak of live tensor bytes less those before it.
 
-    Memory that PyTorch does not allocate (libraries, Python objects) is not in it. On one device
+    Memory that PyTorch does not allocate (libraries, Python objects) is not included. On one device
     and version the figure repeats exactly.
     """
     if device.type == "cuda":
@@ -53,7 +53,7 @@ def peak_extra_bytes(call: Callable[[], object], device: torch.device) -> int:
 
 @contextmanager
 def without_profiler_noise() -> Iterator[None]:
-    """Keep the profiler's own traces off the terminal; whatever else is written passes."""
+    """Remove the profiler's own messages from stderr; keep everything else."""
     sys.stderr.flush()
     terminal = os.dup(2)
     with tempfile.TemporaryFile() as written:

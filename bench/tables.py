@@ -31,10 +31,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
 def terminal_table(
     columns: Sequence[str], *, right: Collection[str] = (), title: str = ""
 ) -> Table:
-    """An empty table for a terminal, in the look of all of them.
-
-    right: the columns of numbers, which stay on one line.
-    """
+    """An empty table for a terminal; right: the columns of numbers, which are never wrapped."""
     table = Table(box=None, pad_edge=False, title=title or None)
     for name in columns:
         number = name in right
@@ -58,7 +55,7 @@ def markdown_table(
 
 
 def write_csv(rows: Iterable[Row], path: Path) -> None:
-    """Write rows of one class in the order of their keys; there must be one."""
+    """Write one or more rows of one class in the order of their keys."""
     ordered = sorted(rows, key=lambda row: row.key)
     columns = [each.name for each in fields(ordered[0])]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,18 +68,18 @@ def write_csv(rows: Iterable[Row], path: Path) -> None:
 def read_csv(path: Path, row: type[Row], *, made_by: str) -> list[Row]:
     """Read what `write_csv` wrote.
 
-    Raises FileNotFoundError for a missing file and ValueError for one that is torn or edited into
-    nonsense; the message names the command, `made_by`, that makes it.
+    Raises FileNotFoundError for a missing file and ValueError for a damaged one; the message names
+    the command `made_by`, which writes the file.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"no table {path.name}; make one with `{made_by}`")
+        raise FileNotFoundError(f"no table {path.name}; write one with `{made_by}`")
     with path.open(newline="") as file:
         records = list(csv.DictReader(file))
     try:
         return [_parsed(record, row) for record in records]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{path.name} is not a table of `{made_by}` ({error}); make it with that command"
+            f"{path.name} is damaged ({error}); write it again with `{made_by}`"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Every registered benchmark: proven right on its own tensors, then timed by pytest-benchmark."""
+"""Every registered benchmark: verified on its own tensors, then timed by pytest-benchmark."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ from svilm_fast.bench.run.record import Record
 from svilm_fast.bench.run.runner import (
     MOST_SAMPLES,
     blank,
-    clock_device,
     failed,
     measured,
-    measures_memory,
     prove,
 )
 from svilm_fast.bench.suites.benchmark import Benchmark
@@ -31,7 +29,7 @@ def test_benchmark(
     keep: Callable[[Record], None],
     pytestconfig: pytest.Config,
 ) -> None:
-    device = clock_device(registered, device)
+    device = torch.device("cpu") if registered.on_host else device
     keep(blank(registered, "failed: the benchmark did not end"))
     try:
         prepared, error = prove(registered, device)
@@ -59,7 +57,7 @@ def test_benchmark(
         if not once:
             prepared.call()
         peak = None
-        if measures_memory(registered) and not once:
+        if not registered.on_host and not once:
             peak = peak_extra_bytes(prepared.call, device)
         rounds = 1
         if not once:

@@ -17,9 +17,9 @@ _LONG = 3
 
 @dataclass(frozen=True)
 class Timing:
-    """Samples of one call in milliseconds, and the extra memory that it needed in bytes.
+    """Samples of one call in milliseconds, and its peak of extra memory in bytes.
 
-    `order` holds each sample's turn among everything that was timed together.
+    `order` holds the position of each sample among all that were timed together.
     """
 
     samples_ms: tuple[float, ...]
@@ -46,9 +46,9 @@ def measure(
 ) -> Timing:
     """Time `call` after a warm-up of two calls, for about `budget_s` seconds of calls.
 
-    On CUDA a buffer larger than L2 is cleared before each call, which also hides launch latency of
-    calls that are long enough; the peak is that of a call of its own. Calls that take long get
-    less: with `most` up to 3 the call for the peak is the warm-up, with 1 there is no other call.
+    On CUDA a buffer larger than L2 is cleared before each call, which also hides launch latency.
+    The peak comes from a separate call. Long calls are repeated less: with `most` up to 3 the call
+    for the peak is the warm-up, with 1 it is also the sample.
     """
     if most == 1:
         samples: list[float] = []
@@ -73,10 +73,10 @@ def measure_together(
     least: int = 5,
     seed: int = 0,
 ) -> dict[str, Timing]:
-    """Time several calls in rounds, each round in an order of its own drawn from `seed`.
+    """Time several calls in rounds, each round in a random order drawn from `seed`.
 
-    What disturbs the machine for a while then disturbs all of them, so that ratios hold. Takes
-    about `budget_s` seconds for each call.
+    A temporary disturbance then affects all calls alike, so their ratios hold. Takes about
+    `budget_s` seconds for each call.
     """
     peaks = {}
     for name, call in calls.items():
@@ -97,7 +97,7 @@ def measure_together(
 
 
 def timed(calls: Sequence[Callable[[], object]], device: torch.device) -> list[float]:
-    """Milliseconds of each call, one after the other."""
+    """Milliseconds of each call; the calls run in order."""
     if device.type != "cuda":
         samples = []
         for call in calls:
@@ -130,7 +130,7 @@ def host_time_us(call: Callable[[], object], device: torch.device, *, count: int
 
 
 def sample_count(first_ms: float, budget_s: float, most: int, least: int = 5) -> int:
-    """How often a call of `first_ms` is timed within the budget."""
+    """The number of samples of a call of `first_ms` that fit the budget."""
     return int(min(most, max(min(least, most), budget_s * 1e3 / max(first_ms, 1e-3))))
 
 

@@ -1,4 +1,4 @@
-"""Numbers as people write them in options."""
+"""Parses numbers in options."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MOST = 1e6
 
 
 def limited_time(text: str) -> float:
-    """A time from an option; argparse shows the error of what is negative or no finite number."""
+    """Seconds from 0 to 1e6; raises the error that argparse shows for anything else."""
     try:
         value = float(text)
     except ValueError:
@@ -23,10 +23,9 @@ def limited_time(text: str) -> float:
 def percent(text: str) -> float:
     """'5%' or '0.5 %' as a fraction.
 
-    Raises ValueError for a number without the sign, which could mean a fraction as well, and for
-    a negative one.
+    Raises ValueError for a negative number, and for one without %, which might be a fraction.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*%\s*", text)
     if match is None:
-        raise ValueError(f"{text!r} is no percentage: write one like 5% or 0.5%")
+        raise ValueError(f"{text!r} is not a percentage: write one like 5% or 0.5%")
     return float(match[1]) / 100

@@ -1,7 +1,7 @@
-"""The fused operations and their references. Knows tensors and process groups only.
+"""Fused Triton ops with plain PyTorch references. Depends on tensors and process groups only.
 
-`kernels.NAME` is the public function of the op NAME, whatever was imported before. Its folder of
-the same name stays importable: `from svilm_fast.kernels.infonce import api`.
+`kernels.NAME` is always the public function of the op NAME, whatever else was imported. The folder
+of the same name stays importable: `from svilm_fast.kernels.infonce import api`.
 """
 
 import sys
@@ -22,8 +22,8 @@ from .temporal.api import segment_pool, temporal_bce
 
 grounding, temporal = grounding_loss, temporal_bce
 for _op in ops().values():
-    # Importing a folder made it an attribute of this package: the function takes its place, and
-    # holds the folder's modules, so that `kernels.infonce.api` still names one.
+    # Importing a folder sets it as an attribute of this package. Replace it by the function, and
+    # give the function the folder's modules, so that `kernels.infonce.api` still works.
     _folder = sys.modules[_op.api.__module__.rpartition(".")[0]]
     vars(_op.api).update({k: v for k, v in vars(_folder).items() if isinstance(v, ModuleType)})
     globals()[_op.name] = _op.api

@@ -1,8 +1,8 @@
-"""Compiles recorded kernel launches for named GPUs on any machine and reads the machine code.
+"""Compiles recorded kernel launches for named GPUs on any machine and analyses the machine code.
 
-A launch is compiled through Triton's own JIT with a driver that only knows its target, so the
-specialisation (alignment, constants, options) is the one that the launcher would pick on that GPU.
-Nothing runs on a device.
+Triton's own JIT compiles a launch, with a driver that only knows the target GPU. The specialisation
+(alignment, constants, options) is therefore the one that a launch on that GPU would use. Nothing
+runs on a device.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _BINARIES = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a target GPU offers to a thread block (CUDA programming guide, compute capabilities)."""
+    """The resources of a target GPU (CUDA programming guide, compute capabilities)."""
 
     name: str
     capability: int
@@ -62,7 +62,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 class _TargetOnlyDriver(DriverBase):
-    """A driver without a device; the capability is the device index, so JIT caches stay apart."""
+    """A driver without a device. The capability serves as device index, to separate JIT caches."""
 
     def __init__(self, capability: int) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class _TargetOnlyDriver(DriverBase):
 
 @dataclass(frozen=True)
 class Compiled:
-    """What the compiler made of one launch, read from its machine code."""
+    """Properties of the machine code of one launch."""
 
     kernel: str
     architecture: str
@@ -118,7 +118,7 @@ class Compiled:
 def compile_launch(launch: Launch, architecture: Architecture) -> Compiled:
     """Compile one recorded launch for `architecture` and describe the result.
 
-    Raises `RuntimeError` where the Triton interpreter is on: it replaces the compiler.
+    Raises `RuntimeError` if the Triton interpreter is enabled, because it replaces the compiler.
     """
     return _describe(_compile(launch, architecture), architecture)
 
@@ -198,7 +198,8 @@ def _parse_assembly(text: str) -> list[tuple[int, str, str]]:
 
 
 def _is_atomic(opcode: str) -> bool:
-    # The tensor-memory allocator of sm_100 sets and clears bits in shared memory: no order matters.
+    # The tensor-memory allocator of sm_100 sets and clears bits in shared memory. Their order does
+    # not affect results.
     allocator = opcode.startswith(("ATOMS.OR", "ATOMS.AND"))
     return not allocator and re.match(r"(ATOM[GS]?|RED[G]?)(\.|$)", opcode) is not None
 
@@ -206,7 +207,7 @@ def _is_atomic(opcode: str) -> bool:
 def _stores_in_main_loop(instructions: list[tuple[int, str, str]]) -> int:
     """Global stores inside the outermost loop with tensor-core work (else the longest loop)."""
     loops = []
-    # Waits on barriers lie out of line behind the last exit and jump back: those are no loops.
+    # Code that waits on barriers is placed after the last EXIT and jumps back: it is not a loop.
     end = max((address for address, opcode, _ in instructions if opcode == "EXIT"), default=0)
     for address, opcode, operands in instructions:
         target = re.search(r"0x([0-9a-f]+)", operands)

@@ -1,4 +1,4 @@
-"""The one place that decides between the fused and the reference path, and can say why."""
+"""Chooses between the fused and the reference path of every op and explains the choice."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 _said: set[tuple[str, str]] = set()
 _chosen_by_hand: Choice | None = None
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
-# Triton reads this when a kernel is decorated, so a later change of the environment means nothing.
+# Triton reads this variable when it decorates a kernel, so later changes have no effect.
 _INTERPRETED = _HAS_TRITON and os.environ.get("TRITON_INTERPRET", "0") in ("1", "true", "on")
 
 
@@ -49,7 +49,7 @@ def use_backend(choice: Choice) -> Iterator[None]:
 
 
 def obstacle(device: torch.device, *, allow_interpreter: bool) -> str | None:
-    """Why fused kernels cannot run on a device, or None if they can."""
+    """The reason why fused kernels cannot run on a device, or None if they can."""
     if not _HAS_TRITON:
         return "Triton is not installed"
     if device.type == "cuda":
@@ -67,7 +67,7 @@ def obstacle(device: torch.device, *, allow_interpreter: bool) -> str | None:
 
 
 def _say_once(op: str, reason: str) -> None:
-    # A log call is not traceable, and one line per process is enough.
+    # torch.compile cannot trace a log call, and one line per process is enough.
     if not torch.compiler.is_compiling() and (op, reason) not in _said:
         _said.add((op, reason))
         _log.info("%s: reference path, because %s", op, reason)
@@ -80,18 +80,20 @@ def choose(
     backend: str | None = None,
     unsupported: str | None = None,
 ) -> Backend:
-    """Decide the path of one call.
+    """Choose the path of one call.
 
     Args:
-        op: the op's name, for messages.
-        tensors: the call's tensors; None entries are skipped.
-        backend: the call's own wish (`auto`, `fused`, `reference`), strongest; then
-            `use_backend`, then the environment variable SVILM_KERNELS, then `auto`.
-        unsupported: why this op's kernels cannot take this call (a shape, a dtype), if so.
+        op: name of the op, for messages.
+        tensors: the tensors of the call; None entries are skipped.
+        backend: `auto`, `fused`, `reference`, or None. It takes precedence over `use_backend`,
+            which takes precedence over the environment variable SVILM_KERNELS; the default is
+            `auto`.
+        unsupported: the reason why the kernels of this op do not support the call (a shape, a
+            dtype), or None.
 
     Raises:
         ValueError: tensors on several devices, or an unknown choice.
-        RuntimeError: `fused` was asked for and cannot run; the message says why.
+        RuntimeError: `fused` was requested and cannot run; the message says why.
     """
     devices = {tensor.device for tensor in tensors if tensor is not None}
     if len(devices) != 1:
@@ -110,13 +112,13 @@ def choose(
     if reason is None:
         return "fused"
     if explicit:
-        raise RuntimeError(f"{op}: the fused path was asked for, but {reason}")
+        raise RuntimeError(f"{op}: the fused path was requested, but {reason}")
     _say_once(op, reason)
     return "reference"
 
 
 def explain() -> str:
-    """A table of the path that each op takes on each device of this machine, and why."""
+    """A table of the path that each op takes on each device of this machine, with the reason."""
     from .registry import ops
 
     devices = [torch.device("cpu")]

@@ -1,4 +1,4 @@
-"""Checks of tensors and numbers that the ops share: what counts as one, and what is refused."""
+"""Checks of tensors and numbers that the ops share."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# The dtypes that the ops take; what else PyTorch calls floating, as 8-bit types, has no products.
+# The dtypes that the ops support. PyTorch's 8-bit floating types have no matrix products.
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-# Quotients of logits by such a number, and its reciprocal, are finite in fp32.
+# Within these bounds, the reciprocal and the quotient of a logit are finite in fp32.
 SMALLEST_DIVISOR = 2.0**-64
 LARGEST_DIVISOR = 2.0**64
 
 
 def checked_workspace(op: str, workspace_bytes: int | None) -> int | None:
-    """A bound of the temporary memory as an int, or None.
+    """The bound of the temporary memory as an int, or None.
 
     Raises:
-        TypeError: no whole number.
+        TypeError: not a whole number.
         ValueError: zero or negative.
     """
     if workspace_bytes is None:
@@ -32,7 +32,7 @@ def checked_workspace(op: str, workspace_bytes: int | None) -> int | None:
 
 
 def check_tensors(op: str, **values: Tensor | None) -> None:
-    """Refuse what is no tensor with a TypeError."""
+    """Raise a TypeError for a value that is not a tensor."""
     for name, value in values.items():
         if not isinstance(value, Tensor):
             raise TypeError(f"{op}: {name} must be a tensor, got {value!r:.80}")
@@ -41,7 +41,7 @@ def check_tensors(op: str, **values: Tensor | None) -> None:
 def check_shape(
     op: str, name: str, tensor: Tensor, shape: Sequence[int], dtype: torch.dtype | None
 ) -> None:
-    """Refuse a tensor of another shape or dtype (None: any) with a ValueError."""
+    """Raise a ValueError for a tensor of another shape or dtype (None: any dtype)."""
     check_tensors(op, **{name: tensor})
     if list(tensor.shape) != list(shape) or (dtype is not None and tensor.dtype != dtype):
         kind = "" if dtype is None else f"{dtype} "
@@ -51,7 +51,7 @@ def check_shape(
 
 
 def check_rows(op: str, name: str, tensor: Tensor, axes: str) -> None:
-    """Refuse what is not floating with three axes, or has a width of 0, with a ValueError."""
+    """Raise a ValueError unless the tensor is floating, has three axes and a width above 0."""
     check_tensors(op, **{name: tensor})
     if tensor.dim() != 3 or tensor.dtype not in FLOATS:
         raise ValueError(
@@ -61,7 +61,7 @@ def check_rows(op: str, name: str, tensor: Tensor, axes: str) -> None:
 
 
 def check_width(op: str, **tensors: Tensor) -> None:
-    """Refuse rows of width 0, of which nothing can be computed, with a ValueError."""
+    """Raise a ValueError for rows of width 0."""
     for name, tensor in tensors.items():
         if tensor.shape[-1] == 0:
             raise ValueError(f"{op}: {name} must have a width above 0, got {list(tensor.shape)}")
@@ -72,17 +72,11 @@ def compute_dtype(*tensors: Tensor) -> torch.dtype:
     return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
 
 
-def scalar_tensor(value: float, like: Tensor) -> Tensor:
-    """A number as a 0-dim tensor beside `like`, in its compute dtype."""
-    # full, not as_tensor: a copy from the host would synchronise.
-    return torch.full((), float(value), dtype=compute_dtype(like), device=like.device)
-
-
 def whole_number(op: str, name: str, value: int) -> int:
-    """The value as an int: of Python, of NumPy, or what else is an index; else a TypeError."""
+    """The int of an integer or another object with `__index__`; a TypeError for other types."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    # A tensor is an index too, but would have to be awaited.
+    # A tensor has `__index__` too, but reading its value would synchronise.
     if not isinstance(value, bool | Tensor):
         try:
             return operator.index(value)
@@ -91,12 +85,40 @@ def whole_number(op: str, name: str, value: int) -> int:
     raise TypeError(f"{op}: {name} must be a whole number, got {value!r}")
 
 
-def real_number(op: str, name: str, value: float) -> float:
-    """The value as a float, if it is a real number of Python or NumPy and no bool.
+def check_scalar(op: str, name: str, value: Tensor | float) -> None:
+    """Check a number or 0-dim float tensor.
 
     Raises:
-        TypeError: something else.
-        ValueError: an integer that no float can hold.
+        TypeError: neither a number nor a tensor.
+        ValueError: another tensor, or a number too large for a float.
+    """
+    if not isinstance(value, Tensor):
+        real_number(op, name, value)
+    elif value.dim() or not value.is_floating_point():
+        raise ValueError(
+            f"{op}: {name} must be a number or a 0-dim float tensor, "
+            f"got {value.dtype} {list(value.shape)}"
+        )
+
+
+def as_scalar(op: str, name: str, value: Tensor | float, like: Tensor) -> Tensor:
+    """A number as a 0-dim tensor on the device of `like`, in its compute dtype; tensors unchanged.
+
+    Raises like `check_scalar`.
+    """
+    check_scalar(op, name, value)
+    if isinstance(value, Tensor):
+        return value
+    # Not as_tensor: its copy from the host would synchronise.
+    return torch.full((), float(value), dtype=compute_dtype(like), device=like.device)
+
+
+def real_number(op: str, name: str, value: float) -> float:
+    """A real number of Python or NumPy, but not a bool, as a float.
+
+    Raises:
+        TypeError: another type.
+        ValueError: an integer too large for a float.
     """
     if isinstance(value, float):
         return value
@@ -109,10 +131,10 @@ def real_number(op: str, name: str, value: float) -> float:
 
 
 def checked_divisor(op: str, name: str, value: float) -> float:
-    """A positive number to divide by, such as a temperature, as a float.
+    """A positive divisor, such as a temperature, as a float.
 
     Raises:
-        TypeError: no real number of Python or NumPy, or a bool.
+        TypeError: not a real number of Python or NumPy, or a bool.
         ValueError: not within [2^-64, 2^64].
     """
     if isinstance(value, bool) or not isinstance(value, float | numbers.Real):

@@ -1,8 +1,8 @@
-"""Gather, reduce-scatter and sums over ranks with their gradients, for gloo and NCCL.
+"""Differentiable gather, reduce-scatter and sums over ranks, for gloo and NCCL.
 
-Without an initialised process group every function is the identity of one rank. All gradients are
-those of the sum of the ranks' losses. Each function issues the same collectives on every rank,
-whatever the values, so a caller that is called everywhere cannot hang.
+Without an initialised process group, every function acts as on a single rank. All gradients are
+those of the sum of the ranks' losses. The collectives that a function issues do not depend on
+values, so a function that all ranks call cannot hang.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def world_size(group: dist.ProcessGroup | None = None) -> int:
 
 
 def rank(group: dist.ProcessGroup | None = None) -> int:
-    """This process's place in the group; 0 without a process group."""
+    """The rank of this process in the group; 0 without a process group."""
     return dist.get_rank(group) if is_distributed() else 0
 
 
@@ -55,7 +55,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     @first_derivative_only
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        # Summing halves over ranks would round at every hop.
+        # A sum over ranks in half precision would round at every hop.
         dtype = torch.promote_types(gradient.dtype, torch.float32)
         summands = gradient.to(dtype).contiguous()
         out = summands.new_empty((summands.shape[0] // world_size(ctx.group), *summands.shape[1:]))
@@ -99,8 +99,8 @@ def all_reduce_max(tensor: Tensor, group: dist.ProcessGroup | None = None) -> Te
 def all_reduce_logsumexp(lse: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
     """log of the sum over ranks of exp(lse), elementwise; -inf is an empty sum. Differentiable.
 
-    Two all-reduces of the tensor's size (maximum, then sum), so no rank's partial sum can
-    overflow or vanish beside another's; the gradient takes one more.
+    Two all-reduces of the tensor's size: the maximum, then the sum relative to it, so that no
+    partial sum overflows or underflows. The gradient takes one more.
     """
     if world_size(group) == 1:
         return lse
@@ -110,13 +110,13 @@ def all_reduce_logsumexp(lse: Tensor, group: dist.ProcessGroup | None = None) ->
 
 
 def device_of(*values: Any) -> torch.device:
-    """The device of the first tensor among a call's arguments, which may not be tensors at all."""
+    """The device of the first tensor among the values; the CPU if none is a tensor."""
     devices = (value.device for value in values if isinstance(value, Tensor))
     return next(devices, torch.device("cpu"))
 
 
 def _fixed_size(text: bytes) -> bytes:
-    """The text in _DESCRIPTION_BYTES; one that is too long ends with a hash of the whole."""
+    """The text padded to _DESCRIPTION_BYTES; a longer text is cut and ends with its hash."""
     if len(text) > _DESCRIPTION_BYTES:
         end = f"... (hash {hashlib.sha256(text).hexdigest()[:16]})".encode()
         text = text[: _DESCRIPTION_BYTES - len(end)] + end
@@ -131,16 +131,16 @@ def check_equal_calls(
     group: dist.ProcessGroup | None = None,
     problem: str | None = None,
 ) -> None:
-    """Compare what the ranks are about to do and raise the same error on all of them.
+    """Compare the calls that the ranks are about to make; raise the same error on all ranks.
 
-    Collectives of unequal sizes hang or corrupt memory; this one has a fixed size. It waits for the
-    other ranks: on a group with a CPU backend (gloo) it does not touch the GPU.
+    Collectives of unequal sizes hang or corrupt memory; this check gathers a text of fixed size.
+    It waits for the other ranks. On a group with a CPU backend (gloo) it does not use the GPU.
 
     Args:
         name: the caller, for the message.
         description: everything that must be equal, e.g. "texts [64, 256] torch.float32".
-        device: where the call's tensors are.
-        problem: what is wrong with this rank's input, if something is.
+        device: the device of the call's tensors.
+        problem: the error in this rank's input, or None.
 
     Raises:
         ValueError: a rank has a problem, or descriptions differ; the message lists the ranks.
@@ -175,15 +175,16 @@ def check_equal_calls(
 
 
 def described(tensors: dict[str, Tensor | float], **options: Any) -> str:
-    """What must be equal over ranks, for `check_equal_calls`: dtypes, gradients, numbers, options.
+    """Text for `check_equal_calls`: dtypes, required gradients, numbers and options of a call.
 
-    Numbers are compared by value, tensors by dtype alone: their values are on the device.
+    Numbers are compared by value. Tensors are compared by dtype only, because reading their
+    values would synchronise.
     """
     kinds = {
         name: str(value.dtype).removeprefix("torch.") if isinstance(value, Tensor) else float(value)
         for name, value in tensors.items()
     }
-    # Which gradients are needed decides which collectives backward has.
+    # The collectives of backward depend on which gradients are needed.
     needed = [
         name
         for name, value in tensors.items()

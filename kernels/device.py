@@ -1,4 +1,4 @@
-"""What a kernel's host code may know of a device, also where there is none."""
+"""The device properties that host code reads, real or assumed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 @dataclass(frozen=True)
 class DeviceTraits:
-    """The figures that tile shapes and grids are chosen by."""
+    """The properties from which tile shapes and grids are chosen."""
 
     capability: tuple[int, int]
     sm_count: int
@@ -29,7 +29,7 @@ _assumed: DeviceTraits = H200
 
 @contextmanager
 def assume_traits(assumed: DeviceTraits) -> Iterator[None]:
-    """Make `meta` (and interpreted CPU) tensors look as if they lay on this device."""
+    """Use these traits for `meta` tensors and for CPU tensors in the interpreter."""
     global _assumed
     before, _assumed = _assumed, assumed
     try:
@@ -51,7 +51,7 @@ def _read_cuda_traits(index: int) -> DeviceTraits:
 
 @torch.compiler.assume_constant_result
 def _cuda_traits(index: int) -> DeviceTraits:
-    # torch.compile warns of a cached function that it traces; this one it calls while compiling.
+    # torch.compile warns when it traces a cached function; it calls this one instead of tracing it.
     return _read_cuda_traits(index)
 
 

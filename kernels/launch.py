@@ -1,4 +1,4 @@
-"""The one way to start a Triton kernel, so that launches can be recorded instead of run."""
+"""Starts every Triton kernel, so that launches can be recorded instead of run."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import torch
 
 
 def power_of_two(value: int, at_least: int = 1) -> int:
-    """The smallest power of two that is not below `value` and `at_least` (a power of two)."""
+    """The smallest power of two >= `value` and >= `at_least`, which is a power of two itself."""
     return max(at_least, 1 << (value - 1).bit_length())
 
 
 @dataclass(frozen=True)
 class Launch:
-    """What a launch would have passed: enough to compile the same specialisation."""
+    """The arguments of a recorded launch, sufficient to compile the same specialisation."""
 
     kernel: Any
     grid: tuple[int, ...]
@@ -32,8 +32,8 @@ _compiled: list[Any] | None = None
 def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **meta: Any) -> None:
     """Run `kernel[grid](*args, **meta)`, or record it inside `record_launches()`.
 
-    An empty grid starts nothing: CUDA refuses a grid with a zero. The kernel runs on the GPU of its
-    tensors, whichever is current.
+    An empty grid starts nothing, because CUDA refuses a grid with a zero. The kernel runs on the
+    GPU of its tensors even if another GPU is current.
     """
     if _recording is not None:
         _recording.append(Launch(kernel, grid, args, meta))
@@ -49,7 +49,7 @@ def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **meta: Any) -> None:
 
 
 def _other_device(args: tuple[Any, ...]) -> int | None:
-    """The GPU of the first tensor (or descriptor's base) on one, if it is not the current GPU."""
+    """The GPU of the first CUDA tensor or descriptor, if it is not the current GPU; else None."""
     if not torch.cuda.is_initialized():
         return None
     for arg in args:
@@ -73,9 +73,9 @@ def record_launches() -> Iterator[list[Launch]]:
 
 @contextmanager
 def compiled_kernels() -> Iterator[list[Any]]:
-    """Collect the `triton.compiler.CompiledKernel` of each launch that runs inside, in order.
+    """Collect the `triton.compiler.CompiledKernel` of each launch in the block, in order.
 
-    Triton's interpreter compiles nothing: there the entries are None.
+    In Triton's interpreter the entries are None, because it does not compile.
     """
     global _compiled
     before, _compiled = _compiled, []

@@ -1,4 +1,4 @@
-"""Registering operators with fake implementations, and what their autograd shares."""
+"""Registration of operators with fake implementations, and helpers of their autograd functions."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def define(
     *,
     devices: tuple[str, ...] = ("CPU", "CUDA"),
 ) -> None:
-    """Add an operator for CPU (the interpreter) and CUDA; `fake` makes its outputs' metadata.
+    """Add an operator for CPU (the interpreter) and CUDA; `fake` returns outputs without data.
 
-    `devices` are dispatch keys. A number that may follow a size is a SymInt in the signature: a
-    traced graph then serves all sizes.
+    `devices` are dispatch keys. A number that may depend on a size must be a SymInt in the
+    signature, so that one traced graph serves all sizes.
     """
     library.define(name + signature)
     for device in devices:
@@ -43,10 +43,10 @@ class _Anchor(torch.autograd.Function):
 
 
 def anchor(*inputs: Tensor) -> Tensor | None:
-    """An empty tensor whose graph leads to the inputs; None where nothing needs it.
+    """An empty tensor whose graph leads to the inputs; None if no gradient is recorded.
 
-    For autograd functions that save copies of inputs made without a graph: an anchor that is
-    passed and saved too lets `first_derivative_only` refuse on the way to these inputs.
+    For autograd functions that save copies of their inputs made without a graph. Passing and saving
+    the anchor too lets `first_derivative_only` raise its error for these inputs.
     """
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return None
@@ -54,7 +54,7 @@ def anchor(*inputs: Tensor) -> Tensor | None:
 
 
 class _Unpacked:
-    """An autograd context whose saved tensors are unpacked once, as checkpointing demands."""
+    """An autograd context that unpacks its saved tensors once, as checkpointing requires."""
 
     def __init__(self, ctx: Any) -> None:
         self._ctx = ctx
@@ -65,12 +65,12 @@ class _Unpacked:
 
 
 def first_derivative_only(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """Let the backward of an autograd function refuse to be differentiated itself.
+    """Decorate the backward of an autograd function so that differentiating it raises an error.
 
-    PyTorch's `once_differentiable` refuses only where an upstream gradient has a graph. With
-    `create_graph=True` the upstream of a loss is a constant, so a term of the second derivative
-    would be dropped without a word. Here every gradient that such a backward returns depends on
-    the upstream gradients and the saved tensors, and raises RuntimeError when it is differentiated.
+    PyTorch's `once_differentiable` raises an error only if an upstream gradient has a graph. With
+    `create_graph=True` the upstream gradient of a loss is a constant, so a term of the second
+    derivative would be silently dropped. Here every gradient that the backward returns is connected
+    to the upstream gradients and the saved tensors, and raises RuntimeError when differentiated.
     """
 
     @wraps(backward)
@@ -107,9 +107,9 @@ Tensors = TypeVarTuple("Tensors")
 
 
 def distinct(*tensors: *Tensors) -> tuple[*Tensors]:
-    """The tensors; where a graph is traced, views in place of those that came before.
+    """The tensors; under `torch.compile`, repeated tensors are replaced by views.
 
-    Dynamo refuses an autograd function that takes one tensor twice. None stays.
+    Dynamo rejects an autograd function that takes the same tensor twice. None entries are kept.
     """
     if not torch.compiler.is_compiling():
         return tensors
@@ -121,11 +121,19 @@ def distinct(*tensors: *Tensors) -> tuple[*Tensors]:
     return tuple(found)  # type: ignore[return-value]
 
 
+def gradient_buffers(needs: Iterable[bool], inputs: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    """Uninitialised gradients of the inputs; of shape [0] where not needed."""
+    return tuple(
+        torch.empty_like(value) if need else value.new_empty((0,))
+        for need, value in zip(needs, inputs)
+    )
+
+
 def wanted(needs: Iterable[bool], gradients: Iterable[Tensor]) -> tuple[Tensor | None, ...]:
     """The gradients that are needed, None for the others."""
     return tuple(gradient if need else None for need, gradient in zip(needs, gradients))
 
 
 def dense(tensor: Tensor | None) -> Tensor | None:
-    """The tensor, contiguous."""
+    """The tensor, contiguous; None stays None."""
     return None if tensor is None else tensor.contiguous()

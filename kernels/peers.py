@@ -1,8 +1,8 @@
-"""Peers: other implementations that an op is measured against, each in its op's `peers.py`.
+"""Peers: other implementations that an op is compared with, defined in the op's `peers.py`.
 
-A peer takes the keyword arguments that the op's `make_inputs` gives and returns the op's first
-output. It returns `NotImplemented` for a case that it cannot express, and raises `PeerMissing`
-where a package that it needs is not installed.
+A peer takes the keyword arguments that the op's `make_inputs` returns, and returns the first output
+of the op. It returns `NotImplemented` for a case that it does not support, and raises `PeerMissing`
+if a package that it needs is not installed.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ class PeerMissing(Exception):
 
 
 def compiled(eager: Provider) -> Provider:
-    """`eager` under `torch.compile`, made on its first call."""
+    """`eager` under `torch.compile`, compiled on the first call."""
     cache: list[Provider] = []
 
     def call(*tensors: Any, **inputs: Any) -> Any:
         if not cache:
             cache.append(torch.compile(eager, dynamic=False))
-        # Donated buffers would let a graph run backward once; the clock runs it many times.
+        # With donated buffers a graph runs backward only once; a measurement runs it many times.
         with functorch_config.patch(donated_buffer=False):
             return cache[0](*tensors, **inputs)
 

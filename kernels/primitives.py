@@ -1,4 +1,4 @@
-"""What the kernels of several ops share: device functions, and products left to the library."""
+"""Device functions that several ops share, and the matrix product that cuBLAS computes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 SMALLEST_UNIFORM = tl.constexpr(2.0**-32)
 
 
-# Triton 3.6 takes a default that is a string for a constant only where it is wrapped as one.
+# Triton 3.6 treats a string default as a constant only if it is wrapped in tl.constexpr.
 TF32X3 = tl.constexpr("tf32x3")
 
 
@@ -37,7 +37,7 @@ def ordered_sum(values, number, BLOCK: tl.constexpr):
 
 @triton.jit
 def log1p(x):
-    """log(1 + x) for x in [0, 1], exact to a few ulp also where 1 + x rounds (Kahan)."""
+    """log(1 + x) for x in [0, 1], accurate to a few ulp even where 1 + x rounds (Kahan)."""
     shifted = 1.0 + x
     rounded = shifted == 1.0
     return tl.where(rounded, x, tl.log(shifted) * x / tl.where(rounded, 1.0, shifted - 1.0))
@@ -58,7 +58,7 @@ def gumbel(seed, token_id, GROUPS: tl.constexpr, BLOCK_G: tl.constexpr):
     QUADS: tl.constexpr = (GROUPS + 3) // 4
     quad = tl.arange(0, BLOCK_G // 4)
     u0, u1, u2, u3 = tl.rand4x(seed, token_id[:, None] * QUADS + quad[None, :])
-    # Joining puts the new axis last, so this order makes the flattened axis u0, u1, u2, u3.
+    # tl.join adds the new axis last, so this order gives u0, u1, u2, u3 when flattened.
     u = tl.join(tl.join(u0, u2), tl.join(u1, u3))
     u = tl.reshape(u, (token_id.shape[0], BLOCK_G))
     # -log(-log u), u uniform in (0, 1)
@@ -67,7 +67,7 @@ def gumbel(seed, token_id, GROUPS: tl.constexpr, BLOCK_G: tl.constexpr):
 
 @triton.jit
 def tile_position(row_tiles, column_tiles, TILE_GROUP: tl.constexpr):
-    """This program's tile: TILE_GROUP row tiles walk the columns together."""
+    """Row and column tile of this program; TILE_GROUP row tiles share a column tile in L2."""
     pid = tl.program_id(0)
     per_group = TILE_GROUP * column_tiles
     first = (pid // per_group) * TILE_GROUP
@@ -78,7 +78,7 @@ def tile_position(row_tiles, column_tiles, TILE_GROUP: tl.constexpr):
 
 @triton.jit
 def sample_columns(WIDTH: tl.constexpr, BLOCK_C: tl.constexpr):
-    """This program's sample, its part of the sample's columns, and those columns."""
+    """Sample of this program, the index of its block of columns, and the columns."""
     PARTS: tl.constexpr = (WIDTH + BLOCK_C - 1) // BLOCK_C
     program = tl.program_id(0).to(tl.int64)
     part = program % PARTS
@@ -88,8 +88,8 @@ def sample_columns(WIDTH: tl.constexpr, BLOCK_C: tl.constexpr):
 def accumulate_product(out: Tensor, left: Tensor, right: Tensor, *, first: bool) -> None:
     """out [m, n] fp32 (+)= left [m, k] @ right [k, n], accumulated in fp32; half or fp32 factors.
 
-    Or all three with one more dimension in front. `first` overwrites. Does nothing on `meta`
-    tensors: those only record launches.
+    All three may have a leading batch dimension. `first` overwrites `out`. Does nothing on `meta`
+    tensors, which only record launches.
     """
     if out.is_meta:
         return
@@ -97,7 +97,7 @@ def accumulate_product(out: Tensor, left: Tensor, right: Tensor, *, first: bool)
     multiply, add = (torch.bmm, torch.baddbmm) if batched else (torch.mm, torch.addmm)
     with torch.autocast(out.device.type, enabled=False):
         if out.device.type == "cpu" and left.dtype != torch.float32:
-            # Only under the interpreter: the CPU has no half-precision product with an fp32 result.
+            # Interpreter only: the CPU has no half-precision product with an fp32 result.
             left, right = left.float(), right.float()
         if left.dtype == torch.float32:
             add(out, left, right, beta=0 if first else 1, out=out)

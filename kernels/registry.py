@@ -1,4 +1,4 @@
-"""The ops and their declared variants: tests, static table, benchmark and report read this."""
+"""The registry of ops, read by tests, the static table, benchmarks and reports."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .peers import Provider
 
 @dataclass(frozen=True)
 class OpCost:
-    """The floor of one call: FLOPs of the matrix products and the least bytes through memory."""
+    """Lower bounds of one call: FLOPs of the matrix products and bytes moved through memory."""
 
     forward_flops: float
     forward_bytes: float
@@ -28,10 +28,10 @@ class OpCost:
 class Variant:
     """One specialisation for the static table.
 
-    `run()` calls the fused host functions (not the dispatcher) on `meta` tensors, under
-    `record_launches()`, so that the compiler sees exactly what the launcher would specialise.
-    `targets` names the architectures on which the launcher would start these kernels. `counted`:
-    the host instructions of `run()` are in the table of counts.
+    `run()` calls the fused host functions (not the dispatcher) on `meta` tensors under
+    `record_launches()`, so that the compiled specialisation is the one that a real call would use.
+    `targets` names the architectures on which a real call would start these kernels. `counted`
+    says whether the table of counts contains the host instructions of `run()`.
     """
 
     op: str
@@ -46,13 +46,13 @@ class Sizes:
     """Sizes at which gates and benchmarks run an op, besides its `cases`.
 
     Attributes:
-        tiny: the arithmetic takes less than the checks and the dispatch around it.
+        tiny: so small that checks and dispatch take longer than the arithmetic.
         small: counted and checked on any machine.
-        large: a [B, B] matrix of it is larger than all that the chunked paths hold at once.
-        cpu: name -> sizes that are measured on a CPU, besides the cases that are small enough:
-            a call should take tens of milliseconds.
+        large: so large that its [B, B] matrix exceeds the memory of the chunked paths.
+        cpu: name -> sizes that are measured on a CPU, in addition to the cases that are small
+            enough: a call should take tens of milliseconds.
         peers: name -> sizes at which `svilm bench peers` compares with peers on a CPU.
-        compared: the cases that targets compare with peers on a GPU.
+        compared: the cases that are compared with peers on a GPU.
     """
 
     tiny: Mapping[str, Any]
@@ -65,23 +65,23 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Op:
-    """An op as every tool sees it.
+    """Everything that tests and tools need to know about an op.
 
     Attributes:
-        name: the folder's name.
+        name: the name of the op.
         api: the public function.
         reference: the oracle, with the same arguments (without `backend`).
         cost: `cost(case, dtype) -> OpCost`.
-        cases: name -> sizes; holds the target shapes.
+        cases: name -> sizes, including the target shapes.
         make_inputs: `make_inputs(case, dtype, device, seed) -> dict` of keyword arguments of `api`.
-        sizes: what gates and benchmarks run besides the cases.
-        unit: what a call works through, and the size that counts it: ("pairs", "batch").
-        variants: what the static table compiles.
-        kernel_paths: files whose text decides the machine code.
-        distributed: the op over ranks, with some of the arguments of `api`.
-        peers: name -> implementation by others (see `kernels.peers`).
-        gpu_peers: those of them that need a GPU.
-        priority: ops with a lower one are measured first.
+        sizes: sizes for gates and benchmarks, in addition to the cases.
+        unit: the unit of throughput and the size that counts it, e.g. ("pairs", "batch").
+        variants: the specialisations that the static table compiles.
+        kernel_paths: the source files that determine the machine code.
+        distributed: the op over ranks, with a subset of the arguments of `api`.
+        peers: name -> other implementation (see `kernels.peers`).
+        gpu_peers: the same for peers that need a GPU.
+        priority: ops with a lower number are measured first.
     """
 
     name: str
@@ -116,7 +116,7 @@ def register(op: Op) -> Op:
 
 
 def kernel_sources(folder: Path) -> tuple[Path, ...]:
-    """What decides the machine code of the op in `folder`: `fused/`, and what ops share."""
+    """The files that determine the machine code of the op in `folder`."""
     return (
         *sorted((folder / "fused").glob("*.py")),
         Path(__file__).with_name("primitives.py"),

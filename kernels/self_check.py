@@ -1,6 +1,6 @@
-"""`python -m svilm_fast.kernels.self_check`: every op on its small sizes against float64.
+"""`python -m svilm_fast.kernels.self_check`: compares every op at small sizes with float64.
 
-Prints one JSON object: for each op its relative error, the bar, and where it ran.
+Prints one JSON object with the relative error of each op, its limit, and where the op ran.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from .backend import obstacle
 from .registry import Op, ops
 
-# Relative root mean square error of fp32 outputs and gradients.
+# Limit of the relative root mean square error of fp32 outputs and gradients.
 BAR = 1e-4
 
 
@@ -27,7 +27,7 @@ def _evaluate(op: Op, inputs: dict[str, Any], dtype: torch.dtype, path: str) -> 
             leaves.append(call[name])
     found = op.api(**call, backend=path)
     outputs = [found] if isinstance(found, Tensor) else [x for x in found if x.requires_grad]
-    # Not uniform weights, so that a lost part of a gradient is seen.
+    # The weights differ, so that a lost part of a gradient changes the result.
     total = torch.stack(
         [
             (x.double().flatten() * torch.linspace(1, 2, x.numel(), device=x.device)).sum()
@@ -40,7 +40,8 @@ def _evaluate(op: Op, inputs: dict[str, Any], dtype: torch.dtype, path: str) -> 
 
 def error_of(op: Op, device: str, path: str) -> float:
     """Largest relative error among the outputs and gradients of a path in float32."""
-    # The same numbers on every machine: devices draw others, and two scores may be nearly level.
+    # Drawn on the CPU, so that the inputs are the same on every device: other inputs could hold
+    # two scores that are nearly equal.
     inputs = {
         name: value.to(device) if isinstance(value, Tensor) else value
         for name, value in op.make_inputs(op.sizes.small, torch.float32, "cpu", 0).items()
@@ -51,7 +52,7 @@ def error_of(op: Op, device: str, path: str) -> float:
 
 
 def main() -> None:
-    """Check every op on the GPU, or on the CPU through Triton's interpreter where it is chosen."""
+    """Check every op on the GPU, or on the CPU in Triton's interpreter if it is enabled."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     hindrance = obstacle(torch.device(device), allow_interpreter=True)
     path = "fused" if hindrance is None else "reference"

@@ -1,9 +1,10 @@
-"""An all-gather in slices: the transfer of one overlaps with the work on those before it.
+"""An all-gather in slices: the transfer of a slice overlaps with computation on earlier slices.
 
-In slices, a rank works on its own rows first, then on the others' as they arrive; in backward the
-others' gradients leave first and the own rows' work hides the last of them. Every rank issues the
-same collectives in the same order: forward the slices' gathers, backward their reduce-scatters from
-the last slice to the first.
+A rank computes with its own rows first and with those of the other ranks as they arrive. In
+backward it sends the gradients of the other ranks' rows first, and computation on its own rows
+overlaps with the last transfer. Every rank issues the same collectives in the same order: the
+gathers of the slices in forward, their reduce-scatters from the last slice to the first in
+backward.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ from torch import Tensor
 from . import collectives
 from .operators import first_derivative_only
 
-# A collective costs tens of microseconds whatever its size, and links of 50 to 400 GB/s move this
-# much in 40 to 340: smaller slices would mostly wait.
+# A collective has a fixed cost of tens of microseconds. Links of 50 to 400 GB/s transfer this many
+# bytes in 40 to 340 microseconds; smaller slices would mostly pay the fixed cost.
 SLICE_BYTES = 1 << 24
-# The first slice hides behind the rank's own rows, the next behind the first: more slices hide no
-# more, and each costs launches.
+# The first slice overlaps with the rank's own rows, the next with the first. More slices do not
+# improve the overlap, and each adds launches.
 MAX_SLICES = 4
 
 
 def slice_count(tensor: Tensor, group: dist.ProcessGroup | None) -> int:
-    """Into how many slices the gather of a rank's [b, ...] is cut; equal where b is."""
+    """The number of slices of the gather of [b, ...]; equal on all ranks with equal b."""
     world_size = collectives.world_size(group)
     if world_size == 1:
         return 1
@@ -38,10 +39,10 @@ def slice_count(tensor: Tensor, group: dist.ProcessGroup | None) -> int:
 
 @dataclass(frozen=True)
 class SlicePlan:
-    """In which parts a rank sees the [W b] rows of all ranks.
+    """The parts in which a rank receives the [W b] rows of all ranks.
 
-    One slice: one part, all rows in rank order. More: the rank's own b rows, then for each slice
-    the same rows of every other rank, in rank order.
+    With one slice there is one part: all rows in rank order. With several slices, the first part is
+    the rank's own b rows; then each slice gives the same rows of every other rank, in rank order.
     """
 
     world_size: int
@@ -81,11 +82,11 @@ class SlicePlan:
 
     @property
     def diagonal_offsets(self) -> list[int]:
-        """For each part, column of a row's own pair less the row; past the parts without it."""
+        """For each part, the column of a row's pair minus the row; outside parts without pairs."""
         return [self.rank * self.local_batch] if self.whole else [0, *self.part_sizes[1:]]
 
     def parts(self, everything: Tensor) -> list[Tensor]:
-        """[W b, ...] in rank order as the parts."""
+        """[W b, ...] in rank order, divided into the parts."""
         if self.whole:
             return [everything]
         by_rank = everything.unflatten(0, (self.world_size, self.local_batch))
@@ -96,7 +97,7 @@ class SlicePlan:
         return torch.cat((by_rank[: self.rank], by_rank[self.rank + 1 :])).flatten(0, 1)
 
     def in_rank_order(self, values: Sequence[Tensor]) -> Tensor:
-        """A vector for each part as one [W b] in rank order; the inverse of `parts`."""
+        """One vector per part, combined to [W b] in rank order; the inverse of `parts`."""
         if self.whole:
             return values[0]
         own, *others = values
@@ -111,7 +112,7 @@ class SlicePlan:
 
 @dataclass
 class _Exchange:
-    """The collectives under way, with the tensors that they read and write."""
+    """The pending collectives, with the tensors that they read and write."""
 
     plan: SlicePlan
     group: dist.ProcessGroup | None
@@ -120,7 +121,7 @@ class _Exchange:
 
 
 class _Start(torch.autograd.Function):
-    """Start all gathers; backward waits for what `_Arrive` has sent back."""
+    """Start all gathers; backward waits for the reduce-scatters that `_Arrive` started."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, exchange: _Exchange) -> tuple[Tensor, Tensor]:
@@ -132,7 +133,7 @@ class _Start(torch.autograd.Function):
                 received.flatten(0, 1), sent, group=exchange.group, async_op=True
             )
             exchange.arriving.append((work, received, sent))
-        # The second output only ties the slices' nodes to this one.
+        # The second output only connects the graph nodes of the slices to this one.
         return tensor.view_as(tensor), tensor.new_empty((0,))
 
     @staticmethod
@@ -147,7 +148,7 @@ class _Start(torch.autograd.Function):
 
 
 class _Arrive(torch.autograd.Function):
-    """Wait for a slice; backward sends its gradient off and goes on."""
+    """Wait for a slice; backward starts the reduce-scatter of its gradient and does not wait."""
 
     @staticmethod
     def forward(ctx: Any, tie: Tensor, exchange: _Exchange, number: int) -> Tensor:
@@ -179,8 +180,8 @@ def gather_parts(
 ) -> Iterator[Tensor]:
     """The parts of the [W b, ...] of all ranks, each as soon as it has arrived.
 
-    All gathers start with the first part. The gradient of every part must be taken, or of none;
-    half precision is summed in fp32.
+    All gathers start with the first part. Backward must use all parts or none. Gradients in half
+    precision are summed in fp32.
     """
     if plan.whole:
         yield collectives.gather(tensor, group)
@@ -207,7 +208,7 @@ class _Copies(torch.autograd.Function):
 
 
 def for_parts(tensor: Tensor, plan: SlicePlan) -> Sequence[Tensor]:
-    """The tensor once for each part; gradients in half precision are added up in fp32."""
+    """The tensor once for each part; gradients in half precision are summed in fp32."""
     number = len(plan.part_sizes)
     return (tensor,) if number == 1 else _Copies.apply(tensor, number)
 

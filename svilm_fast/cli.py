@@ -63,7 +63,7 @@ add_command(
     app,
     "pretrain",
     "svilm_fast.train.pretrain:pretrain",
-    "Train a model; under `deepspeed` or `torchrun` as one rank of many, else alone.",
+    "Train a model, in one process or as one rank under `deepspeed` or `torchrun`.",
     "svilm pretrain --config demo run.dir=runs/first training.steps=100",
     "svilm pretrain --config runs/first/config.yaml --resume",
     "svilm pretrain --config svilm_base training.global_batch=2048 --dry-run",
@@ -72,7 +72,7 @@ add_command(
     app,
     "train",
     "svilm_fast.train.train:train",
-    "Train a model for a task; under `deepspeed` or `torchrun` as one rank of many, else alone.",
+    "Train a model, in one process or as one rank under `deepspeed` or `torchrun`.",
     "svilm train --task pretrain --config demo run.dir=runs/first",
     "svilm train --config runs/first/config.yaml --resume",
 )
@@ -87,7 +87,7 @@ add_command(
 
 data_app = _group(
     "data",
-    "Make data: render the world, pack videos, index and inspect shards and lists.",
+    "Make data: render the world, pack videos, index and inspect data sets; measure loading.",
     "svilm data world --out runs/world",
     "svilm data pack videos.csv --out shards/train",
 )
@@ -123,6 +123,14 @@ add_command(
     "svilm data inspect shards/train --sheet sheet.png",
     "svilm data inspect list.jsonl --videos /data/clips --clips 24",
 )
+add_command(
+    data_app,
+    "bench",
+    "svilm_fast.bench.loading.command:bench",
+    "Load clips, by stage and against a plain loop (and torchcodec where installed), in turn.",
+    "svilm data bench",
+    "svilm data bench --seconds 10,60 --videos clips --out loading.json",
+)
 
 evaluate_app = _group(
     "evaluate",
@@ -157,7 +165,7 @@ add_command(
     config_app,
     "print",
     "svilm_fast.train.config.commands:print_config",
-    "Print a recipe with all its bases and overrides resolved.",
+    "Print a recipe with its bases and overrides resolved.",
     "svilm config print --config svilm_base training.global_batch=2048",
 )
 add_command(
@@ -186,7 +194,7 @@ add_command(
     ckpt_app,
     "convert",
     "svilm_fast.train.checkpoint.commands:convert",
-    "Make a portable checkpoint of a run's DeepSpeed checkpoint, of any ZeRO stage and rank count.",
+    "Convert a run's DeepSpeed checkpoint, of any ZeRO stage and rank count, to a portable one.",
     "svilm ckpt convert --run runs/demo",
     "svilm ckpt convert --run runs/demo --step 480 --out runs/demo-at-480",
 )
@@ -239,7 +247,7 @@ add_command(
     profile_app,
     "trace",
     "svilm_fast.bench.profile.command:trace",
-    "Tables and picture of a trace, for example of training.profile.steps.",
+    "Print tables and draw the memory picture of an existing trace.",
     "svilm profile trace runs/profile/step.json.gz",
 )
 

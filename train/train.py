@@ -25,7 +25,7 @@ TaskName = Annotated[
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="continue from the newest checkpoint")]
 AutoResume = Annotated[
-    bool, typer.Option("--auto-resume", help="continue where a checkpoint exists, else start")
+    bool, typer.Option("--auto-resume", help="resume if there is a checkpoint, otherwise start")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace an earlier run in run.dir")]
 InitFrom = Annotated[
@@ -36,20 +36,20 @@ WeightsFrom = Annotated[
     typer.Option(help="portable checkpoint of which only the weights are taken"),
 ]
 WeightsKind = Annotated[
-    Weights, typer.Option(help="with --weights-from: as they were trained, or their average")
+    Weights, typer.Option(help="with --weights-from: the raw weights or their moving average")
 ]
 Trust = Annotated[
     bool, typer.Option("--trust", help="resume also from files that another user owns")
 ]
 PrintConfig = Annotated[
-    bool, typer.Option("--print-config", help="print the resolved tree and stop")
+    bool, typer.Option("--print-config", help="print the resolved configuration and exit")
 ]
 PrintDeepSpeed = Annotated[
-    bool, typer.Option("--print-ds-config", help="print DeepSpeed's dictionary and stop")
+    bool, typer.Option("--print-ds-config", help="print DeepSpeed's configuration and exit")
 ]
 DryRun = Annotated[
     bool,
-    typer.Option("--dry-run", help="build on the meta device, print sizes and FLOPs, and stop"),
+    typer.Option("--dry-run", help="build on the meta device, print sizes and FLOPs, and exit"),
 ]
 # The launchers pass it; the run reads LOCAL_RANK from the environment instead.
 LocalRank = Annotated[int, typer.Option("--local_rank", "--local-rank", hidden=True)]
@@ -71,7 +71,7 @@ def train(
     dry_run: DryRun = False,
     local_rank: LocalRank = 0,
 ) -> int:
-    """Train a model, as one rank under `deepspeed` or `torchrun`, else in a single process.
+    """Train a model, in one process or as one rank under `deepspeed` or `torchrun`.
 
     Exit codes: 0 done; 2 bad input; 3 loss or gradients not finite;
 

@@ -1,1 +1,1 @@
-"""`svilm bench ab`: two versions, two worker processes, interleaved pairs, one verdict."""
+"""`svilm bench ab`: times two versions in interleaved pairs and decides whether head is slower."""

@@ -1,4 +1,4 @@
-"""The two versions in folders of their own, which are gone afterwards whatever happens."""
+"""Checks out the two versions into temporary folders, which are always removed."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 
 from svilm_fast.core.git import git
 
-PACKAGE = Path("svilm_fast") / "bench"
+SUITES = Path("svilm_fast") / "bench" / "suites"
 
 
 @dataclass(frozen=True)
 class Checkouts:
-    """Folders of both sides (the same one when a version is compared with itself)."""
+    """Folders of both sides (the same folder if a version is compared with itself)."""
 
     base: Path
     head: Path
@@ -47,8 +47,8 @@ def checkouts(
 ) -> Iterator[Checkouts]:
     """Check out `base` and `head` (None: a copy of the working tree as it is now).
 
-    With `itself` both sides are `base`. Folders have names of one length: paths are part of a
-    process and move its memory.
+    With `itself` both sides are `base`. The folder names have the same length, because a path is
+    part of a process's memory and shifts its addresses.
     """
     base_commit = commit_of(repository, base)
     head_commit = base_commit if itself else head and commit_of(repository, head)
@@ -62,8 +62,11 @@ def checkouts(
             git(repository, "worktree", "add", "--detach", str(folders[1]), head_commit)
         sides = (folders[0], folders[0] if itself else folders[1])
         for folder in sides:
-            if not (folder / PACKAGE / "__init__.py").is_file():
-                raise ValueError(f"{folder.name}: no {PACKAGE} in that version; compare newer ones")
+            if not (folder / SUITES / "__init__.py").is_file():
+                raise ValueError(
+                    f"{folder.name}: that version has no list of benchmarks ({SUITES}); compare a "
+                    "newer one"
+                )
         yield Checkouts(*sides, scratch, base_commit, head_commit)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -71,11 +74,11 @@ def checkouts(
 
 
 def take_benchmarks_from(source: Path, target: Path) -> None:
-    """Put the benchmarks of one checkout over another's library, with the cases of its ops."""
+    """Replace a checkout's benchmarks, and the cases and peers of its ops, by another's."""
     shutil.rmtree(target / "bench")
     ignored = shutil.ignore_patterns("__pycache__", "results")
     shutil.copytree(source / "bench", target / "bench", ignore=ignored)
-    # Sizes, inputs and peers lie with the ops: the same name must mean the same work on both sides.
+    # Cases and peers are in the op folders: the same name must mean the same work on both sides.
     for path in source.glob("kernels/**/*.py"):
         there = target / path.relative_to(source)
         if path.name in ("cases.py", "peers.py") and there.is_file():
@@ -83,7 +86,7 @@ def take_benchmarks_from(source: Path, target: Path) -> None:
 
 
 def _copy_working_tree(repository: Path, target: Path) -> None:
-    """Copy what git tracks or would track, as it lies there: the run must not see later edits."""
+    """Copy tracked and untracked files as they are now, so that later edits have no effect."""
     listed = git(repository, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     for name in filter(None, listed.split("\0")):
         source = repository / name

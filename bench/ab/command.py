@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from svilm_fast.bench.ab.gate import Comparison, ComparisonRequest, compare
-from svilm_fast.bench.ab.protocol import SUITES_MODULE
+from svilm_fast.bench.ab.process import SUITES_MODULE
 from svilm_fast.bench.ab.session import MeasurementPlan
 from svilm_fast.bench.ab.verdict import BenchmarkVerdict, DecisionRule
 from svilm_fast.bench.console import wide_console
@@ -24,7 +24,7 @@ from svilm_fast.core.console import Console
 from svilm_fast.core.messages import single_line
 
 DEFAULT = MeasurementPlan()
-# CUDA does not survive a fork, so there the pairs of one process replace the renewals.
+# CUDA does not survive a fork: on a GPU more pairs in one process replace the renewals.
 CUDA_PAIRS = 40
 
 
@@ -39,40 +39,40 @@ def ab(
     only: Annotated[str | None, typer.Option(help="Only ids that match this pattern.")] = None,
     restarts: Annotated[int, typer.Option(min=2, help="Sets of processes.")] = DEFAULT.restarts,
     renewals: Annotated[
-        int | None, typer.Option(min=0, help="Forks of each process; default 0 on CUDA.")
+        int | None, typer.Option(min=0, help="Forks per process; default 0 on CUDA.")
     ] = None,
     pairs: Annotated[int | None, typer.Option(min=1, help="Pairs in each renewal.")] = None,
     threshold: Annotated[str, typer.Option(help="Slower by more than this fails.")] = "1%",
     must_see: Annotated[
-        str, typer.Option(help="Passes only if slower by less than this for sure.")
+        str, typer.Option(help="Passes only if a slowdown above this is ruled out.")
     ] = "5%",
     confidence: Annotated[
-        float, typer.Option(min=0.5, max=0.9999, help="Of the two-sided intervals.")
+        float, typer.Option(min=0.5, max=0.9999, help="Confidence of the two-sided intervals.")
     ] = 0.95,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: what is there.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda; default: cuda if available.")
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads; more than 1: unpinned.")] = 1,
     controls: Annotated[
-        int, typer.Option(min=0, help="Benchmarks also measured base against base.")
+        int, typer.Option(min=0, help="Number of benchmarks also measured base against base.")
     ] = DEFAULT.controls,
     bench_from: Annotated[
-        Literal["head", "own"], typer.Option(help="Whose benchmark code runs over base's library.")
+        Literal["head", "own"],
+        typer.Option(help="Version whose benchmark code measures base's library."),
     ] = "head",
     allow: Annotated[
         list[str] | None, typer.Option(help="Id that may be on one side only (repeat).")
     ] = None,
-    unlisted_base: Annotated[
-        bool, typer.Option("--unlisted-base", help="Base may be too old to list its benchmarks.")
-    ] = False,
     timeout: Annotated[
         float, typer.Option(min=1, max=1e6, help="Seconds for one request.")
     ] = DEFAULT.timeout_s,
-    seed: Annotated[int, typer.Option(help="Draws all orders.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of all random orders.")] = 0,
     aa: Annotated[bool, typer.Option("--aa", help="Compare the base with itself.")] = False,
     out: Annotated[Path | None, typer.Option(help="JSON with all samples.")] = None,
-    repository: Annotated[Path, typer.Option(help="Clone that knows both versions.")] = ROOT,
+    repository: Annotated[Path, typer.Option(help="Clone that contains both versions.")] = ROOT,
     module: Annotated[str, typer.Option(hidden=True)] = SUITES_MODULE,
 ) -> None:
-    """Time two versions side by side in pairs; say for each benchmark whether head is slower.
+    """Time two versions in interleaved pairs; report for each benchmark whether head is slower.
 
     Exit status: 0 not slower, 1 slower or larger, 2 wrong usage, 3 sides cannot be compared,
     4 a benchmark is on one side only, 5 a side gave no figure, 6 the machine is too noisy to tell.
@@ -94,9 +94,9 @@ def ab(
     )
     if cuda and plan.renewals:
         raise typer.BadParameter("--renewals forks processes, which CUDA does not survive: use 0")
-    rule = DecisionRule(fraction(threshold), fraction(must_see), confidence, frozenset(allow or ()))
+    rule = DecisionRule(fraction(threshold), fraction(must_see), confidence, tuple(allow or ()))
     if rule.must_see <= rule.threshold:
-        raise typer.BadParameter("--must-see has to be larger than --threshold")
+        raise typer.BadParameter("--must-see must be larger than --threshold")
     request = ComparisonRequest(
         repository=repository.resolve(),
         base=base,
@@ -107,7 +107,6 @@ def ab(
         device=where.type,
         threads=threads,
         bench_from=bench_from,
-        unlisted_base=unlisted_base,
         module=module,
         plan=plan,
         rule=rule,
@@ -136,7 +135,7 @@ def fraction(text: str) -> float:
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     if value >= 1:
-        raise typer.BadParameter(f"{text} is no share below 100%")
+        raise typer.BadParameter(f"{text} is not below 100%")
     return value
 
 
@@ -151,9 +150,8 @@ def show(comparison: Comparison, console: Console) -> None:
     for verdict in judgement.controls:
         table.add_row(f"base against base: {verdict.id}", *_figures(verdict), verdict.word)
     console.print(table)
-    told = "; ".join(judgement.messages)
-    line = f"{judgement.exit_code.name} ({int(judgement.exit_code)})"
-    _say(console, f"{line}: {told}" if told else line)
+    code = f"{judgement.exit_code.name} ({int(judgement.exit_code)})"
+    _say(console, ": ".join([code, *judgement.messages]))
 
 
 def _figures(verdict: BenchmarkVerdict) -> tuple[str, str]:
@@ -168,5 +166,5 @@ def _say(console: Console, line: str) -> None:
 
 
 def _end(number: int, frame: object) -> None:
-    """Leave through the clean-up, so that no worktree and no worker stays behind."""
+    """Exit through the clean-up, which removes worktrees and workers."""
     raise SystemExit(128 + number)

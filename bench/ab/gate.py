@@ -1,4 +1,4 @@
-"""Compares two versions: checkouts, workers, judgement, and the file that keeps all samples."""
+"""Compares two versions: checkouts, workers, judgement, and the file with all samples."""
 
 from __future__ import annotations
 
@@ -12,35 +12,28 @@ from pathlib import Path
 from typing import Any, Literal
 
 from svilm_fast.bench.ab.checkouts import Checkouts, checkouts, take_benchmarks_from
-from svilm_fast.bench.ab.process import SideError
-from svilm_fast.bench.ab.protocol import SUITES_MODULE
+from svilm_fast.bench.ab.process import SUITES_MODULE, SideError, SideSpec
 from svilm_fast.bench.ab.samples import BASE, CONTROL, HEAD
-from svilm_fast.bench.ab.session import Measured, MeasurementPlan, Session, SideSpec
+from svilm_fast.bench.ab.session import Measured, MeasurementPlan, Session
 from svilm_fast.bench.ab.verdict import DecisionRule, Judgement, judge
 from svilm_fast.bench.exit_codes import ExitCode
 from svilm_fast.core.git import git
 
 SCHEMA = 2
 BenchFrom = Literal["head", "own"]
-# What a checkout tells of itself; it must run where no worker existed yet.
+# Run in the base's checkout to list its own benchmarks; the base may have no worker yet.
 _LIST = """
 import importlib, json, sys, torch
 module, suites, only, device = json.loads(sys.argv[1])
-try:
-    listed = importlib.import_module(module).benchmarks
-except ModuleNotFoundError as missing:
-    if not module.startswith(missing.name or "?"):
-        raise
-    listed, ids = None, None
-if listed is not None:
-    ids = []
-    for suite in suites or [None]:  # one by one: base may not know all of head's suites
-        try:
-            found = listed(None if suite is None else [suite], torch.device(device), only)
-            ids += [id for id, one in found.items() if not getattr(one, "background", False)]
-        except ValueError as error:
-            if "unknown suite" not in str(error) and "matches" not in str(error):
-                raise
+listed = importlib.import_module(module).benchmarks
+ids = []
+for suite in suites or [None]:  # one by one: base may not have all of head's suites
+    try:
+        found = listed(None if suite is None else [suite], torch.device(device), only)
+        ids += [id for id, one in found.items() if not getattr(one, "background", False)]
+    except ValueError as error:
+        if "unknown suite" not in str(error) and "matches" not in str(error):
+            raise
 print("ids:" + json.dumps(ids))
 """
 
@@ -59,8 +52,7 @@ class ComparisonRequest:
         device: `cpu` or `cuda`.
         threads: threads of PyTorch on the CPU.
         bench_from: whose benchmark code runs over base's library: the head's, or its own.
-        unlisted_base: whether base may be older than the list of benchmarks.
-        module: where the benchmarks come from.
+        module: whose `benchmarks` are measured.
     """
 
     repository: Path
@@ -72,7 +64,6 @@ class ComparisonRequest:
     device: str = "cpu"
     threads: int = 1
     bench_from: BenchFrom = "head"
-    unlisted_base: bool = False
     module: str = SUITES_MODULE
     plan: MeasurementPlan = field(default_factory=MeasurementPlan)
     rule: DecisionRule = field(default_factory=DecisionRule)
@@ -88,16 +79,16 @@ class Comparison:
     judgement: Judgement
 
     def as_json(self) -> dict[str, Any]:
-        """What is written: everything, all samples too."""
+        """The content of the result file, with all samples."""
         return {
             "schema": SCHEMA,
             "exit_code": self.judgement.exit_code.name,
             "messages": self.judgement.messages,
-            "request": _plain(asdict(self.request)),
+            "request": asdict(self.request, dict_factory=_named),
             "commits": self.commits,
-            "verdicts": [_plain(asdict(one)) for one in self.judgement.verdicts],
-            "controls": [_plain(asdict(one)) for one in self.judgement.controls],
-            "measured": None if self.measured is None else _plain(asdict(self.measured)),
+            "verdicts": [asdict(one, dict_factory=_named) for one in self.judgement.verdicts],
+            "controls": [asdict(one, dict_factory=_named) for one in self.judgement.controls],
+            "measured": None if self.measured is None else asdict(self.measured),
         }
 
 
@@ -107,7 +98,7 @@ def compare(
     """Run a comparison.
 
     Raises:
-        ValueError: a reference or a name is wrong, or base cannot tell its benchmarks.
+        ValueError: a commit, suite or pattern does not exist.
     """
     with checkouts(
         request.repository, request.base, request.head, itself=request.itself
@@ -120,11 +111,6 @@ def compare(
         }
         try:
             own_ids = _own_ids(request, folders)
-            if own_ids is None and not request.unlisted_base:
-                raise ValueError(
-                    f"base {request.base} is older than the list of benchmarks, so that nobody "
-                    "sees what head dropped: compare a newer one, or accept it: --unlisted-base"
-                )
             if request.bench_from == "head" and folders.base != folders.head:
                 take_benchmarks_from(folders.head, folders.base)
             measured = Session(_sides(request, folders), request.plan, folders.scratch, say).run()
@@ -134,20 +120,14 @@ def compare(
             exit_code = ExitCode.MISSING if error.kind == "usage" else ExitCode.FAILED
             judgement = Judgement(exit_code, [], [], [str(error)])
             return Comparison(request, commits, None, judgement)
-    messages = []
-    if own_ids is None:
-        messages.append("base has no list of benchmarks: what head dropped cannot be seen")
-    else:
-        # A base that is older than the mark of what is left out lists it still.
-        known = {*measured.ids[BASE], *measured.left_out}
-        measured.ids[BASE] = measured.ids[BASE] + [id for id in own_ids if id not in known]
-    judgement = judge(measured, request.rule)
-    judgement.messages += messages
-    return Comparison(request, commits, measured, judgement)
+    # A base from before `background` also lists the benchmarks that are left out.
+    known = {*measured.ids[BASE], *measured.left_out}
+    measured.ids[BASE] = measured.ids[BASE] + [id for id in own_ids if id not in known]
+    return Comparison(request, commits, measured, judge(measured, request.rule))
 
 
-def _own_ids(request: ComparisonRequest, folders: Checkouts) -> list[str] | None:
-    """What base's own benchmarks are; None where base is older than the list of benchmarks."""
+def _own_ids(request: ComparisonRequest, folders: Checkouts) -> list[str]:
+    """The ids of base's own benchmarks."""
     wanted = [request.module, request.suites, request.only, request.device]
     try:
         result = subprocess.run(
@@ -163,8 +143,8 @@ def _own_ids(request: ComparisonRequest, folders: Checkouts) -> list[str] | None
         raise SideError(BASE, "hung", f"did not list its own benchmarks: {error}") from error
     lines = [line for line in result.stdout.splitlines() if line.startswith("ids:")]
     if result.returncode or not lines:
-        told = " ".join(result.stderr.split())[-400:]
-        raise SideError(BASE, "start", f"cannot list its own benchmarks: {told}")
+        reason = " ".join(result.stderr.split())[-400:]
+        raise SideError(BASE, "start", f"cannot list its own benchmarks: {reason}")
     return json.loads(lines[-1][len("ids:") :])
 
 
@@ -198,14 +178,6 @@ def _variables(folder: Path, cache: Path, threads: int) -> dict[str, str]:
     }
 
 
-def _plain(value: Any) -> Any:
-    """The same with types that JSON knows."""
-    if isinstance(value, ExitCode):
-        return value.name
-    if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    if isinstance(value, frozenset):
-        return sorted(value)
-    return str(value) if isinstance(value, Path) else value
+def _named(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A dictionary for the file, which holds exit codes by name."""
+    return {key: value.name if isinstance(value, ExitCode) else value for key, value in pairs}

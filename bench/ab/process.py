@@ -1,4 +1,4 @@
-"""A worker process as its master sees it: asked, waited for with a limit, and always ended."""
+"""The command's end of a worker process: requests, replies with a time limit, and its end."""
 
 from __future__ import annotations
 
@@ -10,19 +10,23 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from svilm_fast.bench.ab.protocol import PROTOCOL
-
+PROTOCOL = 1
+"""Version of the requests and replies; increased when one of them changes its meaning."""
+SUITES_MODULE = "svilm_fast.bench.suites"
+"""The module whose `benchmarks(suites, device, only)` a worker serves."""
 LOG_TAIL = 400
 
 
 class SideError(Exception):
-    """A side did not do what it was asked; `kind` says how.
+    """A side could not answer a request; `kind` says why.
 
-    Kinds: `crashed`, `hung`, `protocol`, `start`, `usage` (no such benchmarks), and
-    what a worker tells about a benchmark: `wrong_result`, `skipped`, `failed`.
+    The process: `crashed`, `hung`, `protocol`, `start`, `usage` (no such benchmarks). The
+    benchmark: `wrong_result`, `skipped`, `failed`, and `incomparable` if the sides ran different
+    shapes.
     """
 
     def __init__(self, side: str, kind: str, message: str) -> None:
@@ -32,29 +36,32 @@ class SideError(Exception):
 
     @property
     def lost(self) -> bool:
-        """Whether the process can no longer be asked."""
+        """Whether the process can answer no more requests."""
         return self.kind in ("crashed", "hung", "protocol", "start", "usage")
 
 
-class Worker:
-    """One side's process. `side` names it in messages; `log` takes what it prints."""
+@dataclass(frozen=True)
+class SideSpec:
+    """How a side's worker is started, and the folder that its library must come from."""
 
-    def __init__(
-        self,
-        side: str,
-        command: Sequence[str],
-        folder: Path,
-        variables: Mapping[str, str],
-        log: Path,
-    ) -> None:
-        self.side = side
+    name: str
+    command: Sequence[str]
+    folder: Path
+    variables: Mapping[str, str]
+
+
+class Worker:
+    """One side's process; its output is appended to `log`."""
+
+    def __init__(self, spec: SideSpec, log: Path) -> None:
+        self.side = spec.name
         self.log = log
         self._rest = b""
         with log.open("ab") as stream:
             self.process = subprocess.Popen(
-                command,
-                cwd=folder,
-                env=dict(variables),
+                spec.command,
+                cwd=spec.folder,
+                env=dict(spec.variables),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stream,
@@ -62,7 +69,7 @@ class Worker:
             )
 
     def hello(self, timeout_s: float) -> dict[str, Any]:
-        """What the worker says of itself once it has imported everything."""
+        """Wait until the worker has imported everything; return its description of itself."""
         facts = self._reply("start", timeout_s)
         if facts.get("protocol") != PROTOCOL:
             raise SideError(
@@ -77,7 +84,7 @@ class Worker:
         """Send a request and wait for its reply.
 
         Raises:
-            SideError: the worker ended, took longer than `timeout_s`, or could not do it.
+            SideError: the worker ended, took longer than `timeout_s`, or reported an error.
         """
         line = json.dumps({"do": action, **arguments}) + "\n"
         assert self.process.stdin is not None
@@ -89,7 +96,7 @@ class Worker:
         return self._reply(action, timeout_s)
 
     def stop(self) -> None:
-        """End the process and everything that it started."""
+        """Kill the process and everything that it started."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -106,7 +113,7 @@ class Worker:
         if "error" in reply:
             kind, message = reply["error"]["kind"], reply["error"]["message"]
             if kind == "start":
-                message += " (a library that these benchmarks do not fit? try --bench-from own)"
+                message += " (if these benchmarks do not fit that library, try --bench-from own)"
             raise SideError(self.side, kind, message)
         return reply["ok"]
 

@@ -1,4 +1,4 @@
-"""Samples of one benchmark, and the log ratios that they give."""
+"""Samples of one benchmark, and their log ratios."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ BASE, HEAD, CONTROL = "base", "head", "control"
 
 @dataclass
 class RenewalSamples:
-    """Samples of one benchmark from one renewal of all processes, nanoseconds of a batch of calls.
+    """Samples of one benchmark from one renewal: nanoseconds of a batch of calls.
 
-    `order` has the first letters of the sides for each pair (triple with a control); `ns` and
-    `waited` have, for each side, a value for each pair.
+    `order` holds the first letters of the sides for each pair (a triple with a control); `ns` and
+    `waited` hold a value per side and pair.
     """
 
     restart: int
@@ -26,7 +26,7 @@ class RenewalSamples:
     waited: dict[str, list[int]] = field(default_factory=dict)
 
     def net(self, side: str) -> list[int]:
-        """Nanoseconds without those in which the process waited for its core."""
+        """Nanoseconds less those in which the process waited for its core."""
         return [ns - waited for ns, waited in zip(self.ns[side], self.waited[side], strict=True)]
 
     def pairs(self, side: str) -> list[float]:
@@ -35,7 +35,7 @@ class RenewalSamples:
         return [math.log(one / other) for one, other in both]
 
     def log_ratio(self, side: str) -> float:
-        """The log ratio to base of the renewal: what comes from outside only ever slows."""
+        """The log ratio to base over the faster halves, because outside influence only slows."""
         return math.log(faster_half(self.net(side)) / faster_half(self.net(BASE)))
 
 
@@ -48,7 +48,7 @@ def faster_half(values: Sequence[float]) -> float:
 def log_ratios(draws: Sequence[RenewalSamples], side: str) -> list[list[float]]:
     """Log ratios of `side` to base, grouped by restart.
 
-    A renewal gives one value; in a restart with a single renewal each pair does.
+    A renewal gives one value; in a restart with a single renewal, each pair gives one.
     """
     by_restart: dict[int, list[RenewalSamples]] = {}
     for draw in draws:

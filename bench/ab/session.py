@@ -1,4 +1,4 @@
-"""Runs the workers of a comparison: restarts them, and times one side after the other in pairs."""
+"""Runs the workers of a comparison: restarts them and times the sides in interleaved pairs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from svilm_fast.bench.ab.process import SideError, Worker
+from svilm_fast.bench.ab.process import SideError, SideSpec, Worker
 from svilm_fast.bench.ab.samples import BASE, CONTROL, HEAD, RenewalSamples
 
 WARM_CALLS = 1
@@ -30,20 +30,21 @@ class MeasurementPlan:
     """How a comparison is measured.
 
     Attributes:
-        restarts: how often all workers start anew; a process has an offset of its own.
-        renewals: children that each worker forks in the first restart, one after the other; memory
-            lies elsewhere in each. 0 measures in the worker itself (CUDA does not survive a fork).
-        aim: standard error of a log ratio to aim at. The spread so far decides in how many renewals
-            of the next restart a benchmark takes part, within `LEAST_SHARE` and `MOST_SHARE` of
-            `renewals`: what is steady makes room for what is not.
+        restarts: how often all workers are restarted; each process has its own timing offset.
+        renewals: children that each worker forks in the first restart, one after the other; each
+            has another memory layout. 0 measures in the worker itself (CUDA does not survive a
+            fork).
+        aim: target standard error of a log ratio. The spread so far decides in how many renewals
+            of the next restart a benchmark takes part, between `LEAST_SHARE` and `MOST_SHARE` of
+            `renewals`: steady benchmarks leave time to unsteady ones.
         pairs: pairs of samples of a benchmark in each renewal.
-        sample_ms: length that a sample should have; short calls are batched to reach it.
+        sample_ms: target length of a sample; short calls are batched to reach it.
         budget_s: seconds for a benchmark in one restart; long calls take part in fewer renewals
             (without renewals: get fewer pairs), never fewer than `LEAST`.
         controls: benchmarks that are also measured base against base, evenly spaced.
-        timeout_s: the longest that a worker may take for one request.
-        pinned: whether all workers of a restart stay on one core, another one in the next restart.
-        seed: draws the orders: in which the sides start, of benchmarks, of the sides in a pair.
+        timeout_s: time limit of one request to a worker.
+        pinned: whether all workers of a restart run on one core, the next restart on another.
+        seed: of the random orders: of the sides at start, of benchmarks, of the sides in a pair.
     """
 
     restarts: int = 16
@@ -59,16 +60,6 @@ class MeasurementPlan:
 
 
 @dataclass(frozen=True)
-class SideSpec:
-    """How a side's worker is started, and the folder that its library must come from."""
-
-    name: str
-    command: Sequence[str]
-    folder: Path
-    variables: Mapping[str, str]
-
-
-@dataclass(frozen=True)
 class Failure:
     """Why a benchmark has no figure."""
 
@@ -81,7 +72,7 @@ class Failure:
 class Measured:
     """Everything that a comparison measured.
 
-    `ids` holds each side's own list, `left_out` what cannot be timed in turns.
+    `ids` holds each side's own list; `left_out` benchmarks that cannot be timed in turns.
     """
 
     plan: MeasurementPlan
@@ -118,7 +109,7 @@ class Batch:
 
 
 class Session:
-    """Measures the benchmarks that the sides share."""
+    """Measures the benchmarks that both sides have."""
 
     def __init__(
         self,
@@ -135,10 +126,10 @@ class Session:
         self._batches: dict[str, Batch] = {}
 
     def run(self) -> Measured:
-        """Measure; what goes wrong with one benchmark is part of the result.
+        """Measure; a benchmark that fails is recorded in the result.
 
         Raises:
-            SideError: a worker did not start, so that nothing can be measured.
+            SideError: a worker did not start, so nothing can be measured.
         """
         for restart in range(self.plan.restarts):
             jobs: list[Job] | None = None
@@ -160,13 +151,11 @@ class Session:
 
     @contextmanager
     def _team(self, restart: int) -> Iterator[dict[str, Worker]]:
-        """All workers, started in the restart's order, on one core."""
+        """Start all workers on one core, in the restart's order; stop them at the end."""
         with ExitStack() as stack:
             team = {}
             for name in self._start_order(restart):
-                side = self.sides[name]
-                log = self.logs / f"{name}.log"
-                team[name] = Worker(name, side.command, side.folder, side.variables, log)
+                team[name] = Worker(self.sides[name], self.logs / f"{name}.log")
                 stack.callback(team[name].stop)
             for name, worker in team.items():
                 self._check(name, worker.hello(self.plan.timeout_s))
@@ -176,13 +165,13 @@ class Session:
             yield team
 
     def _start_order(self, restart: int) -> tuple[str, ...]:
-        """An order of the sides: each possible one once, as drawn, before any comes again."""
+        """A random order of the sides; every possible order is used once before any repeats."""
         orders = list(itertools.permutations(self.sides))
         turn, place = divmod(restart, len(orders))
         return random.Random(f"{self.plan.seed}/{turn}").sample(orders, len(orders))[place]
 
     def _check(self, name: str, facts: dict[str, Any]) -> None:
-        """Remember the first hello of a side; a later one must be the same."""
+        """Keep the first hello of a side; later ones must equal it."""
         library = Path(facts["library"])
         folder = self.sides[name].folder.resolve()
         if folder not in library.parents:
@@ -198,8 +187,8 @@ class Session:
         measured = self.measured
         prints = {name: measured.environments[name]["fingerprint"] for name in self.sides}
         if len(set(prints.values())) > 1:
-            told = ", ".join(f"{name} {value}" for name, value in prints.items())
-            measured.mismatch = f"the sides' machines or versions differ: {told}"
+            sides = ", ".join(f"{name} {value}" for name, value in prints.items())
+            measured.mismatch = f"the sides' machines or versions differ: {sides}"
 
     def _cores(self, restart: int) -> list[int] | None:
         if not self.plan.pinned:
@@ -208,7 +197,7 @@ class Session:
         return [cores[restart % len(cores)]]
 
     def _jobs(self, restart: int) -> list[Job]:
-        """What a restart does: each renewal takes all benchmarks in an order of its own."""
+        """The jobs of a restart: every renewal takes all benchmarks in its own random order."""
         ids = [id for id in self.measured.common if id not in self.measured.failures]
         jobs = [(PROOF, id) for id in ids] if restart == 0 else []
         wanted = {id: self._renewals(id) for id in ids}
@@ -218,7 +207,7 @@ class Session:
         return jobs
 
     def _renewals(self, id: str) -> int:
-        """In how many renewals of the coming restart a benchmark takes part."""
+        """The number of renewals of the next restart in which a benchmark takes part."""
         plan = self.plan
         draws = self.measured.draws.get(id, [])
         if not plan.renewals or len(draws) < 2:
@@ -231,7 +220,7 @@ class Session:
         return min(math.ceil(bounded), self._batches[id].renewals)
 
     def _work(self, team: Team, jobs: list[Job], restart: int) -> None:
-        """Do the jobs, each of which leaves the list; return early when a worker is lost."""
+        """Do the jobs and remove them from the list; return early if a worker is lost."""
         current: int | None = None
         while jobs:
             renewal, id = jobs[0]
@@ -250,7 +239,7 @@ class Session:
                     self.measured.draws.setdefault(id, []).append(draw)
                 jobs.pop(0)
             except SideError as error:
-                # What all sides skip, none has proven.
+                # A skip after the proof is an error: all sides could run the benchmark before.
                 late = error.kind == "skipped" and id in self.measured.errors
                 kind = "missing" if late else error.kind
                 self.measured.failures[id] = Failure(error.side, kind, str(error))
@@ -260,11 +249,13 @@ class Session:
                     return
 
     def _prove(self, team: Team, id: str) -> None:
-        """Prove all sides right before any clock starts; take peaks and the length of a batch."""
+        """Verify all sides before anything is timed; measure peaks and choose the batch size."""
         limit = self.plan.timeout_s
         self._ask_all(team, "prepare", id=id)
-        for name, proven in self._ask_all(team, "verify").items():
-            self.measured.errors.setdefault(id, {})[name] = proven["error"]
+        proven = self._ask_all(team, "verify")
+        _check_shapes({name: answer.get("shape") for name, answer in proven.items()})
+        for name, answer in proven.items():
+            self.measured.errors.setdefault(id, {})[name] = answer["error"]
         for name, peak in self._ask_all(team, "peak").items():
             if peak["bytes"] is not None:
                 self.measured.peaks.setdefault(id, {})[name] = peak["bytes"]
@@ -274,7 +265,7 @@ class Session:
             worker.ask("close", limit)
 
     def _ask_all(self, team: Team, request: str, **arguments: Any) -> dict[str, dict[str, Any]]:
-        """Every side's answer; raises `skipped` where all sides skip, `missing` where some do."""
+        """Every side's answer; raises `skipped` if all sides skip, `missing` if only some do."""
         answers, skipped = {}, []
         for name, worker in team.items():
             try:
@@ -307,8 +298,8 @@ class Session:
         draw.waited = {name: [] for name in team}
         chance = random.Random(f"{self.plan.seed}/{restart}/{renewal}/{id}")
         for _ in range(batch.pairs):
-            # The control is timed on all, though a few are judged: a process that has run less is
-            # colder, and was 0.8 % slower for it.
+            # The control is timed on every benchmark, though few are judged: a process that has
+            # run less is colder, and was 0.8 % slower.
             order = chance.sample(list(team), len(team))
             draw.order.append("".join(name[0] for name in order))
             for name in order:
@@ -318,3 +309,16 @@ class Session:
         for worker in team.values():
             worker.ask("close", limit)
         return draw
+
+
+def _check_shapes(shapes: Mapping[str, Any]) -> None:
+    """Raise SideError if a side ran another shape than base; None: it records no shape."""
+    base = shapes[BASE]
+    for name, shape in shapes.items():
+        if None not in (base, shape) and shape != base:
+            raise SideError(
+                name,
+                "incomparable",
+                f"runs the shape {shape} and base runs {base} under the same id, so their times "
+                "cannot be compared: use --bench-from head, or give the new shape its own case",
+            )

@@ -1,6 +1,6 @@
-"""The estimate of a comparison, its interval, and the probability that decides.
+"""The estimate of a comparison, its interval, and the p-value that decides.
 
-A process carries an offset of its own, so the restarts are the independent observations. Within a
+Every process has its own timing offset, so the restarts are the independent observations. Within a
 restart the renewals (or, without renewals, the pairs) are averaged by their midmean.
 """
 
@@ -26,10 +26,10 @@ def midmean(values: np.ndarray) -> np.ndarray:
 
 
 def bootstrap(restarts: Restarts, count: int, seed: int = 0) -> np.ndarray:
-    """Means of `count` resamples: restarts with replacement, then what each of them holds."""
+    """Means of `count` resamples: restarts with replacement, then the values of each."""
     draw = np.random.default_rng(seed)
     resampled = np.empty((len(restarts), count))
-    # Every resample takes len(restarts) restarts; each of those is resampled within itself.
+    # Every resample draws len(restarts) restarts, then values within each of those.
     chosen = draw.integers(len(restarts), size=(len(restarts), count))
     for number, values in enumerate(map(np.asarray, restarts)):
         wanted = chosen == number
@@ -53,7 +53,7 @@ class Estimate:
         return len(self.values) - 1
 
     def interval(self, confidence: float) -> tuple[float, float]:
-        """Two-sided interval: Student's over restarts, widened to the bootstrap's where needed."""
+        """Two-sided interval: Student's over restarts, widened to the bootstrap's where wider."""
         tail = (1 - confidence) / 2
         half = -float(stdtrit(self.degrees, tail)) * self.error
         count = max(RESAMPLES, math.ceil(20 / tail))
@@ -63,8 +63,8 @@ class Estimate:
     def p_above(self, bound: float, least: float = 0.0) -> float:
         """One-sided p-value of "the log ratio is at most `bound`".
 
-        The larger of Student's and the bootstrap's. The bootstrap is resolved down to `least`, the
-        smallest value that the caller tells apart.
+        The larger of Student's and the bootstrap's p-value. `least` is the smallest value that the
+        caller distinguishes: the bootstrap takes enough resamples for it.
         """
         return self._p(self.mean - bound, bound, least, 1)
 

@@ -1,8 +1,9 @@
-"""From samples to a verdict on each benchmark, and one exit code of the run."""
+"""Judges every benchmark from its samples, and the whole run by one exit code."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from svilm_fast.bench.ab.samples import BASE, CONTROL, HEAD, log_ratios
@@ -17,24 +18,24 @@ MORE_MEMORY = "more memory"
 
 @dataclass(frozen=True)
 class DecisionRule:
-    """What decides. Fractions: 0.01 is one percent.
+    """The limits of a verdict, as fractions (0.01 is one percent).
 
     Attributes:
         threshold: a change fails when its whole interval lies above this.
         must_see: a change passes only when its whole interval lies below this.
         confidence: of the two-sided intervals.
-        allow: ids that may be on one side only.
+        allow: ids that may exist on one side only.
     """
 
     threshold: float = 0.01
     must_see: float = 0.05
     confidence: float = 0.95
-    allow: frozenset[str] = frozenset()
+    allow: Collection[str] = ()
 
 
 @dataclass
 class BenchmarkVerdict:
-    """What the gate says of one benchmark; ratios are head's time over base's."""
+    """The verdict on one benchmark; ratios are head's time over base's."""
 
     id: str
     exit_code: ExitCode
@@ -51,7 +52,7 @@ class BenchmarkVerdict:
 
 @dataclass
 class Judgement:
-    """All verdicts, the base-against-base checks, and how the command ends."""
+    """All verdicts, the base-against-base checks, and the exit code of the command."""
 
     exit_code: ExitCode
     verdicts: list[BenchmarkVerdict]
@@ -81,7 +82,11 @@ def _one_sided(measured: Measured, rule: DecisionRule) -> list[BenchmarkVerdict]
 
 
 def _without_figure(measured: Measured) -> list[BenchmarkVerdict]:
-    exit_codes = {"skipped": ExitCode.OK, "missing": ExitCode.MISSING}
+    exit_codes = {
+        "skipped": ExitCode.OK,
+        "missing": ExitCode.MISSING,
+        "incomparable": ExitCode.INCOMPARABLE,
+    }
     return [
         BenchmarkVerdict(
             id,
@@ -117,7 +122,7 @@ def _timed(measured: Measured, rule: DecisionRule) -> list[BenchmarkVerdict]:
 
 
 def _verdict(id: str, one: Estimate, rule: DecisionRule) -> BenchmarkVerdict:
-    """The verdict of the interval alone: the same, or not decided."""
+    """The verdict from the interval alone: `same` or `undecided`."""
     low, high = (math.exp(end) for end in one.interval(rule.confidence))
     seen = high < 1 + rule.must_see
     verdict = BenchmarkVerdict(
@@ -130,25 +135,25 @@ def _verdict(id: str, one: Estimate, rule: DecisionRule) -> BenchmarkVerdict:
 
 
 def _judge_memory(verdict: BenchmarkVerdict, peaks: dict[str, int]) -> None:
-    """Peaks repeat exactly, so any growth counts; where base differs from itself, none does."""
+    """Peaks repeat exactly, so any growth counts, unless base against base differs too."""
     verdict.peak_bytes = peaks
     if not peaks:
         return
-    told = f"peak {peaks[BASE]} -> {peaks[HEAD]} bytes"
+    text = f"peak {peaks[BASE]} -> {peaks[HEAD]} bytes"
     if peaks.get(CONTROL, peaks[BASE]) != peaks[BASE]:
-        verdict.message = f"{told}, but base against base differs too ({peaks[CONTROL]})"
+        verdict.message = f"{text}, but base against base differs too ({peaks[CONTROL]})"
         if verdict.exit_code == ExitCode.OK:
             verdict.exit_code, verdict.word = ExitCode.NOISY, "undecided"
     elif peaks[HEAD] > peaks[BASE]:
-        verdict.message = told
+        verdict.message = text
         verdict.word = f"{verdict.word}, {MORE_MEMORY}"
         verdict.exit_code = ExitCode.REGRESSION
     elif peaks[HEAD] < peaks[BASE]:
-        verdict.message = told
+        verdict.message = text
 
 
 def _controls(measured: Measured, rule: DecisionRule) -> list[BenchmarkVerdict]:
-    """Base against base: the interval must hold 1 and lie within what must be seen."""
+    """Base against base: the interval must contain 1 and lie within `must_see`."""
     ids = [id for id in measured.controls if id in measured.draws and id not in measured.failures]
     confidence = 1 - CONTROL_LEVEL / max(1, len(ids))
     checks = []
@@ -169,9 +174,12 @@ def _controls(measured: Measured, rule: DecisionRule) -> list[BenchmarkVerdict]:
 def _overall(
     verdicts: list[BenchmarkVerdict], controls: list[BenchmarkVerdict], unchecked: bool
 ) -> tuple[ExitCode, list[str]]:
-    """The worst first: what was not measured, then what cannot be trusted, then what is slower."""
+    """The first that applies: not comparable, not measured, not trustworthy, slower."""
     count = {exit_code: sum(v.exit_code == exit_code for v in verdicts) for exit_code in ExitCode}
     noisy_controls = [v for v in controls if v.exit_code != ExitCode.OK]
+    if count[ExitCode.INCOMPARABLE]:
+        text = f"the sides ran different shapes in {count[ExitCode.INCOMPARABLE]} benchmarks"
+        return ExitCode.INCOMPARABLE, [text]
     if count[ExitCode.FAILED]:
         return ExitCode.FAILED, [f"{count[ExitCode.FAILED]} gave no figure"]
     if count[ExitCode.MISSING]:
@@ -188,12 +196,12 @@ def _overall(
     if unchecked:
         return ExitCode.NOISY, ["base against base was not measured"]
     if noisy_controls:
-        told = f"base against base: {len(noisy_controls)} of {len(controls)} checks do not hold"
-        return ExitCode.NOISY, [told]
+        text = f"base against base: {len(noisy_controls)} of {len(controls)} checks failed"
+        return ExitCode.NOISY, [text]
     if count[ExitCode.REGRESSION]:
         return ExitCode.REGRESSION, [f"{count[ExitCode.REGRESSION]} slower or larger"]
     if count[ExitCode.NOISY]:
         return ExitCode.NOISY, [
-            f"{count[ExitCode.NOISY]} not decided: more restarts or a quiet box"
+            f"{count[ExitCode.NOISY]} not decided: use more restarts or a quieter machine"
         ]
     return ExitCode.OK, []

@@ -1,9 +1,9 @@
-"""One side of a comparison: prepares a benchmark, proves it right and times batches on request.
+"""One side of a comparison: prepares, verifies and times benchmarks on request.
 
     PYTHONPATH=<checkout> python -m svilm_fast.bench.ab.worker --device cpu
 
-Requests and replies are lines of JSON on stdin and stdout. Everything else that is printed goes to
-stderr. A reply holds either `ok` or `error` with `kind` and `message`.
+Requests and replies are lines of JSON on stdin and stdout; all other output goes to stderr. A reply
+holds either `ok`, or `error` with `kind` and `message`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, NoReturn, TextIO
 import torch
 
 import svilm_fast
-from svilm_fast.bench.ab.protocol import PROTOCOL, SUITES_MODULE
+from svilm_fast.bench.ab.process import PROTOCOL, SUITES_MODULE
 from svilm_fast.bench.environment import environment
 from svilm_fast.bench.errors import NoSuchBenchmark, Skipped, WrongResult
 from svilm_fast.bench.memory import peak_extra_bytes
@@ -33,7 +33,7 @@ from svilm_fast.core.messages import single_line
 ACTIONS = ("hello", "pin", "prepare", "verify", "time", "peak", "close")
 RENEW = "renew"
 SCHEDULER = Path("/proc/thread-self/schedstat")
-# Objects and tensors that a fresh child allocates and keeps, at most: they move what comes after.
+# The most objects and tensors that a new child allocates to shift its later allocations.
 PADDING_OBJECTS, PADDING_TENSORS = 300, 20
 
 
@@ -54,7 +54,7 @@ class Side:
         self.padding: list[object] = []
 
     def hello(self) -> dict[str, Any]:
-        """What this side is: protocol, imported checkout, machine and ids."""
+        """Describe this side: protocol, imported checkout, machine and ids."""
         return {
             "protocol": PROTOCOL,
             "library": str(Path(svilm_fast.__file__).resolve().parent),
@@ -64,26 +64,27 @@ class Side:
         }
 
     def pin(self, cores: list[int]) -> None:
-        """Stay on these cores from now on; imports may use all of them."""
+        """Run on these cores from now on; imports may use all of them."""
         os.sched_setaffinity(0, cores)
 
     def prepare(self, id: str, warm: int = 0) -> None:
         """Build the benchmark in place of the one before and call it `warm` times."""
         self.close()
-        self.host_only = self.benchmarks[id].suite in ("data", "host")
+        self.host_only = self.benchmarks[id].on_host
         self.prepared = self.benchmarks[id].prepare(self.device)
         for _ in range(warm):
             self.prepared.call()
 
-    def verify(self) -> dict[str, float | None]:
-        """Prove the prepared call right on its own tensors."""
-        return {"error": self._ready().verify()}
+    def verify(self) -> dict[str, Any]:
+        """Verify the prepared call on its own tensors; also tells the shape that it runs."""
+        prepared = self._ready()
+        return {"error": prepared.verify(), "shape": prepared.facts.get("shape")}
 
     def time(self, calls: int) -> dict[str, int]:
         """Nanoseconds of `calls` calls.
 
-        `waited` tells how much of that the thread was ready to run while others had the core. What
-        runs on a GPU is timed there, by its events, with a warm L2 cache.
+        `waited` is the part of it in which the thread was ready to run but had no core. GPU work is
+        timed with CUDA events, with a warm L2 cache.
         """
         call = self._ready().call
         if self.device.type == "cuda" and not self.host_only:
@@ -95,20 +96,20 @@ class Side:
         return {"ns": end - start, "waited": after - before}
 
     def peak(self) -> dict[str, int | None]:
-        """Extra bytes that one call holds at its peak; None for host code, which is not tensors."""
+        """Extra bytes that one call holds at its peak; None for host code, which has no tensors."""
         if self.host_only:
             return {"bytes": None}
         return {"bytes": peak_extra_bytes(self._ready().call, self.device)}
 
     def close(self) -> None:
-        """Free what the prepared benchmark holds."""
+        """Free the prepared benchmark."""
         if self.prepared is not None:
             prepared, self.prepared = self.prepared, None
             prepared.close()
         gc.collect()
 
     def move_memory(self) -> None:
-        """Keep some memory of random sizes, so that the next allocations lie elsewhere."""
+        """Allocate and keep memory of random sizes, which shifts the next allocations."""
         draw = random.Random()
         objects, tensors = draw.randrange(PADDING_OBJECTS), draw.randrange(PADDING_TENSORS)
         self.padding = [bytearray(draw.randrange(4096)) for _ in range(objects)]
@@ -132,10 +133,10 @@ class Side:
 
 
 def _moment() -> tuple[int, int]:
-    """The clock, and how long this thread has waited for a core until then, nanoseconds.
+    """The clock, and this thread's total time of waiting for a core until then, in nanoseconds.
 
-    Linux counts the latter. Equal counts before and after say that the clock was read at that very
-    moment: otherwise the core was lost in between.
+    Linux counts the latter. The two counts around the clock differ if the core was lost between
+    them; then all are read again.
     """
     while True:
         before = _waited_ns()
@@ -152,7 +153,7 @@ _TELLS_WAITING = SCHEDULER.is_file()
 
 
 def answer(side: Side, request: dict[str, Any]) -> dict[str, Any]:
-    """Do what a request asks; whatever goes wrong becomes an `error` reply."""
+    """Answer a request; any failure becomes an `error` reply."""
     name = request.pop("do", None)
     try:
         if name not in ACTIONS:
@@ -174,8 +175,8 @@ def _error(kind: str, failure: Exception) -> dict[str, Any]:
 def serve(side: Side, requests: TextIO, replies: TextIO) -> None:
     """Answer requests until stdin ends.
 
-    `renew` hands the pipes to a fresh child of this process, whose memory lies elsewhere; the next
-    `renew` ends that child and makes another one of the same parent.
+    `renew` hands the pipes to a new child of this process with another memory layout; the next
+    `renew` ends that child, and the same parent forks another one.
     """
     gc.collect()
     gc.freeze()
@@ -198,7 +199,7 @@ def serve(side: Side, requests: TextIO, replies: TextIO) -> None:
 
 
 def _renew(side: Side) -> bool:
-    """Fork; returns True in each child, while the parent stays in here and waits for it."""
+    """Fork; returns True in each child, while the parent waits here for the child's end."""
     while True:
         process = os.fork()
         if process == 0:
@@ -210,7 +211,7 @@ def _renew(side: Side) -> bool:
 
 
 def _end_like(code: int) -> NoReturn:
-    """End as the child did, so that the master sees what happened to it."""
+    """End with the child's signal or status, so that the command sees what happened to it."""
     if code < 0:
         signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
@@ -218,7 +219,7 @@ def _end_like(code: int) -> NoReturn:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point: takes the real stdout for replies and gives stderr to everyone else."""
+    """Serve requests: replies go to the real stdout, all other output to stderr."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)

@@ -1,1 +1,1 @@
-"""Latency and bandwidth of the collectives that a step uses, and the traffic model's check."""
+"""Latency and bandwidth of the collectives of a step, and a check of the traffic model."""

@@ -1,4 +1,4 @@
-"""`svilm bench comm`: measures collectives, fits alpha and beta, checks the model on a step."""
+"""`svilm bench comm`: measures collectives, fits alpha and beta, checks the traffic model."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def comm(
 ) -> None:
     """Measure all_gather, reduce_scatter and all_reduce; compare a step's bytes and time.
 
-    Exit status 1 where the bytes of the losses differ from the traffic model's.
+    Exit status 1 if the bytes of the losses differ from the traffic model.
     """
     counts = _counts(ranks)
     if device == "cuda" and max(counts) > torch.cuda.device_count():

@@ -24,8 +24,8 @@ class LinearFit:
 def fit_line(samples: Iterable[tuple[float, float]]) -> LinearFit:
     """Least squares of the relative error over (bytes, seconds); neither value is negative.
 
-    Relative, because sizes span orders of magnitude and the small ones decide alpha. Raises
-    ValueError for fewer than two different sizes.
+    The error is relative because sizes span orders of magnitude and the small ones determine alpha.
+    Raises ValueError for fewer than two different sizes.
     """
     points = np.asarray(list(samples), dtype=np.float64).reshape(-1, 2)
     if len(set(points[:, 0])) < 2:

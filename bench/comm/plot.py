@@ -1,4 +1,4 @@
-"""Draws measured collectives with their fits, and predicted against measured steps."""
+"""Plots measured collectives with their fits, and predicted over measured step times."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MARKERS = "osD^v<>"
 
 
 def draw(measured: list[dict[str, Any]], path: Path) -> None:
-    """Write a PNG: left seconds over bytes, right predicted over measured step time."""
+    """Write a PNG: seconds over bytes (left), predicted over measured step time (right)."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
     for one, marker in zip(measured, MARKERS, strict=False):
         for kind, colour in COLOURS.items():

@@ -1,1 +1,1 @@
-"""Two result files of one machine side by side, and a verdict that never passes by accident."""
+"""Compares two result files of one machine; nothing passes without having been measured."""

@@ -1,4 +1,4 @@
-"""`svilm bench compare`: judge a run against a stored one of the same machine."""
+"""`svilm bench compare`: compares a run with a stored one of the same machine."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def compare(
     baseline: Annotated[Path, typer.Argument(help="result file of `svilm bench run`: before")],
     changed: Annotated[Path, typer.Argument(help="result file of the same machine: after")],
     fail_over: Annotated[
-        str, typer.Option("--fail-over", help="how much slower a median may be; fractions count")
+        str, typer.Option("--fail-over", help="how much slower a median may be, such as 5.5%")
     ] = "5%",
     memory_over: Annotated[
         str, typer.Option("--memory-over", help="how much more memory a call may need")
     ] = "0%",
     allow_dirty: Annotated[
-        bool, typer.Option("--allow-dirty", help="take a baseline of uncommitted code")
+        bool, typer.Option("--allow-dirty", help="accept a baseline of uncommitted code")
     ] = False,
     allow_new: Annotated[
-        bool, typer.Option("--allow-new", help="ids that the baseline lacks are fine")
+        bool, typer.Option("--allow-new", help="accept ids that the baseline lacks")
     ] = False,
     markdown: Annotated[
         Path | None, typer.Option(help="also write the table as Markdown, for a comment")
@@ -42,8 +42,8 @@ def compare(
 ) -> None:
     """Compare two result files of one machine, id by id.
 
-    A stored baseline tells only of the load under which it was made: a verdict here is as good as
-    the machine was quiet, both times. The gate of a change is `svilm bench ab`: both in turns.
+    The verdict holds only if the machine was quiet in both runs. To judge a change, use
+    `svilm bench ab`, which measures both versions in turn.
 
     Exit status: 0 fine, 1 slower or more memory, 2 wrong usage, 3 not comparable, 4 an id is
     missing or new, 5 a benchmark gave no figure, 6 too noisy to tell.
@@ -53,7 +53,7 @@ def compare(
         check_replaceable(markdown, markdown_row(_COLUMNS))
     before, after = read_results(baseline), read_results(changed)
     if same_file(baseline, changed):
-        raise ValueError(f"{baseline} and {changed} are one file: name the run before and after")
+        raise ValueError(f"{baseline} and {changed} are the same file: name two different runs")
     reason = refusal(before, after, None if allow_dirty else "--allow-dirty")
     if reason is not None:
         print(f"error: {reason}", file=sys.stderr)
@@ -108,10 +108,10 @@ def _memory(line: IdVerdict) -> str:
 def _summary(lines: list[IdVerdict], exit_code: ExitCode, fail_over: str) -> str:
     compared = sum(line.compared for line in lines)
     counted = {each: sum(line.exit_code is each for line in lines) for each in ExitCode}
-    told = ", ".join(
+    listed = ", ".join(
         f"{number} {each.name.lower()}" for each, number in counted.items() if number and each
     )
-    if exit_code is ExitCode.MISSING and not told:
-        told = "not one pair of figures"
+    if exit_code is ExitCode.MISSING and not listed:
+        listed = "no benchmark has figures in both files"
     head = f"{compared} of {len(lines)} benchmarks compared at {fail_over}"
-    return f"{head}: {told or 'none is slower'} (exit status {int(exit_code)})"
+    return f"{head}: {listed or 'none is slower'} (exit status {int(exit_code)})"

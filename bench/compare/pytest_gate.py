@@ -1,7 +1,7 @@
-"""What `pytest bench/` adds to pytest-benchmark: records, and a gate that never passes silently.
+"""The options and the gate that `pytest bench/` adds to pytest-benchmark.
 
-pytest-benchmark's own `--benchmark-compare-fail` passes when an id vanished, when the baseline is
-another machine's, and when the run was disabled (as under xdist); it takes whole percents only.
+pytest-benchmark's own `--benchmark-compare-fail` passes if an id is missing, if the baseline is of
+another machine, and if the run was disabled (as under xdist); it takes whole percents only.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from svilm_fast.bench.run.file import Results, read_results, same_file
 from svilm_fast.bench.run.record import Record
 from svilm_fast.bench.units import limited_time, percent
 
-# Beyond pytest's own exit statuses (0 to 5): 11 regression, 13 incomparable, 14 missing, ...
+# Above pytest's own exit statuses (0 to 5): 11 regression, 13 incomparable, 14 missing, ...
 EXIT_OFFSET = 10
 _INSTEAD = "use --svilm-baseline FILE --svilm-fail-over 5%"
 
@@ -29,32 +29,31 @@ def add_options(parser: pytest.Parser) -> None:
     group = parser.getgroup("svilm", "svilm-fast benchmarks")
     group.addoption("--svilm-suite", default="ops,blocks,step,data,host", help="suites to run")
     group.addoption("--svilm-only", default=None, help="only ids that match this shell pattern")
-    group.addoption("--svilm-device", default=None, help="cpu or cuda; default: what is there")
+    group.addoption("--svilm-device", default=None, help="cpu or cuda; default: cuda if available")
     group.addoption("--svilm-budget", type=limited_time, default=0.3, help="seconds per benchmark")
     group.addoption("--svilm-out", type=Path, default=None, help="write the records to this file")
     group.addoption(
-        "--svilm-baseline", type=Path, default=None, help="records that this run must equal"
+        "--svilm-baseline", type=Path, default=None, help="records to compare this run with"
     )
     group.addoption(
         "--svilm-fail-over", default=None, help="how much slower a median may be, such as 5.5%%"
     )
     group.addoption(
-        "--svilm-allow-dirty", action="store_true", help="take a baseline of uncommitted code"
+        "--svilm-allow-dirty", action="store_true", help="accept a baseline of uncommitted code"
     )
 
 
 def check_options(config: pytest.Config) -> Results | None:
-    """The baseline, read before anything is measured or written; None where none is named.
-
-    Refuses every combination in which a gate would pass without having looked.
+    """Read the baseline before anything is measured or written; None if none is named.
 
     Raises:
-        pytest.UsageError: and pytest ends with status 4.
+        pytest.UsageError: for options under which the gate would pass without measuring; pytest
+            ends with status 4.
     """
     baseline, limit = config.getoption("svilm_baseline"), config.getoption("svilm_fail_over")
     if config.getoption("benchmark_compare_fail", None):
         raise pytest.UsageError(
-            "--benchmark-compare-fail does not see vanished ids or another machine's baseline: "
+            "--benchmark-compare-fail misses vanished ids and baselines of another machine: "
             + _INSTEAD
         )
     if (baseline is None) != (limit is None):
@@ -80,13 +79,13 @@ def check_options(config: pytest.Config) -> Results | None:
 
 
 def why_disabled(config: pytest.Config) -> str | None:
-    """Why pytest-benchmark would only call the benchmarks, or leave them out; None if it times."""
+    """Why pytest-benchmark would not time the benchmarks; None if it would."""
     for name in ("benchmark_disable", "benchmark_skip"):
         if config.getoption(name, None):
             return f"--{name.replace('_', '-')} is given"
     distributed = config.getoption("dist", "no") != "no" or "PYTEST_XDIST_WORKER" in os.environ
     if distributed or config.getoption("numprocesses", None) or config.getoption("tx", None):
-        return "xdist runs them side by side (leave -n out)"
+        return "xdist runs them in parallel (leave -n out)"
     if config.getoption("collectonly", None):
         return "--collect-only is given"
     return None
@@ -100,7 +99,7 @@ def judged(
     *,
     allow_dirty: bool = False,
 ) -> tuple[ExitCode, list[str]]:
-    """The exit code of a run against its baseline, and the lines that say why it is no pass."""
+    """The exit code of a run against its baseline, and the reasons why it does not pass."""
     found = Results(baseline.path, environment, {}, {record.id: record for record in records})
     reason = refusal(baseline, found, None if allow_dirty else "--svilm-allow-dirty")
     if reason is not None:
@@ -109,7 +108,7 @@ def judged(
     exit_code = overall(lines)
     texts = [_text(line) for line in lines if line.exit_code is not ExitCode.OK]
     if exit_code is ExitCode.MISSING and not texts:
-        texts = ["not one benchmark was compared"]
+        texts = ["no benchmark was compared"]
     return exit_code, texts
 
 

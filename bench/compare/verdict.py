@@ -1,4 +1,4 @@
-"""Judges each id of two runs: slower, noisier, failed, vanished, or fine."""
+"""Judges each id of two runs: slower, noisy, failed, missing or fine."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from svilm_fast.bench.run.file import Results
 from svilm_fast.bench.run.record import Record
 
 LEVEL = 0.99
-LEAST_SAMPLES = 5  # of fewer, resampling sees no spread worth the name
-# The worst is what a command says: a failure hides no missing id, a missing id no regression.
+LEAST_SAMPLES = 5  # resampling fewer underestimates the spread
+# From best to worst: a command ends with the worst code of its ids.
 SEVERITY = (
     ExitCode.OK,
     ExitCode.NOISY,
@@ -29,7 +29,7 @@ SEVERITY = (
 
 @dataclass(frozen=True)
 class IdVerdict:
-    """One id: both medians in milliseconds, their ratio with its interval, and what it means."""
+    """One id: both medians in milliseconds, their ratio with its interval, and the exit code."""
 
     id: str
     exit_code: ExitCode
@@ -48,7 +48,7 @@ class IdVerdict:
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """What two environments differ in among that which makes numbers comparable."""
+    """The facts of `MUST_MATCH` in which two environments differ."""
     return [
         f"{name}: {before.get(name)} / {after.get(name)}"
         for name in MUST_MATCH
@@ -57,22 +57,22 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
 
 
 def refusal(before: Results, after: Results, dirty_option: str | None) -> str | None:
-    """Why two runs cannot be compared; None where they can.
+    """Why two runs cannot be compared; None if they can.
 
     Args:
-        dirty_option: what to say to take a baseline of uncommitted code; None where it was said.
+        dirty_option: the option that accepts a baseline of uncommitted code; None if it is given.
     """
     for run in (before, after):
         if not run.complete:
-            return f"{run.path} is of a run that was stopped before its end: measure again"
+            return f"{run.path} is incomplete: the run was stopped; measure again"
     if not before.fingerprint or before.fingerprint != after.fingerprint:
-        told = "; ".join(differences(before.environment, after.environment))
-        reason = told or "a fingerprint is missing or was made by other rules"
-        return f"the baseline is another machine's: {reason}"
+        facts = "; ".join(differences(before.environment, after.environment))
+        reason = facts or "a fingerprint is missing or was computed from other facts"
+        return f"the baseline is of another machine or version: {reason}"
     if before.dirty and dirty_option is not None:
         return (
-            f"the baseline {before.path} was measured on uncommitted code: nobody can measure it "
-            f"again. Commit and measure, or say {dirty_option}"
+            f"the baseline {before.path} was measured on uncommitted code, so it cannot be "
+            f"reproduced. Commit and measure again, or give {dirty_option}"
         )
     return None
 
@@ -89,14 +89,14 @@ def judge(
 
     Args:
         limit: how much slower the median may be, as a fraction.
-        memory_limit: the same for `peak_extra_bytes`, which is no matter of chance.
-        allow_new: an id without a baseline is fine, as in the change that adds it.
+        memory_limit: the same for `peak_extra_bytes`, which repeats exactly.
+        allow_new: accept an id without a baseline, as in the change that adds it.
     """
     lines = []
     for id in [*before.records, *(id for id in after.records if id not in before.records)]:
         old, new = before.records.get(id), after.records.get(id)
         if new is None:
-            lines.append(IdVerdict(id, ExitCode.MISSING, "vanished: it is in the baseline only"))
+            lines.append(IdVerdict(id, ExitCode.MISSING, "vanished: only the baseline has it"))
         elif old is None:
             exit_code = ExitCode.OK if allow_new and new.time_ms else ExitCode.MISSING
             lines.append(IdVerdict(id, exit_code, "new: the baseline does not have it"))
@@ -106,7 +106,7 @@ def judge(
 
 
 def overall(lines: list[IdVerdict]) -> ExitCode:
-    """The worst exit code; MISSING where not a single pair of figures was compared."""
+    """The worst exit code; MISSING if no pair of figures was compared."""
     worst = max((line.exit_code for line in lines), key=SEVERITY.index)
     if worst is ExitCode.OK and not any(line.compared for line in lines):
         return ExitCode.MISSING
@@ -154,7 +154,7 @@ def _judge_pair(id: str, old: Record, new: Record, limit: float, memory_limit: f
     elif ratio > 1 + limit:
         certain = interval[0] > 1
         exit_code = ExitCode.REGRESSION if certain else ExitCode.NOISY
-        notes.append("slower" if certain else "slower or not: the interval holds 1")
+        notes.append("slower" if certain else "undecided: the interval contains 1")
     memory, note = _judge_memory(old, new, memory_limit)
     if note:
         notes.append(note)
@@ -176,7 +176,7 @@ def _judge_memory(old: Record, new: Record, limit: float) -> tuple[ExitCode, str
     if before is None:
         return ExitCode.OK, ""
     if after is None:
-        return ExitCode.MISSING, "the baseline has a peak of memory, this run has none"
+        return ExitCode.MISSING, "the baseline has a memory peak, this run has none"
     if after > before * (1 + limit):
         return ExitCode.REGRESSION, f"needs {after - before:,} bytes more"
     return ExitCode.OK, ""

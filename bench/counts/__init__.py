@@ -1,1 +1,1 @@
-"""Counts that do not depend on the clock: instructions, collectives, host waits, peak bytes."""
+"""Repeatable counts instead of times: instructions, collectives, host waits, peak bytes."""

@@ -1,4 +1,4 @@
-"""Runs the host cases under Callgrind and reads the instructions of each."""
+"""Runs the host cases under Callgrind and reads the instruction count of each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from svilm_fast.bench.counts.requests import supported
 from svilm_fast.bench.environment import ROOT
 
 TIMEOUT_S = 900
-# What changes a count without a change of the code: hash order, threads, a warm compiler cache.
+# Fixes what changes a count without a code change: hash order, threads, bytecode files.
 _STEADY = {
     "PYTHONHASHSEED": "0",
     "PYTHONDONTWRITEBYTECODE": "1",
@@ -27,11 +27,11 @@ _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "VIRTUAL_ENV", "PYTHONPATH", "LD_LIBR
 
 
 class Unavailable(Exception):
-    """Instructions cannot be counted here; says what is missing."""
+    """Instructions cannot be counted here; the message names the missing tool."""
 
 
 def why_unavailable() -> str | None:
-    """What is missing, or None."""
+    """The reason why instructions cannot be counted here, or None."""
     if not supported():
         return "instructions are counted on x86-64 Linux only"
     missing = [tool for tool in ("valgrind", "setarch") if shutil.which(tool) is None]
@@ -41,9 +41,9 @@ def why_unavailable() -> str | None:
 
 
 def count_instructions(pattern: str = "*") -> tuple[dict[str, int], dict[str, str]]:
-    """Instructions of one call of each matching case, and the facts that they depend on.
+    """Instructions per call of each matching case, and the facts that they depend on.
 
-    Raises `Unavailable` where a tool is missing, and RuntimeError where the run fails.
+    Raises `Unavailable` if a tool is missing, and RuntimeError if the run fails.
     """
     missing = why_unavailable()
     if missing is not None:
@@ -64,19 +64,21 @@ def count_instructions(pattern: str = "*") -> tuple[dict[str, int], dict[str, st
         )
         if result.returncode != 0:
             raise RuntimeError(f"Callgrind run failed: {result.stderr.strip()[-400:]}")
-        told = json.loads(result.stdout.strip().splitlines()[-1])
+        reported = json.loads(result.stdout.strip().splitlines()[-1])
         totals: dict[str, int] = {}
         for path in Path(folder).glob("counts.*"):
             name, total = _read_dump(path)
-            # What varies between rounds only adds: a table that grows, a buffer that is moved.
+            # Variation between rounds only adds instructions: a table grows, a buffer moves.
             totals[name] = min(total, totals.get(name, total))
-    if not told["valgrind"] or totals.keys() != set(told["names"]):
-        raise RuntimeError(f"Callgrind counted {sorted(totals)}, the run {sorted(told['names'])}")
+    if not reported["valgrind"] or totals.keys() != set(reported["names"]):
+        raise RuntimeError(
+            f"Callgrind counted {sorted(totals)}, the run {sorted(reported['names'])}"
+        )
     version = subprocess.run(
         ["valgrind", "--version"], capture_output=True, text=True, check=True
     ).stdout.strip()
-    counts = {name: round(totals[name] / told["calls"]) for name in told["names"]}
-    return counts, told["facts"] | {"valgrind": version}
+    counts = {name: round(totals[name] / reported["calls"]) for name in reported["names"]}
+    return counts, reported["facts"] | {"valgrind": version}
 
 
 def _read_dump(path: Path) -> tuple[str, int]:
@@ -84,5 +86,5 @@ def _read_dump(path: Path) -> tuple[str, int]:
     name = re.search(r"^desc: Trigger: Client Request: (.*)$", text, re.MULTILINE)
     total = re.search(r"^totals: (\d+)", text, re.MULTILINE)
     if name is None or total is None:
-        raise RuntimeError(f"{path.name} is no Callgrind dump of a named block")
+        raise RuntimeError(f"{path.name} is not a Callgrind dump of a named block")
     return name[1].strip(), int(total[1])

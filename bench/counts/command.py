@@ -1,4 +1,4 @@
-"""`svilm bench counts`: print, write or check the tables of counts."""
+"""`svilm bench counts`: prints, writes or checks the tables of counts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def counts(
     ] = False,
     write: Annotated[bool, typer.Option("--write", help="write the tables")] = False,
 ) -> None:
-    """Count what does not depend on the clock: instructions, collectives, waits, peak bytes.
+    """Count instructions, collectives, host waits and peak bytes; compare with their tables.
 
     Exit status: 0 fine, 1 a count differs from its table, 2 wrong usage, 3 no table for these
     versions, 4 a kind could not be counted here or a case has no row.
@@ -45,7 +45,7 @@ def counts(
     chosen = list(dict.fromkeys(kind or KINDS))
     check_known("kind", chosen, KINDS)
     if write and only != "*":
-        raise ValueError("--write makes whole tables: leave --only out")
+        raise ValueError("--write writes whole tables: leave --only out")
     found: list[ExitCode] = []
     for kinds in (["instructions"], [name for name in chosen if name != "instructions"]):
         if set(kinds) <= set(chosen) and kinds:
@@ -61,7 +61,7 @@ def counts(
 
 
 def count(kinds: Iterable[str], only: str = "*") -> tuple[list[CountRow], dict[str, str]]:
-    """Fresh rows of some kinds and cases, and the facts that instruction counts depend on."""
+    """New counts of some kinds and cases, and the facts that instruction counts depend on."""
     rows: list[CountRow] = []
     facts: dict[str, str] = {}
     wanted = set(kinds)
@@ -107,7 +107,7 @@ def _one_table(kinds: list[str], only: str, *, check: bool, write: bool) -> Exit
 
 def _judged(rows: list[CountRow], recorded: list[CountRow], path: Path) -> ExitCode:
     if not recorded:
-        print(f"no table {path.name}: these counts have nothing to be compared with")
+        print(f"no table {path.name}: nothing to compare these counts with")
         return ExitCode.INCOMPARABLE
     changed, unmatched = differences(recorded, rows)
     for line in changed + unmatched:

@@ -1,4 +1,4 @@
-"""The host code whose instructions are counted; `python -m` runs it under Callgrind."""
+"""The host code whose instructions are counted; run as a module under Callgrind."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from svilm_fast.kernels.launch import record_launches
 from svilm_fast.kernels.registry import Variant, ops
 
 Call = Callable[[], object]
-# Before so many calls the interpreter is still specialising bytecode.
+# Calls until the interpreter has specialised the bytecode.
 WARM_UP = 12
 ROUNDS, CALLS = 4, 5
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "white", "grey")
@@ -29,7 +29,7 @@ SHAPES = ("circle", "square", "triangle", "star", "ring", "cross")
 
 
 def cases() -> Iterator[tuple[str, Call]]:
-    """(name, call) of everything that is counted; each is built when it is reached."""
+    """(name, call) of every counted case; each is built when the iterator reaches it."""
     for name, op in ops().items():
         for variant in op.variants:
             if variant.counted:
@@ -41,7 +41,7 @@ def cases() -> Iterator[tuple[str, Call]]:
 
 
 def facts() -> dict[str, str]:
-    """What decides these counts besides the code; read inside Valgrind, which hides AVX-512."""
+    """The facts that these counts depend on; read inside Valgrind, which hides AVX-512."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -78,8 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if fnmatchcase(name, pattern):
             names.append(name)
             _count(requests, name, call)
-    told: dict[str, Any] = {"facts": facts(), "names": names, "calls": CALLS}
-    print(json.dumps(told | {"valgrind": requests.under_valgrind()}))
+    report: dict[str, Any] = {"facts": facts(), "names": names, "calls": CALLS}
+    print(json.dumps(report | {"valgrind": requests.under_valgrind()}))
     return 0
 
 

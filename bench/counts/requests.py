@@ -1,7 +1,7 @@
 """Valgrind's client requests from Python: start and stop counting around a few calls.
 
-Counting from the start of the process would spend a minute on imports. `torch._C` only toggles
-collection, which needs instrumentation from the start; these requests switch that too.
+Counting from the start of the process would spend a minute on imports. The requests in `torch._C`
+only toggle collection; these also switch the instrumentation, which makes imports slow.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# valgrind.h, x86-64: the request's array in rax, the default answer in rdx, and four rotations
-# that leave rdi as it was mark the place. Outside Valgrind this returns the default.
+# From valgrind.h for x86-64: the request's array is in rax, the default answer in rdx. Valgrind
+# recognises four rotations of rdi that cancel out. Outside Valgrind the default is returned.
 _CODE = bytes.fromhex("4889f8 4889f2 48c1c703 48c1c70d 48c1c73d 48c1c733 4887db 4889d0 c3")
 _RUNNING_ON_VALGRIND = 0x1001
 _CALLGRIND = ord("C") << 24 | ord("T") << 16
@@ -21,7 +21,7 @@ _ZERO_STATS, _DUMP_STATS_AT, _START, _STOP = (_CALLGRIND + n for n in (1, 3, 4, 
 
 
 class Requests:
-    """Talks to the Valgrind that runs this process."""
+    """Sends client requests to the Valgrind that runs this process."""
 
     def __init__(self) -> None:
         if not supported():
@@ -34,7 +34,7 @@ class Requests:
         self._call = signature(address)
 
     def under_valgrind(self) -> bool:
-        """Whether anything listens."""
+        """Whether this process runs under Valgrind."""
         return bool(self._request(_RUNNING_ON_VALGRIND))
 
     @contextmanager

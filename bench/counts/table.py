@@ -1,4 +1,4 @@
-"""The tables of counts under version control, and how a fresh count differs from them."""
+"""The tables of counts under version control, and their differences from new counts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TOLERANCE: Mapping[str, float] = {"instructions": 0.01}
 
 @dataclass(frozen=True)
 class CountRow:
-    """One count. `item` is what was counted in `case`: a collective, an operator, `per call`."""
+    """One count. `item` says what is counted in `case`: a collective, an operator, `per call`."""
 
     kind: str
     case: str
@@ -35,7 +35,7 @@ class CountRow:
 
 
 def table_path(kinds: Iterable[str], facts: Mapping[str, str]) -> Path:
-    """Where rows of these kinds lie: instructions belong to one set of versions, others to all."""
+    """The table of these kinds: instructions have one per set of versions, other kinds one."""
     if set(kinds) == {"instructions"}:
         version = f"python-{facts['python']}-torch-{facts['torch']}-{fingerprint(facts)}"
         return RESULTS / f"instructions-{version}.csv"
@@ -43,7 +43,7 @@ def table_path(kinds: Iterable[str], facts: Mapping[str, str]) -> Path:
 
 
 def fingerprint(facts: Mapping[str, str]) -> str:
-    """Hash of what decides instruction counts besides the code."""
+    """Hash of the facts that instruction counts depend on."""
     return hashlib.sha256(json.dumps(dict(facts), sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -53,26 +53,26 @@ def write_table(rows: Iterable[CountRow], path: Path) -> None:
 
 
 def read_table(path: Path) -> list[CountRow]:
-    """Read a table; raises ValueError for one that is torn or edited into nonsense."""
+    """Read a table; raises ValueError for a damaged one."""
     return read_csv(path, CountRow, made_by="svilm bench counts --write")
 
 
 def differences(
     recorded: Iterable[CountRow], counted: Iterable[CountRow]
 ) -> tuple[list[str], list[str]]:
-    """(what changed, what is missing or new), readable; a better count is a change as well."""
+    """Readable lines: (changed counts, missing or new cases); a lower count is a change too."""
     old, new = {row.key: row for row in recorded}, {row.key: row for row in counted}
     changed: list[str] = []
     unmatched: list[str] = []
     for key in sorted(old.keys() | new.keys()):
         before, after = old.get(key), new.get(key)
         if before is None or after is None:
-            # A collective or a wait that appears is no new benchmark but a new cost.
+            # A new collective or wait is an additional cost in a known case, not a new benchmark.
             text = _appeared(after) if before is None else _vanished(before)
             kind = (before or after).kind  # type: ignore[union-attr]
             (changed if kind in ("collectives", "waits") else unmatched).append(f"{key}: {text}")
-        elif (told := _moved(before, after)) is not None:
-            changed.append(f"{key}: {told}")
+        elif (change := _change(before, after)) is not None:
+            changed.append(f"{key}: {change}")
     return changed, unmatched
 
 
@@ -85,11 +85,11 @@ def _vanished(row: CountRow) -> str:
     return f"{row.count:,} in the table, now none"
 
 
-def _moved(before: CountRow, after: CountRow) -> str | None:
+def _change(before: CountRow, after: CountRow) -> str | None:
     allowed = TOLERANCE.get(before.kind, 0.0) * before.count
     if abs(after.count - before.count) <= allowed and after.bytes == before.bytes:
         return None
-    told = f"{before.count:,} -> {after.count:,} ({after.count / max(before.count, 1) - 1:+.2%})"
+    text = f"{before.count:,} -> {after.count:,} ({after.count / max(before.count, 1) - 1:+.2%})"
     if after.bytes != before.bytes:
-        told += f", bytes {before.bytes:,} -> {after.bytes:,}"
-    return told
+        text += f", bytes {before.bytes:,} -> {after.bytes:,}"
+    return text

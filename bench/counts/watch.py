@@ -1,4 +1,4 @@
-"""Counts collectives and what makes the host wait for a device, while code runs."""
+"""Counts collectives, and calls that make the host wait for a device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from svilm_fast.bench.collectives import CountedCollectives
 
-# Operators whose result's size or value the host must know before it goes on.
+# Operators after which the host must know the result's size or value to continue.
 WAITING_OPERATORS = frozenset(
     {
         "aten::_local_scalar_dense",
@@ -27,15 +27,15 @@ WAITING_OPERATORS = frozenset(
         "aten::is_nonzero",
     }
 )
-# On a CPU tensor these copy nothing and reach no operator; on a GPU each of them waits.
+# On a CPU tensor these call no operator; on a GPU each of them waits.
 WAITING_METHODS = frozenset({"tolist", "cpu", "numpy", "__array__"})
 
 
 class CallCounter:
-    """Counts from `with` to its end.
+    """A context manager that counts.
 
-    `collectives`: operator -> [calls, bytes], as `CountedCollectives` has them; `waits`: operator
-    or method -> calls.
+    `collectives`: operator -> [calls, bytes], as in `CountedCollectives`; `waits`: operator or
+    method -> calls.
     """
 
     def __init__(self) -> None:

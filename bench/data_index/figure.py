@@ -46,11 +46,11 @@ def draw(found: list[Opened], path: Path) -> None:
             **style,
         )
         memory.set_ylabel("private memory, MB")
-        for panel in (seconds, memory):
+        for panel, free in ((seconds, "center right"), (memory, "center left")):
             panel.set_xscale("log")
             panel.set_yscale("log")
             panel.set_xlabel("samples")
-            panel.legend(loc="upper left", handlelength=2.2)
+            panel.legend(loc=free, handlelength=2.2)
         title = "Opening a data set: a mapped index and the table of objects before it"
         figure.text(0.012, 0.955, title, fontweight="bold", fontsize=12, va="center")
         note = (

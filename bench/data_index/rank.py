@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
-import pickle
 import time
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ def rank(folder: str, tokenizer: str, seed: int, pipe: Connection) -> None:
     began = time.perf_counter()
     dataset = ClipDataset(config, "train", encoder, True, frames=8, image_size=32)
     found: dict[str, Any] = {"open_s": time.perf_counter() - began}
-    found["pickle_bytes"] = len(pickle.dumps(dataset))
+    found["pickle_bytes"] = len(ForkingPickler.dumps(dataset))
     found["row_s"] = draw(dataset, seed)
     mine, theirs = multiprocessing.get_context("forkserver").Pipe()
     arguments = (dataset, seed + 1000, theirs)

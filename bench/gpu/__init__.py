@@ -1,1 +1,1 @@
-"""`make gpu`: every check of the ops that needs a GPU, in one command that always ends."""
+"""`make gpu`: all GPU checks of the ops in one command with a time limit."""

@@ -1,4 +1,4 @@
-"""Runs the op benchmark; needs nothing but PyTorch and Triton.
+"""Runs the op benchmark; needs only PyTorch and Triton.
 
     python -m svilm_fast.bench.gpu.ops_run --out bench/results
 
@@ -35,9 +35,9 @@ STARTING = "measuring "
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status: an `ExitCode`; a peer without a figure is no failure of ours.
+    """Exit status: an `ExitCode`; a peer without a figure does not count as a failure.
 
-    Ends with a traceback where the GPU is of no more use to the process (`DeviceLost`).
+    Ends with a traceback if the GPU became unusable for the process (`DeviceLost`).
     """
     start = time.monotonic()
     options = _options(arguments)
@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
             records.append(replace(left_out, position=len(records)))
     known |= why.keys()
     if earlier is None:
-        # So that no process that resumes this run takes another run's figures for its own.
+        # So that a process that resumes this run never finds the figures of an older one.
         path.unlink(missing_ok=True)
     records = run_into(
         path,
@@ -77,11 +77,11 @@ def main(arguments: list[str] | None = None) -> int:
         budget_s=options.budget,
         deadline_s=options.deadline - (time.monotonic() - start),
         earlier=records,
-        starting=_announce if options.announce else _announce_nothing,
+        starting=_announce if options.announce else lambda _: None,
         done=_tell,
     )
     print(f"wrote {path}")
-    # The reference is here for comparison: that time did not suffice for it is no failure.
+    # The reference is measured for comparison only: it may miss the deadline.
     own = [
         record
         for record in failures(records)
@@ -115,9 +115,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         nargs=2,
         default=[],
         metavar=("ID", "WHY"),
-        help="measure all but this one, whose record says why (repeat)",
+        help="record this benchmark as failed with that reason (repeat)",
     )
-    parser.add_argument("--announce", action="store_true", help="print each id before its turn")
+    parser.add_argument("--announce", action="store_true", help="print each id in advance")
     options = parser.parse_args(arguments)
     unknown = sorted(set(options.op or []) - set(ops()))
     if unknown:
@@ -127,10 +127,6 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 
 def _announce(benchmark: Benchmark) -> None:
     print(f"{STARTING}{benchmark.id}", flush=True)
-
-
-def _announce_nothing(_: Benchmark) -> None:
-    """A benchmark is printed only when it is done."""
 
 
 def _tell(record: Record) -> None:
@@ -144,7 +140,7 @@ def _refuse(text: str, exit_code: ExitCode) -> NoReturn:
 
 
 def _earlier(path: Path, fingerprint: str) -> Results | None:
-    """What an unfinished run of this machine has written; None where there is no file."""
+    """The file of an unfinished run of this machine; None without a file."""
     if not path.is_file():
         return None
     written = read_results(path)

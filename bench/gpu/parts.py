@@ -1,4 +1,4 @@
-"""Processes side by side, each with its output and an end that it cannot put off."""
+"""Parallel processes with captured output and a hard time limit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import IO
 
 @dataclass(frozen=True)
 class Done:
-    """What became of a process: its exit status, None where it was ended at the limit."""
+    """The result of a process: its exit status, None if it was killed at the limit."""
 
     name: str
     code: int | None
@@ -24,9 +24,9 @@ class Done:
 
 
 def run_side_by_side(commands: Mapping[str, Sequence[str]], limit_s: float) -> list[Done]:
-    """Start all commands, wait for them, and end those that take longer than `limit_s`.
+    """Start all commands, wait for them, and kill those that take longer than `limit_s`.
 
-    A process has a group of its own, so what it started ends with it.
+    Each process leads its own group, so its children end with it.
     """
     begin = time.monotonic()
     done: dict[str, Done] = {}
@@ -57,14 +57,14 @@ def _end_all(running: Mapping[str, tuple[subprocess.Popen[bytes], IO[bytes]]]) -
 
 
 def start(command: Sequence[str], output: IO[bytes] | int) -> subprocess.Popen[bytes]:
-    """Start a command as the head of its own process group."""
+    """Start a command as the leader of its own process group."""
     return subprocess.Popen(
         command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
     )
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """End the process, and what is left of its group, at once."""
+    """Kill the process and the rest of its group."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -1,4 +1,4 @@
-"""The op benchmark in a process of its own: what breaks or hangs it costs one figure only."""
+"""Runs the op benchmark in a separate process: a crash or a hang costs only one figure."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from svilm_fast.bench.gpu.parts import end, start
 # A benchmark takes seconds; a compiled peer of the largest case perhaps one minute.
 SILENCE_S = 100.0
 MOST_STARTS = 6
-# What the last benchmark before the deadline may take beyond it.
+# The time by which the last benchmark may exceed the deadline.
 GRACE_S = 15.0
-# What the process that finishes the file may take: it measures nothing.
+# The time limit of the process that finishes the file; it measures nothing.
 FINISH_S = 30.0
 PROGRAM = (sys.executable, "-u", "-m", "svilm_fast.bench.gpu.ops_run")
 ENDED = {ExitCode.OK, ExitCode.USAGE, ExitCode.INCOMPARABLE, ExitCode.MISSING, ExitCode.FAILED}
@@ -35,14 +35,13 @@ def benchmark(
     tell: Callable[[str], None] = print,
     program: Sequence[str] = PROGRAM,
 ) -> int:
-    """Run `svilm_fast.bench.gpu.ops_run` into `out`, begun anew after what it cannot survive.
+    """Run `svilm_fast.bench.gpu.ops_run` into `out`; restart it after a crash or a hang.
 
-    The benchmark under way when the process crashed, or said nothing for `silence_s`, becomes a
-    record without a figure, and another process measures the rest.
+    If the process crashes, or prints nothing for `silence_s`, its current benchmark is recorded as
+    failed and another process measures the rest. A process that still runs `grace_s` after the
+    deadline is killed too, and a last process finishes the file.
 
-    What still runs `grace_s` after the deadline is ended too, and a last process finishes the file.
-
-    Returns the exit status; `ExitCode.FAILED` where it was started `MOST_STARTS` times in vain.
+    Returns the exit status; `ExitCode.FAILED` if `MOST_STARTS` processes did not finish.
     """
     begin = time.monotonic()
     lost: dict[str, str] = {}
@@ -53,7 +52,7 @@ def benchmark(
         until = now + FINISH_S if late else begin + deadline_s + grace_s
         command = [*program, "--out", str(out), "--deadline", f"{max(left, 0):.0f}"]
         command += ["--announce", *more]
-        # Before the first benchmark's turn, what lies there is an older run's.
+        # A file from before the first benchmark is that of an older run.
         command += ["--resume"] if lost else []
         for id, why in lost.items():
             command += ["--without", id, why]
@@ -63,8 +62,8 @@ def benchmark(
             return code
         if late:
             break
-        why = "no answer, ended from outside" if code is None else f"ended the process ({code})"
-        tell(f"! {under_way or 'before any benchmark'}: {why}; begun anew")
+        why = "no output, killed" if code is None else f"ended the process ({code})"
+        tell(f"! {under_way or 'before any benchmark'}: {why}; restarted")
         if under_way:
             lost[under_way] = why
     return int(ExitCode.FAILED)
@@ -73,13 +72,13 @@ def benchmark(
 def _follow(
     process: subprocess.Popen[bytes], silence_s: float, until: float, tell: Callable[[str], None]
 ) -> tuple[int | None, str]:
-    """Pass its lines on; its exit status, None where it was ended, and what was under way."""
+    """Forward its output; returns its exit status (None: killed) and its current benchmark."""
     lines: queue.Queue[str] = queue.Queue()
     threading.Thread(target=_read, args=(process, lines), daemon=True).start()
     under_way, heard = "", time.monotonic()
     try:
         while (now := time.monotonic()) - heard <= silence_s and now <= until:
-            # Not the pipe's end, which a compiler's worker may hold open.
+            # Polled, because a compiler's worker may hold the pipe open.
             ended = process.poll() is not None
             try:
                 text = lines.get(timeout=0.5)

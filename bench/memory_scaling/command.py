@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +20,9 @@ from svilm_fast.core.units import bytes_text
 
 
 def memory(
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: what is there.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda; default: cuda if available.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Result file; default bench/results/<machine>/memory.json.")
     ] = None,
@@ -27,7 +30,7 @@ def memory(
 ) -> None:
     """Measure how memory grows with the global batch, for losses and for a whole step.
 
-    On a CPU each figure is the peak resident memory of a process of its own; some minutes.
+    On a CPU each figure is the peak resident memory of a separate process; takes some minutes.
     """
     where = chosen_device(device)
     console = wide_console()
@@ -45,7 +48,7 @@ def memory(
         "environment": facts,
         "source": memory_source(where),
         "growth": exponents,
-        "records": [peak.as_dict() for peak in found],
+        "records": [asdict(peak) for peak in found],
     }
     write_json(path, result)
     draw(found, where, figure)

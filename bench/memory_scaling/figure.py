@@ -20,7 +20,7 @@ PANELS = {
     "grounding": ("Grounding", f"{NUM_NOUNS} nouns, {NUM_GROUPS} groups, D = {DIM}"),
     "step": ("Whole step", f"demo, micro-batch {MICRO_BATCH}"),
 }
-# Ours first: the first colour of the theme is the project's.
+# Our method first, in the first colour of the theme.
 COLOURS = {
     "chunked": 0,
     "fused": 2,
@@ -41,7 +41,7 @@ def draw(found: list[Peak], device: torch.device, path: Path) -> None:
         axes[0].set_ylabel("peak memory")
         title = "Memory of loss and gradients as the global batch grows"
         figure.text(0.012, 0.955, title, fontweight="bold", fontsize=12, va="center")
-        note = f"{memory_source(device)}, less what it held before. Exponents: last three sizes."
+        note = f"{memory_source(device)}, less that before. Exponents: last three sizes."
         figure.text(0.012, 0.893, note, color=LIGHT.muted, va="center", fontsize=8.5)
         figure.tight_layout(rect=(0, 0, 1, 0.875), w_pad=2.5)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Peaks of cases, on a CPU in a child process each, and how they grow."""
+"""Peak memory of the cases, on a CPU each in a child process, and its growth."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import gc
 import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,17 +17,17 @@ import torch
 from svilm_fast.bench.memory import peak_extra_bytes
 from svilm_fast.bench.memory_scaling.cases import ScalingCase, cases
 
-# Exponents are fitted to the largest batches, where the constant part weighs least.
+# Exponents are fitted to the largest batches, where the constant part matters least.
 FITTED = 3
 WARM_UP_BATCH = 2
-# A tensor of this size has pages of its own, which go back to the system with it.
+# Tensors from this size on get their own pages, which are returned when they are freed.
 M_MMAP_THRESHOLD, OWN_PAGES_FROM = -3, 1 << 20
 STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True)
 class Peak:
-    """The most memory of one case at one global batch, over that before its inputs were made."""
+    """Peak memory of one case at one global batch, less that before its inputs were created."""
 
     subject: str
     method: str
@@ -36,13 +35,9 @@ class Peak:
     bytes: int | None
     status: str
 
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
-
 
 def memory_source(device: torch.device) -> str:
-    """What the peaks are."""
+    """The source of the peaks, in words."""
     if device.type == "cuda":
         return "peak of the CUDA caching allocator"
     return "peak resident memory (VmHWM) of a process of its own, one thread"
@@ -51,7 +46,7 @@ def memory_source(device: torch.device) -> str:
 def peaks(device: torch.device, subjects: set[str] | None = None) -> Iterator[Peak]:
     """Measure every case (of these subjects) at its batches, smallest first.
 
-    Raises RuntimeError on a system without /proc when the device is a CPU.
+    Raises RuntimeError for a CPU on a system without /proc.
     """
     if device.type == "cpu" and not STATUS.exists():
         raise RuntimeError(f"peak resident memory is read from {STATUS}, which this system lacks")
@@ -96,8 +91,8 @@ def _measured(case: ScalingCase, batch: int, device: torch.device) -> Peak:
 
 
 def child_peak(name: str, batch: int) -> int:
-    """`resident_peak` in a process of its own."""
-    # A server that has imported everything forks a clean process for each measurement.
+    """`resident_peak` in a separate process."""
+    # The server imports everything once and forks a clean process for each measurement.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     with ProcessPoolExecutor(1, mp_context=context) as pool:
@@ -110,11 +105,11 @@ def resident_peak(name: str, batch: int) -> int:
     _return_freed_memory()
     device = torch.device("cpu")
     case = next(case for case in cases(device) if case.name == name)
-    # Libraries load at the first call.
+    # The first call loads libraries.
     case.run(WARM_UP_BATCH, device)
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    # Where the kernel refuses to reset the peak, the increase is counted from the peak so far.
+    # If the kernel refuses to reset the peak, the increase over the peak so far counts.
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     before = _peak_so_far()
@@ -123,8 +118,8 @@ def resident_peak(name: str, batch: int) -> int:
 
 
 def _return_freed_memory() -> None:
-    # By default glibc raises this threshold as it goes, and holes between tensors of a few MiB then
-    # add up to several times the live ones.
+    # By default glibc raises this threshold over time, and free gaps between tensors of a few MiB
+    # then add up to several times the live memory.
     if not ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, OWN_PAGES_FROM):
         raise RuntimeError("the C library refused a fixed M_MMAP_THRESHOLD")
 

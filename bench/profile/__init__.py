@@ -1,1 +1,1 @@
-"""Where the time of a call or a step goes: traces, tables of them, and the memory over time."""
+"""Profiles of a call or a step: traces, their tables, and memory over time."""

@@ -1,4 +1,4 @@
-"""`svilm profile`: one op, one training step, or a trace that is there already."""
+"""`svilm profile`: one op, one training step, or an existing trace."""
 
 from __future__ import annotations
 
@@ -23,17 +23,15 @@ from svilm_fast.train.ranks.process_group import choose_device
 Out = Annotated[Path, typer.Option(help="folder for the trace and the picture of the memory")]
 Steps = Annotated[int, typer.Option(min=1, help="calls that are recorded")]
 WarmUp = Annotated[int, typer.Option(min=0, help="calls before the recording")]
-Stacks = Annotated[
-    bool, typer.Option("--stacks", help="record Python functions too: slower, but names ours")
-]
+Stacks = Annotated[bool, typer.Option("--stacks", help="also record Python functions (slower)")]
 Plain = Annotated[
-    bool, typer.Option("--plain", help="only run, for a profiler that looks from outside")
+    bool, typer.Option("--plain", help="run without torch.profiler, for an external profiler")
 ]
 
 
 def op(
     name: Annotated[str, typer.Argument(help="an op, or the whole id of a registered benchmark")],
-    case: Annotated[str | None, typer.Option(help="default: the first of the device")] = None,
+    case: Annotated[str | None, typer.Option(help="default: the first case for the device")] = None,
     direction: Annotated[str, typer.Option(help="forward, backward or both")] = "both",
     dtype: Annotated[str | None, typer.Option(help="default: that of the benchmark")] = None,
     provider: Annotated[
@@ -71,7 +69,7 @@ def step(
     config: Annotated[str, typer.Option(help="recipe, as for `svilm pretrain`")],
     overrides: Overrides = None,
     synthetic: Annotated[
-        bool, typer.Option("--synthetic", help="random clips: the step waits for no data")
+        bool, typer.Option("--synthetic", help="random clips, so the step does not wait for data")
     ] = False,
     steps: Steps = 3,
     warm_up: WarmUp = 2,
@@ -109,14 +107,14 @@ def step(
 def trace(
     path: Annotated[Path, typer.Argument(help="Chrome trace (.json, .json.gz) of torch.profiler")],
 ) -> None:
-    """Tables and picture of a trace, for example of training.profile.steps."""
+    """Print tables and draw the memory picture of an existing trace."""
     tell(path)
 
 
 def find_benchmark(name: str, device: torch.device, wanted: dict[str, str | None]) -> Benchmark:
-    """The registered benchmark of that id, or of that op with the wanted parts.
+    """The registered benchmark of that id, or of that op with the given parts.
 
-    Among several the first wins, ours before peers. Raises ValueError that lists what there is.
+    Returns the first of several, ours before peers. Raises ValueError that lists the choices.
     """
     if "/" in name:
         return next(iter(benchmarks(None, device, name).values()))

@@ -1,4 +1,4 @@
-"""The memory over the recorded steps as a picture, with the trace ranges below it."""
+"""The plot of memory over the recorded steps, with the trace ranges below it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MultipleLocator
 
-from svilm_fast.bench.profile.trace import STEP, Trace
+from svilm_fast.bench.profile.trace import STEP, Trace, nested
 from svilm_fast.core.trace_ranges import PREFIX
 from svilm_fast.core.units import bytes_text
 from svilm_fast.report.canvas import PAGE_WIDTH, to_png
@@ -19,7 +19,7 @@ LEAST_LABEL = 0.055  # of the width
 
 
 def write_memory(trace: Trace, path: Path) -> bool:
-    """Write the PNG; returns False where the trace holds no memory events."""
+    """Write the PNG; returns False if the trace has no memory events."""
     if not trace.memory:
         return False
     with drawing(LIGHT):
@@ -39,7 +39,7 @@ def draw_memory(trace: Trace, theme: Theme) -> Figure:
     )
     for place, memory in enumerate(trace.memory):
         at = [time / 1e3 for time in memory.at]
-        # The profiler counts from zero on a CPU: what was there before shows as a negative level.
+        # On a CPU the profiler starts at zero, so freeing earlier memory gives a negative level.
         lowest = min(0.0, *memory.allocated)
         level = [size - lowest for size in memory.allocated]
         axes.step(at, level, where="post", color=theme.series[place], label=memory.device)
@@ -59,21 +59,17 @@ def draw_memory(trace: Trace, theme: Theme) -> Figure:
         if e.category == "user_annotation" and e.name.startswith(PREFIX) and e.name != STEP
     ]
     names = list(dict.fromkeys(e.name for e in marks))
-    depth = 0
-    stack: list[float] = []
-    for event in sorted(marks, key=lambda e: (e.start, -e.length)):
-        while stack and stack[-1] <= event.start:
-            stack.pop()
-        level_ = len(stack)
-        depth = max(depth, level_ + 1)
-        stack.append(event.end)
+    depth = 1
+    for event, around in nested(marks):
+        row = len(around)
+        depth = max(depth, row + 1)
         start, length = (event.start - first) / 1e3, event.length / 1e3
         colour = theme.series[names.index(event.name) % len(theme.series)]
-        below.barh(level_, length, left=start, height=0.86, color=colour, edgecolor=theme.surface)
+        below.barh(row, length, left=start, height=0.86, color=colour, edgecolor=theme.surface)
         if length > LEAST_LABEL * width:
             below.text(
                 start + length / 2,
-                level_,
+                row,
                 event.name.removeprefix(PREFIX),
                 ha="center",
                 va="center",
@@ -81,6 +77,6 @@ def draw_memory(trace: Trace, theme: Theme) -> Figure:
                 color=theme.surface,
                 clip_on=True,
             )
-    below.set(xlim=(0, width), ylim=(max(depth, 1) - 0.5, -0.5), xlabel="milliseconds", yticks=[])
+    below.set(xlim=(0, width), ylim=(depth - 0.5, -0.5), xlabel="milliseconds", yticks=[])
     below.grid(visible=False)
     return figure

@@ -22,7 +22,7 @@ def record(
 ) -> Path:
     """Run `call` `steps` times, each marked as a step, and write the trace to `path` (.json.gz).
 
-    Where there is a file already the name gets a number; returns the path that was written.
+    An existing file is kept: the name gets a number. Returns the path that was written.
     """
     activities = [ProfilerActivity.CPU]
     if device.type == "cuda":
@@ -49,7 +49,7 @@ def unused(path: Path) -> Path:
 
 
 def plain(call: Callable[[], object], *, steps: int, device: torch.device) -> None:
-    """The same without a profiler, for one that looks from outside."""
+    """Run the marked steps without recording, for an external profiler."""
     for _ in range(steps):
         with phase("step"):
             call()

@@ -41,7 +41,7 @@ def describe(trace: Trace, *, rows: int = 12) -> str:
 
 
 def outer_tools(command: str) -> str:
-    """How to look at the same call with NVIDIA's profilers; says where one is not on PATH."""
+    """Commands that profile the same call with NVIDIA's tools; notes tools not on PATH."""
     lines = {
         "nsys": f"nsys profile --trace cuda,nvtx,osrt --output svilm {command} --plain",
         "ncu": "ncu --set full --nvtx --nvtx-include svilm.step/ --launch-count 40 "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ class TraceEvent:
 
     @property
     def end(self) -> float:
-        """When it ends."""
+        """End in microseconds."""
         return self.start + self.length
 
 
@@ -55,7 +55,7 @@ class AllocatorTrace:
 
 @dataclass(frozen=True)
 class Trace:
-    """What was recorded inside the marked steps; without marks, everything."""
+    """The events inside the marked steps; all events if there are no marks."""
 
     events: tuple[TraceEvent, ...]
     memory: tuple[AllocatorTrace, ...]
@@ -73,7 +73,7 @@ class Trace:
         return any(event.category in DEVICE_CATEGORIES for event in self.events)
 
     def ranges(self) -> list[SpanTotal]:
-        """The named parts of a step, on the thread that runs it, longest first."""
+        """The named ranges of a step on the thread that runs it, longest first."""
         marks = [e for e in self._host("user_annotation") if e.name.startswith(PREFIX)]
         costs = _costs(marks)
         return [
@@ -83,39 +83,35 @@ class Trace:
         ]
 
     def operators(self) -> list[SpanTotal]:
-        """Operators of the host by the time spent in themselves."""
+        """Host operators by their own time."""
         return _costs(self._host("cpu_op"))
 
     def kernels(self) -> list[SpanTotal]:
         """Kernels, copies and fills of the GPU by their time."""
-        return _costs([e for e in self.events if e.category in DEVICE_CATEGORIES], nested=False)
+        return _costs([e for e in self.events if e.category in DEVICE_CATEGORIES], in_stack=False)
 
     def functions(self) -> list[SpanTotal]:
-        """This project's Python functions by the time of the operators right below them.
+        """This project's Python functions by the time of the operators directly below them.
 
         Empty unless the trace was recorded with stacks.
         """
         spans = self._host("python_function") + self._host("cpu_op")
         spent: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-        stack: list[TraceEvent] = []
-        for event in sorted(spans, key=lambda e: (e.start, -e.length)):
-            while stack and stack[-1].end <= event.start:
-                stack.pop()
-            if event.category == "cpu_op" and not any(e.category == "cpu_op" for e in stack):
-                owner = next((e for e in reversed(stack) if _is_ours(e.name)), None)
+        for event, around in nested(spans):
+            if event.category == "cpu_op" and not any(e.category == "cpu_op" for e in around):
+                owner = next((e for e in reversed(around) if _is_ours(e.name)), None)
                 if owner is not None:
                     spent[owner.name][0] += 1
                     spent[owner.name][1] += event.length
-            stack.append(event)
         found = [SpanTotal(name, int(n), time, time) for name, (n, time) in spent.items()]
         return sorted(found, key=lambda cost: -cost.own)
 
     def communication(self) -> float:
-        """Microseconds during which a collective was under way, on whatever thread or stream."""
+        """Microseconds during which a collective ran on any thread or stream."""
         return covered(e for e in self.events if e.name.startswith(COMMUNICATION))
 
     def busy(self) -> float:
-        """Microseconds during which the GPU worked, or on a CPU an operator ran in this thread."""
+        """Microseconds of work on the GPU, or on a CPU of operators in this thread."""
         if self.on_gpu:
             return covered(e for e in self.events if e.category in DEVICE_CATEGORIES)
         return covered(self._host("cpu_op"))
@@ -159,7 +155,7 @@ class Trace:
 
 
 def read_trace(path: Path) -> Trace:
-    """Read `.json` or `.json.gz`; raises ValueError for a file that is no trace."""
+    """Read `.json` or `.json.gz`; raises ValueError for a file that is not a trace."""
     if not path.is_file():
         raise ValueError(f"no trace {path}: `svilm profile` and training.profile.steps write one")
     try:
@@ -168,12 +164,12 @@ def read_trace(path: Path) -> Trace:
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         entries = None
     if not isinstance(entries, list):
-        raise ValueError(f"{path} is no Chrome trace of torch.profiler")
+        raise ValueError(f"{path} is not a Chrome trace of torch.profiler")
     return trace_of(entries)
 
 
 def trace_of(entries: Iterable[dict[str, Any]]) -> Trace:
-    """The trace of Chrome's list of events."""
+    """Build the trace from Chrome's list of events."""
     events, changes = [], defaultdict(list)
     for entry in entries:
         if entry.get("ph") == "X" and "dur" in entry:
@@ -187,9 +183,9 @@ def trace_of(entries: Iterable[dict[str, Any]]) -> Trace:
                 )
             )
         elif entry.get("name") == "[memory]":
-            told = entry["args"]
-            device = "cpu" if told.get("Device Type", 0) == 0 else "cuda"
-            changes[device].append((float(entry["ts"]), float(told["Total Allocated"])))
+            args = entry["args"]
+            device = "cpu" if args.get("Device Type", 0) == 0 else "cuda"
+            changes[device].append((float(entry["ts"]), float(args["Total Allocated"])))
     if not events:
         raise ValueError("the trace is empty: nothing ran while it was recorded")
     steps = [e for e in events if e.name == STEP and e.category == "user_annotation"]
@@ -209,8 +205,20 @@ def trace_of(entries: Iterable[dict[str, Any]]) -> Trace:
     return Trace(inside, memory, windows, lane)
 
 
+def nested(
+    events: Iterable[TraceEvent],
+) -> Iterator[tuple[TraceEvent, tuple[TraceEvent, ...]]]:
+    """Each event in the order of starts, with the events around it, outermost first."""
+    stack: list[TraceEvent] = []
+    for event in sorted(events, key=lambda e: (e.start, -e.length)):
+        while stack and stack[-1].end <= event.start:
+            stack.pop()
+        yield event, tuple(stack)
+        stack.append(event)
+
+
 def covered(events: Iterable[TraceEvent]) -> float:
-    """Microseconds in the union of the spans."""
+    """Microseconds covered by at least one of the spans."""
     total, reached = 0.0, float("-inf")
     for event in sorted(events, key=lambda e: e.start):
         total += max(0.0, event.end - max(event.start, reached))
@@ -221,7 +229,7 @@ def covered(events: Iterable[TraceEvent]) -> float:
 def _is_ours(name: str) -> bool:
     file = name.split("(")[0]
     ours = ("svilm_fast/", "kernels/", "train/", "bench/")
-    # The helper that names phases lies around everything and is no reason for anything.
+    # The helper that names ranges encloses everything, so it explains nothing.
     foreign = (
         "site-packages" in file
         or "/torch/" in file
@@ -230,24 +238,19 @@ def _is_ours(name: str) -> bool:
     return not foreign and file.endswith(".py") and any(part in file for part in ours)
 
 
-def _costs(events: Sequence[TraceEvent], *, nested: bool = True) -> list[SpanTotal]:
+def _costs(events: Sequence[TraceEvent], *, in_stack: bool = True) -> list[SpanTotal]:
+    """Totals by name; `in_stack`: the events of one thread, whose own time excludes nested ones."""
     calls: dict[str, int] = defaultdict(int)
     total: dict[str, float] = defaultdict(float)
     own: dict[str, float] = defaultdict(float)
-    stack: list[TraceEvent] = []
-    for event in sorted(events, key=lambda e: (e.start, -e.length)):
+    for event, around in nested(events):
         calls[event.name] += 1
         total[event.name] += event.length
         own[event.name] += event.length
-        if not nested:
-            continue
-        while stack and stack[-1].end <= event.start:
-            stack.pop()
-        if stack:
-            own[stack[-1].name] -= event.length
+        if in_stack and around:
+            own[around[-1].name] -= event.length
             # A span inside one of the same name is already part of its total.
-            if any(e.name == event.name for e in stack):
+            if any(e.name == event.name for e in around):
                 total[event.name] -= event.length
-        stack.append(event)
     found = [SpanTotal(name, calls[name], total[name], own[name]) for name in calls]
     return sorted(found, key=lambda cost: -cost.own)

@@ -1,4 +1,4 @@
-"""Time and memory of a call against the batch, one line per provider."""
+"""The plot of time and memory of a call over the batch, one line per provider."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from svilm_fast.report.theme import Theme
 
 @dataclass(frozen=True)
 class Family:
-    """Rows of one benchmark that differ in batch and provider alone."""
+    """Records of one benchmark that differ only in batch and provider."""
 
     name: str
     sizes: str
@@ -31,22 +31,22 @@ class Family:
 
 
 def families(records: Sequence[Record]) -> list[Family]:
-    """Per benchmark the shape with most batches (at least two), forward and backward together."""
+    """For each benchmark the shape with most batches (at least two), both directions together."""
     groups: dict[tuple[str, str, tuple[tuple[str, str], ...]], list[Record]] = {}
     for record in records:
         if record.direction == "both" and record.batch and record.time_ms and record.suite == "ops":
             groups.setdefault((record.name, record.dtype, record.other_sizes), []).append(record)
     best: dict[str, Family] = {}
     for (name, dtype, sizes), members in groups.items():
-        told = ", ".join(f"{key} {value}" for key, value in sizes)
-        family = Family(name, f"{told}, {dtype}" if told else dtype, tuple(members))
+        texts = [*(f"{key} {value}" for key, value in sizes), dtype]
+        family = Family(name, ", ".join(texts), tuple(members))
         if len(family.batches) > max(1, len(best[name].batches) if name in best else 1):
             best[name] = family
     return list(best.values())
 
 
 def draw_scaling(found: Sequence[Family], theme: Theme) -> Figure:
-    """A row of two charts per family: time and peak of memory, both log-log.
+    """Two charts per family, time and peak memory, both log-log.
 
     Raises ValueError without a family.
     """

@@ -29,7 +29,7 @@ def report(
     current = read_results(result)
     runs, others, skipped = read_history(history or [], current)
     if skipped:
-        print(f"left out {skipped} files of the folders that are no results of runs")
+        print(f"ignored {skipped} files in the folders that are not results of runs")
     sections = sections_of(current, runs, others)
     write_page(out, build_page(current, sections))
     print(f"wrote {out}")

@@ -11,12 +11,14 @@ import typer
 from svilm_fast.bench.environment import ROOT
 from svilm_fast.bench.exit_codes import ExitCode
 from svilm_fast.bench.generated_section import read_section, write_section
+from svilm_fast.bench.peers import peers
 from svilm_fast.bench.run.file import Results, read_results
 from svilm_fast.bench.run.record import Record
 from svilm_fast.bench.run.text import status_text
 from svilm_fast.bench.tables import markdown_table
 from svilm_fast.core.terminal import print
 from svilm_fast.core.units import bytes_text, percent_text, rate_text, ratio_text, time_text
+from svilm_fast.kernels.registry import ops
 
 SECTION = "gpu figures"
 RESULTS = ROOT / "bench" / "results"
@@ -25,8 +27,6 @@ NOTHING = (
     "NCCL are not measured yet. `make gpu` on a machine with an NVIDIA GPU measures the ops."
 )
 COLUMNS = ("op", "case", "dtype", "time", "rate", "of the ceiling", "extra memory")
-# The reference is plain PyTorch in chunks.
-PEERS = ("reference", "eager", "compile", "inf_cl")
 
 
 def table(
@@ -36,12 +36,12 @@ def table(
     ] = None,
     page: Annotated[Path, typer.Option(help="page with the section's marks")] = ROOT / "README.md",
     check: Annotated[
-        bool, typer.Option("--check", help="write nothing; fail where the page says otherwise")
+        bool, typer.Option("--check", help="write nothing; fail if the page differs")
     ] = False,
 ) -> None:
-    """Write the section of GPU figures: forward and backward of every fused op and case.
+    """Write the README's GPU figures: forward and backward of every fused op and case.
 
-    Exit status: 0 written or as it should be, 1 the page says otherwise, 2 wrong usage.
+    Exit status: 0 written or up to date, 1 the page differs, 2 wrong usage.
     """
     paths = results or sorted(RESULTS.glob("*/ops.json"))
     text = gpu_section([run for run in map(read_results, paths) if run.environment.get("gpu")])
@@ -49,12 +49,12 @@ def table(
         write_section(page, SECTION, text)
         print(f"wrote the section of GPU figures into {page.name}")
     elif read_section(page, SECTION) != text:
-        print(f"{page.name} does not tell what the result files do: run `svilm bench table`")
+        print(f"{page.name} differs from the result files: run `svilm bench table`")
         raise typer.Exit(int(ExitCode.REGRESSION))
 
 
 def gpu_section(runs: Sequence[Results]) -> str:
-    """The text of the section; says so where no GPU has been measured."""
+    """The text of the section, also if no GPU has been measured."""
     return "\n\n".join(map(_of_gpu, runs)) if runs else NOTHING
 
 
@@ -63,22 +63,24 @@ def _of_gpu(results: Results) -> str:
     changed = ", changed" if results.dirty else ""
     stopped = "" if results.complete else " The run was stopped before its end."
     records = [record for record in results.records.values() if record.direction == "both"]
-    peers = [
-        name
-        for name in PEERS
-        if any(record.provider == name and not record.skipped for record in records)
-    ]
+    measured = {record.provider for record in records if not record.skipped}
+    compared = [name for name in _compared_with() if name in measured]
     figures = [
-        [*_figures(record), *_ratios(record, records, peers)]
+        [*_figures(record), *_ratios(record, records, compared)]
         for record in records
         if record.provider == "fused" and not record.skipped
     ]
-    told = (
+    head = (
         f"{facts['gpu']}, PyTorch {facts.get('torch')}, Triton {facts.get('triton')}, commit "
         f"{str(facts.get('commit') or 'unknown')[:12]}{changed}; forward and backward, L2 cold. "
         f"Peers: their time over ours.{stopped}"
     )
-    return "\n".join([told, "", *markdown_table([*COLUMNS, *peers], figures)])
+    return "\n".join([head, "", *markdown_table([*COLUMNS, *compared], figures)])
+
+
+def _compared_with() -> list[str]:
+    """Our reference path, then the registered peers of all ops."""
+    return ["reference", *dict.fromkeys(name for op in ops() for name in peers(op))]
 
 
 def _figures(record: Record) -> list[str]:
@@ -89,27 +91,27 @@ def _figures(record: Record) -> list[str]:
     )
     rate = rate_text(amount / (record.time_ms * 1e-3), unit) if amount else ""
     share = percent_text(record.floor_fraction)
-    told = f"{share} ({record.binding_ceiling})" if share else ""
+    reached = f"{share} ({record.binding_ceiling})" if share else ""
     return [
         record.name,
         record.case,
         record.dtype,
         time_text(record.time_ms),
         rate,
-        told,
+        reached,
         bytes_text(record.peak_extra_bytes),
     ]
 
 
-def _ratios(own: Record, records: Sequence[Record], peers: Sequence[str]) -> list[str]:
-    """Each peer's time over ours on the same case; its status where it gave no figure."""
+def _ratios(own: Record, records: Sequence[Record], compared: Sequence[str]) -> list[str]:
+    """Each peer's time over ours on the same case; its status if it has no figure."""
     same = {
         record.provider: record
         for record in records
         if (record.name, record.case, record.dtype) == (own.name, own.case, own.dtype)
     }
     found = []
-    for name in peers:
+    for name in compared:
         peer = same.get(name)
         if peer is None or peer.skipped:
             found.append("")

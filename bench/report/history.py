@@ -1,4 +1,4 @@
-"""Results of one machine over commits, and where a level changed for good."""
+"""The plot of one machine's results over commits, with lasting changes marked."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ CHARTS = 12
 def read_history(paths: Sequence[Path], current: Results) -> tuple[list[Results], int, int]:
     """Runs of the current machine in time order, the current one last.
 
-    Also how many runs of other machines there are, and how many files of folders are no results of
-    runs. Raises ValueError for a file that was named and is none.
+    Also returns the number of runs of other machines, and the number of files in folders that are
+    not results. Raises ValueError for a named file that is not a result.
     """
     runs: list[Results] = []
     skipped = 0
@@ -47,9 +47,9 @@ def read_history(paths: Sequence[Path], current: Results) -> tuple[list[Results]
 
 
 def change_points(values: Sequence[float]) -> list[int]:
-    """Places where the level changes: binary segmentation by Welch's t on logarithms.
+    """Indices where the level changes: binary segmentation by Welch's t-test on logarithms.
 
-    A place counts with p <= 0.001, corrected for the places tried, and three values either side.
+    A change needs p <= 0.001, corrected for the positions tried, and three values on either side.
     """
     logs = np.log(np.asarray(values, dtype=float))
 
@@ -67,7 +67,7 @@ def change_points(values: Sequence[float]) -> list[int]:
 
 
 def series(runs: Sequence[Results]) -> dict[str, list[float]]:
-    """Medians of the ids that every run measured, in milliseconds."""
+    """Medians in milliseconds of the ids that every run measured."""
     found = {}
     for id in runs[-1].records:
         of_id = [run.records[id].time_ms for run in runs if id in run.records]
@@ -78,9 +78,9 @@ def series(runs: Sequence[Results]) -> dict[str, list[float]]:
 
 
 def draw_history(runs: Sequence[Results], theme: Theme) -> Figure:
-    """Small charts, those with the largest change first; a dashed line marks a change point.
+    """Small charts, largest change first; dashed lines mark change points.
 
-    Raises ValueError where no id was measured in every run.
+    Raises ValueError if no id was measured in every run.
     """
     found = series(runs)
     if not found or len(runs) < 2:

@@ -1,4 +1,4 @@
-"""bench.html: one file with every picture and every figure of a result."""
+"""bench.html: one file with all pictures and figures of a result."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from svilm_fast.core.units import (
 )
 from svilm_fast.report.page import HeadlineTile, Section, fill_template, picture
 
-# A figure of more cases is cut into several: a picture higher than a screen is hard to read.
+# More cases are split into several pictures, none higher than a screen.
 CASES_PER_PICTURE = 8
 
 
 @dataclass(frozen=True)
 class TableLine:
-    """A row of the table of all figures; `problem` stands in place of the cells."""
+    """A row of the table of all figures; a `problem` replaces the cells."""
 
     label: str
     own: bool
@@ -48,7 +48,7 @@ class TableLine:
 
 
 def build_page(results: Results, sections: Sequence[Section]) -> str:
-    """The page as text, with the pictures of `sections_of`; the same for the same file."""
+    """The page as text, with the pictures of `sections_of`; deterministic."""
     facts = results.environment
     records = list(results.records.values())
     commit = str(facts.get("commit") or "unknown")[:12] + (", changed" if results.dirty else "")
@@ -68,9 +68,9 @@ def build_page(results: Results, sections: Sequence[Section]) -> str:
 def sections_of(
     results: Results, history: Sequence[Results] = (), others: int = 0
 ) -> list[Section]:
-    """The pictures that the records allow.
+    """Sections with the pictures that the records allow.
 
-    history: runs of this machine, `results` last; others: how many of other machines there are.
+    history: runs of this machine, `results` last. others: the number of runs of other machines.
     """
     records, ceilings = list(results.records.values()), results.ceilings
     found = []
@@ -80,8 +80,8 @@ def sections_of(
         )
         found.append(Section("Roofline", texts.ROOFLINE, [("", drawn)]))
     if side_by_side := compared_cases(records, results.ratios):
-        told = texts.PEERS_PAIRED if results.ratios else texts.PEERS_APART
-        section = Section("Peers side by side", texts.PEERS, notes=[told])
+        note = texts.PEERS_PAIRED if results.ratios else texts.PEERS_APART
+        section = Section("Peers side by side", texts.PEERS, notes=[note])
         for start in range(0, len(side_by_side), CASES_PER_PICTURE):
             part = side_by_side[start : start + CASES_PER_PICTURE]
             name = "peers" if not start else f"peers_{start // CASES_PER_PICTURE + 1}"
@@ -99,7 +99,7 @@ def sections_of(
 
 
 def tiles_of(records: Sequence[Record], results: Results) -> list[HeadlineTile]:
-    """How much was measured, and the ceilings."""
+    """Headline figures: the number of measurements, and the ceilings."""
     measured = [record for record in records if record.time_ms]
     skipped = sum(record.skipped for record in records)
     failed = len(records) - len(measured) - skipped
@@ -135,7 +135,7 @@ def groups_of(records: Sequence[Record]) -> list[tuple[str, list[TableLine]]]:
 
 
 def facts_of(environment: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """The environment in small tables; what is unknown is left out."""
+    """The environment as small tables, without unknown facts."""
     tables: dict[str, dict[str, str]] = {}
     for key, value in environment.items():
         if isinstance(value, Mapping):
@@ -149,7 +149,7 @@ def facts_of(environment: Mapping[str, Any]) -> dict[str, dict[str, str]]:
 
 
 def write_page(path: Path, page: str) -> None:
-    """Write the page; raise ValueError where that would replace a file that is no such page."""
+    """Write the page; raises ValueError if it would replace a file of another kind."""
     check_replaceable(path, "svilm-fast benchmark</title>")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")

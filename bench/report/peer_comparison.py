@@ -1,4 +1,4 @@
-"""Peers side by side: bars of the time and memory relative to our own path in the same run."""
+"""The plot of peers: time and memory relative to our own path in the same run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from svilm_fast.report.canvas import PAGE_WIDTH
 from svilm_fast.report.theme import Theme
 
 BAR = 0.235  # inches of one bar
-# The first of these that a case has is one; attention has no path of ours, so SDPA is it there.
+# The first of these in a case is the unit. Attention has no path of ours; there it is SDPA.
 COMPARED_WITH = ("fused", "svilm", "sdpa", "reference")
 
 STATUSES = {
@@ -44,7 +44,7 @@ class ComparedCase:
     own: Record
     peers: tuple[Record, ...]
     ratios: Mapping[str, float] = field(default_factory=dict)
-    """Time over `own` from rounds in which both took turns, by provider."""
+    """Time over `own` by provider, from interleaved rounds."""
 
     @property
     def records(self) -> tuple[Record, ...]:
@@ -55,9 +55,9 @@ class ComparedCase:
 def compared_cases(
     records: Sequence[Record], ratios: Sequence[Mapping[str, Any]] = ()
 ) -> list[ComparedCase]:
-    """Cases, forward and backward together, that a peer was measured on as well.
+    """Cases that were also measured with a peer, forward and backward together.
 
-    ratios: what `svilm bench peers` wrote; it comes before the quotient of two medians.
+    ratios: those of `svilm bench peers`, which replace the quotient of two medians.
     """
     groups: dict[tuple[str, str, str], dict[str, Record]] = {}
     for record in records:
@@ -82,7 +82,7 @@ def compared_cases(
 
 
 def ratios_to_eager(records: Sequence[Record]) -> list[float]:
-    """Eager's time over ours for every case of the ops that both were measured on."""
+    """Eager's time over ours for every op case that has both."""
     return [
         record.time_ms / case.own.time_ms
         for case in compared_cases([record for record in records if record.suite == "ops"])
@@ -92,7 +92,7 @@ def ratios_to_eager(records: Sequence[Record]) -> list[float]:
 
 
 def draw_comparison(found: Sequence[ComparedCase], theme: Theme) -> Figure:
-    """Time left, memory right; the first of a case is one, a bar to the right of it costs more.
+    """Time left, memory right, relative to the first provider of a case: to the right costs more.
 
     Raises ValueError without a case.
     """
@@ -160,8 +160,8 @@ def _bar(
     colour = theme.series[0 if record is own else 1]
     if not value or not one:
         status = status_text(record)
-        told = "" if record.time_ms else STATUSES.get(status, status.split(":")[0])
-        axes.text(1.0, place, f" {told}", va="center", fontsize=8, color=theme.wrong)
+        problem = "" if record.time_ms else STATUSES.get(status, status.split(":")[0])
+        axes.text(1.0, place, f" {problem}", va="center", fontsize=8, color=theme.wrong)
         return
     ratio = paired or value / one
     left, width = min(1.0, ratio), abs(ratio - 1)

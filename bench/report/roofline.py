@@ -1,4 +1,4 @@
-"""The roofline: what was reached over the FLOPs per byte of the floor, under measured ceilings."""
+"""The roofline plot: FLOP/s reached over FLOPs per byte of the floor, under measured ceilings."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ MARKERS = {"forward": "^", "backward": "v", "both": "o"}
 
 
 def has_roofline(records: Sequence[Record], ceilings: Mapping[str, float]) -> bool:
-    """Whether there is a ceiling and something below it."""
+    """Whether there are ceilings, and records with a floor."""
     known = {"product_flops", "copy_bytes"} <= ceilings.keys()
     return known and any(record.intensity and record.flops_per_s for record in records)
 
 
 def draw_roofline(records: Sequence[Record], ceilings: Mapping[str, float], theme: Theme) -> Figure:
-    """Log-log; a colour per benchmark, a marker per direction, filled where the code is ours.
+    """Log-log; a colour per benchmark, a marker per direction, filled for our own code.
 
-    Raises ValueError where `has_roofline` is false.
+    Raises ValueError if `has_roofline` is false.
     """
     if not has_roofline(records, ceilings):
         raise ValueError("no record has a floor, or the run measured no ceilings")
@@ -40,7 +40,7 @@ def draw_roofline(records: Sequence[Record], ceilings: Mapping[str, float], them
     y = np.array([record.flops_per_s for record in points], dtype=float)
     low, high = min(x.min() / 2, product / copy / 4), max(x.max() * 2, product / copy * 4)
     axes.set(xscale="log", yscale="log", xlim=(low, high))
-    # A point above the ceilings (a cache, a wrong clock, a wrong floor) is shown, not cut off.
+    # Points above the ceilings (a cache, a wrong clock, a wrong floor) must stay visible.
     axes.set_ylim(min(y.min() / 3, copy * low), 2.2 * max(product, y.max()))
     _draw_ceilings(figure, axes, product, copy, (low, high), theme)
     for record, px, py in sorted(
@@ -59,7 +59,7 @@ def draw_roofline(records: Sequence[Record], ceilings: Mapping[str, float], them
             zorder=4 if own else 3,
         )
     axes.set(xlabel="FLOPs per byte that the floor needs", ylabel="reached, FLOP/s")
-    # A narrow range holds no two powers of ten.
+    # A narrow range may contain fewer than two powers of ten.
     low_rate, high_rate = axes.get_ylim()
     steps = (1.0,) if high_rate / low_rate > 1e3 else (1.0, 2.0, 5.0)
     axes.yaxis.set_major_locator(LogLocator(subs=steps))

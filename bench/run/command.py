@@ -14,7 +14,7 @@ from svilm_fast.bench.console import wide_console
 from svilm_fast.bench.environment import ROOT, environment, slug
 from svilm_fast.bench.run.file import check_replaceable
 from svilm_fast.bench.run.record import Record
-from svilm_fast.bench.run.runner import HOST_SUITES, run_into
+from svilm_fast.bench.run.runner import run_into
 from svilm_fast.bench.run.table import table
 from svilm_fast.bench.run.text import exit_code, failures, line, status_text
 from svilm_fast.bench.suites import benchmarks
@@ -32,25 +32,29 @@ def run_suites(
     only: Annotated[
         str | None, typer.Option(help="Only ids that match this shell pattern ('*/infonce/*').")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: what is there.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda; default: cuda if available.")
+    ] = None,
     budget: Annotated[
         float, typer.Option(min=0, max=1e6, help="Seconds for each measurement.")
     ] = 0.3,
     deadline: Annotated[
         float,
-        typer.Option(min=0.001, max=1e6, help="Seconds for all; what is left then has failed."),
+        typer.Option(
+            min=0.001, max=1e6, help="Time limit in seconds; benchmarks left then count as failed."
+        ),
     ] = 3600.0,
     out: Annotated[
         Path | None, typer.Option(help="Result file; default bench/results/<machine>/run.json.")
     ] = None,
-    list_only: Annotated[bool, typer.Option("--list", help="Print the ids, measure none.")] = False,
+    list_only: Annotated[bool, typer.Option("--list", help="Print the ids and exit.")] = False,
 ) -> None:
-    """Prove every benchmark right on its own tensors, time it, write records and a table.
+    """Verify every benchmark on its own tensors, time it, write records and a table.
 
-    The result file grows with each record, so that a run which is stopped has lost none.
+    The result file is written after each record, so a stopped run keeps all of them.
 
-    Exit status: 0 measured, 2 wrong usage, 4 nothing was measured, 5 a benchmark gave no figure,
-    be it for the deadline.
+    Exit status: 0 measured, 2 wrong usage, 4 nothing was measured, 5 a benchmark gave no figure
+    (it failed, or the deadline passed).
     """
     where = chosen_device(device)
     chosen = chosen_benchmarks(suite, where, only)
@@ -92,9 +96,9 @@ def run_suites(
 
 
 def chosen_device(name: str | None) -> torch.device:
-    """The device of that name; by default a GPU where there is one.
+    """The device of that name; by default a GPU if there is one.
 
-    Raises `typer.BadParameter` where it is not there.
+    Raises `typer.BadParameter` if it is not available.
     """
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -106,7 +110,7 @@ def chosen_device(name: str | None) -> torch.device:
 
 
 def chosen_benchmarks(suites: str, device: torch.device, only: str | None) -> dict[str, Benchmark]:
-    """The benchmarks of comma-separated suites; wrong names are a usage error."""
+    """The benchmarks of comma-separated suites; unknown names are a usage error."""
     try:
         return benchmarks([name.strip() for name in suites.split(",")], device, only)
     except ValueError as error:
@@ -114,8 +118,8 @@ def chosen_benchmarks(suites: str, device: torch.device, only: str | None) -> di
 
 
 def measured_ceilings(device: torch.device, chosen: Any, console: Console) -> Ceilings | None:
-    """Product and copy rate of the device, where a benchmark is compared with them."""
-    if all(benchmark.suite in HOST_SUITES for benchmark in chosen):
+    """Product and copy rate of the device; None if only host code is measured."""
+    if all(benchmark.on_host for benchmark in chosen):
         return None
     ceilings = measure_ceilings(device)
     console.print(ceilings.describe())
@@ -123,9 +127,9 @@ def measured_ceilings(device: torch.device, chosen: Any, console: Console) -> Ce
 
 
 def quiet_progress(console: Console) -> Progress:
-    """A bar on a terminal that is only drawn between two measurements.
+    """A progress bar that is drawn only between two measurements, and only on a terminal.
 
-    Drawing it from a thread of its own would take the interpreter from what is being timed.
+    A drawing thread would take the interpreter from the timed call.
     """
     return Progress(
         console=console, transient=True, disable=not console.is_terminal, auto_refresh=False

@@ -1,4 +1,4 @@
-"""Result files: read and checked; whole at every moment, whatever ends the run that writes."""
+"""Result files: reading with checks, and atomic writing."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ class Results:
     ceilings: Mapping[str, float]
     records: Mapping[str, Record]
     complete: bool = True
-    """Whether the run came to its end."""
+    """Whether the run reached its end."""
     ratios: Sequence[Mapping[str, Any]] = ()
-    """Of `svilm bench peers`: providers over ours, from rounds in which both took turns."""
+    """From `svilm bench peers`: time over ours, from interleaved rounds."""
 
     @property
     def fingerprint(self) -> str:
-        """Hash of what must be equal for two runs to be comparable; empty where it is missing."""
+        """Hash of what comparable runs share; empty if the file has none."""
         return str(self.environment.get("fingerprint") or "")
 
     @property
     def dirty(self) -> bool:
-        """Whether the run's commit does not say what was measured."""
+        """Whether uncommitted code was measured, or the commit is unknown."""
         return bool(self.environment.get("dirty", True)) or not self.environment.get("commit")
 
 
 def read_results(path: Path) -> Results:
-    """Read one file; raises ValueError that names what is wrong with it."""
+    """Read one file; raises ValueError if it is not a result file."""
     if not path.is_file():
         raise ValueError(f"no result file {path}: make one with `svilm bench run --out {path}`")
     try:
@@ -46,7 +46,7 @@ def read_results(path: Path) -> Results:
         raise ValueError(f"{path} is not JSON: {error}") from None
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         found = content.get("schema") if isinstance(content, dict) else None
-        raise ValueError(f"{path} is no result file of schema {SCHEMA} (its schema: {found})")
+        raise ValueError(f"{path} is not a result file of schema {SCHEMA} (its schema: {found})")
     records: dict[str, Record] = {}
     for written in content.get("records") or ():
         try:
@@ -54,10 +54,10 @@ def read_results(path: Path) -> Results:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
         if record.id in records:
-            raise ValueError(f"{path} holds {record.id} twice")
+            raise ValueError(f"{path} contains {record.id} twice")
         records[record.id] = record
     if not records:
-        raise ValueError(f"{path} holds no record: nothing was measured")
+        raise ValueError(f"{path} contains no record: nothing was measured")
     environment = content.get("environment") or {}
     ceilings, ratios = content.get("ceilings") or {}, content.get("ratios") or ()
     complete = bool(content.get("complete", True))
@@ -65,14 +65,14 @@ def read_results(path: Path) -> Results:
 
 
 def same_file(one: Path, other: Path) -> bool:
-    """Whether two paths lead to one file, which need not exist yet."""
+    """Whether two paths name the same file, which need not exist yet."""
     if one.exists() and other.exists():
         return one.samefile(other)
     return one.resolve() == other.resolve()
 
 
 def check_replaceable(path: Path) -> None:
-    """Raise ValueError where a file is there that is no result file and would be overwritten."""
+    """Raise ValueError if another kind of file would be overwritten."""
     if not path.is_file() or path.stat().st_size == 0:
         return
     try:
@@ -80,13 +80,15 @@ def check_replaceable(path: Path) -> None:
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict) or "schema" not in content:
-        raise ValueError(f"{path} is no result file and would be overwritten: give another --out")
+        raise ValueError(
+            f"{path} is not a result file and would be overwritten: give another --out"
+        )
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write a result file in place of the one that is there.
+    """Write a result file, also over an earlier one.
 
-    Raises ValueError where that is none; call `check_replaceable` before what takes long.
+    Raises ValueError over another kind of file; call `check_replaceable` before a long run.
     """
     check_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)

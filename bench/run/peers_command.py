@@ -1,4 +1,4 @@
-"""`svilm bench peers`: our losses beside other people's, on the same tensors, in turns."""
+"""`svilm bench peers`: our losses and those of other packages, interleaved on the same tensors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from svilm_fast.core import earlier_result
 from svilm_fast.kernels.registry import Op, ops
 
 _DIRECTIONS = ("forward", "both")
-# Below this not even the range of the rounds' ratios holds their median in 99 of 100 cases.
+# With fewer rounds even the full range of ratios contains the median in less than 99 % of cases.
 _LEAST_ROUNDS = 9
 
 
@@ -38,7 +38,9 @@ def peers(
         typer.Option(help="Only these ops (repeat); default: both losses."),
     ] = None,
     case: Annotated[list[str] | None, typer.Option(help="Only these cases (repeat).")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: what is there.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda; default: cuda if available.")
+    ] = None,
     budget: Annotated[
         float, typer.Option(min=0, max=1e6, help="Seconds for each provider of a case.")
     ] = 2.0,
@@ -52,8 +54,8 @@ def peers(
 ) -> None:
     """Time and peak memory of every provider, interleaved, with ratios to our path.
 
-    Ours is the reference path on a CPU, the fused one on a GPU. A peer that is not installed is
-    skipped with its reason. Exit status: 0, 2 wrong usage, 4 nothing was measured, 5 a provider
+    Our path is the reference on a CPU and the fused op on a GPU. A peer that is not installed is
+    skipped, with the reason. Exit status: 0, 2 wrong usage, 4 nothing was measured, 5 a provider
     gave no figure.
     """
     where = chosen_device(device)
@@ -97,7 +99,7 @@ def _groups(
     wanted: list[str] | None,
     compiled: bool | None,
 ) -> Iterator[list[Benchmark]]:
-    """The providers of one case and direction, to be timed in turns."""
+    """Groups of benchmarks to interleave: the providers of one case and direction."""
     unknown = sorted(set(names) - set(ops()))
     if unknown:
         raise typer.BadParameter(f"unknown op {', '.join(unknown)}: choose {', '.join(ops())}")

@@ -1,4 +1,4 @@
-"""How providers that were timed in turns compare: paired ratios of time, ratios of memory."""
+"""Compares providers that were timed in interleaved rounds: ratios of time and of memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HEAD = markdown_row(_COLUMNS)
 
 @dataclass(frozen=True)
 class Ratio:
-    """A peer over ours on the same tensors in the same rounds; above 1: the peer needs more.
+    """A peer over our path, on the same tensors in the same rounds; above 1 the peer needs more.
 
     `time` is the median of the rounds' ratios, `interval` its 99 % bootstrap interval.
     """
@@ -36,7 +36,7 @@ class Ratio:
 
 
 def ratios(records: Iterable[Record], ours: str) -> list[Ratio]:
-    """Every measured peer against `ours` of the same op, case and direction."""
+    """Every measured peer over `ours` in the same op, case and direction."""
     groups: dict[tuple[str, str, str], dict[str, Record]] = {}
     for record in records:
         key = (record.name, record.case, record.direction)
@@ -59,7 +59,7 @@ def ratios(records: Iterable[Record], ours: str) -> list[Ratio]:
 
 
 def as_json(found: Iterable[Ratio]) -> list[dict[str, Any]]:
-    """What is written beside the records."""
+    """The ratios as the result file holds them."""
     return [asdict(ratio) for ratio in found]
 
 
@@ -88,7 +88,7 @@ def _figures(record: Record, ratio: Ratio | None) -> list[str]:
 
 
 def _paired(peer: tuple[float, ...], own: tuple[float, ...]) -> tuple[float, tuple[float, float]]:
-    """The median of the rounds' ratios, in logarithms, with its interval."""
+    """The median of the rounds' ratios with its interval, computed on logarithms."""
     logarithms = np.log(np.asarray(peer) / np.asarray(own))
     low, high = np.exp(bootstrap_interval([logarithms], np.median, 0.99))
     return float(np.exp(np.median(logarithms))), (float(low), float(high))

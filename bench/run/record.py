@@ -1,4 +1,4 @@
-"""One measurement, with what is needed to believe it."""
+"""One measurement, with the facts that are needed to check it."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ SCHEMA = 1
 Clock = Literal["events", "wall"]
 # This project's own providers; every other one is a peer.
 OWN_PROVIDERS = ("fused", "reference", "svilm")
-# The sizes of a shape that count pairs or clips.
+# The names of sizes that count pairs or clips.
 BATCH_SIZES = ("batch", "videos", "texts")
 
 
 @dataclass(frozen=True)
 class Record:
-    """A measurement. `status` is `ok`, or why there is no figure: a failure is not a number.
+    """A measurement. `status` is `ok`, or the reason why there is no figure.
 
     Statuses: `ok`, `oom`, `compile_error`, `wrong_result`, `skipped: <reason>`,
-    `failed: <reason>`. `error` is the relative error against the oracle on the same tensors, proven
-    before the clock started; None where nothing exists to compare with. `mode` is `cold` where L2
-    was flushed before each call, else `warm`. `clock` is `events` (of CUDA) or `wall`, which on a
-    GPU holds launch and synchronisation too. `order` gives each sample's turn among all that was
-    timed together. `product_fraction` and `copy_fraction` compare the floor (FLOPs, least bytes)
-    with the ceilings that the same run measured; `floor_fraction` is the larger, that which binds.
-    `seed` is that of the tensors. `kernels` are our kernels that a call starts on a GPU, as they
-    were compiled: registers, spills, shared memory, and the hash of the machine code's source.
+    `failed: <reason>`. `error` is the relative error against the oracle on the same tensors,
+    checked before timing; None without an oracle. `mode` is `cold` if L2 was flushed before each
+    call, else `warm`. `clock` is `events` (CUDA events) or `wall`, which on a GPU includes launch
+    and synchronisation. `order` is the position of each sample among all that were timed together.
+    `product_fraction` and `copy_fraction` compare the floor (FLOPs, least bytes) with the ceilings
+    that the same run measured; `floor_fraction` is the larger one, which binds. `seed` is that of
+    the tensors. `kernels` are our kernels that a call starts on a GPU, as compiled: registers,
+    spills, shared memory, and the hash of the machine code's source.
     """
 
     id: str
@@ -69,7 +69,7 @@ class Record:
 
     @property
     def skipped(self) -> bool:
-        """Whether it could not run here and nothing is wrong."""
+        """Whether it could not run here, which is not a failure."""
         return self.status.startswith("skipped")
 
     @property
@@ -79,14 +79,14 @@ class Record:
 
     @property
     def floor_fraction(self) -> float | None:
-        """Share of the binding ceiling that was reached."""
+        """The fraction of the binding ceiling that was reached."""
         if self.product_fraction is None or self.copy_fraction is None:
             return None
         return max(self.product_fraction, self.copy_fraction)
 
     @property
     def binding_ceiling(self) -> str:
-        """The ceiling that binds, `product` or `copy`; empty where that is not known."""
+        """The ceiling that binds, `product` or `copy`; empty if unknown."""
         if self.product_fraction is None or self.copy_fraction is None:
             return ""
         return "product" if self.product_fraction >= self.copy_fraction else "copy"
@@ -103,7 +103,7 @@ class Record:
 
     @property
     def shape(self) -> Mapping[str, Any]:
-        """The named sizes of a call; empty where the facts name none."""
+        """The named sizes of a call; empty if the facts have none."""
         shape = self.facts.get("shape")
         return shape if isinstance(shape, Mapping) else {}
 
@@ -115,22 +115,22 @@ class Record:
 
     @property
     def other_sizes(self) -> tuple[tuple[str, str], ...]:
-        """The shape without what counts the batch; rectangular blocks keep their other side."""
+        """The shape without its batch sizes; rectangular blocks keep their second side."""
         square = len({self.shape[name] for name in BATCH_SIZES if name in self.shape}) == 1
         dropped = BATCH_SIZES if square else BATCH_SIZES[:2]
         kept = {name: str(value) for name, value in self.shape.items() if name not in dropped}
         return tuple(sorted(kept.items()))
 
     def as_json(self) -> dict[str, Any]:
-        """What is written."""
+        """The record as the result file holds it."""
         return asdict(self) | {"floor_fraction": self.floor_fraction}
 
     @classmethod
     def from_json(cls, written: Any) -> Record:
         """The record of a result file.
 
-        A number that is none (true, NaN, infinity, text) becomes None, so that it cannot pass for a
-        measurement. Raises ValueError without a status or an id of six parts.
+        A value that is not a finite number (true, NaN, infinity, text) becomes None, so that it is
+        never taken for a measurement. Raises ValueError without a status or an id of six parts.
         """
         if not isinstance(written, Mapping) or not {"id", "status"} <= written.keys():
             raise ValueError(f"a record lacks id or status: {str(written)[:80]}")

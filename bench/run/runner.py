@@ -1,4 +1,4 @@
-"""Proves each benchmark right on its own tensors, then times it; whatever fails is a record."""
+"""Verifies each benchmark on its own tensors, then times it; a failure becomes a record."""
 
 from __future__ import annotations
 
@@ -23,14 +23,12 @@ from svilm_fast.bench.suites.benchmark import Benchmark, Prepared
 from svilm_fast.bench.timing import Timing, host_time_us, measure, measure_together
 from svilm_fast.kernels.launch import compiled_kernels
 
-# Suites whose calls do no work on the device, so that its ceilings say nothing of them.
-HOST_SUITES = ("data", "host")
 MOST_SAMPLES = 100
 PAST_DEADLINE = "failed: the deadline of the run had passed"
 
 
 class DeviceLost(RuntimeError):
-    """A call broke the process's use of the GPU: only another process can go on."""
+    """A call left the GPU unusable for this process; only another process can continue."""
 
 
 def run(
@@ -42,11 +40,11 @@ def run(
     deadline_s: float = float("inf"),
     starting: Callable[[Benchmark], None] = lambda _: None,
 ) -> Iterator[Record]:
-    """Measure one benchmark after the other; those past the deadline are records too.
+    """Measure the benchmarks in order; those past the deadline are recorded as failures.
 
-    starting: is called before each that is measured.
+    starting: called before each benchmark that is measured.
 
-    Raises DeviceLost after the record of a failure that left the device unusable to this process.
+    Raises DeviceLost after the record of a failure that left the GPU unusable for this process.
     """
     start = time.monotonic()
     try:
@@ -76,21 +74,21 @@ def run_into(
     starting: Callable[[Benchmark], None] = lambda _: None,
     done: Callable[[Record], None] = lambda _: None,
 ) -> list[Record]:
-    """`run`, with the result file written again after each record, so that a stop loses none.
+    """`run` that rewrites the result file after each record, so that a stopped run loses none.
 
     Args:
         path: the result file.
         facts: the environment before the run.
-        earlier: records that the file holds already, or that stand for what is not measured.
-        starting: is called before each benchmark that is measured.
-        done: is called with each record.
+        earlier: records that the file already holds, or of benchmarks that are left out.
+        starting: called before each benchmark that is measured.
+        done: called with each record.
     """
     records = list(earlier)
     for record in run(
         benchmarks, device, ceilings, budget_s=budget_s, deadline_s=deadline_s, starting=starting
     ):
         records.append(replace(record, position=len(records)))
-        # Records past the deadline come many at once; the last write holds them.
+        # Records past the deadline come in large numbers; the last write contains them.
         if record.status != PAST_DEADLINE:
             write_json(path, result(records, facts, device, ceilings, complete=False))
         done(record)
@@ -99,20 +97,20 @@ def run_into(
 
 
 def _answers(device: torch.device) -> None:
-    """Raise DeviceLost where an earlier call broke the process's use of the GPU."""
+    """Raise DeviceLost if an earlier call left the GPU unusable for this process."""
     if device.type != "cuda":
         return
     try:
         torch.cuda.synchronize(device)
     except RuntimeError as failure:
-        raise DeviceLost(f"{device} is of no more use to this process: {failure}") from failure
+        raise DeviceLost(f"{device} is unusable for this process: {failure}") from failure
 
 
 def run_one(
     benchmark: Benchmark, device: torch.device, ceilings: Ceilings | None, *, budget_s: float
 ) -> Record:
     """Measure one benchmark."""
-    device = clock_device(benchmark, device)
+    device = torch.device("cpu") if benchmark.on_host else device
     try:
         prepared, error = prove(benchmark, device)
     except Exception as failure:
@@ -124,7 +122,7 @@ def run_one(
             device,
             budget_s=budget_s,
             most=prepared.most_samples or MOST_SAMPLES,
-            memory=measures_memory(benchmark),
+            memory=not benchmark.on_host,
         )
         host_us = _host_us(benchmark, prepared, timing, device, budget_s)
         kernels = started_kernels(prepared, device)
@@ -147,7 +145,7 @@ def run_together(
 ) -> list[Record]:
     """Measure benchmarks in interleaved rounds, so that their ratios hold on a busy machine.
 
-    What fails while it is timed is released, and the rounds begin anew with the others.
+    A benchmark that fails while it is timed is closed, and the rounds restart without it.
     """
     proven: dict[str, tuple[Prepared, float | None]] = {}
     records: dict[str, Record] = {}
@@ -163,7 +161,7 @@ def run_together(
             try:
                 timings = measure_together(calls, device, budget_s=budget_s, least=least)
             except Exception as failure:
-                # Where no call was under way, the failure is nobody's alone.
+                # If no call was running, the failure belongs to all of them.
                 for benchmark in left:
                     if not running or benchmark.id in running:
                         records[benchmark.id] = failed(benchmark, failure)
@@ -198,7 +196,7 @@ def _noted(id: str, call: Callable[[], object], running: list[str]) -> Callable[
 
 
 def prove(benchmark: Benchmark, device: torch.device) -> tuple[Prepared, float | None]:
-    """Prepare a benchmark and prove its call right; the relative error, None without an oracle."""
+    """Prepare and verify a benchmark; returns it with its relative error (None: no oracle)."""
     release(keep=benchmark.suite)
     prepared = benchmark.prepare(device)
     try:
@@ -209,7 +207,7 @@ def prove(benchmark: Benchmark, device: torch.device) -> tuple[Prepared, float |
 
 
 def started_kernels(prepared: Prepared, device: torch.device) -> tuple[dict[str, Any], ...]:
-    """Static metrics of each kernel of ours that a call starts on a GPU, in order, each once."""
+    """Static metrics of our kernels that a call starts on a GPU, in order and without repeats."""
     if device.type != "cuda":
         return ()
     with compiled_kernels() as started:
@@ -219,12 +217,12 @@ def started_kernels(prepared: Prepared, device: torch.device) -> tuple[dict[str,
 
 
 def metrics_of(started: Iterable[Any]) -> tuple[dict[str, Any], ...]:
-    """Metrics of the compiled kernels, each once; the interpreter's None tells nothing."""
+    """Metrics of the compiled kernels without repeats; the interpreter gives None."""
     return tuple({one.hash: kernel_metrics(one) for one in started if one is not None}.values())
 
 
 def kernel_metrics(compiled: Any) -> dict[str, Any]:
-    """What Triton says of a compiled kernel; spilled registers are of four bytes."""
+    """Triton's metrics of a compiled kernel; a spilled register has four bytes."""
     return {
         "kernel": compiled.name,
         "hash": compiled.hash,
@@ -236,21 +234,11 @@ def kernel_metrics(compiled: Any) -> dict[str, Any]:
     }
 
 
-def clock_device(benchmark: Benchmark, device: torch.device) -> torch.device:
-    """Where a benchmark is timed: host code by the wall clock, whatever the run's device is."""
-    return torch.device("cpu") if benchmark.suite in HOST_SUITES else device
-
-
-def measures_memory(benchmark: Benchmark) -> bool:
-    """Whether PyTorch allocates what the call works on."""
-    return benchmark.suite not in HOST_SUITES
-
-
 def _close(chosen: list[Prepared], device: torch.device) -> None:
     for prepared in chosen:
         prepared.close()
     if device.type == "cuda":
-        # After an illegal access this raises as well; `run` says so once its record is written.
+        # This also raises after an illegal access; `run` reports that after writing the record.
         with suppress(RuntimeError):
             torch.cuda.empty_cache()
 
@@ -262,7 +250,7 @@ def _host_us(
     device: torch.device,
     budget_s: float,
 ) -> float | None:
-    # On a CPU the call is the host's work itself; a step is too long to repeat for this figure.
+    # On a CPU the call is host work anyway, and a step is too long to repeat.
     forward = benchmark.parts["direction"] == "forward"
     if device.type != "cuda" or not forward or prepared.most_samples == 1:
         return None
@@ -276,7 +264,7 @@ def blank(benchmark: Benchmark, status: str, error: float | None = None) -> Reco
 
 
 def failed(benchmark: Benchmark, failure: Exception) -> Record:
-    """The record of a benchmark that gave no figure, from what was raised."""
+    """The record of a benchmark that raised an exception."""
     if isinstance(failure, Skipped):
         return blank(benchmark, f"skipped: {failure}")
     if isinstance(failure, WrongResult):
@@ -305,14 +293,13 @@ def measured(
     kernels: tuple[dict[str, Any], ...] = (),
     clock: Clock | None = None,
 ) -> Record:
-    """The record of a benchmark that was timed; by default with the device's own clock."""
+    """The record of a timed benchmark; `clock` defaults to that of the device."""
     seconds = timing.median_ms * 1e-3
     more = {} if prepared.explain is None else prepared.explain(seconds)
-    on_device = benchmark.suite not in HOST_SUITES
     fractions: dict[str, Any] = {}
     if prepared.cost is not None:
         fractions = {"flops": prepared.cost.flops, "bytes": prepared.cost.bytes}
-        if ceilings is not None and on_device:
+        if ceilings is not None and not benchmark.on_host:
             fractions |= {
                 "product_fraction": prepared.cost.flops / seconds / ceilings.product_flops,
                 "copy_fraction": prepared.cost.bytes / seconds / ceilings.copy_bytes,
@@ -349,9 +336,9 @@ def result(
 ) -> dict[str, Any]:
     """The result file: the environment `before` the run, the GPU's state after it, the records.
 
-    complete: False while the run is under way; a run that is stopped leaves such a file.
+    complete: False during the run; a stopped run leaves such a file.
     """
-    # An unfinished file is written often, and asking the GPU starts a process.
+    # An unfinished file is written often, and reading the GPU's state starts a process.
     after = {"gpu_state_after": gpu_state(device)} if complete and device.type == "cuda" else {}
     return {
         "schema": SCHEMA,

@@ -14,9 +14,9 @@ from svilm_fast.core.units import bytes_text, time_text
 
 
 def table(records: Iterable[Record]) -> Table:
-    """Time, spread, share of the floor's ceiling, memory, rate and error of each record.
+    """Time, spread, fraction of the binding ceiling, memory, rate and error of each record.
 
-    `floor` is the share of the ceiling that binds, and which one: the product or the copy rate.
+    `floor` names the ceiling that binds, the product or the copy rate, and the fraction of it.
     """
     view = terminal_table(("benchmark", "median", "p20 to p80", "floor", "memory", "rate", "error"))
     for record in records:

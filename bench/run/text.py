@@ -1,4 +1,4 @@
-"""Records as lines of text, and how a run of them ends."""
+"""Records as lines of text, and the exit code of a run."""
 
 from __future__ import annotations
 
@@ -11,10 +11,7 @@ from svilm_fast.core.units import bytes_text, time_text
 
 
 def failures(records: Iterable[Record]) -> list[Record]:
-    """Records without a figure that should have one.
-
-    What was skipped is none; nor is a peer that does not fit into memory: that is a finding.
-    """
+    """Records without a figure, except skipped ones and peers that do not fit into memory."""
     return [
         record
         for record in records
@@ -25,7 +22,7 @@ def failures(records: Iterable[Record]) -> list[Record]:
 
 
 def exit_code(records: Iterable[Record]) -> ExitCode:
-    """`FAILED` where a record is a failure, `MISSING` where nothing at all was measured."""
+    """`FAILED` if a record is a failure, `MISSING` if nothing was measured."""
     records = list(records)
     if failures(records):
         return ExitCode.FAILED
@@ -33,7 +30,7 @@ def exit_code(records: Iterable[Record]) -> ExitCode:
 
 
 def status_text(record: Record) -> str:
-    """The status, with the reason where only the facts tell it."""
+    """The status, with the reason from the facts."""
     if record.measured and record.time_ms is None:
         return "no figure"
     reason = record.facts.get("reason")
@@ -43,7 +40,7 @@ def status_text(record: Record) -> str:
 
 
 def rates(record: Record) -> list[str]:
-    """What a second works through; for a step also its FLOPs' and its losses' share."""
+    """Rates per second; for a step also its FLOPs and losses as fractions."""
     texts = [f"{rate:.4g} {unit}/s" for unit, rate in record.rates_per_s.items()]
     executed = record.facts.get("executed_flops")
     if executed is not None and record.flops and record.product_fraction is not None:

@@ -1,1 +1,1 @@
-"""The gate that needs no GPU: what the compiler makes of every declared kernel variant."""
+"""The gate that needs no GPU: it checks the compiled code of every declared kernel variant."""

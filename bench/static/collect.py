@@ -1,4 +1,4 @@
-"""Compiles every declared variant of every registered op and makes the table's rows of them."""
+"""Compiles every declared variant of every registered op into rows of the table."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ MAX_CELLS = 120
 def declared(
     op_names: Iterable[str] | None = None, variant: str = ""
 ) -> list[tuple[str, str, str]]:
-    """(op, variant label, target) of everything declared whose label contains `variant`.
+    """(op, variant label, target) of every declared variant whose label contains `variant`.
 
-    Raises `ValueError` for an unknown op, where nothing is left, and for more than `MAX_CELLS`.
+    Raises `ValueError` for an unknown op, for no match, and for more than `MAX_CELLS`.
     """
     registered = ops()
     chosen = list(op_names) if op_names else sorted(registered)
@@ -37,13 +37,13 @@ def declared(
     if not found:
         raise ValueError(f"no variant of {', '.join(chosen)} is declared with {variant!r}")
     if len(found) > MAX_CELLS:
-        raise ValueError(f"{len(found)} (variant, target) are declared, at most {MAX_CELLS} may be")
+        raise ValueError(f"{len(found)} (variant, target) declared, the limit is {MAX_CELLS}")
     return found
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One compiled kernel: its row and the hash that tells equal binaries."""
+    """One compiled kernel: its row, and a hash that is equal for equal binaries."""
 
     row: KernelRow
     binary_hash: str
@@ -56,7 +56,7 @@ def collect(tasks: list[tuple[str, str, str]], *, workers: int = 2) -> Iterator[
 
 
 def unique_rows(groups: Iterable[list[Cell]]) -> list[KernelRow]:
-    """All rows, a binary that several variants share only once."""
+    """All rows; a binary that several variants share appears once."""
     rows: dict[str, KernelRow] = {}
     for group in groups:
         for cell in group:

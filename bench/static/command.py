@@ -1,4 +1,4 @@
-"""`svilm bench static`: print, write or check the static table."""
+"""`svilm bench static`: prints, writes or checks the static table."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ def static(
     table: Annotated[Path | None, typer.Option(help="Another table than the default.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Compiler processes.")] = 2,
 ) -> None:
-    """Compile every declared kernel variant for each target GPU and judge the machine code.
+    """Compile every declared kernel variant for each target GPU and check the machine code.
 
     Exit status: 0 fine, 1 a rule is broken or the table differs, 2 wrong usage.
     """
     console = wide_console(160)
     path = table or table_path()
     if write and (op or variant):
-        raise typer.BadParameter("--write makes the whole table; leave --op and --variant out")
+        raise typer.BadParameter("--write writes the whole table; leave --op and --variant out")
     tasks = declared(op, variant)
     recorded = read_table(path) if check or (write and path.is_file()) else []
-    # The first table of a Triton version takes over what another version's table explains.
+    # The first table of a Triton version takes its reasons from the newest other table.
     known = recorded if check or path.is_file() else read_other_table(path)
     rows = with_reasons(_compile_all(tasks, workers, console), known)
     if op or variant:

@@ -1,4 +1,4 @@
-"""What every row must fulfil, and how two tables differ."""
+"""The rules for every row, and the differences between two tables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from svilm_fast.bench.static.table import KernelRow
 
 @dataclass(frozen=True)
 class StaticRule:
-    """A property of a row; `complaint` returns text where it is broken."""
+    """A property of a row; `complaint` returns a text if the row violates it."""
 
     name: str
     complaint: Callable[[KernelRow], str | None]
@@ -66,7 +66,7 @@ RULES: tuple[StaticRule, ...] = (
 
 
 def broken_rules(row: KernelRow) -> list[str]:
-    """Complaints about one row, less those that its `reason` excuses (`rule: why; rule: why`)."""
+    """Violations of one row, except those that its `reason` excuses (`rule: why; rule: why`)."""
     excused = {part.split(":")[0].strip() for part in row.reason.split(";") if ":" in part}
     found = []
     for rule in RULES:
@@ -77,7 +77,7 @@ def broken_rules(row: KernelRow) -> list[str]:
 
 
 def with_reasons(rows: list[KernelRow], recorded: list[KernelRow]) -> list[KernelRow]:
-    """`rows` with the hand-written reasons that `recorded` has for the same keys."""
+    """`rows` with the hand-written reasons of the same keys in `recorded`."""
     reasons = {row.key: row.reason for row in recorded}
     return [KernelRow(**{**asdict(row), "reason": reasons.get(row.key, "")}) for row in rows]
 
@@ -87,8 +87,8 @@ def part_of_table(
 ) -> tuple[list[KernelRow], list[KernelRow]]:
     """Both tables restricted to the chosen (op, variant).
 
-    A kernel that several variants share has one row, under the first of them: where that one was
-    not chosen, the row is left out of both sides.
+    A kernel that several variants share has one row, under the first of them. If that variant was
+    not chosen, both sides leave the row out.
     """
     elsewhere = {
         (row.kernel, row.target) for row in recorded if (row.op, row.variant) not in chosen
@@ -101,7 +101,7 @@ def part_of_table(
 
 
 def differences(recorded: list[KernelRow], measured: list[KernelRow]) -> list[str]:
-    """Readable differences between the table under version control and a fresh one."""
+    """Readable differences between the table under version control and a new one."""
     old, new = {row.key: row for row in recorded}, {row.key: row for row in measured}
     lines = [
         f"- {key}: in the table, but no longer declared" for key in sorted(old.keys() - new.keys())

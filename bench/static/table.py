@@ -1,4 +1,4 @@
-"""The static table: a row for each kernel variant and target, as CSV under version control."""
+"""The static table: a row per kernel variant and target, as CSV under version control."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RESULTS = Path(__file__).resolve().parents[1] / "results" / "static"
 
 @dataclass(frozen=True)
 class KernelRow:
-    """One compiled kernel. `reason` is written by hand and excuses the rules that it names."""
+    """One compiled kernel. The hand-written `reason` excuses the rules that it names."""
 
     op: str
     variant: str
@@ -71,7 +71,7 @@ def row_of(op: str, variant: str, kernel: str, compiled: Compiled) -> KernelRow:
 
 
 def table_path(version: str = triton.__version__) -> Path:
-    """Where the table of one Triton version lies."""
+    """The path of the table of one Triton version."""
     return RESULTS / f"triton-{version}.csv"
 
 
@@ -81,12 +81,12 @@ def write_table(rows: list[KernelRow], path: Path) -> None:
 
 
 def read_table(path: Path) -> list[KernelRow]:
-    """Read a table; a missing or malformed one is an error that says which command makes it."""
+    """Read a table; the error for a missing or damaged one names the command that writes it."""
     return read_csv(path, KernelRow, made_by="svilm bench static --write")
 
 
 def read_other_table(path: Path) -> list[KernelRow]:
-    """Rows of the newest table beside `path`; none where there is no other."""
+    """Rows of the newest table beside `path`; empty if there is no other."""
     others = [other for other in path.parent.glob("triton-*.csv") if other != path]
     newest = max(others, key=lambda other: _version(other.stem), default=None)
     return [] if newest is None else read_table(newest)

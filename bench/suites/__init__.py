@@ -1,4 +1,4 @@
-"""The registered benchmarks: every runner, gate and report reads the same ones."""
+"""The registered benchmarks, which all runners, gates and reports share."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from svilm_fast.core.messages import check_known
 def benchmarks(
     suites: Sequence[str] | None, device: torch.device, only: str | None = None
 ) -> dict[str, Benchmark]:
-    """Benchmarks by id, in the order in which they run; builds no tensor.
+    """Benchmarks by id, in the order in which they run; allocates no tensor.
 
     Args:
-        suites: names among `SUITES`; None takes all that exist.
-        device: where they would run: it decides shapes, dtypes and providers.
+        suites: names among `SUITES`; None takes all.
+        device: decides shapes, dtypes and providers.
         only: a shell pattern that the id must match (`*` also crosses `/`).
 
     Raises:
-        NoSuchBenchmark: an unknown suite, or a pattern that matches nothing.
+        NoSuchBenchmark: an unknown suite, or a pattern without a match.
     """
     names = tuple(SUITES if suites is None else suites)
     try:
@@ -41,14 +41,14 @@ def benchmarks(
     chosen = {id: one for id, one in found.items() if only is None or fnmatchcase(id, only)}
     if only is not None and not chosen:
         raise NoSuchBenchmark(
-            f"no benchmark of {', '.join(names)} matches {only!r}: `svilm bench run --list` tells "
+            f"no benchmark of {', '.join(names)} matches {only!r}: `svilm bench run --list` lists "
             "the ids"
         )
     return chosen
 
 
 def release(*, keep: str | None = None) -> None:
-    """Free the tensors that suites hold from one benchmark to the next, but those of `keep`."""
+    """Free the tensors that suites keep between benchmarks, except those of suite `keep`."""
     for name in SUITES:
         module = sys.modules.get(f"{__name__}.{name}")
         free = getattr(module, "release", None)

@@ -1,4 +1,4 @@
-"""What a benchmark is: an id, and how to build the call that is timed."""
+"""A benchmark: an id, and a function that builds the timed call."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 Suite = Literal["ops", "blocks", "step", "data", "host"]
 SUITES: tuple[Suite, ...] = get_args(Suite)
 SEED = 0
-"""Of everything that a benchmark draws."""
+"""Seed of everything random in a benchmark."""
 ID_PARTS = ("suite", "name", "case", "dtype", "direction", "provider")
 
 
@@ -29,19 +29,19 @@ def _nothing() -> None:
 
 @dataclass
 class Prepared:
-    """A call on tensors that exist already.
+    """A call on tensors that are already allocated.
 
     Attributes:
         call: what is timed.
-        verify: proves `call` right on the same tensors, before the clock starts; returns the
-            relative error against the oracle, None where there is no oracle to compare with.
-            Raises `WrongResult` past the bar.
+        verify: compares the result of `call` with the oracle on the same tensors, before anything
+            is timed; returns the relative error, None without an oracle. Raises `WrongResult` if
+            the error exceeds the tolerance.
         cost: the floor of a call, if there is one.
-        units: what a call works through (`pairs`, `clips`, `tokens`), for rates per second.
-        facts: what else the record should tell (shapes, FLOPs executed, what was verified).
-        most_samples: calls that are timed at most; 1 for a step that takes long.
-        explain: called once the call was timed, with the median in seconds; gives further facts.
-        close: frees what `prepare` made.
+        units: the work of a call (`pairs`, `clips`, `tokens`), for rates per second.
+        facts: further facts for the record (shapes, FLOPs executed).
+        most_samples: the most calls that are timed; 1 for a long step.
+        explain: called after timing with the median in seconds; returns further facts.
+        close: frees the tensors.
     """
 
     call: Callable[[], object]
@@ -56,11 +56,11 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A registered measurement; making one builds no tensor.
+    """A registered measurement; creating one allocates no tensor.
 
-    `id` is "suite/name/case/dtype/direction/provider" (a `-` where a part means nothing).
-    `prepare(device)` raises `Skipped` where it cannot run. `background` says that it keeps
-    working between its calls, so that it cannot be timed in turns with another version.
+    `id` is "suite/name/case/dtype/direction/provider" (`-` for a part that does not apply).
+    `prepare(device)` raises `Skipped` if it cannot run. `background`: it works between its calls,
+    so it cannot be timed in turns with another version.
     """
 
     id: str
@@ -76,8 +76,13 @@ class Benchmark:
             )
 
     @property
+    def on_host(self) -> bool:
+        """Whether the call does no work on the device: it is timed by the wall clock."""
+        return self.suite in ("data", "host")
+
+    @property
     def parts(self) -> dict[str, Any]:
-        """The id taken apart: suite, name, case, dtype, direction, provider."""
+        """The parts of the id by name: suite, name, case, dtype, direction, provider."""
         return dict(zip(ID_PARTS, self.id.split("/"), strict=True))
 
 

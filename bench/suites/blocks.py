@@ -1,4 +1,4 @@
-"""The encoders' blocks, and attention through each of its backends."""
+"""The blocks of the encoders, and attention through every backend."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ _SIZES: dict[str, dict[str, dict[str, Size]]] = {
         },
     },
 }
-# The case in use, and what is timed on it where that is no attention backend.
+# The current case, and the timed call where the provider is not an attention backend.
 _held: dict[tuple[str, Size], tuple[Case, Provider]] = {}
 
 
@@ -104,13 +104,13 @@ def _prepare(
         _cost(name, size, device),
         units={"sequences": float(size.batch), "tokens": float(_real_tokens(size))},
         facts={"shape": vars(size)},
-        # Rounded keys assign some tokens to another group.
+        # Rounded keys may assign a token to another group.
         rough=name == "grouping_block",
     )
 
 
 def release() -> None:
-    """Free the tensors and weights of the case in use."""
+    """Free the tensors and weights of the current case."""
     _held.clear()
 
 
@@ -128,7 +128,7 @@ def _autocast(call: Callable[..., Any], device: torch.device, **inputs: Any) -> 
 
 
 def _lengths(size: Size, device: torch.device | str) -> Tensor:
-    """From a quarter of L to all of it, evenly."""
+    """Sequence lengths, evenly spaced from a quarter of L to L; L if nothing is padded."""
     if not size.padded:
         return torch.full((size.batch,), size.tokens, device=device)
     shares = torch.linspace(0.25, 1, size.batch, dtype=torch.float64)
@@ -157,7 +157,7 @@ def _case(
     run: Callable[[nn.Module, dict[str, Tensor], dict[str, Tensor]], Tensor],
     device: torch.device,
 ) -> tuple[Case, Provider]:
-    """The block's parameters are inputs of the case, so that their gradients are proven as well."""
+    """A case with the block's parameters as inputs, so that their gradients are verified too."""
     torch.manual_seed(SEED)
     initialise(module)
     parameters = {f"parameter {k}": v.detach() for k, v in module.named_parameters()}
@@ -217,7 +217,7 @@ def _grouping(size: Size, device: torch.device) -> tuple[Case, Provider]:
 
 
 def _attention(provider: str, **inputs: Any) -> Tensor:
-    """Rows of padding are undefined, so they are left out, which costs every backend the same."""
+    """Attention with undefined padding rows set to 0, which costs every backend the same."""
     padding = inputs["padding"]
     attended = attend(
         inputs["query"],
@@ -249,7 +249,7 @@ _MAKERS: dict[str, Callable[[Size, torch.device], tuple[Case, Provider]]] = {
 
 
 def _cost(name: str, size: Size, device: torch.device) -> OpCost:
-    """FLOPs of the real tokens alone; least bytes: what comes in and goes out, and the weights."""
+    """FLOPs of the real tokens only; least bytes: inputs, outputs and weights."""
     lengths = _lengths(size, "cpu").tolist()
     tokens = float(size.batch * size.tokens * size.width)
     found, moved = flops.Flops(), 2 * tokens * 4

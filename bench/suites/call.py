@@ -1,4 +1,4 @@
-"""From a proven case to the calls that are timed."""
+"""Builds the timed calls of a case."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def prepared(
     facts: Mapping[str, Any],
     rough: bool = False,
 ) -> Prepared:
-    """A provider of a case in one direction; its graph is made at the first call."""
+    """A provider of a case in one direction; the graph is built at the first call."""
     calls: list[Any] = []
 
     def call() -> object:

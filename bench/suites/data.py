@@ -1,4 +1,4 @@
-"""The data path on a small rendered world: decoding, cut and paste, texts, the whole loader."""
+"""The data path on a small rendered world: decoding, cut-and-paste, texts, the whole loader."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from svilm_fast.data.world.write import FORMAT, plan_split
 _WORLD = WorldConfig(train=48, val=4, test=4)
 _CLIPS = 8
 _FRAMES = 8
-# H.264 at the world's quality; a wrong frame or channel order is beyond 0.2.
+# Tolerance for H.264 at the world's quality; a wrong frame or channel order gives over 0.2.
 _CODEC_ERROR = 0.1
 
 
 def declared(device: torch.device) -> Iterator[Benchmark]:
-    """Everything runs on the CPU, whatever the device is."""
+    """Benchmarks of the data path; all run on the CPU."""
     chosen: dict[tuple[str, str], Callable[[], Prepared]] = {
         ("decode", f"clips_{_CLIPS}"): _decode,
         ("cut_paste", f"clips_{_CLIPS}"): _cut_paste,
@@ -59,7 +59,7 @@ def _prepare(make: Callable[[], Prepared], device: torch.device) -> Prepared:
 
 @cache
 def world_folder() -> Path:
-    """The world that is measured on; rendered at the first use and kept in the user's cache."""
+    """The folder of the world, which is rendered once into the user's cache folder."""
     key = hashlib.sha256(f"{FORMAT} {_WORLD.model_dump_json()}".encode()).hexdigest()[:12]
     cache_folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "svilm-fast"
     target = cache_folder / f"bench-world-{key}"
@@ -68,7 +68,7 @@ def world_folder() -> Path:
         with tempfile.TemporaryDirectory(dir=cache_folder) as folder:
             rendered = Path(folder) / "world"
             render_world(rendered, _WORLD, workers=1, progress=False)
-            # Whoever comes second finds the first one's world, which is the same.
+            # Two processes may render at once; both worlds are equal, and the first one stays.
             if not target.exists():
                 rendered.rename(target)
     return target
@@ -101,7 +101,7 @@ def _decode() -> Prepared:
             drawn = scene.frames.astype(np.float64)
             errors.append(float(np.linalg.norm(frames - drawn) / np.linalg.norm(drawn)))
         if max(errors) > _CODEC_ERROR:
-            raise WrongResult("decoded frames are not those that were drawn", max(errors))
+            raise WrongResult("decoded frames differ from the drawn ones", max(errors))
         return max(errors)
 
     frames = float(_CLIPS * _WORLD.frames)
@@ -124,7 +124,7 @@ def _cut_paste() -> Prepared:
                     expected[clip, frame] = frames[made.partner[clip], frame]
         wrong = float((made.blended != expected).float().mean())
         if wrong:
-            raise WrongResult("a blended frame is not that of its clip or partner", wrong)
+            raise WrongResult("a blended frame differs from that of its clip or partner", wrong)
         return wrong
 
     return Prepared(
@@ -148,7 +148,7 @@ def _tokenizer() -> Prepared:
         )
         if wrong:
             share = wrong / len(captions)
-            raise WrongResult(f"{wrong} captions do not come back from their tokens", share)
+            raise WrongResult(f"{wrong} captions differ after encoding and decoding", share)
         return 0.0
 
     return Prepared(
@@ -172,7 +172,7 @@ def _nouns() -> Prepared:
             missing += not heads or any(head[:-1] not in caption.lower() for head in heads)
         if missing:
             share = missing / len(captions)
-            raise WrongResult(f"{missing} captions give no noun of theirs", share)
+            raise WrongResult(f"{missing} captions have no extracted noun of their own", share)
         return 0.0
 
     return Prepared(call=call, verify=verify, units={"captions": float(len(captions))})
@@ -197,7 +197,7 @@ def _loader(workers: int) -> Prepared:
         expected = dataset.batch([known.index(key) for key in first.keys.tolist()])
         wrong = float((first.frames != expected.frames).float().mean())
         if wrong:
-            raise WrongResult("the loader's clips are not those of its dataset", wrong)
+            raise WrongResult("the loader's clips differ from those of its dataset", wrong)
         return wrong
 
     return Prepared(

@@ -1,4 +1,4 @@
-"""What a call costs the host: argument checks and dispatch, and the planning of the launches."""
+"""Host cost of a call: argument checks and dispatch, and the planning of kernel launches."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _CPU = torch.device("cpu")
 
 
 def declared(device: torch.device) -> Iterator[Benchmark]:
-    """A tiny call of every op on the CPU, and the launches of every declared variant for an H200.
+    """A tiny call of every op on the CPU, and the planning of every declared variant for an H200.
 
-    Nothing of this touches `device`.
+    `device` is not used.
     """
     for op in ops().values():
         yield Benchmark(

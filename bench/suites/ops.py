@@ -1,4 +1,4 @@
-"""Every registered op over its shapes, beside its peers."""
+"""Every registered op and its peers over the op's shapes."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def declared(
 ) -> Iterator[Benchmark]:
     """One benchmark per provider, case and direction.
 
-    On a GPU the fused paths of all cases come first, then the other paths of the cases that targets
-    compare, so that a run cut short has what is wanted most. `compiled` says whether peers under
-    `torch.compile` take part; by default on a GPU only, for on a CPU each takes the C++ compiler
-    many seconds.
+    On a GPU the fused paths of all cases come first, then the other providers of the cases that
+    targets compare, so that a run cut short has the most important figures. `compiled`: include
+    peers under `torch.compile`; by default only on a GPU, because on a CPU the C++ compiler takes
+    many seconds for each.
     """
     cuda = device.type == "cuda"
     compiled = cuda if compiled is None else compiled
@@ -64,16 +64,16 @@ def _fits(op: Op, shape: Mapping[str, Any]) -> bool:
 
 
 def _rank(op: Op, case: str, provider: str) -> int:
-    """0 for ours, 1 for what targets compare it with, 2 for the rest."""
+    """0 for the fused path, 1 for other providers of compared cases, 2 for the rest."""
     if provider == "fused":
         return 0
     return 1 if case in op.sizes.compared else 2
 
 
 def providers(op: Op, device: torch.device, shape: Mapping[str, Any]) -> dict[str, Provider]:
-    """The op's reference path and its peers; its fused path too where there is a GPU.
+    """The op's reference path and its peers, and on a GPU its fused path.
 
-    A case that only gives the fused path another workspace has no others.
+    A case that only changes the workspace of the fused path has no other providers.
     """
     if "workspace_bytes" in shape and device.type == "cuda":
         return {"fused": partial(op.api, backend="fused")}
@@ -83,7 +83,7 @@ def providers(op: Op, device: torch.device, shape: Mapping[str, Any]) -> dict[st
 
 
 def release() -> None:
-    """Free the tensors of the case in use."""
+    """Free the tensors of the current case."""
     _held.clear()
 
 
@@ -133,15 +133,15 @@ def _case(
     key = (op.name, name, dtype, device)
     if key not in _held:
         release()
-        # A compiled peer takes two specialisations per case (with and without gradients); past
-        # PyTorch's limit of them it would run eagerly without a word.
+        # A compiled peer needs two specialisations per case (with and without gradients). Above
+        # PyTorch's limit it would silently run eagerly.
         torch.compiler.reset()
         _held[key] = Case(op.reference, op.make_inputs(shape, dtype, device, SEED), dtype, device)
     return _held[key]
 
 
 def _sources(op: Op, provider: str) -> dict[str, str]:
-    """A hash of the files that decide the machine code of the fused path."""
+    """A hash of the files that determine the machine code of the fused path."""
     if provider != "fused":
         return {}
     texts = b"".join(path.read_bytes() for path in op.kernel_paths)

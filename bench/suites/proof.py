@@ -1,4 +1,4 @@
-"""Inputs and oracle of one shape, and what a provider's output and gradients must meet."""
+"""Inputs and oracle of one shape, and the tolerances for output and gradients of a provider."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 from svilm_fast.bench.errors import Skipped, WrongResult
 from svilm_fast.kernels.peers import PeerMissing, Provider
 
-# Relative RMS error against the float64 oracle that output and gradients may have. It only has to
-# tell a wrong result from a rough one: the ops' own tests hold far closer bars, and a peer that
+# Tolerances of the relative RMS error against the float64 oracle, for output and gradients. They
+# only separate wrong results from rounded ones; the ops' own tests are far stricter. A peer that
 # rounds its keys to bf16 assigns some tokens to another group.
 _CLOSE = {torch.float32: (1e-3, 1e-2), torch.float16: (2e-2, 5e-2), torch.bfloat16: (5e-2, 1e-1)}
 _ROUGH = {torch.float32: (1e-3, 1e-2), torch.float16: (0.25, 0.5), torch.bfloat16: (0.25, 0.5)}
@@ -21,18 +21,18 @@ DIRECTIONS = ("forward", "backward", "both")
 
 
 def first_output(result: Any) -> Tensor:
-    """The tensor that stands for a result: itself, or the first field of a tuple."""
+    """The result itself if it is a tensor, else its first field."""
     return result if isinstance(result, Tensor) else result[0]
 
 
 def leaves(inputs: Mapping[str, Any]) -> list[Tensor]:
-    """The floating inputs; each is made a leaf that wants a gradient."""
+    """The floating inputs, changed to leaves that require a gradient."""
     tensors = [t for t in inputs.values() if isinstance(t, Tensor) and t.is_floating_point()]
     return [t.requires_grad_() for t in tensors]
 
 
 def in_precision(inputs: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
-    """The same inputs with floating tensors in that dtype, copied off the graph."""
+    """The same inputs with detached copies of the floating tensors in that dtype."""
     return {
         k: v.detach().clone().to(dtype) if isinstance(v, Tensor) and v.is_floating_point() else v
         for k, v in inputs.items()
@@ -48,8 +48,8 @@ def relative_rms(value: Tensor, oracle: Tensor, *, least: float = 1e-300) -> flo
 class Case:
     """The tensors of one shape, shared by all providers and directions.
 
-    `reference` takes the inputs as keyword arguments, like a provider; its floating inputs are in
-    `exact` precision, that of the oracle.
+    `reference` takes the inputs as keyword arguments, like a provider, with floating tensors in the
+    dtype `exact`.
     """
 
     def __init__(
@@ -70,13 +70,13 @@ class Case:
 
     @cached_property
     def oracle(self) -> Tensor:
-        """Output of the reference in the exact precision."""
+        """Output of the reference in the dtype `exact`."""
         with torch.no_grad():
             return first_output(self.reference(**in_precision(self.inputs, self.exact)))
 
     @cached_property
     def upstream(self) -> Tensor:
-        """Gradient at the output; not uniform, so that a lost one is seen."""
+        """Gradient at the output; not uniform, so that a lost one is detected."""
         generator = torch.Generator(self.device).manual_seed(1)
         return torch.randn(
             self.oracle.shape, generator=generator, device=self.device, dtype=torch.float32
@@ -84,7 +84,7 @@ class Case:
 
     @cached_property
     def oracle_gradients(self) -> list[Tensor | None]:
-        """Gradients of the floating inputs from the reference in the exact precision."""
+        """Gradients of the floating inputs from the reference in the dtype `exact`."""
         exact = in_precision(self.inputs, self.exact)
         wanted = leaves(exact)
         output = first_output(self.reference(**exact))
@@ -93,7 +93,7 @@ class Case:
         return list(found)
 
     def call(self, provider: Provider, direction: str) -> Callable[[], object]:
-        """What is timed; the graph of `backward` is made here, outside the clock."""
+        """The timed call; for `backward` the graph is built here, before timing."""
         if direction == "forward":
 
             def forward() -> object:
@@ -108,8 +108,8 @@ class Case:
     def verify(self, provider: Provider, direction: str, *, rough: bool = False) -> float:
         """Relative error of the output, or the largest of output and gradients.
 
-        Scalars' gradients are sums that cancel: peers in half precision miss them, so only those of
-        tensors are judged. Raises `WrongResult` past the bar, which is wider for `rough`.
+        Gradients of scalars are not judged: they are sums that cancel, which peers in half
+        precision miss. Raises `WrongResult` above the tolerance, which is larger for `rough`.
         """
         output_bar, gradient_bar = (_ROUGH if rough else _CLOSE)[self.dtype]
         with torch.set_grad_enabled(direction != "forward"):
@@ -118,7 +118,7 @@ class Case:
         if direction == "forward":
             return error
         names = {id(value): name for name, value in self.inputs.items()}
-        # A bias that a norm cancels has no gradient but rounding: it is judged by the largest one.
+        # The gradient of a bias that a norm cancels is only rounding; the largest norm scales it.
         norms = [float(exact.norm()) for exact in self.oracle_gradients if exact is not None]
         least = gradient_bar * max(norms)
         for leaf, gradient, exact in zip(
@@ -154,5 +154,5 @@ class Case:
 
 def _judged(what: str, error: float, bar: float) -> float:
     if not error <= bar:
-        raise WrongResult(f"{what}: relative error {error:.1e} is past {bar:.0e}", error)
+        raise WrongResult(f"{what}: relative error {error:.1e} is above {bar:.0e}", error)
     return error

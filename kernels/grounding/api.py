@@ -1,4 +1,4 @@
-"""The public functions of the grounding op: checks, and the choice between fused and reference."""
+"""Public functions of grounding: they check the arguments and choose the path."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from torch import Tensor
 from svilm_fast.kernels.backend import Backend, choose
 from svilm_fast.kernels.checks import (
     FLOATS,
+    as_scalar,
     check_tensors,
     check_width,
-    real_number,
-    scalar_tensor,
 )
 from svilm_fast.kernels.operators import anchor, distinct
 
@@ -23,7 +22,7 @@ OP = "grounding"
 
 
 def check_inputs(groups: Tensor, nouns: Tensor, noun_mask: Tensor) -> None:
-    """Raise an error that names the first argument of a wrong type (TypeError), shape or dtype."""
+    """Raise a TypeError or ValueError for the first argument of a wrong type, shape or dtype."""
     check_tensors(OP, groups=groups, nouns=nouns, noun_mask=noun_mask)
     for name, tensor in (("groups", groups), ("nouns", nouns)):
         if tensor.dim() != 3:
@@ -39,7 +38,8 @@ def check_inputs(groups: Tensor, nouns: Tensor, noun_mask: Tensor) -> None:
     if groups.shape[1] == 0 or nouns.shape[1] == 0:
         raise ValueError(
             "grounding: need at least one group and one noun slot, got groups "
-            f"{list(groups.shape)} and nouns {list(nouns.shape)}; mask nouns that are absent"
+            f"{list(groups.shape)} and nouns {list(nouns.shape)}; set noun_mask to False for "
+            "absent nouns"
         )
     if noun_mask.dtype != torch.bool or noun_mask.shape != nouns.shape[:2]:
         raise ValueError(
@@ -48,27 +48,10 @@ def check_inputs(groups: Tensor, nouns: Tensor, noun_mask: Tensor) -> None:
         )
 
 
-def as_scalar(name: str, value: Tensor | float, like: Tensor) -> Tensor:
-    """A number as a 0-dim tensor beside `like`, in its compute dtype; 0-dim float tensors pass.
-
-    Raises:
-        TypeError: no number and no tensor.
-        ValueError: another tensor, or a number that no float can hold.
-    """
-    if isinstance(value, Tensor):
-        if value.dim() or not value.is_floating_point():
-            raise ValueError(
-                f"grounding: {name} must be a float or a 0-dimensional float tensor, "
-                f"got {value.dtype} {list(value.shape)}"
-            )
-        return value
-    return scalar_tensor(real_number(OP, name, value), like)
-
-
 def chosen_path(
     groups: Tensor, nouns: Tensor, noun_mask: Tensor, *scalars: Tensor, backend: str | None
 ) -> Backend:
-    """The path of a checked call; errors as `backend.choose`."""
+    """The path of a checked call; raises like `backend.choose`."""
     tensors = (groups, nouns, noun_mask, *scalars)
     reason = unsupported(groups, nouns, *scalars)
     return choose(OP, tensors, backend=backend, unsupported=reason)
@@ -91,24 +74,24 @@ def grounding_scores(
 
     Args:
         groups: [b, G, D], unit vectors.
-        nouns: [c, K, D], unit vectors where `noun_mask`; anything where not.
+        nouns: [c, K, D], unit vectors where `noun_mask` is True, any value elsewhere.
         noun_mask: bool [c, K].
-        beta: 0-dim; used clamped to [0, 60]. Beyond the range its gradient passes only if a
-            descent step leads back.
+        beta: 0-dim tensor or number, clamped to [0, 60]. Outside this range its gradient passes
+            only if a descent step leads back into the range.
         workspace_bytes: bound of the temporary memory, at least one tile; None takes the default
             of the path (256 MiB in backward fused, 64 MiB reference).
-        backend: `auto`, `fused` or `reference`; None leaves it to `SVILM_KERNELS`.
+        backend: `auto`, `fused` or `reference`; None takes the setting of `kernels.backend`.
 
     Returns:
         [b, c] float32, or float64 if an input is float64.
 
     Raises:
         ValueError: a wrong shape, dtype or workspace.
-        TypeError: `beta`, `scale` or a workspace that is no number.
-        RuntimeError: `fused` was asked for and cannot run.
+        TypeError: `beta` or `workspace_bytes` is not a number.
+        RuntimeError: `fused` was requested and cannot run.
     """
     check_inputs(groups, nouns, noun_mask)
-    beta = as_scalar("beta", beta, groups)
+    beta = as_scalar(OP, "beta", beta, groups)
     options = GroundingOptions.checked(OP, workspace_bytes, backend)
     return scores_of(groups, nouns, noun_mask, beta, options)
 
@@ -116,7 +99,7 @@ def grounding_scores(
 def scores_of(
     groups: Tensor, nouns: Tensor, noun_mask: Tensor, beta: Tensor, options: GroundingOptions
 ) -> Tensor:
-    """`grounding_scores` of checked arguments."""
+    """`grounding_scores` without its checks."""
     tensors = (groups, nouns, noun_mask, beta)
     if chosen_path(*tensors, backend=options.backend) == "reference":
         return reference.grounding_scores(*tensors, chunk_elements=options.chunk_elements)
@@ -133,26 +116,27 @@ def matrix_infonce(
     valid: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """Symmetric InfoNCE over a matrix of scores, pairs on its diagonal.
+    """Symmetric InfoNCE over a square matrix of scores with the pairs on its diagonal.
 
     loss = 1/(2N) (sum over valid i of [lse over valid j of s S_ij] - s S_ii
                    + sum over valid j of [lse over all i of s S_ij] - s S_jj).
 
-    In float32 a logit is known to about 2^-23 s max|S|: subtract a large common offset before.
+    In float32 the absolute error of a logit is about 2^-23 s max|S|: subtract a large common offset
+    of the scores first.
 
     Args:
-        scores: [n, n], rows videos, columns captions.
-        scale: 0-dim, s.
-        valid: bool [n], captions that take part; N of them. Without it all do.
+        scores: [n, n], rows are videos, columns are captions.
+        scale: s, 0-dim tensor or number.
+        valid: bool [n], True for the N captions that are used; None uses all.
         backend: as in `grounding_scores`.
 
     Returns:
-        0-dim float32 (float64 for float64 inputs); 0 with a graph if N = 0.
+        0-dim float32 (float64 for float64 inputs); a graph-connected 0 if N = 0.
 
     Raises:
         ValueError: a wrong shape or dtype.
-        TypeError: `scale` is no number, or a matrix no tensor.
-        RuntimeError: `fused` was asked for and cannot run.
+        TypeError: `scale` is not a number, or `scores` is not a tensor.
+        RuntimeError: `fused` was requested and cannot run.
     """
     check_tensors("matrix_infonce", scores=scores)
     if scores.dim() != 2 or scores.shape[0] != scores.shape[1] or scores.dtype not in FLOATS:
@@ -165,7 +149,7 @@ def matrix_infonce(
             f"matrix_infonce: valid must be bool [{scores.shape[0]}], "
             f"got {valid.dtype} {list(valid.shape)}"
         )
-    scale = as_scalar("scale", scale, scores)
+    scale = as_scalar(OP, "scale", scale, scores)
     reason = None
     if not scores.numel():
         reason = "the matrix is empty"
@@ -203,15 +187,16 @@ def grounding_loss(
 
     Raises:
         ValueError: a wrong shape, dtype or workspace.
-        TypeError: `beta`, `scale` or a workspace that is no number.
-        RuntimeError: `fused` was asked for and cannot run.
+        TypeError: `beta`, `scale` or `workspace_bytes` is not a number.
+        RuntimeError: `fused` was requested and cannot run.
     """
     check_inputs(groups, nouns, noun_mask)
-    beta, scale = as_scalar("beta", beta, groups), as_scalar("scale", scale, groups)
+    beta = as_scalar(OP, "beta", beta, groups)
+    scale = as_scalar(OP, "scale", scale, groups)
     options = GroundingOptions.checked(OP, workspace_bytes, backend)
     if groups.shape[0] != nouns.shape[0]:
         raise ValueError(
-            f"grounding_loss: as many captions as videos, "
+            f"grounding_loss: the numbers of captions and videos must be equal, "
             f"got {nouns.shape[0]} captions and {groups.shape[0]} videos"
         )
     return loss_of(groups, nouns, noun_mask, beta, scale, options)
@@ -225,7 +210,7 @@ def loss_of(
     scale: Tensor,
     options: GroundingOptions,
 ) -> Tensor:
-    """`grounding_loss` of checked arguments."""
+    """`grounding_loss` without its checks."""
     tensors = (groups, nouns, noun_mask, beta, scale)
     if chosen_path(*tensors, backend=options.backend) == "reference":
         return reference.grounding_loss(*tensors, chunk_elements=options.chunk_elements)

@@ -1,4 +1,4 @@
-"""Named shapes of grounding, inputs for them, and what the static table compiles."""
+"""Named shapes of grounding, their inputs, and the variants that the static table compiles."""
 
 from __future__ import annotations
 

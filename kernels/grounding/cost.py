@@ -1,4 +1,4 @@
-"""The floor of a grounding call: FLOPs of its matrix products and the least bytes it must move."""
+"""Lower bounds of a grounding call: FLOPs of its matrix products and bytes moved."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from svilm_fast.kernels.registry import OpCost
 
 
 def grounding_cost(case: Mapping[str, Any], dtype: torch.dtype) -> OpCost:
-    """Cost of `grounding_loss` on a case with `batch`, `groups`, `nouns` and `dim`.
+    """FLOPs and least bytes for `case` = {batch, groups, nouns, dim}.
 
-    One dot product of length D per (video, group, caption, noun) forward; backward the same again
-    and two products for the gradients. Bytes: inputs once forward; inputs and gradients backward.
+    Forward: one dot product of length D per (video, group, caption, noun); reads the inputs.
+    Backward: recomputes the dot products and adds two products for the gradients; reads the inputs
+    and writes their gradients.
     """
     batch, groups, nouns, dim = (case[name] for name in ("batch", "groups", "nouns", "dim"))
     dots = (batch * groups) * (batch * nouns)

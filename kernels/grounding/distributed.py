@@ -1,4 +1,4 @@
-"""The grounding loss of a batch that is spread over ranks."""
+"""The grounding loss of a batch that is distributed over ranks."""
 
 from __future__ import annotations
 
@@ -10,16 +10,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from svilm_fast.kernels import collectives
+from svilm_fast.kernels.checks import as_scalar
 from svilm_fast.kernels.operators import first_derivative_only
 from svilm_fast.kernels.slices import SlicePlan, for_parts, gather_parts
 
-from .api import (
-    as_scalar,
-    check_inputs,
-    chosen_path,
-    loss_of,
-    scores_of,
-)
+from .api import OP, check_inputs, chosen_path, loss_of, scores_of
 from .options import GroundingOptions
 
 # (groups [b, G, D], nouns [B, K, D], noun_mask [B, K], beta) -> scores [b, B]
@@ -42,31 +37,33 @@ def distributed_grounding_loss(
 
     The loss on a rank is W/(2N) times the sum over its own valid rows and columns, N valid captions
     over all ranks: the mean over ranks is the loss of the global batch, and the mean of the ranks'
-    gradients is its gradient. Nouns and their masks are gathered, group tokens stay; one maximum
-    and one sum over ranks (B floats each) complete the columns. Every rank issues every collective,
-    also with no valid caption. Many nouns are gathered, and their gradients scattered, in slices
-    while others are worked on (`kernels.slices`).
+    gradients is its gradient. Nouns and their masks are all-gathered, group tokens stay rank-local;
+    two all-reduces of B floats (maximum, then sum) complete the column sums. Every rank issues
+    every collective, even without a valid caption. Large gathers and reduce-scatters run in slices
+    that overlap with computation (`kernels.slices`).
 
     Args:
         groups: [b, G, D] of this rank, unit vectors.
         nouns: [b, K, D] of this rank; b, K and D equal on all ranks.
         noun_mask: bool [b, K].
         beta, scale, workspace_bytes, backend: as in `grounding_loss`; equal on all ranks.
-        group: process group; None is the default one, or a single rank if there is none.
+        group: process group; None is the default group, or a single rank if there is none.
         scores: another similarity, as a function of (groups, gathered nouns, gathered mask, beta);
-            called for some of the gathered captions at a time.
+            called for a part of the gathered captions at a time.
 
     Returns:
         0-dim float32 (float64 for float64 inputs).
 
     Raises:
-        ValueError: bad inputs, or `fused` was asked for and cannot run on a rank; on all ranks,
-            also if the ranks' calls differ in a size, a dtype, a number or an option.
-        RuntimeError: `fused` was asked for and cannot run, on a single rank.
+        ValueError: on all ranks, if the input of a rank is invalid, `fused` was requested and
+            cannot run on a rank, or the ranks' calls differ in a size, a dtype, a number or an
+            option.
+        RuntimeError: `fused` was requested and cannot run, on a single rank.
     """
     options = GroundingOptions(workspace_bytes, backend)
     options = _checked(groups, nouns, noun_mask, beta, scale, group, scores, options)
-    beta, scale = as_scalar("beta", beta, groups), as_scalar("scale", scale, groups)
+    beta = as_scalar(OP, "beta", beta, groups)
+    scale = as_scalar(OP, "scale", scale, groups)
     if scores is None and collectives.world_size(group) == 1:
         return loss_of(groups, nouns, noun_mask, beta, scale, options)
     plan = SlicePlan.of(nouns, group)
@@ -88,7 +85,7 @@ def distributed_grounding_loss(
 class _GroundingSums(torch.autograd.Function):
     """Log-sums of rows and columns, and positives, of scores [b, B]; saves no second such matrix.
 
-    Rows of valid captions leave out the columns of captions that are not.
+    The row sums of valid captions exclude the columns of invalid captions.
     """
 
     @staticmethod
@@ -123,7 +120,7 @@ def _own_terms(
     plan: SlicePlan,
     group: dist.ProcessGroup | None,
 ) -> Tensor:
-    """Sum over this rank's valid rows and columns; scores [b, B], columns part after part."""
+    """Sum of the terms of this rank's valid rows and columns; scores [b, B] in order of parts."""
     batch, first = scores.shape[0], plan.diagonal_offsets[0]
     own_valid = valid[first : first + batch]
     with torch.autocast(scores.device.type, enabled=False):
@@ -150,8 +147,8 @@ def _checked(
     several = collectives.world_size(group) > 1
     try:
         check_inputs(groups, nouns, noun_mask)
-        tensors = (as_scalar("beta", beta, groups), as_scalar("scale", scale, groups))
-        options = GroundingOptions.checked("grounding", options.workspace_bytes, options.backend)
+        tensors = (as_scalar(OP, "beta", beta, groups), as_scalar(OP, "scale", scale, groups))
+        options = GroundingOptions.checked(OP, options.workspace_bytes, options.backend)
         if groups.shape[0] != nouns.shape[0] or not groups.shape[0]:
             problem = (
                 "each rank needs as many captions as videos and at least one, "
@@ -159,11 +156,11 @@ def _checked(
             )
         elif several and scores is None:
             path = chosen_path(groups, nouns, noun_mask, tensors[0], backend=options.backend)
-    except Exception as error:  # the other ranks wait, whatever is wrong here
+    except Exception as error:  # the check below raises it on all ranks, which wait for this one
         problem = str(error) or type(error).__name__
     description = ""
     if problem is None:
-        # Not the function itself: its address differs over ranks.
+        # The name, because the address in the function's repr differs between ranks.
         similarity = "softmax" if scores is None else getattr(scores, "__qualname__", "another")
         description = f"groups {list(groups.shape)} and nouns {list(nouns.shape)} ("
         description += collectives.described(

@@ -1,4 +1,4 @@
-"""Plain and compiled forms of the grounding loss."""
+"""The grounding loss in plain PyTorch, and compiled."""
 
 from __future__ import annotations
 

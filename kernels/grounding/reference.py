@@ -1,4 +1,4 @@
-"""The oracle of the grounding op: plain PyTorch that reads like the equations of README.md."""
+"""The oracle of grounding: plain PyTorch that follows the equations of README.md."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ChunkScore = Callable[..., Tensor]
 
 
 class _ClampInward(torch.autograd.Function):
-    """Clamp whose gradient is dropped only where a descent step would leave the range further."""
+    """Clamp that drops a gradient only if a descent step would lead further out of the range."""
 
     @staticmethod
     def forward(ctx, value: Tensor, low: float, high: float) -> Tensor:
@@ -36,12 +36,12 @@ class _ClampInward(torch.autograd.Function):
 
 
 def clamp_beta(beta: Tensor) -> Tensor:
-    """Return beta in [0, 60]; outside, only a gradient that leads back in passes."""
+    """beta clamped to [0, 60]; outside, a gradient passes only if a descent step leads back."""
     return _ClampInward.apply(beta, 0.0, BETA_MAX)
 
 
 def caption_weights(noun_mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return w_jk = mask_jk / sum_k mask_jk, rows of zeros where a caption has no noun."""
+    """w_jk = mask_jk / sum_k mask_jk; a row of zeros for a caption without nouns."""
     mask = noun_mask.to(dtype)
     return mask / mask.sum(1, keepdim=True).clamp(min=1)
 
@@ -59,12 +59,12 @@ def chunked_scores(
     """Apply `score` to the dot products of a few videos at a time; recompute them in backward.
 
     groups [b, G, D], nouns [c, K, D], noun_mask bool [c, K] -> [b, c]. At most about
-    `chunk_elements / expansion` dot products exist at any time, in backward too.
+    `chunk_elements / expansion` dot products exist at a time, in backward too.
     """
     dtype = compute_dtype(groups, nouns, *parameters)
     with torch.autocast(groups.device.type, enabled=False):
         tokens = groups.to(dtype)
-        # Padding may hold anything, NaN included: neither its value nor its gradient may pass.
+        # Padding may hold any value, including NaN: clear its value and its gradient.
         rows = nouns.to(dtype).masked_fill(~noun_mask[:, :, None], 0).flatten(0, 1)
         weights = caption_weights(noun_mask, dtype)
         parameters = [parameter.to(dtype) for parameter in parameters]
@@ -97,7 +97,7 @@ def grounding_scores(
     *,
     chunk_elements: int = CHUNK_ELEMENTS,
 ) -> Tensor:
-    """Softmax-weighted noun-to-group similarity of every caption with every video: [b, c]."""
+    """`api.grounding_scores` without its checks."""
     bounded = clamp_beta(beta)
     return chunked_scores(
         groups, nouns, noun_mask, softmax_score, [bounded], chunk_elements=chunk_elements
@@ -119,8 +119,8 @@ def matrix_infonce(scores: Tensor, scale: Tensor, *, valid: Tensor | None = None
         if valid is None:
             rows = logits.logsumexp(1)
             return (rows + logits.logsumexp(0) - 2 * diagonal).mean() / 2
-        # Rows of invalid captions stay whole: they are dropped below, and a row of -inf has no
-        # gradient.
+        # Rows of invalid captions are not masked: they are dropped below, and a row of -inf would
+        # have a NaN gradient.
         left_out = valid[:, None] & ~valid[None, :]
         rows = logits.masked_fill(left_out, float("-inf")).logsumexp(1)
         terms = rows + logits.logsumexp(0) - 2 * diagonal
@@ -136,6 +136,6 @@ def grounding_loss(
     *,
     chunk_elements: int = CHUNK_ELEMENTS,
 ) -> Tensor:
-    """Symmetric InfoNCE over the grounding scores; captions without nouns are not valid."""
+    """`api.grounding_loss` without its checks; captions without nouns are invalid."""
     scores = grounding_scores(groups, nouns, noun_mask, beta, chunk_elements=chunk_elements)
     return matrix_infonce(scores, scale, valid=noun_mask.any(1))

@@ -1,6 +1,6 @@
-"""The other noun-to-group similarities, in plain PyTorch and in chunks like the reference.
+"""Other noun-to-group similarities in plain PyTorch, in chunks like the reference.
 
-Each takes the dot products a_m = <n_jk, g_im> of a noun with the G groups of a video to one number
+Each maps the dot products a_m = <n_jk, g_im> of a noun with the G groups of a video to one number
 r_ijk, and S_ij = sum_k w_jk r_ijk as in README.md:
     softmax  r = sum_m p_m a_m, p = softmax_m(beta a)                        (the fused op)
     max      r = max_m a_m
@@ -21,7 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .api import as_scalar, check_inputs, grounding_scores
+from ..checks import as_scalar
+from .api import OP, check_inputs, grounding_scores
 from .reference import CHUNK_ELEMENTS, ChunkScore, chunked_scores
 
 SIMILARITIES = ("softmax", "max", "mean", "maxsim", "linear", "mlp")
@@ -74,7 +75,7 @@ _SCORES: dict[str, ChunkScore] = {
 def parameter_shapes(
     similarity: str, num_groups: int, hidden: int = 64
 ) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the learned tensors of a similarity; empty for those without.
+    """Names and shapes of the learned tensors of a similarity; empty if it has none.
 
     Raises:
         ValueError: an unknown similarity.
@@ -97,7 +98,7 @@ def parameter_shapes(
 def initial_parameters(
     similarity: str, num_groups: int, hidden: int = 64, *, generator: torch.Generator | None = None
 ) -> dict[str, Tensor]:
-    """Float32 start values: `linear` starts as `mean`, `mlp` with nn.Linear's uniform."""
+    """Initial float32 values: `linear` starts as `mean`, `mlp` as `nn.Linear` does (uniform)."""
     values = {}
     for name, shape in parameter_shapes(similarity, num_groups, hidden).items():
         if similarity == "linear":
@@ -120,7 +121,7 @@ def similarity_scores(
     chunk_elements: int = CHUNK_ELEMENTS,
     backend: str | None = None,
 ) -> Tensor:
-    """Scores S [b, c] of every video with every caption under a named similarity.
+    """Scores S [b, c] of every video with every caption for a named similarity.
 
     Args:
         similarity: one of `SIMILARITIES`; only `softmax` uses `beta` and has a fused path.
@@ -129,11 +130,12 @@ def similarity_scores(
         chunk_elements: dot products (for `mlp`, hidden units) held at once.
 
     Raises:
-        ValueError: an unknown similarity, a missing or misshapen parameter, or bad inputs.
+        ValueError: an unknown similarity, a missing parameter or one of the wrong shape, or invalid
+            inputs.
     """
     parameters = parameters or {}
     check_inputs(groups, nouns, noun_mask)
-    beta = as_scalar("beta", beta, groups)
+    beta = as_scalar(OP, "beta", beta, groups)
     hidden = parameters["hidden_bias"].numel() if "hidden_bias" in parameters else 1
     wanted = parameter_shapes(similarity, groups.shape[1], hidden)
     given = {name: tuple(tensor.shape) for name, tensor in parameters.items()}

@@ -1,4 +1,4 @@
-"""The public function of grouping: checks its arguments and picks the path."""
+"""The public function of grouping: it checks the arguments and chooses the path."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ def _check(
 
 
 def _check_range(token_ids: Tensor, token_mask: Tensor | None) -> None:
-    """Refuse ids that the noise's counters cannot hold; on a GPU without waiting for it.
+    """Raise an error for ids that exceed the noise counters; on a GPU without synchronisation.
 
-    The id of a masked token may be anything.
+    The id of a masked token may have any value.
     """
-    # The arithmetic shift gives 0 within [0, 2^27) alone.
+    # The arithmetic shift gives 0 for ids within [0, 2^27) only.
     beyond = token_ids >> TOKEN_ID_BITS
     if token_mask is not None:
         beyond = beyond * token_mask
@@ -95,18 +95,19 @@ def grouping(
     `queries`, q . b_k into `group_bias`, W_v and b_v onto `pooled` and `counts` (see README.md).
 
     Args:
-        queries: [b, G, C]; taken in the dtype of the tokens.
+        queries: [b, G, C]; cast to the dtype of the tokens.
         tokens: [b, L, C], fp16, bf16, fp32 or float64. Under autocast, queries and fp32 tokens are
-            taken in the autocast dtype, as a matrix product would.
+            cast to the autocast dtype, as in a matrix product.
         group_bias: floating [b, G], [G] or None.
-        temperature: tau of the softmax, which is the gradient's path; in [2^-64, 2^64].
+        temperature: tau of the softmax, in [2^-64, 2^64]. In the hard modes it affects the
+            gradient only.
         mode: "gumbel" (one-hot with Gumbel noise, training), "hard" (one-hot without noise),
             "soft" (A is the softmax itself, without noise).
-        seeds: int64 [b], one per sample; only read in mode "gumbel".
-        token_ids: int64 [b, L], each token's index before any was dropped, in [0, 2^27); the
-            noise of a token follows it. None means 0 .. L - 1. Only read in mode "gumbel".
+        seeds: int64 [b], one per sample; used in mode "gumbel" only.
+        token_ids: int64 [b, L], the index of each token before token dropping, in [0, 2^27); it
+            determines the noise of the token. None means 0 .. L - 1. Used in mode "gumbel" only.
         token_mask: bool [b, L]; a False token belongs to no group, and its row and id may hold
-            anything, also NaN.
+            any value, including NaN.
         eps: added to the counts before the division; in [2^-64, 2^64].
         backend: "auto", "fused", "reference" or None (see `kernels.backend.choose`).
 
@@ -115,10 +116,10 @@ def grouping(
         `pooled` and `counts` to queries, tokens and group_bias.
 
     Raises:
-        ValueError: a shape, dtype or setting that does not fit. Ids out of range that lie on a
-            GPU, or in a compiled graph, fail an assertion there instead.
-        TypeError: `temperature` or `eps` is no number.
-        RuntimeError: the fused path was asked for and cannot run.
+        ValueError: an invalid shape, dtype or setting. On a GPU or in a compiled graph, ids out of
+            range fail an asynchronous assertion instead.
+        TypeError: `temperature` or `eps` is not a number.
+        RuntimeError: the fused path was requested and cannot run.
     """
     temperature = checked_divisor("grouping", "temperature", temperature)
     eps = checked_divisor("grouping", "eps", eps)

@@ -1,4 +1,4 @@
-"""Shape cases of grouping, their inputs, and the variants that the static table compiles."""
+"""Named shapes of grouping, their inputs, and the variants that the static table compiles."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SIZES = Sizes(
 def make_inputs(
     case: Mapping[str, Any], dtype: torch.dtype, device: torch.device | str, seed: int
 ) -> dict[str, Any]:
-    """Arguments of `grouping` for a case; logits have a standard deviation near 1."""
+    """Keyword arguments of `grouping`; logits have a standard deviation near 1."""
     batch, length, width, groups = (case[key] for key in _KEYS)
     generator = torch.Generator(device).manual_seed(seed)
 
@@ -46,7 +46,7 @@ def make_inputs(
 
 
 def _variant(case: str, dtype: torch.dtype, backward: bool) -> Variant:
-    """A case in one direction, on the targets where the op does not take the reference path."""
+    """Forward or backward of a case, for the targets on which the op takes the fused path."""
 
     def run() -> None:
         from .fused import function
@@ -58,7 +58,7 @@ def _variant(case: str, dtype: torch.dtype, backward: bool) -> Variant:
 
         rows, counts = meta(batch, groups, width), meta(batch, groups, kind=torch.float32)
         seeds = meta(batch, kind=torch.int64)
-        # Token dropping, so that its path is compiled as well.
+        # With token ids, so that the path of token dropping is compiled as well.
         dropped = meta(batch, length, kind=torch.int64) if case == "few_clips" else None
         inputs = (rows, meta(batch, length, width), counts, seeds, dropped, None)
         settings = ("gumbel", 1.0, 1.0)

@@ -1,4 +1,4 @@
-"""The floor of a grouping call: tokens once each way, their gradient written once."""
+"""Lower bounds of FLOPs and bytes: each pass reads tokens once, and backward writes a gradient."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ..registry import OpCost
 def grouping_cost(case: Mapping[str, Any], dtype: torch.dtype) -> OpCost:
     """FLOPs and least bytes for `case` = {batch, tokens, width, groups}.
 
-    Forward: logits and pooling, 2 G C FLOPs per token each. Backward: logits again, the gradient at
-    the assignment, the query gradient, and two terms of the token gradient.
+    Forward: logits and pooling, 2 G C FLOPs per token each. Backward: logits again, the gradient of
+    the assignment, the gradient of the queries, and two terms of the gradient of the tokens.
     """
     batch, length, width, groups = (case[key] for key in ("batch", "tokens", "width", "groups"))
     per_product = 2.0 * batch * length * width * groups

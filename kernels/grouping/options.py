@@ -1,4 +1,4 @@
-"""What a call of grouping says besides its queries, tokens and bias."""
+"""The options of a grouping call."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MODES = ("gumbel", "hard", "soft")
 
 @dataclass(frozen=True)
 class GroupingOptions:
-    """Attributes as the arguments of `api.grouping`."""
+    """The arguments of `api.grouping` with the same names."""
 
     seeds: Tensor | None = None
     token_ids: Tensor | None = None
@@ -24,17 +24,17 @@ class GroupingOptions:
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """Those of the tensors that are given, by name."""
+        """The tensors that are not None, by name."""
         named = {"seeds": self.seeds, "token_ids": self.token_ids, "token_mask": self.token_mask}
         return {name: value for name, value in named.items() if value is not None}
 
     def of_samples(self, samples: slice) -> GroupingOptions:
-        """The options of some of the samples."""
+        """The options for a slice of the samples."""
         part = {name: value[samples] for name, value in self.tensors.items()}
         tensors = (part.get("seeds"), part.get("token_ids"), part.get("token_mask"))
         return GroupingOptions(*tensors, self.mode, self.temperature, self.eps)
 
     def packed(self) -> tuple[Any, ...]:
-        """As the operators' schemas take them; `GroupingOptions(*packed)` is the way back."""
+        """The options as arguments of an operator; `GroupingOptions(*packed)` is the inverse."""
         tensors = (self.seeds, self.token_ids, self.token_mask)
         return (*tensors, self.mode, self.temperature, self.eps)

@@ -1,8 +1,7 @@
-"""GroupViT's assignment from its equation, with its key and value projections, plain and compiled.
+"""GroupViT's assignment with key and value projections, in plain PyTorch and compiled.
 
-The projections are random rotations: with them the op's absorbed queries and pooled tokens are
-those of a projected form, so the peer's result can be compared with the op's. Its noise is drawn
-beforehand, outside the clock, which favours the peer.
+The projections are random rotations, so the result of the peer equals that of the op with absorbed
+projections. The noise is drawn before the measurement, which favours the peer.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ def _call(assignment: Provider, inputs: dict[str, Any]) -> Any:
 
 
 def eager(**inputs: Any) -> Any:
-    """Keys and values of every token, all [b, G, L] logits, straight-through one-hot."""
+    """Keys and values of every token, the full [b, G, L] logits, straight-through one-hot."""
     return _call(_assignment, inputs)
 
 

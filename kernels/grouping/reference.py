@@ -1,4 +1,4 @@
-"""The oracle of grouping: plain PyTorch, float64-capable, differentiated by autograd."""
+"""The oracle of grouping: plain PyTorch with autograd, also in float64."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from svilm_fast.core.philox import uniform4
 
 from .options import GroupingOptions, Mode
 
-# Half a step of the uniform grid: keeps log(u) finite where the generator returns 0.
+# Half a step of the uniform grid; keeps log(u) finite if the generator returns 0.
 SMALLEST_UNIFORM = 2.0**-32
 _SAMPLES_AT_ONCE = 32
 
 
 class GroupingOutput(NamedTuple):
-    """What grouping returns.
+    """The result of grouping.
 
     Attributes:
         pooled: [b, G, C] in the dtype of the tokens: sum_l A_gl x_l / (n_g + eps).
@@ -31,7 +31,7 @@ class GroupingOutput(NamedTuple):
 
 
 def gumbel_noise(seeds: Tensor, token_ids: Tensor, num_groups: int) -> Tensor:
-    """Gumbel(0, 1) noise, a function of (seed, token id, group) alone.
+    """Gumbel(0, 1) noise, a function of (seed, token id, group) only.
 
     Group g of token l takes word g % 4 of the Philox counter `token_id * ceil(G / 4) + g // 4`.
 
@@ -57,7 +57,7 @@ def _group_some(
     compute = torch.promote_types(tokens.dtype, torch.float32)
     x = tokens.to(compute)
     if token_mask is not None:
-        # A token that is masked out may hold anything, also NaN.
+        # A masked token may hold any value, including NaN.
         x = x.masked_fill(~token_mask[..., None], 0)
     # logits_lg = q_g . x_l + bias_g + noise_lg
     logits = x @ queries.to(compute).mT
@@ -75,7 +75,7 @@ def _group_some(
         assignment = soft
     else:
         one_hot = torch.zeros_like(soft).scatter(-1, index[..., None], 1)
-        # The bracket is exactly 0, so the value stays exactly one-hot.
+        # The bracket is exactly 0, so the value is exactly one-hot.
         assignment = one_hot + (soft - soft.detach())
     if token_mask is not None:
         assignment = assignment * token_mask[..., None]
@@ -91,7 +91,8 @@ def group(
 ) -> GroupingOutput:
     """`api.grouping` without its checks, a few samples at a time.
 
-    Compiled, it takes the whole batch at once: the loop would be unrolled for every batch size.
+    Under torch.compile it takes the whole batch at once, because the loop would be unrolled for
+    every batch size.
     """
     batch, num_groups = queries.shape[:2]
     if group_bias is not None:
@@ -127,6 +128,6 @@ def grouping_reference(
     token_mask: Tensor | None = None,
     eps: float = 1.0,
 ) -> GroupingOutput:
-    """`group` with the arguments of `api.grouping`."""
+    """`group` with the arguments of `api.grouping` except `backend`."""
     options = GroupingOptions(seeds, token_ids, token_mask, mode, temperature, eps)
     return group(queries, tokens, group_bias, options)

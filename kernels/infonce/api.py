@@ -1,4 +1,4 @@
-"""Public functions of symmetric InfoNCE: checks, documentation, choice of the path."""
+"""Public functions of symmetric InfoNCE: they check the arguments and choose the path."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import backend as backends
-from ..checks import FLOATS, check_tensors, real_number, scalar_tensor
+from ..checks import FLOATS, as_scalar, check_scalar, check_tensors
 from ..operators import distinct
 from . import reference
 from .fused.layout import default_workspace_bytes, unsupported
@@ -19,13 +19,13 @@ OP = "infonce"
 
 
 class InfoNCEPartials(NamedTuple):
-    """What a block knows of its rows and columns, in natural logarithms, differentiable.
+    """Log-sums (natural logarithms) and positives of one block of logits, all differentiable.
 
     Attributes:
         row_lse: [m] log of the sum over the block's columns of exp(scale * a_ij).
-        column_lse: [n] log of the sum over the block's rows; -inf where nothing is summed.
-        positives: [m] scale * a of the row's positive, or the mean over the texts that share its
-            id (`pair_mode="share"`); 0 where the block holds no positive of the row.
+        column_lse: [n] log of the sum over the block's rows; -inf for an empty sum.
+        positives: [m] scale * a_ij of the row's positive, or the mean over the texts with the
+            row's id (`pair_mode="share"`); 0 if the block holds no positive of the row.
     """
 
     row_lse: Tensor
@@ -48,44 +48,45 @@ def infonce(
 
     With a_ij = <v_i, t_j> and P pairs (i, i + offset) inside the block:
     loss = 1/(2P) sum_pairs [lse_j(scale a_ij) - scale a_ii'] + [lse_i(scale a_ij) - scale a_ii'].
-    Rows and columns without a partner take part as negatives only.
+    Rows and columns without a pair serve as negatives only.
 
     Args:
         videos: [m, D] unit-norm rows (normalise outside, in fp32); fp16, bf16, fp32 or fp64.
-            Other norms lose digits in proportion to `scale` max(1, norm^2): see README.md, Limits.
+            With other norms, precision drops in proportion to `scale` max(1, norm^2): see
+            README.md, Limits.
         texts: [n, D], same dtype and device.
         scale: 0-dim tensor (differentiable) or float, the inverse temperature.
-        diagonal_offset: column of row i's positive is i + diagonal_offset.
-        pair_ids: int64 ids [m] of a square block, or (video ids [m], text ids [n]). Equal ids off
-            the diagonal are no negatives:
+        diagonal_offset: the positive of row i is column i + diagonal_offset.
+        pair_ids: int64 ids [m] of a square block, or (video ids [m], text ids [n]). Pairs off the
+            diagonal with equal ids are not negatives; `pair_mode` says how they are treated.
         pair_mode: `exclude` leaves them out of the softmax; `share` (square block only) spreads
             a row's target evenly over all texts with its id, and a column's over all videos with
-            its id; a line without an equal id adds 0 to the loss.
+            its id; a row or column without an equal id adds 0 to the loss.
         workspace_bytes: bound of the temporary memory, at least one tile row of logits; None
-            takes the default of the path (fused 512 MiB, or more where 2,048 rows of the
-            gradient need it; reference 64 MiB).
-        backend: `fused`, `reference` or `auto`; None asks `kernels.backend`.
+            takes the default of the path (fused 512 MiB, or more if 2,048 rows of the gradient
+            need more; reference 64 MiB).
+        backend: `fused`, `reference` or `auto`; None takes the setting of `kernels.backend`.
 
     Returns:
         0-dim fp32 loss (fp64 for fp64 inputs). Differentiable once.
 
     Raises:
-        ValueError, TypeError: shapes, dtypes, devices or ids that do not fit; an empty block.
+        ValueError, TypeError: invalid shapes, dtypes, devices or ids; an empty block.
     """
     ids = _split_ids(pair_ids)
     options = InfonceOptions.checked(OP, diagonal_offset, ids, pair_mode, workspace_bytes, backend)
     check_block(OP, videos, texts, scale, options)
-    scale = scale if isinstance(scale, Tensor) else scalar_tensor(scale, videos)
+    scale = as_scalar(OP, "scale", scale, videos)
     rows, columns, offset = videos.shape[0], texts.shape[0], options.diagonal_offset
     start, stop = diagonal_range(rows, columns, offset)
     if start == stop:
         raise ValueError(
             f"infonce: no pair lies in a [{rows}, {columns}] block with diagonal_offset "
-            f"{offset}; use infonce_partials for blocks beside the diagonal"
+            f"{offset}; use infonce_partials for blocks off the diagonal"
         )
     if pair_ids is not None and not isinstance(pair_ids, tuple) and rows != columns:
         raise ValueError(
-            f"infonce: one pair_ids serves a square block, got [{rows}, {columns}]; "
+            f"infonce: a single pair_ids tensor needs a square block, got [{rows}, {columns}]; "
             "pass (video_ids, text_ids)"
         )
     if options.share and (rows != columns or offset):
@@ -115,11 +116,12 @@ def infonce_partials(
     workspace_bytes: int | None = None,
     backend: str | None = None,
 ) -> InfoNCEPartials:
-    """Row and column sums of one block of the logits, for callers that combine blocks.
+    """Row and column log-sums of one block of the logits, for callers that combine blocks.
 
-    Column sums of blocks with the same columns combine by `torch.logaddexp`; so do row sums.
-    In `share` mode the block must hold all texts: a row's target is spread over the equal
-    `text_ids` it sees. Arguments and errors as `infonce`; the diagonal may miss the block.
+    `torch.logaddexp` combines the column log-sums of blocks with the same columns, and the row
+    log-sums of blocks with the same rows. In `share` mode the block must hold all texts, because
+    a row's target is spread over the equal `text_ids` of the block. Arguments and errors are those
+    of `infonce`; the block may lie off the diagonal.
     """
     ids = (video_ids, text_ids)
     name = "infonce_partials"
@@ -134,12 +136,12 @@ def infonce_partials(
 def relative_partials(
     videos: Tensor, texts: Tensor, scale: Tensor | float, options: InfonceOptions
 ) -> tuple[InfoNCEPartials, Tensor]:
-    """`infonce_partials` of a checked block less the scale, and the scale as a tensor.
+    """`infonce_partials` of a checked block minus the scale, and the scale as a tensor.
 
-    A loss only needs differences, and in fp32 the values of confident pairs keep their digits
-    when they are small. That holds for rows of unit norm, whose largest logit is the scale.
+    A loss needs only differences of these values. The largest logit of unit-norm rows is the scale,
+    so the values of confident pairs are small and precise in fp32.
     """
-    scale = scale if isinstance(scale, Tensor) else scalar_tensor(scale, videos)
+    scale = as_scalar(OP, "scale", scale, videos)
     if chosen_path(videos, texts, scale, options) == "reference":
         found = reference.partials(videos, texts, scale, options)
         return InfoNCEPartials(*(value - scale for value in found)), scale
@@ -152,7 +154,7 @@ def relative_partials(
 def _fused_call(
     videos: Tensor, texts: Tensor, scale: Tensor, options: InfonceOptions
 ) -> tuple[Any, ...]:
-    """The arguments of the fused functions: tensors as the kernels take them, and two numbers."""
+    """Arguments of the fused functions: six tensors, the diagonal offset and the workspace."""
     ids = dense_ids(*options.ids) if options.ids else (None, None)
     weights = share_weights(*options.share, torch.float32) if options.share else None
     tensors = distinct(videos.contiguous(), texts.contiguous(), scale, *ids, weights)
@@ -163,7 +165,7 @@ def _fused_call(
 def chosen_path(
     videos: Tensor, texts: Tensor, scale: Tensor | float, options: InfonceOptions
 ) -> backends.Backend:
-    """The path of a checked call; errors as `backend.choose`."""
+    """The path of a checked call; raises like `backend.choose`."""
     return backends.choose(
         OP,
         (videos, texts, scale if isinstance(scale, Tensor) else None, *(options.ids or ())),
@@ -177,7 +179,10 @@ def _split_ids(
 ) -> tuple[Tensor | None, Tensor | None]:
     if isinstance(pair_ids, tuple):
         if len(pair_ids) != 2:
-            raise ValueError(f"infonce: pair_ids must be ids or two lists of ids, got {pair_ids!r}")
+            raise ValueError(
+                f"infonce: pair_ids must be ids or two lists of ids, (video_ids, text_ids), "
+                f"got {pair_ids!r}"
+            )
         return pair_ids
     return pair_ids, pair_ids
 
@@ -185,11 +190,11 @@ def _split_ids(
 def check_block(
     name: str, videos: Tensor, texts: Tensor, scale: Tensor | float, options: InfonceOptions
 ) -> None:
-    """Refuse what no path can compute.
+    """Check arguments that neither path supports.
 
     Raises:
-        TypeError: no tensor, or a dtype that does not fit.
-        ValueError: shapes or devices that do not fit.
+        TypeError: not a tensor, or an invalid dtype.
+        ValueError: invalid shapes.
     """
     check_tensors(name, videos=videos, texts=texts)
     if videos.ndim != 2 or texts.ndim != 2 or videos.shape[1] != texts.shape[1]:
@@ -206,13 +211,7 @@ def check_block(
             f"{name}: videos and texts must share one of fp16, bf16, fp32, fp64, "
             f"got {videos.dtype} and {texts.dtype}"
         )
-    if not isinstance(scale, Tensor):
-        real_number(name, "scale", scale)
-    elif scale.ndim != 0 or not scale.dtype.is_floating_point:
-        raise ValueError(
-            f"{name}: scale must be a 0-dim floating tensor or a float, "
-            f"got {scale.dtype} {list(scale.shape)}"
-        )
+    check_scalar(name, "scale", scale)
     for side, ids, embeddings in zip(("video", "text"), options.ids or (), (videos, texts)):
         check_tensors(name, **{f"{side}_ids": ids})
         if ids.dtype != torch.int64 or ids.shape != embeddings.shape[:1]:

@@ -1,4 +1,4 @@
-"""Named shapes of the op, inputs for them, and what the static table compiles."""
+"""Named shapes of infonce, their inputs, and the variants that the static table compiles."""
 
 from __future__ import annotations
 
@@ -104,7 +104,8 @@ def _call(
     return run
 
 
-# The first holds every kernel; the others add what differs in theirs, to keep the table small.
+# The first run covers every kernel. The others add kernels with other specialisations only, to keep
+# the table small.
 _RUNS = (
     (
         _COUNTED,

@@ -1,4 +1,4 @@
-"""FLOPs and least bytes of a call: the floor that measurements are compared with."""
+"""Lower bounds of FLOPs and bytes of a call, with which measurements are compared."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ..registry import OpCost
 
 
 def cost(case: Mapping[str, Any], dtype: torch.dtype) -> OpCost:
-    """The floor of one call on a case with `videos`, `texts` and `dim`.
+    """FLOPs and least bytes for `case` = {videos, texts, dim}.
 
     Forward: one product of 2 D FLOPs per pair; reads both inputs, writes the row and column
-    sums. Backward: the logits again and one product for each side, 6 D FLOPs per pair; reads both
-    inputs and the sums, writes both gradients.
+    sums. Backward: recomputes the logits and adds one product per side, 6 D FLOPs per pair; reads
+    both inputs and the sums, writes both gradients.
     """
     rows, columns, dim = case["videos"], case["texts"], case["dim"]
     product = 2.0 * rows * columns * dim

@@ -32,22 +32,23 @@ def distributed_infonce(
     The loss on a rank is W/(2 B) x (terms of its rows + terms of its columns), so its mean over
     ranks is the loss of the global batch. Backward returns the gradient of the sum of the ranks'
     losses: averaging gradients over ranks (ZeRO, DDP) gives the gradient of the global batch,
-    that of `scale` included. Collectives: a gather of texts (and ids), two all-reduces of B floats
-    for the column sums; backward one of B floats and a reduce-scatter of the texts' gradient.
-    Large gathers and reduce-scatters go in slices while others are worked on (`kernels.slices`).
+    including that of `scale`. Forward takes an all-gather of texts (and ids) and two all-reduces
+    of B floats for the column sums; backward takes one all-reduce of B floats and a reduce-scatter
+    of the gradient of the texts. Large gathers and reduce-scatters run in slices that overlap with
+    computation (`kernels.slices`).
 
     Args:
         videos, texts: [b, D] of this rank; b, D and dtype equal on all ranks.
-        scale: the same value on all ranks (a float is compared, a tensor's value is not).
-        group: process group; None is the default one. Not initialised: one rank.
+        scale: the same value on all ranks (checked for a float, not for a tensor).
+        group: process group; None is the default group, or a single rank if there is none.
         pair_ids: int64 [b]; equal ids on different ranks are one class.
-        check_ranks: compare the ranks' calls before any other collective. Waits for the
-            device where the group has no CPU backend; a caller that guarantees equal batches may
-            turn it off.
-        Others as in `infonce`; equal on all ranks.
+        pair_mode, workspace_bytes, backend: as in `infonce`; equal on all ranks.
+        check_ranks: compare the ranks' calls before any other collective. The check synchronises
+            with the device if the group has no CPU backend. A caller that guarantees equal batches
+            may disable it.
 
     Raises:
-        ValueError: on every rank, if one rank's input is refused or the ranks' calls differ in
+        ValueError: on every rank, if the input of a rank is invalid or the ranks' calls differ in
             a size, a dtype, a number or an option.
     """
     several = collectives.world_size(group) > 1
@@ -63,7 +64,7 @@ def distributed_infonce(
             )
         elif check_ranks and several:
             path = chosen_path(videos, texts, scale, options)
-    except Exception as error:  # the other ranks wait, whatever is wrong here
+    except Exception as error:  # the check below raises it on all ranks, which wait for this one
         problem = str(error) or type(error).__name__
     if check_ranks:
         collectives.check_equal_calls(
@@ -98,14 +99,14 @@ def distributed_infonce(
 
 
 def _over_blocks(blocks: list[InfoNCEPartials], shared: list[Ids]) -> tuple[Tensor, Tensor]:
-    """Log-sums and positives of the rows over all blocks; `shared`: the ids of each that shares."""
+    """Log-sums and positives of the rows over all blocks; `shared`: ids per block in share mode."""
     first = blocks[0]
     if len(blocks) == 1:
         return first.row_lse, first.positives
     rows = torch.logsumexp(torch.stack([block.row_lse for block in blocks]), 0)
     if not shared:
         return rows, first.positives
-    # A block's positive is the mean over the texts that it holds.
+    # The positive of a block is the mean over the texts of the block.
     video_ids, text_ids = shared[0][0], [texts for _, texts in shared]
     counted = (torch.cat(text_ids), *text_ids)
     weights = [share_weights(video_ids, ids, rows.dtype) for ids in counted]
@@ -119,8 +120,8 @@ def _own_terms(block: InfoNCEPartials, plan: SlicePlan, group: dist.ProcessGroup
     columns = collectives.all_reduce_logsumexp(columns, group)
     first_column = plan.rank * plan.local_batch
     own_columns = columns[first_column : first_column + plan.local_batch]
-    # In share mode a column's target is spread over rows of other ranks; summed over all
-    # ranks the rows' targets are the same numbers, and only that sum has a meaning.
+    # In share mode a column's target is spread over rows of other ranks. Summed over all ranks, the
+    # targets of rows and of columns are equal, and only this sum enters the global loss.
     return ((rows - positives) + (own_columns - positives)).mean() / 2
 
 

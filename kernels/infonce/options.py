@@ -1,4 +1,4 @@
-"""What a call of the op says besides its embeddings and its scale."""
+"""The options of an infonce call."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Ids = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class InfonceOptions:
-    """Attributes as the arguments of `api.infonce`, but `ids`: those of videos and of texts."""
+    """The arguments of `api.infonce` with the same names; `ids` are (video ids, text ids)."""
 
     diagonal_offset: int = 0
     ids: Ids | None = None
@@ -32,11 +32,11 @@ class InfonceOptions:
         workspace_bytes: int | None,
         backend: str | None,
     ) -> InfonceOptions:
-        """Options in their own types; `name` is the caller's, for messages.
+        """Options of checked types; `name` is the calling function, for messages.
 
         Raises:
-            TypeError: a number that is none.
-            ValueError: a value out of range, or ids of one side alone.
+            TypeError: not a whole number.
+            ValueError: a value out of range, or ids of one side only.
         """
         videos, texts = ids
         if (videos is None) != (texts is None):
@@ -51,21 +51,21 @@ class InfonceOptions:
 
     @property
     def exclude(self) -> Ids | None:
-        """The ids, if pairs of equal ids leave the softmax."""
+        """The ids if `pair_mode` is `exclude`, else None."""
         return self.ids if self.pair_mode == "exclude" else None
 
     @property
     def share(self) -> Ids | None:
-        """The ids, if pairs of equal ids share the target."""
+        """The ids if `pair_mode` is `share`, else None."""
         return self.ids if self.pair_mode == "share" else None
 
     @property
     def shared_lists(self) -> Ids | None:
-        """The ids, if two lists of them share targets: columns then have targets of their own."""
+        """The ids if two different lists share targets; columns then have separate targets."""
         return None if self.share is None or self.share[0] is self.share[1] else self.share
 
     def packed(self, default_workspace: int) -> tuple[Tensor | None, Tensor | None, int, str, int]:
-        """As the operators' schemas take them; `unpacked` is the way back."""
+        """The options as arguments of an operator; `unpacked` is the inverse."""
         ids = self.ids or (None, None)
         workspace = self.workspace_bytes or default_workspace
         return (*ids, self.diagonal_offset, self.pair_mode, workspace)
@@ -79,6 +79,6 @@ class InfonceOptions:
         pair_mode: PairMode,
         workspace_bytes: int,
     ) -> InfonceOptions:
-        """The options of an operator's arguments."""
+        """The options from the arguments of an operator."""
         ids = None if video_ids is None or text_ids is None else (video_ids, text_ids)
         return cls(diagonal_offset, ids, pair_mode, workspace_bytes)

@@ -1,4 +1,4 @@
-"""Which pairs of a block are positives and which are left out of the softmax."""
+"""Positives of a block, and pairs with equal ids."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PairMode = Literal["exclude", "share"]
 
 
 def checked_pair_mode(pair_mode: str) -> PairMode:
-    """`pair_mode` if it is known, else a ValueError."""
+    """`pair_mode` if it is valid, else a ValueError."""
     if pair_mode not in ("exclude", "share"):
         raise ValueError(f"pair_mode is {pair_mode!r}; expected 'exclude' or 'share'")
     return cast(PairMode, pair_mode)
@@ -24,9 +24,9 @@ def diagonal_range(rows: int, columns: int, diagonal_offset: int) -> tuple[int, 
 
 
 def dense_ids(video_ids: Tensor, text_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Replace 64-bit ids by int32 ranks that are equal exactly where the ids are.
+    """Replace 64-bit ids by int32 ranks that are equal if and only if the ids are equal.
 
-    No host synchronisation: unlike `torch.unique`, no output size depends on the data.
+    Does not synchronise with the host: unlike `torch.unique`, no output size depends on the data.
     """
     ids = torch.cat((video_ids, text_ids))
     ordered, order = torch.sort(ids)
@@ -55,8 +55,9 @@ def shared_loss(
 ) -> Tensor:
     """The loss of a square block in `share` mode, from its log-sums and the rows' positives.
 
-    A row's target is spread over the texts with its id, a column's over the videos with its id; a
-    line without a partner adds 0. Log-sums and positives may all be less the same number.
+    A row's target is spread over the texts with its id, a column's over the videos with its id. A
+    row or column without an equal id adds 0. A constant subtracted from all log-sums and positives
+    does not change the loss.
     """
     video_ids, text_ids = ids
     texts_of_video = partners(video_ids, text_ids)

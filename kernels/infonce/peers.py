@@ -1,4 +1,4 @@
-"""Plain, compiled and foreign forms of symmetric InfoNCE."""
+"""Symmetric InfoNCE in plain PyTorch, compiled, and from other packages."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _compiled = compiled(_materialised)
 
 
 def eager(**inputs: Any) -> Any:
-    """The whole matrix of logits, cross-entropy both ways, as CLIP's published code has it."""
+    """The full matrix of logits and cross-entropy in both directions, as in CLIP's paper."""
     if not _expressible(inputs):
         return NotImplemented
     return _materialised(inputs["videos"], inputs["texts"], inputs["scale"])
@@ -45,7 +45,7 @@ def compile_(**inputs: Any) -> Any:
 
 
 def inf_cl(**inputs: Any) -> Any:
-    """Inf-CL's flash loss, once for each direction."""
+    """Inf-CL's flash loss, once per direction."""
     if not _expressible(inputs) or not inputs["videos"].is_cuda:
         return NotImplemented
     if importlib.util.find_spec("inf_cl") is None:
@@ -62,14 +62,14 @@ def inf_cl(**inputs: Any) -> Any:
 
 @functools.cache
 def _open_clip_loss() -> Any:
-    """open_clip's `ClipLoss`, from its file: the package itself imports torchvision and more."""
+    """open_clip's `ClipLoss`, loaded from its file, because the package imports torchvision."""
     package = importlib.util.find_spec("open_clip")
     if package is None or not package.submodule_search_locations:
         raise PeerMissing("open_clip_torch is not installed")
     path = Path(package.submodule_search_locations[0]) / "loss.py"
     spec = importlib.util.spec_from_file_location("svilm_open_clip_loss", path)
     if spec is None or spec.loader is None:
-        raise PeerMissing(f"open_clip_torch holds no {path.name}")
+        raise PeerMissing(f"open_clip_torch has no {path.name}")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.ClipLoss()

@@ -1,4 +1,4 @@
-"""The oracle: symmetric InfoNCE over row chunks in plain PyTorch, any dtype, any device."""
+"""The oracle: symmetric InfoNCE in plain PyTorch, by chunks of rows, on any device."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 
 from ..checks import compute_dtype
-from ..operators import define, distinct, first_derivative_only, wanted
+from ..operators import define, distinct, first_derivative_only, gradient_buffers, wanted
 from .options import InfonceOptions
 from .pairs import PairMode, diagonal_range, share_weights, shared_loss
 
 DEFAULT_WORKSPACE_BYTES = 1 << 26
-# Logits, probabilities, gradient and mask of a chunk are live at the same time.
+# Logits, probabilities, gradient and mask of a chunk are live simultaneously.
 _LIVE_MATRICES = 4
 
 
 class _Block:
-    """A [m, n] block of logits, made one chunk of rows at a time."""
+    """An [m, n] block of logits, computed one chunk of rows at a time."""
 
     def __init__(
         self, videos: Tensor, texts: Tensor, scale: Tensor, options: InfonceOptions
@@ -67,7 +67,8 @@ class _Block:
 
 
 def _softmax(logits: Tensor, lse: Tensor) -> Tensor:
-    # A line without any pair has lse = -inf; its probabilities are 0, not exp(-inf + inf).
+    # If all pairs of a line are excluded, lse = -inf and its probabilities are 0, not
+    # exp(-inf + inf).
     return torch.exp(logits - lse.masked_fill(lse == -torch.inf, 0.0))
 
 
@@ -111,11 +112,14 @@ def _backward(
         for rows in block.chunks():
             similarity = block.similarity(rows)
             logits = block.logits(similarity, rows)
+            # dS_ij = g^r_i exp(s_ij - r_i) + g^c_j exp(s_ij - c_j) + g^p_i Y_ij
             grad_logits = _softmax(logits, row_lse[rows, None]) * grad_row[rows, None]
             grad_logits += _softmax(logits, column_lse) * grad_column
             grad_logits += block.target(rows) * grad_positive[rows, None]
             if need_scale:
+                # dalpha = sum_ij dS_ij a_ij
                 grad_scale += (grad_logits * similarity).sum()
+            # dV = alpha dS T, dT = alpha dS^T V
             grad_logits *= block.scale
             if need_videos:
                 grad_videos[rows] = (grad_logits @ block.texts).to(videos.dtype)
@@ -129,28 +133,13 @@ def _fake_forward(videos: Tensor, texts: Tensor, scale: Tensor, *packed: Any) ->
     return row_lse, row_lse.new_empty((texts.shape[0],)), torch.empty_like(row_lse)
 
 
-def _fake_backward(
-    grad_row: Tensor,
-    grad_column: Tensor,
-    grad_positive: Tensor,
-    row_lse: Tensor,
-    column_lse: Tensor,
-    need_videos: bool,
-    need_texts: bool,
-    need_scale: bool,
-    videos: Tensor,
-    texts: Tensor,
-    scale: Tensor,
-    *packed: Any,
-) -> Any:
-    return (
-        torch.empty_like(videos) if need_videos else videos.new_empty((0,)),
-        torch.empty_like(texts) if need_texts else texts.new_empty((0,)),
-        scale.new_empty(() if need_scale else (0,)),
-    )
+def _fake_backward(*arguments: Any) -> tuple[Tensor, ...]:
+    needs, inputs = arguments[5:8], arguments[8:11]
+    return gradient_buffers(needs, inputs)
 
 
-# Operators only for tracing: the loop over chunks would be unrolled, one graph per batch size.
+# Operators for torch.compile only: it would unroll the loop over chunks and make one graph per
+# batch size.
 _LIBRARY = torch.library.Library("svilm_infonce_reference", "DEF")
 _CALL = (
     "Tensor videos, Tensor texts, Tensor scale, Tensor? video_ids, Tensor? text_ids,"
@@ -176,7 +165,7 @@ _ops = torch.ops.svilm_infonce_reference
 
 
 class _InfoNCEPartials(torch.autograd.Function):
-    """Recomputes every chunk in backward, so that nothing of size m x n is ever saved."""
+    """Recomputes every chunk in backward, so that nothing of size m x n is saved."""
 
     @staticmethod
     def forward(
@@ -236,7 +225,7 @@ def infonce(
     pair_mode: PairMode = "exclude",
     workspace_bytes: int = DEFAULT_WORKSPACE_BYTES,
 ) -> Tensor:
-    """`loss` with the arguments of `api.infonce`."""
+    """`loss` with the arguments of `api.infonce` except `backend`."""
     ids = pair_ids if isinstance(pair_ids, tuple) or pair_ids is None else (pair_ids, pair_ids)
     return loss(
         videos, texts, scale, InfonceOptions(diagonal_offset, ids, pair_mode, workspace_bytes)

@@ -1,4 +1,4 @@
-"""The public functions of the temporal ops: check their arguments and pick the path."""
+"""Public functions of the temporal ops: they check the arguments and choose the path."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ def temporal_bce(
     loss: Loss = "bce",
     backend: str | None = None,
 ) -> Tensor:
-    """Ask every segment of a cut-and-paste video whether it is foreground or background.
+    """Loss that classifies every segment of a cut-and-paste video as foreground or background.
 
-    With z^f and z^b the means of the sample's segments where the paste mask is True and False,
-    logit_t = <z_t, z^f - z^b> / temperature, and the loss is the mean over the sample's segments of
-    BCE-with-logits(logit, mask), or of (sigmoid(logit) - mask)^2, averaged over the samples
-    (S-ViLM, intra-clip temporal grouping; a softmax over the two centres is this sigmoid). The
-    gradient also flows through the centres. A sample without foreground or background gives 0.
+    z^f and z^b are the means of the sample's segments where the paste mask is True and False, and
+    logit_t = <z_t, z^f - z^b> / temperature. The loss of a sample is the mean over its segments of
+    BCE-with-logits(logit, mask) or of (sigmoid(logit) - mask)^2; the result is the mean over the
+    samples (S-ViLM, intra-clip temporal grouping; a softmax over the two centres equals this
+    sigmoid). The gradient also flows through the centres. A sample without foreground or background
+    gives 0.
 
     Args:
         segments: [b, T, D], fp16, bf16, fp32 or float64.
         paste_mask: bool [b, T], True where the segment shows the sample's own video.
-        segment_mask: bool [b, T] or None; a False segment takes no part and may hold anything.
+        segment_mask: bool [b, T] or None; a False segment is ignored and may hold any value.
         temperature: in [2^-64, 2^64].
         loss: "bce" or "mse".
         backend: "auto", "fused", "reference" or None (see `kernels.backend.choose`).
@@ -42,9 +43,9 @@ def temporal_bce(
         0-dim, fp32 (float64 for float64).
 
     Raises:
-        ValueError: a shape, dtype or setting that does not fit.
-        TypeError: `temperature` is no number.
-        RuntimeError: the fused path was asked for and cannot run.
+        ValueError: an invalid shape, dtype or setting.
+        TypeError: `temperature` is not a number.
+        RuntimeError: the fused path was requested and cannot run.
     """
     check_rows("temporal_bce", "segments", segments, "[b, T, D]")
     rows = list(segments.shape[:2])
@@ -81,20 +82,20 @@ def segment_pool(
 
     Args:
         tokens: [b, L, C], fp16, bf16, fp32 or float64.
-        segment_index: integer [b, L] or [L]; a token whose index is outside [0, num_segments)
-            belongs to no segment and may hold anything, also NaN.
+        segment_index: int32 or int64, [b, L] or [L]; a token whose index is outside
+            [0, num_segments) belongs to no segment and may hold any value, including NaN.
         num_segments: T.
         token_mask: bool [b, L] or None; a False token belongs to no segment.
         backend: "auto", "fused", "reference" or None (see `kernels.backend.choose`).
 
     Returns:
-        segments [b, T, C] in the dtype of the tokens (0 where no token is), and segment_mask bool
-        [b, T], True where a segment has a token.
+        segments [b, T, C] in the dtype of the tokens (0 for a segment without tokens), and
+        segment_mask bool [b, T], True where a segment has a token.
 
     Raises:
-        ValueError: a shape, dtype or setting that does not fit.
-        TypeError: `num_segments` is no whole number.
-        RuntimeError: the fused path was asked for and cannot run.
+        ValueError: an invalid shape, dtype or setting.
+        TypeError: `num_segments` is not a whole number.
+        RuntimeError: the fused path was requested and cannot run.
     """
     check_rows("segment_pool", "tokens", tokens, "[b, L, C]")
     batch, length, _ = tokens.shape

@@ -1,4 +1,4 @@
-"""Shape cases of the temporal ops, their inputs, and the variants of the static table."""
+"""Named shapes of the temporal ops, their inputs, and the variants of the static table."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ POOL_SIZES = Sizes(
 def make_bce_inputs(
     case: Mapping[str, Any], dtype: torch.dtype, device: torch.device | str, seed: int
 ) -> dict[str, Any]:
-    """Arguments of `temporal_bce`: unit vectors, and an interval of foreground in each sample."""
+    """Keyword arguments of `temporal_bce`: unit vectors, one interval of foreground per sample."""
     batch, count, width = case["batch"], case["segments"], case["width"]
     generator = torch.Generator(device).manual_seed(seed)
     segments = torch.randn(batch, count, width, generator=generator, device=device)
@@ -51,7 +51,7 @@ def make_bce_inputs(
 def make_pool_inputs(
     case: Mapping[str, Any], dtype: torch.dtype, device: torch.device | str, seed: int
 ) -> dict[str, Any]:
-    """Arguments of `segment_pool`: tokens in temporal order, equally many per segment."""
+    """Keyword arguments of `segment_pool`: tokens in temporal order, equally many per segment."""
     batch, length, width, count = (case[key] for key in ("batch", "tokens", "width", "segments"))
     generator = torch.Generator(device).manual_seed(seed)
     tokens = torch.randn(batch, length, width, generator=generator, device=device)

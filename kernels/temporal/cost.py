@@ -1,4 +1,4 @@
-"""The floors of the temporal ops: every input read once, every output written once."""
+"""Lower bounds of FLOPs and bytes: every input is read once, every output is written once."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ..registry import OpCost
 def temporal_bce_cost(case: Mapping[str, Any], dtype: torch.dtype) -> OpCost:
     """FLOPs and least bytes for `case` = {batch, segments, width}.
 
-    Forward: two centres and one product per segment; backward: the same again, the centre's
-    gradient and the segments' gradient.
+    Forward: two centres and one product per segment. Backward: the same again, the gradient of the
+    centres and the gradient of the segments.
     """
     size = float(case["batch"] * case["segments"] * case["width"])
     return OpCost(4 * size, size * dtype.itemsize, 10 * size, 2 * size * dtype.itemsize)

@@ -1,4 +1,4 @@
-"""What a call of `temporal_bce` says besides its segments and its paste mask."""
+"""The options of a `temporal_bce` call."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ LOSSES = ("bce", "mse")
 
 @dataclass(frozen=True)
 class TemporalOptions:
-    """Attributes as the arguments of `api.temporal_bce`."""
+    """The arguments of `api.temporal_bce` with the same names."""
 
     segment_mask: Tensor | None = None
     temperature: float = 0.1
     loss: Loss = "bce"
 
     def packed(self) -> tuple[Tensor | None, float, str]:
-        """As the operators' schemas take them; `TemporalOptions(*packed)` is the way back."""
+        """The options as arguments of an operator; `TemporalOptions(*packed)` is the inverse."""
         return self.segment_mask, self.temperature, self.loss

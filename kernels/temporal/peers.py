@@ -1,4 +1,4 @@
-"""Plain and compiled forms of the temporal grouping loss and of the segment pooling."""
+"""The temporal grouping loss and segment pooling in plain PyTorch, and compiled."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..peers import Provider, compiled
 
 
 def eager_bce(segments: Tensor, paste_mask: Tensor) -> Tensor:
-    """Both centres as masked means, two-way logits by product, binary cross-entropy."""
+    """Both centres as masked means, two logits per segment, binary cross-entropy."""
     z, target = segments.float(), paste_mask.float()
     members = torch.stack([target, 1 - target], dim=1)
     centres = members @ z / members.sum(-1, keepdim=True)
@@ -24,7 +24,7 @@ def eager_pool(tokens: Tensor, segment_index: Tensor, num_segments: int) -> Tens
         len(tokens), num_segments, tokens.shape[-1], device=tokens.device, dtype=torch.float32
     )
     sums = sums.index_add(1, segment_index, tokens.float())
-    # Not bincount: it waits for the device and cuts a compiled graph in two.
+    # Not bincount: it synchronises with the device and breaks a compiled graph.
     ones = torch.ones_like(segment_index, dtype=torch.float32)
     counts = ones.new_zeros(num_segments).index_add(0, segment_index, ones).clamp(min=1)
     return (sums / counts[:, None]).to(tokens.dtype)

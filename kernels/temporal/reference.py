@@ -1,4 +1,4 @@
-"""The oracles of the temporal ops: plain PyTorch, float64-capable, differentiated by autograd."""
+"""The oracles of the temporal ops: plain PyTorch with autograd, also in float64."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ def bce(segments: Tensor, paste_mask: Tensor, options: TemporalOptions) -> Tenso
         background = (~paste_mask & valid).to(z.dtype)
         n_foreground = foreground.sum(1, keepdim=True)
         n_background = background.sum(1, keepdim=True)
-        # An absent segment may hold anything, also NaN.
+        # An absent segment may hold any value, including NaN.
         z = z.masked_fill(~valid[..., None], 0)
+        # v = z^f - z^b
         centre_difference = (foreground / n_foreground.clamp_min(1))[:, None] @ z - (
             background / n_background.clamp_min(1)
         )[:, None] @ z
@@ -44,7 +45,7 @@ def temporal_bce_reference(
     temperature: float = 0.1,
     loss: Loss = "bce",
 ) -> Tensor:
-    """`bce` with the arguments of `api.temporal_bce`."""
+    """`bce` with the arguments of `api.temporal_bce` except `backend`."""
     return bce(segments, paste_mask, TemporalOptions(segment_mask, temperature, loss))
 
 
@@ -55,7 +56,7 @@ def segment_pool_reference(
     *,
     token_mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`segment_pool` in plain PyTorch; arguments as in `api.segment_pool`."""
+    """`api.segment_pool` without its checks."""
     with torch.autocast(tokens.device.type, enabled=False):
         x = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
         index = segment_index.expand(tokens.shape[:2])
@@ -63,7 +64,8 @@ def segment_pool_reference(
         if token_mask is not None:
             member = member & token_mask[:, None]
         counts = member.sum(dim=-1)
-        # What belongs to no segment may hold anything, also NaN.
+        # A token without a segment may hold any value, including NaN.
         x = x.masked_fill(~member.any(dim=1)[..., None], 0)
+        # segment_s = sum_l [index_l = s] x_l / n_s
         segments = member.to(x.dtype) @ x / counts.clamp_min(1)[..., None]
         return segments.to(tokens.dtype), counts > 0

@@ -15,7 +15,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
 WeightsKind = Annotated[
     Weights | None,
     typer.Option(
-        "--weights", help="trained weights or their average; default: as ema.evaluate says"
+        "--weights", help="raw weights or their moving average; default: the setting ema.evaluate"
     ),
 ]
 MaxClips = Annotated[int | None, typer.Option(min=1, help="use only the first N clips")]

@@ -35,7 +35,7 @@ class NonFiniteError(UserError):
 
 
 class RankError(UserError):
-    """Another rank failed, exited or does not answer; every rank raises it with the same message.
+    """Another rank failed, exited or stopped responding; every rank raises the same message.
 
     exit_code: that of the failed rank, or 4 if it is not known.
     """

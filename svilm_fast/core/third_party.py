@@ -12,14 +12,13 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TextIO
 
+from svilm_fast.core.plugins import plugin_packages
 from svilm_fast.core.terminal import print, printable
 from svilm_fast.core.text import counted
 
-PLUGINS = "svilm_fast.tasks"  # the entry point group in which installed packages announce tasks
 OWN = frozenset({"svilm_fast", "__main__"})
 FORM = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 MOST_HELD = 1000  # records kept in memory before the file exists; beyond it, only warnings are kept
@@ -32,7 +31,7 @@ def own_packages() -> frozenset[str]:
 
     These are this package, the main program, and the top-level package of every plug-in.
     """
-    return OWN | {point.module.partition(".")[0] for point in entry_points(group=PLUGINS)}
+    return OWN | plugin_packages()
 
 
 class ThirdPartyLog(logging.Handler):

@@ -185,7 +185,10 @@ class DataConfig(Settings):
     tokenizer: TokenizerConfig = TokenizerConfig()
     limits: LimitsConfig = LimitsConfig()
     skips: SkipsConfig = SkipsConfig()
-    decoder: Literal["auto", "pyav"] = Field("auto", description="library that decodes; auto: pyav")
+    decoder: Literal["auto", "pyav", "torchcodec", "spdl"] = Field(
+        "auto",
+        description="library that decodes; auto: pyav. The others are extras, for trusted files",
+    )
     workers: int = Field(
         2,
         ge=0,

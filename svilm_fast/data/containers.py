@@ -116,3 +116,24 @@ def top_level_boxes(data: bytes) -> tuple[set[bytes], bool]:
         kinds.add(data[position + 4 : position + 8])
         position += size
     return kinds, position != len(data)
+
+
+def sample_descriptions(data: bytes) -> int:
+    """The most sample descriptions of a track of an MP4 or MOV file: with several, the decoder's
+    settings may change at any sample. A file without a header has none.
+    """
+    most = position = 0
+    while position + 8 <= len(data):
+        size = int.from_bytes(data[position : position + 4], "big")
+        if size == 1:
+            size = int.from_bytes(data[position + 8 : position + 16], "big")
+        if size < 8:
+            size = len(data) - position
+        if data[position + 4 : position + 8] == b"moov":
+            end = position + size
+            found = data.find(b"stsd", position, end)
+            while found >= 0:
+                most = max(most, int.from_bytes(data[found + 8 : found + 12], "big"))
+                found = data.find(b"stsd", found + 4, end)
+        position += size
+    return most

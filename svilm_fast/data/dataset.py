@@ -20,6 +20,7 @@ from svilm_fast.data.clip import Clip, ClipTexts, batch_of
 from svilm_fast.data.config import DataConfig
 from svilm_fast.data.decode import Choose, DecodedClip, every_frame
 from svilm_fast.data.decode_process import decode_limited
+from svilm_fast.data.decoders import reader_of
 from svilm_fast.data.order import derangement
 from svilm_fast.data.samples import Ids, SampleTable, open_split
 from svilm_fast.data.sampling import FrameChoice, Together
@@ -88,6 +89,7 @@ class ClipDataset:
         embeddings: int | None = None,
         views: Views = ONE_VIEW,
     ) -> None:
+        reader_of(config.decoder)  # raises where its library is missing
         views.check(train)
         self.config, self.split, self.train = config, split, train
         self.annotations, self.embeddings, self.views = annotations, embeddings, views
@@ -198,18 +200,19 @@ class ClipDataset:
         numbers = None if draw is None else draw.frames
         choice = FrameChoice(self.frames, numbers, config.short_clip, by_time)
         groups = () if draw is None else draw.groups
-        chosen = self._frames(index, frame_choices(self.views, choice, groups))
+        chosen, notes = self._frames(index, frame_choices(self.views, choice, groups))
         window_numbers = None if draw is None else draw.augment[:DRAWS]
         shown, *further = cut_views(
             self.views, chosen, window_numbers, groups, config, texts.caption, out
         )
-        repeated = any(len(np.unique(row)) < self.frames for row in shown.frame_index)
+        if any(len(np.unique(row)) < self.frames for row in shown.frame_index):
+            notes = (SHORT_CLIP_NOTE, *notes)
         return Clip(
             index=index,
             shown=shown,
             texts=texts,
             metadata=self.table.read_metadata(index) if self.metadata else None,
-            notes=(*((SHORT_CLIP_NOTE,) if repeated else ()), *texts.notes),
+            notes=(*notes, *texts.notes),
             annotations=annotations,
             embedding=embedding,
             further=further,
@@ -254,8 +257,13 @@ class ClipDataset:
         tokens, mask, was_cut = self._encode([text], self.config.tokenizer.noun_length)
         return tokens[0], mask[0], was_cut
 
-    def _frames(self, index: int, choices: Sequence[Choose]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Of each choice the frames [n, h, w, 3] and their places in the video, decoded once."""
+    def _frames(
+        self, index: int, choices: Sequence[Choose]
+    ) -> tuple[list[tuple[np.ndarray, np.ndarray]], tuple[str, ...]]:
+        """Of each choice the frames [n, h, w, 3] and their places in the video, and notes.
+
+        The video is decoded once for all choices.
+        """
         config = self.config
         place, segment = self.table.video(index), self.table.segment(index)
         parts = [InSegment(choose, segment) for choose in choices]
@@ -263,6 +271,7 @@ class ClipDataset:
         key = f"{place.path}:{place.entry.offset if place.entry else ''}:{segment or ''}"
         clip = self._cache.get(key)
         keep = clip is not None
+        notes: tuple[str, ...] = ()
         if clip is None:
             keep = config.cache == "memory" and self._cached_bytes < config.cache_bytes
             clip = decode_limited(
@@ -272,13 +281,15 @@ class ClipDataset:
                 limits=config.limits,
                 # A worker that takes longer for a batch would end the run.
                 seconds=min(config.limits.decode_s, config.timeout_s / 2),
+                decoder=config.decoder,
             )
+            notes = clip.notes
             if keep:
                 self._cache[key] = clip
                 self._cached_bytes += clip.frames.nbytes
         decoded = (every if keep else together)(clip.timeline)
         rows = [np.searchsorted(decoded, choose(clip.timeline)) for choose in parts]
-        return [(clip.frames[each], clip.index[each]) for each in rows]
+        return [(clip.frames[each], clip.index[each]) for each in rows], notes
 
     def _nouns(self, caption: int, draw: Draw | None) -> tuple[list[str], list[int]]:
         """Nouns of a caption and the template of each, at most K."""

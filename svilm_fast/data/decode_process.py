@@ -29,7 +29,9 @@ import numpy as np
 from svilm_fast.core.messages import single_line
 from svilm_fast.data import errors
 from svilm_fast.data.config import LimitsConfig
-from svilm_fast.data.decode import Choose, DecodedClip, decode_clip, too_slow
+from svilm_fast.data.decode import Choose, DecodedClip, FrameReader, decode_clip
+from svilm_fast.data.decoders import reader_of
+from svilm_fast.data.demux import too_slow
 from svilm_fast.data.errors import CrashedDecoderError, DataError, SlowVideoError
 from svilm_fast.data.main_module import main_module_hidden
 from svilm_fast.data.sampling import FrameChoice
@@ -52,17 +54,27 @@ def decode_limited(
     short_side: int | None = None,
     limits: LimitsConfig | None = None,
     seconds: float | None = None,
+    decoder: str = "auto",
 ) -> DecodedClip:
     """`decode_clip` under limits of time and memory, with the same result and errors.
 
-    `choose` must be picklable and come from `svilm_fast.data`. Raises also SlowVideoError when
-    the file exceeds its time, and CrashedDecoderError when it ends the decoding process.
+    `decoder` is the library's name, as `data.decoder`. `choose` must be picklable and come from
+    `svilm_fast.data`. Raises also SlowVideoError when the file exceeds its time, and
+    CrashedDecoderError when it ends the decoding process.
     """
     limits = limits or LimitsConfig()
     if multiprocessing.current_process().daemon:  # a loader's worker; it may have no children
         with memory_limit(limits.memory_bytes):
-            return decode_clip(data, choose, short_side=short_side, limits=limits, seconds=seconds)
-    return _pool.decode(data, choose, short_side, limits, seconds)
+            return decode_clip(
+                data,
+                choose,
+                short_side=short_side,
+                limits=limits,
+                seconds=seconds,
+                reader=reader_of(decoder),
+            )
+    reader_of(decoder)  # an error says here what is missing, not in the child
+    return _pool.decode(data, choose, short_side, limits, seconds, decoder)
 
 
 @contextlib.contextmanager
@@ -90,11 +102,12 @@ def address_space() -> int:
 class _Child:
     """The parent's end of a decoding process."""
 
-    def __init__(self) -> None:
+    def __init__(self, decoder: str) -> None:
+        self.decoder = decoder
         # spawn: a fork of a process that has decoded or trained may hang (PyAV 1962).
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, decoder), daemon=True)
         with main_module_hidden():
             self._process.start()
         # Every kind of process does this at its end, before it waits for its children. A child of
@@ -184,7 +197,11 @@ class _Child:
         )
         width, height = answer["size"]
         index = np.array(answer["index"], dtype=np.int64)
-        return DecodedClip(frames, index, timeline, float(answer["fps"]), (width, height))
+        fallback = answer["fallback"]
+        if fallback is not None:
+            fallback = single_line(str(fallback))
+        fps = float(answer["fps"])
+        return DecodedClip(frames, index, timeline, fps, (width, height), fallback)
 
 
 class _Pool:
@@ -202,9 +219,10 @@ class _Pool:
         short_side: int | None,
         limits: LimitsConfig,
         seconds: float | None,
+        decoder: str,
     ) -> DecodedClip:
         time_s = limits.decode_s if seconds is None else seconds
-        child = self._take()
+        child = self._take(decoder)
         try:
             clip = child.decode(data, choose, short_side, limits, time_s)
         except DataError:
@@ -222,16 +240,18 @@ class _Pool:
         self._give_back(child)
         return clip
 
-    def _take(self) -> _Child:
+    def _take(self, decoder: str = "auto") -> _Child:
         with self._lock:
             if self._owner != os.getpid():  # after a fork they are the parent's
                 self._idle, self._owner = [], os.getpid()
-            child = self._idle.pop() if self._idle else None
+            child = next((each for each in self._idle[::-1] if each.decoder == decoder), None)
+            if child is not None:
+                self._idle.remove(child)
         if child is not None and child.waits():
             return child
         if child is not None:
             child.end()
-        return _Child()
+        return _Child(decoder)
 
     def _give_back(self, child: _Child) -> None:
         with self._lock:
@@ -265,16 +285,21 @@ def _error_of(name: str, message: str) -> Exception:
     return RuntimeError(f"{name}: {message}")
 
 
-def _serve(connection: Connection) -> None:
+def _serve(connection: Connection, decoder: str) -> None:
     """The child: decode what comes until the parent is gone."""
     import av
 
     # PyAV and NumPy import some of their modules late, when a call first needs them: now is the
     # last moment.
     decode_clip(_PIXEL, InSegment(FrameChoice(2, None), None))
+    np.median(np.zeros(3))
     for module in pkgutil.walk_packages(av.__path__, "av."):
         if module.name not in ("av.__main__", "av.datasets"):
             importlib.import_module(module.name)
+    reader = reader_of(decoder)
+    if reader is not None:
+        with contextlib.suppress(DataError):  # it opens what it needs at its first file
+            decode_clip(_PIXEL, FrameChoice(2, None), reader=reader)
     # The parent alone reacts to signals; when it ends, the connection does.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
@@ -287,7 +312,7 @@ def _serve(connection: Connection) -> None:
         while True:
             choose, short_side, limits, seconds = connection.recv()
             data = connection.recv_bytes()
-            answer, frames = _answer(data, choose, short_side, limits, seconds, used)
+            answer, frames = _answer(data, choose, short_side, limits, seconds, used, reader)
             connection.send_bytes(json.dumps(answer).encode())
             if frames is not None:
                 connection.send_bytes(frames.data.cast("B"))
@@ -303,10 +328,18 @@ def _answer(
     limits: LimitsConfig,
     seconds: float,
     used: int,
+    reader: FrameReader | None,
 ) -> tuple[dict[str, Any], np.ndarray | None]:
     try:
         with memory_limit(limits.memory_bytes, used):
-            clip = decode_clip(data, choose, short_side=short_side, limits=limits, seconds=seconds)
+            clip = decode_clip(
+                data,
+                choose,
+                short_side=short_side,
+                limits=limits,
+                seconds=seconds,
+                reader=reader,
+            )
     except Exception as error:
         return {"error": [type(error).__name__, single_line(error)]}, None
     edges = clip.timeline.edges
@@ -319,4 +352,5 @@ def _answer(
         "period": clip.timeline.period,
         "fps": clip.fps,
         "size": clip.source_size,
+        "fallback": clip.fallback,
     }, frames

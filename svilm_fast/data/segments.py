@@ -154,6 +154,10 @@ class InSegment:
     choose: Choose
     segment: Segment | None
 
+    @property
+    def decodes_everything(self) -> bool:
+        return getattr(self.choose, "decodes_everything", False)
+
     def __call__(self, timeline: Timeline) -> np.ndarray:
         first, frames = part(timeline, self.segment)
         return first + self.choose(frames)

@@ -9,6 +9,7 @@ import os
 import tarfile
 import threading
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,6 +27,7 @@ from svilm_fast.data.tar import read_members
 INDEX_SUFFIX = ".index.json"
 INDEX_VERSION = 1
 NAME_BYTES = 100  # of a member's name in a ustar header
+_FETCHED_BYTES, _FETCHED_TOGETHER = 1 << 16, 256
 OPEN_SHARDS = 64  # per reader; large sets have more shards than a process may open files
 
 
@@ -113,6 +115,7 @@ class ShardReader:
     def __init__(self) -> None:
         self._streams: dict[tuple[int, str], BinaryIO] = {}
         self._lock = threading.Lock()
+        self._fetched: dict[tuple[str, Entry], bytes] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -120,10 +123,34 @@ class ShardReader:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__()  # type: ignore[misc]
 
+    def fetch(self, path: str, entries: Iterable[Entry]) -> None:
+        """Fetch small members of a remote shard together; `read` then hands each out once.
+
+        One read after the other would wait for the store each time.
+        """
+        if files.protocol(path) is None:
+            return
+        small = [entry for entry in entries if entry.size <= _FETCHED_BYTES]
+        for first in range(0, len(small), _FETCHED_TOGETHER):
+            piece = small[first : first + _FETCHED_TOGETHER]
+            ranges = [(entry.offset, entry.offset + entry.size) for entry in piece]
+            found = files.read_ranges(path, ranges)
+            self._fetched |= {(path, e): data for e, data in zip(piece, found, strict=True)}
+
     def read(self, path: str, entry: Entry, label: str, limit: int) -> bytes:
         """The bytes of a member. Raises DataError over `limit`, ChecksumError when they changed."""
         if entry.size > limit:
             raise DataError(f"{label}: {entry.size} bytes, more than the limit of {limit}")
+        data = self._fetched.pop((path, entry), None)
+        if data is None:
+            data = self._from_stream(path, entry)
+        if len(data) != entry.size:
+            raise ShardError(f"{label}: {path} ends inside this member")
+        if entry.crc32 is not None and zlib.crc32(data) != entry.crc32:
+            raise ChecksumError(f"{label}: the bytes in {path} differ from the index's checksum")
+        return data
+
+    def _from_stream(self, path: str, entry: Entry) -> bytes:
         remote = files.protocol(path) is not None
         with self._lock, files.remote_errors(path) if remote else contextlib.nullcontext():
             # keyed by process: a forked child must not move the parent's file position
@@ -133,12 +160,7 @@ class ShardReader:
             if len(self._streams) > OPEN_SHARDS:
                 self._streams.pop(next(iter(self._streams))).close()
             stream.seek(entry.offset)
-            data = stream.read(entry.size)
-        if len(data) != entry.size:
-            raise ShardError(f"{label}: {path} ends inside this member")
-        if entry.crc32 is not None and zlib.crc32(data) != entry.crc32:
-            raise ChecksumError(f"{label}: the bytes in {path} differ from the index's checksum")
-        return data
+            return stream.read(entry.size)
 
     def close(self) -> None:
         with self._lock:

@@ -45,22 +45,31 @@ class ShownFrames:
         self, packets: Iterable[Any], codec: str, time_base: Fraction, *, reorders: bool = False
     ) -> None:
         self.time_base = time_base
-        shown = [packet for packet in packets if _is_shown(packet, codec)]
+        shown = [packet for packet in packets if packet.size and not packet.is_discard]
+        if codec == "vp8":
+            shown = [packet for packet in shown if _is_shown_vp8(packet)]
         self.total = len(shown)
         self.pts: np.ndarray | None = None  # int64 [total], ascending, in ticks of time_base
         self._counted = False  # times are those of no particular frame
         self._last_duration = 0
-        stamped = [packet for packet in shown if packet.pts is not None]
+        stamps = [packet.pts for packet in shown]
+        stamped = [pts for pts in stamps if pts is not None]
         order = [packet.dts for packet in shown if packet.dts is not None]
         # A few packets without a time belong to frames that a cut made undecodable. After a jump
         # backwards (two recordings in one file) times no longer name a frame.
         few = max(_UNSTAMPED_FRAMES, _UNSTAMPED_SHARE * self.total)
         if stamped and self.total - len(stamped) <= few and order == sorted(order):
-            given = np.array([packet.pts for packet in stamped], dtype=np.int64)
-            self.pts = np.unique(given)
+            given = np.array(stamped, dtype=np.int64)
+            ascending = np.sort(given)  # faster than np.unique, which hashes
+            self.pts = ascending[np.append(True, np.diff(ascending) > 0)]
             self._counted = reorders and bool((np.diff(given) > 0).all())
             self.total = len(self.pts)
-            self._last_duration = max(stamped, key=lambda packet: packet.pts).duration or 0
+            self._last_duration = shown[stamps.index(max(stamped))].duration or 0
+
+    @property
+    def timed(self) -> bool:
+        """Whether the time of a decoded frame says which one it is."""
+        return self.pts is not None and not self._counted
 
     def start_at(self, pts: int | None) -> None:
         """Leave out what comes before the first frame that the decoder gives.
@@ -100,8 +109,6 @@ class ShownFrames:
         return float(np.median(steps)), float(steps.max())
 
 
-def _is_shown(packet: Any, codec: str) -> bool:
-    if not packet.size or packet.is_discard:
-        return False
-    # RFC 6386, 9.1: bit 4 of a VP8 frame is show_frame.
-    return codec != "vp8" or bool(memoryview(packet)[0] & 0x10)
+def _is_shown_vp8(packet: Any) -> bool:
+    # RFC 6386, 9.1: bit 4 of a frame is show_frame.
+    return bool(memoryview(packet)[0] & 0x10)

@@ -1,7 +1,7 @@
 """The loss of a whole batch at the memory of a micro-batch.
 
 Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup" (arXiv
-2101.06983), here for all objectives, over ranks and with the model's noise switched on.
+2101.06983), here for all objectives, over several ranks and with the model's noise switched on.
 """
 
 from __future__ import annotations
@@ -22,27 +22,26 @@ class Halves(Protocol):
     """The two halves of a step: `SViLM` itself, or an engine that calls them through its hooks."""
 
     def embed(self, inputs: ModelInputs, /) -> Features:
-        """What the global objectives read of every sample, and the terms of the local ones."""
+        """Return the features that global objectives read, and the terms of local ones."""
 
     def objective(self, features: Features, /) -> StepOutput:
-        """Loss and metrics of a rank's whole batch; collective."""
+        """Return loss and metrics of a rank's whole batch; collective."""
 
 
 class CachedStep:
-    """One step: the loss is taken at the features, then the encoders are run again for backward.
+    """One step: compute the loss on cached features, then replay the encoders for backward.
 
     Building it embeds the batch in micro-batches without a graph and computes the loss on the
     features as leaves; collective, because the global objectives are. `output` holds loss and
-    metrics, which are those of a step without cache. Whoever does not iterate has spent no
-    backward.
+    metrics, equal to those of a step without cache. Backward runs only during iteration.
 
-    What the global objectives read is differentiated here, feature by feature. The local ones run
-    with the encoders in both passes: their loss is the mean over the samples of a micro-batch, so a
-    replay adds it weighted by the micro-batch's share of the batch.
+    The global objectives are differentiated with respect to each feature that they read. Local
+    objectives run with the encoders in both passes: their loss is the mean over the samples of a
+    micro-batch, so the replay weights it by the micro-batch's share of the batch.
     """
 
     def __init__(self, model: Halves, inputs: ModelInputs, micro_batch: int) -> None:
-        """Embed `inputs` (b pairs) `micro_batch` pairs at once; the last part may be smaller.
+        """Embed `inputs` (b pairs) in parts of `micro_batch` pairs; the last may be smaller.
 
         Raises ValueError for a micro-batch below 1.
         """
@@ -59,21 +58,21 @@ class CachedStep:
 
     @property
     def has_global_loss(self) -> bool:
-        """Whether the first scalar is the global objectives' loss; there may be none."""
+        """Whether there is a global loss, which is then the first scalar."""
         return self.output.loss.requires_grad
 
     def __len__(self) -> int:
-        """How many scalars iteration gives: the loss, then one of each micro-batch."""
+        """Number of scalars: the global loss, if any, and one for each micro-batch."""
         return self.has_global_loss + len(self.parts)
 
     def __iter__(self) -> Iterator[Tensor]:
         """Scalars whose backward calls add up to the gradient of the loss.
 
-        `backward` must be called on each before the next is taken. The first is the loss: it gives
-        the global objectives' own parameters their gradient, once, and the features theirs; with
-        local objectives alone it is left out. Each other one is <features, their gradient> of a
-        micro-batch, embedded again with a graph that ends with its backward, plus the local losses;
-        its noise is that of the first pass, because it follows from sample keys.
+        Call `backward` on each scalar before taking the next one. The first is the global loss,
+        which is left out if all objectives are local; its backward gives gradients to the global
+        objectives' parameters and to the cached features. Every other scalar belongs to a replayed
+        micro-batch: <features, their gradient> plus the local losses. The replay draws the noise of
+        the first pass, because noise follows from sample keys.
         """
         if self.has_global_loss:
             yield self.output.loss
@@ -83,7 +82,7 @@ class CachedStep:
             with phase("replay"):
                 scalar = _surrogate(self.model.embed(part), self.features, rows, share)
             yield scalar
-            del scalar  # what is left of its graph goes before the next one grows
+            del scalar  # frees the rest of its graph before the next one is built
             start = rows.stop
 
     def backward(self) -> None:
@@ -93,7 +92,7 @@ class CachedStep:
 
 
 def _surrogate(replayed: Features, cached: Features, rows: slice, share: float) -> Tensor:
-    """share: of the batch's samples, in this micro-batch."""
+    """Return the scalar of a micro-batch that holds `share` of the batch's samples."""
     pairs = zip(replayed.differentiable(), cached.differentiable(), strict=True)
     terms = [(found * leaf.grad[rows]).sum() for found, leaf in pairs if leaf.grad is not None]
     if replayed.local is not None:

@@ -1,4 +1,4 @@
-"""Several backward calls in one optimizer step under DeepSpeed, reduced over the ranks rightly."""
+"""Several backward calls in one optimizer step under DeepSpeed, with correct reduction."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Reduction = Literal["coalesce", "boundary"]
 
 
 def why_not_coalesce(engine: Any) -> str | None:
-    """Return why gradients of this DeepSpeed engine cannot be coalesced, or None where they can."""
+    """Return why gradients of this DeepSpeed engine cannot be coalesced, or None if they can."""
     stage = int(engine.zero_optimization_stage())
     if stage == 0:
         return "ZeRO 0 has no shards to reduce into"
@@ -27,9 +27,9 @@ def why_not_coalesce(engine: Any) -> str | None:
 def choose_reduction(engine: Any, asked: Literal["auto"] | Reduction) -> Reduction:
     """Return how `backward_all` reduces on this DeepSpeed engine.
 
-    `auto` coalesces where that is possible and parameters are fp32: coalesced gradients add up in
-    the dtype of the parameters, shards at a boundary in fp32.
-    Raises ValueError where coalescing was asked for and is not possible.
+    `auto` coalesces if that is possible and the parameters are fp32: coalesced gradients are
+    accumulated in the dtype of the parameters, shards at a boundary in fp32.
+    Raises ValueError if `asked` is `coalesce` and that is not possible.
     """
     reason = why_not_coalesce(engine)
     if asked == "coalesce" and reason is not None:
@@ -43,13 +43,13 @@ def choose_reduction(engine: Any, asked: Literal["auto"] | Reduction) -> Reducti
 
 
 def backward_all(engine: Any, step: CachedStep, reduction: Reduction) -> None:
-    """Run backward on the scalars of a gradient cache, each before the next, as one gradient.
+    """Run backward on every scalar of a gradient cache in order; the gradients are accumulated.
 
-    The first scalar is the loss of the global objectives, if there are any, which reaches their
-    parameters alone; those of the encoders and of local objectives are reached by every other one.
+    If there are global objectives, the first scalar is their loss, which only reaches their own
+    parameters. The other scalars reach those of the encoders and of local objectives.
 
     Plain repeated `engine.backward` keeps only the last scalar's gradient under ZeRO 1 and 2.
-    `coalesce` holds the full gradients of a rank until all are done and reduces them once;
+    `coalesce` holds the full gradients of a rank until the last scalar and reduces them once;
     `boundary` lets ZeRO 2 and 3 reduce every scalar's gradients into the rank's shard (ZeRO 0 and 1
     reduce once, with the last).
     """
@@ -58,7 +58,7 @@ def backward_all(engine: Any, step: CachedStep, reduction: Reduction) -> None:
             coalesced.enter_context(engine.coalesce_grad_reduction())
             for scalar in step:
                 engine.backward(scalar)
-                del scalar  # holds what is left of its graph
+                del scalar  # frees the rest of its graph
             with phase("reduce"):
                 coalesced.close()
         return

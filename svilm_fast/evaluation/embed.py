@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,12 +18,14 @@ from torch import Tensor
 
 from svilm_fast.core.console import Console
 from svilm_fast.data.batch import ClipBatch
-from svilm_fast.data.dataset import ClipDataset
+from svilm_fast.data.dataset import CAPTION_NOTE, ClipDataset
 from svilm_fast.data.errors import DataError
 from svilm_fast.data.samples import StoredFile
 from svilm_fast.data.segments import Segment
 from svilm_fast.models.features import VideoFeatures
 from svilm_fast.models.video_encoder import VideoOutputs
+
+log = logging.getLogger(__name__)
 
 FRAME_SIZE = 96  # pixels of the longer side of a frame that is kept for pictures
 
@@ -69,8 +73,11 @@ class CaptionTable:
             name = video[sample.id] = names.setdefault((sample.video, sample.segment), sample.id)
             rows.setdefault(name, []).extend(range(len(texts), len(texts) + len(sample.captions)))
             texts += sample.captions
-        length = dataset.config.tokenizer.length
+        length, cut_before = dataset.config.tokenizer.length, dataset.tokenizer.truncated
         tokens, mask = dataset.tokenizer.encode_batch(texts, length)
+        cut = dataset.tokenizer.truncated - cut_before
+        if cut and not (dist.is_initialized() and dist.get_rank()):
+            _warn_once(f"data.{dataset.split}, as evaluated: {cut} x {CAPTION_NOTE}")
         return cls(texts, tokens.to(torch.int32), mask, rows, video)
 
 
@@ -249,6 +256,12 @@ def _embed_batch(
         collector.metadata.append(batch.metadata[row] if batch.metadata else {})
     if keep_frames:
         collector.frames.append(small_frames(frames, keep_frames, FRAME_SIZE))
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    """A run evaluates many times; what is true of its data is said once."""
+    log.warning("%s", message)
 
 
 def _captions_of_batch(batch: ClipBatch) -> CaptionTable:

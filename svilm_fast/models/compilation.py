@@ -15,11 +15,11 @@ VARIANTS = 32
 
 
 class NoCompilerError(RuntimeError):
-    """torch.compile cannot work here: what it builds needs a compiler that is not there."""
+    """torch.compile needs a C++ compiler that is not installed."""
 
 
 def compile_blocks(model: nn.Module, device: torch.device) -> int:
-    """Let every transformer block of `model` run compiled in training; returns how many.
+    """Compile every transformer block of `model` for training; returns their number.
 
     Shapes are taken as fixed, so that each distinct one is compiled once, at its first step.
     Raises NoCompilerError where torch's inductor finds none.
@@ -34,7 +34,7 @@ def compile_blocks(model: nn.Module, device: torch.device) -> int:
 
 
 def check_compiler(device: torch.device) -> None:
-    """Raise NoCompilerError, saying what to install, where blocks for `device` cannot be built."""
+    """Raise NoCompilerError, which says what to install, if `device` needs a missing compiler."""
     if device.type == "cpu":
         from torch._inductor.cpp_builder import get_cpp_compiler
         from torch._inductor.exc import InvalidCxxCompiler

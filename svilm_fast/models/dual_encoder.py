@@ -1,4 +1,4 @@
-"""The video encoder and the text encoder, meeting in one space."""
+"""The video encoder and the text encoder, which embed into one space."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from svilm_fast.models.video_encoder import VideoEncoder, VideoOutputs
 
 
 class DualEncoder(nn.Module):
-    """Embeds videos and texts; knows nothing of losses."""
+    """Embeds videos and texts."""
 
     def __init__(
         self, model: ModelConfig, video: VideoConfig, text: TextConfig, *, groups: bool = True

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Assignment(NamedTuple):
-    """Outcome of one grouping block.
+    """Result of one grouping block.
 
     Attributes:
         layer: the layer that the block follows, counted from 1.

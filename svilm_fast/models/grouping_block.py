@@ -40,7 +40,7 @@ class CrossAttention(nn.Module):
 class TokenAssigner(nn.Module):
     """Assigns every token to one group and returns the projected group means.
 
-    Key and value projections are linear in the tokens, so they move to the side of the groups:
+    Key and value projections are linear in the tokens, so they are applied to the groups:
     the op sees W_k^T q and the tokens themselves, and W_v is applied to the pooled tokens. The
     result is that of projecting all L tokens, at G / L of the cost.
     """
@@ -79,7 +79,7 @@ class TokenAssigner(nn.Module):
             eps=ASSIGNMENT_EPS,
         )
         share = assigned.counts / (assigned.counts + ASSIGNMENT_EPS)
-        # Counts are fp32; with bf16 parameters they would lift the values above the next weight.
+        # Counts are fp32: without the cast, values would be fp32 while the next weight is bf16.
         share = share[..., None].to(self.value_bias.dtype)
         values = F.linear(assigned.pooled, self.value_weight) + share * self.value_bias
         return self.output(values), assigned.counts, assigned.index
@@ -122,7 +122,7 @@ class GroupingBlock(nn.Module):
         token_ids: Tensor,
         padding: KeyPadding | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Updates the groups from the tokens; the tokens stay as they are.
+        """Update the groups from the tokens, which are not changed.
 
         Args:
             groups: [b, G, C].

@@ -1,4 +1,4 @@
-"""What the model is given: clips, captions and nouns of a local batch."""
+"""The model's inputs: clips, captions and nouns of a local batch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from svilm_fast.core.philox import StepSeeds
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """Tensors of b samples; what an objective of weight 0 would read may be None.
+    """Tensors of b samples; tensors that no active objective reads may be None.
 
     Attributes:
         frames: uint8 [b, F, H, W, 3], the clips as they are.
@@ -43,7 +43,7 @@ class ModelInputs:
         return len(self.text_tokens)
 
     def rows(self, rows: slice) -> ModelInputs:
-        """The inputs of some samples, as views of these."""
+        """Return the inputs of some samples, as views."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         seeds = values.pop("seeds")
         if seeds is not None:
@@ -54,7 +54,7 @@ class ModelInputs:
         return ModelInputs(**taken, seeds=seeds)
 
     def split(self, size: int) -> list[ModelInputs]:
-        """Parts of `size` samples in order, the last one with what is left; views.
+        """Split into consecutive parts of `size` samples, as views; the last may be smaller.
 
         Raises ValueError for a size below 1.
         """

@@ -1,4 +1,4 @@
-"""Where a parameter stands in its tower, read from its name: embedding, layer or head."""
+"""The place of a parameter in its tower, from its name: embedding, layer or head."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def tower_depths(names: Iterable[str]) -> dict[str, int]:
 
 
 def place_of(name: str, depths: dict[str, int]) -> TowerLevel | None:
-    """Return where the parameter of a dotted name stands; None outside both towers.
+    """Return the place of a parameter by its dotted name; None outside both towers.
 
     Raises ValueError for a parameter of a tower that belongs to no known part, so that a new part
     cannot be forgotten here.

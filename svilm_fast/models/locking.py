@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from svilm_fast.models.config import Lock
+from svilm_fast.models.config import Lock, TextConfig, VideoConfig
 from svilm_fast.models.layers import place_of, tower_depths
 
 
@@ -19,6 +19,11 @@ def locked_levels(lock: Lock, depth: int) -> int:
     if isinstance(lock, bool):
         return depth + 2 if lock else 0
     return depth + 1 - lock
+
+
+def trained_layers(config: VideoConfig | TextConfig) -> int:
+    """Return how many transformer layers of a tower are trained; they are its last ones."""
+    return min(config.depth, max(0, config.depth + 1 - locked_levels(config.lock, config.depth)))
 
 
 def lock_towers(encoder: nn.Module, locks: dict[str, Lock]) -> None:

@@ -11,7 +11,7 @@ from svilm_fast.core.philox import Site, StepSeeds, uniform, uniform4
 
 # Both encoders draw from the same sites; the text encoder's layers are counted from here.
 TEXT_LAYER_OFFSET = 1024
-# Attention and MLP of a layer draw apart.
+# Attention and MLP of a layer use different streams.
 BRANCHES = 2
 
 
@@ -51,7 +51,7 @@ class ResidualNoise:
 def residual_noise(
     seeds: StepSeeds | None, layer: int, drop_path: float, dropout: float
 ) -> ResidualNoise | None:
-    """None where nothing is random, so that rates of 0 cost nothing."""
+    """Return None if nothing is random, so that rates of 0 cost nothing."""
     if seeds is None or (drop_path == 0 and dropout == 0):
         return None
     return ResidualNoise(seeds, layer, drop_path, dropout)
@@ -63,7 +63,7 @@ def drop_path_rates(last: float, depth: int) -> list[float]:
 
 
 def noun_seeds(seeds: StepSeeds, num_nouns: int) -> StepSeeds:
-    """Seeds of the [b * K] noun sequences, apart from each other and from the caption's."""
+    """Return seeds of the [b * K] noun sequences, different from each other and the caption's."""
     # An odd multiplier spreads the noun's number over all 64 bits; int64 wraps on purpose.
     numbers = torch.arange(1, num_nouns + 1, device=seeds.keys.device) * 0x9E3779B97F4A7C1
     return StepSeeds(seeds.run_seed, seeds.step, (seeds.keys[:, None] + numbers).flatten())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -30,3 +32,25 @@ def masked_mean(tokens: Tensor, mask: Tensor | None) -> Tensor:
         return tokens.mean(dim=1)
     weights = mask.to(tokens.dtype)[..., None]
     return (tokens * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1.0)
+
+
+@dataclass(frozen=True)
+class ElementSizes:
+    """Bytes of an element: of parameters, the residual stream and operands of products."""
+
+    parameter: int
+    stream: int
+    compute: int
+
+    @property
+    def copies_weights(self) -> bool:
+        """Whether products use copies of the weights, which are kept for backward."""
+        return self.parameter != self.compute
+
+
+# By `training.precision`.
+ELEMENT_SIZES = {
+    "fp32": ElementSizes(4, 4, 4),
+    "bf16_autocast": ElementSizes(4, 4, 2),
+    "bf16": ElementSizes(2, 2, 2),
+}

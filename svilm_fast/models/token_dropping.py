@@ -1,4 +1,4 @@
-"""Which video tokens are kept: balanced random choices that a sample's seed decides."""
+"""Selects the video tokens to keep: balanced random choices from a sample's seed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def select_tokens(
     pattern: str = "random",
     rate_max: float | None = None,
 ) -> TokenSelection:
-    """Draws the tokens that stay; every clip keeps equally many unless `rate_max` is given.
+    """Select the tokens to keep, the same number for every clip unless `rate_max` is given.
 
     Patterns: `random` draws from all tokens; `spatial_uniform` keeps equally many (up to one) at
     every place; `temporal_uniform` at every time; `stratified` in every 2 x 2 x 2 cell; `tube`
@@ -73,13 +73,13 @@ def select_tokens(
         return TokenSelection(order.sort(dim=1).values, None)
     counts = _drawn_counts(seeds, grid, rate, rate_max, pattern)
     mask = torch.arange(kept, device=seeds.device) < counts[:, None]
-    # Fillers sort behind every kept token.
+    # Fillers sort after every kept token.
     shifted = torch.where(mask, order, order + total).sort(dim=1).values
     return TokenSelection(shifted % total, shifted < total)
 
 
 def _scores(seeds: Tensor, grid: Grid, pattern: str) -> Tensor:
-    """float64 [b, L]; the tokens with the smallest scores stay."""
+    """float64 [b, L]; the tokens with the smallest scores are kept."""
     total = math.prod(grid)
     strata, sizes = _strata(grid, pattern, seeds.device)
     drawn = uniform(seeds, torch.arange(total + len(sizes), device=seeds.device)).double()

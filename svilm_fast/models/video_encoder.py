@@ -23,7 +23,7 @@ from svilm_fast.models.tubelet_embedding import TubeletEmbedding
 
 @dataclass(frozen=True)
 class VideoOutputs:
-    """Which outputs a call needs besides the video embedding; what is left out is not computed."""
+    """Which outputs a call needs besides the video embedding; the others are not computed."""
 
     groups: bool = True
     segments: bool = True
@@ -49,7 +49,7 @@ class VideoEncoder(nn.Module):
     """Clips to video, segment and group embeddings.
 
     The sequence is [video tokens, group tokens, class token (pool=class_token)]. Group tokens
-    attend jointly with the video tokens; a grouping block replaces the group tokens alone, so that
+    attend jointly with the video tokens; a grouping block replaces only the group tokens, so
     the video tokens reach the last layer.
     """
 
@@ -150,7 +150,7 @@ class VideoEncoder(nn.Module):
     ) -> tuple[Tensor, tuple[Assignment, ...]]:
         batch, length, _ = states.shape
         extra = length - ids.shape[1]
-        # Extra tokens draw their noise with counters behind those of all video tokens.
+        # The noise counters of extra tokens follow those of all video tokens.
         extra_ids = self.config.num_tokens + torch.arange(extra, device=ids.device)
         counters = torch.cat([ids, extra_ids.expand(batch, -1)], dim=1)
         padding = token_padding = None
@@ -175,7 +175,7 @@ class VideoEncoder(nn.Module):
     def _groups_after(self, layer: int, outputs: VideoOutputs) -> bool:
         if not self.num_groups or str(layer) not in self.grouping_blocks:
             return False
-        # Behind the last layer only the group embeddings read the groups.
+        # After the last layer only the group embeddings read the groups.
         read_later = layer < self.config.depth or self.config.pool == "groups"
         return read_later or outputs.groups
 
@@ -261,7 +261,7 @@ def _scaled(embeddings: Tensor, unit: bool) -> Tensor:
 
 
 def _embedded_ids(selection: TokenSelection, frames: Tensor, config: VideoConfig) -> Tensor:
-    """One row of ids where all tokens stay, so that the embedding need not gather pixels."""
+    """One row of ids where all tokens stay, so that the embedding does not gather pixels."""
     if selection.ids.shape[1] == config.num_tokens:
         return torch.arange(config.num_tokens, device=frames.device)
     return selection.ids

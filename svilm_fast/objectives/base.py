@@ -1,7 +1,7 @@
-"""What an objective is: its settings, which declare it, its module, and the registry.
+"""The interface of an objective (settings and module), and the registry.
 
-A new objective is one file with a subclass of each class here and one line in
-`objectives/__init__.py`; docs/adding-an-objective.md shows one.
+A new objective is one file with a subclass of each class here, and one line in
+`objectives/__init__.py` or an entry point of its package; docs/adding-an-objective.md shows one.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from svilm_fast.core.errors import ConfigError
+from svilm_fast.core.plugins import OBJECTIVES_GROUP, find_plugin, plugin_names
 from svilm_fast.core.settings import Settings, Weight
 from svilm_fast.models.config import ModelConfig, TextConfig, VideoConfig
 from svilm_fast.objectives.cost import Cost, Shapes
@@ -28,7 +30,7 @@ WEIGHT = "factor on this loss in the sum; 0 removes the loss and its cost"
 
 
 class SharedSettings(Protocol):
-    """What all objectives share: bound of temporary memory in bytes, dtype of products."""
+    """Settings of all objectives: bound of temporary memory in bytes, dtype of products."""
 
     @property
     def workspace(self) -> int | None: ...
@@ -68,10 +70,10 @@ class Metric:
 
 
 class ObjectiveConfig(Settings):
-    """Settings of one objective. Everything but the loss itself follows from them.
+    """Settings of one objective, which declare everything except the loss itself.
 
-    A subclass gives `kind` its own literal and default, and is registered under it. All that is
-    not a module asks these methods: inputs, planner, FLOPs, progress line, report.
+    A subclass gives `kind` its own literal and default, and is registered under it. Inputs,
+    planner, FLOPs, progress line and report call these methods.
 
     Attributes:
         scope: "local": the loss is the mean over its samples and no sample sees another, so it runs
@@ -86,7 +88,7 @@ class ObjectiveConfig(Settings):
     weight: Weight = Field(1.0, description=WEIGHT)
 
     def reads(self) -> Reads:
-        """What forward takes from `Features`; nothing else is computed."""
+        """Return what forward takes from `Features`; nothing else is computed."""
         raise NotImplementedError
 
     def build(self, name: str, blocks: HasBlocks) -> Objective:
@@ -94,41 +96,41 @@ class ObjectiveConfig(Settings):
         raise NotImplementedError
 
     def cost(self, shapes: Shapes) -> Cost:
-        """FLOPs, bytes and collectives of a step, without those of the encoders."""
+        """Return the FLOPs, bytes and collectives of a step, without those of the encoders."""
         raise NotImplementedError
 
     def check(self, name: str, blocks: HasBlocks) -> None:
-        """Raise ValueError where the model cannot serve these settings."""
+        """Raise ValueError if the model does not support these settings."""
 
     def without_blending(self, name: str) -> str | None:
-        """The setting with which the objective needs no blended clips; None where it reads none."""
+        """Return the override that avoids blended clips; None if the objective reads none."""
         return f"objectives.{name}.weight=0" if "blended" in self.reads().views else None
 
     def attention_heads(self, blocks: HasBlocks) -> list[int]:
-        """Head widths of attention inside the objective, which has padding."""
+        """Return the head widths of padded attention inside the objective."""
         return []
 
     def metrics(self, name: str) -> dict[str, Metric]:
-        """The metrics of forward that people are shown, in that order."""
+        """Return how metrics of forward are displayed, in that order."""
         return {}
 
     def facts(self, name: str) -> dict[str, str]:
-        """Settings that the report lists, with words for them."""
+        """Return the settings that the report lists, with their labels."""
         return {"weight": f"weight of {name}"}
 
     def picture_note(self, name: str, feature: Feature) -> str | None:
-        """What the report must say beside a picture of a feature that this objective trained."""
+        """Return the report's note for a picture of a feature that this objective trains."""
         return None
 
     def noun_sharpness(self, name: str, logged: Mapping[str, float]) -> float | None:
-        """Sharpness with which a picture compares nouns with groups; None: it has none.
+        """Return the softmax sharpness for pictures of nouns and groups, or None.
 
         logged: the last value of every metric.
         """
         return None
 
     def segment_temperature(self) -> float | None:
-        """Temperature with which a picture assigns segments to two centres; None: it has none."""
+        """Return the temperature for pictures of segments and their two centroids, or None."""
         return None
 
 
@@ -154,7 +156,7 @@ class Objective(nn.Module):
 
 
 def operand(embeddings: Tensor, products: Products) -> Tensor:
-    """Embeddings as the products over all pairs take them (`objectives.products`)."""
+    """Cast embeddings for the products over all pairs, as `objectives.products` says."""
     kind = embeddings.device.type
     if products == "fp32" or not torch.is_autocast_enabled(kind):
         return embeddings
@@ -165,7 +167,35 @@ KINDS: dict[str, type[ObjectiveConfig]] = {}
 
 
 def register(kind: type[ObjectiveConfig]) -> None:
-    """Make an objective known under its `kind`; raises ValueError where another class has it."""
+    """Register an objective under its `kind`; raises ValueError if another class has it."""
     name = str(kind.model_fields["kind"].default)
     if KINDS.setdefault(name, kind) is not kind:
         raise ValueError(f"objective kind {name!r} is registered as {KINDS[name].__qualname__}")
+
+
+def kind_names() -> list[str]:
+    """Return the registered kinds, then those that only installed packages announce."""
+    return list(dict.fromkeys([*KINDS, *plugin_names(OBJECTIVES_GROUP)]))
+
+
+def kind_class(name: str) -> type[ObjectiveConfig] | None:
+    """Return the settings class of a registered or announced kind; None for an unknown one.
+
+    An announced class is imported and registered here. Raises ConfigError where it is not a
+    subclass of ObjectiveConfig with this kind.
+    """
+    if name in KINDS:
+        return KINDS[name]
+    setting = f"objectives.{name}"
+    point = find_plugin(OBJECTIVES_GROUP, name, setting)
+    if point is None:
+        return None
+    found = point.load()
+    is_settings = isinstance(found, type) and issubclass(found, ObjectiveConfig)
+    if not (is_settings and found.model_fields["kind"].default == name):
+        raise ConfigError(
+            f"{setting}: {name!r} ({point.value}) is no subclass of "
+            f"svilm_fast.objectives.base.ObjectiveConfig with the default kind {name!r}"
+        )
+    register(found)
+    return found

@@ -25,18 +25,20 @@ from svilm_fast.objectives.base import (
     ObjectiveConfig,
     Products,
     Scope,
+    kind_class,
+    kind_names,
 )
 from svilm_fast.objectives.contrast import ContrastConfig
 from svilm_fast.objectives.features import Reads
 from svilm_fast.objectives.grounding import GroundingConfig
 from svilm_fast.objectives.temporal import TemporalConfig
 
-# Attributes of the module that holds the objectives under their names.
+# Names that an objective cannot have: attributes of the module that holds the objectives.
 TAKEN = frozenset({*dir(nn.Module()), "active", "modules_by_name", "local_terms"})
 
 
 def _member(value: Any) -> Any:
-    """A member of the union of all registered objectives, which `kind` tells apart."""
+    """Validate a member of the union of all objectives; its `kind` selects the class."""
     if not isinstance(value, dict):
         return value
     return KINDS[value["kind"]].model_validate(value)
@@ -45,7 +47,7 @@ def _member(value: Any) -> Any:
 class ObjectivesConfig(Settings):
     """The objectives by name; a weight of 0 removes the cost of its objective.
 
-    Those of S-ViLM are on by default. Further ones are keys of their own: the name of a registered
+    Those of S-ViLM are on by default. Further ones are keys of their own: the name of a
     kind, or any other name with `kind: NAME` among its settings.
     """
 
@@ -59,27 +61,27 @@ class ObjectivesConfig(Settings):
         None,
         description="bound of a loss's temporary memory; null: the op's own; auto: by svilm plan",
     )
-    # docs/decisions/0003-loss-products.md: fp32 costs below 3 % of a step up to some 10^5 pairs.
+    # docs/decisions/0003-loss-products.md: fp32 costs under 3 % of a step up to about 10^5 pairs.
     products: Products = Field(
         "fp32", description="autocast rounds embeddings to its dtype for the losses over all pairs"
     )
 
     @classmethod
     def known_keys(cls) -> list[str]:
-        """The fields, and every registered kind."""
-        return list(dict.fromkeys([*cls.model_fields, *KINDS]))
+        """The fields, and every kind."""
+        return list(dict.fromkeys([*cls.model_fields, *kind_names()]))
 
     @classmethod
     def block_at(cls, key: str, value: Any) -> type[Settings] | None:
-        """The settings class of a key that is no field."""
+        """Return the settings class of an objective that is not a field, or None."""
         kind = value.get("kind", key) if isinstance(value, Mapping) else key
-        return KINDS.get(kind) if isinstance(kind, str) else None
+        return kind_class(kind) if isinstance(kind, str) else None
 
     @classmethod
     def problem_of(cls, key: str, value: Any) -> str:
-        """What is wrong with an objective whose kind is not known, and the nearest key."""
+        """Describe the unknown kind of an objective, with the nearest known one."""
         if isinstance(value, Mapping) and "kind" in value:
-            path, asked, known = f"objectives.{key}.kind", str(value["kind"]), list(KINDS)
+            path, asked, known = f"objectives.{key}.kind", str(value["kind"]), kind_names()
             what = f"{path}: there is no objective {asked!r}"
         else:
             path, asked, known = "", key, cls.known_keys()
@@ -94,7 +96,7 @@ class ObjectivesConfig(Settings):
     @model_validator(mode="before")
     @classmethod
     def _say_the_kind(cls, values: Any) -> Any:
-        """Give every objective that is no field its `kind`, or refuse it."""
+        """Add the `kind` that the key implies; refuse unknown kinds and invalid names."""
         if not isinstance(values, dict):
             return values
         filled = dict(values)
@@ -112,7 +114,7 @@ class ObjectivesConfig(Settings):
 
     @model_serializer(mode="wrap")
     def _without_implied_kinds(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """As it is written: a key that is the name of a kind says it already."""
+        """Leave out a `kind` that the key implies."""
         tree = dump(self)
         for name, value in tree.items():
             if isinstance(value, dict) and value.get("kind") == name:
@@ -125,17 +127,17 @@ class ObjectivesConfig(Settings):
         return None if self.workspace_bytes == "auto" else self.workspace_bytes
 
     def all(self) -> dict[str, ObjectiveConfig]:
-        """Every objective by name, those of weight 0 too: S-ViLM's, then further ones in order."""
+        """Return every objective by name, including weight 0: S-ViLM's first, then the others."""
         found = {name: getattr(self, name) for name in type(self).model_fields}
         found |= self.model_extra or {}
         return {name: value for name, value in found.items() if isinstance(value, ObjectiveConfig)}
 
     def active_first(self) -> dict[str, ObjectiveConfig]:
-        """Every objective by name, those of a weight above 0 before the others."""
+        """Return every objective by name, those with a weight above 0 first."""
         return self.active() | self.all()
 
     def active(self, scope: Scope | None = None) -> dict[str, ObjectiveConfig]:
-        """The objectives whose weight is above 0, of one scope or of both."""
+        """Return the objectives with a weight above 0, of one scope or of both."""
         return {
             name: objective
             for name, objective in self.all().items()
@@ -143,14 +145,14 @@ class ObjectivesConfig(Settings):
         }
 
     def reads(self, scope: Scope | None = None) -> Reads:
-        """What the active objectives read together."""
+        """Return the union of what the active objectives read."""
         together = Reads()
         for objective in self.active(scope).values():
             together |= objective.reads()
         return together
 
     def metrics(self) -> dict[str, Metric]:
-        """What is shown of the active objectives: their losses, then their other metrics."""
+        """Return the displayed metrics of the active objectives: losses first."""
         active = self.active()
         found = {f"loss_{name}": Metric(name, "Loss parts", name) for name in active}
         for name, objective in active.items():
@@ -158,7 +160,7 @@ class ObjectivesConfig(Settings):
         return found
 
     def check(self, blocks: HasBlocks) -> None:
-        """Raise ValueError where nothing is trained, or the model cannot serve an objective."""
+        """Raise ValueError if all weights are 0 or the model does not support an objective."""
         if not self.active():
             raise ValueError("all objective weights are 0: set at least one above 0")
         for name, objective in self.active().items():
@@ -167,7 +169,7 @@ class ObjectivesConfig(Settings):
             for missing, read in (("crops", "crops" in reads.views), ("teacher", reads.teacher)):
                 if read:
                     raise ValueError(
-                        f"objectives.{name} reads {missing}, which no data or model gives yet: set "
+                        f"objectives.{name} reads {missing}, which is not available yet: set "
                         f"objectives.{name}.weight=0"
                     )
 

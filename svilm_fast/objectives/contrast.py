@@ -55,20 +55,18 @@ class ContrastConfig(ObjectiveConfig):
         return self
 
     def reads(self) -> Reads:
-        """Videos and captions."""
         return Reads.of(self.video, "video", texts=True)
 
     def build(self, name: str, blocks: HasBlocks) -> Objective:
-        """The module; owns its scale."""
         objectives = blocks.objectives
         return ContrastObjective(self, objectives.workspace, objectives.products, name)
 
     def without_blending(self, name: str) -> str | None:
-        """Clean clips serve as well."""
+        """The same objective can read clean clips instead."""
         return f"objectives.{name}.video=clean" if self.video == "blended" else None
 
     def cost(self, shapes: Shapes) -> Cost:
-        """Dot products of all videos with all captions, computed again in backward."""
+        """Dot products of all videos with all captions, recomputed in backward."""
         pairs, local, width = shapes.global_batch, shapes.local_batch, shapes.embed_dim
         flops = pairwise_flops(shapes, pairs, pairs)
         columns = pairs // slices(shapes, width)
@@ -86,7 +84,6 @@ class ContrastConfig(ObjectiveConfig):
         )
 
     def metrics(self, name: str) -> dict[str, Metric]:
-        """Accuracy inside the local batch, and the scale."""
         accuracy, scales = "Accuracy in the batch, %", "Scales"
         names, own = metric_names(name), "" if name == self.kind else f"{name} "
         return {
@@ -96,7 +93,6 @@ class ContrastConfig(ObjectiveConfig):
         }
 
     def facts(self, name: str) -> dict[str, str]:
-        """Its weight."""
         return {"weight": "weight of global contrast" if name == self.kind else f"weight of {name}"}
 
 
@@ -152,7 +148,7 @@ class ContrastObjective(Objective):
 
 
 def metric_names(name: str) -> tuple[str, str]:
-    """Names of both accuracies; those of an objective under another name carry it."""
+    """Return the names of both accuracies, with the objective's name unless it is `contrast`."""
     end = "" if name == "contrast" else f"_{name}"
     return f"accuracy_v2t{end}", f"accuracy_t2v{end}"
 

@@ -9,13 +9,14 @@ from svilm_fast.kernels.slices import MAX_SLICES, SLICE_BYTES
 from svilm_fast.models.flops import Flops
 
 FP32 = 4
+CollectiveKind = Literal["all_gather", "reduce_scatter", "all_reduce"]
 NO_FLOPS = Flops()
-DESCRIPTION_BYTES = 512  # kernels.collectives.check_equal_calls gathers so much from every rank
+DESCRIPTION_BYTES = 512  # gathered from every rank by kernels.collectives.check_equal_calls
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """Sizes that a cost follows from.
+    """Sizes that determine a cost.
 
     Attributes:
         global_batch: B, pairs of a step over all ranks.
@@ -50,10 +51,10 @@ class Shapes:
 
 @dataclass(frozen=True)
 class Sent:
-    """`calls` collectives of one kind with `size` bytes in all; what: the tensor."""
+    """`calls` collectives of one kind with `size` bytes in total; what: the tensor."""
 
     what: str
-    kind: Literal["all_gather", "reduce_scatter", "all_reduce"]
+    kind: CollectiveKind
     size: float
     calls: int
 
@@ -64,9 +65,9 @@ class Cost:
 
     Attributes:
         flops: forward and backward over the global batch.
-        recomputed: FLOPs over the global batch that backward computes again.
-        kept: bytes on one rank from forward to backward, beside the features.
-        workspace: bytes on one rank inside forward or backward alone.
+        recomputed: FLOPs over the global batch that backward recomputes.
+        kept: bytes on one rank from forward to backward, without the features.
+        workspace: temporary bytes on one rank inside forward or backward.
         sent: its collectives.
     """
 
@@ -99,7 +100,7 @@ def gathered_bytes(shapes: Shapes, width: int) -> float:
 def gathered_rows(shapes: Shapes, what: str, width: int, *between: Sent) -> tuple[Sent, ...]:
     """Collectives of a symmetric InfoNCE over all ranks that gathers `what`; none for one rank.
 
-    between: what else is gathered, after the check of the calls.
+    between: further collectives, after the check of the calls.
     """
     if shapes.world_size == 1:
         return ()

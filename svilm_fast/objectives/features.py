@@ -1,4 +1,4 @@
-"""What objectives read of a batch: a declaration of it, and the tensors themselves."""
+"""What objectives read of a batch: the declaration (`Reads`) and the tensors (`Features`)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from svilm_fast.models.config import VideoConfig
 from svilm_fast.models.features import VideoFeatures
 from svilm_fast.models.video_encoder import VideoOutputs
 
@@ -59,6 +60,11 @@ class Reads:
         """Whether the feature is read of any view."""
         return any(read == feature for _, read in self.video)
 
+    def uses_groups(self, video: VideoConfig) -> bool:
+        """Whether a video encoder that serves these reads has group tokens."""
+        needed = self.reads_feature("groups") or video.pool == "groups"
+        return video.num_groups > 0 and (needed or video.grouping.in_encoder == "always")
+
     def outputs(self, view: View) -> VideoOutputs:
         """What the video encoder has to compute of a view, besides the video embedding."""
         read = self.features_of(view)
@@ -68,7 +74,7 @@ class Reads:
 
 
 class ViewFeatures(NamedTuple):
-    """Features of one view of b clips; see `VideoFeatures`. What nobody reads is None."""
+    """Features of one view of b clips; see `VideoFeatures`. What no objective reads is None."""
 
     video: Tensor | None = None
     groups: Tensor | None = None
@@ -80,7 +86,7 @@ class ViewFeatures(NamedTuple):
 
     @classmethod
     def of(cls, found: VideoFeatures, read: set[Feature]) -> ViewFeatures:
-        """The part of an encoder's output that is read."""
+        """Keep the part of an encoder's output that is read."""
         return cls(*(getattr(found, name) for name in cls._fields)).only(read)
 
     def only(self, read: set[Feature]) -> ViewFeatures:
@@ -92,7 +98,7 @@ class ViewFeatures(NamedTuple):
 
 
 class LocalTerms(NamedTuple):
-    """Of the local objectives, meaned over b samples: weighted losses in all, and metrics (0-dim).
+    """Sum of the weighted local losses and their metrics (0-dim), averaged over b samples.
 
     loss: with graph where gradients are on. metrics: detached.
     """
@@ -113,7 +119,7 @@ class Features(NamedTuple):
         paste_mask: bool [b, T], true where a segment of the blended clip is the clip's own.
         pair_ids: int64 [b], equal for clips that were blended with each other.
         empty_groups: fp32 [b], share of a clip's groups without a token; no gradient.
-        local: what the local objectives made of these samples.
+        local: losses and metrics of the local objectives for these samples.
     """
 
     clean: ViewFeatures | None = None
@@ -127,16 +133,16 @@ class Features(NamedTuple):
     local: LocalTerms | None = None
 
     def view(self, view: View) -> ViewFeatures:
-        """The features of a view, all of them None where nothing is read of it."""
+        """Return the features of a view; all are None if nothing is read of it."""
         found: ViewFeatures | None = getattr(self, view, None)
         return ViewFeatures() if found is None else found
 
     def read(self, view: View, feature: str) -> Tensor:
-        """A feature or mask of a view; raises ValueError where it is missing."""
+        """Return a feature or mask of a view; raises ValueError if it is missing."""
         return required(getattr(self.view(view), feature), f"{view}.{feature}")
 
     def only(self, reads: Reads) -> Features:
-        """The features in `reads`; masks and ids of the samples stay."""
+        """Keep only the features in `reads`, and all masks and ids."""
         clean, blended = self.clean, self.blended
         return self._replace(
             clean=None if clean is None else clean.only(reads.features_of("clean")),
@@ -146,7 +152,7 @@ class Features(NamedTuple):
         )
 
     def differentiable(self) -> Iterator[Tensor]:
-        """The tensors that the encoders' gradient passes through, always in the same order."""
+        """Yield the tensors that pass gradients to the encoders, always in the same order."""
         views = [view for view in (self.clean, self.blended) if view is not None]
         found = [view.video for view in views] + [self.texts]
         found += [view.groups for view in views] + [self.nouns]
@@ -155,9 +161,9 @@ class Features(NamedTuple):
 
     @staticmethod
     def joined(parts: Sequence[Features], shares: Sequence[float]) -> Features:
-        """The features of a batch from those of its parts, in order.
+        """Concatenate the features of consecutive parts of a batch.
 
-        shares: of the batch's samples, by part. `local` is weighted by them.
+        shares: each part's share of the samples, which weights its `local`.
         """
         bare = _concatenated([part._replace(local=None) for part in parts])
         terms = [part.local for part in parts if part.local is not None]
@@ -175,7 +181,7 @@ class Features(NamedTuple):
 
 
 def required(tensor: Tensor | None, name: str) -> Tensor:
-    """The tensor; raises ValueError where it is None."""
+    """Return the tensor; raises ValueError if it is None."""
     if tensor is None:
         raise ValueError(f"an active objective reads `{name}` of the features, which is missing")
     return tensor
@@ -186,7 +192,7 @@ def _weighted(values: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
 
 
 def _concatenated(values: Sequence[Any]) -> Any:
-    """Tensors joined along their first axis, inside named tuples; None stays None."""
+    """Concatenate tensors, also inside named tuples, along their first axis; None stays None."""
     if values[0] is None:
         return None
     if isinstance(values[0], Tensor):

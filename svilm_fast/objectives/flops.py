@@ -8,7 +8,6 @@ from svilm_fast.models.flops import Flops, encoded_tokens, text_flops, video_flo
 from svilm_fast.objectives.base import Scope
 from svilm_fast.objectives.config import ModelBlocks
 from svilm_fast.objectives.cost import Shapes
-from svilm_fast.objectives.svilm import uses_groups
 
 
 @dataclass(frozen=True)
@@ -16,7 +15,7 @@ class StepFlops:
     """FLOPs of a step over the global batch, by part.
 
     local: the part of `objectives` that runs with the encoders. recomputed: what the objectives'
-    backward computes again, which is no part of the total.
+    backward recomputes, which the total excludes.
     """
 
     video: Flops
@@ -55,7 +54,7 @@ def step_flops(
             config.video,
             embed_dim,
             tokens=encoded_tokens(config.video),
-            groups=uses_groups(config),
+            groups=reads.uses_groups(config.video),
             outputs=reads.outputs(view),
         )
     if reads.texts:
@@ -89,7 +88,7 @@ def shapes_of(
     on_gpu: bool = False,
     workspace_bytes: int | None = None,
 ) -> Shapes:
-    """Sizes that the costs of the objectives follow from; see `Shapes`.
+    """Return the sizes that determine the costs of the objectives.
 
     local_batch: pairs that an objective sees at once; None: those of the global batch.
     """

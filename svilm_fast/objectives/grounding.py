@@ -47,7 +47,7 @@ WORKSPACE = {True: 256 << 20, False: 64 << 20}
 class BetaConfig(Settings):
     """Sharpness of the softmax over groups, clamped to [0, 60] in forward."""
 
-    # docs/decisions/0002-grounding-beta.md: 3 learns as well as any, 10 and above get stuck.
+    # docs/decisions/0002-grounding-beta.md: none learns better than 3; 10 and above get stuck.
     initial: float = Field(
         3.0, ge=0.0, le=60.0, description="beta at the start, for similarity=softmax"
     )
@@ -70,11 +70,9 @@ class GroundingConfig(ObjectiveConfig):
     mlp_hidden: Size = Field(64, description="hidden width of similarity=mlp")
 
     def reads(self) -> Reads:
-        """Groups and nouns."""
         return Reads.of(self.video, "groups", nouns=True)
 
     def build(self, name: str, blocks: HasBlocks) -> Objective:
-        """The module; owns its scale, its sharpness and what a learned similarity needs."""
         objectives = blocks.objectives
         return GroundingObjective(
             self,
@@ -86,7 +84,7 @@ class GroundingConfig(ObjectiveConfig):
         )
 
     def check(self, name: str, blocks: HasBlocks) -> None:
-        """There is no grounding without group tokens."""
+        """Refuse a model without group tokens."""
         if blocks.video.num_groups == 0:
             raise ValueError(
                 f"the {name} objective needs group tokens: set video.num_groups above 0, or "
@@ -94,11 +92,11 @@ class GroundingConfig(ObjectiveConfig):
             )
 
     def without_blending(self, name: str) -> str | None:
-        """Clean clips serve as well."""
+        """The same objective can read clean clips instead."""
         return f"objectives.{name}.video=clean" if self.video == "blended" else None
 
     def cost(self, shapes: Shapes) -> Cost:
-        """Dot products of all nouns with all groups, computed again in backward.
+        """Dot products of all nouns with all groups, recomputed in backward.
 
         Kept are the scores [b, B] and what their symmetric InfoNCE makes of them. Over ranks: the
         scores, their slices before they are joined, the logits and a temporary in fp32, and a mask.
@@ -125,7 +123,6 @@ class GroundingConfig(ObjectiveConfig):
         )
 
     def metrics(self, name: str) -> dict[str, Metric]:
-        """Scale and sharpness."""
         short = "g.scale" if name == self.kind else f"{name} scale"
         return {
             f"scale_{name}": Metric(short, "Scales", name),
@@ -133,11 +130,11 @@ class GroundingConfig(ObjectiveConfig):
         }
 
     def noun_sharpness(self, name: str, logged: Mapping[str, float]) -> float:
-        """beta: the last in the log, else as it starts."""
+        """Return the last logged beta, or its initial value."""
         return logged.get(f"beta_{name}", self.beta.initial)
 
     def picture_note(self, name: str, feature: Feature) -> str | None:
-        """Other similarities have no softmax to draw."""
+        """Explain that a similarity without a softmax has no picture of its own."""
         if feature != "groups" or self.similarity == "softmax":
             return None
         return (
@@ -147,7 +144,6 @@ class GroundingConfig(ObjectiveConfig):
         )
 
     def facts(self, name: str) -> dict[str, str]:
-        """Its weight and its similarity."""
         return super().facts(name) | {"similarity": f"{name} similarity"}
 
 

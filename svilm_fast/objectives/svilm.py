@@ -22,18 +22,17 @@ FRAMES_OF = {"clean": "frames", "blended": "blended"}
 class SViLM(nn.Module):
     """Structured video-language pre-training (arXiv 2303.16341).
 
-    `forward` is `objective(embed(inputs))`; a gradient cache calls the two halves itself. What is
-    computed follows from what the active objectives read.
+    `forward` is `objective(embed(inputs))`; a gradient cache calls the two halves separately. Only
+    what the active objectives read is computed.
     """
 
     def __init__(self, config: ModelBlocks) -> None:
         super().__init__()
         self.reads = config.objectives.reads()
         self.global_reads = config.objectives.reads("global")
-        self.noisy = _is_noisy(config, uses_groups(config))
-        self.encoder = DualEncoder(
-            config.model, config.video, config.text, groups=uses_groups(config)
-        )
+        groups = self.reads.uses_groups(config.video)
+        self.noisy = _is_noisy(config, groups)
+        self.encoder = DualEncoder(config.model, config.video, config.text, groups=groups)
         self.objectives = Objectives(config)
 
     def forward(self, inputs: ModelInputs) -> StepOutput:
@@ -46,7 +45,7 @@ class SViLM(nn.Module):
             return StepOutput(*self.objectives(features))
 
     def embed(self, inputs: ModelInputs) -> Features:
-        """What the global objectives read, and the terms of the local ones.
+        """Return what the global objectives read, and the terms of the local ones.
 
         No sample sees another.
         """
@@ -84,7 +83,7 @@ class SViLM(nn.Module):
         return self.encoder.encode_video(frames, inputs.seeds, self.reads.outputs(view))
 
     def _embed_texts(self, inputs: ModelInputs) -> tuple[Tensor | None, Tensor | None]:
-        """Captions and prompted nouns, in one call of the text encoder."""
+        """Embed captions and prompted nouns in one call of the text encoder."""
         sets = []
         if self.reads.texts:
             sets.append(TextSequences(inputs.text_tokens, inputs.text_mask, inputs.seeds))
@@ -99,18 +98,11 @@ class SViLM(nn.Module):
 
 
 def build_model(config: ModelBlocks) -> SViLM:
-    """Builds the model that the blocks `model`, `video`, `text` and `objectives` describe.
+    """Build the model that the blocks `model`, `video`, `text` and `objectives` describe.
 
     Draws initial weights from torch's generator; under `torch.device("meta")` nothing is allocated.
     """
     return SViLM(config)
-
-
-def uses_groups(config: ModelBlocks) -> bool:
-    """Whether group tokens are part of the video encoder."""
-    video = config.video
-    needed = config.objectives.reads().reads_feature("groups") or video.pool == "groups"
-    return video.num_groups > 0 and (needed or video.grouping.in_encoder == "always")
 
 
 def _is_noisy(config: ModelBlocks, groups: bool) -> bool:
@@ -132,7 +124,7 @@ def _noun_sequences(inputs: ModelInputs) -> TextSequences:
 
 
 def _empty_groups(features: dict[View, VideoFeatures]) -> Tensor | None:
-    """Share of empty groups in the last grouping block that ran, per clip."""
+    """Return the share of empty groups in the last grouping block that ran, per clip."""
     for found in features.values():
         if found.assignments:
             return (found.assignments[-1].counts == 0).float().mean(dim=1)

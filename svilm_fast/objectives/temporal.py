@@ -43,15 +43,13 @@ class TemporalConfig(ObjectiveConfig):
     heads: Size = Field(4, description="attention heads of head=transformer")
 
     def reads(self) -> Reads:
-        """Segments."""
         return Reads.of(self.video, "segments")
 
     def build(self, name: str, blocks: HasBlocks) -> Objective:
-        """The module; owns its head."""
         return TemporalObjective(self, blocks.model, blocks.video.num_segments, name)
 
     def check(self, name: str, blocks: HasBlocks) -> None:
-        """The heads of attention share the width."""
+        """Refuse a number of heads that does not divide the width."""
         width = blocks.model.embed_dim
         if self.head == "transformer" and width % self.heads:
             raise ValueError(
@@ -59,19 +57,17 @@ class TemporalConfig(ObjectiveConfig):
             )
 
     def attention_heads(self, blocks: HasBlocks) -> list[int]:
-        """The width of a head, where attention is used."""
+        """The width of an attention head, if attention is used."""
         return [blocks.model.embed_dim // self.heads] if self.head == "transformer" else []
 
     def segment_temperature(self) -> float:
-        """That of head=centroid."""
         return self.temperature
 
     def cost(self, shapes: Shapes) -> Cost:
-        """Nothing that counts beside a pair's other work: T vectors of a clip."""
+        """No cost: T vectors of a clip are negligible next to the encoders."""
         return Cost()
 
     def facts(self, name: str) -> dict[str, str]:
-        """Its weight and its head."""
         words = "weight of temporal grouping" if name == self.kind else f"weight of {name}"
         return {"weight": words, "head": f"{name} head"}
 
@@ -107,7 +103,7 @@ class TransformerHead(nn.Module):
         batch, length, _ = segments.shape
         states = project(self.norm, segments) + self.position(batch)
         ids = torch.arange(length, device=segments.device)
-        # A clip without any segment takes no part in the loss, but its softmax must be finite.
+        # The loss excludes a clip without segments, but its softmax must be finite.
         nothing = ~segment_mask.any(dim=1, keepdim=True)
         span = Span(batch, length, ids, KeyPadding(segment_mask | nothing))
         states = self.block(states.flatten(0, 1), (span,))
@@ -115,7 +111,7 @@ class TransformerHead(nn.Module):
 
 
 class TemporalObjective(Objective):
-    """Foreground against background, by the two centroids or by a head that reads all segments."""
+    """Classify segments as foreground or background, by two centroids or by a learned head."""
 
     def __init__(
         self,
@@ -140,7 +136,7 @@ class TemporalObjective(Objective):
         return self.head
 
     def forward(self, features: Features) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of the clips' segments against the paste mask."""
+        """Compare the segments with the paste mask."""
         loss = self.loss(
             features.read(self.config.video, "segments"),
             features.read(self.config.video, "segment_mask"),
@@ -172,7 +168,7 @@ class TemporalObjective(Objective):
 def masked_segment_loss(
     logits: Tensor, paste_mask: Tensor, segment_mask: Tensor, loss: str
 ) -> Tensor:
-    """BCE or squared error of the probabilities, meaned over a clip's segments, then over clips.
+    """BCE or squared error of the probabilities, averaged over a clip's segments, then over clips.
 
     Args:
         logits: [b, T].

@@ -20,7 +20,7 @@ class StepOutput(NamedTuple):
 
 
 class Objectives(nn.Module):
-    """The objectives whose weight is above 0, each under its name; the others do not exist."""
+    """The objectives with a weight above 0, each under its name; the others are not built."""
 
     def __init__(self, blocks: ModelBlocks) -> None:
         super().__init__()
@@ -35,14 +35,14 @@ class Objectives(nn.Module):
         return {name: cast(Objective, part) for name, part in self.named_children()}
 
     def local_terms(self, features: Features) -> LocalTerms | None:
-        """Loss and metrics of the local objectives; None where there are none."""
+        """Return loss and metrics of the local objectives; None if there are none."""
         terms, metrics = self._terms("local", features)
         return LocalTerms(torch.stack(terms).sum(), metrics) if terms else None
 
     def forward(self, features: Features) -> tuple[Tensor, dict[str, Tensor]]:
         """Weighted sum of the losses and the metrics; collectives run on every rank.
 
-        The local objectives have run before: their terms are part of the features.
+        The local objectives have already run: the features contain their terms.
         """
         terms, metrics = self._terms("global", features)
         if features.local is not None:

@@ -9,14 +9,13 @@ from __future__ import annotations
 import fnmatch
 import importlib
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from svilm_fast.core.errors import ConfigError
-from svilm_fast.core.third_party import PLUGINS
+from svilm_fast.core.plugins import TASKS_GROUP, find_plugin, plugin_names
 from svilm_fast.objectives.config import ModelBlocks
 from svilm_fast.tasks.settings import DEFAULT_TASK, EvaluationConfig, TaskSettings
 
@@ -291,20 +290,8 @@ class Task(Protocol):
 
 
 def task_names() -> list[str]:
-    """Return the names of the built-in tasks and of the installed plug-ins."""
-    installed = {point.name for point in entry_points(group=PLUGINS)}
-    return [*TASKS, *sorted(installed - TASKS.keys())]
-
-
-def _installed(name: str) -> EntryPoint | None:
-    found: Iterable[EntryPoint] = entry_points(group=PLUGINS, name=name)
-    by_target = {point.value: point for point in found}
-    if len(by_target) > 1:
-        raise ConfigError(
-            f"task.name: {name!r} is announced by {len(by_target)} installed packages "
-            f"({', '.join(sorted(by_target))}): uninstall all but one"
-        )
-    return next(iter(by_target.values()), None)
+    """Return the names of the built-in tasks, then those of installed plug-ins."""
+    return list(dict.fromkeys([*TASKS, *plugin_names(TASKS_GROUP)]))
 
 
 def task_class(name: str) -> type[Task]:
@@ -316,7 +303,7 @@ def task_class(name: str) -> type[Task]:
     if name in TASKS:
         module, _, attribute = TASKS[name].partition(":")
         return getattr(importlib.import_module(module), attribute)
-    point = _installed(name)
+    point = find_plugin(TASKS_GROUP, name, "task.name")
     if point is None:
         raise ConfigError(
             f"task.name: there is no task {name!r}; tasks: {', '.join(task_names())}. A plug-in "

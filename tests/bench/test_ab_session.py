@@ -39,7 +39,7 @@ for line in sys.stdin:
                 print("no JSON at all", flush=True)
             reply = {"error": {"kind": what, "message": what + " it is"}}
     if do == "verify" and "error" not in reply:
-        reply = {"ok": {"error": 1e-6}}
+        reply = {"ok": {"error": 1e-6, "shape": how.get("shape", {}).get(id)}}
     if do == "peak" and "error" not in reply:
         reply = {"ok": {"bytes": how.get("peak", {}).get(id)}}
     if do == "time" and "error" not in reply:
@@ -190,6 +190,20 @@ def test_other_machines_or_versions_cannot_be_compared(played):
     judgement = judge(played(head={"fingerprint": "other"}), DecisionRule())
     assert judgement.exit_code == ExitCode.INCOMPARABLE == 3
     assert "base same, head other" in judgement.messages[0]
+
+
+def test_other_shapes_under_one_id_cannot_be_compared(played):
+    shapes = {BASE: {"batch": 8}, HEAD: {"batch": 16}, CONTROL: {"batch": 8}}
+    sides = {name: {"shape": {IDS[1]: shape}} for name, shape in shapes.items()}
+    measured = played(**sides)
+    judgement = judge(measured, DecisionRule())
+    assert judgement.exit_code == ExitCode.INCOMPARABLE == 3
+    wrong = [v for v in judgement.verdicts if v.exit_code == ExitCode.INCOMPARABLE]
+    assert [verdict.id for verdict in wrong] == [IDS[1]]
+    assert "runs the shape {'batch': 16} and base runs {'batch': 8}" in wrong[0].message
+    assert IDS[1] not in measured.draws
+    same = {name: {"shape": {id: [4, 8] for id in IDS}} for name in shapes}
+    assert judge(played(**same), DecisionRule()).exit_code == ExitCode.OK
 
 
 def test_any_growth_of_memory_fails(played):

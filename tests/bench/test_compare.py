@@ -71,7 +71,7 @@ def test_a_number_without_its_sign_is_refused(compare):
 
 @pytest.mark.parametrize("text", ["-5%", "five%", "5", "%", "5%%", "1e1%"])
 def test_what_is_no_percentage_is_an_error(text):
-    with pytest.raises(ValueError, match="no percentage"):
+    with pytest.raises(ValueError, match="not a percentage"):
         percent(text)
 
 
@@ -79,7 +79,7 @@ def test_slower_within_a_wide_spread_is_noisy_not_fine(compare):
     wide = {"spread": 0.1}
     exit_code, told = compare([record(**wide)], [record(median=10.8, **wide)])
     assert exit_code is ExitCode.NOISY
-    assert "the interval holds 1" in told
+    assert "the interval contains 1" in told
 
 
 def test_a_vanished_id_fails(compare):
@@ -125,7 +125,7 @@ def test_a_run_that_skipped_everything_is_no_pass(compare):
 def test_a_run_that_was_stopped_is_not_comparable(compare, tmp_path):
     exit_code, told = compare([record()], [record()], after_complete=False)
     assert exit_code is ExitCode.INCOMPARABLE
-    assert "stopped before its end" in told
+    assert "the run was stopped" in told
     assert f"{tmp_path / 'after.json'}" in told
 
 
@@ -170,10 +170,10 @@ def test_the_worst_outcome_is_the_exit_status(compare):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("[]", "no result file"),
+        ("[]", "not a result file"),
         ("{", "not JSON"),
         ('{"schema": 2, "records": []}', "its schema: 2"),
-        ('{"schema": 1, "records": []}', "holds no record"),
+        ('{"schema": 1, "records": []}', "contains no record"),
         ('{"schema": 1, "records": [{"id": "a"}]}', "lacks id or status"),
         ('{"schema": 1, "records": [{"id": "a", "status": "ok"}]}', "suite/name/case"),
         (json.dumps({"schema": 1, "records": [record(), record()]}), "twice"),
@@ -196,7 +196,7 @@ def test_a_run_is_not_compared_with_itself(tmp_path, capsys):
         with pytest.raises(SystemExit) as ended:
             main(["bench", "compare", str(path), str(other)])
         assert ended.value.code == ExitCode.USAGE
-        assert "are one file" in capsys.readouterr().err
+        assert "are the same file" in capsys.readouterr().err
 
 
 def test_few_samples_tell_nothing(compare):

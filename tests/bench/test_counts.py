@@ -147,7 +147,7 @@ def test_counts_of_other_versions_are_not_comparable(monkeypatch, capsys):
     found = {INSTRUCTIONS.case: INSTRUCTIONS.count}
     monkeypatch.setattr(command, "count_instructions", lambda only: (found, FACTS))
     assert run("--check", "--kind", "instructions") is ExitCode.INCOMPARABLE
-    assert "nothing to be compared with" in capsys.readouterr().out
+    assert "nothing to compare these counts with" in capsys.readouterr().out
 
 
 def test_one_gather_too_many_is_a_regression(monkeypatch, tmp_path, capsys):
@@ -186,5 +186,5 @@ def test_requests_outside_valgrind_do_nothing():
 def test_a_torn_dump_is_an_error(tmp_path):
     path = tmp_path / "counts.1"
     path.write_text("totals: 12\n")
-    with pytest.raises(RuntimeError, match="no Callgrind dump"):
+    with pytest.raises(RuntimeError, match="not a Callgrind dump"):
         callgrind._read_dump(path)

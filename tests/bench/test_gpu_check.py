@@ -72,12 +72,12 @@ def test_a_crash_and_a_hang_cost_one_figure_each(program, tmp_path):
     assert code == ExitCode.OK
     assert told.count("ceilings") == 3
     assert [line for line in told if line.startswith("!")] == [
-        "! a: ended the process (-6); begun anew",
-        "! b: no answer, ended from outside; begun anew",
+        "! a: ended the process (-6); restarted",
+        "! b: no output, killed; restarted",
     ]
     assert told[-1] == (
         "figure of c --announce --op x --resume --without a ended the process (-6) "
-        "--without b no answer, ended from outside"
+        "--without b no output, killed"
     )
 
 

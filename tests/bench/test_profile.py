@@ -110,7 +110,7 @@ def test_an_unmarked_trace_is_taken_whole():
 def test_a_file_that_is_no_trace_is_an_error(tmp_path, content, name):
     path = tmp_path / name
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="no Chrome trace"):
+    with pytest.raises(ValueError, match="not a Chrome trace"):
         read_trace(path)
 
 

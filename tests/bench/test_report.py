@@ -104,7 +104,11 @@ def test_ratios_of_turns_come_before_those_of_medians(gpu_file):
     drawn = draw_comparison(found, LIGHT)
     assert any(text.get_text().startswith(" 1.8×") for text in drawn.axes[0].texts)
     plt.close(drawn)
-    assert sections_of(results)[1].notes[0].startswith("Ratios of times are medians over rounds")
+    assert (
+        sections_of(results)[1]
+        .notes[0]
+        .startswith("Ratios of times are medians over interleaved rounds")
+    )
 
 
 def test_growth_takes_equal_shapes_at_several_batches(records):

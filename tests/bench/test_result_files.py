@@ -15,7 +15,7 @@ from svilm_fast.cli import main
 def test_another_file_is_refused_and_stays(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "notes"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="is no result file and would be overwritten"):
+    with pytest.raises(ValueError, match="is not a result file and would be overwritten"):
         write_json(path, {"schema": 1})
     assert path.read_bytes() == content
     assert [p.name for p in tmp_path.iterdir()] == ["notes"]
@@ -35,5 +35,5 @@ def test_the_command_refuses_before_it_measures(tmp_path: Path, capsys) -> None:
     with pytest.raises(SystemExit) as end:
         main(["bench", "run", "--suite", "data", "--device", "cpu", "--out", str(path)])
     assert end.value.code == 2
-    assert "thesis.tex is no result file" in " ".join(capsys.readouterr().err.split())
+    assert "thesis.tex is not a result file" in " ".join(capsys.readouterr().err.split())
     assert path.read_text() == "mine"

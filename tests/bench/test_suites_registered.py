@@ -142,7 +142,7 @@ class TestData:
 
         monkeypatch.setattr(data, "decode_clip", swapped)
         [benchmark] = benchmarks(["data"], CPU, "data/decode/*").values()
-        with pytest.raises(WrongResult, match="not those that were drawn"):
+        with pytest.raises(WrongResult, match="differ from the drawn ones"):
             benchmark.prepare(CPU).verify()
 
     def test_the_world_is_rendered_once(self):

@@ -64,6 +64,29 @@ def remux(
     return target.getvalue()
 
 
+def packet(like: Any, content: bytes) -> Any:
+    """A packet with other content and the times of `like`."""
+    made = av.Packet(content)
+    made.pts, made.dts, made.time_base = like.pts, like.dts, like.time_base
+    made.is_keyframe = like.is_keyframe
+    return made
+
+
+def join(parts: Iterable[bytes], container: str) -> bytes:
+    """The packets of several files in one stream, with their own times."""
+    target = io.BytesIO()
+    with av.open(target, "w", format=container) as output:
+        stream = None
+        for part in parts:
+            with av.open(io.BytesIO(part)) as source:
+                stream = stream or output.add_stream_from_template(source.streams.video[0])
+                for each in source.demux(source.streams.video[0]):
+                    if each.size:
+                        each.stream = stream
+                        output.mux(each)
+    return target.getvalue()
+
+
 def with_matrix(data: bytes, a: int, b: int, c: int, d: int) -> bytes:
     """The MP4 file with the display matrix [[a, b], [c, d]] in its track's header."""
     place = data.index(IDENTITY, data.index(b"tkhd"))

@@ -23,8 +23,9 @@ import pytest
 
 from svilm_fast.data import containers, decode_process
 from svilm_fast.data.config import LimitsConfig
-from svilm_fast.data.decode import _Decoder, decode_clip, every_frame, last_frame
+from svilm_fast.data.decode import decode_clip, every_frame, last_frame
 from svilm_fast.data.decode_process import decode_limited, end_idle_processes
+from svilm_fast.data.demux import Budget
 from svilm_fast.data.errors import (
     CrashedDecoderError,
     OversizedVideoError,
@@ -158,11 +159,11 @@ def test_a_stream_whose_frames_become_huge_is_refused_before_they_are_decoded(od
     )
     sizes = []
 
-    def check_size(self, width, height, check=_Decoder._check_size):
+    def check_size(self, width, height, check=Budget.check_size):
         sizes.append((width, height))
         check(self, width, height)
 
-    monkeypatch.setattr(_Decoder, "_check_size", check_size)
+    monkeypatch.setattr(Budget, "check_size", check_size)
     assert decode_clip(small + huge, every_frame).total == 6
     assert (640, 480) in sizes
     sizes.clear()

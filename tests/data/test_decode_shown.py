@@ -10,7 +10,8 @@ import av
 import numpy as np
 import pytest
 
-from svilm_fast.data.decode import _all_packets, decode_clip, every_frame, last_frame
+from svilm_fast.data.decode import decode_clip, every_frame, last_frame
+from svilm_fast.data.demux import all_packets
 from svilm_fast.data.errors import EmptyVideoError, TruncatedVideoError
 from svilm_fast.data.sampling import FrameChoice
 from svilm_fast.data.timeline import ShownFrames
@@ -191,7 +192,7 @@ def test_a_stream_that_appears_late_ends_nothing():
         yield from packets
         raise IndexError("list index out of range")
 
-    assert list(_all_packets(SimpleNamespace(demux=demux))) == packets[:2]
+    assert list(all_packets(SimpleNamespace(demux=demux))) == packets[:2]
 
 
 @pytest.mark.parametrize("container", ["webm", "flv", "avi", "asf"])

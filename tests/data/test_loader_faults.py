@@ -116,6 +116,12 @@ def test_when_everything_is_broken_the_error_names_a_sample(make_dataset):
         _batches(dataset, 1)
 
 
+def test_clips_that_are_decoded_from_their_first_frame_are_counted(make_dataset, odd, make_ramp):
+    replace = {3: {"mp4": odd.encode(make_ramp(12, 48, 64), "avi", "mpeg4")}}
+    _, loader = _batches(make_dataset(8, replace=replace), 2)
+    assert loader.skips.notes == {"clips decoded from their first frame (codec mpeg4)": 1}
+
+
 def test_short_clips_are_repeated_and_noted_or_skipped(make_dataset, make_video, make_ramp):
     replace = {2: {"mp4": make_video(make_ramp(3))}}
     batches, loader = _batches(make_dataset(8, replace=replace), 2)

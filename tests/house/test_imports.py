@@ -8,7 +8,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-OPTIONAL = {"flash_attn", "xformers", "wandb", "trackio", "torchcodec", "spacy", "open_clip", "cv2"}
+OPTIONAL = {
+    "flash_attn",
+    "xformers",
+    "wandb",
+    "trackio",
+    "torchcodec",
+    "spdl",
+    "webdataset",
+    "spacy",
+    "open_clip",
+    "cv2",
+}
 
 
 def _sources() -> list[Path]:

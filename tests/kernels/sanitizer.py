@@ -5,14 +5,14 @@ Inside `Sanitizer(seed)` every load, store and atomic of every launch is checked
 - bounds: the address lies in the tensor argument that its pointer was made from, and is aligned;
 - races: no byte that one program writes is read or written by another program of the same launch,
   unless both accesses are atomic, and no two lanes of one store write different values to one byte;
-- uninitialised reads: nothing is read from fresh memory (`torch.empty`, `empty_like`, `new_empty`)
-  before something was written there.
+- uninitialised reads: memory from `torch.empty`, `empty_like` or `new_empty` is not read before it
+  is written.
 
-The programs of a launch run in a random order that follows from the seed. A launch with a fault
+The programs of a launch run in a random order that the seed determines. A launch with a fault
 raises `KernelFault`, which names the kernel, the program, the argument and the offset.
 
-Pointers keep their origin because the interpreter is given invented addresses: the upper bits hold
-the number of the argument. They become real addresses only when memory is accessed.
+The interpreter gets fake addresses whose upper bits hold the number of the argument, so every
+pointer identifies its argument. Each access translates them to real addresses.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from torch import Tensor
 from triton.runtime import interpreter
 from triton.runtime.interpreter import GridExecutor, InterpreterBuilder, TensorHandle
 
-# Bits below the argument's number: an offset may go 2^43 bytes in either direction.
+# Bits below the argument's number: an offset may be up to 2^43 bytes in either direction.
 _BITS = 44
 _HALF = 1 << (_BITS - 1)
-# Pointers keep their place within a page, and with it their alignment.
+# Fake addresses keep the offset within a page, and so the alignment.
 _PAGE = 4096
-# Every byte of fresh memory. As a float it is large and negative, as an integer too.
+# Every byte of fresh memory; large and negative as a float and as an integer.
 POISON = 0xFB
 _NOBODY, _SEVERAL = -1, -2
 _MOST_REPORTED = 8
 
 
 class KernelFault(AssertionError):
-    """What a launch did wrong; `kind` is `bounds`, `race` or `uninitialised`."""
+    """The fault of a launch; `kind` is `bounds`, `race` or `uninitialised`."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -52,7 +52,7 @@ class KernelFault(AssertionError):
 
 @dataclass
 class _Argument:
-    """A tensor that a launch was given."""
+    """A tensor argument of a launch."""
 
     name: str
     tensor: Tensor
@@ -61,7 +61,7 @@ class _Argument:
     shadow: _Shadow
     start: int  # byte of the storage where the tensor begins
     bytes: int  # from the tensor's first to its last byte
-    reach: np.ndarray | None  # for a tensor with gaps: bool, its elements' places
+    reach: np.ndarray | None  # for a tensor with gaps: True where it has an element
 
     def describe(self) -> str:
         kind = str(self.tensor.dtype).removeprefix("torch.")
@@ -69,7 +69,7 @@ class _Argument:
 
 
 class _Shadow:
-    """Who touched each byte of a storage during one launch, and which bytes hold nothing yet."""
+    """The programs that accessed each byte of a storage in one launch, and the unwritten bytes."""
 
     def __init__(self, size: int, fresh: np.ndarray | None) -> None:
         self.writer = np.full(size, _NOBODY, np.int32)
@@ -79,12 +79,12 @@ class _Shadow:
 
 
 class Sanitizer:
-    """Checks all launches of the interpreter inside its `with` block; see the module."""
+    """Checks all launches of the interpreter inside its `with` block; see the module docstring."""
 
     def __init__(self, seed: int = 0) -> None:
         self._random = np.random.default_rng(seed)
         self._restore: list[tuple[Any, str, Any]] = []
-        # Kept alive, so that no other tensor gets their addresses.
+        # References keep the tensors alive, so that no other tensor gets their addresses.
         self._fresh: dict[int, tuple[Tensor, np.ndarray]] = {}
         self._arguments: list[_Argument] = []
         self._shadows: dict[int, _Shadow] = {}
@@ -93,8 +93,6 @@ class Sanitizer:
         self._order = np.zeros(1, np.int64)
         self._kernel = ""
         self.launches = 0
-
-    # Patching.
 
     def __enter__(self) -> Sanitizer:
         for holder, name in ((torch, "empty"), (torch, "empty_like"), (Tensor, "new_empty")):
@@ -124,8 +122,6 @@ class Sanitizer:
         self._restore.append((holder, name, getattr(holder, name)))
         setattr(holder, name, value)
 
-    # Fresh memory.
-
     def _poisoned(self, make: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def fresh(*args: Any, **settings: Any) -> Tensor:
             made = make(*args, **settings)
@@ -140,11 +136,9 @@ class Sanitizer:
         return fresh
 
     def unwritten(self, tensor: Tensor) -> int:
-        """Elements of a dense tensor that still hold the bytes of fresh memory.
-
-        Where kernels wrote these bytes into the tensor's own memory, they are a value.
-        """
+        """Number of elements of a dense tensor that were never written."""
         raw = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+        # Bytes equal to POISON that a kernel wrote are a value.
         left = (raw.reshape(-1, tensor.element_size()) == POISON).all(1)
         known = self._fresh.get(tensor.untyped_storage().data_ptr())
         if known is not None and tensor.is_contiguous():
@@ -152,8 +146,6 @@ class Sanitizer:
             marks = known[1][start : start + raw.size]
             left &= marks.reshape(-1, tensor.element_size()).all(1)
         return int(left.sum())
-
-    # Launches.
 
     def _launcher(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def launch(executor: GridExecutor, *args: Any, **settings: Any) -> Any:
@@ -192,7 +184,7 @@ class Sanitizer:
         return converted
 
     def _register(self, tensor: Any) -> int:
-        """Take note of an argument; the invented address of its first element."""
+        """Record an argument and return the fake address of its first element."""
         tensor = getattr(tensor, "base", None) if not isinstance(tensor, Tensor) else tensor
         storage = tensor.untyped_storage()
         place = storage.data_ptr()
@@ -235,8 +227,6 @@ class Sanitizer:
 
         return moved
 
-    # Accesses.
-
     def _loader(self, load: Callable[..., Any]) -> Callable[..., Any]:
         def checked(
             builder: Any, pointers: Any, mask: Any, other: Any, *rest: Any, **more: Any
@@ -269,7 +259,7 @@ class Sanitizer:
             if mask_at is not None:
                 arguments[mask_at] = allowed
             elif not allowed.data.all():
-                return arguments[1]  # outside its tensor: nothing is exchanged
+                return arguments[1]  # out of bounds: nothing is exchanged
             return act(builder, *arguments)
 
         return checked
@@ -277,8 +267,8 @@ class Sanitizer:
     def _access(
         self, pointers: TensorHandle, mask: Any, what: str
     ) -> tuple[TensorHandle, TensorHandle, np.ndarray | None]:
-        """Real pointers, the mask without faulty lanes, and the bytes' places in the storage."""
-        # Descriptors and block pointers give a plain array, whose `data` is a buffer.
+        """Real pointers, the mask without faulty lanes, and the accessed bytes of the storage."""
+        # The mask of descriptors and block pointers is a plain array, whose `data` is a buffer.
         active = np.broadcast_to(np.asarray(mask.data, dtype=bool), pointers.data.shape)
         mask = TensorHandle(active, tl.int1)
         if not active.any():
@@ -347,7 +337,7 @@ class Sanitizer:
         elements = elements[argument.shadow.unwritten[elements].all(1)] - argument.start
         if not len(elements):
             return
-        # What PyTorch wrote leaves no mark, but other bytes.
+        # A write by PyTorch is not marked, but changes the bytes.
         memory = (ctypes.c_uint8 * argument.bytes).from_address(argument.real)
         left = elements[(np.frombuffer(memory, np.uint8)[elements] == POISON).all(1)]
         if len(left):
@@ -357,7 +347,7 @@ class Sanitizer:
     def _check_lanes(
         self, places: np.ndarray, value: TensorHandle, allowed: TensorHandle, pointers: TensorHandle
     ) -> None:
-        """Two lanes of one store that write different values to one place."""
+        """Report two lanes of one store that write different values to one address."""
         size = pointers.get_element_ty().primitive_bitwidth // 8 or 1
         lanes = places[::size]
         if len(np.unique(lanes)) == len(lanes):

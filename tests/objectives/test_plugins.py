@@ -218,7 +218,7 @@ def test_what_nothing_gives_yet_is_refused() -> None:
     for kind, missing in ((Taught, "teacher"), (Cropped, "crops")):
         objectives = config.objectives.model_copy()
         objectives.__pydantic_extra__ = {"new": kind()}
-        with pytest.raises(ValueError, match=rf"objectives.new reads {missing}, which no data"):
+        with pytest.raises(ValueError, match=rf"objectives.new reads {missing}, which is not"):
             objectives.check(config)
 
 

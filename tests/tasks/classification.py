@@ -22,7 +22,6 @@ from svilm_fast.data.world.vocabulary import COLORS, SHAPES
 from svilm_fast.models.dual_encoder import DualEncoder
 from svilm_fast.models.video_encoder import VideoOutputs
 from svilm_fast.objectives.base import Metric
-from svilm_fast.objectives.svilm import uses_groups
 from svilm_fast.tasks.base import (
     EvaluationRequest,
     InitialWeights,
@@ -68,7 +67,7 @@ class Classifier(nn.Module):
 
     def __init__(self, config: TaskConfig, classes: int, dropout: float) -> None:
         super().__init__()
-        groups = uses_groups(config)
+        groups = config.objectives.reads().uses_groups(config.video)
         self.encoder = DualEncoder(config.model, config.video, config.text, groups=groups)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(config.model.embed_dim, classes)

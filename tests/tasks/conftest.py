@@ -12,12 +12,12 @@ from svilm_fast.train.config.small_model import SMALL_MODEL
 PLUGIN = "tests.tasks.classification:Classification"
 
 
-def announce(folder: Path, name: str, target: str) -> Path:
-    """Write what an installer writes of a package that announces a task; returns `folder`."""
+def announce(folder: Path, name: str, target: str, group: str = "svilm_fast.tasks") -> Path:
+    """Write what an installer writes of a package with an entry point; returns `folder`."""
     package = folder / f"{name}_plugin-1.0.dist-info"
     package.mkdir(parents=True)
     (package / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}-plugin\nVersion: 1.0\n")
-    (package / "entry_points.txt").write_text(f"[svilm_fast.tasks]\n{name} = {target}\n")
+    (package / "entry_points.txt").write_text(f"[{group}]\n{name} = {target}\n")
     return folder
 
 

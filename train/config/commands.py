@@ -21,7 +21,7 @@ def print_config(overrides: Overrides = None, config: ConfigName = None) -> None
 
 
 def explain_key(
-    path: Annotated[str, typer.Argument(help="a dotted key or block; default: everything")] = "",
+    path: Annotated[str, typer.Argument(help="a dotted key or block; default: all settings")] = "",
 ) -> None:
     """Print type, default and meaning of settings."""
     from svilm_fast.train.config.load import explain

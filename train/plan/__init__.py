@@ -1,1 +1,1 @@
-"""What a configuration will need before it runs: memory, FLOPs, traffic, time, and the choices."""
+"""Predict memory, FLOPs, traffic and time of a configuration, and choose what is `auto`."""

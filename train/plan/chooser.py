@@ -1,4 +1,4 @@
-"""Chooses micro-batch, checkpointing, ZeRO stage, reduction and workspace for a memory size."""
+"""Choose micro-batch, checkpointing, ZeRO stage, reduction and workspace for a memory size."""
 
 from __future__ import annotations
 
@@ -15,26 +15,25 @@ from svilm_fast.train.plan.memory import GIB, memory
 from svilm_fast.train.plan.step_time import step_time
 from svilm_fast.train.plan.workload import Choice, Reduction, Workload
 
-# What the estimate does not count, kept free: a share of the memory for fragmentation and for the
-# error of the estimate, and a fixed part for the device's context and its libraries' buffers, or
-# for the interpreter.
+# Memory that stays free: a share for fragmentation and errors of the estimate, and a fixed part for
+# the device's context and library buffers (GPU) or the interpreter (CPU).
 FREE_SHARE = 0.10
 FIXED = {True: 1.5 * GIB, False: 0.4 * GIB}
 # Stage 0 is never chosen: it keeps all of the optimizer's state on every rank and saves one gather.
 STAGES = (1, 2, 3)
-# What a faster choice must gain in predicted time before it may be less simple. The prediction is
-# right within a factor of 2 (docs/scaling.md): smaller gains are not known to be there.
+# A less simple choice must be predicted to be at least this much faster. Predictions are right
+# within a factor of 2 (docs/scaling.md), so a smaller gain may not exist.
 GAIN = 0.10
 WORKSPACES = (None, 64 << 20)
 
 
 class DoesNotFitError(UserError):
-    """No choice fits the memory; the message says what would."""
+    """No choice fits the memory; the message names what would fit."""
 
 
 @dataclass(frozen=True)
 class Option:
-    """A choice and what it is predicted to cost: peak bytes, where they peak, seconds of a step."""
+    """A choice with its predicted peak bytes, the phase of that peak, and seconds of a step."""
 
     choice: Choice
     peak: float
@@ -49,7 +48,7 @@ class Option:
         return choice.zero_stage, choice.micro_batch is not None, checkpointed
 
     def describe(self) -> str:
-        """One line in the words of the settings."""
+        """Return the settings on one line."""
         choice = self.choice
         parts = [
             f"zero_stage={choice.zero_stage}",
@@ -66,7 +65,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Decision:
-    """What was chosen and why, and for every option family that came before it why it was not."""
+    """The chosen option with its reason, and the rejected options with theirs."""
 
     chosen: Option
     why: str
@@ -91,12 +90,12 @@ class Decision:
 
 
 def usable_bytes(total: float, *, on_gpu: bool) -> float:
-    """What tensors may take of a device's memory, by the margin of this module."""
+    """Return the part of a device's memory that tensors may take."""
     return total * (1 - FREE_SHARE) - FIXED[on_gpu]
 
 
 def fixed_choice(config: RunConfig, world_size: int, local_batch: int) -> Choice:
-    """The settings as a choice; `auto` becomes the smallest memory but for the micro-batch."""
+    """Return the settings as a choice; `auto` means stage 1, checkpointing, the whole batch."""
     given = config.training.micro_batch
     stage, reduction = config.deepspeed.zero_stage, config.distributed.gradient_reduction
     whole = given in (None, "auto") or (isinstance(given, int) and given >= local_batch)
@@ -113,7 +112,7 @@ def fixed_choice(config: RunConfig, world_size: int, local_batch: int) -> Choice
 
 
 def options(workload: Workload) -> Iterator[Choice]:
-    """All choices that the settings leave open."""
+    """Yield all choices that the settings leave open."""
     config, local = workload.config, workload.local_batch
     stage = config.deepspeed.zero_stage
     stages = STAGES if stage == "auto" else (int(stage),)
@@ -133,10 +132,10 @@ def options(workload: Workload) -> Iterator[Choice]:
 
 
 def choose(workload: Workload, device: Device, links: Links, memory_bytes: float) -> Decision:
-    """Return the simplest of the choices that fit and are about as fast as the fastest of them.
+    """Return the simplest choice that fits and is about as fast as the fastest that fits.
 
-    About as fast: the fastest is not predicted to gain more than `GAIN`. Raises DoesNotFitError,
-    which names the smallest need and what would hold it.
+    About as fast: the fastest is predicted to gain at most `GAIN`. Raises DoesNotFitError, which
+    names the least requirement and what would satisfy it.
     """
     usable = usable_bytes(memory_bytes, on_gpu=device.on_gpu)
     found = []
@@ -144,7 +143,7 @@ def choose(workload: Workload, device: Device, links: Links, memory_bytes: float
         estimate = memory(workload, choice)
         seconds = step_time(workload, choice, links, device.peak).total
         found.append(Option(choice, estimate.peak, estimate.peak_phase, seconds))
-    # Equal speed: the simpler, then the larger micro-batch, then coalescing.
+    # At equal speed: the simpler first, then the larger micro-batch, then coalescing.
     found.sort(key=lambda o: (o.seconds, o.complexity, -(o.choice.micro_batch or 0)))
     fitting = [option for option in found if option.peak <= usable]
     if not fitting:
@@ -171,12 +170,12 @@ def choose(workload: Workload, device: Device, links: Links, memory_bytes: float
 
 
 def _gain(faster: Option, slower: Option) -> float:
-    """How much faster, as a share of the faster one's time."""
+    """Return the time that the slower option adds, as a share of the faster one's time."""
     return slower.seconds / faster.seconds - 1
 
 
 def _too_large(options: list[Option], usable: float) -> list[tuple[Option, str]]:
-    """Of each family the option that came nearest, which tells most."""
+    """Return the option of each family that comes closest to fitting, with its reason."""
     nearest: dict[Choice, Option] = {}
     for option in options:
         family = replace(option.choice, micro_batch=None, workspace_bytes=None)
@@ -193,13 +192,13 @@ def _too_large(options: list[Option], usable: float) -> list[tuple[Option, str]]
 
 
 def _other_stages(chosen: Option, fitting: list[Option]) -> list[tuple[Option, str]]:
-    """The fastest option that fits, and the other ZeRO stages at their best."""
+    """Return the fastest option that fits and the best option of every other ZeRO stage."""
     seen = dict[int, Option]()
     for option in fitting:
         faster = option.seconds < chosen.seconds
         if faster or option.choice.zero_stage != chosen.choice.zero_stage:
             seen.setdefault(option.choice.zero_stage, option)
-    told = []
+    explained = []
     for option in seen.values():
         why = f"predicted to take {option.seconds / chosen.seconds:.3f} times as long"
         if option.seconds < chosen.seconds:
@@ -208,8 +207,8 @@ def _other_stages(chosen: Option, fitting: list[Option]) -> list[tuple[Option, s
                 f"predicted to be only {gain:.1%} faster; a choice that is less simple (ZeRO "
                 f"stage, gradient cache, checkpointing) must gain more than {GAIN:.0%}"
             )
-        told.append((option, why))
-    return told
+        explained.append((option, why))
+    return explained
 
 
 def _open(setting: bool | str) -> tuple[bool, ...]:
@@ -217,18 +216,18 @@ def _open(setting: bool | str) -> tuple[bool, ...]:
 
 
 def _reductions(config: RunConfig, stage: int, size: int | None) -> tuple[Reduction, ...]:
-    asked = config.distributed.gradient_reduction
-    if size is None or asked != "auto" or stage < 2:
-        return (_possible_reduction(config, stage, asked),)
+    wanted = config.distributed.gradient_reduction
+    if size is None or wanted != "auto" or stage < 2:
+        return (_possible_reduction(config, stage, wanted),)
     if config.training.precision == "bf16":
         return ("boundary",)  # coalesced gradients would add up in bf16
     return ("coalesce", "boundary")
 
 
-def _possible_reduction(config: RunConfig, stage: int, asked: str) -> Reduction:
+def _possible_reduction(config: RunConfig, stage: int, wanted: str) -> Reduction:
     """DeepSpeed cannot coalesce in stage 0, nor in stage 1 with bf16 parameters."""
     impossible = stage == 0 or (stage == 1 and config.training.precision == "bf16")
-    return "boundary" if asked == "boundary" or impossible else "coalesce"
+    return "boundary" if wanted == "boundary" or impossible else "coalesce"
 
 
 def _what_would_fit(

@@ -1,4 +1,4 @@
-"""`svilm plan`: what a recipe needs on so many ranks, and what would be chosen for them."""
+"""`svilm plan`: the requirements of a recipe on a number of ranks, and what `auto` becomes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from svilm_fast.train.config.options import ConfigName, Overrides
 from svilm_fast.train.plan.devices import CPU, Device, device_of, parse_bytes
 from svilm_fast.train.plan.links import NETWORKS, Links, links_of
 
-# One of them is in each kind of output: tables, JSON, text.
+# Each kind of output (tables, JSON, text) contains one of these; --out replaces no other file.
 SIGNS = ("Predictions for `", '"executed_flops"', "memory of a rank\n")
 DEFAULT_RECIPE = "svilm_base"
 
@@ -23,9 +23,9 @@ DEFAULT_RECIPE = "svilm_base"
 def plan(
     overrides: Overrides = None,
     config: ConfigName = None,
-    gpus: Annotated[int, typer.Option(min=1, help="ranks in all")] = 1,
+    gpus: Annotated[int, typer.Option(min=1, help="total number of ranks")] = 1,
     nodes: Annotated[
-        int | None, typer.Option(min=1, help="machines; default: 8 ranks each")
+        int | None, typer.Option(min=1, help="number of machines; default: 8 ranks on each")
     ] = None,
     gpu: Annotated[str | None, typer.Option(help="a100-80, h100, h200 or b200")] = None,
     memory: Annotated[str | None, typer.Option(help="memory of a rank, such as 80GiB")] = None,
@@ -36,12 +36,12 @@ def plan(
     scaling: Annotated[
         bool, typer.Option("--scaling", help="tables over ranks and batches, as Markdown")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="write there instead of printing")] = None,
+    out: Annotated[Path | None, typer.Option(help="write to this file instead of printing")] = None,
 ) -> None:
     """Print parameters, FLOPs, memory by ZeRO stage, and the settings that fit, with reasons.
 
     Without --config the recipe is svilm_base. Everything set to `auto` is decided as a run would
-    decide it. Exit status 2 where nothing fits.
+    decide it. Exit status 2 if nothing fits.
     """
     from svilm_fast.train.config.load import load_config
     from svilm_fast.train.plan import report

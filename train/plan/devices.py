@@ -1,4 +1,4 @@
-"""Devices and links that a plan can be made for. Data-sheet values: nothing here was measured."""
+"""Devices that a plan can be made for, with data-sheet values; nothing here was measured."""
 
 from __future__ import annotations
 
@@ -66,20 +66,20 @@ GPUS = {
     "h200": _gpu("h200", 141e9, "H200", 450, 50),
     "b200": _gpu("b200", 180e9, "B200", 900, 50),
 }
-# A CPU core's order of magnitude: only the order of choices follows from it, never a promise.
+# The order of magnitude of a CPU core; it only serves to order the choices.
 CPU = Device("cpu", 0.0, 50e9, 1e9, 1e9, on_gpu=False)
 _UNITS = {"": 1, "b": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
 def device_of(name: str) -> Device:
-    """The device of that name; raises UserError with the known names."""
+    """Return a device by name; raises UserError with the known names."""
     if name not in GPUS:
         raise UserError(f"unknown GPU {name!r}: use one of {', '.join(GPUS)}, or --memory 80GiB")
     return GPUS[name]
 
 
 def parse_bytes(text: str) -> float:
-    """Bytes of `80GiB`, `141GB`, `512M` or a plain number; raises UserError."""
+    """Return the bytes of `80GiB`, `141GB`, `512M` or a plain number; raises UserError."""
     match = re.fullmatch(r"\s*([0-9.]+)\s*([kmgt]?)(i?)b?\s*", text.lower())
     if match is None or match[1].count(".") > 1 or match[1] == ".":
         raise UserError(f"cannot read the memory size {text!r}: write it as 80GiB or 141GB")

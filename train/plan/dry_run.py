@@ -1,4 +1,4 @@
-"""What `--dry-run` and `--print-ds-config` show: the launched ranks' plan; allocates nothing."""
+"""`--dry-run` and `--print-ds-config`: the plan for the launched ranks; allocates nothing."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def launched_ranks() -> int:
 
 
 def planned_for(config: RunConfig, world_size: int) -> tuple[Device, Links, float]:
-    """The device that the configuration would run on, its links and a rank's memory.
+    """Return the device that the configuration would run on, its links and a rank's memory.
 
-    A recipe for CUDA is planned for an H100 where this machine has no GPU.
+    A recipe for CUDA is planned for an H100 if this machine has no GPU.
     """
     memory = config.training.memory_bytes
     if config.distributed.device == "cuda" and not torch.cuda.is_available():
@@ -37,7 +37,7 @@ def planned_for(config: RunConfig, world_size: int) -> tuple[Device, Links, floa
 
 
 def deepspeed_json(config: RunConfig) -> str:
-    """Return the dictionary that DeepSpeed would get, as JSON, with `auto` resolved."""
+    """Return DeepSpeed's dictionary as JSON, with `auto` resolved."""
     world_size = launched_ranks()
     if needs_plan(config):
         config, _ = resolve(config, world_size, *planned_for(config, world_size))
@@ -47,8 +47,8 @@ def deepspeed_json(config: RunConfig) -> str:
 def describe(config: RunConfig) -> tuple[str, bool]:
     """Return sizes, FLOPs, memory and what `auto` would become as text, and whether it fits.
 
-    Of a task with a loss of its own, sizes alone. Raises DoesNotFitError where something is `auto`
-    and nothing fits.
+    For a task with its own loss the text holds only sizes. Raises DoesNotFitError if something is
+    `auto` and nothing fits.
     """
     world_size = launched_ranks()
     if config.task.own_loss:

@@ -9,7 +9,7 @@ from svilm_fast.train.config.schema import RunConfig
 
 
 def flops_of_step(config: RunConfig) -> StepFlops:
-    """Return forward and backward of the global batch; ConfigError where the task counts none."""
+    """Return forward and backward of the global batch; ConfigError if the task has none."""
     flops = task_of(config).flops()
     if flops is None:
         raise ConfigError(f"task {config.task.name!r} counts no FLOPs, so its steps have no plan")

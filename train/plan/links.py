@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING
 
 from svilm_fast.train.plan.devices import Device
 
-Kind = Literal["all_gather", "reduce_scatter", "all_reduce"]
-# What NCCL's own tuning model assumes (src/graph/tuning.cc: baseLat, hwLat; ring and simple
+if TYPE_CHECKING:  # `svilm plan --help` imports no torch
+    from svilm_fast.objectives.cost import CollectiveKind
+
+# Constants of NCCL's own tuning model (src/graph/tuning.cc: baseLat, hwLat; ring and simple
 # protocol over NVLink and over the network, tree over the network), in seconds.
 START = 8.4e-6
 NVLINK_HOP = 3.4e-6
@@ -25,7 +27,7 @@ REACHED = 0.8
 
 @dataclass(frozen=True)
 class Links:
-    """What joins the ranks.
+    """The links between ranks.
 
     per_node: ranks of a node. intra and inter: bytes/s of a rank inside a node and between nodes.
     start, hop_intra, hop_inter: seconds.
@@ -40,12 +42,12 @@ class Links:
     hop_inter: float = NETWORK_HOP
 
     def bandwidth(self, world_size: int) -> float:
-        """Bytes/s of a ring: its slowest part; all adapters of a node work side by side."""
+        """Bytes/s of a ring, set by its slowest part; all adapters of a node work in parallel."""
         if world_size <= self.per_node:
             return self.intra
         return min(self.intra, self.per_node * self.inter)
 
-    def latency(self, kind: Kind, world_size: int) -> float:
+    def latency(self, kind: CollectiveKind, world_size: int) -> float:
         """Seconds of the hops; an all-reduce takes the shorter of ring and tree."""
         nodes = math.ceil(world_size / self.per_node)
         inside = min(world_size, self.per_node) - 1
@@ -56,8 +58,8 @@ class Links:
         tree = 2 * (math.ceil(math.log2(nodes)) * self.hop_inter + inside * self.hop_intra)
         return self.start + min(2 * ring, tree)
 
-    def seconds(self, kind: Kind, size: float, world_size: int, calls: int = 1) -> float:
-        """Time of `calls` collectives of `size` bytes in all.
+    def seconds(self, kind: CollectiveKind, size: float, world_size: int, calls: int = 1) -> float:
+        """Time of `calls` collectives with `size` bytes in total.
 
         size: the gathered tensor, the tensor before a reduce-scatter, the reduced tensor.
         """
@@ -72,7 +74,7 @@ NETWORKS = {"hdr200": 25e9, "ndr400": 50e9, "roce100": 12.5e9, "ethernet25": 3.1
 
 
 def links_of(device: Device, network: str | None, per_node: int) -> Links:
-    """Links of a kind of GPU; `network` names another adapter than the device's usual one."""
+    """Return the links of a kind of GPU; `network` replaces the device's default adapter."""
     inter = NETWORKS[network] if network else device.network
     label = network or "its usual adapter"
     return Links(

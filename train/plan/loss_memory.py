@@ -1,4 +1,4 @@
-"""Bytes of the features and of the losses over them."""
+"""Memory of the features and of the losses over them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ FP32 = 4
 
 
 def feature_bytes(workload: Workload) -> float:
-    """fp32 features of the local batch that the global objectives read."""
+    """Return the bytes of the fp32 features that the global objectives read of the local batch."""
     return float(FP32 * workload.local_batch * sum(vectors(workload).values()))
 
 
 def vectors(workload: Workload) -> dict[str, int]:
-    """fp32 numbers of a pair, by feature that a global objective reads."""
+    """Return the fp32 numbers of a pair, for each feature that a global objective reads."""
     config, reads = workload.config, workload.config.objectives.reads("global")
     width = config.model.embed_dim
     sizes = {
@@ -32,10 +32,10 @@ def vectors(workload: Workload) -> dict[str, int]:
 
 
 def loss_bytes(workload: Workload, workspace_bytes: int | None, scope: Scope, pairs: int) -> float:
-    """The most that the objectives of a scope hold beside the features: `Cost.kept`, a workspace.
+    """Return the peak bytes of the objectives of a scope, without the features.
 
-    They run one after another, but their graphs stay until backward. pairs: what a local objective
-    sees at once.
+    The objectives run one after another: their graphs (`Cost.kept`) add up until backward, and only
+    one workspace exists at a time. pairs: what a local objective sees at once.
     """
     costs = [
         found.cost for found in workload.costs(workspace_bytes, pairs=pairs) if found.scope == scope

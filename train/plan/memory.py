@@ -1,4 +1,4 @@
-"""Peak memory of a rank: what rests, and the phases of a step on top of it."""
+"""Peak memory of a rank: the resident state plus the largest phase of a step."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of a rank. resting: always there, by part. phases: what each phase adds, by part."""
+    """Bytes of a rank, by part. resting: resident all the time. phases: what each phase adds."""
 
     resting: dict[str, float]
     phases: dict[str, dict[str, float]]
 
     @property
     def base(self) -> float:
-        """What is always there."""
+        """Bytes of the resident state."""
         return sum(self.resting.values())
 
     @property
     def peak(self) -> float:
-        """The most at any time."""
+        """The largest number of bytes at any time."""
         return self.base + max(sum(parts.values()) for parts in self.phases.values())
 
     @property
@@ -36,7 +36,7 @@ class Memory:
         return max(self.phases, key=lambda name: sum(self.phases[name].values()))
 
     def table(self) -> list[str]:
-        """Lines of a table, GiB."""
+        """Return the lines of a table in GiB."""
         lines = ["always"]
         lines += [_line(name, size) for name, size in self.resting.items()]
         for phase, parts in self.phases.items():
@@ -54,8 +54,8 @@ def _line(name: str, size: float) -> str:
 def memory(workload: Workload, choice: Choice) -> Memory:
     """Estimate the peak of a training step on one rank.
 
-    Counted are tensors. Not counted, and left to the margin of `chooser`: the context of the
-    device, buffers of its libraries, fragmentation, and on a CPU the interpreter and the loader.
+    Only tensors are counted. The margin of `chooser` covers the device's context, library buffers,
+    fragmentation, and on a CPU the interpreter and the loader.
     """
     always = resting(workload, choice) | _inputs(workload)
     grads = gradients(workload, choice)
@@ -86,7 +86,7 @@ def memory(workload: Workload, choice: Choice) -> Memory:
                 **local,
                 "reduction bucket": grads.bucket,
             },
-            # Half of what is kept is gone when half of the gradients are there.
+            # Half of the activations are freed when half of the gradients exist.
             "backward, middle": {
                 "activations": 0.5 * passed.total + (passed.peak - passed.total),
                 "gradients": 0.5 * grads.full + grads.shard,
@@ -124,21 +124,21 @@ def memory(workload: Workload, choice: Choice) -> Memory:
 
 
 def not_counted(config: RunConfig) -> list[str]:
-    """What a configuration switches on and the estimate does not know, as lines for people."""
+    """Return notes on settings that the estimate does not take into account."""
     if config.training.compile == "none":
         return []
     return [
-        "note: training.compile=blocks is planned as if it were off: what inductor fuses, or "
-        "computes again in backward, changes neither memory nor time here, and the memory that "
-        "compiling takes at the first steps is not counted"
+        "note: training.compile=blocks is planned as if it were off: predicted memory and time do "
+        "not include what inductor fuses or recomputes in backward, nor the memory that compiling "
+        "takes in the first steps"
     ]
 
 
 def _inputs(workload: Workload) -> dict[str, float]:
-    """The clips of the local batch as uint8, once for each kind of video that is encoded."""
+    """Return the bytes of the uint8 clips of the local batch, for all views."""
     video = workload.config.video
     views = workload.reads.views
-    # Blending leaves the clean clips where they are; a CPU run keeps the loader's own.
+    # A blended view is a copy of its own. On a CPU the loader's clean clips stay in memory as well.
     copies = len(views) if workload.on_gpu else 1 + ("blended" in views)
     clip = video.frames * video.image_size**2 * 3
     return {"clips as uint8": float(workload.local_batch * clip * copies)}

@@ -1,4 +1,4 @@
-"""What a plan says: parameters, FLOPs, memory by stage, the choice, traffic and time."""
+"""A plan as text or JSON: parameters, FLOPs, memory by stage, the choice, traffic and time."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from svilm_fast.train.plan.workload import Choice, Workload
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """A workload on a device, and what was decided; `problem` where nothing fits."""
+    """A workload on a device and the decision for it; `problem` if nothing fits."""
 
     workload: Workload
     device: Device
@@ -40,7 +40,7 @@ class TrainingPlan:
 
     @property
     def choice(self) -> Choice:
-        """The chosen settings, or those of the recipe where nothing fits."""
+        """The chosen settings, or those of the recipe if nothing fits."""
         if self.decision is not None:
             return self.decision.chosen.choice
         workload = self.workload
@@ -50,7 +50,7 @@ class TrainingPlan:
 def make_plan(
     workload: Workload, device: Device, links: Links, memory_bytes: float
 ) -> TrainingPlan:
-    """Decide what is `auto`; a workload that does not fit becomes a plan with a problem."""
+    """Choose what is `auto`; if nothing fits, the plan has a problem and no decision."""
     try:
         decision = choose(workload, device, links, memory_bytes)
     except DoesNotFitError as error:
@@ -59,7 +59,7 @@ def make_plan(
 
 
 def text(plan: TrainingPlan) -> str:
-    """The plan for people."""
+    """Return the plan as text."""
     workload, choice = plan.workload, plan.choice
     sizes = _sizes(workload)
     estimate = memory(workload, choice)
@@ -99,7 +99,7 @@ def _sizes(workload: Workload) -> list[str]:
 
 
 def task_sizes(config: RunConfig, world_size: int) -> list[str]:
-    """Sizes of a task whose FLOPs and memory nobody counts."""
+    """Return the sizes of a task whose FLOPs and memory are unknown."""
     with torch.device("meta"):
         model = task_of(config).model()
     parameters = list(model.parameters())
@@ -114,7 +114,7 @@ def task_sizes(config: RunConfig, world_size: int) -> list[str]:
 
 
 def stage_table(plan: TrainingPlan) -> list[dict[str, Any]]:
-    """Peak bytes by ZeRO stage and micro-batch, other settings as chosen."""
+    """Return peak bytes by ZeRO stage and micro-batch, with the other settings as chosen."""
     local = plan.workload.local_batch
     sizes: list[int | None] = [None]
     sizes += [size for size in (local // 4, local // 16, local // 64) if size >= 1]
@@ -168,7 +168,7 @@ def _prediction(plan: TrainingPlan) -> list[str]:
 
 
 def as_json(plan: TrainingPlan) -> dict[str, Any]:
-    """The plan for programs: bytes, seconds, FLOPs."""
+    """Return the plan as JSON values in bytes, seconds and FLOPs."""
     workload, choice = plan.workload, plan.choice
     estimate: Memory = memory(workload, choice)
     encoders, losses = executed_flops(workload, choice)

@@ -1,8 +1,9 @@
-"""Turns every `auto` of a configuration into a number, once, at the start of a run."""
+"""Replace every `auto` of a configuration by a value, once, at the start of a run."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -17,7 +18,7 @@ from svilm_fast.train.plan.memory import not_counted
 from svilm_fast.train.plan.workload import Choice, workload_of
 from svilm_fast.train.ranks.process_group import Ranks
 
-# (block, setting): what `auto` may stand for.
+# (block, setting): the settings that may be `auto`.
 SETTINGS = (
     ("training", "micro_batch"),
     ("distributed", "gradient_reduction"),
@@ -36,17 +37,17 @@ def device_peak(device: torch.device) -> float | None:
 
 
 def open_settings(config: RunConfig) -> list[str]:
-    """Dotted names of the settings that are still `auto`."""
+    """Return the dotted names of the settings that are `auto`."""
     return [f"{b}.{name}" for b, name in SETTINGS if getattr(getattr(config, b), name) == "auto"]
 
 
 def needs_plan(config: RunConfig) -> bool:
-    """Whether something is `auto` that the engine cannot settle by itself."""
+    """Return whether a setting is `auto` that the engine cannot resolve without a plan."""
     return any(name != "distributed.gradient_reduction" for name in open_settings(config))
 
 
 def with_choice(config: RunConfig, choice: Choice) -> RunConfig:
-    """The configuration with every `auto` replaced by what was chosen."""
+    """Return the configuration with every `auto` replaced by the chosen value."""
     reduction = "auto" if choice.micro_batch is None else choice.reduction
     chosen = {
         "training.micro_batch": choice.micro_batch,
@@ -56,7 +57,7 @@ def with_choice(config: RunConfig, choice: Choice) -> RunConfig:
         "text.checkpoint_activations": choice.checkpoint_text,
         "objectives.workspace_bytes": choice.workspace_bytes,
     }
-    return _with_values(config, {name: chosen[name] for name in open_settings(config)})
+    return with_values(config, {name: chosen[name] for name in open_settings(config)})
 
 
 def resolve(
@@ -64,7 +65,7 @@ def resolve(
 ) -> tuple[RunConfig, list[str]]:
     """Return the configuration without `auto`, and the reasons as lines.
 
-    Raises DoesNotFitError where nothing fits, ConfigError for a batch that cannot be split.
+    Raises DoesNotFitError if nothing fits, and ConfigError for a batch that cannot be split.
     """
     if not needs_plan(config):
         return config, []
@@ -82,10 +83,10 @@ def resolve(
 def resolve_on_ranks(
     config: RunConfig, ranks: Ranks, recorded: Path | None = None
 ) -> tuple[RunConfig, list[str]]:
-    """`resolve` for a run, decided on rank 0 for the least memory of any rank; collective.
+    """Resolve for a run: rank 0 decides by the least memory of any rank; collective.
 
-    recorded: config.yaml of the run that goes on, whose choices are kept: a checkpoint fits one
-    ZeRO stage, and another micro-batch would round otherwise.
+    recorded: config.yaml of the resumed run, whose choices are kept, because a checkpoint fits one
+    ZeRO stage and another micro-batch would round differently.
     """
     if not needs_plan(config):
         return config, []
@@ -104,7 +105,7 @@ def resolve_on_ranks(
 
     # A task's configuration class is made when it is loaded, so it cannot be pickled.
     values, lines = ranks.from_first(decide)
-    return _with_values(config, values), lines
+    return with_values(config, values), lines
 
 
 def _value(config: RunConfig, dotted: str) -> object:
@@ -113,7 +114,7 @@ def _value(config: RunConfig, dotted: str) -> object:
 
 
 def free_bytes(device: torch.device, world_size: int) -> float:
-    """Memory that this rank may count on: free on its GPU, or its part of the machine's."""
+    """Return the free bytes of this rank's GPU, or its share of the machine's free memory."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return float(free + torch.cuda.memory_reserved(device))
@@ -122,7 +123,7 @@ def free_bytes(device: torch.device, world_size: int) -> float:
 
 
 def kind_of(device: torch.device) -> tuple[Device, Links]:
-    """The planning device of a real one, for the order of choices."""
+    """Return the device and links that a plan for a real device uses."""
     per_node = int(os.environ.get("LOCAL_WORLD_SIZE", "8"))
     if device.type == "cpu":
         return CPU, Links("loopback", per_node, CPU.nvlink, CPU.network)
@@ -142,10 +143,11 @@ def _recorded(config: RunConfig, path: Path | None) -> RunConfig:
         value = (found.get(block) or {}).get(name, "auto")
         if value != "auto":
             values[dotted] = value
-    return _with_values(config, values)
+    return with_values(config, values)
 
 
-def _with_values(config: RunConfig, values: dict[str, object]) -> RunConfig:
+def with_values(config: RunConfig, values: Mapping[str, object]) -> RunConfig:
+    """Return the configuration with new values of settings, by dotted name."""
     tree = config.model_dump()
     for dotted, value in values.items():
         block, name = dotted.split(".")

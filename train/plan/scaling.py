@@ -1,4 +1,4 @@
-"""The way to many GPUs as tables: predicted step time, memory, traffic and efficiency."""
+"""Tables of predicted step time, memory, traffic and efficiency over ranks and batches."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from svilm_fast.train.plan.chooser import DoesNotFitError, Option, choose
 from svilm_fast.train.plan.devices import GIB, Device
 from svilm_fast.train.plan.flops import flops_of_step
 from svilm_fast.train.plan.links import Links
-from svilm_fast.train.plan.resolve import SETTINGS
+from svilm_fast.train.plan.resolve import SETTINGS, with_values
 from svilm_fast.train.plan.step_time import UTILISATION, StepTime, step_time
 from svilm_fast.train.plan.traffic import step_traffic
 from svilm_fast.train.plan.workload import Workload, workload_of
@@ -20,7 +20,7 @@ BATCHES = (1024, 16384, 131072, 1048576)
 
 @dataclass(frozen=True)
 class Point:
-    """One cell: what was chosen and predicted, or why nothing fits."""
+    """One row: the choice and its prediction, or the reason why nothing fits."""
 
     workload: Workload
     option: Option | None
@@ -34,8 +34,9 @@ class Point:
 
 
 def scaling_tables(config: RunConfig, device: Device, links: Links) -> str:
-    """Markdown of all tables; every memory setting is chosen anew for each cell."""
-    start = workload_of(_opened(config), 1, on_gpu=device.on_gpu)
+    """Return the tables as Markdown; every memory setting is chosen separately for each row."""
+    opened = with_values(config, {f"{block}.{name}": "auto" for block, name in SETTINGS})
+    start = workload_of(opened, 1, on_gpu=device.on_gpu)
     points = [
         _point(start.with_batch(batch, world), device, links)
         for world in RANKS
@@ -43,14 +44,6 @@ def scaling_tables(config: RunConfig, device: Device, links: Links) -> str:
         if batch >= world
     ]
     return "\n".join([*_header(config, device, links), *_main_table(points, device)])
-
-
-def _opened(config: RunConfig) -> RunConfig:
-    """The recipe with everything that a plan decides set to `auto`."""
-    tree = config.model_dump()
-    for block, name in SETTINGS:
-        tree[block][name] = "auto"
-    return type(config).model_validate(tree)
 
 
 def _point(workload: Workload, device: Device, links: Links) -> Point:

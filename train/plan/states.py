@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from svilm_fast.train.plan.workload import Choice, Workload
 
 FP32 = 4
-# Stage 0 gathers gradients for its all-reduce in blocks of so many elements (deepspeed/runtime).
+# Elements of the blocks in which stage 0 gathers gradients for its all-reduce (deepspeed/runtime).
 STAGE_0_BLOCK = 500_000_000
 
 
 @dataclass(frozen=True)
 class GradientBytes:
-    """Bytes of gradients beside the resting state.
+    """Bytes of gradients, in addition to the resident state.
 
     full: whole gradients of this rank. shard: the rank's reduced share. bucket: communication
     buffers. step: copies and temporaries of the optimizer.
@@ -32,7 +32,7 @@ class GradientBytes:
 
 
 def resting(workload: Workload, choice: Choice) -> dict[str, float]:
-    """Bytes that a rank holds all the time, by part."""
+    """Return the resident bytes of a rank, by part."""
     config, sizes = workload.config, workload.parameters
     stage, world = choice.zero_stage, workload.world_size
     size = workload.precision.parameter
@@ -59,7 +59,7 @@ def resting(workload: Workload, choice: Choice) -> dict[str, float]:
 
 
 def gradients(workload: Workload, choice: Choice) -> GradientBytes:
-    """Bytes of gradients of one step; `full` is 0 where ZeRO reduces them on the way."""
+    """Return the bytes of gradients; `full` is 0 if ZeRO reduces them during backward."""
     config, sizes = workload.config, workload.parameters
     stage, world = choice.zero_stage, workload.world_size
     size = workload.precision.parameter
@@ -82,7 +82,7 @@ def gradients(workload: Workload, choice: Choice) -> GradientBytes:
     if low and stage == 1:
         return GradientBytes(0.0, 0.0, bucket, temporaries * group)
     if cached and choice.reduction == "boundary" and stage == 2:
-        shard *= 2  # what has been added up, and what the last micro-batch gave
+        shard *= 2  # the accumulated share, and that of the last micro-batch
     # fp32 shares are copied once per optimizer group; bf16 parameters have a flat fp32 share.
     step = (temporaries + (not low)) * group
     return GradientBytes(full, shard, bucket, step)

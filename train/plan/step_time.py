@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from svilm_fast.models.config import TextConfig, VideoConfig
 from svilm_fast.models.flops import Flops
-from svilm_fast.train.plan.activations import trained_layers
+from svilm_fast.models.locking import trained_layers
 from svilm_fast.train.plan.flops import flops_of_step
 from svilm_fast.train.plan.links import Links
 from svilm_fast.train.plan.traffic import step_traffic
@@ -14,11 +14,15 @@ from svilm_fast.train.plan.workload import Choice, Workload
 
 # Share of a GPU's peak that the executed FLOPs reach: the project's target, not yet measured.
 UTILISATION = 0.42
+# fp32 operands of the losses become three tf32 products, each at half the bf16 rate
+# (docs/decisions/0003-loss-products.md).
+FP32_PRODUCT_COST = 6
+AUTOCAST = "bf16_autocast"  # the only precision with which `products=autocast` has an effect
 
 
 @dataclass(frozen=True)
 class StepTime:
-    """Seconds of a step. Nothing of `collectives` is taken to overlap with `compute`."""
+    """Seconds of a step; collectives are assumed not to overlap with compute."""
 
     compute: float
     losses: float
@@ -27,16 +31,16 @@ class StepTime:
 
     @property
     def total(self) -> float:
-        """The step."""
+        """Seconds of the whole step."""
         return self.compute + self.losses + self.loss_collectives + self.zero_collectives
 
 
 def executed_flops(workload: Workload, choice: Choice) -> tuple[float, float]:
-    """FLOPs of a step over all ranks that are really executed: encoders, objectives.
+    """Return the executed FLOPs of a step over all ranks: encoders, objectives.
 
     Activation checkpointing adds a forward of its tower's trained layers, the gradient cache a
-    forward of both towers and of the local objectives, and backward of the losses computes some
-    products again.
+    forward of both towers and of the local objectives, and backward of the losses recomputes
+    some products.
     """
     flops = flops_of_step(workload.config)
     cached = choice.micro_batch is not None
@@ -58,11 +62,14 @@ def step_time(
     peak: float,
     utilisation: float = UTILISATION,
 ) -> StepTime:
-    """Predict a step on ranks of `peak` FLOP/s of which `utilisation` is reached."""
+    """Predict a step on ranks that reach the share `utilisation` of `peak` bf16 FLOP/s."""
     encoders, losses = executed_flops(workload, choice)
     rate = workload.world_size * peak * utilisation
+    config = workload.config
+    rounded = config.objectives.products == "autocast" and config.training.precision == AUTOCAST
+    slowdown = FP32_PRODUCT_COST if workload.on_gpu and not rounded else 1
     sent = {"loss": 0.0, "zero": 0.0}
     for collective in step_traffic(workload, choice):
         kind = "zero" if collective.part.startswith("ZeRO") else "loss"
         sent[kind] += collective.seconds(links, workload.world_size)
-    return StepTime(encoders / rate, losses / rate, sent["loss"], sent["zero"])
+    return StepTime(encoders / rate, losses * slowdown / rate, sent["loss"], sent["zero"])

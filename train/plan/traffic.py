@@ -1,8 +1,8 @@
 """The collectives of one training step: which, how many, how many bytes.
 
-Bytes of a collective are those of its whole tensor: what was gathered, what goes into a
-reduce-scatter, what is all-reduced. The tests compare the losses' with what torch.distributed is
-really given, byte for byte.
+The bytes of a collective are those of its whole tensor: the gathered one, the input of a
+reduce-scatter, the all-reduced one. For the losses, tests compare them byte for byte with the
+tensors that torch.distributed receives.
 """
 
 from __future__ import annotations
@@ -10,31 +10,32 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from svilm_fast.train.plan.links import Kind, Links
+from svilm_fast.objectives.cost import CollectiveKind
+from svilm_fast.train.plan.links import Links
 from svilm_fast.train.plan.workload import Choice, Workload
 
 FP32 = 4
-# ZeRO 3 gathers module by module; a block is about so many modules with parameters.
+# ZeRO 3 gathers module by module; this is about how many modules with parameters a block has.
 MODULES_OF_A_BLOCK = 6
 
 
 @dataclass(frozen=True)
 class Collective:
-    """`calls` collectives of a kind with `size` bytes in all. what: the tensor."""
+    """`calls` collectives of a kind with `size` bytes in total. what: the tensor."""
 
     part: str
     what: str
-    kind: Kind
+    kind: CollectiveKind
     size: float
     calls: int
 
     def seconds(self, links: Links, world_size: int) -> float:
-        """Time on these links, nothing overlapped."""
+        """Return the time on these links, without overlap."""
         return links.seconds(self.kind, self.size, world_size, self.calls)
 
 
 def loss_traffic(workload: Workload) -> list[Collective]:
-    """What the objectives send in forward and backward; nothing for one rank."""
+    """Return what the objectives send in forward and backward; empty for one rank."""
     return [
         Collective(found.name, sent.what, sent.kind, sent.size, sent.calls)
         for found in workload.costs()
@@ -43,7 +44,7 @@ def loss_traffic(workload: Workload) -> list[Collective]:
 
 
 def zero_traffic(workload: Workload, choice: Choice) -> list[Collective]:
-    """What ZeRO sends for gradients and parameters.
+    """Return what ZeRO sends for gradients and parameters.
 
     DeepSpeed 0.19.8 reduces the gradients of stages 1 and 2 by all-reduces of whole buckets
     (`use_multi_rank_bucket_allreduce`) and gathers the updated parameters; stage 3 gathers them in
@@ -58,11 +59,11 @@ def zero_traffic(workload: Workload, choice: Choice) -> list[Collective]:
     updated = float(workload.precision.parameter * sizes.trained)
     buckets = max(1, math.ceil(sizes.trained / config.deepspeed.bucket_elements))
     passes = micro_batches(workload, choice)
-    on_the_way = passes if choice.micro_batch is not None and choice.reduction == "boundary" else 1
+    reductions = passes if choice.micro_batch is not None and choice.reduction == "boundary" else 1
     if stage == 0:
         return [Collective("ZeRO 0", "gradients", "all_reduce", gradients, buckets)]
     if stage in (1, 2):
-        times = on_the_way if stage == 2 else 1
+        times = reductions if stage == 2 else 1
         return [
             Collective(
                 f"ZeRO {stage}", "gradients", "all_reduce", gradients * times, buckets * times
@@ -84,16 +85,16 @@ def zero_traffic(workload: Workload, choice: Choice) -> list[Collective]:
             gathers * depth * MODULES_OF_A_BLOCK,
         ),
         Collective(
-            "ZeRO 3", "gradients", "reduce_scatter", gradients * on_the_way, buckets * on_the_way
+            "ZeRO 3", "gradients", "reduce_scatter", gradients * reductions, buckets * reductions
         ),
     ]
 
 
 def micro_batches(workload: Workload, choice: Choice) -> int:
-    """Passes of the encoders over a rank's batch."""
+    """Return the number of encoder passes over a rank's batch."""
     return math.ceil(workload.local_batch / (choice.micro_batch or workload.local_batch))
 
 
 def step_traffic(workload: Workload, choice: Choice) -> list[Collective]:
-    """All collectives of a step that grow with the model or the batch."""
+    """Return all collectives of a step that grow with the model or the batch."""
     return loss_traffic(workload) + zero_traffic(workload, choice)

@@ -1,4 +1,4 @@
-"""What a plan is made for (fixed) and what it decides (chosen)."""
+"""The input of a plan (`Workload`) and its result (`Choice`)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import nn
 from svilm_fast.core.errors import ConfigError
 from svilm_fast.models.flops import encoded_tokens
 from svilm_fast.models.grouping_block import TokenAssigner
+from svilm_fast.models.precision import ELEMENT_SIZES, ElementSizes
 from svilm_fast.objectives.base import Scope
 from svilm_fast.objectives.cost import Cost
 from svilm_fast.objectives.features import Reads
 from svilm_fast.objectives.flops import shapes_of
-from svilm_fast.objectives.svilm import uses_groups
 from svilm_fast.tasks.base import task_of
 from svilm_fast.train.config.deepspeed import local_batch_of
 from svilm_fast.train.config.schema import RunConfig
@@ -28,10 +28,16 @@ Reduction = Literal["coalesce", "boundary"]
 class Parameters:
     """Elements of a model.
 
-    total: all of them. trained: those with a gradient. products_*: trained ones of matrix products,
-    of which autocast keeps copies in bf16, inside the blocks of a tower and elsewhere (copies of
-    locked ones go at once). persistent: those that ZeRO 3 keeps whole on every rank. largest: the
-    largest trained parameter. largest_group: the largest group of the optimizer.
+    Attributes:
+        total: all parameters.
+        trained: those with a gradient.
+        products_video: trained ones of matrix products in the video blocks. Autocast keeps bf16
+            copies of products' weights; copies of frozen ones are freed at once.
+        products_text: the same in the text blocks.
+        products_other: the same outside the blocks.
+        persistent: those that ZeRO 3 keeps whole on every rank.
+        largest: the largest trained parameter.
+        largest_group: the largest group of the optimizer.
     """
 
     total: int
@@ -42,27 +48,6 @@ class Parameters:
     persistent: int
     largest: int
     largest_group: int
-
-
-@dataclass(frozen=True)
-class Precision:
-    """Bytes of an element: parameters, residual stream, operands of products."""
-
-    parameter: int
-    stream: int
-    compute: int
-
-    @property
-    def copies_weights(self) -> bool:
-        """Whether products work on copies of the weights, which backward keeps."""
-        return self.parameter != self.compute
-
-
-PRECISIONS = {
-    "fp32": Precision(4, 4, 4),
-    "bf16_autocast": Precision(4, 4, 2),
-    "bf16": Precision(2, 2, 2),
-}
 
 
 @dataclass(frozen=True)
@@ -102,9 +87,9 @@ class Workload:
     on_gpu: bool
 
     @property
-    def precision(self) -> Precision:
+    def precision(self) -> ElementSizes:
         """Bytes of an element."""
-        return PRECISIONS[self.config.training.precision]
+        return ELEMENT_SIZES[self.config.training.precision]
 
     @property
     def reads(self) -> Reads:
@@ -136,7 +121,7 @@ class Workload:
 
     @property
     def tokens(self) -> int:
-        """Encoded video tokens of a clip; the most where clips draw their drop rate."""
+        """Encoded video tokens of a clip; the largest number if clips draw their drop rate."""
         video = self.config.video
         if video.drop.rate_max is None:
             return encoded_tokens(video)
@@ -146,7 +131,8 @@ class Workload:
     @property
     def groups(self) -> int:
         """Group tokens in the encoder."""
-        return self.config.video.num_groups if uses_groups(self.config) else 0
+        video = self.config.video
+        return video.num_groups if self.reads.uses_groups(video) else 0
 
     @property
     def nouns(self) -> int:
@@ -174,20 +160,20 @@ class Workload:
 def workload_of(config: RunConfig, world_size: int, *, on_gpu: bool) -> Workload:
     """Count the parameters on the meta device; `config` may hold `auto`.
 
-    Raises ConfigError for a batch that cannot be split, and for a task with a loss of its own,
-    whose memory nobody counts.
+    Raises ConfigError for a batch that cannot be split, and for a task with its own loss, whose
+    memory is unknown.
     """
     if config.task.own_loss:
         raise ConfigError(
-            f"task {config.task.name!r} has a model and a loss of its own, which have no plan: set "
-            "what is `auto` (training.micro_batch=null, deepspeed.zero_stage=1, ...)"
+            f"task {config.task.name!r} has its own model and loss, which cannot be planned: "
+            "replace `auto` (training.micro_batch=null, deepspeed.zero_stage=1, ...)"
         )
     local_batch = local_batch_of(config, world_size)
     return Workload(config, world_size, local_batch, count(config), on_gpu)
 
 
 def count(config: RunConfig) -> Parameters:
-    """Elements of the model that the configuration describes; allocates nothing."""
+    """Count the elements of the configured model; allocates nothing."""
     with torch.device("meta"):
         model: Any = task_of(config).model()
     sizes = [parameter.numel() for parameter in model.parameters()]
@@ -211,7 +197,7 @@ def count(config: RunConfig) -> Parameters:
 
 
 def products(module: nn.Module) -> int:
-    """Elements of the trained weights and biases of a module's matrix products."""
+    """Count the trained weights and biases of a module's matrix products."""
     found: list[nn.Parameter] = []
     for part in module.modules():
         if isinstance(part, nn.Linear):

@@ -68,6 +68,7 @@ def _clip(run: LoadedRun, path: Path) -> Tensor:
         choose,
         short_side=max(video.image_size, round(video.image_size * data.resize_margin)),
         limits=data.limits,
+        decoder=data.decoder,
     )
     height, width = decoded.frames.shape[1:3]
     window = centre_window(width, height, data.resize_margin)

@@ -1,1 +1,1 @@
-"""Grounding in Triton: forward and backward kernels, their host code, autograd and operators."""
+"""Grounding in Triton: kernels, their host code, autograd and operators."""

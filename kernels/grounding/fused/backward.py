@@ -1,4 +1,4 @@
-"""Backward of grounding: gradient of the dot products by chunks, products, and the finish."""
+"""Backward of grounding: per chunk, the gradient of the dot products, two products, the finish."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .matrix import MatrixStatistics, pair_gradient, scaled
 
 
 class ForwardBuffers(NamedTuple):
-    """Kernel buffers of forward that backward reads again."""
+    """Buffers that `forward.prepare` wrote and backward reads."""
 
     groups: Tensor
     nouns: Tensor
@@ -34,7 +34,7 @@ class ForwardBuffers(NamedTuple):
 
 
 class LossContext(NamedTuple):
-    """What turns the scores into the gradient of the loss, inside the tile."""
+    """The tensors from which a tile computes the gradient of the loss by its scores."""
 
     scores: Tensor
     scale: Tensor
@@ -42,7 +42,7 @@ class LossContext(NamedTuple):
 
 
 class Needs(NamedTuple):
-    """Which gradients are wanted."""
+    """Which gradients are needed."""
 
     groups: bool
     nouns: bool
@@ -94,8 +94,8 @@ def dots_gradient_kernel(
 ):
     """Gradient of one tile of dot products of a chunk of videos, times `gradient_scale`.
 
-    With LOSS, `scores` are the scores and the upstream gradient follows from them, up to a factor;
-    without, `scores` holds the upstream gradient itself.
+    With LOSS, the kernel computes the upstream gradient from `scores`, up to a constant factor.
+    Without LOSS, `scores` holds the upstream gradient.
     """
     TILE_CAPTIONS: tl.constexpr = BLOCK_M // PADDED_K
     TILE_VIDEOS: tl.constexpr = BLOCK_N // PADDED_G
@@ -125,7 +125,7 @@ def dots_gradient_kernel(
     rows = first_row + tl.arange(0, BLOCK_M)
     weight = tl.load(weights + rows, mask=rows < captions * PADDED_K, other=0.0)
     if LOSS:
-        # A caption takes part if any of its nouns has a weight; its video's row likewise.
+        # A caption and the row of its video are valid if one of its nouns has a weight.
         video_inside = in_chunk < chunk_videos
         caption_weight = total_weight(weights, caption, caption < captions, PADDED_K)
         video_weight = total_weight(weights, video, video_inside, PADDED_K)
@@ -155,8 +155,8 @@ def dots_gradient_kernel(
     centred = dots - similarity[:, :, None]
     moment = power * centred
     if NEED_BETA:
-        # Not the mean of squares less the squared mean: a sharp softmax has next to no variance.
-        # dr/dbeta = sum_m p_m (a_m - r)^2 = sum_m p_m a_m^2 - r^2
+        # dr/dbeta = sum_m p_m a_m^2 - r^2 = sum_m p_m (a_m - r)^2. The second form has no
+        # cancellation: the variance of a sharp softmax is close to 0.
         variance = tl.sum(moment * centred, 2) / total
         part = tl.sum(tl.reshape(upstream * variance, (BLOCK_M * TILE_VIDEOS,)), 0)
         tl.store(partial_beta + first_partial + tl.program_id(0), part)
@@ -173,7 +173,7 @@ def dots_gradient_kernel(
 
 
 def split_of(rows: int, depth: int, width: int, sm_count: int) -> int:
-    """Into how many parts to cut the sum of the noun gradient, so that its tiles fill the GPU."""
+    """The number of parts of the sum of the noun gradient, so that its tiles fill the GPU."""
     tiles = -(-rows // 128) * -(-width // 128)
     split = 1
     while split < 8 and tiles * split < sm_count and depth % (split * 2 * 64) == 0:
@@ -182,7 +182,7 @@ def split_of(rows: int, depth: int, width: int, sm_count: int) -> int:
 
 
 class GroundingGradients(NamedTuple):
-    """Gradients by the op's inputs; empty tensors for those that were not wanted."""
+    """Gradients of the inputs; empty tensors for those that are not needed."""
 
     groups: Tensor
     nouns: Tensor
@@ -200,7 +200,7 @@ def backward(
     workspace_bytes: int,
     loss: LossContext | None = None,
 ) -> GroundingGradients:
-    """All gradients of the scores, or with `loss` those of the loss.
+    """Gradients of the scores, or of the loss if `loss` is given.
 
     `upstream` is the contiguous float32 gradient [videos, captions] of the scores, or the 0-dim
     gradient of the loss.

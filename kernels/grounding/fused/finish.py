@@ -1,4 +1,4 @@
-"""The range of float16 gradients, and the kernel that turns sums into gradients."""
+"""The scale of float16 gradients, and the kernel that computes gradients from sums."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ def floor_power_of_two(value):
 
 @triton.jit
 def gradient_scale(beta, largest_upstream, LOSS: tl.constexpr, HALF: tl.constexpr):
-    """Power of two that brings d(dots) into float16's range with a factor two to spare.
+    """Power of two that scales d(dots) to at most half of float16's range.
 
-    For unit vectors |p (1 + beta (a - r))| <= 1 + beta / 2, and the loss's own upstream is <= 2.
+    For unit vectors |p (1 + beta (a - r))| <= 1 + beta / 2, and the upstream gradient that the loss
+    computes is <= 2.
     """
     multiplier = 1.0
     if HALF:
@@ -90,7 +91,7 @@ def finish_kernel(
     NEED_SCALE: tl.constexpr,
     SUM_BLOCK: tl.constexpr,
 ):
-    """Take the factors out of the sums, drop the padding, cast; the last program sums scalars."""
+    """Remove factors and padding from the sums and cast; the last program sums scalar gradients."""
     column_blocks: tl.constexpr = PADDED_D // BLOCK_D
     pid = tl.program_id(0) // column_blocks
     columns = (tl.program_id(0) % column_blocks) * BLOCK_D + tl.arange(0, BLOCK_D)

@@ -1,4 +1,4 @@
-"""Forward kernels of grounding: the inputs' copy, and the scores of all pairs."""
+"""Forward kernels of grounding: the copy of the inputs, and the scores of all pairs."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def prepare_kernel(
     BLOCK: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Cast and pad both inputs, zero absent nouns, and write every noun's weight."""
+    """Cast and pad both inputs, zero absent nouns, and write noun weights and valid captions."""
     column_blocks: tl.constexpr = PADDED_D // BLOCK_D
     pid = tl.program_id(0) // column_blocks
     column_block = tl.program_id(0) % column_blocks
@@ -121,7 +121,7 @@ def tile_dots(
 
 @triton.jit
 def load_beta(beta):
-    """Clamped beta in float32; NaN stays NaN."""
+    """beta in float32, clamped to [0, 60]; NaN stays NaN."""
     value = tl.load(beta).to(tl.float32)
     value = tl.maximum(value, 0.0, propagate_nan=tl.PropagateNan.ALL)
     return tl.minimum(value, BETA_MAX, propagate_nan=tl.PropagateNan.ALL)
@@ -197,7 +197,7 @@ def prepare(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Kernel buffers of the inputs: groups, nouns, weights [c, padded K], valid [c].
 
-    Where the group tokens need no copy, the first result is empty.
+    The first result is empty if the group tokens need no copy.
     """
     copy = needs_copy(groups, layout)
     rows = layout.videos * layout.padded_groups if copy else 0
@@ -239,7 +239,7 @@ def prepare(
 
 
 def precision_of(layout: Layout) -> str:
-    """float32 products keep float32's accuracy on tensor cores: three tf32 products each."""
+    """Precision of the products: three tf32 products reach float32's accuracy on tensor cores."""
     return "tf32x3" if layout.dtype == torch.float32 else "ieee"
 
 

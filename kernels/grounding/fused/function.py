@@ -26,7 +26,7 @@ def _float32(value: Tensor) -> Tensor:
 def scores_forward(
     groups: Tensor, nouns: Tensor, noun_mask: Tensor, beta: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Scores [b, c] and the kernel buffers of groups (empty: no copy), nouns and weights."""
+    """Scores [b, c] and the kernel buffers of groups (empty if not copied), nouns and weights."""
     return _scores_and_valid(groups, nouns, noun_mask, beta)[0]
 
 
@@ -43,7 +43,7 @@ def _scores_and_valid(
 def scores_backward(
     upstream: Tensor, groups: Tensor, nouns: Tensor, weights: Tensor, beta: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients by groups, nouns and beta from kernel buffers; empty where not needed."""
+    """Gradients of groups, nouns and beta from kernel buffers; empty where not needed."""
     prepared = ForwardBuffers(groups, nouns, weights)
     return _gradients(_float32(upstream).contiguous(), prepared, beta, rest)[:3]
 
@@ -51,7 +51,7 @@ def scores_backward(
 def loss_forward(
     groups: Tensor, nouns: Tensor, noun_mask: Tensor, beta: Tensor, scale: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Loss; scores, log sums and N; and the kernel buffers as in `scores_forward`."""
+    """Loss, scores, log sums, N, and the kernel buffers as in `scores_forward`."""
     (scores, copy, rows, weights), valid = _scores_and_valid(groups, nouns, noun_mask, beta)
     loss, lse, count = matrix_kernels.matrix_forward(scores, scale, valid)
     return loss, scores, lse, count, copy, rows, weights
@@ -69,7 +69,7 @@ def loss_backward(
     scale: Tensor,
     *rest: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients by groups, nouns, beta and scale; empty where not needed."""
+    """Gradients of groups, nouns, beta and scale; empty where not needed."""
     loss = LossContext(scores, scale, MatrixStatistics(upstream, lse, count))
     return _gradients(upstream, ForwardBuffers(groups, nouns, weights), beta, rest, loss)
 
@@ -81,7 +81,7 @@ def _gradients(
     rest: tuple[Any, ...],
     loss: LossContext | None = None,
 ) -> backward_kernels.GroundingGradients:
-    """`rest` is what both signatures end with, from the sizes on."""
+    """`rest` are the arguments from `num_groups` on, which both signatures share."""
     num_groups, num_nouns, dim, dtype, *needs, workspace_bytes = rest
     videos, captions = (upstream if loss is None else loss.scores).shape
     layout = Layout(videos, captions, num_groups, num_nouns, dim, prepared.nouns.dtype)
@@ -114,7 +114,7 @@ def matrix_backward(
     lse: Tensor,
     count: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients by the scores and the scale."""
+    """Gradients of the scores and the scale."""
     flags = None if valid is None else valid.contiguous().view(torch.int8)
     statistics = MatrixStatistics(upstream, lse, count)
     return matrix_kernels.matrix_backward(scores.contiguous(), scale, flags, statistics, upstream)
@@ -198,8 +198,22 @@ for _implementation, _fake in (
 _ops = torch.ops.svilm_grounding
 
 
+def _sizes(groups: Tensor, nouns: Tensor) -> tuple[int, int, int, torch.dtype]:
+    return groups.shape[1], nouns.shape[1], groups.shape[2], groups.dtype
+
+
+def _input_gradients(ctx: Any, operator: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradients of groups, nouns, noun_mask and scalars, for `GroundingScores` and the loss."""
+    need_groups, need_nouns, _, *scalars, _, _ = ctx.needs_input_grad
+    needs = (need_groups, need_nouns, *scalars)
+    *saved, _ = ctx.saved_tensors
+    found = operator(upstream, *saved, *ctx.sizes, *needs, ctx.workspace_bytes)
+    groups, nouns, *scalars = wanted(needs, found)
+    return groups, nouns, None, *scalars, None, None
+
+
 class GroundingScores(torch.autograd.Function):
-    """Scores of all pairs; saves the inputs in the kernels' layout and the `anchor` of both."""
+    """Scores of all pairs; saves the kernel buffers of the inputs and their `anchor`."""
 
     @staticmethod
     def forward(  # type: ignore[override]
@@ -207,27 +221,18 @@ class GroundingScores(torch.autograd.Function):
     ):
         scores, copy, rows, weights = _ops.scores_forward(groups, nouns, noun_mask, beta)
         ctx.save_for_backward(copy if copy.numel() else groups, rows, weights, beta, anchored)
-        ctx.sizes = (groups.shape[1], nouns.shape[1], groups.shape[2], groups.dtype)
+        ctx.sizes = _sizes(groups, nouns)
         ctx.workspace_bytes = workspace_bytes
         return scores
 
     @staticmethod
     @first_derivative_only
     def backward(ctx, upstream):  # type: ignore[override]
-        need_groups, need_nouns, _, *scalars = ctx.needs_input_grad[:4]
-        needs = (need_groups, need_nouns, *scalars)
-        found = _ops.scores_backward(
-            upstream, *ctx.saved_tensors[:-1], *ctx.sizes, *needs, ctx.workspace_bytes
-        )
-        groups, nouns, beta = wanted(needs, found)
-        return groups, nouns, None, beta, None, None
+        return _input_gradients(ctx, _ops.scores_backward, upstream)
 
 
 class GroundingLoss(torch.autograd.Function):
-    """The loss of a batch in one piece: saves the inputs, the scores and their log sums.
-
-    `anchored` as in `GroundingScores`.
-    """
+    """The loss of a batch; saves as `GroundingScores`, and the scores and their log sums."""
 
     @staticmethod
     def forward(  # type: ignore[override]
@@ -238,24 +243,18 @@ class GroundingLoss(torch.autograd.Function):
         )
         tokens = copy if copy.numel() else groups
         ctx.save_for_backward(scores, lse, count, tokens, rows, weights, beta, scale, anchored)
-        ctx.sizes = (groups.shape[1], nouns.shape[1], groups.shape[2], groups.dtype)
+        ctx.sizes = _sizes(groups, nouns)
         ctx.workspace_bytes = workspace_bytes
         return loss
 
     @staticmethod
     @first_derivative_only
     def backward(ctx, upstream):  # type: ignore[override]
-        need_groups, need_nouns, _, *scalars = ctx.needs_input_grad[:5]
-        needs = (need_groups, need_nouns, *scalars)
-        found = _ops.loss_backward(
-            upstream, *ctx.saved_tensors[:-1], *ctx.sizes, *needs, ctx.workspace_bytes
-        )
-        groups, nouns, beta, scale = wanted(needs, found)
-        return groups, nouns, None, beta, scale, None, None
+        return _input_gradients(ctx, _ops.loss_backward, upstream)
 
 
 class MatrixInfoNCE(torch.autograd.Function):
-    """Symmetric InfoNCE of a float32 score matrix; saves it and its log sums."""
+    """Symmetric InfoNCE of a float32 score matrix; saves the matrix and its log sums."""
 
     @staticmethod
     def forward(ctx, scores, scale, valid):  # type: ignore[override]

@@ -1,4 +1,4 @@
-"""How a call's tensors lie in the kernels' own buffers: padded sizes, dtypes, tiles."""
+"""Padded sizes and dtypes of the kernel buffers, and tile shapes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DEFAULT_WORKSPACE_BYTES = 256 << 20
 
 @dataclass(frozen=True)
 class GroundingTile:
-    """A tile of the product nouns x groups and how it is worked on."""
+    """A tile of the product nouns x groups, with its warps and pipeline stages."""
 
     rows: int
     columns: int
@@ -29,7 +29,7 @@ class GroundingTile:
 
 @dataclass(frozen=True)
 class Layout:
-    """Sizes of one call; `padded_*` are those of the kernels' buffers.
+    """Sizes of one call; `padded_*` are the sizes of the kernel buffers.
 
     Groups and nouns are padded to powers of two, so that a tile holds whole videos and whole
     captions and the softmax over groups stays inside it.
@@ -80,9 +80,10 @@ def forward_tile(layout: Layout, capability: tuple[int, int]) -> GroundingTile:
 def backward_tile(layout: Layout, capability: tuple[int, int], need_beta: bool) -> GroundingTile:
     """Tile of the kernel that writes the gradient of the dot products.
 
-    A wanted gradient of beta costs about 50 registers. With it a 128 x 128 tile would leave one
-    block on an SM of sm_90 and its epilogue would stand alone; 64 x 128 leaves three. sm_80 spills
-    beyond 64 x 64. sm_100 has its accumulator in tensor memory, and half rate below 128 rows.
+    The gradient of beta needs about 50 more registers. With it, only one block with a 128 x 128
+    tile fits an SM of sm_90, so nothing overlaps with its epilogue; three blocks of 64 x 128 fit.
+    sm_80 spills with tiles above 64 x 64. sm_100 keeps its accumulator in tensor memory, and its
+    products run at half rate below 128 rows.
     """
     if layout.dtype == torch.float32:
         return GroundingTile(64, 64, min(32, layout.padded_dim), 4, 2)
@@ -95,10 +96,11 @@ def backward_tile(layout: Layout, capability: tuple[int, int], need_beta: bool) 
 
 
 def layout_of(groups: Tensor, nouns: Tensor) -> Layout:
-    """The layout of a call; half precision inputs are worked on in float16, others in float32.
+    """The layout of a call; half-precision inputs are processed in float16, others in float32.
 
-    float16 holds the entries of unit vectors from bfloat16 exactly (below 2^-14 to 2^-25), and its
-    gradient of the dot products is eight times finer than in bfloat16.
+    Casting the bfloat16 entries of unit vectors to float16 is exact down to 2^-14 and has an
+    absolute error of at most 2^-25 below. float16 rounds the gradient of the dot products eight
+    times finer than bfloat16.
     """
     half = groups.dtype in (torch.float16, torch.bfloat16) and nouns.dtype == groups.dtype
     return Layout(
@@ -122,7 +124,7 @@ def needs_copy(groups: Tensor, layout: Layout) -> bool:
 
 
 def unsupported(groups: Tensor, nouns: Tensor, *scalars: Tensor) -> str | None:
-    """Why the kernels cannot take a call, or None."""
+    """The reason why the kernels do not support a call, or None."""
     if torch.float64 in {tensor.dtype for tensor in (groups, nouns, *scalars)}:
         return "float64 is computed by the reference"
     if groups.dtype != nouns.dtype:
@@ -134,7 +136,7 @@ def unsupported(groups: Tensor, nouns: Tensor, *scalars: Tensor) -> str | None:
         )
     if 0 in groups.shape or 0 in nouns.shape:
         return "the batch is empty"
-    # Triton before 3.9 lowers float32 products to tf32 on sm_100 without a word.
+    # Triton before 3.9 silently lowers float32 products to tf32 on sm_100.
     on_gpu = groups.dtype == torch.float32 and groups.device.type == "cuda"
     if on_gpu and traits(groups.device).capability >= (10, 0):
         return "float32 inputs have no kernel on this GPU; use bfloat16 or float16"

@@ -1,7 +1,7 @@
-"""Symmetric InfoNCE over a matrix of scores: one read gives both sums, one more the gradient.
+"""Symmetric InfoNCE over a matrix of scores: forward and backward read the matrix once each.
 
-Logarithms and exponentials are to base 2 inside; every block of scores has its own maxima, so any
-scale and any score is safe.
+Logarithms and exponentials are to base 2 internally. Every block of scores has its own maxima, so
+no exponential overflows.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ STATS_ROWS = 64
 STATS_COLUMNS = 128
 GRADIENT_ROWS = 32
 MERGE_BLOCK = 256
-# Up to this size one program merges everything and writes the loss in the same launch.
+# Up to this size one program merges all blocks and writes the loss in the same launch.
 SINGLE_PROGRAM_SIZE = 2048
 
 
@@ -35,17 +35,17 @@ class MatrixStatistics(NamedTuple):
 
 @triton.jit
 def scaled(values, scale):
-    """Scores in units of log2, rounded before anything is taken from them.
+    """Scores times scale in units of log2, rounded before any subtraction.
 
-    A product that is contracted with a later subtraction would leave its rounding error in place of
-    the exact 0 that the largest logit less itself must be.
+    If the compiler contracted the product with a later subtraction, the largest logit minus itself
+    would be the rounding error of the product instead of exactly 0.
     """
     return tl.fma(values, tl.load(scale).to(tl.float32) * LOG2_E, 0.0)
 
 
 @triton.jit
 def load_tile(scores, scale, row, column, size):
-    """Scaled scores in units of log2, their offsets and which lie inside."""
+    """Scores, scaled scores in units of log2, their offsets and the mask of those inside."""
     inside = (row < size)[:, None] & (column < size)[None, :]
     offsets = row.to(tl.int64)[:, None] * size + column[None, :]
     values = tl.load(scores + offsets, mask=inside, other=0.0)
@@ -54,7 +54,7 @@ def load_tile(scores, scale, row, column, size):
 
 @triton.jit
 def store_statistics(logits, maxima, sums, inside, AXIS: tl.constexpr):
-    """Maximum and sum of 2^(x - maximum) over an axis, where they are to be stored."""
+    """Store the maximum and the sum of 2^(x - maximum) over an axis."""
     largest = tl.max(logits, AXIS)
     shift = tl.where(largest == float("-inf"), 0.0, largest)
     tl.store(maxima, largest, mask=inside)
@@ -111,8 +111,8 @@ def merged_lse(maxima, sums, index, size, partials, PARTIALS: tl.constexpr, BLOC
             amount * tl.exp2(maximum - shift[None, :]), 0
         )
         largest = new
-    # The largest term is 1, so only an empty sum is below 1; nothing reads the result then. NaN,
-    # which a GPU's maximum passes over, stays.
+    # The largest term is 1, so only an empty sum is below 1, and its result is never used. A GPU's
+    # maximum ignores NaN, but the total stays NaN.
     total = tl.where(total < 1.0, 1.0, total)
     return tl.where(largest == float("-inf"), 0.0, largest) + tl.log2(total)
 
@@ -177,7 +177,7 @@ def loss_kernel(partial_loss, partial_count, loss, count, partials, BLOCK: tl.co
 
 @triton.jit
 def pair_gradient(logits, row_lse, column_lse, row_valid, column_valid, diagonal):
-    """Gradient of 2N loss by the scaled scores: softmax of the row + of the column - 2 [i = j]."""
+    """Gradient of 2N loss by the scaled scores: row softmax + column softmax - 2 [i = j]."""
     # exp(s S_ij - lse_j) + exp(s S_ij - lse_i) - 2 [i = j]
     by_row = tl.where(row_valid & column_valid, tl.exp2(logits - row_lse), 0.0)
     by_column = tl.where(column_valid, tl.exp2(logits - column_lse), 0.0)
@@ -199,7 +199,7 @@ def matrix_gradient_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """Gradient of the scores, and this block's part of that of the scale."""
+    """Gradient of the scores, and the contribution of this block to the gradient of the scale."""
     column_blocks = tl.cdiv(size, BLOCK_N)
     row = (tl.program_id(0) // column_blocks) * BLOCK_M + tl.arange(0, BLOCK_M)
     column = (tl.program_id(0) % column_blocks) * BLOCK_N + tl.arange(0, BLOCK_N)

@@ -1,1 +1,1 @@
-"""Grouping in Triton: tokens are read once forward, read once and their gradient written once."""
+"""Grouping in Triton: kernels, their host code, autograd and operators."""

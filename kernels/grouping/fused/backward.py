@@ -1,5 +1,5 @@
-"""Backward of grouping: tokens read once, their gradient written once, noise drawn again."""
-# Triton's language has no unpacking, and a tuple there grows in an unrolled loop.
+"""Backward of grouping: tokens are read once from DRAM, their gradient is written once."""
+# Triton does not support unpacking, so its tuples grow by addition in unrolled loops.
 # ruff: noqa: RUF005
 # mypy: disable-error-code="assignment, var-annotated"
 
@@ -47,8 +47,8 @@ def grouping_backward_prepare_kernel(
 ):
     """h_g = d_pooled_g / (n_g + eps) and c_g - <h_g, pooled_g>, scaled by a power of two.
 
-    The scale keeps fp16 products of small gradients out of the subnormal range; it is undone in
-    fp32, exactly.
+    The scale keeps fp16 products of small gradients out of the subnormal range. The main kernel
+    removes it in fp32, which is exact.
     """
     sample = tl.program_id(0).to(tl.int64)
     group = tl.arange(0, BLOCK_G)
@@ -68,7 +68,7 @@ def grouping_backward_prepare_kernel(
     # c_g - <h_g, pooled_g>
     offset = tl.load(d_counts + sample * GROUPS + group, mask=present, other=0.0) - inner * inverse
     size = tl.max(tl.maximum(largest * inverse, tl.abs(offset) / 256), axis=0)
-    # A zero or non-finite gradient keeps scale 1; 2^100 is far beyond any gradient worth saving.
+    # A zero, non-finite or extreme gradient keeps scale 1.
     usable = (size > 2.0**-100) & (size < 2.0**100)
     exponent = tl.floor(tl.log2(tl.where(usable, size, 1.0)))
     scale = tl.exp2(-exponent)
@@ -117,21 +117,21 @@ def grouping_backward_kernel(
     STAGES: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """One program takes `chunk` tokens of a sample and its slab of the columns.
+    """One program processes `chunk` tokens of a sample and its slab of the columns.
 
-    Every slab's program computes whole logits. `num_blocks` = SLABS * OWN_BLOCKS comes at run time
-    as well, so that the compiler keeps the loops over blocks as loops.
+    The program of every slab computes complete logits. `num_blocks` = SLABS * OWN_BLOCKS is also
+    a run-time argument, so that the compiler does not unroll the loops over blocks.
     """
     slab = tl.program_id(0) % SLABS
     program = (tl.program_id(0) // SLABS).to(tl.int64)
     own = slab * OWN_BLOCKS
-    # The token gradient goes by half blocks: whole ones took the registers that the sums need.
+    # The token gradient is computed in half blocks, because whole blocks need too many registers.
     HALVES: tl.constexpr = 2 if BLOCK_C >= 32 else 1
     HALF_C: tl.constexpr = BLOCK_C // HALVES
     last_half = own * HALVES + num_blocks // SLABS * HALVES
     if WIDTH % BLOCK_C != 0:
-        # The last whole block may hold a half past WIDTH: its loads and stores have no mask where
-        # WIDTH is whole halves.
+        # Skip a half block past WIDTH: loads and stores have no mask if WIDTH is a multiple of
+        # the half block.
         last_half = tl.minimum(last_half, (WIDTH + HALF_C - 1) // HALF_C)
     sample = program // SPLITS
     first = (program % SPLITS).to(tl.int32) * chunk
@@ -155,7 +155,7 @@ def grouping_backward_kernel(
             h = load_group_block(sample_shares, block, WIDTH, GROUPS, BLOCK_C, BLOCK_G)
             logits = dot(x, q, logits, UPCAST)
             d_assignment = dot(x, h, d_assignment, UPCAST)
-        # Loaded per tile, like the seed and the scale: kept over the loop they would cost registers
+        # Bias, seed and scale are loaded per tile: keeping them over the loop would take registers
         # that the sums need.
         logits += load_bias(group_bias, sample, GROUPS, BLOCK_G)[None, :]
         if NOISE:
@@ -169,10 +169,10 @@ def grouping_backward_kernel(
         d_assignment += offset[None, :]
         # dlogit_lg = soft_lg (dA_lg - sum_g soft_lg dA_lg) / tau
         mean = tl.sum(soft * d_assignment, axis=1)[:, None]
-        # 1/tau comes after the products, in fp32: at a small tau it would leave fp16's range here.
+        # 1/tau is applied after the products, in fp32: with a small tau, fp16 would overflow here.
         d_logits = soft * (d_assignment - mean)
         if token_mask is not None:
-            # Read again from the index: kept over the products it would spill.
+            # Read again from the index: keeping the mask over the products would spill.
             token = start + tl.arange(0, BLOCK_L)
             present = tl.load(index + sample * length + token, mask=token < last, other=-1) >= 0
         d_logits = tl.where(present[:, None], d_logits, 0.0)
@@ -227,7 +227,7 @@ def grouping_backward_combine_kernel(
     BLOCK_C: tl.constexpr,
     BLOCK_G: tl.constexpr,
 ):
-    """Sum the splits' query and bias gradients of one sample and one block, in a fixed order."""
+    """Sum query and bias gradients of one sample and block over the splits, in a fixed order."""
     sample, part, column = sample_columns(WIDTH, BLOCK_C)
     group = tl.arange(0, BLOCK_G)
     total = sum_splits(partial, sample, column, SPLITS, WIDTH, GROUPS, BLOCK_G)
@@ -249,7 +249,7 @@ def backward(
     need_tokens: bool,
     need_queries: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients at queries, tokens and group_bias (fp32 [b, G]); empty where not needed."""
+    """Gradients of queries, tokens and group_bias (fp32 [b, G]); empty where not needed."""
     batch, length, width = tokens.shape
     groups = queries.shape[1]
     pooled, counts, index = output

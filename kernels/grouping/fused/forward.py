@@ -1,5 +1,5 @@
-"""Forward of grouping: assign each token, pool each group, tokens read once."""
-# Triton's language has no unpacking, and a tuple there grows in an unrolled loop.
+"""Forward of grouping: assigns each token and pools each group; tokens are read once from DRAM."""
+# Triton does not support unpacking, so its tuples grow by addition in unrolled loops.
 # ruff: noqa: RUF005
 # mypy: disable-error-code="assignment, var-annotated"
 
@@ -85,8 +85,8 @@ def grouping_forward_kernel(
 ):
     """One program pools `chunk` tokens of a sample over its slab of the columns.
 
-    With SPLITS > 1 it leaves partial sums. With SLABS > 1 every program still computes whole
-    logits; it streams the columns of the other slabs, which another program has brought into L2.
+    With SPLITS > 1 it writes partial sums. With SLABS > 1 every program computes complete logits:
+    it reads the columns of the other slabs from L2, where the programs of those slabs load them.
     """
     NUM_BLOCKS: tl.constexpr = SLABS * OWN_BLOCKS
     slab = tl.program_id(0) % SLABS
@@ -118,8 +118,8 @@ def grouping_forward_kernel(
         x = load_tokens(sample_tokens, start, present, own, WIDTH, BLOCK_L, BLOCK_C, KEPT)
         if PREFETCH > 0:
             x = x + ahead
-        # In the order of the columns whatever the slab: in another order a near-tie could fall
-        # otherwise, and a slab would pool by another assignment than `index` says.
+        # Every slab adds in the order of the columns. In another order, rounding could decide a
+        # near-tie differently, and a slab would not pool by the assignment that `index` holds.
         logits = tl.zeros((BLOCK_L, BLOCK_G), tl.float32)
         if SLABS > 1:
             logits = add_logits(

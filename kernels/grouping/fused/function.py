@@ -37,7 +37,7 @@ def _plan(queries: Tensor, tokens: Tensor, backward: bool) -> GroupingPlan:
 def forward(
     queries: Tensor, tokens: Tensor, group_bias: Tensor | None, *packed: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`forward.forward` with the shapes' plan."""
+    """`forward.forward` with the plan for these shapes."""
     plan = _plan(queries, tokens, backward=False)
     return forward_kernels.forward(plan, queries, tokens, group_bias, GroupingOptions(*packed))
 
@@ -50,7 +50,7 @@ def backward(
     group_bias: Tensor | None,
     *rest: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`backward.backward` with the shapes' plan; `rest` as in the signature."""
+    """`backward.backward` with the plan for these shapes; `rest` as in the signature."""
     *packed, pooled, counts, index, need_tokens, need_queries = rest
     return backward_kernels.backward(
         _plan(queries, tokens, backward=True),
@@ -87,7 +87,7 @@ for _implementation, _fake in ((forward, _fake_forward), (backward, _fake_backwa
 
 
 class Grouping(torch.autograd.Function):
-    """Saves the inputs, the pooled rows, the counts and the index; noise is drawn again."""
+    """Saves the inputs, `pooled`, `counts` and `index`; backward regenerates the noise."""
 
     @staticmethod
     def forward(ctx: Any, *call: Any):  # type: ignore[override]

@@ -1,4 +1,4 @@
-"""Tile shapes and grids of grouping, chosen by shared memory, registers and waves."""
+"""Chooses tile shapes and grids of grouping from shared memory, registers and waves."""
 
 from __future__ import annotations
 
@@ -13,36 +13,37 @@ from ...launch import power_of_two
 
 MAX_GROUPS = 64
 MAX_WIDTH = 1024
-# Sums [G, columns] of a program in fp32 that compile without spilling (static table): of the whole
-# width on Hopper and elsewhere, and of a slab, whose program has one more loop.
+# Largest number of fp32 sums [G, columns] per program that compiles without spills (static table):
+# for the whole width on Hopper, for the whole width elsewhere, and for a slab, whose program has
+# one more loop.
 MAX_SUMS_HOPPER = 24576
 MAX_SUMS = 12288
 MAX_SUMS_OF_SLAB = 8192
 MAX_SUMS_FP32 = 2048
-# For the assignment tile, reductions and changes of layout.
+# Shared memory for the assignment tile, reductions and layout conversions.
 _SCRATCH_BYTES = 8 * 1024
-# Above this many registers per thread for sums and prefetched tokens, the compiler spills.
+# The compiler spills if sums and prefetched tokens take more registers per thread than this.
 _MAX_HELD_REGISTERS = 144
-# A program's start and end (queries in, sums out) take about as long as this many token tiles.
+# Loading the queries and storing the sums takes about as long as this many token tiles.
 _FIXED_TILES = 2
 WARPS = 8
 
 
 @dataclass(frozen=True)
 class GroupingPlan:
-    """How one direction of a call is cut into programs and tiles.
+    """How forward or backward is divided into programs and tiles.
 
     Attributes:
-        block_tokens, block_width, num_blocks, block_groups: a tile is `block_tokens` tokens in
-            `num_blocks` blocks of `block_width` columns, against padded groups.
-        own_blocks, slabs: a program sums over `own_blocks` of the blocks; `slabs` programs share
-            a tile.
-        splits, chunk: programs per sample and slab, and tokens of each.
+        block_tokens, block_width, num_blocks: a tile is `block_tokens` tokens in `num_blocks`
+            blocks of `block_width` columns.
+        block_groups: number of groups, padded.
+        own_blocks, slabs: a program sums `own_blocks` of the blocks; `slabs` programs share a tile.
+        splits, chunk: programs per sample and slab, and tokens per program.
         resident: forward keeps its blocks of the queries in shared memory for all its tiles.
-        prefetch: forward loads this many blocks of the next tile into registers; the others are
-            double-buffered in shared memory.
-        stages: software pipeline depth of the token loads.
-        upcast: the interpreter needs bf16 operands in fp32.
+        prefetch: forward loads this many blocks of the next tile into registers. Shared memory
+            has room for two buffers of each other block.
+        stages: `num_stages` of the token loads.
+        upcast: convert bf16 operands to fp32, for the interpreter.
     """
 
     block_tokens: int
@@ -60,7 +61,7 @@ class GroupingPlan:
 
 
 def unsupported(groups: int, width: int, dtype: torch.dtype, traits: DeviceTraits) -> str | None:
-    """Why the fused kernels cannot take these sizes, or None."""
+    """The reason why the fused kernels do not support these sizes, or None."""
     if dtype not in (torch.float16, torch.bfloat16, torch.float32):
         return f"tokens are {dtype}, the kernels take fp16, bf16 and fp32"
     if groups > MAX_GROUPS:
@@ -73,7 +74,8 @@ def unsupported(groups: int, width: int, dtype: torch.dtype, traits: DeviceTrait
 
 
 def _tile(groups: int, width: int, dtype: torch.dtype) -> tuple[int, int, int]:
-    """Padded groups, width of a block, blocks; 128 wide blocks took the fewest registers."""
+    """Padded groups, width of a block, number of blocks."""
+    # Blocks of 128 columns need the fewest registers.
     block_groups = power_of_two(groups, 16)
     wide = width % 128 == 0 and dtype.itemsize == 2 and block_groups <= 32
     block_width = 128 if wide else min(64, power_of_two(width))
@@ -81,7 +83,7 @@ def _tile(groups: int, width: int, dtype: torch.dtype) -> tuple[int, int, int]:
 
 
 def _own_blocks(blocks: int, block_sums: int, dtype: torch.dtype, traits: DeviceTraits) -> int:
-    """How many blocks' sums a program can hold in registers without spilling."""
+    """The number of blocks whose sums fit the registers of a program without spills."""
     whole = MAX_SUMS_HOPPER if traits.capability[0] == 9 else MAX_SUMS
     most = MAX_SUMS_OF_SLAB
     if dtype.itemsize == 4:
@@ -93,7 +95,7 @@ def _own_blocks(blocks: int, block_sums: int, dtype: torch.dtype, traits: Device
 
 
 def _splits(batch: int, tiles: int, slots: int) -> int:
-    """How many programs share a sample: least (waves x tiles of the longest program)."""
+    """Programs per sample that minimise waves x (tiles of the longest program + fixed cost)."""
 
     def time(splits: int) -> float:
         waves = -(-batch * splits // slots)
@@ -112,12 +114,12 @@ def plan(
     traits: DeviceTraits,
     backward: bool,
 ) -> GroupingPlan:
-    """The plan of one direction; cached, since the host may not spend time on it."""
+    """The plan of forward or backward; cached to keep host time low."""
     half = dtype.itemsize == 2
     block_groups, block_width, num_blocks = _tile(groups, width, dtype)
     own_blocks = _own_blocks(num_blocks, block_groups * block_width, dtype, traits)
     slabs = num_blocks // own_blocks
-    # 64 rows are what wgmma needs. The three tf32 products of fp32 leave registers for 16 rows.
+    # wgmma needs 64 rows. With three tf32 products for fp32, the registers suffice for 16 rows.
     block_tokens = 64 if half else 16
     if half and block_groups > 32 and traits.capability < (9, 0):
         block_tokens = 32
@@ -125,7 +127,7 @@ def plan(
     block_bytes = block_tokens * block_width * dtype.itemsize
     limit = traits.shared_memory_bytes - _SCRATCH_BYTES
     resident = half and not backward and block_bytes * own_blocks + query_bytes <= limit
-    # A program with more slabs beside it has an inner loop, and the tiles' own loop no pipeline.
+    # With several slabs the loop over tiles contains a loop over blocks and cannot be pipelined.
     stages = 2 if half and (backward or slabs == 1) else 1
     prefetch = 0
     if resident and slabs == 1:

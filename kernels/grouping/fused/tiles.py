@@ -1,5 +1,5 @@
-"""Device functions that both directions of grouping share: loads, noise, softmax, stores."""
-# Triton's language has no unpacking, and a tuple there grows in an unrolled loop.
+"""Device functions that forward and backward share: loads, noise, softmax, stores."""
+# Triton does not support unpacking, so its tuples grow by addition in unrolled loops.
 # ruff: noqa: RUF005
 # mypy: disable-error-code="assignment, var-annotated"
 
@@ -20,7 +20,7 @@ def _token_block(
     BLOCK_L: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Offsets of one [BLOCK_L, BLOCK_C] block of a sample's tokens; its mask where `rows` is."""
+    """Offsets of one [BLOCK_L, BLOCK_C] block of a sample's tokens, and its mask."""
     row = tl.arange(0, BLOCK_L)
     column = block * BLOCK_C + tl.arange(0, BLOCK_C)
     mask = rows[:, None]
@@ -42,7 +42,7 @@ def load_token_block(
 ):
     """Columns `block` of the sample's tokens [start, start + BLOCK_L), 0 where not `present`.
 
-    A token that is masked out may hold anything, also NaN, which 0 times does not clear.
+    A masked token may hold NaN, which a product with 0 would not clear.
     """
     offsets, mask = _token_block(start, present, block, WIDTH, BLOCK_L, BLOCK_C)
     return tl.load(tokens + offsets, mask=mask, other=0.0)
@@ -76,7 +76,7 @@ def load_tokens(
     BLOCK_C: tl.constexpr,
     NUM_BLOCKS: tl.constexpr,
 ):
-    """Some column blocks of the sample's tokens [start, start + BLOCK_L), as a tuple."""
+    """NUM_BLOCKS column blocks of the sample's tokens [start, start + BLOCK_L), as a tuple."""
     blocks = ()
     for block in tl.static_range(NUM_BLOCKS):
         tile = load_token_block(
@@ -112,7 +112,7 @@ def load_group_blocks(
     BLOCK_G: tl.constexpr,
     NUM_BLOCKS: tl.constexpr,
 ):
-    """Some blocks of one sample's [G, C] rows, as a tuple of [BLOCK_C, BLOCK_G]."""
+    """NUM_BLOCKS blocks of one sample's [G, C] rows, as a tuple of [BLOCK_C, BLOCK_G]."""
     blocks = ()
     for block in tl.static_range(NUM_BLOCKS):
         tile = load_group_block(rows, first_block + block, WIDTH, GROUPS, BLOCK_C, BLOCK_G)
@@ -122,7 +122,7 @@ def load_group_blocks(
 
 @triton.jit
 def load_bias(group_bias, sample, GROUPS: tl.constexpr, BLOCK_G: tl.constexpr):
-    """The sample's bias in fp32, -inf for the groups that only fill the tile."""
+    """The sample's bias in fp32, -inf for padding groups."""
     group = tl.arange(0, BLOCK_G)
     if group_bias is None:
         bias = tl.where(group < GROUPS, 0.0, float("-inf"))
@@ -145,7 +145,7 @@ def add_noise(
     BLOCK_L: tl.constexpr,
     BLOCK_G: tl.constexpr,
 ):
-    """Logits of the tokens from `start` on with their Gumbel noise."""
+    """Logits of the tokens from `start` on, plus their Gumbel noise."""
     token = start + tl.arange(0, BLOCK_L)
     if token_ids is None:
         token_id = token
@@ -188,7 +188,8 @@ def store_group_block(
     """Write [BLOCK_C, BLOCK_G] into block `block` of one sample's [G, C] rows."""
     column = block * BLOCK_C + tl.arange(0, BLOCK_C)
     group = tl.arange(0, BLOCK_G)
-    # Not with the offsets of load_group_block: those would be kept in registers over the main loop.
+    # Does not share the offsets of load_group_block: the compiler would keep them in registers
+    # over the main loop.
     mask = (group < GROUPS)[:, None] & (column < WIDTH)[None, :]
     pointers = rows + group[:, None] * WIDTH + column[None, :]
     tl.store(pointers, tl.trans(values).to(rows.dtype.element_ty), mask=mask)

@@ -1,4 +1,4 @@
-"""Host side of backward: the gradient of the dot products by chunks, two large products each."""
+"""Host side of backward: per chunk of rows, the gradient of the dot products and two products."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import triton
 from torch import Tensor
 
 from ...launch import launch
+from ...operators import gradient_buffers
 from ...primitives import accumulate_product
 from .finish import total_kernel
 from .forward import CallTensors, Logs, line_blocks
@@ -25,10 +26,10 @@ from .layout import (
     tile_target,
 )
 
-# A power of two that lifts the gradient into float16's normal range: |dots gradient| is at most
-# 3 x the largest upstream gradient, and 3 x 2^14 < 65,504.
+# The factor that scales the gradient into float16's normal range: |dots gradient| is at most 3 x
+# the largest upstream gradient, and 3 x 2^14 < 65,504.
 LIFT = 2.0**14
-# Its reciprocal is finite, and its quotient by LIFT no subnormal number.
+# Down to this number, the reciprocal is finite and the quotient by LIFT is not subnormal.
 SMALLEST_FACTOR = 2.0**-110
 TILE_GROUP = 8
 DIAGONAL_ROWS = 256
@@ -36,7 +37,7 @@ FINISH_ELEMENTS = 4096
 
 
 class Upstream(NamedTuple):
-    """Gradients at the logs in natural units; None for all three: those of the loss."""
+    """Upstream gradients of row log-sums, column log-sums and positives."""
 
     rows: Tensor
     columns: Tensor
@@ -44,7 +45,7 @@ class Upstream(NamedTuple):
 
 
 class InfonceGradients(NamedTuple):
-    """Gradients by the inputs; empty tensors for those that were not wanted."""
+    """Gradients of the inputs; empty tensors for those that are not needed."""
 
     videos: Tensor
     texts: Tensor
@@ -52,9 +53,9 @@ class InfonceGradients(NamedTuple):
 
 
 def rows_per_finish(dim: int) -> int:
-    """Rows of one finishing program.
+    """Rows per program of `finish_gradient_kernel`.
 
-    It divides a tile's, so that the partial sums of all chunks lie behind one another.
+    The number divides the rows of a tile, so that the partial sums of all chunks are contiguous.
     """
     return min(64, FINISH_ELEMENTS // triton.next_power_of_2(dim))
 
@@ -67,13 +68,14 @@ def backward(
     needs: tuple[bool, bool, bool],
     workspace_bytes: int,
 ) -> InfonceGradients:
-    """Gradients of the loss of `pairs` pairs (upstream a 0-dim tensor), or of the logs.
+    """Gradients of the loss of `pairs` pairs (upstream is a 0-dim tensor), or of the log-sums.
 
-    The gradient by the scale is that of log-sums and logits themselves, not relative to the scale.
+    The gradient of the scale is that of the log-sums and logits, not of their values minus the
+    scale.
     """
     videos, texts = block.videos, block.texts
     need_videos, need_texts, need_scale = needs
-    # <v_i, dV_i> / scale sums to the gradient by the scale: no second pass over the tiles.
+    # dalpha = sum_i <v_i, dV_i> / alpha, which needs no second pass over the tiles.
     dot_texts = need_scale and need_texts and not need_videos
     dot_videos = need_scale and not dot_texts
     sum_videos = need_videos or dot_videos
@@ -91,11 +93,7 @@ def backward(
     finish_rows = rows_per_finish(dim)
     number = -(-(rows if dot_videos else columns) // finish_rows)
     parts = videos.new_empty((number if need_scale else 0,), dtype=torch.float32)
-    gradients = InfonceGradients(
-        torch.empty_like(videos) if need_videos else videos.new_empty((0,)),
-        torch.empty_like(texts) if need_texts else texts.new_empty((0,)),
-        block.scale.new_empty(() if need_scale else (0,)),
-    )
+    gradients = InfonceGradients(*gradient_buffers(needs, (videos, texts, block.scale)))
     step = Step(block, logs, upstream, pairs, LIFT if half else 1.0, tile)
     for start in range(0, rows, chunk):
         stop = min(start + chunk, rows)
@@ -120,7 +118,7 @@ def backward(
 
 
 class Step:
-    """What the launches of one backward pass share."""
+    """The arguments that the launches of one backward pass share."""
 
     def __init__(
         self,
@@ -140,7 +138,7 @@ class Step:
         if isinstance(upstream, Tensor):
             self.factor = upstream
         else:
-            # Divided by their largest magnitude, so that float16 holds the result.
+            # The upstream gradients are divided by their largest magnitude to fit float16.
             self.factor = torch.cat(upstream).abs().amax().clamp(min=SMALLEST_FACTOR)
             unit = self.factor.reciprocal()
             rows, columns = upstream.rows.shape[0], upstream.columns.shape[0]
@@ -153,7 +151,7 @@ class Step:
         self.operands = tile_operands(block.videos, block.texts, tile)
 
     def write_dots_gradient(self, buffer: Tensor, start: int, stop: int) -> None:
-        """The chunk's rows [start, stop) of the gradient of the dot products, lifted."""
+        """Write rows [start, stop) of the gradient of the dot products, times `lift`."""
         block, tile, logs = self.block, self.tile, self.logs
         videos, texts = block.videos, block.texts
         columns, dim = texts.shape
@@ -211,7 +209,7 @@ class Step:
     def finish(
         self, sums: Tensor, embeddings: Tensor, out: Tensor | None, parts: Tensor | None
     ) -> None:
-        """Turn fp32 sums into a gradient, and sum its products with the embeddings."""
+        """Scale and cast fp32 sums to a gradient, and sum its products with the embeddings."""
         rows, dim = sums.shape
         launch(
             finish_gradient_kernel,

@@ -1,4 +1,4 @@
-"""Kernels that turn partial sums into logarithms and the loss."""
+"""Kernels that compute logarithms and the loss from partial sums."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from .tiles import (
 def any_layout(values, LINES: tl.constexpr):
     """The same values in any order, for a reduction over all of them.
 
-    Triton 3.7.1 cannot reduce a slice of a tensor-memory layout (sm_100); a reshape gives another.
+    Triton 3.7.1 cannot reduce a slice of a tensor-memory layout (sm_100); the reshape changes the
+    layout.
     """
     return tl.reshape(values, (LINES,), can_reorder=True)
 
@@ -45,7 +46,7 @@ def logs_anew(
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """Binary logarithms of the lines' sums relative to 2^slope, each under its own maximum."""
+    """log2 of the lines' sums relative to 2^slope, recomputed with a running maximum per line."""
     line = first_line + tl.arange(0, LINES)
     maximum = tl.full((LINES,), float("-inf"), dtype=tl.float32)
     total = tl.zeros((LINES,), dtype=tl.float32)
@@ -76,8 +77,8 @@ def logs_anew(
         total *= tl.exp2(maximum - reference)
         total += tl.sum(tl.exp2(logits - reference[:, None]), 1)
         maximum = larger
-    # A line without any pair keeps -inf.
-    # A NaN among the logits, which a GPU's maximum passes over, is in the total and stays in it.
+    # If all pairs of a line are excluded, the result is -inf.
+    # A GPU's maximum ignores a NaN among the logits, but the total is NaN and stays NaN.
     return maximum + tl.log2(tl.where(total == 0.0, 1.0, total)) - slope
 
 
@@ -123,7 +124,7 @@ def finish_kernel(
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """Logarithms of a block of row or column sums; sums out of range are computed anew."""
+    """Logarithms of a block of row or column sums; sums out of range are recomputed."""
     pid = tl.program_id(0)
     is_row = pid < row_blocks
     own_ids, other_ids = video_ids, text_ids
@@ -163,14 +164,15 @@ def finish_kernel(
             UPCAST,
         )
     slope = tl.load(scale).to(tl.float32) * LOG2_E
-    # The same expression as in the sums, so that its rounding cancels between sum and positive.
+    # The same expression as in `sums_kernel`, so that rounding errors of sum and positive cancel.
     exponent = tl.fma(positive, slope, -slope + OFFSET)
     rest = total
     if not SHARE:
         total += tl.where(paired, tl.exp2(exponent), 0.0)
     in_range = (total > SMALLEST_SUM) & (total < LARGEST_SUM)
     usable = tl.where(in_range, total, 1.0)
-    # Next to a sum of 2^OFFSET, a confident pair, the logarithm is small and keeps its digits.
+    # A confident pair has a sum near 2^OFFSET; its logarithm relative to 2^OFFSET is small and
+    # precise.
     large = usable > 1.0
     # log2 e (r_i - alpha), likewise of columns
     log = tl.log2(tl.where(large, usable * ONE_OVER_OFFSET, usable))
@@ -196,7 +198,7 @@ def finish_kernel(
             UPCAST,
         )
         log = tl.where(broken, anew, log)
-    # Whole blocks are written: backward reads tiles without a mask.
+    # Padding lines are written too, because backward reads tiles without a mask.
     at = pid * LINES + tl.arange(0, LINES)
     tl.store(logs + at, tl.where(inside, log, 0.0))
     in_loss = inside
@@ -208,15 +210,16 @@ def finish_kernel(
     # log2 e (r_i - s_i,i+o)
     term = log - (exponent - OFFSET)
     if not SHARE:
-        # Share of the negatives in the sum: 1 - p without the cancellation.
-        # 1 - exp(s_i,i+o - r_i)
+        # Share of the negatives in the sum, without cancellation:
+        # 1 - p = 1 - exp(s_i,i+o - r_i) = rest / total
         share = tl.where(in_range, rest / usable, 1.0 - tl.exp2(-term))
         tl.store(others + at, tl.where(paired, share, 0.0))
     if is_row:
         tl.store(exponents + line, exponent - OFFSET, mask=inside)
     if LOSS:
         if not SHARE:
-            # log(1 + x) keeps the digits of a small x: Kahan's quotient takes out 1 + x's rounding.
+            # log2 e log(1 + x), x = rest / e_ii, accurate for small x: Kahan's quotient removes
+            # the rounding error of 1 + x.
             near = in_range & (term < 8.0)
             ratio = rest * tl.exp2(tl.where(near, -exponent, 0.0))
             ratio = tl.where(near, ratio, 1.0)

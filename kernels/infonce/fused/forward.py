@@ -1,4 +1,4 @@
-"""Forward: partial sums in one pass over the tiles, by chunks of rows, then logarithms and loss."""
+"""Forward: partial sums in one pass over the tiles of each chunk of rows, logarithms, loss."""
 
 from __future__ import annotations
 
@@ -72,10 +72,10 @@ def sums_kernel(
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """Partial sums of a column tile with `strip` row tiles, one power per pair, less positives.
+    """Partial sums of a column tile with `strip` row tiles, without the positives.
 
-    STRIPS says which strips this launch takes: all, those `beside` the diagonal, or the `diagonal`
-    ones. Where positives are shared, they stay in the sums.
+    STRIPS selects the strips of this launch: `all`, those on the `diagonal`, or those `beside` it.
+    With SHARE, the sums include the positives.
     """
     pid = tl.program_id(0)
     strip_rows = strip * BLOCK_M
@@ -102,7 +102,7 @@ def sums_kernel(
     slope = tl.load(scale).to(tl.float32) * LOG2_E
     base = -slope + OFFSET
     column = first_column + tl.arange(0, BLOCK_N)
-    # Rows r and r + 8 of a tensor-core tile lie in one thread: this sum needs no shuffle.
+    # One thread holds rows r and r + 8 of a tensor-core tile, so their sum needs no shuffle.
     column_sum = tl.zeros((BLOCK_M // 16, 8, BLOCK_N), dtype=tl.float32)
     partial_at = column_tile.to(tl.int64) * (stop_row - first_row) - first_row
     for tile in tl.range(0, tiles):
@@ -151,7 +151,7 @@ def sums_kernel(
 
 @triton.jit(do_not_specialize=["lines", "parts", "running"])
 def fold_kernel(partials, sums, lines, parts, running, BLOCK: tl.constexpr):
-    """Add `parts` partial sums of every line in order, to what is there where `running`."""
+    """Add `parts` partial sums of every line in order, to the previous sums if `running`."""
     line = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = line < lines
     total = tl.load(sums + line, mask=inside & (running != 0), other=0.0)
@@ -160,7 +160,7 @@ def fold_kernel(partials, sums, lines, parts, running, BLOCK: tl.constexpr):
 
 
 class CallTensors(NamedTuple):
-    """The tensors of one call as the kernels take them; ids are int32 ranks."""
+    """The inputs of one call in the form that the kernels take; ids are int32 ranks."""
 
     videos: Tensor
     texts: Tensor
@@ -171,7 +171,7 @@ class CallTensors(NamedTuple):
     offset: int
 
     def pair_options(self) -> dict[str, bool]:
-        """EXCLUDE and SHARE: share weights are there exactly in share mode."""
+        """EXCLUDE and SHARE of the kernels; weights are given in share mode only."""
         with_ids = self.video_ids is not None
         return {
             "EXCLUDE": with_ids and self.weights is None,
@@ -182,10 +182,11 @@ class CallTensors(NamedTuple):
 def _sums_launches(
     block: CallTensors, tile: InfonceTile, start: int, stop: int, strips: int, together: bool
 ) -> Iterator[tuple[str, int, int, bool]]:
-    """(strips, first column tile, programs, ragged) of the launches that make a chunk's sums.
+    """(strips, first column tile, programs, ragged) of the launches that sum one chunk.
 
-    Masks cost the second block per SM. So in large problems what needs them, the ragged last
-    column tile and the strips on the diagonal, has launches of its own.
+    With masks, a kernel needs more registers and only one block fits an SM. In large problems, the
+    tiles that need masks (the ragged last column tile and the strips on the diagonal) therefore
+    have separate launches.
     """
     columns = block.texts.shape[0]
     full = columns // tile.columns
@@ -197,20 +198,21 @@ def _sums_launches(
         yield "beside", 0, strips * full, False
     if ragged:
         yield "beside", full, strips, True
-    # "beside" counts the padding of the last tile as columns when it leaves a strip out.
+    # The kernel treats the padding of the last tile as columns when it selects strips.
     if start + block.offset < tile.columns * (full + ragged) and stop + block.offset > 0:
         yield "diagonal", 0, 2 * (full + ragged), ragged
 
 
 class Logs(NamedTuple):
-    """Binary logarithms relative to 2^(scale log2 e), for backward in whole blocks of LINES.
+    """log2 of the sums relative to 2^(scale log2 e), padded to whole blocks of LINES for backward.
 
     Attributes:
-        lines: rows, padded to whole tiles, then columns likewise.
+        lines: rows, padded to whole tiles, then columns, padded likewise.
         factors: 2^(-lines - OFFSET); 0 for padding and, with a loss, for lines without a pair.
-        others: the negatives' share of the sum of a line with a pair, else 0; not with SHARE.
+        others: share of the negatives in the sum of a line with a pair, else 0; unused with SHARE.
         exponents: [m] of the positives.
-        sound: int32, one per block of lines: 1 where one power serves rows and columns.
+        sound: int32, one per block of lines: 1 if all sums of the block are in range, so that one
+            power serves rows and columns.
     """
 
     lines: Tensor

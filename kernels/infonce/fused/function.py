@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...operators import define, first_derivative_only, wanted
+from ...operators import define, first_derivative_only, gradient_buffers, wanted
 from ..pairs import diagonal_range
 from . import backward as backward_kernels
 from . import forward as forward_kernels
@@ -31,9 +31,9 @@ def _block(videos: Tensor, texts: Tensor, *others: Any) -> CallTensors:
 
 
 def _aligned(embeddings: Tensor) -> Tensor:
-    # Descriptors need an address and a row stride that 16 divides. PyTorch allocates such
-    # addresses, but views and memory from elsewhere may start anywhere, and a single row is
-    # contiguous whatever its stride.
+    # Tensor descriptors need an address and a row stride divisible by 16 bytes. PyTorch allocates
+    # such addresses, but views and external memory may start anywhere, and a single row counts as
+    # contiguous with any stride.
     misaligned = embeddings.data_ptr() % 16
     if misaligned or embeddings.stride() != (embeddings.shape[1], 1):
         return embeddings.clone(memory_format=torch.contiguous_format)
@@ -41,28 +41,28 @@ def _aligned(embeddings: Tensor) -> Tensor:
 
 
 def forward_op(*arguments: Any) -> tuple[Tensor, ...]:
-    """Loss and `forward.Logs`. Takes the signature's arguments in order."""
+    """Loss and `forward.Logs`; arguments as in the signature below."""
     *block, with_loss = arguments
     loss, logs = forward_kernels.forward(_block(*block), with_loss=with_loss)
     return loss, *logs
 
 
 def loss_backward_op(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of the loss; empty where not needed. Takes the signature's arguments in order."""
+    """Gradients of the loss, empty where not needed; arguments as in the signature below."""
     block, logs, (upstream,), needs, workspace_bytes = _backward_arguments(arguments)
     start, stop = diagonal_range(block.videos.shape[0], block.texts.shape[0], block.offset)
     return backward_kernels.backward(block, logs, stop - start, upstream, needs, workspace_bytes)
 
 
 def partials_backward_op(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of row log-sums, column log-sums and positives; else as `loss_backward_op`."""
+    """Gradients of log-sums and positives, empty where not needed; arguments as below."""
     block, logs, upstream, needs, workspace_bytes = _backward_arguments(arguments)
     dense = Upstream(*(gradient.contiguous() for gradient in upstream))
     return backward_kernels.backward(block, logs, 1, dense, needs, workspace_bytes)
 
 
 def _backward_arguments(arguments: tuple[Any, ...]) -> tuple[CallTensors, Logs, Any, Any, int]:
-    """The block, the logs, the upstream gradients, what is needed, and the workspace's bytes."""
+    """Block, logs, upstream gradients, needed gradients and workspace of a backward operator."""
     inputs, logs, rest = arguments[:7], arguments[7:12], arguments[12:]
     return _block(*inputs), Logs(*logs), rest[:-4], rest[-4:-1], rest[-1]
 
@@ -78,13 +78,9 @@ def _fake_forward(videos, texts, *_):
     )
 
 
-def _fake_backward(videos, texts, scale, *rest):
-    need_videos, need_texts, need_scale, _ = rest[-4:]
-    return (
-        torch.empty_like(videos) if need_videos else videos.new_empty((0,)),
-        torch.empty_like(texts) if need_texts else texts.new_empty((0,)),
-        scale.new_empty(() if need_scale else (0,)),
-    )
+def _fake_backward(*arguments):
+    needs = arguments[-4:-1]
+    return gradient_buffers(needs, arguments[:3])
 
 
 for _name, _signature, _implementation, _fake in (
@@ -114,13 +110,13 @@ _ops = torch.ops.svilm_infonce
 
 
 def _save(ctx: Any, call: tuple[Any, ...], logs: list[Tensor]) -> None:
-    """`call` is what `api._fused_call` made: six tensors, the diagonal's offset, the workspace."""
+    """Save `call`, which `api._fused_call` built, and the logs for backward."""
     ctx.save_for_backward(*call[:6], *logs)
     ctx.diagonal_offset, ctx.workspace_bytes = call[6:]
 
 
 def _gradients(ctx: Any, operator: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-    """By videos, texts and scale."""
+    """Gradients of videos, texts and scale; None where not needed."""
     saved = ctx.saved_tensors
     block, logs = saved[:6], saved[6:]
     needs = ctx.needs_input_grad[:3]
@@ -129,7 +125,7 @@ def _gradients(ctx: Any, operator: Any, *upstream: Tensor) -> tuple[Tensor | Non
 
 
 class InfoNCELoss(torch.autograd.Function):
-    """The loss of a block in one piece; saves the inputs and their log-sums."""
+    """The loss of a block; saves the inputs and their log-sums."""
 
     @staticmethod
     def forward(ctx: Any, *call: Any) -> Tensor:
@@ -144,10 +140,10 @@ class InfoNCELoss(torch.autograd.Function):
 
 
 class InfoNCEPartialSums(torch.autograd.Function):
-    """Row log-sums [m], column log-sums [n] and positives [m], all less `scale`.
+    """Row log-sums [m], column log-sums [n] and positives [m], all minus `scale`.
 
-    Relative to the scale they keep their digits where pairs are confident; the scale itself cancels
-    in every loss.
+    Relative to the scale, the values of confident pairs are small and precise. The scale cancels in
+    every loss.
     """
 
     @staticmethod

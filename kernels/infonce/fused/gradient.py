@@ -1,4 +1,4 @@
-"""Kernels of the gradient of the dot products, and of what the library's products leave to do."""
+"""Kernels that write the gradient of the dot products and finish the products of cuBLAS."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from .tiles import OFFSET, same_class, tile_dots
 def upstream_of(
     upstream, line, shift, count, other_count, first, PER_PAIR: tl.constexpr, LOSS: tl.constexpr
 ):
-    """Gradients at the logs of lines; those of the loss are one number for all of its pairs."""
+    """Upstream gradients of lines: loaded, or with LOSS the number PER_PAIR if the line has a pair.
+
+    Lines out of range get 0.
+    """
     inside = (line >= 0) & (line < count)
     if LOSS:
         partner = line + shift
@@ -25,8 +28,8 @@ def upstream_of(
 
 @triton.jit
 def exact_gradient(dots, slope, row_log, column_log, row_upstream, column_upstream):
-    """Gradient of the log-sums at dot products, one power for each direction."""
-    # A line without any pair has no gradient: 2^(x - infinity) is 0.
+    """Gradient of the log-sums by the dot products, with one power per direction."""
+    # A line whose pairs are all excluded gets no gradient: 2^(x - infinity) is 0.
     row_log = tl.where(row_log == float("-inf"), float("inf"), row_log)
     column_log = tl.where(column_log == float("-inf"), float("inf"), column_log)
     exponent = tl.fma(dots, slope, -slope)
@@ -53,7 +56,7 @@ def with_classes(
     SHARE: tl.constexpr,
     LOSS: tl.constexpr,
 ):
-    """Take excluded pairs out, put shared positives in."""
+    """Clear the gradient of excluded pairs, or add that of shared positives."""
     if EXCLUDE or SHARE:
         same = same_class(video_ids, text_ids, row, column, stop_row, columns)
         if EXCLUDE:
@@ -106,9 +109,9 @@ def dots_gradient_kernel(
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """`lift` x the gradient of one tile of dot products, up to the factor taken out of upstream.
+    """`lift` x the gradient of one tile of dot products, without the common factor of upstream.
 
-    Without the positives, unless they are shared: `diagonal_kernel` puts those in.
+    Without SHARE, `diagonal_kernel` overwrites the positives afterwards.
     """
     row_tile, column_tile = tile_position(
         tl.cdiv(stop_row - first_row, BLOCK_M), tl.cdiv(columns, BLOCK_N), TILE_GROUP
@@ -167,7 +170,7 @@ def dots_gradient_kernel(
             inside = (row < stop_row)[:, None] & (column < stride)[None, :]
             tl.store(target, gradient.to(out.dtype.element_ty), mask=inside)
     else:
-        # Narrow pieces: this rare path must not cost the other one its registers.
+        # Narrow pieces, so that this rare path does not increase the registers of the kernel.
         PIECE: tl.constexpr = 32
         row_log = tl.load(logs + row)[:, None]
         row_upstream = upstream_of(line_upstream, row, offset, rows, columns, 0, 1.0, LOSS)
@@ -272,7 +275,7 @@ def finish_gradient_kernel(
     WRITE: tl.constexpr,
     DOT: tl.constexpr,
 ):
-    """Put the factors back into a block of rows, cast, and sum <embedding, gradient> / scale."""
+    """Multiply a block of rows by its factors, cast, and sum <embedding, gradient> / scale."""
     pid = tl.program_id(0)
     row = pid * ROWS + tl.arange(0, ROWS)
     factor = tl.load(upstream).to(tl.float32) / lift

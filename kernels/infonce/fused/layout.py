@@ -13,19 +13,19 @@ from ...backend import interpreted
 from ...device import DeviceTraits, traits
 
 MAX_DIM = 1024
-# Rows or columns that one program finishes.
+# Rows or columns per program of `finish_kernel`.
 LINES = 64
 DEFAULT_WORKSPACE_BYTES = 1 << 29
-# Fewer rows of the gradient of the logits at once, and its products no longer fill a GPU.
+# With fewer rows of the gradient of the logits per chunk, its products do not fill a GPU.
 DEFAULT_ROWS = 2048
-# Row sums of a chunk of rows, one value per row and column tile, stay within this (and in L2).
+# Limit of the row sums of a chunk, one value per row and column tile, so that they stay in L2.
 ROW_SUM_BYTES = 1 << 24
 MAX_STRIP_TILES = 8
 
 
 @dataclass(frozen=True)
 class InfonceTile:
-    """A tile of videos x texts and how it is worked on."""
+    """A tile of videos x texts; `described` means that tensor descriptors load it."""
 
     rows: int
     columns: int
@@ -35,7 +35,7 @@ class InfonceTile:
     described: bool
 
     def options(self) -> dict[str, Any]:
-        """The constants of a kernel that works on this tile."""
+        """The constants of a kernel that processes this tile."""
         return {
             "BLOCK_M": self.rows,
             "BLOCK_N": self.columns,
@@ -47,7 +47,7 @@ class InfonceTile:
 
 
 def unsupported(videos: Tensor) -> str | None:
-    """Why the kernels cannot take these embeddings, or None."""
+    """The reason why the kernels do not support these embeddings, or None."""
     dim = videos.shape[1]
     if videos.dtype == torch.float64:
         return "float64 has no tensor-core path"
@@ -62,18 +62,18 @@ def unsupported(videos: Tensor) -> str | None:
 
 
 def pointer_depth(videos: Tensor) -> int:
-    """Depth of a step of a product that loads through pointers, without masks: it divides D."""
+    """Depth per step of a product that loads through pointers; divides D, so no mask is needed."""
     if videos.dtype == torch.float32:
-        # Three tf32 products of a deeper step spill.
+        # A deeper step of three tf32 products spills.
         return 16
     return next(depth for depth in (64, 32, 16) if videos.shape[1] % depth == 0)
 
 
 def tile_of(videos: Tensor) -> InfonceTile:
-    """The tile of both directions; two blocks of it share an SM on the main path."""
+    """The tile of forward and backward; on the main path two blocks fit an SM."""
     half = videos.dtype != torch.float32
     if traits(videos.device).capability[0] < 9:
-        # Descriptors load element by element there; pointers load 16 bytes.
+        # On these GPUs descriptors load single elements, whereas pointers load 16 bytes.
         depth = min(32, pointer_depth(videos))
         return (
             InfonceTile(128, 64, depth, 4, 4, False)
@@ -90,7 +90,7 @@ def tile_of(videos: Tensor) -> InfonceTile:
 
 
 def tile_operands(videos: Tensor, texts: Tensor, tile: InfonceTile) -> tuple[Any, Any]:
-    """Both matrices as `tile_dots` takes them: descriptors or pointers."""
+    """Both matrices as operands of `tile_dots`: descriptors or pointers."""
     if not tile.described:
         return videos, texts
     from triton.tools.tensor_descriptor import TensorDescriptor
@@ -102,7 +102,7 @@ def tile_operands(videos: Tensor, texts: Tensor, tile: InfonceTile) -> tuple[Any
 
 
 def tile_target(buffer: Tensor, tile: InfonceTile) -> Any:
-    """A matrix as a kernel stores whole tiles of it: a descriptor, which clips, or a pointer."""
+    """A matrix to which a kernel stores tiles: a descriptor, which clips, or a pointer."""
     if not tile.described:
         return buffer
     from triton.tools.tensor_descriptor import TensorDescriptor
@@ -111,16 +111,17 @@ def tile_target(buffer: Tensor, tile: InfonceTile) -> Any:
 
 
 def product_options(videos: Tensor) -> dict[str, Any]:
-    """Constants of the tile product: how it rounds, and the interpreter's missing bf16."""
+    """Constants of the tile product."""
     return {
-        # Three tf32 products keep the accuracy of fp32 on tensor cores.
+        # Three tf32 products reach the accuracy of fp32 on tensor cores.
         "PRECISION": "tf32x3" if videos.dtype == torch.float32 else "ieee",
+        # The interpreter has no bf16 products.
         "UPCAST": interpreted() and videos.dtype == torch.bfloat16,
     }
 
 
 def strip_tiles(row_tiles: int, column_tiles: int, device: DeviceTraits) -> int:
-    """Row tiles that one block walks: long strips save shuffles, short ones fill the GPU."""
+    """Row tiles per program: long strips need fewer shuffles, short strips fill the GPU."""
     waves = row_tiles * column_tiles // (4 * device.sm_count)
     return min(MAX_STRIP_TILES, max(1, waves))
 
@@ -140,10 +141,10 @@ def padded_columns(columns: int) -> int:
 def backward_chunk_rows(
     videos: Tensor, texts: Tensor, tile: InfonceTile, need_texts: bool, workspace_bytes: int
 ) -> int:
-    """Rows of the gradient of the logits that are alive at once, in multiples of a tile.
+    """Rows of the gradient of the logits per chunk, a multiple of the rows of a tile.
 
-    The budget holds the fp32 sums, the fp16 copies of bf16 inputs and the chunk; where it is too
-    small, a chunk is one row of tiles. Chunks are of equal size.
+    The workspace holds the fp32 sums, the fp16 copies of bf16 inputs and the chunk. If it is too
+    small, a chunk is one row of tiles. All chunks but the last have equal size.
     """
     rows = videos.shape[0]
     fixed, per_row = _backward_bytes(videos, texts, need_texts)
@@ -153,13 +154,13 @@ def backward_chunk_rows(
 
 
 def default_workspace_bytes(videos: Tensor, texts: Tensor) -> int:
-    """DEFAULT_WORKSPACE_BYTES, or more where that holds fewer than DEFAULT_ROWS rows."""
+    """DEFAULT_WORKSPACE_BYTES, or more if that holds fewer than DEFAULT_ROWS rows."""
     fixed, per_row = _backward_bytes(videos, texts, need_texts=True)
     return max(DEFAULT_WORKSPACE_BYTES, fixed + min(DEFAULT_ROWS, videos.shape[0]) * per_row)
 
 
 def _backward_bytes(videos: Tensor, texts: Tensor, need_texts: bool) -> tuple[int, int]:
-    """Temporary memory of backward: whatever the chunk, and for each of its rows."""
+    """Temporary bytes of backward: independent of the chunk, and per row of the chunk."""
     rows, dim = videos.shape
     columns = texts.shape[0]
     half = videos.dtype != torch.float32

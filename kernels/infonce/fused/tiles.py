@@ -1,4 +1,4 @@
-"""Device functions that both directions share."""
+"""Device functions that forward and backward share."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import triton.language as tl
 
 from ...primitives import dot
 
-# Every power is 2^(slope a - slope + OFFSET): cosines down to 1 - 226/slope are representable, and
-# sums of 2^26 of them (README, "One exponential").
+# Every power is 2^(slope a - slope + OFFSET). Powers of cosines down to 1 - 226/slope and sums of
+# 2^26 powers are representable (README, "One exponential").
 OFFSET = tl.constexpr(100.0)
-# Sums outside of this range may have lost terms, sums inside at most 2^-20 with up to 2^26 terms.
+# A sum of up to 2^26 terms within this range has a relative error of at most 2^-20 from lost terms.
 SMALLEST_SUM = tl.constexpr(2.0**-80)
 LARGEST_SUM = tl.constexpr(2.0**126)
 ONE_OVER_OFFSET = tl.constexpr(2.0**-100)
@@ -34,8 +34,8 @@ def tile_dots(
 ):
     """Dot products [BLOCK_M, BLOCK_N] of rows of two matrices [*, depth].
 
-    The matrices are tensor descriptors (DESCRIBED) or pointers. Rows past a stop count for nothing:
-    they are other rows, or zero.
+    The matrices are tensor descriptors (DESCRIBED) or pointers. Results of rows past a stop have no
+    meaning: pointers repeat the last row there, and descriptors give other rows or zero.
     """
     dots = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     if not DESCRIBED:
@@ -71,7 +71,7 @@ def paired_dots(
 ):
     """Dot products [LINES] of row i of `left` with row i + shift of `right`; 0 without that row.
 
-    A tensor-core tile of which the diagonal is kept, so that they are rounded as in `tile_dots`.
+    The diagonal of a tensor-core tile, so that rounding is the same as in `tile_dots`.
     """
     inner = tl.arange(0, BLOCK_K)
     line = left_start + tl.arange(0, LINES)
@@ -93,7 +93,7 @@ def paired_dots(
 
 @triton.jit
 def same_class(left_ids, right_ids, left, right, left_stop, right_stop):
-    """[M, N] whether two rows have equal ids; rows past the end are classes of their own."""
+    """Whether two rows have equal ids, [M, N]; rows past the end equal no other row."""
     left_id = tl.load(left_ids + left, mask=left < left_stop, other=-1)
     right_id = tl.load(right_ids + right, mask=right < right_stop, other=-2)
     return left_id[:, None] == right_id[None, :]
@@ -101,7 +101,7 @@ def same_class(left_ids, right_ids, left, right, left_stop, right_stop):
 
 @triton.jit
 def add_parts(total, partials, parts, line, lines, inside):
-    """`total` and the `parts` partial sums of every line, added in order."""
+    """`total` plus the `parts` partial sums of every line, added in order."""
     for part in tl.range(0, parts):
         at = partials + tl.cast(part, tl.int64) * lines + line
         total += tl.load(at, mask=inside, other=0.0)

@@ -1,4 +1,4 @@
-"""Backward kernels of the temporal ops: gradients at the segments and at the tokens."""
+"""Backward kernels of the temporal ops: gradients of the segments and of the tokens."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def temporal_backward_kernel(
     BLOCK_T: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """The gradient at one sample's segments, through the logits and through the centres."""
+    """The gradient of one sample's segments, through the logits and through the centres."""
     sample = tl.program_id(0).to(tl.int64)
     place = tl.arange(0, BLOCK_T)
     foreground, present, direction, n_foreground, n_background = load_sides(
@@ -74,7 +74,7 @@ def segment_pool_backward_kernel(
     BLOCK_L: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """A tile of tokens takes its segments' gradient over their counts."""
+    """The gradient of a tile of tokens: the gradient of their segments divided by the counts."""
     tiles = (length + BLOCK_L - 1) // BLOCK_L
     program = tl.program_id(0).to(tl.int64)
     sample = program // tiles
@@ -105,7 +105,7 @@ def bce_backward(
     options: TemporalOptions,
     logits: Tensor,
 ) -> Tensor:
-    """Gradient at the segments; `upstream` is the 0-dim fp32 gradient of the loss."""
+    """Gradient of the segments; `upstream` is the 0-dim fp32 gradient of the loss."""
     batch, count, width = segments.shape
     gradient = torch.empty_like(segments)
     launch(
@@ -134,7 +134,7 @@ def pool_backward(
     counts: Tensor,
     length: int,
 ) -> Tensor:
-    """Gradient at the tokens [b, length, C]."""
+    """Gradient of the tokens [b, length, C]."""
     batch, num_segments, width = d_segments.shape
     d_tokens = d_segments.new_empty((batch, length, width))
     launch(

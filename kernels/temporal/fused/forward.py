@@ -1,7 +1,7 @@
 """Forward kernels of the temporal ops: the loss of one sample, and means of tokens over segments.
 
-The centres' difference and its part of every logit belong to a column alone, so both directions of
-the loss read the segments once. Tokens are read once too.
+The difference of the centres and its contribution to every logit can be computed per column, so
+forward and backward of the loss read the segments once. Tokens are read once too.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from .layout import POOL_COLUMNS, POOL_TOKENS, bce_blocks
 
 @triton.jit
 def load_sides(paste_mask, segment_mask, sample, segments, BLOCK_T: tl.constexpr):
-    """Which of the sample's segments are foreground and which are there, what weights them in the
-    difference of the centres, and the counts of foreground and background.
+    """Masks and weights of a sample's segments.
+
+    Returns the foreground mask, the mask of present segments, their weights in the difference of
+    the centres, and the counts of foreground and background.
     """
     place = tl.arange(0, BLOCK_T)
     exists = place < segments
@@ -60,7 +62,7 @@ def load_columns(
 
 @triton.jit
 def error_of(logit, foreground):
-    """sigmoid(logit) - foreground without the cancellation where the two are nearly equal."""
+    """sigmoid(logit) - foreground, without cancellation where the two are nearly equal."""
     return tl.where(foreground > 0, -sigmoid(-logit), sigmoid(logit))
 
 
@@ -89,7 +91,7 @@ def temporal_forward_kernel(
         z = load_columns(
             rows + sample * segments * WIDTH, present > 0, start, segments, WIDTH, BLOCK_T, BLOCK_D
         )
-        # v_d, and its part of logit_t = <z_t, v> / tau
+        # v_d = z^f_d - z^b_d, and its contribution to logit_t = <z_t, v> / tau
         difference = tl.sum(direction[:, None] * z, axis=0)
         logit += tl.sum(z * difference[None, :], axis=1)
     logit = logit * inverse_temperature
@@ -120,7 +122,7 @@ def load_index(
     exists = token < length
     row = 0 if SHARED_INDEX else sample * length
     wide = tl.load(segment_index + row + token, mask=exists, other=-1)
-    # Before the cut to 32 bits, which would make segments of numbers far outside.
+    # Compared before truncation to 32 bits, which could map an index far out of range to a segment.
     label = tl.where((wide >= 0) & (wide < SEGMENTS), wide, -1).to(tl.int32)
     if token_mask is not None:
         kept = tl.load(token_mask + sample * length + token, mask=exists, other=0)
@@ -144,7 +146,7 @@ def segment_pool_forward_kernel(
     BLOCK_T: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """One block of columns of one sample."""
+    """Means of one block of columns of one sample over its segments."""
     sample, part, column = sample_columns(WIDTH, BLOCK_C)
     place = tl.arange(0, BLOCK_T)
     total = tl.zeros((BLOCK_C, BLOCK_T), tl.float32)
@@ -154,7 +156,7 @@ def segment_pool_forward_kernel(
         label = load_index(segment_index, token_mask, sample, token, length, SEGMENTS, SHARED_INDEX)
         member = (label[:, None] == place[None, :]).to(tl.float32)
         count += tl.sum(member, axis=0)
-        # What belongs to no segment may hold anything, also NaN, which 0 times does not clear.
+        # A token without a segment may hold NaN, which a product with 0 would not clear.
         mask = (label >= 0)[:, None] & (column < WIDTH)[None, :]
         pointers = tokens + (sample * length + token[:, None]) * WIDTH + column[None, :]
         x = tl.load(pointers, mask=mask, other=0.0)
@@ -170,7 +172,7 @@ def segment_pool_forward_kernel(
 
 
 def as_bytes(mask: Tensor | None) -> Tensor | None:
-    """The same mask as the kernels read it."""
+    """The mask as uint8, which the kernels read."""
     return None if mask is None else mask.view(torch.uint8)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from ...operators import define, dense, first_derivative_only
 from ..options import TemporalOptions
 from .backward import bce_backward as launch_bce_backward
-from .backward import pool_backward as launch_pool_backward
+from .backward import pool_backward
 from .forward import bce_forward as launch_bce_forward
 from .forward import pool_forward as launch_pool_forward
 
@@ -27,13 +27,13 @@ _SIGNATURES = {
 
 
 def bce_forward(segments: Tensor, paste_mask: Tensor, *packed: Any) -> tuple[Tensor, Tensor]:
-    """The loss (0-dim fp32) and the logits of contiguous inputs."""
+    """The loss (0-dim fp32) and the logits, from contiguous inputs."""
     losses, logits = launch_bce_forward(segments, paste_mask, TemporalOptions(*packed))
     return losses.sum() / max(len(segments), 1), logits
 
 
 def bce_backward(upstream: Tensor, segments: Tensor, paste_mask: Tensor, *rest: Any) -> Tensor:
-    """The gradient at the segments."""
+    """The gradient of the segments; `rest` are the packed options and the logits."""
     *packed, logits = rest
     return launch_bce_backward(upstream, segments, paste_mask, TemporalOptions(*packed), logits)
 
@@ -41,14 +41,9 @@ def bce_backward(upstream: Tensor, segments: Tensor, paste_mask: Tensor, *rest: 
 def pool_forward(
     tokens: Tensor, segment_index: Tensor, num_segments: int, token_mask: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Segments, which of them have tokens, and their counts, of contiguous inputs."""
+    """Segments, which of them have tokens, and their counts, from contiguous inputs."""
     segments, counts = launch_pool_forward(tokens, segment_index, num_segments, token_mask)
     return segments, counts > 0, counts
-
-
-def pool_backward(d_segments: Tensor, *saved: Any) -> Tensor:
-    """The gradient at the tokens."""
-    return launch_pool_backward(d_segments.contiguous(), *saved)
 
 
 def _fake_bce_forward(segments, paste_mask, segment_mask, temperature, loss):
@@ -118,7 +113,8 @@ class SegmentPool(torch.autograd.Function):
     @staticmethod
     @first_derivative_only
     def backward(ctx: Any, d_segments, _):  # type: ignore[override]
-        return _ops.pool_backward(d_segments, *ctx.saved_tensors, ctx.length), *(None,) * 3
+        upstream = d_segments.contiguous()
+        return _ops.pool_backward(upstream, *ctx.saved_tensors, ctx.length), *(None,) * 3
 
 
 def fused_temporal_bce(segments: Tensor, paste_mask: Tensor, options: TemporalOptions) -> Tensor:

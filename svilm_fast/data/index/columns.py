@@ -27,6 +27,7 @@ from svilm_fast.data.errors import DataError
 MAGIC = b"SVILMIX1"
 _ALIGNMENT = 64
 _HEADER_BYTES = 1 << 28
+_DTYPES = {"|u1", "<u4", "<i8", "<f8"}
 _PIECE = 1 << 20  # elements that are converted or written in one go
 
 Columns = dict[str, np.ndarray]
@@ -170,17 +171,17 @@ def read_columns(path: str) -> tuple[dict[str, Any], Columns, mmap.mmap]:
             raise DataError(f"{path!r} is not an index of this version")
         try:
             header = json.loads(file.read(length))
-            places = header.pop("columns")
-        except (KeyError, ValueError) as error:
+            places = [(name, *row) for name, row in header.pop("columns").items()]
+            wrong = [n for n, kind, *row in places if kind not in _DTYPES or min(row) < 0]
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise DataError(f"{path!r} is a damaged index: {error!r}") from None
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     base, columns = _aligned(16 + length), {}
-    for name, (kind, count, offset) in places.items():
-        dtype = np.dtype(kind)
-        if base + offset + count * dtype.itemsize > size:
-            raise DataError(f"{path!r} is a damaged index: it ends inside the column {name!r}")
+    for name, kind, count, offset in places:
         place = base + offset
-        columns[name] = np.frombuffer(data, dtype, count, place) if count else np.empty(0, dtype)
+        if name in wrong or place + count * np.dtype(kind).itemsize > size:
+            raise DataError(f"{path!r} is a damaged index: the column {name!r} is not inside it")
+        columns[name] = np.frombuffer(data, kind, count, place) if count else np.empty(0, kind)
     return header, columns, data
 
 

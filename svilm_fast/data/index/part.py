@@ -76,7 +76,10 @@ def build_part(shard: str, parameters: Parameters) -> Columns:
     """
     part = _Part()
     reader = ShardReader()
-    for key, members in load_index(shard, parameters.shard_members).samples.items():
+    samples = load_index(shard, parameters.shard_members).samples
+    texts = [members[e] for members in samples.values() for e in ("json", "txt") if e in members]
+    reader.fetch(shard, texts)
+    for key, members in samples.items():
         try:
             _add_member(part, shard, key, members, reader, parameters)
         except DataError as error:

@@ -43,7 +43,7 @@ def open_index(sources: Sequence[Source], config: DataConfig, *, nouns: bool) ->
     for parameters in [wanted, *richer]:
         beside = path_beside(sources, parameters)
         if beside is not None and beside.is_file():
-            return _own(beside, sources, wanted, config.videos)
+            return _own(beside, sources, parameters, config.videos)
         found = _cached(_cache_path(sources, parameters), sources)
         if found is not None:
             return found
@@ -117,13 +117,15 @@ def progress(sources: Sequence[Source]) -> Iterator[Advance]:
         yield advance
 
 
-def _own(path: Path, sources: Sequence[Source], wanted: Parameters, videos: str | None) -> Index:
+def _own(
+    path: Path, sources: Sequence[Source], parameters: Parameters, videos: str | None
+) -> Index:
     index = Index.open(str(path))
     changed = difference(sources, index.header, index.columns, None)
     if changed is not None:
         raise DataError(
             f"the index {path} is of other data ({changed}): make it again with "
-            f"`{command_of(sources, wanted, videos)}`, or delete it"
+            f"`{command_of(sources, parameters, videos)}`, or delete it"
         )
     return index
 
@@ -147,25 +149,24 @@ def _cached(path: Path, sources: Sequence[Source]) -> Index | None:
 
 def _through_cache(sources: Sequence[Source], parameters: Parameters, videos: str | None) -> Index:
     """Make the index in the cache; of several processes one makes it and the others wait."""
-    path = _cache_path(sources, parameters)
+    path, hint = _cache_path(sources, parameters), ""
+    if path_beside(sources, parameters) is not None:
+        command = command_of(sources, parameters, videos)
+        hint = f"`{command}` does it beforehand, for all users of the data"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.with_suffix(".lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             found = _cached(path, sources)
             if found is None:
-                log.warning(
-                    "%s: indexed once, to %s; `%s` does it beforehand, for all users of the data",
-                    ", ".join(source.path for source in sources),
-                    path,
-                    command_of(sources, parameters, videos),
-                )
+                given = ", ".join(source.path for source in sources)
+                log.warning("%s: indexed once, to %s%s", given, path, hint and f"; {hint}")
                 with progress(sources) as advance:
                     write_index(path, sources, build_parts(sources, parameters), advance)
                 found = Index.open(str(path))
     except OSError as error:
         raise DataError(
             f"the index cannot be written to {path}: {error.strerror or error}; set "
-            f"XDG_CACHE_HOME, or run `{command_of(sources, parameters, videos)}`"
+            f"XDG_CACHE_HOME to another folder{hint and f', or: {hint}'}"
         ) from error
     return found

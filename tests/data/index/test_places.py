@@ -10,15 +10,20 @@ import os
 import pickle
 import shlex
 import shutil
+import time
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
+import fsspec
 import pytest
 from typer.testing import CliRunner
 
 from svilm_fast.cli import app
+from svilm_fast.data import files
 from svilm_fast.data.config import DataConfig
 from svilm_fast.data.errors import DataError
 from svilm_fast.data.index import part, store
+from svilm_fast.data.index.columns import read_columns, write_columns
 from svilm_fast.data.index.commands import index
 from svilm_fast.data.samples import open_split
 from svilm_fast.data.shards import ShardWriter
@@ -61,6 +66,9 @@ def shards_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def captions(folder: Path | str, **settings) -> list[str]:
     return list(open_split(DataConfig(train=str(folder), **settings), "train").captions())
+
+
+together = files.read_ranges
 
 
 def run(*words: object) -> str:
@@ -225,17 +233,52 @@ def test_an_interrupted_build_leaves_nothing(shards, cache, monkeypatch):
     assert not list(shards.glob(".*"))
 
 
-def _open(folder: str, results: multiprocessing.Queue) -> None:
+def test_remote_shards(shards, cache, shards_read, monkeypatch, caplog):
+    store_of_bytes = fsspec.filesystem("memory")
+    store_of_bytes.put(str(shards), "/index-test", recursive=True)
+    fetched: list[int] = []
+    monkeypatch.setattr(
+        files,
+        "read_ranges",
+        lambda path, ranges: fetched.append(len(ranges)) or together(path, ranges),
+    )
+    try:
+        first = open_split(DataConfig(train="memory://index-test"), "train")
+        assert fetched[-3:] == [3, 3, 1]
+        assert "svilm data index" not in caplog.text  # it cannot write there
+        shards_read.clear()
+        again = open_split(DataConfig(train="memory://index-test"), "train")
+        assert not shards_read
+        for table in (first, again):
+            assert list(table.captions()) == captions(shards)
+            assert table.read_video(5) == b"video"
+            assert (
+                table.fingerprint == open_split(DataConfig(train=str(shards)), "train").fingerprint
+            )
+        store_of_bytes.rm("/index-test/part0-000001.tar")
+        assert len(captions("memory://index-test")) == 4
+    finally:
+        store_of_bytes.rm("/index-test", recursive=True)
+
+
+def _open(folder: str, results: multiprocessing.Queue, together: Barrier) -> None:
+    def slowly(*arguments):
+        time.sleep(0.5)  # all are there before the first is ready
+        return write_index(*arguments)
+
+    write_index, store.write_index = store.write_index, slowly
     stream = io.StringIO()
     logging.getLogger().addHandler(logging.StreamHandler(stream))
+    together.wait()
     found = captions(folder)
     results.put((found, "indexed once" in stream.getvalue()))
 
 
 def test_of_several_processes_one_makes_it(shards, cache):
     context = multiprocessing.get_context("fork")
-    results = context.Queue()
-    processes = [context.Process(target=_open, args=(str(shards), results)) for _ in range(3)]
+    results, together = context.Queue(), context.Barrier(3)
+    arguments = (str(shards), results, together)
+    processes = [context.Process(target=_open, args=arguments) for _ in range(3)]
     for process in processes:
         process.start()
     found = [results.get(timeout=120) for _ in processes]
@@ -262,3 +305,48 @@ def test_an_index_that_was_replaced_is_not_another_process_s(shards, cache):
     captions(shards)
     with pytest.raises(DataError, match="was replaced by another index"):
         pickle.loads(data)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda header, columns: header.pop("views"),
+        lambda header, columns: header["views"]["fine"].update(samples=6),
+        lambda header, columns: header.update(samples=8),
+        lambda header, columns: header.update(sources=[{"places": 1}]),
+        lambda header, columns: columns.pop("caption_start"),
+        lambda header, columns: columns.update(shard=columns["shard"][:3]),
+        lambda header, columns: columns.update(shard=columns["shard"].astype("S2")),
+    ],
+)
+def test_an_index_whose_columns_do_not_belong_together(shards, change):
+    run("data", "index", shards)
+    own = next(shards.glob(".svilm-index-*"))
+    header, columns, _ = read_columns(str(own))
+    change(header, columns)
+    write_columns(own, header, columns)
+    with pytest.raises(DataError, match="damaged index"):
+        captions(shards)
+
+
+def test_a_cache_that_cannot_be_written_is_named(shards, cache, tmp_path):
+    (tmp_path / "cache").write_text("not a folder")
+    with pytest.raises(DataError, match=r"XDG_CACHE_HOME.*`svilm data index") as caught:
+        captions(shards)
+    assert str(cache) in str(caught.value)
+
+
+def test_after_a_batch_no_page_of_the_index_stays_mapped(make_dataset, cache):
+    dataset = make_dataset(12)
+    path = dataset.table.stored.path
+    assert path is not None
+
+    def resident() -> list[str]:
+        lines = iter(Path("/proc/self/smaps").read_text().splitlines())
+        return [next(r for r in lines if r.startswith("Rss:")) for at in lines if at.endswith(path)]
+
+    dataset.keys.sum()
+    assert any(int(each.split()[1]) for each in resident())
+    dataset.batch([1, 2])
+    assert resident()
+    assert not any(int(each.split()[1]) for each in resident())

@@ -22,7 +22,7 @@ COUNTS = ((2, 0, 1, 0, 2), (0, 0, 0, 1, 0), (1, 2, 2, 2, 0), (0, 0, 0, 0, 0))
 CASES = ("plain", "exclude", "share", "grounding", "maxsim")
 FUSED = ("plain", "exclude", "share", "grounding")
 
-# module, {text: what a careless author writes}. A sleep stands for a slow network or kernel.
+# module, {text: a plausible mistake}. A sleep stands for a slow network or kernel.
 BUGS = {
     "only slow": (
         "slices",

@@ -35,7 +35,7 @@ def test_order_of_wishes(monkeypatch):
 
 def test_fused_that_cannot_run_raises_with_the_reason(monkeypatch):
     monkeypatch.setattr(backend, "_INTERPRETED", False)
-    with pytest.raises(RuntimeError, match="op: the fused path was asked for, but the tensors are"):
+    with pytest.raises(RuntimeError, match="op: the fused path was requested, but the tensors are"):
         choose("op", CPU, backend="fused")
     monkeypatch.setattr(backend, "_INTERPRETED", True)
     with pytest.raises(RuntimeError, match="but 65 groups are too many"):

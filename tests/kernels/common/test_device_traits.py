@@ -1,4 +1,4 @@
-"""What is asked of a CUDA device is a constant to torch.compile."""
+"""torch.compile treats the traits of a CUDA device as constants."""
 
 from __future__ import annotations
 

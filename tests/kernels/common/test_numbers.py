@@ -1,4 +1,4 @@
-"""Numbers and sizes are taken, or refused, alike by all ops."""
+"""All ops accept and reject the same kinds of numbers and sizes."""
 
 from fractions import Fraction
 

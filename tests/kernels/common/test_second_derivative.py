@@ -1,4 +1,4 @@
-"""A second derivative is right or refused by name, never short of a term."""
+"""A second derivative is correct or raises an error that names the op."""
 
 import pytest
 import torch

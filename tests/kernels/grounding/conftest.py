@@ -83,7 +83,7 @@ def make(regime, seed=0):
 
 
 def naive_scores(groups, nouns, mask, beta):
-    """Pools region vectors; shares no trick with reference or kernels."""
+    """Pools region vectors; shares no method with reference or kernels."""
     nouns = nouns * mask[:, :, None]
     dots = torch.einsum("ckd,vgd->vckg", nouns, groups)
     regions = torch.einsum("vckg,vgd->vckd", torch.softmax(beta.clamp(0, 60) * dots, -1), groups)

@@ -101,7 +101,7 @@ def test_fused_scores(rank_results, world):
         ("scale_dtype", "scale float32"),
         ("scale", "scale 6.0"),
         ("workspace", "workspace_bytes 101"),
-        ("no_path", "rank 1: grounding: the fused path was asked for, but float64 is computed"),
+        ("no_path", "rank 1: grounding: the fused path was requested, but float64 is computed"),
     ],
 )
 def test_differences_are_refused_everywhere(rank_results, world, case, part):

@@ -1,4 +1,4 @@
-"""Bugs that a hurried author could make: the numerics protocol must find every one."""
+"""Planted bugs: the numerics protocol must find every one."""
 
 import pytest
 

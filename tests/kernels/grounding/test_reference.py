@@ -226,9 +226,7 @@ BAD = {
     "at least one group": {"groups": torch.zeros(2, 0, 4)},
     r"noun_mask must be bool \[2, 2\], got torch.float32": {"noun_mask": torch.ones(2, 2)},
     r"got torch.bool \[2, 3\]": {"noun_mask": torch.ones(2, 3, dtype=torch.bool)},
-    "beta must be a float or a 0-dimensional float tensor, got torch.float32": {
-        "beta": torch.zeros(1)
-    },
+    "beta must be a number or a 0-dim float tensor, got torch.float32": {"beta": torch.zeros(1)},
     "scale must be": {"scale": torch.tensor(3)},
     "2 captions and 3 videos": {"groups": torch.zeros(3, 3, 4)},
 }

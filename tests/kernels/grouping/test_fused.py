@@ -325,7 +325,7 @@ def test_nothing_grows_with_tokens_times_groups(check_grouping, poisoned_memory)
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="about the interpreter")
 def test_interpreter_still_multiplies_bf16_bit_patterns():
-    """When this fails, the interpreter has learned bf16: drop the `UPCAST` switches."""
+    """If this fails, the interpreter supports bf16: remove the `UPCAST` switches."""
 
     @triton.jit
     def product(a, b, out):

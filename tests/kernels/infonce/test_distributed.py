@@ -72,7 +72,7 @@ def test_uneven_batches_get_the_same_error_everywhere(rank_results, world):
         ("scale", "scale 3.0"),
         ("pair_mode", "pair_mode share"),
         ("workspace", "workspace_bytes 101"),
-        ("no_path", "rank 1: infonce: the fused path was asked for, but D must be a multiple"),
+        ("no_path", "rank 1: infonce: the fused path was requested, but D must be a multiple"),
         ("local_batch", "loader: all ranks must make the same call, but ranks [0] have a local"),
     ],
 )

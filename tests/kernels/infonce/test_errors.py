@@ -1,4 +1,4 @@
-"""Wrong input gets one clear line."""
+"""Invalid input raises an error of one clear line."""
 
 import pytest
 import torch
@@ -15,8 +15,8 @@ VIDEOS, TEXTS, IDS = torch.eye(4), torch.eye(4), torch.arange(4)
         ({"videos": torch.ones(4)}, ValueError, r"got \[4\] and \[4, 4\]"),
         ({"texts": torch.eye(4).double()}, TypeError, "share one of fp16, bf16, fp32, fp64"),
         ({"videos": IDS.expand(4, 4), "texts": IDS.expand(4, 4)}, TypeError, "torch.int64"),
-        ({"scale": torch.ones(1)}, ValueError, "scale must be a 0-dim"),
-        ({"scale": torch.tensor(1)}, ValueError, "scale must be a 0-dim"),
+        ({"scale": torch.ones(1)}, ValueError, "scale must be a number or a 0-dim float tensor"),
+        ({"scale": torch.tensor(1)}, ValueError, "scale must be a number or a 0-dim float tensor"),
         ({"videos": torch.ones(0, 4)}, ValueError, r"empty input has no loss, got \[0, 4\]"),
         ({"diagonal_offset": 4}, ValueError, "no pair lies in a"),
         ({"diagonal_offset": -4}, ValueError, "use infonce_partials"),

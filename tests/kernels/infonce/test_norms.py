@@ -9,7 +9,7 @@ from tests.bars import within
 
 pytestmark = [
     pytest.mark.skipif(not interpreted(), reason="runs kernels through the interpreter"),
-    # Powers of rows this far from unit norm leave the range and are computed anew.
+    # Powers of rows this far from unit norm are out of range and are recomputed.
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),
 ]
 

@@ -17,7 +17,7 @@ from svilm_fast.kernels.infonce.fused import (
 HALF = torch.float16
 IDS = torch.arange(130) % 60
 
-# name -> module, text, what a careless author writes instead
+# name -> module, text, a plausible mistake instead
 BUGS = {
     # The sums.
     "padded_columns_in_row_sums": (forward, "if RAGGED:", "if False:"),

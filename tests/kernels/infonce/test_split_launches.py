@@ -1,7 +1,7 @@
 """Large problems, whose sums come from several launches: together they take every strip, once.
 
-Fresh memory is 2^90 here. NaN would not show a sum that nobody wrote: the range check takes it for
-one that left the range, and computes it anew.
+Fresh memory is 2^90 here. NaN would not show an unwritten sum: the range check treats it as
+out of range and recomputes it.
 """
 
 import importlib
@@ -69,7 +69,7 @@ def test_every_strip_is_summed(differences, plausible_memory, block):
 
 @pytest.mark.parametrize("block", ["square", "diagonal in the middle"])
 def test_no_sum_left_the_range(rows, monkeypatch, plausible_memory, block):
-    """Or the tests above would say nothing of the launches."""
+    """Checks that the tests above cover every kind of launch."""
     monkeypatch.setattr(forward, "FEW_BLOCKS_PER_SM", 0)
     number, columns, offset = BLOCKS[block]
     function = importlib.import_module("svilm_fast.kernels.infonce.fused.function")

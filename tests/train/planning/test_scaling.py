@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from svilm_fast.train.plan.workload import Choice, Workload, workload_of
 
 DOCS = Path(__file__).parents[3] / "docs"
 H100 = GPUS["h100"]
+LINKS = links_of(H100, None, 8)
 ROUND = Links("round", 8, intra=1e9, inter=1e8, start=0.0, hop_intra=1e-6, hop_inter=1e-5)
 
 
@@ -53,6 +55,16 @@ def test_cache_and_checkpoints_add_forwards(base) -> None:
     assert cached == plain + 2 * flops.video.forward + flops.text.forward
     # The losses compute their products again in backward: 8 D per pair instead of 6 D.
     assert losses == pytest.approx(flops.objectives.total * 4 / 3)
+
+
+def test_fp32_products_of_the_losses_run_at_a_sixth_of_the_bf16_rate(base) -> None:
+    choice = Choice(1, True, False)
+    objectives = base.config.objectives.model_copy(update={"products": "autocast"})
+    config = base.config.model_copy(update={"objectives": objectives})
+    exact = step_time(base, choice, LINKS, H100.peak)
+    rounded = step_time(replace(base, config=config), choice, LINKS, H100.peak)
+    assert exact.losses == pytest.approx(6 * rounded.losses)
+    assert exact.compute == rounded.compute
 
 
 def test_traffic_of_the_losses_grows_with_the_batch_alone(base) -> None:

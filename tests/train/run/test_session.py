@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from svilm_fast.core.errors import CheckpointError, ConfigError, UserError
 from svilm_fast.data.errors import DataError
+from svilm_fast.evaluation import embed
 from svilm_fast.tasks.pretrain.retrieval import evaluate, evaluation_data
 from svilm_fast.train.checkpoint.store import committed_tags
 from svilm_fast.train.config.schema import RunConfig
@@ -309,7 +310,10 @@ def test_bf16_parameters_train_under_zero(configure, ranks) -> None:
     assert {value.dtype for value in weights.values()} == {torch.float32}
 
 
-def test_what_the_data_lacks_is_said_at_the_start_and_at_the_end(configure, ranks, capsys) -> None:
+def test_what_the_data_lacks_is_said_at_the_start_and_at_the_end(
+    configure, ranks, capsys, caplog
+) -> None:
+    embed._warn_once.cache_clear()
     config = configure("training.steps=1", "data.tokenizer.length=4", "evaluation.max_clips=2")
     train_as_rank(config, Start(), ranks)
     lines = capsys.readouterr().out.splitlines()
@@ -320,10 +324,10 @@ def test_what_the_data_lacks_is_said_at_the_start_and_at_the_end(configure, rank
         "data.train, as listed",
         "data.train, as read",
     ]
-    assert "24 x captions cut" in said[0]
     assert said[0].split(": ")[1] == said[2].split(": ")[1]
-    assert "6 x captions cut" in said[1]
+    assert f"{config.training.global_batch} x captions cut" in said[3]
     assert "skipped 0 of " in said[3]
+    assert "data.val, as evaluated: 2 x captions cut" in caplog.text
     assert lines.index(said[2]) > max(i for i, s in enumerate(lines) if s.startswith("step "))
 
 

@@ -1,0 +1,1 @@
+"""`svilm data bench`: loading speed, by stage and against loops that users would write."""
