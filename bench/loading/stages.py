@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any
 
-from svilm_fast.data import dataset as dataset_module
-from svilm_fast.data import decode, decode_process, display
+from svilm_fast.data import decode, decode_process, display, views
 from svilm_fast.data.dataset import ClipDataset
 
 STAGES = ("read", "demux", "find groups", "decode", "RGB", "stack", "crop and resize", "collate")
@@ -76,7 +75,7 @@ def stage_seconds(dataset: ClipDataset, clips: int) -> dict[str, float]:
         (decode_process, "decode_clip", clock.timed("decode", decode_process.decode_clip)),
         (display, "to_rgb", clock.timed("RGB", display.to_rgb)),
         (decode._Collector, "finish", clock.timed("stack", decode._Collector.finish)),
-        (dataset_module, "cut", clock.timed("crop and resize", dataset_module.cut)),
+        (views, "cut", clock.timed("crop and resize", views.cut)),
         (dataset, "collate", clock.timed("collate", dataset.collate)),
     ]
     with contextlib.ExitStack() as stack:

@@ -14,7 +14,8 @@ from torch.utils.data import Dataset, get_worker_info
 from svilm_fast.core.messages import single_line
 from svilm_fast.core.text import counted
 from svilm_fast.data.batch import ClipBatch
-from svilm_fast.data.dataset import Clip, ClipDataset
+from svilm_fast.data.clip import Clip
+from svilm_fast.data.dataset import ClipDataset
 from svilm_fast.data.errors import DataError, WorkerError
 from svilm_fast.data.skips import Skip
 
@@ -79,14 +80,16 @@ class Assembler(Dataset):
         draws: Sequence[Any] = [None] * len(wanted)
         if dataset.train:
             draws = dataset.draws(wanted, self.seed, epoch)
-        frames = self._buffer(len(wanted))
+        frames = [_buffer((len(wanted), *shape)) for shape in dataset.frame_shapes]
         clips: list[Clip] = []
         try:
             for places, draw in zip(request.candidates, draws):
-                clip = self._first_that_loads(places, draw, epoch, skips, frames[len(clips)])
+                into = [each[len(clips)] for each in frames]
+                clip = self._first_that_loads(places, draw, epoch, skips, into)
                 if clip is not None:
                     clips.append(clip)
-            batch = dataset.collate(clips, frames[: len(clips)]) if clips else None
+            filled = [each[: len(clips)] for each in frames]
+            batch = dataset.collate(clips, filled) if clips else None
         except DataError as error:
             failure = str(error), traceback.format_exc()
             return Loaded(len(wanted), None, skips, [], failure)
@@ -95,16 +98,6 @@ class Assembler(Dataset):
         notes = [note for clip in clips for note in clip.notes]
         return Loaded(len(wanted), batch, skips, notes, None)
 
-    def _buffer(self, clips: int) -> Tensor:
-        """Memory for frames uint8 [clips, F, H, W, 3]; in a worker the parent's too."""
-        side = self.dataset.image_size
-        shape = (clips, self.dataset.frames, side, side, 3)
-        if get_worker_info() is None:
-            return torch.empty(shape, dtype=torch.uint8)
-        # As torch's default collation does; `share_memory_` would copy what is not written yet.
-        storage = torch.UntypedStorage._new_shared(torch.Size(shape).numel(), device="cpu")
-        return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
-
     def _stamp(self, sample: float) -> None:
         worker = get_worker_info()
         if worker is not None:
@@ -112,7 +105,7 @@ class Assembler(Dataset):
             self.stamps[worker.id, 0] = sample
 
     def _first_that_loads(
-        self, places: list[int], draw: Any, epoch: int, skips: list[Skip], out: Tensor
+        self, places: list[int], draw: Any, epoch: int, skips: list[Skip], out: list[Tensor]
     ) -> Clip | None:
         dataset = self.dataset
         for attempt, index in enumerate(places):
@@ -135,3 +128,12 @@ class Assembler(Dataset):
             f"{counted(len(places), 'sample')} in a row cannot be loaded; the last was "
             f"{last.sample!r}: {last.message}"
         )
+
+
+def _buffer(shape: tuple[int, ...]) -> Tensor:
+    """Memory for frames, uint8; in a worker the parent's too."""
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    # As torch's default collation does; `share_memory_` would copy what is not written yet.
+    storage = torch.UntypedStorage._new_shared(torch.Size(shape).numel(), device="cpu")
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)

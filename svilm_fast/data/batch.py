@@ -6,11 +6,13 @@ import dataclasses
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from svilm_fast.data.annotations import Label
 
 
 def sample_key(sample_id: str) -> int:
@@ -19,54 +21,24 @@ def sample_key(sample_id: str) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-@dataclass
-class ClipBatch:
-    """b clips of F frames with captions (S tokens) and up to K prompted nouns (Sn tokens each).
+class _Samples:
+    """Fields of b samples: tensors [b, ...], lists of b values, or tuples of such objects."""
 
-    `crop` is the window that was cut out of the source frames, as fractions x0, y0, x1, y1 of
-    their width and height, and `flipped` says whether it was mirrored afterwards: with
-    `frame_index` they carry boxes and masks of the source over to `frames`.
-    """
-
-    frames: Tensor  # uint8 [b, F, H, W, 3]
-    keys: Tensor  # int64 [b], sample_key of ids
-    ids: list[str]
-    captions: list[str]
-    nouns: list[list[str]]  # at most K per caption, as `noun_tokens` holds them
-    text_tokens: Tensor  # int64 [b, S]
-    text_mask: Tensor  # bool [b, S]
-    noun_tokens: Tensor  # int64 [b, K, Sn]
-    noun_token_mask: Tensor  # bool [b, K, Sn]
-    noun_mask: Tensor  # bool [b, K]
-    frame_index: Tensor  # int64 [b, F], frames of the source video
-    crop: Tensor  # float32 [b, 4]
-    flipped: Tensor  # bool [b]
-    metadata: list[dict[str, Any]] = field(default_factory=list)  # the samples' json, or empty
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def to(self, device: torch.device | str, non_blocking: bool = True) -> ClipBatch:
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> Self:
         """The same batch with its tensors on `device`."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
-    def pin_memory(self) -> ClipBatch:
+    def pin_memory(self) -> Self:
         """The same batch in page-locked memory (torch's DataLoader calls this)."""
         return self._map(Tensor.pin_memory)
 
     @classmethod
-    def joined(cls, parts: Sequence[ClipBatch], *, pin_memory: bool = False) -> ClipBatch:
-        """The clips of several batches as one, in page-locked memory where `pin_memory`."""
-        values: dict[str, Any] = {}
-        for name in (f.name for f in dataclasses.fields(cls)):
-            pieces = [getattr(part, name) for part in parts]
-            if not isinstance(pieces[0], Tensor):
-                values[name] = [value for piece in pieces for value in piece]
-                continue
-            shape = (sum(len(piece) for piece in pieces), *pieces[0].shape[1:])
-            whole = torch.empty(shape, dtype=pieces[0].dtype, pin_memory=pin_memory)
-            values[name] = torch.cat(pieces, out=whole)
-        return cls(**values)
+    def joined(cls, parts: Sequence[Self], *, pin_memory: bool = False) -> Self:
+        """The samples of several batches as one, in page-locked memory where `pin_memory`."""
+        names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+        return cls(
+            **{name: _joined([getattr(part, name) for part in parts], pin_memory) for name in names}
+        )
 
     # Between processes torch shares every tensor through a file descriptor of its own: worth it
     # for the frames alone.
@@ -82,8 +54,71 @@ class ClipBatch:
             for name, value in state.items()
         )
 
-    def _map(self, change: Any) -> ClipBatch:
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return ClipBatch(
-            **{k: change(v) if isinstance(v, Tensor) else v for k, v in values.items()}
-        )
+    def _map(self, change: Any) -> Self:
+        def changed(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple(part._map(change) for part in value)
+            return change(value) if isinstance(value, Tensor) else value
+
+        return type(self)(**{name: changed(value) for name, value in self.__dict__.items()})
+
+
+def _joined(pieces: list[Any], pin_memory: bool) -> Any:
+    first = pieces[0]
+    if first is None:
+        return None
+    if isinstance(first, tuple):
+        groups = zip(*pieces, strict=True)
+        return tuple(type(each[0]).joined(each, pin_memory=pin_memory) for each in groups)
+    if not isinstance(first, Tensor):
+        return [value for piece in pieces for value in piece]
+    shape = (sum(len(piece) for piece in pieces), *first.shape[1:])
+    whole = torch.empty(shape, dtype=first.dtype, pin_memory=pin_memory)
+    return torch.cat(pieces, out=whole)
+
+
+@dataclass
+class ViewBatch(_Samples):
+    """V further views of b clips, all of one size (`views.CropGroup`)."""
+
+    frames: Tensor  # uint8 [b, V, F, H, W, 3]
+    frame_index: Tensor  # int64 [b, V, F], frames of the source video
+    crop: Tensor  # float32 [b, V, 4]
+    flipped: Tensor  # bool [b, V]
+
+
+@dataclass
+class ClipBatch(_Samples):
+    """b clips of F frames with captions (S tokens) and up to K prompted nouns (Sn tokens each).
+
+    `crop` is the window that was cut out of the source frames, as fractions x0, y0, x1, y1 of
+    their width and height, and `flipped` says whether it was mirrored afterwards: with
+    `frame_index` they carry boxes and masks of the source over to `frames`.
+
+    With several evaluation views, `frames`, `frame_index`, `crop` and `flipped` have a second
+    dimension V = clips * crops: every crop of clip 0, then of clip 1, and so on (`views.Views`).
+    """
+
+    frames: Tensor  # uint8 [b, F, H, W, 3], or [b, V, F, H, W, 3]
+    keys: Tensor  # int64 [b], sample_key of ids
+    ids: list[str]
+    captions: list[str]  # empty texts with data.captions=none
+    nouns: list[list[str]]  # at most K per caption, as `noun_tokens` holds them
+    text_tokens: Tensor  # int64 [b, S]
+    text_mask: Tensor  # bool [b, S]
+    noun_tokens: Tensor  # int64 [b, K, Sn]
+    noun_token_mask: Tensor  # bool [b, K, Sn]
+    noun_mask: Tensor  # bool [b, K]
+    frame_index: Tensor  # int64 [b, F], frames of the source video
+    crop: Tensor  # float32 [b, 4]
+    flipped: Tensor  # bool [b]
+    metadata: list[dict[str, Any]] = field(default_factory=list)  # the samples' json, or empty
+    # Of a data set with `annotations`, else empty: a value for each sample.
+    labels: list[Label | list[Label] | None] = field(default_factory=list)
+    questions: list[str | None] = field(default_factory=list)
+    answers: list[list[str]] = field(default_factory=list)
+    embeddings: Tensor | None = None  # float32 [b, D], stored ones
+    views: tuple[ViewBatch, ...] = ()  # of each `views.CropGroup`
+
+    def __len__(self) -> int:
+        return len(self.ids)

@@ -85,6 +85,7 @@ def pack_videos(
         int | None,
         typer.Option(min=0, max=51, help="quality of x264, 0 (no loss) to 51 [default: 23]"),
     ] = None,
+    captions: Annotated[bool, typer.Option(help="refuse videos without a caption")] = True,
     engine: EngineOption = Engine.LOCAL,
     workers: WorkersOption = None,
 ) -> None:
@@ -92,6 +93,8 @@ def pack_videos(
 
     Stopped at any moment and started again with the same arguments, it continues.
     """
+    from svilm_fast.data.config import DataConfig
+    from svilm_fast.data.index.commands import index
     from svilm_fast.data.pack import pack
     from svilm_fast.data.precut import Precut
 
@@ -106,12 +109,11 @@ def pack_videos(
     if chosen and not precut:
         option = "--" + next(iter(chosen)).replace("_", "-")
         raise DataError(f"{option} is a setting of --precut: add --precut")
-    from svilm_fast.data.index.commands import index
-
     report = pack(
         source,
         out,
         videos=videos,
+        config=DataConfig() if captions else DataConfig(captions="none"),
         shard_samples=shard_samples,
         threads=threads,
         precut=Precut(**chosen) if precut else None,
@@ -161,7 +163,7 @@ def inspect(
         str | None, typer.Option(help="folder of the listed videos; default: the list's own")
     ] = None,
     captions: Annotated[
-        str, typer.Option(help="coarse, fine or fused, where a sample has one of each")
+        str, typer.Option(help="coarse, fine or fused, where a sample has one of each; or none")
     ] = "fused",
     clips: Annotated[int, typer.Option(min=1, help="clips to decode, drawn at random")] = 12,
     frames: Annotated[int, typer.Option(min=1, help="frames of each clip")] = 6,

@@ -160,8 +160,10 @@ class DataConfig(Settings):
     videos: PathText | None = Field(
         None, description="folder of the videos that lists name; null: the list's own"
     )
-    captions: Literal["coarse", "fine", "fused"] = Field(
-        "fused", description="which caption is read where a sample has one of each grain"
+    captions: Literal["coarse", "fine", "fused", "none"] = Field(
+        "fused",
+        description="which caption is read where a sample has one of each grain; none: no caption "
+        "is read or needed",
     )
     shuffle_captions: bool = Field(
         False, description="control experiment: shuffle the training captions over the videos"

@@ -13,18 +13,21 @@ import torch
 from torch import Tensor
 
 from svilm_fast.core.philox import Site, derive_seeds, uniform
-from svilm_fast.data.augment import DRAWS, centre_window, cut, random_window
+from svilm_fast.data.annotations import Label
+from svilm_fast.data.augment import DRAWS
 from svilm_fast.data.batch import ClipBatch
+from svilm_fast.data.clip import Clip, ClipTexts, batch_of
 from svilm_fast.data.config import DataConfig
-from svilm_fast.data.decode import DecodedClip, every_frame
+from svilm_fast.data.decode import Choose, DecodedClip, every_frame
 from svilm_fast.data.decode_process import decode_limited
 from svilm_fast.data.decoders import reader_of
 from svilm_fast.data.order import derangement
 from svilm_fast.data.samples import Ids, SampleTable, open_split
-from svilm_fast.data.sampling import FrameChoice
+from svilm_fast.data.sampling import FrameChoice, Together
 from svilm_fast.data.segments import InSegment
 from svilm_fast.data.skips import SkipReport
 from svilm_fast.data.tokenizer import Tokenizer, load_or_train_tokenizer
+from svilm_fast.data.views import ONE_VIEW, Views, cut_views, frame_choices
 
 _NOUNS_DRAWN = 32  # of longer lists, training uses the first this many
 SHORT_CLIP_NOTE = "clips with repeated frames"
@@ -39,33 +42,7 @@ class Draw:
     frames: np.ndarray  # [F]
     augment: np.ndarray  # [DRAWS + 1], the last one picks the caption
     nouns: np.ndarray  # [_NOUNS_DRAWN + K], order of nouns and their templates
-
-
-@dataclass(frozen=True)
-class ClipTexts:
-    """What a clip is shown with."""
-
-    caption: str
-    tokens: Tensor  # int64 [S]
-    mask: Tensor  # bool [S]
-    nouns: tuple[str, ...]  # at most K
-    noun_tokens: tuple[Tensor, ...]  # int64 [Sn] each, of the prompt around a noun
-    noun_masks: tuple[Tensor, ...]  # bool [Sn] each
-    notes: tuple[str, ...]  # what was cut
-
-
-@dataclass
-class Clip:
-    """One sample, ready for collation."""
-
-    index: int
-    frames: Tensor  # uint8 [F, H, W, 3]
-    frame_index: np.ndarray  # int64 [F]
-    crop: tuple[float, float, float, float]
-    flipped: bool
-    texts: ClipTexts
-    metadata: dict[str, Any] | None
-    notes: tuple[str, ...] = ()
+    groups: tuple[np.ndarray, ...] = ()  # [CropGroup.numbers] for each group of views
 
 
 class ClipDataset:
@@ -82,7 +59,12 @@ class ClipDataset:
         table: the samples, where they have been listed already.
         seed: of the derangement that `config.shuffle_captions` asks for.
         nouns: whether anybody looks at nouns. Without, none are extracted or tokenised, and batches
-            have K = 0 of them.
+            have K = 0 of them. With `config.captions="none"` there are none, and captions
+            are empty texts, whose tokens are start and end.
+        annotations: whether batches carry labels, questions and answers.
+        embeddings: D of the samples' stored embeddings, which batches carry then; a sample with
+            another or none cannot be loaded.
+        views: several views of each sample.
 
     Another process is given the place of the index, not the samples.
 
@@ -103,9 +85,15 @@ class ClipDataset:
         table: SampleTable | None = None,
         seed: int = 0,
         nouns: bool = True,
+        annotations: bool = False,
+        embeddings: int | None = None,
+        views: Views = ONE_VIEW,
     ) -> None:
         reader_of(config.decoder)  # raises where its library is missing
+        views.check(train)
         self.config, self.split, self.train = config, split, train
+        self.annotations, self.embeddings, self.views = annotations, embeddings, views
+        nouns = nouns and config.captions != "none"
         self.nouns_per_caption = config.nouns.per_caption if nouns else 0
         self.frames, self.image_size = frames, image_size
         self.metadata = not train if metadata is None else metadata
@@ -146,6 +134,19 @@ class ClipDataset:
         return len(self.table)
 
     @property
+    def labels(self) -> list[Label | list[Label] | None]:
+        """The label of every sample, read from the index. Raises AnnotationError."""
+        return list(self.table.labels())
+
+    @property
+    def frame_shapes(self) -> list[tuple[int, ...]]:
+        """Shapes [V, F, H, W, 3] of a sample's frames: of the clip (V = 1) or its evaluation views,
+        then of each group.
+        """
+        clip = (self.frames, self.image_size, self.image_size, 3)
+        return [(self.views.count, *clip), *(group.shape for group in self.views.groups)]
+
+    @property
     def fingerprint(self) -> str:
         """Changes when samples, captions or their order change."""
         return self.table.fingerprint
@@ -170,45 +171,60 @@ class ClipDataset:
         nouns = DRAWS + 1
         frames = nouns + _NOUNS_DRAWN + self.config.nouns.per_caption
         numbers = uniform(seeds, torch.arange(frames + self.frames)).numpy()
-        return [Draw(row[frames:], row[:nouns], row[nouns:frames]) for row in numbers]
+        # Streams of their own: further views change nothing of the clip.
+        groups = [
+            uniform(
+                derive_seeds(seed, epoch, keys, Site.AUGMENT, layer), torch.arange(group.numbers)
+            ).numpy()
+            for layer, group in enumerate(self.views.groups, 1)
+        ]
+        return [
+            Draw(row[frames:], row[:nouns], row[nouns:frames], tuple(each[i] for each in groups))
+            for i, row in enumerate(numbers)
+        ]
 
-    def clip(self, index: int, draw: Draw | None, out: Tensor | None = None) -> Clip:
-        """Load one sample; `draw` None gives the evaluation view. Raises DataError.
+    def clip(self, index: int, draw: Draw | None, out: Sequence[Tensor] | None = None) -> Clip:
+        """Load one sample; `draw` None gives the evaluation view or views. Raises DataError.
 
-        The frames are written into `out` uint8 [F, H, W, 3] where it is given.
+        The frames are written into `out`, uint8 tensors of `frame_shapes`, where it is given.
         """
+        # What costs least comes first: a sample without it is not decoded.
         config = self.config
-        pick = None if draw is None else draw.frames
-        rows, index_in_video, notes = self._frames(index, pick)
+        annotations = self.table.annotations(index) if self.annotations else None
+        width = self.embeddings
+        embedding = None if width is None else self.table.read_embedding(index, width)
+        if out is None:
+            out = [torch.empty(shape, dtype=torch.uint8) for shape in self.frame_shapes]
         texts = self.texts(index, draw)
-        height, width = rows.shape[1:3]
-        if draw is None:
-            window = centre_window(width, height, config.resize_margin)
-        else:
-            window = random_window(
-                width, height, draw.augment[:DRAWS], config.augment, texts.caption
-            )
-        if len(np.unique(index_in_video)) < self.frames:
+        by_time = config.frames_by == "time"
+        numbers = None if draw is None else draw.frames
+        choice = FrameChoice(self.frames, numbers, config.short_clip, by_time)
+        groups = () if draw is None else draw.groups
+        chosen, notes = self._frames(index, frame_choices(self.views, choice, groups))
+        window_numbers = None if draw is None else draw.augment[:DRAWS]
+        shown, *further = cut_views(
+            self.views, chosen, window_numbers, groups, config, texts.caption, out
+        )
+        if any(len(np.unique(row)) < self.frames for row in shown.frame_index):
             notes = (SHORT_CLIP_NOTE, *notes)
         return Clip(
             index=index,
-            frames=cut(rows, window, self.image_size, out),
-            frame_index=index_in_video,
-            crop=window.fractions(width, height),
-            flipped=window.flipped,
+            shown=shown,
             texts=texts,
             metadata=self.table.read_metadata(index) if self.metadata else None,
             notes=(*notes, *texts.notes),
+            annotations=annotations,
+            embedding=embedding,
+            further=further,
         )
 
     def texts(self, index: int, draw: Draw | None) -> ClipTexts:
         """Caption and nouns of one sample with their tokens; `draw` as in `clip`."""
         captions = self.table.captions_of(index)
-        choice = 0.0 if draw is None else float(draw.augment[-1])
-        row = captions[min(int(choice * len(captions)), len(captions) - 1)]
-        caption = self.table.caption(row)
+        row = captions[self._caption(captions, draw)] if captions else None
+        caption = "" if row is None else self.table.caption(row)
         tokens, mask, captions_cut = self._encode([caption], self.config.tokenizer.length)
-        nouns, templates = self._nouns(row, draw)
+        nouns, templates = ([], []) if row is None else self._nouns(row, draw)
         prompts = [self._prompt(noun, template) for noun, template in zip(nouns, templates)]
         return ClipTexts(
             caption,
@@ -219,6 +235,16 @@ class ClipDataset:
             tuple(mask for _, mask, _ in prompts),
             (CAPTION_NOTE,) * captions_cut + (PROMPT_NOTE,) * sum(cut for *_, cut in prompts),
         )
+
+    def _caption(self, rows: Sequence[int], draw: Draw | None) -> int:
+        """Which of a sample's captions is shown: the first, or one drawn by their weights."""
+        choice = 0.0 if draw is None else float(draw.augment[-1])
+        weights = None if draw is None else self.table.caption_weights(rows)
+        if weights is None:
+            return min(int(choice * len(rows)), len(rows) - 1)
+        ends = np.cumsum(weights)
+        # Right: a caption of weight 0 is never drawn.
+        return int(np.searchsorted(ends, choice * ends[-1], side="right"))
 
     def _encode(self, texts: list[str], length: int) -> tuple[Tensor, Tensor, int]:
         """Tokens, mask, and how many of the texts were cut."""
@@ -232,34 +258,38 @@ class ClipDataset:
         return tokens[0], mask[0], was_cut
 
     def _frames(
-        self, index: int, uniforms: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-        """The chosen frames [F, h, w, 3] of a clip, their places in the video, and notes."""
+        self, index: int, choices: Sequence[Choose]
+    ) -> tuple[list[tuple[np.ndarray, np.ndarray]], tuple[str, ...]]:
+        """Of each choice the frames [n, h, w, 3] and their places in the video, and notes.
+
+        The video is decoded once for all choices.
+        """
         config = self.config
-        choose = FrameChoice(
-            self.frames, uniforms, config.short_clip, by_time=config.frames_by == "time"
-        )
         place, segment = self.table.video(index), self.table.segment(index)
+        parts = [InSegment(choose, segment) for choose in choices]
+        every, together = InSegment(every_frame, segment), Together(tuple(parts))
         key = f"{place.path}:{place.entry.offset if place.entry else ''}:{segment or ''}"
-        cached = self._cache.get(key)
-        if cached is None:
+        clip = self._cache.get(key)
+        keep = clip is not None
+        notes: tuple[str, ...] = ()
+        if clip is None:
             keep = config.cache == "memory" and self._cached_bytes < config.cache_bytes
-            cached = decode_limited(
+            clip = decode_limited(
                 self.table.read_video(index),
-                InSegment(every_frame if keep else choose, segment),
+                every if keep else together,
                 short_side=self.short_side,
                 limits=config.limits,
                 # A worker that takes longer for a batch would end the run.
                 seconds=min(config.limits.decode_s, config.timeout_s / 2),
                 decoder=config.decoder,
             )
-            if not keep:
-                return cached.frames, cached.index, cached.notes
-            self._cache[key] = cached
-            self._cached_bytes += cached.frames.nbytes
-        places = InSegment(choose, segment)(cached.timeline) - cached.index[0]
-        rows = np.minimum(places, len(cached.frames) - 1)
-        return cached.frames[rows], cached.index[rows], ()
+            notes = clip.notes
+            if keep:
+                self._cache[key] = clip
+                self._cached_bytes += clip.frames.nbytes
+        decoded = (every if keep else together)(clip.timeline)
+        rows = [np.searchsorted(decoded, choose(clip.timeline)) for choose in parts]
+        return [(clip.frames[each], clip.index[each]) for each in rows], notes
 
     def _nouns(self, caption: int, draw: Draw | None) -> tuple[list[str], list[int]]:
         """Nouns of a caption and the template of each, at most K."""
@@ -275,38 +305,20 @@ class ClipDataset:
         picks = (draw.nouns[_NOUNS_DRAWN:] * templates).astype(np.int64)
         return list(found), np.minimum(picks, templates - 1)[: len(found)].tolist()
 
-    def collate(self, clips: Sequence[Clip], frames: Tensor | None = None) -> ClipBatch:
+    def collate(self, clips: Sequence[Clip], frames: Sequence[Tensor] | None = None) -> ClipBatch:
         """Make a batch of clips; shapes as in ClipBatch.
 
-        `frames` uint8 [b, F, H, W, 3] holds their frames already, where it is given.
+        `frames`, uint8 [b, ...] for each of `frame_shapes`, hold their frames already, where they
+        are given.
         """
-        width, length = self.nouns_per_caption, self.config.tokenizer.noun_length
-        noun_tokens = torch.full(
-            (len(clips), width, length), self.tokenizer.pad_id, dtype=torch.int64
-        )
-        noun_token_mask = torch.zeros(len(clips), width, length, dtype=torch.bool)
-        noun_mask = torch.zeros(len(clips), width, dtype=torch.bool)
-        texts = [clip.texts for clip in clips]
-        for row, each in enumerate(texts):
-            for place, (tokens, mask) in enumerate(zip(each.noun_tokens, each.noun_masks)):
-                noun_tokens[row, place], noun_token_mask[row, place] = tokens, mask
-                noun_mask[row, place] = True
         indices = [clip.index for clip in clips]
-        batch = ClipBatch(
-            frames=torch.stack([clip.frames for clip in clips]) if frames is None else frames,
-            keys=torch.from_numpy(self.keys[indices]),
+        batch = batch_of(
+            clips,
             ids=[self.ids[i] for i in indices],
-            captions=[each.caption for each in texts],
-            nouns=[list(each.nouns) for each in texts],
-            text_tokens=torch.stack([each.tokens for each in texts]),
-            text_mask=torch.stack([each.mask for each in texts]),
-            noun_tokens=noun_tokens,
-            noun_token_mask=noun_token_mask,
-            noun_mask=noun_mask,
-            frame_index=torch.from_numpy(np.stack([clip.frame_index for clip in clips])),
-            crop=torch.tensor([clip.crop for clip in clips], dtype=torch.float32),
-            flipped=torch.tensor([clip.flipped for clip in clips]),
-            metadata=[clip.metadata for clip in clips if clip.metadata is not None],
+            keys=torch.from_numpy(self.keys[indices]),
+            noun_shape=(self.nouns_per_caption, self.config.tokenizer.noun_length),
+            pad_id=self.tokenizer.pad_id,
+            frames=frames,
         )
         self.table.stored.release()
         return batch

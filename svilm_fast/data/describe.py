@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from svilm_fast.data.annotations import ANNOTATIONS, to_columns
 from svilm_fast.data.captions import REPAIRED, Captions, pick_captions, row_record
 from svilm_fast.data.config import DataConfig
-from svilm_fast.data.errors import CaptionError
+from svilm_fast.data.errors import AnnotationError, CaptionError
 from svilm_fast.data.lists import ListRow, has_video_extension
 from svilm_fast.data.nouns import (
     OTHER_LANGUAGE,
@@ -47,16 +48,20 @@ def describe(
 ) -> Description:
     """Join the rows of one video, or of one segment of it, to one json with nouns.
 
-    The captions of all rows are kept; of other columns, the first row's. Raises DataError.
+    The captions of all rows are kept; of other columns, the first row's. Captions of rows without
+    weights get weight 1 where others have weights. Raises DataError.
     """
     record: dict[str, Any] = {}
     for row in reversed(rows):
         record |= row_record(row)
     if segment is not None:
         record[SEGMENT] = segment_to_json(segment)
+    _check_annotations(rows, label)
     if isinstance(record.get("captions"), dict):
         return _by_grain(rows, record, config, extract, label)
     picked = _picked(rows, config, label)
+    if not picked:
+        return Description(storable(record), captions=0, without_nouns=0)
     texts = [caption for found in picked for caption in found.texts]
     stored = [nouns for found in picked for nouns in found.nouns]
     several = len(texts) > 1
@@ -70,20 +75,36 @@ def describe(
         record["nouns"] = nouns if several else nouns[0]
     record.pop("captions", None)
     record["caption"] = texts if several else texts[0]
+    record.pop("caption_weights", None)
+    if several and any(found.weights for found in picked):
+        record["caption_weights"] = [
+            weight for found in picked for weight in found.weights or (1.0,) * len(found.texts)
+        ]
     counts = _counts(config, picked, list(zip(texts, nouns)))
     return Description(storable(record), len(texts), sum(not found for found in nouns), counts)
 
 
+def _check_annotations(rows: Sequence[ListRow], label: str) -> None:
+    """Raise AnnotationError where the lines of one video are labelled differently."""
+    given = [to_columns(row_record(row)) for row in rows]
+    differing = [name for name in ANNOTATIONS if len({each[name] for each in given}) > 1]
+    if differing:
+        raise AnnotationError(
+            f"{label}: {len(rows)} lines describe it with different {' and '.join(differing)}, of "
+            "which one sample has one: name the list itself as data.train, where every line is a "
+            "sample, or pack one line per video"
+        )
+
+
 def _picked(rows: Sequence[ListRow], config: DataConfig, label: str) -> list[Captions]:
-    """The captions of every row that has one."""
+    """The captions of every row that has one; none are needed with `captions="none"`."""
     picked, missing = [], None
     for row in rows:
         try:
             picked.append(pick_captions(row_record(row), config.captions, label))
         except CaptionError as error:
             missing = missing or error
-    if not picked:
-        assert missing is not None
+    if missing is not None and not picked and config.captions != "none":
         raise missing
     return picked
 
@@ -106,6 +127,10 @@ def _by_grain(
         grain: list(captions.texts) if isinstance(grains[grain], list) else captions.texts[0]
         for grain, captions in found.items()
     }
+    if any(captions.weights for captions in found.values()):
+        record["caption_weights"] = {
+            grain: list(captions.weights) for grain, captions in found.items() if captions.weights
+        }
     firsts = {grain: captions.texts[0] for grain, captions in found.items()}
     nouns = {grain: nouns_to_json(extract(caption)) for grain, caption in firsts.items()}
     record.setdefault("nouns", nouns)

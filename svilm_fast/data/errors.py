@@ -45,6 +45,24 @@ class CaptionError(DataError):
     reason = "no caption"
 
 
+class CaptionWeightError(DataError):
+    """The weights of a sample's captions are not one number, 0 or above, for each."""
+
+    reason = "bad caption weights"
+
+
+class AnnotationError(DataError):
+    """A sample's label, question or answers are of a kind that is not read."""
+
+    reason = "bad label, question or answers"
+
+
+class EmbeddingError(DataError):
+    """A sample's stored embedding is missing or not the vector that is expected."""
+
+    reason = "bad embedding"
+
+
 class VideoError(DataError):
     """A video cannot be decoded."""
 

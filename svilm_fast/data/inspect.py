@@ -80,7 +80,7 @@ def look_at(
 
 def _look(table: SampleTable, place: int, config: DataConfig, frames: int, short_side: int) -> Look:
     sample = table[place]
-    caption, nouns = sample.captions[0], sample.nouns[0] or ()
+    caption, nouns = next(iter(sample.captions), ""), next(iter(sample.nouns), None) or ()
     try:
         data = table.read_video(place)
         began = time.perf_counter()
@@ -148,7 +148,8 @@ def facts_table(table: SampleTable, facts: CaptionFacts, looks: list[Look], titl
         result.add_row("", f"{count} x {note}")
     some = "" if facts.samples == len(table) else f", of {facts.samples:,} samples drawn"
     result.add_row("captions per sample", _spread(facts.per_sample) + some)
-    result.add_row("words per caption", _spread(facts.words) + some)
+    if len(facts.words):
+        result.add_row("words per caption", _spread(facts.words) + some)
     if len(facts.nouns):
         result.add_row("nouns per caption", _spread(facts.nouns) + some)
         result.add_row("frequent nouns", ", ".join(f"{n} ({c:,})" for n, c in facts.frequent))

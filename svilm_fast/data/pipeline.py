@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import os
 import queue
@@ -31,7 +32,7 @@ _CLOSE_S = 2.0  # a worker may finish its unit for this long before it is killed
 
 def shared_bytes(config: DataConfig, dataset: ClipDataset) -> int:
     """Shared memory that the workers of one loader fill at most, bytes."""
-    clip = dataset.frames * dataset.image_size**2 * 3
+    clip = sum(map(math.prod, dataset.frame_shapes))
     return config.workers * UNITS_AHEAD * config.unit * clip
 
 

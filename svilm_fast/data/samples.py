@@ -16,13 +16,15 @@ from typing import Any
 import numpy as np
 
 from svilm_fast.data import files, text
+from svilm_fast.data.annotations import ANNOTATIONS, Annotations, Label, from_column
 from svilm_fast.data.captions import REPAIRED
 from svilm_fast.data.config import DataConfig, LimitsConfig
-from svilm_fast.data.errors import DataError, MissingFileError
+from svilm_fast.data.embeddings import MEMBER, most_bytes, read_vector
+from svilm_fast.data.errors import DataError, EmbeddingError, MissingFileError
 from svilm_fast.data.index.columns import texts_of
 from svilm_fast.data.index.file import Index
 from svilm_fast.data.index.names import fingerprint
-from svilm_fast.data.index.schema import GRAINS, UNKNOWN
+from svilm_fast.data.index.schema import GRAINS, UNKNOWN, caption_codes
 from svilm_fast.data.index.sources import read_sources
 from svilm_fast.data.index.store import open_index
 from svilm_fast.data.lists import VideoFolder
@@ -105,7 +107,7 @@ class SampleTable(Sequence[Sample]):
         self._shuffle: Shuffle | None = None
         self._view: dict[str, Any] = index.header["views"][grain]
         self._prefix: str = self._view["prefix"]
-        self._codes = (0, 1 + GRAINS.index(grain))
+        self._codes = caption_codes(grain)
         self._reader = ShardReader()
 
     def __len__(self) -> int:
@@ -200,6 +202,13 @@ class SampleTable(Sequence[Sample]):
     def caption(self, row: int) -> str:
         return self.stored.text("caption", row)
 
+    def caption_weights(self, rows: Sequence[int]) -> np.ndarray | None:
+        """Weights float64 [captions] of a sample's captions; None where it gives none."""
+        weights = self.stored.columns.get("caption_weight")
+        if weights is None or not rows or math.isnan(weights[rows[0]]):
+            return None
+        return weights[rows]
+
     def nouns(self, row: int) -> tuple[str, ...] | None:
         """The nouns of a caption; None where it brings none and nobody has looked for them."""
         columns = self.stored.columns
@@ -223,6 +232,25 @@ class SampleTable(Sequence[Sample]):
         row = self._row(place)
         start = float(columns["segment_start"][row])
         return None if math.isnan(start) else (start, float(columns["segment_end"][row]))
+
+    def label(self, place: int) -> Label | list[Label] | None:
+        """The label or labels of a sample; None where it has none. Raises AnnotationError."""
+        return self._annotation("label", place)
+
+    def labels(self) -> Iterator[Label | list[Label] | None]:
+        """The label of every sample in order."""
+        return map(self.label, range(len(self)))
+
+    def annotations(self, place: int) -> Annotations:
+        """Label, question and answers of a sample. Raises AnnotationError."""
+        label, question, answers = (self._annotation(name, place) for name in ANNOTATIONS)
+        return Annotations(label, question, answers or [])
+
+    def _annotation(self, name: str, place: int) -> Any:
+        if f"{name}_start" not in self.stored.columns:
+            return None
+        encoded = self.stored.text(name, self._row(place))
+        return from_column(name, encoded, self.id(place)) if encoded else None
 
     def video(self, place: int) -> StoredFile:
         """Where the video of a sample lies."""
@@ -252,6 +280,16 @@ class SampleTable(Sequence[Sample]):
         name = self.id(place)
         data = self._reader.read(self._shard(row), entry, name, self.limits.json_bytes)
         return text.storable(parse_json(data, name))
+
+    def read_embedding(self, place: int, width: int) -> np.ndarray:
+        """The stored embedding of a sample, float32 [width]. Raises EmbeddingError."""
+        row, name = self._row(place), self.id(place)
+        has_any = "embedding_size" in self.stored.columns
+        entry = self._entry("embedding", row) if has_any else None
+        if entry is None:
+            raise EmbeddingError(f"{name}: no member {MEMBER} in its shard")
+        data = self._reader.read(self._shard(row), entry, name, most_bytes(width))
+        return read_vector(data, width, name)
 
     def _entry(self, kind: str, row: int) -> Entry | None:
         names = (f"{kind}_offset", f"{kind}_size", f"{kind}_crc")

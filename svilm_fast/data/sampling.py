@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,34 @@ class FrameChoice:
             short_clip=self.short_clip,
             edges=timeline.edges if self.by_time else None,
         )
+
+
+@dataclass(frozen=True)
+class UniformClips:
+    """The choice of the frames of all clips for `decode_clip`: ascending, [clips * F]; picklable.
+
+    choice: of one clip.
+    """
+
+    choice: FrameChoice
+    clips: int
+
+    def __call__(self, timeline: Timeline) -> np.ndarray:
+        one = self.choice
+        if one.short_clip == "skip" and timeline.total < one.frames:
+            one(timeline)
+        frames = self.clips * one.frames
+        return FrameChoice(frames, None, "repeat", one.by_time)(timeline)
+
+
+@dataclass(frozen=True)
+class Together:
+    """The frames of several choices, each once and ascending, for `decode_clip`; picklable."""
+
+    choices: tuple[Callable[[Timeline], np.ndarray], ...]
+
+    def __call__(self, timeline: Timeline) -> np.ndarray:
+        return np.unique(np.concatenate([choose(timeline) for choose in self.choices]))
 
 
 def choose_frames(

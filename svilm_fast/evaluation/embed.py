@@ -19,6 +19,7 @@ from torch import Tensor
 from svilm_fast.core.console import Console
 from svilm_fast.data.batch import ClipBatch
 from svilm_fast.data.dataset import CAPTION_NOTE, ClipDataset
+from svilm_fast.data.errors import DataError
 from svilm_fast.data.samples import StoredFile
 from svilm_fast.data.segments import Segment
 from svilm_fast.models.features import VideoFeatures
@@ -58,7 +59,12 @@ class CaptionTable:
 
     @classmethod
     def of(cls, dataset: ClipDataset) -> CaptionTable:
-        """Every caption of a data set, tokenised here."""
+        """Every caption of a data set, tokenised here. Raises DataError for one without."""
+        if dataset.config.captions == "none":
+            raise DataError(
+                "data.captions=none: retrieval needs captions; set data.captions or "
+                "evaluation.captions to coarse, fine or fused"
+            )
         texts: list[str] = []
         rows: dict[str, list[int]] = {}
         video: dict[str, str] = {}

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from svilm_fast.core.philox import Site, StepSeeds
 from svilm_fast.data.batch import ClipBatch
+from svilm_fast.data.clip import Clip
 from svilm_fast.data.cut_paste import CutPaste, cut_and_paste
-from svilm_fast.data.dataset import Clip, ClipDataset
+from svilm_fast.data.dataset import ClipDataset
 from svilm_fast.data.errors import DataError
 from svilm_fast.evaluation.embed import VideoTextModel, device_of, evaluation_mode
 from svilm_fast.evaluation.pointing import (

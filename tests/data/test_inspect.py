@@ -96,7 +96,7 @@ def test_the_command_prints_and_refuses_other_files(make_shards, tmp_path):
         refused = run(app, ["data", "inspect", folder, "--sheet", str(tmp_path / sheet)])
         assert message in str(refused.exception) + refused.output
     refused = run(app, ["data", "inspect", folder, "--captions", "finest"])
-    assert "'coarse', 'fine' or 'fused'" in str(refused.exception) + refused.output
+    assert "'coarse', 'fine', 'fused' or 'none'" in str(refused.exception) + refused.output
     done = run(app, ["data", "inspect", folder, "--clips", "2"])
     assert done.exit_code == 0
     assert "4 usable, 0 refused" in done.output

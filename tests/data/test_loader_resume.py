@@ -24,7 +24,9 @@ def open_order(make_dataset, monkeypatch):
     def build(order, **settings):
         dataset = make_dataset(53, order=order, window=3, **settings)
         image = np.zeros((4, 24, 24, 3), dtype=np.uint8)
-        monkeypatch.setattr(dataset, "_frames", lambda index, draw: (image, np.arange(4), ()))
+        monkeypatch.setattr(
+            dataset, "_frames", lambda index, choices: ([(image, np.arange(4))], ())
+        )
         return dataset
 
     return build

@@ -25,7 +25,7 @@ from svilm_fast.data.shards import find_shards
 from svilm_fast.data.skips import Skip
 from svilm_fast.models.video_encoder import VideoOutputs
 from svilm_fast.tasks.clips import evaluation_clips
-from svilm_fast.train.config.weights import Weights
+from svilm_fast.train.config.options import Weights
 from svilm_fast.train.folder.manifest import MANIFEST
 from svilm_fast.train.run.loaded_run import LoadedRun, load_run
 

@@ -7,11 +7,12 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from svilm_fast.data.annotations import ANNOTATIONS
 from svilm_fast.data.config import NounsConfig
 from svilm_fast.data.errors import DataError
 from svilm_fast.data.index.columns import Columns, read_columns, text_at
 from svilm_fast.data.index.nouns import find_nouns
-from svilm_fast.data.index.schema import GRAINS, VERSION
+from svilm_fast.data.index.schema import CAPTION, GRAINS, SAMPLE, VERSION
 from svilm_fast.data.nouns import build_extractor
 
 
@@ -88,6 +89,10 @@ def _fits(header: dict[str, Any], columns: Columns) -> bool:
             lengths += [(f"{prefix}key", count), (f"{prefix}id_start", count + 1)]
             lengths += [(f"{prefix}rows", count)] if prefix else []
             view["fingerprint"], view["contents"], view["rejected"]
+        lengths += [(name, samples) for name in SAMPLE if name in columns]
+        lengths += [(name, captions) for name in CAPTION if name in columns]
+        of_texts = [f"{name}_start" for name in ("path", "record", *ANNOTATIONS)]
+        lengths += [(name, samples + 1) for name in of_texts if name in columns]
         return all(len(columns[name]) == length for name, length in lengths)
     except (KeyError, TypeError):
         return False

@@ -7,10 +7,20 @@ from typing import Any
 
 import numpy as np
 
+from svilm_fast.data.annotations import ANNOTATIONS
 from svilm_fast.data.batch import sample_key
 from svilm_fast.data.index.columns import Columns, Spools, text_arrays, text_at, texts_of
 from svilm_fast.data.index.names import contents, fingerprint, renamed_ids
-from svilm_fast.data.index.schema import CAPTION, GRAINS, REJECTED, SAMPLE, TEXTS, UNKNOWN, VERSION
+from svilm_fast.data.index.schema import (
+    CAPTION,
+    GRAINS,
+    NONE,
+    REJECTED,
+    SAMPLE,
+    TEXTS,
+    UNKNOWN,
+    VERSION,
+)
 
 COUNTS = ("repaired", "without_nouns", "other_language")
 _PIECE = 1 << 20
@@ -82,13 +92,13 @@ class Merger:
         by_member = bool(self.samples and (columns["video_size"] != UNKNOWN).all())
         by_grain = bool(columns["caption_grain"].any())
         views: dict[str, Any] = {}
-        named: dict[bytes, dict[str, Any]] = {}
+        named: dict[bytes | None, dict[str, Any]] = {}
         added: Columns = {}
         for place, grain in enumerate(GRAINS):
             rows = np.flatnonzero(columns["grains"] & (1 << place))
             every = len(rows) == self.samples
             prefix = "" if every else f"{grain}_"
-            same = b"" if every else rows.tobytes()
+            same = None if every else rows.tobytes()
             digests = named.get(same)
             if digests is None:
                 ids = self._ids(columns, rows)
@@ -98,7 +108,7 @@ class Merger:
                 digests = named[same] = {"prefix": prefix, "fingerprint": None, "contents": None}
                 if by_member:
                     digests["contents"] = contents(columns, texts_of(ids, "id"), rows)
-            if by_grain or digests["fingerprint"] is None:
+            if by_grain or grain == NONE or digests["fingerprint"] is None:
                 ids = {name: added[f"{digests['prefix']}id_{name}"] for name in ("start", "text")}
                 names = texts_of({f"id_{name}": column for name, column in ids.items()}, "id")
                 digests = {**digests, "fingerprint": fingerprint(columns, names, rows, grain)}
@@ -121,7 +131,7 @@ class Merger:
         for row, name in renamed.items():
             keys[row] = sample_key(name)
         spools = Spools(self._folder)
-        for first in range(0, len(rows), _PIECE):
+        for first in range(0, max(1, len(rows)), _PIECE):  # of no rows, empty columns
             piece = rows[first : first + _PIECE]
             names = list(texts_of(columns, "id", piece))
             for row in range(len(piece)):
@@ -133,11 +143,16 @@ class Merger:
 
 def _without_empty(columns: Columns) -> Columns:
     """Leave out columns that would hold nothing."""
-    empty = [name for name in ("path", "record") if not len(columns[f"{name}_text"])]
+    texts = ("path", "record", *ANNOTATIONS)
+    empty = [name for name in texts if not len(columns[f"{name}_text"])]
     if not len(columns["rejected_grains"]):
         empty += ["rejected_name", "rejected_reason", "rejected_message", "rejected_grains"]
     if np.isnan(columns["segment_start"]).all():
         empty += ["segment_start", "segment_end"]
+    if (columns["embedding_size"] == UNKNOWN).all():
+        empty += ["embedding_offset", "embedding_size", "embedding_crc"]
+    if np.isnan(columns["caption_weight"]).all():
+        empty += ["caption_weight"]
     if not columns.get("nouns_missing", np.zeros(0)).any():
         empty += ["nouns_missing"]
     dropped = {*empty, *(f"{name}{part}" for name in empty for part in ("_start", "_text"))}

@@ -10,7 +10,7 @@ import numpy as np
 
 from svilm_fast.data.batch import sample_key
 from svilm_fast.data.index.columns import texts_of
-from svilm_fast.data.index.schema import GRAINS, UNKNOWN
+from svilm_fast.data.index.schema import UNKNOWN, caption_codes
 
 _PIECE = 1 << 16
 
@@ -55,9 +55,10 @@ def renamed_ids(keys: np.ndarray, id_of: Callable[[int], str]) -> dict[int, str]
 def fingerprint(
     columns: Mapping[str, np.ndarray], ids: Iterator[bytes], rows: np.ndarray, grain: str
 ) -> str:
-    """Changes when ids, captions, segments or their order change."""
+    """Changes when ids, captions, their weights, segments or their order change."""
     digest = hashlib.sha256()
-    wanted = (0, 1 + GRAINS.index(grain))
+    wanted = caption_codes(grain)
+    weights = columns.get("caption_weight")
     with_segment = "segment_start" in columns
     for start in range(0, len(rows), _PIECE):
         piece = rows[start : start + _PIECE]
@@ -65,7 +66,7 @@ def fingerprint(
         counts = columns["first_caption"][piece + 1] - first
         captions = np.arange(counts.sum()) + np.repeat(first - np.cumsum(counts) + counts, counts)
         grains = columns["caption_grain"][captions].tolist()
-        texts = zip(grains, texts_of(columns, "caption", captions))
+        texts = zip(grains, _with_weights(columns, captions, weights))
         segments = [(np.nan, np.nan)] * len(piece)
         if with_segment:
             places = columns["segment_start"][piece], columns["segment_end"][piece]
@@ -79,6 +80,18 @@ def fingerprint(
             parts.append(b"\x1f".join(part) + b"\x1e")
         digest.update(b"".join(parts))
     return digest.hexdigest()[:32]
+
+
+def _with_weights(
+    columns: Mapping[str, np.ndarray], captions: np.ndarray, weights: np.ndarray | None
+) -> Iterator[bytes]:
+    texts = texts_of(columns, "caption", captions)
+    if weights is None:
+        return texts
+    return (
+        text if weight != weight else text + f"\x1d{weight!r}".encode()
+        for text, weight in zip(texts, weights[captions].tolist())
+    )
 
 
 def contents(columns: Mapping[str, np.ndarray], ids: Iterator[bytes], rows: np.ndarray) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from svilm_fast.data.config import NounsConfig
 from svilm_fast.data.index.columns import Columns, bytes_at, text_arrays, texts_of
-from svilm_fast.data.index.schema import EVERY, GRAINS, starts_of
+from svilm_fast.data.index.schema import CAPTIONED, EVERY_CAPTIONED, GRAINS, starts_of
 from svilm_fast.data.nouns import NounExtractor, in_other_language
 
 
@@ -36,7 +36,7 @@ def caption_masks(columns: Columns) -> np.ndarray:
     """For every caption, with which grains it is read: uint8 [c], bits as in `grains`."""
     of_sample = np.repeat(columns["grains"], np.diff(columns["first_caption"]))
     grain = columns["caption_grain"]
-    own = np.array([EVERY, *(1 << place for place in range(len(GRAINS)))], "u1")
+    own = np.array([EVERY_CAPTIONED, *(1 << place for place in range(len(CAPTIONED)))], "u1")
     return own[grain] & of_sample
 
 

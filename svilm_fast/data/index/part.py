@@ -8,20 +8,31 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from svilm_fast.data import text
+from svilm_fast.data.annotations import ANNOTATIONS, to_columns
 from svilm_fast.data.captions import Captions, pick_captions, row_record
 from svilm_fast.data.config import DataConfig, NounsConfig
 from svilm_fast.data.containers import VIDEO_EXTENSIONS
+from svilm_fast.data.embeddings import MEMBER as EMBEDDING
 from svilm_fast.data.errors import CaptionError, DataError, MissingFileError
 from svilm_fast.data.index.columns import Columns, text_arrays
 from svilm_fast.data.index.nouns import find_nouns
-from svilm_fast.data.index.schema import DTYPES, EVERY, GRAINS, UNKNOWN, starts_of
+from svilm_fast.data.index.schema import (
+    CAPTIONED,
+    DTYPES,
+    EVERY,
+    EVERY_CAPTIONED,
+    GRAINS,
+    NONE,
+    UNKNOWN,
+    starts_of,
+)
 from svilm_fast.data.lists import ListRow, VideoFolder, read_list
 from svilm_fast.data.nouns import build_extractor
 from svilm_fast.data.segments import KEY as SEGMENT
@@ -123,8 +134,6 @@ def _add_member(
         data = reader.read(shard, members["txt"], key, _TEXT_BYTES)
         record["caption"] = text.decode_utf8(data, f"{key}.txt", CaptionError)
     picked = part.pick(record, key, label)
-    if not picked:
-        return
     try:
         segment = segment_of_json(record, key)
     except DataError as error:
@@ -136,7 +145,9 @@ def _add_member(
         picked,
         segment,
         video=video,
-        record=members.get("json") or {"caption": picked[0][1].texts[0]},
+        record=members.get("json") or ({"caption": picked[0][1].texts[0]} if picked else {}),
+        annotations=to_columns(record),
+        embedding=members.get(EMBEDDING),
     )
 
 
@@ -144,8 +155,6 @@ def _add_row(part: _Part, path: str, row: ListRow, name: str, folder: VideoFolde
     label = f"{path}, line {row.line}"
     given = row_record(row)
     picked = part.pick(given, label, name)
-    if not picked:
-        return
     try:
         record = text.storable(given)
         segment = segment_of_row(row.extra, label)
@@ -155,14 +164,16 @@ def _add_row(part: _Part, path: str, row: ListRow, name: str, folder: VideoFolde
         return
     if segment is not None:
         record[SEGMENT] = segment_to_json(segment)
-    part.accept(name, picked, segment, video=video, record=record)
+    part.accept(name, picked, segment, video=video, record=record, annotations=to_columns(record))
 
 
 Picked = list[tuple[int, Captions]]  # caption_grain and the captions
 
 
 def _mask(picked: Picked) -> int:
-    return sum(EVERY if grain == 0 else 1 << (grain - 1) for grain, _ in picked)
+    """The grains of a sample with these captions; NONE needs no caption."""
+    captioned = sum(EVERY_CAPTIONED if grain == 0 else 1 << (grain - 1) for grain, _ in picked)
+    return captioned | 1 << GRAINS.index(NONE)
 
 
 class _Part:
@@ -170,15 +181,16 @@ class _Part:
 
     def __init__(self) -> None:
         self.texts: dict[str, list[bytes]] = {
-            name: []
-            for name in ("id", "path", "record", "caption", "rejected_name", "rejected_message")
+            name: [] for name in ("id", "path", "record", "caption", "rejected_name", *ANNOTATIONS)
         }
-        self.texts["rejected_reason"] = []
+        self.texts |= {"rejected_reason": [], "rejected_message": []}
         self.numbers: dict[str, list[Any]] = {
             name: []
             for name in ("grains", "video_offset", "video_size", "video_crc", "record_offset")
         }
         for name in ("record_size", "record_crc", "segment_start", "segment_end"):
+            self.numbers[name] = []
+        for name in ("embedding_offset", "embedding_size", "embedding_crc", "caption_weight"):
             self.numbers[name] = []
         self.numbers |= {"caption_grain": [], "nouns_missing": [], "rejected_grains": []}
         self.captions_per_sample: list[int] = []
@@ -189,10 +201,14 @@ class _Part:
 
     def pick(self, record: dict[str, Any], label: str, name: str) -> Picked:
         """The captions of every grain; grains without are rejected under `name`."""
-        if not isinstance(record.get("captions"), dict):
-            return [(0, pick_captions(record, GRAINS[0], label))]
         picked: Picked = []
-        for place, grain in enumerate(GRAINS):
+        if not isinstance(record.get("captions"), dict):
+            try:
+                picked.append((0, pick_captions(record, CAPTIONED[0], label)))
+            except DataError as error:
+                self.reject(name, error, EVERY_CAPTIONED)
+            return picked
+        for place, grain in enumerate(CAPTIONED):
             try:
                 picked.append((1 + place, pick_captions(record, grain, label)))
             except DataError as error:
@@ -214,6 +230,8 @@ class _Part:
         *,
         video: Entry | str,
         record: Entry | dict[str, Any],
+        annotations: Mapping[str, bytes],
+        embedding: Entry | None = None,
     ) -> None:
         """Add a sample: `video` is a member or a path, `record` a member or the json itself."""
         numbers, mask = self.numbers, _mask(picked)
@@ -228,16 +246,21 @@ class _Part:
         else:
             self.texts["record"].append(json.dumps(record).encode())
             self._member("record", Entry(0, UNKNOWN))
+        self._member("embedding", embedding or Entry(0, UNKNOWN))
+        for name, value in annotations.items():
+            self.texts[name].append(value)
         start, end = (np.nan, np.nan) if segment is None else segment
         numbers["segment_start"].append(start)
         numbers["segment_end"].append(end)
         self.captions_per_sample.append(sum(len(found.texts) for _, found in picked))
         for grain, found in picked:
-            for place in range(len(GRAINS)):
+            for place in range(len(CAPTIONED)):
                 if grain in (0, 1 + place):
                     self.repaired[place] += found.repaired
-            for caption, nouns in zip(found.texts, found.nouns, strict=True):
+            weights = found.weights or (np.nan,) * len(found.texts)
+            for caption, nouns, weight in zip(found.texts, found.nouns, weights, strict=True):
                 self.texts["caption"].append(caption.encode())
+                numbers["caption_weight"].append(weight)
                 numbers["caption_grain"].append(grain)
                 numbers["nouns_missing"].append(nouns is None)
                 self.nouns_per_caption.append(len(nouns or ()))

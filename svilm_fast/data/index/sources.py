@@ -17,7 +17,6 @@ import numpy as np
 from svilm_fast.data import files
 from svilm_fast.data.index.columns import Columns, text_arrays
 from svilm_fast.data.index.part import Parameters
-from svilm_fast.data.index.schema import VERSION
 from svilm_fast.data.lists import is_list
 from svilm_fast.data.shards import find_shards
 
@@ -106,8 +105,11 @@ def _status(path: str) -> tuple[int, float]:
 
 
 def digest_of(sources: Sequence[Source], parameters: Parameters, folder: str | None) -> str:
-    """Sixteen letters that name the index of sources; moved with `folder` it keeps them."""
-    what = [VERSION, parameters.as_dict(), [source.identity(folder) for source in sources]]
+    """Sixteen letters that name the index of sources; moved with `folder` it keeps them.
+
+    An index of another version has the same name, so that it is refused or made again.
+    """
+    what = [parameters.as_dict(), [source.identity(folder) for source in sources]]
     return hashlib.sha256(json.dumps(what).encode(errors="surrogatepass")).hexdigest()[:16]
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
+from svilm_fast.core.errors import UserError
 from svilm_fast.data.batch import ClipBatch
 from svilm_fast.data.dataset import ClipDataset
 from svilm_fast.data.samples import SampleTable
@@ -42,8 +43,13 @@ class Pretraining(Task):
     ) -> ClipDataset:
         if not train:
             return evaluation_data(self.config, split, tokenizer)
-        nouns = self.config.objectives.reads().nouns
-        return training_clips(self.config, split, tokenizer, nouns=nouns, table=table)
+        reads = self.config.objectives.reads()
+        if self.config.data.captions == "none" and (reads.texts or reads.nouns):
+            raise UserError(
+                "data.captions=none and the objectives compare videos with captions: set "
+                "data.captions to coarse, fine or fused"
+            )
+        return training_clips(self.config, split, tokenizer, nouns=reads.nouns, table=table)
 
     def inputs(self, batch: ClipBatch, step: int, place: RankPlace) -> ModelInputs:
         return model_inputs(batch, self.config, step, place)
