@@ -46,6 +46,10 @@ class Loaded(NamedTuple):
     notes: list[str]
     failure: tuple[str, str] | None
 
+    def private(self) -> Loaded:
+        """The same with its clips in memory of this process: shared memory is small."""
+        return self if self.batch is None else self._replace(batch=self.batch.clone())
+
     @classmethod
     def joined(cls, units: Sequence[Loaded], *, pin_memory: bool) -> Loaded:
         """The units of a batch as one; the first failure counts."""

@@ -28,6 +28,10 @@ class _Samples:
         """The same batch with its tensors on `device`."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
+    def clone(self) -> Self:
+        """The same batch with copies of its tensors, in memory of this process."""
+        return self._map(Tensor.clone)
+
     def pin_memory(self) -> Self:
         """The same batch in page-locked memory (torch's DataLoader calls this)."""
         return self._map(Tensor.pin_memory)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator
 from itertools import islice
@@ -164,8 +165,14 @@ class ClipLoader:
         }
 
     def _order_state(self) -> dict[str, Any]:
-        window = {"window": self.config.window} if self.config.order == "window" else {}
-        return {"order": self.config.order, **window}
+        state: dict[str, Any] = {"order": self.config.order}
+        if self.config.order == "window":
+            sizes = self.dataset.shard_samples().astype("<i8").tobytes()
+            state |= {
+                "window": self.config.window,
+                "shards": hashlib.sha256(sizes).hexdigest()[:16],
+            }
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue behind the last batch of the saved loader, also with other rank counts.
@@ -185,6 +192,11 @@ class ClipLoader:
                     f"the data state was saved with data.{name}={state[name]} and this run has "
                     f"{mine.get(name)}: set data.{name}={state[name]} to resume"
                 )
+        if state.get("shards") != mine.get("shards"):
+            raise DataError(
+                "the data state was saved with other numbers of samples in the shards, on which "
+                "data.order=window depends: resume with the same shards, or start a new run"
+            )
         for name in ("seed", "samples", "fingerprint"):
             if state.get(name) != mine[name]:
                 raise DataError(

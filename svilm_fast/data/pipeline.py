@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from svilm_fast.core.messages import single_line
 from svilm_fast.core.text import counted
-from svilm_fast.data.assemble import Assembler, Loaded, Request
+from svilm_fast.data.assemble import NO_SAMPLE, Assembler, Loaded, Request
 from svilm_fast.data.config import DataConfig
 from svilm_fast.data.dataset import ClipDataset
 from svilm_fast.data.errors import DataError, WorkerError
@@ -67,6 +67,7 @@ class WorkerPipeline:
         self, assembler: Assembler, requests: Iterator[Request], config: DataConfig, *, pin: bool
     ) -> None:
         self._assembler, self._requests, self._config, self._pin = assembler, requests, config, pin
+        assembler.stamps[:, 0] = NO_SAMPLE
         assembler.stamps[:, 1] = time.monotonic() + _START_S
         self._batches: queue.Queue[Loaded | BaseException | None] = queue.Queue(config.prefetch)
         self._sizes: deque[int] = deque()  # units of each batch that is not joined yet
@@ -75,6 +76,7 @@ class WorkerPipeline:
         self._waiting_since: float | None = None
         self._workers: list[Any] = []
         self._killed = ""
+        self._request_error: Exception | None = None
         self._stop = threading.Event()
         self._watcher = threading.Thread(target=self._watch, daemon=True, name="svilm-watch")
         self._joiner = threading.Thread(target=self._join, daemon=True, name="svilm-join")
@@ -99,7 +101,7 @@ class WorkerPipeline:
         self._joiner.join(_CLOSE_S)
         if self._joiner.is_alive():
             self._kill_workers()
-            self._joiner.join()
+            self._joiner.join(_START_S)
         self._watcher.join()
         with contextlib.suppress(queue.Full):
             self._batches.put_nowait(None)  # for a `next` after the end
@@ -109,11 +111,8 @@ class WorkerPipeline:
         try:
             self._receive_all()
             self._hand_on(None)
-        except (RuntimeError, OSError, EOFError) as error:  # torch's loader: a worker is gone
-            explained = self._explained(error)
-            self._kill_workers()  # one that hangs would be waited for
-            self._hand_on(explained)
         except BaseException as error:
+            self._kill_workers()  # one that hangs would be waited for
             self._hand_on(error)
 
     def _receive_all(self) -> None:
@@ -134,25 +133,39 @@ class WorkerPipeline:
         parts: list[Loaded] = []
         while not self._stop.is_set():
             self._waiting_since = time.monotonic()
-            unit = next(units, None)
+            try:
+                unit = next(units, None)
+            except (RuntimeError, OSError, EOFError) as error:  # torch's loader: a worker is gone
+                if self._request_error is not None:
+                    raise self._request_error from None
+                raise self._explained(error) from error
             self._waiting_since = None
             if unit is None:
                 return
             self._units.popleft()
             self._received += 1
-            parts.append(unit)
+            parts.append(unit.private())
+            del unit
             if len(parts) == self._sizes[0]:
                 self._sizes.popleft()
                 self._hand_on(Loaded.joined(parts, pin_memory=self._pin))
                 parts = []
 
     def _planned(self) -> Iterator[Request]:
-        for request in self._requests:
+        for request in self._remembering_errors():
             units = request.units(self._config.unit)
             self._sizes.append(len(units))
             for unit in units:
                 self._units.append(unit)
                 yield unit
+
+    def _remembering_errors(self) -> Iterator[Request]:
+        """The requests; what they raise is no fault of a worker."""
+        try:
+            yield from self._requests
+        except Exception as error:
+            self._request_error = error
+            raise
 
     def _hand_on(self, item: Loaded | BaseException | None) -> None:
         while not self._stop.is_set():

@@ -21,7 +21,7 @@ from svilm_fast.data.captions import REPAIRED
 from svilm_fast.data.config import DataConfig, LimitsConfig
 from svilm_fast.data.embeddings import MEMBER, most_bytes, read_vector
 from svilm_fast.data.errors import DataError, EmbeddingError, MissingFileError
-from svilm_fast.data.index.columns import texts_of
+from svilm_fast.data.index.columns import bytes_at, texts_of
 from svilm_fast.data.index.file import Index
 from svilm_fast.data.index.names import fingerprint
 from svilm_fast.data.index.schema import GRAINS, UNKNOWN, caption_codes
@@ -258,7 +258,7 @@ class SampleTable(Sequence[Sample]):
         entry = self._entry("video", row)
         if entry is not None:
             return StoredFile(self._shard(row), entry)
-        path = os.fsdecode(self.stored.text("path", row).encode())
+        path = os.fsdecode(bytes_at(self.stored.columns, "path", row))
         if ".." in path.split("/"):
             raise DataError(f"{path!r} lies outside the folder of the videos")
         return StoredFile(self._root(row) + path)
@@ -299,9 +299,8 @@ class SampleTable(Sequence[Sample]):
         return Entry(offset, size, None if crc == UNKNOWN else crc)
 
     def _shard(self, row: int) -> str:
-        return self._root(row) + os.fsdecode(
-            self.stored.text("place", int(self.stored.columns["shard"][row])).encode()
-        )
+        shard = int(self.stored.columns["shard"][row])
+        return self._root(row) + os.fsdecode(bytes_at(self.stored.columns, "place", shard))
 
     def _root(self, row: int) -> str:
         place = int(self.stored.columns["shard"][row])

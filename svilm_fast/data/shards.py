@@ -27,7 +27,7 @@ from svilm_fast.data.tar import read_members
 INDEX_SUFFIX = ".index.json"
 INDEX_VERSION = 1
 NAME_BYTES = 100  # of a member's name in a ustar header
-_FETCHED_BYTES, _FETCHED_TOGETHER = 1 << 16, 256
+_FETCHED_BYTES = 1 << 16
 MAX_SHARD_BYTES = 1 << 30  # of members, after which a writer begins the next shard
 OPEN_SHARDS = 64  # per reader; large sets have more shards than a process may open files
 
@@ -132,11 +132,9 @@ class ShardReader:
         if files.protocol(path) is None:
             return
         small = [entry for entry in entries if entry.size <= _FETCHED_BYTES]
-        for first in range(0, len(small), _FETCHED_TOGETHER):
-            piece = small[first : first + _FETCHED_TOGETHER]
-            ranges = [(entry.offset, entry.offset + entry.size) for entry in piece]
-            found = files.read_ranges(path, ranges)
-            self._fetched |= {(path, e): data for e, data in zip(piece, found, strict=True)}
+        ranges = [(entry.offset, entry.offset + entry.size) for entry in small]
+        found = files.read_ranges(path, ranges)
+        self._fetched |= {(path, e): data for e, data in zip(small, found, strict=True)}
 
     def read(self, path: str, entry: Entry, label: str, limit: int) -> bytes:
         """The bytes of a member. Raises DataError over `limit`, ChecksumError when they changed."""

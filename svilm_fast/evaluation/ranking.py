@@ -6,6 +6,7 @@ ties, are decided in float64, so that the ranks equal those of `metrics.mid_rank
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,7 +54,8 @@ class _Direction:
         tolerance = TIE_TOLERANCE * norm * (best_norm + largest) / 2
         # |fl(q.a) - q.a| <= D u |q| |a| with u = 2^-24 (Higham, Accuracy and Stability of Numerical
         # Algorithms, 2002, eq. 3.5); 4 u more cover rounding of embeddings and limits to float32.
-        margin = tolerance + (dim + 4) * 2.0**-24 * norm * largest
+        # Products below the smallest normal number have an absolute error.
+        margin = tolerance + (dim + 4) * 2.0**-24 * norm * largest + dim * 2.0**-149
         self.low, self.high = (best - margin).float(), (best + margin).float()
 
     def tolerance(self, query: Tensor, candidate: Tensor) -> Tensor:
@@ -138,8 +140,12 @@ class _Pass:
     """One pass over blocks of scores, a block being some texts against all videos."""
 
     def __init__(self, texts: Tensor, videos: Tensor, owner: Tensor, top: int) -> None:
-        self.texts, self.videos, self.owner, self.top = texts.float(), videos.float(), owner, top
-        self.texts64, self.videos64 = texts.double(), videos.double()
+        self.owner, self.top = owner, top
+        # Powers of two change no comparison and keep the float32 scores in range.
+        text_scale, video_scale = _power_of_two(texts), _power_of_two(videos)
+        self.texts64, self.videos64 = texts.double() / text_scale, videos.double() / video_scale
+        self.texts, self.videos = self.texts64.float(), self.videos64.float()
+        self.scale = text_scale * video_scale
         dim, count = videos.shape[1], len(videos)
         text_norm, video_norm = self.texts64.norm(dim=1), self.videos64.norm(dim=1)
         right = (self.texts64 * self.videos64[owner]).sum(dim=1)
@@ -155,7 +161,8 @@ class _Pass:
     def block(self, rows: slice) -> _Counts:
         """Compare the texts `rows` with all videos."""
         scores = self.texts[rows] @ self.videos.T
-        found = scores.topk(self.top, dim=1)
+        values, indices = scores.topk(self.top, dim=1)
+        found = indices.cpu(), (values.double() * self.scale).float().cpu()
         text_high, video_high = self.by_text.high[rows, None], self.by_video.high
         text_low, video_low = self.by_text.low[rows, None], self.by_video.low
         higher, higher_video = _count(scores > text_high, 1), _count(scores > video_high, 0)
@@ -173,8 +180,8 @@ class _Pass:
         some = scores[:, several]
         inside = (some >= video_low[several]) & (some <= video_high[several])
         self._decide(self.by_video, rows.start, None, several, inside, higher_video, ties_video)
-        counts = (higher, ties, found.indices, found.values, higher_video, ties_video)
-        return _Counts(*(count.cpu() for count in counts))
+        by_video = higher_video.cpu(), ties_video.cpu()
+        return _Counts(higher.cpu(), ties.cpu(), *found, *by_video)
 
     def _decide(
         self,
@@ -203,7 +210,7 @@ class _Pass:
         higher.index_add_(0, place, (lead > tolerance).long())
         ties.index_add_(0, place, (lead.abs() <= tolerance).long())
 
-    def _in_float64(self, rows: slice, found: Any) -> _Counts:
+    def _in_float64(self, rows: slice, found: tuple[Tensor, Tensor]) -> _Counts:
         """The same as `block`, every pair in float64."""
         scores = self.texts64[rows] @ self.videos64.T
         everything = torch.arange(len(self.videos), device=scores.device)
@@ -217,8 +224,14 @@ class _Pass:
             lead.masked_fill_(right, -torch.inf)
             counts.append((lead > tolerance).sum(dim=dim).cpu())
             counts.append((lead.abs() <= tolerance).sum(dim=dim).cpu())
-        (higher, ties, *by_video), best = counts, (found.indices.cpu(), found.values.cpu())
-        return _Counts(higher, ties, *best, *by_video)
+        higher, ties, *by_video = counts
+        return _Counts(higher, ties, *found, *by_video)
+
+
+def _power_of_two(embeddings: Tensor) -> float:
+    """The power of two nearest to the largest norm; 1 where all are zero."""
+    largest = float(embeddings.double().norm(dim=1).max())
+    return 2.0 ** round(math.log2(largest)) if largest else 1.0
 
 
 def _count(mask: Tensor, dim: int) -> Tensor:

@@ -18,9 +18,10 @@ import pytest
 import torch
 
 from svilm_fast.data import pipeline
+from svilm_fast.data.assemble import Assembler, Request
 from svilm_fast.data.batch import ClipBatch
 from svilm_fast.data.errors import DataError, SkipBudgetError, WorkerError
-from svilm_fast.data.loader import build_loader, stand_ins
+from svilm_fast.data.loader import build_loader, made_by_workers, stand_ins
 from svilm_fast.data.skips import Skip, SkipReport
 
 BROKEN = {3: {"mp4": b"broken"}, 8: {"mp4": b""}}
@@ -168,6 +169,7 @@ def test_workers_give_the_same_batches_and_errors_with_names(make_dataset):
     for left, right in zip(expected, got):
         assert left.ids == right.ids
         assert torch.equal(left.frames, right.frames)
+        assert not right.frames.is_shared()  # of all units of a batch, shared memory is too small
     assert loader.skips == here.skips
     assert loader.state_dict() == here.state_dict()
     dataset.table.stored.columns["shard"][6] = 99  # there is no such shard
@@ -195,6 +197,18 @@ def test_a_dead_or_hanging_worker_names_the_sample(make_dataset, sent, message):
     # Ended by force: a stopped worker would be waited for, 10 s beyond the timeout.
     assert not any(map(psutil.pid_exists, workers))
     loader.close()
+
+
+def test_an_error_of_the_requests_is_no_fault_of_a_worker(make_dataset):
+    dataset = make_dataset(20, workers=1)
+
+    def requests():
+        yield Request(0, [[0], [1]])
+        raise RuntimeError("out of requests")
+
+    made = made_by_workers(Assembler(dataset, 0, 1), requests(), dataset.config, False)
+    with pytest.raises(RuntimeError, match=r"^out of requests$"):
+        list(made)
 
 
 @pytest.mark.slow

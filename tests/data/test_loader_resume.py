@@ -87,6 +87,13 @@ def test_a_state_of_another_order_is_refused_with_the_setting_to_change(open_ord
         _ids(dataset, 1, ranks=1, state=state)
 
 
+def test_window_is_refused_where_the_same_samples_lie_in_other_shards(open_order):
+    dataset = open_order("window")
+    _, state = _ids(dataset, 1, ranks=1)
+    with pytest.raises(DataError, match="other numbers of samples in the shards"):
+        _ids(dataset, 1, ranks=1, state={**state, "shards": "0" * 16})
+
+
 def test_a_state_from_before_there_were_orders_means_sort(open_order):
     dataset = open_order("sort")
     expected, _ = _ids(dataset, 4, ranks=1)

@@ -13,7 +13,17 @@ from svilm_fast.evaluation.metrics import (
 )
 from svilm_fast.evaluation.ranking import rank_pairs
 
-KINDS = ("random", "close", "duplicates", "whole numbers", "collapsed", "scaled", "edge")
+KINDS = (
+    "random",
+    "close",
+    "duplicates",
+    "whole numbers",
+    "collapsed",
+    "scaled",
+    "edge",
+    "tiny",
+    "huge",
+)
 
 
 def _case(kind, seed):
@@ -41,6 +51,10 @@ def _case(kind, seed):
     elif kind == "scaled":
         videos = videos * 10.0 ** draw(count, 1)
         texts = texts * 10.0 ** (6 * draw(queries, 1))
+    elif kind == "tiny":  # scores below the range of float32
+        texts, videos = 1e-21 * texts.double(), 1e-22 * videos.double()
+    elif kind == "huge":  # embeddings beyond it
+        texts, videos = 1e60 * texts.double(), 1e30 * videos.double()
     elif kind == "edge":  # leads of about the tolerance
         texts = videos[owner].clone()
         videos = videos + 5e-7 * draw(count, dim)
@@ -60,9 +74,9 @@ def test_ranks_equal_the_float64_reference(kind):
         found = rank_pairs(texts, videos, owner, chunk_elements=7 * len(videos))
         _same(found.text_to_video, text_to_video_ranks(texts, videos, owner))
         _same(found.video_to_text, video_to_text_ranks(texts, videos, owner))
-        scores = (texts @ videos.T).topk(min(5, len(videos)), dim=1).values
+        scores = (texts @ videos.T).topk(min(5, len(videos)), dim=1).values.float()
         torch.testing.assert_close(found.top_scores, scores)
-        own = (texts[:, None] * videos[found.top_videos]).sum(dim=2)
+        own = (texts[:, None] * videos[found.top_videos]).sum(dim=2).float()
         torch.testing.assert_close(own, found.top_scores, rtol=1e-4, atol=1e-5)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import json
 import mmap
+import operator
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -104,9 +105,12 @@ def text_at(columns: Mapping[str, np.ndarray], name: str, row: int) -> str:
 
 
 def bytes_at(columns: Mapping[str, np.ndarray], name: str, row: int) -> bytes:
-    """The UTF-8 bytes of one row."""
-    start, stop = columns[f"{name}_start"][row : row + 2]
-    return columns[f"{name}_text"][start:stop].tobytes()
+    """The UTF-8 bytes of one row. Raises DataError where the columns contradict each other."""
+    start, stop = columns[f"{name}_start"][row : row + 2].tolist()
+    blob = columns[f"{name}_text"]
+    if not 0 <= start <= stop <= len(blob):
+        raise DataError(f"the index is damaged: row {row} of {name!r} lies outside: make it again")
+    return blob[start:stop].tobytes()
 
 
 def texts_of(
@@ -171,7 +175,10 @@ def read_columns(path: str) -> tuple[dict[str, Any], Columns, mmap.mmap]:
             raise DataError(f"{path!r} is not an index of this version")
         try:
             header = json.loads(file.read(length))
-            places = [(name, *row) for name, row in header.pop("columns").items()]
+            places = [
+                (name, kind, operator.index(count), operator.index(offset))
+                for name, (kind, count, offset) in header.pop("columns").items()
+            ]
             wrong = [n for n, kind, *row in places if kind not in _DTYPES or min(row) < 0]
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise DataError(f"{path!r} is a damaged index: {error!r}") from None

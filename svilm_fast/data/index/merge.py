@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,9 @@ class Merger:
         """Header and columns. places: names of the shards; sizes: their bytes."""
         columns = self._spools.columns()
         self._sort_words(columns)
-        columns["place_start"], columns["place_text"] = text_arrays([p.encode() for p in places])
+        columns["place_start"], columns["place_text"] = text_arrays(
+            [os.fsencode(p) for p in places]
+        )
         columns["place_size"] = np.array(sizes, "<i8")
         header = {
             "version": VERSION,

@@ -41,6 +41,7 @@ from svilm_fast.data.shards import Entry, ShardReader, load_index, parse_json
 from svilm_fast.data.skips import Skip
 
 _TEXT_BYTES = 1 << 16
+_FETCHED_TOGETHER = 256  # samples whose small members are read from a store in one go
 
 
 @dataclass(frozen=True)
@@ -77,13 +78,15 @@ def build_part(shard: str, parameters: Parameters) -> Columns:
     part = _Part()
     reader = ShardReader()
     samples = load_index(shard, parameters.shard_members).samples
-    texts = [members[e] for members in samples.values() for e in ("json", "txt") if e in members]
-    reader.fetch(shard, texts)
-    for key, members in samples.items():
-        try:
-            _add_member(part, shard, key, members, reader, parameters)
-        except DataError as error:
-            part.reject(f"{os.path.basename(shard)}/{key}", error, EVERY)
+    keys = list(samples)
+    for first in range(0, len(keys), _FETCHED_TOGETHER):
+        some = [(key, samples[key]) for key in keys[first : first + _FETCHED_TOGETHER]]
+        reader.fetch(shard, [m[e] for _, m in some for e in ("json", "txt") if e in m])
+        for key, members in some:
+            try:
+                _add_member(part, shard, key, members, reader, parameters)
+            except DataError as error:
+                part.reject(f"{os.path.basename(shard)}/{key}", error, EVERY)
     reader.close()
     return part.columns(parameters)
 

@@ -127,6 +127,15 @@ def _own(
             f"the index {path} is of other data ({changed}): make it again with "
             f"`{command_of(sources, parameters, videos)}`, or delete it"
         )
+    written = path.stat().st_mtime
+    newer = [source.path for source in sources if not source.is_list and source.changed > written]
+    if newer:
+        log.warning(
+            "%s: shards are newer than their index, and names and sizes are the same: if they hold "
+            "other samples now, run `%s`",
+            newer[0],
+            command_of(sources, parameters, videos),
+        )
     return index
 
 
