@@ -13,16 +13,20 @@ from svilm_fast.train.train import leave, run_command, train
 __all__ = ["leave", "main", "pretrain"]
 
 
-@wraps(train, assigned=("__doc__", "__annotations__"))
-def pretrain(**options: Any) -> int:
-    return train(task=DEFAULT_TASK, **options)
-
-
 # The command line offers the options of `train` without --task.
 _options = inspect.signature(train, eval_str=True)
-vars(pretrain)["__signature__"] = _options.replace(
+_options = _options.replace(
     parameters=[option for name, option in _options.parameters.items() if name != "task"]
 )
+
+
+@wraps(train, assigned=("__doc__", "__annotations__"))
+def pretrain(*arguments: Any, **options: Any) -> int:
+    given = _options.bind(*arguments, **options)
+    return train(task=DEFAULT_TASK, **given.arguments)
+
+
+vars(pretrain)["__signature__"] = _options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 
 from svilm_fast.data.config import DataConfig
 from svilm_fast.data.index.columns import Spools, text_arrays, write_columns
-from svilm_fast.data.index.part import Parameters
+from svilm_fast.data.index.part import IndexParameters
 from svilm_fast.data.index.schema import EVERY, GRAINS, VERSION
 from svilm_fast.data.index.sources import describe, read_sources
 from svilm_fast.data.index.store import path_beside
@@ -34,7 +34,7 @@ def make(folder: Path, samples: int) -> Path:
         with shard.open("wb") as file:
             file.truncate(SHARD_BYTES)  # takes no space on disk
     sources = read_sources([str(folder)], None)
-    path = path_beside(sources, Parameters.of(DataConfig(), nouns=True))
+    path = path_beside(sources, IndexParameters.of(DataConfig(), nouns=True))
     assert path is not None
     spools = Spools(folder)
     for first in range(0, samples, _CHUNK):

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from svilm_fast.bench.environment import environment
 from svilm_fast.bench.loading.loaders import PRODUCT
 from svilm_fast.bench.loading.measure import Measurement, measure
-from svilm_fast.bench.loading.sources import Source, cache_folder, folder_source, made_source
+from svilm_fast.bench.loading.sources import VideoSource, cache_folder, folder_source, made_source
 from svilm_fast.bench.loading.stages import STAGES
 from svilm_fast.bench.tables import terminal_table
 from svilm_fast.core.console import Console
@@ -51,7 +51,7 @@ def bench(
         Progress(*columns, console=console, disable=not console.is_terminal) as bar,
     ):
         encoding = bar.add_task("encoding", total=sum(map(_clips, lengths)))
-        sources: list[Source] = []
+        sources: list[VideoSource] = []
         for length in lengths:
             sources.append(
                 made_source(length, _clips(length), cache_folder(), lambda: bar.advance(encoding))

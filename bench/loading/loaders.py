@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from svilm_fast.bench.loading.sources import Source
+from svilm_fast.bench.loading.sources import VideoSource
 from svilm_fast.data import display
 from svilm_fast.data.augment import centre_window, cut
 from svilm_fast.data.config import DataConfig
@@ -33,7 +33,7 @@ Loader = Callable[[], torch.Tensor]
 PRODUCT, PLAIN, TORCHCODEC = "svilm-fast", "plain loop", "torchcodec loop"
 
 
-def dataset_of(source: Source, frames: int, size: int) -> ClipDataset:
+def dataset_of(source: VideoSource, frames: int, size: int) -> ClipDataset:
     """The source as this package opens it, in the view of an evaluation."""
     config = DataConfig(train=str(source.folder), workers=0)
     tokenizer = prepare_tokenizer(config)
@@ -49,7 +49,7 @@ def dataset_of(source: Source, frames: int, size: int) -> ClipDataset:
     )
 
 
-def loaders(source: Source, dataset: ClipDataset) -> dict[str, Loader]:
+def loaders(source: VideoSource, dataset: ClipDataset) -> dict[str, Loader]:
     """The contestants by name; torchcodec's only where it is installed."""
     tokenizer = prepare_tokenizer(dataset.config)
     found: dict[str, Loader] = {
@@ -62,7 +62,10 @@ def loaders(source: Source, dataset: ClipDataset) -> dict[str, Loader]:
 
 
 def _loop(
-    source: Source, dataset: ClipDataset, tokenizer: Tokenizer, decode: Callable[..., np.ndarray]
+    source: VideoSource,
+    dataset: ClipDataset,
+    tokenizer: Tokenizer,
+    decode: Callable[..., np.ndarray],
 ) -> torch.Tensor:
     """A plain loop over a tar stream."""
     clips, texts = [], []

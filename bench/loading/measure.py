@@ -14,7 +14,7 @@ import numpy as np
 from svilm_fast.bench.errors import WrongResult
 from svilm_fast.bench.intervals import bootstrap_interval
 from svilm_fast.bench.loading.loaders import PLAIN, PRODUCT, dataset_of, loaders
-from svilm_fast.bench.loading.sources import Source
+from svilm_fast.bench.loading.sources import VideoSource
 from svilm_fast.bench.loading.stages import stage_seconds
 from svilm_fast.core.errors import UserError
 from svilm_fast.core.messages import single_line
@@ -58,7 +58,7 @@ class Measurement:
 
 
 def measure(
-    source: Source, frames: int, size: int, rounds: int, advance: Callable[[], None]
+    source: VideoSource, frames: int, size: int, rounds: int, advance: Callable[[], None]
 ) -> Measurement:
     """Measure one source; `advance` is called after every round. Raises UserError."""
     # A daemon decodes in its own process, as a loader's worker does.
@@ -86,7 +86,7 @@ def measure(
 
 
 def _measure_and_send(
-    connection: Connection, source: Source, frames: int, size: int, rounds: int
+    connection: Connection, source: VideoSource, frames: int, size: int, rounds: int
 ) -> None:
     import torch
 

@@ -26,7 +26,7 @@ _CAPTION = "a red circle moves over a dark floor."
 
 
 @dataclass(frozen=True)
-class Source:
+class VideoSource:
     """Clips in one tar shard."""
 
     name: str
@@ -35,7 +35,7 @@ class Source:
     seconds: float | None  # of each; None where they differ
 
 
-def made_source(seconds: int, clips: int, cache: Path, advance: Callable[[], None]) -> Source:
+def made_source(seconds: int, clips: int, cache: Path, advance: Callable[[], None]) -> VideoSource:
     """A shard of H.264 videos of noise that moves; kept in `cache` and encoded once."""
     key = hashlib.sha256(repr((seconds, clips, _SIZE, _OPTIONS, RATE, 1)).encode()).hexdigest()[:12]
     target = cache / f"bench-loading-{key}"
@@ -49,10 +49,10 @@ def made_source(seconds: int, clips: int, cache: Path, advance: Callable[[], Non
                     advance()
             if not target.exists():  # another process may have been faster; its clips are the same
                 made.rename(target)
-    return Source(f"{seconds} s", target, clips, seconds)
+    return VideoSource(f"{seconds} s", target, clips, seconds)
 
 
-def folder_source(videos: Path, clips: int, folder: Path) -> Source:
+def folder_source(videos: Path, clips: int, folder: Path) -> VideoSource:
     """The first videos of a folder, by name, as a shard in `folder`. Raises DataError."""
     found = sorted(
         path for path in videos.iterdir() if path.suffix.lstrip(".").lower() in VIDEO_EXTENSIONS
@@ -63,7 +63,7 @@ def folder_source(videos: Path, clips: int, folder: Path) -> Source:
         for number, path in enumerate(found):
             kind = path.suffix.lstrip(".").lower()
             writer.write(f"clip{number:03d}", _members(path.read_bytes(), kind))
-    return Source(videos.name, folder, len(found), None)
+    return VideoSource(videos.name, folder, len(found), None)
 
 
 def cache_folder() -> Path:

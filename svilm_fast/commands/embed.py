@@ -10,7 +10,7 @@ import typer
 from svilm_fast.commands.options import Device, RunDir, WeightsKind
 from svilm_fast.core.terminal import print
 from svilm_fast.data.commands import EngineOption
-from svilm_fast.data.offline.engines import Engine
+from svilm_fast.data.offline.engines import OfflineEngine
 
 
 def embed(
@@ -20,7 +20,7 @@ def embed(
     weights: WeightsKind = None,
     device: Device = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="clips per call of the encoder")] = 32,
-    engine: EngineOption = Engine.LOCAL,
+    engine: EngineOption = OfflineEngine.LOCAL,
     workers: Annotated[
         int | None, typer.Option(min=1, help="shards at a time; each loads the model")
     ] = 1,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 from svilm_fast.core.errors import ConfigError
+from svilm_fast.core.messages import single_line
 
 # Installed packages announce tasks and objectives in these groups (docs/adding-a-task.md,
 # docs/adding-an-objective.md).
@@ -37,3 +39,14 @@ def find_plugin(group: str, name: str, setting: str) -> EntryPoint | None:
             f"({', '.join(sorted(by_target))}): uninstall all but one"
         )
     return next(iter(by_target.values()), None)
+
+
+def load_plugin(point: EntryPoint, setting: str) -> Any:
+    """Import what an entry point names. Raises ConfigError where its package cannot be imported."""
+    try:
+        return point.load()
+    except Exception as error:
+        raise ConfigError(
+            f"{setting}: the plug-in {point.name!r} ({point.value}) cannot be imported: "
+            f"{type(error).__name__}: {single_line(error)}"
+        ) from error

@@ -10,10 +10,10 @@ import typer
 
 from svilm_fast.core.terminal import print
 from svilm_fast.data.errors import DataError
-from svilm_fast.data.offline.engines import Engine
+from svilm_fast.data.offline.engines import OfflineEngine
 
 EngineOption = Annotated[
-    Engine, typer.Option(help="processes of this machine, or tasks of a Ray cluster")
+    OfflineEngine, typer.Option(help="processes of this machine, or tasks of a Ray cluster")
 ]
 WorkersOption = Annotated[
     int | None, typer.Option(min=1, help="shards at a time; default: as many as there are cores")
@@ -86,7 +86,7 @@ def pack_videos(
         typer.Option(min=0, max=51, help="quality of x264, 0 (no loss) to 51 [default: 23]"),
     ] = None,
     captions: Annotated[bool, typer.Option(help="refuse videos without a caption")] = True,
-    engine: EngineOption = Engine.LOCAL,
+    engine: EngineOption = OfflineEngine.LOCAL,
     workers: WorkersOption = None,
 ) -> None:
     """Check every video, pack the valid ones into shards, and list the refused with reasons.

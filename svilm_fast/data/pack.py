@@ -20,7 +20,7 @@ from svilm_fast.data.decode_process import end_idle_processes
 from svilm_fast.data.errors import DataError, MissingFileError, ShardError
 from svilm_fast.data.lists import VideoFolder, extension_of, is_list
 from svilm_fast.data.nouns import build_extractor
-from svilm_fast.data.offline.engines import Engine, local_workers
+from svilm_fast.data.offline.engines import OfflineEngine, local_workers
 from svilm_fast.data.offline.work import do_work
 from svilm_fast.data.pack_plan import Item, items_of_folder, items_of_list, shard_units
 from svilm_fast.data.pack_shard import PackSettings, pack_shard
@@ -99,7 +99,7 @@ def pack(
     shard_samples: int = 1000,
     prefix: str = "shard",
     precut: Precut | None = None,
-    engine: Engine = Engine.LOCAL,
+    engine: OfflineEngine = OfflineEngine.LOCAL,
     workers: int | None = None,
     threads: int | None = None,
     progress: bool | None = None,
@@ -116,7 +116,7 @@ def pack(
     are, unless `precut` is given.
 
     Packing that was stopped continues when it is started again with the same arguments: shards
-    that `out_dir/pack_manifest.jsonl` lists and that are intact are not made again. Engine,
+    that `out_dir/pack_manifest.jsonl` lists and that are intact are not made again. OfflineEngine,
     workers and threads change no byte of shards, indexes and report.
 
     Args:
@@ -151,12 +151,12 @@ def pack(
     check_replaceable(out / _REPORT, '"without_nouns"')
     build_extractor(config.nouns)  # raises now where its package is not installed
     units = shard_units(items, prefix, shard_samples)
-    if workers is None and engine is Engine.LOCAL:
+    if workers is None and engine is OfflineEngine.LOCAL:
         workers = min(os.cpu_count() or 1, -(-len(items) // _WORTH_A_PROCESS))
     if threads is None:
         at_once = local_workers(len(units), workers)
         local = max(1, min(_MOST_THREADS, (os.cpu_count() or 1) // at_once))
-        threads = local if engine is Engine.LOCAL else 1
+        threads = local if engine is OfflineEngine.LOCAL else 1
     out.mkdir(parents=True, exist_ok=True)
     try:
         reports = do_work(

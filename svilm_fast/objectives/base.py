@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from svilm_fast.core.errors import ConfigError
-from svilm_fast.core.plugins import OBJECTIVES_GROUP, find_plugin, plugin_names
+from svilm_fast.core.plugins import OBJECTIVES_GROUP, find_plugin, load_plugin, plugin_names
 from svilm_fast.core.settings import Settings, Weight
 from svilm_fast.models.config import ModelConfig, TextConfig, VideoConfig
 from svilm_fast.objectives.cost import Cost, Shapes
@@ -190,7 +190,7 @@ def kind_class(name: str) -> type[ObjectiveConfig] | None:
     point = find_plugin(OBJECTIVES_GROUP, name, setting)
     if point is None:
         return None
-    found = point.load()
+    found = load_plugin(point, setting)
     is_settings = isinstance(found, type) and issubclass(found, ObjectiveConfig)
     if not (is_settings and found.model_fields["kind"].default == name):
         raise ConfigError(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from svilm_fast.core.errors import ConfigError
-from svilm_fast.core.plugins import TASKS_GROUP, find_plugin, plugin_names
+from svilm_fast.core.plugins import TASKS_GROUP, find_plugin, load_plugin, plugin_names
 from svilm_fast.objectives.config import ModelBlocks
 from svilm_fast.tasks.settings import DEFAULT_TASK, EvaluationConfig, TaskSettings
 
@@ -309,7 +309,7 @@ def task_class(name: str) -> type[Task]:
             f"task.name: there is no task {name!r}; tasks: {', '.join(task_names())}. A plug-in "
             "must be installed where the run starts (docs/adding-a-task.md)"
         )
-    found = point.load()
+    found = load_plugin(point, "task.name")
     settings = getattr(found, "Settings", None)
     if not (isinstance(settings, type) and issubclass(settings, TaskSettings)):
         raise ConfigError(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from svilm_fast.core.errors import ConfigError
-from svilm_fast.core.plugins import OBJECTIVES_GROUP
+from svilm_fast.core.plugins import OBJECTIVES_GROUP, TASKS_GROUP
 from svilm_fast.objectives.base import KINDS, kind_names
 from svilm_fast.train.config.load import load_config
 from tests.tasks.conftest import announce
@@ -60,3 +60,11 @@ def test_what_is_no_objective_of_that_kind_is_refused(installed, name, attribute
     installed(name, attribute)
     with pytest.raises(ConfigError, match=f"'{name}' .*{attribute}.* is no subclass of"):
         load_config("demo", [f"objectives.{name}.weight=1"])
+
+
+@pytest.mark.parametrize("group", [OBJECTIVES_GROUP, TASKS_GROUP])
+def test_a_plugin_that_cannot_be_imported_is_named(tmp_path, monkeypatch, group) -> None:
+    monkeypatch.syspath_prepend(str(announce(tmp_path, "gone", "not_there_mod:Thing", group)))
+    setting = "objectives.gone.weight=1" if group == OBJECTIVES_GROUP else "task.name=gone"
+    with pytest.raises(ConfigError, match=r"\(not_there_mod:Thing\) cannot be imported: ModuleN"):
+        load_config("demo", [setting])

@@ -28,7 +28,7 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is damaged (larger than {LONGEST_JSON >> 20} MiB)")
     try:
         return json.loads(path.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         raise ValueError(f"{path} is damaged (not JSON)") from None
 
 

@@ -18,7 +18,7 @@ from svilm_fast.data import files
 from svilm_fast.data.batch import ClipBatch
 from svilm_fast.data.dataset import ClipDataset
 from svilm_fast.data.errors import DataError
-from svilm_fast.data.offline.engines import Engine
+from svilm_fast.data.offline.engines import OfflineEngine
 from svilm_fast.data.offline.outputs import Outputs
 from svilm_fast.data.offline.work import Unit, do_work
 from svilm_fast.data.shards import find_shards
@@ -48,7 +48,7 @@ def embed_shards(
     weights: Weights | None = None,
     device: str = "cpu",
     batch_size: int = 32,
-    engine: Engine = Engine.LOCAL,
+    engine: OfflineEngine = OfflineEngine.LOCAL,
     workers: int | None = 1,
     progress: bool | None = None,
 ) -> list[str]:

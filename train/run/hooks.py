@@ -37,10 +37,16 @@ class Hook:
         """
 
     def after_step(self, step: int, result: StepResult) -> None:
-        """The optimizer has run, or the step was skipped (`result.applied`)."""
+        """The optimizer has run, or the step was skipped (`result.applied`).
+
+        The moving average of the weights is still that of the step before.
+        """
 
     def before_save(self, step: int, folder: Path) -> None:
-        """The disk has room for the checkpoint in `folder`; nothing is written yet."""
+        """The disk has room for the checkpoint in `folder`; nothing is written yet.
+
+        It must not raise DiskFullError: the other ranks would wait for this one.
+        """
 
     def during_save(self, step: int, folder: Path) -> None:
         """DeepSpeed's files are written; the run's own files and the manifest are not.
@@ -52,7 +58,10 @@ class Hook:
         """The checkpoint is complete on all ranks."""
 
     def after_run(self) -> None:
-        """The last step of this process is done; a final checkpoint may still follow."""
+        """The last step of this process is done; a final checkpoint may still follow.
+
+        Not called when the run ends with an error.
+        """
 
 
 _INSTALLED: list[Hook] = []

@@ -22,6 +22,7 @@ from svilm_fast.data.loader import ClipLoader, build_loader
 from svilm_fast.data.samples import open_split
 from svilm_fast.data.tokenizer import Tokenizer
 from svilm_fast.tasks.base import EvaluationRequest, Evaluator, Task, task_of
+from svilm_fast.tasks.settings import DEFAULT_TASK
 from svilm_fast.train.checkpoint.portable import (
     load_average,
     load_masters,
@@ -249,7 +250,9 @@ def _open_evaluators(
 ) -> list[Evaluator]:
     settings = config.evaluation
     if getattr(config.data, settings.split) is None:
-        if ranks.is_first and (settings.every_steps or settings.at_end):
+        # The evaluators of other tasks may have a timing of their own.
+        asked = settings.every_steps or settings.at_end or config.task.name != DEFAULT_TASK
+        if ranks.is_first and asked:
             log.warning("no evaluation during the run: data.%s is not set", settings.split)
         return []
     every = task.evaluators(tokenizer, settings.split, settings.max_clips)
@@ -258,10 +261,13 @@ def _open_evaluators(
     for evaluator in evaluators:
         clips = min(len(evaluator.dataset), settings.max_clips or len(evaluator.dataset))
         if clips < ranks.world_size:
+            when, own = evaluator.when, " (this evaluator has a timing of its own)"
+            follows = (when.every_steps, when.at_end) == (settings.every_steps, settings.at_end)
             raise UserError(
                 f"data.{settings.split} has {counted(clips, 'clip')} to evaluate on "
-                f"{counted(ranks.world_size, 'rank')}; give at least one clip for each rank, start "
-                "fewer ranks, or set evaluation.at_end=false and evaluation.every_steps=0"
+                f"{counted(ranks.world_size, 'rank')} ({evaluator.name}); give at least one clip "
+                "for each rank, start fewer ranks, or set evaluation.at_end=false and "
+                f"evaluation.every_steps=0{'' if follows else own}"
             )
     return evaluators
 

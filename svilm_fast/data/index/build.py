@@ -8,14 +8,14 @@ from pathlib import Path
 from svilm_fast.data.index.columns import Columns, write_columns
 from svilm_fast.data.index.file import Index
 from svilm_fast.data.index.merge import Merger
-from svilm_fast.data.index.part import Parameters, build_list, build_part
+from svilm_fast.data.index.part import IndexParameters, build_list, build_part
 from svilm_fast.data.index.sources import Source, describe
 
 Parts = Iterator[tuple[int, Columns]]
 Advance = Callable[[int], None]  # told the number of samples of every part
 
 
-def build_parts(sources: Sequence[Source], parameters: Parameters) -> Parts:
+def build_parts(sources: Sequence[Source], parameters: IndexParameters) -> Parts:
     """The parts of all shards and lists in order, each with the number of its place."""
     place = 0
     for source in sources:
@@ -27,7 +27,9 @@ def build_parts(sources: Sequence[Source], parameters: Parameters) -> Parts:
             place += 1
 
 
-def index_in_memory(sources: Sequence[Source], parameters: Parameters, most: int) -> Index | None:
+def index_in_memory(
+    sources: Sequence[Source], parameters: IndexParameters, most: int
+) -> Index | None:
     """The index of at most `most` samples; None as soon as there are more."""
     merger = Merger()
     for place, part in build_parts(sources, parameters):

@@ -9,7 +9,7 @@ from svilm_fast.core.text import counted
 from svilm_fast.core.units import bytes_text
 from svilm_fast.data.config import build_data_config
 from svilm_fast.data.index.file import Index
-from svilm_fast.data.index.part import Parameters
+from svilm_fast.data.index.part import IndexParameters
 from svilm_fast.data.index.sources import read_sources
 from svilm_fast.data.index.store import make_index
 
@@ -20,7 +20,7 @@ def index(paths: Sequence[str], settings: Mapping[str, Any], *, nouns: bool) -> 
     settings: those of `DataConfig` that decide which samples there are. Raises DataError.
     """
     config = build_data_config(**settings)
-    path = make_index(read_sources(paths, config.videos), Parameters.of(config, nouns=nouns))
+    path = make_index(read_sources(paths, config.videos), IndexParameters.of(config, nouns=nouns))
     made = Index.open(str(path)).header
     lines = [
         f"wrote {path} ({bytes_text(path.stat().st_size)}): {counted(made['samples'], 'sample')}, "

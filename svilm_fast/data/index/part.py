@@ -45,7 +45,7 @@ _FETCHED_TOGETHER = 256  # samples whose small members are read from a store in 
 
 
 @dataclass(frozen=True)
-class Parameters:
+class IndexParameters:
     """What the rows of an index depend on, besides its sources.
 
     nouns: how nouns are found in captions that bring none; None: they are not.
@@ -56,7 +56,7 @@ class Parameters:
     nouns: NounsConfig | None = None
 
     @classmethod
-    def of(cls, config: DataConfig, *, nouns: bool) -> Parameters:
+    def of(cls, config: DataConfig, *, nouns: bool) -> IndexParameters:
         limits = config.limits
         return cls(limits.json_bytes, limits.shard_members, config.nouns if nouns else None)
 
@@ -70,7 +70,7 @@ class Parameters:
         return values
 
 
-def build_part(shard: str, parameters: Parameters) -> Columns:
+def build_part(shard: str, parameters: IndexParameters) -> Columns:
     """The samples of one tar shard.
 
     Raises ShardError for a damaged shard; damaged samples are listed as rejected.
@@ -91,7 +91,7 @@ def build_part(shard: str, parameters: Parameters) -> Columns:
     return part.columns(parameters)
 
 
-def build_list(path: str, videos: str, parameters: Parameters) -> Columns:
+def build_list(path: str, videos: str, parameters: IndexParameters) -> Columns:
     """The rows of a CSV, TSV or JSONL list whose videos lie in a folder."""
     rows = read_list(path)
     folder = VideoFolder(videos)
@@ -123,7 +123,7 @@ def _add_member(
     key: str,
     members: dict[str, Entry],
     reader: ShardReader,
-    parameters: Parameters,
+    parameters: IndexParameters,
 ) -> None:
     label = f"{os.path.basename(shard)}/{key}"
     video = next((members[e] for e in VIDEO_EXTENSIONS if e in members), None)
@@ -275,7 +275,7 @@ class _Part:
         crc = UNKNOWN if entry.crc32 is None else entry.crc32
         self.numbers[f"{name}_crc"].append(crc)
 
-    def columns(self, parameters: Parameters) -> Columns:
+    def columns(self, parameters: IndexParameters) -> Columns:
         """The part as columns, with nouns where the parameters say so."""
         columns = {
             name: np.array(values, DTYPES.get(name, "<i8")) for name, values in self.numbers.items()

@@ -16,7 +16,7 @@ import numpy as np
 
 from svilm_fast.data import files
 from svilm_fast.data.index.columns import Columns, text_arrays
-from svilm_fast.data.index.part import Parameters
+from svilm_fast.data.index.part import IndexParameters
 from svilm_fast.data.lists import is_list
 from svilm_fast.data.shards import find_shards
 
@@ -104,7 +104,7 @@ def _status(path: str) -> tuple[int, float]:
     return -1, 0.0
 
 
-def digest_of(sources: Sequence[Source], parameters: Parameters, folder: str | None) -> str:
+def digest_of(sources: Sequence[Source], parameters: IndexParameters, folder: str | None) -> str:
     """Sixteen letters that name the index of sources; moved with `folder` it keeps them.
 
     An index of another version has the same name, so that it is refused or made again.

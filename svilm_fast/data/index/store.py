@@ -22,7 +22,7 @@ from svilm_fast.data.config import DataConfig, LimitsConfig, NounsConfig
 from svilm_fast.data.errors import DataError
 from svilm_fast.data.index.build import Advance, build_parts, index_in_memory, write_index
 from svilm_fast.data.index.file import Index
-from svilm_fast.data.index.part import Parameters
+from svilm_fast.data.index.part import IndexParameters
 from svilm_fast.data.index.sources import Source, difference, digest_of, folder_of
 
 log = logging.getLogger(__name__)
@@ -37,9 +37,9 @@ def open_index(sources: Sequence[Source], config: DataConfig, *, nouns: bool) ->
     nouns: with nouns for all captions, as `config.nouns` says. Raises DataError where the sources
     cannot be read, and where they are not those that their index describes.
     """
-    wanted = Parameters.of(config, nouns=nouns)
+    wanted = IndexParameters.of(config, nouns=nouns)
     # An index with nouns serves those who need none too.
-    richer = [] if nouns else [Parameters.of(config, nouns=True)]
+    richer = [] if nouns else [IndexParameters.of(config, nouns=True)]
     for parameters in [wanted, *richer]:
         beside = path_beside(sources, parameters)
         if beside is not None and beside.is_file():
@@ -47,13 +47,13 @@ def open_index(sources: Sequence[Source], config: DataConfig, *, nouns: bool) ->
         found = _cached(_cache_path(sources, parameters), sources)
         if found is not None:
             return found
-    index = index_in_memory(sources, Parameters.of(config, nouns=False), IN_MEMORY)
+    index = index_in_memory(sources, IndexParameters.of(config, nouns=False), IN_MEMORY)
     if index is None:
         return _through_cache(sources, wanted, config.videos)
     return index.with_nouns(config.nouns) if nouns else index
 
 
-def make_index(sources: Sequence[Source], parameters: Parameters) -> Path:
+def make_index(sources: Sequence[Source], parameters: IndexParameters) -> Path:
     """Write the index of sources beside the first of them; replaces an older one."""
     path = path_beside(sources, parameters)
     if path is None:
@@ -66,7 +66,7 @@ def make_index(sources: Sequence[Source], parameters: Parameters) -> Path:
     return path
 
 
-def path_beside(sources: Sequence[Source], parameters: Parameters) -> Path | None:
+def path_beside(sources: Sequence[Source], parameters: IndexParameters) -> Path | None:
     """Where the index that a user makes lies; None where the first source is remote."""
     folder = folder_of(sources[0])
     if folder is None:
@@ -74,7 +74,7 @@ def path_beside(sources: Sequence[Source], parameters: Parameters) -> Path | Non
     return folder / f".svilm-index-{digest_of(sources, parameters, str(folder))}.bin"
 
 
-def command_of(sources: Sequence[Source], parameters: Parameters, videos: str | None) -> str:
+def command_of(sources: Sequence[Source], parameters: IndexParameters, videos: str | None) -> str:
     """The command that makes this index once for everybody."""
     words = ["svilm", "data", "index", *(source.path for source in sources)]
     words += [] if videos is None else ["--videos", videos]
@@ -118,7 +118,7 @@ def progress(sources: Sequence[Source]) -> Iterator[Advance]:
 
 
 def _own(
-    path: Path, sources: Sequence[Source], parameters: Parameters, videos: str | None
+    path: Path, sources: Sequence[Source], parameters: IndexParameters, videos: str | None
 ) -> Index:
     index = Index.open(str(path))
     changed = difference(sources, index.header, index.columns, None)
@@ -139,7 +139,7 @@ def _own(
     return index
 
 
-def _cache_path(sources: Sequence[Source], parameters: Parameters) -> Path:
+def _cache_path(sources: Sequence[Source], parameters: IndexParameters) -> Path:
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     name = re.sub(r"[^\w.-]+", "_", os.path.basename(sources[0].path.rstrip("/")))[:40]
     digest = digest_of(sources, parameters, None)
@@ -156,7 +156,9 @@ def _cached(path: Path, sources: Sequence[Source]) -> Index | None:
     return None if difference(sources, index.header, index.columns, written) else index
 
 
-def _through_cache(sources: Sequence[Source], parameters: Parameters, videos: str | None) -> Index:
+def _through_cache(
+    sources: Sequence[Source], parameters: IndexParameters, videos: str | None
+) -> Index:
     """Make the index in the cache; of several processes one makes it and the others wait."""
     path, hint = _cache_path(sources, parameters), ""
     if path_beside(sources, parameters) is not None:

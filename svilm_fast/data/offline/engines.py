@@ -16,14 +16,14 @@ from typing import Any, Protocol
 
 from svilm_fast.core.messages import single_line
 from svilm_fast.data.main_module import main_module_hidden
-from svilm_fast.data.offline.manifest import Done
+from svilm_fast.data.offline.manifest import FinishedUnit
 from svilm_fast.data.offline.outputs import OfflineError
 
 # How often Ray starts a unit again whose node was lost.
 _RETRIES = 5
 
 
-class Engine(StrEnum):
+class OfflineEngine(StrEnum):
     LOCAL = "local"
     RAY = "ray"
 
@@ -34,7 +34,7 @@ class Job(Protocol):
     @property
     def name(self) -> str: ...
 
-    def __call__(self) -> Done: ...
+    def __call__(self) -> FinishedUnit: ...
 
 
 def local_workers(units: int, workers: int | None) -> int:
@@ -43,16 +43,16 @@ def local_workers(units: int, workers: int | None) -> int:
 
 
 def run_jobs(
-    jobs: Sequence[Job], engine: Engine, workers: int | None, cpus: int
-) -> Generator[Done, None, None]:
+    jobs: Sequence[Job], engine: OfflineEngine, workers: int | None, cpus: int
+) -> Generator[FinishedUnit, None, None]:
     """Run every job; yield results as they come. After a failure no new job starts."""
-    if engine is Engine.RAY:
+    if engine is OfflineEngine.RAY:
         return _on_ray(jobs, workers, cpus)
     count = local_workers(len(jobs), workers)
     return _in_processes(jobs, count) if count > 1 else (job() for job in jobs)
 
 
-def _in_processes(jobs: Sequence[Job], count: int) -> Generator[Done, None, None]:
+def _in_processes(jobs: Sequence[Job], count: int) -> Generator[FinishedUnit, None, None]:
     waiting = iter(jobs)
     idle = []
     busy: dict[Any, tuple[_Process, Job]] = {}
@@ -79,7 +79,7 @@ def _in_processes(jobs: Sequence[Job], count: int) -> Generator[Done, None, None
                     result = OfflineError(process.death_at(job.name))
                 else:
                     idle.append(process)
-                if isinstance(result, Done):
+                if isinstance(result, FinishedUnit):
                     yield result
                 else:
                     failure = failure or result
@@ -131,7 +131,9 @@ def _serve(connection: Connection) -> None:
             connection.send(_in_words(job, result if isinstance(result, Exception) else error))
 
 
-def _on_ray(jobs: Sequence[Job], workers: int | None, cpus: int) -> Generator[Done, None, None]:
+def _on_ray(
+    jobs: Sequence[Job], workers: int | None, cpus: int
+) -> Generator[FinishedUnit, None, None]:
     try:
         import ray
     except ImportError:
@@ -150,7 +152,7 @@ def _on_ray(jobs: Sequence[Job], workers: int | None, cpus: int) -> Generator[Do
 
 def _ray_tasks(
     ray: Any, jobs: Sequence[Job], workers: int | None, cpus: int
-) -> Generator[Done, None, None]:
+) -> Generator[FinishedUnit, None, None]:
     task = ray.remote(max_retries=_RETRIES, num_cpus=cpus)(_attempt)
     waiting = iter(jobs)
     busy: dict[Any, str] = {}
@@ -168,7 +170,7 @@ def _ray_tasks(
             result = ray.get(ready)
         except ray.exceptions.RayError as error:
             result = OfflineError(f"Ray gave up on {name}: {type(error).__name__}: {error}")
-        if isinstance(result, Done):
+        if isinstance(result, FinishedUnit):
             yield result
         else:
             failure = failure or result
@@ -176,7 +178,7 @@ def _ray_tasks(
         raise failure
 
 
-def _attempt(job: Job) -> Done | Exception:
+def _attempt(job: Job) -> FinishedUnit | Exception:
     """The result of a job, or its error in a form that can be sent to another process."""
     try:
         return job()

@@ -27,7 +27,7 @@ def digest(description: Any) -> str:
 
 
 @dataclass(frozen=True)
-class Done:
+class FinishedUnit:
     """A finished unit: digest of its input, its outputs, and the report of the work (JSON)."""
 
     unit: str
@@ -42,7 +42,7 @@ class Done:
 class Manifest:
     """The open manifest of one run of off-line work."""
 
-    def __init__(self, path: Path, file: BinaryIO, done: dict[str, Done]) -> None:
+    def __init__(self, path: Path, file: BinaryIO, done: dict[str, FinishedUnit]) -> None:
         self.path = path
         self._file = file
         self.done = done  # by the unit's name
@@ -89,7 +89,7 @@ class Manifest:
         file.close()
         return cls.open(path, kind, parameters, inputs)
 
-    def append(self, done: Done) -> None:
+    def append(self, done: FinishedUnit) -> None:
         """Record a finished unit on disk."""
         self._file.seek(0, os.SEEK_END)
         self._file.write(_line(asdict(done)))
@@ -121,7 +121,7 @@ def _lock(file: BinaryIO, path: Path) -> None:
         raise OfflineError(f"{path} is in use by another process that writes here") from None
 
 
-def _read(file: BinaryIO, path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Done]]:
+def _read(file: BinaryIO, path: Path, kind: str) -> tuple[dict[str, Any], dict[str, FinishedUnit]]:
     """Header and finished units. A last line that was cut off is removed."""
     content = file.read()
     whole = content.rfind(b"\n") + 1
@@ -132,7 +132,7 @@ def _read(file: BinaryIO, path: Path, kind: str) -> tuple[dict[str, Any], dict[s
         done = {}
         for line in lines:
             outputs = [OutputFile(**output) for output in line["outputs"]]
-            done[line["unit"]] = Done(line["unit"], line["input"], outputs, line["report"])
+            done[line["unit"]] = FinishedUnit(line["unit"], line["input"], outputs, line["report"])
     except (KeyError, TypeError, ValueError):
         raise OfflineError(
             f"{path} is no manifest of `{kind}` (version {_VERSION}), or is damaged: choose "
@@ -146,7 +146,7 @@ def _read(file: BinaryIO, path: Path, kind: str) -> tuple[dict[str, Any], dict[s
 def _difference(
     found: Mapping[str, Any],
     header: Mapping[str, Any],
-    done: Mapping[str, Done],
+    done: Mapping[str, FinishedUnit],
     inputs: Mapping[str, str],
 ) -> str:
     """What differs between the work found and the work wanted; empty where nothing does."""

@@ -12,8 +12,8 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from svilm_fast.core.console import Console
-from svilm_fast.data.offline.engines import Engine, run_jobs
-from svilm_fast.data.offline.manifest import Done, Manifest, digest
+from svilm_fast.data.offline.engines import OfflineEngine, run_jobs
+from svilm_fast.data.offline.manifest import FinishedUnit, Manifest, digest
 from svilm_fast.data.offline.outputs import OfflineError, Outputs, remove_partials
 
 # (name of a unit, its content, settings, outputs) -> report as JSON. A pure function at the top
@@ -44,20 +44,20 @@ class _Job:
     settings: Any
     folder: str
     input: str
-    done: Done | None
+    done: FinishedUnit | None
 
     @property
     def name(self) -> str:
         return self.unit.name
 
-    def __call__(self) -> Done:
+    def __call__(self) -> FinishedUnit:
         folder = Path(self.folder)
         if self.done is not None and self.done.is_intact(folder):
             return self.done
         outputs = Outputs(folder)
         try:
             report = self.work(self.unit.name, self.unit.content, self.settings, outputs)
-            return Done(self.unit.name, self.input, outputs.publish(), report)
+            return FinishedUnit(self.unit.name, self.input, outputs.publish(), report)
         finally:
             outputs.discard()
 
@@ -70,7 +70,7 @@ def do_work(
     folder: Path,
     *,
     parameters: Mapping[str, Any],
-    engine: Engine = Engine.LOCAL,
+    engine: OfflineEngine = OfflineEngine.LOCAL,
     workers: int | None = None,
     cpus: int = 1,
     progress: bool | None = None,
@@ -122,7 +122,7 @@ def do_work(
         manifest.close()
 
 
-def _require_seen(done: Done, folder: Path) -> None:
+def _require_seen(done: FinishedUnit, folder: Path) -> None:
     for file in done.outputs:
         path = folder / file.name
         if not path.is_file() or path.stat().st_size != file.size:

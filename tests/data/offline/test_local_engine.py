@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from svilm_fast.data.offline.engines import Engine
+from svilm_fast.data.offline.engines import OfflineEngine
 from svilm_fast.data.offline.outputs import OfflineError
 from svilm_fast.data.offline.work import Unit, do_work
 
@@ -37,4 +37,12 @@ def test_an_error_stops_new_units_and_keeps_finished_ones(toy, content, tmp_path
 def test_without_ray_the_message_says_what_to_install(toy, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(OfflineError, match=r"pip install 'svilm-fast\[ray\]'"):
-        do_work("toy", toy.write_two, toy.units(1), {}, tmp_path, parameters={}, engine=Engine.RAY)
+        do_work(
+            "toy",
+            toy.write_two,
+            toy.units(1),
+            {},
+            tmp_path,
+            parameters={},
+            engine=OfflineEngine.RAY,
+        )

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from svilm_fast.data.offline.engines import Engine
+from svilm_fast.data.offline.engines import OfflineEngine
 from svilm_fast.data.offline.outputs import OfflineError
 from svilm_fast.data.offline.work import Unit, do_work
 
@@ -47,7 +47,7 @@ def _start(toy, folder, engine, units, sleep_s=0.0):
 def test_a_node_is_lost_in_the_middle(cluster, toy, content, tmp_path):
     nodes, second = cluster
     units = toy.units(16)
-    reports = _start(toy, tmp_path / "local", Engine.LOCAL, units)
+    reports = _start(toy, tmp_path / "local", OfflineEngine.LOCAL, units)
     expected = content(tmp_path / "local")
     lost = threading.Event()
 
@@ -60,13 +60,13 @@ def test_a_node_is_lost_in_the_middle(cluster, toy, content, tmp_path):
     (tmp_path / "ray").mkdir()
     thread = threading.Thread(target=lose_a_node)
     thread.start()
-    assert _start(toy, tmp_path / "ray", Engine.RAY, units, sleep_s=0.3) == reports
+    assert _start(toy, tmp_path / "ray", OfflineEngine.RAY, units, sleep_s=0.3) == reports
     thread.join()
     assert lost.is_set()
     assert content(tmp_path / "ray") == expected
     # What the local engine finds of the other engine's work, it keeps.
     before = {path.name: path.stat().st_ino for path in (tmp_path / "ray").iterdir()}
-    _start(toy, tmp_path / "ray", Engine.LOCAL, units)
+    _start(toy, tmp_path / "ray", OfflineEngine.LOCAL, units)
     assert {path.name: path.stat().st_ino for path in (tmp_path / "ray").iterdir()} == before
 
 
@@ -81,7 +81,7 @@ def test_packing_gives_the_bytes_of_the_local_engine(cluster, tmp_path, videos):
     (folder / "bad.mp4").write_bytes(b"no video" * 9)
     (folder / "bad.txt").write_text("Bad.")
     shards = {}
-    for engine in Engine:
+    for engine in OfflineEngine:
         out = tmp_path / engine
         assert pack(str(folder), out, shard_samples=2, engine=engine).written == 5
         shards[engine] = {
@@ -89,12 +89,12 @@ def test_packing_gives_the_bytes_of_the_local_engine(cluster, tmp_path, videos):
             for path in out.iterdir()
             if path.name != "pack_manifest.jsonl"
         }
-    assert len(shards[Engine.LOCAL]) == 7
-    assert shards[Engine.LOCAL] == shards[Engine.RAY]
+    assert len(shards[OfflineEngine.LOCAL]) == 7
+    assert shards[OfflineEngine.LOCAL] == shards[OfflineEngine.RAY]
 
 
 def test_errors_of_tasks_and_dead_tasks_name_the_unit(cluster, toy, tmp_path):
     with pytest.raises(ValueError, match="bad is refused"):
-        _start(toy, tmp_path / "a", Engine.RAY, [Unit("bad", "refuse", 1)])
+        _start(toy, tmp_path / "a", OfflineEngine.RAY, [Unit("bad", "refuse", 1)])
     with pytest.raises(OfflineError, match="Ray gave up on died"):
-        _start(toy, tmp_path / "b", Engine.RAY, [Unit("died", "die", 1)])
+        _start(toy, tmp_path / "b", OfflineEngine.RAY, [Unit("died", "die", 1)])

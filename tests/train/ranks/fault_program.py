@@ -96,7 +96,7 @@ class Fault(Hook):
             raise WorkerError("the worker lost its clip")
         elif self.kind == "half":
             halve(batch)
-        elif self.kind == "skip_step":
+        elif self.kind == "step_ahead":
             self.ranks.reached(step + 1)
         elif self.kind == "skip_agreement":
             self.engine.ranks = WithoutAgreement(**vars(self.ranks))

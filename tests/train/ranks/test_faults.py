@@ -169,8 +169,8 @@ def test_a_rank_that_leaves_out_a_collective_stops_all(end_of) -> None:
 
 
 @pytest.mark.slow
-def test_a_rank_that_leaves_out_a_step_stops_all(end_of) -> None:
-    end = end_of(faults=[{"kind": "skip_step", "rank": 1, "step": 2}])
+def test_a_rank_that_is_a_step_ahead_stops_all(end_of) -> None:
+    end = end_of(faults=[{"kind": "step_ahead", "rank": 1, "step": 2}])
     assert end["codes"] == [4, 4], end["outputs"]
     first, second = errors_of(end, 0, 1)
     assert first == second
