@@ -7,7 +7,7 @@ ties, are decided in float64, so that the ranks equal those of `metrics.mid_rank
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,10 +97,10 @@ def rank_pairs(
     rank, ranks = part
     first, last = len(texts) * rank // ranks, len(texts) * (rank + 1) // ranks
     rows = max(1, chunk_elements // count)
-    blocks = [
+    blocks = (
         comparison.block(slice(start, min(start + rows, last)))
         for start in range(first, max(last, first + 1), rows)
-    ]
+    )
     counts = _Counts.joined(blocks)
     if gather is not None:
         counts = _Counts.joined(gather(counts))
@@ -125,11 +125,15 @@ class _Counts:
     video_ties: Tensor
 
     @classmethod
-    def joined(cls, parts: Sequence[_Counts]) -> _Counts:
-        return cls(
-            *(torch.cat([getattr(part, name) for part in parts]) for name in _BY_TEXT),
-            *(sum(getattr(part, name) for part in parts) for name in _BY_VIDEO),
-        )
+    def joined(cls, parts: Iterable[_Counts]) -> _Counts:
+        """The parts as one; each is dropped when the next comes, since all hold every video."""
+        by_text: list[tuple[Tensor, ...]] = []
+        by_video: list[Tensor] = []
+        for part in parts:
+            by_text.append(tuple(getattr(part, name) for name in _BY_TEXT))
+            counts = [getattr(part, name) for name in _BY_VIDEO]
+            by_video = [a + b for a, b in zip(by_video, counts)] if by_video else counts
+        return cls(*map(torch.cat, zip(*by_text)), *by_video)
 
 
 _BY_TEXT = ("text_higher", "text_ties", "top_videos", "top_scores")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -146,7 +145,7 @@ def test_killed_twenty_times_at_random_moments(tmp_path, videos):
             ):
                 time.sleep(0.01)
         time.sleep(draw.random() * 0.1)
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         killed = process.wait() == -signal.SIGKILL
         left = _content(out) if out.exists() else {}
         assert left.items() <= expected.items()

@@ -173,8 +173,9 @@ def asked_to_leave(rig: Rig, tries: int, seen: Tries) -> None:
             step = _resumed_from(run) + run.steps()
             need(newest_step(run) == step, f"saved {newest_step(run)} after step {step}")
             ranks = sorted((run.checkpoints / tag_of(step)).glob("data_rank_*.json"))
-            # Rank 0 alone keeps the digest of the videos.
-            places = [json.loads(path.read_text()) | {"contents": None} for path in ranks]
+            # Rank 0 alone keeps the digest of the videos; each counts the notes of its own clips.
+            own = {"contents": None, "skips": None}
+            places = [json.loads(path.read_text()) | own for path in ranks]
             need(places == places[:1] * 2, "the ranks saved other places")
     with seen.one("the run's end"):
         run = rig.start(root, *settings, options=["--auto-resume"]).finished()

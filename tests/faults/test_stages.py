@@ -39,7 +39,7 @@ def test_sigterm_saves_on_all_ranks_and_resume_continues_bit_for_bit(rig: Rig, s
     os.killpg(broken.launcher, signal.SIGTERM)
     assert broken.wait() != 0
     assert "saved " in broken.output
-    said = r"stopped by SIGTERM at step \d+, which is saved; --resume"
+    said = r"stopped by SIGTERM at step \d+, which is saved; continue with --resume"
     assert re.search(said, broken.output), broken.output
     assert not (root / "portable").exists()
     resumed = rig.start(root, *settings, options=["--resume"]).finished()
