@@ -46,7 +46,8 @@ def refuse(*arguments: Any, **named: Any) -> None:
 def halve(batch: ClipBatch) -> None:
     rows = len(batch) // 2
     for entry in dataclasses.fields(batch):
-        setattr(batch, entry.name, getattr(batch, entry.name)[:rows])
+        value = getattr(batch, entry.name)
+        setattr(batch, entry.name, None if value is None else value[:rows])
 
 
 class WithoutAgreement(Ranks):

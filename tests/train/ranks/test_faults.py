@@ -206,7 +206,7 @@ def test_a_rank_with_other_settings_is_named_before_the_first_step(end_of, tmp_p
     assert end["codes"] == [2, 2], end["outputs"]
     assert errors_of(end, 0) == [
         "configuration consistency check: rank 1 was started with optimizer.lr=0.5 "
-        "(rank 0: 0.001), training.global_batch=16 (rank 0: 8); start every node with the same "
+        "(rank 0: 0.0007), training.global_batch=16 (rank 0: 8); start every node with the same "
         "recipe and settings"
     ]
     assert not list(tmp_path.glob("run/*"))
