@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from svilm_fast.data.bitstreams.base import (
 )
 
 
-class _Nals:
+class _Nals(ABC):
     """Packets of NAL units: with a length before each one, or with start codes (Annex B)."""
 
     parameter_kinds: frozenset[int]
@@ -26,13 +27,13 @@ class _Nals:
         self.length_size = (extradata[length_at] & 3) + 1 if stored else 0
         self.sets = ParameterSets()
 
+    @abstractmethod
     def kind(self, first: int) -> int:
         """The type of the NAL unit whose first byte is given."""
-        raise NotImplementedError
 
+    @abstractmethod
     def is_picture(self, kind: int) -> bool:
         """Whether this type of NAL unit holds samples."""
-        raise NotImplementedError
 
     def units(self, data: bytes) -> Iterator[tuple[int, int]]:
         """Start and end of every NAL unit in the packet."""
@@ -84,7 +85,9 @@ class _Nals:
     def complete(self, data: bytes) -> bool:
         return True
 
-    def message(self, data: bytes, start: int, end: int, kind: int) -> None:
+    def message(  # noqa: B027 (most codecs have nothing to look at)
+        self, data: bytes, start: int, end: int, kind: int
+    ) -> None:
         """Look at a NAL unit that is neither a slice nor a parameter set."""
 
 
@@ -124,7 +127,9 @@ class H264(_Nals):
     def is_picture(self, kind: int) -> bool:
         return kind in self._PICTURES
 
-    def message(self, data: bytes, start: int, end: int, kind: int) -> None:
+    def message(  # noqa: B027 (most codecs have nothing to look at)
+        self, data: bytes, start: int, end: int, kind: int
+    ) -> None:
         if kind == 6 and end > start + 1:
             _refuse_film_grain(data[start + 1])
 
@@ -204,7 +209,9 @@ class HEVC(_Nals):
     def is_picture(self, kind: int) -> bool:
         return kind < 32
 
-    def message(self, data: bytes, start: int, end: int, kind: int) -> None:
+    def message(  # noqa: B027 (most codecs have nothing to look at)
+        self, data: bytes, start: int, end: int, kind: int
+    ) -> None:
         if kind == 39 and end > start + 2:
             _refuse_film_grain(data[start + 2])
 
