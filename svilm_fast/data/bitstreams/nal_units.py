@@ -127,7 +127,7 @@ class H264(_Nals):
     def is_picture(self, kind: int) -> bool:
         return kind in self._PICTURES
 
-    def message(  # noqa: B027 (most codecs have nothing to look at)
+    def message(
         self, data: bytes, start: int, end: int, kind: int
     ) -> None:
         if kind == 6 and end > start + 1:
@@ -209,7 +209,7 @@ class HEVC(_Nals):
     def is_picture(self, kind: int) -> bool:
         return kind < 32
 
-    def message(  # noqa: B027 (most codecs have nothing to look at)
+    def message(
         self, data: bytes, start: int, end: int, kind: int
     ) -> None:
         if kind == 39 and end > start + 2:
