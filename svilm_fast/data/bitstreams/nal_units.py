@@ -127,9 +127,7 @@ class H264(_Nals):
     def is_picture(self, kind: int) -> bool:
         return kind in self._PICTURES
 
-    def message(
-        self, data: bytes, start: int, end: int, kind: int
-    ) -> None:
+    def message(self, data: bytes, start: int, end: int, kind: int) -> None:
         if kind == 6 and end > start + 1:
             _refuse_film_grain(data[start + 1])
 
@@ -209,9 +207,7 @@ class HEVC(_Nals):
     def is_picture(self, kind: int) -> bool:
         return kind < 32
 
-    def message(
-        self, data: bytes, start: int, end: int, kind: int
-    ) -> None:
+    def message(self, data: bytes, start: int, end: int, kind: int) -> None:
         if kind == 39 and end > start + 2:
             _refuse_film_grain(data[start + 2])
 
