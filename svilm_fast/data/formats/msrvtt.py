@@ -50,7 +50,7 @@ def _test_rows(path: str) -> Rows:
         label = f"{path}, line {line}"
         video, text = field(row, "video_id", str, label), field(row, "sentence", str, label)
         _once(seen, video, line, path)
-        rest = {name: row[name] for name in ("key", "vid_key") if name in row}
+        rest: dict[str, Any] = {name: row[name] for name in ("key", "vid_key") if name in row}
         yield {"video": video.strip(), "caption": text, **rest}
 
 
