@@ -94,6 +94,21 @@ add_command(
     "svilm plan --gpus 8 --memory 40GiB training.global_batch=4096",
 )
 
+add_command(
+    app,
+    "ablate",
+    "svilm_fast.train.campaigns.command:ablate",
+    "Run a table of recipes over seeds, resume it where it stopped, and write its figures.",
+    "svilm ablate downstream --jobs 2",
+    "svilm ablate objectives --gpus 0,1,2,3 --seeds 0,1,2,3,4,5,6,7",
+)
+add_command(
+    app,
+    "results",
+    "svilm_fast.train.campaigns.command:results",
+    "Write the page of results, with its pictures, from the JSON of tables.",
+    "svilm results docs/results/downstream.json --out docs/results.md",
+)
 data_app = _group(
     "data",
     "Make data: render the world, pack videos, index and inspect data sets; measure loading.",
