@@ -196,7 +196,9 @@ def doctor() -> None:
         print(f"  {name:12} {version}")
     problems = [*known_problems(versions)]
     named = {line.partition(" ")[0] for line in problems}
-    problems += [line for line in unmet_requirements(versions) if line.partition(" ")[0] not in named]
+    problems += [
+        line for line in unmet_requirements(versions) if line.partition(" ")[0] not in named
+    ]
     devices = [torch.device("cpu")]
     if torch.cuda.is_available():
         devices += [torch.device("cuda", index) for index in range(torch.cuda.device_count())]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -48,7 +49,7 @@ def test_a_tar_index_with_members_that_overlap_or_lie_outside(tmp_path, change, 
         for name in ("a", "b"):
             writer.write(name, {"mp4": bytes(600), "json": b"{}"})
     shard = str(writer.paths[0])
-    stored = json.loads(open(shard + INDEX_SUFFIX).read())
+    stored = json.loads(Path(shard + INDEX_SUFFIX).read_bytes())
     assert set(load_index(shard).samples) == {"a", "b"}
     first = stored["samples"]["a"]["mp4"]
     stored["samples"]["b"]["mp4"][0] = first[0] + first[1] + change

@@ -6,7 +6,12 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from svilm_fast.models.config import VideoConfig
-from svilm_fast.models.tubelet_embedding import PIXEL_MEAN, PIXEL_STD, TubeletEmbedding, _pixel_affine
+from svilm_fast.models.tubelet_embedding import (
+    PIXEL_MEAN,
+    PIXEL_STD,
+    TubeletEmbedding,
+    _pixel_affine,
+)
 
 CONFIG = VideoConfig(frames=2, image_size=32, tubelet=1, patch=16, width=8, heads=2, num_segments=2)
 
