@@ -193,7 +193,7 @@ add_command(
     app,
     "embed",
     "svilm_fast.commands.embed:embed",
-    "Embed the videos and captions of shards with a finished run.",
+    "Embed the videos and captions of shards or of a list with a finished run.",
     "svilm embed shards/test --run runs/demo --out embeddings/test",
 )
 

@@ -9,7 +9,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ from svilm_fast.data.index.names import fingerprint
 from svilm_fast.data.index.schema import GRAINS, UNKNOWN, caption_codes
 from svilm_fast.data.index.sources import read_sources
 from svilm_fast.data.index.store import open_index
+from svilm_fast.data.list_embeddings import ListIdentity, open_list_embeddings
 from svilm_fast.data.lists import VideoFolder
 from svilm_fast.data.nouns import OTHER_LANGUAGE
 from svilm_fast.data.segments import Segment
@@ -92,6 +93,7 @@ class SampleTable(Sequence[Sample]):
         roots: what the names of shards begin with, or the paths of videos: (first place, text).
         grain: which captions are read.
         limits: what reading a sample may cost.
+        lists: the lists among the sources, by their place.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class SampleTable(Sequence[Sample]):
         roots: Sequence[tuple[int, str]],
         grain: str,
         limits: LimitsConfig,
+        lists: Mapping[int, str] | None = None,
     ) -> None:
         self.stored, self.grain, self.limits = index, grain, limits
         self._roots = tuple(roots)
@@ -109,6 +112,8 @@ class SampleTable(Sequence[Sample]):
         self._prefix: str = self._view["prefix"]
         self._codes = caption_codes(grain)
         self._reader = ShardReader()
+        self._lists = dict(lists or {})
+        self._vectors: dict[tuple[int, int], np.ndarray] = {}  # of lists, mapped
 
     def __len__(self) -> int:
         return int(self._view["samples"]) if self._places is None else len(self._places)
@@ -130,7 +135,7 @@ class SampleTable(Sequence[Sample]):
         kept = self.__dict__.copy()
         for name in ("rejected", "contents"):
             kept.pop(name, None)
-        return kept
+        return {**kept, "_vectors": {}}
 
     def select(self, places: Sequence[int]) -> SampleTable:
         """Some of the samples; none of those refused while listing."""
@@ -284,12 +289,44 @@ class SampleTable(Sequence[Sample]):
     def read_embedding(self, place: int, width: int) -> np.ndarray:
         """The stored embedding of a sample, float32 [width]. Raises EmbeddingError."""
         row, name = self._row(place), self.id(place)
+        source = int(self.stored.columns["shard"][row])
+        if source in self._lists:
+            vector = np.array(self._list_vectors(source, width)[row - self._first_row(source)])
+            if not np.isfinite(vector).all():
+                raise EmbeddingError(f"{name}: its list stores no finite embedding for it")
+            return vector
         has_any = "embedding_size" in self.stored.columns
         entry = self._entry("embedding", row) if has_any else None
         if entry is None:
             raise EmbeddingError(f"{name}: no member {MEMBER} in its shard")
         data = self._reader.read(self._shard(row), entry, name, most_bytes(width))
         return read_vector(data, width, name)
+
+    def check_embeddings(self, width: int) -> None:
+        """Raise EmbeddingError where a list stores no embeddings of this width."""
+        for source in self._lists:
+            self._list_vectors(source, width)
+
+    def index_row(self, place: int) -> int:
+        """The row of a sample in the index, which no grain of captions changes."""
+        return self._row(place)
+
+    def list_identity(self, source: int) -> ListIdentity:
+        """What stored embeddings of the list at this place must have been made for."""
+        sources = self.stored.header["sources"]
+        starts = np.cumsum([0, *(each["places"] for each in sources)])
+        checksum = sources[int(np.searchsorted(starts, source, "right")) - 1]["checksum"]
+        return ListIdentity(self._first_row(source + 1) - self._first_row(source), checksum)
+
+    def _first_row(self, source: int) -> int:
+        return int(np.searchsorted(self.stored.columns["shard"], source))
+
+    def _list_vectors(self, source: int, width: int) -> np.ndarray:
+        if (source, width) not in self._vectors:
+            self._vectors[source, width] = open_list_embeddings(
+                self._lists[source], self.list_identity(source), width
+            )
+        return self._vectors[source, width]
 
     def _entry(self, kind: str, row: int) -> Entry | None:
         names = (f"{kind}_offset", f"{kind}_size", f"{kind}_crc")
@@ -389,7 +426,8 @@ def open_split(config: DataConfig, split: str, *, nouns: bool = False) -> Sample
         raise type(error)(f"data.{split}: {error}") from error
     starts = np.cumsum([0, *(len(source.names) for source in sources)]).tolist()
     roots = [(first, source.root) for first, source in zip(starts, sources)]
-    table = SampleTable(index, roots, config.captions, config.limits)
+    lists = {first: each.path for first, each in zip(starts, sources) if each.is_list}
+    table = SampleTable(index, roots, config.captions, config.limits, lists)
     if not len(table):
         rejected = table.rejected
         example = f"; for example {rejected[0].sample}: {rejected[0].message}" if rejected else ""

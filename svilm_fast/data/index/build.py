@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from svilm_fast.data.index.columns import Columns, write_columns
 from svilm_fast.data.index.file import Index
@@ -36,7 +37,7 @@ def index_in_memory(
         merger.add(part, place)
         if merger.samples > most:
             return None
-    header, columns = merger.finish(*_places(sources))
+    header, columns = _finished(merger, sources)
     return Index(header, columns)
 
 
@@ -52,11 +53,10 @@ def write_index(
     for place, part in parts:
         merger.add(part, place)
         advance(len(part["grains"]))
-    header, columns = merger.finish(*_places(sources))
-    header["sources"] = [describe(source) for source in sources]
-    write_columns(path, header, columns)
+    write_columns(path, *_finished(merger, sources))
 
 
-def _places(sources: Sequence[Source]) -> tuple[list[str], list[int]]:
+def _finished(merger: Merger, sources: Sequence[Source]) -> tuple[dict[str, Any], Columns]:
     names = [name for source in sources for name in source.names]
-    return names, [size for source in sources for size in source.sizes]
+    header, columns = merger.finish(names, [size for source in sources for size in source.sizes])
+    return header | {"sources": [describe(source) for source in sources]}, columns

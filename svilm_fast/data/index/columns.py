@@ -28,7 +28,7 @@ from svilm_fast.data.errors import DataError
 MAGIC = b"SVILMIX1"
 _ALIGNMENT = 64
 _HEADER_BYTES = 1 << 28
-_DTYPES = {"|u1", "<u4", "<i8", "<f8"}
+_DTYPES = {"|u1", "<u4", "<i8", "<f4", "<f8"}
 _PIECE = 1 << 20  # elements that are converted or written in one go
 
 Columns = dict[str, np.ndarray]
