@@ -7,8 +7,8 @@ the folder of a list's videos, the json's member (`record_*`) or the json itself
 stored embedding's member (`embedding_*`), and `label`, `question` and `answers` as JSON.
 Per caption: `caption`, `caption_grain`, `caption_weight` (NaN: none is given), `first_noun`
 [c + 1], `nouns_missing`.
-Per noun of a caption: `noun`, a row of `word`. Per shard: `place`, `place_size`, `place_ends` (CRC-32
-of the ends of a local shard), `place_mark` (a store's checksum or time). Per rejected sample:
+Per noun of a caption: `noun`, a row of `word`. Per shard: `place`, `place_size`, `place_ends`
+(CRC-32 of a local shard's ends), `place_mark` (a store's checksum or time). Per rejected sample:
 `rejected_name`, `rejected_reason`, `rejected_message`, `rejected_grains`.
 Columns that would hold nothing are left out; readers take what is common then.
 """
