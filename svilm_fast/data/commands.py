@@ -152,7 +152,7 @@ def index_sources(
 
     Stopped at any moment and started again with the same arguments, it continues.
     """
-    from svilm_fast.data.index.build import Engine
+    from svilm_fast.data.index.build import BuildEngine
     from svilm_fast.data.index.commands import index
 
     limits = {"json_bytes": json_bytes, "shard_members": shard_members}
@@ -161,7 +161,8 @@ def index_sources(
         "nouns": {"extractor": extractor, "spacy_model": spacy_model, "phrases": phrases},
         "limits": {name: value for name, value in limits.items() if value is not None},
     }
-    print("\n".join(index(sources, settings, nouns=nouns, engine=Engine(engine, workers))))
+    chosen = BuildEngine(engine, workers)
+    print("\n".join(index(sources, settings, nouns=nouns, engine=chosen)))
 
 
 def inspect(

@@ -39,7 +39,7 @@ Ready = dict[int, Columns]  # parts without nouns, by the number of their shard
 
 
 @dataclass(frozen=True)
-class Engine:
+class BuildEngine:
     """Where parts are built. workers: at a time (default: one per core, at most 8; Ray: all)."""
 
     kind: OfflineEngine = OfflineEngine.LOCAL
@@ -106,7 +106,7 @@ def write_index(
     path: Path,
     sources: Sequence[Source],
     parameters: IndexParameters,
-    engine: Engine | None = None,
+    engine: BuildEngine | None = None,
     ready: Mapping[int, Columns] | None = None,
 ) -> None:
     """Write the index of sources to a file, which appears when it is complete.
@@ -115,7 +115,7 @@ def write_index(
     three times the size of the file on disk. ready: as `index_in_memory` gives them. Raises
     DataError where another process makes the same index, and where the sources change meanwhile.
     """
-    engine = engine or Engine()
+    engine = engine or BuildEngine()
     places = list(_places(sources, ready or {}))
     described = [
         [os.path.basename(source.path), name, *status]

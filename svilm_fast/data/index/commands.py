@@ -8,7 +8,7 @@ from typing import Any
 from svilm_fast.core.text import counted
 from svilm_fast.core.units import bytes_text
 from svilm_fast.data.config import build_data_config
-from svilm_fast.data.index.build import Engine
+from svilm_fast.data.index.build import BuildEngine
 from svilm_fast.data.index.file import Index
 from svilm_fast.data.index.part import IndexParameters
 from svilm_fast.data.index.sources import read_sources
@@ -20,7 +20,7 @@ def index(
     settings: Mapping[str, Any],
     *,
     nouns: bool,
-    engine: Engine | None = None,
+    engine: BuildEngine | None = None,
 ) -> list[str]:
     """Index sources beside the first of them; lines that say what was indexed and refused.
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from svilm_fast.data.config import DataConfig, LimitsConfig, NounsConfig
 from svilm_fast.data.errors import DataError
-from svilm_fast.data.index.build import Engine, Ready, index_in_memory, write_index
+from svilm_fast.data.index.build import BuildEngine, Ready, index_in_memory, write_index
 from svilm_fast.data.index.file import Index
 from svilm_fast.data.index.part import IndexParameters
 from svilm_fast.data.index.sources import Source, difference, digest_of, folder_of
@@ -50,7 +50,7 @@ def open_index(sources: Sequence[Source], config: DataConfig, *, nouns: bool) ->
 
 
 def make_index(
-    sources: Sequence[Source], parameters: IndexParameters, engine: Engine | None = None
+    sources: Sequence[Source], parameters: IndexParameters, engine: BuildEngine | None = None
 ) -> Path:
     """Write the index of sources beside the first of them; replaces an older one."""
     path = path_beside(sources, parameters)

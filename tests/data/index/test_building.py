@@ -16,7 +16,7 @@ import pytest
 from svilm_fast.data.config import DataConfig
 from svilm_fast.data.errors import DataError
 from svilm_fast.data.index import build, part, store
-from svilm_fast.data.index.build import Engine
+from svilm_fast.data.index.build import BuildEngine
 from svilm_fast.data.index.commands import index
 from svilm_fast.data.samples import open_split
 from svilm_fast.data.shards import ShardWriter
@@ -43,7 +43,7 @@ def built(folder: Path, *, nouns: bool = True, **settings) -> bytes:
 
 def test_workers_change_no_byte(tmp_path):
     folder = write(tmp_path, 40, 4)
-    one, three = (built(folder, nouns=False, engine=Engine(workers=n)) for n in (1, 3))
+    one, three = (built(folder, nouns=False, engine=BuildEngine(workers=n)) for n in (1, 3))
     assert one == three
 
 
@@ -90,10 +90,10 @@ def test_stopped_after_every_shard_no_shard_is_read_twice(tmp_path, monkeypatch)
     monkeypatch.setattr(build, "build_part", stops)
     for _ in range(6):
         with pytest.raises(KeyboardInterrupt):
-            built(folder, engine=Engine(workers=1))
+            built(folder, engine=BuildEngine(workers=1))
         if len(list(folder.glob(".*.parts/*.part"))) == 5:
             break
-    assert built(folder, engine=Engine(workers=1)) == expected
+    assert built(folder, engine=BuildEngine(workers=1)) == expected
     shards = [name for name in read if name]
     assert len(shards) == len(set(shards)) == 6
 

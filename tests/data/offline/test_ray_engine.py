@@ -94,7 +94,7 @@ def test_packing_gives_the_bytes_of_the_local_engine(cluster, tmp_path, videos):
 
 
 def test_indexing_gives_the_bytes_of_the_local_engine(cluster, tmp_path):
-    from svilm_fast.data.index.build import Engine
+    from svilm_fast.data.index.build import BuildEngine
     from svilm_fast.data.index.commands import index
     from svilm_fast.data.shards import ShardWriter
 
@@ -103,7 +103,7 @@ def test_indexing_gives_the_bytes_of_the_local_engine(cluster, tmp_path):
             writer.write(f"s{number}", {"mp4": b"video", "txt": f"Dog {number} runs.".encode()})
     found = {}
     for engine in OfflineEngine:
-        index([str(tmp_path)], {}, nouns=True, engine=Engine(engine))
+        index([str(tmp_path)], {}, nouns=True, engine=BuildEngine(engine))
         (path,) = tmp_path.glob(".svilm-index-*")
         found[engine] = path.read_bytes()
         path.unlink()
