@@ -59,11 +59,14 @@ class Permutation:
 
     def _walk(self, numbers: np.ndarray, step: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         numbers = np.asarray(numbers, dtype=np.int64)
+        if numbers.size == 1:  # Python's integers are faster than arrays of one number
+            number = numbers.item()
+            if not 0 <= number < self.n:
+                raise ValueError(f"numbers to permute must lie in [0, {self.n})")
+            one = self._walk_one(number, forward=step == self._encrypt)
+            return np.full(numbers.shape, one, dtype=np.int64)
         if numbers.size and not 0 <= numbers.min() <= numbers.max() < self.n:
             raise ValueError(f"numbers to permute must lie in [0, {self.n})")
-        if numbers.size == 1:  # Python's integers are faster than arrays of one number
-            one = self._walk_one(numbers.item(), forward=step == self._encrypt)
-            return np.full(numbers.shape, one, dtype=np.int64)
         result = step(numbers.astype(np.uint64))
         # The domain has fewer than 4 n numbers, so each step leaves at most 3 of 4 outside.
         outside = np.flatnonzero(result >= self.n)
@@ -118,10 +121,13 @@ class PermutedOrder:
 
     def __init__(self, seed: int, total: int) -> None:
         self.seed, self.total = seed, total
+        self._epoch: tuple[int, Permutation] | None = None
 
     def at(self, epoch: int, positions: np.ndarray) -> np.ndarray:
         """The samples int64 [m] at `positions` int64 [m] of an epoch."""
-        return Permutation(self.total, "epoch", self.seed, epoch)(positions)
+        if self._epoch is None or self._epoch[0] != epoch:
+            self._epoch = epoch, Permutation(self.total, "epoch", self.seed, epoch)
+        return self._epoch[1](positions)
 
 
 class WindowOrder:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from random import Random
 
 import numpy as np
 
@@ -102,8 +103,9 @@ class DrawnFrames:
     seed: int
 
     def __call__(self, timeline: Timeline) -> np.ndarray:
-        random = np.random.default_rng(self.seed)
-        return np.sort(random.integers(timeline.total, size=self.frames))
+        # Not numpy.random: a decoding process cannot import it, because it may open no file.
+        places = Random(self.seed).choices(range(timeline.total), k=self.frames)
+        return np.array(sorted(places), dtype=np.int64)
 
 
 @dataclass(frozen=True)
