@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -41,10 +40,10 @@ def test_a_difference_ends_with_1(folder, monkeypatch):
     def wrong(data, choice, **settings):
         clip = real(data, choice, **settings)
         if not isinstance(choice, check_decoding.WithoutGroups):
-            clip.frames = np.roll(clip.frames, 1, axis=2)
+            clip.frames = clip.frames ^ 1
         return clip
 
     monkeypatch.setattr(check_decoding, "decode_limited", wrong)
     result = CliRunner().invoke(app, ["data", "check-decoding", str(folder)])
     assert result.exit_code == 1, result.output
-    assert "1 with differences" in result.output
+    assert "1 with differences" in " ".join(result.output.split())
