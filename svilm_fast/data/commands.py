@@ -199,3 +199,20 @@ def inspect(
     if sheet is not None:
         inspection.draw_sheet(looks, sheet, f"{source}: {len(looks)} of {len(table):,} clips")
         print(f"wrote {sheet}")
+
+
+def check_decoding(
+    sources: Annotated[
+        list[str], typer.Argument(help="folders of videos, video files, shards, or lists")
+    ],
+    draws: Annotated[int, typer.Option(min=0, help="random choices of 8 frames per video")] = 3,
+) -> None:
+    """Compare decoding by groups of pictures with decoding everything; exit 1 on a difference."""
+    from svilm_fast.core.console import Console
+    from svilm_fast.data import check_decoding as checking
+
+    checked = checking.check_sources(sources, draws)
+    Console().print(checking.table_of(checked, draws))
+    print(checking.summary(checked))
+    if any(each.differences for each in checked):
+        raise typer.Exit(1)
