@@ -159,6 +159,14 @@ add_command(
 )
 add_command(
     data_app,
+    "check-decoding",
+    "svilm_fast.data.commands:check_decoding",
+    "Compare decoding by groups of pictures with decoding everything; exit 1 on a difference.",
+    "svilm data check-decoding clips",
+    "svilm data check-decoding shards/train --draws 10",
+)
+add_command(
+    data_app,
     "bench",
     "svilm_fast.bench.loading.command:bench",
     "Load clips, by stage and against a plain loop (and torchcodec where installed), in turn.",
