@@ -17,7 +17,7 @@ import yaml
 
 from svilm_fast.train.config.small_model import SMALL_MODEL
 
-KILLS = 6
+KILLS = 5
 WORLD = "data world --out {out}/world --train 24 --val 8 --test 8 --size 32 --frames 8"
 SETTINGS = [
     "data.train={out}/world/train",
@@ -29,6 +29,7 @@ SETTINGS = [
     "training.global_batch=8",
     "training.steps=6",
     "checkpoint.every_steps=2",
+    "logging.every_steps=1",  # a column reads a metric of training
     "evaluation.split=test",
     "report.at_end=false",
 ]
