@@ -62,11 +62,11 @@ def read(
     if listing:
         ids = read_ids(listing[0])
         wanted = {each.removeprefix(PREFIX): f"{listing[0]}, id {n}" for each, n in ids.items()}
-    texts = {bare: [paragraph(entry["sentences"])] for bare, entry in entries.items()}
+    texts = {bare: paragraph(entry["sentences"]) for bare, entry in entries.items()}
     for row in captioned(texts, wanted, notes, source):
         bare, video = row["video"], names[row["video"]]
         if captions == "paragraph":
-            yield {"video": video, "caption": row["captions"][0]}
+            yield {"video": video, "caption": row["caption"]}
         else:
             label = f"{source}, {video!r}"
             yield from _segments(video, entries[bare], label, notes, skip=invalid == "skip")

@@ -232,7 +232,7 @@ CAPTION_MODES = ("several", "expanded")
 
 
 def captioned(
-    texts: Mapping[str, list[str]],
+    texts: Mapping[str, Any],
     wanted: Mapping[str, str] | None,
     notes: Counter[str],
     source: str,
@@ -240,9 +240,10 @@ def captioned(
 ) -> Iterator[dict[str, Any]]:
     """The rows of videos with captions, in the order of the list.
 
-    wanted: the listed videos, each with its place for an error; None: all of `texts`. source: the
-    captions' file. mode: `several`, one row with all captions of a video, or `expanded`, one row
-    for each caption. Raises ListFormatError for a listed video without a caption.
+    texts: a caption, or a list of captions, of every video. wanted: the listed videos, each with
+    its place for an error; None: all of `texts`. source: the captions' file. mode: `several`, one
+    row with all captions of a video, or `expanded`, one row for each caption. Raises
+    ListFormatError for a listed video without a caption.
     """
     choice(mode, CAPTION_MODES, "captions")
     if wanted is not None:
@@ -253,10 +254,13 @@ def captioned(
         if video not in texts:
             assert wanted is not None
             raise ListFormatError(f"{wanted[video]}: {video!r} has no caption in {source}")
-        if mode == "several":
-            yield {"video": video, "captions": texts[video]}
+        found = texts[video]
+        if isinstance(found, str):
+            yield {"video": video, "caption": found}
+        elif mode == "several":
+            yield {"video": video, "captions": found}
         else:
-            yield from ({"video": video, "caption": text} for text in texts[video])
+            yield from ({"video": video, "caption": text} for text in found)
 
 
 def paragraph(sentences: Iterable[str]) -> str:

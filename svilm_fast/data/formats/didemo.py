@@ -38,7 +38,7 @@ def read(paths: Sequence[str], notes: Notes, *, extension: str = "keep") -> Rows
         if shared != video:
             notes[f"videos whose names differ only in their extension ({video}, {shared})"] += 1
         sentences.setdefault(name_of(video), []).append(field(moment, "description", str, label))
-    texts = {video: [paragraph(parts)] for video, parts in sentences.items()}
+    texts = {video: paragraph(parts) for video, parts in sentences.items()}
     wanted = None
     if len(paths) > 1:
         listing = one_file(paths, (".txt",), "test_list.txt")
@@ -48,8 +48,4 @@ def read(paths: Sequence[str], notes: Notes, *, extension: str = "keep") -> Rows
             by_stem.get(without_extension(video), video): f"{listing}, line {line}"
             for video, line in read_ids(listing).items()
         }
-    return _one_caption(captioned(texts, wanted, notes, document))
-
-
-def _one_caption(rows: Rows) -> Rows:
-    return ({"video": row["video"], "caption": row["captions"][0]} for row in rows)
+    return captioned(texts, wanted, notes, document)

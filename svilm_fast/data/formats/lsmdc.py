@@ -21,7 +21,7 @@ def read(paths: Sequence[str], notes: Notes, *, captions: str = "several") -> Ro
     """
     if len(paths) != 1:
         raise ListFormatError(f"expected one list, got {len(paths)}: {', '.join(paths)}")
-    texts: dict[str, list[str]] = {}
+    texts: dict[str, str | list[str]] = {}
     for line, cells in read_cells(paths[0], len(_COLUMNS) + 1, "\t"):
         video, sentence = cells[0].strip(), cells[-1].strip()
         if not video or not sentence:
@@ -29,5 +29,9 @@ def read(paths: Sequence[str], notes: Notes, *, captions: str = "several") -> Ro
             raise ListFormatError(f"{paths[0]}, line {line}, field {name!r}: is empty")
         if video in texts:
             notes["lines that repeat a clip id; their sentences belong to one video"] += 1
-        texts.setdefault(video, []).append(sentence)
+            earlier = texts[video]
+            several = earlier if isinstance(earlier, list) else [earlier]
+            texts[video] = [*several, sentence]
+        else:
+            texts[video] = sentence
     return captioned(texts, None, notes, paths[0], captions)

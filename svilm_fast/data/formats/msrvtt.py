@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from svilm_fast.data.errors import ListFormatError
 from svilm_fast.data.formats import Notes, Rows
@@ -42,11 +41,15 @@ def read(paths: Sequence[str], notes: Notes, *, captions: str = "several") -> Ro
 def _test_rows(path: str) -> Rows:
     seen: dict[str, int] = {}
     for line, row in read_rows(path, ("video_id", "sentence")):
-        label = f"{path}, line {line}"
-        video, text = field(row, "video_id", str, label).strip(), field(row, "sentence", str, label)
-        once(seen, video, line, f"{label}, field 'video_id'")
-        rest: dict[str, Any] = {name: row[name] for name in ("key", "vid_key") if name in row}
-        yield {"video": video, "caption": text, **rest}
+        video, text = row["video_id"].strip(), row["sentence"].strip()
+        if not video or not text or seen.setdefault(video, line) != line:
+            label = f"{path}, line {line}"
+            field(row, "video_id", str, label)
+            field(row, "sentence", str, label)
+            once(seen, video, line, f"{label}, field 'video_id'")
+        del row["video_id"], row["sentence"]
+        row["video"], row["caption"] = video, text
+        yield row
 
 
 def _listed(path: str) -> dict[str, str]:
