@@ -78,6 +78,15 @@ add_command(
 )
 add_command(
     app,
+    "finetune",
+    "svilm_fast.train.finetune:finetune",
+    "Train a task on the weights of a pre-training run, on one rank or many.",
+    "svilm finetune qa --weights-from runs/demo run.dir=runs/qa",
+    "svilm finetune qa --from-scratch run.dir=runs/qa-scratch",
+    "svilm finetune qa --resume run.dir=runs/qa",
+)
+add_command(
+    app,
     "plan",
     "svilm_fast.train.plan.command:plan",
     "Print parameters, FLOPs, memory by ZeRO stage, and the settings that fit, with reasons.",
