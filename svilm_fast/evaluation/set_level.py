@@ -22,6 +22,7 @@ from svilm_fast.evaluation.metrics import (
 # Of cosine similarities: the logit scale of CLIP (CAMoE, arXiv 2109.04290), and QB-Norm's beta
 # (arXiv 2112.12777).
 INVERSE_TEMPERATURE = {"dsl": 100.0, "qbnorm": 20.0}
+_ROUNDING = 1e-12  # of logits in float64
 SET_LEVEL = tuple(INVERSE_TEMPERATURE)
 
 
@@ -68,12 +69,14 @@ def set_level_ranks(
         right = query_labels[chunk, None] == gallery_labels[None, :]
         if not bool(right.any(dim=1).all()):
             raise ValueError("a query has no right answer in the gallery")
-        best = values.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)
+        best, place = values.masked_fill(~right, -torch.inf).max(dim=1, keepdim=True)
+        # A softmax near 1 hardly moves with its logit: d log p = t (1 - p) ds.
+        moves = times * (1 - torch.minimum(logits, logits.gather(1, place)).exp())
         if method == "qbnorm":
-            tolerance: Tensor | float = 2 * times * TIE_TOLERANCE
+            tolerance = 2 * TIE_TOLERANCE * moves + _ROUNDING
         else:
             larger = torch.maximum(values.abs(), best.abs())
-            tolerance = 2 * (times + 1) * TIE_TOLERANCE * larger
+            tolerance = 2 * TIE_TOLERANCE * (1 + moves) * larger
         lead = (values - best).masked_fill_(right, -torch.inf)
         higher[chunk] = (lead > tolerance).sum(dim=1).cpu()
         ties[chunk] = (lead.abs() <= tolerance).sum(dim=1).cpu()
