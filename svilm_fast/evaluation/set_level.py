@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from svilm_fast.core.messages import check_known
 from svilm_fast.evaluation.metrics import (
     CHUNK_ELEMENTS,
     TIE_TOLERANCE,
@@ -24,6 +25,13 @@ from svilm_fast.evaluation.metrics import (
 INVERSE_TEMPERATURE = {"dsl": 100.0, "qbnorm": 20.0}
 _ROUNDING = 1e-12  # of logits in float64
 SET_LEVEL = tuple(INVERSE_TEMPERATURE)
+
+
+def check_set_level(names: str | None) -> tuple[str, ...]:
+    """Return the names in a text, separated by commas. Raises ValueError for an unknown one."""
+    found = tuple(name.strip() for name in names.split(",")) if names else ()
+    check_known("set-level score", found, SET_LEVEL)
+    return found
 
 
 def set_level_ranks(
@@ -49,10 +57,7 @@ def set_level_ranks(
 
     Raises ValueError as `mid_ranks`, and for an unknown method.
     """
-    if method not in INVERSE_TEMPERATURE:
-        raise ValueError(
-            f"unknown set-level score {method!r}: choose one of {', '.join(SET_LEVEL)}"
-        )
+    check_known("set-level score", (method,), SET_LEVEL)
     check_embeddings(queries, gallery, query_labels, gallery_labels)
     queries, gallery = _unit(queries), _unit(gallery)
     times = INVERSE_TEMPERATURE[method]

@@ -119,5 +119,5 @@ def test_rows_are_named_and_stored_apart(tmp_path):
     written = result.to_json()
     assert written["protocol"]["reported_apart"] == list(written["apart"]) == list(result.apart)
     assert plain.to_json()["apart"] == {}
-    with pytest.raises(ValueError, match="unknown set-level score 'x': choose one of dsl, qbnorm"):
+    with pytest.raises(ValueError, match="unknown set-level score x: choose among dsl, qbnorm"):
         rank_embeddings(found, set_level=("x",))
