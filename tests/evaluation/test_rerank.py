@@ -79,6 +79,17 @@ def test_equal_groups_tie(case):
     assert int(after.ties[0]) == 0
 
 
-def test_captions_without_nouns_are_told(make_dataset, colour_model):
-    with pytest.raises(UserError, match="re-ranking by nouns"):
+@pytest.mark.parametrize(
+    "groups, message", [(False, "needs group tokens"), (True, "the captions have no nouns")]
+)
+def test_what_is_missing_is_told(make_dataset, colour_model, monkeypatch, groups, message):
+    encode = colour_model.encode_video
+
+    def with_groups(*arguments):
+        features = encode(*arguments)
+        features.groups = features.video[:, None] if groups else None
+        return features
+
+    monkeypatch.setattr(colour_model, "encode_video", with_groups)
+    with pytest.raises(UserError, match=message):
         evaluate_dataset(colour_model, make_dataset(), RetrievalOptions(rerank=3), batch_size=4)

@@ -71,10 +71,9 @@ def test_mid_ranks_equal_brute_force_in_both_directions(cases):
     assert tied > cases // 2
 
 
-@pytest.mark.parametrize("cases", [500, MANY])
-def test_one_product_equals_brute_force_in_both_directions(cases):
+def test_one_product_equals_brute_force_in_both_directions():
     draw = random.Random(1)
-    for _ in range(cases):
+    for _ in range(500):
         texts, videos, owner = random_problem(draw)
         t, v, o = torch.tensor(texts).float(), torch.tensor(videos).float(), torch.tensor(owner)
         found = rank_pairs(t, v, o, top=2, chunk_elements=draw.choice([1, 40, 10_000]))

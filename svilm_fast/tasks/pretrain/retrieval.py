@@ -51,7 +51,9 @@ def sharpness_of(model: Any, config: TaskConfig) -> float:
     """
     parts = getattr(getattr(model, "objectives", None), "modules_by_name", {})
     trained = {name: getattr(part, "beta", None) for name, part in parts.items()}
-    values = {f"beta_{name}": float(beta()) for name, beta in trained.items() if beta is not None}
+    values = {
+        f"beta_{name}": float(beta().detach()) for name, beta in trained.items() if beta is not None
+    }
     every = config.objectives.active_first().items()
     found = (objective.noun_sharpness(name, values) for name, objective in every)
     return next((sharpness for sharpness in found if sharpness is not None), 1.0)

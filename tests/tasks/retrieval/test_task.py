@@ -57,7 +57,7 @@ def test_a_pretrained_model_is_tuned_by_contrast_alone_and_evaluated(
         "text to video, first 3 re-ranked by nouns",
     ]
     assert written["protocol"]["split"]["name"] == "test"
-    assert written["protocol"]["frames_clips_crops"] == "8 x 1 x 1"
+    assert written["protocol"]["frames_clips_crops"] == "4 x 1 x 1"
     assert "set-level" in json.dumps(written["protocol"]["reported_apart"])
     assert "retrieval/t2v_R@1" in shown
 
@@ -100,5 +100,5 @@ def test_the_trained_sharpness_is_used(settings) -> None:
     initial = sharpness_of(model, config)
     assert initial == pytest.approx(config.objectives.grounding.beta.initial)
     with torch.no_grad():
-        model.objectives.grounding.beta.value.mul_(2.0)
+        model.objectives.grounding.beta.scale_value.mul_(2.0)
     assert sharpness_of(model, config) != initial
