@@ -155,7 +155,7 @@ def evaluate_dataset(
             nouns,
             sharpness=options.sharpness,
         )
-        name = f"text to video, first {options.rerank} re-ranked by nouns"
+        name = f"re-rank {options.rerank} by nouns t2v"
         result.add_apart(name, ranks_by_nouns, resamples=options.resamples)
     return result
 
@@ -237,10 +237,8 @@ def rank_embeddings(
     for method in set_level:
         by_text = set_level_ranks(texts, videos, owner, labels, method)
         by_video = set_level_ranks(videos[captioned], texts, captioned, owner, method)
-        result.add_apart(f"set-level {method}, text to video", by_text, resamples=resamples)
-        result.add_apart(
-            f"set-level {method}, video to text", by_video, by_video=True, resamples=resamples
-        )
+        result.add_apart(f"set-level {method} t2v", by_text, resamples=resamples)
+        result.add_apart(f"set-level {method} v2t", by_video, by_video=True, resamples=resamples)
     return result
 
 

@@ -115,7 +115,7 @@ def test_rows_are_named_and_stored_apart(tmp_path):
     assert result.text_to_video == plain.text_to_video
     assert result.metrics() == plain.metrics()
     rows = [name for name, _ in table_rows(result)]
-    assert rows[2:4] == ["set-level dsl, text to video", "set-level dsl, video to text"]
+    assert rows[2:4] == ["set-level dsl t2v", "set-level dsl v2t"]
     written = result.to_json()
     assert written["protocol"]["reported_apart"] == list(written["apart"]) == list(result.apart)
     assert plain.to_json()["apart"] == {}

@@ -50,11 +50,11 @@ def test_a_pretrained_model_is_tuned_by_contrast_alone_and_evaluated(
     shown = capsys.readouterr().out
     written = json.loads((tuned / "evaluation" / "test_retrieval.json").read_text())
     assert list(written["apart"]) == [
-        "set-level dsl, text to video",
-        "set-level dsl, video to text",
-        "set-level qbnorm, text to video",
-        "set-level qbnorm, video to text",
-        "text to video, first 3 re-ranked by nouns",
+        "set-level dsl t2v",
+        "set-level dsl v2t",
+        "set-level qbnorm t2v",
+        "set-level qbnorm v2t",
+        "re-rank 3 by nouns t2v",
     ]
     assert written["protocol"]["split"]["name"] == "test"
     assert written["protocol"]["frames_clips_crops"] == "4 x 1 x 1"
