@@ -119,6 +119,15 @@ add_command(
 )
 add_command(
     data_app,
+    "convert",
+    "svilm_fast.data.formats.convert:convert",
+    "Convert annotation files of a public data set to a JSONL list; print counts and its hash.",
+    "svilm data convert msrvtt MSRVTT_JSFUSION_test.csv --out msrvtt-1ka.jsonl --videos clips",
+    "svilm data convert msrvtt MSRVTT_train.9k.csv MSRVTT_data.json --out msrvtt-9k.jsonl",
+    "svilm data convert msrvtt",
+)
+add_command(
+    data_app,
     "index",
     "svilm_fast.data.commands:index_sources",
     "Index shards or lists once, beside them, so that every run opens them at once.",

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import csv
-import re
 from collections.abc import Iterable, Sequence
 
 from svilm_fast.core.text import counted
 from svilm_fast.data.errors import ListFormatError
 
 _DELIMITERS = (",", ";", "\t", "|")
-_LINE_END = re.compile("\r\n|\n|\r")
 
 
 def column_name(text: str) -> str:
     """The name of a column however it is spelled: `Start Time` is `start_time`."""
     return "_".join(text.lower().split())
+
+
+def split_lines(text: str) -> list[str]:
+    r"""The lines of a text that ends them with \n, \r\n or \r; other separators are characters."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
 def read_table(
@@ -31,26 +34,30 @@ def read_table(
 
     Raises ListFormatError with the line and what is wrong with it.
     """
-    lines = _LINE_END.split(text)
+    lines = split_lines(text)
     first = next((number for number, line in enumerate(lines) if line.strip()), None)
     if first is None:
         raise ListFormatError(f"{path}: no rows")
     delimiter, header = _header(path, lines[first], first + 1, delimiter, set(known))
-    named = _named(header)
+    named, width = _named(header), len(header)
     rows = []
     number = first + 1
     while number < len(lines):
-        if lines[number].strip():
-            cells, used = _row(path, lines, number, delimiter, len(header))
-            if any(cell.strip() for cell in cells[named:]):
-                raise ListFormatError(
-                    f"{path}, line {number + 1}: a cell stands in a column without a name: name it "
-                    f"in line {first + 1}, or empty the cell"
-                )
-            rows.append((number + 1, cells[:named]))
-            number += used
+        line = lines[number]
+        if '"' not in line and line.count(delimiter) == width - 1 and line.strip():
+            cells, used = line.split(delimiter), 1  # the same as below, without a parser
+        elif line.strip():
+            cells, used = _row(path, lines, number, delimiter, width)
         else:
             number += 1
+            continue
+        if len(cells) > named and any(cell.strip() for cell in cells[named:]):
+            raise ListFormatError(
+                f"{path}, line {number + 1}: a cell stands in a column without a name: name it "
+                f"in line {first + 1}, or empty the cell"
+            )
+        rows.append((number + 1, cells[:named]))
+        number += used
     return header[:named], rows
 
 
