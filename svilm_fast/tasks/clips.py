@@ -6,7 +6,7 @@ import torch
 
 from svilm_fast.core.errors import UserError
 from svilm_fast.data.dataset import ClipDataset
-from svilm_fast.data.samples import SampleTable
+from svilm_fast.data.samples import SampleTable, open_split
 from svilm_fast.data.tokenizer import Tokenizer
 from svilm_fast.tasks.base import TaskConfig
 
@@ -48,16 +48,26 @@ def training_clips(
 
 
 def evaluation_clips(
-    config: TaskConfig, split: str, tokenizer: Tokenizer, *, nouns: bool
+    config: TaskConfig,
+    split: str,
+    tokenizer: Tokenizer,
+    *,
+    nouns: bool,
+    max_clips: int | None = None,
 ) -> ClipDataset:
     """Open the clips of a split in evaluation view, with the captions of `evaluation.captions`.
 
-    Raises UserError if the configuration has no data for the split.
+    max_clips: open only the first clips; None: all. Raises UserError if the configuration has no
+    data for the split.
     """
     check_split(config, split)
     data = config.data
     if config.evaluation.captions is not None:
         data = data.model_copy(update={"captions": config.evaluation.captions})
+    table = None
+    if max_clips is not None:
+        table = open_split(data, split, nouns=nouns)
+        table = table.select(range(min(max_clips, len(table))))
     return ClipDataset(
         data,
         split,
@@ -65,6 +75,7 @@ def evaluation_clips(
         train=False,
         frames=config.video.frames,
         image_size=config.video.image_size,
+        table=table,
         nouns=nouns,
     )
 
