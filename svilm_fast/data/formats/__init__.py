@@ -22,6 +22,11 @@ Rows = Iterator[dict[str, Any]]
 # Name, and the module and function that are imported on use.
 FORMATS = {
     "msrvtt": "svilm_fast.data.formats.msrvtt:read",
+    "qa-alpro-msvd": "svilm_fast.data.formats.qa:read_alpro_msvd",
+    "qa-clipbert": "svilm_fast.data.formats.qa:read_clipbert",
+    "qa-just-ask": "svilm_fast.data.formats.qa:read_just_ask",
+    "qa-original": "svilm_fast.data.formats.qa:read_original",
+    "qa-violet": "svilm_fast.data.formats.qa:read_violet",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
@@ -80,7 +81,7 @@ def _sections(result: QAResult, evaluator: QAEvaluator, request: ReportRequest) 
         clips = evaluator.dataset.batch([places[each.video] for each in chosen])
         frames = small_frames(clips.frames, FRAMES, FRAME_SIZE).numpy()
         alt = "; ".join(f"{a.question.text} {a.given} ({a.question.answer})" for a in chosen)
-        drawn = picture(name, lambda theme, a=chosen, f=frames: draw_examples(a, f, theme), alt)
+        drawn = picture(name, partial(draw_examples, chosen, frames), alt)
         examples.pictures.append((title, drawn))
     return [bars, examples] if examples.pictures else [bars]
 
@@ -122,8 +123,8 @@ def draw_types(result: QAResult, theme: Theme) -> Figure:
         for place, value in zip(places, values, strict=True):
             axes.text(value + 0.8, place + offset, f"{value:.1f}", va="center", fontsize=8.5)
     axes.set_yticks(places, [str(row[0]) for row in rows])
-    for label in axes.get_yticklabels():
-        label.set_parse_math(False)
+    for tick in axes.get_yticklabels():
+        tick.set_parse_math(False)
     axes.set(xlim=(0, 108), xlabel="accuracy, %")
     axes.xaxis.set_ticks(range(0, 101, 20))
     axes.grid(visible=False, axis="y")
