@@ -8,6 +8,7 @@ from svilm_fast.core.errors import UserError
 from svilm_fast.data.dataset import ClipDataset
 from svilm_fast.data.samples import SampleTable, open_split
 from svilm_fast.data.tokenizer import Tokenizer
+from svilm_fast.data.views import ONE_VIEW, Views
 from svilm_fast.tasks.base import TaskConfig
 
 SPLITS = ("train", "val", "test")
@@ -31,8 +32,14 @@ def training_clips(
     nouns: bool,
     table: SampleTable | None = None,
     metadata: bool = False,
+    annotations: bool = False,
+    embeddings: int | None = None,
+    views: Views = ONE_VIEW,
 ) -> ClipDataset:
-    """Open the clips of a split in training view; metadata: batches hold the samples' JSON."""
+    """Open the clips of a split in training view.
+
+    metadata: batches hold the samples' JSON. annotations, embeddings, views: as in `ClipDataset`.
+    """
     return ClipDataset(
         config.data,
         split,
@@ -44,6 +51,9 @@ def training_clips(
         seed=config.run.seed,
         nouns=nouns,
         metadata=metadata,
+        annotations=annotations,
+        embeddings=embeddings,
+        views=views,
     )
 
 
@@ -54,11 +64,16 @@ def evaluation_clips(
     *,
     nouns: bool,
     max_clips: int | None = None,
+    annotations: bool = False,
+    embeddings: int | None = None,
+    views: Views = ONE_VIEW,
 ) -> ClipDataset:
     """Open the clips of a split in evaluation view, with the captions of `evaluation.captions`.
 
-    max_clips: open only the first clips; None: all. Raises UserError if the configuration has no
-    data for the split.
+    max_clips: open only the first clips; None: all. annotations, embeddings, views: as in
+    `ClipDataset`. Batches hold the samples' JSON.
+
+    Raises UserError if the configuration has no data for the split.
     """
     check_split(config, split)
     data = config.data
@@ -77,6 +92,9 @@ def evaluation_clips(
         image_size=config.video.image_size,
         table=table,
         nouns=nouns,
+        annotations=annotations,
+        embeddings=embeddings,
+        views=views,
     )
 
 
