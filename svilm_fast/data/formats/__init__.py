@@ -27,6 +27,11 @@ FORMATS = {
     "msrvtt": "svilm_fast.data.formats.msrvtt:read",
     "msvd": "svilm_fast.data.formats.msvd:read",
     "vatex": "svilm_fast.data.formats.vatex:read",
+    "qa-alpro-msvd": "svilm_fast.data.formats.qa:read_alpro_msvd",
+    "qa-clipbert": "svilm_fast.data.formats.qa:read_clipbert",
+    "qa-just-ask": "svilm_fast.data.formats.qa:read_just_ask",
+    "qa-original": "svilm_fast.data.formats.qa:read_original",
+    "qa-violet": "svilm_fast.data.formats.qa:read_violet",
 }
 
 
