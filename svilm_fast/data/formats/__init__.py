@@ -21,7 +21,9 @@ Rows = Iterator[dict[str, Any]]
 
 # Name, and the module and function that are imported on use.
 FORMATS = {
+    "activitynet": "svilm_fast.data.formats.activitynet:read",
     "msrvtt": "svilm_fast.data.formats.msrvtt:read",
+    "thumos": "svilm_fast.data.formats.thumos:read",
 }
 
 
