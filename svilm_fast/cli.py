@@ -101,6 +101,13 @@ add_command(
 )
 add_command(
     data_app,
+    "world-untrimmed",
+    "svilm_fast.data.commands:world_untrimmed",
+    "Render untrimmed videos of the world, 20 to 40 s, with ActivityNet JSON of their actions.",
+    "svilm data world-untrimmed --out runs/untrimmed",
+)
+add_command(
+    data_app,
     "pack",
     "svilm_fast.data.commands:pack_videos",
     "Check every video, pack the valid ones into shards, and list the refused with reasons.",

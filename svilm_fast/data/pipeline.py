@@ -20,8 +20,8 @@ from svilm_fast.core.messages import single_line
 from svilm_fast.core.text import counted
 from svilm_fast.data.assemble import NO_SAMPLE, Assembler, Loaded, Request
 from svilm_fast.data.config import DataConfig
-from svilm_fast.data.dataset import ClipDataset
 from svilm_fast.data.errors import DataError, WorkerError
+from svilm_fast.data.loadable import LoadableDataset
 from svilm_fast.data.main_module import main_module_hidden
 
 SHARED_MEMORY = "/dev/shm"
@@ -30,13 +30,13 @@ _START_S = 120.0  # a worker's start on a busy machine does not count as a clip'
 _CLOSE_S = 2.0  # a worker may finish its unit for this long before it is killed
 
 
-def shared_bytes(config: DataConfig, dataset: ClipDataset) -> int:
+def shared_bytes(config: DataConfig, dataset: LoadableDataset) -> int:
     """Shared memory that the workers of one loader fill at most, bytes."""
     clip = sum(map(math.prod, dataset.frame_shapes))
     return config.workers * UNITS_AHEAD * config.unit * clip
 
 
-def check_shared_memory(config: DataConfig, dataset: ClipDataset) -> None:
+def check_shared_memory(config: DataConfig, dataset: LoadableDataset) -> None:
     """Raise DataError when the loaders of this node need more shared memory than is free."""
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     needed = ranks * shared_bytes(config, dataset)

@@ -94,16 +94,16 @@ class LocalizationResult:
         """Write `<name>.json` and `<name>.txt`."""
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / f"{name}.json", json_text(self.to_json()).encode())
-        console = Console(file=io.StringIO(), width=120)
-        console.print(self.table())
-        write_atomically(folder / f"{name}.txt", console.file.getvalue().encode())
+        text = io.StringIO()
+        Console(file=text, width=120).print(self.table())
+        write_atomically(folder / f"{name}.txt", text.getvalue().encode())
 
 
 def _text(value: Any) -> str:
     return json.dumps(value) if isinstance(value, dict | list) else str(value)
 
 
-def interval_iou(segment: Sequence[float], others: np.ndarray) -> np.ndarray:
+def interval_iou(segment: Sequence[float] | np.ndarray, others: np.ndarray) -> np.ndarray:
     """Temporal IoU of one segment with `others` [n, 2]: float64 [n]; 0 where both are empty."""
     shared = np.minimum(segment[1], others[:, 1]) - np.maximum(segment[0], others[:, 0])
     shared = shared.clip(min=0)

@@ -144,11 +144,10 @@ def test_result_files_hold_numbers_and_protocol(tmp_path):
 
 
 def brute_force_iou(a, b):
-    """Exact, with fractions."""
     low, high = max(a[0], b[0]), min(a[1], b[1])
-    shared = max(Fraction(high) - Fraction(low), Fraction(0))
-    joined = Fraction(a[1]) - Fraction(a[0]) + Fraction(b[1]) - Fraction(b[0]) - shared
-    return shared / joined if joined else Fraction(0)
+    shared = max(high - low, 0)
+    joined = a[1] - a[0] + b[1] - b[0] - shared
+    return shared / joined if joined else 0.0
 
 
 def brute_force_map(truths, predictions, threshold):
@@ -173,7 +172,7 @@ def brute_force_map(truths, predictions, threshold):
                 for name, place in free
                 if name == video
             ]
-            if options and -min(options)[0] >= Fraction(threshold):
+            if options and -min(options)[0] >= threshold:
                 free.remove((video, min(options)[1]))
                 right += 1
             points.append((Fraction(right, total), Fraction(right, seen)))
