@@ -180,6 +180,51 @@ add_command(
     "svilm embed shards/test --run runs/demo --out embeddings/test",
 )
 
+localize_app = _group(
+    "localize",
+    "Find actions in untrimmed videos: features, classes, predictions, evaluation.",
+    "svilm localize extract videos --run runs/demo --out features",
+    "svilm localize video clip.mp4 --run runs/localization --encoder runs/demo --classes names.txt",
+)
+add_command(
+    localize_app,
+    "extract",
+    "svilm_fast.commands.localize:extract",
+    "Compute features of long videos at a stride, with a finished run's video encoder.",
+    "svilm localize extract runs/untrimmed/videos --run runs/demo --out runs/untrimmed-features "
+    "--fps 8 --clip 8 --stride 4",
+)
+add_command(
+    localize_app,
+    "classify",
+    "svilm_fast.commands.localize:classify",
+    "Score the classes of whole videos from their features, in CUHK's format.",
+    "svilm localize classify --features features --classes names.txt --run runs/demo "
+    "--out scores.json",
+    "svilm localize classify --features features --annotations gt.json --out scores.json",
+)
+add_command(
+    localize_app,
+    "predict",
+    "svilm_fast.commands.localize_predict:predict",
+    "Predict the segments of a split with a finished run, as ActivityNet JSON.",
+    "svilm localize predict --run runs/localization --split val --out predictions.json",
+)
+add_command(
+    localize_app,
+    "evaluate",
+    "svilm_fast.commands.localize_predict:evaluate",
+    "Compute mAP of predictions in ActivityNet JSON, and print it with its protocol.",
+    "svilm localize evaluate predictions.json --annotations gt.json --subset validation",
+)
+add_command(
+    localize_app,
+    "video",
+    "svilm_fast.commands.localize_predict:video",
+    "Find the actions of one video file; print them and draw a timeline.",
+    "svilm localize video clip.mp4 --run runs/localization --encoder runs/demo --classes names.txt",
+)
+
 config_app = _group(
     "config",
     "Show settings and recipes.",

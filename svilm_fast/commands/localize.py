@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from svilm_fast.commands.options import Device, RunDir, WeightsKind
+from svilm_fast.core.errors import UserError
 from svilm_fast.core.terminal import print
 
+if TYPE_CHECKING:
+    from svilm_fast.data.config import LimitsConfig
+    from svilm_fast.tasks.localization.extract import ExtractionSettings
+    from svilm_fast.train.config.schema import RunConfig
+
+LONG_FRAMES = 2_000_000
+LONG_SECONDS = 7200.0
+
 Features = Annotated[Path, typer.Option(help="folder of features")]
-Annotations = Annotated[Path, typer.Option(help="annotations, ActivityNet JSON")]
 Subset = Annotated[str, typer.Option(help="subset of the annotations")]
-Classes = Annotated[Path, typer.Option(help="class names, one a line")]
 
 
 def extract(
@@ -46,9 +53,9 @@ def extract(
         found,
         out,
         encoder,
-        _extraction(loaded.config, stride=stride, clip=clip, fps=fps, batch=batch),
+        extraction_settings(loaded.config, stride=stride, clip=clip, fps=fps, batch=batch),
         encoder.identity(),
-        limits=_limits(loaded.config),
+        limits=long_limits(loaded.config),
         advance=lambda video: print(f"  {video}", flush=True),
     )
     print(f"{report.written} written, {report.earlier} were there, {len(report.failed)} failed")
@@ -57,3 +64,89 @@ def extract(
     if report.failed:
         print(f"all failed videos: {out / FAILED}")
         raise typer.Exit(1)
+
+
+def classify(
+    features: Features,
+    out: Annotated[Path, typer.Option(help="file for the scores")],
+    classes: Annotated[
+        Path | None, typer.Option(help="class names, one a line; default: the annotations' own")
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="run that made the features: compare with prompts")
+    ] = None,
+    annotations: Annotated[
+        Path | None, typer.Option(help="ActivityNet JSON: train a softmax layer on a subset")
+    ] = None,
+    subset: Subset = "training",
+    weights: WeightsKind = None,
+    device: Device = "auto",
+) -> None:
+    """Score the classes of whole videos from their features, in CUHK's format.
+
+    With --annotations a softmax layer is trained on the subset. With --run class names in prompts
+    are compared with the features, and no label is needed.
+    """
+    from svilm_fast.data.formats.activitynet import read_annotations
+    from svilm_fast.data.formats.cuhk import write_class_scores
+    from svilm_fast.tasks.localization.classify import (
+        SoftmaxClassifier,
+        prompt_scores,
+        prompts,
+        read_class_names,
+    )
+    from svilm_fast.tasks.localization.extract import written_features
+
+    if (run is None) == (annotations is None):
+        raise UserError("give either --run (prompts) or --annotations (a softmax layer)")
+    sequences = list(written_features(features))
+    if not sequences:
+        raise UserError(f"{features}: holds no features; write some with `svilm localize extract`")
+    if annotations is not None:
+        known = read_annotations(annotations, bad_segments="keep")
+        names = read_class_names(classes) if classes else known.classes(subset)
+        trained = SoftmaxClassifier.trained(sequences, known.subset(subset), names)
+        scores = {one.video: trained.scores(one.features) for one in sequences}
+        how = f"softmax layer trained on {subset}"
+    else:
+        if classes is None:
+            raise UserError("--run needs --classes, a file with one class name a line")
+        from svilm_fast.train.ranks.process_group import choose_device
+        from svilm_fast.train.run.clip_encoder import ClipEncoder
+        from svilm_fast.train.run.loaded_run import load_run
+
+        names = read_class_names(classes)
+        assert run is not None
+        loaded = load_run(run, device=choose_device(device, 0), weights=weights)
+        texts = ClipEncoder(loaded).texts(prompts(names))
+        scores = {one.video: prompt_scores(one.features, texts, len(names)) for one in sequences}
+        how = "prompts"
+    write_class_scores(out, names, scores)
+    print(f"wrote {out}: {len(scores)} videos, {len(names)} classes, {how}")
+
+
+def extraction_settings(
+    config: RunConfig, *, stride: int, clip: int, fps: float | None, batch: int
+) -> ExtractionSettings:
+    from svilm_fast.tasks.localization.extract import ExtractionSettings
+
+    return ExtractionSettings(
+        stride=stride,
+        clip=clip,
+        fps=fps,
+        frames=config.video.frames,
+        image_size=config.video.image_size,
+        resize_margin=config.data.resize_margin,
+        batch=batch,
+    )
+
+
+def long_limits(config: RunConfig) -> LimitsConfig:
+    """Long videos may have more frames and take longer than clips."""
+    limits = config.data.limits
+    return limits.model_copy(
+        update={
+            "frames": max(limits.frames, LONG_FRAMES),
+            "decode_s": max(limits.decode_s, LONG_SECONDS),
+        }
+    )

@@ -114,10 +114,19 @@ class SequenceDataset:
         self.missing = [skip.sample for skip in self.report.skipped.values()]
         if max_videos is not None:
             self.videos, paths = self.videos[:max_videos], paths[:max_videos]
+        self._check_width(self.videos[0])
         self.numbers = number
         self.fingerprint = features_fingerprint(paths)
         self.contents = self.fingerprint
         self.keys = np.array([sample_key(video.name) for video in self.videos], dtype=np.int64)
+
+    def _check_width(self, video: AnnotatedVideo) -> None:
+        width = self.folder.read(video.name, video.duration).features.shape[1]
+        if width != self.settings.width:
+            raise ConfigError(
+                f"task.width={self.settings.width}, and the features in {self.folder.path} have "
+                f"{width} numbers a vector: set task.width={width}"
+            )
 
     @property
     def ids(self) -> list[str]:
