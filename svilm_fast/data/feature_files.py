@@ -106,7 +106,7 @@ def read_parquet(path: Path) -> VideoFeatureSequence:
         )
         column = table.column("feature").combine_chunks()
         flat = column.flatten().to_numpy(zero_copy_only=False)
-        features = flat.reshape(table.num_rows, -1).astype(np.float32, copy=False)
+        features = flat.reshape(table.num_rows, -1).astype(np.float32)
         duration = described["duration"]
         sequence = VideoFeatureSequence(str(described["video"]), features, layout, duration)
     except FileNotFoundError:
