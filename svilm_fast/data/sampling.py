@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from random import Random
 
 import numpy as np
 
@@ -127,3 +128,34 @@ def duration_of(timeline: Timeline) -> float:
     if timeline.edges is not None:
         return float(timeline.edges[-1] - timeline.edges[0])
     return timeline.total * timeline.period
+
+
+class DrawnFrames:
+    """A choice for `decode_clip`: frames drawn at random, in any groups; picklable."""
+
+    frames: int
+    seed: int
+
+    def __call__(self, timeline: Timeline) -> np.ndarray:
+        # Not numpy.random: a decoding process cannot import it, because it may open no file.
+        places = Random(self.seed).choices(range(timeline.total), k=self.frames)
+        return np.array(sorted(places), dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class FirstAndLast:
+    """A choice for `decode_clip`: the first frame and the last one."""
+
+    def __call__(self, timeline: Timeline) -> np.ndarray:
+        return np.array([0, timeline.total - 1])
+
+
+@dataclass(frozen=True)
+class WithoutGroups:
+    """The same choice, for which everything is decoded."""
+
+    choice: Callable[[Timeline], np.ndarray]
+    decodes_everything = True
+
+    def __call__(self, timeline: Timeline) -> np.ndarray:
+        return self.choice(timeline)
