@@ -23,6 +23,11 @@ Rows = Iterator[dict[str, Any]]
 FORMATS = {
     "activitynet": "svilm_fast.data.formats.activitynet:read",
     "msrvtt": "svilm_fast.data.formats.msrvtt:read",
+    "qa-alpro-msvd": "svilm_fast.data.formats.qa:read_alpro_msvd",
+    "qa-clipbert": "svilm_fast.data.formats.qa:read_clipbert",
+    "qa-just-ask": "svilm_fast.data.formats.qa:read_just_ask",
+    "qa-original": "svilm_fast.data.formats.qa:read_original",
+    "qa-violet": "svilm_fast.data.formats.qa:read_violet",
     "thumos": "svilm_fast.data.formats.thumos:read",
 }
 
