@@ -219,20 +219,17 @@ def _trained_extraction(
     loaded: LoadedRun, encoder: Any, identity: dict[str, Any], given: dict[str, Any]
 ) -> ExtractionSettings:
     """The extraction of the training's features; options replace what is not known of them."""
-    from svilm_fast.data.feature_files import FeatureFolder
-
-    folder = loaded.config.data.train
-    manifest = FeatureFolder(Path(folder)).manifest() if isinstance(folder, str) else {}
+    manifest: dict[str, Any] = loaded.task.features  # type: ignore[attr-defined]
     known = manifest.get("settings", {})
     values = {name: known.get(name) if value is None else value for name, value in given.items()}
     if values["stride"] is None or values["clip"] is None:
         raise UserError(
-            f"the features of the training ({folder}) are not there to say their --stride, --clip "
-            "and --fps: give these options"
+            f"{loaded.files.root} does not say how its features were extracted (they were no files "
+            "of `svilm localize extract`): give --stride, --clip and --fps"
         )
     if manifest and manifest.get("encoder") != identity:
         raise UserError(
-            f"{folder} was extracted with other weights ({manifest.get('encoder')}) than those of "
+            f"{loaded.files.root} was trained on features of other weights ({manifest.get('encoder')}) than those of "
             f"--encoder ({identity})"
         )
     return extraction_settings(encoder, batch=16, **values)

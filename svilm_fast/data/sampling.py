@@ -130,6 +130,7 @@ def duration_of(timeline: Timeline) -> float:
     return timeline.total * timeline.period
 
 
+@dataclass(frozen=True)
 class DrawnFrames:
     """A choice for `decode_clip`: frames drawn at random, in any groups; picklable."""
 

@@ -12,8 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from svilm_fast.core.errors import ConfigError
+from svilm_fast.core.errors import ConfigError, UserError
 from svilm_fast.core.philox import StepSeeds
+from svilm_fast.data.feature_files import FeatureFolder
 from svilm_fast.data.formats.activitynet import (
     PredictedSegment,
     TemporalAnnotations,
@@ -184,8 +185,28 @@ class Localization(Task):
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        """The labels of the training subset, in the order of the file."""
+        """The labels of the training subset, in the order of the file; of a finished run its own."""
         return self.settings.classes or self.annotations.classes(self.settings.subsets.train)
+
+    @cached_property
+    def features(self) -> dict[str, Any]:
+        """How the training's features were extracted; empty where that is not known."""
+        where = self.config.data.train
+        return FeatureFolder(Path(where)).manifest() if isinstance(where, str) else {}
+
+    def state(self) -> dict[str, Any]:
+        """The classes, and the extraction of the features: a raw video needs both."""
+        return {"classes": list(self.classes), "features": self.features}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over classes and extraction of a run. Raises UserError for a damaged task.json."""
+        classes, features = state.get("classes"), state.get("features")
+        texts = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+        if not texts or not isinstance(features, dict):
+            raise UserError("task.json is damaged: it needs `classes` and `features`")
+        assert isinstance(classes, list)
+        # cached_property: these are now the values.
+        self.__dict__.update(classes=tuple(classes), features=features)
 
     @property
     def labelled(self) -> bool:
