@@ -229,7 +229,7 @@ def _trained_extraction(
         )
     if manifest and manifest.get("encoder") != identity:
         raise UserError(
-            f"{loaded.files.root} was trained on features of other weights ({manifest.get('encoder')}) than those of "
-            f"--encoder ({identity})"
+            f"{loaded.files.root} was trained on features of other weights "
+            f"({manifest.get('encoder')}) than those of --encoder ({identity})"
         )
     return extraction_settings(encoder, batch=16, **values)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import numpy as np
 
+from svilm_fast.evaluation.localization import LocalizationResult
+from svilm_fast.objectives.base import Metric
 from svilm_fast.report.localization import VideoTimeline, draw_timelines
 from svilm_fast.report.page import HeadlineTile, PageContent, Section, picture
 from svilm_fast.report.sections import curves_section
 from svilm_fast.tasks.base import ReportRequest
-from svilm_fast.tasks.localization.predict import ANY
-
-if TYPE_CHECKING:
-    from svilm_fast.evaluation.localization import LocalizationResult
-    from svilm_fast.tasks.localization.task import Evaluated, Localization
+from svilm_fast.tasks.localization.predict import ANY, Evaluated
 
 _TIMELINES = (
     "Annotated segments above, predictions below: the colour is the label, the opacity the score. "
@@ -23,14 +21,14 @@ _TIMELINES = (
 
 
 def page_content(
-    task: Localization, request: ReportRequest, evaluated: Evaluated | None
+    request: ReportRequest, evaluated: Evaluated | None, metrics: Mapping[str, Metric]
 ) -> PageContent:
-    """Sections and tiles; evaluated: None without a split."""
+    """Sections and tiles; evaluated: None without a split. metrics: of the training."""
     sections, tiles = [], []
     if evaluated is not None and request.split is not None:
         sections += [
             result_section(evaluated.result, request.split),
-            timeline_section(task, request.split, evaluated, request.clips),
+            timeline_section(evaluated, request.clips),
         ]
         means = evaluated.result.map_by_threshold
         middle = 0.5
@@ -39,7 +37,7 @@ def page_content(
             HeadlineTile(f"{means[middle]:.1f} %", f"mAP at IoU {middle:g}"),
         ]
     if request.series:
-        sections.append(curves_section(request.series, task.metrics()))
+        sections.append(curves_section(request.series, metrics))
     parameters = sum(parameter.numel() for parameter in request.model.parameters())
     return PageContent(sections, tiles, parameters)
 
@@ -58,16 +56,16 @@ def result_section(result: LocalizationResult, split: str) -> Section:
     return Section("Localization", text, table=rows, notes=notes)
 
 
-def timeline_section(task: Localization, split: str, evaluated: Evaluated, count: int) -> Section:
+def timeline_section(evaluated: Evaluated, count: int) -> Section:
     """Timelines of the first videos that have annotations."""
-    subset = task.annotations.subset(getattr(task.settings.subsets, split))
+    subset = evaluated.annotated
     names = [name for name in evaluated.predictions if subset[name].segments][:count]
     rows = []
     for name in names:
         segments = subset[name].segments
         predicted = evaluated.predictions[name]
         ends = [s.end for s in segments] + [s.end for s in predicted]
-        annotated = [s if task.labelled else s._replace(label=ANY) for s in segments]
+        annotated = [s if evaluated.labelled else s._replace(label=ANY) for s in segments]
         length = subset[name].duration or max(ends)
         rows.append(VideoTimeline(name, length, annotated, predicted))
     section = Section("Timelines", _TIMELINES)

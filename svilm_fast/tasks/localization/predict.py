@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from svilm_fast.core.errors import UserError
-from svilm_fast.data.formats.activitynet import PredictedSegment, known_video
+from svilm_fast.data.formats.activitynet import AnnotatedVideo, PredictedSegment, known_video
 from svilm_fast.data.formats.cuhk import VideoClassScores
 from svilm_fast.evaluation.class_fusion import fuse_classes
 from svilm_fast.evaluation.embed import evaluation_mode
+from svilm_fast.evaluation.localization import LocalizationResult
 from svilm_fast.evaluation.soft_nms import thinned_out
 from svilm_fast.tasks.localization.sequences import SequenceBatch
 from svilm_fast.tasks.localization.settings import LocalizationSettings
 
 ANY = "action"  # label of a proposal without a classifier
+Videos = dict[str, list[PredictedSegment]]
+
+
+class Evaluated(NamedTuple):
+    """Predictions of every video that has features, and their result.
+
+    annotated: the videos of the subset. labelled: whether predictions have their labels.
+    """
+
+    predictions: Videos
+    result: LocalizationResult
+    annotated: Mapping[str, AnnotatedVideo]
+    labelled: bool
 
 
 def check_classes(scores: VideoClassScores, annotated: Sequence[str]) -> None:

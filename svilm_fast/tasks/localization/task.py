@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.distributed as dist
@@ -16,7 +16,6 @@ from svilm_fast.core.errors import ConfigError, UserError
 from svilm_fast.core.philox import StepSeeds
 from svilm_fast.data.feature_files import FeatureFolder
 from svilm_fast.data.formats.activitynet import (
-    PredictedSegment,
     TemporalAnnotations,
     file_sha256,
     read_annotations,
@@ -38,14 +37,18 @@ from svilm_fast.tasks.clips import check_split
 from svilm_fast.tasks.localization.actionformer import ActionFormerHead
 from svilm_fast.tasks.localization.gtad import GtadHead
 from svilm_fast.tasks.localization.heads import HeadLosses, LocalizationHead, LocalizationInputs
-from svilm_fast.tasks.localization.predict import ANY, check_classes, predicted_segments
+from svilm_fast.tasks.localization.predict import (
+    ANY,
+    Evaluated,
+    Videos,
+    check_classes,
+    predicted_segments,
+)
 from svilm_fast.tasks.localization.sequences import SequenceBatch, SequenceDataset
 from svilm_fast.tasks.localization.settings import LocalizationSettings
 
 if TYPE_CHECKING:
     from svilm_fast.report.page import PageContent
-
-Videos = dict[str, list[PredictedSegment]]
 
 
 class Localizer(nn.Module):
@@ -62,13 +65,6 @@ class Localizer(nn.Module):
     def forward(self, inputs: LocalizationInputs) -> HeadLosses:
         """The loss of a rank's batch."""
         return self.head.losses(inputs)
-
-
-class Evaluated(NamedTuple):
-    """Predictions of every video that has features, and their result."""
-
-    predictions: Videos
-    result: LocalizationResult
 
 
 @dataclass(frozen=True)
@@ -161,7 +157,7 @@ class LocalizationEvaluator:
             },
             name=self.name,
         )
-        return Evaluated(predictions, result)
+        return Evaluated(predictions, result, subset, task.labelled)
 
 
 class Localization(Task):
@@ -185,7 +181,7 @@ class Localization(Task):
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        """The labels of the training subset, in the order of the file; of a finished run its own."""
+        """The labels of the training subset, in the order of the file; or those of the run."""
         return self.settings.classes or self.annotations.classes(self.settings.subsets.train)
 
     @cached_property
@@ -299,4 +295,4 @@ class Localization(Task):
             (evaluator,) = self.evaluators(request.tokenizer, request.split, request.max_clips)
             how = EvaluationRequest(request.device, progress=request.progress)
             evaluated = evaluator.evaluate(request.model, how)
-        return page_content(self, request, evaluated)
+        return page_content(request, evaluated, self.metrics())
