@@ -32,12 +32,12 @@ class VideoTimeline:
 
 
 def shown_predictions(predicted: Sequence[PredictedSegment], count: int) -> list[PredictedSegment]:
-    """The `count` best predictions that do not overlap a better one by half of the shorter."""
+    """The `count` best predictions that do not overlap a better one by a tenth of the shorter."""
     chosen: list[PredictedSegment] = []
     for one in sorted(predicted, key=lambda segment: -segment.score):
         overlaps = any(
             min(one.end, other.end) - max(one.start, other.start)
-            > 0.5 * min(one.end - one.start, other.end - other.start)
+            > 0.1 * min(one.end - one.start, other.end - other.start)
             for other in chosen
         )
         if not overlaps:

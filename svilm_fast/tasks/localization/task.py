@@ -32,7 +32,14 @@ from svilm_fast.evaluation.localization import (
     localization_map,
 )
 from svilm_fast.objectives.base import Metric
-from svilm_fast.tasks.base import EvaluationRequest, RankPlace, ReportRequest, Task, When
+from svilm_fast.tasks.base import (
+    EvaluationRequest,
+    InitialWeights,
+    RankPlace,
+    ReportRequest,
+    Task,
+    When,
+)
 from svilm_fast.tasks.clips import check_split
 from svilm_fast.tasks.localization.actionformer import ActionFormerHead
 from svilm_fast.tasks.localization.gtad import GtadHead
@@ -285,6 +292,26 @@ class Localization(Task):
             "gtad": ("boundary", "regression", "classification"),
         }[self.settings.head]
         return {name: Metric(name, panel, name) for name in names}
+
+    def initial_weights(self) -> InitialWeights:
+        """A head that is trained further; the encoder of the features is no part of the model."""
+        return InitialWeights(may_be_new=("head.*",), may_be_missing=("*",))
+
+    def facts(self) -> dict[str, str]:
+        """The settings that decide what the figures mean."""
+        labels = {
+            "head": "head",
+            "labels": "labels",
+            "length": "steps of a video",
+            "resize": "resized to them",
+            "thresholds": "IoU thresholds",
+            "dedupe": "duplicate rule",
+        }
+        inner = {"gtad": ("width", "hidden"), "actionformer": ("width", "levels", "window")}
+        name = self.settings.head
+        return {f"task.{key}": label for key, label in labels.items()} | {
+            f"task.{name}.{key}": f"{key} of the head" for key in inner[name]
+        }
 
     def report(self, request: ReportRequest) -> PageContent:
         """Figures, timelines of some videos, curves."""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from svilm_fast.cli import app
 from svilm_fast.core.errors import UserError
 from svilm_fast.data.formats.activitynet import read_annotations
 from svilm_fast.tasks.localization.classify import (
@@ -15,6 +16,7 @@ from svilm_fast.tasks.localization.classify import (
     read_class_names,
 )
 from svilm_fast.tasks.localization.extract import written_features
+from svilm_fast.train.run_app import run_app
 
 
 def test_class_names(tmp_path):
@@ -63,3 +65,22 @@ def test_the_softmax_layer_learns_and_repeats_itself(feature_world):
     assert right >= 5
     with pytest.raises(UserError, match="no video with features and annotations"):
         SoftmaxClassifier.trained(sequences, {}, classes)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("classify", "--features", "x", "--out", "y"), "give either --run (prompts) or"),
+        (("extract", "missing", "--run", "r", "--out", "o"), "there is no such video or folder"),
+        (
+            ("evaluate", "missing.json", "--annotations", "missing.json"),
+            "'missing.json' does not exist",
+        ),
+        (("predict", "--run", "missing", "--out", "o"), "is not a run directory"),
+        (("video", "missing.mp4", "--run", "r", "--encoder", "e"), "there is no such file"),
+    ],
+)
+def test_errors_of_the_commands(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run_app(app, ("localize", *arguments)) == 2
+    assert message in capsys.readouterr().err
