@@ -148,7 +148,9 @@ def video(
     out: Annotated[Path | None, typer.Option(help="timeline [default: NAME-timeline.png]")] = None,
     stride: Annotated[int | None, typer.Option(min=1, help="as in the training's features")] = None,
     clip: Annotated[int | None, typer.Option(min=1, help="as in the training's features")] = None,
-    fps: Annotated[float | None, typer.Option(help="as in the training's features")] = None,
+    fps: Annotated[
+        float | None, typer.Option(min=0.001, help="as in the training's features")
+    ] = None,
     top: Annotated[int, typer.Option(min=1, help="segments that are printed and drawn")] = 10,
     weights: WeightsKind = None,
     device: Device = "auto",

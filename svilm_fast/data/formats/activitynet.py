@@ -27,6 +27,8 @@ from svilm_fast.data.formats.common import (
 from svilm_fast.data.formats.common import field as required
 
 BadSegments = Literal["error", "keep", "drop"]
+_NUMBERS = (int, float)
+_LARGE = 1e12  # seconds
 _ROUNDING_S = 0.1  # durations and segments of the public files are rounded
 
 
@@ -114,13 +116,15 @@ def read_annotations(
         duration = number_field(record, "duration", where) if "duration" in record else None
         found = []
         for number, entry in enumerate(required(record, "annotations", list, where)):
-            label = f"{where}.annotations[{number}]"
-            segment = _segment(checked(entry, dict, label), label)
+            segment = _plain_segment(entry)
+            label = f"{where}.annotations[{number}]" if segment is None else ""
+            if segment is None:
+                segment = _segment(checked(entry, dict, label), label)
             wrong = _fault(segment, duration)
             if wrong and bad_segments == "error":
                 raise ListFormatError(
-                    f"{label}, field 'segment': {wrong}; correct it, or use --bad-segments keep "
-                    "or drop"
+                    f"{where}.annotations[{number}], field 'segment': {wrong}; "
+                    "correct it, or use --bad-segments keep or drop"
                 )
             if wrong:
                 notes[f"segments that are wrong, {bad_segments}"] += 1
@@ -144,6 +148,20 @@ def _pair(record: dict[str, Any], label: str) -> tuple[float, float]:
 
 def _segment(record: dict[str, Any], label: str) -> AnnotatedSegment:
     return AnnotatedSegment(*_pair(record, label), required(record, "label", str, label))
+
+
+def _plain_segment(entry: Any) -> AnnotatedSegment | None:
+    """An entry without anything unusual, read fast; None: look at it closely."""
+    try:
+        (start, end), label = entry["segment"], entry["label"]
+    except (TypeError, KeyError, ValueError):
+        return None
+    numbers = type(start) in _NUMBERS and type(end) in _NUMBERS
+    if not numbers or type(label) is not str or not label.strip():
+        return None
+    if not -_LARGE < start < _LARGE or not -_LARGE < end < _LARGE:
+        return None
+    return AnnotatedSegment(float(start), float(end), label)
 
 
 def _fault(segment: AnnotatedSegment, duration: float | None) -> str | None:
