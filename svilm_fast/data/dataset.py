@@ -153,6 +153,11 @@ class ClipDataset:
         """Changes when samples, captions or their order change."""
         return self.table.fingerprint
 
+    @property
+    def contents(self) -> Any:
+        """Changes when videos are replaced under their names."""
+        return self.table.contents
+
     def shard_samples(self) -> np.ndarray:
         """Samples of each shard, int64 [shards], in the order of the samples."""
         return self.table.shard_samples()

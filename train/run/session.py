@@ -19,7 +19,6 @@ from svilm_fast.core.errors import CheckpointError, UserError
 from svilm_fast.core.terminal import print
 from svilm_fast.core.text import counted
 from svilm_fast.data.loader import ClipLoader, build_loader
-from svilm_fast.data.samples import open_split
 from svilm_fast.data.tokenizer import Tokenizer
 from svilm_fast.tasks.base import EvaluationRequest, Evaluator, Task, task_of
 from svilm_fast.tasks.settings import DEFAULT_TASK
@@ -150,8 +149,7 @@ def _train_in_folder(
     seed_everything(
         config.run.seed, deterministic=config.run.deterministic, threads=config.run.threads
     )
-    wants_nouns = config.objectives.reads().nouns
-    train_table = open_split(config.data, "train", nouns=wants_nouns)
+    train_table = task.samples("train")
     source = start.init_from or start.weights_from
     tokenizer = run_folder.shared_tokenizer(
         files, config, train_table, ranks, fresh=start.fresh, source=source

@@ -24,6 +24,7 @@ FORMATS = {
     "activitynet-captions": "svilm_fast.data.formats.activitynet_captions:read",
     "didemo": "svilm_fast.data.formats.didemo:read",
     "lsmdc": "svilm_fast.data.formats.lsmdc:read",
+    "activitynet": "svilm_fast.data.formats.activitynet:read",
     "msrvtt": "svilm_fast.data.formats.msrvtt:read",
     "msvd": "svilm_fast.data.formats.msvd:read",
     "vatex": "svilm_fast.data.formats.vatex:read",
@@ -32,6 +33,7 @@ FORMATS = {
     "qa-just-ask": "svilm_fast.data.formats.qa:read_just_ask",
     "qa-original": "svilm_fast.data.formats.qa:read_original",
     "qa-violet": "svilm_fast.data.formats.qa:read_violet",
+    "thumos": "svilm_fast.data.formats.thumos:read",
 }
 
 
