@@ -74,8 +74,28 @@ class TextEncoder(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.lock is not True):
             return self._embedded(sequences)
 
+    def states(self, item: TextSequences) -> Tensor:
+        """Return the normalised states of all tokens after the last layer, [n, S, C].
+
+        Those of padding have no meaning. Raises ValueError as `forward` does.
+        """
+        self._check(item)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.lock is not True):
+            states = self._layers([item], [_with_first_token(item.mask)])
+            return self.norm(states).unflatten(0, tuple(item.tokens.shape))
+
     def _embedded(self, sequences: Sequence[TextSequences]) -> list[Tensor]:
         masks = [_with_first_token(item.mask) for item in sequences]
+        parts = self._pooled(self._layers(sequences, masks), masks)
+        embedded = project(self.projection, torch.cat(parts))
+        split = embedded.split([len(part) for part in parts])
+        return [
+            at_least_fp32(part) if item.nouns and not self.config.unit_nouns else unit_norm(part)
+            for part, item in zip(split, sequences, strict=True)
+        ]
+
+    def _layers(self, sequences: Sequence[TextSequences], masks: list[Tensor]) -> Tensor:
+        """Return the states of all sequences after the last layer, flat: [sum of n * S, C]."""
         states = torch.cat([self.embedding(item.tokens).flatten(0, 1) for item in sequences])
         positions = [torch.arange(mask.shape[1], device=mask.device) for mask in masks]
         paddings = [KeyPadding(mask) for mask in masks]
@@ -97,13 +117,7 @@ class TextEncoder(nn.Module):
                 )
             )
             states = checkpointing.run(block, states, spans, recompute=recompute)
-        parts = self._pooled(states, masks)
-        embedded = project(self.projection, torch.cat(parts))
-        split = embedded.split([len(part) for part in parts])
-        return [
-            at_least_fp32(part) if item.nouns and not self.config.unit_nouns else unit_norm(part)
-            for part, item in zip(split, sequences, strict=True)
-        ]
+        return states
 
     def _pooled(self, states: Tensor, masks: list[Tensor]) -> list[Tensor]:
         parts = []

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 # Built-in tasks: name, and the module and class that are imported on use.
 TASKS = {
     DEFAULT_TASK: "svilm_fast.tasks.pretrain.task:Pretraining",
+    "qa": "svilm_fast.tasks.qa.task:QuestionAnswering",
 }
 
 
@@ -240,6 +241,17 @@ class Task(Protocol):
     def initial_weights(self) -> InitialWeights:
         """Return what may differ when weights are loaded; the default: nothing."""
         return InitialWeights()
+
+    def state(self) -> dict[str, Any]:
+        """Return what a finished run needs besides settings and weights, as plain JSON values.
+
+        A run asks for it after `dataset("train", ...)`, keeps it as task.json, and refuses to
+        resume if it has changed. The default: nothing.
+        """
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over the state of a run that is opened for use; called before `model`."""
 
     def flops(self) -> StepFlops | None:
         """Return the FLOPs of a step over the global batch; None: not counted."""

@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from svilm_fast.core.errors import ConfigError, UserError
 from svilm_fast.core.files import write_atomically, write_json
@@ -51,6 +53,7 @@ def fixed_names(files: RunFiles) -> list[Path]:
         files.metrics,
         files.tracking,
         files.tokenizer,
+        files.task,
         files.checkpoints / LATEST,
         *(files.checkpoints / name for name in DEEPSPEED_SCRIPTS),
         files.third_party,
@@ -120,9 +123,17 @@ def clear(files: RunFiles) -> None:
 
 
 def open_folder(
-    files: RunFiles, config: RunConfig, tokenizer: Tokenizer, ranks: Ranks, *, fresh: bool
+    files: RunFiles,
+    config: RunConfig,
+    tokenizer: Tokenizer,
+    ranks: Ranks,
+    *,
+    fresh: bool,
+    state: Mapping[str, Any] | None = None,
 ) -> None:
     """Clear the folder for a fresh run, then record what the run depends on.
+
+    state: of the task.
 
     Call it on every rank, after everything that can fail at the start, so that a wrong setting does
     not cost an earlier run its files.
@@ -146,6 +157,8 @@ def open_folder(
         record(files, config, ranks)
         if not files.tokenizer.is_file():
             tokenizer.save(files.tokenizer)
+        if state:
+            write_json(files.task, dict(state))
         if files.third_party in names:
             write_third_party(files.third_party)
 

@@ -32,7 +32,7 @@ from svilm_fast.train.checkpoint.portable import (
     save_portable,
 )
 from svilm_fast.train.checkpoint.portable_files import drafts_of
-from svilm_fast.train.checkpoint.resume import check_resume, check_same_task
+from svilm_fast.train.checkpoint.resume import check_resume, check_same_state, check_same_task
 from svilm_fast.train.checkpoint.store import load_checkpoint
 from svilm_fast.train.config.deepspeed import local_batch_of
 from svilm_fast.train.config.run_files import RunFiles
@@ -157,6 +157,8 @@ def _train_in_folder(
         files, config, train_table, ranks, fresh=start.fresh, source=source
     )
     dataset = task.dataset("train", tokenizer, train=True, table=train_table)
+    if not start.fresh:
+        ranks.from_first(lambda: check_same_state(files, task.state()))
     held_out = _open_evaluators(task, config, tokenizer, ranks)
     if ranks.is_first:
         _warn_of_untrained_locks(config, start)
@@ -190,7 +192,9 @@ def _train_in_folder(
         # No rank can refuse to start from here on, so the folder may be changed.
         ranks.barrier()
         lock.keep()
-        run_folder.open_folder(files, config, tokenizer, ranks, fresh=start.fresh)
+        run_folder.open_folder(
+            files, config, tokenizer, ranks, fresh=start.fresh, state=task.state()
+        )
         evaluators = [_in_the_run(evaluator, files) for evaluator in held_out]
         return _loop(task, config, engine, loader, files, start_step, evaluators)
 

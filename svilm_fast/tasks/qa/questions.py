@@ -1,0 +1,70 @@
+"""The questions of a sample, and those that a training step asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from svilm_fast.core.philox import uniform
+from svilm_fast.data.errors import AnnotationError
+from svilm_fast.data.samples import SampleTable
+from svilm_fast.evaluation.answers import normalised
+
+NO_TYPE = "other"
+
+
+class Question(NamedTuple):
+    """A question about a video; `answer` as it is compared (`normalised`)."""
+
+    text: str
+    answer: str
+    type: str
+
+
+def questions_of(record: Mapping[str, Any], sample: str) -> list[Question]:
+    """Return the questions in a sample's JSON: `questions: [{question, answer, type}]`.
+
+    `type` may be absent. Raises AnnotationError that names the sample and the field.
+    """
+    listed = record.get("questions")
+    if listed is None:
+        return []
+    if not isinstance(listed, list):
+        raise AnnotationError(f"{sample}: questions: expected a list of objects")
+    found = []
+    for place, each in enumerate(listed):
+        where = f"{sample}: questions[{place}]"
+        if not isinstance(each, Mapping):
+            raise AnnotationError(f"{where}: expected an object with question, answer and type")
+        for name in ("question", "answer"):
+            if not isinstance(each.get(name), str) or not each[name].strip():
+                raise AnnotationError(f"{where}.{name}: expected a text, found {each.get(name)!r}")
+        kind = each.get("type") or NO_TYPE
+        if not isinstance(kind, str):
+            raise AnnotationError(f"{where}.type: expected a text, found {kind!r}")
+        found.append(Question(each["question"].strip(), normalised(each["answer"]), kind))
+    return found
+
+
+def questions_in(table: SampleTable) -> Iterator[tuple[int, list[Question]]]:
+    """Yield every place of a table with its sample's questions."""
+    for place in range(len(table)):
+        yield place, questions_of(table.read_metadata(place), table.id(place))
+
+
+def drawn(counts: Sequence[int], seeds: Tensor, wanted: int) -> list[list[int]]:
+    """Return which questions each of b clips is asked, `wanted` of them.
+
+    counts: questions of each clip, at least 1. seeds: int64 [b]. The questions of a clip are put
+    into random order; a clip with fewer than `wanted` is asked some of them again.
+    """
+    numbers = uniform(seeds, torch.arange(max(counts), device=seeds.device)).cpu().numpy()
+    chosen = []
+    for count, row in zip(counts, numbers, strict=True):
+        order = np.argsort(row[:count], kind="stable").tolist()
+        chosen.append([order[place % count] for place in range(wanted)])
+    return chosen
