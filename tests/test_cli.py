@@ -111,7 +111,7 @@ def test_retrieval_takes_a_list_of_videos(finished: Path, tmp_path: Path, capsys
     assert json.loads((finished / "evaluation" / "listed.json").read_text())["videos"] == 3
     assert call("evaluate", "retrieval", *arguments) == 0
     of_list = json.loads((finished / "evaluation" / "list_list.json").read_text())
-    assert of_list["protocol"] == "list list.csv"
+    assert of_list["protocol"]["title"] == "list list.csv"
     assert call("evaluate", "retrieval", *arguments, "--protocol", "msrvtt-1ka") == 2
     assert "1,000" in capsys.readouterr().err
 

@@ -238,6 +238,12 @@ class ClipDataset:
             (CAPTION_NOTE,) * captions_cut + (PROMPT_NOTE,) * sum(cut for *_, cut in prompts),
         )
 
+    def prompt_tokens(self, nouns: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Tokens int32 [n, S] and mask bool [n, S] of nouns in the first prompt."""
+        prompts = [self._prompt(noun, 0) for noun in nouns]
+        tokens = torch.stack([tokens for tokens, _, _ in prompts])
+        return tokens, torch.stack([mask for _, mask, _ in prompts])
+
     def _caption(self, rows: Sequence[int], draw: Draw | None) -> int:
         """Which of a sample's captions is shown: the first, or one drawn by their weights."""
         choice = 0.0 if draw is None else float(draw.augment[-1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from svilm_fast.core.text import counted
 from svilm_fast.data.errors import ListFormatError
@@ -23,8 +23,10 @@ def split_lines(text: str) -> list[str]:
 
 def read_table(
     path: str, text: str, delimiter: str, known: Iterable[str]
-) -> tuple[list[str], list[tuple[int, list[str]]]]:
+) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
     """The header's column names, and (line number, cells) of every row, as many as the header has.
+
+    The rows are read as they are asked for, and so are their errors raised.
 
     The delimiter is `delimiter`, or the first of `, ; tab |` that makes one of the `known` column
     names appear in the header. A field in quotes may hold delimiters, doubled quotes and, in CSV,
@@ -39,26 +41,33 @@ def read_table(
     if first is None:
         raise ListFormatError(f"{path}: no rows")
     delimiter, header = _header(path, lines[first], first + 1, delimiter, set(known))
+    return header[: _named(header)], _rows(path, lines, first, delimiter, header)
+
+
+def _rows(
+    path: str, lines: list[str], first: int, delimiter: str, header: list[str]
+) -> Iterator[tuple[int, list[str]]]:
+    """The rows after the header, which is at index `first`."""
     named, width = _named(header), len(header)
-    rows = []
     number = first + 1
     while number < len(lines):
         line = lines[number]
-        if '"' not in line and line.count(delimiter) == width - 1 and line.strip():
-            cells, used = line.split(delimiter), 1  # the same as below, without a parser
-        elif line.strip():
-            cells, used = _row(path, lines, number, delimiter, width)
-        else:
-            number += 1
+        number += 1
+        if '"' not in line:  # what the parser of CSV would give, without it
+            cells = line.split(delimiter)
+            if len(cells) == width == named and line.strip():
+                yield number, cells
+                continue
+        if not line.strip():
             continue
-        if len(cells) > named and any(cell.strip() for cell in cells[named:]):
+        cells, used = _row(path, lines, number - 1, delimiter, width)
+        if any(cell.strip() for cell in cells[named:]):
             raise ListFormatError(
-                f"{path}, line {number + 1}: a cell stands in a column without a name: name it "
+                f"{path}, line {number}: a cell stands in a column without a name: name it "
                 f"in line {first + 1}, or empty the cell"
             )
-        rows.append((number + 1, cells[:named]))
-        number += used
-    return header[:named], rows
+        yield number, cells[:named]
+        number += used - 1
 
 
 def _header(

@@ -10,7 +10,7 @@ from svilm_fast.evaluation import protocols
 
 
 def test_a_list_of_another_size_is_refused(make_dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = dataclasses.replace(protocols.PROTOCOLS["msrvtt-1ka"], videos=9, captions=9)
+    small = dataclasses.replace(protocols.PROTOCOLS["msrvtt-1ka"], videos=(9,))
     dataset = make_dataset()
     with pytest.raises(ValueError, match="has 1,000 videos with 1,000 captions, the list has 9"):
         protocols.check_protocol("msrvtt-1ka", dataset)

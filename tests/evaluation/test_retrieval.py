@@ -120,7 +120,8 @@ def test_the_table_and_the_files_say_the_same(tmp_path: Path) -> None:
     result = rank_embeddings(fake_embeddings(), protocol="toy", missing={"gone": "cut short"})
     result.write(tmp_path / "evaluation")
     written = json.loads((tmp_path / "evaluation" / "retrieval.json").read_text())
-    assert written["protocol"] == "toy"
+    assert written["protocol"]["title"] == "toy"
+    assert (written["protocol"]["videos"], written["protocol"]["listed_videos"]) == (20, 21)
     assert written["videos"] == written["captions"] == written["distinct_captions"] == 20
     assert written["text_to_video"]["recall"]["R@1"] == result.text_to_video.recall[1]
     assert written["colour_set_baseline"]["recall"]["1"] == pytest.approx(10.0)

@@ -21,7 +21,12 @@ Rows = Iterator[dict[str, Any]]
 
 # Name, and the module and function that are imported on use.
 FORMATS = {
+    "activitynet-captions": "svilm_fast.data.formats.activitynet_captions:read",
+    "didemo": "svilm_fast.data.formats.didemo:read",
+    "lsmdc": "svilm_fast.data.formats.lsmdc:read",
     "msrvtt": "svilm_fast.data.formats.msrvtt:read",
+    "msvd": "svilm_fast.data.formats.msvd:read",
+    "vatex": "svilm_fast.data.formats.vatex:read",
 }
 
 
