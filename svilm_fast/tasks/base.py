@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 # Built-in tasks: name, and the module and class that are imported on use.
 TASKS = {
     DEFAULT_TASK: "svilm_fast.tasks.pretrain.task:Pretraining",
+    "action": "svilm_fast.tasks.action.task:ActionRecognition",
     "qa": "svilm_fast.tasks.qa.task:QuestionAnswering",
 }
 
