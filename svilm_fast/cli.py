@@ -183,6 +183,14 @@ add_command(
 )
 add_command(
     evaluate_app,
+    "action",
+    "svilm_fast.commands.evaluate_action:action",
+    "Recognise actions without training, by prompts with the names of the classes.",
+    "svilm evaluate action --run runs/demo --label-field action",
+    "svilm evaluate action --run runs/demo --list ucf101-test1.jsonl --videos clips",
+)
+add_command(
+    evaluate_app,
     "task",
     "svilm_fast.commands.evaluate_task:evaluate_task",
     "Measure a run with the evaluators of its task; print and write every figure.",

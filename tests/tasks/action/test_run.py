@@ -77,8 +77,8 @@ def test_a_pretrained_run_is_tuned_stopped_and_resumed(
     resumed = weights(tmp_path / "halved")
     assert all(torch.equal(after[name], resumed[name]) for name in after)
 
+    changed = load_config("tasks/action", [*halved, "task.label_field=background"])
     with pytest.raises(CheckpointError, match=r"the task's state differs .*task\.json"):
-        changed = load_config("tasks/action", [*halved, "task.label_field=background"])
         train_as_rank(changed, Start(resume=True), ranks)
 
 
