@@ -197,6 +197,21 @@ add_command(
     "svilm evaluate task --run runs/demo --split val",
 )
 
+probe_app = _group(
+    "probe",
+    "Fit classifiers on the frozen features of a finished run.",
+    "svilm probe action --run runs/demo --label-field action",
+)
+add_command(
+    probe_app,
+    "action",
+    "svilm_fast.commands.probe:action",
+    "Fit linear and attentive probes on the frozen video tower, by published protocols.",
+    "svilm probe action --run runs/demo --label-field action",
+    "svilm probe action --run runs/demo --protocol mmv --train-list ucf101-train1.jsonl "
+    "--test-list ucf101-test1.jsonl --videos clips --features features",
+)
+
 add_command(
     app,
     "embed",
