@@ -52,7 +52,7 @@ RECIPES = {
         passes=10,
         windows=10,
         fit=lambda x, y, n, c: linear_svm(x, y, n, c=c, standardise=True),
-        classifier="scikit-learn LinearSVC, features standardised by the training mean and deviation",
+        classifier="scikit-learn LinearSVC, features standardised by training mean and deviation",
         published="MMV, eval_ucf101.py: windows of 32 frames at stride 2, 224 pixels, C = 0.001",
         c=0.001,
     ),

@@ -250,4 +250,4 @@ def test_a_small_world_is_learned(tmp_path: Path, ranks) -> None:
     loaded = load_run(tmp_path / "run")
     (evaluator,) = loaded.task.evaluators(loaded.tokenizer, "val", None)
     scores = evaluator.run(loaded.model, CPU).scores
-    assert scores.top1 > 50
+    assert scores.top1 > 30  # of seven backgrounds
