@@ -34,7 +34,7 @@ class Spread(StrEnum):
 
 def field_of(loaded: LoadedRun, given: str | None) -> str:
     """Return the field with the class of a sample: given, or that of the run, or `label`."""
-    return given or getattr(loaded.config.task, "label_field", "label")
+    return given or str(getattr(loaded.config.task, "label_field", "label"))
 
 
 def views_of(clips: int, crops: int, spread: str) -> Views:

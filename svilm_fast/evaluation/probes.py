@@ -6,6 +6,7 @@ deepmind-research, mmv) and eval_hmdb.py of MIL-NCE (github.com/antoine77340/MIL
 
 from __future__ import annotations
 
+import importlib
 import math
 import warnings
 from collections.abc import Callable
@@ -80,7 +81,6 @@ def attentive(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         probe = AttentiveProbe(tokens.shape[-1], classes, heads)
-    # Over rows: an entry of all training tokens is one example of the statistics.
     mean, scale = _moments(tokens.reshape(-1, tokens.shape[-1]))
     inputs = torch.from_numpy(((tokens - mean) / scale).astype(np.float32))
     targets = torch.from_numpy(labels)
@@ -165,8 +165,6 @@ def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _module(name: str) -> Any:
     try:
-        import importlib
-
         return importlib.import_module(f"sklearn.{name}")
     except ModuleNotFoundError:
         raise UserError(

@@ -76,10 +76,11 @@ class ClassNames:
     def restored(cls, state: Mapping[str, Any]) -> ClassNames:
         """Check the classes that a run has kept. Raises UserError."""
         names = state.get("classes")
-        valid = isinstance(names, list) and all(isinstance(each, str) for each in names)
-        if not valid or len(names) < 2 or len(set(names)) < len(names):
+        texts = names if isinstance(names, list) else []
+        texts = [each for each in texts if isinstance(each, str)]
+        if texts != names or len(texts) < 2 or len(set(texts)) < len(texts):
             raise UserError("task.json is damaged: `classes` is not a list of different texts")
-        classes = cls(tuple(names))
+        classes = cls(tuple(texts))
         if state.get("classes_sha256") != classes.sha256:
             raise UserError("task.json is damaged: classes_sha256 is not that of its classes")
         return classes

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
@@ -14,10 +12,7 @@ from svilm_fast.report.page import HeadlineTile, PageContent, Section, picture
 from svilm_fast.report.sections import curves_section
 from svilm_fast.report.theme import Theme
 from svilm_fast.tasks.action.result import RecognitionResult
-from svilm_fast.tasks.base import EvaluationRequest, ReportRequest
-
-if TYPE_CHECKING:
-    from svilm_fast.tasks.action.task import ActionRecognition
+from svilm_fast.tasks.base import EvaluationRequest, ReportRequest, Task
 
 MOST_CLASSES = 40  # that a confusion picture shows
 MOST_NUMBERS = 20  # classes up to which its cells have numbers
@@ -30,7 +25,7 @@ TEXT = (
 )
 
 
-def action_page(task: ActionRecognition, request: ReportRequest) -> PageContent:
+def action_page(task: Task, request: ReportRequest) -> PageContent:
     """Evaluate the split and return the sections; without a split only the curves."""
     sections: list[Section] = []
     tiles: list[HeadlineTile] = []
@@ -38,6 +33,7 @@ def action_page(task: ActionRecognition, request: ReportRequest) -> PageContent:
         (evaluator,) = task.evaluators(request.tokenizer, request.split, request.max_clips)
         how = EvaluationRequest(request.device, progress=request.progress)
         result = evaluator.run(request.model, how)
+        assert isinstance(result, RecognitionResult)
         sections += recognition_sections(result)
         found = result.scores
         tiles = [
