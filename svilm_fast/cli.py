@@ -198,10 +198,33 @@ add_command(
 )
 add_command(
     evaluate_app,
+    "action",
+    "svilm_fast.commands.evaluate_action:action",
+    "Recognise actions without training, by prompts with the names of the classes.",
+    "svilm evaluate action --run runs/demo --label-field action",
+    "svilm evaluate action --run runs/demo --list ucf101-test1.jsonl --videos clips",
+)
+add_command(
+    evaluate_app,
     "task",
     "svilm_fast.commands.evaluate_task:evaluate_task",
     "Measure a run with the evaluators of its task; print and write every figure.",
     "svilm evaluate task --run runs/demo --split val",
+)
+
+probe_app = _group(
+    "probe",
+    "Fit classifiers on the frozen features of a finished run.",
+    "svilm probe action --run runs/demo --label-field action",
+)
+add_command(
+    probe_app,
+    "action",
+    "svilm_fast.commands.probe:action",
+    "Fit linear and attentive probes on the frozen video tower, by published protocols.",
+    "svilm probe action --run runs/demo --label-field action",
+    "svilm probe action --run runs/demo --protocol mmv --train-list ucf101-train1.jsonl "
+    "--test-list ucf101-test1.jsonl --videos clips --features features",
 )
 
 add_command(

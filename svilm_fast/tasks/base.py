@@ -37,6 +37,7 @@ TASKS = {
     DEFAULT_TASK: "svilm_fast.tasks.pretrain.task:Pretraining",
     "retrieval": "svilm_fast.tasks.retrieval.task:Retrieval",
     "localization": "svilm_fast.tasks.localization.task:Localization",
+    "action": "svilm_fast.tasks.action.task:ActionRecognition",
     "qa": "svilm_fast.tasks.qa.task:QuestionAnswering",
 }
 
