@@ -164,6 +164,15 @@ add_command(
     "svilm embed shards/test --run runs/demo --out embeddings/test",
 )
 
+add_command(
+    app,
+    "export",
+    "svilm_fast.commands.export:export",
+    "Export a run's model as a folder: weights, settings, tokenizer and model card.",
+    "svilm export --run runs/demo --out models/demo",
+    "svilm export --run runs/demo --out models/demo --weights ema --license apache-2.0",
+)
+
 config_app = _group(
     "config",
     "Show settings and recipes.",

@@ -11,15 +11,19 @@ from svilm_fast.commands.options import Device, RunDir, WeightsKind
 from svilm_fast.core.terminal import print
 from svilm_fast.data.commands import EngineOption
 from svilm_fast.data.offline.engines import OfflineEngine
+from svilm_fast.inference.features import FeatureFormat
 
 
 def embed(
     source: Annotated[str, typer.Argument(help="shards: a folder, a glob or a path with braces")],
     run: RunDir,
-    out: Annotated[Path, typer.Option(help="folder for one .npz file per shard")],
+    out: Annotated[Path, typer.Option(help="folder for one file per shard")],
     weights: WeightsKind = None,
     device: Device = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="clips per call of the encoder")] = 32,
+    format: Annotated[
+        FeatureFormat, typer.Option(help="npz, or parquet (needs the extra `parquet`)")
+    ] = FeatureFormat.NPZ,
     engine: EngineOption = OfflineEngine.LOCAL,
     workers: Annotated[
         int | None, typer.Option(min=1, help="shards at a time; each loads the model")
@@ -39,6 +43,7 @@ def embed(
         weights=weights,
         device=str(choose_device(device, 0)),
         batch_size=batch_size,
+        format=format,
         engine=engine,
         workers=workers,
     )

@@ -23,6 +23,7 @@ from svilm_fast.data.offline.outputs import Outputs
 from svilm_fast.data.offline.work import Unit, do_work
 from svilm_fast.data.shards import find_shards
 from svilm_fast.data.skips import Skip
+from svilm_fast.inference.features import FeatureFormat, require_pyarrow, write_parquet
 from svilm_fast.models.video_encoder import VideoOutputs
 from svilm_fast.tasks.clips import evaluation_clips
 from svilm_fast.train.config.options import Weights
@@ -38,6 +39,7 @@ class EmbedSettings:
     weights: Weights
     batch_size: int
     device: str
+    format: FeatureFormat = FeatureFormat.NPZ
 
 
 def embed_shards(
@@ -48,6 +50,7 @@ def embed_shards(
     weights: Weights | None = None,
     device: str = "cpu",
     batch_size: int = 32,
+    format: FeatureFormat = FeatureFormat.NPZ,
     engine: OfflineEngine = OfflineEngine.LOCAL,
     workers: int | None = 1,
     progress: bool | None = None,
@@ -55,15 +58,19 @@ def embed_shards(
     """Write the embeddings of every sample of `source` (shards) to `out_dir`.
 
     `{shard}.npz` holds ids and captions [n] (text), videos and texts float32 [n, D], rows of unit
-    norm: the evaluation view of a sample and its first caption. Samples that cannot be loaded are
-    left out and listed in `embed_manifest.jsonl`. Work that was stopped continues.
+    norm: the evaluation view of a sample and its first caption. `{shard}.parquet` holds the same as
+    the columns id, caption, video and text. Samples that cannot be loaded are left out and listed
+    in `embed_manifest.jsonl`. Work that was stopped continues.
 
     Args:
         workers: shards at a time; every worker loads the model.
 
     Returns lines that say what was embedded and refused. Raises DataError for sources without
-    shards and for a folder of other work, UserError for a run that cannot be loaded.
+    shards and for a folder of other work, UserError for a run that cannot be loaded and for Parquet
+    without pyarrow.
     """
+    if format is FeatureFormat.PARQUET:
+        require_pyarrow()
     run = load_run(run_dir, weights=weights)
     shards = find_shards(source)
     names = [path.rpartition("/")[2] for path in shards]
@@ -77,14 +84,17 @@ def embed_shards(
         for local in [files.protocol(path) is None]
     ]
     model = hashlib.sha256((run.files.portable / MANIFEST).read_bytes()).hexdigest()
-    settings = EmbedSettings(os.path.abspath(run_dir), run.weights, batch_size, device)
+    settings = EmbedSettings(os.path.abspath(run_dir), run.weights, batch_size, device, format)
+    parameters = {"model": model, "weights": run.weights, "batch_size": batch_size}
+    if format is not FeatureFormat.NPZ:  # folders of earlier versions hold no format
+        parameters["format"] = format
     reports = do_work(
         "embed",
         embed_shard,
         units,
         settings,
         out,
-        parameters={"model": model, "weights": run.weights, "batch_size": batch_size},
+        parameters=parameters,
         engine=engine,
         workers=workers,
         progress=progress,
@@ -116,8 +126,12 @@ def embed_shard(name: str, shard: str, settings: EmbedSettings, out: Outputs) ->
         "videos": np.concatenate([empty, *(part[2] for part in parts)]),
         "texts": np.concatenate([empty, *(part[3] for part in parts)]),
     }
-    with out.path(f"{name}.npz").open("wb") as file:
-        np.savez(file, **columns)
+    path = out.path(f"{name}.{settings.format}")
+    if settings.format is FeatureFormat.PARQUET:
+        write_parquet(path, columns, {"weights": settings.weights, "step": str(run.step)})
+    else:
+        with path.open("wb") as file:
+            np.savez(file, **columns)
     return {"samples": len(columns["ids"]), "refused": [vars(skip) for skip in refused]}
 
 
