@@ -173,6 +173,16 @@ add_command(
     "svilm export --run runs/demo --out models/demo --weights ema --license apache-2.0",
 )
 
+add_command(
+    app,
+    "search",
+    "svilm_fast.commands.search:search",
+    "Find moments in a folder of videos by words, with the region each noun attends to.",
+    'svilm search "a dog in the snow" --videos clips --model models/demo',
+    'svilm search "a red circle" --videos clips --model runs/demo --html found.html '
+    "--overlay found.mp4",
+)
+
 config_app = _group(
     "config",
     "Show settings and recipes.",

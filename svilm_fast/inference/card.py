@@ -113,6 +113,7 @@ def _evaluations(records: Sequence[EvaluationRecord]) -> str:
         if record.data_hash:
             lines.append(f"- SHA-256 of the data ranked: `{record.data_hash}`")
         lines.append(f"- SHA-256 of the result file: `{record.sha256}`")
-        fenced = record.table.rstrip().replace("```", "'''")
+        rows = record.table.replace("```", "'''").rstrip().splitlines()
+        fenced = "\n".join(row.rstrip() for row in rows)
         parts.append("\n".join(lines) + (f"\n\n```text\n{fenced}\n```" if fenced else ""))
     return "\n\n".join(parts)

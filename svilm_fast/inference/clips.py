@@ -49,12 +49,8 @@ def clip_of_frames(frames: Tensor, config: PretrainedConfig) -> Tensor:
     Frames in the number and size of the model's input are used as they are. Of others the middle
     frames of F equal parts and their centre crop are taken.
     """
-    if (
-        frames.dtype != torch.uint8
-        or frames.ndim != 4
-        or frames.shape[-1] != 3
-        or 0 in frames.shape
-    ):
+    shape = tuple(frames.shape)
+    if frames.dtype != torch.uint8 or len(shape) != 4 or shape[-1] != 3 or 0 in shape:
         raise ValueError(
             "a video as a tensor must be uint8 RGB frames [F, H, W, 3], or a batch "
             f"[B, F, H, W, 3]; got {frames.dtype} {list(shape)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,8 @@ def write_files(model: PretrainedModel, folder: Path) -> None:
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     model.tokenizer.save(folder / TOKENIZER)
     (folder / CONFIG).write_text(json_text(model.settings.to_json()), encoding="utf-8")
+    # safetensors lets only the owner read its files.
+    (folder / WEIGHTS).chmod(stat.S_IMODE((folder / CONFIG).stat().st_mode))
     if model.card:
         (folder / CARD).write_text(model.card, encoding="utf-8")
 

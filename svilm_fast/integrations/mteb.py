@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 
 from svilm_fast.core.errors import UserError
 from svilm_fast.data.sampling import choose_frames
-from svilm_fast.inference.clips import clip_of_frames
+from svilm_fast.inference.clips import centre_crop
 from svilm_fast.inference.model import PretrainedModel
 
 LANGUAGES = ["eng-Latn"]
@@ -76,7 +76,7 @@ class VideoTextEncoder:
         found = []
         if "video" in batch:
             frames = (self._frames(video) for video in batch["video"])
-            clips = [clip_of_frames(each, self.model.settings) for each in frames]
+            clips = [centre_crop(each, self.model.settings) for each in frames]
             found.append(self.model.embed_clips(torch.stack(clips)))
         if "text" in batch:
             found.append(self.model.embed_text(list(batch["text"])))
