@@ -96,6 +96,7 @@ def write_search_page(
         f"{counted(usable, 'video')}",
         model=model,
         frames=FRAMES,
+        most_tabs=max((len(card.tabs) for card in cards), default=1),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, page.encode())
@@ -142,11 +143,12 @@ def _tabs(shown: ShownMoment, config: PretrainedConfig) -> list[PictureTab]:
         return [plain]
     grounded, colours = shown.grounded, noun_colours(len(shown.nouns))
     masks = masks_on_frames(grounded, frames, config)
-    tabs = []
+    tabs, places = [], []
     for place, noun in enumerate(grounded.nouns):
         best = int(grounded.attention[place].argmax())
         share = float(grounded.attention[place, best])
         where = place_of(grounded.masks[place].numpy())
+        places.append(f"{noun}: {where}")
         one = slice(place, place + 1)
         drawn = [draw_regions(f, masks[one, i], colours[one]) for i, f in enumerate(frames)]
         note = f"{where}; attention {share:.0%} on group {best}"
@@ -154,7 +156,8 @@ def _tabs(shown: ShownMoment, config: PretrainedConfig) -> list[PictureTab]:
         tabs.append(PictureTab(noun, hex_colour(colours[place]), note, urls))
     if len(tabs) > 1:
         drawn = [draw_regions(f, masks[:, i], colours) for i, f in enumerate(frames)]
-        tabs.insert(0, PictureTab("all nouns", "", "", [_data_url(each) for each in drawn]))
+        urls = [_data_url(each) for each in drawn]
+        tabs.insert(0, PictureTab("all nouns", "", "; ".join(places), urls))
     return [*tabs, plain]
 
 

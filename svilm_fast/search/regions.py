@@ -101,7 +101,7 @@ def draw_regions(frame: np.ndarray, masks: np.ndarray, colours: np.ndarray) -> n
     frame: uint8 [h, w, 3]; masks: bool [K, h, w]; colours: uint8 [K, 3]. Of nouns with the same
     region, the later outline lies inside the earlier one.
     """
-    inside = masks.any(axis=0)[..., None]
+    inside = np.any(masks, axis=0, keepdims=True)[0][..., None]
     shown = np.where(inside, frame, SHADE * frame).astype(np.float64)
     width = max(1, min(frame.shape[:2]) // 90)
     for mask, colour in zip(masks, colours, strict=True):
