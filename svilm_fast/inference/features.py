@@ -36,8 +36,8 @@ def write_parquet(
     """Write embeddings as Parquet; equal values give equal bytes.
 
     columns: ids and captions [n] (text), videos and texts float32 [n, D], which become the columns
-    id, caption (string), video and text (fixed-size lists of D float32). metadata: texts that the
-    schema keeps.
+    id, caption (string), video and text (fixed-size lists of D float32); rows int64 [n], which may
+    be absent, become the column row. metadata: texts that the schema keeps.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -45,12 +45,13 @@ def write_parquet(
     def vectors(rows: np.ndarray) -> Any:
         return pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), rows.shape[1])
 
-    table = pa.table(
-        {
-            "id": pa.array(columns["ids"].tolist(), pa.string()),
-            "caption": pa.array(columns["captions"].tolist(), pa.string()),
-            "video": vectors(columns["videos"]),
-            "text": vectors(columns["texts"]),
-        }
-    )
+    found = {
+        "id": pa.array(columns["ids"].tolist(), pa.string()),
+        "caption": pa.array(columns["captions"].tolist(), pa.string()),
+        "video": vectors(columns["videos"]),
+        "text": vectors(columns["texts"]),
+    }
+    if "rows" in columns:
+        found["row"] = pa.array(columns["rows"])
+    table = pa.table(found)
     pq.write_table(table.replace_schema_metadata(dict(metadata)), path)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -60,7 +58,7 @@ class TubeletEmbedding(nn.Module):
     def _normalised(self, tubelets: Tensor) -> Tensor:
         dtype = self.projection.weight.dtype
         pixels = at_least_fp32(tubelets.to(dtype)).unflatten(-1, (-1, 3))
-        gain, shift = _pixel_affine(pixels.device, pixels.dtype)
+        gain, shift = _pixel_affine(pixels)
         return torch.addcmul(shift, pixels, gain).flatten(-2).to(dtype)
 
     def _check(self, frames: Tensor) -> None:
@@ -74,10 +72,12 @@ class TubeletEmbedding(nn.Module):
             )
 
 
-@functools.lru_cache(maxsize=8)
-def _pixel_affine(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    mean, std = (
-        torch.tensor(values, dtype=torch.float64, device="cpu")
-        for values in (PIXEL_MEAN, PIXEL_STD)
-    )
-    return (1 / (255 * std)).to(device, dtype), (-mean / std).to(device, dtype)
+def _pixel_affine(pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Gain and shift [3] of the normalisation, with dtype and device of `pixels`.
+
+    They are filled on the device at each call. A cache would keep the tensors of a FakeTensorMode
+    or of inference mode for later steps.
+    """
+    gain = [pixels.new_full((1,), 1 / (255 * std)) for std in PIXEL_STD]
+    shift = [pixels.new_full((1,), -mean / std) for mean, std in zip(PIXEL_MEAN, PIXEL_STD)]
+    return torch.cat(gain), torch.cat(shift)

@@ -68,6 +68,8 @@ def test_parquet_holds_the_same_columns_and_equal_bytes_each_time(run, tmp_path)
             assert table[column].to_pylist() == stored[column + "s"].tolist()
     assert table.schema.metadata == {b"weights": b"raw", b"step": b"0"}
     assert paths[0].read_bytes() == paths[1].read_bytes()
+    with pytest.raises(UserError, match="--store"):
+        embed_shards(run, shards, tmp_path / "x", format=FeatureFormat.PARQUET, store=True)
     with pytest.raises(DataError, match="format"):
         embed_shards(run, shards, tmp_path / "npz", format=FeatureFormat.PARQUET)
 

@@ -1,0 +1,201 @@
+"""What the readers of public formats share: text, tables, JSON; every error names its place."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from svilm_fast.core.text import counted
+from svilm_fast.data import files
+from svilm_fast.data.containers import VIDEO_EXTENSIONS
+from svilm_fast.data.errors import ListFormatError
+from svilm_fast.data.tables import read_table, split_lines
+from svilm_fast.data.text import decode_utf8
+
+FILE_BYTES = 1 << 32
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}]|-?Infinity|NaN', re.DOTALL)
+
+
+def read_text(path: str) -> str:
+    """The UTF-8 text of a file, a byte order mark removed. Raises ListFormatError."""
+    return decode_utf8(files.read_bytes(path, FILE_BYTES), path, ListFormatError)
+
+
+def read_lines(path: str) -> Iterator[tuple[int, str]]:
+    """(line number, text without white space around it) of every line that is not blank."""
+    for number, line in enumerate(split_lines(read_text(path)), 1):
+        if stripped := line.strip():
+            yield number, stripped
+
+
+def read_rows(
+    path: str, columns: Sequence[str], *, delimiter: str = ","
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line number, cells by column name) of a table with a header line.
+
+    columns: must be in the header; others are kept. Names are read in lower case.
+    Raises ListFormatError.
+    """
+    header, rows = read_table(path, split_lines(read_text(path)), delimiter, columns)
+    missing = [name for name in columns if name not in header]
+    if missing:
+        raise ListFormatError(f"{path}, line 1: no column {missing[0]!r} among {', '.join(header)}")
+    for line, cells in rows:
+        yield line, dict(zip(header, cells))
+
+
+def read_cells(path: str, count: int, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """(line number, cells) of a table without a header; quotes are characters like others.
+
+    Raises ListFormatError for a line with another number of cells.
+    """
+    shown = {"\t": "tabs", ",": "commas"}.get(delimiter, repr(delimiter))
+    for number, line in enumerate(split_lines(read_text(path)), 1):
+        if not line.strip():
+            continue
+        cells = line.split(delimiter)
+        if len(cells) != count:
+            raise ListFormatError(
+                f"{path}, line {number}: expected {counted(count, 'column')} separated by {shown} "
+                f"and found {len(cells)}"
+            )
+        yield number, cells
+
+
+class _Refused(ValueError):
+    """JSON that Python reads and the format does not allow."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise _Refused(f"the key {twice!r} appears twice in one object")
+    return record
+
+
+def _constant(name: str) -> float:
+    raise _Refused(f"{name} is not a JSON number")
+
+
+def parse_strict(text: str, label: str, *, first_line: int | None = 1) -> Any:
+    """The value of a JSON text; duplicate keys, NaN and Infinity are errors.
+
+    label: the file. first_line: added to the line number in errors; None: `label` names the line.
+    Raises ListFormatError.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
+    except json.JSONDecodeError as error:
+        line, what = error.lineno, f"not valid JSON ({error.msg}, column {error.colno})"
+    except _Refused as error:
+        line, what = _refused_line(text), str(error)
+    except (ValueError, RecursionError) as error:  # too many digits, too deep
+        raise ListFormatError(f"{label}: not valid JSON ({error})") from None
+    where = label if first_line is None else f"{label}, line {line + first_line - 1}"
+    raise ListFormatError(f"{where}: {what}")
+
+
+def _refused_line(text: str) -> int:
+    """The line of the first constant, or where the first object ends that holds a key twice."""
+    stack: list[int] = []
+    for token in _TOKEN.finditer(text):
+        kind = token[0][0]
+        if kind == "{":
+            stack.append(token.start())
+        elif kind == "}":
+            try:
+                json.loads(text[stack.pop() : token.end()], object_pairs_hook=_shallow)
+            except _Refused:
+                return text.count("\n", 0, token.end()) + 1
+        elif kind != '"':
+            return text.count("\n", 0, token.start()) + 1
+    return 1
+
+
+def _shallow(pairs: list[tuple[str, Any]]) -> None:
+    _object([(name, None) for name, _ in pairs])
+
+
+def read_json(path: str) -> Any:
+    """The value in a JSON file; duplicate keys and NaN are errors. Raises ListFormatError."""
+    return parse_strict(read_text(path), path)
+
+
+def read_json_lines(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, object) of every line of a JSONL file. Raises ListFormatError."""
+    for number, line in read_lines(path):
+        label = f"{path}, line {number}"
+        value = parse_strict(line, label, first_line=None)
+        yield number, checked(value, dict, label)
+
+
+def checked(value: Any, kind: type, label: str) -> Any:
+    """`value` if it is of a JSON kind (dict, list, str, int). Raises ListFormatError."""
+    if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+        return value
+    raise ListFormatError(f"{label}: expected {_KINDS[kind]}, found {shown(value)}")
+
+
+_KINDS = {dict: "an object", list: "a list", str: "a text", int: "a whole number"}
+
+
+def shown(value: Any) -> str:
+    """A JSON value for a message, shortened."""
+    return f"{json.dumps(value, ensure_ascii=False, default=str):.60}"
+
+
+def field(record: dict[str, Any], name: str, kind: type, label: str) -> Any:
+    """The field `name` of a record, of a JSON kind; a text must not be blank.
+
+    Raises ListFormatError that names `label` and the field.
+    """
+    if name not in record:
+        have = ", ".join(map(str, list(record)[:8])) or "none"
+        raise ListFormatError(f"{label}: no field {name!r}; it has: {have}")
+    value = checked(record[name], kind, f"{label}, field {name!r}")
+    if kind is str and not value.strip():
+        raise ListFormatError(f"{label}, field {name!r}: is empty")
+    return value
+
+
+def number_field(record: dict[str, Any], name: str, label: str) -> float:
+    """A finite number of a record, also as the text of a table's cell. Raises ListFormatError."""
+    value = record.get(name)
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ListFormatError(f"{label}, field {name!r}: expected a number, found {shown(value)}")
+    return number
+
+
+def choice(value: str, allowed: Iterable[str], name: str) -> str:
+    """An option's value. Raises ListFormatError for one that is not allowed."""
+    allowed = tuple(allowed)
+    if value not in allowed:
+        raise ListFormatError(f"option {name}={value}: give one of {', '.join(allowed)}")
+    return value
+
+
+def one_file(paths: Sequence[str], suffixes: tuple[str, ...], what: str) -> str:
+    """The only one of `paths` that ends in one of `suffixes`. Raises ListFormatError."""
+    found = [path for path in paths if path.lower().endswith(suffixes)]
+    if len(found) != 1:
+        ending = " or ".join(suffixes)
+        raise ListFormatError(
+            f"expected one {ending} file ({what}), got {counted(len(found), 'of them')[0]} "
+            f"among {', '.join(paths) or 'no files'}"
+        )
+    return found[0]
+
+
+def without_extension(name: str) -> str:
+    """A video's name without its extension, if that is one of a video; other dots stay."""
+    stem, dot, extension = name.rpartition(".")
+    return stem if dot and stem and extension.lower() in VIDEO_EXTENSIONS else name
