@@ -29,9 +29,12 @@ def search(
         list[str] | None,
         typer.Option(help="ground this noun, instead of those of the text; may be repeated"),
     ] = None,
-    window: Annotated[float, typer.Option(min=0.1, help="length of a moment, seconds")] = 5.0,
+    window: Annotated[
+        float, typer.Option(min=0.1, max=86400, help="length of a moment, seconds")
+    ] = 5.0,
     stride: Annotated[
-        float | None, typer.Option(min=0.05, help="seconds between windows; default: window / 2")
+        float | None,
+        typer.Option(min=0.05, max=86400, help="seconds between windows; default: window / 2"),
     ] = None,
     index: Annotated[
         Path | None, typer.Option(help="file of the index; default: in the user's cache")
@@ -60,7 +63,7 @@ def search(
             check(path)
     opened = open_model(model, device=choose_device(device, 0), weights=weights)
     nouns = nouns_of(text, opened, noun or ())
-    with _progress() as progress:
+    with _Bar() as progress:
         found, changes = update_index(
             videos,
             opened,
@@ -123,7 +126,7 @@ def _print_table(text: str, shown: list[Any]) -> None:
     console.print(table)
 
 
-class _progress:
+class _Bar:
     """Shows a bar on a terminal; a context manager that gives the function to call."""
 
     def __enter__(self) -> Any:
