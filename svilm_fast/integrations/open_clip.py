@@ -75,6 +75,9 @@ class FusedClipLoss(nn.Module):
             output_dict: return `{"contrastive_loss": loss}`.
         """
         scale: Any = logit_scale.reshape(()) if isinstance(logit_scale, Tensor) else logit_scale
+        # Under autocast the encoders may end in different dtypes; a product would cast them.
+        dtype = torch.promote_types(image_features.dtype, text_features.dtype)
+        image_features, text_features = image_features.to(dtype), text_features.to(dtype)
         if self.world_size == 1:
             loss = infonce(image_features, text_features, scale)
         else:

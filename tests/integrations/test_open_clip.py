@@ -74,6 +74,16 @@ def test_one_process():
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
 
 
+def test_features_of_different_dtypes():
+    rows = normalize(torch.randn(2, 12, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
+    images, texts = rows[0].bfloat16().requires_grad_(), rows[1]
+    loss = FusedClipLoss()(images, texts, torch.tensor(7.0))
+    torch.testing.assert_close(loss, FusedClipLoss()(images.float(), texts, torch.tensor(7.0)))
+    loss.backward()
+    assert images.grad is not None
+    assert images.grad.dtype == torch.bfloat16
+
+
 def test_what_has_no_equal_is_refused():
     with pytest.raises(ValueError, match="--gather-with-grad"):
         FusedClipLoss(local_loss=True, world_size=2)
