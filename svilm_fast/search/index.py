@@ -95,7 +95,9 @@ def default_index_path(folder: Path, settings: IndexSettings) -> Path:
 
 
 def find_videos(folder: Path) -> dict[str, Path]:
-    """Return the video files under a folder by relative name, sorted; links are not followed.
+    """Return the video files under a folder by relative name, sorted.
+
+    Links to folders are not followed.
 
     Raises UserError if it is no folder, or has no video files.
     """
