@@ -279,6 +279,24 @@ add_command(
     "Find the actions of one video file; print them and draw a timeline.",
     "svilm localize video clip.mp4 --run runs/localization --encoder runs/demo --classes names.txt",
 )
+add_command(
+    app,
+    "export",
+    "svilm_fast.commands.export:export",
+    "Export a run's model as a folder: weights, settings, tokenizer and model card.",
+    "svilm export --run runs/demo --out models/demo",
+    "svilm export --run runs/demo --out models/demo --weights ema --license apache-2.0",
+)
+
+add_command(
+    app,
+    "search",
+    "svilm_fast.commands.search:search",
+    "Find moments in a folder of videos by words, with the region each noun attends to.",
+    'svilm search "a dog in the snow" --videos clips --model models/demo',
+    'svilm search "a red circle" --videos clips --model runs/demo --html found.html '
+    "--overlay found.mp4",
+)
 
 config_app = _group(
     "config",
