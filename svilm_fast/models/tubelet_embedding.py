@@ -12,9 +12,12 @@ from torch import Tensor, nn
 from svilm_fast.models.config import VideoConfig
 from svilm_fast.models.precision import at_least_fp32
 
-# Mean and standard deviation of ImageNet's pixels, as most pre-trained video encoders expect.
-PIXEL_MEAN = (0.485, 0.456, 0.406)
-PIXEL_STD = (0.229, 0.224, 0.225)
+# Mean and standard deviation of pixels, by `video.pixels`; most video encoders expect ImageNet's.
+PIXELS = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
 
 
 class TubeletEmbedding(nn.Module):
@@ -60,7 +63,7 @@ class TubeletEmbedding(nn.Module):
     def _normalised(self, tubelets: Tensor) -> Tensor:
         dtype = self.projection.weight.dtype
         pixels = at_least_fp32(tubelets.to(dtype)).unflatten(-1, (-1, 3))
-        gain, shift = _pixel_affine(pixels.device, pixels.dtype)
+        gain, shift = _pixel_affine(self.config.pixels, pixels.device, pixels.dtype)
         return torch.addcmul(shift, pixels, gain).flatten(-2).to(dtype)
 
     def _check(self, frames: Tensor) -> None:
@@ -75,9 +78,8 @@ class TubeletEmbedding(nn.Module):
 
 
 @functools.lru_cache(maxsize=8)
-def _pixel_affine(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _pixel_affine(pixels: str, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     mean, std = (
-        torch.tensor(values, dtype=torch.float64, device="cpu")
-        for values in (PIXEL_MEAN, PIXEL_STD)
+        torch.tensor(values, dtype=torch.float64, device="cpu") for values in PIXELS[pixels]
     )
     return (1 / (255 * std)).to(device, dtype), (-mean / std).to(device, dtype)
