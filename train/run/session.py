@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from svilm_fast.core.errors import CheckpointError, UserError
 from svilm_fast.core.terminal import print
@@ -21,6 +21,9 @@ from svilm_fast.core.text import counted
 from svilm_fast.data.loader import ClipLoader, build_loader
 from svilm_fast.data.samples import open_split
 from svilm_fast.data.tokenizer import Tokenizer
+from svilm_fast.models.dual_encoder import DualEncoder
+from svilm_fast.models.pretrained.config import WeightsConfig
+from svilm_fast.models.pretrained.load import load_pretrained_towers
 from svilm_fast.tasks.base import EvaluationRequest, Evaluator, Task, task_of
 from svilm_fast.tasks.settings import DEFAULT_TASK
 from svilm_fast.train.checkpoint.portable import (
@@ -30,10 +33,11 @@ from svilm_fast.train.checkpoint.portable import (
     load_weights,
     load_weights_in_part,
     save_portable,
+    write_masters,
 )
 from svilm_fast.train.checkpoint.portable_files import drafts_of
 from svilm_fast.train.checkpoint.resume import check_resume, check_same_task
-from svilm_fast.train.checkpoint.store import load_checkpoint
+from svilm_fast.train.checkpoint.store import load_checkpoint, newest_verified
 from svilm_fast.train.config.deepspeed import local_batch_of
 from svilm_fast.train.config.run_files import RunFiles
 from svilm_fast.train.config.schema import RunConfig
@@ -174,8 +178,10 @@ def _train_in_folder(
     )
     with loader:
         model = task.model()
+        towers = _load_towers(model, config, start, files, ranks)
         described = _load_initial_weights(model, task, start, ranks)
         engine = start_engine(model, config, ranks)
+        write_masters(engine, towers)
         if source is not None:
             load_masters(engine, source, average=start.average)
         start_step = 0
@@ -193,6 +199,26 @@ def _train_in_folder(
         run_folder.open_folder(files, config, tokenizer, ranks, fresh=start.fresh)
         evaluators = [_in_the_run(evaluator, files) for evaluator in held_out]
         return _loop(task, config, engine, loader, files, start_step, evaluators)
+
+
+def _load_towers(
+    model: nn.Module, config: RunConfig, start: Start, files: RunFiles, ranks: Ranks
+) -> dict[str, Tensor]:
+    """Load the block `weights` unless the run resumes; returns copies of what was loaded."""
+    resumes = start.resume or (start.auto_resume and newest_verified(files.checkpoints) is not None)
+    if resumes or config.weights == WeightsConfig():
+        return {}
+    encoder = getattr(model, "encoder", None)
+    if not isinstance(encoder, DualEncoder):
+        raise UserError(f"weights: {type(model).__name__} has no video and text tower to fill")
+    loaded = set()
+    for report in load_pretrained_towers(encoder, config.weights):
+        loaded |= {f"encoder.{report.tower}.{name}" for name in report.taken}
+        if ranks.is_first:
+            print("\n".join(report.lines()), flush=True)
+    if config.training.precision != "bf16":
+        return {}
+    return {name: value.clone() for name, value in model.state_dict().items() if name in loaded}
 
 
 def _load_initial_weights(
@@ -238,9 +264,12 @@ def _resume(
 def _warn_of_untrained_locks(config: RunConfig, start: Start) -> None:
     fresh = start.fresh and start.init_from is None and start.weights_from is None
     for tower in ("video", "text"):
-        if fresh and getattr(config, tower).lock is not False:
+        loaded = getattr(config.weights, tower) is not None
+        if fresh and not loaded and getattr(config, tower).lock is not False:
             log.warning(
-                "%s.lock freezes weights that were never trained: load some with --weights-from",
+                "%s.lock freezes weights that were never trained: load some with weights.%s or "
+                "--weights-from",
+                tower,
                 tower,
             )
 

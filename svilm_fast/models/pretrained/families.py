@@ -40,6 +40,10 @@ class Family:
     usual: Mapping[str, Any] = field(default_factory=dict)
     types: tuple[str, ...] = ()
 
+    @property
+    def ours(self) -> bool:
+        return self.name.startswith("svilm_fast")
+
     def fits(self, keys: Iterable[str]) -> bool:
         return any(re.fullmatch(self.mark, key) for key in keys)
 
@@ -83,7 +87,6 @@ _FUSED = r"transformer\.resblocks\.(\d+)\.attn\.in_proj_(weight|bias)"
 _CLIP_TEXT = {"causal": True, "pool": "end", "post_norm": False, "embedding_norm": False}
 _BERT = {"causal": False, "post_norm": True, "embedding_norm": True}
 _CLIP_USUAL = {"activation": "quick_gelu", "norm_eps": 1e-5}
-# One key identifies weights of ours, whatever was trained with them.
 _SCALES = r"logit_scale|logit_bias"
 
 FAMILIES = (

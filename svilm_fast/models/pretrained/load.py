@@ -21,6 +21,8 @@ from svilm_fast.models.pretrained.resize import inflated, resized_space, resized
 
 Tensors = dict[str, Tensor]
 
+HEAD_WIDTH = 64  # of an attention head, in nearly all published models
+
 _LAYER = re.compile(r"blocks\.(\d+)\.")
 # Parts that pre-trained weights of images and texts lack; all others must be in the weights.
 _MAY_BE_NEW = re.compile(
@@ -110,8 +112,8 @@ def _check_settings(
             f"not fit it ({given}); set {needed}"
         )
     usual = dict(family.usual)
-    if config.width % 64 == 0 and family.layout is not None and not report.family.startswith("sv"):
-        usual["heads"] = config.width // 64
+    if config.width % HEAD_WIDTH == 0 and not family.ours:
+        usual["heads"] = config.width // HEAD_WIDTH
     for name, value in usual.items():
         own = getattr(config, name)
         if name not in stated and own != value:
@@ -175,7 +177,7 @@ def _video_values(parts: Tensors, module: Any, report: TowerReport) -> Tensors:
         else:
             report.left_out.append("class token")
     _fit_positions(values, config, report)
-    if report.family.startswith("svilm"):
+    if "embedding.time_position" in parts:
         _fit_time(values, time, report)
     else:
         report.notes.append(_still_clips(module, "class_token.tokens" in values, report))
