@@ -71,12 +71,15 @@ def _join_attention(parts: Tensors) -> None:
     """Concatenate separate queries, keys and values; a missing bias is zero."""
     for name in [name for name in parts if name.endswith("attention.q.weight")]:
         base = name.removesuffix("q.weight")
-        for end in ("weight", "bias"):
-            own = [parts.pop(f"{base}{part}.{end}", None) for part in "qkv"]
-            given = [value for value in own if value is not None]
-            if given:
-                own = [torch.zeros_like(given[0]) if value is None else value for value in own]
-                parts[f"{base}qkv.{end}"] = torch.cat([value for value in own if value is not None])
+        names = [f"{base}{part}.weight" for part in "qkv"]
+        if all(name in parts for name in names):  # what is missing is an error later
+            weights = [parts.pop(name) for name in names]
+            biases = [
+                parts.pop(f"{base}{part}.bias", torch.zeros(len(weight)))
+                for part, weight in zip("qkv", weights, strict=True)
+            ]
+            parts[f"{base}qkv.weight"] = torch.cat(weights)
+            parts[f"{base}qkv.bias"] = torch.cat(biases)
     for name in [name for name in parts if name.endswith("attention.qkv.weight")]:
         parts.setdefault(name.replace("weight", "bias"), torch.zeros(len(parts[name])))
 
@@ -86,8 +89,9 @@ def _fold_layer_scale(parts: Tensors, report: TowerReport) -> None:
     for name in scales:
         block, scale = name.rpartition(".")[0], parts.pop(name)
         layer = f"{block}.attention.output" if name.endswith("1") else f"{block}.mlp.contract"
-        parts[f"{layer}.weight"] = parts[f"{layer}.weight"] * scale[:, None]
-        parts[f"{layer}.bias"] = parts[f"{layer}.bias"] * scale
+        for end, factor in (("weight", scale[:, None]), ("bias", scale)):
+            if f"{layer}.{end}" in parts:  # what is missing is an error later
+                parts[f"{layer}.{end}"] = parts[f"{layer}.{end}"] * factor
     if scales:
         report.changed.append(f"folded {len(scales)} LayerScale vectors into the linear layers")
 
@@ -202,8 +206,7 @@ def _fit_positions(values: Tensors, config: VideoConfig, report: TowerReport) ->
     side = math.isqrt(len(table))
     if side * side != len(table):
         raise CheckpointError(
-            f"weights.video: the table of {len(table)} positions is no square grid (with or "
-            "without a class token)"
+            f"weights.video ({report.family}): {len(table)} positions in space are no square grid"
         )
     if (side, side) != (height, width):
         values["embedding.space_position"] = resized_space(table, (side, side), (height, width))
