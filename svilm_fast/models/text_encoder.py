@@ -63,9 +63,7 @@ class TextEncoder(nn.Module):
             for _ in range(config.depth)
         )
         self.norm = (
-            nn.Identity()
-            if config.post_norm
-            else nn.LayerNorm(config.width, eps=config.norm_eps)
+            nn.Identity() if config.post_norm else nn.LayerNorm(config.width, eps=config.norm_eps)
         )
         self.projection = nn.Linear(config.width, embed_dim)
 

@@ -25,7 +25,9 @@ def flash_attention(
 
     deterministic = torch.are_deterministic_algorithms_enabled()
     if padding is None:
-        return flash_attn.flash_attn_func(query, key, value, deterministic=deterministic, causal=causal)
+        return flash_attn.flash_attn_func(
+            query, key, value, deterministic=deterministic, causal=causal
+        )
     batch, query_length = query.shape[:2]
     keys = padding.packed
     queries = (query_padding or KeyPadding(padding.mask.new_ones(batch, query_length))).packed

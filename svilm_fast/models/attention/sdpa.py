@@ -21,6 +21,10 @@ def sdpa_attention(
     if causal and mask is not None:
         mask = mask & earlier(query)
     attended = F.scaled_dot_product_attention(
-        query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), attn_mask=mask, is_causal=causal and mask is None
+        query.transpose(1, 2),
+        key.transpose(1, 2),
+        value.transpose(1, 2),
+        attn_mask=mask,
+        is_causal=causal and mask is None,
     )
     return attended.transpose(1, 2)

@@ -30,9 +30,7 @@ def xformers_attention(
     queries = (query_padding or KeyPadding(padding.mask.new_ones(batch, query_length))).packed
     masks = ops.fmha.attn_bias
     kind = masks.BlockDiagonalCausalMask if causal else masks.BlockDiagonalMask
-    blocks = kind.from_seqlens(
-        list(queries.lengths), list(keys.lengths), device=query.device
-    )
+    blocks = kind.from_seqlens(list(queries.lengths), list(keys.lengths), device=query.device)
     attended = ops.memory_efficient_attention(
         pack(query, queries)[None], pack(key, keys)[None], pack(value, keys)[None], attn_bias=blocks
     )

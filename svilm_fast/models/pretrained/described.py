@@ -58,9 +58,7 @@ def _of_open_clip(file: dict[str, Any], family: Family) -> dict[str, Any]:
     config = file.get("model_cfg")
     if not isinstance(config, dict):
         return {}
-    found: dict[str, Any] = {
-        "activation": "quick_gelu" if config.get("quick_gelu") else "gelu"
-    }
+    found: dict[str, Any] = {"activation": "quick_gelu" if config.get("quick_gelu") else "gelu"}
     tower = config.get("vision_cfg" if family.tower == "video" else "text_cfg")
     if isinstance(tower, dict):
         if family.tower == "text":

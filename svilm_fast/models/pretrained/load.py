@@ -25,9 +25,7 @@ HEAD_WIDTH = 64  # of an attention head, in nearly all published models
 
 _LAYER = re.compile(r"blocks\.(\d+)\.")
 # Parts that pre-trained weights of images and texts lack; all others must be in the weights.
-_MAY_BE_NEW = re.compile(
-    r"(group(s|ing_blocks|_norm|_projection)|projection|class_token)\..+"
-)
+_MAY_BE_NEW = re.compile(r"(group(s|ing_blocks|_norm|_projection)|projection|class_token)\..+")
 
 
 def load_pretrained_towers(encoder: DualEncoder, weights: WeightsConfig) -> list[TowerReport]:

@@ -67,7 +67,10 @@ def test_bert_in_a_pre_norm_tower(tmp_path):
         (lambda t: t.pop("blocks.1.mlp.fc1.bias"), r"they lack blocks\.1\.mlp\.expand\.bias"),
         (lambda t: t.update({"blocks.0.attn.q_norm.weight": torch.ones(8)}), "no part for"),
         (lambda t: t.update({"fc_norm.weight": torch.ones(24)}), r"fc_norm\.weight"),
-        (lambda t: t.update(pos_embed=torch.ones(1, 15, 24)), "14 positions in space are no square"),
+        (
+            lambda t: t.update(pos_embed=torch.ones(1, 15, 24)),
+            "14 positions in space are no square",
+        ),
         (lambda t: t.update({"norm.bias": torch.ones(5)}), r"norm\.bias \[5\].*\[24\]"),
     ],
 )
@@ -124,7 +127,9 @@ def test_what_the_weights_do_not_tell_is_printed(tmp_path):
     path = saved(OpenClip().tensors, tmp_path / "weights.safetensors")
     [report] = load(encoder({"pre_norm": True, "norm_eps": 1e-6}), video=path)
     text = "\n".join(report.lines())
-    assert "video.activation=gelu, which the weights do not tell; open_clip ViT usually has " in text
+    assert (
+        "video.activation=gelu, which the weights do not tell; open_clip ViT usually has " in text
+    )
     assert "video.norm_eps=1e-06" in text
     assert "video.pixels=imagenet" in text
 

@@ -57,9 +57,7 @@ def test_clip_embeddings_with_projection_under_both_libraries_names(tmp_path):
         model = encoder(CLIP)
         load(model, video=saved(tensors, tmp_path / f"{number}.safetensors"))
         with torch.no_grad():
-            torch.testing.assert_close(
-                model.encode_video(still(images())).video, expected, **EXACT
-            )
+            torch.testing.assert_close(model.encode_video(still(images())).video, expected, **EXACT)
 
 
 @pytest.mark.parametrize(

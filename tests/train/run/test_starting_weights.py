@@ -88,7 +88,9 @@ def test_weights_of_a_run_win_over_those_of_a_library(configure, ranks, tmp_path
     second = configure(*STILL, f"weights.video={path}", run="second")
     _vit(second, path)
     train_as_rank(second, Start(weights_from=tmp_path / "first" / "portable"), ranks)
-    states = [load_file(tmp_path / name / "portable/model.safetensors") for name in ("first", "second")]
+    states = [
+        load_file(tmp_path / name / "portable/model.safetensors") for name in ("first", "second")
+    ]
     name = "encoder.video.blocks.0.mlp.expand.weight"
     torch.testing.assert_close(states[1][name], states[0][name], rtol=1e-6, atol=1e-8)
 
