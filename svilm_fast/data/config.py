@@ -160,6 +160,11 @@ class DataConfig(Settings):
     videos: PathText | None = Field(
         None, description="folder of the videos that lists name; null: the list's own"
     )
+    video_embeddings: PathText | None = Field(
+        None,
+        description="folder of `svilm embed` whose video embeddings training reads instead of "
+        "videos, which are not decoded; needs video.lock=true. null: none",
+    )
     captions: Literal["coarse", "fine", "fused", "none"] = Field(
         "fused",
         description="which caption is read where a sample has one of each grain; none: no caption "

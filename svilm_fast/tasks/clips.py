@@ -8,6 +8,7 @@ from svilm_fast.core.errors import UserError
 from svilm_fast.data.dataset import ClipDataset
 from svilm_fast.data.samples import SampleTable
 from svilm_fast.data.tokenizer import Tokenizer
+from svilm_fast.data.video_embeddings import VideoEmbeddings
 from svilm_fast.tasks.base import TaskConfig
 
 SPLITS = ("train", "val", "test")
@@ -32,7 +33,11 @@ def training_clips(
     table: SampleTable | None = None,
     metadata: bool = False,
 ) -> ClipDataset:
-    """Open the clips of a split in training view; metadata: batches hold the samples' JSON."""
+    """Open the clips of a split in training view; metadata: batches hold the samples' JSON.
+
+    With `data.video_embeddings` they are stored embeddings instead of frames.
+    """
+    folder = config.data.video_embeddings
     return ClipDataset(
         config.data,
         split,
@@ -44,6 +49,7 @@ def training_clips(
         seed=config.run.seed,
         nouns=nouns,
         metadata=metadata,
+        instead=None if folder is None else VideoEmbeddings(folder, config.model.embed_dim),
     )
 
 

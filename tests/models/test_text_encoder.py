@@ -126,5 +126,5 @@ def test_post_norm_gives_normed_states(make_encoder, text, seeds, noise):
 
 
 def test_causal_attention_with_the_first_token_pooled_is_refused():
-    with pytest.raises(ValueError, match="set text.pool to end or mean"):
+    with pytest.raises(ValueError, match=r"set text\.pool to end or mean"):
         TextConfig(causal=True)

@@ -67,7 +67,7 @@ def interpolate(
         if target.is_symlink() or (target.exists() and (target.is_file() or any(target.iterdir()))):
             raise UserError(f"{target} exists and is not empty: give a new --out")
     for value, target in zip(alphas, targets, strict=True):
-        _write(target, folders[1], mixed(*tensors, value), states[1])
+        _write(target, folders[1], mixed(tensors[0], tensors[1], value), states[1])
         print(f"wrote {target}: {1 - value:g} x {folders[0]} + {value:g} x {folders[1]}")
 
 
@@ -129,9 +129,9 @@ def _check_same_model(folders: Sequence[Path]) -> None:
             f"{', '.join(differ[:SHOWN])}"
         )
     tokenizers = [folder / RunFiles(folder).tokenizer.name for folder in folders]
-    if all(file.is_file() for file in tokenizers):
-        if sha256_of(tokenizers[0]) != sha256_of(tokenizers[1]):
-            raise CheckpointError(f"{folders[0]} and {folders[1]} have different tokenizers")
+    hashes = {sha256_of(file) for file in tokenizers if file.is_file()}
+    if len(hashes) > 1:
+        raise CheckpointError(f"{folders[0]} and {folders[1]} have different tokenizers")
 
 
 def _write(target: Path, source: Path, weights: dict[str, Tensor], state: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from svilm_fast.data.config import DataConfig, run_lengths
 from svilm_fast.models.config import ModelConfig, TextConfig, VideoConfig, with_preset
 from svilm_fast.models.pretrained.config import WeightsConfig
 from svilm_fast.objectives.config import ObjectivesConfig
-from svilm_fast.tasks.settings import EvaluationConfig, TaskSettings
+from svilm_fast.tasks.settings import DEFAULT_TASK, EvaluationConfig, TaskSettings
 
 
 class RunSettings(Settings):
@@ -309,6 +309,27 @@ class RunConfig(Settings):
             raise ValueError(
                 "weights.text needs the tokenizer that its weights were trained with: set "
                 "data.tokenizer.path to its tokenizer.json or folder (or data.tokenizer.kind=clip)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _stored_videos_suffice(self) -> RunConfig:
+        if self.data.video_embeddings is None:
+            return self
+        if self.task.own_loss or self.task.name != DEFAULT_TASK:
+            raise ValueError(f"data.video_embeddings is for task {DEFAULT_TASK} only")
+        if self.video.lock is not True:
+            raise ValueError(
+                "data.video_embeddings needs video.lock=true: stored embeddings do not follow a "
+                "tower that is trained"
+            )
+        other = sorted(set(self.objectives.reads().video) - {("clean", "video")})
+        if other:
+            names = ", ".join(f"{feature} of {view} clips" for view, feature in other)
+            raise ValueError(
+                f"data.video_embeddings holds embeddings of clean clips, but an objective reads "
+                f"{names}: set objectives.contrast.video=clean objectives.grounding.weight=0 "
+                "objectives.temporal.weight=0"
             )
         return self
 

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from svilm_fast.core.errors import CheckpointError, UserError
 from svilm_fast.core.terminal import print
@@ -21,9 +21,6 @@ from svilm_fast.core.text import counted
 from svilm_fast.data.loader import ClipLoader, build_loader
 from svilm_fast.data.samples import open_split
 from svilm_fast.data.tokenizer import Tokenizer
-from svilm_fast.models.dual_encoder import DualEncoder
-from svilm_fast.models.pretrained.config import WeightsConfig
-from svilm_fast.models.pretrained.load import load_pretrained_towers
 from svilm_fast.tasks.base import EvaluationRequest, Evaluator, Task, task_of
 from svilm_fast.tasks.settings import DEFAULT_TASK
 from svilm_fast.train.checkpoint.portable import (
@@ -57,6 +54,7 @@ from svilm_fast.train.run.loop import Loop, Outcome, RunEvaluator
 from svilm_fast.train.run.metrics_log import MetricsLog, check_trackers
 from svilm_fast.train.run.progress import Display
 from svilm_fast.train.run.reporting import report_at_end
+from svilm_fast.train.run.starting_weights import load_towers
 from svilm_fast.train.run.throughput import Meter
 
 log = logging.getLogger(__name__)
@@ -178,7 +176,8 @@ def _train_in_folder(
     )
     with loader:
         model = task.model()
-        towers = _load_towers(model, config, start, files, ranks)
+        resumes = not start.fresh and (start.resume or newest_verified(files.checkpoints))
+        towers = {} if resumes else load_towers(model, config, ranks)
         described = _load_initial_weights(model, task, start, ranks)
         engine = start_engine(model, config, ranks)
         write_masters(engine, towers)
@@ -199,26 +198,6 @@ def _train_in_folder(
         run_folder.open_folder(files, config, tokenizer, ranks, fresh=start.fresh)
         evaluators = [_in_the_run(evaluator, files) for evaluator in held_out]
         return _loop(task, config, engine, loader, files, start_step, evaluators)
-
-
-def _load_towers(
-    model: nn.Module, config: RunConfig, start: Start, files: RunFiles, ranks: Ranks
-) -> dict[str, Tensor]:
-    """Load the block `weights` unless the run resumes; returns copies of what was loaded."""
-    resumes = start.resume or (start.auto_resume and newest_verified(files.checkpoints) is not None)
-    if resumes or config.weights == WeightsConfig():
-        return {}
-    encoder = getattr(model, "encoder", None)
-    if not isinstance(encoder, DualEncoder):
-        raise UserError(f"weights: {type(model).__name__} has no video and text tower to fill")
-    loaded = set()
-    for report in load_pretrained_towers(encoder, config.weights):
-        loaded |= {f"encoder.{report.tower}.{name}" for name in report.taken}
-        if ranks.is_first:
-            print("\n".join(report.lines()), flush=True)
-    if config.training.precision != "bf16":
-        return {}
-    return {name: value.clone() for name, value in model.state_dict().items() if name in loaded}
 
 
 def _load_initial_weights(

@@ -77,7 +77,12 @@ def _pixel_mean(files: WeightFiles) -> str | None:
     )
     for mean in places:
         for name, (own, _) in PIXELS.items():
-            if isinstance(mean, list) and len(mean) == 3:
-                if all(abs(float(a) - b) < 1e-4 for a, b in zip(mean, own, strict=True)):
-                    return name
+            if isinstance(mean, list) and len(mean) == len(own) and _close(mean, own):
+                return name
     return None
+
+
+def _close(mean: list[Any], own: tuple[float, ...]) -> bool:
+    return all(
+        isinstance(a, int | float) and abs(a - b) < 1e-4 for a, b in zip(mean, own, strict=True)
+    )

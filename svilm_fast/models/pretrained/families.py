@@ -331,7 +331,8 @@ def renamed(
     Raises CheckpointError for tensors of a part that our encoder does not have.
     """
     found: dict[str, Tensor] = {}
-    left_out, unknown = [], []
+    left_out: list[str] = []
+    unknown: list[str] = []
     for key, value in tensors.items():
         # Older files of BERT name a norm's parameters so.
         name = re.sub(r"\.gamma$", ".weight", re.sub(r"(Norm)\.beta$", r"\1.bias", key))

@@ -1,4 +1,4 @@
-"""Reads safetensors and the JSON beside them from a local file or folder; runs no code of theirs."""
+"""Reads safetensors and the JSON beside them, of a local file or folder; runs no code of theirs."""
 
 from __future__ import annotations
 

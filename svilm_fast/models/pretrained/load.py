@@ -155,7 +155,7 @@ def _sizes(parts: Tensors, config: VideoConfig | TextConfig) -> dict[str, Any]:
 def _video_values(parts: Tensors, module: Any, report: TowerReport) -> Tensors:
     config: VideoConfig = module.config
     values = dict(parts)
-    time, height, width = config.grid
+    time = config.grid[0]
     if "patch.weight" in values:
         patch = values.pop("patch.weight")
         if patch.dim() != 4 or patch.shape[1] != 3:
