@@ -162,8 +162,7 @@ class DataConfig(Settings):
     )
     video_embeddings: PathText | None = Field(
         None,
-        description="folder of `svilm embed` whose video embeddings training reads instead of "
-        "videos, which are not decoded; needs video.lock=true. null: none",
+        description="folder of `svilm embed`, read instead of training videos; null: decode them",
     )
     captions: Literal["coarse", "fine", "fused", "none"] = Field(
         "fused",

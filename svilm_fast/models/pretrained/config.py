@@ -14,8 +14,8 @@ class WeightsConfig(Settings):
     """
 
     video: PathText | None = Field(
-        None, description="file or folder with a ViT's weights for the video tower; null: none"
+        None, description="a ViT for the video tower, file or folder; null: none"
     )
     text: PathText | None = Field(
-        None, description="file or folder with CLIP's or BERT's weights for the text tower"
+        None, description="CLIP or BERT for the text tower, file or folder; null: none"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from svilm_fast.core.errors import CheckpointError
-from svilm_fast.models.pretrained.families import Family
+from svilm_fast.models.pretrained.families import WeightFamily
 from svilm_fast.models.pretrained.files import WeightFiles
 from svilm_fast.models.tubelet_embedding import PIXELS
 
@@ -13,7 +13,7 @@ _OPEN_CLIP_HEAD = 64
 _FUNCTIONS = {"gelu": "gelu", "quick_gelu": "quick_gelu"}
 
 
-def described_settings(files: WeightFiles, family: Family) -> dict[str, Any]:
+def described_settings(files: WeightFiles, family: WeightFamily) -> dict[str, Any]:
     """Return settings of the tower, without the tower's name, as far as the files name them.
 
     Raises CheckpointError for another type of model and for an activation that we do not have.
@@ -54,7 +54,7 @@ def _of_transformers(config: dict[str, Any], files: WeightFiles) -> dict[str, An
     return found
 
 
-def _of_open_clip(file: dict[str, Any], family: Family) -> dict[str, Any]:
+def _of_open_clip(file: dict[str, Any], family: WeightFamily) -> dict[str, Any]:
     config = file.get("model_cfg")
     if not isinstance(config, dict):
         return {}

@@ -23,7 +23,7 @@ SHOWN = 3
 
 
 @dataclass(frozen=True)
-class Family:
+class WeightFamily:
     """Weights of one library and architecture.
 
     mark: a key that all of them have. rules: patterns of whole keys and our names. left_out: keys
@@ -90,7 +90,7 @@ _CLIP_USUAL = {"activation": "quick_gelu", "norm_eps": 1e-5}
 _SCALES = r"logit_scale|logit_bias"
 
 FAMILIES = (
-    Family(
+    WeightFamily(
         "timm ViT",
         "video",
         r"patch_embed\.proj\.weight",
@@ -117,7 +117,7 @@ FAMILIES = (
         r"head\..+",
         usual={"activation": "gelu", "norm_eps": 1e-6, "pixels": "half"},
     ),
-    Family(
+    WeightFamily(
         "transformers ViT",
         "video",
         r"(?:vit\.)?embeddings\.patch_embeddings\.projection\.weight",
@@ -145,7 +145,7 @@ FAMILIES = (
         usual={"activation": "gelu", "norm_eps": 1e-12, "pixels": "half"},
         types=("vit",),
     ),
-    Family(
+    WeightFamily(
         "open_clip ViT",
         "video",
         r"visual\.conv1\.weight",
@@ -169,7 +169,7 @@ FAMILIES = (
         r"(?:text\.)?(?:positional_embedding|text_projection(?:\..+)?|cls_emb)",
         usual=_CLIP_USUAL | {"pixels": "clip"},
     ),
-    Family(
+    WeightFamily(
         "transformers CLIP vision",
         "video",
         r"vision_model\.embeddings\.patch_embedding\.weight",
@@ -193,7 +193,7 @@ FAMILIES = (
         usual=_CLIP_USUAL | {"pixels": "clip"},
         types=("clip", "clip_vision_model"),
     ),
-    Family(
+    WeightFamily(
         "open_clip text",
         "text",
         r"(?:text\.)?token_embedding\.weight",
@@ -216,7 +216,7 @@ FAMILIES = (
         layout=_CLIP_TEXT,
         usual=_CLIP_USUAL,
     ),
-    Family(
+    WeightFamily(
         "transformers CLIP text",
         "text",
         r"text_model\.embeddings\.token_embedding\.weight",
@@ -238,7 +238,7 @@ FAMILIES = (
         usual=_CLIP_USUAL,
         types=("clip", "clip_text_model"),
     ),
-    Family(
+    WeightFamily(
         "transformers BERT",
         "text",
         r"(?:bert\.)?embeddings\.token_type_embeddings\.weight",
@@ -265,7 +265,7 @@ FAMILIES = (
         usual={"activation": "gelu", "norm_eps": 1e-12},
         types=("bert",),
     ),
-    Family(
+    WeightFamily(
         "transformers DistilBERT",
         "text",
         r"(?:distilbert\.)?transformer\.layer\.0\.attention\.q_lin\.weight",
@@ -291,14 +291,14 @@ FAMILIES = (
         usual={"activation": "gelu", "norm_eps": 1e-12},
         types=("distilbert",),
     ),
-    Family(
+    WeightFamily(
         "svilm_fast video",
         "video",
         r"encoder\.video\.embedding\.space_position",
         ((r"encoder\.video\.(.+)", r"\1"),),
         r"(?!encoder\.video\.).+",
     ),
-    Family(
+    WeightFamily(
         "svilm_fast text",
         "text",
         r"encoder\.text\.embedding\.position",
@@ -308,7 +308,7 @@ FAMILIES = (
 )
 
 
-def family_of(keys: Iterable[str], tower: Tower, source: Path) -> Family:
+def family_of(keys: Iterable[str], tower: Tower, source: Path) -> WeightFamily:
     """Return the family of a tower's weights; raises CheckpointError if none is recognised."""
     names = list(keys)
     for family in FAMILIES:
@@ -324,7 +324,7 @@ def family_of(keys: Iterable[str], tower: Tower, source: Path) -> Family:
 
 
 def renamed(
-    family: Family, tensors: Mapping[str, Tensor], source: Path
+    family: WeightFamily, tensors: Mapping[str, Tensor], source: Path
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Return the tensors under our names, float32, and the keys that are left out.
 

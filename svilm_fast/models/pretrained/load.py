@@ -14,7 +14,7 @@ from svilm_fast.models.config import TextConfig, VideoConfig
 from svilm_fast.models.dual_encoder import DualEncoder
 from svilm_fast.models.pretrained.config import WeightsConfig
 from svilm_fast.models.pretrained.described import described_settings
-from svilm_fast.models.pretrained.families import Family, Tower, family_of, listed, renamed
+from svilm_fast.models.pretrained.families import WeightFamily, Tower, family_of, listed, renamed
 from svilm_fast.models.pretrained.files import WeightFiles, read_weight_files
 from svilm_fast.models.pretrained.report import TowerReport
 from svilm_fast.models.pretrained.resize import inflated, resized_space, resized_time
@@ -97,7 +97,7 @@ def _fold_layer_scale(parts: Tensors, report: TowerReport) -> None:
 def _check_settings(
     parts: Tensors,
     config: VideoConfig | TextConfig,
-    family: Family,
+    family: WeightFamily,
     files: WeightFiles,
     report: TowerReport,
 ) -> None:
@@ -282,7 +282,7 @@ def _take_projection(values: Tensors, module: Any, report: TowerReport) -> None:
         values.setdefault("projection.bias", torch.zeros(len(weight)))
 
 
-def _check_tensors(values: Tensors, own: Tensors, family: Family, files: WeightFiles) -> None:
+def _check_tensors(values: Tensors, own: Tensors, family: WeightFamily, files: WeightFiles) -> None:
     """Raise CheckpointError for tensors that are missing, unknown or of another shape."""
     problems = []
     missing = [name for name in own if name not in values and not _MAY_BE_NEW.match(name)]
