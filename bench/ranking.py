@@ -17,9 +17,8 @@ from svilm_fast.bench.console import wide_console
 from svilm_fast.bench.environment import environment, slug
 from svilm_fast.bench.errors import WrongResult
 from svilm_fast.bench.run.command import RESULTS
-from svilm_fast.bench.run.file import check_replaceable
+from svilm_fast.bench.run.file import check_replaceable, write_json
 from svilm_fast.bench.tables import terminal_table
-from svilm_fast.core.files import write_json
 from svilm_fast.evaluation.metrics import QueryRanks, text_to_video_ranks, video_to_text_ranks
 from svilm_fast.evaluation.ranking import rank_pairs
 

@@ -78,6 +78,15 @@ add_command(
 )
 add_command(
     app,
+    "finetune",
+    "svilm_fast.train.finetune:finetune",
+    "Train a task on the weights of a pre-training run, on one rank or many.",
+    "svilm finetune qa --weights-from runs/demo run.dir=runs/qa",
+    "svilm finetune qa --from-scratch run.dir=runs/qa-scratch",
+    "svilm finetune qa --resume run.dir=runs/qa",
+)
+add_command(
+    app,
     "plan",
     "svilm_fast.train.plan.command:plan",
     "Print parameters, FLOPs, memory by ZeRO stage, and the settings that fit, with reasons.",
@@ -85,6 +94,21 @@ add_command(
     "svilm plan --gpus 8 --memory 40GiB training.global_batch=4096",
 )
 
+add_command(
+    app,
+    "ablate",
+    "svilm_fast.train.campaigns.command:ablate",
+    "Run a table of recipes over seeds, resume it where it stopped, and write its figures.",
+    "svilm ablate downstream --jobs 2",
+    "svilm ablate objectives --gpus 0,1,2,3 --seeds 0,1,2,3,4,5,6,7",
+)
+add_command(
+    app,
+    "results",
+    "svilm_fast.train.campaigns.command:results",
+    "Write the page of results, with its pictures, from the JSON of tables.",
+    "svilm results docs/results/downstream.json --out docs/results.md",
+)
 data_app = _group(
     "data",
     "Make data: render the world, pack videos, index and inspect data sets; measure loading.",
@@ -135,6 +159,14 @@ add_command(
 )
 add_command(
     data_app,
+    "check-decoding",
+    "svilm_fast.data.commands:check_decoding",
+    "Compare decoding by groups of pictures with decoding everything; exit 1 on a difference.",
+    "svilm data check-decoding clips",
+    "svilm data check-decoding shards/train --draws 10",
+)
+add_command(
+    data_app,
     "bench",
     "svilm_fast.bench.loading.command:bench",
     "Load clips, by stage and against a plain loop (and torchcodec where installed), in turn.",
@@ -169,7 +201,7 @@ add_command(
     app,
     "embed",
     "svilm_fast.commands.embed:embed",
-    "Embed the videos and captions of shards with a finished run.",
+    "Embed the videos and captions of shards or of a list with a finished run.",
     "svilm embed shards/test --run runs/demo --out embeddings/test",
 )
 

@@ -51,6 +51,7 @@ def run(*arguments: str, **environment: str) -> tuple[str, set[str]]:
         ("data", "pack", "--help"),
         ("pretrain", "--help"),
         ("train", "--help"),
+        ("finetune", "--help"),
         ("plan", "--help"),
         ("config", "list"),
     ],

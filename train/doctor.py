@@ -11,11 +11,13 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib import metadata
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 import typer
+from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
@@ -80,6 +82,30 @@ def known_problems(versions: Mapping[str, str]) -> Iterator[str]:
         release = Version(Version(installed).base_version)
         if release in SpecifierSet(known.versions):
             yield f"{known.package} {installed}: {known.reason}; {known.fix}"
+
+
+def unmet_requirements(versions: Mapping[str, str]) -> Iterator[str]:
+    """Yield a line for each installed version (by package) outside this package's requirements.
+
+    The requirements are those of the metadata of the installed `svilm-fast`. Extras count where
+    their package is installed.
+    """
+    try:
+        lines = metadata.requires("svilm-fast") or []
+    except metadata.PackageNotFoundError:
+        yield "svilm-fast has no package metadata, so that versions are not checked; pip install it"
+        return
+    for requirement in map(Requirement, lines):
+        installed = versions.get(requirement.name, "not installed")
+        if installed == "not installed" or not requirement.specifier:
+            continue
+        release = Version(Version(installed).base_version)
+        if release not in requirement.specifier:
+            wanted = f"{requirement.name}{requirement.specifier}"
+            yield (
+                f"{requirement.name} {installed} is installed and svilm-fast needs {wanted}; "
+                f"pip install '{wanted}'"
+            )
 
 
 def kernel_problems() -> tuple[list[str], list[str]]:
@@ -169,6 +195,10 @@ def doctor() -> None:
     for name, version in versions.items():
         print(f"  {name:12} {version}")
     problems = [*known_problems(versions)]
+    named = {line.partition(" ")[0] for line in problems}
+    problems += [
+        line for line in unmet_requirements(versions) if line.partition(" ")[0] not in named
+    ]
     devices = [torch.device("cpu")]
     if torch.cuda.is_available():
         devices += [torch.device("cuda", index) for index in range(torch.cuda.device_count())]

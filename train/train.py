@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +16,10 @@ from svilm_fast.core.terminal import log_to_stderr, print
 from svilm_fast.core.third_party import third_party_log
 from svilm_fast.train.config.options import ConfigName, Overrides, Weights
 from svilm_fast.train.run_app import run_app
+
+if TYPE_CHECKING:
+    from svilm_fast.train.config.schema import RunConfig
+    from svilm_fast.train.run.session import Start
 
 TaskName = Annotated[
     str | None,
@@ -84,36 +88,65 @@ def train(
     A report that fails at the end is only a warning.
     """
     # Imported here because the settings import PyTorch, which would slow down --help.
-    from svilm_fast.train.config.load import dump_config, load_config
+    from svilm_fast.train.config.load import load_config
 
     resolved = load_config(config, overrides or [], task)
-    if print_config:
-        print(dump_config(resolved), end="")
-        return 0
-    if print_ds_config or dry_run:
-        from svilm_fast.train.plan import dry_run as dry
-
-        if print_ds_config:
-            print(dry.deepspeed_json(resolved))
-            return 0
-        text, fits = dry.describe(resolved)
-        print(text)
-        return 0 if fits else EXIT_BAD_INPUT
-    log_to_stderr(
-        logging.INFO if int(os.environ.get("RANK", "0")) == 0 else logging.WARNING,
-        "%(levelname)s %(name)s: %(message)s",
-    )
+    code = print_only(resolved, print_config, print_ds_config, dry_run)
+    if code is not None:
+        return code
+    log_of_rank()
     from svilm_fast.train.run import session
 
     start = session.Start(
         resume, auto_resume, overwrite, init_from, weights_from, weights is Weights.EMA, trust
     )
+    check_model_chosen(config, overrides)
+    return run_session(resolved, start)
+
+
+def print_only(
+    resolved: RunConfig, print_config: bool, print_ds_config: bool, dry_run: bool
+) -> int | None:
+    """Print what the options ask for and return the exit code; None: the run should start."""
+    if print_config:
+        from svilm_fast.train.config.load import dump_config
+
+        print(dump_config(resolved), end="")
+        return 0
+    if not (print_ds_config or dry_run):
+        return None
+    from svilm_fast.train.plan import dry_run as dry
+
+    if print_ds_config:
+        print(dry.deepspeed_json(resolved))
+        return 0
+    text, fits = dry.describe(resolved)
+    print(text)
+    return 0 if fits else EXIT_BAD_INPUT
+
+
+def log_of_rank() -> None:
+    """Show log records on stderr, from rank 0 also those that are only informative."""
+    log_to_stderr(
+        logging.INFO if int(os.environ.get("RANK", "0")) == 0 else logging.WARNING,
+        "%(levelname)s %(name)s: %(message)s",
+    )
+
+
+def check_model_chosen(config: str | None, overrides: Sequence[str] | None) -> None:
+    """Raise UserError if neither a recipe nor an override chooses the model."""
     if config is None and not any(text.startswith("model.preset=") for text in overrides or []):
         raise UserError(
             "no configuration was given, and the default model is ViT-B; give a recipe with "
             "--config (`svilm config list` prints them), or choose the model, as in "
             "model.preset=tiny"
         )
+
+
+def run_session(resolved: RunConfig, start: Start) -> int:
+    """Run the training; returns the exit code."""
+    from svilm_fast.train.run import session
+
     with third_party_log():
         outcome = session.train(resolved, start)
     return 128 + outcome.signal if outcome.signal else 0

@@ -1,7 +1,8 @@
-"""`svilm embed`: the embeddings of shards, for other programs."""
+"""`svilm embed`: the embeddings of shards or of a list, for other programs and for training."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -13,19 +14,37 @@ from svilm_fast.data.commands import EngineOption
 from svilm_fast.data.offline.engines import OfflineEngine
 
 
+class Grain(StrEnum):
+    COARSE = "coarse"
+    FINE = "fine"
+    FUSED = "fused"
+    NONE = "none"
+
+
 def embed(
-    source: Annotated[str, typer.Argument(help="shards: a folder, a glob or a path with braces")],
+    source: Annotated[
+        str, typer.Argument(help="shards (folder, glob or braces), or a CSV or JSONL list")
+    ],
     run: RunDir,
-    out: Annotated[Path, typer.Option(help="folder for one .npz file per shard")],
+    out: Annotated[Path, typer.Option(help="folder for one .npz file per shard, or 1,000 rows")],
     weights: WeightsKind = None,
     device: Device = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="clips per call of the encoder")] = 32,
+    videos: Annotated[
+        str | None, typer.Option(help="folder of a list's videos; default the list's own")
+    ] = None,
+    captions: Annotated[
+        Grain | None, typer.Option(help="which captions; default those of the run")
+    ] = None,
+    store: Annotated[
+        bool, typer.Option("--store", help="also write <list>.embeddings for training")
+    ] = False,
     engine: EngineOption = OfflineEngine.LOCAL,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="shards at a time; each loads the model")
+        int | None, typer.Option(min=1, help="files at a time; each loads the model")
     ] = 1,
 ) -> None:
-    """Embed the videos and captions of shards with a finished run.
+    """Embed the videos and captions of shards or of a list with a finished run.
 
     Stopped at any moment and started again with the same arguments, it continues.
     """
@@ -41,5 +60,8 @@ def embed(
         batch_size=batch_size,
         engine=engine,
         workers=workers,
+        videos=videos,
+        captions=None if captions is None else captions.value,
+        store=store,
     )
     print("\n".join(lines))

@@ -105,6 +105,8 @@ class ClipDataset:
         table = open_split(config, split, nouns=nouns) if table is None else table
         self.table = table.with_nouns(config, split) if nouns else table
         self._reads_nouns = nouns
+        if embeddings is not None:
+            self.table.check_embeddings(embeddings)
         self.report.check_budget(config.skips.fraction, config.skips.always_allowed)
         if train and config.shuffle_captions:
             self.table = self.table.shuffled(derangement(len(self.table), seed))

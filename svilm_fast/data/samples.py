@@ -5,11 +5,10 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
-import json
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +20,13 @@ from svilm_fast.data.captions import REPAIRED
 from svilm_fast.data.config import DataConfig, LimitsConfig
 from svilm_fast.data.embeddings import MEMBER, most_bytes, read_vector
 from svilm_fast.data.errors import DataError, EmbeddingError, MissingFileError
-from svilm_fast.data.index.columns import bytes_at, texts_of
+from svilm_fast.data.index.columns import bytes_at, damaged, texts_of
 from svilm_fast.data.index.file import Index
 from svilm_fast.data.index.names import fingerprint
 from svilm_fast.data.index.schema import GRAINS, UNKNOWN, caption_codes
 from svilm_fast.data.index.sources import read_sources
 from svilm_fast.data.index.store import open_index
+from svilm_fast.data.list_embeddings import ListIdentity, open_list_embeddings
 from svilm_fast.data.lists import VideoFolder
 from svilm_fast.data.nouns import OTHER_LANGUAGE
 from svilm_fast.data.segments import Segment
@@ -92,6 +92,7 @@ class SampleTable(Sequence[Sample]):
         roots: what the names of shards begin with, or the paths of videos: (first place, text).
         grain: which captions are read.
         limits: what reading a sample may cost.
+        lists: the lists among the sources, by their place.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class SampleTable(Sequence[Sample]):
         roots: Sequence[tuple[int, str]],
         grain: str,
         limits: LimitsConfig,
+        lists: Mapping[int, str] | None = None,
     ) -> None:
         self.stored, self.grain, self.limits = index, grain, limits
         self._roots = tuple(roots)
@@ -109,6 +111,8 @@ class SampleTable(Sequence[Sample]):
         self._prefix: str = self._view["prefix"]
         self._codes = caption_codes(grain)
         self._reader = ShardReader()
+        self._lists = dict(lists or {})
+        self._vectors: dict[tuple[int, int], np.ndarray] = {}  # of lists, mapped
 
     def __len__(self) -> int:
         return int(self._view["samples"]) if self._places is None else len(self._places)
@@ -130,7 +134,7 @@ class SampleTable(Sequence[Sample]):
         kept = self.__dict__.copy()
         for name in ("rejected", "contents"):
             kept.pop(name, None)
-        return kept
+        return {**kept, "_vectors": {}}
 
     def select(self, places: Sequence[int]) -> SampleTable:
         """Some of the samples; none of those refused while listing."""
@@ -158,7 +162,7 @@ class SampleTable(Sequence[Sample]):
     def _row(self, place: int) -> int:
         """The row of the index for a place in the table."""
         place = self._place(place)
-        return int(self.stored.columns[f"{self._prefix}rows"][place]) if self._prefix else place
+        return self.stored.number(f"{self._prefix}rows", place) if self._prefix else place
 
     def _place(self, place: int) -> int:
         return place if self._places is None else int(self._places[place])
@@ -167,6 +171,8 @@ class SampleTable(Sequence[Sample]):
         if not self._prefix:
             return np.arange(len(self)) if self._places is None else self._places
         rows = self.stored.columns[f"{self._prefix}rows"]
+        if len(rows) and not 0 <= rows.min() <= rows.max() < self.stored.header["samples"]:
+            raise damaged("samples are named that it does not have")
         return rows if self._places is None else rows[self._places]
 
     # what a sample is
@@ -194,8 +200,8 @@ class SampleTable(Sequence[Sample]):
         if self._shuffle is not None:
             place = int(self._shuffle(np.array([place]))[0])
         columns = self.stored.columns
-        row = int(columns[f"{self._prefix}rows"][place]) if self._prefix else place
-        first, stop = columns["first_caption"][row : row + 2].tolist()
+        row = self.stored.number(f"{self._prefix}rows", place) if self._prefix else place
+        first, stop = self.stored.range("first_caption", row, "caption_grain")
         grains = columns["caption_grain"][first:stop].tolist()
         return [first + offset for offset, code in enumerate(grains) if code in self._codes]
 
@@ -214,7 +220,7 @@ class SampleTable(Sequence[Sample]):
         columns = self.stored.columns
         if "nouns_missing" in columns and columns["nouns_missing"][row]:
             return None
-        first, stop = columns["first_noun"][row : row + 2]
+        first, stop = self.stored.range("first_noun", row, "noun")
         words = columns["noun"][first:stop].tolist()
         return tuple(self.stored.text("word", word) for word in words)
 
@@ -230,6 +236,8 @@ class SampleTable(Sequence[Sample]):
         if "segment_start" not in columns:
             return None
         row = self._row(place)
+        if not 0 <= row < len(columns["segment_start"]):
+            raise damaged(f"there is no row {row}")
         start = float(columns["segment_start"][row])
         return None if math.isnan(start) else (start, float(columns["segment_end"][row]))
 
@@ -250,7 +258,12 @@ class SampleTable(Sequence[Sample]):
         if f"{name}_start" not in self.stored.columns:
             return None
         encoded = self.stored.text(name, self._row(place))
-        return from_column(name, encoded, self.id(place)) if encoded else None
+        try:
+            return from_column(name, encoded, self.id(place)) if encoded else None
+        except (ValueError, KeyError, RecursionError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise damaged(f"{name!r} of {self.id(place)!r} is no JSON") from None
 
     def video(self, place: int) -> StoredFile:
         """Where the video of a sample lies."""
@@ -258,10 +271,16 @@ class SampleTable(Sequence[Sample]):
         entry = self._entry("video", row)
         if entry is not None:
             return StoredFile(self._shard(row), entry)
-        path = os.fsdecode(bytes_at(self.stored.columns, "path", row))
+        path = os.fsdecode(bytes_at(self.stored.columns, "path", row)) if self._has_paths else ""
+        if not path or "\0" in path:
+            raise damaged(f"row {row} has no video")
         if ".." in path.split("/"):
             raise DataError(f"{path!r} lies outside the folder of the videos")
         return StoredFile(self._root(row) + path)
+
+    @property
+    def _has_paths(self) -> bool:
+        return "path_start" in self.stored.columns
 
     def read_video(self, place: int) -> bytes:
         """The bytes of a sample's video file."""
@@ -276,7 +295,9 @@ class SampleTable(Sequence[Sample]):
         row = self._row(place)
         entry = self._entry("record", row)
         if entry is None:
-            return json.loads(self.stored.text("record", row))
+            if "record_start" not in self.stored.columns:
+                raise damaged(f"row {row} has no json")
+            return parse_json(self.stored.text("record", row).encode(), self.id(place))
         name = self.id(place)
         data = self._reader.read(self._shard(row), entry, name, self.limits.json_bytes)
         return text.storable(parse_json(data, name))
@@ -284,6 +305,12 @@ class SampleTable(Sequence[Sample]):
     def read_embedding(self, place: int, width: int) -> np.ndarray:
         """The stored embedding of a sample, float32 [width]. Raises EmbeddingError."""
         row, name = self._row(place), self.id(place)
+        source = int(self.stored.columns["shard"][row])
+        if source in self._lists:
+            vector = np.array(self._list_vectors(source, width)[row - self._first_row(source)])
+            if not np.isfinite(vector).all():
+                raise EmbeddingError(f"{name}: its list stores no finite embedding for it")
+            return vector
         has_any = "embedding_size" in self.stored.columns
         entry = self._entry("embedding", row) if has_any else None
         if entry is None:
@@ -291,19 +318,47 @@ class SampleTable(Sequence[Sample]):
         data = self._reader.read(self._shard(row), entry, name, most_bytes(width))
         return read_vector(data, width, name)
 
+    def check_embeddings(self, width: int) -> None:
+        """Raise EmbeddingError where a list stores no embeddings of this width."""
+        for source in self._lists:
+            self._list_vectors(source, width)
+
+    def index_row(self, place: int) -> int:
+        """The row of a sample in the index, which no grain of captions changes."""
+        return self._row(place)
+
+    def list_identity(self, source: int) -> ListIdentity:
+        """What stored embeddings of the list at this place must have been made for."""
+        sources = self.stored.header["sources"]
+        starts = np.cumsum([0, *(each["places"] for each in sources)])
+        checksum = sources[int(np.searchsorted(starts, source, "right")) - 1]["checksum"]
+        return ListIdentity(self._first_row(source + 1) - self._first_row(source), checksum)
+
+    def _first_row(self, source: int) -> int:
+        return int(np.searchsorted(self.stored.columns["shard"], source))
+
+    def _list_vectors(self, source: int, width: int) -> np.ndarray:
+        if (source, width) not in self._vectors:
+            self._vectors[source, width] = open_list_embeddings(
+                self._lists[source], self.list_identity(source), width
+            )
+        return self._vectors[source, width]
+
     def _entry(self, kind: str, row: int) -> Entry | None:
         names = (f"{kind}_offset", f"{kind}_size", f"{kind}_crc")
-        offset, size, crc = (int(self.stored.columns[name][row]) for name in names)
+        offset, size, crc = (self.stored.number(name, row) for name in names)
         if size == UNKNOWN:
             return None
+        if offset < 0 or size < 0:
+            raise damaged(f"the {kind} of row {row} lies outside its shard")
         return Entry(offset, size, None if crc == UNKNOWN else crc)
 
     def _shard(self, row: int) -> str:
-        shard = int(self.stored.columns["shard"][row])
+        shard = self.stored.number("shard", row)
         return self._root(row) + os.fsdecode(bytes_at(self.stored.columns, "place", shard))
 
     def _root(self, row: int) -> str:
-        place = int(self.stored.columns["shard"][row])
+        place = self.stored.number("shard", row)
         return next(root for first, root in reversed(self._roots) if first <= place)
 
     # what is known of all samples
@@ -389,7 +444,8 @@ def open_split(config: DataConfig, split: str, *, nouns: bool = False) -> Sample
         raise type(error)(f"data.{split}: {error}") from error
     starts = np.cumsum([0, *(len(source.names) for source in sources)]).tolist()
     roots = [(first, source.root) for first, source in zip(starts, sources)]
-    table = SampleTable(index, roots, config.captions, config.limits)
+    lists = {first: each.path for first, each in zip(starts, sources) if each.is_list}
+    table = SampleTable(index, roots, config.captions, config.limits, lists)
     if not len(table):
         rejected = table.rejected
         example = f"; for example {rejected[0].sample}: {rejected[0].message}" if rejected else ""

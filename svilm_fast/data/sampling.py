@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from random import Random
 
 import numpy as np
 
@@ -92,3 +93,35 @@ def choose_frames(
         bounds = np.floor(bounds)
     index = np.floor(bounds[:-1] + offset * np.diff(bounds)).astype(np.int64)
     return np.clip(index, 0, total - 1)
+
+
+@dataclass(frozen=True)
+class DrawnFrames:
+    """A choice for `decode_clip`: frames drawn at random, in any groups; picklable."""
+
+    frames: int
+    seed: int
+
+    def __call__(self, timeline: Timeline) -> np.ndarray:
+        # Not numpy.random: a decoding process cannot import it, because it may open no file.
+        places = Random(self.seed).choices(range(timeline.total), k=self.frames)
+        return np.array(sorted(places), dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class FirstAndLast:
+    """A choice for `decode_clip`: the first frame and the last one."""
+
+    def __call__(self, timeline: Timeline) -> np.ndarray:
+        return np.array([0, timeline.total - 1])
+
+
+@dataclass(frozen=True)
+class WithoutGroups:
+    """The same choice, for which everything is decoded."""
+
+    choice: Callable[[Timeline], np.ndarray]
+    decodes_everything = True
+
+    def __call__(self, timeline: Timeline) -> np.ndarray:
+        return self.choice(timeline)

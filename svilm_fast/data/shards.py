@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
+import math
 import os
 import tarfile
 import threading
@@ -50,13 +52,35 @@ class ShardIndex:
 
 
 def parse_json(data: bytes, label: str) -> dict[str, Any]:
-    """An object from JSON bytes; SampleJsonError for anything else."""
+    """An object from JSON bytes; SampleJsonError for anything else.
+
+    A key that occurs twice in one object, NaN and numbers without a finite value are refused:
+    programs disagree about what they mean.
+    """
     try:
-        value = json.loads(data)
+        value = json.loads(
+            data, object_pairs_hook=_object, parse_constant=_finite, parse_float=_finite
+        )
     except (ValueError, RecursionError) as error:
         raise SampleJsonError(f"{label}: not valid JSON ({error})") from None
     if not isinstance(value, dict):
         raise SampleJsonError(f"{label}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in found if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r:.60} occurs twice in an object")
+    return found
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(f"{number:.60} is not a finite number")
     return value
 
 
@@ -103,11 +127,29 @@ def load_index(path: str, max_members: int = 2_000_000) -> ShardIndex:
                 if min(entry.offset, entry.size) < 0 or entry.offset + entry.size > total:
                     raise ShardError(f"{path}{INDEX_SUFFIX}: {key!r} lies outside the shard")
             index.samples[key] = entries
+        _check_apart(index)
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         if isinstance(error, ShardError):
             raise
         raise ShardError(f"{path}{INDEX_SUFFIX}: damaged ({error!r}): {hint}") from None
     return index
+
+
+def _check_apart(index: ShardIndex) -> None:
+    """Raise ShardError where members overlap: the index is not of this shard."""
+    places = sorted(
+        (entry.offset, entry.offset + entry.size, key, extension)
+        for key, members in index.samples.items()
+        for extension, entry in members.items()
+        if entry.size
+    )
+    for (_, end, *first), (start, _, *second) in itertools.pairwise(places):
+        if start < end:
+            names = " and ".join(repr(".".join(name)) for name in (first, second))
+            raise ShardError(
+                f"{index.path}{INDEX_SUFFIX}: {names} overlap: delete the index or write the shard "
+                "again"
+            )
 
 
 class ShardReader:
@@ -158,7 +200,10 @@ class ShardReader:
             self._streams[place] = stream  # now the most recent one
             if len(self._streams) > OPEN_SHARDS:
                 self._streams.pop(next(iter(self._streams))).close()
-            stream.seek(entry.offset)
+            try:
+                stream.seek(entry.offset)
+            except (OSError, OverflowError, ValueError):  # a position that no file has
+                raise ShardError(f"{path} has no byte {entry.offset}") from None
             return stream.read(entry.size)
 
     def close(self) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -63,7 +61,7 @@ class TubeletEmbedding(nn.Module):
     def _normalised(self, tubelets: Tensor) -> Tensor:
         dtype = self.projection.weight.dtype
         pixels = at_least_fp32(tubelets.to(dtype)).unflatten(-1, (-1, 3))
-        gain, shift = _pixel_affine(self.config.pixels, pixels.device, pixels.dtype)
+        gain, shift = _pixel_affine(pixels, *PIXELS[self.config.pixels])
         return torch.addcmul(shift, pixels, gain).flatten(-2).to(dtype)
 
     def _check(self, frames: Tensor) -> None:
@@ -77,9 +75,14 @@ class TubeletEmbedding(nn.Module):
             )
 
 
-@functools.lru_cache(maxsize=8)
-def _pixel_affine(pixels: str, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    mean, std = (
-        torch.tensor(values, dtype=torch.float64, device="cpu") for values in PIXELS[pixels]
-    )
-    return (1 / (255 * std)).to(device, dtype), (-mean / std).to(device, dtype)
+def _pixel_affine(
+    pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]
+) -> tuple[Tensor, Tensor]:
+    """Gain and shift [3] of the normalisation, with dtype and device of `pixels`.
+
+    They are filled on the device at each call. A cache would keep the tensors of a FakeTensorMode
+    or of inference mode for later steps.
+    """
+    gain = [pixels.new_full((1,), 1 / (255 * s)) for s in std]
+    shift = [pixels.new_full((1,), -m / s) for m, s in zip(mean, std, strict=True)]
+    return torch.cat(gain), torch.cat(shift)

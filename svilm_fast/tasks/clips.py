@@ -9,6 +9,7 @@ from svilm_fast.data.dataset import ClipDataset
 from svilm_fast.data.samples import SampleTable
 from svilm_fast.data.tokenizer import Tokenizer
 from svilm_fast.data.video_embeddings import VideoEmbeddings
+from svilm_fast.data.views import ONE_VIEW, Views
 from svilm_fast.tasks.base import TaskConfig
 
 SPLITS = ("train", "val", "test")
@@ -32,10 +33,14 @@ def training_clips(
     nouns: bool,
     table: SampleTable | None = None,
     metadata: bool = False,
+    annotations: bool = False,
+    embeddings: int | None = None,
+    views: Views = ONE_VIEW,
 ) -> ClipDataset:
-    """Open the clips of a split in training view; metadata: batches hold the samples' JSON.
+    """Open the clips of a split in training view.
 
-    With `data.video_embeddings` they are stored embeddings instead of frames.
+    metadata: batches hold the samples' JSON. annotations, embeddings, views: as in `ClipDataset`.
+    With `data.video_embeddings` batches hold stored embeddings instead of frames.
     """
     folder = config.data.video_embeddings
     return ClipDataset(
@@ -49,14 +54,26 @@ def training_clips(
         seed=config.run.seed,
         nouns=nouns,
         metadata=metadata,
+        annotations=annotations,
+        embeddings=embeddings,
+        views=views,
         instead=None if folder is None else VideoEmbeddings(folder, config.model.embed_dim),
     )
 
 
 def evaluation_clips(
-    config: TaskConfig, split: str, tokenizer: Tokenizer, *, nouns: bool
+    config: TaskConfig,
+    split: str,
+    tokenizer: Tokenizer,
+    *,
+    nouns: bool,
+    annotations: bool = False,
+    embeddings: int | None = None,
+    views: Views = ONE_VIEW,
 ) -> ClipDataset:
     """Open the clips of a split in evaluation view, with the captions of `evaluation.captions`.
+
+    annotations, embeddings, views: as in `ClipDataset`. Batches hold the samples' JSON.
 
     Raises UserError if the configuration has no data for the split.
     """
@@ -72,6 +89,9 @@ def evaluation_clips(
         frames=config.video.frames,
         image_size=config.video.image_size,
         nouns=nouns,
+        annotations=annotations,
+        embeddings=embeddings,
+        views=views,
     )
 
 

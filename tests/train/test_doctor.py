@@ -75,3 +75,24 @@ def test_a_problem_ends_with_1(monkeypatch, capsys):
     shown = capsys.readouterr().out
     assert "1 to fix" in shown
     assert "av 14.1.0: its FFmpeg 7.1.0 can hang" in shown
+
+
+@pytest.mark.parametrize(
+    ("package", "version", "wrong"),
+    [
+        ("av", "14.4.0", True),
+        ("av", "15.0.0", False),
+        ("deepspeed", "0.18.2", True),
+        ("deepspeed", "0.19.7", True),
+        ("deepspeed", "0.19.8", False),
+        ("torch", "2.10.0+cu128", True),
+        ("torch", "2.11.0+cpu", False),
+        ("xformers", "not installed", False),
+    ],
+)
+def test_versions_outside_the_requirements_of_the_package(package, version, wrong):
+    found = list(module.unmet_requirements({package: version}))
+    assert len(found) == wrong
+    if wrong:
+        assert found[0].startswith(f"{package} {version} is installed and svilm-fast needs ")
+        assert f"; pip install '{package}" in found[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -245,13 +245,19 @@ def task_name_in(values: Mapping[str, Any], absent: str = DEFAULT_TASK) -> str:
 
 
 def load_config(
-    source: str | None, overrides: Sequence[str] = (), task: str | None = None
+    source: str | None,
+    overrides: Sequence[str] = (),
+    task: str | None = None,
+    complete: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
 ) -> RunConfig:
     """Load a recipe (path or name; None: the defaults) and apply dotted overrides.
 
     task: the task that the command trains. Raises ConfigError if recipe or overrides name another.
+    complete: changes the recipe's values before the overrides are applied.
     """
     values = read_recipe(source) if source else {}
+    if complete is not None:
+        values = complete(values)
     # The task first, because it determines the keys of its block.
     for override in overrides:
         if override.partition("=")[0].strip().lstrip("-") in ("task", "task.name"):

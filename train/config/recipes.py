@@ -10,13 +10,14 @@ from svilm_fast.core.messages import suggestion
 
 # `svilm_fast/configs` is a symlink to `configs/` in a checkout and a real folder in a wheel.
 PRESETS = Path(svilm_fast.__file__).parent / "configs"
+# Tables of recipes, which `svilm ablate` runs.
+TABLES = PRESETS / "ablations" / "tables"
 
 
 def preset_names() -> list[str]:
     """Return the names of the packaged recipes, such as `demo` or `ablations/contrast_only`."""
-    return sorted(
-        str(path.relative_to(PRESETS).with_suffix("")) for path in PRESETS.rglob("*.yaml")
-    )
+    recipes = (path for path in PRESETS.rglob("*.yaml") if path.parent != TABLES)
+    return sorted(str(path.relative_to(PRESETS).with_suffix("")) for path in recipes)
 
 
 def find_config(name: str, beside: Path | None = None) -> Path:

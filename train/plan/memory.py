@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from svilm_fast.data.pipeline import LoaderMemory, loader_memory
 from svilm_fast.train.config.schema import RunConfig
 from svilm_fast.train.plan.activations import activations
 from svilm_fast.train.plan.loss_memory import feature_bytes, loss_bytes
@@ -121,6 +122,24 @@ def memory(workload: Workload, choice: Choice) -> Memory:
             },
         }
     return Memory(always, phases | {"optimizer step": step})
+
+
+def loader_of(workload: Workload) -> LoaderMemory:
+    """Return the loader's memory on the host, of one rank; the start of a run checks the same."""
+    video = workload.config.video
+    clip = video.frames * video.image_size**2 * 3
+    return loader_memory(workload.config.data, clip, workload.local_batch)
+
+
+def loader_lines(workload: Workload, per_node: int) -> list[str]:
+    """Return the lines of a table of the loader's memory by rank and node."""
+    found, ranks = loader_of(workload), min(per_node, workload.world_size)
+    data = workload.config.data
+    settings = f"data.workers={data.workers} unit={data.unit} prefetch={data.prefetch}"
+    lines = [f"loader, memory of the host ({settings})"]
+    for name, size in (("shared (/dev/shm)", found.shared), ("private", found.private)):
+        lines.append(f"{_line(name, size)} a rank, {ranks * size / GIB:,.3f} GiB a node")
+    return lines
 
 
 def not_counted(config: RunConfig) -> list[str]:

@@ -1,4 +1,7 @@
-"""Embeds the samples of shards with a finished run: one .npz file for each shard, resumable."""
+"""Embeds the samples of shards or of a list with a finished run, resumable.
+
+One .npz file is written for each shard, or for each thousand samples of a list.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,15 @@ import torch
 from svilm_fast.core.text import counted
 from svilm_fast.data import files
 from svilm_fast.data.batch import ClipBatch
+from svilm_fast.data.config import DataConfig
 from svilm_fast.data.dataset import ClipDataset
 from svilm_fast.data.errors import DataError
+from svilm_fast.data.list_embeddings import write_list_embeddings
+from svilm_fast.data.lists import is_list
 from svilm_fast.data.offline.engines import OfflineEngine
 from svilm_fast.data.offline.outputs import Outputs
 from svilm_fast.data.offline.work import Unit, do_work
+from svilm_fast.data.samples import SampleTable, open_split
 from svilm_fast.data.shards import find_shards
 from svilm_fast.data.skips import Skip
 from svilm_fast.models.video_encoder import VideoOutputs
@@ -28,6 +35,8 @@ from svilm_fast.tasks.clips import evaluation_clips
 from svilm_fast.train.config.options import Weights
 from svilm_fast.train.folder.manifest import MANIFEST
 from svilm_fast.train.run.loaded_run import LoadedRun, load_run
+
+_PIECE = 1000  # samples of a list in one file
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,17 @@ class EmbedSettings:
     weights: Weights
     batch_size: int
     device: str
+    captions: str | None = None
+
+
+@dataclass(frozen=True)
+class ListPiece:
+    """Samples `first` to `stop` of a list."""
+
+    path: str
+    videos: str | None
+    first: int
+    stop: int
 
 
 def embed_shards(
@@ -50,64 +70,125 @@ def embed_shards(
     batch_size: int = 32,
     engine: OfflineEngine = OfflineEngine.LOCAL,
     workers: int | None = 1,
+    videos: str | None = None,
+    captions: str | None = None,
+    store: bool = False,
     progress: bool | None = None,
 ) -> list[str]:
-    """Write the embeddings of every sample of `source` (shards) to `out_dir`.
+    """Write the embeddings of every sample of `source` (shards or a list) to `out_dir`.
 
-    `{shard}.npz` holds ids and captions [n] (text), videos and texts float32 [n, D], rows of unit
-    norm: the evaluation view of a sample and its first caption. Samples that cannot be loaded are
-    left out and listed in `embed_manifest.jsonl`. Work that was stopped continues.
+    `{shard}.npz`, or `{list}-000000.npz` and so on of a list, holds ids and captions [n] (text),
+    videos and texts float32 [n, D], rows of unit norm: the evaluation view of a sample and its
+    first caption. Those of a list also hold rows int64 [n], of its index. Samples that cannot be
+    loaded are left out and listed in `embed_manifest.jsonl`. Work that was stopped continues.
 
     Args:
-        workers: shards at a time; every worker loads the model.
+        workers: files at a time; every worker loads the model.
+        videos: the folder of a list's videos (default: the list's own).
+        captions: of which grain, `none` for samples without captions (default: the run's).
+        store: also write the videos' embeddings beside the list, for `ClipDataset(embeddings=D)`.
 
     Returns lines that say what was embedded and refused. Raises DataError for sources without
     shards and for a folder of other work, UserError for a run that cannot be loaded.
     """
     run = load_run(run_dir, weights=weights)
-    shards = find_shards(source)
-    names = [path.rpartition("/")[2] for path in shards]
-    if len(set(names)) < len(names):
-        raise DataError(f"{source!r} names shards of one name in several folders")
+    grain = captions or run.config.evaluation.captions or run.config.data.captions
+    table = _table_of(source, videos, grain, run) if is_list(source) else None
+    if store and table is None:
+        raise DataError(f"{source!r}: embeddings are stored beside lists alone, not shards")
+    units = _shard_units(source) if table is None else _list_units(source, videos, table)
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
-    units = [
-        Unit(name, os.path.abspath(path) if local else path, [name, files.size_of(path)])
-        for name, path in zip(names, shards, strict=True)
-        for local in [files.protocol(path) is None]
-    ]
     model = hashlib.sha256((run.files.portable / MANIFEST).read_bytes()).hexdigest()
-    settings = EmbedSettings(os.path.abspath(run_dir), run.weights, batch_size, device)
+    settings = EmbedSettings(os.path.abspath(run_dir), run.weights, batch_size, device, captions)
     reports = do_work(
         "embed",
         embed_shard,
         units,
         settings,
         out,
-        parameters={"model": model, "weights": run.weights, "batch_size": batch_size},
+        parameters={"model": model, "weights": run.weights, "batch_size": batch_size}
+        | ({} if captions is None else {"captions": captions}),
         engine=engine,
         workers=workers,
         progress=progress,
     )
     refused = [skip for report in reports for skip in report["refused"]]
+    of = counted(len(units), "shard") if table is None else source
+    stored = []
+    if store and table is not None:
+        identity = table.list_identity(0)
+        vectors = np.full((identity.samples, run.config.model.embed_dim), np.nan, np.float32)
+        for unit in units:
+            with np.load(out / f"{unit.name}.npz") as found:
+                vectors[found["rows"]] = found["videos"]
+        stored = [f"stored in {write_list_embeddings(source, identity, vectors)}"]
     return [
-        f"embedded {counted(sum(report['samples'] for report in reports), 'sample')} of "
-        f"{counted(len(units), 'shard')}; refused {len(refused)}",
+        f"embedded {counted(sum(report['samples'] for report in reports), 'sample')} of {of}; "
+        f"refused {len(refused)}",
+        *stored,
         *(f"  refused {skip['sample']}: {skip['message']}" for skip in refused[:20]),
     ]
 
 
-def embed_shard(name: str, shard: str, settings: EmbedSettings, out: Outputs) -> dict[str, Any]:
-    """Embed one shard; a unit of off-line work."""
+def _shard_units(source: str) -> list[Unit]:
+    shards = find_shards(source)
+    names = [path.rpartition("/")[2] for path in shards]
+    if len(set(names)) < len(names):
+        raise DataError(f"{source!r} names shards of one name in several folders")
+    return [
+        Unit(name, _absolute(path), [name, files.size_of(path)])
+        for name, path in zip(names, shards, strict=True)
+    ]
+
+
+def _table_of(source: str, videos: str | None, grain: str, run: LoadedRun) -> SampleTable:
+    changed = {"test": source, "videos": videos, "captions": grain}
+    config = DataConfig.model_validate(run.config.data.model_dump() | changed)
+    return open_split(config, "test")
+
+
+def _list_units(source: str, videos: str | None, table: SampleTable) -> list[Unit]:
+    name = source.rpartition("/")[2].rpartition(".")[0]
+    folder = None if videos is None else _absolute(videos)
+    return [
+        Unit(
+            f"{name}-{number:06d}",
+            ListPiece(_absolute(source), folder, first, stop),
+            [table.list_identity(0).checksum, table.fingerprint, first, stop],
+            stop - first,
+        )
+        for number, first in enumerate(range(0, len(table), _PIECE))
+        for stop in [min(first + _PIECE, len(table))]
+    ]
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(path) if files.protocol(path) is None else path
+
+
+def embed_shard(
+    name: str, source: str | ListPiece, settings: EmbedSettings, out: Outputs
+) -> dict[str, Any]:
+    """Embed one shard, or a piece of a list; a unit of off-line work."""
     run = _loaded(settings.run, settings.weights, settings.device)
-    config = run.config.model_copy(
-        update={"data": run.config.data.model_copy(update={"test": shard, "cache": "none"})}
-    )
+    piece = source if isinstance(source, ListPiece) else None
+    changed: dict[str, Any] = {"test": source if piece is None else piece.path, "cache": "none"}
+    if piece is not None:
+        changed["videos"] = piece.videos
+    if settings.captions is not None:
+        changed["captions"] = settings.captions
+    config = run.config.model_copy(update={"data": run.config.data.model_copy(update=changed)})
+    if settings.captions is not None:
+        evaluation = config.evaluation.model_copy(update={"captions": settings.captions})
+        config = config.model_copy(update={"evaluation": evaluation})
     dataset = evaluation_clips(config, "test", run.tokenizer, nouns=False)
+    places = range(len(dataset)) if piece is None else range(piece.first, piece.stop)
     refused: list[Skip] = []
+    rows: list[int] = []
     parts = [
         _embedded(run, batch, settings.device)
-        for batch in _batches(dataset, settings.batch_size, refused)
+        for batch in _batches(dataset, places, settings.batch_size, refused, rows)
     ]
     empty = np.empty((0, run.config.model.embed_dim), np.float32)
     columns: dict[str, Any] = {
@@ -116,6 +197,8 @@ def embed_shard(name: str, shard: str, settings: EmbedSettings, out: Outputs) ->
         "videos": np.concatenate([empty, *(part[2] for part in parts)]),
         "texts": np.concatenate([empty, *(part[3] for part in parts)]),
     }
+    if piece is not None:
+        columns["rows"] = np.array(rows, np.int64)
     with out.path(f"{name}.npz").open("wb") as file:
         np.savez(file, **columns)
     return {"samples": len(columns["ids"]), "refused": [vars(skip) for skip in refused]}
@@ -126,11 +209,15 @@ def _loaded(run_dir: str, weights: Weights, device: str) -> LoadedRun:
     return load_run(run_dir, weights=weights, device=device)
 
 
-def _batches(dataset: ClipDataset, size: int, refused: list[Skip]) -> Iterator[ClipBatch]:
+def _batches(
+    dataset: ClipDataset, places: range, size: int, refused: list[Skip], rows: list[int]
+) -> Iterator[ClipBatch]:
+    """Batches of the samples that can be loaded; `rows` gets their rows in the index."""
     clips = []
-    for index in range(len(dataset)):
+    for index in places:
         try:
             clips.append(dataset.clip(index, None))
+            rows.append(dataset.table.index_row(index))
         except DataError as error:
             refused.append(Skip.of(dataset.ids[index], error))
         if len(clips) == size:

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -12,7 +11,6 @@ from torch._subclasses import FakeTensorMode
 from svilm_fast.core.philox import StepSeeds
 from svilm_fast.data.world import render_world
 from svilm_fast.models.inputs import ModelInputs
-from svilm_fast.models.tubelet_embedding import _pixel_affine
 from svilm_fast.objectives.svilm import build_model
 from svilm_fast.train.config.load import load_config
 from svilm_fast.train.environment import environment_without_launcher
@@ -58,16 +56,7 @@ def test_one_step_in_full_width(tmp_path):
     assert record["skipped_steps"] == 0
 
 
-@pytest.fixture
-def without_kept_tensors() -> Iterator[None]:
-    """A fake tensor that a cache keeps would make every later step of this process a fake one."""
-    _pixel_affine.cache_clear()
-    yield
-    _pixel_affine.cache_clear()
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("without_kept_tensors")
 def test_a_step_of_whole_frames_has_a_gradient_of_every_parameter() -> None:
     # Gumbel noise is drawn from ids whose values are checked, and these tensors have none.
     config = load_config("svilm_base", ["video.grouping.mode=hard"])

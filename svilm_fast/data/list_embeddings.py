@@ -1,0 +1,77 @@
+"""Stored embeddings of a list: `<list>.embeddings` beside it, one row per sample, mapped.
+
+The file has the format of `index.columns`: `vector`, float32 [n * D], in the order of the list's
+samples in its index. The header names the list's checksum, so that the rows of a list that has
+changed are refused. A row of NaN is a sample without an embedding.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from svilm_fast.core.earlier_result import check_replaceable
+from svilm_fast.data import files
+from svilm_fast.data.errors import DataError, EmbeddingError
+from svilm_fast.data.index.columns import read_columns, write_columns
+
+SUFFIX = ".embeddings"
+_VERSION = 1
+_KIND = "stored embeddings"
+_AGAIN = "make it again with `svilm embed LIST --store`"
+
+
+@dataclass(frozen=True)
+class ListIdentity:
+    """What the rows belong to: samples in the list's index, and the CRC-32 of the list's bytes."""
+
+    samples: int
+    checksum: int
+
+
+def write_list_embeddings(path: str, identity: ListIdentity, vectors: np.ndarray) -> Path:
+    """Write `vectors`, [n, D], beside the list `path`, also over those of an earlier run.
+
+    Raises EmbeddingError for another number of rows or a remote list, and ValueError over a file
+    of another kind.
+    """
+    if files.protocol(path) is not None:
+        raise EmbeddingError(f"{path}: embeddings are stored beside a list on a local disk alone")
+    rows = np.asarray(vectors, "<f4")
+    if rows.ndim != 2 or len(rows) != identity.samples or not rows.shape[1]:
+        raise EmbeddingError(
+            f"{path}: vectors of shape {list(rows.shape)}, expected [{identity.samples}, D]"
+        )
+    out = Path(path + SUFFIX)
+    check_replaceable(out, _KIND)
+    header = {"kind": _KIND, "version": _VERSION, "width": rows.shape[1], **vars(identity)}
+    write_columns(out, header, {"vector": rows.reshape(-1)})
+    return out
+
+
+def open_list_embeddings(path: str, identity: ListIdentity, width: int) -> np.ndarray:
+    """The stored embeddings of the list `path`, mapped float32 [n, width].
+
+    Raises EmbeddingError where there are none, or those of another list, width or version.
+    """
+    stored = path + SUFFIX
+    if files.protocol(path) is not None or not os.path.isfile(stored):
+        raise EmbeddingError(f"{path}: no stored embeddings in {stored}: {_AGAIN}")
+    try:
+        header, columns, _ = read_columns(stored)
+    except DataError as error:
+        raise EmbeddingError(f"{stored}: no stored embeddings ({error}): {_AGAIN}") from None
+    if header.get("kind") != _KIND or header.get("version") != _VERSION:
+        raise EmbeddingError(f"{stored}: no stored embeddings of version {_VERSION}: {_AGAIN}")
+    made_for = ListIdentity(header.get("samples", -1), header.get("checksum", -1))
+    if made_for != identity:
+        raise EmbeddingError(f"{stored}: the list or its videos have changed since: {_AGAIN}")
+    if header.get("width") != width:
+        raise EmbeddingError(f"{stored}: vectors of {header.get('width')} numbers, not {width}")
+    vectors = columns.get("vector", np.empty(0, "<f4"))
+    if vectors.dtype != np.dtype("<f4") or len(vectors) != identity.samples * width:
+        raise EmbeddingError(f"{stored}: damaged: {_AGAIN}")
+    return vectors.reshape(-1, width)

@@ -1,0 +1,68 @@
+"""Running jobs: order, failures, what is kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from svilm_fast.core.errors import UserError
+from svilm_fast.train.campaigns.execute import finished, result_path, run_jobs
+from svilm_fast.train.campaigns.jobs import TableJob
+
+
+def job(out: Path, name: str, before: TableJob | None = None, *, fails: bool = False) -> TableJob:
+    """A job whose command only prints the version, with the files of a finished run."""
+    folder = out / "runs" / name
+    folder.mkdir(parents=True)
+    lines = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}, {"step": 2, "qa/accuracy": 50.0}]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "env.json").write_text('{"device": "cpu"}')
+    arguments = ("no-such-command",) if fails else ("--version",)
+    return TableJob(name, 0, f"{name:_<64}", before, folder, arguments)
+
+
+def test_results_are_kept_and_not_repeated(tmp_path: Path) -> None:
+    first = job(tmp_path, "first")
+    second = job(tmp_path, "second", first)
+    order: list[str] = []
+    assert run_jobs([second, first], tmp_path, 2, done=lambda each: order.append(each.name)) == []
+    assert order == ["first", "second"]
+    kept = finished(tmp_path, second)
+    assert kept is not None
+    assert kept["metrics"] == {"loss": 1.0, "qa/accuracy": 50.0}
+    assert kept["steps"] == 2
+    for path in (tmp_path / "logs").iterdir():
+        path.unlink()
+    assert run_jobs([first, second], tmp_path, 1) == []
+    assert list((tmp_path / "logs").iterdir()) == []
+
+
+def test_a_failure_stops_only_what_needs_it(tmp_path: Path) -> None:
+    first = job(tmp_path, "first", fails=True)
+    second = job(tmp_path, "second", first)
+    other = job(tmp_path, "other")
+    failures = run_jobs([first, second, other], tmp_path, 1)
+    assert [failure.job for failure in failures] == [first]
+    assert failures[0].code == 2
+    assert "no-such-command" in failures[0].log.read_text()
+    assert finished(tmp_path, other) is not None
+    assert finished(tmp_path, second) is None
+
+
+def test_a_result_of_other_inputs_does_not_count(tmp_path: Path) -> None:
+    first = job(tmp_path, "first")
+    run_jobs([first], tmp_path, 1)
+    kept = json.loads(result_path(tmp_path, first).read_bytes())
+    result_path(tmp_path, first).write_text(json.dumps(kept | {"identity": "another"}))
+    assert finished(tmp_path, first) is None
+
+
+def test_a_damaged_result_is_named(tmp_path: Path) -> None:
+    first = job(tmp_path, "first")
+    path = result_path(tmp_path, first)
+    path.parent.mkdir()
+    path.write_text('{"identity"')
+    with pytest.raises(UserError, match="is damaged"):
+        finished(tmp_path, first)

@@ -1,0 +1,83 @@
+"""Means, ranges, differences, the page and its pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from svilm_fast.cli import main
+from svilm_fast.train.campaigns.page import HEADING
+from svilm_fast.train.campaigns.results import differences, rendered
+
+SECTION = {
+    "title": "Retrieval",
+    "text": None,
+    "columns": {"retrieval/t2v_R@1": "R@1"},
+    "compare": "Contrast",
+    "rows": {
+        "Contrast": {"run": "contrast", "values": {"retrieval/t2v_R@1": [40.0, 50.0, 45.0]}},
+        "All": {"run": "all", "values": {"retrieval/t2v_R@1": [44.0, 49.0, 51.0]}},
+    },
+}
+RESULT: dict[str, Any] = {
+    "schema": 1,
+    "table": "made",
+    "title": "A made table",
+    "text": None,
+    "seeds": [0, 1, 2],
+    "steps": {"contrast": 440, "all": 440},
+    "sections": {"retrieval": SECTION},
+    "environments": [{"world_size": 2, "device": "cpu", "packages": {"torch": "2.13.0"}}],
+}
+
+
+def test_differences_are_paired_by_seed() -> None:
+    assert differences(SECTION, "All", "retrieval/t2v_R@1") == [4.0, -1.0, 6.0]
+    assert differences(SECTION, "Contrast", "retrieval/t2v_R@1") is None
+
+
+def test_cells() -> None:
+    assert rendered(SECTION, "Contrast", "retrieval/t2v_R@1") == "45.0 (40.0 to 50.0)"
+    assert (
+        rendered(SECTION, "All", "retrieval/t2v_R@1") == "48.0 (44.0 to 51.0); +3.0 (-1.0 to +6.0)"
+    )
+
+
+def test_the_page_and_its_pictures(tmp_path: Path) -> None:
+    source, page = tmp_path / "made.json", tmp_path / "docs" / "results.md"
+    source.write_text(json.dumps(RESULT))
+    page.parent.mkdir()
+    for _ in range(2):  # a page of this command may be replaced
+        with pytest.raises(SystemExit) as left:
+            main(["results", str(source), "--out", str(page)])
+        assert left.value.code == 0
+    text = page.read_text()
+    assert text.startswith(HEADING)
+    assert "| All | 48.0 (44.0 to 51.0); +3.0 (-1.0 to +6.0) | 440 |" in text
+    assert "(figures/results_made_retrieval.png)" in text
+    picture = page.parent / "figures" / "results_made_retrieval.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"schema": 2}'])
+def test_another_file_is_refused(tmp_path: Path, content: str, capsys: Any) -> None:
+    source, page = tmp_path / "made.json", tmp_path / "results.md"
+    source.write_text(content)
+    with pytest.raises(SystemExit) as left:
+        main(["results", str(source), "--out", str(page)])
+    assert left.value.code == 2
+    assert str(source) in capsys.readouterr().err
+    assert not page.exists()
+
+
+def test_a_page_of_somebody_else_stays(tmp_path: Path) -> None:
+    source, page = tmp_path / "made.json", tmp_path / "results.md"
+    source.write_text(json.dumps(RESULT))
+    page.write_text("My notes\n")
+    with pytest.raises(SystemExit) as left:
+        main(["results", str(source), "--out", str(page)])
+    assert left.value.code == 2
+    assert page.read_text() == "My notes\n"

@@ -1,0 +1,1 @@
+"""Run tables of recipes over seeds, collect their metrics, and write the page of results."""

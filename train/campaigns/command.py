@@ -1,0 +1,213 @@
+"""`svilm ablate`: runs a table of recipes over seeds. `svilm results`: writes its page."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from svilm_fast.core.errors import UserError
+from svilm_fast.core.terminal import print
+
+MARK = "campaign.json"
+
+
+def ablate(
+    table: Annotated[
+        str | None, typer.Argument(help="a packaged table or a YAML file; none: list the tables")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="folder of runs and results [default: runs/ablations/TABLE]")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="runs at a time")] = 1,
+    gpus: Annotated[
+        str, typer.Option(help="indices of GPUs, as in 0,1,2: each run gets one of them")
+    ] = "",
+    seeds: Annotated[str, typer.Option(help="seeds, as in 0,1,2 [default: the table's]")] = "",
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="result file [default: OUT/TABLE.json]")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="check the recipes and print the commands")
+    ] = False,
+) -> None:
+    """Run a table of recipes over seeds, resume it where it stopped, and write its figures.
+
+    Exit codes: 0 done; 1 a run failed, the others are kept; 2 bad input; 130 stopped by a signal,
+    and every run that was going on can be resumed by the same command.
+    """
+    from svilm_fast.train.campaigns.execute import finished, run_jobs
+    from svilm_fast.train.campaigns.jobs import table_jobs
+    from svilm_fast.train.campaigns.results import gather
+    from svilm_fast.train.campaigns.table import read_table, table_names
+
+    if table is None:
+        print("\n".join(table_names()))
+        return
+    name, content = read_table(table)
+    chosen = _seeds(seeds) or content.seeds
+    folder = (out or Path("runs") / "ablations" / name).resolve()
+    places = table_jobs(content, folder, chosen)
+    unique = list(dict.fromkeys(link for job in places.values() for link in job.chain()))
+    if dry_run:
+        for arguments in content.prepare:
+            print("svilm", *(text.replace("{out}", str(folder)) for text in arguments))
+        for job in unique:
+            state = "finished" if finished(folder, job) is not None else "to do"
+            print(f"[{state}] svilm {' '.join(job.arguments)}")
+        return
+    _claim(folder, name)
+    from svilm_fast.train.folder.lock import locked
+
+    with locked(folder):
+        _prepare(content.prepare, folder)
+        with _progress(f"runs of {name}", len(unique)) as advance:
+            chosen_gpus = _gpus(gpus)
+            failures = run_jobs(unique, folder, len(chosen_gpus) or jobs, chosen_gpus, advance)
+        if failures:
+            for failure in failures:
+                print(f"failed: {failure}", file=sys.stderr)
+            raise typer.Exit(1)
+        result = gather(name, content, places, folder, chosen)
+        target = json_file or folder / f"{name}.json"
+        _write_result(target, result)
+    for section in result["sections"].values():
+        _print_section(section)
+    print(f"wrote {target}")
+
+
+def results(
+    files: Annotated[list[Path], typer.Argument(help="result files of `svilm ablate`")],
+    out: Annotated[Path, typer.Option(help="page")] = Path("docs/results.md"),
+    figures: Annotated[
+        Path | None, typer.Option(help="folder of the pictures [default: figures beside OUT]")
+    ] = None,
+) -> None:
+    """Write the page of results, with its pictures, from the JSON of tables."""
+    from svilm_fast.core.earlier_result import check_replaceable
+    from svilm_fast.core.files import write_atomically
+    from svilm_fast.train.campaigns.page import HEADING, draw, page_text
+
+    found = [_read_result(path) for path in files]
+    check_replaceable(out, HEADING)
+    pictures = figures or out.parent / "figures"
+    for result in found:
+        draw(result, pictures)
+    relative = Path(*pictures.parts[len(out.parent.parts) :])
+    if out.parent not in (pictures, *pictures.parents):
+        relative = pictures.resolve()
+    write_atomically(out, page_text(found, relative.as_posix()).encode())
+    print(f"wrote {out} and the pictures in {pictures}")
+
+
+@contextlib.contextmanager
+def _progress(description: str, total: int) -> Iterator[Callable[[Any], None]]:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+
+    from svilm_fast.core.console import Console
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        shown = bar.add_task(description, total=total)
+        yield lambda job: bar.advance(shown)
+
+
+def _seeds(text: str) -> list[int]:
+    """Read `0,1,2`. Raises UserError."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isdecimal() for part in parts) or len(set(parts)) != len(parts):
+        raise UserError(f"--seeds {text!r}: give different whole numbers, as in 0,1,2")
+    return [int(part) for part in parts]
+
+
+def _gpus(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _claim(folder: Path, table: str) -> None:
+    """Create the campaign's folder. Raises UserError if it holds something else."""
+    from svilm_fast.core.files import write_json
+
+    mark = folder / MARK
+    if mark.is_file():
+        before = json.loads(mark.read_bytes())["table"]
+        if before != table:
+            raise UserError(f"{folder} belongs to the table {before!r}; give another --out")
+        return
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UserError(
+            f"{folder} has content that is not of `svilm ablate`; give an empty folder with --out"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(mark, {"table": table})
+
+
+def _prepare(commands: list[list[str]], folder: Path) -> None:
+    """Run the commands that make the data; each is repeated until it has succeeded once."""
+    from svilm_fast.core.files import write_json
+
+    record = folder / "prepared.json"
+    done: list[list[str]] = json.loads(record.read_bytes()) if record.is_file() else []
+    for command in commands:
+        if command in done:
+            continue
+        words = [text.replace("{out}", str(folder)) for text in command]
+        code = subprocess.run([sys.executable, "-m", "svilm_fast.cli", *words]).returncode
+        if code != 0:
+            raise UserError(f"`svilm {' '.join(words)}` failed with exit code {code}")
+        done.append(command)
+        write_json(record, done)
+
+
+def _write_result(path: Path, result: dict[str, Any]) -> None:
+    from svilm_fast.core.earlier_result import check_replaceable
+    from svilm_fast.core.files import write_json
+
+    check_replaceable(path, f'"table": "{result["table"]}"')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, result)
+
+
+def _read_result(path: Path) -> dict[str, Any]:
+    from svilm_fast.train.campaigns.results import SCHEMA
+
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    if not isinstance(found, dict) or found.get("schema") != SCHEMA or "sections" not in found:
+        raise UserError(f"{path} is not a result of `svilm ablate` with schema {SCHEMA}")
+    return found
+
+
+def _print_section(section: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    from svilm_fast.core.console import Console
+    from svilm_fast.train.campaigns.results import rendered
+
+    shown = Table(title=section["title"], title_justify="left")
+    shown.add_column("")
+    for heading in section["columns"].values():
+        shown.add_column(heading)
+    for label in section["rows"]:
+        shown.add_row(label, *(rendered(section, label, each) for each in section["columns"]))
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    console.print(shown)

@@ -1,0 +1,198 @@
+"""Run the jobs of a table in processes, several at a time, and keep what they measured."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from svilm_fast.core.errors import UserError
+from svilm_fast.core.files import write_json
+from svilm_fast.core.records import read_records
+from svilm_fast.train.campaigns.jobs import TableJob
+from svilm_fast.train.config.run_files import RunFiles
+
+POLL_SECONDS = 0.2
+DIED_WITH_PARENT = signal.SIGTERM
+_PR_SET_PDEATHSIG = 1
+# Exit codes of a run that saved its state because a signal asked it to stop.
+STOPPED = {128 + number for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+
+
+@dataclass(frozen=True)
+class JobFailure:
+    """A job whose command failed, with its exit code and log."""
+
+    job: TableJob
+    code: int
+    log: Path
+
+    def __str__(self) -> str:
+        return f"{self.job.label}: exit code {self.code}, see {self.log}"
+
+
+def result_path(out: Path, job: TableJob) -> Path:
+    """Return the file that keeps the metrics of a finished job."""
+    return out / "results" / f"{job.label}_{job.identity[:8]}.json"
+
+
+def finished(out: Path, job: TableJob) -> dict[str, Any] | None:
+    """Return the kept result of a job, None if it has not finished with the same inputs."""
+    try:
+        kept = json.loads(result_path(out, job).read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise UserError(
+            f"{result_path(out, job)} is damaged ({error}); remove it, and the run is collected "
+            "again"
+        ) from error
+    return kept if kept.get("identity") == job.identity else None
+
+
+def collect(job: TableJob) -> dict[str, Any]:
+    """Return the metrics, the duration and the environment of a finished run.
+
+    Metrics of training are the last logged ones, those of evaluators the last measured ones.
+    """
+    files = RunFiles(job.folder)
+    metrics: dict[str, float] = {}
+    steps = 0
+    records, _ = read_records(files.metrics.read_bytes())
+    for _, record in records:
+        steps = record.pop("step")
+        metrics |= record
+    environment = json.loads(files.environment.read_bytes())
+    return {
+        "run": job.name,
+        "seed": job.seed,
+        "identity": job.identity,
+        "steps": steps,
+        "metrics": metrics,
+        "environment": environment,
+    }
+
+
+def run_jobs(
+    jobs: Sequence[TableJob],
+    out: Path,
+    parallel: int,
+    gpus: Sequence[str] = (),
+    done: Callable[[TableJob], None] = lambda job: None,
+) -> list[JobFailure]:
+    """Run the jobs that have no result yet, each after the one before it; returns the failures.
+
+    parallel: processes at a time. gpus: one of them for each process; empty: no choice is made.
+    done: called for each job that has a result. A job whose predecessor failed is not started.
+    SIGINT and SIGTERM stop the runs, which save their state; then KeyboardInterrupt is raised.
+    """
+    waiting = list(dict.fromkeys(jobs))
+    running: dict[TableJob, tuple[subprocess.Popen[bytes], str | None]] = {}
+    free = list(gpus)
+    failures: list[JobFailure] = []
+    kept: set[TableJob] = set()
+    with _stopping(running) as stopped:
+        while waiting or running:
+            for job in list(running):
+                process, gpu = running[job]
+                code = process.poll()
+                if code is None:
+                    continue
+                del running[job]
+                if gpu is not None:
+                    free.append(gpu)
+                if code == 0:
+                    result_path(out, job).parent.mkdir(parents=True, exist_ok=True)
+                    write_json(result_path(out, job), collect(job))
+                    kept.add(job)
+                    done(job)
+                elif not stopped:
+                    failures.append(JobFailure(job, code, _log_path(out, job)))
+            if stopped:
+                if running:
+                    time.sleep(POLL_SECONDS)
+                    continue
+                raise KeyboardInterrupt
+            for job in list(waiting):
+                if finished(out, job) is not None:
+                    waiting.remove(job)
+                    kept.add(job)
+                    done(job)
+                elif job.before is not None and _failed(job.before, failures):
+                    waiting.remove(job)
+                elif len(running) < parallel and (job.before is None or job.before in kept):
+                    waiting.remove(job)
+                    gpu = free.pop() if gpus else None
+                    running[job] = (_start(job, out, gpu), gpu)
+            if running:
+                time.sleep(POLL_SECONDS)
+    return failures
+
+
+def _failed(job: TableJob, failures: Sequence[JobFailure]) -> bool:
+    """Whether a job, or one before it, is among the failures."""
+    link: TableJob | None = job
+    while link is not None:
+        if any(failure.job == link for failure in failures):
+            return True
+        link = link.before
+    return False
+
+
+def _log_path(out: Path, job: TableJob) -> Path:
+    return out / "logs" / f"{job.label}_{job.identity[:8]}.log"
+
+
+def _start(job: TableJob, out: Path, gpu: str | None) -> subprocess.Popen[bytes]:
+    log = _log_path(out, job)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environment = dict(os.environ)
+    environment.setdefault("OMP_NUM_THREADS", "1")
+    if gpu is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = gpu
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "svilm_fast.cli", *job.arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            preexec_fn=_end_with_parent,
+        )
+
+
+def _end_with_parent() -> None:
+    """Let the kernel send SIGTERM to this child when the campaign dies, even by SIGKILL."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, DIED_WITH_PARENT)
+
+
+@contextlib.contextmanager
+def _stopping(
+    running: dict[TableJob, tuple[subprocess.Popen[bytes], str | None]],
+) -> Iterator[list]:
+    """On SIGINT or SIGTERM, ask the runs to stop and fill the yielded list."""
+    stopped: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopped.append(number)
+        for process, _ in running.values():
+            process.terminate()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopped
+    finally:
+        for process, _ in running.values():
+            process.terminate()
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,92 @@
+"""The jobs of a table: every run with every seed, and the identity of its inputs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import svilm_fast
+from svilm_fast.train.campaigns.table import ResultTable, TableRun
+from svilm_fast.train.config.load import read_recipe
+
+
+@dataclass(frozen=True)
+class TableJob:
+    """A run with a seed.
+
+    identity: hash of the version, the recipe, the settings, the seed, and the same of the run
+    before it. before: that run. folder: the run's. arguments: of `svilm`.
+    """
+
+    name: str
+    seed: int
+    identity: str
+    before: TableJob | None
+    folder: Path
+    arguments: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """Names the job in messages and files."""
+        return f"{self.name}_seed_{self.seed}"
+
+    def chain(self) -> list[TableJob]:
+        """Return the runs before this one, in order, and this one."""
+        return [*(self.before.chain() if self.before else []), self]
+
+
+def table_jobs(
+    table: ResultTable, out: Path, seeds: Iterable[int]
+) -> dict[tuple[str, int], TableJob]:
+    """Return the job of every run and seed; runs with a fixed seed share one job.
+
+    Raises ConfigError for an unknown recipe.
+    """
+    jobs: dict[tuple[str, int], TableJob] = {}
+    made: dict[str, TableJob] = {}
+    for seed in seeds:
+        for name in table.runs:
+            before: TableJob | None = None
+            for link in reversed(list(table.chain(name))):
+                spec = table.runs[link]
+                own = seed if spec.seed is None else spec.seed
+                identity = _identity(link, table, spec, own, before)
+                if identity not in made:
+                    made[identity] = _job(link, own, identity, spec, before, out)
+                before = made[identity]
+            assert before is not None
+            jobs[name, seed] = before
+    return jobs
+
+
+def _job(
+    name: str, seed: int, identity: str, spec: TableRun, before: TableJob | None, out: Path
+) -> TableJob:
+    folder = out / "runs" / f"{name}_seed_{seed}_{identity[:8]}"
+    settings = [text.replace("{out}", str(out)).replace("{seed}", str(seed)) for text in spec.set]
+    settings += [f"run.dir={folder}", f"run.name={name}", f"run.seed={seed}"]
+    if before is None:
+        command = ["train", *([] if spec.task is None else ["--task", spec.task])]
+    else:
+        command = ["finetune", *([spec.task] if spec.task else [])]
+        command += ["--weights-from", str(before.folder)]
+    arguments = (*command, "--config", spec.config, "--auto-resume", *settings)
+    return TableJob(name, seed, identity, before, folder, arguments)
+
+
+def _identity(
+    name: str, table: ResultTable, spec: TableRun, seed: int, before: TableJob | None
+) -> str:
+    content = {
+        "name": name,
+        "version": svilm_fast.__version__,
+        "prepare": table.prepare,
+        "recipe": read_recipe(spec.config),
+        "run": spec.model_dump(mode="json"),
+        "seed": seed,
+        "before": before.identity if before is not None else None,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

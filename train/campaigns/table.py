@@ -1,0 +1,124 @@
+"""The file of a table: runs, the rows and columns that read them, and the seeds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, StringConstraints, ValidationError, model_validator
+
+from svilm_fast.core.errors import ConfigError
+from svilm_fast.core.messages import suggestion
+from svilm_fast.core.settings import Settings
+from svilm_fast.train.config.recipes import TABLES
+from svilm_fast.train.config.yaml_file import read_yaml
+
+# Names folders and files.
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_]{0,60}$")]
+Seed = Annotated[int, Field(ge=0, le=2**31)]
+
+
+class TableRun(Settings):
+    """A training run, once for each seed.
+
+    In `set`, `{out}` is the folder of the campaign, and `{seed}` the seed.
+    """
+
+    config: str = Field(description="recipe: a YAML file or a packaged name")
+    task: str | None = Field(None, description="task; null: the recipe's")
+    weights_from: Name | None = Field(
+        None, description="run whose model and weights this one starts from (`svilm finetune`)"
+    )
+    seed: Seed | None = Field(None, description="of every repetition; null: the table's seeds")
+    set: list[str] = Field(default_factory=list, description="settings, as KEY=VALUE")
+
+
+class TableSection(Settings):
+    """A part of the page: rows are runs, columns are metrics."""
+
+    title: str
+    text: str | None = Field(None, description="what the section shows")
+    rows: dict[str, Name] = Field(min_length=1, description="label and run of each row")
+    columns: dict[str, str] = Field(min_length=1, description="metric and heading of each column")
+    compare: str | None = Field(
+        None, description="label of the row that the others are compared with, seed by seed"
+    )
+
+    @model_validator(mode="after")
+    def _row_exists(self) -> TableSection:
+        if self.compare is not None and self.compare not in self.rows:
+            raise ValueError(f"compare: no row is called {self.compare!r}")
+        return self
+
+
+class ResultTable(Settings):
+    """The content of a table's file.
+
+    `prepare` holds the arguments of `svilm` commands that make the data, once, with `{out}`.
+    """
+
+    title: str
+    text: str | None = None
+    seeds: list[Seed] = Field(min_length=1)
+    prepare: list[list[str]] = Field(default_factory=list)
+    runs: dict[Name, TableRun] = Field(min_length=1)
+    sections: dict[Name, TableSection] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> ResultTable:
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds: each must occur once, found {self.seeds}")
+        for name, run in self.runs.items():
+            self._check(f"runs.{name}", run.weights_from)
+        for name, section in self.sections.items():
+            for label, run_name in section.rows.items():
+                self._check(f"sections.{name}.rows.{label}", run_name)
+        for name in self.runs:
+            list(self.chain(name))
+        return self
+
+    def _check(self, place: str, run: str | None) -> None:
+        if run is not None and run not in self.runs:
+            hint = suggestion(run, list(self.runs), label="runs")
+            raise ValueError(f"{place}: there is no run {run!r}; {hint}")
+
+    def chain(self, name: str) -> Iterator[str]:
+        """Yield a run and those before it. Raises ValueError if they form a cycle."""
+        seen: list[str] = []
+        following: str | None = name
+        while following is not None:
+            if following in seen:
+                raise ValueError(f"runs wait for each other: {' -> '.join([*seen, following])}")
+            seen.append(following)
+            yield following
+            following = self.runs[following].weights_from
+
+
+def table_names() -> list[str]:
+    """Return the names of the packaged tables."""
+    return sorted(path.stem for path in TABLES.glob("*.yaml"))
+
+
+def read_table(name: str) -> tuple[str, ResultTable]:
+    """Read a table by path or by the name of a packaged one; returns its name and content.
+
+    Raises ConfigError for an unknown name and for a file that is not a table.
+    """
+    path = Path(name)
+    if not path.is_file():
+        path = TABLES / f"{name}.yaml"
+    if not path.is_file():
+        raise ConfigError(f"no table {name!r}; {suggestion(name, table_names(), label='tables')}")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_]{0,60}", path.stem):
+        raise ConfigError(
+            f"{path}: the name of a table has lower-case letters, digits and _, at most 61"
+        )
+    try:
+        return path.stem, ResultTable.model_validate(read_yaml(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{path}: {place + ': ' if place else ''}{message}") from error
