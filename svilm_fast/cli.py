@@ -348,6 +348,14 @@ add_command(
     "Print step, rank count, ZeRO stage and sizes, and verify every checksum.",
     "svilm ckpt info runs/demo",
 )
+add_command(
+    ckpt_app,
+    "interpolate",
+    "svilm_fast.train.checkpoint.interpolate:interpolate",
+    "Write checkpoints with weights between those of two, (1 - alpha) * A + alpha * B.",
+    "svilm ckpt interpolate runs/demo runs/tuned --out runs/between",
+    "svilm ckpt interpolate A B --alpha 0.25 --alpha 0.5 --alpha 0.75 --out runs/wise",
+)
 
 add_command(
     app,
