@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from svilm_fast.core.messages import single_line
-from svilm_fast.data.batch import sample_key
 from svilm_fast.data.errors import DataError, EmbeddingError
+from svilm_fast.data.keys import sample_key
 
 # The local header of a zip member: 26 bytes, then the lengths of its name and extra field.
 _LOCAL_HEADER = 30
