@@ -62,10 +62,13 @@ def finished(out: Path, job: TableJob) -> dict[str, Any] | None:
 
 
 def collect(job: TableJob) -> dict[str, Any]:
-    """Return the metrics, the duration and the environment of a finished run.
+    """Return the metrics, steps and environment of a finished training; else its names alone.
 
     Metrics of training are the last logged ones, those of evaluators the last measured ones.
     """
+    result = {"run": job.name, "seed": job.seed, "identity": job.identity}
+    if not job.trains:
+        return result
     files = RunFiles(job.folder)
     metrics: dict[str, float] = {}
     steps = 0
@@ -74,14 +77,7 @@ def collect(job: TableJob) -> dict[str, Any]:
         steps = record.pop("step")
         metrics |= record
     environment = json.loads(files.environment.read_bytes())
-    return {
-        "run": job.name,
-        "seed": job.seed,
-        "identity": job.identity,
-        "steps": steps,
-        "metrics": metrics,
-        "environment": environment,
-    }
+    return {**result, "steps": steps, "metrics": metrics, "environment": environment}
 
 
 def run_jobs(
