@@ -173,7 +173,8 @@ def test_a_damaged_state_is_refused(settings) -> None:
             fresh.restore(state | damage)
 
 
-@pytest.mark.parametrize("stage", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [1, 3])
 def test_two_ranks_train_and_answer_as_one(
     settings, ranks, run_on_ranks, tmp_path: Path, read_records, stage: int
 ) -> None:
@@ -194,7 +195,7 @@ def test_two_ranks_train_and_answer_as_one(
 def test_a_small_world_is_learned_beyond_the_majority(tmp_path: Path, ranks) -> None:
     """From random weights, on questions that one look at the clip answers."""
     world = tmp_path / "world"
-    render_world(world, train=256, val=48, test=0, size=32, frames=8, workers=1, progress=False)
+    render_world(world, train=192, val=32, test=0, size=32, frames=8, workers=1, progress=False)
     config = load_config(
         "tasks/qa",
         [
@@ -211,7 +212,7 @@ def test_a_small_world_is_learned_beyond_the_majority(tmp_path: Path, ranks) -> 
             "text.width=64",
             "text.depth=2",
             "training.global_batch=32",
-            "training.steps=220",
+            "training.steps=150",
             "optimizer.lr=2e-3",
             "logging.tensorboard=false",
             "report.at_end=false",
