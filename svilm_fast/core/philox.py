@@ -28,6 +28,7 @@ class Site(IntEnum):
     CUT_PASTE = 4
     AUGMENT = 5
     FRAMES = 6
+    QUESTIONS = 7
 
 
 def _rounds(counter: Words, key: tuple[Tensor, Tensor]) -> Words:

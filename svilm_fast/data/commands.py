@@ -54,6 +54,24 @@ def world(
     print(render_world(out, config, workers=workers, overwrite=overwrite, progress=shown))
 
 
+def world_untrimmed(
+    out: Annotated[Path, typer.Option(help="folder for videos, annotations.json, classes.txt")],
+    train: Annotated[int, typer.Option(min=0, help="training videos")] = 60,
+    val: Annotated[int, typer.Option(min=0, help="validation videos")] = 20,
+    test: Annotated[int, typer.Option(min=0, help="test videos")] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="seed of all videos")] = 0,
+    size: Annotated[int, typer.Option(min=32, help="side of the square frames, pixels")] = 64,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="processes; default: one per core")
+    ] = None,
+) -> None:
+    """Render untrimmed videos of the world, 20 to 40 s, with ActivityNet JSON of their actions."""
+    from svilm_fast.data.world.untrimmed import UntrimmedConfig, render_untrimmed
+
+    config = UntrimmedConfig(train=train, val=val, test=test, seed=seed, size=size)
+    print(render_untrimmed(out, config, workers=workers, progress=sys.stderr.isatty()))
+
+
 def pack_videos(
     source: Annotated[str, typer.Argument(help="CSV or JSONL list, or a folder of videos")],
     out: Annotated[Path, typer.Option(help="new or empty folder for the shards")],

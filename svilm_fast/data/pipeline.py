@@ -21,8 +21,8 @@ from svilm_fast.core.messages import single_line
 from svilm_fast.core.text import counted
 from svilm_fast.data.assemble import NO_SAMPLE, Assembler, Loaded, Request
 from svilm_fast.data.config import DataConfig
-from svilm_fast.data.dataset import ClipDataset
 from svilm_fast.data.errors import DataError, WorkerError
+from svilm_fast.data.loadable import LoadableDataset
 from svilm_fast.data.main_module import main_module_hidden
 
 SHARED_MEMORY = "/dev/shm"
@@ -31,7 +31,7 @@ _START_S = 120.0  # a worker's start on a busy machine does not count as a clip'
 _CLOSE_S = 2.0  # a worker may finish its unit for this long before it is killed
 
 
-def shared_bytes(config: DataConfig, dataset: ClipDataset) -> int:
+def shared_bytes(config: DataConfig, dataset: LoadableDataset) -> int:
     """Shared memory that the workers of one loader fill at most, bytes."""
     return loader_memory(config, sum(map(math.prod, dataset.frame_shapes)), 1).shared
 
@@ -58,7 +58,7 @@ def loader_memory(config: DataConfig, clip_bytes: int, batch_size: int) -> Loade
     return LoaderMemory(shared, (config.prefetch + 2) * batch_size * clip_bytes)
 
 
-def check_shared_memory(config: DataConfig, dataset: ClipDataset) -> None:
+def check_shared_memory(config: DataConfig, dataset: LoadableDataset) -> None:
     """Raise DataError when the loaders of this node need more shared memory than is free."""
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     needed = ranks * shared_bytes(config, dataset)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from svilm_fast.tasks.settings import DEFAULT_TASK
 from svilm_fast.train.config.load import read_yaml, task_name_in
 from svilm_fast.train.config.run_files import RunFiles
 from svilm_fast.train.config.schema import RunConfig
-from svilm_fast.train.folder.files import sha256_of
+from svilm_fast.train.folder.files import read_json, sha256_of
 from svilm_fast.train.ranks.consistency import LOCAL_SETTINGS, flattened
 
 # Settings that do not change the trained weights.
@@ -29,6 +30,7 @@ RESULT_KEEPS = (
     "training.profile.",
     "training.stop_after_steps",
     "training.memory_bytes",
+    "weights.",  # a run that resumes does not load them
 )
 
 
@@ -60,6 +62,15 @@ def check_same_task(files: RunFiles, config: RunConfig) -> None:
         raise CheckpointError(
             f"{files.root} is a run of task {task!r}, but this run has task {config.task.name!r}: "
             f"set task.name={task}, or load its weights with --weights-from in another run.dir"
+        )
+
+
+def check_same_state(files: RunFiles, state: Mapping[str, Any]) -> None:
+    """Raise CheckpointError if the task's state is not that of the run in the folder."""
+    if files.task.is_file() and read_json(files.task) != state:
+        raise CheckpointError(
+            f"the task's state differs from that of the run ({files.task}), because the training "
+            "data or a setting of the block `task` has changed: restore it, or start a new run"
         )
 
 

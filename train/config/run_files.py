@@ -22,6 +22,7 @@ class RunFiles:
         self.tracking = root / "tracking.json"  # identity of the run for wandb and trackio
         self.third_party = root / "third_party.log"  # logs and warnings of other packages
         self.tokenizer = root / "tokenizer.json"
+        self.task = root / "task.json"  # the state of the task, if it has one
         self.report = root / "report.html"
         self.tensorboard = root / "tensorboard"
         self.checkpoints = root / "checkpoints"  # of DeepSpeed, each with a manifest
@@ -35,5 +36,5 @@ class RunFiles:
 
     @property
     def copied(self) -> list[Path]:
-        """The files besides weights that a checkpoint needs: configuration and tokenizer."""
-        return [path for path in (self.config, self.tokenizer) if path.is_file()]
+        """The files besides weights that a checkpoint needs: settings, tokenizer, task's state."""
+        return [path for path in (self.config, self.tokenizer, self.task) if path.is_file()]

@@ -18,6 +18,7 @@ from svilm_fast.train.config.load import load_config
 from svilm_fast.train.config.options import Weights
 from svilm_fast.train.config.run_files import RunFiles
 from svilm_fast.train.config.schema import RunConfig
+from svilm_fast.train.folder.files import read_json
 
 
 @dataclass
@@ -57,6 +58,9 @@ def load_run(
     kept = files.portable / files.config.name
     config = load_config(str(kept if kept.is_file() else files.config), overrides or [])
     task = task_of(config)
+    kept = files.portable / files.task.name
+    if kept.is_file():
+        task.restore(read_json(kept))
     model = task.model()
     if weights is None:
         averaged = saved["ema"] is not None and config.ema.evaluate
