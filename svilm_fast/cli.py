@@ -198,10 +198,33 @@ add_command(
 )
 add_command(
     evaluate_app,
+    "action",
+    "svilm_fast.commands.evaluate_action:action",
+    "Recognise actions without training, by prompts with the names of the classes.",
+    "svilm evaluate action --run runs/demo --label-field action",
+    "svilm evaluate action --run runs/demo --list ucf101-test1.jsonl --videos clips",
+)
+add_command(
+    evaluate_app,
     "task",
     "svilm_fast.commands.evaluate_task:evaluate_task",
     "Measure a run with the evaluators of its task; print and write every figure.",
     "svilm evaluate task --run runs/demo --split val",
+)
+
+probe_app = _group(
+    "probe",
+    "Fit classifiers on the frozen features of a finished run.",
+    "svilm probe action --run runs/demo --label-field action",
+)
+add_command(
+    probe_app,
+    "action",
+    "svilm_fast.commands.probe:action",
+    "Fit linear and attentive probes on the frozen video tower, by published protocols.",
+    "svilm probe action --run runs/demo --label-field action",
+    "svilm probe action --run runs/demo --protocol mmv --train-list ucf101-train1.jsonl "
+    "--test-list ucf101-test1.jsonl --videos clips --features features",
 )
 
 add_command(
@@ -256,6 +279,24 @@ add_command(
     "Find the actions of one video file; print them and draw a timeline.",
     "svilm localize video clip.mp4 --run runs/localization --encoder runs/demo --classes names.txt",
 )
+add_command(
+    app,
+    "export",
+    "svilm_fast.commands.export:export",
+    "Export a run's model as a folder: weights, settings, tokenizer and model card.",
+    "svilm export --run runs/demo --out models/demo",
+    "svilm export --run runs/demo --out models/demo --weights ema --license apache-2.0",
+)
+
+add_command(
+    app,
+    "search",
+    "svilm_fast.commands.search:search",
+    "Find moments in a folder of videos by words, with the region each noun attends to.",
+    'svilm search "a dog in the snow" --videos clips --model models/demo',
+    'svilm search "a red circle" --videos clips --model runs/demo --html found.html '
+    "--overlay found.mp4",
+)
 
 config_app = _group(
     "config",
@@ -306,6 +347,14 @@ add_command(
     "svilm_fast.train.checkpoint.commands:info",
     "Print step, rank count, ZeRO stage and sizes, and verify every checksum.",
     "svilm ckpt info runs/demo",
+)
+add_command(
+    ckpt_app,
+    "interpolate",
+    "svilm_fast.train.checkpoint.interpolate:interpolate",
+    "Write checkpoints with weights between those of two, (1 - alpha) * A + alpha * B.",
+    "svilm ckpt interpolate runs/demo runs/tuned --out runs/between",
+    "svilm ckpt interpolate A B --alpha 0.25 --alpha 0.5 --alpha 0.75 --out runs/wise",
 )
 
 add_command(

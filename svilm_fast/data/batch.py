@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -13,12 +12,6 @@ import torch
 from torch import Tensor
 
 from svilm_fast.data.annotations import Label
-
-
-def sample_key(sample_id: str) -> int:
-    """A stable non-negative 63-bit number for a sample's name; seeds everything random about it."""
-    digest = hashlib.blake2b(sample_id.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
 
 
 class SampleBatch:

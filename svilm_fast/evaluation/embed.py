@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from svilm_fast.core.console import Console
+from svilm_fast.core.errors import UserError
 from svilm_fast.data.batch import ClipBatch
 from svilm_fast.data.dataset import CAPTION_NOTE, ClipDataset
 from svilm_fast.data.errors import DataError
@@ -47,8 +48,8 @@ class CaptionTable:
     """All captions of a data set; a batch holds only one caption of each sample.
 
     tokens: int [n, S]; mask: bool [n, S]; rows: the captions of each video; video: the video of
-    each sample. Samples of the same file, or of the same segment of it, are one video, named after
-    the first sample.
+    each sample; nouns: of each caption, where the data set knows them. Samples of the same file, or
+    of the same segment of it, are one video, named after the first sample.
     """
 
     texts: list[str]
@@ -56,6 +57,7 @@ class CaptionTable:
     mask: Tensor
     rows: dict[str, list[int]]
     video: dict[str, str]
+    nouns: list[tuple[str, ...]] = field(default_factory=list)
 
     @classmethod
     def of(cls, dataset: ClipDataset) -> CaptionTable:
@@ -68,17 +70,19 @@ class CaptionTable:
         texts: list[str] = []
         rows: dict[str, list[int]] = {}
         video: dict[str, str] = {}
+        nouns: list[tuple[str, ...]] = []
         names: dict[tuple[StoredFile, Segment | None], str] = {}
         for sample in dataset.table:
             name = video[sample.id] = names.setdefault((sample.video, sample.segment), sample.id)
             rows.setdefault(name, []).extend(range(len(texts), len(texts) + len(sample.captions)))
             texts += sample.captions
+            nouns += [found or () for found in sample.nouns]
         length, cut_before = dataset.config.tokenizer.length, dataset.tokenizer.truncated
         tokens, mask = dataset.tokenizer.encode_batch(texts, length)
         cut = dataset.tokenizer.truncated - cut_before
         if cut and not (dist.is_initialized() and dist.get_rank()):
             _warn_once(f"data.{dataset.split}, as evaluated: {cut} x {CAPTION_NOTE}")
-        return cls(texts, tokens.to(torch.int32), mask, rows, video)
+        return cls(texts, tokens.to(torch.int32), mask, rows, video, nouns)
 
 
 @dataclass
@@ -86,8 +90,8 @@ class Embeddings:
     """One row for each video and one for each caption.
 
     videos: float32 [n, D]; texts: float32 [q, D]; video_of_text: int64 [q]; metadata: JSON of the
-    samples; frames: uint8 [n, s, h, w, 3] small frames for pictures, or None; seconds: time spent
-    in reading and encoding.
+    samples; frames: uint8 [n, s, h, w, 3] small frames for pictures, or None; groups: float32
+    [n, G, D], or None where they were not asked for; seconds: time spent in reading and encoding.
     """
 
     video_ids: list[str]
@@ -97,6 +101,7 @@ class Embeddings:
     video_of_text: Tensor
     metadata: list[dict[str, Any]]
     frames: Tensor | None = None
+    groups: Tensor | None = None
     seconds: float = 0.0
 
 
@@ -109,6 +114,7 @@ class _EmbeddingCollector:
     videos: list[Tensor] = field(default_factory=list)
     texts: list[Tensor] = field(default_factory=list)
     frames: list[Tensor] = field(default_factory=list)
+    groups: list[Tensor] = field(default_factory=list)
 
     def new_rows(self, ids: Sequence[str]) -> list[int]:
         """Register the ids of a batch; return the rows whose id is new."""
@@ -132,6 +138,7 @@ class _EmbeddingCollector:
             video_of_text=torch.tensor(self.video_of_text, dtype=torch.int64),
             metadata=self.metadata,
             frames=torch.cat(self.frames) if self.frames else None,
+            groups=torch.cat(self.groups) if self.groups else None,
             seconds=seconds,
         )
 
@@ -148,6 +155,7 @@ def embed_clips(
     total: int | None = None,
     progress: bool | None = None,
     calls: int = 0,
+    keep_groups: bool = False,
 ) -> Embeddings:
     """Encode the clips and captions of `batches` in evaluation mode, without gradients.
 
@@ -164,18 +172,19 @@ def embed_clips(
         progress: whether to show the bar; None: only on a terminal.
         calls: minimum number of encoder calls, reached by repeating the last batch. Under ZeRO-3
             all ranks must make the same number.
+        keep_groups: keep the embeddings of the groups of every clip.
     """
     device = torch.device(device) if device is not None else device_of(model)
-    collector = _EmbeddingCollector()
+    collector, keep = _EmbeddingCollector(), (keep_frames, keep_groups)
     started = time.perf_counter()
     batch, made = None, 0
     with evaluation_mode(model), _progress(total, progress) as advance:
         for batch in batches:
-            _embed_batch(model, batch, captions, collector, device, autocast, keep_frames)
+            _embed_batch(model, batch, captions, collector, device, autocast, keep)
             advance(len(batch.ids))
             made += 1
         while batch is not None and made < calls:
-            _embed_batch(model, batch, captions, collector, device, autocast, keep_frames)
+            _embed_batch(model, batch, captions, collector, device, autocast, keep)
             made += 1
     return collector.result(time.perf_counter() - started)
 
@@ -202,6 +211,8 @@ def join(parts: Sequence[Embeddings]) -> Embeddings:
         collector.metadata += [part.metadata[row] for row in rows]
         if part.frames is not None:
             collector.frames.append(part.frames[rows])
+        if part.groups is not None:
+            collector.groups.append(part.groups[rows])
     return collector.result(max(part.seconds for part in parts))
 
 
@@ -231,8 +242,9 @@ def _embed_batch(
     collector: _EmbeddingCollector,
     device: torch.device,
     autocast: torch.dtype | None,
-    keep_frames: int,
+    keep: tuple[int, bool],
 ) -> None:
+    keep_frames, keep_groups = keep
     table = captions or _captions_of_batch(batch)
     names = [table.video[name] for name in batch.ids]
     rows = collector.new_rows(names)
@@ -241,8 +253,9 @@ def _embed_batch(
     texts = [text for row in encoded for text in table.rows[names[row]]]
     frames = batch.frames[encoded]
     with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-        outputs = VideoOutputs(groups=False, segments=False)
-        video = model.encode_video(frames.to(device), None, outputs).video
+        outputs = VideoOutputs(groups=keep_groups, segments=False)
+        features = model.encode_video(frames.to(device), None, outputs)
+        video = features.video
         tokens = table.tokens[texts].to(device, torch.int64)
         text = model.encode_text(tokens, table.mask[texts].to(device))
     if not rows:
@@ -254,6 +267,13 @@ def _embed_batch(
         count = len(table.rows[names[row]])
         collector.video_of_text += [collector.row_of_video[names[row]]] * count
         collector.metadata.append(batch.metadata[row] if batch.metadata else {})
+    if keep_groups:
+        if features.groups is None:
+            raise UserError(
+                "re-ranking by nouns needs group tokens, and the model has none: train it with the "
+                "grounding objective"
+            )
+        collector.groups.append(features.groups.float().cpu())
     if keep_frames:
         collector.frames.append(small_frames(frames, keep_frames, FRAME_SIZE))
 

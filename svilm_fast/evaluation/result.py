@@ -14,18 +14,21 @@ from svilm_fast.core.console import Console
 from svilm_fast.core.text import counted
 from svilm_fast.evaluation.baselines import ChanceInterval, ColourBaseline
 from svilm_fast.evaluation.embed import Embeddings
-from svilm_fast.evaluation.metrics import RECALL_AT, QueryRanks, RankSummary
+from svilm_fast.evaluation.metrics import RECALL_AT, QueryRanks, RankSummary, summarise
+from svilm_fast.evaluation.protocols import protocol_lines
 
 
 @dataclass
 class RetrievalResult:
     """The result of a retrieval evaluation; `to_json` leaves the tensors out.
 
-    protocol: title. manifest: SHA-256 of the sorted (video id, caption) pairs; two results with the
-    same manifest ranked the same queries against the same gallery. missing: videos that could not
-    be read, with the reason; they are in neither queries nor gallery. top_videos, top_scores:
-    [q, k] the best candidates of every caption. text_ranks: ranks of every caption's video. extra:
-    further values for the JSON file.
+    protocol: title. facts: the mapping `protocol` of the JSON (`protocols.protocol_facts`).
+    manifest: SHA-256 of the sorted (video id, caption) pairs; two results with the same manifest
+    ranked the same queries against the same gallery. missing: videos that could not be read, with
+    the reason; they are in neither queries nor gallery. missing_queries: their captions, one for a
+    video whose captions are not known. apart: summaries by row name of what is reported apart:
+    set-level scores and re-ranking. top_videos, top_scores: [q, k] the best candidates of every
+    caption. text_ranks: ranks of every caption's video. extra: further values for the JSON file.
     """
 
     protocol: str
@@ -41,6 +44,9 @@ class RetrievalResult:
     text_ranks: QueryRanks
     top_videos: Tensor
     top_scores: Tensor
+    facts: dict[str, Any] = field(default_factory=dict)
+    missing_queries: int = 0
+    apart: dict[str, RankSummary] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -48,10 +54,18 @@ class RetrievalResult:
         """Expected rank of every caption's video, float64 [q], 0-based."""
         return self.text_ranks.rank
 
+    def add_apart(
+        self, name: str, ranks: QueryRanks, *, by_video: bool = False, resamples: int = 1000
+    ) -> None:
+        """Add a row that is reported apart; by_video: its queries are videos, not captions."""
+        clusters = None if by_video else self.embeddings.video_of_text
+        self.apart[name] = summarise(ranks, clusters=clusters, resamples=resamples)
+        self.facts["reported_apart"] = list(self.apart)
+
     def recall_counting_missing(self) -> dict[int, float]:
-        """Text-to-video recall with one failed query added for every missing video."""
+        """Text-to-video recall with a failed query added for every caption of a missing video."""
         queries = self.text_to_video.queries
-        share = queries / (queries + len(self.missing))
+        share = queries / (queries + self.missing_queries)
         return {k: value * share for k, value in self.text_to_video.recall.items()}
 
     def to_json(self) -> dict[str, Any]:
@@ -62,7 +76,7 @@ class RetrievalResult:
         """
         found, ranks = self.embeddings, self.text_rank + 1
         return {
-            "protocol": self.protocol,
+            "protocol": self.facts,
             "manifest": self.manifest,
             "videos": len(found.video_ids),
             "captions": len(found.captions),
@@ -73,6 +87,7 @@ class RetrievalResult:
             },
             "text_to_video": _summary_json(self.text_to_video),
             "video_to_text": _summary_json(self.video_to_text),
+            "apart": {name: _summary_json(summary) for name, summary in self.apart.items()},
             "chance": [asdict(interval) for interval in self.chance],
             "colour_set_baseline": asdict(self.colours) if self.colours else None,
             "seconds": round(self.seconds, 3),
@@ -126,10 +141,8 @@ def retrieval_table(result: RetrievalResult) -> Table:
 def table_rows(result: RetrievalResult) -> list[tuple[str, list[str]]]:
     """The rows of the table as text: R@1, R@5, R@10, MedR, MeanR, queries, tied queries."""
     rows = []
-    for name, summary in (
-        ("text to video", result.text_to_video),
-        ("video to text", result.video_to_text),
-    ):
+    measured = {"text to video": result.text_to_video, "video to text": result.video_to_text}
+    for name, summary in (measured | result.apart).items():
         cells = [_with_interval(summary, f"R@{k}", summary.recall[k]) for k in RECALL_AT]
         cells += [f"{summary.median_rank:g}", f"{summary.mean_rank:.1f}"]
         rows.append((name, [*cells, str(summary.queries), str(summary.tied_queries)]))
@@ -160,7 +173,7 @@ def _footnote(result: RetrievalResult) -> str:
         f"{100 * result.text_to_video.confidence:g} % bootstrap intervals; "
         f"manifest {result.manifest[:12]}"
     ]
-    return "\n".join([*notes, *missing_notes(result)])
+    return "\n".join([*notes, *missing_notes(result), *protocol_lines(result.facts)])
 
 
 def missing_notes(result: RetrievalResult) -> list[str]:

@@ -6,8 +6,10 @@ import copy
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -26,8 +28,11 @@ from svilm_fast.evaluation.embed import (
     join,
 )
 from svilm_fast.evaluation.metrics import RECALL_AT, summarise
+from svilm_fast.evaluation.protocols import RetrievalProtocol, protocol_facts
 from svilm_fast.evaluation.ranking import Gather, rank_pairs
+from svilm_fast.evaluation.rerank import encode_nouns, rerank_by_nouns
 from svilm_fast.evaluation.result import RetrievalResult
+from svilm_fast.evaluation.set_level import set_level_ranks
 
 log = logging.getLogger(__name__)
 
@@ -38,13 +43,20 @@ TOP = 5  # candidates kept for each caption
 class RetrievalOptions:
     """How retrieval is measured.
 
-    protocol: title of the result (default: the split). device: of the model's inputs (default: that
+    protocol: title of the result (default: the split). rules: the named protocol that the data set
+    was checked against. set_level: among `set_level.SET_LEVEL`; rerank: candidates of a caption
+    that are re-ranked by its nouns (0: none), with the sharpness of the nouns' softmax over the
+    groups; both are reported apart. device: of the model's inputs (default: that
     of its parameters). autocast: dtype of mixed precision. keep_frames: number of small frames kept
     of each clip for pictures. resamples: bootstrap draws (0: no intervals). progress: whether to
     show a bar (default: only on a terminal).
     """
 
     protocol: str | None = None
+    rules: RetrievalProtocol | None = None
+    set_level: tuple[str, ...] = ()
+    rerank: int = 0
+    sharpness: float = 1.0
     device: torch.device | str | None = None
     autocast: torch.dtype | None = None
     keep_frames: int = 0
@@ -83,8 +95,9 @@ def evaluate_dataset(
     """
     if dataset.train:
         raise ValueError("retrieval needs an evaluation data set: ClipDataset(..., train=False)")
-    if max_clips is not None and max_clips < len(dataset):
-        dataset = select_samples(dataset, range(max_clips))
+    first = max_clips if max_clips is not None and max_clips < len(dataset) else None
+    if first is not None:
+        dataset = select_samples(dataset, range(first))
     shared = distributed and dist.is_initialized()
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if shared else (0, 1)
     captions = CaptionTable.of(dataset)
@@ -108,6 +121,7 @@ def evaluate_dataset(
             total=len(captions.rows),
             progress=options.progress,
             calls=-(-largest_part // batch_size),
+            keep_groups=options.rerank > 0,
         )
     reports = (dataset.report, loader.skips)
     skipped = {skip.sample: skip.message for report in reports for skip in report.skipped.values()}
@@ -115,14 +129,48 @@ def evaluate_dataset(
         parts = gather((embeddings, skipped))
         embeddings = join([part for part, _ in parts])
         skipped = {name: reason for _, part in parts for name, reason in part.items()}
-    return rank_embeddings(
+    missing = missing_videos(embeddings.video_ids, captions, skipped)
+    rules = options.rules or RetrievalProtocol(None, options.protocol or f"{dataset.split} split")
+    result = rank_embeddings(
         embeddings,
-        protocol=options.protocol or f"{dataset.split} split",
-        missing=missing_videos(embeddings.video_ids, captions, skipped),
+        protocol=options.protocol or rules.title,
+        rules=rules,
+        missing=missing,
+        missing_queries=sum(max(1, len(captions.rows.get(name, ()))) for name in missing),
+        split=split_facts(dataset),
+        views=f"{dataset.frames} x 1 x 1",
+        set_level=options.set_level,
         resamples=options.resamples,
         part=(rank, ranks),
         gather=gather if shared else None,
+        top=max(TOP, options.rerank),
     )
+    result.facts["first_clips_only"] = first
+    if options.rerank:
+        nouns = encode_nouns(model, dataset, captions, embeddings, options.device, options.autocast)
+        ranks_by_nouns = rerank_by_nouns(
+            result.text_ranks,
+            result.top_videos[:, : options.rerank],
+            embeddings,
+            nouns,
+            sharpness=options.sharpness,
+        )
+        name = f"re-rank {options.rerank} by nouns t2v"
+        result.add_apart(name, ranks_by_nouns, resamples=options.resamples)
+    return result
+
+
+def split_facts(dataset: ClipDataset) -> dict[str, Any]:
+    """Where the clips of a data set come from, and the hash of its samples and captions."""
+    source = getattr(dataset.config, dataset.split)
+    sources = [source] if isinstance(source, str) else list(source)
+    names = ", ".join(os.path.basename(str(each).rstrip("/")) for each in sources)
+    return {
+        "name": dataset.split,
+        "source": names,
+        "captions": dataset.config.captions,
+        "samples": dataset.table.fingerprint,
+    }
 
 
 def select_samples(dataset: ClipDataset, indices: Sequence[int]) -> ClipDataset:
@@ -136,36 +184,62 @@ def rank_embeddings(
     embeddings: Embeddings,
     *,
     protocol: str = "gallery",
+    rules: RetrievalProtocol | None = None,
     missing: Mapping[str, str] | None = None,
+    missing_queries: int | None = None,
+    split: dict[str, Any] | None = None,
+    views: str | None = None,
+    set_level: Sequence[str] = (),
     resamples: int = 1000,
     part: tuple[int, int] = (0, 1),
     gather: Gather | None = None,
+    top: int = TOP,
 ) -> RetrievalResult:
     """Rank captions and clips against each other by their embeddings.
 
-    protocol: title of the result. missing: videos without an embedding, with reasons.
-    resamples: as in `RetrievalOptions`. part, gather: as in `rank_pairs`; all ranks have the same
-    embeddings and return the same result.
+    protocol: title of the result. rules: of the protocol; None: those of any gallery. missing:
+    videos without an embedding, with reasons. missing_queries: their captions; None: one each.
+    split, views: as in `protocol_facts`. set_level, resamples: as in `RetrievalOptions`. part,
+    gather, top: as in `rank_pairs`; all ranks have the same embeddings and return the same result.
     """
     texts, videos, owner = embeddings.texts, embeddings.videos, embeddings.video_of_text
-    ranks = rank_pairs(texts, videos, owner, top=TOP, part=part, gather=gather)
+    ranks = rank_pairs(texts, videos, owner, top=top, part=part, gather=gather)
     if missing:
         log.warning("%s: %s missing from the evaluation", protocol, counted(len(missing), "video"))
-    return RetrievalResult(
+    missing = dict(missing or {})
+    manifest = manifest_hash(embeddings.video_ids, embeddings.captions, owner.tolist())
+    result = RetrievalResult(
         protocol=protocol,
-        manifest=manifest_hash(embeddings.video_ids, embeddings.captions, owner.tolist()),
+        facts=protocol_facts(
+            rules or RetrievalProtocol(None, protocol),
+            queries=len(texts),
+            videos=len(videos),
+            missing=len(missing),
+            manifest=manifest,
+            split=split,
+            views=views,
+        ),
+        manifest=manifest,
         text_to_video=summarise(ranks.text_to_video, clusters=owner, resamples=resamples),
         video_to_text=summarise(ranks.video_to_text, resamples=resamples),
         chance=[chance_interval(len(texts), len(videos), k) for k in RECALL_AT],
         colours=colour_set_baseline(embeddings.captions, embeddings.metadata, owner),
         distinct_captions=len(set(embeddings.captions)),
-        missing=dict(missing or {}),
+        missing=missing,
+        missing_queries=len(missing) if missing_queries is None else missing_queries,
         seconds=embeddings.seconds,
         embeddings=embeddings,
         text_ranks=ranks.text_to_video,
         top_videos=ranks.top_videos,
         top_scores=ranks.top_scores,
     )
+    labels, captioned = torch.arange(len(videos)), torch.unique(owner)
+    for method in set_level:
+        by_text = set_level_ranks(texts, videos, owner, labels, method)
+        by_video = set_level_ranks(videos[captioned], texts, captioned, owner, method)
+        result.add_apart(f"set-level {method} t2v", by_text, resamples=resamples)
+        result.add_apart(f"set-level {method} v2t", by_video, by_video=True, resamples=resamples)
+    return result
 
 
 def manifest_hash(

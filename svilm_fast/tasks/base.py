@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 # Built-in tasks: name, and the module and class that are imported on use.
 TASKS = {
     DEFAULT_TASK: "svilm_fast.tasks.pretrain.task:Pretraining",
+    "retrieval": "svilm_fast.tasks.retrieval.task:Retrieval",
     "localization": "svilm_fast.tasks.localization.task:Localization",
+    "action": "svilm_fast.tasks.action.task:ActionRecognition",
     "qa": "svilm_fast.tasks.qa.task:QuestionAnswering",
 }
 

@@ -85,6 +85,8 @@ def test_a_broken_video_of_several_captions_is_missing_once(make_dataset, colour
     result = evaluate_dataset(colour_model, make_dataset(captions=3, broken=(4,)), batch_size=4)
     assert list(result.missing) == ["video0004#0"]
     assert result.text_to_video.queries == 24
+    assert result.missing_queries == 3
+    assert result.recall_counting_missing()[10] == pytest.approx(100 * 24 / 27)
 
 
 def test_the_first_clips_are_a_part_of_the_whole(make_dataset, colour_model) -> None:
@@ -120,7 +122,8 @@ def test_the_table_and_the_files_say_the_same(tmp_path: Path) -> None:
     result = rank_embeddings(fake_embeddings(), protocol="toy", missing={"gone": "cut short"})
     result.write(tmp_path / "evaluation")
     written = json.loads((tmp_path / "evaluation" / "retrieval.json").read_text())
-    assert written["protocol"] == "toy"
+    assert written["protocol"]["title"] == "toy"
+    assert (written["protocol"]["videos"], written["protocol"]["listed_videos"]) == (20, 21)
     assert written["videos"] == written["captions"] == written["distinct_captions"] == 20
     assert written["text_to_video"]["recall"]["R@1"] == result.text_to_video.recall[1]
     assert written["colour_set_baseline"]["recall"]["1"] == pytest.approx(10.0)

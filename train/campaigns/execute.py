@@ -21,6 +21,7 @@ from svilm_fast.core.files import write_json
 from svilm_fast.core.records import read_records
 from svilm_fast.train.campaigns.jobs import TableJob
 from svilm_fast.train.config.run_files import RunFiles
+from svilm_fast.train.folder.lock import in_use
 
 POLL_SECONDS = 0.2
 DIED_WITH_PARENT = signal.SIGTERM
@@ -130,11 +131,13 @@ def run_jobs(
                     done(job)
                 elif job.before is not None and _failed(job.before, failures):
                     waiting.remove(job)
+                elif in_use(job.folder):
+                    continue  # a run of a campaign that was killed is still saving its state
                 elif len(running) < parallel and (job.before is None or job.before in kept):
                     waiting.remove(job)
                     gpu = free.pop() if gpus else None
                     running[job] = (_start(job, out, gpu), gpu)
-            if running:
+            if running or waiting:
                 time.sleep(POLL_SECONDS)
     return failures
 

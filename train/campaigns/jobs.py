@@ -71,8 +71,8 @@ def _job(
     if before is None:
         command = ["train", *([] if spec.task is None else ["--task", spec.task])]
     else:
-        command = ["finetune", *([spec.task] if spec.task else [])]
-        command += ["--weights-from", str(before.folder)]
+        assert spec.task is not None
+        command = ["finetune", spec.task, "--weights-from", str(before.folder)]
     arguments = (*command, "--config", spec.config, "--auto-resume", *settings)
     return TableJob(name, seed, identity, before, folder, arguments)
 

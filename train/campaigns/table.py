@@ -34,6 +34,12 @@ class TableRun(Settings):
     seed: Seed | None = Field(None, description="of every repetition; null: the table's seeds")
     set: list[str] = Field(default_factory=list, description="settings, as KEY=VALUE")
 
+    @model_validator(mode="after")
+    def _weights_are_for_a_task(self) -> TableRun:
+        if self.weights_from is not None and self.task is None:
+            raise ValueError("weights_from needs task: the one that is fine-tuned")
+        return self
+
 
 class TableSection(Settings):
     """A part of the page: rows are runs, columns are metrics."""

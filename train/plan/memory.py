@@ -126,9 +126,7 @@ def memory(workload: Workload, choice: Choice) -> Memory:
 
 def loader_of(workload: Workload) -> LoaderMemory:
     """Return the loader's memory on the host, of one rank; the start of a run checks the same."""
-    video = workload.config.video
-    clip = video.frames * video.image_size**2 * 3
-    return loader_memory(workload.config.data, clip, workload.local_batch)
+    return loader_memory(workload.config.data, workload.clip_bytes, workload.local_batch)
 
 
 def loader_lines(workload: Workload, per_node: int) -> list[str]:
@@ -154,10 +152,10 @@ def not_counted(config: RunConfig) -> list[str]:
 
 
 def _inputs(workload: Workload) -> dict[str, float]:
-    """Return the bytes of the uint8 clips of the local batch, for all views."""
-    video = workload.config.video
+    """Return the bytes of the clips of the local batch, for all views."""
     views = workload.reads.views
     # A blended view is a copy of its own. On a CPU the loader's clean clips stay in memory as well.
     copies = len(views) if workload.on_gpu else 1 + ("blended" in views)
-    clip = video.frames * video.image_size**2 * 3
-    return {"clips as uint8": float(workload.local_batch * clip * copies)}
+    stored = workload.config.data.video_embeddings is not None
+    name = "stored embeddings" if stored else "clips as uint8"
+    return {name: float(workload.local_batch * workload.clip_bytes * copies)}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from svilm_fast.core.text import counted
@@ -199,3 +200,69 @@ def without_extension(name: str) -> str:
     """A video's name without its extension, if that is one of a video; other dots stay."""
     stem, dot, extension = name.rpartition(".")
     return stem if dot and stem and extension.lower() in VIDEO_EXTENSIONS else name
+
+
+def read_ids(path: str) -> dict[str, int]:
+    """The ids of a text file, one a line, with their lines. Raises ListFormatError if one repeats.
+
+    A file that ends in .json holds a list of them; then the numbers count its entries from 1.
+    """
+    if path.lower().endswith(".json"):
+        entries = checked(read_json(path), list, path)
+        names = (checked(each, str, f"{path}, [{place}]") for place, each in enumerate(entries))
+        found: Iterable[tuple[int, str]] = enumerate(names, 1)
+        where = "entry"
+    else:
+        found, where = read_lines(path), "line"
+    seen: dict[str, int] = {}
+    for number, name in found:
+        once(seen, name, number, f"{path}, {where} {number}")
+    if not seen:
+        raise ListFormatError(f"{path}: no ids")
+    return seen
+
+
+def once(seen: dict[str, int], name: str, number: int, label: str) -> None:
+    """Note that `name` is in line `number`. Raises ListFormatError if it was in another."""
+    if seen.setdefault(name, number) != number:
+        raise ListFormatError(f"{label}: {name!r} repeats that of number {seen[name]}")
+
+
+CAPTION_MODES = ("several", "expanded")
+
+
+def captioned(
+    texts: Mapping[str, Any],
+    wanted: Mapping[str, str] | None,
+    notes: Counter[str],
+    source: str,
+    mode: str = "several",
+) -> Iterator[dict[str, Any]]:
+    """The rows of videos with captions, in the order of the list.
+
+    texts: a caption, or a list of captions, of every video. wanted: the listed videos, each with
+    its place for an error; None: all of `texts`. source: the captions' file. mode: `several`, one
+    row with all captions of a video, or `expanded`, one row for each caption. Raises
+    ListFormatError for a listed video without a caption.
+    """
+    choice(mode, CAPTION_MODES, "captions")
+    if wanted is not None:
+        others = len(texts.keys() - wanted.keys())
+        if others:
+            notes["videos with captions that are not on the list"] += others
+    for video in texts if wanted is None else wanted:
+        if video not in texts:
+            assert wanted is not None
+            raise ListFormatError(f"{wanted[video]}: {video!r} has no caption in {source}")
+        found = texts[video]
+        if isinstance(found, str):
+            yield {"video": video, "caption": found}
+        elif mode == "several":
+            yield {"video": video, "captions": found}
+        else:
+            yield from ({"video": video, "caption": text} for text in found)
+
+
+def paragraph(sentences: Iterable[str]) -> str:
+    """Sentences joined with a space, in their order, white space around each removed."""
+    return " ".join(sentence.strip() for sentence in sentences)

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from svilm_fast.data.errors import ListFormatError
 from svilm_fast.data.formats import Notes, Rows
-from svilm_fast.data.formats.common import choice, field, one_file, read_json, read_rows
+from svilm_fast.data.formats.common import (
+    captioned,
+    checked,
+    field,
+    once,
+    one_file,
+    read_json,
+    read_rows,
+)
 
 
 def read(paths: Sequence[str], notes: Notes, *, captions: str = "several") -> Rows:
@@ -20,66 +27,47 @@ def read(paths: Sequence[str], notes: Notes, *, captions: str = "several") -> Ro
     captions: `several` writes one row for each video with all captions, one of which is drawn in
     every epoch; `expanded` writes one row for each caption (180,000 in the 9k list).
     """
-    choice(captions, ("several", "expanded"), "captions")
-    lists = [path for path in paths if path.lower().endswith(".csv")]
+    lists = [path for path in paths if path.lower().endswith((".csv", ".tsv"))]
     if len(lists) > 1:
         raise ListFormatError(f"expected one CSV list, got {len(lists)}: {', '.join(lists)}")
     documents = [path for path in paths if path not in lists]
     if lists and not documents:
-        yield from _test_rows(lists[0])
-        return
+        return _test_rows(lists[0])
     document = one_file(documents, (".json",), "MSRVTT_data.json")
-    known, texts = _captions(document)
-    wanted = _listed(lists[0]) if lists else dict.fromkeys(known)
-    for video in texts:
-        if video not in wanted:
-            notes["videos with captions that are not on the list"] += 1
-    for video, line in wanted.items():
-        if video not in texts:
-            where = document if line is None else f"{lists[0]}, line {line}, field 'video_id'"
-            raise ListFormatError(f"{where}: {video!r} has no caption in {document}")
-        if captions == "several":
-            yield {"video": video, "captions": texts[video]}
-        else:
-            yield from ({"video": video, "caption": text} for text in texts[video])
+    wanted = _listed(lists[0]) if lists else None
+    return captioned(_captions(document), wanted, notes, document, captions)
 
 
 def _test_rows(path: str) -> Rows:
     seen: dict[str, int] = {}
     for line, row in read_rows(path, ("video_id", "sentence")):
-        label = f"{path}, line {line}"
-        video, text = field(row, "video_id", str, label), field(row, "sentence", str, label)
-        _once(seen, video, line, path)
-        rest: dict[str, Any] = {name: row[name] for name in ("key", "vid_key") if name in row}
-        yield {"video": video.strip(), "caption": text, **rest}
+        video, text = row["video_id"].strip(), row["sentence"].strip()
+        if not video or not text or seen.setdefault(video, line) != line:
+            label = f"{path}, line {line}"
+            field(row, "video_id", str, label)
+            field(row, "sentence", str, label)
+            once(seen, video, line, f"{label}, field 'video_id'")
+        del row["video_id"], row["sentence"]
+        row["video"], row["caption"] = video, text
+        yield row
 
 
-def _listed(path: str) -> dict[str, int | None]:
+def _listed(path: str) -> dict[str, str]:
     seen: dict[str, int] = {}
     for line, row in read_rows(path, ("video_id",)):
-        _once(seen, field(row, "video_id", str, f"{path}, line {line}").strip(), line, path)
-    return {**seen}
+        label = f"{path}, line {line}"
+        once(seen, field(row, "video_id", str, label).strip(), line, f"{label}, field 'video_id'")
+    return {video: f"{path}, line {line}, field 'video_id'" for video, line in seen.items()}
 
 
-def _once(seen: dict[str, int], video: str, line: int, path: str) -> None:
-    if seen.setdefault(video, line) != line:
-        raise ListFormatError(
-            f"{path}, line {line}, field 'video_id': {video!r} is in line {seen[video]} already"
-        )
-
-
-def _captions(path: str) -> tuple[dict[str, Any], dict[str, list[str]]]:
-    """The videos of MSRVTT_data.json, and their captions in file order."""
-    document = read_json(path)
-    if not isinstance(document, dict):
-        raise ListFormatError(f"{path}: expected an object with 'videos' and 'sentences'")
-    known: dict[str, Any] = {}
+def _captions(path: str) -> dict[str, list[str]]:
+    """The captions of every video of MSRVTT_data.json, in file order."""
+    document = checked(read_json(path), dict, path)
+    known: dict[str, int] = {}
     for place, video in enumerate(field(document, "videos", list, path)):
         label = f"{path}, videos[{place}]"
-        name = field(video, "video_id", str, label)
-        if name in known:
-            raise ListFormatError(f"{label}, field 'video_id': {name!r} appears twice")
-        known[name] = video
+        name = field(checked(video, dict, label), "video_id", str, label)
+        once(known, name, place, f"{label}, field 'video_id'")
     texts: dict[str, list[str]] = {}
     for place, sentence in enumerate(field(document, "sentences", list, path)):
         try:
@@ -89,8 +77,8 @@ def _captions(path: str) -> tuple[dict[str, Any], dict[str, list[str]]]:
             complete = False
         if not complete:
             label = f"{path}, sentences[{place}]"
-            video = field(sentence, "video_id", str, label)
+            video = field(checked(sentence, dict, label), "video_id", str, label)
             field(sentence, "caption", str, label)
             raise ListFormatError(f"{label}, field 'video_id': {video!r} is not among the videos")
         texts.setdefault(video, []).append(text)
-    return known, texts
+    return texts

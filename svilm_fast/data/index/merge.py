@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from svilm_fast.data.annotations import ANNOTATIONS
-from svilm_fast.data.batch import sample_key
 from svilm_fast.data.index.columns import Columns, Spools, text_arrays, text_at, texts_of
 from svilm_fast.data.index.names import contents, fingerprint, renamed_ids
 from svilm_fast.data.index.schema import (
@@ -23,6 +22,7 @@ from svilm_fast.data.index.schema import (
     UNKNOWN,
     VERSION,
 )
+from svilm_fast.data.keys import sample_key
 
 _PIECE = 1 << 20
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
-from svilm_fast.data.batch import sample_key
 from svilm_fast.data.index.columns import damaged, texts_of
 from svilm_fast.data.index.schema import UNKNOWN, caption_codes
+from svilm_fast.data.keys import sample_key
 
 _PIECE = 1 << 16
 

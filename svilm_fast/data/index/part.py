@@ -16,7 +16,6 @@ import numpy as np
 
 from svilm_fast.data import files, text
 from svilm_fast.data.annotations import ANNOTATIONS, to_columns
-from svilm_fast.data.batch import sample_key
 from svilm_fast.data.captions import Captions, pick_captions, row_record
 from svilm_fast.data.config import DataConfig, NounsConfig
 from svilm_fast.data.containers import VIDEO_EXTENSIONS
@@ -34,6 +33,7 @@ from svilm_fast.data.index.schema import (
     UNKNOWN,
     starts_of,
 )
+from svilm_fast.data.keys import sample_key
 from svilm_fast.data.lists import ListFile, ListRow, VideoFolder
 from svilm_fast.data.nouns import build_extractor
 from svilm_fast.data.segments import KEY as SEGMENT

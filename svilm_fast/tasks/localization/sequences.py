@@ -12,7 +12,7 @@ from torch import Tensor
 
 from svilm_fast.core.errors import ConfigError, UserError
 from svilm_fast.core.philox import Site, derive_seeds, uniform
-from svilm_fast.data.batch import SampleBatch, sample_key
+from svilm_fast.data.batch import SampleBatch
 from svilm_fast.data.errors import MissingFileError
 from svilm_fast.data.feature_files import (
     FeatureFileError,
@@ -21,6 +21,7 @@ from svilm_fast.data.feature_files import (
     features_fingerprint,
 )
 from svilm_fast.data.formats.activitynet import AnnotatedVideo
+from svilm_fast.data.keys import sample_key
 from svilm_fast.data.skips import Skip, SkipReport
 from svilm_fast.tasks.localization.settings import LocalizationSettings
 from svilm_fast.tasks.localization.time_axis import TimeAxis, padded, resized

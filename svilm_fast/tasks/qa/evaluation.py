@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -25,9 +25,7 @@ from svilm_fast.evaluation.embed import evaluation_mode, gather
 from svilm_fast.tasks.base import EvaluationRequest, TaskConfig, When
 from svilm_fast.tasks.clips import autocast_dtype, evaluation_clips
 from svilm_fast.tasks.qa.questions import Question, questions_of, refused_questions
-
-if TYPE_CHECKING:
-    from svilm_fast.tasks.qa.task import TrainingAnswers
+from svilm_fast.tasks.qa.vocabulary import TrainingAnswers
 
 GUESSES = 5  # most probable answers that are kept for each question
 

@@ -14,10 +14,14 @@ from svilm_fast.train.campaigns.table import read_table, table_names
 from svilm_fast.train.config.load import load_config
 from svilm_fast.train.config.recipes import preset_names
 
+RUN = {"config": "demo", "task": "qa"}
 CONTENT: dict[str, Any] = {
     "title": "Two runs",
     "seeds": [0, 1],
-    "runs": {"first": {"config": "demo"}, "second": {"config": "demo", "weights_from": "first"}},
+    "runs": {
+        "first": {"config": "demo"},
+        "second": {"config": "demo", "task": "qa", "weights_from": "first"},
+    },
     "sections": {
         "one": {
             "title": "Retrieval",
@@ -44,12 +48,13 @@ def test_a_table_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"runs": {"a": {"config": "demo", "weights_from": "b"}}}, "runs.a: there is no run 'b'"),
+        ({"runs": {"a": RUN | {"weights_from": "b"}}}, "runs.a: there is no run 'b'"),
+        ({"runs": {"a": {"config": "demo", "weights_from": "a"}}}, "weights_from needs task"),
         (
             {
                 "runs": {
-                    "first": {"config": "demo", "weights_from": "second"},
-                    "second": {"config": "demo", "weights_from": "first"},
+                    "first": RUN | {"weights_from": "second"},
+                    "second": RUN | {"weights_from": "first"},
                 }
             },
             "runs wait for each other: first -> second -> first",

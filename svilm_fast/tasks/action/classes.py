@@ -1,0 +1,139 @@
+"""The classes of a data set, and the class of each of its samples."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from svilm_fast.core.errors import UserError
+from svilm_fast.data.errors import AnnotationError, ListFormatError
+from svilm_fast.data.formats.common import once, read_lines
+from svilm_fast.data.lists import is_list, read_list
+from svilm_fast.data.samples import SampleTable
+
+DEFAULT_FIELD = "label"
+UNKNOWN = -1  # the class of a label that is not among the classes
+
+
+@dataclass(frozen=True)
+class ClassNames:
+    """Distinct classes; the place of a name is the number of its class."""
+
+    names: tuple[str, ...]
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """The number of each class."""
+        return {name: place for place, name in enumerate(self.names)}
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the names in their order, as a JSON list in UTF-8."""
+        text = json.dumps(list(self.names), ensure_ascii=False, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def numbers(self, labels: Iterable[str]) -> np.ndarray:
+        """Return the classes of labels, int64 [n]; UNKNOWN for those that are not among them."""
+        return np.array([self.index.get(label, UNKNOWN) for label in labels], dtype=np.int64)
+
+    @classmethod
+    def of(cls, labels: Iterable[str]) -> ClassNames:
+        """Return the distinct labels in sorted order; whole numbers are sorted as numbers.
+
+        Raises UserError for fewer than two.
+        """
+        found = set(labels)
+        if len(found) < 2:
+            raise UserError(
+                f"the samples have {len(found)} different labels: recognition needs at least two "
+                "(docs/tasks/action.md)"
+            )
+        numbers = all(label.isdecimal() for label in found)
+        return cls(tuple(sorted(found, key=(lambda each: (int(each), each)) if numbers else str)))
+
+    @classmethod
+    def read(cls, path: str | Path) -> ClassNames:
+        """Read a text file with one class a line. Raises ListFormatError."""
+        seen: dict[str, int] = {}
+        for line, name in read_lines(str(path)):
+            once(seen, name, line, f"{path}, line {line}")
+        if len(seen) < 2:
+            raise ListFormatError(f"{path}: expected at least two classes, one a line")
+        return cls(tuple(seen))
+
+    @classmethod
+    def restored(cls, state: Mapping[str, Any]) -> ClassNames:
+        """Check the classes that a run has kept. Raises UserError."""
+        names = state.get("classes")
+        texts = names if isinstance(names, list) else []
+        texts = [each for each in texts if isinstance(each, str)]
+        if texts != names or len(texts) < 2 or len(set(texts)) < len(texts):
+            raise UserError("task.json is damaged: `classes` is not a list of different texts")
+        classes = cls(tuple(texts))
+        if state.get("classes_sha256") != classes.sha256:
+            raise UserError("task.json is damaged: classes_sha256 is not that of its classes")
+        return classes
+
+
+def label_of(value: Any, sample: str, field: str) -> str:
+    """Return a sample's label as text. Raises AnnotationError unless it is one text or number."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, str) and value.strip():
+        return value.strip()
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if value is None:
+        raise AnnotationError(
+            f"{sample}: has no {field}; name the field of its class with task.label_field"
+        )
+    raise AnnotationError(f"{sample}: {field}: expected one label, found {value!r:.60}")
+
+
+def labels_in(table: SampleTable, field: str = DEFAULT_FIELD) -> list[str]:
+    """Return the label of every sample. Raises AnnotationError that names the sample.
+
+    `label` is read from the index; any other field from the sample's JSON.
+    """
+    ids = (table.id(place) for place in range(len(table)))
+    if field == DEFAULT_FIELD:
+        values: Iterable[Any] = table.labels()
+    else:
+        values = (table.read_metadata(place).get(field) for place in range(len(table)))
+    return [label_of(value, name, field) for name, value in zip(ids, values, strict=True)]
+
+
+def refused_labels(
+    sources: str | Sequence[str] | None, refused: Collection[str], field: str = DEFAULT_FIELD
+) -> dict[str, str]:
+    """Return the labels of videos that were refused when a split was listed, by name.
+
+    A missing file is refused, for example. sources: of the split. Only the lists among them can
+    tell; a refused member of a shard is not in the result.
+    """
+    found: dict[str, str] = {}
+    paths = [sources] if isinstance(sources, str) else sources or []
+    for path in paths if refused else []:
+        if not is_list(path):
+            continue
+        rows = read_list(path)
+        counts = Counter(row.video for row in rows)
+        seen: Counter[str] = Counter()
+        for row in rows:
+            # A video in several lines is numbered.
+            name = f"{row.video}#{seen[row.video]}" if counts[row.video] > 1 else row.video
+            seen[row.video] += 1
+            if name in refused and row.extra.get(field) is not None:
+                found[name] = label_of(row.extra[field], f"{path}, line {row.line}", field)
+    return found

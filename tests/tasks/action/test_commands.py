@@ -1,0 +1,189 @@
+"""`svilm evaluate action` and `svilm probe action`: their results, protocols and errors."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from svilm_fast.cli import app
+from svilm_fast.data.errors import ListFormatError
+from svilm_fast.tasks.action.features import ClipFeatures, kept
+from svilm_fast.tasks.action.zero_shot import Templates, readable
+from svilm_fast.train.config.load import load_config
+from svilm_fast.train.run.loaded_run import load_run
+from svilm_fast.train.run.session import Start, train_as_rank
+from svilm_fast.train.run_app import run_app
+
+
+@pytest.fixture(scope="module")
+def run(world: Path, ranks, tmp_path_factory) -> Path:
+    """A pre-training run of one step."""
+    from svilm_fast.train.config.small_model import SMALL_MODEL
+
+    folder = tmp_path_factory.mktemp("pretrained") / "run"
+    data = [f"data.{split}={world / split}" for split in ("train", "val", "test")]
+    settings = ["training.global_batch=8", "training.steps=1", "evaluation.batch_size=4"]
+    off = ["logging.tensorboard=false", "evaluation.at_end=false", "report.at_end=false"]
+    given = [f"run.dir={folder}", *data, *SMALL_MODEL, *settings, *off]
+    train_as_rank(load_config("demo", given), Start(), ranks)
+    return folder
+
+
+def call(*arguments) -> int:
+    return run_app(app, tuple(map(str, arguments)))
+
+
+def fails(capsys, *arguments) -> str:
+    capsys.readouterr()
+    assert call(*arguments) == 2
+    return capsys.readouterr().err.replace("\n", " ")
+
+
+def test_zero_shot_is_the_nearest_class(run: Path, tmp_path: Path, capsys) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a video of {}.\r\n\r\nsomeone {}\r\n")
+    options = ("--run", run, "--label-field", "action", "--device", "cpu", "--clips", 2)
+    assert call("evaluate", "action", *options, "--templates", prompts) == 0
+    told = capsys.readouterr().out
+    found = json.loads((run / "evaluation" / "test_zero_shot_action.json").read_text())
+    protocol = found["protocol"]
+    templates = Templates.read(prompts)
+    assert (protocol["templates"], protocol["templates_sha256"]) == (2, templates.sha256)
+    assert f"templates sha256: {templates.sha256}" in told
+    assert protocol["views"] == "4 frames x 2 clips x 1 crops, interleaved"
+    assert (run / "evaluation" / "test_zero_shot_action_pictures" / "action_confusion.png").exists()
+    # By hand: mean of the normalised prompt embeddings against the mean of the views' embeddings.
+    loaded = load_run(run)
+    encoder = loaded.model.encoder
+    classes = []
+    for name in found["classes"]:
+        texts = [prompt.replace("{}", name) for prompt in templates.prompts]
+        tokens, mask = loaded.tokenizer.encode_batch(texts, loaded.config.data.tokenizer.length)
+        with torch.no_grad():
+            rows = encoder.encode_text(tokens, mask)
+        classes.append(torch.nn.functional.normalize(rows.mean(0), dim=0))
+    from svilm_fast.commands.recognition import clips_of, views_of
+
+    clips = clips_of(loaded, "test", None, views_of(2, 1, "interleaved"))
+    with torch.no_grad():
+        video = encoder.encode_video(clips.batch([0]).frames[0]).video.mean(0)
+    best = torch.stack(classes) @ torch.nn.functional.normalize(video, dim=0)
+    guess = found["videos"][0]["guesses"][0]
+    assert guess[0] == found["classes"][int(best.argmax())]
+    assert guess[1] == pytest.approx(float(best.max()), abs=1e-5)
+
+
+def test_a_list_with_classes_and_a_damaged_video(
+    run: Path, world: Path, tmp_path: Path, capsys
+) -> None:
+    with tarfile.open(next((world / "val").glob("*.tar"))) as shard:
+        name = next(name for name in shard.getnames() if name.endswith(".mp4"))
+        (tmp_path / "a.mp4").write_bytes(shard.extractfile(name).read())
+    (tmp_path / "damaged.mp4").write_bytes(b"no video")
+    rows = [{"video": v, "label": "MoveLeft"} for v in ("a", "damaged", "gone")]
+    listed, classes = tmp_path / "ucf.jsonl", tmp_path / "classes.txt"
+    listed.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    classes.write_text("MoveLeft\nMoveRight\n")
+    options = ("--run", run, "--list", listed, "--classes", classes, "--device", "cpu")
+    assert call("evaluate", "action", *options) == 0, capsys.readouterr().err
+    told = capsys.readouterr().out
+    assert "not decoded: gone: no video 'gone'" in told
+    found = json.loads((run / "evaluation" / "list_ucf_zero_shot_action.json").read_text())
+    assert found["protocol"]["videos"] == 3
+    assert set(found["not_decoded"]) == {"damaged", "gone"}
+    assert found["zero_shot_action/top5"] == pytest.approx(100 / 3)
+
+
+def test_all_probes_read_features_that_are_extracted_once(
+    run: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    stored = tmp_path / "features"
+    options = ("--run", run, "--label-field", "background", "--device", "cpu", "--features", stored)
+    capsys.readouterr()
+    assert call("probe", "action", *options) == 0, capsys.readouterr().err
+    told = capsys.readouterr().out
+    # Training passes and windows; 10 and 4 windows of the test.
+    assert len(list(stored.glob("*.npz"))) == 4
+    protocols = {}
+    for name in ("mmv", "mil_nce", "softmax", "attentive"):
+        found = json.loads((run / "evaluation" / f"test_probe_{name}.json").read_text())
+        assert found["protocol"]["videos"] == 8
+        assert f"probe_{name}/top1" in found
+        protocols[name] = found["protocol"]
+    assert protocols["mmv"]["C"] == 0.001
+    assert protocols["mil_nce"]["C"] == 100.0
+    assert "10 passes" in protocols["mmv"]["training_features"]
+    assert "4 windows" in protocols["mil_nce"]["training_features"]
+    assert protocols["mmv"]["scores"] == "of the classifier, averaged over the windows"
+    assert protocols["mil_nce"]["scores"] == "of the classifier, summed over the windows"
+    rows = told.splitlines()[-5:]
+    assert [row.split()[0] for row in rows] == ["probe", "mmv", "mil-nce", "softmax", "attentive"]
+
+    monkeypatch.setattr(
+        "svilm_fast.tasks.action.features.encoded", lambda *_: pytest.fail("extracted again")
+    )
+    before = (run / "evaluation" / "test_probe_mmv.json").read_bytes()
+    assert call("probe", "action", *options, "--protocol", "mmv") == 0
+    assert (run / "evaluation" / "test_probe_mmv.json").read_bytes() == before
+
+
+def test_damaged_features_are_extracted_again(tmp_path: Path) -> None:
+    made = ClipFeatures(["a"], np.ones((1, 2, 3, 4), np.float32), {"b": "gone"})
+    calls = []
+
+    def extract():
+        calls.append(1)
+        return made
+
+    for damage in (False, False, True):
+        if damage:
+            (path,) = tmp_path.glob("*.npz")
+            path.write_bytes(path.read_bytes()[:-40])
+        found = kept(tmp_path, {"seed": 1}, extract)
+        assert (found.ids, found.reasons) == (["a"], {"b": "gone"})
+        np.testing.assert_array_equal(found.features, made.features)
+    assert len(calls) == 2
+    kept(tmp_path, {"seed": 2}, extract)
+    assert len(calls) == 3
+
+
+def test_wrong_options_are_refused(run: Path, tmp_path: Path, capsys) -> None:
+    evaluate, probe = ("evaluate", "action", "--run", run), ("probe", "action", "--run", run)
+    assert "test-000000: has no label; name the field" in fails(capsys, *evaluate)
+    assert "--crops 2: give 1 or 3" in fails(capsys, *evaluate, "--crops", 2)
+    assert "leave out --split" in fails(capsys, *evaluate, "--split", "val", "--list", "a.csv")
+    assert "give the list too" in fails(capsys, *evaluate, "--videos", tmp_path)
+    assert "there is no split 'tset'" in fails(capsys, *evaluate, "--split", "tset")
+    assert "--protocol svm: give one of mmv, mil-nce" in fails(capsys, *probe, "--protocol", "svm")
+    assert "--c 0: give a number above 0" in fails(capsys, *probe, "--c", 0)
+    assert "give val or test" in fails(capsys, *probe, "--split", "train")
+
+
+def test_templates_name_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "t.txt"
+    for text, message in (
+        ("a {}\na video\n", "line 2: expected one {} for the class: 'a video'"),
+        ("a {} {}\n", "line 1: expected one {}"),
+        ("a {}\na {}\n", "line 2: 'a {}' repeats"),
+        ("\n", "no templates"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ListFormatError) as error:
+            Templates.read(path)
+        assert message in str(error.value)
+    (tmp_path / "t.json").write_text('["a {}", 3]')
+    with pytest.raises(ListFormatError, match=r"\[1\]: expected a text, found 3"):
+        Templates.read(tmp_path / "t.json")
+    assert len(Templates.packaged().prompts) == 8
+
+
+def test_class_names_become_words() -> None:
+    assert readable("ApplyEyeMakeup") == "apply eye makeup"
+    assert readable("YoYo") == "yo yo"
+    assert readable("brush_hair") == "brush hair"
+    assert readable("playing TVGames") == "playing tv games"
