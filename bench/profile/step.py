@@ -12,7 +12,7 @@ from svilm_fast.core.trace_ranges import phase
 from svilm_fast.data.batch import ClipBatch
 from svilm_fast.data.dataset import prepare_tokenizer
 from svilm_fast.data.loader import build_loader
-from svilm_fast.data.samples import open_split
+from svilm_fast.data.tokenizer import load_or_train_tokenizer
 from svilm_fast.tasks.base import Task, task_of
 from svilm_fast.tasks.settings import DEFAULT_TASK
 from svilm_fast.train.config.deepspeed import local_batch_of
@@ -64,8 +64,14 @@ def _batches(
     if synthetic:
         yield itertools.repeat(random_batch(config, local_batch, seed=ranks.rank))
         return
-    table = open_split(config.data, "train")
-    tokenizer = ranks.from_first(lambda: prepare_tokenizer(config.data, table))
+    table = task.samples("train")
+    tokenizer = ranks.from_first(
+        lambda: (
+            load_or_train_tokenizer(config.data.tokenizer, ())  # the task reads no text
+            if table is None
+            else prepare_tokenizer(config.data, table)
+        )
+    )
     loader = build_loader(
         config.data,
         task.dataset("train", tokenizer, train=True, table=table),

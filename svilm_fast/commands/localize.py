@@ -29,7 +29,7 @@ def extract(
     out: Annotated[Path, typer.Option(help="folder for one Parquet file per video")],
     stride: Annotated[int, typer.Option(min=1, help="frames between two vectors")] = 16,
     clip: Annotated[int, typer.Option(min=1, help="frames that a vector sees")] = 16,
-    fps: Annotated[float | None, typer.Option(min=0.001, max=1000, help="frames a second")] = 15.0,
+    fps: Annotated[float, typer.Option(min=0.01, max=1000, help="frames a second")] = 15.0,
     batch: Annotated[int, typer.Option(min=1, help="clips per call of the encoder")] = 16,
     weights: WeightsKind = None,
     device: Device = "auto",

@@ -149,7 +149,7 @@ def video(
     stride: Annotated[int | None, typer.Option(min=1, help="as in the training's features")] = None,
     clip: Annotated[int | None, typer.Option(min=1, help="as in the training's features")] = None,
     fps: Annotated[
-        float | None, typer.Option(min=0.001, max=1000, help="as in the training's features")
+        float | None, typer.Option(min=0.01, max=1000, help="as in the training's features")
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="segments that are printed and drawn")] = 10,
     weights: WeightsKind = None,

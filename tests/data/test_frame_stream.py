@@ -67,7 +67,7 @@ def test_a_consumer_may_take_longer_than_the_decoding(monkeypatch):
     sink_time = 0.4
     limits = LimitsConfig(decode_s=1.0)
     decode_clip(
-        numbered_video(6), every_frame, limits=limits, sink=lambda *_: time.sleep(sink_time)
+        numbered_video(4), every_frame, limits=limits, sink=lambda *_: time.sleep(sink_time)
     )
 
 

@@ -42,11 +42,11 @@ def configured(world, run: Path, *more: str):
 def test_a_run_resumes_predicts_and_reports(
     feature_world, ranks, tmp_path, read_records, capsys
 ) -> None:
-    long = ("training.steps=8", "evaluation.every_steps=4")
+    long = ("training.steps=5", "evaluation.every_steps=4")
     whole = configured(feature_world, tmp_path / "whole", *long)
     assert train_as_rank(whole, Start(), ranks).finished
     halved = configured(feature_world, tmp_path / "halved", *long)
-    stopped = configured(feature_world, tmp_path / "halved", *long, "training.stop_after_steps=5")
+    stopped = configured(feature_world, tmp_path / "halved", *long, "training.stop_after_steps=2")
     train_as_rank(stopped, Start(), ranks)
     assert train_as_rank(halved, Start(resume=True), ranks).finished
 
