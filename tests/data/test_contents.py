@@ -58,7 +58,7 @@ def test_a_resume_says_so(monkeypatch, caplog):
     from svilm_fast.data.loader import ClipLoader
 
     class Samples(list):
-        fingerprint, split, table = "f", "train", SimpleNamespace(contents="new")
+        fingerprint, split, contents = "f", "train", "new"
 
     loader = object.__new__(ClipLoader)
     skips = SimpleNamespace(state_dict=dict, load_state_dict=lambda state: None)

@@ -23,6 +23,14 @@ def _name(node):
     return node.id if isinstance(node, ast.Name) else ""
 
 
+def _is_plain(call):
+    """Whether a call of np.load refuses objects, which are pickles, in so many words."""
+    return any(
+        word.arg == "allow_pickle" and getattr(word.value, "value", True) is False
+        for word in call.keywords
+    )
+
+
 @pytest.mark.parametrize("path", sorted(FOLDER.rglob("*.py")), ids=lambda path: path.stem)
 def test_no_loading_of_objects(path):
     for node in ast.walk(ast.parse(path.read_text())):
@@ -33,4 +41,6 @@ def test_no_loading_of_objects(path):
             assert (node.module or "").split(".")[0] not in FORBIDDEN_IMPORTS
         elif isinstance(node, ast.Call):
             name = _name(node.func)
+            if name == "np.load" and _is_plain(node):
+                continue
             assert not {name, name.rpartition(".")[2]} & FORBIDDEN_CALLS

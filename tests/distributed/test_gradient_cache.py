@@ -30,7 +30,7 @@ def on_device(inputs: ModelInputs, device: str) -> ModelInputs:
     values = {field.name: getattr(inputs, field.name) for field in fields(inputs)}
     seeds = values.pop("seeds")
     return ModelInputs(
-        **{name: value.to(device) for name, value in values.items()},
+        **{name: None if value is None else value.to(device) for name, value in values.items()},
         seeds=replace(seeds, keys=seeds.keys.to(device)),
     )
 

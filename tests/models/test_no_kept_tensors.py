@@ -7,8 +7,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from svilm_fast.models.config import VideoConfig
 from svilm_fast.models.tubelet_embedding import (
-    PIXEL_MEAN,
-    PIXEL_STD,
+    PIXELS,
     TubeletEmbedding,
     _pixel_affine,
 )
@@ -39,7 +38,8 @@ def test_after_inference_a_step_can_be_trained():
 
 
 def test_pixels_are_normalised_with_the_float64_quotients():
-    gain, shift = _pixel_affine(torch.zeros(1, dtype=torch.float32))
-    mean, std = (torch.tensor(each, dtype=torch.float64) for each in (PIXEL_MEAN, PIXEL_STD))
-    assert torch.equal(gain, (1 / (255 * std)).float())
-    assert torch.equal(shift, (-mean / std).float())
+    for values in PIXELS.values():
+        gain, shift = _pixel_affine(torch.zeros(1, dtype=torch.float32), *values)
+        mean, std = (torch.tensor(each, dtype=torch.float64) for each in values)
+        assert torch.equal(gain, (1 / (255 * std)).float())
+        assert torch.equal(shift, (-mean / std).float())

@@ -79,7 +79,7 @@ def take_rows() -> Callable[[ModelInputs, slice], ModelInputs]:
         values = {field.name: getattr(inputs, field.name) for field in fields(inputs)}
         seeds = values.pop("seeds")
         return ModelInputs(
-            **{name: tensor[rows] for name, tensor in values.items()},
+            **{name: None if found is None else found[rows] for name, found in values.items()},
             seeds=StepSeeds(seeds.run_seed, seeds.step, seeds.keys[rows]),
         )
 

@@ -87,7 +87,7 @@ def _write(folder: Path, name: str, ids: list[str], videos: np.ndarray) -> None:
 
 
 def test_embeddings_of_several_files_are_found_by_name(tmp_path: Path) -> None:
-    from svilm_fast.data.batch import sample_key
+    from svilm_fast.data.keys import sample_key
 
     values = np.arange(15, dtype=np.float32).reshape(5, 3)
     _write(tmp_path / "e", "b", ["v1", "v2"], values[:2])
@@ -129,7 +129,7 @@ def test_files_that_are_no_stored_embeddings(make, message, tmp_path: Path) -> N
 
 
 def test_a_vector_that_is_not_finite_is_refused(tmp_path: Path) -> None:
-    from svilm_fast.data.batch import sample_key
+    from svilm_fast.data.keys import sample_key
 
     _write(tmp_path / "e", "a", ["x"], np.array([[1, np.nan, 0]], np.float32))
     with pytest.raises(EmbeddingError, match="not finite"):
