@@ -46,7 +46,8 @@ def action(
         Path | None, typer.Option(help="folder that keeps the features for later calls")
     ] = None,
     c: Annotated[
-        float | None, typer.Option("--c", min=0, help="C of the classifier [default: as published]")
+        float | None,
+        typer.Option("--c", min=0, max=1e9, help="C of the classifier [default: as published]"),
     ] = None,
     weights: WeightsKind = None,
     device: Device = "auto",

@@ -24,7 +24,7 @@ LabelField = Annotated[
     ),
 ]
 ClipCount = Annotated[int, typer.Option(min=1, max=1000, help="clips of a video")]
-CropCount = Annotated[int, typer.Option(help="crops of a clip: 1 or 3")]
+CropCount = Annotated[int, typer.Option(min=1, max=3, help="crops of a clip: 1 or 3")]
 
 
 class Spread(StrEnum):
