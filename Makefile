@@ -18,7 +18,7 @@ SLOW_JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo demo-control test test-slow instruction-sets faults fuzz lint static-check counts-check gpu gpu-full clean
+.PHONY: help setup demo demo-control results test test-slow instruction-sets faults fuzz lint static-check counts-check gpu gpu-full clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -52,6 +52,11 @@ demo-control: $(STAMP)  ## the demo on shuffled captions: retrieval must stay at
 	$(BIN)/svilm data world --out $(WORLD)
 	$(LAUNCH) run.dir=$(DEMO)-control run.name=demo-control data.shuffle_captions=true $(DEMO_DATA)
 	$(BIN)/svilm evaluate retrieval --run $(DEMO)-control --at-chance
+
+results: $(STAMP)  ## train the tables of docs/results.md (hours; resumes) and write the page
+	$(BIN)/svilm ablate objectives_demo --jobs $(JOBS) --json docs/results/objectives_demo.json
+	$(BIN)/svilm ablate downstream --jobs $(JOBS) --json docs/results/downstream.json
+	$(BIN)/svilm results docs/results/objectives_demo.json docs/results/downstream.json
 
 test: $(STAMP)  ## the fast tests (CPU)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile

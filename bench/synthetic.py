@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from svilm_fast.data.batch import ClipBatch, sample_key
+from svilm_fast.data.batch import ClipBatch
+from svilm_fast.data.keys import sample_key
 from svilm_fast.models.flops import encoded_tokens
 from svilm_fast.objectives.features import Features, Reads, ViewFeatures
 from svilm_fast.train.config.schema import RunConfig

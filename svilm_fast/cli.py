@@ -125,6 +125,13 @@ add_command(
 )
 add_command(
     data_app,
+    "world-untrimmed",
+    "svilm_fast.data.commands:world_untrimmed",
+    "Render untrimmed videos of the world, 20 to 40 s, with ActivityNet JSON of their actions.",
+    "svilm data world-untrimmed --out runs/untrimmed",
+)
+add_command(
+    data_app,
     "pack",
     "svilm_fast.data.commands:pack_videos",
     "Check every video, pack the valid ones into shards, and list the refused with reasons.",
@@ -156,6 +163,14 @@ add_command(
     "Print what a data set holds: samples, captions, nouns, videos, decoding time.",
     "svilm data inspect shards/train --sheet sheet.png",
     "svilm data inspect list.jsonl --videos /data/clips --clips 24",
+)
+add_command(
+    data_app,
+    "check-decoding",
+    "svilm_fast.data.commands:check_decoding",
+    "Compare decoding by groups of pictures with decoding everything; exit 1 on a difference.",
+    "svilm data check-decoding clips",
+    "svilm data check-decoding shards/train --draws 10",
 )
 add_command(
     data_app,
@@ -220,6 +235,69 @@ add_command(
     "svilm embed shards/test --run runs/demo --out embeddings/test",
 )
 
+localize_app = _group(
+    "localize",
+    "Find actions in untrimmed videos: features, classes, predictions, evaluation.",
+    "svilm localize extract videos --run runs/demo --out features",
+    "svilm localize video clip.mp4 --run runs/localization --encoder runs/demo --classes names.txt",
+)
+add_command(
+    localize_app,
+    "extract",
+    "svilm_fast.commands.localize:extract",
+    "Compute features of long videos at a stride, with a finished run's video encoder.",
+    "svilm localize extract runs/untrimmed/videos --run runs/demo --out runs/untrimmed-features "
+    "--fps 8 --clip 8 --stride 4",
+)
+add_command(
+    localize_app,
+    "classify",
+    "svilm_fast.commands.localize:classify",
+    "Score the classes of whole videos from their features, in CUHK's format.",
+    "svilm localize classify --features features --classes names.txt --run runs/demo "
+    "--out scores.json",
+    "svilm localize classify --features features --annotations gt.json --out scores.json",
+)
+add_command(
+    localize_app,
+    "predict",
+    "svilm_fast.commands.localize_predict:predict",
+    "Predict the segments of a split with a finished run, as ActivityNet JSON.",
+    "svilm localize predict --run runs/localization --split val --out predictions.json",
+)
+add_command(
+    localize_app,
+    "evaluate",
+    "svilm_fast.commands.localize_predict:evaluate",
+    "Compute mAP of predictions in ActivityNet JSON, and print it with its protocol.",
+    "svilm localize evaluate predictions.json --annotations gt.json --subset validation",
+)
+add_command(
+    localize_app,
+    "video",
+    "svilm_fast.commands.localize_predict:video",
+    "Find the actions of one video file; print them and draw a timeline.",
+    "svilm localize video clip.mp4 --run runs/localization --encoder runs/demo --classes names.txt",
+)
+add_command(
+    app,
+    "export",
+    "svilm_fast.commands.export:export",
+    "Export a run's model as a folder: weights, settings, tokenizer and model card.",
+    "svilm export --run runs/demo --out models/demo",
+    "svilm export --run runs/demo --out models/demo --weights ema --license apache-2.0",
+)
+
+add_command(
+    app,
+    "search",
+    "svilm_fast.commands.search:search",
+    "Find moments in a folder of videos by words, with the region each noun attends to.",
+    'svilm search "a dog in the snow" --videos clips --model models/demo',
+    'svilm search "a red circle" --videos clips --model runs/demo --html found.html '
+    "--overlay found.mp4",
+)
+
 config_app = _group(
     "config",
     "Show settings and recipes.",
@@ -269,6 +347,14 @@ add_command(
     "svilm_fast.train.checkpoint.commands:info",
     "Print step, rank count, ZeRO stage and sizes, and verify every checksum.",
     "svilm ckpt info runs/demo",
+)
+add_command(
+    ckpt_app,
+    "interpolate",
+    "svilm_fast.train.checkpoint.interpolate:interpolate",
+    "Write checkpoints with weights between those of two, (1 - alpha) * A + alpha * B.",
+    "svilm ckpt interpolate runs/demo runs/tuned --out runs/between",
+    "svilm ckpt interpolate A B --alpha 0.25 --alpha 0.5 --alpha 0.75 --out runs/wise",
 )
 
 add_command(

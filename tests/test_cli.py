@@ -107,7 +107,10 @@ def test_retrieval_takes_a_list_of_videos(finished: Path, tmp_path: Path, capsys
     listed = tmp_path / "list.csv"
     listed.write_text("\n".join(["key,vid_key,video_id,sentence", *rows]) + "\n")
     arguments = ["--run", str(finished), "--list", str(listed), "--device", "cpu"]
-    assert call("evaluate", "retrieval", *arguments, "--name", "listed") == 0
+    assert call("evaluate", "retrieval", *arguments, "--name", "listed", "--set-level", "dsl") == 0
+    assert "set-level dsl t2v" in capsys.readouterr().out
+    assert call("evaluate", "retrieval", *arguments, "--set-level", "dls") == 2
+    assert "unknown set-level score dls" in capsys.readouterr().err
     assert json.loads((finished / "evaluation" / "listed.json").read_text())["videos"] == 3
     assert call("evaluate", "retrieval", *arguments) == 0
     of_list = json.loads((finished / "evaluation" / "list_list.json").read_text())

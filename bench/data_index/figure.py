@@ -19,7 +19,7 @@ def draw(found: list[Opened], path: Path) -> None:
     samples = [each.samples for each in found]
     earlier = [each["samples"] for each in EARLIER]
     with drawing(LIGHT):
-        figure, (seconds, memory) = plt.subplots(1, 2, figsize=(9.0, 4.1))
+        figure, (seconds, memory) = plt.subplots(1, 2, figsize=(9.0, 4.6))
         style = {"marker": "o", "markersize": 4.5}
         seconds.plot(samples, [each.open_s for each in found], color=now, label="index", **style)
         seconds.plot(
@@ -46,11 +46,12 @@ def draw(found: list[Opened], path: Path) -> None:
             **style,
         )
         memory.set_ylabel("private memory, MB")
-        for panel, free in ((seconds, "center right"), (memory, "center left")):
+        for panel in (seconds, memory):
             panel.set_xscale("log")
             panel.set_yscale("log")
             panel.set_xlabel("samples")
-            panel.legend(loc=free, handlelength=2.2)
+            # Below the axes: inside, lines of another measurement may cross it.
+            panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, handlelength=2.2)
         title = "Opening a data set: a mapped index and the table of objects before it"
         figure.text(0.012, 0.955, title, fontweight="bold", fontsize=12, va="center")
         note = (

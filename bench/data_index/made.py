@@ -13,7 +13,7 @@ import numpy as np
 from svilm_fast.data.config import DataConfig
 from svilm_fast.data.index.columns import Spools, text_arrays, write_columns
 from svilm_fast.data.index.part import IndexParameters
-from svilm_fast.data.index.schema import EVERY, GRAINS, VERSION
+from svilm_fast.data.index.schema import EVERY, GRAINS, UNKNOWN, VERSION
 from svilm_fast.data.index.sources import describe, read_sources
 from svilm_fast.data.index.store import path_beside
 
@@ -43,6 +43,7 @@ def make(folder: Path, samples: int) -> Path:
     columns["word_start"], columns["word_text"] = text_arrays([word.encode() for word in WORDS])
     columns["place_start"], columns["place_text"] = text_arrays([s.name.encode() for s in shards])
     columns["place_size"] = np.full(len(shards), SHARD_BYTES, "<i8")
+    columns["place_ends"] = np.full(len(shards), UNKNOWN, "<i8")
     view = {"samples": samples, "rejected": 0, "prefix": "", "fingerprint": "made"}
     view |= {"contents": "made", "repaired": 0, "without_nouns": 0, "other_language": 0}
     header = {

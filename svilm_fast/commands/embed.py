@@ -12,6 +12,7 @@ from svilm_fast.commands.options import Device, RunDir, WeightsKind
 from svilm_fast.core.terminal import print
 from svilm_fast.data.commands import EngineOption
 from svilm_fast.data.offline.engines import OfflineEngine
+from svilm_fast.inference.features import FeatureFormat
 
 
 class Grain(StrEnum):
@@ -26,10 +27,13 @@ def embed(
         str, typer.Argument(help="shards (folder, glob or braces), or a CSV or JSONL list")
     ],
     run: RunDir,
-    out: Annotated[Path, typer.Option(help="folder for one .npz file per shard, or 1,000 rows")],
+    out: Annotated[Path, typer.Option(help="folder for one file per shard, or 1,000 rows")],
     weights: WeightsKind = None,
     device: Device = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="clips per call of the encoder")] = 32,
+    format: Annotated[
+        FeatureFormat, typer.Option(help="npz, or parquet (needs the extra `parquet`)")
+    ] = FeatureFormat.NPZ,
     videos: Annotated[
         str | None, typer.Option(help="folder of a list's videos; default the list's own")
     ] = None,
@@ -58,6 +62,7 @@ def embed(
         weights=weights,
         device=str(choose_device(device, 0)),
         batch_size=batch_size,
+        format=format,
         engine=engine,
         workers=workers,
         videos=videos,

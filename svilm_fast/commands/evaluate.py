@@ -26,8 +26,27 @@ def retrieval(
     ] = None,
     videos: Annotated[Path | None, typer.Option(help="folder of the videos of --list")] = None,
     protocol: Annotated[
-        str | None, typer.Option(help="check the list against a protocol: msrvtt-1ka")
+        str | None,
+        typer.Option(
+            help="check the list against a protocol: msrvtt-1ka, didemo-p2v, lsmdc-1k, msvd-670, "
+            "anet-val1 or vatex-1500"
+        ),
     ] = None,
+    set_level: Annotated[
+        str | None,
+        typer.Option(
+            help="report scores over the whole test set apart: dsl (dual softmax), qbnorm (QB-Norm)"
+            " or both, separated by a comma"
+        ),
+    ] = None,
+    rerank: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=10_000,
+            help="re-rank so many best videos of a caption by its nouns, reported apart",
+        ),
+    ] = 0,
     max_clips: MaxClips = None,
     weights: WeightsKind = None,
     device: Device = "auto",
@@ -59,10 +78,17 @@ def retrieval(
     """
     from svilm_fast.evaluation import retrieval_table
     from svilm_fast.evaluation.protocols import check_protocol
+    from svilm_fast.evaluation.set_level import check_set_level
     from svilm_fast.evaluation.thresholds import check_thresholds
     from svilm_fast.report.page import write_pictures
     from svilm_fast.report.sections import retrieval_sections
-    from svilm_fast.tasks.pretrain.retrieval import encoder_of, evaluate, evaluation_data
+    from svilm_fast.tasks.pretrain.retrieval import (
+        RetrievalExtras,
+        encoder_of,
+        evaluate,
+        evaluation_data,
+        sharpness_of,
+    )
     from svilm_fast.tasks.pretrain.task import PICTURE_FRAMES
     from svilm_fast.train.folder.ownership import check_not_foreign, placed
     from svilm_fast.train.ranks.process_group import choose_device
@@ -71,6 +97,7 @@ def retrieval(
 
     if name is not None:
         check_result_name(name)
+    extras = RetrievalExtras(protocol, check_set_level(set_level), rerank)
     chosen = choose_device(device, 0)
     loaded = load_run(run, device=chosen, overrides=overrides, weights=weights)
     config = loaded.config
@@ -80,7 +107,7 @@ def retrieval(
         listed = {"test": str(list_file), "videos": str(videos or list_file.parent)}
         config.data = config.data.model_copy(update=listed)
         name = name or result_name(f"list_{list_file.stem}")
-    dataset = evaluation_data(config, split, loaded.tokenizer)
+    dataset = evaluation_data(config, split, loaded.tokenizer, nouns=rerank > 0)
     title = None if list_file is None else f"list {list_file.name}"
     if protocol is not None:
         title = check_protocol(protocol, dataset).title
@@ -95,6 +122,8 @@ def retrieval(
         protocol=title,
         max_clips=max_clips,
         keep_frames=PICTURE_FRAMES,
+        extras=extras,
+        sharpness=sharpness_of(loaded.model, config),
     )
     result.extra |= {"run": config.run.name, "step": loaded.step, "weights": loaded.weights.value}
     pictures = f"{name}_pictures"

@@ -13,10 +13,9 @@ from torch.utils.data import Dataset, get_worker_info
 
 from svilm_fast.core.messages import single_line
 from svilm_fast.core.text import counted
-from svilm_fast.data.batch import ClipBatch
-from svilm_fast.data.clip import Clip
-from svilm_fast.data.dataset import ClipDataset
+from svilm_fast.data.batch import SampleBatch
 from svilm_fast.data.errors import DataError, WorkerError
+from svilm_fast.data.loadable import LoadableDataset
 from svilm_fast.data.skips import Skip
 
 NO_SAMPLE = -1.0
@@ -41,7 +40,7 @@ class Loaded(NamedTuple):
     """
 
     wanted: int
-    batch: ClipBatch | None
+    batch: SampleBatch | None
     skips: list[Skip]
     notes: list[str]
     failure: tuple[str, str] | None
@@ -57,7 +56,7 @@ class Loaded(NamedTuple):
         parts = [unit.batch for unit in units if unit.batch is not None]
         return cls(
             sum(unit.wanted for unit in units),
-            ClipBatch.joined(parts, pin_memory=pin_memory) if parts and not failure else None,
+            type(parts[0]).joined(parts, pin_memory=pin_memory) if parts and not failure else None,
             [skip for unit in units for skip in unit.skips],
             [note for unit in units for note in unit.notes],
             failure,
@@ -71,7 +70,7 @@ class Assembler(Dataset):
     loads (NO_SAMPLE between two), and since when, on the monotonic clock.
     """
 
-    def __init__(self, dataset: ClipDataset, seed: int, workers: int = 0) -> None:
+    def __init__(self, dataset: LoadableDataset, seed: int, workers: int = 0) -> None:
         self.dataset, self.seed = dataset, seed
         self.stamps = torch.full((workers, 2), NO_SAMPLE, dtype=torch.float64)
         if workers:
@@ -85,7 +84,7 @@ class Assembler(Dataset):
         if dataset.train:
             draws = dataset.draws(wanted, self.seed, epoch)
         frames = [_buffer((len(wanted), *shape)) for shape in dataset.frame_shapes]
-        clips: list[Clip] = []
+        clips: list[Any] = []
         try:
             for places, draw in zip(request.candidates, draws):
                 into = [each[len(clips)] for each in frames]
@@ -110,7 +109,7 @@ class Assembler(Dataset):
 
     def _first_that_loads(
         self, places: list[int], draw: Any, epoch: int, skips: list[Skip], out: list[Tensor]
-    ) -> Clip | None:
+    ) -> Any | None:
         dataset = self.dataset
         for attempt, index in enumerate(places):
             if attempt:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -15,13 +14,7 @@ from torch import Tensor
 from svilm_fast.data.annotations import Label
 
 
-def sample_key(sample_id: str) -> int:
-    """A stable non-negative 63-bit number for a sample's name; seeds everything random about it."""
-    digest = hashlib.blake2b(sample_id.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
-
-
-class _Samples:
+class SampleBatch:
     """Fields of b samples: tensors [b, ...], lists of b values, or tuples of such objects."""
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Self:
@@ -82,7 +75,7 @@ def _joined(pieces: list[Any], pin_memory: bool) -> Any:
 
 
 @dataclass
-class ViewBatch(_Samples):
+class ViewBatch(SampleBatch):
     """V further views of b clips, all of one size (`views.CropGroup`)."""
 
     frames: Tensor  # uint8 [b, V, F, H, W, 3]
@@ -92,7 +85,7 @@ class ViewBatch(_Samples):
 
 
 @dataclass
-class ClipBatch(_Samples):
+class ClipBatch(SampleBatch):
     """b clips of F frames with captions (S tokens) and up to K prompted nouns (Sn tokens each).
 
     `crop` is the window that was cut out of the source frames, as fractions x0, y0, x1, y1 of

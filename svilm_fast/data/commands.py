@@ -54,6 +54,24 @@ def world(
     print(render_world(out, config, workers=workers, overwrite=overwrite, progress=shown))
 
 
+def world_untrimmed(
+    out: Annotated[Path, typer.Option(help="folder for videos, annotations.json, classes.txt")],
+    train: Annotated[int, typer.Option(min=0, help="training videos")] = 60,
+    val: Annotated[int, typer.Option(min=0, help="validation videos")] = 20,
+    test: Annotated[int, typer.Option(min=0, help="test videos")] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="seed of all videos")] = 0,
+    size: Annotated[int, typer.Option(min=32, help="side of the square frames, pixels")] = 64,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="processes; default: one per core")
+    ] = None,
+) -> None:
+    """Render untrimmed videos of the world, 20 to 40 s, with ActivityNet JSON of their actions."""
+    from svilm_fast.data.world.untrimmed import UntrimmedConfig, render_untrimmed
+
+    config = UntrimmedConfig(train=train, val=val, test=test, seed=seed, size=size)
+    print(render_untrimmed(out, config, workers=workers, progress=sys.stderr.isatty()))
+
+
 def pack_videos(
     source: Annotated[str, typer.Argument(help="CSV or JSONL list, or a folder of videos")],
     out: Annotated[Path, typer.Option(help="new or empty folder for the shards")],
@@ -142,8 +160,17 @@ def index_sources(
     shard_members: Annotated[
         int | None, typer.Option(min=1, help="as data.limits.shard_members")
     ] = None,
+    engine: EngineOption = OfflineEngine.LOCAL,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="shards at a time; default: one per core, at most 8; Ray: all"),
+    ] = None,
 ) -> None:
-    """Index shards or lists once, beside them, so that every run opens them at once."""
+    """Index shards or lists once, beside them, so that every run opens them at once.
+
+    Stopped at any moment and started again with the same arguments, it continues.
+    """
+    from svilm_fast.data.index.build import BuildEngine
     from svilm_fast.data.index.commands import index
 
     limits = {"json_bytes": json_bytes, "shard_members": shard_members}
@@ -152,7 +179,8 @@ def index_sources(
         "nouns": {"extractor": extractor, "spacy_model": spacy_model, "phrases": phrases},
         "limits": {name: value for name, value in limits.items() if value is not None},
     }
-    print("\n".join(index(sources, settings, nouns=nouns)))
+    chosen = BuildEngine(engine, workers)
+    print("\n".join(index(sources, settings, nouns=nouns, engine=chosen)))
 
 
 def inspect(
@@ -189,3 +217,20 @@ def inspect(
     if sheet is not None:
         inspection.draw_sheet(looks, sheet, f"{source}: {len(looks)} of {len(table):,} clips")
         print(f"wrote {sheet}")
+
+
+def check_decoding(
+    sources: Annotated[
+        list[str], typer.Argument(help="folders of videos, video files, shards, or lists")
+    ],
+    draws: Annotated[int, typer.Option(min=0, help="random choices of 8 frames per video")] = 3,
+) -> None:
+    """Compare decoding by groups of pictures with decoding everything; exit 1 on a difference."""
+    from svilm_fast.core.console import Console
+    from svilm_fast.data import check_decoding as checking
+
+    checked = checking.check_sources(sources, draws)
+    Console().print(checking.table_of(checked, draws))
+    print(checking.summary(checked))
+    if any(each.differences for each in checked):
+        raise typer.Exit(1)

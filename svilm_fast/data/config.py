@@ -160,6 +160,10 @@ class DataConfig(Settings):
     videos: PathText | None = Field(
         None, description="folder of the videos that lists name; null: the list's own"
     )
+    video_embeddings: PathText | None = Field(
+        None,
+        description="folder of `svilm embed`, read instead of training videos; null: decode them",
+    )
     captions: Literal["coarse", "fine", "fused", "none"] = Field(
         "fused",
         description="which caption is read where a sample has one of each grain; none: no caption "

@@ -27,7 +27,8 @@ from svilm_fast.data.sampling import FrameChoice, Together
 from svilm_fast.data.segments import InSegment
 from svilm_fast.data.skips import SkipReport
 from svilm_fast.data.tokenizer import Tokenizer, load_or_train_tokenizer
-from svilm_fast.data.views import ONE_VIEW, Views, cut_views, frame_choices
+from svilm_fast.data.video_embeddings import VideoEmbeddings
+from svilm_fast.data.views import ONE_VIEW, ClipViews, Views, cut_views, frame_choices
 
 _NOUNS_DRAWN = 32  # of longer lists, training uses the first this many
 SHORT_CLIP_NOTE = "clips with repeated frames"
@@ -65,6 +66,8 @@ class ClipDataset:
         embeddings: D of the samples' stored embeddings, which batches carry then; a sample with
             another or none cannot be loaded.
         views: several views of each sample.
+        instead: embeddings that batches carry instead of the videos, none of which is decoded;
+            the frames are one black pixel each.
 
     Another process is given the place of the index, not the samples.
 
@@ -88,6 +91,7 @@ class ClipDataset:
         annotations: bool = False,
         embeddings: int | None = None,
         views: Views = ONE_VIEW,
+        instead: VideoEmbeddings | None = None,
     ) -> None:
         reader_of(config.decoder)  # raises where its library is missing
         views.check(train)
@@ -95,7 +99,8 @@ class ClipDataset:
         self.annotations, self.embeddings, self.views = annotations, embeddings, views
         nouns = nouns and config.captions != "none"
         self.nouns_per_caption = config.nouns.per_caption if nouns else 0
-        self.frames, self.image_size = frames, image_size
+        self.instead = instead
+        self.frames, self.image_size = (frames, image_size) if instead is None else (1, 1)
         self.metadata = not train if metadata is None else metadata
         table = open_split(config, split, nouns=nouns) if table is None else table
         self.table = table.with_nouns(config, split) if nouns else table
@@ -153,6 +158,11 @@ class ClipDataset:
         """Changes when samples, captions or their order change."""
         return self.table.fingerprint
 
+    @property
+    def contents(self) -> Any:
+        """Changes when videos are replaced under their names."""
+        return self.table.contents
+
     def shard_samples(self) -> np.ndarray:
         """Samples of each shard, int64 [shards], in the order of the samples."""
         return self.table.shard_samples()
@@ -195,9 +205,15 @@ class ClipDataset:
         annotations = self.table.annotations(index) if self.annotations else None
         width = self.embeddings
         embedding = None if width is None else self.table.read_embedding(index, width)
+        if self.instead is not None:
+            embedding = self.instead.read(int(self.keys[index]), self.ids[index])
         if out is None:
             out = [torch.empty(shape, dtype=torch.uint8) for shape in self.frame_shapes]
         texts = self.texts(index, draw)
+        if self.instead is not None:
+            black = ClipViews(out[0].zero_(), np.zeros((1, 1), np.int64), [(0, 0, 1, 1)], [False])
+            metadata = self.table.read_metadata(index) if self.metadata else None
+            return Clip(index, black, texts, metadata, texts.notes, annotations, embedding)
         by_time = config.frames_by == "time"
         numbers = None if draw is None else draw.frames
         choice = FrameChoice(self.frames, numbers, config.short_clip, by_time)

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -36,6 +37,8 @@ from svilm_fast.data.groups import Groups, chosen
 from svilm_fast.data.timeline import ShownFrames, Timeline
 
 Choose = Callable[[Timeline], np.ndarray]
+# Is given each chosen frame uint8 [h, w, 3] in order, and how often it was chosen.
+FrameSink = Callable[[np.ndarray, int], None]
 
 
 @dataclass
@@ -110,6 +113,7 @@ def decode_clip(
     seconds: float | None = None,
     groups: bool = True,
     reader: FrameReader | None = None,
+    sink: FrameSink | None = None,
 ) -> DecodedClip:
     """Decode the frames `choose(timeline)` (ascending, repeats allowed) of a video file in memory.
 
@@ -125,6 +129,10 @@ def decode_clip(
     `last_frame`) switches groups off.
 
     A `reader` decodes the chosen frames with another library; its pixels may differ slightly.
+
+    A `sink` is given the frames one by one, and the result holds none, so that memory does not grow
+    with the video. The video is then decoded from its first frame, without a `reader`. The time
+    that the sink takes does not count.
 
     Raises VideoError or one of its kinds: TruncatedVideoError, EmptyVideoError,
     OversizedVideoError, SlowVideoError, or whatever `choose` raises.
@@ -142,9 +150,20 @@ def decode_clip(
             f"not a video file of an allowed kind (it begins with {data[:12]!r}): give a file "
             f"such as {', '.join(containers.VIDEO_EXTENSIONS)}"
         )
-    groups = groups and not getattr(choose, "decodes_everything", False)
+    groups = groups and sink is None and not getattr(choose, "decodes_everything", False)
     budget = Budget(limits, seconds)
-    return _Decoder(data, container, choose, short_side, budget, groups, reader).run()
+    if sink is not None:
+        sink = _untimed(sink, budget)
+    return _Decoder(data, container, choose, short_side, budget, groups, reader, sink).run()
+
+
+def _untimed(sink: FrameSink, budget: Budget) -> FrameSink:
+    def timed(image: np.ndarray, times: int) -> None:
+        started = time.monotonic()
+        sink(image, times)
+        budget.deadline += time.monotonic() - started
+
+    return timed
 
 
 def scaled_size(width: int, height: int, short_side: int | None) -> tuple[int, int]:
@@ -158,8 +177,14 @@ def scaled_size(width: int, height: int, short_side: int | None) -> tuple[int, i
 class _Collector:
     """Keeps the chosen frames while frames stream past in order."""
 
-    def __init__(self, shown: ShownFrames, choose: Choose, render: Callable[[Any], np.ndarray]):
-        self.shown, self.render = shown, render
+    def __init__(
+        self,
+        shown: ShownFrames,
+        choose: Choose,
+        render: Callable[[Any], np.ndarray],
+        sink: FrameSink | None = None,
+    ):
+        self.shown, self.render, self.sink = shown, render, sink
         self.timeline = shown.timeline()
         self.index = np.asarray(choose(self.timeline), dtype=np.int64)
         if self.index.size == 0 or self.index[0] < 0 or np.any(np.diff(self.index) < 0):
@@ -195,13 +220,20 @@ class _Collector:
             raise truncated(self.place + 1, total)
         while self.wanted:
             self._keep_latest()
+        if self.sink is not None:
+            return np.empty((0, 0, 0, 3), np.uint8), np.minimum(self.index, self.place)
         frames = np.stack([self.kept[i] for i in self.index.tolist()])
         return frames, np.minimum(self.index, self.place)
 
     def _keep_latest(self) -> None:
         if self._image is None:
             self._image = self.render(self._latest)
-        self.kept[self.wanted.pop()] = self._image
+        place = self.wanted.pop()
+        if self.sink is None:
+            self.kept[place] = self._image
+        else:
+            first, last = np.searchsorted(self.index, (place, place + 1))
+            self.sink(self._image, int(last - first))
 
 
 class _Decoder:
@@ -216,8 +248,9 @@ class _Decoder:
         budget: Budget,
         groups: bool,
         reader: FrameReader | None,
+        sink: FrameSink | None = None,
     ) -> None:
-        self.data, self.container, self.choose = data, container, choose
+        self.data, self.container, self.choose, self.sink = data, container, choose, sink
         self.short_side, self.budget, self.groups, self.reader = short_side, budget, groups, reader
         self.fallback: str | None = None
         self.collector: _Collector | None = None
@@ -299,7 +332,7 @@ class _Decoder:
         """Choose the frames, once the first frame is there."""
         shown.start_at(frame.pts)
         self.turn = display.orientation(display.display_matrix(frame))
-        self.collector = _Collector(shown, self.choose, render)
+        self.collector = _Collector(shown, self.choose, render, self.sink)
 
     def _decode_everything(self, video: OpenVideo, render: Callable[[Any], np.ndarray]) -> None:
         """Decode from the first frame until nothing more is wanted."""

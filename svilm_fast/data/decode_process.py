@@ -18,7 +18,7 @@ import pkgutil
 import resource
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.util import Finalize
 from pathlib import Path
@@ -29,7 +29,7 @@ import numpy as np
 from svilm_fast.core.messages import single_line
 from svilm_fast.data import errors
 from svilm_fast.data.config import LimitsConfig
-from svilm_fast.data.decode import Choose, DecodedClip, FrameReader, decode_clip
+from svilm_fast.data.decode import Choose, DecodedClip, FrameReader, FrameSink, decode_clip
 from svilm_fast.data.decoders import reader_of
 from svilm_fast.data.demux import too_slow
 from svilm_fast.data.errors import CrashedDecoderError, DataError, SlowVideoError
@@ -75,6 +75,24 @@ def decode_limited(
             )
     reader_of(decoder)  # an error says here what is missing, not in the child
     return _pool.decode(data, choose, short_side, limits, seconds, decoder)
+
+
+def stream_limited(
+    data: bytes,
+    choose: Choose,
+    *,
+    short_side: int | None = None,
+    limits: LimitsConfig | None = None,
+    chunk: int = 32,
+) -> Generator[np.ndarray, None, DecodedClip]:
+    """Yield the chosen frames of a video in order, up to `chunk` at a time: uint8 [n, h, w, 3].
+
+    Every frame is decoded once, in another process under limits of time and memory, and no more
+    than a few chunks are in memory. The generator returns a DecodedClip without frames. The time
+    that the caller takes for a chunk does not count. `choose` and errors as in `decode_limited`;
+    frames that were yielded before an error belong to the part that could be decoded.
+    """
+    return _pool.stream(data, choose, short_side, limits or LimitsConfig(), chunk)
 
 
 @contextlib.contextmanager
@@ -173,6 +191,29 @@ class _Child:
             raise TimeoutError
         return clip
 
+    def stream(
+        self,
+        data: bytes,
+        choose: Choose,
+        short_side: int | None,
+        limits: LimitsConfig,
+        time_s: float,
+        chunk: int,
+    ) -> Generator[np.ndarray, None, DecodedClip]:
+        """Yield the frames in chunks. Raises TimeoutError if the process is silent for too long."""
+        connection = self._connection
+        connection.send((choose, short_side, limits, time_s, chunk))
+        connection.send_bytes(data)
+        while True:
+            if not connection.poll(time_s + _GRACE_S):
+                raise TimeoutError
+            answer = json.loads(connection.recv_bytes(_ANSWER_BYTES))
+            if "chunk" not in answer:
+                return self._result(answer, np.empty((0, 0, 0, 3), np.uint8))
+            frames = np.empty(_shape(answer["chunk"], limits), dtype=np.uint8)
+            connection.recv_bytes_into(frames.data.cast("B"))
+            yield frames
+
     def _exchange(
         self,
         data: bytes,
@@ -182,13 +223,19 @@ class _Child:
         time_s: float,
     ) -> DecodedClip:
         connection = self._connection
-        connection.send((choose, short_side, limits, time_s))
+        connection.send((choose, short_side, limits, time_s, 0))
         connection.send_bytes(data)
         answer = json.loads(connection.recv_bytes(_ANSWER_BYTES))
         if "error" in answer:
             raise _error_of(*answer["error"])
         frames = np.empty(_shape(answer["shape"], limits), dtype=np.uint8)
         connection.recv_bytes_into(frames.data.cast("B"))
+        return self._result(answer, frames)
+
+    @staticmethod
+    def _result(answer: dict[str, Any], frames: np.ndarray) -> DecodedClip:
+        if "error" in answer:
+            raise _error_of(*answer["error"])
         edges = answer["edges"]
         timeline = Timeline(
             int(answer["total"]),
@@ -235,6 +282,32 @@ class _Pool:
             how = child.end()
             raise CrashedDecoderError(f"the process that decoded the file died ({how})") from None
         except BaseException:
+            child.end()
+            raise
+        self._give_back(child)
+        return clip
+
+    def stream(
+        self,
+        data: bytes,
+        choose: Choose,
+        short_side: int | None,
+        limits: LimitsConfig,
+        chunk: int,
+    ) -> Generator[np.ndarray, None, DecodedClip]:
+        child = self._take()
+        try:
+            clip = yield from child.stream(data, choose, short_side, limits, limits.decode_s, chunk)
+        except DataError:
+            self._give_back(child)
+            raise
+        except TimeoutError:
+            child.end()
+            raise SlowVideoError(too_slow(limits.decode_s)) from None
+        except (EOFError, OSError, ValueError, KeyError, TypeError):
+            how = child.end()
+            raise CrashedDecoderError(f"the process that decoded the file died ({how})") from None
+        except BaseException:  # also where the caller stops before the last frame
             child.end()
             raise
         self._give_back(child)
@@ -310,15 +383,39 @@ def _serve(connection: Connection, decoder: str) -> None:
     try:
         connection.send_bytes(b"ready")
         while True:
-            choose, short_side, limits, seconds = connection.recv()
+            choose, short_side, limits, seconds, chunk = connection.recv()
             data = connection.recv_bytes()
-            answer, frames = _answer(data, choose, short_side, limits, seconds, used, reader)
+            sink = _ChunkSender(connection, chunk) if chunk else None
+            answer, frames = _answer(data, choose, short_side, limits, seconds, used, reader, sink)
+            if sink is not None:
+                sink.flush()
             connection.send_bytes(json.dumps(answer).encode())
-            if frames is not None:
+            if frames is not None and sink is None:
                 connection.send_bytes(frames.data.cast("B"))
-            del data, frames
+            del data, frames, sink
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
+
+
+class _ChunkSender:
+    """Sends the frames of a stream to the parent, several at a time."""
+
+    def __init__(self, connection: Connection, chunk: int) -> None:
+        self._connection, self._chunk = connection, chunk
+        self._frames: list[np.ndarray] = []
+
+    def __call__(self, image: np.ndarray, times: int) -> None:
+        for _ in range(times):
+            self._frames.append(image)
+            if len(self._frames) == self._chunk:
+                self.flush()
+
+    def flush(self) -> None:
+        """Send what is held."""
+        if self._frames:
+            frames, self._frames = np.stack(self._frames), []
+            self._connection.send_bytes(json.dumps({"chunk": frames.shape}).encode())
+            self._connection.send_bytes(frames.data.cast("B"))
 
 
 def _answer(
@@ -329,6 +426,7 @@ def _answer(
     seconds: float,
     used: int,
     reader: FrameReader | None,
+    sink: FrameSink | None = None,
 ) -> tuple[dict[str, Any], np.ndarray | None]:
     try:
         with memory_limit(limits.memory_bytes, used):
@@ -338,7 +436,8 @@ def _answer(
                 short_side=short_side,
                 limits=limits,
                 seconds=seconds,
-                reader=reader,
+                reader=None if sink else reader,
+                sink=sink,
             )
     except Exception as error:
         return {"error": [type(error).__name__, single_line(error)]}, None

@@ -173,12 +173,14 @@ def _packets(opened: Any, streams: list[Any], budget: Budget) -> tuple[dict[int,
 
 def _end(packets: Sequence[Any], time_base: Any) -> float:
     """When the last of the packets ends, seconds; 0 without times."""
-    ends = [
-        (packet.dts if pts is None else pts, packet.duration or 0)
-        for packet in packets
-        if (pts := packet.pts) is not None or packet.dts is not None
-    ]
-    return float(max((stamp + duration for stamp, duration in ends), default=0) * time_base)
+    latest = 0
+    for packet in packets:  # of long videos there are many: nothing is allocated for each
+        stamp = packet.pts
+        if stamp is None:
+            stamp = packet.dts
+        if stamp is not None:
+            latest = max(latest, stamp + (packet.duration or 0))
+    return float(latest * time_base)
 
 
 def _check_complete(
@@ -219,7 +221,9 @@ def _check_complete(
 def all_packets(opened: Any) -> Iterator[Any]:
     """The packets of the streams that were there at the start."""
     try:
-        yield from (packet for packet in opened.demux() if packet.size)
+        for packet in opened.demux():
+            if packet.size:
+                yield packet
     except IndexError:
         # At its end, PyAV (18.1) stumbles over streams that appeared after the start.
         return

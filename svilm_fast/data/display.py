@@ -63,11 +63,17 @@ def arrange(image: np.ndarray, turn: tuple[int, bool, bool]) -> np.ndarray:
 
 
 def to_rgb(reformatter: Any, frame: Any, size: tuple[int, int]) -> np.ndarray:
-    """The frame as uint8 [height, width, 3], RGB, scaled to `size` (width, height)."""
+    """The frame as uint8 [height, width, 3], RGB, scaled to `size` (width, height).
+
+    The array is a view of the scaler's frame: rows may be padded.
+    """
     options = {"width": size[0], "height": size[1], "format": "rgb24", "interpolation": "AREA"}
     if "threads" in (type(reformatter).reformat.__doc__ or ""):
         options["threads"] = 1  # starting scaler threads takes longer than scaling small frames
-    return reformatter.reformat(_progressive(frame), **options).to_ndarray()
+    scaled = reformatter.reformat(_progressive(frame), **options)
+    plane = scaled.planes[0]
+    rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: scaled.height]
+    return rows[:, : 3 * scaled.width].reshape(scaled.height, scaled.width, 3)
 
 
 def _progressive(frame: Any) -> Any:

@@ -8,7 +8,7 @@ import os
 import re
 import stat
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import fsspec
@@ -34,6 +34,11 @@ _PIECE_BYTES = 1 << 24
 
 
 ENDS_BYTES = 1 << 16
+# What the stores of fsspec call a checksum or, after those, the time of the last change.
+_MARKS = (
+    *("ETag", "etag", "md5Hash", "blob_id"),
+    *("LastModified", "last_modified", "updated", "mtime", "modified", "created"),
+)
 
 
 def protocol(path: str) -> str | None:
@@ -144,13 +149,18 @@ def size_of(path: str) -> int:
 
 def ends_checksum(path: str) -> str:
     """Size of a local file and CRC-32 of its first and last 64 KiB."""
+    return f"{size_of(path)} {ends_crc(path)}"
+
+
+def ends_crc(path: str) -> int:
+    """CRC-32 of the first and last 64 KiB of a local file."""
     with opened(path) as stream:
         size = stream.seek(0, os.SEEK_END)
         checksum = 0
         for start in (0, max(size - ENDS_BYTES, 0)):
             stream.seek(start)
             checksum = zlib.crc32(stream.read(ENDS_BYTES), checksum)
-    return f"{size} {checksum}"
+    return checksum
 
 
 def read_bytes(path: str, limit: int) -> bytes:
@@ -201,18 +211,46 @@ def tree(folder: str) -> list[str]:
     return sorted(path for path in found if not f"/{path}".count("/."))
 
 
+def remote_status(path: str) -> tuple[int, str]:
+    """Bytes of a remote file, -1 where its store does not say, and a mark that a change changes.
+
+    The mark is the store's checksum or time of the last change, empty where it gives neither.
+    """
+    with remote_errors(path):
+        filesystem, inside = _filesystem(path)
+        return _status_of(filesystem.info(inside))
+
+
+def _status_of(info: Mapping[str, Any]) -> tuple[int, str]:
+    size = info.get("size")
+    mark = next((str(info[name]) for name in _MARKS if info.get(name) is not None), "")
+    return (size if isinstance(size, int) else -1), mark
+
+
+def find_remote(path: str, suffix: str) -> dict[str, tuple[int, str]] | None:
+    """`find` and `remote_status` together; None for a path that is neither folder nor glob."""
+    with remote_errors(path):
+        filesystem, inside = _filesystem(path)
+        pattern = _pattern(filesystem, inside, suffix)
+        if pattern is None:
+            return None
+        found = filesystem.glob(pattern, detail=True)
+        return {
+            filesystem.unstrip_protocol(name): _status_of(found[name]) for name in sorted(found)
+        }
+
+
+def _pattern(filesystem: Any, inside: str, suffix: str) -> str | None:
+    if filesystem.isdir(inside):
+        return f"{inside.rstrip('/')}/*{suffix}"
+    return inside if glob.has_magic(inside) else None
+
+
 def find(path: str, suffix: str) -> list[str]:
     """The files that `path` means: a folder's files ending in `suffix`, a glob, or one file."""
     if protocol(path) is None:
         if os.path.isdir(path):
             return sorted(glob.glob(os.path.join(glob.escape(path), f"*{suffix}")))
         return sorted(glob.glob(path)) if glob.has_magic(path) else [path]
-    with remote_errors(path):
-        filesystem, inside = _filesystem(path)
-        if filesystem.isdir(inside):
-            pattern = f"{inside.rstrip('/')}/*{suffix}"
-        elif glob.has_magic(inside):
-            pattern = inside
-        else:
-            return [path]
-        return sorted(filesystem.unstrip_protocol(name) for name in filesystem.glob(pattern))
+    found = find_remote(path, suffix)
+    return [path] if found is None else list(found)

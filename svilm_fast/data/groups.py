@@ -60,6 +60,7 @@ class Groups:
         order = self._syntax.output_order()
         if order is not None and not (np.diff(self.pts[order]) > 0).all():
             raise NotSeparable("frames do not come in the order of their times")
+        self._bounds = [0, *self.entries, len(packets)]
         self._disposable: dict[int, list[bool] | None] = {}
 
     def packet_at(self, pts: int) -> int:
@@ -87,7 +88,7 @@ class Groups:
     def _group(self, number: int) -> tuple[int, list[bool] | None]:
         """The first packet of a packet's group, and what is disposable of the group."""
         place = bisect.bisect_right(self.entries, number)
-        first, end = ([0, *self.entries, len(self.packets)][place + side] for side in (0, 1))
+        first, end = self._bounds[place], self._bounds[place + 1]
         if place not in self._disposable:
             group = [bytes(packet) for packet in self.packets[first:end]]
             self._disposable[place] = self._syntax.disposable(group)

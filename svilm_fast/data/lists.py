@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import posixpath
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +23,11 @@ VIDEO_COLUMNS = ("video", "video_id", "videoid", "path", "file", "file_name", "k
 CAPTION_COLUMNS = ("caption", "sentence", "text", "captions", "description", "name")
 LIST_SUFFIXES = (".csv", ".tsv", ".jsonl")
 FOLDER_COLUMN = "page_dir"
-_LIST_BYTES = 1 << 32
+_LINE_BYTES = 1 << 28
+_PIECE_BYTES = 1 << 20
+_LINE_END = re.compile("\r\n|\r")
+
+_Records = Iterator[tuple[int, dict[str, Any]]]  # number of the line, and its columns
 
 
 @dataclass(frozen=True)
@@ -44,33 +51,70 @@ def is_list(path: str) -> bool:
 
 
 def read_list(path: str) -> list[ListRow]:
-    """The rows of a CSV, TSV (with a header line) or JSONL file, in order.
+    """The rows of a list, in order. Raises as `ListFile` does."""
+    return list(ListFile(path).rows())
+
+
+class ListFile:
+    """A CSV, TSV (with a header line) or JSONL file, read row by row.
 
     The video column is the first of VIDEO_COLUMNS that exists, the caption column the first of
     CAPTION_COLUMNS; a 1k-A file (`key,vid_key,video_id,sentence`) gives `video_id` and `sentence`.
     Names of columns and keys are read in lower case and with `_` for white space. Raises
     MissingFileError, or ListFormatError naming the line or the column.
     """
-    text = decode_utf8(files.read_bytes(path, _LIST_BYTES), path, ListFormatError)
-    records = _json_lines(path, text) if path.lower().endswith(".jsonl") else _table(path, text)
-    if not records:
-        raise ListFormatError(f"{path}: no rows")
-    columns = list(dict.fromkeys(name for _, record in records for name in record))
-    video = _first(VIDEO_COLUMNS, columns)
-    caption = _first(CAPTION_COLUMNS, [c for c in columns if c != video])
-    if video is None:
-        raise ListFormatError(
-            f"{path}: no video column among {', '.join(columns)}; name it one of "
-            f"{', '.join(VIDEO_COLUMNS)}"
-        )
-    unread = unread_column(columns)
-    if unread is not None:
-        raise ListFormatError(
-            f"{path}: the column {unread!r} seems to name a part of the video and is not "
-            f"understood: give seconds or h:mm:ss in {START_COLUMNS[0]!r} and {END_COLUMNS[0]!r}, "
-            "or rename the column if it means something else"
-        )
-    return [_row(path, line, record, video, caption) for line, record in records]
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        records = _records(path)
+        if not path.lower().endswith(".jsonl"):
+            records = itertools.islice(records, 1)  # every row has the header's columns
+        names: dict[str, None] = {}
+        for _, record in records:
+            names.update(dict.fromkeys(record))
+        if not names:
+            raise ListFormatError(f"{path}: no rows")
+        columns = list(names)
+        video = _first(VIDEO_COLUMNS, columns)
+        if video is None:
+            raise ListFormatError(
+                f"{path}: no video column among {', '.join(columns)}; name it one of "
+                f"{', '.join(VIDEO_COLUMNS)}"
+            )
+        unread = unread_column(columns)
+        if unread is not None:
+            raise ListFormatError(
+                f"{path}: the column {unread!r} seems to name a part of the video and is not "
+                "understood: give seconds or h:mm:ss in "
+                f"{START_COLUMNS[0]!r} and {END_COLUMNS[0]!r}, "
+                "or rename the column if it means something else"
+            )
+        self._video = video
+        self._caption = _first(CAPTION_COLUMNS, [c for c in columns if c != video])
+
+    def rows(self) -> Iterator[ListRow]:
+        """The rows in order; each call reads the file again."""
+        for line, record in _records(self.path):
+            yield _row(self.path, line, record, self._video, self._caption)
+
+
+def _records(path: str) -> _Records:
+    return _json_lines(path) if path.lower().endswith(".jsonl") else _table(path)
+
+
+def _lines(path: str) -> Iterator[str]:
+    """The lines of a UTF-8 file, without their `\\n`."""
+    number, start, rest = 1, 0, b""
+    with files.opened(path) as stream:
+        for piece in itertools.chain(iter(lambda: stream.read(_PIECE_BYTES), b""), [b"\n"]):
+            *whole, rest = (rest + piece).split(b"\n")
+            for line in whole:
+                yield decode_utf8(line, path, ListFormatError, line=number, start=start)
+                number, start = number + 1, start + len(line) + 1
+            if len(rest) > _LINE_BYTES:
+                raise ListFormatError(
+                    f"{path}, line {number}: longer than the {_LINE_BYTES} bytes allowed"
+                )
 
 
 def _first(wanted: tuple[str, ...], columns: list[str]) -> str | None:
@@ -93,9 +137,8 @@ def _row(path: str, line: int, record: dict[str, Any], video: str, caption: str 
     return ListRow(str(name).strip(), text.strip() if isinstance(text, str) else None, line, extra)
 
 
-def _json_lines(path: str, text: str) -> list[tuple[int, dict[str, Any]]]:
-    records = []
-    for number, line in enumerate(text.split("\n"), 1):
+def _json_lines(path: str) -> _Records:
+    for number, line in enumerate(_lines(path), 1):
         if line.strip():
             label = f"{path}, line {number}"
             try:
@@ -105,14 +148,14 @@ def _json_lines(path: str, text: str) -> list[tuple[int, dict[str, Any]]]:
             record = {column_name(key): value for key, value in given.items()}
             if len(record) < len(given):
                 raise ListFormatError(f"{label}: two keys differ only in case or white space")
-            records.append((number, record))
-    return records
+            yield number, record
 
 
-def _table(path: str, text: str) -> list[tuple[int, dict[str, Any]]]:
+def _table(path: str) -> _Records:
     delimiter = "\t" if path.lower().endswith(".tsv") else ","
-    header, rows = read_table(path, text, delimiter, VIDEO_COLUMNS)
-    return [(line, dict(zip(header, cells, strict=True))) for line, cells in rows]
+    lines = (part for line in _lines(path) for part in _LINE_END.split(line.removesuffix("\r")))
+    header, rows = read_table(path, lines, delimiter, VIDEO_COLUMNS)
+    return ((line, dict(zip(header, cells, strict=True))) for line, cells in rows)
 
 
 class VideoFolder:

@@ -13,10 +13,9 @@ import torch
 
 from svilm_fast.core.text import counted
 from svilm_fast.data.assemble import Assembler, Loaded, Request
-from svilm_fast.data.batch import ClipBatch
 from svilm_fast.data.config import DataConfig
-from svilm_fast.data.dataset import ClipDataset
 from svilm_fast.data.errors import DataError, WorkerError
+from svilm_fast.data.loadable import LoadableDataset
 from svilm_fast.data.order import Order, build_order
 from svilm_fast.data.pipeline import WorkerPipeline, check_shared_memory
 from svilm_fast.data.skips import SkipReport
@@ -62,7 +61,7 @@ class ClipLoader:
     def __init__(
         self,
         config: DataConfig,
-        dataset: ClipDataset,
+        dataset: LoadableDataset,
         *,
         batch_size: int,
         rank: int = 0,
@@ -106,7 +105,7 @@ class ClipLoader:
         first, last = self._evaluation_part()
         return -(-(last - first) // self.batch_size)
 
-    def __iter__(self) -> Iterator[ClipBatch]:
+    def __iter__(self) -> Iterator[Any]:
         if not self.dataset.train:
             yield from self._evaluate()
             return
@@ -132,7 +131,7 @@ class ClipLoader:
             assert batch is not None
             yield batch
 
-    def forever(self) -> Iterator[ClipBatch]:
+    def forever(self) -> Iterator[Any]:
         """Training batches, epoch after epoch."""
         while True:
             yield from self
@@ -160,7 +159,7 @@ class ClipLoader:
             "samples": len(self.dataset),
             "fingerprint": self.dataset.fingerprint,
             # One rank reads them all: it costs two small reads of every listed file.
-            "contents": self.dataset.table.contents if self.rank == 0 else None,
+            "contents": self.dataset.contents if self.rank == 0 else None,
             "skips": self.skips.state_dict(),
         }
 
@@ -218,7 +217,7 @@ class ClipLoader:
         total = len(self.dataset)
         return total * self.rank // self.world_size, total * (self.rank + 1) // self.world_size
 
-    def _evaluate(self) -> Iterator[ClipBatch]:
+    def _evaluate(self) -> Iterator[Any]:
         first, last = self._evaluation_part()
         requests = (
             Request(0, [[index] for index in range(start, min(start + self.batch_size, last))])
@@ -234,7 +233,7 @@ class ClipLoader:
             return (self._assembler[request] for request in requests)
         return made_by_workers(self._assembler, requests, self.config, self.pin_memory)
 
-    def _receive(self, loaded: Loaded) -> ClipBatch | None:
+    def _receive(self, loaded: Loaded) -> Any | None:
         for skip in loaded.skips:
             self.skips.add(skip)
         self.skips.notes.update(loaded.notes)
@@ -290,7 +289,7 @@ def training_requests(
 
 def build_loader(
     config: DataConfig,
-    dataset: ClipDataset,
+    dataset: LoadableDataset,
     *,
     batch_size: int,
     rank: int = 0,

@@ -47,6 +47,7 @@ class Permutation:
         self._mask = (np.uint64(1) << self._half) - np.uint64(1)
         digest = hashlib.blake2b(repr(key).encode(), digest_size=8 * ROUNDS).digest()
         self._round_keys = np.frombuffer(digest, dtype="<u8").astype(np.uint64)
+        self._integers = int(self._half), int(self._mask), self._round_keys.tolist()
 
     def __call__(self, numbers: np.ndarray) -> np.ndarray:
         """The images int64 [m] of `numbers` int64 [m]."""
@@ -58,6 +59,12 @@ class Permutation:
 
     def _walk(self, numbers: np.ndarray, step: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         numbers = np.asarray(numbers, dtype=np.int64)
+        if numbers.size == 1:  # Python's integers are faster than arrays of one number
+            number = numbers.item()
+            if not 0 <= number < self.n:
+                raise ValueError(f"numbers to permute must lie in [0, {self.n})")
+            one = self._walk_one(number, forward=step == self._encrypt)
+            return np.full(numbers.shape, one, dtype=np.int64)
         if numbers.size and not 0 <= numbers.min() <= numbers.max() < self.n:
             raise ValueError(f"numbers to permute must lie in [0, {self.n})")
         result = step(numbers.astype(np.uint64))
@@ -67,6 +74,20 @@ class Permutation:
             result[outside] = step(result[outside])
             outside = outside[result[outside] >= self.n]
         return result.astype(np.int64)
+
+    def _walk_one(self, number: int, *, forward: bool) -> int:
+        half, mask, keys = self._integers
+        while True:
+            left, right = number >> half, number & mask
+            if forward:
+                for key in keys:
+                    left, right = right, left ^ (_mixed_one(right ^ key) & mask)
+            else:
+                for key in reversed(keys):
+                    left, right = right ^ (_mixed_one(left ^ key) & mask), left
+            number = left << half | right
+            if number < self.n:
+                return number
 
     def _encrypt(self, numbers: np.ndarray) -> np.ndarray:
         left, right = numbers >> self._half, numbers & self._mask
@@ -88,15 +109,25 @@ def _mixed(words: np.ndarray) -> np.ndarray:
     return words ^ (words >> np.uint64(31))
 
 
+def _mixed_one(word: int) -> int:
+    """`_mixed` of one word."""
+    word = (word ^ word >> 30) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
+    word = (word ^ word >> 27) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
+    return word ^ word >> 31
+
+
 class PermutedOrder:
     """Every epoch is a permutation of all samples; no array, any read pattern."""
 
     def __init__(self, seed: int, total: int) -> None:
         self.seed, self.total = seed, total
+        self._epoch: tuple[int, Permutation] | None = None
 
     def at(self, epoch: int, positions: np.ndarray) -> np.ndarray:
         """The samples int64 [m] at `positions` int64 [m] of an epoch."""
-        return Permutation(self.total, "epoch", self.seed, epoch)(positions)
+        if self._epoch is None or self._epoch[0] != epoch:
+            self._epoch = epoch, Permutation(self.total, "epoch", self.seed, epoch)
+        return self._epoch[1](positions)
 
 
 class WindowOrder:

@@ -13,6 +13,7 @@ from typing import Any
 
 from svilm_fast.core.earlier_result import check_replaceable
 from svilm_fast.core.files import write_atomically
+from svilm_fast.core.machine import usable_cores
 from svilm_fast.core.terminal import printable
 from svilm_fast.core.text import counted
 from svilm_fast.data.config import DataConfig
@@ -152,10 +153,10 @@ def pack(
     build_extractor(config.nouns)  # raises now where its package is not installed
     units = shard_units(items, prefix, shard_samples)
     if workers is None and engine is OfflineEngine.LOCAL:
-        workers = min(os.cpu_count() or 1, -(-len(items) // _WORTH_A_PROCESS))
+        workers = min(usable_cores(), -(-len(items) // _WORTH_A_PROCESS))
     if threads is None:
         at_once = local_workers(len(units), workers)
-        local = max(1, min(_MOST_THREADS, (os.cpu_count() or 1) // at_once))
+        local = max(1, min(_MOST_THREADS, usable_cores() // at_once))
         threads = local if engine is OfflineEngine.LOCAL else 1
     out.mkdir(parents=True, exist_ok=True)
     try:

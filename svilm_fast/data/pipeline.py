@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -20,8 +21,8 @@ from svilm_fast.core.messages import single_line
 from svilm_fast.core.text import counted
 from svilm_fast.data.assemble import NO_SAMPLE, Assembler, Loaded, Request
 from svilm_fast.data.config import DataConfig
-from svilm_fast.data.dataset import ClipDataset
 from svilm_fast.data.errors import DataError, WorkerError
+from svilm_fast.data.loadable import LoadableDataset
 from svilm_fast.data.main_module import main_module_hidden
 
 SHARED_MEMORY = "/dev/shm"
@@ -30,13 +31,34 @@ _START_S = 120.0  # a worker's start on a busy machine does not count as a clip'
 _CLOSE_S = 2.0  # a worker may finish its unit for this long before it is killed
 
 
-def shared_bytes(config: DataConfig, dataset: ClipDataset) -> int:
+def shared_bytes(config: DataConfig, dataset: LoadableDataset) -> int:
     """Shared memory that the workers of one loader fill at most, bytes."""
-    clip = sum(map(math.prod, dataset.frame_shapes))
-    return config.workers * UNITS_AHEAD * config.unit * clip
+    return loader_memory(config, sum(map(math.prod, dataset.frame_shapes)), 1).shared
 
 
-def check_shared_memory(config: DataConfig, dataset: ClipDataset) -> None:
+@dataclass(frozen=True)
+class LoaderMemory:
+    """Bytes of frames that the loader of one rank holds at most.
+
+    shared: in /dev/shm, finished and unfinished units of the workers. private: whole batches that
+    wait in the rank's own memory, and one that is being joined.
+    """
+
+    shared: int
+    private: int
+
+
+def loader_memory(config: DataConfig, clip_bytes: int, batch_size: int) -> LoaderMemory:
+    """What a loader holds of batches of `batch_size` clips of `clip_bytes` bytes of frames."""
+    workers = 0 if config.cache == "memory" else config.workers
+    if not workers:
+        return LoaderMemory(0, batch_size * clip_bytes)
+    shared = workers * UNITS_AHEAD * config.unit * clip_bytes
+    # Joining copies: the parts of a batch and the batch exist at the same time.
+    return LoaderMemory(shared, (config.prefetch + 2) * batch_size * clip_bytes)
+
+
+def check_shared_memory(config: DataConfig, dataset: LoadableDataset) -> None:
     """Raise DataError when the loaders of this node need more shared memory than is free."""
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     needed = ranks * shared_bytes(config, dataset)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
-import json
 import math
 import os
 from collections import Counter
@@ -21,7 +20,7 @@ from svilm_fast.data.captions import REPAIRED
 from svilm_fast.data.config import DataConfig, LimitsConfig
 from svilm_fast.data.embeddings import MEMBER, most_bytes, read_vector
 from svilm_fast.data.errors import DataError, EmbeddingError, MissingFileError
-from svilm_fast.data.index.columns import bytes_at, texts_of
+from svilm_fast.data.index.columns import bytes_at, damaged, texts_of
 from svilm_fast.data.index.file import Index
 from svilm_fast.data.index.names import fingerprint
 from svilm_fast.data.index.schema import GRAINS, UNKNOWN, caption_codes
@@ -163,7 +162,7 @@ class SampleTable(Sequence[Sample]):
     def _row(self, place: int) -> int:
         """The row of the index for a place in the table."""
         place = self._place(place)
-        return int(self.stored.columns[f"{self._prefix}rows"][place]) if self._prefix else place
+        return self.stored.number(f"{self._prefix}rows", place) if self._prefix else place
 
     def _place(self, place: int) -> int:
         return place if self._places is None else int(self._places[place])
@@ -172,6 +171,8 @@ class SampleTable(Sequence[Sample]):
         if not self._prefix:
             return np.arange(len(self)) if self._places is None else self._places
         rows = self.stored.columns[f"{self._prefix}rows"]
+        if len(rows) and not 0 <= rows.min() <= rows.max() < self.stored.header["samples"]:
+            raise damaged("samples are named that it does not have")
         return rows if self._places is None else rows[self._places]
 
     # what a sample is
@@ -199,8 +200,8 @@ class SampleTable(Sequence[Sample]):
         if self._shuffle is not None:
             place = int(self._shuffle(np.array([place]))[0])
         columns = self.stored.columns
-        row = int(columns[f"{self._prefix}rows"][place]) if self._prefix else place
-        first, stop = columns["first_caption"][row : row + 2].tolist()
+        row = self.stored.number(f"{self._prefix}rows", place) if self._prefix else place
+        first, stop = self.stored.range("first_caption", row, "caption_grain")
         grains = columns["caption_grain"][first:stop].tolist()
         return [first + offset for offset, code in enumerate(grains) if code in self._codes]
 
@@ -219,7 +220,7 @@ class SampleTable(Sequence[Sample]):
         columns = self.stored.columns
         if "nouns_missing" in columns and columns["nouns_missing"][row]:
             return None
-        first, stop = columns["first_noun"][row : row + 2]
+        first, stop = self.stored.range("first_noun", row, "noun")
         words = columns["noun"][first:stop].tolist()
         return tuple(self.stored.text("word", word) for word in words)
 
@@ -235,6 +236,8 @@ class SampleTable(Sequence[Sample]):
         if "segment_start" not in columns:
             return None
         row = self._row(place)
+        if not 0 <= row < len(columns["segment_start"]):
+            raise damaged(f"there is no row {row}")
         start = float(columns["segment_start"][row])
         return None if math.isnan(start) else (start, float(columns["segment_end"][row]))
 
@@ -255,7 +258,12 @@ class SampleTable(Sequence[Sample]):
         if f"{name}_start" not in self.stored.columns:
             return None
         encoded = self.stored.text(name, self._row(place))
-        return from_column(name, encoded, self.id(place)) if encoded else None
+        try:
+            return from_column(name, encoded, self.id(place)) if encoded else None
+        except (ValueError, KeyError, RecursionError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise damaged(f"{name!r} of {self.id(place)!r} is no JSON") from None
 
     def video(self, place: int) -> StoredFile:
         """Where the video of a sample lies."""
@@ -263,10 +271,16 @@ class SampleTable(Sequence[Sample]):
         entry = self._entry("video", row)
         if entry is not None:
             return StoredFile(self._shard(row), entry)
-        path = os.fsdecode(bytes_at(self.stored.columns, "path", row))
+        path = os.fsdecode(bytes_at(self.stored.columns, "path", row)) if self._has_paths else ""
+        if not path or "\0" in path:
+            raise damaged(f"row {row} has no video")
         if ".." in path.split("/"):
             raise DataError(f"{path!r} lies outside the folder of the videos")
         return StoredFile(self._root(row) + path)
+
+    @property
+    def _has_paths(self) -> bool:
+        return "path_start" in self.stored.columns
 
     def read_video(self, place: int) -> bytes:
         """The bytes of a sample's video file."""
@@ -281,7 +295,9 @@ class SampleTable(Sequence[Sample]):
         row = self._row(place)
         entry = self._entry("record", row)
         if entry is None:
-            return json.loads(self.stored.text("record", row))
+            if "record_start" not in self.stored.columns:
+                raise damaged(f"row {row} has no json")
+            return parse_json(self.stored.text("record", row).encode(), self.id(place))
         name = self.id(place)
         data = self._reader.read(self._shard(row), entry, name, self.limits.json_bytes)
         return text.storable(parse_json(data, name))
@@ -330,17 +346,19 @@ class SampleTable(Sequence[Sample]):
 
     def _entry(self, kind: str, row: int) -> Entry | None:
         names = (f"{kind}_offset", f"{kind}_size", f"{kind}_crc")
-        offset, size, crc = (int(self.stored.columns[name][row]) for name in names)
+        offset, size, crc = (self.stored.number(name, row) for name in names)
         if size == UNKNOWN:
             return None
+        if offset < 0 or size < 0:
+            raise damaged(f"the {kind} of row {row} lies outside its shard")
         return Entry(offset, size, None if crc == UNKNOWN else crc)
 
     def _shard(self, row: int) -> str:
-        shard = int(self.stored.columns["shard"][row])
+        shard = self.stored.number("shard", row)
         return self._root(row) + os.fsdecode(bytes_at(self.stored.columns, "place", shard))
 
     def _root(self, row: int) -> str:
-        place = int(self.stored.columns["shard"][row])
+        place = self.stored.number("shard", row)
         return next(root for first, root in reversed(self._roots) if first <= place)
 
     # what is known of all samples

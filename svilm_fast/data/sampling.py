@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from random import Random
 
 import numpy as np
 
@@ -92,3 +94,69 @@ def choose_frames(
         bounds = np.floor(bounds)
     index = np.floor(bounds[:-1] + offset * np.diff(bounds)).astype(np.int64)
     return np.clip(index, 0, total - 1)
+
+
+@dataclass(frozen=True)
+class AtRate:
+    """The choice of `rate` frames per second for `decode_clip`: those shown at k / rate; picklable.
+
+    rate: None takes every frame of a constant frame rate. Raises ShortClipError for a video whose
+    frames have no times.
+    """
+
+    rate: float | None
+
+    def __call__(self, timeline: Timeline) -> np.ndarray:
+        seconds = duration_of(timeline)
+        if seconds <= 0:
+            raise ShortClipError("the times of the video's frames are unknown")
+        if self.rate is None:
+            if timeline.edges is not None:
+                raise ShortClipError("the video's frame rate varies: give frames per second")
+            return np.arange(timeline.total, dtype=np.int64)
+        times = np.arange(max(1, math.floor(seconds * self.rate + 1e-6))) / self.rate
+        if timeline.edges is None:
+            index = np.floor(times / timeline.period + 1e-6).astype(np.int64)
+        else:
+            starts = timeline.edges[:-1] - timeline.edges[0]
+            index = np.searchsorted(starts, times + 1e-6, side="right") - 1
+        return np.clip(index, 0, timeline.total - 1).astype(np.int64)
+
+
+def duration_of(timeline: Timeline) -> float:
+    """Seconds from the first frame to the end of the last; 0 where unknown."""
+    if timeline.edges is not None:
+        return float(timeline.edges[-1] - timeline.edges[0])
+    return timeline.total * timeline.period
+
+
+@dataclass(frozen=True)
+class DrawnFrames:
+    """A choice for `decode_clip`: frames drawn at random, in any groups; picklable."""
+
+    frames: int
+    seed: int
+
+    def __call__(self, timeline: Timeline) -> np.ndarray:
+        # Not numpy.random: a decoding process cannot import it, because it may open no file.
+        places = Random(self.seed).choices(range(timeline.total), k=self.frames)
+        return np.array(sorted(places), dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class FirstAndLast:
+    """A choice for `decode_clip`: the first frame and the last one."""
+
+    def __call__(self, timeline: Timeline) -> np.ndarray:
+        return np.array([0, timeline.total - 1])
+
+
+@dataclass(frozen=True)
+class WithoutGroups:
+    """The same choice, for which everything is decoded."""
+
+    choice: Callable[[Timeline], np.ndarray]
+    decodes_everything = True
+
+    def __call__(self, timeline: Timeline) -> np.ndarray:
+        return self.choice(timeline)

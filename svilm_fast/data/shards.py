@@ -200,7 +200,10 @@ class ShardReader:
             self._streams[place] = stream  # now the most recent one
             if len(self._streams) > OPEN_SHARDS:
                 self._streams.pop(next(iter(self._streams))).close()
-            stream.seek(entry.offset)
+            try:
+                stream.seek(entry.offset)
+            except (OSError, OverflowError, ValueError):  # a position that no file has
+                raise ShardError(f"{path} has no byte {entry.offset}") from None
             return stream.read(entry.size)
 
     def close(self) -> None:

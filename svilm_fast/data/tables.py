@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+from collections import deque
+from collections.abc import Iterable, Iterator
 
 from svilm_fast.core.text import counted
 from svilm_fast.data.errors import ListFormatError
@@ -21,12 +23,37 @@ def split_lines(text: str) -> list[str]:
     return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
+class _Lines:
+    """Lines of an iterator by their place; only those that are still needed are kept."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self._lines, self._kept, self._first = iter(lines), deque[str](), 0
+
+    def reach(self, place: int) -> bool:
+        """Whether there is a line at `place`."""
+        while self._first + len(self._kept) <= place:
+            line = next(self._lines, None)
+            if line is None:
+                return False
+            self._kept.append(line)
+        return True
+
+    def __getitem__(self, place: int) -> str:
+        return self._kept[place - self._first]
+
+    def forget(self, place: int) -> None:
+        """Drop the lines before `place`."""
+        while self._first < place:
+            self._kept.popleft()
+            self._first += 1
+
+
 def read_table(
-    path: str, text: str, delimiter: str, known: Iterable[str]
+    path: str, given: Iterable[str], delimiter: str, known: Iterable[str]
 ) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
     """The header's column names, and (line number, cells) of every row, as many as the header has.
 
-    The rows are read as they are asked for, and so are their errors raised.
+    given: the lines, without their ends; they are read as the rows are.
 
     The delimiter is `delimiter`, or the first of `, ; tab |` that makes one of the `known` column
     names appear in the header. A field in quotes may hold delimiters, doubled quotes and, in CSV,
@@ -36,38 +63,37 @@ def read_table(
 
     Raises ListFormatError with the line and what is wrong with it.
     """
-    lines = split_lines(text)
-    first = next((number for number, line in enumerate(lines) if line.strip()), None)
-    if first is None:
+    lines, first = _Lines(given), 0
+    while lines.reach(first) and not lines[first].strip():
+        first += 1
+        lines.forget(first)
+    if not lines.reach(first):
         raise ListFormatError(f"{path}: no rows")
     delimiter, header = _header(path, lines[first], first + 1, delimiter, set(known))
     return header[: _named(header)], _rows(path, lines, first, delimiter, header)
 
 
 def _rows(
-    path: str, lines: list[str], first: int, delimiter: str, header: list[str]
+    path: str, lines: _Lines, first: int, delimiter: str, header: list[str]
 ) -> Iterator[tuple[int, list[str]]]:
-    """The rows after the header, which is at index `first`."""
-    named, width = _named(header), len(header)
-    number = first + 1
-    while number < len(lines):
+    named, width, number = _named(header), len(header), first + 1
+    while lines.reach(number):
+        lines.forget(number)
         line = lines[number]
-        number += 1
-        if '"' not in line:  # what the parser of CSV would give, without it
-            cells = line.split(delimiter)
-            if len(cells) == width == named and line.strip():
-                yield number, cells
-                continue
-        if not line.strip():
+        if '"' not in line and line.count(delimiter) == width - 1 and line.strip():
+            cells, used = line.split(delimiter), 1  # the same as below, without a parser
+        elif line.strip():
+            cells, used = _row(path, lines, number, delimiter, width)
+        else:
+            number += 1
             continue
-        cells, used = _row(path, lines, number - 1, delimiter, width)
-        if any(cell.strip() for cell in cells[named:]):
+        if len(cells) > named and any(cell.strip() for cell in cells[named:]):
             raise ListFormatError(
-                f"{path}, line {number}: a cell stands in a column without a name: name it "
+                f"{path}, line {number + 1}: a cell stands in a column without a name: name it "
                 f"in line {first + 1}, or empty the cell"
             )
-        yield number, cells[:named]
-        number += used - 1
+        yield number + 1, cells[:named]
+        number += used
 
 
 def _header(
@@ -97,11 +123,13 @@ def _named(header: list[str]) -> int:
 
 
 def _row(
-    path: str, lines: Sequence[str], number: int, delimiter: str, width: int
+    path: str, lines: _Lines, number: int, delimiter: str, width: int
 ) -> tuple[list[str], int]:
     """The cells of the row that begins at index `number`, and how many lines it takes."""
     literal = lines[number].split(delimiter)
-    following = (lines[place] + "\n" for place in range(number, len(lines)))
+    following = (
+        f"{lines[place]}\n" for place in itertools.takewhile(lines.reach, itertools.count(number))
+    )
     reader = csv.reader(following, delimiter=delimiter, strict=True)
     try:
         cells = next(reader)
@@ -113,7 +141,8 @@ def _row(
     used = reader.line_num
     # In TSV a quote at the start of a field is more often a stray one than one of several lines.
     if delimiter == "\t" and used > 1:
-        parts = [len(line.split(delimiter)) for line in lines[number : number + used]]
+        places = range(number, number + used)
+        parts = [len(line.split(delimiter)) for line in map(lines.__getitem__, places)]
         if set(parts) == {width}:
             return literal, 1
     if len(cells) == width:

@@ -55,20 +55,25 @@ def is_visible(text: str) -> bool:
     return any(c not in _BLANK and unicodedata.category(c)[0] not in _INVISIBLE for c in text)
 
 
-def decode_utf8(data: bytes, label: str, kind: type[DataError]) -> str:
+def decode_utf8(
+    data: bytes, label: str, kind: type[DataError], *, line: int = 1, start: int = 0
+) -> str:
     """UTF-8 text, a byte order mark before it removed.
+
+    line, start: number of the first line and offset of the first byte, where `data` is a part of a
+    file.
 
     Raises `kind` with the line and the byte for anything else: bytes of another encoding would
     become other characters.
     """
     try:
-        return data.decode("utf-8-sig")
+        return data.decode("utf-8" if start else "utf-8-sig")
     except UnicodeDecodeError as error:
-        if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        if not start and data[:2] in (b"\xff\xfe", b"\xfe\xff"):
             what = "it begins with the byte order mark of UTF-16"
         else:
-            line = data.count(b"\n", 0, error.start) + 1
-            what = f"line {line}, byte 0x{data[error.start]:02x} at {error.start}"
+            line += data.count(b"\n", 0, error.start)
+            what = f"line {line}, byte 0x{data[error.start]:02x} at {start + error.start}"
         raise kind(f"{label}: not UTF-8 text ({what}): save it as UTF-8") from None
 
 

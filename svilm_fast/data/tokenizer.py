@@ -132,7 +132,11 @@ class Tokenizer:
 
     def same_as(self, other: Tokenizer) -> bool:
         """Whether both give every text the same tokens."""
-        return self._fast.to_str() == other._fast.to_str()
+        return self.to_json() == other.to_json()
+
+    def to_json(self) -> str:
+        """The content of a `tokenizer.json`."""
+        return self._fast.to_str()
 
     def save(self, path: str | Path) -> None:
         """Write a `tokenizer.json` (readable by the tokenizers and transformers libraries)."""

@@ -20,9 +20,8 @@ from torch import Tensor
 from svilm_fast.data.batch import ClipBatch
 from svilm_fast.data.world.masks import decode_mask
 from svilm_fast.evaluation.embed import VideoTextModel, device_of, evaluation_mode
-from svilm_fast.models.features import VideoFeatures
+from svilm_fast.models.token_groups import NO_GROUP, group_grid
 
-NO_GROUP = -1
 # A token lies on an object that covers at least this share of the token's pixels.
 LEAST_COVER = 0.25
 
@@ -121,22 +120,6 @@ def tokens_on_objects(
     )
     covered: np.ndarray = cells.mean(axis=(1, 3, 5)) >= LEAST_COVER
     return covered
-
-
-def group_grid(features: VideoFeatures) -> np.ndarray | None:
-    """The last grouping block's assignment on the token grid: int [b, P, h, w], -1 for dropped."""
-    if not features.assignments:
-        return None
-    index = features.assignments[-1].index.long().cpu()
-    time, height, width = features.grid
-    grid = torch.full((len(index), time * height * width), NO_GROUP)
-    ids = features.token_ids.cpu()
-    if features.token_mask is None:
-        grid.scatter_(1, ids, index)
-    else:
-        for row, mask in enumerate(features.token_mask.cpu()):
-            grid[row, ids[row][mask]] = index[row][mask]
-    return grid.reshape(-1, time, height, width).numpy()
 
 
 def encode_batch_nouns(

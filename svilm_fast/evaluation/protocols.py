@@ -145,6 +145,8 @@ def protocol_lines(facts: dict[str, Any]) -> list[str]:
     lines = [f"protocol {facts['name'] or '(none named)'}: {facts['title']}; {found}"]
     if split is not None:
         lines[0] += f"; {split['source']}, samples {split['samples'][:12]}"
+    if facts.get("first_clips_only") is not None:
+        lines[0] += f"; only the first {counted(facts['first_clips_only'], 'sample')}"
     if views is not None:
         lines[0] += f"; frames x clips x crops {views}"
     lines += [f"queries: {facts['query_rule']}", f"ties: {facts['tie_rule']}"]

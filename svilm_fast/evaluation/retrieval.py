@@ -95,8 +95,9 @@ def evaluate_dataset(
     """
     if dataset.train:
         raise ValueError("retrieval needs an evaluation data set: ClipDataset(..., train=False)")
-    if max_clips is not None and max_clips < len(dataset):
-        dataset = select_samples(dataset, range(max_clips))
+    first = max_clips if max_clips is not None and max_clips < len(dataset) else None
+    if first is not None:
+        dataset = select_samples(dataset, range(first))
     shared = distributed and dist.is_initialized()
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if shared else (0, 1)
     captions = CaptionTable.of(dataset)
@@ -144,6 +145,7 @@ def evaluate_dataset(
         gather=gather if shared else None,
         top=max(TOP, options.rerank),
     )
+    result.facts["first_clips_only"] = first
     if options.rerank:
         nouns = encode_nouns(model, dataset, captions, embeddings, options.device, options.autocast)
         ranks_by_nouns = rerank_by_nouns(
@@ -153,7 +155,7 @@ def evaluate_dataset(
             nouns,
             sharpness=options.sharpness,
         )
-        name = f"text to video, first {options.rerank} re-ranked by nouns"
+        name = f"re-rank {options.rerank} by nouns t2v"
         result.add_apart(name, ranks_by_nouns, resamples=options.resamples)
     return result
 
@@ -235,10 +237,8 @@ def rank_embeddings(
     for method in set_level:
         by_text = set_level_ranks(texts, videos, owner, labels, method)
         by_video = set_level_ranks(videos[captioned], texts, captioned, owner, method)
-        result.add_apart(f"set-level {method}, text to video", by_text, resamples=resamples)
-        result.add_apart(
-            f"set-level {method}, video to text", by_video, by_video=True, resamples=resamples
-        )
+        result.add_apart(f"set-level {method} t2v", by_text, resamples=resamples)
+        result.add_apart(f"set-level {method} v2t", by_video, by_video=True, resamples=resamples)
     return result
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from svilm_fast.core.messages import check_known
 from svilm_fast.evaluation.metrics import (
     CHUNK_ELEMENTS,
     TIE_TOLERANCE,
@@ -22,7 +23,15 @@ from svilm_fast.evaluation.metrics import (
 # Of cosine similarities: the logit scale of CLIP (CAMoE, arXiv 2109.04290), and QB-Norm's beta
 # (arXiv 2112.12777).
 INVERSE_TEMPERATURE = {"dsl": 100.0, "qbnorm": 20.0}
+_ROUNDING = 1e-12  # of logits in float64
 SET_LEVEL = tuple(INVERSE_TEMPERATURE)
+
+
+def check_set_level(names: str | None) -> tuple[str, ...]:
+    """Return the names in a text, separated by commas. Raises ValueError for an unknown one."""
+    found = tuple(name.strip() for name in names.split(",")) if names else ()
+    check_known("set-level score", found, SET_LEVEL)
+    return found
 
 
 def set_level_ranks(
@@ -48,10 +57,7 @@ def set_level_ranks(
 
     Raises ValueError as `mid_ranks`, and for an unknown method.
     """
-    if method not in INVERSE_TEMPERATURE:
-        raise ValueError(
-            f"unknown set-level score {method!r}: choose one of {', '.join(SET_LEVEL)}"
-        )
+    check_known("set-level score", (method,), SET_LEVEL)
     check_embeddings(queries, gallery, query_labels, gallery_labels)
     queries, gallery = _unit(queries), _unit(gallery)
     times = INVERSE_TEMPERATURE[method]
@@ -68,12 +74,14 @@ def set_level_ranks(
         right = query_labels[chunk, None] == gallery_labels[None, :]
         if not bool(right.any(dim=1).all()):
             raise ValueError("a query has no right answer in the gallery")
-        best = values.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)
+        best, place = values.masked_fill(~right, -torch.inf).max(dim=1, keepdim=True)
+        # A softmax near 1 hardly moves with its logit: d log p = t (1 - p) ds.
+        moves = times * (1 - torch.minimum(logits, logits.gather(1, place)).exp())
         if method == "qbnorm":
-            tolerance: Tensor | float = 2 * times * TIE_TOLERANCE
+            tolerance = 2 * TIE_TOLERANCE * moves + _ROUNDING
         else:
             larger = torch.maximum(values.abs(), best.abs())
-            tolerance = 2 * (times + 1) * TIE_TOLERANCE * larger
+            tolerance = 2 * TIE_TOLERANCE * (1 + moves) * larger
         lead = (values - best).masked_fill_(right, -torch.inf)
         higher[chunk] = (lead > tolerance).sum(dim=1).cpu()
         ties[chunk] = (lead.abs() <= tolerance).sum(dim=1).cpu()

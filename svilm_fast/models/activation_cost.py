@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from svilm_fast.models.config import TextConfig, VideoConfig
+from svilm_fast.models.config import Activation, TextConfig, VideoConfig
 from svilm_fast.models.locking import locked_levels, trained_layers
 from svilm_fast.models.precision import ElementSizes
 from svilm_fast.models.video_encoder import VideoOutputs
@@ -74,6 +74,7 @@ class Layer:
     joined: bool = False  # the attention outputs of several spans are concatenated
     packed: bool = False  # variable-length attention keeps packed copies
     dropout: bool = False
+    activation: Activation = "gelu"
 
     @property
     def input(self) -> float:
@@ -86,7 +87,8 @@ class Layer:
         compute, stream = self.precision.compute, self.precision.stream
         # Inputs of both norms; their outputs as operands; q, k, v and the attended values.
         per_row = self.width * (2 * stream + 2 * compute + 4 * compute) + 4 * FP32
-        per_row += 2 * self.hidden * compute  # before and after GELU
+        # Before and after the activation; QuickGELU also keeps its sigmoid.
+        per_row += (2 + (self.activation == "quick_gelu")) * self.hidden * compute
         if self.attention == "reference":
             per_row += self.heads * self.length * (FP32 + (compute if compute < FP32 else 0))
         else:
@@ -121,7 +123,7 @@ def video_pass(
 ) -> Pass:
     """Return the bytes of one view of the clips; `tokens` and `groups` are those encoded."""
     pairs, precision = request.pairs, request.precision
-    length = tokens + groups + (config.pool == "class_token")
+    length = tokens + groups + config.extra_tokens
     layer = Layer(
         rows=pairs * length,
         length=length,
@@ -132,6 +134,7 @@ def video_pass(
         attention=request.attention,
         packed=request.on_gpu and config.drop.rate_max is not None,
         dropout=config.dropout > 0,
+        activation=config.activation,
     )
     pixels = config.tubelet * config.patch**2 * 3
     # uint8 tubelets, fp32 pixels twice: before and after normalisation.
@@ -146,6 +149,8 @@ def video_pass(
     if not locked:
         operands = pixels * precision.compute + 16.0 * dropped
         saved["video embedding"] = pairs * tokens * operands
+        if config.pre_norm:
+            saved["video embedding"] += layer.input
     grouping = 0
     if groups:
         last_read = outputs.groups or config.pool == "groups"
@@ -217,6 +222,7 @@ def text_pass(
         joined=len(lengths) > 1,
         packed=request.on_gpu,
         dropout=config.dropout > 0,
+        activation=config.activation,
     )
     trained = trained_layers(config)
     without_graph = layer.forward if trained < config.depth else 0.0
@@ -227,6 +233,8 @@ def text_pass(
         "text blocks": trained * (layer.input if checkpointed else layer.saved),
         "text ends": rows * (ids + config.width * precision.stream),
     }
+    if config.embedding_norm and ids:
+        saved["text ends"] += layer.input
     # If only the head is trained: the gradient of its norm's output.
     backward = layer.temporary if trained else layer.input
     if checkpointed:

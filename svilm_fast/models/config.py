@@ -22,6 +22,10 @@ HEADS = "attention heads of a layer"
 MLP_RATIO = "hidden width of a layer's MLP / C"
 DROP_PATH = "rate at the last layer, linear from 0"
 DROPOUT = "residual dropout"
+ACTIVATION = "activation of the layers' MLPs; OpenAI's CLIP was trained with quick_gelu"
+NORM_EPS = "epsilon of the tower's layer norms"
+
+Activation = Literal["gelu", "quick_gelu"]
 
 
 class DropConfig(Settings):
@@ -87,6 +91,18 @@ class VideoConfig(Settings):
         description="what the video's embedding is made of: the mean of its tokens or of its "
         "groups, or a class token",
     )
+    class_tokens: Size = Field(
+        1,
+        description="with pool=class_token: class tokens of a clip, whose mean is pooled; as many "
+        "as temporal positions keep an image model's embedding of a still clip",
+    )
+    activation: Activation = Field("gelu", description=ACTIVATION)
+    norm_eps: Factor = Field(1e-5, description=NORM_EPS)
+    pre_norm: bool = Field(False, description="a layer norm before the first layer, as in CLIP")
+    pixels: Literal["imagenet", "clip", "half"] = Field(
+        "imagenet",
+        description="mean and standard deviation that pixels are normalised with; half: 0.5",
+    )
     drop_path: float = Field(0.0, ge=0.0, lt=1.0, description=DROP_PATH)
     dropout: float = Field(0.0, ge=0.0, lt=1.0, description=DROPOUT)
     drop: DropConfig = Field(default_factory=DropConfig)
@@ -111,6 +127,11 @@ class VideoConfig(Settings):
         """Video tokens of a clip before any is dropped."""
         time, height, width = self.grid
         return time * height * width
+
+    @property
+    def extra_tokens(self) -> int:
+        """Class tokens of a clip."""
+        return self.class_tokens if self.pool == "class_token" else 0
 
     @property
     def grouping_layers(self) -> tuple[int, ...]:
@@ -139,6 +160,8 @@ class VideoConfig(Settings):
                 f"video.num_segments={self.num_segments} must divide the {self.grid[0]} temporal "
                 "positions (video.frames / video.tubelet)"
             )
+        if self.class_tokens > 1 and self.pool != "class_token":
+            raise ValueError(f"video.class_tokens={self.class_tokens} needs video.pool=class_token")
         if self.pool == "groups" and self.num_groups == 0:
             raise ValueError("video.pool=groups needs video.num_groups above 0")
         layers = self.grouping.layers
@@ -164,8 +187,19 @@ class TextConfig(Settings):
     depth: Layers = Field(12, description=DEPTH)
     heads: Size = Field(12, description=HEADS)
     mlp_ratio: float = Field(4.0, gt=0.0, le=64.0, description=MLP_RATIO)
-    pool: Literal["start", "mean"] = Field(
-        "start", description="the first token of the sequence, or the mean of the real tokens"
+    pool: Literal["start", "mean", "end"] = Field(
+        "start",
+        description="the first token of the sequence, the mean of the real tokens, or the last "
+        "real token",
+    )
+    activation: Activation = Field("gelu", description=ACTIVATION)
+    norm_eps: Factor = Field(1e-5, description=NORM_EPS)
+    causal: bool = Field(False, description="a token attends to no later one, as in CLIP")
+    post_norm: bool = Field(
+        False, description="layer norms after each branch and none at the end, as in BERT"
+    )
+    embedding_norm: bool = Field(
+        False, description="a layer norm over the token embeddings, as in BERT"
     )
     unit_nouns: bool = Field(True, description="scale noun embeddings to length 1")
     drop_path: float = Field(0.0, ge=0.0, lt=1.0, description=DROP_PATH)
@@ -183,6 +217,10 @@ class TextConfig(Settings):
     def _fits(self) -> TextConfig:
         _check_heads("text", self.width, self.heads)
         _check_lock("text", self.lock, self.depth)
+        if self.causal and self.pool == "start":
+            raise ValueError(
+                "text.causal=true lets the first token see no other: set text.pool to end or mean"
+            )
         return self
 
 

@@ -106,7 +106,7 @@ def video_flops(
     outputs = outputs or VideoOutputs()
     tokens = config.num_tokens if tokens is None else tokens
     grouped = groups and config.num_groups > 0
-    extra = (config.num_groups if grouped else 0) + (config.pool == "class_token")
+    extra = (config.num_groups if grouped else 0) + config.extra_tokens
     pixels = config.tubelet * config.patch**2 * 3
     locked = locked_levels(config.lock, config.depth)
     total = product(tokens, pixels, config.width, input_gradient=False).locked(locked > 0)

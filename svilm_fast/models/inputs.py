@@ -24,6 +24,7 @@ class ModelInputs:
         noun_tokens: int64 [b, K, Sn], prompted nouns.
         noun_token_mask: bool [b, K, Sn], real tokens.
         noun_mask: bool [b, K], nouns that the caption has.
+        video_embeddings: float32 [b, D], stored embeddings of the clips, instead of `frames`.
         seeds: randomness of the step; None switches every noise off.
     """
 
@@ -36,6 +37,7 @@ class ModelInputs:
     noun_tokens: Tensor | None = None
     noun_token_mask: Tensor | None = None
     noun_mask: Tensor | None = None
+    video_embeddings: Tensor | None = None
     seeds: StepSeeds | None = None
 
     def __len__(self) -> int:

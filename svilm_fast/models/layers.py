@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 TOWER = re.compile(r"(?:^|\.)encoder\.(video|text)\.(.+)$")
 NUMBERED = re.compile(r"^(blocks|grouping_blocks)\.(\d+)\.")
-EMBEDDINGS = ("embedding", "groups", "class_token")
+EMBEDDINGS = ("embedding", "groups", "class_token", "pre_norm")
 HEADS = ("norm", "projection", "group_norm", "group_projection")
 
 

@@ -1,4 +1,4 @@
-"""Pre-norm text transformer; captions and prompted nouns pass through it in one call."""
+"""Text transformer; captions and prompted nouns pass through it in one call."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from svilm_fast.models.attention import KeyPadding
 from svilm_fast.models.config import TextConfig
 from svilm_fast.models.noise import TEXT_LAYER_OFFSET, drop_path_rates, residual_noise
 from svilm_fast.models.precision import at_least_fp32, masked_mean, project, unit_norm
-from svilm_fast.models.transformer import Block, Span
+from svilm_fast.models.transformer import Block, BlockOptions, Span
 
 
 @dataclass(frozen=True)
@@ -32,16 +32,20 @@ class TextSequences:
 
 
 class TokenEmbedding(nn.Module):
-    """Learned embeddings of tokens and of their positions."""
+    """Learned embeddings of tokens and of their positions, normalised if `text.embedding_norm`."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.tokens = nn.Parameter(torch.empty(config.vocab_size, config.width))
         self.position = nn.Parameter(torch.empty(config.length, config.width))
+        self.norm: nn.LayerNorm | None = None
+        if config.embedding_norm:
+            self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """int64 [n, S] to [n, S, C]."""
-        return F.embedding(tokens, self.tokens) + self.position[: tokens.shape[1]]
+        embedded = F.embedding(tokens, self.tokens) + self.position[: tokens.shape[1]]
+        return embedded if self.norm is None else self.norm(embedded)
 
 
 class TextEncoder(nn.Module):
@@ -51,11 +55,16 @@ class TextEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = TokenEmbedding(config)
+        options = BlockOptions(
+            config.activation, config.norm_eps, post_norm=config.post_norm, causal=config.causal
+        )
         self.blocks = nn.ModuleList(
-            Block(config.width, config.heads, config.mlp_ratio, attention)
+            Block(config.width, config.heads, config.mlp_ratio, attention, options)
             for _ in range(config.depth)
         )
-        self.norm = nn.LayerNorm(config.width)
+        self.norm = (
+            nn.Identity() if config.post_norm else nn.LayerNorm(config.width, eps=config.norm_eps)
+        )
         self.projection = nn.Linear(config.width, embed_dim)
 
     def forward(self, sequences: Sequence[TextSequences]) -> list[Tensor]:
@@ -126,6 +135,9 @@ class TextEncoder(nn.Module):
             tokens = part.unflatten(0, tuple(mask.shape))
             if self.config.pool == "start":
                 parts.append(self.norm(tokens[:, 0]))
+            elif self.config.pool == "end":
+                rows = torch.arange(len(mask), device=mask.device)
+                parts.append(self.norm(tokens[rows, mask.sum(dim=1) - 1]))
             else:
                 parts.append(masked_mean(self.norm(tokens), mask))
         return parts

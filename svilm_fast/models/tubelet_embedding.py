@@ -10,9 +10,12 @@ from torch import Tensor, nn
 from svilm_fast.models.config import VideoConfig
 from svilm_fast.models.precision import at_least_fp32
 
-# Mean and standard deviation of ImageNet's pixels, as most pre-trained video encoders expect.
-PIXEL_MEAN = (0.485, 0.456, 0.406)
-PIXEL_STD = (0.229, 0.224, 0.225)
+# Mean and standard deviation of pixels, by `video.pixels`; most video encoders expect ImageNet's.
+PIXELS = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
 
 
 class TubeletEmbedding(nn.Module):
@@ -58,7 +61,7 @@ class TubeletEmbedding(nn.Module):
     def _normalised(self, tubelets: Tensor) -> Tensor:
         dtype = self.projection.weight.dtype
         pixels = at_least_fp32(tubelets.to(dtype)).unflatten(-1, (-1, 3))
-        gain, shift = _pixel_affine(pixels)
+        gain, shift = _pixel_affine(pixels, *PIXELS[self.config.pixels])
         return torch.addcmul(shift, pixels, gain).flatten(-2).to(dtype)
 
     def _check(self, frames: Tensor) -> None:
@@ -72,12 +75,14 @@ class TubeletEmbedding(nn.Module):
             )
 
 
-def _pixel_affine(pixels: Tensor) -> tuple[Tensor, Tensor]:
+def _pixel_affine(
+    pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]
+) -> tuple[Tensor, Tensor]:
     """Gain and shift [3] of the normalisation, with dtype and device of `pixels`.
 
     They are filled on the device at each call. A cache would keep the tensors of a FakeTensorMode
     or of inference mode for later steps.
     """
-    gain = [pixels.new_full((1,), 1 / (255 * std)) for std in PIXEL_STD]
-    shift = [pixels.new_full((1,), -mean / std) for mean, std in zip(PIXEL_MEAN, PIXEL_STD)]
+    gain = [pixels.new_full((1,), 1 / (255 * s)) for s in std]
+    shift = [pixels.new_full((1,), -m / s) for m, s in zip(mean, std, strict=True)]
     return torch.cat(gain), torch.cat(shift)

@@ -17,7 +17,7 @@ from svilm_fast.models.grouping_block import GroupingBlock
 from svilm_fast.models.noise import drop_path_rates, residual_noise
 from svilm_fast.models.precision import at_least_fp32, masked_mean, project, unit_norm
 from svilm_fast.models.token_dropping import TokenSelection, select_tokens
-from svilm_fast.models.transformer import Block, Span
+from svilm_fast.models.transformer import Block, BlockOptions, Span
 from svilm_fast.models.tubelet_embedding import TubeletEmbedding
 
 
@@ -48,7 +48,7 @@ class LearnedTokens(nn.Module):
 class VideoEncoder(nn.Module):
     """Clips to video, segment and group embeddings.
 
-    The sequence is [video tokens, group tokens, class token (pool=class_token)]. Group tokens
+    The sequence is [video tokens, group tokens, class tokens (pool=class_token)]. Group tokens
     attend jointly with the video tokens; a grouping block replaces only the group tokens, so
     the video tokens reach the last layer.
     """
@@ -82,11 +82,15 @@ class VideoEncoder(nn.Module):
             self.group_norm = nn.LayerNorm(width)
             self.group_projection = nn.Linear(width, embed_dim)
         if config.pool == "class_token":
-            self.class_token = LearnedTokens(1, width)
+            self.class_token = LearnedTokens(config.class_tokens, width)
+        if config.pre_norm:
+            self.pre_norm = nn.LayerNorm(width, eps=config.norm_eps)
+        options = BlockOptions(config.activation, config.norm_eps)
         self.blocks = nn.ModuleList(
-            Block(width, config.heads, config.mlp_ratio, attention) for _ in range(config.depth)
+            Block(width, config.heads, config.mlp_ratio, attention, options)
+            for _ in range(config.depth)
         )
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(width, eps=config.norm_eps)
         self.projection = nn.Linear(width, embed_dim)
 
     def forward(
@@ -112,9 +116,10 @@ class VideoEncoder(nn.Module):
         tokens = self.embedding(frames, _embedded_ids(selection, frames, self.config))
         ids, mask = selection.ids, selection.mask
         extras = self._extra_tokens(len(tokens))
-        states, assignments = self._layers(
-            torch.cat([tokens, *extras], dim=1), ids, mask, seeds, outputs
-        )
+        states = torch.cat([tokens, *extras], dim=1)
+        if self.config.pre_norm:
+            states = self.pre_norm(states)
+        states, assignments = self._layers(states, ids, mask, seeds, outputs)
         sizes = [tokens.shape[1], *(extra.shape[1] for extra in extras)]
         final, *extras = states.split(sizes, dim=1)
         return self._features(final, extras, ids, mask, assignments, outputs)
@@ -228,7 +233,9 @@ class VideoEncoder(nn.Module):
             assert grouped is not None
             pooled = masked_mean(grouped, None)
         else:
-            pooled = self.norm(extras[-1])[:, 0]
+            pooled = self.norm(extras[-1])
+            # The mean of one token would cast it; today's numbers stay.
+            pooled = pooled[:, 0] if pooled.shape[1] == 1 else masked_mean(pooled, None)
         segments = segment_mask = None
         if outputs.segments:
             means, segment_mask = segment_pool(

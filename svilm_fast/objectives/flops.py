@@ -37,6 +37,7 @@ def step_flops(
     num_nouns: int,
     text_length: int | None = None,
     noun_length: int | None = None,
+    stored_videos: bool = False,
 ) -> StepFlops:
     """Forward and backward of a training step, with token dropping, grouping, captions and nouns.
 
@@ -46,10 +47,11 @@ def step_flops(
         num_nouns: K, noun slots of a caption.
         text_length: tokens of a padded caption; None: `text.length`.
         noun_length: tokens of a padded noun prompt; None: `text.length`.
+        stored_videos: embeddings of the videos are read, not computed.
     """
     embed_dim, reads = config.model.embed_dim, config.objectives.reads()
     video, text = Flops(), Flops()
-    for view in sorted(reads.views):
+    for view in () if stored_videos else sorted(reads.views):
         video += video_flops(
             config.video,
             embed_dim,

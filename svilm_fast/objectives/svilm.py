@@ -11,6 +11,7 @@ from svilm_fast.models.dual_encoder import DualEncoder
 from svilm_fast.models.features import VideoFeatures
 from svilm_fast.models.inputs import ModelInputs
 from svilm_fast.models.noise import noun_seeds
+from svilm_fast.models.precision import unit_norm
 from svilm_fast.models.text_encoder import TextSequences
 from svilm_fast.objectives.config import ModelBlocks
 from svilm_fast.objectives.features import Features, View, ViewFeatures
@@ -74,6 +75,8 @@ class SViLM(nn.Module):
         return features.only(self.global_reads)._replace(local=local)
 
     def _encode_videos(self, inputs: ModelInputs, view: View) -> VideoFeatures:
+        if inputs.video_embeddings is not None:
+            return _stored(inputs.video_embeddings)
         field = FRAMES_OF[view]
         frames = getattr(inputs, field)
         if frames is None:
@@ -121,6 +124,22 @@ def _noun_sequences(inputs: ModelInputs) -> TextSequences:
         )
     seeds = None if inputs.seeds is None else noun_seeds(inputs.seeds, tokens.shape[1])
     return TextSequences(tokens.flatten(0, 1), mask.flatten(0, 1), seeds, nouns=True)
+
+
+def _stored(embeddings: Tensor) -> VideoFeatures:
+    """Features of clips of which only stored embeddings [b, D] are known."""
+    none = embeddings.new_empty(len(embeddings), 0)
+    return VideoFeatures(
+        video=unit_norm(embeddings),
+        segments=None,
+        segment_mask=None,
+        groups=None,
+        assignments=(),
+        token_ids=none.long(),
+        token_mask=None,
+        grid=(0, 0, 0),
+        pooled=none,
+    )
 
 
 def _empty_groups(features: dict[View, VideoFeatures]) -> Tensor | None:

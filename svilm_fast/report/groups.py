@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from svilm_fast.evaluation.pointing import NO_GROUP
+from svilm_fast.models.token_groups import NO_GROUP
 from svilm_fast.report.canvas import NOTE_SIZE, PAGE_WIDTH, Canvas, wrap
 from svilm_fast.report.probe import ClipProbe
 from svilm_fast.report.strips import spotlight, tint, token_frames

@@ -21,11 +21,11 @@ from svilm_fast.evaluation.embed import VideoTextModel, device_of, evaluation_mo
 from svilm_fast.evaluation.pointing import (
     NounPointing,
     encode_batch_nouns,
-    group_grid,
     has_masks,
     point_in_batch,
 )
 from svilm_fast.models.features import VideoFeatures
+from svilm_fast.models.token_groups import group_grid, noun_weights
 
 log = logging.getLogger(__name__)
 
@@ -143,14 +143,6 @@ def probe_clips(
             )
         )
     return probes
-
-
-def noun_weights(groups: Tensor | None, nouns: Tensor | None, beta: float) -> np.ndarray | None:
-    """softmax over groups of beta <n, g>: groups [b, G, D], nouns [b, K, D] to float [b, K, G]."""
-    if groups is None or nouns is None:
-        return None
-    scores = torch.einsum("bkd,bgd->bkg", nouns.float(), groups.float())
-    return (beta * scores).softmax(dim=-1).cpu().numpy()
 
 
 def temporal_assignment(segments: Tensor, own: Tensor, temperature: float) -> Tensor:

@@ -9,6 +9,7 @@ from svilm_fast.core.text import counted
 from svilm_fast.data.dataset import ClipDataset
 from svilm_fast.evaluation.embed import VideoTextModel
 from svilm_fast.evaluation.pointing import PointingScore, measure_pointing
+from svilm_fast.evaluation.protocols import protocol_lines
 from svilm_fast.evaluation.result import RetrievalResult, missing_notes, table_rows
 from svilm_fast.objectives.base import Metric
 from svilm_fast.objectives.config import ObjectivesConfig
@@ -57,7 +58,7 @@ def retrieval_sections(result: RetrievalResult, queries: int = QUERIES) -> list[
         texts.retrieval(result),
         [("", picture("recall", lambda theme: draw_recall_bars(result, theme), texts.BARS_ALT))],
         table_rows(result),
-        missing_notes(result),
+        [*missing_notes(result), *protocol_lines(result.facts)],
     )
     if result.embeddings.frames is None:
         return [section]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import binary_erosion
 
-from svilm_fast.evaluation.pointing import NO_GROUP
+from svilm_fast.models.token_groups import NO_GROUP
 
 
 def film_strip(frames: np.ndarray, gap: int, background: np.ndarray) -> np.ndarray:

@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from svilm_fast.data.batch import ClipBatch
     from svilm_fast.data.config import DataConfig
-    from svilm_fast.data.dataset import ClipDataset
+    from svilm_fast.data.loadable import LoadableDataset
     from svilm_fast.data.samples import SampleTable
     from svilm_fast.data.tokenizer import Tokenizer
     from svilm_fast.objectives.base import Metric
@@ -36,6 +35,8 @@ if TYPE_CHECKING:
 # Built-in tasks: name, and the module and class that are imported on use.
 TASKS = {
     DEFAULT_TASK: "svilm_fast.tasks.pretrain.task:Pretraining",
+    "retrieval": "svilm_fast.tasks.retrieval.task:Retrieval",
+    "localization": "svilm_fast.tasks.localization.task:Localization",
     "action": "svilm_fast.tasks.action.task:ActionRecognition",
     "qa": "svilm_fast.tasks.qa.task:QuestionAnswering",
 }
@@ -165,7 +166,7 @@ class Evaluator(Protocol):
     def file_name(self) -> str: ...
 
     @property
-    def dataset(self) -> ClipDataset: ...
+    def dataset(self) -> LoadableDataset: ...
 
     @property
     def when(self) -> When: ...
@@ -205,17 +206,26 @@ class Task(Protocol):
     def __init__(self, config: TaskConfig) -> None:
         self.config = config
 
+    def samples(self, split: str) -> SampleTable | None:
+        """List the clips of a split; None for a task whose data are not clips.
+
+        The run's tokenizer is trained on their captions, and `dataset` is given them.
+        """
+        from svilm_fast.data.samples import open_split
+
+        return open_split(self.config.data, split, nouns=self.config.objectives.reads().nouns)
+
     @abstractmethod
     def dataset(
         self, split: str, tokenizer: Tokenizer, *, train: bool, table: SampleTable | None = None
-    ) -> ClipDataset:
+    ) -> LoadableDataset:
         """Open the clips of a split, in training or in evaluation view.
 
         table: the samples, if they are listed already. `tasks.clips` has the usual views.
         """
 
     @abstractmethod
-    def inputs(self, batch: ClipBatch, step: int, place: RankPlace) -> Any:
+    def inputs(self, batch: Any, step: int, place: RankPlace) -> Any:
         """Return the model's inputs for a rank's whole batch, on the rank's device.
 
         Random numbers must be functions of (run seed, step, sample key), so that a replay of the

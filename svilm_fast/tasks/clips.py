@@ -8,6 +8,7 @@ from svilm_fast.core.errors import UserError
 from svilm_fast.data.dataset import ClipDataset
 from svilm_fast.data.samples import SampleTable, open_split
 from svilm_fast.data.tokenizer import Tokenizer
+from svilm_fast.data.video_embeddings import VideoEmbeddings
 from svilm_fast.data.views import ONE_VIEW, Views
 from svilm_fast.tasks.base import TaskConfig
 
@@ -39,7 +40,9 @@ def training_clips(
     """Open the clips of a split in training view.
 
     metadata: batches hold the samples' JSON. annotations, embeddings, views: as in `ClipDataset`.
+    With `data.video_embeddings` batches hold stored embeddings instead of frames.
     """
+    folder = config.data.video_embeddings
     return ClipDataset(
         config.data,
         split,
@@ -54,6 +57,7 @@ def training_clips(
         annotations=annotations,
         embeddings=embeddings,
         views=views,
+        instead=None if folder is None else VideoEmbeddings(folder, config.model.embed_dim),
     )
 
 

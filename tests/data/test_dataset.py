@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from svilm_fast.data.augment import centre_window, cut, random_window, speaks_of_direction
-from svilm_fast.data.batch import sample_key
 from svilm_fast.data.config import AugmentConfig, DataConfig, NounsConfig
 from svilm_fast.data.dataset import ClipDataset, prepare_tokenizer
 from svilm_fast.data.errors import DataError
+from svilm_fast.data.keys import sample_key
 from svilm_fast.data.loader import build_loader
 from svilm_fast.data.order import derangement
 

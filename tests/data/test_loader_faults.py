@@ -42,6 +42,18 @@ class SlowClips:
         return self.read(index)
 
 
+class FailingRead:
+    """Fails at one sample with an error that no reader expects."""
+
+    def __init__(self, read, index: int) -> None:
+        self.read, self.index = read, index
+
+    def __call__(self, index: int) -> bytes:
+        if index == self.index:
+            raise ValueError("a fault in the code")
+        return self.read(index)
+
+
 def _batches(dataset, steps, *, state=None, batch_size=4, rank=0, world_size=1):
     loader = build_loader(
         dataset.config,
@@ -156,7 +168,7 @@ def test_a_report_survives_its_state():
 
 def test_an_unexpected_error_names_the_sample(make_dataset):
     dataset = make_dataset(8)
-    dataset.table.stored.columns["shard"][6] = 99  # there is no such shard
+    dataset.table.read_video = FailingRead(dataset.table.read_video, 6)
     with pytest.raises(WorkerError, match="'s0006': unexpected ValueError"):
         _batches(dataset, 2)
 
@@ -172,7 +184,7 @@ def test_workers_give_the_same_batches_and_errors_with_names(make_dataset):
         assert not right.frames.is_shared()  # of all units of a batch, shared memory is too small
     assert loader.skips == here.skips
     assert loader.state_dict() == here.state_dict()
-    dataset.table.stored.columns["shard"][6] = 99  # there is no such shard
+    dataset.table.read_video = FailingRead(dataset.table.read_video, 6)
     with pytest.raises(WorkerError, match="'s0006': unexpected ValueError") as caught:
         _batches(dataset, 6)
     assert "Traceback" in caught.value.__notes__[0]

@@ -108,3 +108,14 @@ def test_numbers_outside_are_refused():
             Permutation(10, "x")(np.array(numbers))
     with pytest.raises(ValueError, match="1 to 2\\^62"):
         Permutation(0, "x")
+
+
+def test_one_number_is_permuted_as_it_is_among_others():
+    for n in (1, 2, 3, 1000, 234_000_000, 2**62):
+        permutation = Permutation(n, "epoch", 3)
+        numbers = np.unique(np.random.default_rng(0).integers(n, size=50))
+        numbers = np.append(numbers, numbers[-1])  # never an array of one number
+        images = permutation(numbers)
+        for number, image in zip(numbers.tolist(), images.tolist()):
+            assert permutation(np.array([number])).tolist() == [image]
+            assert permutation.inverse(np.array([image])).tolist() == [number]

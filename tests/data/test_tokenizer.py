@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as FastTokenizer
-from tokenizers.models import WordLevel
+from tokenizers import normalizers, pre_tokenizers, processors
+from tokenizers.models import BPE, WordLevel, WordPiece
 
 from svilm_fast.data.config import TokenizerConfig
 from svilm_fast.data.errors import DataError, MissingFileError
@@ -116,3 +117,35 @@ def test_few_texts_get_the_tokens_that_many_get():
         one, own = tokenizer.encode_batch([text], 12)
         assert torch.equal(one[0], tokens[row])
         assert torch.equal(own[0], mask[row])
+
+
+def test_berts_tokenizer_file(tmp_path):
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "red", "circle", "##s"]
+    fast = FastTokenizer(WordPiece({name: n for n, name in enumerate(names)}, unk_token="[UNK]"))
+    fast.normalizer = normalizers.BertNormalizer(lowercase=True)
+    fast.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    # Special tokens that the file adds by itself must not appear twice.
+    fast.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    fast.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer.load(tmp_path)
+    tokens, mask = tokenizer.encode_batch(["A red Circles zzz"], 8)
+    assert tokens.tolist() == [[2, 4, 5, 6, 7, 1, 3, 0]]
+    assert mask.sum() == 7
+
+
+def test_clips_tokenizer_file(tmp_path):
+    names = ["r", "e", "d</w>", "re", "red</w>", "<|startoftext|>", "<|endoftext|>"]
+    model = BPE(
+        {name: n for n, name in enumerate(names)},
+        [("r", "e"), ("re", "d</w>")],
+        end_of_word_suffix="</w>",
+        unk_token="<|endoftext|>",
+    )
+    fast = FastTokenizer(model)
+    fast.normalizer = normalizers.Lowercase()
+    fast.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast.post_processor = processors.RobertaProcessing(("<|endoftext|>", 6), ("<|startoftext|>", 5))
+    fast.save(str(tmp_path / "tokenizer.json"))
+    tokens, mask = Tokenizer.load(tmp_path).encode_batch(["Red red"], 6)
+    assert tokens.tolist() == [[5, 4, 4, 6, 6, 6]]
+    assert mask.sum() == 4

@@ -85,6 +85,8 @@ def test_a_broken_video_of_several_captions_is_missing_once(make_dataset, colour
     result = evaluate_dataset(colour_model, make_dataset(captions=3, broken=(4,)), batch_size=4)
     assert list(result.missing) == ["video0004#0"]
     assert result.text_to_video.queries == 24
+    assert result.missing_queries == 3
+    assert result.recall_counting_missing()[10] == pytest.approx(100 * 24 / 27)
 
 
 def test_the_first_clips_are_a_part_of_the_whole(make_dataset, colour_model) -> None:

@@ -5,6 +5,8 @@ from hypothesis import strategies as st
 
 from svilm_fast.data import files
 from svilm_fast.data.decode_process import memory_limit
+from svilm_fast.data.errors import ShardError
+from svilm_fast.data.shards import Entry, ShardReader
 from tests.fuzz.engine import try_one
 from tests.fuzz.targets import TARGETS
 
@@ -20,6 +22,14 @@ def test_hostile_inputs_are_refused(name):
     name, value = FINDINGS[name]
     TARGETS[name].prepare()
     assert try_one(TARGETS[name], value)
+
+
+@pytest.mark.parametrize("offset", [2**50, 2**63 - 1])
+def test_a_position_that_no_file_has(tmp_path, offset):
+    path = tmp_path / "shard.tar"
+    path.write_bytes(b"x")
+    with pytest.raises(ShardError):
+        ShardReader().read(str(path), Entry(offset, 5), "x", 10)
 
 
 @pytest.mark.parametrize("caption", ["the S", "\ufeff\ufeff"])

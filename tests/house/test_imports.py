@@ -19,6 +19,9 @@ OPTIONAL = {
     "spacy",
     "open_clip",
     "cv2",
+    "mteb",
+    "pyarrow",
+    "huggingface_hub",
 }
 
 

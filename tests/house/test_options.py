@@ -15,6 +15,7 @@ from tests.command_lines import lazy_commands
 
 ANY_INTEGER = {
     "svilm bench ab --seed",
+    "svilm finetune --local-rank",
     "svilm pretrain --local-rank",
     "svilm train --local-rank",
 }

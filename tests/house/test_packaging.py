@@ -7,7 +7,11 @@ import venv
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from svilm_fast.data.world.video import encode_mp4
+from tests.untrained_run import make_untrained_run
 
 ROOT = Path(__file__).resolve().parents[2]
 CHECK = """
@@ -17,12 +21,30 @@ names = list(ops())
 assert sorted(names) == ["grounding", "grouping", "infonce", "segment_pool", "temporal"], names
 print(svilm_fast.__file__)
 """
+USE = """
+import sys
+from svilm_fast.cli import main
+try:
+    main(["export", "--run", "run", "--out", "model"])
+except SystemExit as end:
+    assert not end.code, end.code
+import svilm_fast
+model = svilm_fast.load_pretrained("model")
+videos = model.embed_video("videos/clip.mp4")
+assert (videos @ model.embed_text("a red circle").T).shape == (1, 1)
+try:
+    main(["search", "a red circle", "--videos", "videos", "--model", "model", "--index", "index",
+          "--html", "found.html", "--overlay", "found.mp4", "--device", "cpu"])
+except SystemExit as end:
+    assert not end.code, end.code
+print(svilm_fast.__file__)
+"""
 
 
-def _run(python: Path | str, folder: Path, **extra: str) -> str:
+def _run(python: Path | str, folder: Path, code: str = CHECK, **extra: str) -> str:
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | extra
     result = subprocess.run(
-        [str(python), "-c", CHECK],
+        [str(python), "-c", code],
         cwd=folder,
         env=environment,
         capture_output=True,
@@ -59,7 +81,10 @@ def test_uninstalled_checkout(bare_python):
     assert str(ROOT) in _run(bare_python[0], ROOT)
 
 
-def test_wheel(bare_python, tmp_path):
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel's files in a folder, and their names."""
+    tmp_path = tmp_path_factory.mktemp("wheel")
     source = tmp_path / "source"
     files = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -80,17 +105,33 @@ def test_wheel(bare_python, tmp_path):
         check=False,
     )
     assert built.returncode == 0, built.stdout + built.stderr
-    wheel = next(tmp_path.glob("*.whl"))
-    with zipfile.ZipFile(wheel) as archive:
-        top = {name.split("/")[0] for name in archive.namelist()}
+    file = next(tmp_path.glob("*.whl"))
+    unpacked = tmp_path / "site"
+    with zipfile.ZipFile(file) as archive:
+        archive.extractall(unpacked)
         names = set(archive.namelist())
-        bare, _ = bare_python
-        unpacked = tmp_path / "site"
-        for name in names:
-            target = unpacked / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(archive.read(name))
+    return unpacked, names
+
+
+def test_wheel(bare_python, wheel, tmp_path):
+    unpacked, names = wheel
+    top = {name.split("/")[0] for name in names}
     assert {name for name in top if not name.endswith(".dist-info")} == {"svilm_fast"}
     assert "svilm_fast/configs/demo.yaml" in names
-    assert str(unpacked) in _run(bare, tmp_path, PYTHONPATH=str(unpacked))
-    assert str(unpacked) in _run(bare, unpacked)
+    assert str(unpacked) in _run(bare_python[0], tmp_path, PYTHONPATH=str(unpacked))
+    assert str(unpacked) in _run(bare_python[0], unpacked)
+
+
+@pytest.mark.slow
+def test_a_model_is_exported_loaded_and_searched_with_from_the_wheel(bare_python, wheel, tmp_path):
+    unpacked, _ = wheel
+    make_untrained_run(tmp_path / "run")
+    (tmp_path / "videos").mkdir()
+    frames = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
+    (tmp_path / "videos" / "clip.mp4").write_bytes(encode_mp4(frames, 8.0))
+    (tmp_path / "videos" / "broken.mp4").write_text("no video")
+    used = _run(bare_python[0], tmp_path, USE, PYTHONPATH=str(unpacked))
+    assert used.endswith(str(unpacked / "svilm_fast" / "__init__.py"))
+    assert "skipped broken.mp4" in used
+    assert (tmp_path / "found.html").is_file()
+    assert (tmp_path / "found.mp4").is_file()

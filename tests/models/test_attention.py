@@ -25,6 +25,7 @@ from svilm_fast.models.attention import (
 from svilm_fast.models.attention.flash import flash_attention
 from svilm_fast.models.attention.padding import pack, unpack
 from svilm_fast.models.attention.reference import reference_attention
+from svilm_fast.models.attention.sdpa import sdpa_attention
 from svilm_fast.models.attention.xformers import xformers_attention
 
 BATCH, LENGTH, HEADS, HEAD_DIM = 3, 7, 2, 8
@@ -91,12 +92,19 @@ def test_pack_and_unpack_are_inverse_on_real_tokens():
     assert torch.equal(unpack(laid, packed, BATCH, LENGTH), states * MASK[..., None, None])
 
 
-def _packed_attention(q: Tensor, k: Tensor, v: Tensor, q_bounds: list[int], k_bounds: list[int]):
+def _packed_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    q_bounds: list[int],
+    k_bounds: list[int],
+    causal: bool = False,
+):
     parts = []
     for i in range(len(q_bounds) - 1):
         rows, keys = slice(q_bounds[i], q_bounds[i + 1]), slice(k_bounds[i], k_bounds[i + 1])
         parts.append(
-            reference_attention(q[None, rows], k[None, keys], v[None, keys], None, None)[0]
+            reference_attention(q[None, rows], k[None, keys], v[None, keys], None, None, causal)[0]
         )
     return torch.cat(parts)
 
@@ -119,9 +127,8 @@ def fake_flash_attn(monkeypatch):
         return_attn_probs=False,
     ):
         assert dropout_p == 0.0
-        assert not causal
         assert softmax_scale is None
-        return reference_attention(q, k, v, None, None)
+        return reference_attention(q, k, v, None, None, causal)
 
     def flash_attn_varlen_func(
         q,
@@ -148,7 +155,7 @@ def fake_flash_attn(monkeypatch):
         assert k_bounds[-1] == len(k) == len(v)
         assert max_seqlen_q == max(b - a for a, b in itertools.pairwise(q_bounds))
         assert max_seqlen_k == max(b - a for a, b in itertools.pairwise(k_bounds))
-        return _packed_attention(q, k, v, q_bounds, k_bounds)
+        return _packed_attention(q, k, v, q_bounds, k_bounds, causal)
 
     module = types.ModuleType("flash_attn")
     module.flash_attn_func = flash_attn_func
@@ -158,9 +165,11 @@ def fake_flash_attn(monkeypatch):
 
 @pytest.fixture
 def fake_xformers(monkeypatch):
-    """xformers 0.0.35's memory_efficient_attention and BlockDiagonalMask.from_seqlens."""
+    """xformers 0.0.35's memory_efficient_attention and its masks."""
 
     class BlockDiagonalMask:
+        causal = False
+
         def __init__(self, q_bounds, k_bounds):
             self.q_bounds, self.k_bounds = q_bounds, k_bounds
 
@@ -172,24 +181,59 @@ def fake_xformers(monkeypatch):
 
             return cls(bounds(q_seqlen), bounds(kv_seqlen or q_seqlen))
 
+    class BlockDiagonalCausalMask(BlockDiagonalMask):
+        causal = True
+
+    class LowerTriangularMask:
+        pass
+
     def memory_efficient_attention(
         query, key, value, attn_bias=None, p=0.0, scale=None, *, op=None, output_dtype=None
     ):
         assert p == 0.0
-        if attn_bias is None:
-            return reference_attention(query, key, value, None, None)
+        if attn_bias is None or isinstance(attn_bias, LowerTriangularMask):
+            return reference_attention(query, key, value, None, None, attn_bias is not None)
         assert query.shape[0] == key.shape[0] == value.shape[0] == 1
         bounds = attn_bias.q_bounds, attn_bias.k_bounds
-        return _packed_attention(query[0], key[0], value[0], *bounds)[None]
+        return _packed_attention(query[0], key[0], value[0], *bounds, attn_bias.causal)[None]
 
     package, ops = types.ModuleType("xformers"), types.ModuleType("xformers.ops")
     package.ops = ops
     ops.memory_efficient_attention = memory_efficient_attention
+    ops.LowerTriangularMask = LowerTriangularMask
     ops.fmha = types.SimpleNamespace(
-        attn_bias=types.SimpleNamespace(BlockDiagonalMask=BlockDiagonalMask)
+        attn_bias=types.SimpleNamespace(
+            BlockDiagonalMask=BlockDiagonalMask, BlockDiagonalCausalMask=BlockDiagonalCausalMask
+        )
     )
     monkeypatch.setitem(sys.modules, "xformers", package)
     monkeypatch.setitem(sys.modules, "xformers.ops", ops)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("function", [reference_attention, sdpa_attention])
+def test_causal_attention_reads_no_later_key(function, padded):
+    q, k, v = _qkv()
+    mask = MASK.clone()
+    mask[:, 0] = True
+    padding = KeyPadding(mask) if padded else None
+    found = function(q, k, v, padding, padding, True)
+    for last in range(1, LENGTH + 1):
+        part = None if padding is None else KeyPadding(mask[:, :last])
+        alone = reference_attention(q[:, last - 1 : last], k[:, :last], v[:, :last], part, None)
+        torch.testing.assert_close(found[:, last - 1 : last], alone)
+
+
+@pytest.mark.parametrize("function", [flash_attention, xformers_attention])
+@pytest.mark.parametrize("padded", ["none", "both"])
+def test_causal_calls_of_foreign_kernels(function, padded, fake_flash_attn, fake_xformers):
+    q, k, v = _qkv()
+    padding = None if padded == "none" else KeyPadding(MASK)
+    out = function(q, k, v, padding, padding, True)
+    expected = reference_attention(q, k, v, padding, padding, True)
+    if padding is not None:
+        out, expected = out[MASK], expected[MASK]
+    torch.testing.assert_close(out, expected)
 
 
 @pytest.mark.parametrize("function", [flash_attention, xformers_attention])

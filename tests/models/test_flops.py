@@ -83,6 +83,23 @@ def test_base_parameters_by_hand():
     assert count_parameters(encoder) == {"video": video, "text": text, "total": video + text}
 
 
+def test_parameters_of_what_pre_trained_weights_need():
+    config = SViLMConfig(
+        model={"preset": "base"},
+        video={"pool": "class_token", "class_tokens": 16, "pre_norm": True, "num_groups": 0},
+        text={"post_norm": True, "embedding_norm": True},
+    )
+    plain = SViLMConfig(model={"preset": "base"}, video={"num_groups": 0})
+
+    def counts(blocks):
+        with torch.device("meta"):
+            return count_parameters(DualEncoder(blocks.model, blocks.video, blocks.text))
+
+    found, before = counts(config), counts(plain)
+    assert found["video"] - before["video"] == (16 + 2) * 768
+    assert found["text"] == before["text"]  # a norm after the embedding instead of one at the end
+
+
 VIDEO = {
     "frames": 4,
     "image_size": 16,
@@ -125,6 +142,7 @@ def encoder_of(monkeypatch):
         ({"pool": "groups", "mlp_ratio": 2.5}, True, BARE),
         ({"grouping": {"layers": [1, 2], "mixer_ratio": 0.25}}, True, FULL),
         ({"drop": {"rate": 0.5}}, True, FULL),
+        ({"pool": "class_token", "class_tokens": 2, "pre_norm": True}, True, FULL),
         *(
             ({"grouping": {"layers": [2, 3]}, "lock": lock}, True, FULL)
             for lock in (False, True, 0, 1, 3, 4)
@@ -149,9 +167,16 @@ def test_video_formula_equals_torchs_counter(encoder_of, changes, groups, output
     assert backward == 3 * (expected.backward + (0 if config.lock is True else pooling))
 
 
-@pytest.mark.parametrize("lock", [False, True, 0, 1, 2])
-def test_text_formula_equals_torchs_counter(encoder_of, lock):
-    config = TextConfig(**TEXT, lock=lock)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"lock": lock} for lock in (False, True, 0, 1, 2)),
+        {"causal": True, "pool": "end", "activation": "quick_gelu"},
+        {"post_norm": True, "embedding_norm": True},
+    ],
+)
+def test_text_formula_equals_torchs_counter(encoder_of, changes):
+    config = TextConfig(**TEXT | changes)
     encoder = encoder_of(VideoConfig(**VIDEO), config)
     tokens, mask = torch.randint(0, 20, (3, 7)), torch.ones(3, 7, dtype=torch.bool)
     expected = text_flops(config, 8, 7)

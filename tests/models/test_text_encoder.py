@@ -5,12 +5,22 @@ from __future__ import annotations
 import pytest
 import torch
 
+from svilm_fast.models.config import TextConfig
 from svilm_fast.models.text_encoder import TextSequences
 
 
-@pytest.mark.parametrize("pool", ["start", "mean"])
-def test_padding_changes_nothing(make_encoder, text, pool):
-    encoder = make_encoder(text={"pool": pool})
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"pool": "start"},
+        {"pool": "mean"},
+        {"pool": "end"},
+        {"pool": "end", "causal": True},
+        {"pool": "start", "post_norm": True, "embedding_norm": True},
+    ],
+)
+def test_padding_changes_nothing(make_encoder, text, changes):
+    encoder = make_encoder(text=changes)
     tokens, mask = text
     embedded = encoder.encode_text(tokens, mask)
     torch.testing.assert_close(embedded.norm(dim=1), torch.ones(4, dtype=torch.float64))
@@ -87,3 +97,34 @@ def test_too_long_and_misshapen_texts_are_refused(make_encoder):
         encoder.encode_text(torch.zeros(1, 13).long(), torch.ones(1, 13).bool())
     with pytest.raises(ValueError, match=r"must both be \[n, S\]"):
         encoder.encode_text(torch.zeros(1, 5).long(), torch.ones(1, 4).bool())
+
+
+def test_a_causal_tower_reads_no_later_token(make_encoder):
+    tokens, mask = torch.tensor([[3, 4, 5, 6]]), torch.ones(1, 4, dtype=torch.bool)
+    other = torch.tensor([[3, 4, 8, 9]])
+    for causal in (True, False):
+        encoder = make_encoder(text={"causal": causal, "pool": "mean"})
+        states = []
+        encoder.text.norm.register_forward_hook(lambda m, i, out, kept=states: kept.append(out))
+        encoder.encode_text(tokens, mask)
+        encoder.encode_text(other, mask)
+        first, second = (found[0] for found in states)
+        assert torch.equal(first[:2], second[:2]) == causal
+        assert not torch.allclose(first[2:], second[2:])
+
+
+@pytest.mark.parametrize("noise", [False, True])
+def test_post_norm_gives_normed_states(make_encoder, text, seeds, noise):
+    encoder = make_encoder(text={"post_norm": True, "embedding_norm": True, "drop_path": 0.5})
+    for block in encoder.text.blocks:
+        torch.nn.init.ones_(block.mlp_norm.weight)
+        torch.nn.init.zeros_(block.mlp_norm.bias)
+    found = []
+    encoder.text.norm.register_forward_hook(lambda m, i, out: found.append(out))
+    encoder.encode_texts([TextSequences(*text, seeds if noise else None)])
+    torch.testing.assert_close(found[0].mean(-1), torch.zeros_like(found[0][..., 0]))
+
+
+def test_causal_attention_with_the_first_token_pooled_is_refused():
+    with pytest.raises(ValueError, match=r"set text\.pool to end or mean"):
+        TextConfig(causal=True)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from svilm_fast.data.batch import ClipBatch, sample_key
+from svilm_fast.data.batch import ClipBatch
 from svilm_fast.data.errors import DataError
+from svilm_fast.data.keys import sample_key
 from svilm_fast.evaluation.pointing import group_grid
 from svilm_fast.models.config import ModelConfig, TextConfig, VideoConfig
 from svilm_fast.models.dual_encoder import DualEncoder

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from svilm_fast.core.errors import UserError
 from svilm_fast.data.errors import DataError
+from svilm_fast.inference.features import FeatureFormat
 from svilm_fast.train.run.embed_shards import embed_shards
 from svilm_fast.train.run.embedding import embed_texts, embed_videos
 from svilm_fast.train.run.loaded_run import load_run
@@ -48,3 +50,32 @@ def test_embeddings_are_those_of_files_and_sentences(run, tmp_path):
     assert path.read_bytes() == content
     with pytest.raises(DataError, match="batch_size=32 before, 4 now"):
         embed_shards(run, str(shards), out, batch_size=4)
+
+
+def test_parquet_holds_the_same_columns_and_equal_bytes_each_time(run, tmp_path):
+    pq = pytest.importorskip("pyarrow.parquet")
+    shards = str(run.with_name(run.name + "-world") / "test")
+    embed_shards(run, shards, tmp_path / "npz")
+    paths = []
+    for name in ("first", "second"):
+        embed_shards(run, shards, tmp_path / name, format=FeatureFormat.PARQUET)
+        paths += (tmp_path / name).glob("*.parquet")
+    table = pq.read_table(paths[0])
+    with np.load(next((tmp_path / "npz").glob("*.npz"))) as stored:
+        assert table["id"].to_pylist() == stored["ids"].tolist()
+        assert table["caption"].to_pylist() == stored["captions"].tolist()
+        for column in ("video", "text"):
+            assert table[column].to_pylist() == stored[column + "s"].tolist()
+    assert table.schema.metadata == {b"weights": b"raw", b"step": b"0"}
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    with pytest.raises(UserError, match="--store"):
+        embed_shards(run, shards, tmp_path / "x", format=FeatureFormat.PARQUET, store=True)
+    with pytest.raises(DataError, match="format"):
+        embed_shards(run, shards, tmp_path / "npz", format=FeatureFormat.PARQUET)
+
+
+def test_parquet_without_pyarrow_names_the_extra(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"svilm-fast\[parquet\]"):
+        embed_shards(run, "absent", tmp_path / "out", format=FeatureFormat.PARQUET)
+    assert not (tmp_path / "out").exists()

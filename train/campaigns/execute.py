@@ -21,6 +21,7 @@ from svilm_fast.core.files import write_json
 from svilm_fast.core.records import read_records
 from svilm_fast.train.campaigns.jobs import TableJob
 from svilm_fast.train.config.run_files import RunFiles
+from svilm_fast.train.folder.lock import in_use
 
 POLL_SECONDS = 0.2
 DIED_WITH_PARENT = signal.SIGTERM
@@ -61,10 +62,13 @@ def finished(out: Path, job: TableJob) -> dict[str, Any] | None:
 
 
 def collect(job: TableJob) -> dict[str, Any]:
-    """Return the metrics, the duration and the environment of a finished run.
+    """Return the metrics, steps and environment of a finished training; else its names alone.
 
     Metrics of training are the last logged ones, those of evaluators the last measured ones.
     """
+    result = {"run": job.name, "seed": job.seed, "identity": job.identity}
+    if not job.trains:
+        return result
     files = RunFiles(job.folder)
     metrics: dict[str, float] = {}
     steps = 0
@@ -73,14 +77,7 @@ def collect(job: TableJob) -> dict[str, Any]:
         steps = record.pop("step")
         metrics |= record
     environment = json.loads(files.environment.read_bytes())
-    return {
-        "run": job.name,
-        "seed": job.seed,
-        "identity": job.identity,
-        "steps": steps,
-        "metrics": metrics,
-        "environment": environment,
-    }
+    return {**result, "steps": steps, "metrics": metrics, "environment": environment}
 
 
 def run_jobs(
@@ -130,11 +127,13 @@ def run_jobs(
                     done(job)
                 elif job.before is not None and _failed(job.before, failures):
                     waiting.remove(job)
+                elif in_use(job.folder):
+                    continue  # a run of a campaign that was killed is still saving its state
                 elif len(running) < parallel and (job.before is None or job.before in kept):
                     waiting.remove(job)
                     gpu = free.pop() if gpus else None
                     running[job] = (_start(job, out, gpu), gpu)
-            if running:
+            if running or waiting:
                 time.sleep(POLL_SECONDS)
     return failures
 

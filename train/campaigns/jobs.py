@@ -19,6 +19,7 @@ class TableJob:
 
     identity: hash of the version, the recipe, the settings, the seed, and the same of the run
     before it. before: that run. folder: the run's. arguments: of `svilm`.
+    trains: whether it is a training, with metrics.
     """
 
     name: str
@@ -27,6 +28,7 @@ class TableJob:
     before: TableJob | None
     folder: Path
     arguments: tuple[str, ...]
+    trains: bool = True
 
     @property
     def label(self) -> str:
@@ -66,14 +68,34 @@ def _job(
     name: str, seed: int, identity: str, spec: TableRun, before: TableJob | None, out: Path
 ) -> TableJob:
     folder = out / "runs" / f"{name}_seed_{seed}_{identity[:8]}"
-    settings = [text.replace("{out}", str(out)).replace("{seed}", str(seed)) for text in spec.set]
-    settings += [f"run.dir={folder}", f"run.name={name}", f"run.seed={seed}"]
-    if before is None:
+    places = {"{out}": out, "{seed}": seed, "{dir}": folder}
+    if before is not None:
+        places["{after}"] = before.folder
+
+    def filled(text: str) -> str:
+        for mark, value in places.items():
+            text = text.replace(mark, str(value))
+        return text
+
+    if spec.command is not None:
+        arguments = tuple(map(filled, spec.command))
+        return TableJob(name, seed, identity, before, folder, arguments, trains=False)
+    if spec.weights_from is None:
         command = ["train", *([] if spec.task is None else ["--task", spec.task])]
     else:
-        command = ["finetune", *([spec.task] if spec.task else [])]
-        command += ["--weights-from", str(before.folder)]
-    arguments = (*command, "--config", spec.config, "--auto-resume", *settings)
+        assert before is not None
+        assert spec.task is not None
+        command = ["finetune", spec.task, "--weights-from", str(before.folder)]
+    assert spec.config is not None
+    settings = [f"run.dir={folder}", f"run.name={name}", f"run.seed={seed}"]
+    arguments = (
+        *command,
+        "--config",
+        spec.config,
+        "--auto-resume",
+        *map(filled, spec.set),
+        *settings,
+    )
     return TableJob(name, seed, identity, before, folder, arguments)
 
 
@@ -84,7 +106,7 @@ def _identity(
         "name": name,
         "version": svilm_fast.__version__,
         "prepare": table.prepare,
-        "recipe": read_recipe(spec.config),
+        "recipe": read_recipe(spec.config) if spec.config is not None else None,
         "run": spec.model_dump(mode="json"),
         "seed": seed,
         "before": before.identity if before is not None else None,

@@ -21,18 +21,40 @@ Seed = Annotated[int, Field(ge=0, le=2**31)]
 
 
 class TableRun(Settings):
-    """A training run, once for each seed.
+    """A training run, or another command, once for each seed.
 
-    In `set`, `{out}` is the folder of the campaign, and `{seed}` the seed.
+    In `set` and `command`, `{out}` is the folder of the campaign, `{seed}` the seed, `{dir}` the
+    folder of this run, and `{after}` that of the run which `after` names.
     """
 
-    config: str = Field(description="recipe: a YAML file or a packaged name")
+    config: str | None = Field(None, description="recipe: a YAML file or a packaged name")
     task: str | None = Field(None, description="task; null: the recipe's")
     weights_from: Name | None = Field(
         None, description="run whose model and weights this one starts from (`svilm finetune`)"
     )
+    after: Name | None = Field(None, description="run that must be finished before")
+    command: list[str] | None = Field(
+        None, description="arguments of `svilm`, for a run that trains nothing"
+    )
     seed: Seed | None = Field(None, description="of every repetition; null: the table's seeds")
     set: list[str] = Field(default_factory=list, description="settings, as KEY=VALUE")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> TableRun:
+        if (self.config is None) == (self.command is None):
+            raise ValueError("give config, the recipe of a training, or else command")
+        if self.command is not None and (self.task or self.weights_from or self.set):
+            raise ValueError("command excludes task, weights_from and set")
+        if self.weights_from is not None and self.task is None:
+            raise ValueError("weights_from needs task: the one that is fine-tuned")
+        if self.weights_from is not None and self.after is not None:
+            raise ValueError("weights_from excludes after: it names the run before")
+        return self
+
+    @property
+    def before(self) -> str | None:
+        """The name of the run that must be finished before."""
+        return self.weights_from or self.after
 
 
 class TableSection(Settings):
@@ -71,10 +93,13 @@ class ResultTable(Settings):
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds: each must occur once, found {self.seeds}")
         for name, run in self.runs.items():
-            self._check(f"runs.{name}", run.weights_from)
+            self._check(f"runs.{name}", run.before)
         for name, section in self.sections.items():
             for label, run_name in section.rows.items():
-                self._check(f"sections.{name}.rows.{label}", run_name)
+                place = f"sections.{name}.rows.{label}"
+                self._check(place, run_name)
+                if self.runs[run_name].command is not None:
+                    raise ValueError(f"{place}: {run_name!r} is a command and has no metrics")
         for name in self.runs:
             list(self.chain(name))
         return self
@@ -93,7 +118,7 @@ class ResultTable(Settings):
                 raise ValueError(f"runs wait for each other: {' -> '.join([*seen, following])}")
             seen.append(following)
             yield following
-            following = self.runs[following].weights_from
+            following = self.runs[following].before
 
 
 def table_names() -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -153,16 +153,30 @@ def load_masters(engine: Engine, folder: Path, *, average: bool = False) -> None
     release_parameters(engine)
     for file in (WEIGHTS, AVERAGE) if average else (WEIGHTS,):
         with opened_tensors(folder / file) as weights:
-            present = set(weights.keys())
-            for name, parameter in engine.model.named_parameters():
-                if parameter.requires_grad and name in present:
-                    value = weights.get_tensor(name).to(engine.ranks.device)
-                    if value.shape != getattr(parameter, "ds_shape", parameter.shape):
-                        continue
-                    write_shard(engine, parameter, value)
+            _write_shards(engine, set(weights.keys()), weights.get_tensor)
     refresh_parameters(engine)
     if engine.ema is not None:
         engine.ema.restart(0)
+
+
+def write_masters(engine: Engine, weights: Mapping[str, Tensor]) -> None:
+    """The same as `load_masters` for whole weights in memory, by name; none: nothing to do."""
+    if not weights:
+        return
+    release_parameters(engine)
+    _write_shards(engine, set(weights), weights.__getitem__)
+    refresh_parameters(engine)
+    if engine.ema is not None:
+        engine.ema.restart(0)
+
+
+def _write_shards(engine: Engine, present: set[str], read: Callable[[str], Tensor]) -> None:
+    for name, parameter in engine.model.named_parameters():
+        if parameter.requires_grad and name in present:
+            value = read(name).to(engine.ranks.device)
+            if value.shape != getattr(parameter, "ds_shape", parameter.shape):
+                continue
+            write_shard(engine, parameter, value)
 
 
 def load_moments(engine: Engine, folder: Path) -> None:

@@ -30,6 +30,7 @@ RESULT_KEEPS = (
     "training.profile.",
     "training.stop_after_steps",
     "training.memory_bytes",
+    "weights.",  # a run that resumes does not load them
 )
 
 

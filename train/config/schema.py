@@ -18,8 +18,9 @@ from svilm_fast.core.settings import (
 )
 from svilm_fast.data.config import DataConfig, run_lengths
 from svilm_fast.models.config import ModelConfig, TextConfig, VideoConfig, with_preset
+from svilm_fast.models.pretrained.config import WeightsConfig
 from svilm_fast.objectives.config import ObjectivesConfig
-from svilm_fast.tasks.settings import EvaluationConfig, TaskSettings
+from svilm_fast.tasks.settings import DEFAULT_TASK, EvaluationConfig, TaskSettings
 
 
 class RunSettings(Settings):
@@ -260,6 +261,7 @@ class RunConfig(Settings):
     model: ModelConfig = Field(default_factory=lambda: ModelConfig())
     video: VideoConfig = Field(default_factory=lambda: VideoConfig())
     text: TextConfig = Field(default_factory=lambda: TextConfig())
+    weights: WeightsConfig = Field(default_factory=lambda: WeightsConfig())
     objectives: ObjectivesConfig = Field(default_factory=lambda: ObjectivesConfig())
     data: DataConfig = Field(default_factory=lambda: DataConfig())
     optimizer: OptimizerConfig = Field(default_factory=lambda: OptimizerConfig())
@@ -298,6 +300,37 @@ class RunConfig(Settings):
                 raise ValueError(
                     f"data.tokenizer.{name}={asked} is more than text.length={self.text.length}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _text_weights_have_their_tokenizer(self) -> RunConfig:
+        tokenizer = self.data.tokenizer
+        if self.weights.text is not None and tokenizer.path is None and tokenizer.kind != "clip":
+            raise ValueError(
+                "weights.text needs the tokenizer that its weights were trained with: set "
+                "data.tokenizer.path to its tokenizer.json or folder (or data.tokenizer.kind=clip)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _stored_videos_suffice(self) -> RunConfig:
+        if self.data.video_embeddings is None:
+            return self
+        if self.task.own_loss or self.task.name != DEFAULT_TASK:
+            raise ValueError(f"data.video_embeddings is for task {DEFAULT_TASK} only")
+        if self.video.lock is not True:
+            raise ValueError(
+                "data.video_embeddings needs video.lock=true: stored embeddings do not follow a "
+                "tower that is trained"
+            )
+        other = sorted(set(self.objectives.reads().video) - {("clean", "video")})
+        if other:
+            names = ", ".join(f"{feature} of {view} clips" for view, feature in other)
+            raise ValueError(
+                f"data.video_embeddings holds embeddings of clean clips, but an objective reads "
+                f"{names}: set objectives.contrast.video=clean objectives.grounding.weight=0 "
+                "objectives.temporal.weight=0"
+            )
         return self
 
     @model_validator(mode="after")

@@ -18,7 +18,7 @@ from svilm_fast.core.files import write_atomically, write_json
 from svilm_fast.core.third_party import write_third_party
 from svilm_fast.data.dataset import prepare_tokenizer
 from svilm_fast.data.samples import SampleTable
-from svilm_fast.data.tokenizer import Tokenizer
+from svilm_fast.data.tokenizer import Tokenizer, load_or_train_tokenizer
 from svilm_fast.train.config.deepspeed import build_deepspeed_config
 from svilm_fast.train.config.load import dump_config
 from svilm_fast.train.config.run_files import LOCK_FILE, RunFiles
@@ -176,7 +176,7 @@ def record(files: RunFiles, config: RunConfig, ranks: Ranks) -> None:
 def shared_tokenizer(
     files: RunFiles,
     config: RunConfig,
-    table: SampleTable,
+    table: SampleTable | None,
     ranks: Ranks,
     *,
     fresh: bool,
@@ -184,8 +184,9 @@ def shared_tokenizer(
 ) -> Tokenizer:
     """Return the tokenizer, which rank 0 trains or loads; a resumed run loads its own.
 
-    source: a portable checkpoint whose weights are loaded. Its tokenizer replaces one that would be
-    trained. Raises ConfigError if the settings name another one.
+    table: None trains the tokenizer on no text: the task reads none. source: a portable checkpoint
+    whose weights are loaded. Its tokenizer replaces one that would be trained.
+    Raises ConfigError if the settings name another one.
     """
     trained = config.data.tokenizer.kind == "bpe" and config.data.tokenizer.path is None
 
@@ -194,6 +195,8 @@ def shared_tokenizer(
             return Tokenizer.load(files.tokenizer)
         kept = None if source is None else RunFiles(source).tokenizer
         if kept is None or not kept.is_file():
+            if table is None:
+                return load_or_train_tokenizer(config.data.tokenizer, ())
             return prepare_tokenizer(config.data, table)
         theirs = Tokenizer.load(kept)
         if not trained and not theirs.same_as(prepare_tokenizer(config.data, table)):

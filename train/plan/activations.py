@@ -47,7 +47,7 @@ def activations(
             outputs=reads.outputs(view),
             checkpointed=checkpoint_video,
         )
-        for view in sorted(reads.views)
+        for view in (() if config.data.video_embeddings else sorted(reads.views))
     ]
     lengths = list(workload.text_lengths.values())
     text = text_pass(config.text, request, lengths, checkpointed=checkpoint_text)

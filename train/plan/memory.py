@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from svilm_fast.data.pipeline import LoaderMemory, loader_memory
 from svilm_fast.train.config.schema import RunConfig
 from svilm_fast.train.plan.activations import activations
 from svilm_fast.train.plan.loss_memory import feature_bytes, loss_bytes
@@ -123,6 +124,22 @@ def memory(workload: Workload, choice: Choice) -> Memory:
     return Memory(always, phases | {"optimizer step": step})
 
 
+def loader_of(workload: Workload) -> LoaderMemory:
+    """Return the loader's memory on the host, of one rank; the start of a run checks the same."""
+    return loader_memory(workload.config.data, workload.clip_bytes, workload.local_batch)
+
+
+def loader_lines(workload: Workload, per_node: int) -> list[str]:
+    """Return the lines of a table of the loader's memory by rank and node."""
+    found, ranks = loader_of(workload), min(per_node, workload.world_size)
+    data = workload.config.data
+    settings = f"data.workers={data.workers} unit={data.unit} prefetch={data.prefetch}"
+    lines = [f"loader, memory of the host ({settings})"]
+    for name, size in (("shared (/dev/shm)", found.shared), ("private", found.private)):
+        lines.append(f"{_line(name, size)} a rank, {ranks * size / GIB:,.3f} GiB a node")
+    return lines
+
+
 def not_counted(config: RunConfig) -> list[str]:
     """Return notes on settings that the estimate does not take into account."""
     if config.training.compile == "none":
@@ -135,10 +152,10 @@ def not_counted(config: RunConfig) -> list[str]:
 
 
 def _inputs(workload: Workload) -> dict[str, float]:
-    """Return the bytes of the uint8 clips of the local batch, for all views."""
-    video = workload.config.video
+    """Return the bytes of the clips of the local batch, for all views."""
     views = workload.reads.views
     # A blended view is a copy of its own. On a CPU the loader's clean clips stay in memory as well.
     copies = len(views) if workload.on_gpu else 1 + ("blended" in views)
-    clip = video.frames * video.image_size**2 * 3
-    return {"clips as uint8": float(workload.local_batch * clip * copies)}
+    stored = workload.config.data.video_embeddings is not None
+    name = "stored embeddings" if stored else "clips as uint8"
+    return {name: float(workload.local_batch * workload.clip_bytes * copies)}

@@ -21,7 +21,7 @@ from svilm_fast.train.plan.chooser import (
 from svilm_fast.train.plan.devices import GIB, Device
 from svilm_fast.train.plan.flops import flops_of_step
 from svilm_fast.train.plan.links import Links
-from svilm_fast.train.plan.memory import Memory, memory, not_counted
+from svilm_fast.train.plan.memory import Memory, loader_lines, memory, not_counted
 from svilm_fast.train.plan.step_time import UTILISATION, executed_flops, step_time
 from svilm_fast.train.plan.traffic import step_traffic
 from svilm_fast.train.plan.workload import Choice, Workload
@@ -64,6 +64,7 @@ def text(plan: TrainingPlan) -> str:
     sizes = _sizes(workload)
     estimate = memory(workload, choice)
     lines = [*sizes, "", *_stages(plan), "", "memory of a rank", *estimate.table(), ""]
+    lines += [*loader_lines(workload, plan.links.per_node), ""]
     if plan.decision is not None:
         lines += plan.decision.reasons()
     if plan.problem is not None:

@@ -50,8 +50,7 @@ def _point(workload: Workload, device: Device, links: Links) -> Point:
     try:
         option = choose(workload, device, links, device.memory).chosen
     except DoesNotFitError:
-        clips = workload.local_batch * workload.config.video.frames
-        clips *= workload.config.video.image_size**2 * 3
+        clips = workload.local_batch * workload.clip_bytes
         scores = sum(found.cost.kept for found in workload.costs())
         why = "clips" if clips > scores else "scores"
         return Point(workload, None, None, f"{why} {max(clips, scores) / GIB:,.0f} GiB")

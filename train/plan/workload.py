@@ -92,6 +92,14 @@ class Workload:
         return ELEMENT_SIZES[self.config.training.precision]
 
     @property
+    def clip_bytes(self) -> int:
+        """Bytes of a clip as the loader gives it: frames, or its stored embedding."""
+        video, data = self.config.video, self.config.data
+        if data.video_embeddings is not None:
+            return 4 * self.config.model.embed_dim
+        return video.frames * video.image_size**2 * 3
+
+    @property
     def reads(self) -> Reads:
         """What the active objectives read."""
         return self.config.objectives.reads()

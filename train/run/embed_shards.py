@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from svilm_fast.core.errors import UserError
 from svilm_fast.core.text import counted
 from svilm_fast.data import files
 from svilm_fast.data.batch import ClipBatch
@@ -30,6 +31,7 @@ from svilm_fast.data.offline.work import Unit, do_work
 from svilm_fast.data.samples import SampleTable, open_split
 from svilm_fast.data.shards import find_shards
 from svilm_fast.data.skips import Skip
+from svilm_fast.inference.features import FeatureFormat, require_pyarrow, write_parquet
 from svilm_fast.models.video_encoder import VideoOutputs
 from svilm_fast.tasks.clips import evaluation_clips
 from svilm_fast.train.config.options import Weights
@@ -48,6 +50,7 @@ class EmbedSettings:
     batch_size: int
     device: str
     captions: str | None = None
+    format: FeatureFormat = FeatureFormat.NPZ
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ def embed_shards(
     weights: Weights | None = None,
     device: str = "cpu",
     batch_size: int = 32,
+    format: FeatureFormat = FeatureFormat.NPZ,
     engine: OfflineEngine = OfflineEngine.LOCAL,
     workers: int | None = 1,
     videos: str | None = None,
@@ -81,6 +85,7 @@ def embed_shards(
     videos and texts float32 [n, D], rows of unit norm: the evaluation view of a sample and its
     first caption. Those of a list also hold rows int64 [n], of its index. Samples that cannot be
     loaded are left out and listed in `embed_manifest.jsonl`. Work that was stopped continues.
+    As Parquet, the columns are id, caption, video, text and row.
 
     Args:
         workers: files at a time; every worker loads the model.
@@ -89,8 +94,13 @@ def embed_shards(
         store: also write the videos' embeddings beside the list, for `ClipDataset(embeddings=D)`.
 
     Returns lines that say what was embedded and refused. Raises DataError for sources without
-    shards and for a folder of other work, UserError for a run that cannot be loaded.
+    shards and for a folder of other work, UserError for a run that cannot be loaded, and for
+    Parquet without pyarrow or with `store`.
     """
+    if format is FeatureFormat.PARQUET:
+        require_pyarrow()
+        if store:
+            raise UserError("--store reads the .npz files: leave out --format parquet, or --store")
     run = load_run(run_dir, weights=weights)
     grain = captions or run.config.evaluation.captions or run.config.data.captions
     table = _table_of(source, videos, grain, run) if is_list(source) else None
@@ -100,15 +110,20 @@ def embed_shards(
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     model = hashlib.sha256((run.files.portable / MANIFEST).read_bytes()).hexdigest()
-    settings = EmbedSettings(os.path.abspath(run_dir), run.weights, batch_size, device, captions)
+    settings = EmbedSettings(
+        os.path.abspath(run_dir), run.weights, batch_size, device, captions, format
+    )
+    parameters = {"model": model, "weights": run.weights, "batch_size": batch_size}
+    parameters |= {} if captions is None else {"captions": captions}
+    # Folders of earlier versions say no format.
+    parameters |= {} if format is FeatureFormat.NPZ else {"format": format}
     reports = do_work(
         "embed",
         embed_shard,
         units,
         settings,
         out,
-        parameters={"model": model, "weights": run.weights, "batch_size": batch_size}
-        | ({} if captions is None else {"captions": captions}),
+        parameters=parameters,
         engine=engine,
         workers=workers,
         progress=progress,
@@ -199,8 +214,12 @@ def embed_shard(
     }
     if piece is not None:
         columns["rows"] = np.array(rows, np.int64)
-    with out.path(f"{name}.npz").open("wb") as file:
-        np.savez(file, **columns)
+    path = out.path(f"{name}.{settings.format}")
+    if settings.format is FeatureFormat.PARQUET:
+        write_parquet(path, columns, {"weights": settings.weights, "step": str(run.step)})
+    else:
+        with path.open("wb") as file:
+            np.savez(file, **columns)
     return {"samples": len(columns["ids"]), "refused": [vars(skip) for skip in refused]}
 
 

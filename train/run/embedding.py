@@ -2,74 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 
-from svilm_fast.data.augment import centre_window, cut
-from svilm_fast.data.decode_process import decode_limited
-from svilm_fast.data.sampling import FrameChoice
-from svilm_fast.models.video_encoder import VideoOutputs
+from svilm_fast.core.errors import UserError
+from svilm_fast.core.machine import package_version
+from svilm_fast.inference.config import DEFAULT_SHARPNESS, PretrainedConfig, ReadingConfig
+from svilm_fast.inference.model import PretrainedModel
+from svilm_fast.models.dual_encoder import DualEncoder
 from svilm_fast.train.run.loaded_run import LoadedRun
 
+VERSIONED = ("svilm-fast", "torch", "tokenizers", "av")
 
-@torch.no_grad()
+
 def embed_videos(run: LoadedRun, paths: Sequence[str | Path], *, batch_size: int = 32) -> Tensor:
-    """Embed whole video files as the run's evaluation does: middle frames, centre crop.
-
-    Args:
-        paths: video files; a child process decodes them under `data.limits`.
-        batch_size: videos per call of the encoder.
-
-    Returns:
-        float32 [n, D] on the CPU, rows of unit norm. Raises OSError or DataError for a file that
-        cannot be read or decoded.
-    """
-    model, device = _encoder(run)
-    outputs = VideoOutputs(groups=False, segments=False)
-    parts = [
-        model.encode_video(torch.stack(clips).to(device), None, outputs).video.float().cpu()
-        for clips in _batches(run, list(paths), batch_size)
-    ]
-    return torch.cat(parts) if parts else torch.empty(0, run.config.model.embed_dim)
+    """Embed whole video files as the run's evaluation does; see `PretrainedModel.embed_video`."""
+    return pretrained(run).embed_video(list(paths), batch_size=batch_size)
 
 
-@torch.no_grad()
 def embed_texts(run: LoadedRun, texts: Sequence[str]) -> Tensor:
-    """Embed sentences as the run's evaluation does.
+    """Embed sentences as the run's evaluation does; see `PretrainedModel.embed_text`."""
+    return pretrained(run).embed_text(texts)
 
-    Returns:
-        float32 [n, D] on the CPU, rows of unit norm.
+
+def pretrained(run: LoadedRun, card: str = "") -> PretrainedModel:
+    """Return the model of a run for use, with the run's own parameters.
+
+    Raises UserError if the task's model has no dual encoder.
     """
-    tokens, mask = run.tokenizer.encode_batch(texts, run.config.data.tokenizer.length)
-    model, device = _encoder(run)
-    return model.encode_text(tokens.to(device), mask.to(device)).float().cpu()
-
-
-def _encoder(run: LoadedRun) -> tuple[Any, torch.device]:
-    encoder: Any = run.model.encoder
-    return encoder, next(encoder.parameters()).device
-
-
-def _batches(run: LoadedRun, paths: list[str | Path], batch_size: int) -> Iterator[list[Tensor]]:
-    for start in range(0, len(paths), batch_size):
-        yield [_clip(run, Path(path)) for path in paths[start : start + batch_size]]
-
-
-def _clip(run: LoadedRun, path: Path) -> Tensor:
-    """The evaluation view of a video: uint8 [F, size, size, 3]."""
-    data, video = run.config.data, run.config.video
-    choose = FrameChoice(video.frames, None, data.short_clip, by_time=data.frames_by == "time")
-    decoded = decode_limited(
-        path.read_bytes(),
-        choose,
-        short_side=max(video.image_size, round(video.image_size * data.resize_margin)),
-        limits=data.limits,
-        decoder=data.decoder,
+    encoder = getattr(run.model, "encoder", None)
+    if not isinstance(encoder, DualEncoder):
+        raise UserError(
+            f"the model of task {run.config.task.name!r} has no dual encoder, so it cannot embed "
+            "videos and texts; take a run of `svilm pretrain`"
+        )
+    config = run.config
+    settings = PretrainedConfig(
+        model=config.model,
+        video=config.video,
+        text=config.text,
+        groups=encoder.video.num_groups > 0,
+        reading=ReadingConfig.of(config.data),
+        sharpness=noun_sharpness(run),
+        step=run.step,
+        weights=run.weights.value,
+        versions={name: package_version(name) or "not installed" for name in VERSIONED},
     )
-    height, width = decoded.frames.shape[1:3]
-    window = centre_window(width, height, data.resize_margin)
-    return cut(decoded.frames, window, video.image_size)
+    return PretrainedModel(encoder, settings, run.tokenizer, card)
+
+
+def noun_sharpness(run: LoadedRun) -> float:
+    """Return the last logged sharpness of the nouns' softmax over the groups."""
+    from svilm_fast.report.curves import read_metrics  # imports matplotlib
+
+    series = read_metrics(run.files.metrics) if run.files.metrics.is_file() else {}
+    logged = {name: float(values[-1]) for name, (_, values) in series.items()}
+    objectives = run.config.objectives.active_first()
+    found = (each.noun_sharpness(name, logged) for name, each in objectives.items())
+    return next((sharpness for sharpness in found if sharpness is not None), DEFAULT_SHARPNESS)

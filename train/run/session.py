@@ -19,7 +19,6 @@ from svilm_fast.core.errors import CheckpointError, UserError
 from svilm_fast.core.terminal import print
 from svilm_fast.core.text import counted
 from svilm_fast.data.loader import ClipLoader, build_loader
-from svilm_fast.data.samples import open_split
 from svilm_fast.data.tokenizer import Tokenizer
 from svilm_fast.tasks.base import EvaluationRequest, Evaluator, Task, task_of
 from svilm_fast.tasks.settings import DEFAULT_TASK
@@ -30,10 +29,11 @@ from svilm_fast.train.checkpoint.portable import (
     load_weights,
     load_weights_in_part,
     save_portable,
+    write_masters,
 )
 from svilm_fast.train.checkpoint.portable_files import drafts_of
 from svilm_fast.train.checkpoint.resume import check_resume, check_same_state, check_same_task
-from svilm_fast.train.checkpoint.store import load_checkpoint
+from svilm_fast.train.checkpoint.store import load_checkpoint, newest_verified
 from svilm_fast.train.config.deepspeed import local_batch_of
 from svilm_fast.train.config.run_files import RunFiles
 from svilm_fast.train.config.schema import RunConfig
@@ -53,6 +53,7 @@ from svilm_fast.train.run.loop import Loop, Outcome, RunEvaluator
 from svilm_fast.train.run.metrics_log import MetricsLog, check_trackers
 from svilm_fast.train.run.progress import Display
 from svilm_fast.train.run.reporting import report_at_end
+from svilm_fast.train.run.starting_weights import load_towers
 from svilm_fast.train.run.throughput import Meter
 
 log = logging.getLogger(__name__)
@@ -150,8 +151,7 @@ def _train_in_folder(
     seed_everything(
         config.run.seed, deterministic=config.run.deterministic, threads=config.run.threads
     )
-    wants_nouns = config.objectives.reads().nouns
-    train_table = open_split(config.data, "train", nouns=wants_nouns)
+    train_table = task.samples("train")
     source = start.init_from or start.weights_from
     tokenizer = run_folder.shared_tokenizer(
         files, config, train_table, ranks, fresh=start.fresh, source=source
@@ -176,8 +176,11 @@ def _train_in_folder(
     )
     with loader:
         model = task.model()
+        resumes = not start.fresh and (start.resume or newest_verified(files.checkpoints))
+        towers = {} if resumes else load_towers(model, config, ranks)
         described = _load_initial_weights(model, task, start, ranks)
         engine = start_engine(model, config, ranks)
+        write_masters(engine, towers)
         if source is not None:
             load_masters(engine, source, average=start.average)
         start_step = 0
@@ -242,9 +245,12 @@ def _resume(
 def _warn_of_untrained_locks(config: RunConfig, start: Start) -> None:
     fresh = start.fresh and start.init_from is None and start.weights_from is None
     for tower in ("video", "text"):
-        if fresh and getattr(config, tower).lock is not False:
+        loaded = getattr(config.weights, tower) is not None
+        if fresh and not loaded and getattr(config, tower).lock is not False:
             log.warning(
-                "%s.lock freezes weights that were never trained: load some with --weights-from",
+                "%s.lock freezes weights that were never trained: load some with weights.%s or "
+                "--weights-from",
+                tower,
                 tower,
             )
 

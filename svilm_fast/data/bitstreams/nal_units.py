@@ -165,6 +165,11 @@ class H264(_Nals):
 
     def _slices(self, data: bytes) -> tuple[bool, int | None, bool]:
         """Whether it is one frame and nothing else, its frame_num, and if others refer to it."""
+        size = self.length_size
+        if size and len(data) > size and size + int.from_bytes(data[:size], "big") == len(data):
+            first = data[size]
+            if first & 31 in (1, 5):  # one slice and nothing else, the usual packet
+                return True, self._frame_number(data[size + 1 : size + 24]), bool(first & 0x60)
         alone, number, reference = True, None, False
         for start, end in self.units(data):
             kind = data[start] & 31
@@ -311,5 +316,4 @@ class _Bits:
         zeros = self._left - rest.bit_length()
         if zeros > 32:
             raise NotSeparable("a parameter set is damaged")
-        self.take(zeros)
-        return self.take(zeros + 1) - 1
+        return self.take(2 * zeros + 1) - 1  # the leading zeros add nothing

@@ -27,11 +27,18 @@ FORMATS = {
     "kinetics": "svilm_fast.data.formats.kinetics:read",
     "kinetics-index": "svilm_fast.data.formats.kinetics:read_index",
     "lsmdc": "svilm_fast.data.formats.lsmdc:read",
+    "activitynet": "svilm_fast.data.formats.activitynet:read",
     "msrvtt": "svilm_fast.data.formats.msrvtt:read",
     "msvd": "svilm_fast.data.formats.msvd:read",
     "ssv2": "svilm_fast.data.formats.ssv2:read",
     "ucf101": "svilm_fast.data.formats.ucf101:read",
     "vatex": "svilm_fast.data.formats.vatex:read",
+    "qa-alpro-msvd": "svilm_fast.data.formats.qa:read_alpro_msvd",
+    "qa-clipbert": "svilm_fast.data.formats.qa:read_clipbert",
+    "qa-just-ask": "svilm_fast.data.formats.qa:read_just_ask",
+    "qa-original": "svilm_fast.data.formats.qa:read_original",
+    "qa-violet": "svilm_fast.data.formats.qa:read_violet",
+    "thumos": "svilm_fast.data.formats.thumos:read",
 }
 
 

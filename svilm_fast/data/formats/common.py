@@ -40,7 +40,7 @@ def read_rows(
     columns: must be in the header; others are kept. Names are read in lower case.
     Raises ListFormatError.
     """
-    header, rows = read_table(path, read_text(path), delimiter, columns)
+    header, rows = read_table(path, split_lines(read_text(path)), delimiter, columns)
     missing = [name for name in columns if name not in header]
     if missing:
         raise ListFormatError(f"{path}, line 1: no column {missing[0]!r} among {', '.join(header)}")

@@ -20,7 +20,7 @@ from svilm_fast.core.text import counted
 from svilm_fast.data.formats import FORMATS, Notes, Rows, reader_of
 
 _SHOWN = 5  # missing videos that are printed
-_COUNTED = (("captions", "caption"), ("questions", "question"), ("segments", "segment"))
+_COUNTED = (("questions", "question"), ("segments", "segment"))
 
 
 @dataclass
@@ -115,6 +115,7 @@ def _checked_options(name: str, reader: Any, options: Mapping[str, str]) -> dict
 
 def _write(rows: Rows, file: BinaryIO, result: Conversion) -> str:
     digest = hashlib.sha256()
+    distinct: set[int] = set()  # hashes: ten million captions are too large to keep
     for row in rows:
         text = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
         # Half a surrogate pair, which truncated JSON holds, cannot be written as UTF-8.
@@ -123,9 +124,13 @@ def _write(rows: Rows, file: BinaryIO, result: Conversion) -> str:
         digest.update(data)
         result.rows += 1
         result.videos[row["video"]] = None
-        result.counts["caption"] += "caption" in row
+        captions = [row["caption"]] if "caption" in row else row.get("captions", ())
+        result.counts["caption"] += len(captions)
+        distinct.update(map(hash, captions))
         for key, noun in _COUNTED:
             result.counts[noun] += len(row.get(key, ()))
+    if len(distinct) < result.counts["caption"]:
+        result.counts["distinct caption"] = len(distinct)
     result.counts = +result.counts
     return digest.hexdigest()
 

@@ -100,17 +100,32 @@ def text_arrays(texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def text_at(columns: Mapping[str, np.ndarray], name: str, row: int) -> str:
-    """The text of one row."""
-    return bytes_at(columns, name, row).decode()
+    """The text of one row. Raises DataError where it is none."""
+    try:
+        return bytes_at(columns, name, row).decode()
+    except UnicodeDecodeError:
+        raise damaged(f"row {row} of {name!r} is no UTF-8 text") from None
 
 
 def bytes_at(columns: Mapping[str, np.ndarray], name: str, row: int) -> bytes:
     """The UTF-8 bytes of one row. Raises DataError where the columns contradict each other."""
-    start, stop = columns[f"{name}_start"][row : row + 2].tolist()
     blob = columns[f"{name}_text"]
-    if not 0 <= start <= stop <= len(blob):
-        raise DataError(f"the index is damaged: row {row} of {name!r} lies outside: make it again")
+    start, stop = range_at(columns[f"{name}_start"], name, row, len(blob))
     return blob[start:stop].tobytes()
+
+
+def range_at(starts: np.ndarray, name: str, row: int, length: int) -> tuple[int, int]:
+    """The range of elements of one row, inside `length` of them. Raises DataError."""
+    if not 0 <= row < len(starts) - 1:
+        raise damaged(f"there is no row {row} of {name!r}")
+    start, stop = starts[row : row + 2].tolist()
+    if not 0 <= start <= stop <= length:
+        raise damaged(f"row {row} of {name!r} lies outside")
+    return start, stop
+
+
+def damaged(what: str) -> DataError:
+    return DataError(f"the index is damaged: {what}: make it again")
 
 
 def texts_of(
@@ -121,21 +136,38 @@ def texts_of(
     for first in range(0, len(starts) - 1 if rows is None else len(rows), _PIECE):
         if rows is not None:
             piece = rows[first : first + _PIECE]
+            if len(piece) and not 0 <= piece.min() <= piece.max() < len(starts) - 1:
+                raise damaged(f"{name!r} has fewer rows")
+            _require_inside(name, starts[piece], starts[piece + 1], blob)
             for start, stop in zip(starts[piece].tolist(), starts[piece + 1].tolist()):
                 yield blob[start:stop].tobytes()
             continue
         places = starts[first : first + _PIECE + 1]
+        _require_inside(name, places[:-1], places[1:], blob)
         data, base = blob[places[0] : places[-1]].tobytes(), int(places[0])
         ends = (places - base).tolist()
         for start, stop in itertools.pairwise(ends):
             yield data[start:stop]
 
 
-def write_columns(path: Path, header: Mapping[str, Any], columns: Mapping[str, np.ndarray]) -> None:
-    """Write a file of columns under a temporary name, and rename it when it is complete.
+def _require_inside(name: str, starts: np.ndarray, stops: np.ndarray, blob: np.ndarray) -> None:
+    if ((starts < 0) | (starts > stops) | (stops > len(blob))).any():
+        raise damaged(f"rows of {name!r} lie outside")
 
-    Equal headers and columns give equal bytes.
-    """
+
+def write_columns(path: Path, header: Mapping[str, Any], columns: Mapping[str, np.ndarray]) -> None:
+    """Write a file of columns under a temporary name, and rename it when it is complete."""
+    temporary = path.with_name(f".{path.name.lstrip('.')}.{os.getpid()}.partial")
+    try:
+        save_columns(temporary, header, columns)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+def save_columns(path: Path, header: Mapping[str, Any], columns: Mapping[str, np.ndarray]) -> None:
+    """Write a file of columns. Equal headers and columns give equal bytes."""
     places: dict[str, tuple[str, int, int]] = {}
     offset = 0
     for name in sorted(columns):
@@ -143,22 +175,16 @@ def write_columns(path: Path, header: Mapping[str, Any], columns: Mapping[str, n
         places[name] = (array.dtype.str, len(array), offset)
         offset = _aligned(offset + array.nbytes)
     text = json.dumps({**header, "columns": places}, sort_keys=True).encode()
-    temporary = path.with_name(f".{path.name.lstrip('.')}.{os.getpid()}.partial")
-    try:
-        with temporary.open("wb") as file:
-            file.write(MAGIC + len(text).to_bytes(8, "little") + text)
-            start = _aligned(file.tell())
-            for name, (_, _, place) in places.items():
-                file.seek(start + place)
-                for piece in _pieces(columns[name]):
-                    file.write(piece.tobytes())
-            file.truncate(start + offset)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync(path.parent)
+    with path.open("wb") as file:
+        file.write(MAGIC + len(text).to_bytes(8, "little") + text)
+        start = _aligned(file.tell())
+        for name, (_, _, place) in places.items():
+            file.seek(start + place)
+            for piece in _pieces(columns[name]):
+                file.write(piece.tobytes())
+        file.truncate(start + offset)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _pieces(array: np.ndarray) -> Iterable[np.ndarray]:

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from svilm_fast.data.annotations import ANNOTATIONS
-from svilm_fast.data.batch import sample_key
 from svilm_fast.data.index.columns import Columns, Spools, text_arrays, text_at, texts_of
 from svilm_fast.data.index.names import contents, fingerprint, renamed_ids
 from svilm_fast.data.index.schema import (
     CAPTION,
+    COUNTS,
     GRAINS,
     NONE,
     REJECTED,
@@ -22,8 +22,8 @@ from svilm_fast.data.index.schema import (
     UNKNOWN,
     VERSION,
 )
+from svilm_fast.data.keys import sample_key
 
-COUNTS = ("repaired", "without_nouns", "other_language")
 _PIECE = 1 << 20
 
 
@@ -36,6 +36,7 @@ class Merger:
         self._spools = Spools(folder)
         self._folder = folder
         self._words: dict[bytes, int] = {}
+        self._ends: dict[int, int] = {}
         self._counts = {name: np.zeros(len(GRAINS), "<i8") for name in COUNTS}
 
     def add(self, part: Columns, place: int) -> None:
@@ -57,16 +58,24 @@ class Merger:
         for name, total in self._counts.items():
             total += part.get(name, 0)
         self.has_nouns &= "without_nouns" in part
+        if "place_ends" in part:
+            self._ends[place] = int(part["place_ends"][0])
         self.samples += count
 
-    def finish(self, places: list[str], sizes: list[int]) -> tuple[dict[str, Any], Columns]:
-        """Header and columns. places: names of the shards; sizes: their bytes."""
+    def finish(
+        self, places: list[str], sizes: list[int], marks: list[str]
+    ) -> tuple[dict[str, Any], Columns]:
+        """Header and columns. places: names of the shards; sizes, marks: as `Source` has them."""
         columns = self._spools.columns()
         self._sort_words(columns)
         columns["place_start"], columns["place_text"] = text_arrays(
             [os.fsencode(p) for p in places]
         )
         columns["place_size"] = np.array(sizes, "<i8")
+        ends = [self._ends.get(place, UNKNOWN) for place in range(len(places))]
+        columns["place_ends"] = np.array(ends, "<i8")
+        marked = text_arrays([mark.encode() for mark in marks])
+        columns["place_mark_start"], columns["place_mark_text"] = marked
         header = {
             "version": VERSION,
             "samples": self.samples,
@@ -146,7 +155,7 @@ class Merger:
 
 def _without_empty(columns: Columns) -> Columns:
     """Leave out columns that would hold nothing."""
-    texts = ("path", "record", *ANNOTATIONS)
+    texts = ("path", "record", "place_mark", *ANNOTATIONS)
     empty = [name for name in texts if not len(columns[f"{name}_text"])]
     if not len(columns["rejected_grains"]):
         empty += ["rejected_name", "rejected_reason", "rejected_message", "rejected_grains"]

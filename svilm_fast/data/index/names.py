@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
-from svilm_fast.data.batch import sample_key
-from svilm_fast.data.index.columns import texts_of
+from svilm_fast.data.index.columns import damaged, texts_of
 from svilm_fast.data.index.schema import UNKNOWN, caption_codes
+from svilm_fast.data.keys import sample_key
 
 _PIECE = 1 << 16
 
@@ -58,14 +58,18 @@ def fingerprint(
     """Changes when ids, captions, their weights, segments or their order change."""
     digest = hashlib.sha256()
     wanted = caption_codes(grain)
-    weights = columns.get("caption_weight")
+    codes, weights = columns["caption_grain"], columns.get("caption_weight")
     with_segment = "segment_start" in columns
     for start in range(0, len(rows), _PIECE):
         piece = rows[start : start + _PIECE]
         first = columns["first_caption"][piece]
         counts = columns["first_caption"][piece + 1] - first
+        if first.min(initial=0) < 0 or counts.min(initial=0) < 0 or counts.sum() > len(codes):
+            raise damaged("samples have captions that it does not have")
         captions = np.arange(counts.sum()) + np.repeat(first - np.cumsum(counts) + counts, counts)
-        grains = columns["caption_grain"][captions].tolist()
+        if len(captions) and captions.max() >= len(codes):
+            raise damaged("samples have captions that it does not have")
+        grains = codes[captions].tolist()
         texts = zip(grains, _with_weights(columns, captions, weights))
         segments = [(np.nan, np.nan)] * len(piece)
         if with_segment:

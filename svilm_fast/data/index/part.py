@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from svilm_fast.data import text
+from svilm_fast.data import files, text
 from svilm_fast.data.annotations import ANNOTATIONS, to_columns
 from svilm_fast.data.captions import Captions, pick_captions, row_record
 from svilm_fast.data.config import DataConfig, NounsConfig
@@ -33,7 +33,8 @@ from svilm_fast.data.index.schema import (
     UNKNOWN,
     starts_of,
 )
-from svilm_fast.data.lists import ListRow, VideoFolder, read_list
+from svilm_fast.data.keys import sample_key
+from svilm_fast.data.lists import ListFile, ListRow, VideoFolder
 from svilm_fast.data.nouns import build_extractor
 from svilm_fast.data.segments import KEY as SEGMENT
 from svilm_fast.data.segments import Segment, segment_of_json, segment_of_row, segment_to_json
@@ -41,6 +42,7 @@ from svilm_fast.data.shards import Entry, ShardReader, load_index, parse_json
 from svilm_fast.data.skips import Skip
 
 _TEXT_BYTES = 1 << 16
+LIST_ROWS = 20_000  # of a part
 _FETCHED_TOGETHER = 256  # samples whose small members are read from a store in one go
 
 
@@ -88,17 +90,24 @@ def build_part(shard: str, parameters: IndexParameters) -> Columns:
             except DataError as error:
                 part.reject(f"{os.path.basename(shard)}/{key}", error, EVERY)
     reader.close()
-    return part.columns(parameters)
+    return part.columns(parameters) | {"place_ends": np.array([_ends(shard)], "<i8")}
 
 
-def build_list(path: str, videos: str, parameters: IndexParameters) -> Columns:
-    """The rows of a CSV, TSV or JSONL list whose videos lie in a folder."""
-    rows = read_list(path)
+def _ends(shard: str) -> int:
+    return UNKNOWN if files.protocol(shard) else files.ends_crc(shard)
+
+
+def build_list(path: str, videos: str, parameters: IndexParameters) -> Iterator[Columns]:
+    """The rows of a CSV, TSV or JSONL list whose videos lie in a folder, LIST_ROWS at a time."""
+    listed = ListFile(path)
     folder = VideoFolder(videos)
     numbers: dict[str, int] = {}
-    repeated = {video for video, count in _counted(rows).items() if count > 1}
+    repeated = _repeated(listed)
     part = _Part()
-    for row in rows:
+    for place, row in enumerate(listed.rows()):
+        if place and place % LIST_ROWS == 0:
+            yield part.columns(parameters)
+            part = _Part()
         name = text.storable(row.video)
         if row.video in repeated:
             number = numbers[row.video] = numbers.get(row.video, -1) + 1
@@ -107,14 +116,22 @@ def build_list(path: str, videos: str, parameters: IndexParameters) -> Columns:
             _add_row(part, path, row, name, folder)
         except DataError as error:
             part.reject(name, error, EVERY)
-    return part.columns(parameters)
+    yield part.columns(parameters)
 
 
-def _counted(rows: Iterable[ListRow]) -> dict[str, int]:
+def _repeated(listed: ListFile) -> set[str]:
+    """The videos that several rows name. Only of these the names are kept in memory."""
+    keys = np.sort(np.fromiter((_key(row) for row in listed.rows()), "<i8"))
+    again = set(keys[1:][keys[1:] == keys[:-1]].tolist())
     counts: dict[str, int] = {}
-    for row in rows:
-        counts[row.video] = counts.get(row.video, 0) + 1
-    return counts
+    for row in listed.rows() if again else ():
+        if _key(row) in again:
+            counts[row.video] = counts.get(row.video, 0) + 1
+    return {video for video, count in counts.items() if count > 1}
+
+
+def _key(row: ListRow) -> int:
+    return sample_key(text.storable(row.video))
 
 
 def _add_member(
@@ -288,7 +305,11 @@ class _Part:
         words = [word.encode() for word in self.words]
         columns["word_start"], columns["word_text"] = text_arrays(words)
         columns["repaired"] = np.array(self.repaired, "<i8")
-        if parameters.nouns is None:
-            return columns
-        extract = build_extractor(parameters.nouns)
-        return find_nouns(columns, parameters.nouns, extract)
+        return with_nouns(columns, parameters)
+
+
+def with_nouns(columns: Columns, parameters: IndexParameters) -> Columns:
+    """A part that was built without nouns, with those that the parameters ask for."""
+    if parameters.nouns is None:
+        return columns
+    return find_nouns(columns, parameters.nouns, build_extractor(parameters.nouns))

@@ -7,8 +7,9 @@ the folder of a list's videos, the json's member (`record_*`) or the json itself
 stored embedding's member (`embedding_*`), and `label`, `question` and `answers` as JSON.
 Per caption: `caption`, `caption_grain`, `caption_weight` (NaN: none is given), `first_noun`
 [c + 1], `nouns_missing`.
-Per noun of a caption: `noun`, a row of `word`. Per shard: `place`, `place_size`. Per rejected
-sample: `rejected_name`, `rejected_reason`, `rejected_message`, `rejected_grains`.
+Per noun of a caption: `noun`, a row of `word`. Per shard: `place`, `place_size`, `place_ends`
+(CRC-32 of a local shard's ends), `place_mark` (a store's checksum or time). Per rejected sample:
+`rejected_name`, `rejected_reason`, `rejected_message`, `rejected_grains`.
 Columns that would hold nothing are left out; readers take what is common then.
 """
 
@@ -20,7 +21,8 @@ import numpy as np
 
 from svilm_fast.data.annotations import ANNOTATIONS
 
-VERSION = 2  # 1: without the grain `none`, weights, labels and embeddings
+# 1 had no grain `none`, weights, labels, embeddings; 2 no `place_ends` and `place_mark`.
+VERSION = 3
 
 # Bit i of `grains` stands for GRAINS[i]. `caption_grain` is 0 for a caption of every grain, else
 # 1 + its place here. The grain NONE reads no captions and needs none.
@@ -29,6 +31,7 @@ NONE = "none"
 GRAINS = (*CAPTIONED, NONE)
 EVERY_CAPTIONED = (1 << len(CAPTIONED)) - 1
 EVERY = (1 << len(GRAINS)) - 1
+COUNTS = ("repaired", "without_nouns", "other_language")  # captions, of each grain
 UNKNOWN = -1  # a checksum that no index file gives; the size of what is no member
 
 SAMPLE = {
@@ -47,7 +50,11 @@ SAMPLE = {
 }
 CAPTION = {"caption_grain": "u1", "caption_weight": "<f8", "nouns_missing": "u1"}
 REJECTED = {"rejected_grains": "u1"}
+PLACE = {"place_size": "<i8", "place_ends": "<i8"}
+OTHERS = {"key": "<i8", "rows": "<i8", "shard": "<u4", "noun": "<u4"}
+OTHERS |= {"first_caption": "<i8", "first_noun": "<i8"}
 DTYPES = SAMPLE | CAPTION | REJECTED
+STORED = DTYPES | PLACE | OTHERS  # in a file; texts aside
 TEXTS = (
     "id",
     "path",

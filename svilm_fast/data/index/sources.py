@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import zlib
@@ -14,13 +15,18 @@ from typing import Any
 
 import numpy as np
 
-from svilm_fast.data import files
-from svilm_fast.data.index.columns import Columns, text_arrays
+from svilm_fast.data import braces, files
+from svilm_fast.data.index.columns import Columns, text_arrays, texts_of
 from svilm_fast.data.index.part import IndexParameters
+from svilm_fast.data.index.schema import UNKNOWN
 from svilm_fast.data.lists import is_list
 from svilm_fast.data.shards import find_shards
 
 _PIECE_BYTES = 1 << 24
+_ASKED = 100  # remote shards that are named one by one: each costs a request
+_COMPARED = 1000  # shards whose ends are read at most when an index is opened
+
+_Status = tuple[int, float, str]  # an element of sizes, times and marks
 
 
 @dataclass(frozen=True)
@@ -28,15 +34,29 @@ class Source:
     """A folder or glob of shards, or a list with the folder of its videos.
 
     path: as it was given. root: what the names in an index begin with; names: of the shards below
-    it, one empty name for a list. sizes: bytes of local shards or of a list, -1 where unknown.
-    changed: seconds, when the newest of them was changed.
+    it, one empty name for a list. For each name: sizes, bytes, -1 where unknown; times, seconds,
+    when a local file was changed; marks, what `files.remote_status` says of a remote one.
     """
 
     path: str
     root: str
     names: tuple[str, ...]
     sizes: tuple[int, ...]
-    changed: float
+    times: tuple[float, ...]
+    marks: tuple[str, ...]
+
+    @property
+    def changed(self) -> float:
+        """Seconds, when the newest of them was changed."""
+        return max(self.times)
+
+    def label(self, row: int) -> str:
+        """The name of one of them in messages."""
+        return self.path if self.is_list else self.names[row]
+
+    def now(self) -> Source:
+        """The same source, looked at again."""
+        return _read_source(self.path, self.videos if self.is_list else None)
 
     @property
     def is_list(self) -> bool:
@@ -72,18 +92,25 @@ def read_sources(paths: Sequence[str], videos: str | None) -> tuple[Source, ...]
 def _read_source(path: str, videos: str | None) -> Source:
     if is_list(path):
         root = (videos or os.path.dirname(path) or ".").rstrip("/") + "/"
-        size, changed = _status(path)
-        return Source(path, root, ("",), (size,), changed)
-    shards = find_shards(path)
+        size, time, mark = _status(path)
+        return Source(path, root, ("",), (size,), (time,), (mark,))
+    shards, found = _shards(path)
     root = _common(sorted({shard.rpartition("/")[0] for shard in shards}))
-    found = [_status(shard) for shard in shards]
-    return Source(
-        path,
-        root,
-        tuple(shard.removeprefix(root) for shard in shards),
-        tuple(size for size, _ in found),
-        max(changed for _, changed in found),
-    )
+    names = tuple(shard.removeprefix(root) for shard in shards)
+    sizes, times, marks = zip(*found)
+    return Source(path, root, names, sizes, times, marks)
+
+
+def _shards(path: str) -> tuple[list[str], list[_Status]]:
+    if files.protocol(path) is not None and not braces.expand(path)[1:]:
+        found = files.find_remote(path, ".tar")
+        listed = {name: status for name, status in (found or {}).items() if name.endswith(".tar")}
+        if listed:
+            return list(listed), [(size, 0.0, mark) for size, mark in listed.values()]
+    shards = find_shards(path)
+    if files.protocol(path) is not None and len(shards) > _ASKED:
+        return shards, [(-1, 0.0, "")] * len(shards)
+    return shards, [_status(shard) for shard in shards]
 
 
 def _common(folders: list[str]) -> str:
@@ -95,13 +122,15 @@ def _common(folders: list[str]) -> str:
     return "".join(f"{name}/" for name in first[:same]) if folders[0] else ""
 
 
-def _status(path: str) -> tuple[int, float]:
-    """Bytes of a local file and when it was changed; reading it says what is wrong with it."""
-    with contextlib.suppress(OSError, ValueError):
+def _status(path: str) -> _Status:
+    """Size, time and mark of a file; reading it says what is wrong with it."""
+    with contextlib.suppress(OSError, ValueError):  # a DataError among them
         if files.protocol(path) is None:
             status = os.stat(path)
-            return status.st_size, max(status.st_mtime, status.st_ctime)
-    return -1, 0.0
+            return status.st_size, max(status.st_mtime, status.st_ctime), ""
+        size, mark = files.remote_status(path)
+        return size, 0.0, mark
+    return -1, 0.0, ""
 
 
 def digest_of(sources: Sequence[Source], parameters: IndexParameters, folder: str | None) -> str:
@@ -122,14 +151,25 @@ def describe(source: Source) -> dict[str, Any]:
 
 
 def difference(
-    sources: Sequence[Source], header: Mapping[str, Any], columns: Columns, written: float | None
+    sources: Sequence[Source],
+    header: Mapping[str, Any],
+    columns: Columns,
+    written: float,
+    *,
+    moved: bool,
 ) -> str | None:
     """What has changed since an index was made; None: nothing.
 
-    Names and sizes of local files count. A list that is newer than the index is read, to compare
-    its checksum. written: seconds; a file that was changed later counts as another one. None: an
-    index that may have been moved with its shards, so that times say nothing.
+    Names and sizes count, and the marks of remote files. A list is read, to compare its checksum.
+
+    Args:
+        written: seconds, when the index was written.
+        moved: whether the index may have been copied with its shards, so that their times alone say
+            nothing: the ends of shards that are newer than the index are compared, of at most 1,000
+            of them. Else a newer shard counts as another one.
     """
+    if len(header["sources"]) != len(sources):
+        return "other sources are named now"
     names = [name.encode(errors="surrogateescape") for each in sources for name in each.names]
     starts, blob = text_arrays(names)
     if not np.array_equal(starts, columns["place_start"]):
@@ -140,17 +180,38 @@ def difference(
     known = (sizes >= 0) & (columns["place_size"] >= 0)
     changed = np.flatnonzero(known & (sizes != columns["place_size"]))
     if len(changed):
-        name = [each.path if each.is_list else n for each in sources for n in each.names][
-            changed[0]
-        ]
-        return f"{name} has {sizes[changed[0]]} bytes, {columns['place_size'][changed[0]]} then"
+        row = int(changed[0])
+        return f"{_label(sources, row)} has {sizes[row]} bytes, {columns['place_size'][row]} then"
+    if "place_mark_start" in columns:
+        marks = [mark for each in sources for mark in each.marks]
+        for row, (mark, then) in enumerate(zip(marks, texts_of(columns, "place_mark"))):
+            if mark and then and mark.encode() != then:
+                return f"{_label(sources, row)} was written anew"
     for source, described in zip(sources, header["sources"], strict=True):
         if source.is_list:
-            if _checksum(source.path) != described["checksum"]:
+            if _checksum(source.path) != described.get("checksum"):
                 return f"{source.path} has other content"
-        elif written is not None and source.changed > written:
+        elif not moved and source.changed > written:
             return f"shards of {source.path} were written since"
+    return _other_ends(sources, columns, written) if moved else None
+
+
+def _other_ends(sources: Sequence[Source], columns: Columns, written: float) -> str | None:
+    times = np.array([time for each in sources for time in each.times])
+    newer = np.flatnonzero((times > written) & (columns["place_ends"] != UNKNOWN))
+    if len(newer) > _COMPARED:
+        newer = newer[np.linspace(0, len(newer) - 1, _COMPARED).astype("<i8")]
+    paths = [source.root + name for source in sources for name in source.names]
+    for row in newer.tolist():
+        if files.ends_crc(paths[row]) != columns["place_ends"][row]:
+            return f"{_label(sources, row)} has other content"
     return None
+
+
+def _label(sources: Sequence[Source], row: int) -> str:
+    """The name of file number `row` in messages."""
+    labels = (each.label(n) for each in sources for n in range(len(each.names)))
+    return next(itertools.islice(labels, row, None))
 
 
 def _checksum(path: str) -> int:

@@ -11,16 +11,12 @@ import logging
 import os
 import re
 import shlex
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from svilm_fast.core.console import Console
 from svilm_fast.data.config import DataConfig, LimitsConfig, NounsConfig
 from svilm_fast.data.errors import DataError
-from svilm_fast.data.index.build import Advance, build_parts, index_in_memory, write_index
+from svilm_fast.data.index.build import BuildEngine, Ready, index_in_memory, write_index
 from svilm_fast.data.index.file import Index
 from svilm_fast.data.index.part import IndexParameters
 from svilm_fast.data.index.sources import Source, difference, digest_of, folder_of
@@ -48,12 +44,14 @@ def open_index(sources: Sequence[Source], config: DataConfig, *, nouns: bool) ->
         if found is not None:
             return found
     index = index_in_memory(sources, IndexParameters.of(config, nouns=False), IN_MEMORY)
-    if index is None:
-        return _through_cache(sources, wanted, config.videos)
+    if isinstance(index, dict):
+        return _through_cache(sources, wanted, config.videos, index)
     return index.with_nouns(config.nouns) if nouns else index
 
 
-def make_index(sources: Sequence[Source], parameters: IndexParameters) -> Path:
+def make_index(
+    sources: Sequence[Source], parameters: IndexParameters, engine: BuildEngine | None = None
+) -> Path:
     """Write the index of sources beside the first of them; replaces an older one."""
     path = path_beside(sources, parameters)
     if path is None:
@@ -61,8 +59,8 @@ def make_index(sources: Sequence[Source], parameters: IndexParameters) -> Path:
             f"{sources[0].path!r} is not a local folder: it is indexed in the cache of the user "
             "when a run opens it"
         )
-    with progress(sources) as advance:
-        write_index(path, sources, build_parts(sources, parameters), advance)
+    with _write_errors(path, f"make {str(path.parent)!r} writable and start again to continue"):
+        write_index(path, sources, parameters, engine)
     return path
 
 
@@ -92,49 +90,16 @@ def command_of(sources: Sequence[Source], parameters: IndexParameters, videos: s
     return shlex.join(map(str, words))
 
 
-@contextlib.contextmanager
-def progress(sources: Sequence[Source]) -> Iterator[Advance]:
-    """A bar over the shards on a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda samples: None
-        return
-    columns = (
-        TextColumn("indexing"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("shards, {task.fields[samples]:,} samples"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        total = sum(len(source.names) for source in sources)
-        task, samples = bar.add_task("", total=total, samples=0), 0
-
-        def advance(more: int) -> None:
-            nonlocal samples
-            samples += more
-            bar.update(task, advance=1, samples=samples)
-
-        yield advance
-
-
 def _own(
     path: Path, sources: Sequence[Source], parameters: IndexParameters, videos: str | None
 ) -> Index:
     index = Index.open(str(path))
-    changed = difference(sources, index.header, index.columns, None)
+    written = path.stat().st_mtime
+    changed = difference(sources, index.header, index.columns, written, moved=True)
     if changed is not None:
         raise DataError(
             f"the index {path} is of other data ({changed}): make it again with "
             f"`{command_of(sources, parameters, videos)}`, or delete it"
-        )
-    written = path.stat().st_mtime
-    newer = [source.path for source in sources if not source.is_list and source.changed > written]
-    if newer:
-        log.warning(
-            "%s: shards are newer than their index, and names and sizes are the same: if they hold "
-            "other samples now, run `%s`",
-            newer[0],
-            command_of(sources, parameters, videos),
         )
     return index
 
@@ -153,18 +118,19 @@ def _cached(path: Path, sources: Sequence[Source]) -> Index | None:
         index = Index.open(str(path))
     except (OSError, ValueError):  # a DataError among them
         return None
-    return None if difference(sources, index.header, index.columns, written) else index
+    changed = difference(sources, index.header, index.columns, written, moved=False)
+    return None if changed else index
 
 
 def _through_cache(
-    sources: Sequence[Source], parameters: IndexParameters, videos: str | None
+    sources: Sequence[Source], parameters: IndexParameters, videos: str | None, ready: Ready
 ) -> Index:
     """Make the index in the cache; of several processes one makes it and the others wait."""
     path, hint = _cache_path(sources, parameters), ""
     if path_beside(sources, parameters) is not None:
         command = command_of(sources, parameters, videos)
         hint = f"`{command}` does it beforehand, for all users of the data"
-    try:
+    with _write_errors(path, f"set XDG_CACHE_HOME to another folder{hint and f', or: {hint}'}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.with_suffix(".lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -172,12 +138,17 @@ def _through_cache(
             if found is None:
                 given = ", ".join(source.path for source in sources)
                 log.warning("%s: indexed once, to %s%s", given, path, hint and f"; {hint}")
-                with progress(sources) as advance:
-                    write_index(path, sources, build_parts(sources, parameters), advance)
+                write_index(path, sources, parameters, ready=ready)
                 found = Index.open(str(path))
+    return found
+
+
+@contextlib.contextmanager
+def _write_errors(path: Path, advice: str) -> Iterator[None]:
+    """A folder that cannot be written, or a full disk, becomes a DataError with advice."""
+    try:
+        yield
     except OSError as error:
         raise DataError(
-            f"the index cannot be written to {path}: {error.strerror or error}; set "
-            f"XDG_CACHE_HOME to another folder{hint and f', or: {hint}'}"
+            f"the index cannot be written to {path}: {error.strerror or error}; {advice}"
         ) from error
-    return found

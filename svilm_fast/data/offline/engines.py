@@ -14,6 +14,7 @@ from enum import StrEnum
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
+from svilm_fast.core.machine import usable_cores
 from svilm_fast.core.messages import single_line
 from svilm_fast.data.main_module import main_module_hidden
 from svilm_fast.data.offline.manifest import FinishedUnit
@@ -39,7 +40,7 @@ class Job(Protocol):
 
 def local_workers(units: int, workers: int | None) -> int:
     """Processes of the local engine (default: one per core, and no more than there are units)."""
-    return max(1, min(units, workers or os.cpu_count() or 1))
+    return max(1, min(units, workers or usable_cores()))
 
 
 def run_jobs(

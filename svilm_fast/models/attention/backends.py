@@ -48,6 +48,7 @@ class AttentionFunction(Protocol):
         value: Tensor,
         padding: KeyPadding | None,
         query_padding: KeyPadding | None,
+        causal: bool = False,
     ) -> Tensor: ...
 
 

@@ -21,6 +21,7 @@ def attend(
     padding: KeyPadding | None = None,
     query_padding: KeyPadding | None = None,
     backend: str = "auto",
+    causal: bool = False,
 ) -> Tensor:
     """Multi-head softmax attention, logits scaled by d^-1/2.
 
@@ -30,6 +31,7 @@ def attend(
         value: [b, Lk, H, d].
         padding: real keys, bool [b, Lk]; every sequence needs at least one. None: all are real.
         query_padding: real queries, bool [b, Lq]; rows of the others are undefined. None: all real.
+        causal: a query attends to no later key; needs Lq = Lk.
         backend: auto, sdpa, flash_attn, xformers or reference.
 
     Returns:
@@ -40,7 +42,7 @@ def attend(
         ValueError: unknown backend.
     """
     name = choice(query.device, query.dtype, query.shape[-1], padding is not None, backend)
-    return load_backend(name)(query, key, value, padding, query_padding)
+    return load_backend(name)(query, key, value, padding, query_padding, causal)
 
 
 def choice(

@@ -18,13 +18,16 @@ def flash_attention(
     value: Tensor,
     padding: KeyPadding | None,
     query_padding: KeyPadding | None,
+    causal: bool = False,
 ) -> Tensor:
     """See `attend`; needs CUDA and bf16 or fp16."""
     import flash_attn
 
     deterministic = torch.are_deterministic_algorithms_enabled()
     if padding is None:
-        return flash_attn.flash_attn_func(query, key, value, deterministic=deterministic)
+        return flash_attn.flash_attn_func(
+            query, key, value, deterministic=deterministic, causal=causal
+        )
     batch, query_length = query.shape[:2]
     keys = padding.packed
     queries = (query_padding or KeyPadding(padding.mask.new_ones(batch, query_length))).packed
@@ -37,5 +40,6 @@ def flash_attention(
         max_seqlen_q=queries.longest,
         max_seqlen_k=keys.longest,
         deterministic=deterministic,
+        causal=causal,
     )
     return unpack(attended, queries, batch, query_length)

@@ -54,3 +54,9 @@ def unpack(states: Tensor, packed: PackedLengths, batch: int, length: int) -> Te
     """[total, H, d] back to [b, L, H, d], zero where there was padding."""
     flat = states.new_zeros(batch * length, *states.shape[1:])
     return flat.index_copy(0, packed.indices, states).unflatten(0, (batch, length))
+
+
+def earlier(query: Tensor) -> Tensor:
+    """Causal mask bool [L, L] for queries [b, L, H, d]: true where the key is not later."""
+    length = query.shape[1]
+    return torch.ones(length, length, dtype=torch.bool, device=query.device).tril()

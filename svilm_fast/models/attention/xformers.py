@@ -17,18 +17,20 @@ def xformers_attention(
     value: Tensor,
     padding: KeyPadding | None,
     query_padding: KeyPadding | None,
+    causal: bool = False,
 ) -> Tensor:
     """See `attend`; needs CUDA and bf16 or fp16."""
     import xformers.ops as ops
 
     if padding is None:
-        return ops.memory_efficient_attention(query, key, value)
+        bias = ops.LowerTriangularMask() if causal else None
+        return ops.memory_efficient_attention(query, key, value, attn_bias=bias)
     batch, query_length = query.shape[:2]
     keys = padding.packed
     queries = (query_padding or KeyPadding(padding.mask.new_ones(batch, query_length))).packed
-    blocks = ops.fmha.attn_bias.BlockDiagonalMask.from_seqlens(
-        list(queries.lengths), list(keys.lengths), device=query.device
-    )
+    masks = ops.fmha.attn_bias
+    kind = masks.BlockDiagonalCausalMask if causal else masks.BlockDiagonalMask
+    blocks = kind.from_seqlens(list(queries.lengths), list(keys.lengths), device=query.device)
     attended = ops.memory_efficient_attention(
         pack(query, queries)[None], pack(key, keys)[None], pack(value, keys)[None], attn_bias=blocks
     )

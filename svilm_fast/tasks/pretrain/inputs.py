@@ -31,7 +31,9 @@ def model_inputs(batch: ClipBatch, config: TaskConfig, step: int, ranks: RankPla
             "noun_token_mask": batch.noun_token_mask,
             "noun_mask": batch.noun_mask,
         }
-    if "clean" in reads.views:
+    if config.data.video_embeddings is not None:
+        inputs["video_embeddings"] = batch.embeddings
+    elif "clean" in reads.views:
         inputs["frames"] = batch.frames
     if "blended" in reads.views:
         pasted = cut_and_paste(

@@ -12,13 +12,51 @@ from svilm_fast.core.errors import UserError
 from svilm_fast.data.dataset import ClipDataset
 from svilm_fast.data.tokenizer import Tokenizer
 from svilm_fast.evaluation import RetrievalOptions, RetrievalResult, evaluate_dataset
+from svilm_fast.evaluation.protocols import check_protocol
 from svilm_fast.tasks.base import EvaluationRequest, TaskConfig, When
 from svilm_fast.tasks.clips import autocast_dtype, evaluation_clips
 
 
-def evaluation_data(config: TaskConfig, split: str, tokenizer: Tokenizer) -> ClipDataset:
-    """Open the clips of a split in evaluation view, with nouns if training reads them."""
-    return evaluation_clips(config, split, tokenizer, nouns=config.objectives.reads().nouns)
+@dataclass(frozen=True)
+class RetrievalExtras:
+    """What is measured besides retrieval, and the named protocol it must follow.
+
+    protocol: a key of `protocols.PROTOCOLS`; the data set must have its size. set_level: among
+    `set_level.SET_LEVEL`. rerank: candidates of a caption that are re-ranked by its nouns.
+    """
+
+    protocol: str | None = None
+    set_level: tuple[str, ...] = ()
+    rerank: int = 0
+
+
+NO_EXTRAS = RetrievalExtras()
+
+
+def evaluation_data(
+    config: TaskConfig, split: str, tokenizer: Tokenizer, *, nouns: bool = False
+) -> ClipDataset:
+    """Open the clips of a split in evaluation view, with nouns if asked or if training reads them.
+
+    Raises UserError if the configuration has no data for the split.
+    """
+    nouns = nouns or config.objectives.reads().nouns
+    return evaluation_clips(config, split, tokenizer, nouns=nouns)
+
+
+def sharpness_of(model: Any, config: TaskConfig) -> float:
+    """Return the sharpness of the softmax of nouns over groups, as trained.
+
+    Without a trained one, it is the initial value of the configuration.
+    """
+    parts = getattr(getattr(model, "objectives", None), "modules_by_name", {})
+    trained = {name: getattr(part, "beta", None) for name, part in parts.items()}
+    values = {
+        f"beta_{name}": float(beta().detach()) for name, beta in trained.items() if beta is not None
+    }
+    every = config.objectives.active_first().items()
+    found = (objective.noun_sharpness(name, values) for name, objective in every)
+    return next((sharpness for sharpness in found if sharpness is not None), 1.0)
 
 
 def encoder_of(model: Any) -> Any:
@@ -44,13 +82,22 @@ def evaluate(
     resamples: int = 1000,
     progress: bool | None = None,
     distributed: bool = False,
+    extras: RetrievalExtras = NO_EXTRAS,
+    sharpness: float = 1.0,
 ) -> RetrievalResult:
     """Call `evaluate_dataset` with the settings of a run.
 
-    protocol: title of the result; None: split and kind of captions.
+    protocol: title of the result; None: that of the protocol, or split and kind of captions.
+    sharpness: of the nouns' softmax over the groups, for re-ranking.
     """
+    rules = None if extras.protocol is None else check_protocol(extras.protocol, dataset)
+    title = f"{dataset.split} split, {dataset.config.captions} captions"
     options = RetrievalOptions(
-        protocol=protocol or f"{dataset.split} split, {dataset.config.captions} captions",
+        protocol=protocol or (rules.title if rules else title),
+        rules=rules,
+        set_level=extras.set_level,
+        rerank=extras.rerank,
+        sharpness=sharpness,
         device=device,
         autocast=autocast_dtype(config),
         keep_frames=keep_frames,
@@ -71,7 +118,8 @@ def evaluate(
 class RetrievalEvaluator:
     """Retrieval on a split of the run's clips; its files are named after the split.
 
-    max_clips: use only the first clips; None: all. The clips are opened on first use.
+    max_clips: use only the first clips; None: all. The clips are opened on first use. extras: only
+    of a final evaluation.
     """
 
     config: TaskConfig
@@ -79,6 +127,7 @@ class RetrievalEvaluator:
     split: str
     max_clips: int | None
     name: str = "retrieval"
+    extras: RetrievalExtras = NO_EXTRAS
 
     @property
     def file_name(self) -> str:
@@ -90,7 +139,8 @@ class RetrievalEvaluator:
 
     @cached_property
     def dataset(self) -> ClipDataset:
-        return evaluation_data(self.config, self.split, self.tokenizer)
+        nouns = self.extras.rerank > 0
+        return evaluation_data(self.config, self.split, self.tokenizer, nouns=nouns)
 
     def run(self, model: Any, request: EvaluationRequest) -> RetrievalResult:
         return evaluate(
@@ -102,4 +152,6 @@ class RetrievalEvaluator:
             resamples=0 if request.in_training else 1000,
             progress=False if request.in_training else request.progress,
             distributed=request.in_training,
+            extras=NO_EXTRAS if request.in_training else self.extras,
+            sharpness=sharpness_of(model, self.config),
         )

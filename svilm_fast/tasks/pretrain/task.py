@@ -71,6 +71,7 @@ class Pretraining(Task):
             num_nouns=self.config.data.nouns.per_caption,
             text_length=self.config.data.tokenizer.length,
             noun_length=self.config.data.tokenizer.noun_length,
+            stored_videos=self.config.data.video_embeddings is not None,
         )
 
     def report(self, request: ReportRequest) -> PageContent:

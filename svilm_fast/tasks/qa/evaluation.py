@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -24,10 +24,8 @@ from svilm_fast.evaluation.answers import AnswerAccuracy, answer_accuracy
 from svilm_fast.evaluation.embed import evaluation_mode, gather
 from svilm_fast.tasks.base import EvaluationRequest, TaskConfig, When
 from svilm_fast.tasks.clips import autocast_dtype, evaluation_clips
-from svilm_fast.tasks.qa.questions import Question, questions_of
-
-if TYPE_CHECKING:
-    from svilm_fast.tasks.qa.task import TrainingAnswers
+from svilm_fast.tasks.qa.questions import Question, questions_of, refused_questions
+from svilm_fast.tasks.qa.vocabulary import TrainingAnswers
 
 GUESSES = 5  # most probable answers that are kept for each question
 
@@ -56,9 +54,9 @@ class QAResult:
     """Accuracy on a split.
 
     accuracy: of the model; majority: of always giving the most frequent training answer of a type.
-    protocol: what the number depends on. missing: videos that could not be decoded, with the
-    reason; all their questions count as wrong. refused: samples that were refused when the split
-    was listed, whose questions are unknown. answered: in the order of the split.
+    protocol: what the number depends on. missing: videos that could not be found or decoded, with
+    the reason; all their questions count as wrong. refused: samples of shards that were refused
+    when the split was listed, whose questions are unknown. answered: in the order of the split.
     """
 
     accuracy: AnswerAccuracy
@@ -118,7 +116,7 @@ class QAResult:
         rows = [("type", ["questions", "right", "accuracy", "majority"]), *self.table()]
         lines = [f"{kind:14}" + "".join(f"{cell:>12}" for cell in cells) for kind, cells in rows]
         lines += ["", f"mean over types: {self.accuracy.mean_of_types:.2f} %", *self.lines()]
-        for title, listed in (("cannot be decoded", self.missing), ("refused", self.refused)):
+        for title, listed in (("not decoded", self.missing), ("refused", self.refused)):
             lines += [f"{title}: {video}: {reason}" for video, reason in listed.items()]
         (folder / f"{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -237,6 +235,12 @@ class QAEvaluator:
                 asked = questions_of(data.table.read_metadata(place), video)
                 by_video[video] = [Answered(video, question, ()) for question in asked]
             answered += by_video[video]
+        refused = {skip.sample: skip.message for skip in data.table.rejected}
+        source = getattr(self.config.data, self.split)
+        for video, asked in refused_questions(source, refused).items():
+            missing[video] = refused.pop(video)
+            by_video[video] = [Answered(video, question, ()) for question in asked]
+            answered += by_video[video]
         majority = self.answers.majority
         return QAResult(
             accuracy=answer_accuracy(
@@ -248,7 +252,7 @@ class QAEvaluator:
             ),
             protocol=self._protocol(answered, by_video, missing, cut),
             missing=missing,
-            refused={skip.sample: skip.message for skip in data.table.rejected},
+            refused=refused,
             answered=answered,
             with_answers=not request.in_training,
         )

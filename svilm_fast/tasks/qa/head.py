@@ -48,7 +48,7 @@ class QAOutput(NamedTuple):
     metrics: dict[str, Tensor]
 
 
-class CrossAttention(nn.Module):
+class VideoAttention(nn.Module):
     """Multi-head attention of the tokens of all questions about a video to its tokens."""
 
     def __init__(self, width: int, heads: int, backend: str) -> None:
@@ -73,7 +73,7 @@ class FusionLayer(nn.Module):
     def __init__(self, width: int, heads: int, mlp_ratio: float, backend: str) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.cross = CrossAttention(width, heads, backend)
+        self.cross = VideoAttention(width, heads, backend)
         self.block = Block(width, heads, mlp_ratio, backend)
 
     def forward(

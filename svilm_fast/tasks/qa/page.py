@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 
 from svilm_fast.core.text import counted
 from svilm_fast.evaluation.embed import small_frames
+from svilm_fast.objectives.base import Metric
 from svilm_fast.report.canvas import PAGE_WIDTH, Canvas, wrap
 from svilm_fast.report.page import HeadlineTile, PageContent, Section, picture
 from svilm_fast.report.sections import curves_section
@@ -18,9 +20,6 @@ from svilm_fast.report.strips import film_strip
 from svilm_fast.report.theme import Theme, rgb
 from svilm_fast.tasks.base import EvaluationRequest, ReportRequest
 from svilm_fast.tasks.qa.evaluation import Answered, QAEvaluator, QAResult
-
-if TYPE_CHECKING:
-    from svilm_fast.tasks.qa.task import QuestionAnswering
 
 FRAMES, FRAME_SIZE = 4, 160
 STRIP_WIDTH, ROW_GAP, BAR_HEIGHT = 6.0, 0.3, 0.22
@@ -36,12 +35,13 @@ EXAMPLES = (
 )
 
 
-def qa_page(task: QuestionAnswering, request: ReportRequest) -> PageContent:
-    """Evaluate the split and return the sections; without a split only the curves."""
+def qa_page(
+    evaluator: QAEvaluator | None, metrics: Mapping[str, Metric], request: ReportRequest
+) -> PageContent:
+    """Run the evaluator and return the sections; without one only the curves of `metrics`."""
     sections: list[Section] = []
     tiles: list[HeadlineTile] = []
-    if request.split is not None:
-        (evaluator,) = task.evaluators(request.tokenizer, request.split, request.max_clips)
+    if evaluator is not None:
         how = EvaluationRequest(request.device, progress=request.progress)
         result = evaluator.run(request.model, how)
         sections += _sections(result, evaluator, request)
@@ -52,7 +52,7 @@ def qa_page(task: QuestionAnswering, request: ReportRequest) -> PageContent:
             HeadlineTile(f"{result.accuracy.mean_of_types:.1f} %", "mean over types"),
         ]
     if request.series:
-        sections.append(curves_section(request.series, task.metrics()))
+        sections.append(curves_section(request.series, metrics))
     parameters = sum(parameter.numel() for parameter in request.model.parameters())
     return PageContent(sections, tiles, parameters)
 
@@ -80,7 +80,7 @@ def _sections(result: QAResult, evaluator: QAEvaluator, request: ReportRequest) 
         clips = evaluator.dataset.batch([places[each.video] for each in chosen])
         frames = small_frames(clips.frames, FRAMES, FRAME_SIZE).numpy()
         alt = "; ".join(f"{a.question.text} {a.given} ({a.question.answer})" for a in chosen)
-        drawn = picture(name, lambda theme, a=chosen, f=frames: draw_examples(a, f, theme), alt)
+        drawn = picture(name, partial(draw_examples, chosen, frames), alt)
         examples.pictures.append((title, drawn))
     return [bars, examples] if examples.pictures else [bars]
 
@@ -122,8 +122,8 @@ def draw_types(result: QAResult, theme: Theme) -> Figure:
         for place, value in zip(places, values, strict=True):
             axes.text(value + 0.8, place + offset, f"{value:.1f}", va="center", fontsize=8.5)
     axes.set_yticks(places, [str(row[0]) for row in rows])
-    for label in axes.get_yticklabels():
-        label.set_parse_math(False)
+    for tick in axes.get_yticklabels():
+        tick.set_parse_math(False)
     axes.set(xlim=(0, 108), xlabel="accuracy, %")
     axes.xaxis.set_ticks(range(0, 101, 20))
     axes.grid(visible=False, axis="y")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from svilm_fast.core.philox import uniform
 from svilm_fast.data.errors import AnnotationError
+from svilm_fast.data.lists import is_list, read_list
 from svilm_fast.data.samples import SampleTable
 from svilm_fast.evaluation.answers import normalised
 
@@ -54,6 +56,32 @@ def questions_in(table: SampleTable) -> Iterator[tuple[int, list[Question]]]:
     """Yield every place of a table with its sample's questions."""
     for place in range(len(table)):
         yield place, questions_of(table.read_metadata(place), table.id(place))
+
+
+def refused_questions(
+    sources: str | Sequence[str] | None, refused: Collection[str]
+) -> dict[str, list[Question]]:
+    """Return the questions of videos that were refused when a split was listed.
+
+    A missing file is refused, for example. sources: of the split. refused: names in its skip
+    report. Only the lists among the sources can tell their questions; a refused member of a shard
+    is not in the result.
+    """
+    found: dict[str, list[Question]] = {}
+    paths = [sources] if isinstance(sources, str) else sources or []
+    for path in paths if refused else []:
+        if not is_list(path):
+            continue
+        rows = read_list(path)
+        counts = Counter(row.video for row in rows)
+        seen: Counter[str] = Counter()
+        for row in rows:
+            # A video in several lines is numbered.
+            name = f"{row.video}#{seen[row.video]}" if counts[row.video] > 1 else row.video
+            seen[row.video] += 1
+            if name in refused:
+                found[name] = questions_of(row.extra, f"{path}, line {row.line}")
+    return found
 
 
 def drawn(counts: Sequence[int], seeds: Tensor, wanted: int) -> list[list[int]]:

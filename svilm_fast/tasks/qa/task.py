@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -25,7 +24,7 @@ from svilm_fast.tasks.qa.evaluation import QAEvaluator
 from svilm_fast.tasks.qa.head import IGNORED, QAInputs, QuestionAnswerer
 from svilm_fast.tasks.qa.questions import drawn, questions_in, questions_of
 from svilm_fast.tasks.qa.settings import QASettings
-from svilm_fast.tasks.qa.vocabulary import AnswerVocabulary
+from svilm_fast.tasks.qa.vocabulary import AnswerVocabulary, TrainingAnswers
 from svilm_fast.tasks.settings import TaskSettings
 
 if TYPE_CHECKING:
@@ -34,22 +33,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LEAKED_SHOWN = 3
-
-
-@dataclass(frozen=True)
-class TrainingAnswers:
-    """What question answering knows of its training data.
-
-    questions: of the training split; covered: those whose answer is in the vocabulary; videos: with
-    a question; leaked: answers of the vocabulary that only held-out questions have.
-    """
-
-    vocabulary: AnswerVocabulary
-    majority: MajorityBaseline
-    questions: int
-    covered: int
-    videos: int
-    leaked: int
 
 
 class QuestionAnswering(Task):
@@ -181,7 +164,10 @@ class QuestionAnswering(Task):
         """Return accuracy by type, examples, and curves."""
         from svilm_fast.tasks.qa.page import qa_page  # imports matplotlib
 
-        return qa_page(self, request)
+        evaluator = None
+        if request.split is not None:
+            (evaluator,) = self.evaluators(request.tokenizer, request.split, request.max_clips)
+        return qa_page(evaluator, self.metrics(), request)
 
     def _read_answers(self, table: SampleTable) -> TrainingAnswers:
         every = [asked for _, asked in questions_in(table) if asked]

@@ -12,7 +12,7 @@ from typing import Any
 
 from svilm_fast.core.errors import UserError
 from svilm_fast.data.errors import ListFormatError
-from svilm_fast.evaluation.answers import normalised
+from svilm_fast.evaluation.answers import MajorityBaseline, normalised
 
 FILE_BYTES = 1 << 26
 
@@ -89,6 +89,22 @@ class AnswerVocabulary:
         A vocabulary made from training answers has none.
         """
         return sorted({answer for answer in held_out if answer in self.index} - training)
+
+
+@dataclass(frozen=True)
+class TrainingAnswers:
+    """What question answering knows of its training data.
+
+    questions: of the training split; covered: those whose answer is in the vocabulary; videos: with
+    a question; leaked: answers of the vocabulary that only held-out questions have.
+    """
+
+    vocabulary: AnswerVocabulary
+    majority: MajorityBaseline
+    questions: int
+    covered: int
+    videos: int
+    leaked: int
 
 
 class _Pairs(list):  # type: ignore[type-arg]

@@ -41,6 +41,12 @@ def test_the_list_its_counts_and_its_hash(tmp_path, listed, capsys):
     assert sorted(path.name for path in out.parent.iterdir()) == ["list.jsonl"]
 
 
+def test_repeated_captions_are_counted(tmp_path, listed):
+    listed.write_text(LIST + "ret2,msr3,video3,a dog runs\n")
+    result = convert_files("msrvtt", [str(listed)], tmp_path / "list.jsonl")
+    assert result.counts == {"caption": 3, "distinct caption": 2}
+
+
 def test_missing_videos_are_listed_and_not_dropped(tmp_path, listed, capsys):
     (tmp_path / "clips").mkdir()
     (tmp_path / "clips" / "video1.mp4").write_bytes(b"")

@@ -218,7 +218,7 @@ def test_a_damaged_index(shards, cache, damage):
             captions(shards)
 
 
-def test_an_interrupted_build_leaves_nothing(shards, cache, monkeypatch):
+def test_an_interrupted_build_leaves_its_parts_alone(shards, cache, monkeypatch):
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
@@ -226,11 +226,14 @@ def test_an_interrupted_build_leaves_nothing(shards, cache, monkeypatch):
         patch.setattr(part.ShardReader, "read", interrupted)
         with pytest.raises(KeyboardInterrupt):
             index([str(shards)], {}, nouns=False)
-    assert not list(shards.glob(".*"))
-    monkeypatch.setattr(os, "fsync", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        index([str(shards)], {}, nouns=False)
-    assert not list(shards.glob(".*"))
+    assert [path.suffix for path in shards.glob(".*")] == [".parts"]  # it continues there
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            index([str(shards)], {}, nouns=False)
+    assert [path.suffix for path in shards.glob(".*")] == [".parts"]
+    index([str(shards)], {}, nouns=False)
+    assert [path.suffix for path in shards.glob(".*")] == [".bin"]
 
 
 def test_remote_shards(shards, cache, shards_read, monkeypatch, caplog):
@@ -262,9 +265,9 @@ def test_remote_shards(shards, cache, shards_read, monkeypatch, caplog):
 
 
 def _open(folder: str, results: multiprocessing.Queue, together: Barrier) -> None:
-    def slowly(*arguments):
+    def slowly(*arguments, **named):
         time.sleep(0.5)  # all are there before the first is ready
-        return write_index(*arguments)
+        return write_index(*arguments, **named)
 
     write_index, store.write_index = store.write_index, slowly
     stream = io.StringIO()

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from svilm_fast.data.batch import sample_key
 from svilm_fast.data.config import DataConfig
 from svilm_fast.data.errors import DataError
 from svilm_fast.data.index import store
+from svilm_fast.data.keys import sample_key
 from svilm_fast.data.samples import SampleTable, open_split
 from svilm_fast.data.shards import INDEX_SUFFIX, ShardReader, ShardWriter
 from svilm_fast.data.world import render_world

@@ -93,6 +93,23 @@ def test_packing_gives_the_bytes_of_the_local_engine(cluster, tmp_path, videos):
     assert shards[OfflineEngine.LOCAL] == shards[OfflineEngine.RAY]
 
 
+def test_indexing_gives_the_bytes_of_the_local_engine(cluster, tmp_path):
+    from svilm_fast.data.index.build import BuildEngine
+    from svilm_fast.data.index.commands import index
+    from svilm_fast.data.shards import ShardWriter
+
+    with ShardWriter(tmp_path, max_samples=2) as writer:
+        for number in range(11):
+            writer.write(f"s{number}", {"mp4": b"video", "txt": f"Dog {number} runs.".encode()})
+    found = {}
+    for engine in OfflineEngine:
+        index([str(tmp_path)], {}, nouns=True, engine=BuildEngine(engine))
+        (path,) = tmp_path.glob(".svilm-index-*")
+        found[engine] = path.read_bytes()
+        path.unlink()
+    assert found[OfflineEngine.LOCAL] == found[OfflineEngine.RAY]
+
+
 def test_errors_of_tasks_and_dead_tasks_name_the_unit(cluster, toy, tmp_path):
     with pytest.raises(ValueError, match="bad is refused"):
         _start(toy, tmp_path / "a", OfflineEngine.RAY, [Unit("bad", "refuse", 1)])

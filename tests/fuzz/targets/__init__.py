@@ -1,7 +1,18 @@
 """The fuzz targets, one module each."""
 
 from ..engine import Target
-from . import captions, config, grounding, grouping, infonce, manifests, shards, temporal, videos
+from . import (
+    captions,
+    config,
+    data_index,
+    grounding,
+    grouping,
+    infonce,
+    manifests,
+    shards,
+    temporal,
+    videos,
+)
 from . import tokenizer as tokenizers
 
 TARGETS: dict[str, Target] = {
@@ -9,6 +20,7 @@ TARGETS: dict[str, Target] = {
     for target in (
         shards.TAR,
         shards.INDEX,
+        data_index.TARGET,
         videos.TARGET,
         tokenizers.TARGET,
         captions.LISTS,

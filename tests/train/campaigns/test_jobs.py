@@ -14,7 +14,12 @@ CONTENT: dict[str, Any] = {
     "seeds": [0, 1],
     "runs": {
         "pretrained": {"config": "demo", "seed": 7, "set": ["data.train={out}/world/train"]},
-        "tuned": {"config": "demo", "weights_from": "pretrained", "set": ["optimizer.lr=1e-4"]},
+        "tuned": {
+            "config": "demo",
+            "task": "retrieval",
+            "weights_from": "pretrained",
+            "set": ["optimizer.lr=1e-4"],
+        },
         "scratch": {"config": "demo"},
     },
     "sections": {
@@ -42,7 +47,8 @@ def test_arguments(tmp_path: Path) -> None:
     first, tuned = found["pretrained", 0], found["tuned", 1]
     assert first.arguments[0] == "train"
     assert f"data.train={tmp_path}/world/train" in first.arguments
-    assert tuned.arguments[:3] == ("finetune", "--weights-from", str(first.folder))
+    assert tuned.arguments[:2] == ("finetune", "retrieval")
+    assert tuned.arguments[2:4] == ("--weights-from", str(first.folder))
     assert f"run.dir={tuned.folder}" in tuned.arguments
     assert "run.seed=1" in tuned.arguments
 

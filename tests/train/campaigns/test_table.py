@@ -14,10 +14,14 @@ from svilm_fast.train.campaigns.table import read_table, table_names
 from svilm_fast.train.config.load import load_config
 from svilm_fast.train.config.recipes import preset_names
 
+RUN = {"config": "demo", "task": "qa"}
 CONTENT: dict[str, Any] = {
     "title": "Two runs",
     "seeds": [0, 1],
-    "runs": {"first": {"config": "demo"}, "second": {"config": "demo", "weights_from": "first"}},
+    "runs": {
+        "first": {"config": "demo"},
+        "second": {"config": "demo", "task": "qa", "weights_from": "first"},
+    },
     "sections": {
         "one": {
             "title": "Retrieval",
@@ -44,16 +48,20 @@ def test_a_table_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"runs": {"a": {"config": "demo", "weights_from": "b"}}}, "runs.a: there is no run 'b'"),
+        ({"runs": {"a": RUN | {"weights_from": "b"}}}, "runs.a: there is no run 'b'"),
+        ({"runs": {"a": {"config": "demo", "weights_from": "a"}}}, "weights_from needs task"),
         (
             {
                 "runs": {
-                    "first": {"config": "demo", "weights_from": "second"},
-                    "second": {"config": "demo", "weights_from": "first"},
+                    "first": RUN | {"weights_from": "second"},
+                    "second": RUN | {"weights_from": "first"},
                 }
             },
             "runs wait for each other: first -> second -> first",
         ),
+        ({"runs": {"a": {"task": "qa"}}}, "give config"),
+        ({"runs": {"a": RUN | {"command": ["doctor"]}}}, "or else command"),
+        ({"runs": {"first": {"command": ["doctor"]}, "second": RUN}}, "is a command"),
         ({"seeds": [1, 1]}, "seeds: each must occur once"),
         ({"seeds": []}, "seeds: .*at least 1"),
         ({"sections": {"one": CONTENT["sections"]["one"] | {"compare": "C"}}}, "row is called 'C'"),
@@ -84,5 +92,7 @@ def test_the_recipes_and_settings_of_packaged_tables_are_valid(name: str, tmp_pa
     _, table = read_table(name)
     for job in table_jobs(table, tmp_path, table.seeds[:1]).values():
         spec = table.runs[job.name]
+        if spec.config is None:
+            continue
         settings = [text for text in job.arguments if "=" in text]
         assert load_config(spec.config, settings, spec.task).run.seed == job.seed

@@ -30,6 +30,19 @@ CASES = [
     (8, ["text.lock=true", "video.lock=2"]),
     (8, ["text.lock=1", "video.lock=0", "training.precision=bf16_autocast"]),
     (8, ["video.lock=1", "text.lock=0"]),
+    (
+        8,
+        [
+            "video.activation=quick_gelu",
+            "video.pre_norm=true",
+            "video.pool=class_token",
+            "video.class_tokens=4",
+            "text.activation=quick_gelu",
+            "text.causal=true",
+            "text.pool=end",
+        ],
+    ),
+    (8, ["text.post_norm=true", "text.embedding_norm=true", "training.precision=bf16_autocast"]),
 ]
 SMALL = ["model.preset=small", "video.depth=4", "text.depth=2", "text.length=32"]
 

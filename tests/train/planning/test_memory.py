@@ -215,3 +215,14 @@ def test_the_peak_on_a_gpu_is_as_estimated(micro, checkpoint, batch_of_pairs) ->
     workload = workload_of(config, 1, on_gpu=True)
     estimate = memory(workload, fixed_choice(config, 1, 64))
     assert estimate.peak == pytest.approx(measured, rel=TOLERANCE)
+
+
+def test_stored_embeddings_take_the_place_of_clips_and_their_tower():
+    settings = ["data.video_embeddings=stored", "training.global_batch=64"]
+    stored = workload_of(load_config("lit", settings), 2, on_gpu=True)
+    frames = workload_of(load_config("lit", settings[1:]), 2, on_gpu=True)
+    found, full = (memory(each, fixed_choice(each.config, 2, 32)) for each in (stored, frames))
+    assert found.resting["stored embeddings"] == 32 * 256 * 4
+    assert full.resting["clips as uint8"] == 32 * 32 * 224**2 * 3
+    assert found.resting["parameters"] == full.resting["parameters"]
+    assert found.peak < full.peak

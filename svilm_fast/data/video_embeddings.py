@@ -1,0 +1,101 @@
+"""Video embeddings that `svilm embed` wrote, read in place of the videos: nothing is decoded."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from svilm_fast.core.messages import single_line
+from svilm_fast.data.errors import DataError, EmbeddingError
+from svilm_fast.data.keys import sample_key
+
+# The local header of a zip member: 26 bytes, then the lengths of its name and extra field.
+_LOCAL_HEADER = 30
+
+
+class VideoEmbeddings:
+    """Embeddings by sample, float32 [D], mapped from the .npz files of a folder.
+
+    Only the samples' keys are held in memory, 16 bytes a sample; ids are those of the shards that
+    were embedded. Raises DataError for a folder without such files, files of another width than
+    `width`, and samples that occur twice.
+    """
+
+    def __init__(self, folder: str | Path, width: int) -> None:
+        self.folder, self.width = Path(folder), width
+        files = sorted(self.folder.glob("*.npz"))
+        if not files:
+            raise DataError(
+                f"data.video_embeddings: no .npz files in {str(folder)!r}; write them with "
+                "`svilm embed SHARDS --run RUN --out FOLDER`"
+            )
+        parts = [_opened(file, width) for file in files]
+        keys = np.concatenate([keys for keys, _ in parts])
+        order = np.argsort(keys, kind="stable")
+        self.keys = keys[order]
+        if len(keys) and (self.keys[1:] == self.keys[:-1]).any():
+            raise DataError(f"{str(folder)!r} holds embeddings of one sample twice")
+        self._rows = order
+        self._starts = np.cumsum([0, *(len(keys) for keys, _ in parts)])
+        self._tables: list[Any] = [table for _, table in parts]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def read(self, key: int, name: str) -> np.ndarray:
+        """The embedding of the sample with this key. Raises EmbeddingError."""
+        place = int(np.searchsorted(self.keys, key))
+        if place == len(self.keys) or self.keys[place] != key:
+            raise EmbeddingError(f"{name}: no embedding in {str(self.folder)!r}")
+        row = int(self._rows[place])
+        file = int(np.searchsorted(self._starts, row, side="right")) - 1
+        vector = np.array(self._tables[file][row - self._starts[file]])
+        if not np.isfinite(vector).all():
+            raise EmbeddingError(f"{name}: its embedding holds numbers that are not finite")
+        return vector
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Another process maps the files again.
+        return {"folder": self.folder, "width": self.width}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["folder"], state["width"])  # type: ignore[misc]
+
+
+def _opened(file: Path, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Keys int64 [n] of a file's samples, and its embeddings [n, D], mapped."""
+    try:
+        with np.load(file, allow_pickle=False) as columns:
+            ids = columns["ids"]
+        with zipfile.ZipFile(file) as archive:
+            member = archive.getinfo("videos.npy")
+        table = _mapped(file, member)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, struct.error) as error:
+        raise DataError(f"{file} was not written by `svilm embed`: {single_line(error)}") from None
+    if table.shape != (len(ids), width) or table.dtype != np.float32:
+        raise DataError(
+            f"{file} holds {table.dtype} {list(table.shape)}, expected float32 [{len(ids)}, "
+            f"{width}]: it was written by a model of another model.embed_dim"
+        )
+    return np.array([sample_key(name) for name in ids.tolist()], np.int64), table
+
+
+def _mapped(file: Path, member: zipfile.ZipInfo) -> np.ndarray:
+    """Map a member that is stored without compression, as np.savez does."""
+    if member.compress_type != zipfile.ZIP_STORED:
+        raise ValueError("videos.npy is compressed")
+    with file.open("rb") as stream:
+        stream.seek(member.header_offset + _LOCAL_HEADER - 4)
+        stream.seek(sum(struct.unpack("<HH", stream.read(4))), 1)
+        version = np.lib.format.read_magic(stream)
+        if version != (1, 0):
+            raise ValueError(f"videos.npy has the format {version}")
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+        start = stream.tell()
+    if not shape or 0 in shape:
+        return np.empty(shape, dtype)
+    return np.memmap(file, dtype, "r", start, shape, "F" if fortran else "C")

@@ -1,0 +1,1 @@
+"""Adapters to other libraries; each module needs its library only when it is imported."""

@@ -1,0 +1,1 @@
+"""Weights of other libraries for our encoders: key maps, inflation over time, report."""

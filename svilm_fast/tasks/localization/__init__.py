@@ -1,0 +1,1 @@
+"""Temporal localization: feature extraction, heads, training, classification, pictures."""

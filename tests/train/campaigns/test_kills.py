@@ -1,0 +1,80 @@
+"""A campaign that is killed at random moments gives the table of one that is not."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from svilm_fast.train.config.small_model import SMALL_MODEL
+
+KILLS = 5
+WORLD = "data world --out {out}/world --train 24 --val 8 --test 8 --size 32 --frames 8"
+SETTINGS = [
+    "data.train={out}/world/train",
+    "data.val={out}/world/val",
+    "data.test={out}/world/test",
+    *SMALL_MODEL,
+    "data.tokenizer.noun_length=7",
+    "text.length=16",
+    "training.global_batch=8",
+    "training.steps=6",
+    "checkpoint.every_steps=2",
+    "logging.every_steps=1",  # a column reads a metric of training
+    "evaluation.split=test",
+    "report.at_end=false",
+]
+TABLE: dict[str, Any] = {
+    "title": "Short runs",
+    "seeds": [0, 1],
+    "prepare": [WORLD.split()],
+    "runs": {
+        "all": {"config": "demo", "set": SETTINGS},
+        "contrast": {"config": "ablations/demo_contrast_only", "set": SETTINGS},
+    },
+    "sections": {
+        "retrieval": {
+            "title": "Retrieval",
+            "rows": {"All": "all", "Contrast": "contrast"},
+            "columns": {"retrieval/t2v_R@1": "R@1", "loss": "Loss"},
+            "compare": "Contrast",
+        }
+    },
+}
+
+
+def start(table: Path, out: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "svilm_fast.cli", "ablate", str(table), "--out", str(out)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with (table.parent / "log").open("ab") as log:
+        return subprocess.Popen([*command, "--jobs", "2"], stdout=log, stderr=log, env=environment)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_kills_change_nothing(tmp_path: Path) -> None:
+    table = tmp_path / "short.yaml"
+    table.write_text(yaml.safe_dump(TABLE))
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    began = time.monotonic()
+    assert start(table, whole).wait() == 0, (tmp_path / "log").read_text()
+    usual = time.monotonic() - began
+    draw = random.Random(0)
+    for number in range(KILLS):
+        campaign = start(table, killed)
+        time.sleep(draw.uniform(0.1, 0.5) * usual)
+        campaign.send_signal(signal.SIGKILL if number % 2 else signal.SIGTERM)
+        campaign.wait()
+    assert start(table, killed).wait() == 0, (tmp_path / "log").read_text()
+    found = [json.loads((out / "short.json").read_bytes()) for out in (whole, killed)]
+    assert found[0] == found[1]
+    assert len(found[0]["sections"]["retrieval"]["rows"]["All"]["values"]["loss"]) == 2
