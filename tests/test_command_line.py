@@ -52,6 +52,8 @@ def run(*arguments: str, **environment: str) -> tuple[str, set[str]]:
         ("pretrain", "--help"),
         ("train", "--help"),
         ("finetune", "--help"),
+        ("evaluate", "action", "--help"),
+        ("probe", "action", "--help"),
         ("plan", "--help"),
         ("config", "list"),
     ],

@@ -39,6 +39,7 @@ def read(paths: Sequence[str], notes: Notes, *, split: str = "all", extension: s
     path = paths[0]
     seen: dict[str, tuple[int, str]] = {}
     labels: dict[str, str] = {}
+    ends: dict[tuple[str, str], str] = {}
     wanted = {"val": ("val", "validate", "validation")}.get(split, (split,))
     columns = _COLUMNS if split == "all" else (*_COLUMNS, "split")
     for line, row in read_rows(path, columns):
@@ -55,10 +56,12 @@ def read(paths: Sequence[str], notes: Notes, *, split: str = "all", extension: s
                 f"{path}, line {line}, field 'youtube_id': expected eleven letters, digits, '-' "
                 f"and '_', found {shown(row['youtube_id'])}"
             )
-        first, last = row["time_start"], row["time_end"]
-        if not (first.isdecimal() and last.isdecimal() and int(first) < int(last) <= _LONGEST):
+        times = (row["time_start"], row["time_end"])
+        end = ends.get(times)
+        if end is None:
             first, last = _times(row, f"{path}, line {line}")
-        file = f"{video}_{int(first):06d}_{int(last):06d}.{extension}"
+            end = ends[times] = f"_{first:06d}_{last:06d}.{extension}"
+        file = video + end
         earlier = seen.setdefault(file, (line, name))
         if earlier[0] != line:
             if earlier[1] != name:
@@ -129,8 +132,8 @@ def _label(given: str, label: str) -> str:
     return name if " " in name else name.replace("_", " ")
 
 
-def _times(row: dict[str, str], label: str) -> tuple[str, str]:
-    """The times as whole numbers; also of texts like `10.0`. Raises ListFormatError."""
+def _times(row: dict[str, str], label: str) -> tuple[int, int]:
+    """The times in whole seconds; also of texts like `10.0`. Raises ListFormatError."""
     found = []
     for name in ("time_start", "time_end"):
         value = number_field(row, name, label)
@@ -144,7 +147,7 @@ def _times(row: dict[str, str], label: str) -> tuple[str, str]:
         raise ListFormatError(
             f"{label}, field 'time_end': {found[1]} is not after time_start, {found[0]}"
         )
-    return str(found[0]), str(found[1])
+    return found[0], found[1]
 
 
 def _is_names(path: str) -> bool:

@@ -48,13 +48,14 @@ def encode_views(
     *,
     batch_size: int,
     autocast: torch.dtype | None,
+    mean: bool = False,
     rank: int = 0,
     ranks: int = 1,
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Call `encode` on every view of a rank's videos.
 
     encode: frames uint8 [b, F, H, W, 3] on `device` to [b, ...]. Returns an array float32 [V, ...]
-    for every video that was decoded, and the reasons of the others.
+    for every video that was decoded, and the reasons of the others. mean: over the views, [...].
     """
     found: dict[str, np.ndarray] = {}
     views = dataset.views.count
@@ -72,6 +73,8 @@ def encode_views(
         for batch in loader:
             frames = batch.frames if views > 1 else batch.frames[:, None]
             of_views = torch.stack([encoded(frames[:, view]) for view in range(views)], dim=1)
+            if mean:  # 15 views of 700 classes would not fit into memory for a large set
+                of_views = of_views.mean(dim=1)
             found |= dict(zip(batch.ids, of_views.numpy(), strict=True))
             calls -= 1
         shape = (1, dataset.frames, dataset.image_size, dataset.image_size, 3)
@@ -140,13 +143,14 @@ class ActionEvaluator:
             request.device,
             batch_size=self.config.evaluation.batch_size,
             autocast=autocast_dtype(self.config),
+            mean=True,
             rank=rank,
             ranks=ranks,
         )
         found: dict[str, np.ndarray] = {}
         reasons: dict[str, str] = {}
         for scores, why in gather(mine) if shared else [mine]:
-            found |= {video: views.mean(axis=0) for video, views in scores.items()}
+            found |= scores
             reasons |= why
         field = self.settings.label_field
         labels, refused = labels_of_split(self.config, data, field, whole=self.max_clips is None)

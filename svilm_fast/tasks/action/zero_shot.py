@@ -141,12 +141,13 @@ def recognise(
         device,
         batch_size=config.evaluation.batch_size,
         autocast=autocast,
+        mean=True,
     )
     table = of_classes.double().numpy()
-    scores = {}
-    for video, views in found.items():
-        mean = unit_norm(torch.from_numpy(views).double().mean(0))
-        scores[video] = table @ mean.numpy()
+    scores = {
+        video: table @ unit_norm(torch.from_numpy(mean).double()).numpy()
+        for video, mean in found.items()
+    }
     sources: Sequence[str] = ("the given file", "the labels of the split, sorted")
     return recognition_result(
         "zero_shot_action",
