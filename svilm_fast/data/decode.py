@@ -165,7 +165,8 @@ class _Collector:
         if self.index.size == 0 or self.index[0] < 0 or np.any(np.diff(self.index) < 0):
             raise DataError("the chosen frames must be ascending and at least one")
         self.wanted = sorted(set(self.index.tolist()), reverse=True)  # the next one is the last
-        self.kept: dict[int, np.ndarray] = {}
+        self._images: np.ndarray | None = None  # the result, in the order of `index`
+        self._filled = 0
         self.place = -1
         self._latest: Any = None
         self._image: np.ndarray | None = None  # of the latest frame
@@ -195,13 +196,19 @@ class _Collector:
             raise truncated(self.place + 1, total)
         while self.wanted:
             self._keep_latest()
-        frames = np.stack([self.kept[i] for i in self.index.tolist()])
-        return frames, np.minimum(self.index, self.place)
+        assert self._images is not None
+        return self._images, np.minimum(self.index, self.place)
 
     def _keep_latest(self) -> None:
         if self._image is None:
             self._image = self.render(self._latest)
-        self.kept[self.wanted.pop()] = self._image
+        image, count = self._image, len(self.index)
+        if self._images is None:
+            self._images = np.empty((count, *image.shape), dtype=np.uint8)
+        place = self.wanted.pop()
+        while self._filled < count and self.index[self._filled] == place:
+            self._images[self._filled] = image  # at once, while the image is in the CPU's cache
+            self._filled += 1
 
 
 class _Decoder:
