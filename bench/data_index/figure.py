@@ -72,7 +72,7 @@ def draw(found: list[Opened], positions: list[Positions], path: Path) -> None:
         figure.text(0.012, 0.955, title, fontweight="bold", fontsize=12, va="center")
         note = (
             f"Index: {RANKS} ranks with a worker each have it open and have drawn batches; memory "
-            f"beyond a process with 1,000 samples. Right: the samples at 1 or {BATCH} positions of an epoch."
+            f"beyond a process with 1,000 samples. Right: 1 or {BATCH} positions of an epoch."
         )
         figure.text(0.012, 0.893, note, color=LIGHT.muted, va="center", fontsize=8.5)
         figure.tight_layout(rect=(0, 0, 1, 0.875), w_pad=2.5)
