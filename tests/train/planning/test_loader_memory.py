@@ -35,7 +35,7 @@ def test_plan_and_start_of_a_run_agree(tmp_path, workers):
     clip = video.frames * video.image_size**2 * 3
     planned = loader_of(workload)
     assert planned.shared == shared_bytes(data, dataset) == workers * 2 * 5 * clip
-    batches = data.prefetch + 2 if workers else 1
+    batches = data.prefetch + 3 if workers else 1
     assert planned.private == batches * workload.local_batch * clip
     written = as_json(_plan(workload))["loader"]
     assert written["rank"] == {"shared": planned.shared, "private": planned.private}
