@@ -313,7 +313,7 @@ class ClipDataset:
                 self._cached_bytes += clip.frames.nbytes
         decoded = (every if keep else together)(clip.timeline)
         rows = [np.searchsorted(decoded, choose(clip.timeline)) for choose in parts]
-        return [(clip.frames[each], clip.index[each]) for each in rows], notes
+        return [(_taken(clip.frames, each), clip.index[each]) for each in rows], notes
 
     def _nouns(self, caption: int, draw: Draw | None) -> tuple[list[str], list[int]]:
         """Nouns of a caption and the template of each, at most K."""
@@ -363,3 +363,11 @@ def prepare_tokenizer(config: DataConfig, table: SampleTable | None = None) -> T
     # prompts too: their words should not fall apart to letters
     prompts = (template.replace("{noun}", "") for template in config.nouns.templates)
     return load_or_train_tokenizer(config.tokenizer, itertools.chain(table.captions(), prompts))
+
+
+def _taken(frames: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """`frames[rows]`; a view where the rows follow one another, as they do with one choice."""
+    first, count = int(rows[0]), len(rows)
+    if np.array_equal(rows, np.arange(first, first + count)):
+        return frames[first : first + count]
+    return frames[rows]

@@ -190,7 +190,8 @@ class _Collector:
         if self.index.size == 0 or self.index[0] < 0 or np.any(np.diff(self.index) < 0):
             raise DataError("the chosen frames must be ascending and at least one")
         self.wanted = sorted(set(self.index.tolist()), reverse=True)  # the next one is the last
-        self.kept: dict[int, np.ndarray] = {}
+        self._images: np.ndarray | None = None  # the result, in the order of `index`
+        self._filled = 0
         self.place = -1
         self._latest: Any = None
         self._image: np.ndarray | None = None  # of the latest frame
@@ -222,18 +223,23 @@ class _Collector:
             self._keep_latest()
         if self.sink is not None:
             return np.empty((0, 0, 0, 3), np.uint8), np.minimum(self.index, self.place)
-        frames = np.stack([self.kept[i] for i in self.index.tolist()])
-        return frames, np.minimum(self.index, self.place)
+        assert self._images is not None
+        return self._images, np.minimum(self.index, self.place)
 
     def _keep_latest(self) -> None:
         if self._image is None:
             self._image = self.render(self._latest)
         place = self.wanted.pop()
-        if self.sink is None:
-            self.kept[place] = self._image
-        else:
+        if self.sink is not None:
             first, last = np.searchsorted(self.index, (place, place + 1))
             self.sink(self._image, int(last - first))
+            return
+        image, count = self._image, len(self.index)
+        if self._images is None:
+            self._images = np.empty((count, *image.shape), dtype=np.uint8)
+        while self._filled < count and self.index[self._filled] == place:
+            self._images[self._filled] = image  # at once, while the image is in the CPU's cache
+            self._filled += 1
 
 
 class _Decoder:

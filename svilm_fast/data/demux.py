@@ -154,7 +154,7 @@ def _packets(opened: Any, streams: list[Any], budget: Budget) -> tuple[dict[int,
     """The packets of the streams, and the end of the last packet of any stream, seconds."""
     packets: dict[int, list[Any]] = {stream.index: [] for stream in streams}
     bases = {stream.index: stream.time_base for stream in opened.streams}
-    end = 0.0
+    end, most = 0.0, budget.limits.frames
     for count, packet in enumerate(all_packets(opened)):
         if not count & 15:
             budget.check_time()
@@ -163,24 +163,23 @@ def _packets(opened: Any, streams: list[Any], budget: Budget) -> tuple[dict[int,
             end = max(end, _end((packet,), bases[packet.stream_index]))
             continue
         mine.append(packet)
-        if len(mine) > budget.limits.frames:
-            raise OversizedVideoError(
-                f"more than {budget.limits.frames} frames are not allowed (limits.frames)"
-            )
+        if len(mine) > most:
+            raise OversizedVideoError(f"more than {most} frames are not allowed (limits.frames)")
     budget.check_time()
     return packets, max(end, *(_end(mine, bases[number]) for number, mine in packets.items()))
 
 
 def _end(packets: Sequence[Any], time_base: Any) -> float:
     """When the last of the packets ends, seconds; 0 without times."""
-    latest = 0
-    for packet in packets:  # of long videos there are many: nothing is allocated for each
-        stamp = packet.pts
-        if stamp is None:
-            stamp = packet.dts
-        if stamp is not None:
-            latest = max(latest, stamp + (packet.duration or 0))
-    return float(latest * time_base)
+    stamps = [packet.pts for packet in packets]
+    if None in stamps:
+        stamps = [packet.dts if pts is None else pts for pts, packet in zip(stamps, packets)]
+    ends = [
+        stamp + (packet.duration or 0)
+        for stamp, packet in zip(stamps, packets)
+        if stamp is not None
+    ]
+    return float(max(0, max(ends, default=0)) * time_base)
 
 
 def _check_complete(

@@ -22,6 +22,7 @@ OrderName = Literal["permute", "window", "sort"]
 
 ORDER_SITE = 100  # a stream of its own beside those of core.philox.Site
 ROUNDS = 8
+_WINDOWS_KEPT = 8  # permutations; a reader is in one or two windows at a time
 
 
 class Order(Protocol):
@@ -147,30 +148,39 @@ class WindowOrder:
         self.seed, self.window = seed, window
         self.sizes = np.asarray(shard_samples, dtype=np.int64)
         self.first = np.cumsum(self.sizes) - self.sizes  # number of each shard's first sample
-        self._epoch: tuple[int, np.ndarray, np.ndarray] | None = None
+        self._epoch: tuple[int, np.ndarray, np.ndarray, np.ndarray] | None = None
+        self._kept: dict[int, Permutation] = {}  # of windows of this epoch
 
-    def _shards(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The shards in the order of an epoch, and the position at which each ends."""
+    def _shards(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The shards in the order of an epoch, and where each of them and each window ends."""
         if self._epoch is None or self._epoch[0] != epoch:
             count = len(self.sizes)
             shards = Permutation(count, "shards", self.seed, epoch)(np.arange(count))
-            self._epoch = epoch, shards, np.cumsum(self.sizes[shards])
+            ends = np.cumsum(self.sizes[shards])
+            # The last window may hold fewer shards.
+            window_ends = np.append(ends[self.window - 1 : -1 : self.window], ends[-1])
+            self._epoch = epoch, shards, ends, window_ends
+            self._kept.clear()
         return self._epoch[1:]
+
+    def _inside(self, epoch: int, window: int, size: int) -> Permutation:
+        """The permutation of a window of the epoch that `_shards` was last asked for."""
+        if window not in self._kept:
+            if len(self._kept) == _WINDOWS_KEPT:
+                self._kept.clear()
+            self._kept[window] = Permutation(size, "window", self.seed, epoch, window)
+        return self._kept[window]
 
     def at(self, epoch: int, positions: np.ndarray) -> np.ndarray:
         """The samples int64 [m] at `positions` int64 [m] of an epoch."""
         positions = np.asarray(positions, dtype=np.int64)
-        shards, ends = self._shards(epoch)
-        # Where each window ends; the last one may hold fewer shards.
-        window_ends = np.append(ends[self.window - 1 : -1 : self.window], ends[-1])
+        shards, ends, window_ends = self._shards(epoch)
         windows = np.searchsorted(window_ends, positions, side="right")
         result = np.empty_like(positions)
         for number in np.unique(windows).tolist():
             mine = windows == number
-            start = window_ends[number - 1] if number else 0
-            inside = Permutation(
-                int(window_ends[number] - start), "window", self.seed, epoch, number
-            )
+            start = int(window_ends[number - 1]) if number else 0
+            inside = self._inside(epoch, number, int(window_ends[number]) - start)
             shuffled = start + inside(positions[mine] - start)
             places = np.searchsorted(ends, shuffled, side="right")
             begins = ends[places] - self.sizes[shards[places]]

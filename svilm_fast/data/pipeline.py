@@ -41,7 +41,7 @@ class LoaderMemory:
     """Bytes of frames that the loader of one rank holds at most.
 
     shared: in /dev/shm, finished and unfinished units of the workers. private: whole batches that
-    wait in the rank's own memory, and one that is being joined.
+    wait in the rank's own memory, one that is being joined, its parts, and the one in use.
     """
 
     shared: int
@@ -54,8 +54,9 @@ def loader_memory(config: DataConfig, clip_bytes: int, batch_size: int) -> Loade
     if not workers:
         return LoaderMemory(0, batch_size * clip_bytes)
     shared = workers * UNITS_AHEAD * config.unit * clip_bytes
-    # Joining copies: the parts of a batch and the batch exist at the same time.
-    return LoaderMemory(shared, (config.prefetch + 2) * batch_size * clip_bytes)
+    # Joining copies: the parts of a batch and the batch exist at the same time. The iterator holds
+    # the batch that it gave out last.
+    return LoaderMemory(shared, (config.prefetch + 3) * batch_size * clip_bytes)
 
 
 def check_shared_memory(config: DataConfig, dataset: LoadableDataset) -> None:

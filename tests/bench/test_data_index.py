@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from svilm_fast.bench.data_index import command
 from svilm_fast.bench.data_index.made import WORDS, make
 from svilm_fast.bench.data_index.measure import Opened
+from svilm_fast.bench.data_index.positions import measure_positions
 from svilm_fast.bench.data_index.rank import draw
 from svilm_fast.cli import main
 from svilm_fast.data.config import DataConfig
@@ -99,6 +101,8 @@ def test_a_second_run_measures_what_is_missing(
                 raise KeyboardInterrupt
 
     monkeypatch.setattr(command, "measure", measure)
+    few = partial(measure_positions, (1000, 2500), 3)
+    monkeypatch.setattr(command, "measure_positions", few)
     out, figure = tmp_path / "out.json", tmp_path / "figure.png"
     words = ["bench", "data-index", "--out", str(out), "--figure", str(figure)]
     words += [word for size in (1000, 2000, 3000) for word in ("--samples", str(size))]
@@ -109,6 +113,11 @@ def test_a_second_run_measures_what_is_missing(
         main(words)
     assert not end.value.code
     assert measured == [1000, 2000, 3000]
-    records = json.loads(out.read_text())["records"]
+    stored = json.loads(out.read_text())
+    records, positions = stored["records"], stored["positions"]
+    assert [(each["order"], each["samples"]) for each in positions] == [
+        (order, samples) for order in ("permute", "window") for samples in (1000, 2500)
+    ]
+    assert all(each[name] > 0 for each in positions for name in ("first_s", "one_s", "batch_s"))
     assert [record["samples"] for record in records] == [1000, 2000, 3000]
     assert figure.read_bytes().startswith(b"\x89PNG")

@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from svilm_fast.cli import app
 from svilm_fast.data import check_decoding
+from svilm_fast.data.decode import decode_clip
 
 
 @pytest.fixture
@@ -28,6 +29,13 @@ def test_every_video_is_counted_and_errors_are_equal(folder):
     assert "h264" in result.output
 
 
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Decodes here: starting a decoding process takes seconds."""
+    monkeypatch.setattr(check_decoding, "decode_limited", decode_clip)
+
+
+@pytest.mark.usefixtures("in_this_process")
 def test_shards_are_read_too(make_shards):
     found = check_decoding.check_sources([str(make_shards(3))], draws=1)
     assert [(each.by_groups, each.differences) for each in found] == [(3, [])] * 3
@@ -35,10 +43,8 @@ def test_shards_are_read_too(make_shards):
 
 def test_a_difference_ends_with_1(folder, monkeypatch):
     # As a fault in decoding by groups would: other pixels.
-    real = check_decoding.decode_limited
-
     def wrong(data, choice, **settings):
-        clip = real(data, choice, **settings)
+        clip = decode_clip(data, choice, **settings)
         if not isinstance(choice, check_decoding.WithoutGroups):
             clip.frames = clip.frames ^ 1
         return clip

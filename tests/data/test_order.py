@@ -14,6 +14,7 @@ from svilm_fast.data.order import Permutation, SortedOrder, WindowOrder, build_o
 
 GOLDEN_TEN = [0, 2, 4, 9, 3, 1, 5, 8, 7, 6]
 GOLDEN_LARGE = [209_713_378, 106_808_952, 8_093_797, 10_898_809]
+GOLDEN_WINDOWS = [1_370_629, 7_388_796, 5_567_521, 4_271_071]
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 7, 64, 65, 1000, 65_537, 300_003])
@@ -119,3 +120,22 @@ def test_one_number_is_permuted_as_it_is_among_others():
         for number, image in zip(numbers.tolist(), images.tolist()):
             assert permutation(np.array([number])).tolist() == [image]
             assert permutation.inverse(np.array([image])).tolist() == [number]
+
+
+def test_windows_are_those_of_permutations_made_anew():
+    # More windows than are kept, epochs that alternate, positions in any order.
+    sizes = np.array([3, 1, 4, 2, 5] * 9)
+    order, total = WindowOrder(4, sizes, 2), int(sizes.sum())
+    random = np.random.default_rng(0)
+    for epoch in (0, 1, 0, 2):
+        singles = random.choice(total, 30)
+        for positions in (np.arange(total), random.permutation(total), *singles):
+            positions = np.atleast_1d(positions)
+            fresh = WindowOrder(4, sizes, 2)
+            assert order.at(epoch, positions).tolist() == fresh.at(epoch, positions).tolist()
+
+
+def test_windows_never_change():
+    # Checkpoints store a position only; another order would repeat and lose samples.
+    order = WindowOrder(7, np.full(10_000, 1000), 64)
+    assert order.at(3, np.array([0, 1, 64_000, 9_999_999])).tolist() == GOLDEN_WINDOWS

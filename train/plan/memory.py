@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from svilm_fast.data.pipeline import LoaderMemory, loader_memory
 from svilm_fast.train.config.schema import RunConfig
@@ -129,14 +129,21 @@ def loader_of(workload: Workload) -> LoaderMemory:
     return loader_memory(workload.config.data, workload.clip_bytes, workload.local_batch)
 
 
+def loader_bytes(workload: Workload, per_node: int) -> dict[str, dict[str, int]]:
+    """Return the bytes of the loader's memory on the host, of one rank and of a full node."""
+    rank = asdict(loader_of(workload))
+    ranks = min(per_node, workload.world_size)
+    return {"rank": rank, "node": {name: ranks * size for name, size in rank.items()}}
+
+
 def loader_lines(workload: Workload, per_node: int) -> list[str]:
     """Return the lines of a table of the loader's memory by rank and node."""
-    found, ranks = loader_of(workload), min(per_node, workload.world_size)
-    data = workload.config.data
+    found, data = loader_bytes(workload, per_node), workload.config.data
     settings = f"data.workers={data.workers} unit={data.unit} prefetch={data.prefetch}"
     lines = [f"loader, memory of the host ({settings})"]
-    for name, size in (("shared (/dev/shm)", found.shared), ("private", found.private)):
-        lines.append(f"{_line(name, size)} a rank, {ranks * size / GIB:,.3f} GiB a node")
+    for label, name in (("shared (/dev/shm)", "shared"), ("private", "private")):
+        node = found["node"][name] / GIB
+        lines.append(f"{_line(label, found['rank'][name])} a rank, {node:,.3f} GiB a node")
     return lines
 
 

@@ -21,7 +21,13 @@ from svilm_fast.train.plan.chooser import (
 from svilm_fast.train.plan.devices import GIB, Device
 from svilm_fast.train.plan.flops import flops_of_step
 from svilm_fast.train.plan.links import Links
-from svilm_fast.train.plan.memory import Memory, loader_lines, memory, not_counted
+from svilm_fast.train.plan.memory import (
+    Memory,
+    loader_bytes,
+    loader_lines,
+    memory,
+    not_counted,
+)
 from svilm_fast.train.plan.step_time import UTILISATION, executed_flops, step_time
 from svilm_fast.train.plan.traffic import step_traffic
 from svilm_fast.train.plan.workload import Choice, Workload
@@ -187,6 +193,7 @@ def as_json(plan: TrainingPlan) -> dict[str, Any]:
         "choice": asdict(choice),
         "peak_bytes": estimate.peak,
         "memory": {"always": estimate.resting, **estimate.phases},
+        "loader": loader_bytes(workload, plan.links.per_node),
         "stages": stage_table(plan),
         "not_counted": not_counted(workload.config),
         "traffic": [asdict(sent) for sent in step_traffic(workload, choice)],

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from svilm_fast.core.text import counted
 from svilm_fast.data.bitstreams.base import (
+    MOST_UNITS,
     START_CODE,
     NotSeparable,
     ParameterSets,
@@ -58,6 +59,20 @@ class _Nals(ABC):
             at = data.find(START_CODE, start)
             if start < end:
                 yield start, at if at >= 0 else end
+
+    def _stored_units(self, data: bytes) -> list[tuple[int, int]]:
+        """`units` of a packet with lengths, all at once: faster where all of them are read."""
+        size, end, at, found = self.length_size, len(data), 0, []
+        from_bytes = int.from_bytes
+        while at + size < end:
+            start = at + size
+            at = start + from_bytes(data[at:start], "big")
+            found.append((start, at))
+            if len(found) > MOST_UNITS:
+                check_units(len(found))
+        if found and found[-1][1] > end:
+            raise NotSeparable("a packet is damaged")
+        return [unit for unit in found if unit[0] < unit[1]]
 
     def before_picture(self, data: bytes) -> tuple[int, int]:
         """Read what stands before the first slice; its place and kind, (-1, -1) without one."""
@@ -171,12 +186,13 @@ class H264(_Nals):
             if first & 31 in (1, 5):  # one slice and nothing else, the usual packet
                 return True, self._frame_number(data[size + 1 : size + 24]), bool(first & 0x60)
         alone, number, reference = True, None, False
-        for start, end in self.units(data):
-            kind = data[start] & 31
+        for start, end in self._stored_units(data) if size else self.units(data):
+            header = data[start]
+            kind = header & 31
             if kind in (1, 5):
                 if number is None:  # the first slice speaks for all
                     number = self._frame_number(data[start + 1 : min(end, start + 24)])
-                reference = reference or bool(data[start] & 0x60)  # nal_ref_idc
+                reference = reference or bool(header & 0x60)  # nal_ref_idc
             elif kind not in self._HARMLESS:
                 alone = False
         return alone and number is not None, number, reference
@@ -184,11 +200,19 @@ class H264(_Nals):
     def _frame_number(self, header: bytes) -> int:
         if self._sps is None:
             raise NotSeparable("no parameter set before the first frame")
-        bits = _Bits(header.replace(b"\0\0\3", b"\0\0"))
-        bits.exp(), bits.exp(), bits.exp()  # first macroblock, type, picture parameter set
-        if self._sps.separate_planes:
-            bits.take(2)
-        return bits.take(self._sps.frame_number_bits)
+        header = header.replace(b"\0\0\3", b"\0\0")
+        # Written out: this is read of every frame. As with `_Bits`, codes of first macroblock, type
+        # and picture parameter set come first.
+        word, left = int.from_bytes(header, "big"), 8 * len(header)
+        for _ in range(3):
+            zeros = left - (word & (1 << left) - 1).bit_length()
+            left -= 2 * zeros + 1
+            if zeros > 32 or left < 0:
+                raise NotSeparable("the header of a slice is damaged")
+        left -= self._sps.frame_number_bits + 2 * self._sps.separate_planes
+        if left < 0:
+            raise NotSeparable("the header of a slice is damaged")
+        return word >> left & (1 << self._sps.frame_number_bits) - 1
 
 
 class HEVC(_Nals):
