@@ -283,7 +283,7 @@ class HEVC(_Nals):
 
 def _configured_units(extradata: bytes) -> list[bytes]:
     """The NAL units in the arrays of an HEVC decoder configuration record."""
-    result = []
+    result: list[bytes] = []
     at = 23
     for _ in range(extradata[22]):
         count = int.from_bytes(extradata[at + 1 : at + 3], "big")
