@@ -156,6 +156,8 @@ class SampleTable(Sequence[Sample]):
 
     def _with(self, **changed: Any) -> SampleTable:
         table = copy.copy(self)
+        for cached in ("contents", "_shard_samples"):
+            table.__dict__.pop(cached, None)
         table.__dict__.update(changed)
         return table
 
@@ -386,10 +388,16 @@ class SampleTable(Sequence[Sample]):
 
     def shard_samples(self) -> np.ndarray:
         """Samples of each shard, int64 [shards], in their order; a list counts as one shard."""
+        return self._shard_samples
+
+    @functools.cached_property
+    def _shard_samples(self) -> np.ndarray:
         shards = self.stored.columns["shard"]
         if self._prefix or self._places is not None:
             shards = shards[self._rows()]
-        return np.unique(shards, return_counts=True)[1]
+        ends = np.flatnonzero(shards[1:] != shards[:-1]) + 1  # samples lie shard by shard
+        sizes = np.diff(ends, prepend=0, append=len(shards))
+        return sizes[sizes > 0]
 
     @property
     def fingerprint(self) -> str:
