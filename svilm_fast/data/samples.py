@@ -132,7 +132,7 @@ class SampleTable(Sequence[Sample]):
 
     def __getstate__(self) -> dict[str, Any]:
         kept = self.__dict__.copy()
-        for name in ("rejected", "contents"):
+        for name in ("rejected", "contents", "_shard_samples"):
             kept.pop(name, None)
         return {**kept, "_vectors": {}}
 
@@ -156,8 +156,6 @@ class SampleTable(Sequence[Sample]):
 
     def _with(self, **changed: Any) -> SampleTable:
         table = copy.copy(self)
-        for cached in ("contents", "_shard_samples"):
-            table.__dict__.pop(cached, None)
         table.__dict__.update(changed)
         return table
 

@@ -147,9 +147,3 @@ def test_sizes_of_shards_are_counted_once(make_dataset, monkeypatch):
     part = dataset.table.select(range(7, 23))
     assert part.shard_samples().sum() == 16
     assert dataset.table.select([]).shard_samples().tolist() == []
-
-
-def test_contents_of_a_selection_are_its_own(make_dataset):
-    table = make_dataset(9).table
-    whole = table.contents
-    assert table.select([0, 1]).contents != whole
