@@ -7,6 +7,7 @@ import logging
 import os
 import platform
 import random
+import re
 import socket
 import sys
 from pathlib import Path
@@ -20,7 +21,8 @@ from svilm_fast.core.machine import package_version
 from svilm_fast.core.third_party import is_kept, redirect
 
 FIRST_SLURM_PORT, SLURM_PORTS = 20_000, 10_000
-LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+LOCAL_SIZE = "LOCAL_WORLD_SIZE"  # ranks of this node
+LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", LOCAL_SIZE)
 PACKAGES = (
     "svilm-fast",
     "torch",
@@ -57,6 +59,8 @@ def use_launcher_variables() -> None:
     DeepSpeed would need mpi4py, and a fixed port would collide with other runs on the machine.
     """
     if "RANK" in os.environ or "WORLD_SIZE" in os.environ:
+        if "LOCAL_SIZE" in os.environ:  # DeepSpeed's name for it
+            os.environ.setdefault(LOCAL_SIZE, os.environ["LOCAL_SIZE"])
         return
     # Slurm sets this only in processes that srun started, not in the batch script.
     tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
@@ -89,6 +93,18 @@ def _use_slurm_variables(tasks: int) -> None:
         LOCAL_RANK=os.environ["SLURM_LOCALID"],
         WORLD_SIZE=str(tasks),
     )
+    per_node = _tasks_per_node(os.environ.get("SLURM_STEP_TASKS_PER_NODE", ""))
+    node = int(os.environ.get("SLURM_NODEID", "0"))
+    if node < len(per_node):
+        os.environ[LOCAL_SIZE] = str(per_node[node])
+    elif int(os.environ.get("SLURM_STEP_NUM_NODES", "1")) == 1:
+        os.environ[LOCAL_SIZE] = str(tasks)
+
+
+def _tasks_per_node(text: str) -> list[int]:
+    """Tasks of every node, from Slurm's notation: `8(x2),4` means 8, 8 and 4."""
+    found = re.findall(r"(\d+)(?:\(x(\d+)\))?", text)
+    return [int(tasks) for tasks, repeats in found for _ in range(int(repeats or 1))]
 
 
 def use_own_extension_cache() -> None:

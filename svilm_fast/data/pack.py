@@ -117,8 +117,8 @@ def pack(
     are, unless `precut` is given.
 
     Packing that was stopped continues when it is started again with the same arguments: shards
-    that `out_dir/pack_manifest.jsonl` lists and that are intact are not made again. OfflineEngine,
-    workers and threads change no byte of shards, indexes and report.
+    that `out_dir/pack_manifest.jsonl` lists and that are intact are not made again. Shards,
+    indexes and report are the same bytes for every engine and any number of workers and threads.
 
     Args:
         source: list file or folder.

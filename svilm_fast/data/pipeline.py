@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import math
 import multiprocessing
 import os
@@ -11,7 +12,7 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,7 @@ SHARED_MEMORY = "/dev/shm"
 UNITS_AHEAD = 2  # per worker: one in work, one finished
 _START_S = 120.0  # a worker's start on a busy machine does not count as a clip's time
 _CLOSE_S = 2.0  # a worker may finish its unit for this long before it is killed
+_checked = contextvars.ContextVar("shared_memory_checked", default=False)
 
 
 def shared_bytes(config: DataConfig, dataset: LoadableDataset) -> int:
@@ -59,10 +61,20 @@ def loader_memory(config: DataConfig, clip_bytes: int, batch_size: int) -> Loade
     return LoaderMemory(shared, (config.prefetch + 3) * batch_size * clip_bytes)
 
 
-def check_shared_memory(config: DataConfig, dataset: LoadableDataset) -> None:
-    """Raise DataError when the loaders of this node need more shared memory than is free."""
+def check_shared_memory(
+    config: DataConfig, dataset: LoadableDataset, evaluated: Iterable[LoadableDataset] = ()
+) -> None:
+    """Raise DataError when the loaders of this node need more shared memory than is free.
+
+    Args:
+        dataset: of the loader that is about to open.
+        evaluated: data sets of further loaders, which open one at a time beside the first.
+    """
+    if _checked.get():
+        return
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    needed = ranks * shared_bytes(config, dataset)
+    beside = max((shared_bytes(config, other) for other in evaluated), default=0)
+    needed = ranks * (shared_bytes(config, dataset) + beside)
     free = shutil.disk_usage(SHARED_MEMORY).free if os.path.isdir(SHARED_MEMORY) else needed
     if needed > free:
         raise DataError(
@@ -71,6 +83,22 @@ def check_shared_memory(config: DataConfig, dataset: LoadableDataset) -> None:
             f"{free / 2**20:,.0f} MiB free: lower data.workers or data.unit (now {config.unit} "
             f"clips), or enlarge {SHARED_MEMORY} (for example docker run --shm-size)"
         )
+
+
+@contextlib.contextmanager
+def shared_memory_checked(
+    config: DataConfig, dataset: LoadableDataset, evaluated: Iterable[LoadableDataset]
+) -> Iterator[None]:
+    """Check training and its evaluations together; loaders that open inside are not checked.
+
+    Their own check would count what other ranks already fill, and come hours after the start.
+    """
+    check_shared_memory(config, dataset, evaluated)
+    token = _checked.set(True)
+    try:
+        yield
+    finally:
+        _checked.reset(token)
 
 
 class WorkerPipeline:

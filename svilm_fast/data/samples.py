@@ -132,7 +132,7 @@ class SampleTable(Sequence[Sample]):
 
     def __getstate__(self) -> dict[str, Any]:
         kept = self.__dict__.copy()
-        for name in ("rejected", "contents"):
+        for name in ("rejected", "contents", "_shard_samples"):
             kept.pop(name, None)
         return {**kept, "_vectors": {}}
 
@@ -386,10 +386,16 @@ class SampleTable(Sequence[Sample]):
 
     def shard_samples(self) -> np.ndarray:
         """Samples of each shard, int64 [shards], in their order; a list counts as one shard."""
+        return self._shard_samples
+
+    @functools.cached_property
+    def _shard_samples(self) -> np.ndarray:
         shards = self.stored.columns["shard"]
         if self._prefix or self._places is not None:
             shards = shards[self._rows()]
-        return np.unique(shards, return_counts=True)[1]
+        ends = np.flatnonzero(shards[1:] != shards[:-1]) + 1  # samples lie shard by shard
+        sizes = np.diff(ends, prepend=0, append=len(shards))
+        return sizes[sizes > 0]
 
     @property
     def fingerprint(self) -> str:

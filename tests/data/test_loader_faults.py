@@ -258,6 +258,31 @@ def test_too_little_shared_memory_is_said_at_the_start(make_dataset, monkeypatch
             build_loader(dataset.config, dataset, batch_size=4)
 
 
+def test_shared_memory_of_an_evaluation_is_checked_before_training(make_dataset, monkeypatch):
+    dataset = make_dataset(16, workers=2, unit=4)
+    needed = 2 * pipeline.shared_bytes(dataset.config, dataset)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    monkeypatch.setattr(pipeline, "SHARED_MEMORY", str(dataset.config.train))
+
+    def leave(free):
+        usage = shutil._ntuple_diskusage(free, 0, free)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+
+    leave(needed)
+    with pipeline.shared_memory_checked(dataset.config, dataset, [dataset, dataset]):
+        build_loader(dataset.config, dataset, batch_size=4)
+        leave(1)  # training and other ranks fill it
+        build_loader(dataset.config, dataset, batch_size=4)
+    with pytest.raises(DataError, match="lower data"):
+        build_loader(dataset.config, dataset, batch_size=4)
+    leave(needed - 1)
+    with (
+        pytest.raises(DataError, match="lower data"),
+        pipeline.shared_memory_checked(dataset.config, dataset, [dataset]),
+    ):
+        raise AssertionError("opened")
+
+
 @pytest.mark.slow
 def test_workers_do_not_run_the_main_script_again(make_shards, tmp_path):
     script = tmp_path / "script.py"

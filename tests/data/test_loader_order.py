@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from itertools import chain, islice
 
+import numpy as np
 import pytest
 import torch
 
@@ -126,3 +127,23 @@ def test_too_few_samples_for_a_global_batch_is_said(make_dataset):
     dataset = make_dataset(5)
     with pytest.raises(DataError, match="5 samples, fewer than the global batch of 6"):
         build_loader(dataset.config, dataset, batch_size=3, rank=0, world_size=2)
+
+
+def test_sizes_of_shards_are_counted_once(make_dataset, monkeypatch):
+    dataset = make_dataset(23, order="window", window=2)
+    shards = dataset.table.stored.columns["shard"]
+    expected = np.unique(shards, return_counts=True)[1]
+    rows = []
+    table = type(dataset.table)
+    counted = table._rows
+    monkeypatch.setattr(table, "_rows", lambda self: rows.append(1) or counted(self))
+    part = dataset.table.select(range(7, 23))  # also without what the whole table has kept
+    for _ in range(3):
+        assert dataset.table.shard_samples().tolist() == expected.tolist()
+        assert (
+            part.shard_samples().tolist() == np.unique(shards[7:23], return_counts=True)[1].tolist()
+        )
+    assert len(rows) == 1
+    part = dataset.table.select(range(7, 23))
+    assert part.shard_samples().sum() == 16
+    assert dataset.table.select([]).shard_samples().tolist() == []

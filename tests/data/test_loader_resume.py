@@ -8,13 +8,15 @@ from itertools import chain, islice
 
 import numpy as np
 import pytest
+import torch
 
 from svilm_fast.data.errors import DataError
-from svilm_fast.data.loader import build_loader
+from svilm_fast.data.loader import build_loader, training_requests
+from svilm_fast.data.order import build_order
 
 ORDERS = ("permute", "window", "sort")
 GLOBAL_BATCH = 12
-STOPS = 9  # of 4 batches an epoch
+STOPS = 9  # an epoch has 4 batches
 
 
 @pytest.fixture
@@ -56,11 +58,59 @@ def test_any_stop_and_any_change_of_ranks_gives_the_same_samples(open_order, ord
     dataset = open_order(order)
     expected, _ = _ids(dataset, STOPS + 3, ranks=1)
     draw = random.Random(order)
-    for _ in range(70):
-        stop, before, after = draw.randrange(STOPS + 1), *draw.choices((1, 2, 3, 4, 6), k=2)
+    for stop in range(STOPS + 1):
+        before, after = draw.choices((1, 2, 3, 4, 6), k=2)
         first, state = _ids(dataset, stop, ranks=before)
         then, _ = _ids(dataset, 3, ranks=after, state=state)
         assert first + then == expected[: stop + 3], (stop, before, after)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_two_hundred_stops_in_many_epochs_give_the_same_places(order):
+    """Places only, as the workers get them: 210 distinct stops of 300 steps in 25 epochs."""
+    total, steps = 149, 300
+
+    def requests(step, ranks):
+        epoch, batch = divmod(step, total // GLOBAL_BATCH)
+        sizes = np.array([20, 1, 40, 38, 25, 25])
+        made = build_order(
+            order,
+            7,
+            total,
+            keys=lambda: torch.arange(total) * 7919,
+            shard_samples=lambda: sizes,
+            window=2,
+        )
+        size = GLOBAL_BATCH // ranks
+        parts = [
+            training_requests(
+                made,
+                total,
+                epoch=epoch,
+                position=batch * GLOBAL_BATCH,
+                batch_size=size,
+                rank=rank,
+                world_size=ranks,
+            )
+            for rank in range(ranks)
+        ]
+        for step_parts in zip(*parts):
+            assert len({part.epoch for part in step_parts}) == 1
+            yield (
+                step_parts[0].epoch,
+                [places[0] for part in step_parts for places in part.candidates],
+            )
+
+    expected = list(islice(requests(0, 1), steps + 4))
+    epochs = {epoch for epoch, _ in expected}
+    assert len(epochs) == 26
+    for epoch in range(25):  # no sample twice
+        seen = [place for number, places in expected if number == epoch for place in places]
+        assert len(set(seen)) == len(seen) == 144
+    draw = random.Random(order)
+    for stop in draw.sample(range(steps), 210):
+        ranks = draw.choice((1, 2, 3, 4, 6, 12))
+        assert list(islice(requests(stop, ranks), 4)) == expected[stop : stop + 4], (stop, ranks)
 
 
 @pytest.mark.slow
@@ -68,7 +118,8 @@ def test_any_stop_and_any_change_of_ranks_gives_the_same_samples(open_order, ord
 def test_any_change_of_workers_gives_the_same_samples(make_dataset, order):
     dataset = make_dataset(53, order=order, window=3, unit=3)
     expected, _ = _ids(dataset, 8, ranks=1)
-    for stop, before, after, ranks in ((3, 0, 2, 2), (5, 2, 1, 1), (4, 1, 0, 3)):
+    changes = ((0, 0, 1, 1), (1, 1, 2, 2), (2, 2, 0, 3), (3, 0, 2, 2), (4, 1, 0, 3), (5, 2, 1, 1))
+    for stop, before, after, ranks in changes:
         dataset.config.workers = before
         first, state = _ids(dataset, stop, ranks=1)
         dataset.config.workers = after

@@ -55,20 +55,37 @@ def test_what_a_launcher_set_stays(monkeypatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "4")
     start_as_slurm_task(monkeypatch)
     use_launcher_variables()
-    assert seen() == ["3", None, "4", None, None]
+    assert seen() == ["3", None, "4", None, None, None]
 
 
 def test_a_task_of_srun_is_a_rank(monkeypatch) -> None:
     start_as_slurm_task(monkeypatch)
     monkeypatch.setenv("MASTER_ADDR", "node-a")
     use_launcher_variables()
-    assert seen() == ["9", "1", "16", "node-a", "23456"]
+    assert seen() == ["9", "1", "16", "node-a", "23456", None]
 
 
 def test_tasks_on_one_node_need_no_address(monkeypatch) -> None:
     start_as_slurm_task(monkeypatch, SLURM_STEP_NUM_NODES="1", SLURM_STEP_NUM_TASKS="8")
     use_launcher_variables()
     assert seen()[2:4] == ["8", "127.0.0.1"]
+    assert os.environ["LOCAL_WORLD_SIZE"] == "8"
+
+
+@pytest.mark.parametrize(("node", "ranks"), [("0", "8"), ("1", "8"), ("2", "4"), ("3", "16")])
+def test_ranks_of_a_node_are_those_that_slurm_states(monkeypatch, node, ranks) -> None:
+    start_as_slurm_task(
+        monkeypatch, SLURM_STEP_TASKS_PER_NODE="8(x2),4,16", SLURM_NODEID=node, MASTER_ADDR="a"
+    )
+    use_launcher_variables()
+    assert os.environ["LOCAL_WORLD_SIZE"] == ranks
+
+
+def test_deepspeed_states_the_ranks_of_a_node_under_its_own_name(monkeypatch) -> None:
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("LOCAL_SIZE", "4")
+    use_launcher_variables()
+    assert os.environ["LOCAL_WORLD_SIZE"] == "4"
 
 
 def test_tasks_on_several_nodes_need_an_address(monkeypatch) -> None:

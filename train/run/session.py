@@ -19,6 +19,7 @@ from svilm_fast.core.errors import CheckpointError, UserError
 from svilm_fast.core.terminal import print
 from svilm_fast.core.text import counted
 from svilm_fast.data.loader import ClipLoader, build_loader
+from svilm_fast.data.pipeline import shared_memory_checked
 from svilm_fast.data.tokenizer import Tokenizer
 from svilm_fast.tasks.base import EvaluationRequest, Evaluator, Task, task_of
 from svilm_fast.tasks.settings import DEFAULT_TASK
@@ -165,16 +166,19 @@ def _train_in_folder(
         opened = [dataset, *(evaluator.dataset for evaluator in held_out)]
         for clips in {id(clips): clips for clips in opened}.values():
             print(f"data.{clips.split}: {clips.report.summary()}", flush=True)
-    loader = build_loader(
-        config.data,
-        dataset,
-        batch_size=local_batch,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-        seed=config.run.seed,
-        pin_memory=ranks.device.type == "cuda",
-    )
-    with loader:
+    evaluated = [evaluator.dataset for evaluator in held_out]
+    with (
+        shared_memory_checked(config.data, dataset, evaluated),
+        build_loader(
+            config.data,
+            dataset,
+            batch_size=local_batch,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+            seed=config.run.seed,
+            pin_memory=ranks.device.type == "cuda",
+        ) as loader,
+    ):
         model = task.model()
         resumes = not start.fresh and (start.resume or newest_verified(files.checkpoints))
         towers = {} if resumes else load_towers(model, config, ranks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,11 +17,17 @@ from svilm_fast.data.bitstreams.base import (
     check_units,
 )
 
+_MOST_MESSAGES = 64  # of one SEI NAL unit
+_SEI_NUMBER = re.compile(rb"(\xff*)([^\xff])", re.DOTALL)
+_FILM_GRAIN = 19
+
 
 class _Nals(ABC):
     """Packets of NAL units: with a length before each one, or with start codes (Annex B)."""
 
     parameter_kinds: frozenset[int]
+    sei_kind: int
+    header_bytes: int
     leading_refer_back = False
 
     def __init__(self, extradata: bytes, length_at: int, least: int) -> None:
@@ -75,19 +82,19 @@ class _Nals(ABC):
         return [unit for unit in found if unit[0] < unit[1]]
 
     def before_picture(self, data: bytes) -> tuple[int, int]:
-        """Read what stands before the first slice; its place and kind, (-1, -1) without one."""
+        """Read all but the slices; the first slice's place and kind, (-1, -1) without one."""
         found: dict[int, tuple[bytes, ...]] = {}
         place = kind = -1
         for start, end in self.units(data):
             unit = self.kind(data[start])
             if self.is_picture(unit):
-                place, kind = start, unit
-                break
-            if unit in self.parameter_kinds:
+                if place < 0:
+                    place, kind = start, unit
+            elif unit in self.parameter_kinds:
                 content = data[start:end].rstrip(b"\0")
                 found[unit] = (*found.get(unit, ()), content)
-            else:
-                self.message(data, start, end, unit)
+            elif unit == self.sei_kind:
+                _check_sei(data[start + self.header_bytes : end])
         self.sets.check(found)
         return place, kind
 
@@ -100,16 +107,32 @@ class _Nals(ABC):
     def complete(self, data: bytes) -> bool:
         return True
 
-    def message(  # noqa: B027 (most codecs have nothing to look at)
-        self, data: bytes, start: int, end: int, kind: int
-    ) -> None:
-        """Look at a NAL unit that is neither a slice nor a parameter set."""
+
+def _check_sei(content: bytes) -> None:
+    """Raise NotSeparable where one of the messages of an SEI NAL unit describes film grain.
+
+    Synthetic grain depends on picture order counts and on messages of earlier groups. No other
+    message that outlives its frame changes the frames.
+
+    Args:
+        content: the unit without its header: type and size of each message (7.3.2.3.1), bytes of
+            255 and a last one, added up.
+    """
+    content = content.replace(b"\0\0\3", b"\0\0")
+    place = 0
+    for _ in range(_MOST_MESSAGES):
+        kind = _SEI_NUMBER.match(content, place)
+        size = _SEI_NUMBER.match(content, kind.end()) if kind else None
+        if kind is None or size is None:  # the trailing bits, or a cut message
+            return
+        if _sum(kind) == _FILM_GRAIN:
+            raise NotSeparable("film grain")
+        place = size.end() + _sum(size)
+    raise NotSeparable("a packet of too many parts")
 
 
-def _refuse_film_grain(payload: int) -> None:
-    # Synthetic grain depends on picture order counts and on messages of earlier groups.
-    if payload == 19:
-        raise NotSeparable("film grain")
+def _sum(number: re.Match[bytes]) -> int:
+    return 255 * len(number[1]) + number[2][0]
 
 
 class H264(_Nals):
@@ -120,6 +143,7 @@ class H264(_Nals):
     """
 
     parameter_kinds = frozenset((7, 8, 13, 15))  # SPS, PPS, SPS extension, subset SPS
+    sei_kind, header_bytes = 6, 1
     _PICTURES = frozenset((1, 2, 3, 4, 5, 20, 21))  # slices, data partitions, extensions
     _HARMLESS = frozenset((6, 9, 12, 14))  # SEI, delimiter, filler, prefix
 
@@ -142,10 +166,6 @@ class H264(_Nals):
     def is_picture(self, kind: int) -> bool:
         return kind in self._PICTURES
 
-    def message(self, data: bytes, start: int, end: int, kind: int) -> None:
-        if kind == 6 and end > start + 1:
-            _refuse_film_grain(data[start + 1])
-
     def entry(self, data: bytes) -> bool:
         first = self.sets._known is None
         place, kind = self.before_picture(data)
@@ -159,7 +179,9 @@ class H264(_Nals):
 
     def ordinary(self, data: memoryview) -> bool:
         size = self.length_size
-        return size > 0 and len(data) > size and data[size] & 31 == 1
+        if not size or len(data) <= size or data[size] & 31 != 1:
+            return False
+        return size + int.from_bytes(data[:size], "big") == len(data)  # one slice, nothing else
 
     def disposable(self, group: Sequence[bytes]) -> list[bool] | None:
         """Lost frames show by frame_num, which grows by one from reference frame to the next
@@ -223,22 +245,30 @@ class HEVC(_Nals):
     """
 
     parameter_kinds = frozenset((32, 33, 34))  # VPS, SPS, PPS
+    sei_kind, header_bytes = 39, 2  # prefix SEI; the suffix messages are checksums
     leading_refer_back = True
 
     def __init__(self, extradata: bytes) -> None:
         super().__init__(extradata, 21, 23)
         self._end = SequenceEnd()
         self._layers: set[int] = set()  # nuh_temporal_id_plus1 of the pictures
+        self._check_extradata(extradata)
+
+    def _check_extradata(self, extradata: bytes) -> None:
+        """Read SEI messages in the decoder configuration (ISO/IEC 14496-15, 8.3.3.1)."""
+        if not self.length_size:
+            units = [extradata[start:end] for start, end in self.units(extradata)]
+        else:
+            units = _configured_units(extradata)
+        for unit in units:
+            if unit and self.kind(unit[0]) == self.sei_kind:
+                _check_sei(unit[self.header_bytes :])
 
     def kind(self, first: int) -> int:
         return first >> 1 & 63
 
     def is_picture(self, kind: int) -> bool:
         return kind < 32
-
-    def message(self, data: bytes, start: int, end: int, kind: int) -> None:
-        if kind == 39 and end > start + 2:
-            _refuse_film_grain(data[start + 2])
 
     def entry(self, data: bytes) -> bool:
         tail = data[-8:].rstrip(b"\0")
@@ -273,6 +303,21 @@ class HEVC(_Nals):
             elif kind not in (35, 38, 39, 40):  # delimiter, filler, SEI
                 return False
         return slices > 0
+
+
+def _configured_units(extradata: bytes) -> list[bytes]:
+    """The NAL units in the arrays of an HEVC decoder configuration record."""
+    result: list[bytes] = []
+    at = 23
+    for _ in range(extradata[22]):
+        count = int.from_bytes(extradata[at + 1 : at + 3], "big")
+        at += 3
+        for _ in range(count):
+            check_units(len(result))
+            start = at + 2
+            at = start + int.from_bytes(extradata[at:start], "big")
+            result.append(extradata[start:at])
+    return result
 
 
 @dataclass(frozen=True)
