@@ -341,7 +341,23 @@ class SampleTable(Sequence[Sample]):
         sources = self.stored.header["sources"]
         starts = np.cumsum([0, *(each["places"] for each in sources)])
         checksum = sources[int(np.searchsorted(starts, source, "right")) - 1]["checksum"]
-        return ListIdentity(self._first_row(source + 1) - self._first_row(source), checksum)
+        first, stop = self._first_row(source), self._first_row(source + 1)
+        return ListIdentity(stop - first, checksum, self._rows_digest(first, stop))
+
+    def _rows_digest(self, first: int, stop: int) -> str:
+        """Changes with the videos and segments of rows: which rows a list has is up to its videos.
+
+        Ids are left out: they change where several sources are opened together.
+        """
+        columns, digest = self.stored.columns, hashlib.sha256()
+        if stop > first and self._has_paths:
+            starts = columns["path_start"][first : stop + 1]
+            digest.update(starts - starts[0])
+            digest.update(columns["path_text"][starts[0] : starts[-1]])
+        for name in ("segment_start", "segment_end"):
+            if name in columns and not np.isnan(columns[name][first:stop]).all():
+                digest.update(columns[name][first:stop])
+        return digest.hexdigest()[:32]
 
     def _first_row(self, source: int) -> int:
         shards = self.stored.columns["shard"]

@@ -106,8 +106,9 @@ def test_what_was_made_of_another_list_or_width_is_refused(run, listed, tmp_path
     Path(listed + SUFFIX).write_bytes(b"a file of the user")
     with pytest.raises(EmbeddingError, match="no stored embeddings"):
         _dataset(listed, width)
-    with pytest.raises(ValueError, match="is not an earlier result"):
-        embed_shards(run, listed, tmp_path / "out", store=True)
+    with pytest.raises(EmbeddingError, match="exists and holds no stored embeddings"):
+        embed_shards(run, listed, tmp_path / "new", store=True)
+    assert not (tmp_path / "new").exists()  # noticed before anything was embedded
     assert Path(listed + SUFFIX).read_bytes() == b"a file of the user"
 
 

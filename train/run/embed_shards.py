@@ -23,7 +23,7 @@ from svilm_fast.data.batch import ClipBatch
 from svilm_fast.data.config import DataConfig
 from svilm_fast.data.dataset import ClipDataset
 from svilm_fast.data.errors import DataError
-from svilm_fast.data.list_embeddings import write_list_embeddings
+from svilm_fast.data.list_embeddings import check_storable, write_list_embeddings
 from svilm_fast.data.lists import is_list
 from svilm_fast.data.offline.engines import OfflineEngine
 from svilm_fast.data.offline.outputs import Outputs
@@ -101,11 +101,13 @@ def embed_shards(
         require_pyarrow()
         if store:
             raise UserError("--store reads the .npz files: leave out --format parquet, or --store")
+    if store and not is_list(source):
+        raise DataError(f"{source!r}: embeddings are stored beside lists alone, not shards")
+    if store:
+        check_storable(source)
     run = load_run(run_dir, weights=weights)
     grain = captions or run.config.evaluation.captions or run.config.data.captions
     table = _table_of(source, videos, grain, run) if is_list(source) else None
-    if store and table is None:
-        raise DataError(f"{source!r}: embeddings are stored beside lists alone, not shards")
     units = _shard_units(source) if table is None else _list_units(source, videos, table)
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
@@ -166,11 +168,12 @@ def _table_of(source: str, videos: str | None, grain: str, run: LoadedRun) -> Sa
 def _list_units(source: str, videos: str | None, table: SampleTable) -> list[Unit]:
     name = source.rpartition("/")[2].rpartition(".")[0]
     folder = None if videos is None else _absolute(videos)
+    identity = table.list_identity(0)
     return [
         Unit(
             f"{name}-{number:06d}",
             ListPiece(_absolute(source), folder, first, stop),
-            [table.list_identity(0).checksum, table.fingerprint, first, stop],
+            [identity.checksum, identity.rows, table.fingerprint, first, stop],
             stop - first,
         )
         for number, first in enumerate(range(0, len(table), _PIECE))
