@@ -39,6 +39,7 @@ class Unit:
 class _Job:
     """A unit as an engine gets it; `done` is what the manifest says of it."""
 
+    kind: str
     work: Work
     unit: Unit
     settings: Any
@@ -54,7 +55,7 @@ class _Job:
         folder = Path(self.folder)
         if self.done is not None and self.done.is_intact(folder):
             return self.done
-        outputs = Outputs(folder)
+        outputs = Outputs(folder, self.kind)
         try:
             report = self.work(self.unit.name, self.unit.content, self.settings, outputs)
             return FinishedUnit(self.unit.name, self.input, outputs.publish(), report)
@@ -96,9 +97,9 @@ def do_work(
     inputs = {unit.name: digest(unit.description) for unit in units}
     manifest = Manifest.open(folder / f"{kind}_manifest.jsonl", kind, parameters, inputs)
     try:
-        remove_partials(folder)
+        remove_partials(folder, kind)
         jobs = [
-            _Job(work, unit, settings, str(folder.absolute()), inputs[unit.name], known)
+            _Job(kind, work, unit, settings, str(folder.absolute()), inputs[unit.name], known)
             for unit in units
             for known in [manifest.done.get(unit.name)]
         ]
@@ -118,7 +119,7 @@ def do_work(
                 bar.advance(task, weights[done.unit])
         return [manifest.done[unit.name].report for unit in units]
     finally:
-        remove_partials(folder)
+        remove_partials(folder, kind)
         manifest.close()
 
 
