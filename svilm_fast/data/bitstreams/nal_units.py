@@ -91,10 +91,28 @@ class _Nals(ABC):
         """Look at a NAL unit that is neither a slice nor a parameter set."""
 
 
-def _refuse_film_grain(payload: int) -> None:
-    # Synthetic grain depends on picture order counts and on messages of earlier groups.
-    if payload == 19:
-        raise NotSeparable("film grain")
+def _refuse_film_grain(messages: bytes) -> None:
+    """Raise NotSeparable for film grain among the messages of an SEI, given without NAL header.
+
+    A payload's type and size are sums of bytes that end with the first below 255 (7.3.2.3).
+    """
+    data = messages.replace(b"\0\0\3", b"\0\0")  # emulation prevention
+    at = count = 0
+    while at + 1 < len(data):  # the last byte ends the unit
+        numbers = [0, 0]
+        for place in range(2):
+            more = True
+            while more and at < len(data):
+                numbers[place] += data[at]
+                more = data[at] == 255
+                at += 1
+                count += 1
+                check_units(count)
+        payload, size = numbers
+        # Synthetic grain depends on picture order counts and on messages of earlier groups.
+        if payload == 19:
+            raise NotSeparable("film grain")
+        at += size
 
 
 class H264(_Nals):
@@ -128,8 +146,8 @@ class H264(_Nals):
         return kind in self._PICTURES
 
     def message(self, data: bytes, start: int, end: int, kind: int) -> None:
-        if kind == 6 and end > start + 1:
-            _refuse_film_grain(data[start + 1])
+        if kind == 6:
+            _refuse_film_grain(data[start + 1 : end])
 
     def entry(self, data: bytes) -> bool:
         first = self.sets._known is None
@@ -213,8 +231,8 @@ class HEVC(_Nals):
         return kind < 32
 
     def message(self, data: bytes, start: int, end: int, kind: int) -> None:
-        if kind == 39 and end > start + 2:
-            _refuse_film_grain(data[start + 2])
+        if kind == 39:
+            _refuse_film_grain(data[start + 2 : end])
 
     def entry(self, data: bytes) -> bool:
         tail = data[-8:].rstrip(b"\0")
