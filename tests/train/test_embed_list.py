@@ -112,6 +112,16 @@ def test_what_was_made_of_another_list_or_width_is_refused(run, listed, tmp_path
     assert Path(listed + SUFFIX).read_bytes() == b"a file of the user"
 
 
+def test_a_video_that_was_replaced_is_other_work(run, listed, tmp_path):
+    embed_shards(run, listed, tmp_path / "out")
+    video = Path(listed).with_name("0.mp4")
+    content = bytearray(video.read_bytes())
+    content[-1] ^= 1
+    video.write_bytes(content)
+    with pytest.raises(DataError, match="the input has changed"):
+        embed_shards(run, listed, tmp_path / "out")
+
+
 def test_shards_store_nothing(run, tmp_path):
     shards = run.with_name(run.name + "-world") / "test"
     with pytest.raises(DataError, match="stored beside lists alone"):

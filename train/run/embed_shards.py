@@ -29,7 +29,7 @@ from svilm_fast.data.offline.engines import OfflineEngine
 from svilm_fast.data.offline.outputs import Outputs
 from svilm_fast.data.offline.work import Unit, do_work
 from svilm_fast.data.samples import SampleTable, open_split
-from svilm_fast.data.shards import find_shards
+from svilm_fast.data.shards import INDEX_SUFFIX, find_shards
 from svilm_fast.data.skips import Skip
 from svilm_fast.inference.features import FeatureFormat, require_pyarrow, write_parquet
 from svilm_fast.models.video_encoder import VideoOutputs
@@ -39,6 +39,7 @@ from svilm_fast.train.folder.manifest import MANIFEST
 from svilm_fast.train.run.loaded_run import LoadedRun, load_run
 
 _PIECE = 1000  # samples of a list in one file
+_INPUTS = "by content"  # before, shards were told apart by name and size
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,7 @@ def embed_shards(
         os.path.abspath(run_dir), run.weights, batch_size, device, captions, format
     )
     parameters = {"model": model, "weights": run.weights, "batch_size": batch_size}
+    parameters["inputs"] = _INPUTS
     parameters |= {} if captions is None else {"captions": captions}
     # Folders of earlier versions say no format.
     parameters |= {} if format is FeatureFormat.NPZ else {"format": format}
@@ -154,9 +156,23 @@ def _shard_units(source: str) -> list[Unit]:
     if len(set(names)) < len(names):
         raise DataError(f"{source!r} names shards of one name in several folders")
     return [
-        Unit(name, _absolute(path), [name, files.size_of(path)])
+        Unit(name, _absolute(path), [name, *_content(path)])
         for name, path in zip(names, shards, strict=True)
     ]
+
+
+def _content(shard: str) -> list[Any]:
+    """Changes with the content of a shard, of which the size alone says little: tar pads.
+
+    Of a local shard: the index beside it, which holds a checksum of every member, and the CRC-32 of
+    the ends, where a shard without an index changes unnoticed between them. Of a remote one: the
+    mark of its store.
+    """
+    if files.protocol(shard) is not None:
+        return list(files.remote_status(shard))
+    index = Path(shard + INDEX_SUFFIX)
+    checksums = hashlib.sha256(index.read_bytes()).hexdigest() if index.is_file() else None
+    return [files.size_of(shard), files.ends_crc(shard), checksums]
 
 
 def _table_of(source: str, videos: str | None, grain: str, run: LoadedRun) -> SampleTable:
@@ -173,7 +189,7 @@ def _list_units(source: str, videos: str | None, table: SampleTable) -> list[Uni
         Unit(
             f"{name}-{number:06d}",
             ListPiece(_absolute(source), folder, first, stop),
-            [identity.checksum, identity.rows, table.fingerprint, first, stop],
+            [identity.checksum, identity.rows, table.fingerprint, table.contents, first, stop],
             stop - first,
         )
         for number, first in enumerate(range(0, len(table), _PIECE))
