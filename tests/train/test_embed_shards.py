@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from svilm_fast.commands.embed import embed
 from svilm_fast.core.errors import UserError
 from svilm_fast.data.errors import DataError
+from svilm_fast.data.offline.engines import OfflineEngine
 from svilm_fast.data.offline.manifest import digest
 from svilm_fast.data.shards import ShardWriter
 from svilm_fast.inference.features import FeatureFormat
@@ -118,3 +120,25 @@ def test_parquet_without_pyarrow_names_the_extra(run, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"svilm-fast\[parquet\]"):
         embed_shards(run, "absent", tmp_path / "out", format=FeatureFormat.PARQUET)
     assert not (tmp_path / "out").exists()
+
+
+def test_each_worker_chooses_its_device(run, tmp_path, monkeypatch):
+    given = {}
+
+    def do_work(kind, work, units, settings, folder, **found):
+        given.update(found, device=settings.device)
+        return []
+
+    shards = str(run.with_name(run.name + "-world") / "test")
+    monkeypatch.setattr(module, "do_work", do_work)
+    embed(shards, run=run, out=tmp_path / "out", engine=OfflineEngine.RAY)
+    assert (given["device"], given["gpu"]) == ("auto", True)
+    embed(shards, run=run, out=tmp_path / "out", device="cpu")
+    assert (given["device"], given["gpu"]) == ("cpu", False)
+    with pytest.raises(UserError, match="unknown device 'tpu'"):
+        embed(shards, run=run, out=tmp_path / "out", device="tpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(module, "worker_number", lambda: 6)
+    found = [module._device(wanted) for wanted in ("auto", "cuda", "cuda:1", "cpu")]
+    assert found == ["cuda:2", "cuda:2", "cuda:1", "cpu"]

@@ -25,7 +25,7 @@ from svilm_fast.data.dataset import ClipDataset
 from svilm_fast.data.errors import DataError
 from svilm_fast.data.list_embeddings import check_storable, write_list_embeddings
 from svilm_fast.data.lists import is_list
-from svilm_fast.data.offline.engines import OfflineEngine
+from svilm_fast.data.offline.engines import OfflineEngine, worker_number
 from svilm_fast.data.offline.outputs import Outputs
 from svilm_fast.data.offline.work import Unit, do_work
 from svilm_fast.data.samples import SampleTable, open_split
@@ -36,6 +36,7 @@ from svilm_fast.models.video_encoder import VideoOutputs
 from svilm_fast.tasks.clips import evaluation_clips
 from svilm_fast.train.config.options import Weights
 from svilm_fast.train.folder.manifest import MANIFEST
+from svilm_fast.train.ranks.process_group import choose_device
 from svilm_fast.train.run.loaded_run import LoadedRun, load_run
 
 _PIECE = 1000  # samples of a list in one file
@@ -44,7 +45,7 @@ _INPUTS = "by content"  # before, shards were told apart by name and size
 
 @dataclass(frozen=True)
 class EmbedSettings:
-    """What every shard is embedded with; `device` changes rounding only."""
+    """What every shard is embedded with; `device`, as the worker chooses it, changes rounding."""
 
     run: str
     weights: Weights
@@ -89,6 +90,8 @@ def embed_shards(
     As Parquet, the columns are id, caption, video, text and row.
 
     Args:
+        device: `auto`, `cpu`, `cuda` or `cuda:N`, chosen in each worker. Workers of one machine
+            take its GPUs in turn; Ray gives each unit a GPU where the cluster has any.
         workers: files at a time; every worker loads the model.
         videos: the folder of a list's videos (default: the list's own).
         captions: of which grain, `none` for samples without captions (default: the run's).
@@ -106,6 +109,8 @@ def embed_shards(
         raise DataError(f"{source!r}: embeddings are stored beside lists alone, not shards")
     if store:
         check_storable(source)
+    if engine is OfflineEngine.LOCAL:
+        choose_device(device, 0)  # raises now; nodes of a cluster may have other devices
     run = load_run(run_dir, weights=weights)
     grain = captions or run.config.evaluation.captions or run.config.data.captions
     table = _table_of(source, videos, grain, run) if is_list(source) else None
@@ -130,6 +135,7 @@ def embed_shards(
         parameters=parameters,
         engine=engine,
         workers=workers,
+        gpu=device != "cpu",
         progress=progress,
     )
     refused = [skip for report in reports for skip in report["refused"]]
@@ -205,7 +211,8 @@ def embed_shard(
     name: str, source: str | ListPiece, settings: EmbedSettings, out: Outputs
 ) -> dict[str, Any]:
     """Embed one shard, or a piece of a list; a unit of off-line work."""
-    run = _loaded(settings.run, settings.weights, settings.device)
+    device = _device(settings.device)
+    run = _loaded(settings.run, settings.weights, device)
     piece = source if isinstance(source, ListPiece) else None
     changed: dict[str, Any] = {"test": source if piece is None else piece.path, "cache": "none"}
     if piece is not None:
@@ -221,7 +228,7 @@ def embed_shard(
     refused: list[Skip] = []
     rows: list[int] = []
     parts = [
-        _embedded(run, batch, settings.device)
+        _embedded(run, batch, device)
         for batch in _batches(dataset, places, settings.batch_size, refused, rows)
     ]
     empty = np.empty((0, run.config.model.embed_dim), np.float32)
@@ -240,6 +247,11 @@ def embed_shard(
         with path.open("wb") as file:
             np.savez(file, **columns)
     return {"samples": len(columns["ids"]), "refused": [vars(skip) for skip in refused]}
+
+
+def _device(wanted: str) -> str:
+    """The device of this worker: workers of one machine take its GPUs in turn."""
+    return str(choose_device(wanted, worker_number() % max(1, torch.cuda.device_count())))
 
 
 @lru_cache(maxsize=1)

@@ -74,6 +74,7 @@ def do_work(
     engine: OfflineEngine = OfflineEngine.LOCAL,
     workers: int | None = None,
     cpus: int = 1,
+    gpu: bool = False,
     progress: bool | None = None,
 ) -> list[dict[str, Any]]:
     """Do `work` on every unit that the manifest of `folder` does not prove to be done.
@@ -89,6 +90,7 @@ def do_work(
         workers: units at a time (default: local, one per core; Ray, as many as the cluster has
             cores for).
         cpus: cores that one unit uses.
+        gpu: whether Ray gives each unit a GPU of its own, where the cluster has any.
         progress: a bar on the terminal (default: where standard error is one).
 
     Returns the reports of all units, in their order. Raises OfflineError where the folder belongs
@@ -109,7 +111,7 @@ def do_work(
         console = Console(stderr=True)
         with (
             Progress(*columns, TimeRemainingColumn(), console=console, disable=not shown) as bar,
-            closing(run_jobs(jobs, engine, workers, cpus)) as results,
+            closing(run_jobs(jobs, engine, workers, cpus, gpu)) as results,
         ):
             task = bar.add_task(kind, total=sum(weights.values()))
             for done in results:
