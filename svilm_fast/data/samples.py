@@ -352,11 +352,11 @@ class SampleTable(Sequence[Sample]):
         columns, digest = self.stored.columns, hashlib.sha256()
         if stop > first and self._has_paths:
             starts = columns["path_start"][first : stop + 1]
-            digest.update(starts - starts[0])
-            digest.update(columns["path_text"][starts[0] : starts[-1]])
+            digest.update((starts - starts[0]).data)
+            digest.update(columns["path_text"][starts[0] : starts[-1]].data)
         for name in ("segment_start", "segment_end"):
             if name in columns and not np.isnan(columns[name][first:stop]).all():
-                digest.update(columns[name][first:stop])
+                digest.update(columns[name][first:stop].data)
         return digest.hexdigest()[:32]
 
     def _first_row(self, source: int) -> int:
