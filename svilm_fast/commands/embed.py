@@ -52,7 +52,6 @@ def embed(
 
     Stopped at any moment and started again with the same arguments, it continues.
     """
-    from svilm_fast.train.ranks.process_group import choose_device
     from svilm_fast.train.run.embed_shards import embed_shards
 
     lines = embed_shards(
@@ -60,7 +59,7 @@ def embed(
         source,
         out,
         weights=weights,
-        device=str(choose_device(device, 0)),
+        device=device,
         batch_size=batch_size,
         format=format,
         engine=engine,

@@ -267,8 +267,9 @@ class ClipDataset:
         if weights is None:
             return min(int(choice * len(rows)), len(rows) - 1)
         ends = np.cumsum(weights)
-        # Right: a caption of weight 0 is never drawn.
-        return int(np.searchsorted(ends, choice * ends[-1], side="right"))
+        # Right: a caption of weight 0 is never drawn. Weights near the smallest float64 round up.
+        drawn = np.searchsorted(ends, choice * ends[-1], side="right")
+        return int(min(drawn, np.searchsorted(ends, ends[-1])))
 
     def _encode(self, texts: list[str], length: int) -> tuple[Tensor, Tensor, int]:
         """Tokens, mask, and how many of the texts were cut."""

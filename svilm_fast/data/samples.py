@@ -146,12 +146,21 @@ class SampleTable(Sequence[Sample]):
         return self._with(_shuffle=shuffle)
 
     def with_nouns(self, config: DataConfig, split: str) -> SampleTable:
-        """The table with nouns for all captions, found where none are stored."""
+        """The same samples with nouns for all captions, found where none are stored.
+
+        Raises DataError where that needs the index of `split` and it is of other samples.
+        """
         if self.stored.header["has_nouns"]:
             return self
-        if self.stored.path is not None:
-            return open_split(config, split, nouns=True)
-        index = self.stored.with_nouns(config.nouns)
+        if self.stored.path is None:
+            index = self.stored.with_nouns(config.nouns)
+        else:
+            index = open_split(config, split, nouns=True).stored
+            if index.header["views"][self.grain]["fingerprint"] != self._view["fingerprint"]:
+                raise DataError(
+                    f"the table holds other samples than data.{split}={getattr(config, split)!r}: "
+                    "open it with these settings, or with nouns"
+                )
         return self._with(stored=index, _view=index.header["views"][self.grain])
 
     def _with(self, **changed: Any) -> SampleTable:
@@ -332,10 +341,28 @@ class SampleTable(Sequence[Sample]):
         sources = self.stored.header["sources"]
         starts = np.cumsum([0, *(each["places"] for each in sources)])
         checksum = sources[int(np.searchsorted(starts, source, "right")) - 1]["checksum"]
-        return ListIdentity(self._first_row(source + 1) - self._first_row(source), checksum)
+        first, stop = self._first_row(source), self._first_row(source + 1)
+        return ListIdentity(stop - first, checksum, self._rows_digest(first, stop))
+
+    def _rows_digest(self, first: int, stop: int) -> str:
+        """Changes with the videos and segments of rows: which rows a list has is up to its videos.
+
+        Ids are left out: they change where several sources are opened together.
+        """
+        columns, digest = self.stored.columns, hashlib.sha256()
+        if stop > first and self._has_paths:
+            starts = columns["path_start"][first : stop + 1]
+            digest.update((starts - starts[0]).data)
+            digest.update(columns["path_text"][starts[0] : starts[-1]].data)
+        for name in ("segment_start", "segment_end"):
+            if name in columns and not np.isnan(columns[name][first:stop]).all():
+                digest.update(columns[name][first:stop].data)
+        return digest.hexdigest()[:32]
 
     def _first_row(self, source: int) -> int:
-        return int(np.searchsorted(self.stored.columns["shard"], source))
+        shards = self.stored.columns["shard"]
+        # Of its dtype: a Python int would convert the whole column to int64 first.
+        return int(np.searchsorted(shards, shards.dtype.type(source)))
 
     def _list_vectors(self, source: int, width: int) -> np.ndarray:
         if (source, width) not in self._vectors:

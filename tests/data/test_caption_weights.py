@@ -59,6 +59,17 @@ def test_numbers_at_the_ends_give_captions_with_a_weight(make_dataset):
 
 
 @pytest.mark.parametrize(
+    ("weights", "last"),
+    [([5e-324] * 3, "A bird sings."), ([5e-324, 5e-324, 0], "A cat sits.")],
+)
+def test_the_smallest_weights_give_captions_too(make_dataset, weights, last):
+    dataset = make_dataset(2, replace={0: _sample(caption_weights=weights)})
+    draw = dataset.draws([0], 0, 0)[0]
+    draw.augment[-1] = np.nextafter(np.float32(1), np.float32(0))
+    assert dataset.texts(0, draw).caption == last
+
+
+@pytest.mark.parametrize(
     ("weights", "message"),
     [
         ([1, 2], "2 numbers in caption_weights for 3 captions"),

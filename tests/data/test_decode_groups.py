@@ -334,6 +334,30 @@ def test_recovery_points_of_h264_are_no_entry_points(file, name):
         assert Groups(video.packets, video.context).entries == [0]
 
 
+_UNREGISTERED = b"\5\x15" + bytes(range(4, 25))
+_LARGE = b"\5\xff\x0a" + b"\1" * 265  # size 255 + 10
+_ESCAPED = b"\5\6\0\0\3\1\0\0\3\0"  # six bytes and two of emulation prevention
+_GRAIN = b"\x13\1\x80"
+
+
+@pytest.mark.parametrize(("syntax", "header"), [(H264, b"\6"), (HEVC, b"\x4e\1")])
+@pytest.mark.parametrize("before", [b"", _UNREGISTERED, _LARGE, _ESCAPED, _LARGE + _ESCAPED])
+def test_film_grain_is_found_among_the_messages_of_a_unit(syntax, header, before):
+    key = {H264: b"\0\0\1\x65\x88\x84", HEVC: b"\0\0\1\x26\1\xaf"}[syntax]
+    start = b"\0\0\1" + header + before
+    with pytest.raises(NotSeparable, match="film grain"):
+        syntax(b"").before_picture(start + _GRAIN + b"\x80" + key)
+    # 19 is no type here: it is part of a payload, or 255 + 19.
+    for other in (b"\5\1\x13", b"\xff\x13\1\x80"):
+        assert syntax(b"").before_picture(start + other + b"\x80" + key)[0] > 0
+
+
+@pytest.mark.parametrize("messages", [b"\5\0", b"\xff"])
+def test_units_of_endless_messages_are_not_read_to_their_end(messages):
+    with pytest.raises(NotSeparable, match="too many parts"):
+        HEVC(b"").before_picture(b"\0\0\1\x4e\1" + messages * 300_000)
+
+
 @pytest.mark.parametrize(
     ("syntax", "unit"),
     [

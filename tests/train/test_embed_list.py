@@ -106,9 +106,20 @@ def test_what_was_made_of_another_list_or_width_is_refused(run, listed, tmp_path
     Path(listed + SUFFIX).write_bytes(b"a file of the user")
     with pytest.raises(EmbeddingError, match="no stored embeddings"):
         _dataset(listed, width)
-    with pytest.raises(ValueError, match="is not an earlier result"):
-        embed_shards(run, listed, tmp_path / "out", store=True)
+    with pytest.raises(EmbeddingError, match="exists and holds no stored embeddings"):
+        embed_shards(run, listed, tmp_path / "new", store=True)
+    assert not (tmp_path / "new").exists()  # noticed before anything was embedded
     assert Path(listed + SUFFIX).read_bytes() == b"a file of the user"
+
+
+def test_a_video_that_was_replaced_is_other_work(run, listed, tmp_path):
+    embed_shards(run, listed, tmp_path / "out")
+    video = Path(listed).with_name("0.mp4")
+    content = bytearray(video.read_bytes())
+    content[-1] ^= 1
+    video.write_bytes(content)
+    with pytest.raises(DataError, match="the input has changed"):
+        embed_shards(run, listed, tmp_path / "out")
 
 
 def test_shards_store_nothing(run, tmp_path):

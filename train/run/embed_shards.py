@@ -23,27 +23,29 @@ from svilm_fast.data.batch import ClipBatch
 from svilm_fast.data.config import DataConfig
 from svilm_fast.data.dataset import ClipDataset
 from svilm_fast.data.errors import DataError
-from svilm_fast.data.list_embeddings import write_list_embeddings
+from svilm_fast.data.list_embeddings import check_storable, write_list_embeddings
 from svilm_fast.data.lists import is_list
-from svilm_fast.data.offline.engines import OfflineEngine
+from svilm_fast.data.offline.engines import OfflineEngine, worker_number
 from svilm_fast.data.offline.outputs import Outputs
 from svilm_fast.data.offline.work import Unit, do_work
 from svilm_fast.data.samples import SampleTable, open_split
-from svilm_fast.data.shards import find_shards
+from svilm_fast.data.shards import INDEX_SUFFIX, find_shards
 from svilm_fast.data.skips import Skip
 from svilm_fast.inference.features import FeatureFormat, require_pyarrow, write_parquet
 from svilm_fast.models.video_encoder import VideoOutputs
 from svilm_fast.tasks.clips import evaluation_clips
 from svilm_fast.train.config.options import Weights
 from svilm_fast.train.folder.manifest import MANIFEST
+from svilm_fast.train.ranks.process_group import choose_device
 from svilm_fast.train.run.loaded_run import LoadedRun, load_run
 
 _PIECE = 1000  # samples of a list in one file
+_INPUTS = "by content"  # before, shards were told apart by name and size
 
 
 @dataclass(frozen=True)
 class EmbedSettings:
-    """What every shard is embedded with; `device` changes rounding only."""
+    """What every shard is embedded with; `device`, as the worker chooses it, changes rounding."""
 
     run: str
     weights: Weights
@@ -88,6 +90,8 @@ def embed_shards(
     As Parquet, the columns are id, caption, video, text and row.
 
     Args:
+        device: `auto`, `cpu`, `cuda` or `cuda:N`, chosen in each worker. Workers of one machine
+            take its GPUs in turn; Ray gives each unit a GPU where the cluster has any.
         workers: files at a time; every worker loads the model.
         videos: the folder of a list's videos (default: the list's own).
         captions: of which grain, `none` for samples without captions (default: the run's).
@@ -101,11 +105,15 @@ def embed_shards(
         require_pyarrow()
         if store:
             raise UserError("--store reads the .npz files: leave out --format parquet, or --store")
+    if store and not is_list(source):
+        raise DataError(f"{source!r}: embeddings are stored beside lists alone, not shards")
+    if store:
+        check_storable(source)
+    if engine is OfflineEngine.LOCAL:
+        choose_device(device, 0)  # raises now; nodes of a cluster may have other devices
     run = load_run(run_dir, weights=weights)
     grain = captions or run.config.evaluation.captions or run.config.data.captions
     table = _table_of(source, videos, grain, run) if is_list(source) else None
-    if store and table is None:
-        raise DataError(f"{source!r}: embeddings are stored beside lists alone, not shards")
     units = _shard_units(source) if table is None else _list_units(source, videos, table)
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
@@ -114,6 +122,7 @@ def embed_shards(
         os.path.abspath(run_dir), run.weights, batch_size, device, captions, format
     )
     parameters = {"model": model, "weights": run.weights, "batch_size": batch_size}
+    parameters["inputs"] = _INPUTS
     parameters |= {} if captions is None else {"captions": captions}
     # Folders of earlier versions say no format.
     parameters |= {} if format is FeatureFormat.NPZ else {"format": format}
@@ -126,6 +135,7 @@ def embed_shards(
         parameters=parameters,
         engine=engine,
         workers=workers,
+        gpu=device != "cpu",
         progress=progress,
     )
     refused = [skip for report in reports for skip in report["refused"]]
@@ -152,9 +162,23 @@ def _shard_units(source: str) -> list[Unit]:
     if len(set(names)) < len(names):
         raise DataError(f"{source!r} names shards of one name in several folders")
     return [
-        Unit(name, _absolute(path), [name, files.size_of(path)])
+        Unit(name, _absolute(path), [name, *_content(path)])
         for name, path in zip(names, shards, strict=True)
     ]
+
+
+def _content(shard: str) -> list[Any]:
+    """Changes with the content of a shard, of which the size alone says little: tar pads.
+
+    Of a local shard: the index beside it, which holds a checksum of every member, and the CRC-32 of
+    the ends, where a shard without an index changes unnoticed between them. Of a remote one: the
+    mark of its store.
+    """
+    if files.protocol(shard) is not None:
+        return list(files.remote_status(shard))
+    index = Path(shard + INDEX_SUFFIX)
+    checksums = hashlib.sha256(index.read_bytes()).hexdigest() if index.is_file() else None
+    return [files.size_of(shard), files.ends_crc(shard), checksums]
 
 
 def _table_of(source: str, videos: str | None, grain: str, run: LoadedRun) -> SampleTable:
@@ -166,11 +190,12 @@ def _table_of(source: str, videos: str | None, grain: str, run: LoadedRun) -> Sa
 def _list_units(source: str, videos: str | None, table: SampleTable) -> list[Unit]:
     name = source.rpartition("/")[2].rpartition(".")[0]
     folder = None if videos is None else _absolute(videos)
+    identity = table.list_identity(0)
     return [
         Unit(
             f"{name}-{number:06d}",
             ListPiece(_absolute(source), folder, first, stop),
-            [table.list_identity(0).checksum, table.fingerprint, first, stop],
+            [identity.checksum, identity.rows, table.fingerprint, table.contents, first, stop],
             stop - first,
         )
         for number, first in enumerate(range(0, len(table), _PIECE))
@@ -186,7 +211,8 @@ def embed_shard(
     name: str, source: str | ListPiece, settings: EmbedSettings, out: Outputs
 ) -> dict[str, Any]:
     """Embed one shard, or a piece of a list; a unit of off-line work."""
-    run = _loaded(settings.run, settings.weights, settings.device)
+    device = _device(settings.device)
+    run = _loaded(settings.run, settings.weights, device)
     piece = source if isinstance(source, ListPiece) else None
     changed: dict[str, Any] = {"test": source if piece is None else piece.path, "cache": "none"}
     if piece is not None:
@@ -202,7 +228,7 @@ def embed_shard(
     refused: list[Skip] = []
     rows: list[int] = []
     parts = [
-        _embedded(run, batch, settings.device)
+        _embedded(run, batch, device)
         for batch in _batches(dataset, places, settings.batch_size, refused, rows)
     ]
     empty = np.empty((0, run.config.model.embed_dim), np.float32)
@@ -221,6 +247,11 @@ def embed_shard(
         with path.open("wb") as file:
             np.savez(file, **columns)
     return {"samples": len(columns["ids"]), "refused": [vars(skip) for skip in refused]}
+
+
+def _device(wanted: str) -> str:
+    """The device of this worker: workers of one machine take its GPUs in turn."""
+    return str(choose_device(wanted, worker_number() % max(1, torch.cuda.device_count())))
 
 
 @lru_cache(maxsize=1)

@@ -6,7 +6,6 @@ The parts are files in a folder beside the index, as long as it is not complete.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,11 +13,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from svilm_fast.core.files import write_atomically
 from svilm_fast.core.machine import usable_cores
 from svilm_fast.data import files
 from svilm_fast.data.errors import DataError
-from svilm_fast.data.index.columns import Columns, read_columns, save_columns, write_columns
+from svilm_fast.data.index.columns import (
+    Columns,
+    locked_file,
+    read_columns,
+    save_columns,
+    write_columns,
+)
 from svilm_fast.data.index.file import Index
 from svilm_fast.data.index.merge import Merger
 from svilm_fast.data.index.part import IndexParameters, build_list, build_part, with_nouns
@@ -32,7 +36,8 @@ from svilm_fast.data.offline.work import Unit, do_work
 
 _MOST_WORKERS = 8
 _WORTH_A_PROCESS = 8  # shards; the start of a process takes as long
-_INPUTS, _LOCK, _MANIFEST = "inputs", "lock", "index_manifest.jsonl"
+_KIND = "index"
+_INPUTS, _LOCK, _MANIFEST = "inputs", "lock", f"{_KIND}_manifest.jsonl"
 _PART = re.compile(r"\d{6,}-\d{6,}\.part")
 
 Ready = dict[int, Columns]  # parts without nouns, by the number of their shard
@@ -129,7 +134,7 @@ def write_index(
     values = {"version": VERSION, **parameters.as_dict()}
     with _folder_of_parts(path, digest([values, described])) as folder:
         reports = do_work(
-            "index",
+            _KIND,
             _build,
             units,
             parameters,
@@ -187,7 +192,9 @@ def _folder_of_parts(path: Path, inputs: str) -> Iterator[Path]:
         known = folder / _INPUTS
         if not known.is_file() or known.read_text() != inputs:
             _clear(folder)
-            write_atomically(known, inputs.encode())
+            out = Outputs(folder, _KIND)
+            out.path(_INPUTS).write_text(inputs)
+            out.publish()
         yield folder
         _clear(folder)
         (folder / _LOCK).unlink()
@@ -197,36 +204,21 @@ def _folder_of_parts(path: Path, inputs: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock = (folder / _LOCK).open("a")
-        except FileNotFoundError:  # another process is ready, and has removed the folder
-            continue
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise DataError(
-                    f"another process makes this index in {folder}: wait for it"
-                ) from None
-            if _is_file(lock.fileno(), folder / _LOCK):
-                yield
-                return
-
-
-def _is_file(handle: int, path: Path) -> bool:
-    """Whether an open file still has this name."""
-    try:
-        return os.path.samestat(os.fstat(handle), path.stat())
-    except FileNotFoundError:
-        return False
+    in_use = f"another process makes this index in {folder}: wait for it"
+    with contextlib.ExitStack() as stack:
+        while True:
+            folder.mkdir(parents=True, exist_ok=True)
+            # Another process that is ready removes the folder.
+            with contextlib.suppress(FileNotFoundError):
+                stack.enter_context(locked_file(folder / _LOCK, in_use))
+                break
+        yield
 
 
 def _clear(folder: Path) -> None:
     """Remove what a build wrote, but its lock."""
     (folder / _INPUTS).unlink(missing_ok=True)  # first: without it, nothing else counts
-    remove_partials(folder)
+    remove_partials(folder, _KIND)
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries]
     for name in names:

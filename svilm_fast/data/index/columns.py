@@ -10,6 +10,8 @@ Texts are two columns: `<name>_start`, int64 [n + 1], and `<name>_text`, their U
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import itertools
 import json
 import mmap
@@ -156,14 +158,42 @@ def _require_inside(name: str, starts: np.ndarray, stops: np.ndarray, blob: np.n
 
 
 def write_columns(path: Path, header: Mapping[str, Any], columns: Mapping[str, np.ndarray]) -> None:
-    """Write a file of columns under a temporary name, and rename it when it is complete."""
-    temporary = path.with_name(f".{path.name.lstrip('.')}.{os.getpid()}.partial")
-    try:
-        save_columns(temporary, header, columns)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write a file of columns under a temporary name, and rename it when it is complete.
+
+    The name is always the same, so that the next call replaces what a killed process has left.
+    Raises DataError where another process writes the same file.
+    """
+    temporary = path.with_name(f".{path.name.lstrip('.')}.svilm-columns-partial")
+    with locked_file(temporary, f"another process writes {path}: wait for it"):
+        try:
+            save_columns(temporary, header, columns)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
     sync(path.parent)
+
+
+@contextlib.contextmanager
+def locked_file(path: Path, in_use: str) -> Iterator[None]:
+    """Hold the lock of a file, which is made where it is missing. Raises DataError(in_use)."""
+    while True:
+        with path.open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise DataError(in_use) from None
+            if _has_name(lock.fileno(), path):  # else another process has renamed or removed it
+                yield
+                return
+
+
+def _has_name(handle: int, path: Path) -> bool:
+    """Whether an open file still has this name."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def save_columns(path: Path, header: Mapping[str, Any], columns: Mapping[str, np.ndarray]) -> None:

@@ -24,6 +24,9 @@ from svilm_fast.data.offline.outputs import OfflineError
 _RETRIES = 5
 
 
+_worker_number = 0
+
+
 class OfflineEngine(StrEnum):
     LOCAL = "local"
     RAY = "ray"
@@ -43,12 +46,20 @@ def local_workers(units: int, workers: int | None) -> int:
     return max(1, min(units, workers or usable_cores()))
 
 
+def worker_number() -> int:
+    """The number of this process among the workers of the local engine, from 0.
+
+    It is 0 outside a worker, and on Ray, which shows each task its own GPUs alone.
+    """
+    return _worker_number
+
+
 def run_jobs(
-    jobs: Sequence[Job], engine: OfflineEngine, workers: int | None, cpus: int
+    jobs: Sequence[Job], engine: OfflineEngine, workers: int | None, cpus: int, gpu: bool = False
 ) -> Generator[FinishedUnit, None, None]:
     """Run every job; yield results as they come. After a failure no new job starts."""
     if engine is OfflineEngine.RAY:
-        return _on_ray(jobs, workers, cpus)
+        return _on_ray(jobs, workers, cpus, gpu)
     count = local_workers(len(jobs), workers)
     return _in_processes(jobs, count) if count > 1 else (job() for job in jobs)
 
@@ -60,8 +71,8 @@ def _in_processes(jobs: Sequence[Job], count: int) -> Generator[FinishedUnit, No
     failure: Exception | None = None
     with contextlib.ExitStack() as stack:
         with main_module_hidden():
-            for _ in range(count):
-                idle.append(process := _Process())
+            for number in range(count):
+                idle.append(process := _Process(number))
                 stack.callback(process.kill)
         while True:
             while idle and failure is None and (job := next(waiting, None)) is not None:
@@ -91,11 +102,11 @@ def _in_processes(jobs: Sequence[Job], count: int) -> Generator[FinishedUnit, No
 class _Process:
     """A worker. It ends with this process, however that ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: int) -> None:
         # forkserver: the caller may hold threads, which a plain fork would not survive.
         context = multiprocessing.get_context("forkserver")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs,))
+        self.process = context.Process(target=_serve, args=(theirs, number))
         self.process.start()
         theirs.close()
 
@@ -113,7 +124,9 @@ class _Process:
         )
 
 
-def _serve(connection: Connection) -> None:
+def _serve(connection: Connection, number: int) -> None:
+    global _worker_number
+    _worker_number = number
     parent = multiprocessing.parent_process()
     assert parent is not None
     # The parent alone reacts to an interrupt, and it may be killed while a unit is at work.
@@ -133,7 +146,7 @@ def _serve(connection: Connection) -> None:
 
 
 def _on_ray(
-    jobs: Sequence[Job], workers: int | None, cpus: int
+    jobs: Sequence[Job], workers: int | None, cpus: int, gpu: bool
 ) -> Generator[FinishedUnit, None, None]:
     try:
         import ray
@@ -145,16 +158,18 @@ def _on_ray(
     if started:
         ray.init(log_to_driver=False)  # the cluster of RAY_ADDRESS, or one on this machine
     try:
-        yield from _ray_tasks(ray, jobs, workers, cpus)
+        yield from _ray_tasks(ray, jobs, workers, cpus, gpu)
     finally:
         if started:
             ray.shutdown()
 
 
 def _ray_tasks(
-    ray: Any, jobs: Sequence[Job], workers: int | None, cpus: int
+    ray: Any, jobs: Sequence[Job], workers: int | None, cpus: int, gpu: bool
 ) -> Generator[FinishedUnit, None, None]:
-    task = ray.remote(max_retries=_RETRIES, num_cpus=cpus)(_attempt)
+    # Without this, Ray hides all GPUs from a task.
+    gpus = int(gpu and ray.cluster_resources().get("GPU", 0) >= 1)
+    task = ray.remote(max_retries=_RETRIES, num_cpus=cpus, num_gpus=gpus)(_attempt)
     waiting = iter(jobs)
     busy: dict[Any, str] = {}
     failure: Exception | None = None

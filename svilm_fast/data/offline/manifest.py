@@ -69,7 +69,7 @@ class Manifest:
             "inputs": digest(list(inputs.items())),
         }
         if not os.path.lexists(path):
-            _create(path, header)
+            _create(path, kind, header)
         file = path.open("r+b")
         try:
             _lock(file, path)
@@ -105,8 +105,8 @@ def _line(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value).encode() + b"\n"
 
 
-def _create(path: Path, header: Mapping[str, Any]) -> None:
-    outputs = Outputs(path.parent)
+def _create(path: Path, kind: str, header: Mapping[str, Any]) -> None:
+    outputs = Outputs(path.parent, kind)
     outputs.path(path.name).write_bytes(_line(header))
     try:
         outputs.publish()

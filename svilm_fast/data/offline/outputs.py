@@ -14,7 +14,6 @@ from pathlib import Path
 from svilm_fast.core.files import sync
 from svilm_fast.data.errors import DataError
 
-_PARTIAL = re.compile(r"\..+\.[0-9a-f]{16}\.svilm-partial")
 # What file systems without hard links answer.
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
@@ -43,10 +42,10 @@ class OutputFile:
 
 
 class Outputs:
-    """The files that one unit writes into `folder`."""
+    """The files that one unit of a kind of work writes into `folder`."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, kind: str) -> None:
+        self.folder, self.kind = folder, kind
         self._token = secrets.token_hex(8)
         self._partials: dict[str, Path] = {}
 
@@ -56,7 +55,8 @@ class Outputs:
         Files are published in the order of their first call: one that readers look for first, such
         as a shard, comes after those that it needs, such as its index.
         """
-        return self._partials.setdefault(name, self.folder / f".{name}.{self._token}.svilm-partial")
+        partial = f".{name}.{self._token}.svilm-{self.kind}-partial"
+        return self._partials.setdefault(name, self.folder / partial)
 
     def publish(self) -> list[OutputFile]:
         """Flush the files to disk and give them their names.
@@ -103,10 +103,14 @@ class Outputs:
             )
 
 
-def remove_partials(folder: Path) -> None:
-    """Remove temporary files that interrupted work has left in `folder`."""
+def remove_partials(folder: Path, kind: str) -> None:
+    """Remove temporary files that interrupted work of this kind has left in `folder`.
+
+    Work of another kind may be writing there at the same time: each kind has a lock of its own.
+    """
+    partial = re.compile(rf"\..+\.[0-9a-f]{{16}}\.svilm-{re.escape(kind)}-partial")
     with os.scandir(folder) as entries:
-        left = [e.path for e in entries if _PARTIAL.fullmatch(e.name) and e.is_file()]
+        left = [e.path for e in entries if partial.fullmatch(e.name) and e.is_file()]
     for path in left:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)

@@ -39,6 +39,7 @@ class Unit:
 class _Job:
     """A unit as an engine gets it; `done` is what the manifest says of it."""
 
+    kind: str
     work: Work
     unit: Unit
     settings: Any
@@ -54,7 +55,7 @@ class _Job:
         folder = Path(self.folder)
         if self.done is not None and self.done.is_intact(folder):
             return self.done
-        outputs = Outputs(folder)
+        outputs = Outputs(folder, self.kind)
         try:
             report = self.work(self.unit.name, self.unit.content, self.settings, outputs)
             return FinishedUnit(self.unit.name, self.input, outputs.publish(), report)
@@ -73,6 +74,7 @@ def do_work(
     engine: OfflineEngine = OfflineEngine.LOCAL,
     workers: int | None = None,
     cpus: int = 1,
+    gpu: bool = False,
     progress: bool | None = None,
 ) -> list[dict[str, Any]]:
     """Do `work` on every unit that the manifest of `folder` does not prove to be done.
@@ -88,6 +90,7 @@ def do_work(
         workers: units at a time (default: local, one per core; Ray, as many as the cluster has
             cores for).
         cpus: cores that one unit uses.
+        gpu: whether Ray gives each unit a GPU of its own, where the cluster has any.
         progress: a bar on the terminal (default: where standard error is one).
 
     Returns the reports of all units, in their order. Raises OfflineError where the folder belongs
@@ -96,9 +99,9 @@ def do_work(
     inputs = {unit.name: digest(unit.description) for unit in units}
     manifest = Manifest.open(folder / f"{kind}_manifest.jsonl", kind, parameters, inputs)
     try:
-        remove_partials(folder)
+        remove_partials(folder, kind)
         jobs = [
-            _Job(work, unit, settings, str(folder.absolute()), inputs[unit.name], known)
+            _Job(kind, work, unit, settings, str(folder.absolute()), inputs[unit.name], known)
             for unit in units
             for known in [manifest.done.get(unit.name)]
         ]
@@ -108,7 +111,7 @@ def do_work(
         console = Console(stderr=True)
         with (
             Progress(*columns, TimeRemainingColumn(), console=console, disable=not shown) as bar,
-            closing(run_jobs(jobs, engine, workers, cpus)) as results,
+            closing(run_jobs(jobs, engine, workers, cpus, gpu)) as results,
         ):
             task = bar.add_task(kind, total=sum(weights.values()))
             for done in results:
@@ -118,7 +121,7 @@ def do_work(
                 bar.advance(task, weights[done.unit])
         return [manifest.done[unit.name].report for unit in units]
     finally:
-        remove_partials(folder)
+        remove_partials(folder, kind)
         manifest.close()
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
-from svilm_fast.data.offline.engines import OfflineEngine
+from svilm_fast.data.offline.engines import OfflineEngine, _ray_tasks
+from svilm_fast.data.offline.manifest import FinishedUnit
 from svilm_fast.data.offline.outputs import OfflineError
 from svilm_fast.data.offline.work import Unit, do_work
 
@@ -46,3 +49,49 @@ def test_without_ray_the_message_says_what_to_install(toy, tmp_path, monkeypatch
             parameters={},
             engine=OfflineEngine.RAY,
         )
+
+
+def test_workers_are_numbered(toy, tmp_path):
+    for count in (1, 2):
+        reports = do_work(
+            "toy",
+            toy.tell_worker,
+            toy.units(count),
+            {},
+            tmp_path,
+            parameters={"count": count},
+            workers=count,
+        )
+        assert sorted(report["worker"] for report in reports) == list(range(count))
+
+
+@pytest.mark.parametrize(("cluster", "gpu", "given"), [(4, True, 1), (4, False, 0), (0, True, 0)])
+def test_ray_gives_a_unit_a_gpu_where_there_is_one(cluster, gpu, given):
+    options = {}
+
+    def remote(**found):
+        options.update(found)
+        return lambda attempt: SimpleNamespace(remote=attempt)
+
+    ray = SimpleNamespace(
+        remote=remote,
+        cluster_resources=lambda: {"CPU": 2.0} | ({"GPU": float(cluster)} if cluster else {}),
+        wait=lambda tasks, num_returns: (tasks[:1], tasks[1:]),
+        get=lambda task: task,
+        exceptions=SimpleNamespace(RayError=RuntimeError),
+    )
+    done = [_Done(f"u{number}", "", (), {}) for number in range(3)]
+    assert list(_ray_tasks(ray, done, None, 1, gpu)) == done
+    assert options["num_gpus"] == given
+
+
+class _Done(FinishedUnit):
+    """A finished unit as its own job."""
+
+    name = "done"
+
+    def __call__(self) -> FinishedUnit:
+        return self
+
+    def __hash__(self) -> int:
+        return hash(self.unit)

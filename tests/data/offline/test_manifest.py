@@ -117,9 +117,11 @@ def test_one_process_at_a_time(start, tmp_path):
 
 
 def test_only_own_temporary_files_are_removed(start, tmp_path):
-    left = Outputs(tmp_path).path("u0.bin")
+    left = Outputs(tmp_path, "toy").path("u0.bin")
     left.write_text("of a killed process")
-    mine = [".u0.bin.svilm-partial", "x.0123456789abcdef.svilm-partial", ".a.partial"]
+    of_other_work = Outputs(tmp_path, "toys").path("u0.bin").name  # which may be running
+    mine = [".u0.bin.svilm-toy-partial", "x.0123456789abcdef.svilm-toy-partial", ".a.partial"]
+    mine.append(of_other_work)
     for name in mine:
         (tmp_path / name).write_text("mine")
     start()

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from svilm_fast.data.errors import DataError
+from svilm_fast.data.offline.engines import worker_number
 from svilm_fast.data.offline.outputs import Outputs
 from svilm_fast.data.offline.work import Unit
 
@@ -35,3 +36,7 @@ def write_two(name: str, content: Any, settings: Any, out: Outputs) -> dict[str,
 
 def units(count: int) -> list[Unit]:
     return [Unit(f"u{n}.bin", f"content {n} ", {"content": n}) for n in range(count)]
+
+
+def tell_worker(name: str, content: Any, settings: Any, out: Outputs) -> dict[str, Any]:
+    return {"worker": worker_number()}
