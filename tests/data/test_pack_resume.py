@@ -42,7 +42,7 @@ def listed(tmp_path, videos):
 
 def _content(folder):
     """Shards, indexes and report by name: everything but the manifest, which has an order."""
-    left = "pack_manifest.jsonl", ".svilm-partial"
+    left = "pack_manifest.jsonl", ".svilm-pack-partial"
     names = [path for path in folder.iterdir() if not path.name.endswith(left)]
     return {path.name: path.read_bytes() for path in names}
 
