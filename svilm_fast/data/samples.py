@@ -171,7 +171,12 @@ class SampleTable(Sequence[Sample]):
     def _row(self, place: int) -> int:
         """The row of the index for a place in the table."""
         place = self._place(place)
-        return self.stored.number(f"{self._prefix}rows", place) if self._prefix else place
+        if not self._prefix:
+            return place
+        row = self.stored.number(f"{self._prefix}rows", place)
+        if not 0 <= row < len(self.stored.columns["shard"]):
+            raise damaged(f"there is no sample in row {row}")
+        return row
 
     def _place(self, place: int) -> int:
         return place if self._places is None else int(self._places[place])
