@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from svilm_fast.core.files import write_json
 from svilm_fast.core.records import read_records
 from svilm_fast.train.campaigns.jobs import TableJob
 from svilm_fast.train.config.run_files import RunFiles
+from svilm_fast.train.environment import environment_without_launcher
 from svilm_fast.train.folder.lock import in_use
 
 POLL_SECONDS = 0.2
@@ -155,7 +155,7 @@ def _log_path(out: Path, job: TableJob) -> Path:
 def _start(job: TableJob, out: Path, gpu: str | None) -> subprocess.Popen[bytes]:
     log = _log_path(out, job)
     log.parent.mkdir(parents=True, exist_ok=True)
-    environment = dict(os.environ)
+    environment = environment_without_launcher()
     environment.setdefault("OMP_NUM_THREADS", "1")
     if gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = gpu

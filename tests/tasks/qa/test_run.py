@@ -193,9 +193,11 @@ def test_two_ranks_train_and_answer_as_one(
 
 @pytest.mark.slow
 def test_a_small_world_is_learned_beyond_the_majority(tmp_path: Path, ranks) -> None:
-    """From random weights, on questions that one look at the clip answers."""
+    """From random weights, with one large object to a clip: its colour and background are seen."""
     world = tmp_path / "world"
-    render_world(world, train=192, val=32, test=0, size=32, frames=8, workers=1, progress=False)
+    few = {"object_counts": (1.0,), "object_scale": 1.3, "colors": ("red", "green", "blue")}
+    sizes = {"train": 192, "val": 32, "test": 0, "size": 32, "frames": 8}
+    render_world(world, **sizes, **few, workers=1, progress=False)
     config = load_config(
         "tasks/qa",
         [
