@@ -23,6 +23,7 @@ from svilm_fast.data.batch import ClipBatch
 from svilm_fast.data.errors import DataError, SkipBudgetError, WorkerError
 from svilm_fast.data.loader import build_loader, made_by_workers, stand_ins
 from svilm_fast.data.skips import Skip, SkipReport
+from tests.faults.samples import FailingRead
 
 BROKEN = {3: {"mp4": b"broken"}, 8: {"mp4": b""}}
 
@@ -39,18 +40,6 @@ class SlowClips:
 
     def __call__(self, index: int) -> bytes:
         time.sleep(self.seconds)
-        return self.read(index)
-
-
-class FailingRead:
-    """Fails at one sample with an error that no reader expects."""
-
-    def __init__(self, read, index: int) -> None:
-        self.read, self.index = read, index
-
-    def __call__(self, index: int) -> bytes:
-        if index == self.index:
-            raise ValueError("a fault in the code")
         return self.read(index)
 
 

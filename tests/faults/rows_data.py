@@ -20,7 +20,7 @@ from svilm_fast.data.loader import build_loader
 from svilm_fast.data.shards import ShardWriter, scan_shard
 from tests.faults.registry import Tries, need, row
 from tests.faults.rig import Rig
-from tests.faults.samples import a_video, open_folder, refused
+from tests.faults.samples import FailingRead, a_video, open_folder, refused
 
 GOOD, EACH = 40, 3
 
@@ -139,8 +139,8 @@ def workers(rig: Rig, tries: int, seen: Tries) -> None:
             _write_shards(folder, a_video(rig), set(), {})
             dataset = open_folder(folder, train=True, **settings)
             if kind == "raise":
-                # no shard has this number
-                dataset.table.stored.columns["shard"][rig.random.randrange(GOOD)] = 99
+                failing = FailingRead(dataset.table.read_video, rig.random.randrange(GOOD))
+                dataset.table.read_video = failing
                 text = refused(lambda dataset=dataset: _skipped(dataset, 20), WorkerError)
                 need("sample 's0" in text, f"no sample is named: {text}")
                 continue

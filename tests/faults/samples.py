@@ -12,6 +12,18 @@ from tests.faults.registry import MissedError
 from tests.faults.rig import Rig
 
 
+class FailingRead:
+    """Reads videos, and fails at one sample with an error that no reader expects."""
+
+    def __init__(self, read: Any, index: int) -> None:
+        self.read, self.index = read, index
+
+    def __call__(self, index: int) -> bytes:
+        if index == self.index:
+            raise ValueError("a fault in the code")
+        return self.read(index)
+
+
 def refused(act: Any, *kinds: type[Exception]) -> str:
     """Return the message of the refusal, or raise MissedError where there is none."""
     try:
