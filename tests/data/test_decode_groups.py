@@ -352,10 +352,9 @@ def test_film_grain_is_found_among_the_messages_of_a_unit(syntax, header, before
         assert syntax(b"").before_picture(start + other + b"\x80" + key)[0] > 0
 
 
-@pytest.mark.parametrize("messages", [b"\5\0", b"\xff"])
-def test_units_of_endless_messages_are_not_read_to_their_end(messages):
+def test_units_of_endless_messages_are_not_read_to_their_end():
     with pytest.raises(NotSeparable, match="too many parts"):
-        HEVC(b"").before_picture(b"\0\0\1\x4e\1" + messages * 300_000)
+        HEVC(b"").before_picture(b"\0\0\1\x4e\1" + b"\5\0" * 300_000)
 
 
 @pytest.mark.parametrize(

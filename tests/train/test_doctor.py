@@ -81,7 +81,7 @@ def test_a_problem_ends_with_1(monkeypatch, capsys):
     ("package", "version", "wrong"),
     [
         ("av", "14.4.0", True),
-        ("av", "15.0.0", False),
+        ("av", "17.1.0", False),
         ("deepspeed", "0.18.2", True),
         ("deepspeed", "0.19.7", True),
         ("deepspeed", "0.19.8", False),

@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 from collections import namedtuple
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -48,6 +48,12 @@ def fill(disk: Path, left: int) -> None:
         ballast.write(bytes(max(shutil.disk_usage(disk).free - left, 0)))
 
 
+def free_in_checkpoints(free: Iterator[int]) -> Callable[[Path], Usage]:
+    """`shutil.disk_usage` that takes the free bytes of the checkpoints' folder from `free`."""
+    real = shutil.disk_usage
+    return lambda path: Usage(1, 1, next(free)) if "checkpoints" in str(path) else real(path)
+
+
 def test_too_little_room_is_told_before_anything_is_written(
     make_engine, tmp_path: Path, monkeypatch
 ) -> None:
@@ -79,7 +85,7 @@ def test_a_disk_that_fills_during_the_save_leaves_the_previous_checkpoint(
 def test_a_run_may_go_without_a_checkpoint(configure, ranks, monkeypatch, capsys) -> None:
     short = ("training.steps=3", "evaluation.at_end=false", "checkpoint.every_steps=1")
     free = iter([10**12, 0, 10**12, 10**12, 10**12])
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(1, 1, next(free)))
+    monkeypatch.setattr(shutil, "disk_usage", free_in_checkpoints(free))
     config = configure(*short, "checkpoint.when_full=continue")
     assert train_as_rank(config, Start(), ranks).finished
     assert committed_tags(RunFiles(Path(config.run.dir)).checkpoints) == [tag_of(3), tag_of(1)]
@@ -93,7 +99,7 @@ def test_a_run_does_not_leave_without_a_word_that_its_last_step_is_not_saved(
 ) -> None:
     short = ("training.steps=3", "training.stop_after_steps=2", "checkpoint.every_steps=1")
     free = iter([10**12, 0, 0])
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(1, 1, next(free)))
+    monkeypatch.setattr(shutil, "disk_usage", free_in_checkpoints(free))
     config = configure(*short, "checkpoint.when_full=continue")
     with pytest.raises(DiskFullError, match="not enough disk space for the checkpoint of step 2"):
         train_as_rank(config, Start(), ranks)
