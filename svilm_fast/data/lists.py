@@ -7,7 +7,8 @@ import itertools
 import os
 import posixpath
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -259,3 +260,23 @@ def extension_of(path: str) -> str:
 
 def has_video_extension(path: str) -> bool:
     return extension_of(path) in VIDEO_EXTENSIONS
+
+
+def refused_rows(
+    sources: str | Sequence[str] | None, refused: Collection[str]
+) -> Iterator[tuple[str, ListRow, str]]:
+    """Yield the rows of videos that were refused when a split was listed: name, row, and its place.
+
+    sources: of the split; only the lists among them can tell, not shards. refused: names in the
+    split's skip report, where a video in several lines is numbered.
+    """
+    paths = [sources] if isinstance(sources, str) else sources or []
+    for path in filter(is_list, paths if refused else []):
+        rows = read_list(path)
+        counts = Counter(row.video for row in rows)
+        seen: Counter[str] = Counter()
+        for row in rows:
+            name = f"{row.video}#{seen[row.video]}" if counts[row.video] > 1 else row.video
+            seen[row.video] += 1
+            if name in refused:
+                yield name, row, f"{path}, line {row.line}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +15,7 @@ import numpy as np
 from svilm_fast.core.errors import UserError
 from svilm_fast.data.errors import AnnotationError, ListFormatError
 from svilm_fast.data.formats.common import once, read_lines
-from svilm_fast.data.lists import is_list, read_list
+from svilm_fast.data.lists import refused_rows
 from svilm_fast.data.samples import SampleTable
 
 DEFAULT_FIELD = "label"
@@ -122,18 +121,8 @@ def refused_labels(
     A missing file is refused, for example. sources: of the split. Only the lists among them can
     tell; a refused member of a shard is not in the result.
     """
-    found: dict[str, str] = {}
-    paths = [sources] if isinstance(sources, str) else sources or []
-    for path in paths if refused else []:
-        if not is_list(path):
-            continue
-        rows = read_list(path)
-        counts = Counter(row.video for row in rows)
-        seen: Counter[str] = Counter()
-        for row in rows:
-            # A video in several lines is numbered.
-            name = f"{row.video}#{seen[row.video]}" if counts[row.video] > 1 else row.video
-            seen[row.video] += 1
-            if name in refused and row.extra.get(field) is not None:
-                found[name] = label_of(row.extra[field], f"{path}, line {row.line}", field)
-    return found
+    return {
+        name: label_of(row.extra[field], where, field)
+        for name, row, where in refused_rows(sources, refused)
+        if row.extra.get(field) is not None
+    }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from svilm_fast.core.philox import uniform
 from svilm_fast.data.errors import AnnotationError
-from svilm_fast.data.lists import is_list, read_list
+from svilm_fast.data.lists import refused_rows
 from svilm_fast.data.samples import SampleTable
 from svilm_fast.evaluation.answers import normalised
 
@@ -67,21 +66,9 @@ def refused_questions(
     report. Only the lists among the sources can tell their questions; a refused member of a shard
     is not in the result.
     """
-    found: dict[str, list[Question]] = {}
-    paths = [sources] if isinstance(sources, str) else sources or []
-    for path in paths if refused else []:
-        if not is_list(path):
-            continue
-        rows = read_list(path)
-        counts = Counter(row.video for row in rows)
-        seen: Counter[str] = Counter()
-        for row in rows:
-            # A video in several lines is numbered.
-            name = f"{row.video}#{seen[row.video]}" if counts[row.video] > 1 else row.video
-            seen[row.video] += 1
-            if name in refused:
-                found[name] = questions_of(row.extra, f"{path}, line {row.line}")
-    return found
+    return {
+        name: questions_of(row.extra, where) for name, row, where in refused_rows(sources, refused)
+    }
 
 
 def drawn(counts: Sequence[int], seeds: Tensor, wanted: int) -> list[list[int]]:
