@@ -122,6 +122,7 @@ add_command(
     "Render the embedded world: short MP4 files of moving shapes with captions and truth.",
     "svilm data world --out runs/world",
     "svilm data world --out runs/small --train 32 --val 8 --test 8 --size 32 --frames 8",
+    "svilm data world --out runs/single 'object_counts=[1]' sequences=0",
 )
 add_command(
     data_app,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +23,10 @@ WorkersOption = Annotated[
 
 def world(
     out: Annotated[Path, typer.Option(help="folder for the shards of train, val and test")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="further settings of the world, values as JSON"),
+    ] = None,
     train: Annotated[int | None, typer.Option(min=0, help="training clips")] = None,
     val: Annotated[int | None, typer.Option(min=0, help="validation clips")] = None,
     test: Annotated[int | None, typer.Option(min=0, help="test clips")] = None,
@@ -37,7 +42,10 @@ def world(
         bool, typer.Option(help="replace a different world in the folder")
     ] = False,
 ) -> None:
-    """Render the embedded world: short MP4 files of moving shapes with captions and truth."""
+    """Render the embedded world: short MP4 files of moving shapes with captions and truth.
+
+    The settings are the fields of `WorldConfig` (svilm_fast/data/world/config.py).
+    """
     from svilm_fast.data.world import render_world
     from svilm_fast.data.world.config import build_config
 
@@ -49,9 +57,32 @@ def world(
         "size": size,
         "frames": frames,
     }
-    config = build_config(**{name: value for name, value in named.items() if value is not None})
+    given = {name: value for name, value in named.items() if value is not None}
+    config = build_config(**(_world_settings(settings or []) | given))
     shown = sys.stderr.isatty()
     print(render_world(out, config, workers=workers, overwrite=overwrite, progress=shown))
+
+
+def _world_settings(pairs: list[str]) -> dict[str, Any]:
+    """Return the settings in `object_counts=[1]` and `holdout=object`."""
+    from svilm_fast.core.messages import suggestion
+    from svilm_fast.data.world.config import WorldConfig
+
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise DataError(f"{pair!r} is not KEY=VALUE, for example object_counts=[1]")
+        if key not in WorldConfig.model_fields:
+            hint = suggestion(key, list(WorldConfig.model_fields), label="settings")
+            raise DataError(f"unknown setting {key!r} of the world; {hint}")
+        if key in settings:
+            raise DataError(f"{key} is given twice")
+        try:
+            settings[key] = json.loads(value)
+        except ValueError:
+            settings[key] = value
+    return settings
 
 
 def world_untrimmed(

@@ -96,6 +96,12 @@ class VideoConfig(Settings):
         description="with pool=class_token: class tokens of a clip, whose mean is pooled; as many "
         "as temporal positions keep an image model's embedding of a still clip",
     )
+    positions: Literal["normal", "sincos"] = Field(
+        "normal",
+        description="initial space and time positions, which are trained: normal numbers of "
+        "standard deviation 0.02, or sines and cosines of amplitude 1, which attention and the "
+        "tokens' mean can tell apart from the first step on",
+    )
     activation: Activation = Field("gelu", description=ACTIVATION)
     norm_eps: Factor = Field(1e-5, description=NORM_EPS)
     pre_norm: bool = Field(False, description="a layer norm before the first layer, as in CLIP")
@@ -155,6 +161,8 @@ class VideoConfig(Settings):
             raise ValueError(
                 f"video.image_size={self.image_size} must be a multiple of video.patch={self.patch}"
             )
+        if self.positions == "sincos" and self.width % 4:
+            raise ValueError(f"video.width={self.width} must be a multiple of 4 for sincos positions")
         if self.grid[0] % self.num_segments:
             raise ValueError(
                 f"video.num_segments={self.num_segments} must divide the {self.grid[0]} temporal "
