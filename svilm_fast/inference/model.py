@@ -17,6 +17,7 @@ from svilm_fast.inference.clips import clip_of_frames, read_clip
 from svilm_fast.inference.config import PretrainedConfig
 from svilm_fast.models.dual_encoder import DualEncoder
 from svilm_fast.models.token_groups import group_grid, noun_weights
+from svilm_fast.models.tower_digest import add_tensors
 from svilm_fast.models.video_encoder import VideoOutputs
 
 Videos = str | Path | Tensor | Sequence[str | Path]
@@ -89,10 +90,7 @@ class PretrainedModel(nn.Module):
         settings = self.settings.model_dump(mode="json", exclude={"versions", "step", "weights"})
         digest.update(json.dumps(settings, sort_keys=True).encode())
         digest.update(self.tokenizer.to_json().encode())
-        for name, tensor in self.encoder.state_dict().items():
-            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-            flat = tensor.detach().cpu().contiguous().reshape(-1)
-            digest.update(flat.view(torch.uint8).numpy().data)
+        add_tensors(digest, self.encoder.state_dict())
         return digest.hexdigest()
 
     def embed_video(self, videos: Videos, *, batch_size: int = 32) -> Tensor:

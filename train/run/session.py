@@ -183,6 +183,8 @@ def _train_in_folder(
         resumes = not start.fresh and (start.resume or newest_verified(files.checkpoints))
         towers = {} if resumes else load_towers(model, config, ranks)
         described = _load_initial_weights(model, task, start, ranks)
+        if not resumes:  # else the task's state was compared
+            ranks.from_first(lambda: task.check_weights(model))
         engine = start_engine(model, config, ranks)
         write_masters(engine, towers)
         if source is not None:
