@@ -58,9 +58,10 @@ def search(
 
     if not text.strip():
         raise UserError('the text to look for is empty; give words: svilm search "a dog" ...')
-    for path, check in ((html, check_page), (overlay, check_overlay)):
-        if path is not None:
-            check(path)
+    if html is not None:
+        check_page(html)
+    if overlay is not None:
+        check_overlay(overlay, videos)
     opened = open_model(model, device=choose_device(device, 0), weights=weights)
     nouns = nouns_of(text, opened, noun or ())
     with _Bar() as progress:
@@ -85,15 +86,20 @@ def search(
             print(f"  and {len(found.skipped) - SHOWN_SKIPS} more skipped")
             break
         print(f"  skipped {name}: {reason}")
+    for each in shown:
+        if each.problem:
+            print(f"  {each.moment.name}: {each.problem}")
     if not nouns:
         why = "the text has no noun" if opened.can_ground else "this model cannot ground nouns"
         print(f"no regions: {why}")
     if html is not None:
-        write_search_page(html, text, shown, found, opened.settings, model.name)
+        write_search_page(html, text, shown, found, opened.settings, model.resolve().name)
         print(f"wrote {html}")
     if overlay is not None and shown:
-        write_overlay(overlay, shown, opened.settings)
+        left_out = write_overlay(overlay, shown, opened.settings)
         print(f"wrote {overlay}")
+        for name, reason in left_out.items():
+            print(f"  not in it: {name}: {reason}")
     if not shown:
         raise UserError(f"no file in {videos} can be searched; the reasons are above")
 
@@ -107,7 +113,7 @@ def _print_table(text: str, shown: list[Any]) -> None:
 
     if not shown:
         return
-    nouns = shown[0].nouns
+    nouns = max((each.nouns for each in shown), key=len)  # a moment may have none
     table = Table("", "video", "time", "score", *nouns, title=f"“{text}”", title_justify="left")
     table.columns[1].overflow = "fold"
     for rank, each in enumerate(shown, 1):

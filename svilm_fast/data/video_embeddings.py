@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,8 +21,9 @@ class VideoEmbeddings:
     """Embeddings by sample, float32 [D], mapped from the .npz files of a folder.
 
     Only the samples' keys are held in memory, 16 bytes a sample; ids are those of the shards that
-    were embedded. Raises DataError for a folder without such files, files of another width than
-    `width`, and samples that occur twice.
+    were embedded. `tower` is the digest of the video tower that wrote them. Raises DataError for a
+    folder without such files, files of another width than `width` or of several towers, and samples
+    that occur twice.
     """
 
     def __init__(self, folder: str | Path, width: int) -> None:
@@ -34,14 +35,21 @@ class VideoEmbeddings:
                 "`svilm embed SHARDS --run RUN --out FOLDER`"
             )
         parts = [_opened(file, width) for file in files]
-        keys = np.concatenate([keys for keys, _ in parts])
+        self.tower = parts[0].tower
+        for file, part in zip(files, parts, strict=True):
+            if part.tower != self.tower:
+                raise DataError(
+                    f"data.video_embeddings: {files[0]} and {file} were written by different video "
+                    "towers; keep the embeddings of each in a folder of its own"
+                )
+        keys = np.concatenate([part.keys for part in parts])
         order = np.argsort(keys, kind="stable")
         self.keys = keys[order]
         if len(keys) and (self.keys[1:] == self.keys[:-1]).any():
             raise DataError(f"{str(folder)!r} holds embeddings of one sample twice")
         self._rows = order
-        self._starts = np.cumsum([0, *(len(keys) for keys, _ in parts)])
-        self._tables: list[Any] = [table for _, table in parts]
+        self._starts = np.cumsum([0, *(len(part.keys) for part in parts)])
+        self._tables: list[Any] = [part.table for part in parts]
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -66,11 +74,19 @@ class VideoEmbeddings:
         self.__init__(state["folder"], state["width"])  # type: ignore[misc]
 
 
-def _opened(file: Path, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Keys int64 [n] of a file's samples, and its embeddings [n, D], mapped."""
+class _Part(NamedTuple):
+    """A file: keys int64 [n] of its samples, its embeddings [n, D], mapped, and their tower."""
+
+    keys: np.ndarray
+    table: np.ndarray
+    tower: str
+
+
+def _opened(file: Path, width: int) -> _Part:
     try:
         with np.load(file, allow_pickle=False) as columns:
             ids = columns["ids"]
+            tower = str(columns["tower"]) if "tower" in columns else None
         with zipfile.ZipFile(file) as archive:
             member = archive.getinfo("videos.npy")
         table = _mapped(file, member)
@@ -81,7 +97,12 @@ def _opened(file: Path, width: int) -> tuple[np.ndarray, np.ndarray]:
             f"{file} holds {table.dtype} {list(table.shape)}, expected float32 [{len(ids)}, "
             f"{width}]: it was written by a model of another model.embed_dim"
         )
-    return np.array([sample_key(name) for name in ids.tolist()], np.int64), table
+    if tower is None:
+        raise DataError(
+            f"{file} does not say which video tower wrote it, as files of an earlier version: "
+            "embed the videos again, into a new folder"
+        )
+    return _Part(np.array([sample_key(name) for name in ids.tolist()], np.int64), table, tower)
 
 
 def _mapped(file: Path, member: zipfile.ZipInfo) -> np.ndarray:

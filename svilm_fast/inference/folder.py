@@ -45,9 +45,13 @@ def write_model(model: PretrainedModel, folder: str | Path) -> Path:
 
     The folder appears complete or not at all. Raises UserError if the folder holds anything.
     """
-    out = Path(folder)
+    # A link to an empty folder stays.
+    out = Path(folder).resolve()
     if os.path.lexists(out) and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists and is not an empty folder; export to a new folder")
+        raise UserError(f"{folder} exists and is not an empty folder; export to a new folder")
+    if out == Path.cwd():
+        # It would be replaced under the caller, whose shell would stay in the removed folder.
+        raise UserError(f"{folder} is the current folder; export to a new folder")
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = out.with_name(f".{out.name}.{secrets.token_hex(8)}.svilm-partial")
     draft.mkdir()
@@ -57,7 +61,7 @@ def write_model(model: PretrainedModel, folder: str | Path) -> Path:
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
-    return out
+    return Path(folder)
 
 
 def write_files(model: PretrainedModel, folder: Path) -> None:
@@ -97,9 +101,14 @@ def load_pretrained(path: str | Path, *, device: torch.device | str = "cpu") -> 
     with torch.device("meta"):
         encoder = DualEncoder(settings.model, settings.video, settings.text, groups=settings.groups)
     _check(folder, tokenizer, settings, tensors, encoder.state_dict())
-    encoder.load_state_dict(tensors, assign=True)
+    # Somebody may have stored half precision; embeddings are computed in fp32.
+    whole = {
+        name: value.float() if value.is_floating_point() else value
+        for name, value in tensors.items()
+    }
+    encoder.load_state_dict(whole, assign=True)
     card = folder / CARD
-    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     return PretrainedModel(encoder.to(device), settings, tokenizer, text)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,9 +18,10 @@ from svilm_fast.inference.clips import clip_of_frames, read_clip
 from svilm_fast.inference.config import PretrainedConfig
 from svilm_fast.models.dual_encoder import DualEncoder
 from svilm_fast.models.token_groups import group_grid, noun_weights
+from svilm_fast.models.tower_digest import add_tensors
 from svilm_fast.models.video_encoder import VideoOutputs
 
-Videos = str | Path | Tensor | Sequence[str | Path]
+Videos = str | Path | Tensor | np.ndarray | Sequence[str | Path]
 
 
 @dataclass(frozen=True)
@@ -89,10 +91,7 @@ class PretrainedModel(nn.Module):
         settings = self.settings.model_dump(mode="json", exclude={"versions", "step", "weights"})
         digest.update(json.dumps(settings, sort_keys=True).encode())
         digest.update(self.tokenizer.to_json().encode())
-        for name, tensor in self.encoder.state_dict().items():
-            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-            flat = tensor.detach().cpu().contiguous().reshape(-1)
-            digest.update(flat.view(torch.uint8).numpy().data)
+        add_tensors(digest, self.encoder.state_dict())
         return digest.hexdigest()
 
     def embed_video(self, videos: Videos, *, batch_size: int = 32) -> Tensor:
@@ -100,7 +99,7 @@ class PretrainedModel(nn.Module):
 
         Args:
             videos: path of a video file, several paths, or frames uint8 [F, H, W, 3] or
-                [B, F, H, W, 3] (RGB). Frames in the size of the model's input are read as they
+                [B, F, H, W, 3] (RGB), a tensor or an array. Frames in the size of the model's input are read as they
                 are; of others, the middle frames of equal parts and their centre crop are read.
             batch_size: videos per call of the encoder.
 
@@ -109,8 +108,10 @@ class PretrainedModel(nn.Module):
 
         Raises:
             OSError, DataError: a file that cannot be read or decoded.
-            ValueError: a tensor of another shape or dtype.
+            ValueError: a tensor of another shape or dtype, or a sequence of anything but paths.
         """
+        if isinstance(videos, np.ndarray):
+            videos = torch.from_numpy(np.ascontiguousarray(videos))
         if isinstance(videos, Tensor):
             batch = videos[None] if videos.ndim == 4 else videos
             if batch.ndim != 5:
@@ -118,6 +119,12 @@ class PretrainedModel(nn.Module):
             clips = (clip_of_frames(frames, self.settings) for frames in batch)
             return self._embedded(clips, batch_size)
         paths = [videos] if isinstance(videos, str | Path) else list(videos)
+        other = next((path for path in paths if not isinstance(path, str | Path)), None)
+        if other is not None:
+            raise ValueError(
+                f"videos must be paths, or frames in one tensor; got a {type(other).__name__} in a "
+                f"{type(videos).__name__}"
+            )
         return self._embedded((read_clip(path, self.settings) for path in paths), batch_size)
 
     @torch.no_grad()
@@ -130,18 +137,24 @@ class PretrainedModel(nn.Module):
         return self.encoder.encode_video(clips.to(self.device), None, outputs).video.float().cpu()
 
     @torch.no_grad()
-    def embed_text(self, texts: str | Sequence[str]) -> Tensor:
-        """Embed one text or several.
+    def embed_text(self, texts: str | Sequence[str], *, batch_size: int = 1024) -> Tensor:
+        """Embed one text or several, at most `batch_size` in one call of the encoder.
 
-        Returns float32 [B, D] on the CPU, rows of unit norm; B = 1 for a single text.
+        Returns float32 [B, D] on the CPU, rows of unit norm; B = 1 for a single text. What is
+        longer than the model's texts is cut, as in training.
         """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         listed = [texts] if isinstance(texts, str) else list(texts)
-        if not listed:
-            return torch.empty(0, self.embed_dim)
-        tokens, mask = self.tokenizer.encode_batch(listed, self.settings.reading.length)
-        return self.encoder.encode_text(tokens.to(self.device), mask.to(self.device)).float().cpu()
+        parts = [torch.empty(0, self.embed_dim)]
+        for first in range(0, len(listed), batch_size):
+            batch = listed[first : first + batch_size]
+            tokens, mask = self.tokenizer.encode_batch(batch, self.settings.reading.length)
+            tokens, mask = tokens.to(self.device), mask.to(self.device)
+            parts.append(self.encoder.encode_text(tokens, mask).float().cpu())
+        return torch.cat(parts)
 
-    def ground(self, video: str | Path | Tensor, nouns: str | Sequence[str]) -> GroundedNouns:
+    def ground(self, video: str | Path | Tensor | np.ndarray, nouns: str | Sequence[str]) -> GroundedNouns:
         """Find the region of one video that each noun attends to.
 
         Args:
@@ -152,6 +165,8 @@ class PretrainedModel(nn.Module):
             UserError: the model has no group tokens.
             OSError, DataError, ValueError: as in `embed_video`.
         """
+        if isinstance(video, np.ndarray):
+            video = torch.from_numpy(np.ascontiguousarray(video))
         if isinstance(video, Tensor):
             return self.ground_clip(clip_of_frames(video, self.settings), nouns)
         return self.ground_clip(read_clip(video, self.settings), nouns)

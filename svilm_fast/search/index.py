@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -24,6 +25,8 @@ from svilm_fast.data.errors import CrashedDecoderError, DataError, SlowVideoErro
 from svilm_fast.data.segments import Segment
 from svilm_fast.inference.model import PretrainedModel
 from svilm_fast.search.windows import read_timeline, read_windows, video_seconds, windows_of
+
+log = logging.getLogger(__name__)
 
 FORMAT = "svilm_fast.search/1"
 KEY, TABLE = "svilm_fast", "embeddings"
@@ -97,14 +100,14 @@ def default_index_path(folder: Path, settings: IndexSettings) -> Path:
 def find_videos(folder: Path) -> dict[str, Path]:
     """Return the video files under a folder by relative name, sorted.
 
-    Links to folders are not followed.
+    Links to folders are not followed. A subfolder that cannot be listed is logged.
 
     Raises UserError if it is no folder, or has no video files.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give a folder of video files with --videos")
     found = {}
-    for place, folders, names in os.walk(folder):
+    for place, folders, names in os.walk(folder, onerror=_unlisted):
         folders.sort()
         for name in sorted(names):
             path = Path(place, name)
@@ -114,6 +117,10 @@ def find_videos(folder: Path) -> dict[str, Path]:
         kinds = ", ".join(VIDEO_EXTENSIONS[:6])
         raise UserError(f"{folder} holds no video files ({kinds}, ...)")
     return found
+
+
+def _unlisted(error: OSError) -> None:
+    log.warning("its videos are not searched: %s", single_line(error))
 
 
 def update_index(
@@ -145,6 +152,7 @@ def update_index(
     paths = find_videos(folder)
     settings = IndexSettings(model.fingerprint(), window, stride)
     file = default_index_path(folder, settings) if file is None else file
+    _check_writable(file)
     before = _read(file, folder, settings)
     index = VideoIndex(folder, {}, {})
     changes = IndexChanges(removed=len(before.videos.keys() - paths.keys()))
@@ -170,6 +178,21 @@ def update_index(
         if whole.videos != saved or not file.is_file():
             _write(file, whole, settings)
     return index, changes
+
+
+def _check_writable(file: Path) -> None:
+    """Raise UserError now, not when every video has been read."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        problem = "" if os.access(file.parent, os.W_OK | os.X_OK) else "its folder is read-only"
+        if file.exists() and not file.is_file():
+            problem = "it is no file"
+    except OSError as error:
+        problem = single_line(error)
+    if problem:
+        raise UserError(
+            f"the index cannot be written to {file} ({problem}): name a file with --index"
+        )
 
 
 def _merged(index: VideoIndex, before: VideoIndex, paths: dict[str, Path]) -> VideoIndex:
@@ -220,7 +243,6 @@ def _indexed(
 
 
 def _write(file: Path, index: VideoIndex, settings: IndexSettings) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
     table, _ = index.table()
     content = {
         "format": FORMAT,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import mmap
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import cast
@@ -12,7 +13,9 @@ from typing import cast
 import numpy as np
 
 from svilm_fast.core.errors import UserError
+from svilm_fast.core.messages import single_line
 from svilm_fast.core.terminal import printable
+from svilm_fast.data.errors import DataError
 from svilm_fast.data.world.video import h264_encoder
 from svilm_fast.inference.config import PretrainedConfig
 from svilm_fast.report.canvas import MARGIN, Canvas, text_width, wrap
@@ -33,21 +36,40 @@ COMMENT = "moments found by svilm search"
 _DPI = 100
 
 
-def check_overlay(path: Path) -> None:
-    """Raise UserError if a file is there that `write_overlay` did not write."""
+def check_overlay(path: Path, videos: Path) -> None:
+    """Raise UserError if a file is there that `write_overlay` did not write.
+
+    Also for a place under the folder `videos`, whose videos are searched: it would be one of them.
+    """
+    if path.resolve().is_relative_to(videos.resolve()):
+        raise UserError(
+            f"{path} lies in {videos}, so that the next search would find it: write the overlay to "
+            "another folder"
+        )
     if not os.path.lexists(path):
         return
-    if not path.is_file() or COMMENT.encode() not in path.read_bytes():
+    if not path.is_file() or not _holds(path, COMMENT.encode()):
         raise UserError(f"{path} exists and is no overlay of `svilm search`; choose another name")
 
 
-def write_overlay(path: Path, shown: Sequence[ShownMoment], config: PretrainedConfig) -> None:
+def _holds(path: Path, text: bytes) -> bool:
+    if path.stat().st_size == 0:
+        return False
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(text) >= 0
+
+
+def write_overlay(
+    path: Path, shown: Sequence[ShownMoment], config: PretrainedConfig
+) -> dict[str, str]:
     """Write the moments one after another as MP4 (H.264, 25 frames per second).
 
-    Raises OSError or DataError for a video that cannot be read.
+    Returns the videos that cannot be read, with reasons; their moments are left out. Raises
+    UserError if none can be read.
     """
     import av
 
+    left_out: dict[str, str] = {}
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with av.open(str(partial), "w", format="mp4") as container:
@@ -57,31 +79,42 @@ def write_overlay(path: Path, shown: Sequence[ShownMoment], config: PretrainedCo
             stream.pix_fmt = "yuv420p"
             stream.time_base = Fraction(1, FPS)
             for rank, each in enumerate(shown, 1):
-                bar = _bar(rank, each)
-                for frame in _frames(each, config):
-                    picture = np.concatenate([_letterboxed(frame), bar])
+                try:
+                    frames = _frames(each, config)
+                except (OSError, DataError) as error:
+                    left_out[each.moment.name] = single_line(error)
+                    continue
+                bar, total = _bar(rank, each), _length(each)
+                for step in range(total):
+                    frame = _letterboxed(frames[step * len(frames) // total])
+                    picture = np.concatenate([frame, bar])
                     encoded = av.VideoFrame.from_ndarray(picture, format="rgb24")
                     container.mux(stream.encode(encoded))
+            if len(left_out) == len({each.moment.name for each in shown}):
+                name, reason = next(iter(left_out.items()))
+                raise UserError(f"no overlay, because no moment can be read: {name}: {reason}")
             container.mux(stream.encode(None))
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+    return left_out
 
 
-def _frames(shown: ShownMoment, config: PretrainedConfig) -> Iterator[np.ndarray]:
-    """Yield the frames of a moment with its regions, uint8 [h, w, 3]."""
-    moment = shown.moment
-    total = max(1, round((moment.end - moment.start) * FPS))
-    count = min(MOST_FRAMES, total)
-    frames = frames_of(moment, count, HEIGHT, config)
+def _length(shown: ShownMoment) -> int:
+    """Frames that a moment takes in the overlay."""
+    return max(1, round((shown.moment.end - shown.moment.start) * FPS))
+
+
+def _frames(shown: ShownMoment, config: PretrainedConfig) -> np.ndarray:
+    """Read the frames of a moment and draw its regions: uint8 [n, h, w, 3]."""
+    frames = frames_of(shown.moment, min(MOST_FRAMES, _length(shown)), HEIGHT, config)
     if shown.grounded is not None:
         colours = noun_colours(len(shown.nouns))
         masks = masks_on_frames(shown.grounded, frames, config)
         frames = np.stack(
             [draw_regions(frame, masks[:, i], colours) for i, frame in enumerate(frames)]
         )
-    for step in range(total):
-        yield frames[step * count // total]
+    return frames
 
 
 def _letterboxed(frame: np.ndarray) -> np.ndarray:

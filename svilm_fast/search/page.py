@@ -16,7 +16,9 @@ import numpy as np
 
 from svilm_fast.core.errors import UserError
 from svilm_fast.core.files import write_atomically
+from svilm_fast.core.messages import single_line
 from svilm_fast.core.text import counted
+from svilm_fast.data.errors import DataError
 from svilm_fast.inference.config import PretrainedConfig
 from svilm_fast.report.page import fill_template
 from svilm_fast.report.theme import hex_colour
@@ -61,8 +63,13 @@ def check_page(path: Path) -> None:
     """Raise UserError if a file is there that `write_search_page` did not write."""
     if not os.path.lexists(path):
         return
-    if not path.is_file() or GENERATOR.encode() not in path.read_bytes()[:4096]:
+    if not path.is_file() or GENERATOR.encode() not in _beginning(path):
         raise UserError(f"{path} exists and is no page of `svilm search`; choose another name")
+
+
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(4096)
 
 
 def write_search_page(
@@ -73,7 +80,7 @@ def write_search_page(
     config: PretrainedConfig,
     model: str,
 ) -> None:
-    """Write the page. Raises OSError or DataError for a video that cannot be read.
+    """Write the page; the card of a video that cannot be read says why.
 
     query: the text that was asked for. model: its name on the page.
     """
@@ -118,7 +125,8 @@ def _clock(seconds: float) -> str:
 def link_to(page: Path, video: Path, start: float) -> str:
     """Return the address of a video relative to a page, at a time in seconds."""
     relative = os.path.relpath(video.resolve(), page.resolve().parent)
-    return f"{quote(Path(relative).as_posix())}#t={start:.2f}"
+    # Names are bytes: not all of them are text.
+    return f"{quote(os.fsencode(Path(relative).as_posix()))}#t={start:.2f}"
 
 
 def _card(
@@ -137,8 +145,11 @@ def _card(
 
 
 def _tabs(shown: ShownMoment, config: PretrainedConfig) -> list[PictureTab]:
-    frames = frames_of(shown.moment, FRAMES, SHORT_SIDE, config)
-    plain = PictureTab("frames", "", "", [_data_url(frame) for frame in frames])
+    try:
+        frames = frames_of(shown.moment, FRAMES, SHORT_SIDE, config)
+    except (OSError, DataError) as error:
+        return [PictureTab("frames", "", f"no frames: {single_line(error)}", [])]
+    plain = PictureTab("frames", "", shown.problem, [_data_url(frame) for frame in frames])
     if shown.grounded is None:
         return [plain]
     grounded, colours = shown.grounded, noun_colours(len(shown.nouns))

@@ -9,8 +9,10 @@ import numpy as np
 from scipy.ndimage import binary_erosion
 
 from svilm_fast.core.errors import UserError
+from svilm_fast.core.messages import single_line
 from svilm_fast.data.augment import centre_window
 from svilm_fast.data.decode_process import decode_limited
+from svilm_fast.data.errors import DataError
 from svilm_fast.data.nouns import build_extractor
 from svilm_fast.data.sampling import FrameChoice
 from svilm_fast.data.segments import InSegment
@@ -29,10 +31,15 @@ _ROWS, _COLUMNS = ("top", "middle", "bottom"), ("left", "centre", "right")
 
 @dataclass(frozen=True)
 class ShownMoment:
-    """A moment with what its nouns attend to; `grounded` is None without nouns or group tokens."""
+    """A moment with what its nouns attend to.
+
+    grounded: None without nouns or group tokens, and where the video cannot be read; problem says
+    why then.
+    """
 
     moment: Moment
     grounded: GroundedNouns | None
+    problem: str = ""
 
     @property
     def nouns(self) -> tuple[str, ...]:
@@ -55,11 +62,14 @@ def nouns_of(text: str, model: PretrainedModel, given: Sequence[str] = ()) -> li
 
 
 def show_moment(model: PretrainedModel, moment: Moment, nouns: Sequence[str]) -> ShownMoment:
-    """Ground nouns in a moment. Raises OSError or DataError for a file that has changed."""
+    """Ground nouns in a moment."""
     if not nouns:
         return ShownMoment(moment, None)
     segment = segment_of((moment.start, moment.end), moment.seconds)
-    clip = read_clip(moment.path, model.settings, segment)
+    try:
+        clip = read_clip(moment.path, model.settings, segment)
+    except (OSError, DataError) as error:  # the file has changed, or the machine is busy
+        return ShownMoment(moment, None, f"no regions: {single_line(error)}")
     return ShownMoment(moment, model.ground_clip(clip, nouns))
 
 

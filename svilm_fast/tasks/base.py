@@ -253,6 +253,12 @@ class Task(Protocol):
         """Return what may differ when weights are loaded; the default: nothing."""
         return InitialWeights()
 
+    def check_weights(self, model: nn.Module) -> None:
+        """Raise UserError if the weights that a new run starts from do not fit its data.
+
+        Called after `dataset("train", ...)`, before the engine is built. The default: all fit.
+        """
+
     def state(self) -> dict[str, Any]:
         """Return what a finished run needs besides settings and weights, as plain JSON values.
 

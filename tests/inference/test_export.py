@@ -45,15 +45,17 @@ def test_the_card_states_licence_data_protocol_score_and_versions(run, tmp_path)
     shutil.copytree(run, copy)
     folder = copy / "evaluation"
     folder.mkdir()
-    result = {"protocol": {"set": "world", "videos": 6}, "manifest": "ab" * 32, "extra": {}}
+    result = {"protocol": {"set": "world", "videos": 6}, "manifest": "ab" * 32}
+    (folder / "nameless.json").write_text(json.dumps(result))
+    (folder / "old_step_00000009.json").write_text(json.dumps(result))
+    result["extra"] = {"step": 0, "weights": "raw"}
     (folder / "test_x.json").write_text(json.dumps(result))
     (folder / "test_x.txt").write_text("R@1 16.7\n")
-    (folder / "old_step_00000009.json").write_text(json.dumps(result))
     other = {"protocol": "p", "extra": {"step": 0, "weights": "ema"}}
     (folder / "averaged.json").write_text(json.dumps(other))
     (folder / "list.json").write_text("[]")
     lines = export_run(copy, tmp_path / "model", licence="apache-2.0")
-    assert "left out, of other steps or weights: averaged, list, old_step_00000009" in lines
+    assert lines[-1].endswith("without naming theirs: averaged, list, nameless, old_step_00000009")
     text = (tmp_path / "model" / "README.md").read_text()
     front, body = re.fullmatch(r"---\n(.*?)---\n(.*)", text, re.S).groups()
     assert yaml.safe_load(front)["license"] == "apache-2.0"
@@ -81,6 +83,18 @@ def test_a_folder_with_anything_in_it_is_not_touched(run, tmp_path):
     assert (out / "mine.txt").read_text() == "mine"
 
 
+def test_places_that_cannot_be_replaced(run, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    export_run(run, tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    svilm_fast.load_pretrained(tmp_path / "empty")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(UserError, match="is the current folder"):
+        export_run(run, ".")
+
+
 def test_an_export_that_fails_leaves_nothing(run, tmp_path, monkeypatch):
     def full(*arguments, **options):
         raise OSError(28, "No space left on device")
@@ -105,9 +119,13 @@ def test_the_average_is_exported(tmp_path):
     )
     state = PortableState(weights, {}, average, described)
     write_portable(files.portable, state, [files.config, files.tokenizer])
+    files.evaluation.mkdir()
+    # Of the average or of the weights as trained: it does not say.
+    (files.evaluation / "test_step_00000003.json").write_text('{"protocol": "p"}')
     name = "video.norm.weight"
     for kind, tensors in (("raw", weights), ("ema", average)):
-        export_run(files.root, tmp_path / kind, weights=Weights(kind))
+        lines = export_run(files.root, tmp_path / kind, weights=Weights(kind))
+        assert "without naming theirs: test_step_00000003" in "\n".join(lines)
         model = svilm_fast.load_pretrained(tmp_path / kind)
         assert torch.equal(model.encoder.state_dict()[name], tensors[f"encoder.{name}"])
         assert model.settings.weights == kind

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import svilm_fast
 from svilm_fast.core.errors import UserError
@@ -67,6 +68,43 @@ def test_one_video_one_path_and_frames_of_the_models_size(exported, dataset, pat
     assert model.embed_video([]).shape == model.embed_text([]).shape == (0, model.embed_dim)
     parts = model.embed_video(paths[:3], batch_size=2)
     torch.testing.assert_close(parts, model.embed_video(paths[:3]), rtol=0, atol=1e-6)
+
+
+def test_arrays_are_frames_and_other_sequences_are_refused(exported, dataset):
+    model = svilm_fast.load_pretrained(exported)
+    frames = dataset.batch([0]).frames[0]
+    flipped = frames.numpy()[..., ::-1]  # a view, as OpenCV's users make one
+    expected = model.embed_video(frames.flip(-1))
+    assert torch.equal(model.embed_video(flipped), expected)
+    assert torch.equal(model.ground(flipped, "dog").clip, frames.flip(-1))
+    with pytest.raises(ValueError, match="got a Tensor in a list"):
+        model.embed_video([frames, frames])
+
+
+def test_texts_are_embedded_in_batches(exported, monkeypatch):
+    model = svilm_fast.load_pretrained(exported)
+    sizes, encode = [], model.encoder.encode_text
+    monkeypatch.setattr(
+        model.encoder, "encode_text", lambda *a: sizes.append(len(a[0])) or encode(*a)
+    )
+    texts = [f"clip {number}" for number in range(5)]
+    parts = model.embed_text(texts, batch_size=2)
+    assert sizes == [2, 2, 1]
+    torch.testing.assert_close(parts, model.embed_text(texts), rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match="at least 1"):
+        model.embed_text(texts, batch_size=0)
+
+
+def test_half_precision_is_read_and_computed_in_fp32(exported, tmp_path):
+    folder = copied(exported, tmp_path / "model")
+    path = folder / "model.safetensors"
+    halves = {name: value.half() for name, value in load_file(path).items()}
+    save_file(halves, path)
+    (folder / "README.md").write_bytes(b"caf\xe9")
+    model = svilm_fast.load_pretrained(folder)
+    state = model.encoder.state_dict()
+    assert all(torch.equal(state[name], value.float()) for name, value in halves.items())
+    assert {value.dtype for value in state.values()} == {torch.float32}
 
 
 def test_other_frames_are_chosen_and_cropped(exported):

@@ -17,8 +17,8 @@ from tests.search.conftest import video
 @pytest.fixture
 def update(folder, model, tmp_path):
     def run(**options):
-        options = {"window": 2.0, "stride": 1.0} | options
-        return update_index(folder, model, tmp_path / "index", **options)
+        options = {"file": tmp_path / "index", "window": 2.0, "stride": 1.0} | options
+        return update_index(folder, model, **options)
 
     return run
 
@@ -149,3 +149,29 @@ def test_each_folder_and_setting_has_a_file_in_the_cache(folder, model, tmp_path
         "notes.txt",
         "sub",
     }
+
+
+def test_a_place_that_cannot_hold_the_index_is_refused_before_videos_are_read(
+    folder, update, read, tmp_path, monkeypatch
+):
+    (tmp_path / "index").mkdir()
+    with pytest.raises(UserError, match=r"cannot be written to .*index \(it is no file\)"):
+        update()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "notes.txt"))
+    with pytest.raises(UserError, match="Not a directory.*--index"):
+        update(file=None)
+    assert not read
+
+
+def test_a_folder_that_cannot_be_listed_is_named(folder, monkeypatch, caplog):
+    scan = os.scandir
+
+    def denied(path):
+        if str(path).endswith("sub"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    assert "sub/short #1.mp4" not in index_module.find_videos(folder)
+    assert "not searched" in caplog.text
+    assert "sub" in caplog.text

@@ -25,7 +25,7 @@ def frames_in(path) -> np.ndarray:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
 
-def test_all_moments_with_a_bar(shown, model, tmp_path, monkeypatch):
+def test_all_moments_with_a_bar(shown, model, folder, tmp_path, monkeypatch):
     path = tmp_path / "found.mp4"
     write_overlay(path, shown, model.settings)
     frames = frames_in(path)
@@ -35,7 +35,7 @@ def test_all_moments_with_a_bar(shown, model, tmp_path, monkeypatch):
     assert frames[:, :HEIGHT, 60:580].mean() > 20
     assert frames[:, HEIGHT:].std() > 3
     assert np.abs(frames[0, HEIGHT:].astype(int) - frames[-1, HEIGHT:]).max() > 50
-    check_overlay(path)
+    check_overlay(path, folder)
     monkeypatch.setattr(overlay, "MOST_FRAMES", 5)
     write_overlay(path, shown, model.settings)
     assert len(frames_in(path)) == 55
@@ -44,14 +44,27 @@ def test_all_moments_with_a_bar(shown, model, tmp_path, monkeypatch):
 
 def test_other_files_stay(folder, tmp_path):
     with pytest.raises(UserError, match="choose another name"):
-        check_overlay(folder / "long.mp4")
+        check_overlay(folder / "long.mp4", tmp_path / "elsewhere")
     with pytest.raises(UserError, match="choose another name"):
-        check_overlay(tmp_path)
-    check_overlay(tmp_path / "absent.mp4")
+        check_overlay(tmp_path, folder)
+    (tmp_path / "empty.mp4").touch()
+    with pytest.raises(UserError, match="choose another name"):
+        check_overlay(tmp_path / "empty.mp4", folder)
+    check_overlay(tmp_path / "absent.mp4", folder)
 
 
-def test_a_failure_leaves_no_file(shown, model, tmp_path, folder):
-    (folder / "sub" / "short #1.mp4").unlink()
-    with pytest.raises(FileNotFoundError):
-        write_overlay(tmp_path / "found.mp4", shown, model.settings)
-    assert not [each for each in tmp_path.iterdir() if each.is_file()]
+def test_an_overlay_that_would_be_searched_is_refused(folder):
+    for name in ("found.mp4", "sub/found.mp4"):
+        with pytest.raises(UserError, match="the next search would find it"):
+            check_overlay(folder / name, folder)
+
+
+def test_a_video_that_cannot_be_read_is_left_out_and_named(shown, model, tmp_path, folder):
+    (folder / "sub" / "short #1.mp4").write_text("no video")
+    left_out = write_overlay(tmp_path / "found.mp4", shown, model.settings)
+    assert left_out.keys() == {"sub/short #1.mp4"}
+    assert len(frames_in(tmp_path / "found.mp4")) == 30
+    (folder / "long.mp4").unlink()
+    with pytest.raises(UserError, match=r"no moment can be read: long\.mp4: .*No such file"):
+        write_overlay(tmp_path / "none.mp4", shown, model.settings)
+    assert [each.name for each in tmp_path.iterdir() if each.is_file()] == ["found.mp4"]

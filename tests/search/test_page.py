@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -90,6 +91,31 @@ def test_skipped_files_are_listed(page):
     text = page.read_text()
     for name in ("broken.mp4", "cut.mp4"):
         assert re.search(rf"<tr><td>{name}</td><td>.+</td></tr>", text)
+
+
+def test_names_that_are_no_text_are_linked_and_listed(folder, model, tmp_path):
+    for name, source in ((b"caf\xe9.mp4", "long.mp4"), (b"bad\xe9.mp4", "broken.mp4")):
+        os.rename(folder / source, os.fsencode(folder) + b"/" + name)
+    index, _ = update_index(folder, model, tmp_path / "index")
+    moments = best_moments(index, model.embed_text("a dog")[0], 3)
+    page = tmp_path / "found.html"
+    shown = [show_moment(model, moment, []) for moment in moments]
+    write_search_page(page, "a dog", shown, index, model.settings, "tiny")
+    text = page.read_text()
+    assert 'href="videos/caf%E9.mp4#t=0.00"' in text
+    assert "<td>bad\\udce9.mp4</td>" in text
+
+
+def test_a_moment_that_cannot_be_read_says_why(folder, model, tmp_path):
+    index, _ = update_index(folder, model, tmp_path / "index")
+    moments = best_moments(index, model.embed_text("a dog")[0], 3)
+    (folder / "long.mp4").write_text("no video")
+    shown = [show_moment(model, moment, ["dog"]) for moment in moments]
+    problems = {each.moment.name: each.problem for each in shown}
+    assert problems["sub/short #1.mp4"] == ""
+    assert problems["long.mp4"].startswith("no regions: not a video file")
+    write_search_page(tmp_path / "found.html", "a dog", shown, index, model.settings, "tiny")
+    assert "<p>no frames: not a video file" in (tmp_path / "found.html").read_text()
 
 
 def test_only_a_page_of_search_is_replaced(page, tmp_path):

@@ -32,6 +32,7 @@ from svilm_fast.data.samples import SampleTable, open_split
 from svilm_fast.data.shards import INDEX_SUFFIX, find_shards
 from svilm_fast.data.skips import Skip
 from svilm_fast.inference.features import FeatureFormat, require_pyarrow, write_parquet
+from svilm_fast.models.tower_digest import video_tower_digest
 from svilm_fast.models.video_encoder import VideoOutputs
 from svilm_fast.tasks.clips import evaluation_clips
 from svilm_fast.train.config.options import Weights
@@ -45,12 +46,16 @@ _INPUTS = "by content"  # before, shards were told apart by name and size
 
 @dataclass(frozen=True)
 class EmbedSettings:
-    """What every shard is embedded with; `device`, as the worker chooses it, changes rounding."""
+    """What every shard is embedded with; `device`, as the worker chooses it, changes rounding.
+
+    tower: `video_tower_digest` of the run.
+    """
 
     run: str
     weights: Weights
     batch_size: int
     device: str
+    tower: str
     captions: str | None = None
     format: FeatureFormat = FeatureFormat.NPZ
 
@@ -85,8 +90,9 @@ def embed_shards(
 
     `{shard}.npz`, or `{list}-000000.npz` and so on of a list, holds ids and captions [n] (text),
     videos and texts float32 [n, D], rows of unit norm: the evaluation view of a sample and its
-    first caption. Those of a list also hold rows int64 [n], of its index. Samples that cannot be
-    loaded are left out and listed in `embed_manifest.jsonl`. Work that was stopped continues.
+    first caption; and tower, the `video_tower_digest` of the run as text. Those of a list also hold
+    rows int64 [n], of its index. Samples that cannot be loaded are left out and listed in
+    `embed_manifest.jsonl`. Work that was stopped continues.
     As Parquet, the columns are id, caption, video, text and row.
 
     Args:
@@ -118,10 +124,12 @@ def embed_shards(
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     model = hashlib.sha256((run.files.portable / MANIFEST).read_bytes()).hexdigest()
+    tower = video_tower_digest(run.model.encoder.video)
     settings = EmbedSettings(
-        os.path.abspath(run_dir), run.weights, batch_size, device, captions, format
+        os.path.abspath(run_dir), run.weights, batch_size, device, tower, captions, format
     )
     parameters = {"model": model, "weights": run.weights, "batch_size": batch_size}
+    parameters["tower"] = tower
     parameters["inputs"] = _INPUTS
     parameters |= {} if captions is None else {"captions": captions}
     # Folders of earlier versions say no format.
@@ -242,8 +250,10 @@ def embed_shard(
         columns["rows"] = np.array(rows, np.int64)
     path = out.path(f"{name}.{settings.format}")
     if settings.format is FeatureFormat.PARQUET:
-        write_parquet(path, columns, {"weights": settings.weights, "step": str(run.step)})
+        metadata = {"weights": settings.weights, "step": str(run.step), "tower": settings.tower}
+        write_parquet(path, columns, metadata)
     else:
+        columns["tower"] = np.array(settings.tower)
         with path.open("wb") as file:
             np.savez(file, **columns)
     return {"samples": len(columns["ids"]), "refused": [vars(skip) for skip in refused]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 
 from svilm_fast.core.errors import UserError
 from svilm_fast.tasks.base import EvaluationRequest, EvaluationResult, Evaluator
+from svilm_fast.train.config.options import Weights
 from svilm_fast.train.folder.ownership import check_not_foreign, placed
 from svilm_fast.train.run.loaded_run import LoadedRun
 
@@ -58,9 +60,25 @@ def evaluate_run(
     for evaluator, name in zip(evaluators, names, strict=True):
         result = evaluator.run(run.model, request)
         with placed(run.files, folder) as drafts:
-            result.write(drafts, name)
+            write_result(result, drafts, name, step=run.step, weights=run.weights)
         found |= checked_metrics(evaluator, result)
     return found
+
+
+def write_result(
+    result: EvaluationResult, folder: Path, name: str, *, step: int, weights: Weights
+) -> None:
+    """Write a result's files; its JSON says in `extra` of which step and weights it is."""
+    result.write(folder, name)
+    path = folder / f"{name}.json"
+    if not path.is_file():  # a task of somebody else may write other files
+        return
+    text = path.read_text(encoding="utf-8")
+    content = json.loads(text)
+    if isinstance(content, dict) and isinstance(content.setdefault("extra", {}), dict):
+        content["extra"] |= {"step": step, "weights": weights.value}
+        indent = 1 if text.count("\n") > 1 else None
+        path.write_text(json.dumps(content, ensure_ascii=False, indent=indent) + "\n", "utf-8")
 
 
 def check_names(evaluators: Sequence[Evaluator]) -> None:

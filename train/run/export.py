@@ -53,7 +53,8 @@ def export_run(
         f"the model card lists {counted(len(records), 'evaluation')} of these weights",
     ]
     if left_out:
-        lines.append(f"left out, of other steps or weights: {', '.join(left_out)}")
+        names = ", ".join(left_out)
+        lines.append(f"left out, of other steps or weights or without naming theirs: {names}")
     if licence is None:
         lines.append("the model card states no licence; --license NAME states one")
     return lines
@@ -62,10 +63,12 @@ def export_run(
 def evaluation_records(run: LoadedRun) -> tuple[list[EvaluationRecord], list[str]]:
     """Return the results of the loaded weights, and the names of results of others.
 
-    Results say their step and weights, in the file's name or in `extra`; what is not said counts as
-    equal. Files that are no JSON object are left out.
+    Results say their step and weights in `extra`, older ones their step in the file's name. What
+    does not say both is left out, and so are files that are no JSON object; without an average the
+    weights need not be said.
     """
     records, left_out = [], []
+    only = Weights.RAW.value if run.config.ema.decay is None else None
     for path in sorted(run.files.evaluation.glob("*.json")):
         content = path.read_bytes()
         try:
@@ -76,8 +79,8 @@ def evaluation_records(run: LoadedRun) -> tuple[list[EvaluationRecord], list[str
         extra = result.get("extra")
         extra = extra if isinstance(extra, dict) else {}
         named = OF_STEP.search(path.stem)
-        step = int(named[1]) if named else extra.get("step", run.step)
-        if step != run.step or extra.get("weights", run.weights.value) != run.weights.value:
+        step = int(named[1]) if named else extra.get("step")
+        if step != run.step or extra.get("weights", only) != run.weights.value:
             left_out.append(path.stem)
             continue
         table = path.with_suffix(".txt")

@@ -36,6 +36,7 @@ from svilm_fast.train.checkpoint.portable_files import drafts_of
 from svilm_fast.train.checkpoint.resume import check_resume, check_same_state, check_same_task
 from svilm_fast.train.checkpoint.store import load_checkpoint, newest_verified
 from svilm_fast.train.config.deepspeed import local_batch_of
+from svilm_fast.train.config.options import Weights
 from svilm_fast.train.config.run_files import RunFiles
 from svilm_fast.train.config.schema import RunConfig
 from svilm_fast.train.engine.engine import Engine, start_engine
@@ -48,7 +49,13 @@ from svilm_fast.train.ranks.consistency import check_same_settings
 from svilm_fast.train.ranks.process_group import Ranks, joined_ranks
 from svilm_fast.train.ranks.signals import deferred_signals
 from svilm_fast.train.run.attention_check import check_attention
-from svilm_fast.train.run.evaluate import check_names, checked_metrics, files_of, result_name
+from svilm_fast.train.run.evaluate import (
+    check_names,
+    checked_metrics,
+    files_of,
+    result_name,
+    write_result,
+)
 from svilm_fast.train.run.hooks import installed_hooks
 from svilm_fast.train.run.loop import Loop, Outcome, RunEvaluator
 from svilm_fast.train.run.metrics_log import MetricsLog, check_trackers
@@ -183,6 +190,8 @@ def _train_in_folder(
         resumes = not start.fresh and (start.resume or newest_verified(files.checkpoints))
         towers = {} if resumes else load_towers(model, config, ranks)
         described = _load_initial_weights(model, task, start, ranks)
+        if not resumes:  # else the task's state was compared
+            ranks.from_first(lambda: task.check_weights(model))
         engine = start_engine(model, config, ranks)
         write_masters(engine, towers)
         if source is not None:
@@ -298,7 +307,9 @@ def _in_the_run(evaluator: Evaluator, files: RunFiles) -> RunEvaluator:
             paths = files_of(files.evaluation, name)
             check_not_foreign(files, paths)
             claim(files, *paths)
-            result.write(files.evaluation, name)
+            average = engine.ema is not None and engine.config.ema.evaluate
+            weights = Weights.EMA if average else Weights.RAW
+            write_result(result, files.evaluation, name, step=step, weights=weights)
         return checked_metrics(evaluator, result)
 
     return RunEvaluator(evaluator.name, evaluator.when.every_steps, evaluator.when.at_end, run)

@@ -294,16 +294,17 @@ FAMILIES = (
     WeightFamily(
         "svilm_fast video",
         "video",
-        r"encoder\.video\.embedding\.space_position",
-        ((r"encoder\.video\.(.+)", r"\1"),),
-        r"(?!encoder\.video\.).+",
+        # An exported model is the encoder alone.
+        r"(?:encoder\.)?video\.embedding\.space_position",
+        ((r"(?:encoder\.)?video\.(.+)", r"\1"),),
+        r"(?!(?:encoder\.)?video\.).+",
     ),
     WeightFamily(
         "svilm_fast text",
         "text",
-        r"encoder\.text\.embedding\.position",
-        ((r"encoder\.text\.(.+)", r"\1"),),
-        r"(?!encoder\.text\.).+",
+        r"(?:encoder\.)?text\.embedding\.position",
+        ((r"(?:encoder\.)?text\.(.+)", r"\1"),),
+        r"(?!(?:encoder\.)?text\.).+",
     ),
 )
 

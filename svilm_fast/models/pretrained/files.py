@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -17,12 +18,13 @@ from svilm_fast.core.messages import single_line
 
 INDEX = "model.safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+RUN = "config.yaml"  # of our checkpoints
 DESCRIPTIONS = ("config.json", "open_clip_config.json", "preprocessor_config.json")
 
 
 @dataclass(frozen=True)
 class WeightFiles:
-    """Tensors by name, and the JSON files beside them by file name ({} for those missing)."""
+    """Tensors by name, and JSON and YAML files beside them by file name ({} for those missing)."""
 
     source: Path
     tensors: dict[str, Tensor]
@@ -41,6 +43,7 @@ def read_weight_files(path: str | Path) -> WeightFiles:
     if source.is_file():
         return WeightFiles(source, _tensors(source))
     described = {name: _json(source / name) for name in DESCRIPTIONS}
+    described[RUN] = _yaml(source / RUN)
     tensors: dict[str, Tensor] = {}
     for file in _files_of(source):
         tensors |= _tensors(file)
@@ -64,6 +67,10 @@ def _files_of(folder: Path) -> list[Path]:
     if found:
         names = ", ".join(file.name for file in found[:5])
         raise CheckpointError(f"{folder} holds several weights ({names}): name one of the files")
+    if (folder / "portable").is_dir():
+        raise CheckpointError(
+            f"{folder} is the folder of a run: name its checkpoint {folder / 'portable'}"
+        )
     pickles = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES)
     hint = f"; {pickles[0]} is a pickle, which can run code: {_CONVERT}" if pickles else ""
     raise CheckpointError(f"{folder} holds no safetensors file{hint}")
@@ -79,6 +86,16 @@ def _tensors(file: Path) -> dict[str, Tensor]:
         return load_file(file)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{file} is no safetensors file: {single_line(error)}") from None
+
+
+def _yaml(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        value = yaml.safe_load(file.read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise CheckpointError(f"{file} is no YAML: {single_line(error)}") from None
+    return value if isinstance(value, dict) else {}
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -114,6 +114,8 @@ def _check_settings(
             f"not fit it ({given}); set {needed}"
         )
     usual = dict(family.usual)
+    if family.name.startswith("timm") and wanted["pre_norm"]:
+        usual["norm_eps"] = 1e-5  # ViTs of CLIP
     if config.width % HEAD_WIDTH == 0 and not family.ours:
         usual["heads"] = config.width // HEAD_WIDTH
     for name, value in usual.items():

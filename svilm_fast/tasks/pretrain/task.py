@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from torch import nn
 
 from svilm_fast.core.errors import UserError
 from svilm_fast.data.batch import ClipBatch
 from svilm_fast.data.dataset import ClipDataset
 from svilm_fast.data.samples import SampleTable
 from svilm_fast.data.tokenizer import Tokenizer
+from svilm_fast.data.video_embeddings import VideoEmbeddings
 from svilm_fast.models.inputs import ModelInputs
+from svilm_fast.models.tower_digest import video_tower_digest
 from svilm_fast.objectives.flops import StepFlops, step_flops
 from svilm_fast.objectives.svilm import SViLM, build_model
 from svilm_fast.tasks.base import RankPlace, ReportRequest, Task
@@ -37,6 +40,7 @@ class Pretraining(Task):
     """S-ViLM on videos with captions; loaded weights must match exactly."""
 
     Settings: ClassVar[type[TaskSettings]] = TaskSettings
+    _stored: VideoEmbeddings | None = None
 
     def dataset(
         self, split: str, tokenizer: Tokenizer, *, train: bool, table: SampleTable | None = None
@@ -49,7 +53,27 @@ class Pretraining(Task):
                 "data.captions=none and the objectives compare videos with captions: set "
                 "data.captions to coarse, fine or fused"
             )
-        return training_clips(self.config, split, tokenizer, nouns=reads.nouns, table=table)
+        clips = training_clips(self.config, split, tokenizer, nouns=reads.nouns, table=table)
+        self._stored = clips.instead
+        return clips
+
+    def state(self) -> dict[str, Any]:
+        return {} if self._stored is None else {"video_tower": self._stored.tower}
+
+    def check_weights(self, model: nn.Module) -> None:
+        """Raise UserError if another video tower wrote the stored embeddings of the clips."""
+        stored = self._stored
+        if stored is None:
+            return
+        own = video_tower_digest(encoder_of(model).video)
+        if own != stored.tower:
+            raise UserError(
+                f"data.video_embeddings: the video tower that wrote {str(stored.folder)!r} has the "
+                f"SHA-256 {stored.tower[:12]}, that of this run {own[:12]}. Start with "
+                "--weights-from the portable checkpoint that `svilm embed` read (--weights ema if "
+                "it read the average) and with the blocks model and video of its run, or embed the "
+                "videos with the tower of this run"
+            )
 
     def inputs(self, batch: ClipBatch, step: int, place: RankPlace) -> ModelInputs:
         return model_inputs(batch, self.config, step, place)

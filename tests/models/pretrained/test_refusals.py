@@ -123,6 +123,92 @@ def test_open_clips_json_names_activation_and_pixels(tmp_path):
     load(encoder(CLIP | {"pixels": "half"}), video=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("tower", "block", "text"),
+    [
+        ("text", {"no_causal_mask": True}, r"text_cfg\.no_causal_mask=True"),
+        ("text", {"pool_type": "last"}, r"text_cfg\.pool_type='last'"),
+        ("text", {"act_kwargs": {"approximate": "tanh"}}, "act_kwargs"),
+        ("text", {"norm_kwargs": {"eps": 1e-6}}, "set text.norm_eps=1e-06"),
+        ("video", {"final_ln_after_pool": True}, "final_ln_after_pool"),
+        ("video", {"act_kwargs": {"approximate": "tanh"}}, "act_kwargs"),
+    ],
+)
+def test_what_open_clip_computes_differently_is_refused(tower, block, text, tmp_path):
+    save_file(OpenClip().tensors, tmp_path / "open_clip_model.safetensors")
+    name, given = ("text_cfg", CLIP_TEXT) if tower == "text" else ("vision_cfg", CLIP)
+    sizes = {"heads": 3, "width": 24, "head_width": 8}
+    described = {"model_cfg": {name: sizes | block, "quick_gelu": True}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(described))
+    _refused(encoder(**{tower: given}), tower, tmp_path, text)
+    described["model_cfg"][name] = sizes | {"pool_type": "argmax" if tower == "text" else "tok"}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(described))
+    load(encoder(**{tower: given}), **{tower: tmp_path})
+
+
+def test_pixel_statistics_that_are_none_of_ours_are_refused(tmp_path):
+    save_file(TimmViT().tensors, tmp_path / "model.safetensors")
+    for statistics in ({"mean": [0.0] * 3}, {"mean": [0.5] * 3, "std": [1.0] * 3}):
+        (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": statistics}))
+        _refused(encoder(TIMM), "video", tmp_path, "which is none of ours")
+
+
+def test_timms_json_names_quick_gelu(tmp_path):
+    save_file(TimmViT().tensors, tmp_path / "model.safetensors")
+    for config in (
+        {"architecture": "vit_base_patch16_clip_quickgelu_224"},
+        {"architecture": "vit_base_patch16_224", "model_args": {"act_layer": "quick_gelu"}},
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        _refused(encoder(TIMM), "video", tmp_path, "set video.activation=quick_gelu")
+
+
+def test_what_transformers_leaves_out_of_its_json_is_its_default(tmp_path):
+    save_file(Bert("").tensors, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    _refused(encoder(text=BERT), "text", tmp_path, "set text.heads=12")
+    heads = {"heads": 12}
+    _refused(encoder(text=BERT | heads | {"norm_eps": 1e-5}), "text", tmp_path, "norm_eps=1e-12")
+    load(encoder(text=BERT | heads), text=tmp_path)
+
+
+@pytest.mark.parametrize("exported", [True, False])
+def test_weights_of_ours_need_the_settings_they_were_trained_with(exported, tmp_path):
+    source = encoder()
+    prefix = "" if exported else "encoder."
+    tensors = {f"{prefix}{name}": value for name, value in source.state_dict().items()}
+    save_file(tensors, tmp_path / "model.safetensors")
+    settings = {
+        "video": source.video.config.model_dump(mode="json"),
+        "text": source.text.config.model_dump(mode="json"),
+    }
+    # JSON is YAML too.
+    name = "config.json" if exported else "config.yaml"
+    (tmp_path / name).write_text(json.dumps(settings))
+    for tower, changes in (
+        ("video", {"heads": 2}),
+        ("video", {"pixels": "clip"}),
+        ("video", {"activation": "quick_gelu"}),
+        ("video", {"pool": "tokens", "class_tokens": 1}),
+        ("text", {"heads": 2}),
+        ("text", {"norm_eps": 1e-6}),
+        ("text", {"pool": "mean"}),
+    ):
+        key = next(iter(changes))
+        value = getattr(getattr(source, tower).config, key)
+        _refused(encoder(**{tower: changes}), tower, tmp_path, f"set {tower}.{key}={value}")
+    model = encoder()
+    torch.nn.init.zeros_(model.video.projection.weight)
+    reports = load(model, video=tmp_path, text=tmp_path)
+    assert all(not report.new for report in reports)
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), tensors.values()))
+
+
+def test_the_folder_of_a_run_is_told_apart_from_its_checkpoint(tmp_path):
+    (tmp_path / "portable").mkdir()
+    _refused(encoder(), "video", tmp_path, "name its checkpoint .*portable")
+
+
 def test_what_the_weights_do_not_tell_is_printed(tmp_path):
     path = saved(OpenClip().tensors, tmp_path / "weights.safetensors")
     [report] = load(encoder({"pre_norm": True, "norm_eps": 1e-6}), video=path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from svilm_fast.core.errors import ConfigError
+from svilm_fast.core.errors import CheckpointError, ConfigError, UserError
 from svilm_fast.data.errors import DataError, EmbeddingError
 from svilm_fast.data.tokenizer import Tokenizer
 from svilm_fast.data.video_embeddings import VideoEmbeddings
@@ -81,9 +82,97 @@ def test_what_stored_embeddings_cannot_serve_is_refused(configure, overrides, me
         configure(*overrides, "data.video_embeddings=somewhere")
 
 
-def _write(folder: Path, name: str, ids: list[str], videos: np.ndarray) -> None:
+@pytest.mark.parametrize(
+    ("weights", "lit"), [("other", []), ("first", ["video.pixels=clip"])]
+)
+def test_embeddings_of_another_video_tower_are_refused(
+    weights, lit, configure, ranks, world: Path, tmp_path: Path
+) -> None:
+    for seed, name in enumerate(("first", "other")):
+        earlier = configure(*CLEAN, "training.steps=1", f"run.seed={seed}", run=name)
+        train_as_rank(earlier, Start(), ranks)
+    stored = tmp_path / "stored"
+    embed_shards(tmp_path / "first", str(world / "train"), stored)
+    settings = [*CLEAN, "video.lock=true", f"data.video_embeddings={stored}", "training.steps=1"]
+    config = configure(*settings, *lit, run="lit")
+    with pytest.raises(UserError, match="that of this run .* Start with --weights-from"):
+        train_as_rank(config, Start(weights_from=tmp_path / weights / "portable"), ranks)
+    assert not (tmp_path / "lit" / "config.yaml").exists()
+
+
+def test_a_run_does_not_resume_with_embeddings_of_another_tower(
+    configure, ranks, world: Path, tmp_path: Path
+) -> None:
+    first = configure(*CLEAN, "training.steps=1", run="first")
+    train_as_rank(first, Start(), ranks)
+    stored = tmp_path / "stored"
+    embed_shards(first.run.dir, str(world / "train"), stored)
+    lit = [*CLEAN, "video.lock=true", f"data.video_embeddings={stored}"]
+    source = tmp_path / "first" / "portable"
+    train_as_rank(configure(*lit, "training.steps=1", run="lit"), Start(weights_from=source), ranks)
+    longer = configure(*lit, "training.steps=2", run="lit")
+    with np.load(next(stored.glob("*.npz"))) as file:
+        columns = dict(file) | {"tower": np.array("ab" * 32)}
+    for path in stored.glob("*.npz"):
+        path.unlink()
+    np.savez(stored / "a.npz", **columns)
+    with pytest.raises(CheckpointError, match="task's state differs"):
+        train_as_rank(longer, Start(resume=True), ranks)
+    np.savez(stored / "a.npz", **columns | {"tower": np.array(read_tower(tmp_path / "lit"))})
+    train_as_rank(longer, Start(resume=True), ranks)
+
+
+def read_tower(run: Path) -> str:
+    return json.loads((run / "task.json").read_text())["video_tower"]
+
+
+def test_settings_that_change_no_embedding_change_no_digest() -> None:
+    from svilm_fast.models.config import VideoConfig
+    from svilm_fast.models.tower_digest import video_tower_digest
+    from svilm_fast.models.video_encoder import VideoEncoder
+
+    small = {"frames": 4, "image_size": 16, "patch": 8, "width": 8, "depth": 2, "heads": 2}
+    small |= {"num_groups": 2, "num_segments": 2}
+
+    def digest(groups: bool = True, **changes) -> str:
+        tower = VideoEncoder(VideoConfig(**small | changes), 8, groups=groups)
+        for parameter in tower.parameters():
+            torch.nn.init.ones_(parameter)
+        return video_tower_digest(tower)
+
+    trained = {"drop": {"rate": 0.5}, "lock": True, "dropout": 0.1, "num_segments": 1}
+    assert digest(**trained) == digest()
+    assert digest(False, grouping={"temperature": 2.0}) == digest(False)
+    changed = [
+        {"heads": 4},
+        {"norm_eps": 1e-6},
+        {"activation": "quick_gelu"},
+        {"pixels": "half"},
+        {"grouping": {"temperature": 2.0}},
+        {"groups": False},
+    ]
+    assert len({digest(), *(digest(**each) for each in changed)}) == 7
+
+
+TOWER = "a1" * 32
+
+
+def _write(
+    folder: Path, name: str, ids: list[str], videos: np.ndarray, tower: str = TOWER
+) -> None:
     folder.mkdir(exist_ok=True)
-    np.savez(folder / f"{name}.npz", ids=np.array(ids, np.str_), videos=videos)
+    columns = {"ids": np.array(ids, np.str_), "videos": videos, "tower": np.array(tower)}
+    np.savez(folder / f"{name}.npz", **columns)
+
+
+def _without_tower(folder: Path) -> None:
+    folder.mkdir()
+    np.savez(folder / "a.npz", ids=np.array(["x"]), videos=np.zeros((1, 3), np.float32))
+
+
+def _of_two_towers(folder: Path) -> None:
+    for name, tower in (("a", "a1" * 32), ("b", "b2" * 32)):
+        _write(folder, name, [name], np.zeros((1, 3), np.float32), tower)
 
 
 def test_embeddings_of_several_files_are_found_by_name(tmp_path: Path) -> None:
@@ -95,6 +184,7 @@ def test_embeddings_of_several_files_are_found_by_name(tmp_path: Path) -> None:
     _write(tmp_path / "e", "c", [], np.empty((0, 3), np.float32))
     found = pickle.loads(pickle.dumps(VideoEmbeddings(tmp_path / "e", 3)))
     assert len(found) == 5
+    assert found.tower == TOWER
     for number in range(5):
         name = f"v{number + 1}"
         assert np.array_equal(found.read(sample_key(name), name), values[number])
@@ -106,6 +196,8 @@ def test_embeddings_of_several_files_are_found_by_name(tmp_path: Path) -> None:
     ("make", "message"),
     [
         (lambda f: f.mkdir(), r"no \.npz files"),
+        (_without_tower, "does not say which video tower"),
+        (_of_two_towers, "by different video towers"),
         (lambda f: _write(f, "a", ["x"], np.zeros((1, 4), np.float32)), "another model.embed_dim"),
         (lambda f: _write(f, "a", ["x"], np.zeros((1, 3))), "float64"),
         (lambda f: _write(f, "a", ["x", "x"], np.zeros((2, 3), np.float32)), "one sample twice"),
