@@ -8,15 +8,15 @@ import os
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
+from svilm_fast.core.collection import collection_paused
 from svilm_fast.data import files
 from svilm_fast.data.containers import VIDEO_EXTENSIONS
 from svilm_fast.data.errors import ListFormatError, MissingFileError, SampleJsonError
 from svilm_fast.data.segments import END_COLUMNS, START_COLUMNS, unread_column
-from svilm_fast.data.shards import parse_json
+from svilm_fast.data.shards import STRICT_JSON, parse_json
 from svilm_fast.data.tables import column_name, read_table
 from svilm_fast.data.text import decode_utf8
 
@@ -27,18 +27,18 @@ FOLDER_COLUMN = "page_dir"
 _LINE_BYTES = 1 << 28
 _PIECE_BYTES = 1 << 20
 _LINE_END = re.compile("\r\n|\r")
+_scan = STRICT_JSON.scan_once
 
 _Records = Iterator[tuple[int, dict[str, Any]]]  # number of the line, and its columns
 
 
-@dataclass(frozen=True)
-class ListRow:
+class ListRow(NamedTuple):  # takes a third of a frozen dataclass's time
     """A line of a list: the video as named there, its caption, and every other column."""
 
     video: str
     caption: str | None
     line: int
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any]
 
     @property
     def folder(self) -> str | None:
@@ -53,7 +53,8 @@ def is_list(path: str) -> bool:
 
 def read_list(path: str) -> list[ListRow]:
     """The rows of a list, in order. Raises as `ListFile` does."""
-    return list(ListFile(path).rows())
+    with collection_paused():
+        return list(ListFile(path, keep=True).rows())
 
 
 class ListFile:
@@ -61,18 +62,26 @@ class ListFile:
 
     The video column is the first of VIDEO_COLUMNS that exists, the caption column the first of
     CAPTION_COLUMNS; a 1k-A file (`key,vid_key,video_id,sentence`) gives `video_id` and `sentence`.
-    Names of columns and keys are read in lower case and with `_` for white space. Raises
-    MissingFileError, or ListFormatError naming the line or the column.
+    Names of columns and keys are read in lower case and with `_` for white space.
+
+    keep: the columns of a JSONL file are known when all of it has been read; keep its records for
+    `rows`, instead of reading it again. Raises MissingFileError, or ListFormatError naming the line
+    or the column.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, keep: bool = False) -> None:
         self.path = path
-        records = _records(path)
+        records: Iterable[tuple[int, dict[str, Any]]] = _records(path)
         if not path.lower().endswith(".jsonl"):
             records = itertools.islice(records, 1)  # every row has the header's columns
+            keep = False
+        elif keep:
+            records = list(records)
+        self._kept = records if keep else None
         names: dict[str, None] = {}
         for _, record in records:
-            names.update(dict.fromkeys(record))
+            if not record.keys() <= names.keys():
+                names.update(dict.fromkeys(record))
         if not names:
             raise ListFormatError(f"{path}: no rows")
         columns = list(names)
@@ -94,8 +103,8 @@ class ListFile:
         self._caption = _first(CAPTION_COLUMNS, [c for c in columns if c != video])
 
     def rows(self) -> Iterator[ListRow]:
-        """The rows in order; each call reads the file again."""
-        for line, record in _records(self.path):
+        """The rows in order; each call reads the file again, unless its records were kept."""
+        for line, record in self._kept or _records(self.path):
             yield _row(self.path, line, record, self._video, self._caption)
 
 
@@ -108,10 +117,12 @@ def _lines(path: str) -> Iterator[str]:
     number, start, rest = 1, 0, b""
     with files.opened(path) as stream:
         for piece in itertools.chain(iter(lambda: stream.read(_PIECE_BYTES), b""), [b"\n"]):
-            *whole, rest = (rest + piece).split(b"\n")
-            for line in whole:
-                yield decode_utf8(line, path, ListFormatError, line=number, start=start)
-                number, start = number + 1, start + len(line) + 1
+            whole, end, rest = (rest + piece).rpartition(b"\n")
+            if end:
+                text = decode_utf8(whole, path, ListFormatError, line=number, start=start)
+                lines = text.split("\n")
+                yield from lines
+                number, start = number + len(lines), start + len(whole) + 1
             if len(rest) > _LINE_BYTES:
                 raise ListFormatError(
                     f"{path}, line {number}: longer than the {_LINE_BYTES} bytes allowed"
@@ -123,40 +134,58 @@ def _first(wanted: tuple[str, ...], columns: list[str]) -> str | None:
 
 
 def _row(path: str, line: int, record: dict[str, Any], video: str, caption: str | None) -> ListRow:
-    name = record.get(video)
-    if name is None or (isinstance(name, str) and not name.strip()):
-        raise ListFormatError(f"{path}, line {line}: the column {video!r} is empty")
-    if isinstance(name, bool) or not isinstance(name, str | int):
+    name, text = record.get(video), record.get(caption) if caption else None
+    if isinstance(name, bool) or not isinstance(name, str | int | None):
         raise ListFormatError(
             f"{path}, line {line}: the column {video!r} is {name!r:.60}: give the video's name as "
             "text or a whole number"
         )
-    text = record.get(caption) if caption else None
-    extra = {k: v for k, v in record.items() if k not in (video, caption)}
+    name = "" if name is None else str(name).strip()
+    if not name:
+        raise ListFormatError(f"{path}, line {line}: the column {video!r} is empty")
+    extra = {key: value for key, value in record.items() if key != video and key != caption}
     if text is not None and not isinstance(text, str):
-        extra[str(caption)] = text
-    return ListRow(str(name).strip(), text.strip() if isinstance(text, str) else None, line, extra)
+        extra[str(caption)], text = text, None
+    return ListRow(name, text if text is None else text.strip(), line, extra)
 
 
 def _json_lines(path: str) -> _Records:
+    names: dict[str, str] = {}  # a key's column
     for number, line in enumerate(_lines(path), 1):
-        if line.strip():
-            label = f"{path}, line {number}"
+        text = line.strip(" \t\r")
+        try:
+            given, end = _scan(text, 0)
+        except (StopIteration, ValueError, RecursionError):
+            given, end = None, -1
+        if type(given) is not dict or end != len(text):
+            if not line.strip():
+                continue
             try:
-                given = parse_json(line.encode(), label)
+                given = parse_json(line.encode(), f"{path}, line {number}")
             except SampleJsonError as error:
                 raise ListFormatError(str(error)) from None
-            record = {column_name(key): value for key, value in given.items()}
-            if len(record) < len(given):
-                raise ListFormatError(f"{label}: two keys differ only in case or white space")
-            yield number, record
+        for key in given.keys() - names.keys():
+            names[key] = column_name(key)
+        record = {names[key]: value for key, value in given.items()}
+        if len(record) < len(given):
+            raise ListFormatError(
+                f"{path}, line {number}: two keys differ only in case or white space"
+            )
+        yield number, record
 
 
 def _table(path: str) -> _Records:
     delimiter = "\t" if path.lower().endswith(".tsv") else ","
-    lines = (part for line in _lines(path) for part in _LINE_END.split(line.removesuffix("\r")))
-    header, rows = read_table(path, lines, delimiter, VIDEO_COLUMNS)
-    return ((line, dict(zip(header, cells, strict=True))) for line, cells in rows)
+    header, rows = read_table(path, _table_lines(path), delimiter, VIDEO_COLUMNS)
+    return ((line, dict(zip(header, cells))) for line, cells in rows)
+
+
+def _table_lines(path: str) -> Iterator[str]:
+    for line in _lines(path):
+        if "\r" in line:
+            yield from _LINE_END.split(line.removesuffix("\r"))
+        else:
+            yield line
 
 
 class VideoFolder:

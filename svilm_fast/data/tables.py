@@ -41,6 +41,17 @@ class _Lines:
     def __getitem__(self, place: int) -> str:
         return self._kept[place - self._first]
 
+    def take(self) -> str | None:
+        """The first line that is kept, or the next; it is forgotten. None at the end."""
+        line = self._kept.popleft() if self._kept else next(self._lines, None)
+        self._first += line is not None
+        return line
+
+    def put_back(self, line: str) -> None:
+        """Keep the line that was taken last."""
+        self._kept.appendleft(line)
+        self._first -= 1
+
     def forget(self, place: int) -> None:
         """Drop the lines before `place`."""
         while self._first < place:
@@ -77,23 +88,24 @@ def _rows(
     path: str, lines: _Lines, first: int, delimiter: str, header: list[str]
 ) -> Iterator[tuple[int, list[str]]]:
     named, width, number = _named(header), len(header), first + 1
-    while lines.reach(number):
-        lines.forget(number)
-        line = lines[number]
-        if '"' not in line and line.count(delimiter) == width - 1 and line.strip():
-            cells, used = line.split(delimiter), 1  # the same as below, without a parser
-        elif line.strip():
-            cells, used = _row(path, lines, number, delimiter, width)
-        else:
-            number += 1
+    lines.forget(number)
+    while (line := lines.take()) is not None:
+        number += 1  # of this line, from 1
+        if not line.strip():
             continue
-        if len(cells) > named and any(cell.strip() for cell in cells[named:]):
+        used = 1
+        cells = line.split(delimiter)  # the same as below, without a parser
+        if '"' in line or len(cells) != width:
+            lines.put_back(line)
+            cells, used = _row(path, lines, number - 1, delimiter, width)
+            lines.forget(number - 1 + used)
+        if width > named and any(cell.strip() for cell in cells[named:]):
             raise ListFormatError(
-                f"{path}, line {number + 1}: a cell stands in a column without a name: name it "
+                f"{path}, line {number}: a cell stands in a column without a name: name it "
                 f"in line {first + 1}, or empty the cell"
             )
-        yield number + 1, cells[:named]
-        number += used
+        yield number, cells if width == named else cells[:named]
+        number += used - 1
 
 
 def _header(
