@@ -8,7 +8,7 @@ import os
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from svilm_fast.core.collection import collection_paused
@@ -28,8 +28,6 @@ _LINE_BYTES = 1 << 28
 _PIECE_BYTES = 1 << 20
 _LINE_END = re.compile("\r\n|\r")
 _scan = STRICT_JSON.scan_once
-
-_Records = Iterator[tuple[int, dict[str, Any]]]  # number of the line, and its columns
 
 
 class ListRow(NamedTuple):  # takes a third of a frozen dataclass's time
@@ -71,17 +69,19 @@ class ListFile:
 
     def __init__(self, path: str, *, keep: bool = False) -> None:
         self.path = path
-        records: Iterable[tuple[int, dict[str, Any]]] = _records(path)
-        if not path.lower().endswith(".jsonl"):
-            records = itertools.islice(records, 1)  # every row has the header's columns
-            keep = False
-        elif keep:
-            records = list(records)
-        self._kept = records if keep else None
+        self._header: list[str] | None = None
+        kept: list[tuple[int, dict[str, Any]]] = []
         names: dict[str, None] = {}
-        for _, record in records:
-            if not record.keys() <= names.keys():
-                names.update(dict.fromkeys(record))
+        if path.lower().endswith(".jsonl"):
+            for line, record in _json_lines(path):
+                if not record.keys() <= names.keys():
+                    names.update(dict.fromkeys(record))
+                if keep:
+                    kept.append((line, record))
+            self._kept = kept if keep else None
+        else:
+            self._header, rows = _table(path)
+            names = dict.fromkeys(self._header if next(rows, None) else ())
         if not names:
             raise ListFormatError(f"{path}: no rows")
         columns = list(names)
@@ -104,16 +104,29 @@ class ListFile:
 
     def rows(self) -> Iterator[ListRow]:
         """The rows in order; each call reads the file again, unless its records were kept."""
-        for line, record in self._kept or _records(self.path):
-            yield _row(self.path, line, record, self._video, self._caption)
+        if self._header is not None:
+            return self._table_rows(self._header)
+        records = _json_lines(self.path) if self._kept is None else self._kept
+        return (_row(self.path, n, record, self._video, self._caption) for n, record in records)
+
+    def _table_rows(self, header: list[str]) -> Iterator[ListRow]:
+        chosen = (self._video, self._caption)
+        video = header.index(self._video)
+        caption = None if self._caption is None else header.index(self._caption)
+        others = [(name, place) for place, name in enumerate(header) if name not in chosen]
+        for line, cells in _table(self.path)[1]:
+            name = cells[video].strip()
+            if not name:
+                raise ListFormatError(
+                    f"{self.path}, line {line}: the column {chosen[0]!r} is empty"
+                )
+            text = None if caption is None else cells[caption].strip()
+            extra = {name: cells[place] for name, place in others} if others else {}
+            yield ListRow(name, text, line, extra)
 
 
-def _records(path: str) -> _Records:
-    return _json_lines(path) if path.lower().endswith(".jsonl") else _table(path)
-
-
-def _lines(path: str) -> Iterator[str]:
-    """The lines of a UTF-8 file, without their `\\n`."""
+def _line_blocks(path: str) -> Iterator[list[str]]:
+    """The lines of a UTF-8 file without their `\\n`, many at a time."""
     number, start, rest = 1, 0, b""
     with files.opened(path) as stream:
         for piece in itertools.chain(iter(lambda: stream.read(_PIECE_BYTES), b""), [b"\n"]):
@@ -121,7 +134,7 @@ def _lines(path: str) -> Iterator[str]:
             if end:
                 text = decode_utf8(whole, path, ListFormatError, line=number, start=start)
                 lines = text.split("\n")
-                yield from lines
+                yield lines
                 number, start = number + len(lines), start + len(whole) + 1
             if len(rest) > _LINE_BYTES:
                 raise ListFormatError(
@@ -149,43 +162,45 @@ def _row(path: str, line: int, record: dict[str, Any], video: str, caption: str 
     return ListRow(name, text if text is None else text.strip(), line, extra)
 
 
-def _json_lines(path: str) -> _Records:
-    names: dict[str, str] = {}  # a key's column
-    for number, line in enumerate(_lines(path), 1):
+def _json_lines(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, columns) of every line that is not blank."""
+    columns: set[str] = set()  # keys that are spelled as their columns are
+    for number, line in enumerate(itertools.chain.from_iterable(_line_blocks(path)), 1):
         text = line.strip(" \t\r")
         try:
-            given, end = _scan(text, 0)
+            record, end = _scan(text, 0)
         except (StopIteration, ValueError, RecursionError):
-            given, end = None, -1
-        if type(given) is not dict or end != len(text):
+            record, end = None, -1
+        if type(record) is not dict or end != len(text):
             if not line.strip():
                 continue
             try:
-                given = parse_json(line.encode(), f"{path}, line {number}")
+                record = parse_json(line.encode(), f"{path}, line {number}")
             except SampleJsonError as error:
                 raise ListFormatError(str(error)) from None
-        for key in given.keys() - names.keys():
-            names[key] = column_name(key)
-        record = {names[key]: value for key, value in given.items()}
-        if len(record) < len(given):
-            raise ListFormatError(
-                f"{path}, line {number}: two keys differ only in case or white space"
-            )
+        if not record.keys() <= columns:
+            given = record
+            record = {column_name(key): value for key, value in given.items()}
+            if len(record) < len(given):
+                raise ListFormatError(
+                    f"{path}, line {number}: two keys differ only in case or white space"
+                )
+            columns |= record.keys() & given.keys()
         yield number, record
 
 
-def _table(path: str) -> _Records:
+def _table(path: str) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
     delimiter = "\t" if path.lower().endswith(".tsv") else ","
-    header, rows = read_table(path, _table_lines(path), delimiter, VIDEO_COLUMNS)
-    return ((line, dict(zip(header, cells))) for line, cells in rows)
+    blocks = (
+        lines if all("\r" not in line for line in lines) else _cut_further(lines)
+        for lines in _line_blocks(path)
+    )
+    return read_table(path, blocks, delimiter, VIDEO_COLUMNS)
 
 
-def _table_lines(path: str) -> Iterator[str]:
-    for line in _lines(path):
-        if "\r" in line:
-            yield from _LINE_END.split(line.removesuffix("\r"))
-        else:
-            yield line
+def _cut_further(lines: list[str]) -> list[str]:
+    """Lines that were cut at `\\n`, cut at `\\r` too."""
+    return [part for line in lines for part in _LINE_END.split(line.removesuffix("\r"))]
 
 
 class VideoFolder:

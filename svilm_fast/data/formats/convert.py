@@ -14,6 +14,7 @@ from typing import Annotated, Any, BinaryIO
 
 import typer
 
+from svilm_fast.core.collection import collection_paused
 from svilm_fast.core.errors import UserError
 from svilm_fast.core.terminal import print
 from svilm_fast.core.text import counted
@@ -78,7 +79,7 @@ def convert_files(
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
-        with draft.open("xb") as file:
+        with collection_paused(), draft.open("xb") as file:
             result.sha256 = _write(reader(paths, result.notes, **given), file, result)
         if not result.rows:
             raise UserError(f"{', '.join(paths)}: no rows")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from svilm_fast.data.errors import ListFormatError
 from svilm_fast.data.formats import Notes, Rows
 from svilm_fast.data.formats.common import (
+    Texts,
     captioned,
     checked,
     field,
@@ -34,7 +35,7 @@ def read(paths: Sequence[str], notes: Notes, *, captions: str = "several") -> Ro
     if lists and not documents:
         return _test_rows(lists[0])
     document = one_file(documents, (".json",), "MSRVTT_data.json")
-    wanted = _listed(lists[0]) if lists else None
+    wanted = _listed(lists[0], document) if lists else None
     return captioned(_captions(document), wanted, notes, document, captions)
 
 
@@ -52,9 +53,14 @@ def _test_rows(path: str) -> Rows:
         yield row
 
 
-def _listed(path: str) -> dict[str, str]:
+def _listed(path: str, document: str) -> dict[str, str]:
     seen: dict[str, int] = {}
     for line, row in read_rows(path, ("video_id",)):
+        if "sentence" in row:
+            raise ListFormatError(
+                f"{path}, line 1: the list has captions of its own (column 'sentence'), which those "
+                f"of {document} would replace: give the list alone"
+            )
         label = f"{path}, line {line}"
         once(seen, field(row, "video_id", str, label).strip(), line, f"{label}, field 'video_id'")
     return {video: f"{path}, line {line}, field 'video_id'" for video, line in seen.items()}
@@ -68,17 +74,13 @@ def _captions(path: str) -> dict[str, list[str]]:
         label = f"{path}, videos[{place}]"
         name = field(checked(video, dict, label), "video_id", str, label)
         once(known, name, place, f"{label}, field 'video_id'")
-    texts: dict[str, list[str]] = {}
+    texts: dict[str, list[str]] = {video: [] for video in known}
+    texts_of = Texts(path, "video_id", "caption", place="sentences[{}]")
     for place, sentence in enumerate(field(document, "sentences", list, path)):
-        try:
-            video, text = sentence["video_id"], sentence["caption"]
-            complete = video in known and bool(text.strip())
-        except (AttributeError, KeyError, TypeError):
-            complete = False
-        if not complete:
-            label = f"{path}, sentences[{place}]"
-            video = field(checked(sentence, dict, label), "video_id", str, label)
-            field(sentence, "caption", str, label)
-            raise ListFormatError(f"{label}, field 'video_id': {video!r} is not among the videos")
-        texts.setdefault(video, []).append(text)
-    return texts
+        video, text = texts_of(sentence, place)
+        if video not in texts:
+            raise ListFormatError(
+                f"{path}, sentences[{place}], field 'video_id': {video!r} is not among the videos"
+            )
+        texts[video].append(text)
+    return {video: found for video, found in texts.items() if found}
