@@ -27,7 +27,8 @@ FOLDER_COLUMN = "page_dir"
 _LINE_BYTES = 1 << 28
 _PIECE_BYTES = 1 << 20
 _LINE_END = re.compile("\r\n|\r")
-_scan = STRICT_JSON.scan_once
+
+_Records = list[tuple[int, dict[str, Any]]]  # numbers of lines, and their columns
 
 
 class ListRow(NamedTuple):  # takes a third of a frozen dataclass's time
@@ -70,14 +71,15 @@ class ListFile:
     def __init__(self, path: str, *, keep: bool = False) -> None:
         self.path = path
         self._header: list[str] | None = None
-        kept: list[tuple[int, dict[str, Any]]] = []
+        self._kept: list[_Records] | None = None
+        kept: list[_Records] = []
         names: dict[str, None] = {}
         if path.lower().endswith(".jsonl"):
-            for line, record in _json_lines(path):
-                if not record.keys() <= names.keys():
-                    names.update(dict.fromkeys(record))
+            for block in _json_blocks(path):
+                for keys in dict.fromkeys(tuple(record) for _, record in block):
+                    names.update(dict.fromkeys(keys))
                 if keep:
-                    kept.append((line, record))
+                    kept.append(block)
             self._kept = kept if keep else None
         else:
             self._header, rows = _table(path)
@@ -106,7 +108,8 @@ class ListFile:
         """The rows in order; each call reads the file again, unless its records were kept."""
         if self._header is not None:
             return self._table_rows(self._header)
-        records = _json_lines(self.path) if self._kept is None else self._kept
+        blocks = _json_blocks(self.path) if self._kept is None else self._kept
+        records = itertools.chain.from_iterable(blocks)
         return (_row(self.path, n, record, self._video, self._caption) for n, record in records)
 
     def _table_rows(self, header: list[str]) -> Iterator[ListRow]:
@@ -148,45 +151,58 @@ def _first(wanted: tuple[str, ...], columns: list[str]) -> str | None:
 
 def _row(path: str, line: int, record: dict[str, Any], video: str, caption: str | None) -> ListRow:
     name, text = record.get(video), record.get(caption) if caption else None
-    if isinstance(name, bool) or not isinstance(name, str | int | None):
+    if type(name) is str and (name := name.strip()):
+        if type(text) is str and len(record) == 2:
+            return ListRow(name, text.strip(), line, {})
+    elif isinstance(name, bool) or not isinstance(name, str | int | None):
         raise ListFormatError(
             f"{path}, line {line}: the column {video!r} is {name!r:.60}: give the video's name as "
             "text or a whole number"
         )
-    name = "" if name is None else str(name).strip()
-    if not name:
+    elif name is None or name == "":
         raise ListFormatError(f"{path}, line {line}: the column {video!r} is empty")
     extra = {key: value for key, value in record.items() if key != video and key != caption}
     if text is not None and not isinstance(text, str):
         extra[str(caption)], text = text, None
-    return ListRow(name, text if text is None else text.strip(), line, extra)
+    return ListRow(str(name), text if text is None else text.strip(), line, extra)
 
 
-def _json_lines(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, columns) of every line that is not blank."""
+def _json_blocks(path: str) -> Iterator[_Records]:
+    """(line number, columns) of every line that is not blank, in blocks."""
     columns: set[str] = set()  # keys that are spelled as their columns are
-    for number, line in enumerate(itertools.chain.from_iterable(_line_blocks(path)), 1):
-        text = line.strip(" \t\r")
+    number = 1
+    for lines in _line_blocks(path):
         try:
-            record, end = _scan(text, 0)
-        except (StopIteration, ValueError, RecursionError):
-            record, end = None, -1
-        if type(record) is not dict or end != len(text):
-            if not line.strip():
-                continue
+            found = STRICT_JSON.decode(f"[{','.join(lines)}]")
+        except (ValueError, RecursionError):
+            found = []
+        if len(found) == len(lines) and set(map(type, found)) == {dict}:
+            block = list(zip(itertools.count(number), found))
+        else:
+            block = list(_json_lines(path, lines, number))
+        if not all(columns.issuperset(keys) for keys in {tuple(record) for _, record in block}):
+            block = [(line, _named(path, line, record, columns)) for line, record in block]
+        yield block
+        number += len(lines)
+
+
+def _json_lines(path: str, lines: list[str], first: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Lines one by one: some are blank, or one is wrong, which the error names."""
+    for number, line in enumerate(lines, first):
+        if line.strip():
             try:
-                record = parse_json(line.encode(), f"{path}, line {number}")
+                yield number, parse_json(line.encode(), f"{path}, line {number}")
             except SampleJsonError as error:
                 raise ListFormatError(str(error)) from None
-        if not record.keys() <= columns:
-            given = record
-            record = {column_name(key): value for key, value in given.items()}
-            if len(record) < len(given):
-                raise ListFormatError(
-                    f"{path}, line {number}: two keys differ only in case or white space"
-                )
-            columns |= record.keys() & given.keys()
-        yield number, record
+
+
+def _named(path: str, line: int, given: dict[str, Any], columns: set[str]) -> dict[str, Any]:
+    """A record by the names of its columns; keys that are spelled as these are noted."""
+    record = {column_name(key): value for key, value in given.items()}
+    if len(record) < len(given):
+        raise ListFormatError(f"{path}, line {line}: two keys differ only in case or white space")
+    columns |= record.keys() & given.keys()
+    return record
 
 
 def _table(path: str) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:

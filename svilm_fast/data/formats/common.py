@@ -187,7 +187,7 @@ class Texts:
         self._get = operator.itemgetter(*names)
 
     def __call__(self, record: Any, number: int) -> tuple[str, ...]:
-        """The texts as they are, none of them blank. Raises ListFormatError that names the field."""
+        """The texts as they are, none of them blank. Raises ListFormatError with the field."""
         try:
             found: tuple[str, ...] = self._get(record)
             if all(map(str.strip, found)):

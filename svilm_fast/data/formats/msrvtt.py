@@ -58,8 +58,8 @@ def _listed(path: str, document: str) -> dict[str, str]:
     for line, row in read_rows(path, ("video_id",)):
         if "sentence" in row:
             raise ListFormatError(
-                f"{path}, line 1: the list has captions of its own (column 'sentence'), which those "
-                f"of {document} would replace: give the list alone"
+                f"{path}, line 1: the list has captions of its own (column 'sentence'), which "
+                f"those of {document} would replace: give the list alone"
             )
         label = f"{path}, line {line}"
         once(seen, field(row, "video_id", str, label).strip(), line, f"{label}, field 'video_id'")
