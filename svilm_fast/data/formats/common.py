@@ -42,12 +42,20 @@ def read_rows(
     columns: must be in the header; others are kept. Names are read in lower case.
     Raises ListFormatError.
     """
+    header, rows = read_columns(path, columns, delimiter=delimiter)
+    for line, cells in rows:
+        yield line, dict(zip(header, cells))
+
+
+def read_columns(
+    path: str, columns: Sequence[str], *, delimiter: str = ","
+) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """The names of all columns, and (line number, cells) of every row; as `read_rows`."""
     header, rows = read_table(path, line_blocks(read_text(path)), delimiter, columns)
     missing = [name for name in columns if name not in header]
     if missing:
         raise ListFormatError(f"{path}, line 1: no column {missing[0]!r} among {', '.join(header)}")
-    for line, cells in rows:
-        yield line, dict(zip(header, cells))
+    return header, rows
 
 
 def read_cells(path: str, count: int, delimiter: str) -> Iterator[tuple[int, list[str]]]:

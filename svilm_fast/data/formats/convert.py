@@ -83,13 +83,13 @@ def convert_files(
             result.sha256 = _write(reader(paths, result.notes, **given), file, result)
         if not result.rows:
             raise UserError(f"{', '.join(paths)}: no rows")
+        if out.exists() and _sha256(out) != result.sha256:
+            raise UserError(f"{out} exists with other content: remove it, or give another name")
         if videos is not None:
             result.missing = _missing(videos, result.videos)
             lines = "".join(f"{video}\t{why}\n" for video, why in result.missing.items())
             if lines or result.missing_list.exists():
                 _place(lines.encode(), result.missing_list, result.sha256)
-        if out.exists() and _sha256(out) != result.sha256:
-            raise UserError(f"{out} exists with other content: remove it, or give another name")
         draft.replace(out)
     finally:
         draft.unlink(missing_ok=True)

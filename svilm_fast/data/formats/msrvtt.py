@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 from svilm_fast.data.errors import ListFormatError
@@ -13,6 +14,7 @@ from svilm_fast.data.formats.common import (
     field,
     once,
     one_file,
+    read_columns,
     read_json,
     read_rows,
 )
@@ -40,16 +42,21 @@ def read(paths: Sequence[str], notes: Notes, *, captions: str = "several") -> Ro
 
 
 def _test_rows(path: str) -> Rows:
+    needed = ("video_id", "sentence")
+    header, rows = read_columns(path, needed)
+    columns = [*(name for name in header if name not in needed), *needed]
+    cells_of = operator.itemgetter(*map(header.index, columns))
+    names = [*columns[: -len(needed)], "video", "caption"]
     seen: dict[str, int] = {}
-    for line, row in read_rows(path, ("video_id", "sentence")):
-        video, text = row["video_id"].strip(), row["sentence"].strip()
+    for line, cells in rows:
+        row = dict(zip(names, cells_of(cells)))
+        row["video"] = video = row["video"].strip()
+        row["caption"] = text = row["caption"].strip()
         if not video or not text or seen.setdefault(video, line) != line:
             label = f"{path}, line {line}"
-            field(row, "video_id", str, label)
-            field(row, "sentence", str, label)
+            for name, value in zip(needed, (video, text)):
+                field({name: value}, name, str, label)
             once(seen, video, line, f"{label}, field 'video_id'")
-        del row["video_id"], row["sentence"]
-        row["video"], row["caption"] = video, text
         yield row
 
 
