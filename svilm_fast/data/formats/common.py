@@ -94,6 +94,7 @@ def _constant(name: str) -> float:
 
 
 _STRICT = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)
+_scan: Any = _STRICT.scan_once  # type: ignore[attr-defined]
 
 
 def parse_strict(text: str, label: str, *, first_line: int | None = 1) -> Any:
@@ -145,7 +146,7 @@ def read_json_lines(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, object) of every line of a JSONL file. Raises ListFormatError."""
     for number, line in read_lines(path):
         try:
-            value, end = _STRICT.scan_once(line, 0)
+            value, end = _scan(line, 0)
         except (StopIteration, ValueError, RecursionError):
             value, end = None, -1
         if type(value) is not dict or end != len(line):
@@ -174,7 +175,7 @@ def field(record: dict[str, Any], name: str, kind: type, label: str) -> Any:
 
     Raises ListFormatError that names `label` and the field.
     """
-    value = record.get(name)
+    value: Any = record.get(name)
     if type(value) is kind and (kind is not str or value.strip()):
         return value
     if name not in record:
