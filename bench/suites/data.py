@@ -15,7 +15,7 @@ import torch
 
 from svilm_fast.bench.errors import WrongResult
 from svilm_fast.bench.suites.benchmark import SEED, Benchmark, Prepared, benchmark_id
-from svilm_fast.bench.suites.formats import FILES, ROWS, prepare
+from svilm_fast.bench.suites.formats import CASES, ROWS, prepare
 from svilm_fast.data.config import DataConfig
 from svilm_fast.data.cut_paste import cut_and_paste
 from svilm_fast.data.dataset import ClipDataset, prepare_tokenizer
@@ -45,7 +45,7 @@ def declared(device: torch.device) -> Iterator[Benchmark]:
         ("loader", f"batch_{_CLIPS}_workers_0"): partial(_loader, 0),
         ("loader", f"batch_{_CLIPS}_workers_2"): partial(_loader, 2),
     }
-    chosen |= {("formats", f"{name}_{ROWS}_rows"): partial(prepare, name) for name in FILES}
+    chosen |= {("formats", f"{name}_{ROWS}_rows"): partial(prepare, name) for name in CASES}
     for (name, case), make in chosen.items():
         yield Benchmark(
             benchmark_id("data", name, case, "-", "-", "svilm"),

@@ -35,9 +35,13 @@ def retrieval(
     set_level: Annotated[
         str | None,
         typer.Option(
-            help="report scores over the whole test set apart: dsl (dual softmax), qbnorm (QB-Norm)"
-            " or both, separated by a comma"
+            help="report apart scores normalised over queries: dsl (dual softmax, the test set), "
+            "qbnorm (QB-Norm, a bank of training captions) or both, separated by a comma"
         ),
+    ] = None,
+    bank: Annotated[
+        Path | None,
+        typer.Option(help="list or shards of training captions for qbnorm [default: data.train]"),
     ] = None,
     rerank: Annotated[
         int,
@@ -97,7 +101,10 @@ def retrieval(
 
     if name is not None:
         check_result_name(name)
-    extras = RetrievalExtras(protocol, check_set_level(set_level), rerank)
+    levels = check_set_level(set_level)
+    if bank is not None and "qbnorm" not in levels:
+        raise UserError("--bank is for --set-level qbnorm, which was not asked for")
+    extras = RetrievalExtras(protocol, levels, None if bank is None else str(bank), rerank)
     chosen = choose_device(device, 0)
     loaded = load_run(run, device=chosen, overrides=overrides, weights=weights)
     config = loaded.config

@@ -175,6 +175,11 @@ class DataConfig(Settings):
     short_clip: Literal["repeat", "skip"] = Field(
         "repeat", description="videos with fewer frames than asked: repeat some, or leave them out"
     )
+    first_seconds: Seconds | None = Field(
+        None,
+        description="only so many seconds from the start of each video or segment are used, as "
+        "DiDeMo's videos are cut at 30; null: all",
+    )
     frames_by: Literal["time", "index"] = Field(
         "time",
         description="a clip's frames lie in equal parts of the video's time, or of its frames; "

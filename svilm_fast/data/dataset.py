@@ -291,9 +291,10 @@ class ClipDataset:
         """
         config = self.config
         place, segment = self.table.video(index), self.table.segment(index)
-        parts = [InSegment(choose, segment) for choose in choices]
-        every, together = InSegment(every_frame, segment), Together(tuple(parts))
-        key = f"{place.path}:{place.entry.offset if place.entry else ''}:{segment or ''}"
+        longest = config.first_seconds
+        parts = [InSegment(choose, segment, longest) for choose in choices]
+        every, together = InSegment(every_frame, segment, longest), Together(tuple(parts))
+        key = f"{place.path}:{place.entry.offset if place.entry else ''}:{segment or ''}:{longest}"
         clip = self._cache.get(key)
         keep = clip is not None
         notes: tuple[str, ...] = ()

@@ -9,14 +9,14 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
+from svilm_fast.core.collection import collection_paused
 from svilm_fast.data import files
 from svilm_fast.data.containers import VIDEO_EXTENSIONS
 from svilm_fast.data.errors import ListFormatError, MissingFileError, SampleJsonError
 from svilm_fast.data.segments import END_COLUMNS, START_COLUMNS, unread_column
-from svilm_fast.data.shards import parse_json
+from svilm_fast.data.shards import STRICT_JSON, parse_json
 from svilm_fast.data.tables import column_name, read_table
 from svilm_fast.data.text import decode_utf8
 
@@ -28,17 +28,16 @@ _LINE_BYTES = 1 << 28
 _PIECE_BYTES = 1 << 20
 _LINE_END = re.compile("\r\n|\r")
 
-_Records = Iterator[tuple[int, dict[str, Any]]]  # number of the line, and its columns
+_Records = list[tuple[int, dict[str, Any]]]  # numbers of lines, and their columns
 
 
-@dataclass(frozen=True)
-class ListRow:
+class ListRow(NamedTuple):  # takes a third of a frozen dataclass's time
     """A line of a list: the video as named there, its caption, and every other column."""
 
     video: str
     caption: str | None
     line: int
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any]
 
     @property
     def folder(self) -> str | None:
@@ -53,7 +52,8 @@ def is_list(path: str) -> bool:
 
 def read_list(path: str) -> list[ListRow]:
     """The rows of a list, in order. Raises as `ListFile` does."""
-    return list(ListFile(path).rows())
+    with collection_paused():
+        return list(ListFile(path, keep=True).rows())
 
 
 class ListFile:
@@ -61,18 +61,29 @@ class ListFile:
 
     The video column is the first of VIDEO_COLUMNS that exists, the caption column the first of
     CAPTION_COLUMNS; a 1k-A file (`key,vid_key,video_id,sentence`) gives `video_id` and `sentence`.
-    Names of columns and keys are read in lower case and with `_` for white space. Raises
-    MissingFileError, or ListFormatError naming the line or the column.
+    Names of columns and keys are read in lower case and with `_` for white space.
+
+    keep: the columns of a JSONL file are known when all of it has been read; keep its records for
+    `rows`, instead of reading it again. Raises MissingFileError, or ListFormatError naming the line
+    or the column.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, keep: bool = False) -> None:
         self.path = path
-        records = _records(path)
-        if not path.lower().endswith(".jsonl"):
-            records = itertools.islice(records, 1)  # every row has the header's columns
+        self._header: list[str] | None = None
+        self._kept: list[_Records] | None = None
+        kept: list[_Records] = []
         names: dict[str, None] = {}
-        for _, record in records:
-            names.update(dict.fromkeys(record))
+        if path.lower().endswith(".jsonl"):
+            for block in _json_blocks(path):
+                for keys in dict.fromkeys(tuple(record) for _, record in block):
+                    names.update(dict.fromkeys(keys))
+                if keep:
+                    kept.append(block)
+            self._kept = kept if keep else None
+        else:
+            self._header, rows = _table(path)
+            names = dict.fromkeys(self._header if next(rows, None) else ())
         if not names:
             raise ListFormatError(f"{path}: no rows")
         columns = list(names)
@@ -94,24 +105,40 @@ class ListFile:
         self._caption = _first(CAPTION_COLUMNS, [c for c in columns if c != video])
 
     def rows(self) -> Iterator[ListRow]:
-        """The rows in order; each call reads the file again."""
-        for line, record in _records(self.path):
-            yield _row(self.path, line, record, self._video, self._caption)
+        """The rows in order; each call reads the file again, unless its records were kept."""
+        if self._header is not None:
+            return self._table_rows(self._header)
+        blocks = _json_blocks(self.path) if self._kept is None else self._kept
+        records = itertools.chain.from_iterable(blocks)
+        return (_row(self.path, n, record, self._video, self._caption) for n, record in records)
+
+    def _table_rows(self, header: list[str]) -> Iterator[ListRow]:
+        chosen = (self._video, self._caption)
+        video = header.index(self._video)
+        caption = None if self._caption is None else header.index(self._caption)
+        others = [(name, place) for place, name in enumerate(header) if name not in chosen]
+        for line, cells in _table(self.path)[1]:
+            name = cells[video].strip()
+            if not name:
+                raise ListFormatError(
+                    f"{self.path}, line {line}: the column {chosen[0]!r} is empty"
+                )
+            text = None if caption is None else cells[caption].strip()
+            extra = {name: cells[place] for name, place in others} if others else {}
+            yield ListRow(name, text, line, extra)
 
 
-def _records(path: str) -> _Records:
-    return _json_lines(path) if path.lower().endswith(".jsonl") else _table(path)
-
-
-def _lines(path: str) -> Iterator[str]:
-    """The lines of a UTF-8 file, without their `\\n`."""
+def _line_blocks(path: str) -> Iterator[list[str]]:
+    """The lines of a UTF-8 file without their `\\n`, many at a time."""
     number, start, rest = 1, 0, b""
     with files.opened(path) as stream:
         for piece in itertools.chain(iter(lambda: stream.read(_PIECE_BYTES), b""), [b"\n"]):
-            *whole, rest = (rest + piece).split(b"\n")
-            for line in whole:
-                yield decode_utf8(line, path, ListFormatError, line=number, start=start)
-                number, start = number + 1, start + len(line) + 1
+            whole, end, rest = (rest + piece).rpartition(b"\n")
+            if end:
+                text = decode_utf8(whole, path, ListFormatError, line=number, start=start)
+                lines = text.split("\n")
+                yield lines
+                number, start = number + len(lines), start + len(whole) + 1
             if len(rest) > _LINE_BYTES:
                 raise ListFormatError(
                     f"{path}, line {number}: longer than the {_LINE_BYTES} bytes allowed"
@@ -123,40 +150,73 @@ def _first(wanted: tuple[str, ...], columns: list[str]) -> str | None:
 
 
 def _row(path: str, line: int, record: dict[str, Any], video: str, caption: str | None) -> ListRow:
-    name = record.get(video)
-    if name is None or (isinstance(name, str) and not name.strip()):
-        raise ListFormatError(f"{path}, line {line}: the column {video!r} is empty")
-    if isinstance(name, bool) or not isinstance(name, str | int):
+    name, text = record.get(video), record.get(caption) if caption else None
+    if type(name) is str and (name := name.strip()):
+        if type(text) is str and len(record) == 2:
+            return ListRow(name, text.strip(), line, {})
+    elif isinstance(name, bool) or not isinstance(name, str | int | None):
         raise ListFormatError(
             f"{path}, line {line}: the column {video!r} is {name!r:.60}: give the video's name as "
             "text or a whole number"
         )
-    text = record.get(caption) if caption else None
-    extra = {k: v for k, v in record.items() if k not in (video, caption)}
+    elif name is None or name == "":
+        raise ListFormatError(f"{path}, line {line}: the column {video!r} is empty")
+    extra = {key: value for key, value in record.items() if key != video and key != caption}
     if text is not None and not isinstance(text, str):
-        extra[str(caption)] = text
-    return ListRow(str(name).strip(), text.strip() if isinstance(text, str) else None, line, extra)
+        extra[str(caption)], text = text, None
+    return ListRow(str(name), text if text is None else text.strip(), line, extra)
 
 
-def _json_lines(path: str) -> _Records:
-    for number, line in enumerate(_lines(path), 1):
+def _json_blocks(path: str) -> Iterator[_Records]:
+    """(line number, columns) of every line that is not blank, in blocks."""
+    columns: set[str] = set()  # keys that are spelled as their columns are
+    number = 1
+    for lines in _line_blocks(path):
+        try:
+            found = STRICT_JSON.decode(f"[{','.join(lines)}]")
+        except (ValueError, RecursionError):
+            found = []
+        if len(found) == len(lines) and set(map(type, found)) == {dict}:
+            block = list(zip(itertools.count(number), found))
+        else:
+            block = list(_json_lines(path, lines, number))
+        if not all(columns.issuperset(keys) for keys in {tuple(record) for _, record in block}):
+            block = [(line, _named(path, line, record, columns)) for line, record in block]
+        yield block
+        number += len(lines)
+
+
+def _json_lines(path: str, lines: list[str], first: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Lines one by one: some are blank, or one is wrong, which the error names."""
+    for number, line in enumerate(lines, first):
         if line.strip():
-            label = f"{path}, line {number}"
             try:
-                given = parse_json(line.encode(), label)
+                yield number, parse_json(line.encode(), f"{path}, line {number}")
             except SampleJsonError as error:
                 raise ListFormatError(str(error)) from None
-            record = {column_name(key): value for key, value in given.items()}
-            if len(record) < len(given):
-                raise ListFormatError(f"{label}: two keys differ only in case or white space")
-            yield number, record
 
 
-def _table(path: str) -> _Records:
+def _named(path: str, line: int, given: dict[str, Any], columns: set[str]) -> dict[str, Any]:
+    """A record by the names of its columns; keys that are spelled as these are noted."""
+    record = {column_name(key): value for key, value in given.items()}
+    if len(record) < len(given):
+        raise ListFormatError(f"{path}, line {line}: two keys differ only in case or white space")
+    columns |= record.keys() & given.keys()
+    return record
+
+
+def _table(path: str) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
     delimiter = "\t" if path.lower().endswith(".tsv") else ","
-    lines = (part for line in _lines(path) for part in _LINE_END.split(line.removesuffix("\r")))
-    header, rows = read_table(path, lines, delimiter, VIDEO_COLUMNS)
-    return ((line, dict(zip(header, cells, strict=True))) for line, cells in rows)
+    blocks = (
+        lines if all("\r" not in line for line in lines) else _cut_further(lines)
+        for lines in _line_blocks(path)
+    )
+    return read_table(path, blocks, delimiter, VIDEO_COLUMNS)
+
+
+def _cut_further(lines: list[str]) -> list[str]:
+    """Lines that were cut at `\\n`, cut at `\\r` too."""
+    return [part for line in lines for part in _LINE_END.split(line.removesuffix("\r"))]
 
 
 class VideoFolder:

@@ -112,15 +112,20 @@ def _checked(start: float, end: float, label: str) -> Segment:
     return start, end
 
 
-def part(timeline: Timeline, segment: Segment | None) -> tuple[int, Timeline]:
+def part(
+    timeline: Timeline, segment: Segment | None, longest: float | None = None
+) -> tuple[int, Timeline]:
     """The first frame of a segment, and the timeline of its frames.
+
+    longest: seconds after which a longer segment, or video, ends; None: it does not.
 
     A frame belongs to the segment if it is shown at a time in [start, end). An end up to half a
     second behind the video's is the video's end. Raises SegmentError for a segment that lies
     beyond, and where the video has no timestamps.
     """
-    if segment is None:
+    if segment is None and longest is None:
         return 0, timeline
+    segment = segment or (0.0, math.inf)
     edges = timeline.edges
     if edges is None:
         if timeline.period <= 0.0:
@@ -134,6 +139,8 @@ def part(timeline: Timeline, segment: Segment | None) -> tuple[int, Timeline]:
             f"the segment from {start:g} s to {until} lies outside the video of {times[-1]:.6g} s; "
             "for a clip that was cut before, remove start and end from the list"
         )
+    if longest is not None:
+        end = min(end, start + longest)
     slack = min(_ROUNDING_S, float(np.diff(times).min()) / 4)
     first = int(np.searchsorted(times[:-1], start + slack, side="right")) - 1
     stop = int(np.searchsorted(times[:-1], end - slack, side="left"))
@@ -153,13 +160,14 @@ class InSegment:
 
     choose: Choose
     segment: Segment | None
+    longest: float | None = None
 
     @property
     def decodes_everything(self) -> bool:
         return getattr(self.choose, "decodes_everything", False)
 
     def __call__(self, timeline: Timeline) -> np.ndarray:
-        first, frames = part(timeline, self.segment)
+        first, frames = part(timeline, self.segment, self.longest)
         return first + self.choose(frames)
 
 

@@ -11,6 +11,7 @@ from svilm_fast.core.text import counted
 from svilm_fast.data.errors import ListFormatError
 
 _DELIMITERS = (",", ";", "\t", "|")
+_BLOCK = 4096  # lines that are cut together
 
 
 def column_name(text: str) -> str:
@@ -23,19 +24,25 @@ def split_lines(text: str) -> list[str]:
     return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
-class _Lines:
-    """Lines of an iterator by their place; only those that are still needed are kept."""
+def line_blocks(text: str) -> Iterator[list[str]]:
+    """The lines of a text as `split_lines` gives them, in blocks for `read_table`."""
+    lines = split_lines(text)
+    return (lines[start : start + _BLOCK] for start in range(0, len(lines), _BLOCK))
 
-    def __init__(self, lines: Iterable[str]) -> None:
-        self._lines, self._kept, self._first = iter(lines), deque[str](), 0
+
+class _Lines:
+    """Lines by their place, out of blocks of them; only those that are still needed are kept."""
+
+    def __init__(self, blocks: Iterable[list[str]]) -> None:
+        self._blocks, self._kept, self._first = iter(blocks), deque[str](), 0
 
     def reach(self, place: int) -> bool:
         """Whether there is a line at `place`."""
         while self._first + len(self._kept) <= place:
-            line = next(self._lines, None)
-            if line is None:
+            block = next(self._blocks, None)
+            if block is None:
                 return False
-            self._kept.append(line)
+            self._kept.extend(block)
         return True
 
     def __getitem__(self, place: int) -> str:
@@ -43,17 +50,23 @@ class _Lines:
 
     def forget(self, place: int) -> None:
         """Drop the lines before `place`."""
+        if self._first + len(self._kept) == place:
+            self._kept.clear()
+            self._first = place
         while self._first < place:
             self._kept.popleft()
             self._first += 1
 
+    def kept(self) -> list[str]:
+        return list(self._kept)
+
 
 def read_table(
-    path: str, given: Iterable[str], delimiter: str, known: Iterable[str]
+    path: str, blocks: Iterable[list[str]], delimiter: str, known: Iterable[str]
 ) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
     """The header's column names, and (line number, cells) of every row, as many as the header has.
 
-    given: the lines, without their ends; they are read as the rows are.
+    blocks: the lines, without their ends, some at a time; they are read as the rows are.
 
     The delimiter is `delimiter`, or the first of `, ; tab |` that makes one of the `known` column
     names appear in the header. A field in quotes may hold delimiters, doubled quotes and, in CSV,
@@ -63,7 +76,7 @@ def read_table(
 
     Raises ListFormatError with the line and what is wrong with it.
     """
-    lines, first = _Lines(given), 0
+    lines, first = _Lines(blocks), 0
     while lines.reach(first) and not lines[first].strip():
         first += 1
         lines.forget(first)
@@ -79,21 +92,36 @@ def _rows(
     named, width, number = _named(header), len(header), first + 1
     while lines.reach(number):
         lines.forget(number)
-        line = lines[number]
-        if '"' not in line and line.count(delimiter) == width - 1 and line.strip():
-            cells, used = line.split(delimiter), 1  # the same as below, without a parser
-        elif line.strip():
-            cells, used = _row(path, lines, number, delimiter, width)
-        else:
-            number += 1
+        block = lines.kept()
+        end = number + len(block)
+        if named == width and (rows := _plain_rows(block, delimiter, width)) is not None:
+            yield from enumerate(rows, number + 1)
+            number = end
             continue
-        if len(cells) > named and any(cell.strip() for cell in cells[named:]):
-            raise ListFormatError(
-                f"{path}, line {number + 1}: a cell stands in a column without a name: name it "
-                f"in line {first + 1}, or empty the cell"
-            )
-        yield number + 1, cells[:named]
-        number += used
+        while number < end and lines.reach(number):
+            lines.forget(number)
+            line = lines[number]
+            cells, used = line.split(delimiter), 1  # the same as below, without a parser
+            if not line.strip():
+                number += 1
+                continue
+            if '"' in line or len(cells) != width:
+                cells, used = _row(path, lines, number, delimiter, width)
+            if width > named and any(cell.strip() for cell in cells[named:]):
+                raise ListFormatError(
+                    f"{path}, line {number + 1}: a cell stands in a column without a name: name it "
+                    f"in line {first + 1}, or empty the cell"
+                )
+            yield number + 1, cells[:named]
+            number += used
+
+
+def _plain_rows(block: list[str], delimiter: str, width: int) -> list[list[str]] | None:
+    """The cells of every line; None if one of them is blank, has quotes or is cut wrongly."""
+    if not all(map(str.strip, block)) or any('"' in line for line in block):
+        return None
+    rows = [line.split(delimiter) for line in block]
+    return rows if set(map(len, rows)) == {width} else None
 
 
 def _header(

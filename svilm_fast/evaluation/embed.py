@@ -28,6 +28,7 @@ from svilm_fast.models.video_encoder import VideoOutputs
 
 log = logging.getLogger(__name__)
 
+_TEXTS = 256  # texts of one encoder call
 FRAME_SIZE = 96  # pixels of the longer side of a frame that is kept for pictures
 
 
@@ -187,6 +188,28 @@ def embed_clips(
             _embed_batch(model, batch, captions, collector, device, autocast, keep)
             made += 1
     return collector.result(time.perf_counter() - started)
+
+
+@torch.no_grad()
+def encode_captions(
+    model: VideoTextModel,
+    dataset: ClipDataset,
+    texts: Sequence[str],
+    *,
+    device: torch.device | str | None = None,
+    autocast: torch.dtype | None = None,
+) -> Tensor:
+    """Encode texts, tokenised as the captions of a data set: float32 [n, D] on the CPU."""
+    device = torch.device(device) if device is not None else device_of(model)
+    length, vectors = dataset.config.tokenizer.length, []
+    with evaluation_mode(model):
+        for start in range(0, len(texts), _TEXTS):
+            chunk = list(texts[start : start + _TEXTS])
+            tokens, mask = dataset.tokenizer.encode_batch(chunk, length)
+            with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+                encoded = model.encode_text(tokens.to(device, torch.int64), mask.to(device))
+            vectors.append(encoded.float().cpu())
+    return torch.cat(vectors)
 
 
 def gather(value: Any) -> list[Any]:

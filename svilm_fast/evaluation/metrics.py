@@ -21,26 +21,31 @@ class QueryRanks:
 
     higher: int64 [q], wrong answers with a higher score than the right one.
     ties: int64 [q], wrong answers with the same score (see `mid_ranks` for the tolerance).
-    gallery_size: the number of candidates.
+    gallery_size: the number of candidates. failed: further queries whose right answer is no
+    candidate; they come last, count towards no recall, and have the rank `last`, 0-based.
     """
 
     higher: Tensor
     ties: Tensor
     gallery_size: int
+    failed: int = 0
+    last: int = 0
 
     @property
     def rank(self) -> Tensor:
-        """Expected rank, float64 [q], 0-based: `higher + ties / 2`."""
-        return self.higher + self.ties.to(torch.float64) / 2
+        """Expected rank, float64 [q + failed], 0-based: `higher + ties / 2`."""
+        found = self.higher + self.ties.to(torch.float64) / 2
+        return torch.cat([found, found.new_full((self.failed,), self.last)])
 
     def hits(self, k: int) -> Tensor:
-        """Probability that the right answer is among the first k, float64 [q].
+        """Probability that the right answer is among the first k, float64 [q + failed].
 
         The right answer takes each of the `ties + 1` tied places with the same probability, so it
         is `clip(k - higher, 0, ties + 1) / (ties + 1)`: 0 or 1 for a query without a tie.
         """
         places = self.ties + 1
-        return torch.minimum((k - self.higher).clamp(min=0), places).to(torch.float64) / places
+        found = torch.minimum((k - self.higher).clamp(min=0), places).to(torch.float64) / places
+        return torch.cat([found, found.new_zeros(self.failed)])
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,8 @@ class RankSummary:
     """Figures of one retrieval direction; recalls in percent, ranks 1-based.
 
     Recall is the mean of `QueryRanks.hits`; median and mean are those of the expected ranks.
-    tied_queries: queries with at least one tie. intervals: (low, high) by metric name.
+    failed_queries: those of `queries` whose right answer was no candidate. tied_queries: queries
+    with at least one tie. intervals: (low, high) by metric name.
     """
 
     recall: dict[int, float]
@@ -57,6 +63,7 @@ class RankSummary:
     queries: int
     gallery_size: int
     tied_queries: int
+    failed_queries: int = 0
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     confidence: float = CONFIDENCE
 
@@ -150,8 +157,8 @@ def summarise(
 ) -> RankSummary:
     """Recalls, median and mean rank with percentile bootstrap intervals.
 
-    clusters: int64 [q], equal for queries that are drawn together (the captions of one video);
-    None: queries are drawn one by one. `resamples=0` omits the intervals.
+    clusters: int64 [q + failed], equal for queries that are drawn together (the captions of one
+    video); None: queries are drawn one by one. `resamples=0` omits the intervals.
     """
     hits = np.stack([ranks.hits(k).numpy() for k in RECALL_AT])
     rank = ranks.rank.numpy()
@@ -168,9 +175,10 @@ def summarise(
         recall={k: values[f"R@{k}"] for k in RECALL_AT},
         median_rank=values["MedR"],
         mean_rank=values["MeanR"],
-        queries=len(ranks.ties),
+        queries=len(ranks.ties) + ranks.failed,
         gallery_size=ranks.gallery_size,
         tied_queries=int((ranks.ties > 0).sum()),
+        failed_queries=ranks.failed,
         intervals=intervals,
     )
 

@@ -7,19 +7,23 @@ only a list of its own size, because figures of other lists are not comparable.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from svilm_fast.core.text import counted
 from svilm_fast.data.dataset import ClipDataset
+from svilm_fast.evaluation.missing import refused_videos
+from svilm_fast.evaluation.query_bank import bank_line
 
 TIE_RULE = (
     "expectation over a random order: a query with h candidates above the right one and e tied "
     "with it counts clip(k - h, 0, e + 1) / (e + 1) towards R@k"
 )
-MISSING_RULE = (
-    "videos that cannot be read are listed, and are in neither queries nor gallery; figures that "
-    "count their captions as failed queries are given too"
-)
+MISSING_RULES = {
+    "failed": "a video that cannot be read is a failed query, and so is each of its captions, "
+    "which stay candidates of the other videos; failed queries have the last place of the list",
+    "left out": "videos that cannot be read are listed, and are in neither queries nor gallery; "
+    "figures that count their captions as failed queries are given too",
+}
 _BOTH = "text to video: every caption is a query; video to text: the best of a video's captions"
 _SINGLE = "one caption a video, a query in both directions"
 _PARAGRAPH = "all sentences of a video joined in file order are its one caption, in both directions"
@@ -30,8 +34,9 @@ class RetrievalProtocol:
     """The list that a protocol prescribes, and its rules.
 
     videos: the sizes of its list, more than one where papers differ; empty: any. per_video:
-    captions of every video; None: several. query_rule, tie_rule, missing_rule: how queries are
-    made, how ties count, and what becomes of videos that cannot be read.
+    captions of every video; None: several. query_rule, tie_rule: how queries are made, how ties
+    count. missing: what becomes of videos that cannot be read, a key of MISSING_RULES.
+    first_seconds: the videos of the data set end there; None: they are used whole.
     """
 
     name: str | None
@@ -40,8 +45,13 @@ class RetrievalProtocol:
     per_video: int | None = None
     query_rule: str = _BOTH
     tie_rule: str = TIE_RULE
-    missing_rule: str = MISSING_RULE
+    missing: Literal["failed", "left out"] = "failed"
+    first_seconds: float | None = None
     note: str = ""
+
+    @property
+    def missing_rule(self) -> str:
+        return MISSING_RULES[self.missing]
 
 
 PROTOCOLS = {
@@ -54,7 +64,8 @@ PROTOCOLS = {
             (1003, 1004, 1036),
             1,
             _PARAGRAPH,
-            note="papers use 1,003, 1,004 or 1,036 test videos; official videos end at 30 s",
+            first_seconds=30.0,
+            note="papers use 1,003, 1,004 or 1,036 test videos",
         ),
         RetrievalProtocol("lsmdc-1k", "LSMDC 1k", (1000,), 1, _SINGLE),
         RetrievalProtocol("msvd-670", "MSVD test", (670,), None, _BOTH),
@@ -65,18 +76,27 @@ PROTOCOLS = {
             (1500,),
             10,
             _BOTH,
+            missing="left out",  # videos disappear from YouTube: papers give the number found
             note="the usual split of 1,500 videos is not the official test set",
         ),
     )
 }
 
 
-def listed_size(dataset: ClipDataset) -> tuple[int, int, int]:
-    """Videos that were listed, those of them that were refused, and captions of the others."""
-    refused = len(dataset.table.rejected)
+ANY_LIST = RetrievalProtocol(None, "gallery", missing="left out")
+"""The rules where no protocol is named."""
+
+
+def listed_size(dataset: ClipDataset, per_video: int | None) -> tuple[int, int]:
+    """Videos and captions that were listed; refused ones count.
+
+    per_video: captions of a refused video whose captions are not known; None: one.
+    """
+    refused = refused_videos(dataset).values()
     accepted = len({(sample.video, sample.segment) for sample in dataset.table})
     captions = sum(len(sample.captions) for sample in dataset.table)
-    return accepted + refused, refused, captions
+    captions += sum(len(video.captions) or per_video or 1 for video in refused)
+    return accepted + len(refused), captions
 
 
 def check_protocol(name: str, dataset: ClipDataset) -> RetrievalProtocol:
@@ -87,9 +107,8 @@ def check_protocol(name: str, dataset: ClipDataset) -> RetrievalProtocol:
     if name not in PROTOCOLS:
         raise ValueError(f"unknown protocol {name!r}: choose one of {', '.join(PROTOCOLS)}")
     protocol = PROTOCOLS[name]
-    videos, refused, captions = listed_size(dataset)
     per_video = protocol.per_video
-    captions += refused * (per_video or 0)
+    videos, captions = listed_size(dataset, per_video)
     fits = per_video is None or captions == videos * per_video
     if videos not in protocol.videos or not fits:
         *others, size = protocol.videos
@@ -132,6 +151,7 @@ def protocol_facts(
         "query_rule": protocol.query_rule,
         "tie_rule": protocol.tie_rule,
         "missing_rule": protocol.missing_rule,
+        "first_seconds": protocol.first_seconds,
         "frames_clips_crops": views,
         "reported_apart": [],
     }
@@ -149,6 +169,10 @@ def protocol_lines(facts: dict[str, Any]) -> list[str]:
         lines[0] += f"; only the first {counted(facts['first_clips_only'], 'sample')}"
     if views is not None:
         lines[0] += f"; frames x clips x crops {views}"
+    if facts["first_seconds"] is not None:
+        lines[0] += f"; the first {facts['first_seconds']:g} s of every video"
     lines += [f"queries: {facts['query_rule']}", f"ties: {facts['tie_rule']}"]
     lines += [f"missing videos: {facts['missing_rule']}"]
+    if (bank := facts.get("bank")) is not None:
+        lines.append(bank_line(bank))
     return [*lines, f"note: {facts['note']}"] if "note" in facts else lines

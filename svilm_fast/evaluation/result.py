@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.table import Table
 from torch import Tensor
 
@@ -15,6 +17,7 @@ from svilm_fast.core.text import counted
 from svilm_fast.evaluation.baselines import ChanceInterval, ColourBaseline
 from svilm_fast.evaluation.embed import Embeddings
 from svilm_fast.evaluation.metrics import RECALL_AT, QueryRanks, RankSummary, summarise
+from svilm_fast.evaluation.missing import MissingVideo
 from svilm_fast.evaluation.protocols import protocol_lines
 
 
@@ -24,11 +27,11 @@ class RetrievalResult:
 
     protocol: title. facts: the mapping `protocol` of the JSON (`protocols.protocol_facts`).
     manifest: SHA-256 of the sorted (video id, caption) pairs; two results with the same manifest
-    ranked the same queries against the same gallery. missing: videos that could not be read, with
-    the reason; they are in neither queries nor gallery. missing_queries: their captions, one for a
-    video whose captions are not known. apart: summaries by row name of what is reported apart:
-    set-level scores and re-ranking. top_videos, top_scores: [q, k] the best candidates of every
-    caption. text_ranks: ranks of every caption's video. extra: further values for the JSON file.
+    ranked the same queries against the same gallery. missing: videos that could not be read, by
+    name; the protocol's rule says whether the figures count them. apart: summaries by row name of
+    what is reported apart: set-level scores and re-ranking. top_videos, top_scores: [q, k] the best
+    candidates of every caption. text_ranks: ranks of every caption's video. extra: further values
+    for the JSON file.
     """
 
     protocol: str
@@ -38,14 +41,13 @@ class RetrievalResult:
     chance: list[ChanceInterval]
     colours: ColourBaseline | None
     distinct_captions: int
-    missing: dict[str, str]
+    missing: dict[str, MissingVideo]
     seconds: float
     embeddings: Embeddings
     text_ranks: QueryRanks
     top_videos: Tensor
     top_scores: Tensor
     facts: dict[str, Any] = field(default_factory=dict)
-    missing_queries: int = 0
     apart: dict[str, RankSummary] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -58,14 +60,33 @@ class RetrievalResult:
         self, name: str, ranks: QueryRanks, *, by_video: bool = False, resamples: int = 1000
     ) -> None:
         """Add a row that is reported apart; by_video: its queries are videos, not captions."""
-        clusters = None if by_video else self.embeddings.video_of_text
-        self.apart[name] = summarise(ranks, clusters=clusters, resamples=resamples)
+        failed = {name: each.queries for name, each in self.missing.items()}
+        self.apart[name] = summarise_queries(
+            ranks,
+            None if by_video else self.embeddings.video_of_text,
+            failed if self.counts_missing else {},
+            resamples,
+        )
         self.facts["reported_apart"] = list(self.apart)
 
-    def recall_counting_missing(self) -> dict[int, float]:
-        """Text-to-video recall with a failed query added for every caption of a missing video."""
-        queries = self.text_to_video.queries
-        share = queries / (queries + self.missing_queries)
+    @property
+    def counts_missing(self) -> bool:
+        """Whether the figures count missing videos as failed queries."""
+        return bool(self.facts.get("missing_counted"))
+
+    @property
+    def missing_queries(self) -> int:
+        """Captions of the missing videos, one for a video whose captions are not known."""
+        return sum(video.queries for video in self.missing.values())
+
+    def recall_counting_missing(self, counted: bool = True) -> dict[int, float]:
+        """Text-to-video recall with a failed query for every caption of a missing video.
+
+        counted: False: with the queries of the other videos alone.
+        """
+        found = len(self.embeddings.captions)
+        queries = found + (self.missing_queries if counted else 0)
+        share = self.text_to_video.queries / queries
         return {k: value * share for k, value in self.text_to_video.recall.items()}
 
     def to_json(self) -> dict[str, Any]:
@@ -81,7 +102,7 @@ class RetrievalResult:
             "videos": len(found.video_ids),
             "captions": len(found.captions),
             "distinct_captions": self.distinct_captions,
-            "missing": self.missing,
+            "missing": {name: video.reason for name, video in self.missing.items()},
             "text_to_video_counting_missing": {
                 f"R@{k}": value for k, value in self.recall_counting_missing().items()
             },
@@ -181,6 +202,32 @@ def missing_notes(result: RetrievalResult) -> list[str]:
     if not result.missing:
         return []
     some = ", ".join(list(result.missing)[:3]) + (", ..." if len(result.missing) > 3 else "")
-    recall = ", ".join(f"R@{k} {v:.1f}" for k, v in result.recall_counting_missing().items())
+    other = not result.counts_missing
+    figures = result.recall_counting_missing(counted=other).items()
+    recall = ", ".join(f"R@{k} {v:.1f}" for k, v in figures)
     videos = counted(len(result.missing), "video")
-    return [f"{videos} missing ({some}); counted as failed queries they give {recall}"]
+    if other:
+        return [f"{videos} missing ({some}); counted as failed queries they give {recall}"]
+    failed = counted(result.missing_queries, "caption")
+    return [
+        f"{videos} missing ({some}); their {failed} count as failed queries; without them text to "
+        f"video has {recall}"
+    ]
+
+
+def summarise_queries(
+    ranks: QueryRanks, clusters: Tensor | None, failed: Mapping[str, int], resamples: int
+) -> RankSummary:
+    """Summarise a direction, with the failed queries of missing videos.
+
+    clusters: video of every query, int64 [q]; None: every query is a video, and so is every
+    missing one. failed: captions of each missing video; empty: they do not count.
+    """
+    captions = list(failed.values()) if clusters is not None else [1] * len(failed)
+    if failed:
+        last = ranks.gallery_size - 1 + (len(failed) if clusters is not None else 0)
+        ranks = replace(ranks, failed=sum(captions), last=last)
+        if clusters is not None:
+            others = torch.arange(len(failed)) + int(clusters.max()) + 1
+            clusters = torch.cat([clusters, others.repeat_interleave(torch.tensor(captions))])
+    return summarise(ranks, clusters=clusters, resamples=resamples)

@@ -8,11 +8,13 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from svilm_fast.core.text import counted
 from svilm_fast.data.dataset import ClipDataset
@@ -24,14 +26,17 @@ from svilm_fast.evaluation.embed import (
     Embeddings,
     VideoTextModel,
     embed_clips,
+    encode_captions,
     gather,
     join,
 )
-from svilm_fast.evaluation.metrics import RECALL_AT, summarise
-from svilm_fast.evaluation.protocols import RetrievalProtocol, protocol_facts
+from svilm_fast.evaluation.metrics import RECALL_AT, mid_ranks
+from svilm_fast.evaluation.missing import MissingVideo, missing_videos, refused_videos
+from svilm_fast.evaluation.protocols import ANY_LIST, RetrievalProtocol, protocol_facts
+from svilm_fast.evaluation.query_bank import QueryBank
 from svilm_fast.evaluation.ranking import Gather, rank_pairs
 from svilm_fast.evaluation.rerank import encode_nouns, rerank_by_nouns
-from svilm_fast.evaluation.result import RetrievalResult
+from svilm_fast.evaluation.result import RetrievalResult, summarise_queries
 from svilm_fast.evaluation.set_level import set_level_ranks
 
 log = logging.getLogger(__name__)
@@ -44,7 +49,8 @@ class RetrievalOptions:
     """How retrieval is measured.
 
     protocol: title of the result (default: the split). rules: the named protocol that the data set
-    was checked against. set_level: among `set_level.SET_LEVEL`; rerank: candidates of a caption
+    was checked against. set_level: among `set_level.SET_LEVEL`; bank: training captions, which
+    `qbnorm` needs; rerank: candidates of a caption
     that are re-ranked by its nouns (0: none), with the sharpness of the nouns' softmax over the
     groups; both are reported apart. device: of the model's inputs (default: that
     of its parameters). autocast: dtype of mixed precision. keep_frames: number of small frames kept
@@ -55,6 +61,7 @@ class RetrievalOptions:
     protocol: str | None = None
     rules: RetrievalProtocol | None = None
     set_level: tuple[str, ...] = ()
+    bank: QueryBank | None = None
     rerank: int = 0
     sharpness: float = 1.0
     device: torch.device | str | None = None
@@ -79,7 +86,8 @@ def evaluate_dataset(
     """Embed a data set in evaluation mode and rank captions and clips against each other.
 
     Every caption of a video is a query. Clips that cannot be read, or were refused when the data
-    set was opened, are in `RetrievalResult.missing`.
+    set was opened, are in `RetrievalResult.missing`. A protocol that ends videos early applies to
+    clips that are whole videos.
 
     Args:
         model: a DualEncoder, or another VideoTextModel.
@@ -95,6 +103,9 @@ def evaluate_dataset(
     """
     if dataset.train:
         raise ValueError("retrieval needs an evaluation data set: ClipDataset(..., train=False)")
+    rules = options.rules or replace(ANY_LIST, title=options.protocol or f"{dataset.split} split")
+    if rules.first_seconds is not None:
+        dataset = with_first_seconds(dataset, rules.first_seconds)
     first = max_clips if max_clips is not None and max_clips < len(dataset) else None
     if first is not None:
         dataset = select_samples(dataset, range(first))
@@ -123,29 +134,36 @@ def evaluate_dataset(
             calls=-(-largest_part // batch_size),
             keep_groups=options.rerank > 0,
         )
-    reports = (dataset.report, loader.skips)
-    skipped = {skip.sample: skip.message for report in reports for skip in report.skipped.values()}
+    skipped = {skip.sample: skip.message for skip in loader.skips.skipped.values()}
     if shared:
         parts = gather((embeddings, skipped))
         embeddings = join([part for part, _ in parts])
         skipped = {name: reason for _, part in parts for name, reason in part.items()}
-    missing = missing_videos(embeddings.video_ids, captions, skipped)
-    rules = options.rules or RetrievalProtocol(None, options.protocol or f"{dataset.split} split")
+    refused = refused_videos(dataset) if first is None else {}
+    missing = missing_videos(embeddings.video_ids, captions, skipped, refused)
+    encode = partial(
+        encode_captions, model, dataset, device=options.device, autocast=options.autocast
+    )
+    others = [text for video in missing.values() for text in video.captions]
+    bank = options.bank if "qbnorm" in options.set_level else None
     result = rank_embeddings(
         embeddings,
         protocol=options.protocol or rules.title,
         rules=rules,
         missing=missing,
-        missing_queries=sum(max(1, len(captions.rows.get(name, ()))) for name in missing),
+        other_texts=encode(others) if others and rules.missing == "failed" else None,
         split=split_facts(dataset),
         views=f"{dataset.frames} x 1 x 1",
         set_level=options.set_level,
+        bank=None if bank is None else encode(bank.captions),
         resamples=options.resamples,
         part=(rank, ranks),
         gather=gather if shared else None,
         top=max(TOP, options.rerank),
     )
     result.facts["first_clips_only"] = first
+    if bank is not None:
+        result.facts["bank"] = bank.facts(embeddings.captions)
     if options.rerank:
         nouns = encode_nouns(model, dataset, captions, embeddings, options.device, options.autocast)
         ranks_by_nouns = rerank_by_nouns(
@@ -173,6 +191,13 @@ def split_facts(dataset: ClipDataset) -> dict[str, Any]:
     }
 
 
+def with_first_seconds(dataset: ClipDataset, seconds: float) -> ClipDataset:
+    """The data set with only the first seconds of every video."""
+    part = copy.copy(dataset)
+    part.config = dataset.config.model_copy(update={"first_seconds": seconds})
+    return part
+
+
 def select_samples(dataset: ClipDataset, indices: Sequence[int]) -> ClipDataset:
     """Some samples of a data set, without reading anything again."""
     part = copy.copy(dataset)
@@ -185,11 +210,12 @@ def rank_embeddings(
     *,
     protocol: str = "gallery",
     rules: RetrievalProtocol | None = None,
-    missing: Mapping[str, str] | None = None,
-    missing_queries: int | None = None,
+    missing: Mapping[str, MissingVideo] | None = None,
+    other_texts: Tensor | None = None,
     split: dict[str, Any] | None = None,
     views: str | None = None,
     set_level: Sequence[str] = (),
+    bank: Tensor | None = None,
     resamples: int = 1000,
     part: tuple[int, int] = (0, 1),
     gather: Gather | None = None,
@@ -198,47 +224,58 @@ def rank_embeddings(
     """Rank captions and clips against each other by their embeddings.
 
     protocol: title of the result. rules: of the protocol; None: those of any gallery. missing:
-    videos without an embedding, with reasons. missing_queries: their captions; None: one each.
-    split, views: as in `protocol_facts`. set_level, resamples: as in `RetrievalOptions`. part,
+    videos without an embedding. other_texts: float32 [p, D] of their captions, which are candidates
+    where the rules count missing videos. split, views: as in `protocol_facts`. set_level,
+    resamples: as in `RetrievalOptions`. bank: float32 [B, D] of the captions for `qbnorm`. part,
     gather, top: as in `rank_pairs`; all ranks have the same embeddings and return the same result.
     """
     texts, videos, owner = embeddings.texts, embeddings.videos, embeddings.video_of_text
+    rules = rules or replace(ANY_LIST, title=protocol)
     ranks = rank_pairs(texts, videos, owner, top=top, part=part, gather=gather)
     if missing:
         log.warning("%s: %s missing from the evaluation", protocol, counted(len(missing), "video"))
     missing = dict(missing or {})
+    counts = rules.missing == "failed"
+    failed = {name: video.queries for name, video in missing.items()} if counts else {}
+    captions, labels, captioned = texts, owner, torch.unique(owner)
+    by_video = ranks.video_to_text
+    if counts and other_texts is not None:
+        captions = torch.cat([texts, other_texts])
+        labels = torch.cat([owner, owner.new_full((len(other_texts),), -1)])
+        by_video = mid_ranks(videos[captioned], captions, captioned, labels)
     manifest = manifest_hash(embeddings.video_ids, embeddings.captions, owner.tolist())
+    facts = protocol_facts(
+        rules,
+        queries=len(texts) + sum(failed.values()),
+        videos=len(videos),
+        missing=len(missing),
+        manifest=manifest,
+        split=split,
+        views=views,
+    )
     result = RetrievalResult(
         protocol=protocol,
-        facts=protocol_facts(
-            rules or RetrievalProtocol(None, protocol),
-            queries=len(texts),
-            videos=len(videos),
-            missing=len(missing),
-            manifest=manifest,
-            split=split,
-            views=views,
-        ),
+        facts=facts | {"missing_counted": counts},
         manifest=manifest,
-        text_to_video=summarise(ranks.text_to_video, clusters=owner, resamples=resamples),
-        video_to_text=summarise(ranks.video_to_text, resamples=resamples),
+        text_to_video=summarise_queries(ranks.text_to_video, owner, failed, resamples),
+        video_to_text=summarise_queries(by_video, None, failed, resamples),
         chance=[chance_interval(len(texts), len(videos), k) for k in RECALL_AT],
         colours=colour_set_baseline(embeddings.captions, embeddings.metadata, owner),
         distinct_captions=len(set(embeddings.captions)),
         missing=missing,
-        missing_queries=len(missing) if missing_queries is None else missing_queries,
         seconds=embeddings.seconds,
         embeddings=embeddings,
         text_ranks=ranks.text_to_video,
         top_videos=ranks.top_videos,
         top_scores=ranks.top_scores,
     )
-    labels, captioned = torch.arange(len(videos)), torch.unique(owner)
+    places = torch.arange(len(videos))
     for method in set_level:
-        by_text = set_level_ranks(texts, videos, owner, labels, method)
-        by_video = set_level_ranks(videos[captioned], texts, captioned, owner, method)
+        by_text = set_level_ranks(texts, videos, owner, places, method, bank=bank)
         result.add_apart(f"set-level {method} t2v", by_text, resamples=resamples)
-        result.add_apart(f"set-level {method} v2t", by_video, by_video=True, resamples=resamples)
+        if method == "dsl":  # the bank of the other direction would be training videos
+            back = set_level_ranks(videos[captioned], captions, captioned, labels, method)
+            result.add_apart(f"set-level {method} v2t", back, by_video=True, resamples=resamples)
     return result
 
 
@@ -250,20 +287,3 @@ def manifest_hash(
     pairs |= {(video, "") for video in set(video_ids) - {video for video, _ in pairs}}
     lines = "\n".join(json.dumps(pair) for pair in sorted(pairs))
     return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def missing_videos(
-    found: Sequence[str], captions: CaptionTable, skipped: Mapping[str, str]
-) -> dict[str, str]:
-    """Return the videos that were not embedded, each with the reason.
-
-    found: ids of the embedded videos. skipped: reasons by sample, also of samples that were refused
-    before the data set listed its captions.
-    """
-    present = set(found)
-    reasons = {captions.video.get(name, name): reason for name, reason in skipped.items()}
-    return {
-        name: reasons.get(name, "not delivered by the loader")
-        for name in dict.fromkeys([*captions.rows, *reasons])
-        if name not in present
-    }

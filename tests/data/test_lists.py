@@ -290,3 +290,27 @@ def test_plain_and_several_captions():
 def test_unusable_captions_are_typed_errors(record, error):
     with pytest.raises(error, match="sample-3"):
         pick_captions(record, "fused", "sample-3")
+
+
+@pytest.mark.parametrize(
+    "bad", ['{"video": "x"', '{"video": "x", "video": "y"}', '{"a": NaN}', "3"]
+)
+def test_an_error_amid_many_lines_names_its_line(tmp_path, bad):
+    lines = ['{"video": "a, {b", "caption": "]"}', "", '{"video": "c"}, {"video": "d"}'[:14]] * 40
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join([*lines, bad, *lines]))
+    with pytest.raises(ListFormatError, match=rf"a\.jsonl, line {len(lines) + 1}: "):
+        read_list(str(path))
+    path.write_text("\n".join([*lines, '{"Video ": "e", "caption": "f"}']))
+    rows = read_list(str(path))
+    assert [row.line for row in rows[:3]] == [1, 3, 4]
+    assert (rows[-1].video, rows[-1].caption, rows[-1].line) == ("e", "f", len(lines) + 1)
+
+
+def test_lines_longer_than_a_piece_are_read_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr("svilm_fast.data.lists._PIECE_BYTES", 7)
+    text = "video,caption\r\na,\u00e9\u00e8\r\nb,a long caption\n\nc,d"
+    path = tmp_path / "a.csv"
+    path.write_bytes(text.encode())
+    found = [(row.video, row.caption, row.line) for row in read_list(str(path))]
+    assert found == [("a", "\u00e9\u00e8", 2), ("b", "a long caption", 3), ("c", "d", 5)]

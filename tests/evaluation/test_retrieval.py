@@ -17,8 +17,10 @@ from svilm_fast.evaluation import (
     retrieval_table,
 )
 from svilm_fast.evaluation.embed import CaptionTable
+from svilm_fast.evaluation.missing import MissingVideo, missing_videos
+from svilm_fast.evaluation.protocols import RetrievalProtocol, listed_size, protocol_lines
 from svilm_fast.evaluation.result import missing_notes
-from svilm_fast.evaluation.retrieval import manifest_hash, missing_videos
+from svilm_fast.evaluation.retrieval import manifest_hash
 
 
 def fake_embeddings(count: int = 20, colours: bool = True) -> Embeddings:
@@ -63,20 +65,20 @@ def test_an_unreadable_video_is_reported_and_not_dropped_silently(
 ) -> None:
     result = evaluate_dataset(colour_model, make_dataset(broken=(2, 5)), batch_size=4)
     assert list(result.missing) == ["video0002", "video0005"]
-    assert all(reason and "\n" not in reason for reason in result.missing.values())
+    assert all(v.reason and "\n" not in v.reason for v in result.missing.values())
     assert result.text_to_video.gallery_size == 7
     counted = result.recall_counting_missing()[10]
     assert counted == pytest.approx(100 * 7 / 9)
     assert "2 videos missing (video0002, video0005)" in missing_notes(result)[0]
     written = result.to_json()
-    assert written["missing"] == result.missing
+    assert written["missing"] == {name: v.reason for name, v in result.missing.items()}
     assert written["text_to_video_counting_missing"]["R@10"] == counted
 
 
 def test_a_listed_video_without_a_file_is_missing_too(make_dataset, colour_model) -> None:
     result = evaluate_dataset(colour_model, make_dataset(gone=(3,), broken=(5,)), batch_size=4)
     assert set(result.missing) == {"video0003", "video0005"}
-    assert "no video 'video0003'" in result.missing["video0003"]
+    assert "no video 'video0003'" in result.missing["video0003"].reason
     assert result.text_to_video.gallery_size == 7
     assert result.recall_counting_missing()[10] == pytest.approx(100 * 7 / 9)
 
@@ -103,12 +105,79 @@ def test_the_first_clips_are_a_part_of_the_whole(make_dataset, colour_model) -> 
 
 def test_a_video_that_never_arrives_is_missing_once_with_its_reason(make_dataset) -> None:
     captions = CaptionTable.of(make_dataset(captions=2, count=3))
-    skipped = {"video0001#1": "cut short", "unlisted": "no file"}
-    assert missing_videos(["video0000#0"], captions, skipped) == {
-        "video0001#0": "cut short",
-        "video0002#0": "not delivered by the loader",
-        "unlisted": "no file",
+    skipped, refused = {"video0001#1": "cut short"}, {"unlisted": MissingVideo("no file")}
+    found = missing_videos(["video0000#0"], captions, skipped, refused)
+    assert {name: (video.reason, video.queries) for name, video in found.items()} == {
+        "video0001#0": ("cut short", 2),
+        "video0002#0": ("not delivered by the loader", 2),
+        "unlisted": ("no file", 1),
     }
+
+
+@pytest.mark.parametrize("kind", ["gone", "broken"])
+def test_a_missing_video_of_several_rows_is_one_video(make_dataset, colour_model, kind) -> None:
+    dataset = make_dataset(captions=3, **{kind: (4,)})
+    result = evaluate_dataset(colour_model, dataset, batch_size=4)
+    assert list(result.missing) == ["video0004#0"]
+    assert (result.facts["listed_videos"], result.missing_queries) == (9, 3)
+    assert listed_size(dataset, None) == (9, 27)
+
+
+@pytest.mark.parametrize("kind", ["gone", "broken"])
+def test_a_protocol_counts_missing_videos_as_failed_queries(
+    make_dataset, colour_model, kind
+) -> None:
+    dataset = make_dataset(captions=2, **{kind: (2, 5)})
+    left_out = evaluate_dataset(colour_model, dataset, batch_size=4)
+    rules = RetrievalOptions(rules=RetrievalProtocol("x", "X"), set_level=("dsl",))
+    result = evaluate_dataset(colour_model, dataset, rules, batch_size=4)
+    for k in (1, 5, 10):
+        shown = result.text_to_video.recall[k]
+        assert shown == pytest.approx(left_out.text_to_video.recall[k] * 14 / 18)
+        assert shown == pytest.approx(left_out.recall_counting_missing()[k])
+        assert result.recall_counting_missing(False)[k] == pytest.approx(
+            left_out.text_to_video.recall[k]
+        )
+    assert left_out.text_to_video.recall[10] == 100.0
+    assert (result.text_to_video.queries, result.text_to_video.failed_queries) == (18, 4)
+    assert result.text_to_video.gallery_size == 7
+    # Captions of the missing videos are candidates, and the videos failed queries.
+    assert (result.video_to_text.queries, result.video_to_text.gallery_size) == (9, 18)
+    assert result.apart["set-level dsl v2t"].queries == 9
+    assert result.video_to_text.recall[10] <= 100 * 7 / 9
+    means = left_out.text_to_video.mean_rank * 14 / 18 + 9 * 4 / 18
+    assert result.text_to_video.mean_rank == pytest.approx(means)
+    assert "their 4 captions count as failed queries" in missing_notes(result)[0]
+    assert result.facts["queries"] == 18
+
+
+def test_the_candidates_of_a_video_hold_the_captions_of_missing_videos() -> None:
+    found = fake_embeddings()
+    missing = {"gone": MissingVideo("cut short", ["a", "b"])}
+    rules = RetrievalProtocol("x", "X")
+    others = found.videos[:2]  # they fit the first two videos better than their own captions
+    result = rank_embeddings(found, rules=rules, missing=missing, other_texts=others, resamples=0)
+    whole = rank_embeddings(found, resamples=0)
+    assert whole.video_to_text.recall[1] == 100.0
+    assert result.video_to_text.recall[1] == pytest.approx(100 * 18 / 21)
+    assert result.video_to_text.recall[5] == pytest.approx(100 * 20 / 21)
+    assert result.text_to_video.recall[1] == pytest.approx(100 * 20 / 22)
+
+
+def test_a_protocol_ends_videos_early(make_dataset, colour_model) -> None:
+    whole = evaluate_dataset(colour_model, make_dataset(), batch_size=4)
+    rules = RetrievalProtocol("x", "X", first_seconds=0.25)
+    dataset = make_dataset()
+    cut = evaluate_dataset(colour_model, dataset, RetrievalOptions(rules=rules), batch_size=4)
+    assert dataset.config.first_seconds is None
+    assert not torch.equal(whole.embeddings.videos, cut.embeddings.videos)
+    listed = make_dataset(first_seconds=0.25)
+    same = evaluate_dataset(colour_model, listed, batch_size=4)
+    torch.testing.assert_close(same.embeddings.videos, cut.embeddings.videos)
+    assert "the first 0.25 s of every video" in "\n".join(protocol_lines(cut.facts))
+    longer = make_dataset(first_seconds=30.0)
+    uncut = evaluate_dataset(colour_model, longer, batch_size=4)
+    torch.testing.assert_close(uncut.embeddings.videos, whole.embeddings.videos)
 
 
 def test_a_training_data_set_is_refused(make_dataset, colour_model) -> None:
@@ -119,7 +188,9 @@ def test_a_training_data_set_is_refused(make_dataset, colour_model) -> None:
 
 
 def test_the_table_and_the_files_say_the_same(tmp_path: Path) -> None:
-    result = rank_embeddings(fake_embeddings(), protocol="toy", missing={"gone": "cut short"})
+    result = rank_embeddings(
+        fake_embeddings(), protocol="toy", missing={"gone": MissingVideo("cut short")}
+    )
     result.write(tmp_path / "evaluation")
     written = json.loads((tmp_path / "evaluation" / "retrieval.json").read_text())
     assert written["protocol"]["title"] == "toy"

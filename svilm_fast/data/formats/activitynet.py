@@ -115,11 +115,14 @@ def read_annotations(
         record = checked(record, dict, where)
         duration = number_field(record, "duration", where) if "duration" in record else None
         found = []
+        end = _LARGE if duration is None else duration + _ROUNDING_S
         for number, entry in enumerate(required(record, "annotations", list, where)):
-            segment = _plain_segment(entry)
-            label = f"{where}.annotations[{number}]" if segment is None else ""
-            if segment is None:
-                segment = _segment(checked(entry, dict, label), label)
+            segment = _plain_segment(entry, end)
+            if segment is not None:
+                found.append(segment)
+                continue
+            label = f"{where}.annotations[{number}]"
+            segment = _segment(checked(entry, dict, label), label)
             wrong = _fault(segment, duration)
             if wrong and bad_segments == "error":
                 raise ListFormatError(
@@ -150,18 +153,15 @@ def _segment(record: dict[str, Any], label: str) -> AnnotatedSegment:
     return AnnotatedSegment(*_pair(record, label), required(record, "label", str, label))
 
 
-def _plain_segment(entry: Any) -> AnnotatedSegment | None:
-    """An entry without anything unusual, read fast; None: look at it closely."""
+def _plain_segment(entry: Any, limit: float) -> AnnotatedSegment | None:
+    """A right entry that ends by `limit`, read fast; None: look at it closely."""
     try:
         (start, end), label = entry["segment"], entry["label"]
-    except (TypeError, KeyError, ValueError):
-        return None
-    numbers = type(start) in _NUMBERS and type(end) in _NUMBERS
-    if not numbers or type(label) is not str or not label.strip():
-        return None
-    if not -_LARGE < start < _LARGE or not -_LARGE < end < _LARGE:
-        return None
-    return AnnotatedSegment(float(start), float(end), label)
+        if type(start) in _NUMBERS and type(end) in _NUMBERS and 0 <= start < end <= limit:
+            return AnnotatedSegment(float(start), float(end), label) if label.strip() else None
+    except (AttributeError, TypeError, KeyError, ValueError, OverflowError):
+        pass
+    return None
 
 
 def _fault(segment: AnnotatedSegment, duration: float | None) -> str | None:

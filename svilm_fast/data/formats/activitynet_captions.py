@@ -13,6 +13,7 @@ from svilm_fast.data.formats.common import (
     choice,
     field,
     number_field,
+    once,
     paragraph,
     read_ids,
     read_json,
@@ -20,6 +21,8 @@ from svilm_fast.data.formats.common import (
 )
 
 PREFIX = "v_"
+_NUMBERS = (int, float)
+_LARGE = 1e12  # seconds
 _ROUNDING_S = 0.5  # as `data.segments` allows
 
 
@@ -61,7 +64,11 @@ def read(
     wanted = None
     if listing:
         ids = read_ids(listing[0])
-        wanted = {each.removeprefix(PREFIX): f"{listing[0]}, id {n}" for each, n in ids.items()}
+        wanted = {}
+        lines: dict[str, int] = {}
+        for each, n in ids.items():
+            once(lines, each.removeprefix(PREFIX), n, f"{listing[0]}, id {n}")
+            wanted[each.removeprefix(PREFIX)] = f"{listing[0]}, id {n}"
     texts = {bare: paragraph(entry["sentences"]) for bare, entry in entries.items()}
     for row in captioned(texts, wanted, notes, source):
         bare, video = row["video"], names[row["video"]]
@@ -76,6 +83,8 @@ def _entry(entry: Any, label: str) -> dict[str, Any]:
     sentences = field(checked(entry, dict, label), "sentences", list, label)
     if not sentences:
         raise ListFormatError(f"{label}, field 'sentences': is empty")
+    if all(type(sentence) is str and sentence.strip() for sentence in sentences):
+        return entry
     for place, sentence in enumerate(sentences):
         if not isinstance(sentence, str) or not sentence.strip():
             raise ListFormatError(
@@ -93,10 +102,7 @@ def _segments(video: str, entry: dict[str, Any], label: str, notes: Notes, *, sk
         )
     seen = set()
     for place, (time, sentence) in enumerate(zip(times, sentences)):
-        where = f"{label}, field 'timestamps'[{place}]"
-        if not (isinstance(time, list) and len(time) == 2):
-            raise ListFormatError(f"{where}: expected [start, end], found {shown(time)}")
-        start, end = (number_field({"": each}, "", where) for each in time)
+        start, end = _seconds(time, label, place)
         wrong = _wrong(start, end, duration)
         if wrong is None and (start, end, sentence) in seen:
             wrong = "repeats an earlier segment with the same sentence"
@@ -106,7 +112,20 @@ def _segments(video: str, entry: dict[str, Any], label: str, notes: Notes, *, sk
         elif skip:
             notes["segments left out as invalid"] += 1
         else:
+            where = f"{label}, field 'timestamps'[{place}]"
             raise ListFormatError(f"{where}: [{start:g}, {end:g}] {wrong}")
+
+
+def _seconds(time: Any, label: str, place: int) -> tuple[float, float]:
+    if type(time) is list and len(time) == 2:
+        start, end = time
+        if type(start) in _NUMBERS and type(end) in _NUMBERS and -_LARGE < start < end < _LARGE:
+            return float(start), float(end)
+    where = f"{label}, field 'timestamps'[{place}]"
+    if not (isinstance(time, list) and len(time) == 2):
+        raise ListFormatError(f"{where}: expected [start, end], found {shown(time)}")
+    start, end = (number_field({"": each}, "", where) for each in time)
+    return start, end
 
 
 def _wrong(start: float, end: float, duration: float) -> str | None:

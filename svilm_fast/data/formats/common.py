@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from svilm_fast.core.collection import collection_paused
 from svilm_fast.core.text import counted
 from svilm_fast.data import files
 from svilm_fast.data.containers import VIDEO_EXTENSIONS
 from svilm_fast.data.errors import ListFormatError
-from svilm_fast.data.tables import read_table, split_lines
+from svilm_fast.data.tables import line_blocks, read_table, split_lines
 from svilm_fast.data.text import decode_utf8
 
 FILE_BYTES = 1 << 32
@@ -40,12 +42,20 @@ def read_rows(
     columns: must be in the header; others are kept. Names are read in lower case.
     Raises ListFormatError.
     """
-    header, rows = read_table(path, split_lines(read_text(path)), delimiter, columns)
+    header, rows = read_columns(path, columns, delimiter=delimiter)
+    for line, cells in rows:
+        yield line, dict(zip(header, cells))
+
+
+def read_columns(
+    path: str, columns: Sequence[str], *, delimiter: str = ","
+) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """The names of all columns, and (line number, cells) of every row; as `read_rows`."""
+    header, rows = read_table(path, line_blocks(read_text(path)), delimiter, columns)
     missing = [name for name in columns if name not in header]
     if missing:
         raise ListFormatError(f"{path}, line 1: no column {missing[0]!r} among {', '.join(header)}")
-    for line, cells in rows:
-        yield line, dict(zip(header, cells))
+    return header, rows
 
 
 def read_cells(path: str, count: int, delimiter: str) -> Iterator[tuple[int, list[str]]]:
@@ -83,6 +93,10 @@ def _constant(name: str) -> float:
     raise _Refused(f"{name} is not a JSON number")
 
 
+_STRICT = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)
+_scan: Any = _STRICT.scan_once  # type: ignore[attr-defined]
+
+
 def parse_strict(text: str, label: str, *, first_line: int | None = 1) -> Any:
     """The value of a JSON text; duplicate keys, NaN and Infinity are errors.
 
@@ -90,7 +104,8 @@ def parse_strict(text: str, label: str, *, first_line: int | None = 1) -> Any:
     Raises ListFormatError.
     """
     try:
-        return json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
+        with collection_paused():
+            return _STRICT.decode(text)
     except json.JSONDecodeError as error:
         line, what = error.lineno, f"not valid JSON ({error.msg}, column {error.colno})"
     except _Refused as error:
@@ -130,14 +145,19 @@ def read_json(path: str) -> Any:
 def read_json_lines(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, object) of every line of a JSONL file. Raises ListFormatError."""
     for number, line in read_lines(path):
-        label = f"{path}, line {number}"
-        value = parse_strict(line, label, first_line=None)
-        yield number, checked(value, dict, label)
+        try:
+            value, end = _scan(line, 0)
+        except (StopIteration, ValueError, RecursionError):
+            value, end = None, -1
+        if type(value) is not dict or end != len(line):
+            label = f"{path}, line {number}"
+            value = checked(parse_strict(line, label, first_line=None), dict, label)
+        yield number, value
 
 
 def checked(value: Any, kind: type, label: str) -> Any:
     """`value` if it is of a JSON kind (dict, list, str, int). Raises ListFormatError."""
-    if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+    if type(value) is kind:
         return value
     raise ListFormatError(f"{label}: expected {_KINDS[kind]}, found {shown(value)}")
 
@@ -155,13 +175,37 @@ def field(record: dict[str, Any], name: str, kind: type, label: str) -> Any:
 
     Raises ListFormatError that names `label` and the field.
     """
+    value: Any = record.get(name)
+    if type(value) is kind and (kind is not str or value.strip()):
+        return value
     if name not in record:
         have = ", ".join(map(str, list(record)[:8])) or "none"
         raise ListFormatError(f"{label}: no field {name!r}; it has: {have}")
-    value = checked(record[name], kind, f"{label}, field {name!r}")
-    if kind is str and not value.strip():
-        raise ListFormatError(f"{label}, field {name!r}: is empty")
-    return value
+    checked(value, kind, f"{label}, field {name!r}")
+    raise ListFormatError(f"{label}, field {name!r}: is empty")
+
+
+class Texts:
+    """Reads several texts of each of many records of a file.
+
+    names: of the fields, two or more. place: how messages name a record, with `{}` for its number.
+    """
+
+    def __init__(self, path: str, *names: str, place: str = "[{}]") -> None:
+        self._path, self._place, self._names = path, place, names
+        self._get = operator.itemgetter(*names)
+
+    def __call__(self, record: Any, number: int) -> tuple[str, ...]:
+        """The texts as they are, none of them blank. Raises ListFormatError with the field."""
+        try:
+            found: tuple[str, ...] = self._get(record)
+            if all(map(str.strip, found)):
+                return found
+        except (KeyError, TypeError, IndexError):
+            pass
+        label = f"{self._path}, {self._place.format(number)}"
+        checked(record, dict, label)
+        return tuple(field(record, name, str, label) for name in self._names)
 
 
 def number_field(record: dict[str, Any], name: str, label: str) -> float:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, BinaryIO
 
 import typer
 
+from svilm_fast.core.collection import collection_paused
 from svilm_fast.core.errors import UserError
 from svilm_fast.core.terminal import print
 from svilm_fast.core.text import counted
@@ -78,17 +79,17 @@ def convert_files(
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
-        with draft.open("xb") as file:
+        with collection_paused(), draft.open("xb") as file:
             result.sha256 = _write(reader(paths, result.notes, **given), file, result)
         if not result.rows:
             raise UserError(f"{', '.join(paths)}: no rows")
+        if out.exists() and _sha256(out) != result.sha256:
+            raise UserError(f"{out} exists with other content: remove it, or give another name")
         if videos is not None:
             result.missing = _missing(videos, result.videos)
             lines = "".join(f"{video}\t{why}\n" for video, why in result.missing.items())
             if lines or result.missing_list.exists():
                 _place(lines.encode(), result.missing_list, result.sha256)
-        if out.exists() and _sha256(out) != result.sha256:
-            raise UserError(f"{out} exists with other content: remove it, or give another name")
         draft.replace(out)
     finally:
         draft.unlink(missing_ok=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from svilm_fast.data.errors import ListFormatError
 from svilm_fast.data.formats import Notes, Rows
 from svilm_fast.data.formats.common import (
+    Texts,
     captioned,
     checked,
     choice,
-    field,
+    once,
     one_file,
     paragraph,
     read_ids,
@@ -31,21 +33,33 @@ def read(paths: Sequence[str], notes: Notes, *, extension: str = "keep") -> Rows
     name_of = without_extension if extension == "drop" else str
     sentences: dict[str, list[str]] = {}
     names: dict[str, str] = {}
+    texts_of = Texts(document, "video", "description")
     for place, moment in enumerate(checked(read_json(document), list, document)):
-        label = f"{document}, [{place}]"
-        video = field(checked(moment, dict, label), "video", str, label).strip()
+        given, sentence = texts_of(moment, place)
+        video = given.strip()
+        if video in sentences:
+            sentences[video].append(sentence)
+            continue
+        sentences[video] = [sentence]
         shared = names.setdefault(name_of(video), video)
         if shared != video:
-            notes[f"videos whose names differ only in their extension ({video}, {shared})"] += 1
-        sentences.setdefault(name_of(video), []).append(field(moment, "description", str, label))
-    texts = {video: paragraph(parts) for video, parts in sentences.items()}
+            raise ListFormatError(
+                f"{document}, [{place}], field 'video': {video!r} and {shared!r} differ only in "
+                "their extension, which extension=drop removes: use keep"
+            )
+    texts = {name_of(video): paragraph(parts) for video, parts in sentences.items()}
     wanted = None
     if len(paths) > 1:
         listing = one_file(paths, (".txt",), "test_list.txt")
         # A list and the annotations may disagree about the extension.
-        by_stem = {without_extension(name): name for name in texts}
-        wanted = {
-            by_stem.get(without_extension(video), video): f"{listing}, line {line}"
-            for video, line in read_ids(listing).items()
-        }
+        by_stem: dict[str, str] = {}
+        for name in texts:
+            stem = without_extension(name)
+            by_stem[stem] = "" if stem in by_stem else name  # of two, neither is meant
+        wanted = {}
+        lines: dict[str, int] = {}
+        for given, line in read_ids(listing).items():
+            video = given if given in texts else by_stem.get(without_extension(given)) or given
+            once(lines, video, line, f"{listing}, line {line}")
+            wanted[video] = f"{listing}, line {line}"
     return captioned(texts, wanted, notes, document)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import re
 from collections.abc import Sequence
@@ -13,9 +14,9 @@ from svilm_fast.data.formats.common import (
     choice,
     number_field,
     once,
+    read_columns,
     read_json,
     read_lines,
-    read_rows,
     shown,
 )
 
@@ -41,24 +42,27 @@ def read(paths: Sequence[str], notes: Notes, *, split: str = "all", extension: s
     labels: dict[str, str] = {}
     ends: dict[tuple[str, str], str] = {}
     wanted = {"val": ("val", "validate", "validation")}.get(split, (split,))
-    columns = _COLUMNS if split == "all" else (*_COLUMNS, "split")
-    for line, row in read_rows(path, columns):
-        if split != "all" and row["split"].strip() not in wanted:
+    header, rows = read_columns(path, _COLUMNS if split == "all" else (*_COLUMNS, "split"))
+    cells_of = operator.itemgetter(*map(header.index, _COLUMNS))
+    of_split = None if split == "all" else header.index("split")
+    for line, cells in rows:
+        if of_split is not None and cells[of_split].strip() not in wanted:
             notes["rows of other splits"] += 1
             continue
-        given = row["label"]
+        given, identity, start, stop = cells_of(cells)
         name = labels.get(given)
         if name is None:
             name = labels[given] = _label(given, f"{path}, line {line}")
-        video = row["youtube_id"].strip()
+        video = identity.strip()
         if _ID.fullmatch(video) is None:
             raise ListFormatError(
                 f"{path}, line {line}, field 'youtube_id': expected eleven letters, digits, '-' "
-                f"and '_', found {shown(row['youtube_id'])}"
+                f"and '_', found {shown(identity)}"
             )
-        times = (row["time_start"], row["time_end"])
+        times = (start, stop)
         end = ends.get(times)
         if end is None:
+            row = dict(zip(header, cells))
             first, last = _times(row, f"{path}, line {line}")
             end = ends[times] = f"_{first:06d}_{last:06d}.{extension}"
         file = video + end

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 from svilm_fast.data.errors import ListFormatError
 from svilm_fast.data.formats import Notes, Rows
 from svilm_fast.data.formats.common import (
+    Texts,
     captioned,
     checked,
     field,
     once,
     one_file,
+    read_columns,
     read_json,
     read_rows,
 )
@@ -34,27 +37,37 @@ def read(paths: Sequence[str], notes: Notes, *, captions: str = "several") -> Ro
     if lists and not documents:
         return _test_rows(lists[0])
     document = one_file(documents, (".json",), "MSRVTT_data.json")
-    wanted = _listed(lists[0]) if lists else None
+    wanted = _listed(lists[0], document) if lists else None
     return captioned(_captions(document), wanted, notes, document, captions)
 
 
 def _test_rows(path: str) -> Rows:
+    needed = ("video_id", "sentence")
+    header, rows = read_columns(path, needed)
+    columns = [*(name for name in header if name not in needed), *needed]
+    cells_of = operator.itemgetter(*map(header.index, columns))
+    names = [*columns[: -len(needed)], "video", "caption"]
     seen: dict[str, int] = {}
-    for line, row in read_rows(path, ("video_id", "sentence")):
-        video, text = row["video_id"].strip(), row["sentence"].strip()
+    for line, cells in rows:
+        row = dict(zip(names, cells_of(cells)))
+        row["video"] = video = row["video"].strip()
+        row["caption"] = text = row["caption"].strip()
         if not video or not text or seen.setdefault(video, line) != line:
             label = f"{path}, line {line}"
-            field(row, "video_id", str, label)
-            field(row, "sentence", str, label)
+            for name, value in zip(needed, (video, text)):
+                field({name: value}, name, str, label)
             once(seen, video, line, f"{label}, field 'video_id'")
-        del row["video_id"], row["sentence"]
-        row["video"], row["caption"] = video, text
         yield row
 
 
-def _listed(path: str) -> dict[str, str]:
+def _listed(path: str, document: str) -> dict[str, str]:
     seen: dict[str, int] = {}
     for line, row in read_rows(path, ("video_id",)):
+        if "sentence" in row:
+            raise ListFormatError(
+                f"{path}, line 1: the list has captions of its own (column 'sentence'), which "
+                f"those of {document} would replace: give the list alone"
+            )
         label = f"{path}, line {line}"
         once(seen, field(row, "video_id", str, label).strip(), line, f"{label}, field 'video_id'")
     return {video: f"{path}, line {line}, field 'video_id'" for video, line in seen.items()}
@@ -68,17 +81,13 @@ def _captions(path: str) -> dict[str, list[str]]:
         label = f"{path}, videos[{place}]"
         name = field(checked(video, dict, label), "video_id", str, label)
         once(known, name, place, f"{label}, field 'video_id'")
-    texts: dict[str, list[str]] = {}
+    texts: dict[str, list[str]] = {video: [] for video in known}
+    texts_of = Texts(path, "video_id", "caption", place="sentences[{}]")
     for place, sentence in enumerate(field(document, "sentences", list, path)):
-        try:
-            video, text = sentence["video_id"], sentence["caption"]
-            complete = video in known and bool(text.strip())
-        except (AttributeError, KeyError, TypeError):
-            complete = False
-        if not complete:
-            label = f"{path}, sentences[{place}]"
-            video = field(checked(sentence, dict, label), "video_id", str, label)
-            field(sentence, "caption", str, label)
-            raise ListFormatError(f"{label}, field 'video_id': {video!r} is not among the videos")
-        texts.setdefault(video, []).append(text)
-    return texts
+        video, text = texts_of(sentence, place)
+        if video not in texts:
+            raise ListFormatError(
+                f"{path}, sentences[{place}], field 'video_id': {video!r} is not among the videos"
+            )
+        texts[video].append(text)
+    return {video: found for video, found in texts.items() if found}

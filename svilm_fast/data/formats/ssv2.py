@@ -8,7 +8,7 @@ from typing import Any
 
 from svilm_fast.data.errors import ListFormatError
 from svilm_fast.data.formats import Notes, Rows
-from svilm_fast.data.formats.common import checked, field, once, read_json, shown
+from svilm_fast.data.formats.common import Texts, checked, field, once, read_json, shown
 
 
 def read(paths: Sequence[str], notes: Notes, *, extension: str = "webm") -> Rows:
@@ -26,25 +26,30 @@ def read(paths: Sequence[str], notes: Notes, *, extension: str = "webm") -> Rows
             f"expected labels.json and one file of records, got {', '.join(paths) or 'no files'}"
         )
     classes = _classes(given[0])
+    names: dict[str, str] = {}  # of the templates
     seen: dict[str, int] = {}
+    texts_of = Texts(records[0], "template", "label")
     for place, record in enumerate(checked(read_json(records[0]), list, records[0])):
-        label = f"{records[0]}, [{place}]"
-        row = checked(record, dict, label)
-        video = row.get("id")
+        template, text = texts_of(record, place)
+        video = record.get("id")
         if isinstance(video, bool) or not isinstance(video, str | int) or not str(video).strip():
-            raise ListFormatError(f"{label}, field 'id': expected a number, found {shown(video)}")
-        once(seen, str(video), place, f"{label}, field 'id'")
-        template, text = field(row, "template", str, label), field(row, "label", str, label)
-        name = without_brackets(template)
+            label = f"{records[0]}, [{place}], field 'id'"
+            raise ListFormatError(f"{label}: expected a number, found {shown(video)}")
+        if seen.setdefault(str(video), place) != place:
+            once(seen, str(video), place, f"{records[0]}, [{place}], field 'id'")
+        name = names.get(template) or without_brackets(template)
         if name not in classes:
             swapped = without_brackets(text) in classes
             hint = "; the fields label and template seem to be swapped" if swapped else ""
             raise ListFormatError(
-                f"{label}, field 'template': {shown(template)} is not in {given[0]}{hint}"
+                f"{records[0]}, [{place}], field 'template': {shown(template)} is not in "
+                f"{given[0]}{hint}"
             )
+        names[template] = name
         out: dict[str, Any] = {"video": f"{video}.{extension}", "label": name, "caption": text}
-        if "placeholders" in row:
-            out["placeholders"] = field(row, "placeholders", list, label)
+        if "placeholders" in record:
+            label = f"{records[0]}, [{place}]"
+            out["placeholders"] = field(record, "placeholders", list, label)
         yield out
     notes["classes in labels.json"] = len(classes)
 

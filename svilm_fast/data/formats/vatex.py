@@ -56,13 +56,14 @@ def read(
             )
         once(seen, name, place, f"{label}, field 'videoID'")
         texts[name] = given = field(clip, key, list, label)
+        if all(type(text) is str and text.strip() for text in given) and given:
+            continue
         for number, text in enumerate(given):
             if not isinstance(text, str) or not text.strip():
                 raise ListFormatError(
                     f"{label}, field {key!r}[{number}]: expected a text, found {shown(text)}"
                 )
-        if not given:
-            raise ListFormatError(f"{label}, field {key!r}: is empty")
+        raise ListFormatError(f"{label}, field {key!r}: is empty")
     wanted = None
     if len(paths) > 1:
         listing = one_file(paths, (".txt",), "ids of the split")

@@ -13,6 +13,7 @@ from svilm_fast.data.dataset import ClipDataset
 from svilm_fast.data.tokenizer import Tokenizer
 from svilm_fast.evaluation import RetrievalOptions, RetrievalResult, evaluate_dataset
 from svilm_fast.evaluation.protocols import check_protocol
+from svilm_fast.evaluation.query_bank import read_bank
 from svilm_fast.tasks.base import EvaluationRequest, TaskConfig, When
 from svilm_fast.tasks.clips import autocast_dtype, evaluation_clips
 
@@ -22,11 +23,13 @@ class RetrievalExtras:
     """What is measured besides retrieval, and the named protocol it must follow.
 
     protocol: a key of `protocols.PROTOCOLS`; the data set must have its size. set_level: among
-    `set_level.SET_LEVEL`. rerank: candidates of a caption that are re-ranked by its nouns.
+    `set_level.SET_LEVEL`. bank: list or shards of the training captions that `qbnorm` needs; None:
+    `data.train`. rerank: candidates of a caption that are re-ranked by its nouns.
     """
 
     protocol: str | None = None
     set_level: tuple[str, ...] = ()
+    bank: str | None = None
     rerank: int = 0
 
 
@@ -91,11 +94,13 @@ def evaluate(
     sharpness: of the nouns' softmax over the groups, for re-ranking.
     """
     rules = None if extras.protocol is None else check_protocol(extras.protocol, dataset)
+    bank = read_bank(config.data, extras.bank) if "qbnorm" in extras.set_level else None
     title = f"{dataset.split} split, {dataset.config.captions} captions"
     options = RetrievalOptions(
         protocol=protocol or (rules.title if rules else title),
         rules=rules,
         set_level=extras.set_level,
+        bank=bank,
         rerank=extras.rerank,
         sharpness=sharpness,
         device=device,
@@ -118,8 +123,8 @@ def evaluate(
 class RetrievalEvaluator:
     """Retrieval on a split of the run's clips; its files are named after the split.
 
-    max_clips: use only the first clips; None: all. The clips are opened on first use. extras: only
-    of a final evaluation.
+    max_clips: use only the first clips; None: all. The clips are opened on first use. extras: in
+    training, only the protocol among them is used.
     """
 
     config: TaskConfig
@@ -152,6 +157,6 @@ class RetrievalEvaluator:
             resamples=0 if request.in_training else 1000,
             progress=False if request.in_training else request.progress,
             distributed=request.in_training,
-            extras=NO_EXTRAS if request.in_training else self.extras,
+            extras=RetrievalExtras(self.extras.protocol) if request.in_training else self.extras,
             sharpness=sharpness_of(model, self.config),
         )

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from svilm_fast.core.settings import PathText
 from svilm_fast.tasks.settings import TaskSettings
 
 
@@ -21,7 +22,11 @@ class RetrievalSettings(TaskSettings):
     )
     set_level: list[Literal["dsl", "qbnorm"]] = Field(
         default_factory=list,
-        description="scores over the whole test set, reported apart: dual softmax, QB-Norm",
+        description="scores normalised over queries, reported apart: dual softmax over the test "
+        "set, QB-Norm over a bank of training captions",
+    )
+    bank: PathText | None = Field(
+        None, description="list or shards of the captions for qbnorm; null: data.train"
     )
     rerank: int = Field(
         0,

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, cast
 
 from svilm_fast.core.errors import ConfigError
 from svilm_fast.data.tokenizer import Tokenizer
-from svilm_fast.evaluation.protocols import PROTOCOLS
+from svilm_fast.evaluation.protocols import PROTOCOLS, check_protocol
 from svilm_fast.tasks.base import InitialWeights, TaskConfig
 from svilm_fast.tasks.clips import check_split
 from svilm_fast.tasks.pretrain.retrieval import RetrievalEvaluator, RetrievalExtras
@@ -39,8 +39,13 @@ class Retrieval(Pretraining):
     ) -> Sequence[RetrievalEvaluator]:
         check_split(self.config, split)
         chosen = self.settings
-        extras = RetrievalExtras(chosen.protocol, tuple(chosen.set_level), chosen.rerank)
-        return [RetrievalEvaluator(self.config, tokenizer, split, max_clips, extras=extras)]
+        extras = RetrievalExtras(
+            chosen.protocol, tuple(chosen.set_level), chosen.bank, chosen.rerank
+        )
+        evaluator = RetrievalEvaluator(self.config, tokenizer, split, max_clips, extras=extras)
+        if chosen.protocol is not None:  # a wrong list is an error before training, not after it
+            check_protocol(chosen.protocol, evaluator.dataset)
+        return [evaluator]
 
     def initial_weights(self) -> InitialWeights:
         """Return the objectives' own parameters: their scales, sharpness and heads."""

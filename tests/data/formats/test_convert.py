@@ -63,6 +63,17 @@ def test_missing_videos_are_listed_and_not_dropped(tmp_path, listed, capsys):
     assert len((tmp_path / "list.missing.txt").read_text().splitlines()) == 1
 
 
+def test_the_missing_videos_of_a_list_that_is_kept_are_kept(tmp_path, listed):
+    (tmp_path / "clips").mkdir()
+    out = tmp_path / "list.jsonl"
+    convert_files("msrvtt", [str(listed)], out, videos=str(tmp_path / "clips"))
+    before = (tmp_path / "list.missing.txt").read_text()
+    listed.write_text(LIST + "ret2,msr3,video3,a dog runs\n")
+    with pytest.raises(UserError, match="exists with other content"):
+        convert_files("msrvtt", [str(listed)], out, videos=str(tmp_path / "clips"))
+    assert (tmp_path / "list.missing.txt").read_text() == before
+
+
 def test_a_file_that_exists_is_kept(tmp_path, listed):
     out = tmp_path / "list.jsonl"
     out.write_text("mine\n")

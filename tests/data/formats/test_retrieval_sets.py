@@ -72,6 +72,15 @@ def test_didemo_joins_all_descriptions_in_file_order(rows_of):
     assert rows_of("didemo", listed) == [{"video": "5@N00_6_7.3gp", "caption": "water"}]
 
 
+def test_didemo_videos_that_differ_in_their_extension_stay_apart(rows_of):
+    moments = [{"video": f"a.{e}", "description": e} for e in ("mov", "mp4")]
+    files = {"test_data.json": moments, "test_list.txt": "a.mov\na.mp4\n"}
+    assert rows_of("didemo", files) == [
+        {"video": "a.mov", "caption": "mov"},
+        {"video": "a.mp4", "caption": "mp4"},
+    ]
+
+
 def test_lsmdc_keeps_quotes_and_joins_repeated_clips(rows_of):
     text = LSMDC_ROW.format('"SOMEONE" says, hello') + LSMDC_ROW.format("SOMEONE leaves.")
     assert rows_of("lsmdc", {"list.csv": text.replace("\n", "\r\n")}) == [
@@ -167,6 +176,30 @@ REFUSED = {
         {"t.csv": "video_id\nv1\n"},
         {},
         "line 1: no column 'sentence'",
+    ),
+    "msrvtt list whose captions would be replaced": (
+        "msrvtt",
+        {"t.csv": HEAD + "r,m,video0,a dog\n", "d.json": MSRVTT},
+        {},
+        "the list has captions of its own",
+    ),
+    "didemo two videos that would become one": (
+        "didemo",
+        {"d.json": [{"video": f"a.{e}", "description": "x"} for e in ("mov", "mp4")]},
+        {"extension": "drop"},
+        "[1], field 'video': 'a.mp4' and 'a.mov' differ only in their extension",
+    ),
+    "didemo listed twice under two extensions": (
+        "didemo",
+        {"d.json": [{"video": "a.mov", "description": "x"}], "l.txt": "a.mov\na.mp4\n"},
+        {},
+        "line 2: 'a.mov' repeats",
+    ),
+    "activitynet listed with and without prefix": (
+        "activitynet-captions",
+        {"v.json": ANET, "ids.txt": "v_-abcdefghij\n-abcdefghij\n"},
+        {},
+        "id 2: '-abcdefghij' repeats",
     ),
     "msrvtt empty list": ("msrvtt", {"t.csv": "\n\n"}, {}, "no rows"),
     "msrvtt listed video without caption": (

@@ -53,7 +53,6 @@ def test_a_pretrained_model_is_tuned_by_contrast_alone_and_evaluated(
         "set-level dsl t2v",
         "set-level dsl v2t",
         "set-level qbnorm t2v",
-        "set-level qbnorm v2t",
         "re-rank 3 by nouns t2v",
     ]
     assert written["protocol"]["split"]["name"] == "test"
