@@ -18,7 +18,13 @@ from svilm_fast.data.dataset import ClipDataset
 from svilm_fast.data.samples import SampleTable, open_split
 from svilm_fast.data.tokenizer import Tokenizer
 from svilm_fast.objectives.base import Metric
-from svilm_fast.tasks.action.classes import DEFAULT_FIELD, ClassNames, label_of, labels_in
+from svilm_fast.tasks.action.classes import (
+    DEFAULT_FIELD,
+    ClassNames,
+    field_of,
+    label_of,
+    labels_in,
+)
 from svilm_fast.tasks.action.evaluation import ActionEvaluator
 from svilm_fast.tasks.action.head import ActionClassifier, ActionInputs
 from svilm_fast.tasks.action.settings import ActionSettings
@@ -99,7 +105,7 @@ class ActionRecognition(Task):
         field = self.settings.label_field
         values: Sequence[Any] = batch.labels
         if field != DEFAULT_FIELD:
-            values = [record.get(field) for record in batch.metadata]
+            values = [field_of(record, field) for record in batch.metadata]
         labels = [label_of(each, name, field) for each, name in zip(values, batch.ids, strict=True)]
         return torch.tensor([self.classes.names.index[label] for label in labels])
 
@@ -112,7 +118,7 @@ class ActionRecognition(Task):
         known = self.classes
         return [
             ActionEvaluator(
-                self.config, self.settings, known.names, known.videos, tokenizer, split, max_clips
+                self.config, tokenizer, split, max_clips, self.settings, known.names, known.videos
             )
         ]
 
