@@ -17,9 +17,18 @@ from svilm_fast.data.dataset import ClipDataset
 from svilm_fast.data.samples import SampleTable, open_split
 from svilm_fast.data.tokenizer import Tokenizer
 from svilm_fast.evaluation.answers import MajorityBaseline
+from svilm_fast.models.precision import ElementSizes
 from svilm_fast.objectives.base import Metric
-from svilm_fast.tasks.base import InitialWeights, RankPlace, ReportRequest, Task, TaskConfig
+from svilm_fast.tasks.base import (
+    HeadCost,
+    InitialWeights,
+    RankPlace,
+    ReportRequest,
+    Task,
+    TaskConfig,
+)
 from svilm_fast.tasks.clips import evaluation_clips, training_clips
+from svilm_fast.tasks.qa.cost import qa_cost
 from svilm_fast.tasks.qa.evaluation import QAEvaluator
 from svilm_fast.tasks.qa.head import IGNORED, QAInputs, QuestionAnswerer
 from svilm_fast.tasks.qa.questions import drawn, every_question, questions_of, refused_questions
@@ -108,6 +117,9 @@ class QuestionAnswering(Task):
 
     def model(self) -> QuestionAnswerer:
         return QuestionAnswerer(self.config, self.settings, len(self.answers.vocabulary))
+
+    def head_cost(self, precision: ElementSizes) -> HeadCost:
+        return qa_cost(self.config, self.settings, len(self.answers.vocabulary), precision)
 
     def evaluators(
         self, tokenizer: Tokenizer, split: str, max_clips: int | None

@@ -59,7 +59,9 @@ def test_between_a_run_and_its_fine_tuning(configure, ranks, tmp_path: Path) -> 
     assert call(a, b, "--out", tmp_path / "kept").startswith("0 wrote")
     assert (tmp_path / "kept" / "portable" / "task.json").read_text() == state
     (b / "portable" / "task.json").write_text(state.replace('"b"', '"c"'))
-    with pytest.raises(CheckpointError, match=r"different data: their task\.json differ in classes"):
+    with pytest.raises(
+        CheckpointError, match=r"different data: their task\.json differ in classes"
+    ):
         call(a, b, "--out", tmp_path / "x")
     for folder in (a, b):
         (folder / "portable" / "task.json").unlink()
