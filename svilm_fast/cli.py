@@ -209,7 +209,7 @@ add_command(
     evaluate_app,
     "task",
     "svilm_fast.commands.evaluate_task:evaluate_task",
-    "Measure a run with the evaluators of its task; print and write every figure.",
+    "Measure a run with the evaluators of its task; print and write figures and protocol.",
     "svilm evaluate task --run runs/demo --split val",
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,21 +13,15 @@ from svilm_fast.tasks.settings import DEFAULT_TASK
 from svilm_fast.train.config.options import ConfigName, Overrides, Weights
 from svilm_fast.train.config.recipes import preset_names
 from svilm_fast.train.train import (
-    AutoResume,
-    DryRun,
-    LocalRank,
-    Overwrite,
-    PrintConfig,
-    PrintDeepSpeed,
     Resume,
-    Trust,
-    WeightsKind,
     check_model_chosen,
     leave,
     log_of_rank,
     print_only,
     run_command,
     run_session,
+    train,
+    with_options_of,
 )
 
 TaskToTrain = Annotated[
@@ -42,21 +36,15 @@ FromScratch = Annotated[
 ]
 
 
+@with_options_of(train, "task", "init_from")
 def finetune(
     task: TaskToTrain,
     overrides: Overrides = None,
     config: ConfigName = None,
     weights_from: WeightsFrom = None,
     from_scratch: FromScratch = False,
-    weights: WeightsKind = Weights.RAW,
     resume: Resume = False,
-    auto_resume: AutoResume = False,
-    overwrite: Overwrite = False,
-    trust: Trust = False,
-    print_config: PrintConfig = False,
-    print_ds_config: PrintDeepSpeed = False,
-    dry_run: DryRun = False,
-    local_rank: LocalRank = 0,
+    **options: Any,
 ) -> int:
     """Train a task on the weights of a pre-training run, on one rank or many.
 
@@ -66,7 +54,6 @@ def finetune(
 
     Exit codes are those of `svilm train`.
     """
-    del local_rank  # the run reads LOCAL_RANK from the environment
     _check_start(task, resume, from_scratch, weights_from)
     from svilm_fast.train.checkpoint.inherit import config_of, inherited, portable_of, run_dir_of
     from svilm_fast.train.config.load import load_config
@@ -82,7 +69,8 @@ def finetune(
             recipe, source = config or str(kept), kept
     complete = None if source is None else partial(inherited, source=source)
     resolved = load_config(recipe, overrides or [], task, complete)
-    code = print_only(resolved, print_config, print_ds_config, dry_run)
+    printed = ("print_config", "print_ds_config", "dry_run")
+    code = print_only(resolved, *(options[name] for name in printed))
     if code is not None:
         return code
     log_of_rank()
@@ -90,8 +78,14 @@ def finetune(
 
     if source is None:
         check_model_chosen(recipe, overrides)
-    average = weights is Weights.EMA
-    start = Start(resume, auto_resume, overwrite, None, weights_from, average, trust)
+    start = Start(
+        resume=resume,
+        auto_resume=options["auto_resume"],
+        overwrite=options["overwrite"],
+        weights_from=weights_from,
+        average=options["weights"] is Weights.EMA,
+        trust=options["trust"],
+    )
     return run_session(resolved, start)
 
 

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
-from functools import wraps
 from typing import Any
 
 from svilm_fast.tasks.settings import DEFAULT_TASK
-from svilm_fast.train.train import leave, run_command, train
+from svilm_fast.train.train import leave, run_command, train, with_options_of
 
 __all__ = ["leave", "main", "pretrain"]
 
 
-# The command line offers the options of `train` without --task.
-_options = inspect.signature(train, eval_str=True)
-_options = _options.replace(
-    parameters=[option for name, option in _options.parameters.items() if name != "task"]
-)
+@with_options_of(train, "task")
+def pretrain(**options: Any) -> int:
+    return train(task=DEFAULT_TASK, **options)
 
 
-@wraps(train, assigned=("__doc__", "__annotations__"))
-def pretrain(*arguments: Any, **options: Any) -> int:
-    given = _options.bind(*arguments, **options)
-    return train(task=DEFAULT_TASK, **given.arguments)
-
-
-vars(pretrain)["__signature__"] = _options
+pretrain.__doc__ = train.__doc__
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

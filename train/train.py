@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -20,6 +21,8 @@ from svilm_fast.train.run_app import run_app
 if TYPE_CHECKING:
     from svilm_fast.train.config.schema import RunConfig
     from svilm_fast.train.run.session import Start
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 TaskName = Annotated[
     str | None,
@@ -102,6 +105,24 @@ def train(
     )
     check_model_chosen(config, overrides)
     return run_session(resolved, start)
+
+
+def with_options_of(source: Callable[..., int], *left_out: str) -> Callable[[Command], Command]:
+    """Give a command the options of `source` that it does not declare itself, besides `left_out`.
+
+    It is called with them as keyword arguments.
+    """
+
+    def decorated(command: Command) -> Command:
+        own = inspect.signature(command, eval_str=True).parameters
+        kept = [option for option in own.values() if option.kind is not option.VAR_KEYWORD]
+        given = inspect.signature(source, eval_str=True).parameters
+        kept += [o for name, o in given.items() if name not in own and name not in left_out]
+        vars(command)["__signature__"] = inspect.Signature(kept, return_annotation=int)
+        command.__annotations__ = {option.name: option.annotation for option in kept}
+        return command
+
+    return decorated
 
 
 def print_only(

@@ -19,7 +19,11 @@ def action(
     overrides: Overrides = None,
     split: Split = "test",
     list_file: Annotated[
-        Path | None, typer.Option("--list", help="CSV or JSONL list to use as the test split")
+        list[Path] | None,
+        typer.Option(
+            "--list",
+            help="CSV or JSONL list to use as the test split; repeat it for the mean over splits",
+        ),
     ] = None,
     videos: Annotated[Path | None, typer.Option(help="folder of the videos of --list")] = None,
     label_field: LabelField = None,
@@ -46,12 +50,20 @@ def action(
 
     A video belongs to the class whose prompts are nearest to it.
     """
-    from svilm_fast.commands.recognition import clips_of, data_of, field_of, views_of, write_result
+    from svilm_fast.commands.recognition import (
+        clips_of,
+        data_of,
+        field_of,
+        lists_by_name,
+        views_of,
+        write_mean,
+        write_result,
+    )
     from svilm_fast.tasks.action.classes import ClassNames
     from svilm_fast.tasks.action.zero_shot import Templates, recognise
     from svilm_fast.tasks.pretrain.retrieval import encoder_of
     from svilm_fast.train.ranks.process_group import choose_device
-    from svilm_fast.train.run.evaluate import check_result_name, result_name
+    from svilm_fast.train.run.evaluate import check_result_name
     from svilm_fast.train.run.loaded_run import load_run
 
     if name is not None:
@@ -59,21 +71,25 @@ def action(
     prompts = Templates.packaged() if templates is None else Templates.read(templates)
     names = None if classes is None else ClassNames.read(classes)
     views = views_of(clips, crops, spread.value)
-    if list_file is not None and split != "test":
+    if list_file and split != "test":
         raise UserError("--list takes the place of the test split; leave out --split")
     chosen = choose_device(device, 0)
     loaded = load_run(run, device=chosen, overrides=overrides, weights=weights)
-    loaded.config.data = data_of(loaded, {"test": list_file}, videos)
-    if list_file is not None:
-        name = name or result_name(f"list_{list_file.stem}_zero_shot_action")
-    result = recognise(
-        encoder_of(loaded.model),
-        loaded.config,
-        clips_of(loaded, split, max_clips, views),
-        names,
-        prompts,
-        chosen,
-        field=field_of(loaded, label_field),
-        whole=max_clips is None,
-    )
-    print("\n".join(write_result(loaded, result, name or f"{split}_zero_shot_action")))
+    field = field_of(loaded, label_field)
+    results = {}
+    for base, listed in lists_by_name(list_file, name, split).items():
+        loaded.config.data = data_of(loaded, {"test": listed}, videos)
+        results[base] = recognise(
+            encoder_of(loaded.model),
+            loaded.config,
+            clips_of(loaded, split, max_clips, views),
+            names,
+            prompts,
+            chosen,
+            field=field,
+            max_clips=max_clips,
+        )
+        own = base if name is not None else f"{base}_zero_shot_action"
+        print("\n".join(write_result(loaded, results[base], own)))
+    if len(results) > 1:
+        print("\n".join(write_mean(loaded, results, name or "lists")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
     from svilm_fast.data.dataset import ClipDataset
     from svilm_fast.tasks.action.features import ClipFeatures
+    from svilm_fast.tasks.action.probe import Probe
+    from svilm_fast.tasks.action.result import RecognitionResult
     from svilm_fast.train.run.loaded_run import LoadedRun
 
 PROBES = ("mmv", "mil-nce", "softmax", "attentive")
@@ -32,10 +35,13 @@ def action(
     ] = None,
     split: Split = "test",
     train_list: Annotated[
-        Path | None, typer.Option(help="CSV or JSONL list to use as the training split")
+        list[Path] | None, typer.Option(help="CSV or JSONL list to use as the training split")
     ] = None,
     test_list: Annotated[
-        Path | None, typer.Option(help="CSV or JSONL list to use as the test split")
+        list[Path] | None,
+        typer.Option(
+            help="CSV or JSONL list to use as the test split; repeat both for the mean over splits"
+        ),
     ] = None,
     videos: Annotated[Path | None, typer.Option(help="folder of the videos of the lists")] = None,
     label_field: LabelField = None,
@@ -58,12 +64,13 @@ def action(
 ) -> None:
     """Fit linear and attentive probes on the frozen video tower, by published protocols.
 
-    The features are extracted once for all probes.
+    The features are extracted once for all probes. With several pairs of lists the mean over the
+    splits follows.
     """
-    from svilm_fast.commands.recognition import data_of, field_of, write_result
-    from svilm_fast.tasks.action.probe import Probe, ProbeData, needed, run_probe
+    from svilm_fast.commands.recognition import data_of, field_of, write_mean, write_result
+    from svilm_fast.tasks.action.probe import Probe
     from svilm_fast.train.ranks.process_group import choose_device
-    from svilm_fast.train.run.evaluate import check_result_name, result_name
+    from svilm_fast.train.run.evaluate import check_result_name
     from svilm_fast.train.run.loaded_run import load_run
 
     unknown = [each for each in protocol or () if each not in PROBES]
@@ -73,34 +80,78 @@ def action(
         raise UserError("--c 0: give a number above 0")
     if name is not None:
         check_result_name(name)
-    if test_list is not None and split != "test":
+    if test_list and split != "test":
         raise UserError("--test-list takes the place of the test split; leave out --split")
     if split == "train":
         raise UserError("--split train: a probe is fitted on the training split; give val or test")
+    pairs = _pairs(train_list, test_list, name, split)
     probes = [Probe(each) for each in dict.fromkeys(protocol or PROBES)]
     chosen = choose_device(device, 0)
     loaded = load_run(run, device=chosen, overrides=overrides, weights=weights)
-    loaded.config.data = data_of(loaded, {"train": train_list, "test": test_list}, videos)
+    field = field_of(loaded, label_field)
+    results: dict[Probe, dict[str, RecognitionResult]] = {probe: {} for probe in probes}
+    for base, (train, test) in pairs.items():
+        loaded.config.data = data_of(loaded, {"train": train, "test": test}, videos)
+        for probe, result in _probed(loaded, probes, split, field, spread, chosen, features, c):
+            lines = write_result(loaded, result, f"{base}_{result.prefix}")
+            print("\n".join([f"probe {probe.value}", *lines, ""]))
+            results[probe][base] = result
+    if len(pairs) > 1:
+        for probe, of_splits in results.items():
+            lines = write_mean(loaded, of_splits, name or "lists")
+            print("\n".join([f"probe {probe.value}", *lines, ""]))
+        return
+    print(f"{'probe':12}{'top-1':>9}{'top-5':>9}{'mean':>9}{'per class':>11}{'not decoded':>13}")
+    for probe, of_splits in results.items():
+        for result in of_splits.values():
+            *values, per_class = result.scores.percentages().values()
+            cells = "".join(f"{value:9.2f}" for value in values)
+            print(f"{probe.value:12}{cells}{per_class:11.2f}{len(result.missing):13}")
+
+
+def _pairs(
+    train_lists: list[Path] | None, test_lists: list[Path] | None, name: str | None, split: str
+) -> dict[str, tuple[Path | None, Path | None]]:
+    """Return training and test list of every split by the beginning of its results' names."""
+    from svilm_fast.commands.recognition import lists_by_name
+
+    train, test = train_lists or [], test_lists or []
+    if max(len(train), len(test)) > 1 and len(train) != len(test):
+        raise UserError(
+            f"{len(train)} x --train-list and {len(test)} x --test-list: give one of each for "
+            "every split, in the same order"
+        )
+    if not test:
+        return {name or split: (train[0] if train else None, None)}
+    named = lists_by_name(test, name, split)
+    return dict(zip(named, zip(train or [None], named.values(), strict=True), strict=True))
+
+
+def _probed(
+    loaded: LoadedRun,
+    probes: Sequence[Probe],
+    split: str,
+    field: str,
+    spread: Spread,
+    device: torch.device,
+    folder: Path | None,
+    c: float | None,
+) -> Iterator[tuple[Probe, RecognitionResult]]:
+    """Yield the result of every probe on one pair of splits; features are extracted first."""
+    from svilm_fast.tasks.action.probe import RECIPES, ProbeData, needed, run_probe
+
     sets = {
         key: _dataset(loaded, split if key[0] == "test" else "train", key[1], key[2], spread.value)
         for key in needed(probes)
     }
-    found = {key: _features(loaded, data, key[1], chosen, features) for key, data in sets.items()}
-    field = field_of(loaded, label_field)
-    base = name or (split if test_list is None else result_name(f"list_{test_list.stem}"))
-    rows = []
+    with_steps = needed([probe for probe in probes if RECIPES[probe].tokens])
+    found = {
+        key: _features(loaded, data, key[1], device, folder, key in with_steps)
+        for key, data in sets.items()
+    }
     for probe in probes:
         train, test = (sets[key] for key in needed([probe]))
-        data = ProbeData(loaded.config, train, test, field, True, found)
-        result = run_probe(probe, data, c)
-        lines = write_result(loaded, result, f"{base}_{result.prefix}")
-        print("\n".join([f"probe {probe.value}", *lines, ""]))
-        rows.append((probe.value, result.scores))
-    print(f"{'probe':12}{'top-1':>9}{'top-5':>9}{'mean':>9}{'per class':>11}")
-    for label, scores in rows:
-        values = (scores.top1, scores.top5, scores.mean)
-        cells = "".join(f"{value:9.2f}" for value in values)
-        print(f"{label:12}{cells}{scores.mean_per_class:11.2f}")
+        yield probe, run_probe(probe, ProbeData(loaded.config, train, test, field, True, found), c)
 
 
 def _dataset(loaded: LoadedRun, split: str, passes: int, windows: int, spread: str) -> ClipDataset:
@@ -111,38 +162,41 @@ def _dataset(loaded: LoadedRun, split: str, passes: int, windows: int, spread: s
 
 
 def _features(
-    loaded: LoadedRun, data: ClipDataset, passes: int, device: torch.device, folder: Path | None
+    loaded: LoadedRun,
+    data: ClipDataset,
+    passes: int,
+    device: torch.device,
+    folder: Path | None,
+    steps: bool,
 ) -> ClipFeatures:
-    from svilm_fast.tasks.action.features import evaluation_features, kept, training_features
+    from svilm_fast.tasks.action.features import Extraction, kept
     from svilm_fast.tasks.clips import autocast_dtype
     from svilm_fast.tasks.pretrain.retrieval import encoder_of
 
-    encoder, config = encoder_of(loaded.model), loaded.config
-    how: dict[str, Any] = {
-        "batch_size": config.evaluation.batch_size,
-        "autocast": autocast_dtype(config),
-    }
+    config = loaded.config
+    autocast, size = autocast_dtype(config), config.evaluation.batch_size
+    how = Extraction(encoder_of(loaded.model), device, size, autocast, steps)
 
     def extract() -> ClipFeatures:
         if passes:
-            seed = config.run.seed
-            return training_features(encoder, data, device, **how, passes=passes, seed=seed)
-        return evaluation_features(encoder, data, device, **how)
+            return how.of_training(data, passes=passes, seed=config.run.seed)
+        return how.of_evaluation(data)
 
-    depends_on = {
+    depends_on: dict[str, Any] = {
         "weights": _weights_hash(loaded) if folder is not None else None,
         "kind": loaded.weights.value,
         "video": config.video.model_dump(mode="json"),
         "data": config.data.model_dump(mode="json"),
         "samples": data.fingerprint,
+        "videos": data.contents if folder is not None else None,
         "split": data.split,
         "passes": passes,
         "seed": config.run.seed if passes else None,
         "views": str(data.views),
-        "autocast": str(how["autocast"]),
+        "autocast": str(autocast),
         "device": device.type,
     }
-    return kept(folder, depends_on, extract)
+    return kept(folder, depends_on, extract, steps=steps)
 
 
 def _weights_hash(loaded: LoadedRun) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -59,6 +60,28 @@ def data_of(loaded: LoadedRun, lists: dict[str, Path | None], videos: Path | Non
     return loaded.config.data.model_copy(update={**given, "captions": "none"})
 
 
+def lists_by_name(
+    lists: Sequence[Path] | None, name: str | None, split: str
+) -> dict[str, Path | None]:
+    """Return the test lists by the beginning of their results' names; None: the run's own split.
+
+    name: given; several lists are numbered then. Raises UserError for a list that repeats.
+    """
+    from svilm_fast.train.run.evaluate import result_name
+
+    if not lists:
+        return {name or split: None}
+    if len(set(lists)) < len(lists):
+        raise UserError("the same list is given twice: give every split once")
+    if name is not None and len(lists) == 1:
+        return {name: lists[0]}
+    names = [name or result_name(f"list_{path.stem}") for path in lists]
+    return {
+        each if names.count(each) == 1 else f"{each}_{place}": path
+        for place, (each, path) in enumerate(zip(names, lists, strict=True), 1)
+    }
+
+
 def clips_of(
     loaded: LoadedRun, split: str, max_clips: int | None, views: Any, *, train: bool = False
 ) -> ClipDataset:
@@ -74,6 +97,20 @@ def clips_of(
     return evaluation_clips(
         config, split, loaded.tokenizer, nouns=False, max_clips=max_clips, views=views
     )
+
+
+def write_mean(loaded: LoadedRun, results: Mapping[str, RecognitionResult], base: str) -> list[str]:
+    """Write the mean over splits into the run; return the lines to print."""
+    from svilm_fast.tasks.action.splits import SplitMean
+    from svilm_fast.train.folder.ownership import check_not_foreign, placed
+    from svilm_fast.train.run.evaluate import files_of
+
+    mean, folder = SplitMean(results), loaded.files.evaluation
+    name = f"{base}_{mean.prefix}_mean"
+    check_not_foreign(loaded.files, files_of(folder, name))
+    with placed(loaded.files, folder) as drafts:
+        mean.write(drafts, name)
+    return ["", *mean.lines(), f"wrote {folder / name}.json"]
 
 
 def write_result(loaded: LoadedRun, result: RecognitionResult, name: str) -> list[str]:

@@ -66,12 +66,18 @@ class Loaded(NamedTuple):
 class Assembler(Dataset):
     """Turns requests into clips, in this process or in a worker.
 
+    A training clip that fails with all its stand-ins is an error. leave_out: it is left out, as in
+    evaluation.
+
     `stamps` float64 [workers, 2] is shared with the parent process: the sample that each worker
     loads (NO_SAMPLE between two), and since when, on the monotonic clock.
     """
 
-    def __init__(self, dataset: LoadableDataset, seed: int, workers: int = 0) -> None:
+    def __init__(
+        self, dataset: LoadableDataset, seed: int, workers: int = 0, *, leave_out: bool = False
+    ) -> None:
         self.dataset, self.seed = dataset, seed
+        self.leave_out = leave_out or not dataset.train
         self.stamps = torch.full((workers, 2), NO_SAMPLE, dtype=torch.float64)
         if workers:
             self.stamps.share_memory_()
@@ -124,7 +130,7 @@ class Assembler(Dataset):
                 raise WorkerError(
                     f"sample {name!r}: unexpected {type(error).__name__}: {single_line(error)}"
                 ) from error
-        if not dataset.train:
+        if self.leave_out:
             return None
         last = skips[-1]
         raise WorkerError(

@@ -179,7 +179,7 @@ def embed_clips(
     collector, keep = _EmbeddingCollector(), (keep_frames, keep_groups)
     started = time.perf_counter()
     batch, made = None, 0
-    with evaluation_mode(model), _progress(total, progress) as advance:
+    with evaluation_mode(model), progress_bar(total, progress) as advance:
         for batch in batches:
             _embed_batch(model, batch, captions, collector, device, autocast, keep)
             advance(len(batch.ids))
@@ -327,7 +327,13 @@ def evaluation_mode(model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _progress(total: int | None, progress: bool | None) -> Iterator[Callable[[int], None]]:
+def progress_bar(
+    total: int | None, progress: bool | None, what: str = "embedding clips"
+) -> Iterator[Callable[[int], None]]:
+    """Show a bar on stderr in the `with` block, which calls the function with finished clips.
+
+    progress: whether to show it; None: only on a terminal.
+    """
     if not (sys.stderr.isatty() if progress is None else progress):
         yield lambda clips: None
         return
@@ -338,7 +344,7 @@ def _progress(total: int | None, progress: bool | None) -> Iterator[Callable[[in
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("embedding clips", total=total)
+        task = bar.add_task(what, total=total)
         yield lambda clips: bar.advance(task, clips)
 
 

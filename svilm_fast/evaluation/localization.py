@@ -60,16 +60,25 @@ class LocalizationResult:
         return 100 * float(self.ap.mean())
 
     def metrics(self) -> dict[str, float]:
-        """`localization/mAP@0.50` for every threshold, then their mean `localization/mAP`."""
+        """`localization/mAP@0.50` for every threshold, then their mean `localization/mAP`.
+
+        If the protocol lists videos without features, their number follows.
+        """
         found = {f"{self.name}/mAP@{t:.2f}": value for t, value in self.map_by_threshold.items()}
-        return found | {f"{self.name}/mAP": self.average}
+        found[f"{self.name}/mAP"] = self.average
+        if (missing := self.protocol.get("videos_without_features")) is not None:
+            found[f"{self.name}/videos_without_features"] = float(len(missing))
+        return found
+
+    def lines(self) -> list[str]:
+        """The protocol as lines of text."""
+        return [f"{name.replace('_', ' ')}: {_text(v)}" for name, v in self.protocol.items()]
 
     def table(self) -> Table:
         """The columns of the papers, and the protocol below."""
         named = [t for t in (0.5, 0.75, 0.95) if t in self.thresholds]
         shown = named if len(named) == 3 else list(self.thresholds)
-        lines = [f"{name.replace('_', ' ')}: {_text(v)}" for name, v in self.protocol.items()]
-        table = Table(title="mAP, %", caption="\n".join(lines), caption_justify="left")
+        table = Table(title="mAP, %", caption="\n".join(self.lines()), caption_justify="left")
         for threshold in shown:
             table.add_column(f"{threshold:g}", justify="right")
         first, last = self.thresholds[0], self.thresholds[-1]

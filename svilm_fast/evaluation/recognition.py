@@ -59,6 +59,15 @@ class RecognitionScores:
     def mean(self) -> float:
         return (self.top1 + self.top5) / 2
 
+    def percentages(self) -> dict[str, float]:
+        """The four percentages by the names of their metrics."""
+        return {
+            "top1": self.top1,
+            "top5": self.top5,
+            "mean_of_top1_and_top5": self.mean,
+            "mean_per_class": self.mean_per_class,
+        }
+
 
 def recognition_scores(
     scores: np.ndarray, labels: np.ndarray, missing: Sequence[int] = ()

@@ -127,13 +127,20 @@ class RetrievalResult:
         }
 
     def metrics(self) -> dict[str, float]:
-        """Metrics for the training log: `retrieval/t2v_R@1`, ..., `retrieval/v2t_MeanR`."""
+        """Metrics for the training log: `retrieval/t2v_R@1`, ..., `retrieval/v2t_MeanR`.
+
+        `retrieval/videos_not_decoded` is the number of missing videos, which the others leave out.
+        """
         flat: dict[str, float] = {}
         for name, summary in (("t2v", self.text_to_video), ("v2t", self.video_to_text)):
             flat |= {f"retrieval/{name}_R@{k}": value for k, value in summary.recall.items()}
             flat[f"retrieval/{name}_MedR"] = summary.median_rank
             flat[f"retrieval/{name}_MeanR"] = summary.mean_rank
-        return flat
+        return flat | {"retrieval/videos_not_decoded": float(len(self.missing))}
+
+    def lines(self) -> list[str]:
+        """The protocol as lines of text."""
+        return [*missing_notes(self), *protocol_lines(self.facts)]
 
     def write(self, folder: Path, name: str = "retrieval") -> None:
         """Write `<name>.json`, and the table as `<name>.txt`, into `folder`."""

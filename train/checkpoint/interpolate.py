@@ -28,7 +28,7 @@ from svilm_fast.train.checkpoint.saved_state import PORTABLE_STATE
 from svilm_fast.train.config.load import read_yaml
 from svilm_fast.train.config.options import Weights
 from svilm_fast.train.config.run_files import RunFiles
-from svilm_fast.train.folder.files import sha256_of
+from svilm_fast.train.folder.files import read_json, sha256_of
 from svilm_fast.train.folder.ownership import claim, mark
 from svilm_fast.train.ranks.consistency import flattened
 
@@ -62,7 +62,8 @@ def interpolate(
     tensors = [read_weights(folder, average=weights is Weights.EMA) for folder in folders]
     _check_same_shapes(tensors, folders)
     _check_same_model(folders)
-    targets = [out] if len(alphas) == 1 else [out / f"alpha_{value:g}" for value in alphas]
+    names = [f"alpha_{str(value).removesuffix('.0')}" for value in alphas]
+    targets = [out] if len(alphas) == 1 else [out / name for name in names]
     for target in targets:
         if target.is_symlink() or (target.exists() and (target.is_file() or any(target.iterdir()))):
             raise UserError(f"{target} exists and is not empty: give a new --out")
@@ -128,18 +129,32 @@ def _check_same_model(folders: Sequence[Path]) -> None:
             f"{folders[0]} and {folders[1]} were trained with different models: "
             f"{', '.join(differ[:SHOWN])}"
         )
+    # Heads of one shape can mean other classes or answers.
+    first, second = (_task_state(folder) for folder in folders)
+    names = [name for name in first | second if first.get(name) != second.get(name)]
+    if names:
+        raise CheckpointError(
+            f"{folders[0]} and {folders[1]} were trained on different data: their task.json differ "
+            f"in {', '.join(names[:SHOWN])}"
+        )
     tokenizers = [folder / RunFiles(folder).tokenizer.name for folder in folders]
     hashes = {sha256_of(file) for file in tokenizers if file.is_file()}
     if len(hashes) > 1:
         raise CheckpointError(f"{folders[0]} and {folders[1]} have different tokenizers")
 
 
+def _task_state(folder: Path) -> dict[str, Any]:
+    file = folder / RunFiles(folder).task.name
+    return read_json(file) if file.is_file() else {}
+
+
 def _write(target: Path, source: Path, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Write the folder of a run that holds B's configuration and tokenizer and these weights."""
+    """Write a run's folder with B's configuration, tokenizer and task state and these weights."""
     files = RunFiles(target)
     target.mkdir(parents=True, exist_ok=True)
     mark(files, created=time.strftime("%Y-%m-%d %H:%M:%S %z"))
-    kept = [path for path in (files.config, files.tokenizer) if (source / path.name).is_file()]
+    copied = (files.config, files.tokenizer, files.task)
+    kept = [path for path in copied if (source / path.name).is_file()]
     claim(files, *kept, saves=drafts_of(files.portable))
     for path in kept:
         shutil.copyfile(source / path.name, path)

@@ -117,9 +117,11 @@ def options(workload: Workload) -> Iterator[Choice]:
     stage = config.deepspeed.zero_stage
     stages = STAGES if stage == "auto" else (int(stage),)
     given = config.training.micro_batch
-    if given == "auto":
+    if workload.head is not None:
+        sizes: list[int | None] = [None]  # no gradient cache
+    elif given == "auto":
         halves = [2**power for power in range(local.bit_length())]
-        sizes: list[int | None] = [None, *dict.fromkeys(math.ceil(local / n) for n in halves[1:])]
+        sizes = [None, *dict.fromkeys(math.ceil(local / n) for n in halves[1:])]
     else:
         sizes = [None if given is None or given >= local else given]
     video, text = config.video.checkpoint_activations, config.text.checkpoint_activations
@@ -252,7 +254,7 @@ def _what_would_fit(
             hints.append(f"{ranks} ranks")
             break
     closed = {
-        "training.micro_batch=auto": training.micro_batch != "auto",
+        "training.micro_batch=auto": training.micro_batch != "auto" and workload.head is None,
         "deepspeed.zero_stage=auto": workload.config.deepspeed.zero_stage != "auto",
         "video.checkpoint_activations=auto": workload.config.video.checkpoint_activations is False,
         "text.checkpoint_activations=auto": workload.config.text.checkpoint_activations is False,

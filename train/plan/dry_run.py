@@ -7,6 +7,8 @@ import os
 
 import torch
 
+from svilm_fast.models.precision import ELEMENT_SIZES
+from svilm_fast.tasks.base import task_of
 from svilm_fast.train.config.deepspeed import build_deepspeed_config
 from svilm_fast.train.config.schema import RunConfig
 from svilm_fast.train.plan import report
@@ -47,11 +49,12 @@ def deepspeed_json(config: RunConfig) -> str:
 def describe(config: RunConfig) -> tuple[str, bool]:
     """Return sizes, FLOPs, memory and what `auto` would become as text, and whether it fits.
 
-    For a task with its own loss the text holds only sizes. Raises DoesNotFitError if something is
-    `auto` and nothing fits.
+    For a task with its own loss that does not tell its cost the text holds only sizes. Raises
+    DoesNotFitError if something is `auto` and nothing fits.
     """
     world_size = launched_ranks()
-    if config.task.own_loss:
+    precision = ELEMENT_SIZES[config.training.precision]
+    if config.task.own_loss and task_of(config).head_cost(precision) is None:
         return "\n".join(report.task_sizes(config, world_size)), True
     device, links, memory_bytes = planned_for(config, world_size)
     if needs_plan(config):

@@ -15,6 +15,8 @@ def feature_bytes(workload: Workload) -> float:
 
 def vectors(workload: Workload) -> dict[str, int]:
     """Return the fp32 numbers of a pair, for each feature that a global objective reads."""
+    if workload.head is not None:
+        return {}  # no gradient cache
     config, reads = workload.config, workload.config.objectives.reads("global")
     width = config.model.embed_dim
     sizes = {

@@ -19,7 +19,6 @@ from svilm_fast.train.plan.chooser import (
     usable_bytes,
 )
 from svilm_fast.train.plan.devices import GIB, Device
-from svilm_fast.train.plan.flops import flops_of_step
 from svilm_fast.train.plan.links import Links
 from svilm_fast.train.plan.memory import (
     Memory,
@@ -84,12 +83,13 @@ def _sizes(workload: Workload) -> list[str]:
     with torch.device("meta"):
         model: Any = task_of(config).model()
     encoder, total = count_parameters(model.encoder), workload.parameters.total
-    flops, video = flops_of_step(config), config.video
+    flops, video = workload.flops, config.video
+    loss = "objectives" if workload.head is None else "head"
     lines = [f"{config.run.name}: {total:,} parameters"]
     if workload.parameters.trained < total:
         lines[0] += f", {workload.parameters.trained:,} of them trained"
     lines += [f"  {name:12} {size:,}" for name, size in encoder.items() if name != "total"]
-    lines.append(f"  {'objectives':12} {total - encoder['total']:,}")
+    lines.append(f"  {loss:12} {total - encoder['total']:,}")
     lines.append(
         f"clip: {video.frames} frames of {video.image_size} pixels, "
         f"{encoded_tokens(video):,} of {video.num_tokens:,} video tokens encoded, "
@@ -100,8 +100,8 @@ def _sizes(workload: Workload) -> list[str]:
         f"{workload.local_batch} each"
     )
     lines.append(f"FLOPs per step, forward and backward: {flops.total / 1e12:,.3f} TFLOP")
-    for name in ("video", "text", "objectives"):
-        lines.append(f"  {name:12} {getattr(flops, name).total / 1e12:,.3f} TFLOP")
+    parts = {"video": flops.video, "text": flops.text, loss: flops.objectives}
+    lines += [f"  {name:12} {part.total / 1e12:,.3f} TFLOP" for name, part in parts.items()]
     return lines
 
 
@@ -124,7 +124,8 @@ def stage_table(plan: TrainingPlan) -> list[dict[str, Any]]:
     """Return peak bytes by ZeRO stage and micro-batch, with the other settings as chosen."""
     local = plan.workload.local_batch
     sizes: list[int | None] = [None]
-    sizes += [size for size in (local // 4, local // 16, local // 64) if size >= 1]
+    if plan.workload.head is None:  # otherwise there is no gradient cache
+        sizes += [size for size in (local // 4, local // 16, local // 64) if size >= 1]
     rows = []
     for stage in (0, 1, 2, 3):
         if stage == 0 and plan.workload.config.training.precision == "bf16":
@@ -184,7 +185,7 @@ def as_json(plan: TrainingPlan) -> dict[str, Any]:
         "world_size": workload.world_size,
         "global_batch": workload.config.training.global_batch,
         "local_batch": workload.local_batch,
-        "model_flops": flops_of_step(workload.config).total,
+        "model_flops": workload.flops.total,
         "executed_flops": encoders + losses,
         "memory_bytes": plan.memory_bytes,
         "usable_bytes": usable_bytes(plan.memory_bytes, on_gpu=plan.device.on_gpu),

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from svilm_fast.train.config.schema import RunConfig
 from svilm_fast.train.plan.chooser import DoesNotFitError, Option, choose
 from svilm_fast.train.plan.devices import GIB, Device
-from svilm_fast.train.plan.flops import flops_of_step
 from svilm_fast.train.plan.links import Links
 from svilm_fast.train.plan.resolve import SETTINGS, with_values
 from svilm_fast.train.plan.step_time import UTILISATION, StepTime, step_time
@@ -30,7 +29,7 @@ class Point:
     @property
     def model_flops(self) -> float:
         """FLOPs of the step without replays."""
-        return float(flops_of_step(self.workload.config).total)
+        return float(self.workload.flops.total)
 
 
 def scaling_tables(config: RunConfig, device: Device, links: Links) -> str:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from svilm_fast.models.config import TextConfig, VideoConfig
 from svilm_fast.models.flops import Flops
 from svilm_fast.models.locking import trained_layers
-from svilm_fast.train.plan.flops import flops_of_step
 from svilm_fast.train.plan.links import Links
 from svilm_fast.train.plan.traffic import step_traffic
 from svilm_fast.train.plan.workload import Choice, Workload
@@ -42,7 +41,7 @@ def executed_flops(workload: Workload, choice: Choice) -> tuple[float, float]:
     forward of both towers and of the local objectives, and backward of the losses recomputes
     some products.
     """
-    flops = flops_of_step(workload.config)
+    flops = workload.flops
     cached = choice.micro_batch is not None
 
     def with_replays(part: Flops, checkpointed: bool, tower: VideoConfig | TextConfig) -> float:
@@ -67,6 +66,8 @@ def step_time(
     rate = workload.world_size * peak * utilisation
     config = workload.config
     rounded = config.objectives.products == "autocast" and config.training.precision == AUTOCAST
+    # The head of a task with its own loss computes as the towers do.
+    rounded = rounded or workload.head is not None
     slowdown = FP32_PRODUCT_COST if workload.on_gpu and not rounded else 1
     sent = {"loss": 0.0, "zero": 0.0}
     for collective in step_traffic(workload, choice):

@@ -15,11 +15,13 @@ from svilm_fast.models.precision import ELEMENT_SIZES, ElementSizes
 from svilm_fast.objectives.base import Scope
 from svilm_fast.objectives.cost import Cost
 from svilm_fast.objectives.features import Reads
-from svilm_fast.objectives.flops import shapes_of
-from svilm_fast.tasks.base import task_of
+from svilm_fast.objectives.flops import StepFlops, shapes_of
+from svilm_fast.tasks.base import HeadCost, Task, task_of
+from svilm_fast.tasks.head_flops import step_flops_with
 from svilm_fast.train.config.deepspeed import local_batch_of
 from svilm_fast.train.config.schema import RunConfig
 from svilm_fast.train.engine.optimizer import build_optimizer
+from svilm_fast.train.plan.flops import flops_of_step
 
 Reduction = Literal["coalesce", "boundary"]
 
@@ -85,6 +87,7 @@ class Workload:
     local_batch: int
     parameters: Parameters
     on_gpu: bool
+    head: HeadCost | None = None  # of a task with its own loss
 
     @property
     def precision(self) -> ElementSizes:
@@ -101,8 +104,15 @@ class Workload:
 
     @property
     def reads(self) -> Reads:
-        """What the active objectives read."""
-        return self.config.objectives.reads()
+        """What the active objectives read, or the head of a task with its own loss."""
+        return self.config.objectives.reads() if self.head is None else self.head.reads
+
+    @property
+    def flops(self) -> StepFlops:
+        """Forward and backward of the global batch."""
+        if self.head is not None:
+            return step_flops_with(self.config, self.head)
+        return flops_of_step(self.config)
 
     def costs(
         self, workspace_bytes: int | None = None, *, pairs: int | None = None
@@ -112,6 +122,10 @@ class Workload:
         workspace_bytes: bound of a loss's temporary memory; None: the op's own. pairs: what a local
         objective sees at once; None: the local batch.
         """
+        if self.head is not None:
+            seen, batch = pairs or self.local_batch, self.config.training.global_batch
+            cost = Cost(self.head.flops * batch, kept=self.head.kept * seen)
+            return [ObjectiveCost("head", "local", cost)]
         found = []
         for name, objective in self.config.objectives.active().items():
             local = pairs if objective.scope == "local" and pairs is not None else self.local_batch
@@ -140,7 +154,8 @@ class Workload:
     def groups(self) -> int:
         """Group tokens in the encoder."""
         video = self.config.video
-        return video.num_groups if self.reads.uses_groups(video) else 0
+        # A task with its own loss keeps the encoder of pre-training, whose objectives decide.
+        return video.num_groups if self.config.objectives.reads().uses_groups(video) else 0
 
     @property
     def nouns(self) -> int:
@@ -150,6 +165,9 @@ class Workload:
     @property
     def text_lengths(self) -> dict[str, tuple[int, int]]:
         """Sequences of a pair and their padded length, for captions and nouns where in use."""
+        if self.head is not None:
+            head = self.head
+            return {"texts": (head.sequences, head.length)} if head.sequences else {}
         tokenizer, lengths = self.config.data.tokenizer, {}
         if self.reads.texts:
             lengths["captions"] = (1, tokenizer.length)
@@ -168,22 +186,33 @@ class Workload:
 def workload_of(config: RunConfig, world_size: int, *, on_gpu: bool) -> Workload:
     """Count the parameters on the meta device; `config` may hold `auto`.
 
-    Raises ConfigError for a batch that cannot be split, and for a task with its own loss, whose
-    memory is unknown.
+    Raises ConfigError for a batch that cannot be split, and for a task with its own loss that does
+    not tell its cost (`Task.head_cost`) or is asked for micro-batches.
     """
-    if config.task.own_loss:
-        raise ConfigError(
-            f"task {config.task.name!r} has its own model and loss, which cannot be planned: "
-            "replace `auto` (training.micro_batch=null, deepspeed.zero_stage=1, ...)"
-        )
+    task, head = task_of(config), None
     local_batch = local_batch_of(config, world_size)
-    return Workload(config, world_size, local_batch, count(config), on_gpu)
+    if config.task.own_loss:
+        head = task.head_cost(ELEMENT_SIZES[config.training.precision])
+        if head is None:
+            raise ConfigError(
+                f"task {config.task.name!r} has its own model and loss, whose cost it does not "
+                "tell, so it cannot be planned: replace `auto` (training.micro_batch=null, "
+                "deepspeed.zero_stage=1, ...)"
+            )
+        micro = config.training.micro_batch
+        if isinstance(micro, int) and micro < local_batch:
+            raise ConfigError(
+                f"training.micro_batch={micro}: task {config.task.name!r} has a loss of its own "
+                "and no gradient cache; set it to null, and train with a smaller global_batch or "
+                "on more ranks"
+            )
+    return Workload(config, world_size, local_batch, count(config, task), on_gpu, head)
 
 
-def count(config: RunConfig) -> Parameters:
+def count(config: RunConfig, task: Task | None = None) -> Parameters:
     """Count the elements of the configured model; allocates nothing."""
     with torch.device("meta"):
-        model: Any = task_of(config).model()
+        model: Any = (task or task_of(config)).model()
     sizes = [parameter.numel() for parameter in model.parameters()]
     trained = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
     optimizer = build_optimizer(model, config.optimizer)

@@ -44,11 +44,12 @@ def evaluate_run(
     device: torch.device,
     *,
     max_clips: int | None = None,
-) -> dict[str, float]:
+) -> tuple[dict[str, float], list[str]]:
     """Run every evaluator of the run's task on a split, and write `<split>_<evaluator>` files.
 
-    run: a loaded run whose model is on `device`. Returns the metrics by full name. Raises UserError
-    if the split has no data, or if a result would replace a file that the run did not write.
+    run: a loaded run whose model is on `device`. Returns the metrics by full name, and the lines of
+    the results that have a protocol (`lines`). Raises UserError if the split has no data, or if a
+    result would replace a file that the run did not write.
     """
     folder = run.files.evaluation
     evaluators = run.task.evaluators(run.tokenizer, split, max_clips)
@@ -57,12 +58,15 @@ def evaluate_run(
     check_not_foreign(run.files, [path for name in names for path in files_of(folder, name)])
     request = EvaluationRequest(device)
     found: dict[str, float] = {}
+    protocol: list[str] = []
     for evaluator, name in zip(evaluators, names, strict=True):
         result = evaluator.run(run.model, request)
         with placed(run.files, folder) as drafts:
             write_result(result, drafts, name, step=run.step, weights=run.weights)
         found |= checked_metrics(evaluator, result)
-    return found
+        lines = getattr(result, "lines", None)
+        protocol += lines() if callable(lines) else []
+    return found, protocol
 
 
 def write_result(

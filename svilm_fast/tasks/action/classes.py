@@ -17,6 +17,7 @@ from svilm_fast.data.errors import AnnotationError, ListFormatError
 from svilm_fast.data.formats.common import once, read_lines
 from svilm_fast.data.lists import refused_rows
 from svilm_fast.data.samples import SampleTable
+from svilm_fast.data.tables import column_name
 
 DEFAULT_FIELD = "label"
 UNKNOWN = -1  # the class of a label that is not among the classes
@@ -100,6 +101,11 @@ def label_of(value: Any, sample: str, field: str) -> str:
     raise AnnotationError(f"{sample}: {field}: expected one label, found {value!r:.60}")
 
 
+def field_of(record: Mapping[str, Any], field: str) -> Any:
+    """Return a field of a sample's JSON; lists keep the names of their columns in lower case."""
+    return record[field] if field in record else record.get(column_name(field))
+
+
 def labels_in(table: SampleTable, field: str = DEFAULT_FIELD) -> list[str]:
     """Return the label of every sample. Raises AnnotationError that names the sample.
 
@@ -109,7 +115,7 @@ def labels_in(table: SampleTable, field: str = DEFAULT_FIELD) -> list[str]:
     if field == DEFAULT_FIELD:
         values: Iterable[Any] = table.labels()
     else:
-        values = (table.read_metadata(place).get(field) for place in range(len(table)))
+        values = (field_of(table.read_metadata(place), field) for place in range(len(table)))
     return [label_of(value, name, field) for name, value in zip(ids, values, strict=True)]
 
 
@@ -122,7 +128,7 @@ def refused_labels(
     tell; a refused member of a shard is not in the result.
     """
     return {
-        name: label_of(row.extra[field], where, field)
+        name: label_of(value, where, field)
         for name, row, where in refused_rows(sources, refused)
-        if row.extra.get(field) is not None
+        if (value := field_of(row.extra, field)) is not None
     }

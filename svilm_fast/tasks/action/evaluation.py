@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
+from svilm_fast.data.batch import ClipBatch
 from svilm_fast.data.dataset import ClipDataset
-from svilm_fast.data.loader import build_loader
-from svilm_fast.data.tokenizer import Tokenizer
 from svilm_fast.data.views import Views
-from svilm_fast.evaluation.embed import evaluation_mode, gather
 from svilm_fast.tasks.action.classes import ClassNames, labels_in, refused_labels
 from svilm_fast.tasks.action.result import RecognitionResult, recognition_result
 from svilm_fast.tasks.action.settings import ActionSettings
-from svilm_fast.tasks.base import EvaluationRequest, TaskConfig, When
-from svilm_fast.tasks.clips import autocast_dtype, evaluation_clips
+from svilm_fast.tasks.base import EvaluationRequest, TaskConfig
+from svilm_fast.tasks.clips import autocast_dtype
+from svilm_fast.tasks.split import RankPart, SplitEvaluator, read_videos
 
 Encode = Callable[[Tensor], Tensor]
+WHOLE = RankPart()
 
 
 def views_of(settings: ActionSettings) -> Views:
@@ -49,38 +46,30 @@ def encode_views(
     batch_size: int,
     autocast: torch.dtype | None,
     mean: bool = False,
-    rank: int = 0,
-    ranks: int = 1,
+    part: RankPart = WHOLE,
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Call `encode` on every view of a rank's videos.
 
     encode: frames uint8 [b, F, H, W, 3] on `device` to [b, ...]. Returns an array float32 [V, ...]
     for every video that was decoded, and the reasons of the others. mean: over the views, [...].
     """
-    found: dict[str, np.ndarray] = {}
     views = dataset.views.count
-    # Under ZeRO-3 all ranks must call the model equally often.
-    calls = math.ceil(math.ceil(len(dataset) / ranks) / batch_size)
 
     def encoded(frames: Tensor) -> Tensor:
         with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
             return encode(frames.to(device)).float().cpu()
 
-    loader = build_loader(
-        dataset.config, dataset, batch_size=batch_size, rank=rank, world_size=ranks
-    )
-    with loader, evaluation_mode(model):
-        for batch in loader:
-            frames = batch.frames if views > 1 else batch.frames[:, None]
-            of_views = torch.stack([encoded(frames[:, view]) for view in range(views)], dim=1)
-            if mean:  # 15 views of 700 classes would not fit into memory for a large set
-                of_views = of_views.mean(dim=1)
-            found |= dict(zip(batch.ids, of_views.numpy(), strict=True))
-            calls -= 1
-        shape = (1, dataset.frames, dataset.image_size, dataset.image_size, 3)
-        for _ in range(max(0, calls) * views):
-            encoded(torch.zeros(shape, dtype=torch.uint8))
-    return found, {skip.sample: skip.message for skip in loader.skips.skipped.values()}
+    def call(batch: ClipBatch) -> np.ndarray:
+        frames = batch.frames if views > 1 else batch.frames[:, None]
+        of_views = torch.stack([encoded(frames[:, view]) for view in range(views)], dim=1)
+        # 15 views of 700 classes would not fit into memory for a large set.
+        return (of_views.mean(dim=1) if mean else of_views).numpy()
+
+    def idle(black: Tensor) -> None:
+        for _ in range(views):
+            encoded(black)
+
+    return read_videos(model, dataset, batch_size, part, call, idle)
 
 
 def labels_of_split(
@@ -100,58 +89,35 @@ def labels_of_split(
 
 
 @dataclass(frozen=True)
-class ActionEvaluator:
-    """Classifies the videos of a split. The clips are opened on first use."""
+class ActionEvaluator(SplitEvaluator):
+    """Classifies the videos of a split."""
 
-    config: TaskConfig
+    name: ClassVar[str] = "action"
     settings: ActionSettings
     classes: ClassNames
     training_videos: int
-    tokenizer: Tokenizer
-    split: str
-    max_clips: int | None
-    name: str = "action"
 
     @property
-    def file_name(self) -> str:
-        return f"action_{self.split}"
-
-    @property
-    def when(self) -> When:
-        return When(self.config.evaluation.every_steps, self.config.evaluation.at_end)
-
-    @cached_property
-    def dataset(self) -> ClipDataset:
-        return evaluation_clips(
-            self.config,
-            self.split,
-            self.tokenizer,
-            nouns=False,
-            max_clips=self.max_clips,
-            views=views_of(self.settings),
-        )
+    def views(self) -> Views:
+        return views_of(self.settings)
 
     def run(self, model: Any, request: EvaluationRequest) -> RecognitionResult:
         """Classify the videos; in training every rank takes a part of them."""
-        shared = request.in_training and dist.is_initialized()
-        rank, ranks = (dist.get_rank(), dist.get_world_size()) if shared else (0, 1)
         data = self.dataset
-        mine = encode_views(
-            model,
-            data,
-            lambda frames: model.logits(frames).softmax(-1),
-            request.device,
-            batch_size=self.config.evaluation.batch_size,
-            autocast=autocast_dtype(self.config),
-            mean=True,
-            rank=rank,
-            ranks=ranks,
-        )
-        found: dict[str, np.ndarray] = {}
-        reasons: dict[str, str] = {}
-        for scores, why in gather(mine) if shared else [mine]:
-            found |= scores
-            reasons |= why
+
+        def read(part: RankPart) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+            return encode_views(
+                model,
+                data,
+                lambda frames: model.logits(frames).softmax(-1),
+                request.device,
+                batch_size=self.config.evaluation.batch_size,
+                autocast=autocast_dtype(self.config),
+                mean=True,
+                part=part,
+            )
+
+        found, reasons = self.on_all_ranks(request, read)
         field = self.settings.label_field
         labels, refused = labels_of_split(self.config, data, field, whole=self.max_clips is None)
         return recognition_result(
@@ -161,7 +127,7 @@ class ActionEvaluator:
             found,
             reasons | refused,
             {
-                "split": self.split,
+                "split": self.split_text,
                 "label_field": field,
                 "classes_from": f"{self.training_videos} training videos",
                 "views": views_text(data),

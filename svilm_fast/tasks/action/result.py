@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from svilm_fast.core.text import counted
 from svilm_fast.evaluation.recognition import (
     RecognitionScores,
     confusion_counts,
@@ -50,14 +51,8 @@ class RecognitionResult:
     with_videos: bool = True
 
     def metrics(self) -> dict[str, float]:
-        """Percentages."""
-        found = self.scores
-        values = {
-            "top1": found.top1,
-            "top5": found.top5,
-            "mean_of_top1_and_top5": found.mean,
-            "mean_per_class": found.mean_per_class,
-        }
+        """Percentages, and the number of videos that were not decoded, which count as wrong."""
+        values = self.scores.percentages() | {"videos_not_decoded": float(len(self.missing))}
         return {f"{self.prefix}/{name}": value for name, value in values.items()}
 
     def table(self) -> list[tuple[str, list[str]]]:
@@ -75,10 +70,14 @@ class RecognitionResult:
         return [f"{key.replace('_', ' ')}: {value}" for key, value in self.protocol.items()]
 
     def summary(self) -> list[str]:
-        """The four percentages as lines of text."""
+        """The four percentages as lines of text, and the videos without frames if there are any."""
         names = ("top-1", "top-5", "mean of top-1 and top-5", "mean per class")
-        values = self.metrics().values()
-        return [f"{name}: {value:.2f} %" for name, value in zip(names, values, strict=True)]
+        values = self.scores.percentages().values()
+        lines = [f"{name}: {value:.2f} %" for name, value in zip(names, values, strict=True)]
+        if self.missing:
+            count = counted(len(self.missing), "video")
+            lines.append(f"not decoded, counted as wrong: {count}")
+        return lines
 
     def write(self, folder: Path, name: str) -> None:
         """Write `<name>.json` and `<name>.txt`."""

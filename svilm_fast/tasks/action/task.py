@@ -17,12 +17,29 @@ from svilm_fast.data.batch import ClipBatch
 from svilm_fast.data.dataset import ClipDataset
 from svilm_fast.data.samples import SampleTable, open_split
 from svilm_fast.data.tokenizer import Tokenizer
+from svilm_fast.models.activation_cost import FP32
+from svilm_fast.models.flops import product
+from svilm_fast.models.precision import ElementSizes
 from svilm_fast.objectives.base import Metric
-from svilm_fast.tasks.action.classes import DEFAULT_FIELD, ClassNames, label_of, labels_in
+from svilm_fast.objectives.features import Reads
+from svilm_fast.tasks.action.classes import (
+    DEFAULT_FIELD,
+    ClassNames,
+    field_of,
+    label_of,
+    labels_in,
+)
 from svilm_fast.tasks.action.evaluation import ActionEvaluator
 from svilm_fast.tasks.action.head import ActionClassifier, ActionInputs
 from svilm_fast.tasks.action.settings import ActionSettings
-from svilm_fast.tasks.base import InitialWeights, RankPlace, ReportRequest, Task, TaskConfig
+from svilm_fast.tasks.base import (
+    HeadCost,
+    InitialWeights,
+    RankPlace,
+    ReportRequest,
+    Task,
+    TaskConfig,
+)
 from svilm_fast.tasks.clips import evaluation_clips, training_clips
 from svilm_fast.tasks.settings import TaskSettings
 
@@ -99,12 +116,21 @@ class ActionRecognition(Task):
         field = self.settings.label_field
         values: Sequence[Any] = batch.labels
         if field != DEFAULT_FIELD:
-            values = [record.get(field) for record in batch.metadata]
+            values = [field_of(record, field) for record in batch.metadata]
         labels = [label_of(each, name, field) for each, name in zip(values, batch.ids, strict=True)]
         return torch.tensor([self.classes.names.index[label] for label in labels])
 
     def model(self) -> ActionClassifier:
         return ActionClassifier(self.config, self.settings, len(self.classes.names))
+
+    def head_cost(self, precision: ElementSizes) -> HeadCost:
+        """Return the cost of the linear head; the text tower does not run."""
+        pooled = self.settings.features == "pooled"
+        width = self.config.video.width if pooled else self.config.model.embed_dim
+        classes = len(self.classes.names)
+        # Input and output of the norm, with dropout once more; logits and their softmax.
+        kept = FP32 * (width * (3 + (self.settings.dropout > 0)) + 2 * classes)
+        return HeadCost(Reads.of("clean", "video"), product(1, width, classes), float(kept))
 
     def evaluators(
         self, tokenizer: Tokenizer, split: str, max_clips: int | None
@@ -112,7 +138,7 @@ class ActionRecognition(Task):
         known = self.classes
         return [
             ActionEvaluator(
-                self.config, self.settings, known.names, known.videos, tokenizer, split, max_clips
+                self.config, tokenizer, split, max_clips, self.settings, known.names, known.videos
             )
         ]
 

@@ -25,6 +25,7 @@ from svilm_fast.tasks.action.evaluation import encode_views, labels_of_split, vi
 from svilm_fast.tasks.action.result import RecognitionResult, recognition_result
 from svilm_fast.tasks.base import TaskConfig
 from svilm_fast.tasks.clips import autocast_dtype
+from svilm_fast.tasks.split import split_text
 
 PLACE = "{}"
 PACKAGED = "templates.json"
@@ -120,14 +121,15 @@ def recognise(
     device: torch.device,
     *,
     field: str,
-    whole: bool,
+    max_clips: int | None = None,
 ) -> RecognitionResult:
     """Classify the videos of a split by the cosine of their embedding with those of the classes.
 
-    classes: None: the sorted labels of the split. field: of a sample's JSON with its class. whole:
-    `dataset` has the whole split, so that videos that were refused when it was listed count too.
+    classes: None: the sorted labels of the split. field: of a sample's JSON with its class.
+    max_clips: `dataset` has only the first clips of the split; None: it has all, so that videos
+    that were refused when it was listed count too.
     """
-    labels, refused = labels_of_split(config, dataset, field, whole=whole)
+    labels, refused = labels_of_split(config, dataset, field, whole=max_clips is None)
     given = classes is not None
     if classes is None:
         classes = ClassNames.of(label for label in labels.values() if label is not None)
@@ -156,7 +158,7 @@ def recognise(
         scores,
         reasons | refused,
         {
-            "split": dataset.split,
+            "split": split_text(dataset.split, max_clips),
             "label_field": field,
             "classes_from": sources[not given],
             "class_names": "CamelCase and _ become spaces, lower case",

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from svilm_fast.data.batch import ClipBatch
-from svilm_fast.data.dataset import ClipDataset
-from svilm_fast.data.loader import build_loader
-from svilm_fast.data.tokenizer import Tokenizer
 from svilm_fast.evaluation.answers import AnswerAccuracy, answer_accuracy
-from svilm_fast.evaluation.embed import evaluation_mode, gather
-from svilm_fast.tasks.base import EvaluationRequest, TaskConfig, When
-from svilm_fast.tasks.clips import autocast_dtype, evaluation_clips
+from svilm_fast.tasks.base import EvaluationRequest
+from svilm_fast.tasks.clips import autocast_dtype
 from svilm_fast.tasks.qa.questions import Question, questions_of, refused_questions
 from svilm_fast.tasks.qa.vocabulary import TrainingAnswers
+from svilm_fast.tasks.split import RankPart, SplitEvaluator, read_videos
 
 GUESSES = 5  # most probable answers that are kept for each question
 
@@ -68,11 +62,15 @@ class QAResult:
     with_answers: bool = True
 
     def metrics(self) -> dict[str, float]:
-        """Percentages: overall, by type, the mean over the types, and the majority baseline."""
+        """Percentages: overall, by type, the mean over the types, and the majority baseline.
+
+        `videos_not_decoded` is the number of videos that were missing or could not be read.
+        """
         found = {
             "qa/accuracy": self.accuracy.total.accuracy,
             "qa/accuracy_mean_of_types": self.accuracy.mean_of_types,
             "qa/majority": self.majority.total.accuracy,
+            "qa/videos_not_decoded": float(len(self.missing) + len(self.refused)),
         }
         for kind, count in self.accuracy.by_type.items():
             name = f"qa/accuracy_{re.sub(r'[^A-Za-z0-9_.-]', '_', kind)}"
@@ -122,70 +120,39 @@ class QAResult:
 
 
 @dataclass(frozen=True)
-class QAEvaluator:
-    """Asks all questions of a split; each video is encoded once. The clips open on first use."""
+class QAEvaluator(SplitEvaluator):
+    """Asks all questions of a split; each video is encoded once."""
 
-    config: TaskConfig
+    name: ClassVar[str] = "qa"
     answers: TrainingAnswers
-    tokenizer: Tokenizer
-    split: str
-    max_clips: int | None
-    name: str = "qa"
-
-    @property
-    def file_name(self) -> str:
-        return f"qa_{self.split}"
-
-    @property
-    def when(self) -> When:
-        return When(self.config.evaluation.every_steps, self.config.evaluation.at_end)
-
-    @cached_property
-    def dataset(self) -> ClipDataset:
-        return evaluation_clips(
-            self.config, self.split, self.tokenizer, nouns=False, max_clips=self.max_clips
-        )
 
     def run(self, model: Any, request: EvaluationRequest) -> QAResult:
         """Answer the questions; in training every rank takes a part of the videos."""
-        shared = request.in_training and dist.is_initialized()
-        rank, ranks = (dist.get_rank(), dist.get_world_size()) if shared else (0, 1)
-        cut_before = self.tokenizer.truncated
-        found, reasons = self._answered(model, request.device, rank, ranks)
-        cut = self.tokenizer.truncated - cut_before
-        parts = gather((found, reasons, cut)) if shared else [(found, reasons, cut)]
-        by_video = {video: each for part, _, _ in parts for video, each in part.items()}
-        why = {video: reason for _, part, _ in parts for video, reason in part.items()}
-        return self._result(by_video, why, sum(each for *_, each in parts), request)
+        device, size = request.device, self.config.evaluation.batch_size
 
-    def _answered(
-        self, model: Any, device: torch.device, rank: int, ranks: int
-    ) -> tuple[dict[str, list[Answered]], dict[str, str]]:
-        """Return the answered questions of a rank's videos, and why others cannot be decoded."""
-        data, size = self.dataset, self.config.evaluation.batch_size
-        # Under ZeRO-3 all ranks must call the model equally often.
-        calls = math.ceil(math.ceil(len(data) / ranks) / size)
-        found: dict[str, list[Answered]] = {}
-        loader = build_loader(data.config, data, batch_size=size, rank=rank, world_size=ranks)
-        with loader, evaluation_mode(model):
-            for batch in loader:
-                found |= self._ask(model, batch, device)
-                calls -= 1
-            shape = (1, data.frames, data.image_size, data.image_size, 3)
-            for _ in range(max(0, calls)):
-                self._guesses(model, torch.zeros(shape, dtype=torch.uint8), [[]], device)
-        return found, {skip.sample: skip.message for skip in loader.skips.skipped.values()}
+        def call(batch: ClipBatch) -> list[list[Answered]]:
+            return self._ask(model, batch, device)
 
-    def _ask(self, model: Any, batch: ClipBatch, device: torch.device) -> dict[str, list[Answered]]:
+        def idle(black: Tensor) -> None:
+            self._guesses(model, black, [[]], device)
+
+        def read(part: RankPart) -> tuple[dict[str, list[Answered]], dict[str, str]]:
+            return read_videos(model, self.dataset, size, part, call, idle)
+
+        found, reasons = self.on_all_ranks(request, read)
+        return self._result(found, reasons, request)
+
+    def _ask(self, model: Any, batch: ClipBatch, device: torch.device) -> list[list[Answered]]:
+        """Return the answered questions about every video of a batch."""
         asked = [
             questions_of(record, name)
             for record, name in zip(batch.metadata, batch.ids, strict=True)
         ]
         guesses = self._guesses(model, batch.frames, asked, device)
-        return {
-            video: [Answered(video, question, best) for question, best in zip(of_video, rows)]
+        return [
+            [Answered(video, question, best) for question, best in zip(of_video, rows, strict=True)]
             for video, of_video, rows in zip(batch.ids, asked, guesses, strict=True)
-        }
+        ]
 
     @torch.no_grad()
     def _guesses(
@@ -224,7 +191,6 @@ class QAEvaluator:
         self,
         by_video: dict[str, list[Answered]],
         why: dict[str, str],
-        cut: int,
         request: EvaluationRequest,
     ) -> QAResult:
         data, missing = self.dataset, {}
@@ -250,7 +216,7 @@ class QAEvaluator:
                 (a.question.type, majority.answer(a.question.type), a.question.answer)
                 for a in answered
             ),
-            protocol=self._protocol(answered, by_video, missing, cut),
+            protocol=self._protocol(answered, by_video, missing, refused),
             missing=missing,
             refused=refused,
             answered=answered,
@@ -262,19 +228,21 @@ class QAEvaluator:
         answered: list[Answered],
         by_video: dict[str, list[Answered]],
         missing: dict[str, str],
-        cut: int,
+        refused: dict[str, str],
     ) -> dict[str, Any]:
         """Return what the accuracy depends on."""
         answers = self.answers
         lines = sorted("\t".join((a.video, a.question.text, a.question.answer)) for a in answered)
         vocabulary = answers.vocabulary
+        lost = sum(len(by_video[video]) for video in missing)
         source = getattr(self.config.task, "answers_file", None)
         return {
-            "split": self.split,
+            "split": self.split_text,
             "questions": len(answered),
             "questions_sha256": hashlib.sha256("\n".join(lines).encode()).hexdigest(),
             "videos_with_questions": sum(bool(asked) for asked in by_video.values()),
-            "videos_not_decoded": len(missing),
+            "videos_not_decoded": f"{len(missing)}, with {lost} questions that count as wrong",
+            "samples_refused": f"{len(refused)}, whose questions are unknown and not counted",
             "answers_in_the_vocabulary": len(vocabulary),
             "vocabulary_sha256": vocabulary.sha256,
             "vocabulary_from": source or f"{answers.questions} training questions",
@@ -282,8 +250,17 @@ class QAEvaluator:
             "questions_outside_the_vocabulary": sum(
                 a.question.answer not in vocabulary.index for a in answered
             ),
-            "questions_cut": cut,
+            "questions_cut": self._cut([a.question.text for a in answered]),
             "match": "exact, in lower case; outside the vocabulary or not decoded counts as wrong",
             "accuracy": "right questions / all questions",
             "frames": self.dataset.frames,
         }
+
+    def _cut(self, texts: Sequence[str]) -> int:
+        """Return how many questions are longer than the model reads.
+
+        The tokenizer counts the captions that a loader without workers encodes as well.
+        """
+        before = self.tokenizer.truncated
+        self.tokenizer.encode_batch(texts, self.config.data.tokenizer.length)
+        return self.tokenizer.truncated - before

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from svilm_fast.core.philox import uniform
 from svilm_fast.data.errors import AnnotationError
-from svilm_fast.data.lists import refused_rows
+from svilm_fast.data.lists import ListFile, is_list, refused_rows
 from svilm_fast.data.samples import SampleTable
 from svilm_fast.evaluation.answers import normalised
 
@@ -55,6 +55,23 @@ def questions_in(table: SampleTable) -> Iterator[tuple[int, list[Question]]]:
     """Yield every place of a table with its sample's questions."""
     for place in range(len(table)):
         yield place, questions_of(table.read_metadata(place), table.id(place))
+
+
+def every_question(sources: str | Sequence[str], table: SampleTable) -> Iterator[list[Question]]:
+    """Yield the questions of every sample of a split, of missing videos too where lists tell them.
+
+    sources: of the split. Lists alone are read in their order: which videos are there then changes
+    neither the answers nor the order in which they are first seen.
+    """
+    paths = [sources] if isinstance(sources, str) else list(sources)
+    if all(map(is_list, paths)):
+        for path in paths:
+            for row in ListFile(path).rows():
+                yield questions_of(row.extra, f"{path}, line {row.line}")
+        return
+    for _, asked in questions_in(table):
+        yield asked
+    yield from refused_questions(paths, {skip.sample for skip in table.rejected}).values()
 
 
 def refused_questions(

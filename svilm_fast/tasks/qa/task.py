@@ -17,12 +17,21 @@ from svilm_fast.data.dataset import ClipDataset
 from svilm_fast.data.samples import SampleTable, open_split
 from svilm_fast.data.tokenizer import Tokenizer
 from svilm_fast.evaluation.answers import MajorityBaseline
+from svilm_fast.models.precision import ElementSizes
 from svilm_fast.objectives.base import Metric
-from svilm_fast.tasks.base import InitialWeights, RankPlace, ReportRequest, Task, TaskConfig
+from svilm_fast.tasks.base import (
+    HeadCost,
+    InitialWeights,
+    RankPlace,
+    ReportRequest,
+    Task,
+    TaskConfig,
+)
 from svilm_fast.tasks.clips import evaluation_clips, training_clips
+from svilm_fast.tasks.qa.cost import qa_cost
 from svilm_fast.tasks.qa.evaluation import QAEvaluator
 from svilm_fast.tasks.qa.head import IGNORED, QAInputs, QuestionAnswerer
-from svilm_fast.tasks.qa.questions import drawn, questions_in, questions_of
+from svilm_fast.tasks.qa.questions import drawn, every_question, questions_of, refused_questions
 from svilm_fast.tasks.qa.settings import QASettings
 from svilm_fast.tasks.qa.vocabulary import AnswerVocabulary, TrainingAnswers
 from svilm_fast.tasks.settings import TaskSettings
@@ -68,7 +77,7 @@ class QuestionAnswering(Task):
             self.config, split, tokenizer, nouns=False, table=table, metadata=True
         )
         self._answers = self._read_answers(clips.table)
-        self._announce(self._answers)
+        self._announce(self._answers, clips.table)
         return clips
 
     def inputs(self, batch: ClipBatch, step: int, place: RankPlace) -> QAInputs:
@@ -109,10 +118,13 @@ class QuestionAnswering(Task):
     def model(self) -> QuestionAnswerer:
         return QuestionAnswerer(self.config, self.settings, len(self.answers.vocabulary))
 
+    def head_cost(self, precision: ElementSizes) -> HeadCost:
+        return qa_cost(self.config, self.settings, len(self.answers.vocabulary), precision)
+
     def evaluators(
         self, tokenizer: Tokenizer, split: str, max_clips: int | None
     ) -> Sequence[QAEvaluator]:
-        return [QAEvaluator(self.config, self.answers, tokenizer, split, max_clips)]
+        return [QAEvaluator(self.config, tokenizer, split, max_clips, self.answers)]
 
     def initial_weights(self) -> InitialWeights:
         """The head is new; the objectives of pre-training and other heads are left out."""
@@ -170,7 +182,9 @@ class QuestionAnswering(Task):
         return qa_page(evaluator, self.metrics(), request)
 
     def _read_answers(self, table: SampleTable) -> TrainingAnswers:
-        every = [asked for _, asked in questions_in(table) if asked]
+        sources = self.config.data.train
+        assert sources is not None
+        every = [asked for asked in every_question(sources, table) if asked]
         pairs = [(q.type, q.answer) for asked in every for q in asked]
         answers = [answer for _, answer in pairs]
         leaked: list[str] = []
@@ -194,7 +208,8 @@ class QuestionAnswering(Task):
         for split in ("val", "test"):
             if getattr(self.config.data, split) is not None:
                 table = open_split(self.config.data, split, nouns=False)
-                held_out |= {q.answer for _, asked in questions_in(table) for q in asked}
+                sources = getattr(self.config.data, split)
+                held_out |= {q.answer for asked in every_question(sources, table) for q in asked}
         found = vocabulary.leaked(training, held_out)
         if found and _is_first():
             log.warning(
@@ -207,8 +222,17 @@ class QuestionAnswering(Task):
             )
         return found
 
-    def _announce(self, answers: TrainingAnswers) -> None:
+    def _announce(self, answers: TrainingAnswers, table: SampleTable) -> None:
         if _is_first():
+            refused = {skip.sample for skip in table.rejected}
+            lost = refused_questions(self.config.data.train, refused)
+            if lost:
+                log.warning(
+                    "%d training questions are about %d videos that are missing or refused: they "
+                    "count for the vocabulary, and nothing is learned from them",
+                    sum(map(len, lost.values())),
+                    len(lost),
+                )
             log.info(
                 "%d answers (SHA-256 %s) cover %d of %d training questions about %d videos",
                 len(answers.vocabulary),

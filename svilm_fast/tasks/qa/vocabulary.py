@@ -95,8 +95,9 @@ class AnswerVocabulary:
 class TrainingAnswers:
     """What question answering knows of its training data.
 
-    questions: of the training split; covered: those whose answer is in the vocabulary; videos: with
-    a question; leaked: answers of the vocabulary that only held-out questions have.
+    questions: of the training split, of missing videos too where lists tell them; covered: those
+    whose answer is in the vocabulary; videos: with a question; leaked: answers of the vocabulary
+    that only held-out questions have.
     """
 
     vocabulary: AnswerVocabulary

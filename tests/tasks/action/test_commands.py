@@ -12,7 +12,7 @@ import torch
 
 from svilm_fast.cli import app
 from svilm_fast.data.errors import ListFormatError
-from svilm_fast.tasks.action.features import ClipFeatures, kept
+from svilm_fast.tasks.action.features import ClipFeatures, Extraction, kept
 from svilm_fast.tasks.action.zero_shot import Templates, readable
 from svilm_fast.train.config.load import load_config
 from svilm_fast.train.run.loaded_run import load_run
@@ -125,7 +125,8 @@ def test_all_probes_read_features_that_are_extracted_once(
     assert [row.split()[0] for row in rows] == ["probe", "mmv", "mil-nce", "softmax", "attentive"]
 
     monkeypatch.setattr(
-        "svilm_fast.tasks.action.features.encoded", lambda *_: pytest.fail("extracted again")
+        "svilm_fast.tasks.action.features.Extraction.encoded",
+        lambda *_: pytest.fail("extracted again"),
     )
     before = (run / "evaluation" / "test_probe_mmv.json").read_bytes()
     assert call("probe", "action", *options, "--protocol", "mmv") == 0
@@ -144,12 +145,84 @@ def test_damaged_features_are_extracted_again(tmp_path: Path) -> None:
         if damage:
             (path,) = tmp_path.glob("*.npz")
             path.write_bytes(path.read_bytes()[:-40])
-        found = kept(tmp_path, {"seed": 1}, extract)
+        # A file with time steps serves those who read none.
+        found = kept(tmp_path, {"seed": 1}, extract, steps=len(calls) != 1 or damage)
         assert (found.ids, found.reasons) == (["a"], {"b": "gone"})
         np.testing.assert_array_equal(found.features, made.features)
     assert len(calls) == 2
-    kept(tmp_path, {"seed": 2}, extract)
+    kept(tmp_path, {"seed": 2}, extract, steps=False)
     assert len(calls) == 3
+    kept(tmp_path, {"seed": 2}, extract)
+    assert len(calls) == 4
+
+
+def test_training_views_leave_out_what_fails_and_keep_no_steps_unasked(
+    run: Path, world: Path, tmp_path: Path
+) -> None:
+    from svilm_fast.commands.recognition import clips_of, data_of
+
+    with tarfile.open(next((world / "val").glob("*.tar"))) as shard:
+        names = [name for name in shard.getnames() if name.endswith(".mp4")][:3]
+        for name, target in zip(names, "abc", strict=True):
+            (tmp_path / f"{target}.mp4").write_bytes(shard.extractfile(name).read())
+    (tmp_path / "damaged.mp4").write_bytes(b"no video")
+    listed = tmp_path / "list.jsonl"
+    order = ("a", "damaged", "b", "c")
+    listed.write_text("".join(json.dumps({"video": v, "label": v}) + "\n" for v in order))
+    loaded = load_run(run)
+    loaded.config.data = data_of(loaded, {"train": listed}, tmp_path)
+    clips = clips_of(loaded, "train", None, None, train=True)
+    encoder = loaded.model.encoder
+    bare = Extraction(encoder, torch.device("cpu"), 2, None, steps=False)
+    found = bare.of_training(clips, passes=3, seed=5)
+    assert found.ids == ["a", "b", "c"]
+    assert list(found.reasons) == ["damaged"]
+    assert found.features.shape == (3, 3, 1, 24)
+    whole = Extraction(encoder, torch.device("cpu"), 4, None)
+    same = whole.of_training(clips, passes=3, seed=5)
+    assert same.steps.shape[2] > 1
+    np.testing.assert_allclose(same.pooled, found.pooled, atol=1e-5)
+    with torch.no_grad():
+        drawn = encoder.encode_video(clips.batch([2], seed=5, epoch=1).frames).pooled[0]
+    np.testing.assert_allclose(found.pooled[1, 1], drawn.numpy(), atol=1e-5)
+
+
+def test_features_follow_a_video_that_was_replaced(
+    run: Path, world: Path, tmp_path: Path, capsys
+) -> None:
+    """And the mean over splits: one call, a row for each."""
+    with tarfile.open(next((world / "val").glob("*.tar"))) as shard:
+        names = [name for name in shard.getnames() if name.endswith(".mp4")][:4]
+        contents = [shard.extractfile(name).read() for name in names]
+    for target, content in zip("abcd", contents, strict=True):
+        (tmp_path / f"{target}.mp4").write_bytes(content)
+    (tmp_path / "d.mp4").write_bytes(b"no video")
+    lists = {"train1": "ab", "test1": "cd", "train2": "cb", "test2": "a"}
+    options: list = ["--run", run, "--device", "cpu", "--protocol", "softmax"]
+    options += ["--features", tmp_path / "features"]
+    for name, videos in lists.items():
+        path = tmp_path / f"{name}.jsonl"
+        rows = [{"video": v, "label": "x" if v in "ac" else "y"} for v in videos]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        options += [f"--{name[:-1]}-list", path]
+    capsys.readouterr()
+    assert call("probe", "action", *options) == 0, capsys.readouterr().err
+    told = capsys.readouterr().out
+    mean = json.loads((run / "evaluation" / "lists_probe_softmax_mean.json").read_text())
+    splits = list(mean["splits"].values())
+    assert list(mean["splits"]) == ["list_test1", "list_test2"]
+    first, second = (each["probe_softmax/top1"] for each in splits)
+    assert mean["probe_softmax/top1"] == (first + second) / 2
+    assert mean["probe_softmax/videos_not_decoded"] == 1
+    rows = {row.split()[0]: row.split() for row in told.splitlines() if row.split()}
+    assert rows["list_test1"][-2:] == ["2", "1"]
+    assert rows["mean"][1] == f"{mean['probe_softmax/top1']:.2f}"
+    # The same names, another content: the stored features of `d` are those of no video.
+    (tmp_path / "d.mp4").write_bytes(contents[3])
+    assert call("probe", "action", *options) == 0
+    assert "probe_softmax/videos_not_decoded" in mean
+    mean = json.loads((run / "evaluation" / "lists_probe_softmax_mean.json").read_text())
+    assert mean["probe_softmax/videos_not_decoded"] == 0
 
 
 def test_wrong_options_are_refused(run: Path, tmp_path: Path, capsys) -> None:
@@ -160,6 +233,10 @@ def test_wrong_options_are_refused(run: Path, tmp_path: Path, capsys) -> None:
     assert "give the list too" in fails(capsys, *evaluate, "--videos", tmp_path)
     assert "there is no split 'tset'" in fails(capsys, *evaluate, "--split", "tset")
     assert "--protocol svm: give one of mmv, mil-nce" in fails(capsys, *probe, "--protocol", "svm")
+    lists = ("--train-list", "a.csv", "--test-list", "b.csv", "--test-list", "c.csv")
+    assert "give one of each for every split" in fails(capsys, *probe, *lists)
+    twice = ("--list", "a.csv", "--list", "a.csv")
+    assert "the same list is given twice" in fails(capsys, *evaluate, *twice)
     assert "--c 0: give a number above 0" in fails(capsys, *probe, "--c", 0)
     assert "give val or test" in fails(capsys, *probe, "--split", "train")
 

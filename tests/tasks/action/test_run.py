@@ -91,7 +91,9 @@ def test_a_finished_run_is_evaluated_with_views_and_reported(
     # A finished run knows its classes without the training data.
     arguments = ("--run", str(run), "--split", "val", "--device", "cpu", "data.train=gone")
     assert run_app(app, ("evaluate", "task", *arguments)) == 0, capsys.readouterr().err
+    told = capsys.readouterr().out
     found = json.loads((run / "evaluation" / "val_action.json").read_text())
+    assert f"classes sha256: {found['protocol']['classes_sha256']}" in told
     records = read_records(run / "metrics.jsonl")
     evaluated = [record for record in records if "action/top1" in record][-1]
     for name in ("top1", "top5", "mean_of_top1_and_top5", "mean_per_class"):
@@ -151,13 +153,30 @@ def test_videos_without_frames_count_as_wrong_and_are_listed(
     assert set(result.missing) == {"damaged", "gone"}
     assert "no video 'gone'" in result.missing["gone"]
     assert result.protocol["videos_not_decoded"] == "2, counted as wrong"
+    assert result.metrics()["action/videos_not_decoded"] == 2
+    assert result.summary()[-1] == "not decoded, counted as wrong: 2 videos"
     assert result.protocol["videos_outside_the_classes"] == 1
     assert {k: v.videos for k, v in result.scores.classes.items()} == {0: 2, 1: 1}
     assert result.scores.top5 == 25.0
     result.write(tmp_path, "out")
     assert "not decoded: gone: " in (tmp_path / "out.txt").read_text()
     (evaluator,) = task.evaluators(tokenizer, "val", 1)
-    assert evaluator.run(task.model(), CPU).scores.videos == 1
+    result = evaluator.run(task.model(), CPU)
+    assert result.scores.videos == 1
+    assert result.protocol["split"] == "val, only the first 1 clips"
+
+
+def test_a_field_of_a_list_is_found_as_its_header_spells_it(
+    settings, videos: Path, tmp_path: Path
+) -> None:
+    listed = tmp_path / "list.csv"
+    listed.write_text("video,Class Name\na,run\nb,walk\n")
+    given = (f"data.train={listed}", f"data.videos={videos}", "data.captions=none")
+    config = load_config("tasks/action", settings("run", *given, "task.label_field=Class Name"))
+    task = task_of(config)
+    clips = task.dataset("train", Tokenizer.train(["a"], 300), train=True)
+    assert task.state()["classes"] == ["run", "walk"]
+    assert task.labels(clips.batch([0, 1])).tolist() == [0, 1]
 
 
 def test_samples_without_one_label_are_refused(settings, videos: Path, tmp_path: Path) -> None:

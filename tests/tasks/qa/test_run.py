@@ -77,7 +77,10 @@ def test_a_pretrained_run_is_tuned_stopped_resumed_evaluated_and_reported(
     # A finished run knows its answers without the training data.
     arguments = ("--run", str(run), "--split", "val", "--device", "cpu", "data.train=gone")
     assert run_app(app, ("evaluate", "task", *arguments)) == 0, capsys.readouterr().err
+    told = capsys.readouterr().out
     found = json.loads((run / "evaluation" / "val_qa.json").read_text())
+    assert f"vocabulary sha256: {found['protocol']['vocabulary_sha256']}" in told
+    assert "qa/videos_not_decoded" in told
     evaluated = [record for record in records[0] if "qa/accuracy" in record][-1]
     assert found["qa/accuracy"] == evaluated["qa/accuracy"]
     right = [q["guesses"][0][0] == normalised(q["answer"]) for q in found["questions"]]
@@ -109,7 +112,7 @@ def videos(world: Path, tmp_path: Path) -> Path:
 
 
 def test_videos_without_frames_count_as_wrong_and_are_listed(
-    settings, videos: Path, tmp_path: Path
+    settings, videos: Path, tmp_path: Path, capsys
 ) -> None:
     asked = [{"question": "what is it?", "answer": "one", "type": "what"}] * 2
     rows = [{"video": name, "questions": asked} for name in ("a", "damaged", "b", "gone")]
@@ -126,7 +129,9 @@ def test_videos_without_frames_count_as_wrong_and_are_listed(
     assert result.accuracy.total.asked == 7
     assert set(result.missing) == {"damaged", "gone"}
     assert "no video 'gone'" in result.missing["gone"]
-    assert result.protocol["videos_not_decoded"] == 2
+    lost = "2, with 4 questions that count as wrong"
+    assert result.protocol["videos_not_decoded"] == lost
+    assert result.metrics()["qa/videos_not_decoded"] == 2
     assert result.protocol["questions_outside_the_vocabulary"] == 1
     by_video = {each.video: each.right for each in result.answered}
     assert not any(by_video[video] for video in ("a", "damaged", "gone"))
@@ -134,10 +139,41 @@ def test_videos_without_frames_count_as_wrong_and_are_listed(
     assert "not decoded: gone: " in (tmp_path / "out.txt").read_text()
     # The first video alone: its own questions and no other's.
     (evaluator,) = task.evaluators(Tokenizer.train(["what is it?"], 300), "val", 1)
-    assert (
-        evaluator.run(task.model(), EvaluationRequest(torch.device("cpu"))).protocol["questions"]
-        == 1
-    )
+    capsys.readouterr()
+    result = evaluator.run(task.model(), EvaluationRequest(torch.device("cpu"), progress=True))
+    assert result.protocol["questions"] == 1
+    assert result.protocol["split"] == "val, only the first 1 clips"
+    assert "embedding clips" in capsys.readouterr().err
+
+
+def test_only_questions_that_are_cut_are_counted(settings) -> None:
+    """A loader without workers cuts captions with the same tokenizer."""
+    config = load_config("tasks/qa", settings("run", "data.workers=0", "data.tokenizer.length=6"))
+    task = task_of(config)
+    tokenizer = Tokenizer.train(["a"], 300)
+    (evaluator,) = task.evaluators(tokenizer, "val", None)
+    result = evaluator.run(task.model(), EvaluationRequest(torch.device("cpu")))
+    assert result.protocol["questions_cut"] == len(result.answered)
+
+
+def test_missing_videos_change_no_vocabulary(
+    settings, videos: Path, tmp_path: Path, caplog
+) -> None:
+    """Answers and the order of equally frequent ones are those of the list."""
+    answers = {"gone": "first", "a": "second", "b": "third", "gone2": "third"}
+    rows = [
+        {"video": video, "questions": [{"question": "what?", "answer": answer}]}
+        for video, answer in answers.items()
+    ]
+    listed = tmp_path / "train.jsonl"
+    listed.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = (f"data.train={listed}", f"data.videos={videos}", "data.captions=none")
+    task = task_of(load_config("tasks/qa", settings("run", *given, "task.answers=2")))
+    task.dataset("train", Tokenizer.train(["what?"], 300), train=True)
+    state = task.state()
+    assert state["answers"] == ["third", "first"]
+    assert state["training_questions"] == 4
+    assert "2 training questions are about 2 videos that are missing or refused" in caplog.text
 
 
 def test_a_given_vocabulary_with_held_out_answers_is_told(settings, tmp_path: Path, caplog) -> None:

@@ -52,6 +52,20 @@ def test_between_a_run_and_its_fine_tuning(configure, ranks, tmp_path: Path) -> 
             torch.testing.assert_close(
                 value, weights[0][name] * (1 - alpha) + weights[1][name] * alpha
             )
+    # What the task's evaluators need besides weights; a head of the same shape may mean another.
+    state = '{"classes": ["a", "b"], "training_videos": 3}'
+    for folder in (a, b):
+        (folder / "portable" / "task.json").write_text(state)
+    assert call(a, b, "--out", tmp_path / "kept").startswith("0 wrote")
+    assert (tmp_path / "kept" / "portable" / "task.json").read_text() == state
+    (b / "portable" / "task.json").write_text(state.replace('"b"', '"c"'))
+    with pytest.raises(
+        CheckpointError, match=r"different data: their task\.json differ in classes"
+    ):
+        call(a, b, "--out", tmp_path / "x")
+    for folder in (a, b):
+        (folder / "portable" / "task.json").unlink()
+
     averages = tmp_path / "averages"
     assert call(a, b, "--weights", "ema", "--out", averages).startswith("0 wrote")
     name = "encoder.text.embedding.tokens"
