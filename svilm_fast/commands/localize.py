@@ -10,6 +10,7 @@ import typer
 from svilm_fast.commands.options import Device, RunDir, WeightsKind
 from svilm_fast.core.errors import UserError
 from svilm_fast.core.terminal import print
+from svilm_fast.core.text import counted
 
 if TYPE_CHECKING:
     from svilm_fast.data.config import LimitsConfig
@@ -89,6 +90,7 @@ def classify(
     from svilm_fast.data.formats.cuhk import write_class_scores
     from svilm_fast.tasks.localization.classify import (
         SoftmaxClassifier,
+        pooled_features,
         prompt_scores,
         prompts,
         read_class_names,
@@ -97,15 +99,20 @@ def classify(
 
     if (run is None) == (annotations is None):
         raise UserError("give either --run (prompts) or --annotations (a softmax layer)")
-    sequences = list(written_features(features))
-    if not sequences:
-        raise UserError(f"{features}: holds no features; write some with `svilm localize extract`")
+    check_output(out, *(path for path in (classes, annotations) if path))
+    if next(written_features(features), None) is None:
+        raise UserError(
+            f"{features}: holds no .parquet features; write some with `svilm localize extract`"
+        )
+    # One video's features are in memory at a time.
+    sequences = written_features(features)
     if annotations is not None:
         known = read_annotations(annotations, bad_segments="keep")
         names = read_class_names(classes) if classes else known.classes(subset)
-        trained = SoftmaxClassifier.trained(sequences, known.subset(subset), names)
-        scores = {one.video: trained.scores(one.features) for one in sequences}
-        how = f"softmax layer trained on {subset}"
+        pooled = {one.video: pooled_features(one.features) for one in sequences}
+        trained = SoftmaxClassifier.trained(pooled, known.subset(subset), names)
+        scores = {video: trained.scores(row) for video, row in pooled.items()}
+        how = f"softmax layer trained on {counted(trained.videos, 'video')} of {subset}"
     else:
         if classes is None:
             raise UserError("--run needs --classes, a file with one class name a line")
@@ -121,6 +128,18 @@ def classify(
         how = "prompts"
     write_class_scores(out, names, scores)
     print(f"wrote {out}: {len(scores)} videos, {len(names)} classes, {how}")
+
+
+def check_output(out: Path, *inputs: Path) -> None:
+    """Make the folder of a file that is written at the end, before any work is done.
+
+    Raises UserError where the file is a folder, or one of the inputs.
+    """
+    if out.is_dir():
+        raise UserError(f"{out} is a folder: give the path of a file")
+    if any(out.resolve() == path.resolve() for path in inputs):
+        raise UserError(f"{out} is also an input and would be overwritten: give another path")
+    out.parent.mkdir(parents=True, exist_ok=True)
 
 
 def extraction_settings(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from svilm_fast.commands.localize import Subset, extraction_settings, long_limits
+from svilm_fast.commands.localize import Subset, check_output, extraction_settings, long_limits
 from svilm_fast.commands.options import Device, MaxClips, RunDir, Split, WeightsKind
 from svilm_fast.core.errors import UserError
 from svilm_fast.core.terminal import print
@@ -62,6 +62,7 @@ def predict(
     from svilm_fast.tasks.base import EvaluationRequest
     from svilm_fast.train.ranks.process_group import choose_device
 
+    check_output(out)
     chosen = choose_device(device, 0)
     loaded = _localization_run(run, chosen, weights, overrides)
     (evaluator,) = loaded.task.evaluators(loaded.tokenizer, split, max_clips)
@@ -98,15 +99,16 @@ def evaluate(
     from svilm_fast.data.formats import activitynet
     from svilm_fast.evaluation import localization
 
+    if out is not None:
+        if out.suffix != ".json":
+            raise UserError(f"--out {out}: give a file that ends with .json")
+        check_output(out, predictions, annotations)
     known = activitynet.read_annotations(annotations, bad_segments=bad_segments.value)
     videos = known.subset(subset)
     named: dict[str, list[activitynet.PredictedSegment]] = {}
     for name, segments in activitynet.read_predictions(predictions).items():
         named.setdefault(activitynet.known_video(name, videos) or name, []).extend(segments)
-    left_out = frozenset[str]()
-    if blocked is not None:
-        names = activitynet.read_blocked(blocked)
-        left_out = names | {activitynet.known_video(name, videos) or name for name in names}
+    left_out = activitynet.read_blocked(blocked, videos) if blocked else frozenset[str]()
     result = localization.localization_map(
         {name: video.segments for name, video in videos.items()},
         named,
@@ -175,6 +177,8 @@ def video(
     names = read_class_names(classes) if classes else None
     if not path.is_file():
         raise UserError(f"{path}: there is no such file")
+    target = out or Path(f"{path.stem}-timeline.png")
+    check_output(target, path)
     chosen = choose_device(device, 0)
     loaded = _localization_run(run, chosen, weights, None)
     encoders = load_run(encoder, device=chosen)
@@ -194,10 +198,8 @@ def video(
     for one in best:
         table.add_row(f"{one.start:.2f}", f"{one.end:.2f}", f"{one.score:.3f}", one.label)
     Console().print(table)
-    target = out or Path(f"{path.stem}-timeline.png")
     rows = [VideoTimeline(path.name, length, None, found)]
     drawn = picture("timeline", lambda theme: draw_timelines(rows, theme, top), path.name)
-    target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(drawn.light)
     print(f"wrote {target}")
 

@@ -11,7 +11,7 @@ import hashlib
 import importlib
 import json
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from svilm_fast.data.errors import DataError, MissingFileError
 
 METADATA_KEY = b"svilm.features"
 MANIFEST = "features.json"
+_BEGINNING = 4096  # bytes of a file that its fingerprint covers
 
 
 class FeatureFileError(DataError):
@@ -183,7 +184,10 @@ def _read_npy(path: Path) -> np.ndarray:
 
 
 def _read_csv(path: Path) -> np.ndarray:
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise FeatureFileError(f"{path}: {single_line(error)}") from None
     rows: list[list[float]] = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -205,9 +209,18 @@ def _read_csv(path: Path) -> np.ndarray:
 _READERS: dict[str, Callable[[Path], np.ndarray]] = {".npy": _read_npy, ".csv": _read_csv}
 
 
-def features_fingerprint(paths: list[Path]) -> str:
-    """A hash of the files' names and sizes: it changes when features are added or replaced."""
-    digest = hashlib.sha256()
+def features_fingerprint(folder: Path, paths: Sequence[Path]) -> str:
+    """A hash that changes when features are added or replaced.
+
+    It covers names and sizes, and what made the features: features.json, or else the beginning of
+    each file, because features of another encoder have the same sizes.
+    """
+    manifest = folder / MANIFEST
+    made_by = manifest.read_bytes() if manifest.is_file() else None
+    digest = hashlib.sha256(made_by or b"")
     for path in paths:
         digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+        if made_by is None:
+            with path.open("rb") as file:
+                digest.update(file.read(_BEGINNING))
     return digest.hexdigest()[:16]

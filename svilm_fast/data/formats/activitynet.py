@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -88,7 +88,7 @@ def file_sha256(path: str | Path) -> str:
     return hashlib.sha256(files.read_bytes(str(path), FILE_BYTES)).hexdigest()
 
 
-def known_video(name: str, known: Mapping[str, Any]) -> str | None:
+def known_video(name: str, known: Container[str]) -> str | None:
     """The id in `known` that `name` means: itself, without extension, without or with `v_`."""
     stem = without_extension(name)
     candidates = (name, stem, stem.removeprefix("v_"), f"v_{stem}")
@@ -258,10 +258,10 @@ def write_predictions(
     write_atomically(Path(path), json.dumps(content).encode())
 
 
-def read_blocked(path: str | Path) -> frozenset[str]:
+def read_blocked(path: str | Path, known: Container[str] = ()) -> frozenset[str]:
     """The video ids of a blocked list: a JSON list, an object whose keys are ids, or plain lines.
 
-    Raises ListFormatError for an empty list.
+    An id that means one of the `known` videos (`known_video`) becomes that one's. Raises ListFormatError for an empty list.
     """
     path = str(path)
     if path.lower().endswith(".json"):
@@ -273,4 +273,4 @@ def read_blocked(path: str | Path) -> frozenset[str]:
         names = [line.strip() for line in text.splitlines() if line.strip()]
     if not names:
         raise ListFormatError(f"{path}: holds no video id")
-    return frozenset(names)
+    return frozenset(known_video(name, known) or name for name in names)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from svilm_fast.core.errors import UserError
-from svilm_fast.data.feature_files import VideoFeatureSequence
-from svilm_fast.data.formats.activitynet import AnnotatedVideo
+from svilm_fast.data.formats.activitynet import AnnotatedVideo, known_video
 from svilm_fast.data.formats.common import read_lines
 from svilm_fast.models.precision import unit_norm
 
@@ -59,39 +58,46 @@ def prompt_scores(
     return (scale * best).double().softmax(0).numpy()
 
 
+def pooled_features(features: np.ndarray) -> Tensor:
+    """Mean and maximum over time: float32 [2 C] of [T, C]."""
+    rows = torch.from_numpy(features).float()
+    return torch.cat([rows.mean(0), rows.amax(0)])
+
+
 class SoftmaxClassifier:
     """A softmax layer on pooled features, trained on videos with one or several labels.
 
-    The features of a video are pooled by mean and maximum and standardised. The target of a video
-    is the mean of its labels. Training is deterministic: full batches, AdamW, from zeros.
+    The pooled features of the videos are standardised. The target of a video is the mean of its
+    labels. Training is deterministic: full batches, AdamW, from zeros. videos: it was trained on.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor, mean: Tensor, deviation: Tensor) -> None:
+    def __init__(
+        self, weight: Tensor, bias: Tensor, mean: Tensor, deviation: Tensor, videos: int
+    ) -> None:
         self.weight, self.bias, self.mean, self.deviation = weight, bias, mean, deviation
-
-    @staticmethod
-    def pooled(features: np.ndarray) -> Tensor:
-        """float32 [2 C] of [T, C]."""
-        rows = torch.from_numpy(features).float()
-        return torch.cat([rows.mean(0), rows.amax(0)])
+        self.videos = videos
 
     @classmethod
     def trained(
         cls,
-        sequences: Sequence[VideoFeatureSequence],
-        videos: dict[str, AnnotatedVideo],
+        pooled: Mapping[str, Tensor],
+        videos: Mapping[str, AnnotatedVideo],
         classes: Sequence[str],
     ) -> SoftmaxClassifier:
-        """Train on the annotated ones of the videos. Raises UserError if there are none."""
+        """Train on the annotated ones of the videos. Raises UserError if there are none.
+
+        pooled: `pooled_features` of each video, by an id with or without `v_`.
+        """
         number = {name: place for place, name in enumerate(classes)}
         rows, targets = [], []
-        for sequence in sequences:
-            video = videos.get(sequence.video)
-            labels = [number[s.label] for s in video.segments if s.label in number] if video else []
+        for name, row in pooled.items():
+            known = known_video(name, videos)
+            segments = videos[known].segments if known else ()
+            labels = [number[s.label] for s in segments if s.label in number]
             if labels:
                 target = torch.bincount(torch.tensor(labels), minlength=len(classes)).float()
                 targets.append(target / target.sum())
-                rows.append(cls.pooled(sequence.features))
+                rows.append(row)
         if not rows:
             raise UserError("no video with features and annotations to train a classifier on")
         inputs, wanted = torch.stack(rows), torch.stack(targets)
@@ -105,9 +111,9 @@ class SoftmaxClassifier:
             logits = inputs @ weight.T + bias
             torch.nn.functional.cross_entropy(logits, wanted).backward()
             optimizer.step()
-        return cls(weight.detach(), bias.detach(), mean, deviation)
+        return cls(weight.detach(), bias.detach(), mean, deviation, len(rows))
 
-    def scores(self, features: np.ndarray) -> np.ndarray:
-        """Class probabilities of a video, float64 [classes]."""
-        row = (self.pooled(features) - self.mean) / self.deviation
+    def scores(self, pooled: Tensor) -> np.ndarray:
+        """Class probabilities of a video from its pooled features, float64 [classes]."""
+        row = (pooled - self.mean) / self.deviation
         return (self.weight @ row + self.bias).double().softmax(0).numpy()

@@ -22,6 +22,7 @@ from svilm_fast.data.decode_process import stream_limited
 from svilm_fast.data.errors import DataError, VideoError
 from svilm_fast.data.feature_files import (
     MANIFEST,
+    FeatureFolder,
     FeatureLayout,
     VideoFeatureSequence,
     feature_path,
@@ -234,7 +235,7 @@ def extract_folder(
 def _open_folder(out: Path, described: dict[str, Any]) -> None:
     manifest = out / MANIFEST
     if manifest.is_file():
-        earlier = json.loads(manifest.read_bytes())
+        earlier = FeatureFolder(out).manifest()
         for part in ("format", "encoder", "settings"):
             if earlier.get(part) != json.loads(json.dumps(described[part])):
                 raise UserError(

@@ -14,7 +14,7 @@ from svilm_fast.data.formats.cuhk import VideoClassScores
 from svilm_fast.evaluation.class_fusion import fuse_classes
 from svilm_fast.evaluation.embed import evaluation_mode
 from svilm_fast.evaluation.localization import LocalizationResult
-from svilm_fast.evaluation.soft_nms import thinned_out
+from svilm_fast.evaluation.soft_nms import KeptSegments, thinned_out
 from svilm_fast.tasks.localization.sequences import SequenceBatch
 from svilm_fast.tasks.localization.settings import LocalizationSettings
 
@@ -69,20 +69,17 @@ def predicted_segments(
         length = batch.durations[place]
         seconds = np.clip(seconds, 0.0, np.inf if length is None else length)
         kept = kept.numpy() & (seconds[:, 1] > seconds[:, 0])
-        before = settings.nms.before
-        segments = seconds[kept][:before]
-        values = proposals.scores.double().cpu().numpy()[kept][:before]
-        labels = proposals.labels.cpu().numpy()[kept][:before]
-        names: Sequence[str] = classes
-        if settings.labels == "external":
-            names = (ANY,)
-            if scores is not None:
-                names = scores.classes
-                row = _scores_of(scores, batch.ids[place])
-                segments, values, labels = fuse_classes(
-                    segments, values, row, top=settings.top_classes, rule=settings.fusion
-                )
-        final = thinned_out(segments, values, labels, settings.nms)
+        names, final = _labelled(
+            thinned_out(
+                seconds[kept],
+                proposals.scores.double().cpu().numpy()[kept],
+                proposals.labels.cpu().numpy()[kept],
+                settings.nms,
+            ),
+            settings,
+            classes,
+            None if scores is None else (scores, batch.ids[place]),
+        )
         result.append(
             [
                 PredictedSegment(float(s), float(e), names[label], float(score))
@@ -90,6 +87,33 @@ def predicted_segments(
             ]
         )
     return result
+
+
+def _labelled(
+    found: KeptSegments,
+    settings: LocalizationSettings,
+    classes: Sequence[str],
+    classifier: tuple[VideoClassScores, str] | None,
+) -> tuple[Sequence[str], KeptSegments]:
+    """Names of the classes, and the segments with their labels and scores.
+
+    The video's classes are given to the segments that soft-NMS has left, as G-TAD and ActionFormer
+    do: before it, the labels of one segment would suppress each other.
+    """
+    if settings.labels == "own":
+        return classes, found
+    if classifier is None:
+        return (ANY,), found
+    scores, video = classifier
+    fused = fuse_classes(
+        found.segments,
+        found.scores,
+        _scores_of(scores, video),
+        top=settings.top_classes,
+        rule=settings.fusion,
+    )
+    order = np.argsort(-fused.scores, kind="stable")
+    return scores.classes, KeptSegments(*(part[order] for part in fused))
 
 
 def _scores_of(scores: VideoClassScores, video: str) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,7 @@ class SequenceDataset:
         videos: the annotated videos of the subset.
         classes: names of the classes; a label that is none of them is an error.
         train: drop videos without annotations, and crop at random.
+        max_videos: look at the first videos of the subset only.
     """
 
     def __init__(
@@ -94,7 +96,7 @@ class SequenceDataset:
         self.report = SkipReport(seen=len(videos))
         self.videos: list[AnnotatedVideo] = []
         paths = []
-        for video in videos.values():
+        for video in islice(videos.values(), max_videos):
             path = self.folder.find(video.name)
             if path is None:
                 error = MissingFileError(f"{folder}: there are no features of it")
@@ -113,11 +115,9 @@ class SequenceDataset:
                 "videos; extract them with `svilm localize extract`"
             )
         self.missing = [skip.sample for skip in self.report.skipped.values()]
-        if max_videos is not None:
-            self.videos, paths = self.videos[:max_videos], paths[:max_videos]
         self._check_width(self.videos[0])
         self.numbers = number
-        self.fingerprint = features_fingerprint(paths)
+        self.fingerprint = features_fingerprint(folder, paths)
         self.contents = self.fingerprint
         self.keys = np.array([sample_key(video.name) for video in self.videos], dtype=np.int64)
 

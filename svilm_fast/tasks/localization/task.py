@@ -132,13 +132,13 @@ class LocalizationEvaluator:
         subset = task.annotations.subset(getattr(settings.subsets, self.dataset.split))
         seen = {video.name for video in self.dataset.videos}
         missing = set(self.dataset.missing) | (seen - set(predictions))
-        # With evaluation.max_clips only the first videos are asked for.
+        # With evaluation.max_clips only the first videos are in the data set.
         truths = {
             name: [s if task.labelled else s._replace(label=ANY) for s in video.segments]
             for name, video in subset.items()
             if name in seen or name in missing
         }
-        blocked = read_blocked(settings.blocked) if settings.blocked else frozenset()
+        blocked = read_blocked(settings.blocked, subset) if settings.blocked else frozenset()
         result = localization_map(
             truths,
             predictions,
@@ -154,6 +154,7 @@ class LocalizationEvaluator:
                 "annotations_sha256": task.annotations.sha256[:16],
                 "subset": getattr(settings.subsets, self.dataset.split),
                 "bad_segments": settings.bad_segments,
+                **task.annotations.notes,
                 "classifier": task.classifier_name,
                 "head": settings.head,
                 "blocked_list": None if not settings.blocked else Path(settings.blocked).name,

@@ -148,6 +148,8 @@ def test_blocked_lists(written):
     assert activitynet.read_blocked(written('["a", "b"]')) == {"a", "b"}
     assert activitynet.read_blocked(written({"a": "missing"})) == {"a"}
     assert activitynet.read_blocked(written("a\r\n\r\nb\r\n", "blocked.txt")) == {"a", "b"}
+    known = {"a": 1, "v_c": 2}
+    assert activitynet.read_blocked(written('["v_a", "c.mp4", "d"]'), known) == {"a", "v_c", "d"}
     with pytest.raises(ListFormatError, match="holds no video id"):
         activitynet.read_blocked(written("\n", "blocked.txt"))
     with pytest.raises(ListFormatError, match=r"\[1\]"):

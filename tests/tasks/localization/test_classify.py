@@ -11,6 +11,7 @@ from svilm_fast.core.errors import UserError
 from svilm_fast.data.formats.activitynet import read_annotations
 from svilm_fast.tasks.localization.classify import (
     SoftmaxClassifier,
+    pooled_features,
     prompt_scores,
     prompts,
     read_class_names,
@@ -49,22 +50,50 @@ def test_a_class_that_fills_a_part_of_the_video_is_found():
 
 def test_the_softmax_layer_learns_and_repeats_itself(feature_world):
     known = read_annotations(feature_world.annotations)
-    sequences = list(written_features(feature_world.features))
+    # The files of other projects often have a prefix before the ids.
+    pooled = {
+        f"v_{one.video}": pooled_features(one.features)
+        for one in written_features(feature_world.features)
+    }
     classes = known.classes("training")
     found = [
-        SoftmaxClassifier.trained(sequences, known.subset("training"), classes) for _ in range(2)
+        SoftmaxClassifier.trained(pooled, known.subset("training"), classes) for _ in range(2)
     ]
-    videos = known.subset("validation")
+    assert found[0].videos == 12
     right = 0
-    for one in sequences:
-        if one.video in videos:
-            scores = found[0].scores(one.features)
-            assert (scores == found[1].scores(one.features)).all()
-            labels = {segment.label for segment in videos[one.video].segments}
-            right += classes[int(scores.argmax())] in labels
+    for name, video in known.subset("validation").items():
+        scores = found[0].scores(pooled[f"v_{name}"])
+        assert (scores == found[1].scores(pooled[f"v_{name}"])).all()
+        right += classes[int(scores.argmax())] in {segment.label for segment in video.segments}
     assert right >= 5
     with pytest.raises(UserError, match="no video with features and annotations"):
-        SoftmaxClassifier.trained(sequences, {}, classes)
+        SoftmaxClassifier.trained(pooled, {}, classes)
+
+
+def test_an_input_is_never_overwritten(feature_world, tmp_path, capsys):
+    annotations = tmp_path / "annotations.json"
+    annotations.write_bytes(feature_world.annotations.read_bytes())
+    known = annotations.read_bytes()
+    named = ("--annotations", str(annotations), "--out", str(annotations))
+    features = ("--features", str(feature_world.features))
+    predictions = tmp_path / "predictions.json"
+    predictions.write_text('{"results": {"v0": []}}')
+    for arguments in (("classify", *features, *named), ("evaluate", str(predictions), *named)):
+        assert run_app(app, ("localize", *arguments)) == 2
+        assert "would be overwritten" in capsys.readouterr().err
+    assert annotations.read_bytes() == known
+    arguments = ("evaluate", str(predictions), *named[:2], "--out", str(tmp_path / "result.txt"))
+    assert run_app(app, ("localize", *arguments)) == 2
+    assert "give a file that ends with .json" in capsys.readouterr().err
+
+
+def test_scores_are_written_into_a_new_folder(feature_world, tmp_path, capsys):
+    out = tmp_path / "new" / "scores.json"
+    arguments = ("--annotations", str(feature_world.annotations), "--out", str(out))
+    features = ("--features", str(feature_world.features))
+    assert run_app(app, ("localize", "classify", *features, *arguments)) == 0
+    assert "18 videos, 2 classes, softmax layer trained on 12 videos" in capsys.readouterr().out
+    assert out.is_file()
 
 
 @pytest.mark.parametrize(

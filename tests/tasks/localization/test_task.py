@@ -6,13 +6,14 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from svilm_fast.cli import app
 from svilm_fast.core.errors import ConfigError, UserError
-from svilm_fast.data.feature_files import feature_path
+from svilm_fast.data.feature_files import MANIFEST, feature_path, features_fingerprint
 from svilm_fast.data.formats.activitynet import read_annotations, read_predictions
 from svilm_fast.data.formats.cuhk import write_class_scores
 from svilm_fast.data.loader import build_loader
@@ -202,6 +203,51 @@ def test_videos_without_features_are_missed_and_listed(tmp_path, ranks) -> None:
     assert protocol["videos_without_features"] == ["v005"]
     videos = read_annotations(world.annotations).subset("validation")
     assert protocol["annotations"] == sum(len(video.segments) for video in videos.values())
+
+
+def test_blocked_videos_and_wrong_segments_are_named_in_the_result(tmp_path, ranks) -> None:
+    world = make_feature_world(tmp_path / "world", 4, 3)
+    content = json.loads(world.annotations.read_text())
+    content["database"]["v004"]["annotations"].append({"segment": [3.0, 3.0], "label": LABELS[0]})
+    world.annotations.write_text(json.dumps(content))
+    blocked = tmp_path / "blocked.txt"
+    blocked.write_text("v_v005\n")
+    rules = ("task.bad_segments=drop", f"task.blocked={blocked}")
+    config = configured(world, tmp_path / "run", "training.steps=1", *rules)
+    train_as_rank(config, Start(), ranks)
+    (path,) = (tmp_path / "run" / "evaluation").glob("*.json")
+    protocol = json.loads(path.read_text())["protocol"]
+    assert protocol["blocked_videos"] == 1
+    assert protocol["videos"] == 2
+    assert protocol["segments that are wrong, drop"] == 1
+
+
+def test_the_first_videos_are_asked_for_with_or_without_features(tmp_path) -> None:
+    world = make_feature_world(tmp_path / "world", 2, 4)
+    for name in ("v003", "v005"):
+        feature_path(world.features, name).unlink()
+    task, _ = opened(world)
+    (evaluator,) = task.evaluators(None, "val", 2)
+    assert evaluator.dataset.ids == ["v002"]
+    assert evaluator.dataset.missing == ["v003"]
+
+
+def test_features_of_another_encoder_are_not_resumed_on(tmp_path) -> None:
+    world = make_feature_world(tmp_path / "world", 3, 1)
+    before = opened(world)[1].fingerprint
+    (world.features / MANIFEST).write_text('{"encoder": {"sha256": "a"}}')
+    first = opened(world)[1].fingerprint
+    (world.features / MANIFEST).write_text('{"encoder": {"sha256": "b"}}')
+    assert len({before, first, opened(world)[1].fingerprint}) == 3
+
+
+def test_replaced_features_of_equal_size_change_the_fingerprint(tmp_path) -> None:
+    path = tmp_path / "a.npy"
+    found = []
+    for value in (0.0, 1.0):
+        np.save(path, np.full((5, 3), value, np.float32))
+        found.append(features_fingerprint(tmp_path, [path]))
+    assert found[0] != found[1]
 
 
 def test_external_classes_name_the_proposals(feature_world, ranks, tmp_path) -> None:
