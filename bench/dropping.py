@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -102,7 +103,7 @@ def compare(recipe: RunConfig, clips: int, rounds: int) -> dict[str, Any]:
     for number in track(range(rounds), description="rounds", transient=True):
         # Either may profit from what the other leaves in the caches: they take turns.
         for name in list(drops) if number % 2 else reversed(drops):
-            seconds[name].append(_timed(lambda name=name: step(drops[name])))
+            seconds[name].append(_timed(partial(step, drops[name])))
     ratios = [a / b for a, b in zip(seconds["plain"], seconds["dropping"], strict=True)]
     tokens = {"plain": video.num_tokens, "dropping": kept}
     return {
@@ -134,17 +135,8 @@ def _selection_seconds(
     seconds: dict[str, list[float]] = {pattern: [] for pattern in PATTERNS}
     for _ in range(rounds):
         for pattern, taken in seconds.items():
-            taken.append(
-                _timed(
-                    lambda pattern=pattern: select_tokens(
-                        seeds.at(Site.TOKEN_DROP),
-                        video.grid,
-                        rate=video.drop.rate,
-                        pattern=pattern,
-                        frames=frames,
-                    )
-                )
-            )
+            choose = partial(select_tokens, rate=video.drop.rate, pattern=pattern, frames=frames)
+            taken.append(_timed(partial(choose, seeds.at(Site.TOKEN_DROP), video.grid)))
     return seconds
 
 

@@ -131,16 +131,16 @@ def _density(looks: Tensor) -> Tensor:
 
     The first and the last time have one neighbour; a single time has none, and equal densities.
     """
-    if looks.shape[1] == 1:
-        return looks.new_zeros(looks.shape[:-1])
-    squares = looks.square().sum(-1)
-    # float64 is outside autocast, and exact here.
-    between = squares[:, 1:, :, None] + squares[:, :-1, None, :]
-    between = between - 2 * looks[:, 1:] @ looks[:, :-1].mT
-    before, after = between.amin(-1), between.amin(-2)
     total = looks.new_zeros(looks.shape[:-1])
-    total[:, 1:] += before
-    total[:, :-1] += after
+    squares = looks.square().sum(-1)
+    # One pair of times after the other: [b, P, P] for all of them would be large.
+    for time in range(1, looks.shape[1]):
+        earlier, later = looks[:, time - 1], looks[:, time]
+        # float64 is outside autocast, and exact here.
+        distance = squares[:, time, :, None] + squares[:, time - 1, None, :]
+        distance = distance - 2 * later @ earlier.mT
+        total[:, time] += distance.amin(-1)
+        total[:, time - 1] += distance.amin(-2)
     neighbours = torch.full_like(total[:1, :, :1], 2)
     neighbours[:, [0, -1]] = 1
     return -total / neighbours
