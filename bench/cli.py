@@ -124,6 +124,14 @@ add_command(
 )
 add_command(
     app,
+    "dropping",
+    "svilm_fast.bench.dropping:dropping",
+    "Time the video encoder's forward and backward with and without dropping, in turns.",
+    "svilm bench dropping",
+    "svilm bench dropping --config viclip_demo --clips 16 video.drop.rate=0.5",
+)
+add_command(
+    app,
     "ranking",
     "svilm_fast.bench.ranking:ranking",
     "Rank texts and videos in one float32 pass and by the float64 reference, in turns.",

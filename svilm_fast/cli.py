@@ -368,6 +368,14 @@ add_command(
 )
 add_command(
     app,
+    "drop-patterns",
+    "svilm_fast.commands.drop_patterns:drop_patterns",
+    "Draw which tokens every drop pattern keeps of a clip of the rendered world.",
+    "svilm drop-patterns --out docs/figures/drop_patterns.png",
+    "svilm drop-patterns --rate 0.5 --frames 16 --tubelet 2",
+)
+add_command(
+    app,
     "doctor",
     "svilm_fast.train.doctor:doctor",
     "Check versions, kernels against their oracles, attention, disk and process group.",

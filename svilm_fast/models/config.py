@@ -14,7 +14,9 @@ from svilm_fast.core.settings import Factor, Layers, Settings, Size
 PresetName = Literal["tiny", "small", "base", "large"]
 AttentionName = Literal["auto", "sdpa", "flash_attn", "xformers", "reference"]
 Lock = bool | int
-DropPattern = Literal["random", "spatial_uniform", "temporal_uniform", "stratified", "tube"]
+DropPattern = Literal[
+    "random", "spatial_uniform", "temporal_uniform", "stratified", "tube", "motion", "cluster"
+]
 
 WIDTH = "width C of a token"
 DEPTH = "transformer layers"

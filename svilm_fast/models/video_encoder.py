@@ -16,7 +16,7 @@ from svilm_fast.models.features import Assignment, VideoFeatures
 from svilm_fast.models.grouping_block import GroupingBlock
 from svilm_fast.models.noise import drop_path_rates, residual_noise
 from svilm_fast.models.precision import at_least_fp32, masked_mean, project, unit_norm
-from svilm_fast.models.token_dropping import TokenSelection, select_tokens
+from svilm_fast.models.token_dropping import TokenSelection, kept_tokens
 from svilm_fast.models.transformer import Block, BlockOptions, Span
 from svilm_fast.models.tubelet_embedding import TubeletEmbedding
 
@@ -112,7 +112,9 @@ class VideoEncoder(nn.Module):
     def _embedded(
         self, frames: Tensor, seeds: StepSeeds | None, outputs: VideoOutputs
     ) -> VideoFeatures:
-        selection = self._selection(frames, seeds)
+        selection = kept_tokens(
+            self.config, seeds, batch=len(frames), device=frames.device, frames=frames
+        )
         tokens = self.embedding(frames, _embedded_ids(selection, frames, self.config))
         ids, mask = selection.ids, selection.mask
         extras = self._extra_tokens(len(tokens))
@@ -123,19 +125,6 @@ class VideoEncoder(nn.Module):
         sizes = [tokens.shape[1], *(extra.shape[1] for extra in extras)]
         final, *extras = states.split(sizes, dim=1)
         return self._features(final, extras, ids, mask, assignments, outputs)
-
-    def _selection(self, frames: Tensor, seeds: StepSeeds | None) -> TokenSelection:
-        drop = self.config.drop
-        if seeds is not None and (drop.rate > 0 or drop.rate_max):
-            return select_tokens(
-                seeds.at(Site.TOKEN_DROP),
-                self.config.grid,
-                rate=drop.rate,
-                pattern=drop.pattern,
-                rate_max=drop.rate_max,
-            )
-        ids = torch.arange(self.config.num_tokens, device=frames.device)
-        return TokenSelection(ids.expand(len(frames), -1), None)
 
     def _extra_tokens(self, batch: int) -> list[Tensor]:
         extras = []

@@ -149,10 +149,10 @@ def wrap(text: str, width: float, size: float, lines: int = 2, bold: bool = Fals
     return [_shorten(row, width, size, bold) for row in rows]
 
 
-def to_png(figure: Figure, *, dpi: int = 150) -> bytes:
-    """The figure as PNG bytes; closes it."""
+def to_png(figure: Figure, *, dpi: int = 150, title: str | None = None) -> bytes:
+    """The figure as PNG bytes, which name `title` as text; closes it."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None, "Title": title})
     plt.close(figure)
     return buffer.getvalue()
 

@@ -46,6 +46,16 @@ def tint(
     return np.round(kept).astype(np.uint8)
 
 
+def keep_lit(frame: np.ndarray, kept: np.ndarray, ground: float = 225.0) -> np.ndarray:
+    """Leave kept tokens as they are and fade the others to a light grey.
+
+    frame: uint8 [H, W, 3]; kept: bool [h, w] of each token; ground: the grey, 0 to 255.
+    """
+    inside = upsample(kept, *frame.shape[:2])[..., None]
+    faded = 0.12 * frame + 0.88 * ground
+    return np.where(inside, frame, faded.round()).astype(np.uint8)
+
+
 def spotlight(
     frame: np.ndarray, groups: np.ndarray, chosen: int, colour: np.ndarray, shade: float = 0.45
 ) -> np.ndarray:

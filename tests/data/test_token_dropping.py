@@ -18,9 +18,18 @@ def _seeds(count: int) -> Tensor:
     return StepSeeds(1, 2, torch.arange(count) * 37 + 5).at(Site.TOKEN_DROP)
 
 
+def _noise(count: int, grid: tuple[int, int, int] = GRID) -> Tensor:
+    """Clips uint8 [count, ...] of noise, two pixels for every side of a token."""
+    time, height, width = grid
+    generator = torch.Generator().manual_seed(count)
+    shape = (count, 2 * time, 2 * height, 2 * width, 3)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+
+
 def _kept(pattern: str, rate: float, count: int = 16, grid: tuple[int, int, int] = GRID) -> Tensor:
     """bool [count, time, height, width]."""
-    selection = select_tokens(_seeds(count), grid, rate=rate, pattern=pattern)
+    frames = _noise(count, grid)
+    selection = select_tokens(_seeds(count), grid, rate=rate, pattern=pattern, frames=frames)
     assert selection.mask is None
     kept = torch.zeros(count, math.prod(grid), dtype=torch.bool)
     return kept.scatter_(1, selection.ids, True).view(count, *grid)
@@ -29,7 +38,7 @@ def _kept(pattern: str, rate: float, count: int = 16, grid: tuple[int, int, int]
 @pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("rate", [0.0, 0.25, 0.5, 0.9, 0.999])
 def test_every_clip_keeps_the_same_number_of_distinct_rising_tokens(pattern, rate):
-    ids = select_tokens(_seeds(8), GRID, rate=rate, pattern=pattern).ids
+    ids = select_tokens(_seeds(8), GRID, rate=rate, pattern=pattern, frames=_noise(8)).ids
     assert ids.shape == (8, keep_count(GRID, rate, pattern))
     assert (ids.diff(dim=1) > 0).all()
     assert ids.min() >= 0
@@ -76,15 +85,18 @@ def test_cells_that_do_not_fill_the_grid_keep_their_share():
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_a_clip_keeps_its_tokens_in_any_batch(pattern):
-    whole = select_tokens(_seeds(6), GRID, rate=0.7, pattern=pattern).ids
-    alone = select_tokens(_seeds(6)[4:5], GRID, rate=0.7, pattern=pattern).ids
+    frames = _noise(6)
+    whole = select_tokens(_seeds(6), GRID, rate=0.7, pattern=pattern, frames=frames).ids
+    alone = select_tokens(_seeds(6)[4:5], GRID, rate=0.7, pattern=pattern, frames=frames[4:5]).ids
     assert torch.equal(whole[4:5], alone)
     assert not torch.equal(whole[0], whole[1])
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_a_range_of_rates_gives_different_lengths(pattern):
-    selection = select_tokens(_seeds(64), GRID, rate=0.25, rate_max=0.75, pattern=pattern)
+    selection = select_tokens(
+        _seeds(64), GRID, rate=0.25, rate_max=0.75, pattern=pattern, frames=_noise(64)
+    )
     lengths = selection.mask.sum(1)
     assert selection.ids.shape[1] == keep_count(GRID, 0.25, pattern)
     assert lengths.min() >= keep_count(GRID, 0.75, pattern)

@@ -71,6 +71,7 @@ def _job(
     places = {"{out}": out, "{seed}": seed, "{dir}": folder}
     if before is not None:
         places["{after}"] = before.folder
+        places |= {f"{{{link.name}}}": link.folder for link in before.chain()}
 
     def filled(text: str) -> str:
         for mark, value in places.items():

@@ -24,7 +24,8 @@ class TableRun(Settings):
     """A training run, or another command, once for each seed.
 
     In `set` and `command`, `{out}` is the folder of the campaign, `{seed}` the seed, `{dir}` the
-    folder of this run, and `{after}` that of the run which `after` names.
+    folder of this run, `{after}` that of the run which `after` names, and `{NAME}` that of any run
+    NAME which comes before it.
     """
 
     config: str | None = Field(None, description="recipe: a YAML file or a packaged name")

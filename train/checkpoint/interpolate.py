@@ -6,9 +6,10 @@ alpha * B, with A before and B after the fine-tuning.
 
 from __future__ import annotations
 
+import fnmatch
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,6 +51,10 @@ def interpolate(
     weights: Annotated[
         Weights, typer.Option(help="the raw weights of both, or their moving averages")
     ] = Weights.RAW,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(help="parameters that stay B's, as in '*.time_position'; repeatable"),
+    ] = None,
 ) -> None:
     """Write checkpoints with weights between those of two, (1 - alpha) * A + alpha * B.
 
@@ -62,13 +67,16 @@ def interpolate(
     tensors = [read_weights(folder, average=weights is Weights.EMA) for folder in folders]
     _check_same_shapes(tensors, folders)
     _check_same_model(folders)
+    kept = _matching(keep or [], tensors[1])
     names = [f"alpha_{str(value).removesuffix('.0')}" for value in alphas]
     targets = [out] if len(alphas) == 1 else [out / name for name in names]
     for target in targets:
         if target.is_symlink() or (target.exists() and (target.is_file() or any(target.iterdir()))):
             raise UserError(f"{target} exists and is not empty: give a new --out")
     for value, target in zip(alphas, targets, strict=True):
-        _write(target, folders[1], mixed(tensors[0], tensors[1], value), states[1])
+        weights_between = mixed(tensors[0], tensors[1], value)
+        weights_between |= {name: tensors[1][name] for name in kept}
+        _write(target, folders[1], weights_between, states[1])
         print(f"wrote {target}: {1 - value:g} x {folders[0]} + {value:g} x {folders[1]}")
 
 
@@ -78,6 +86,17 @@ def mixed(first: dict[str, Tensor], second: dict[str, Tensor], alpha: float) -> 
         name: _between(first[name], value, alpha) if value.is_floating_point() else value
         for name, value in second.items()
     }
+
+
+def _matching(patterns: Sequence[str], names: Iterable[str]) -> set[str]:
+    """Return the names that match a pattern. Raises UserError for one that matches none."""
+    found = {pattern: fnmatch.filter(names, pattern) for pattern in patterns}
+    for pattern, matching in found.items():
+        if not matching:
+            raise UserError(
+                f"--keep {pattern!r} matches no parameter; names look like {next(iter(names))}"
+            )
+    return {name for matching in found.values() for name in matching}
 
 
 def _between(first: Tensor, second: Tensor, alpha: float) -> Tensor:

@@ -53,6 +53,18 @@ def test_arguments(tmp_path: Path) -> None:
     assert "run.seed=1" in tuned.arguments
 
 
+def test_a_command_may_name_every_run_before_it(tmp_path: Path) -> None:
+    def change(content: dict[str, Any]) -> None:
+        words = ["ckpt", "interpolate", "{pretrained}", "{after}", "--out", "{dir}/{scratch}"]
+        content["runs"]["between"] = {"after": "tuned", "command": words}
+
+    found = jobs(tmp_path, change)
+    between = found["between", 1]
+    folders = [str(found[name, 1].folder) for name in ("pretrained", "tuned")]
+    # A run that does not come before keeps its mark, and the command fails.
+    assert between.arguments[2:] == (*folders, "--out", f"{between.folder}/{{scratch}}")
+
+
 def test_an_identity_follows_its_inputs(tmp_path: Path) -> None:
     before = jobs(tmp_path)
     other = jobs(tmp_path / "elsewhere")

@@ -66,6 +66,16 @@ def test_between_a_run_and_its_fine_tuning(configure, ranks, tmp_path: Path) -> 
     for folder in (a, b):
         (folder / "portable" / "task.json").unlink()
 
+    kept = tmp_path / "kept"
+    assert call(a, b, "--keep", "*.time_position", "--out", kept).startswith("0 wrote")
+    found = load_run(kept).model.state_dict()
+    for name, other in (("time", 0.0), ("space", 0.5)):
+        name = f"encoder.video.embedding.{name}_position"
+        wanted = weights[0][name] * other + weights[1][name] * (1 - other)
+        torch.testing.assert_close(found[name], wanted)
+    assert not torch.equal(*(each["encoder.video.embedding.time_position"] for each in weights))
+    with pytest.raises(UserError, match="--keep 'x' matches no parameter"):
+        call(a, b, "--keep", "x", "--out", tmp_path / "x")
     averages = tmp_path / "averages"
     assert call(a, b, "--weights", "ema", "--out", averages).startswith("0 wrote")
     name = "encoder.text.embedding.tokens"
