@@ -154,7 +154,9 @@ class PretrainedModel(nn.Module):
             parts.append(self.encoder.encode_text(tokens, mask).float().cpu())
         return torch.cat(parts)
 
-    def ground(self, video: str | Path | Tensor | np.ndarray, nouns: str | Sequence[str]) -> GroundedNouns:
+    def ground(
+        self, video: str | Path | Tensor | np.ndarray, nouns: str | Sequence[str]
+    ) -> GroundedNouns:
         """Find the region of one video that each noun attends to.
 
         Args:

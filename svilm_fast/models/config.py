@@ -13,6 +13,7 @@ from svilm_fast.core.settings import Factor, Layers, Settings, Size
 
 PresetName = Literal["tiny", "small", "base", "large"]
 AttentionName = Literal["auto", "sdpa", "flash_attn", "xformers", "reference"]
+Initialisation = Literal["fixed", "scaled"]
 Lock = bool | int
 DropPattern = Literal[
     "random", "spatial_uniform", "temporal_uniform", "stratified", "tube", "motion", "cluster"
@@ -98,12 +99,6 @@ class VideoConfig(Settings):
         description="with pool=class_token: class tokens of a clip, whose mean is pooled; as many "
         "as temporal positions keep an image model's embedding of a still clip",
     )
-    positions: Literal["normal", "sincos"] = Field(
-        "normal",
-        description="initial space and time positions, which are trained: normal numbers of "
-        "standard deviation 0.02, or sines and cosines of amplitude 1, which attention and the "
-        "tokens' mean can tell apart from the first step on",
-    )
     activation: Activation = Field("gelu", description=ACTIVATION)
     norm_eps: Factor = Field(1e-5, description=NORM_EPS)
     pre_norm: bool = Field(False, description="a layer norm before the first layer, as in CLIP")
@@ -163,8 +158,6 @@ class VideoConfig(Settings):
             raise ValueError(
                 f"video.image_size={self.image_size} must be a multiple of video.patch={self.patch}"
             )
-        if self.positions == "sincos" and self.width % 4:
-            raise ValueError(f"video.width={self.width} must be a multiple of 4 for sincos positions")
         if self.grid[0] % self.num_segments:
             raise ValueError(
                 f"video.num_segments={self.num_segments} must divide the {self.grid[0]} temporal "
@@ -239,6 +232,12 @@ class ModelConfig(Settings):
 
     preset: PresetName = Field("base", description="sizes that the other blocks start from")
     embed_dim: Size = Field(256, description="width D of the shared space")
+    initialisation: Initialisation = Field(
+        "fixed",
+        description="initial weights of both towers. fixed: standard deviation 0.02, for widths "
+        "from about 768 on; scaled: by the width of a map's input, with sine positions, for narrow "
+        "towers, which learn shapes and motion much sooner with it",
+    )
     attention: AttentionName = Field(
         "auto", description="implementation of attention; auto: the best one that runs here"
     )

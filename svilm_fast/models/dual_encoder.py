@@ -24,7 +24,7 @@ class DualEncoder(nn.Module):
         super().__init__()
         self.video = VideoEncoder(video, model.embed_dim, attention=model.attention, groups=groups)
         self.text = TextEncoder(text, model.embed_dim, attention=model.attention)
-        initialise(self)
+        initialise(self, model.initialisation)
         lock_towers(self, {"video": video.lock, "text": text.lock})
 
     def encode_video(

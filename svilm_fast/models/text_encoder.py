@@ -13,6 +13,7 @@ from svilm_fast.core.philox import StepSeeds
 from svilm_fast.models import checkpointing
 from svilm_fast.models.attention import KeyPadding
 from svilm_fast.models.config import TextConfig
+from svilm_fast.models.initialisation import sines
 from svilm_fast.models.noise import TEXT_LAYER_OFFSET, drop_path_rates, residual_noise
 from svilm_fast.models.precision import at_least_fp32, masked_mean, project, unit_norm
 from svilm_fast.models.transformer import Block, BlockOptions, Span
@@ -41,6 +42,13 @@ class TokenEmbedding(nn.Module):
         self.norm: nn.LayerNorm | None = None
         if config.embedding_norm:
             self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
+
+    def sine_positions(self, name: str) -> Tensor | None:
+        """Return the sines and cosines of the position table; None for another parameter."""
+        if name != "position":
+            return None
+        length, width = self.position.shape
+        return sines(torch.arange(length), width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """int64 [n, S] to [n, S, C]."""

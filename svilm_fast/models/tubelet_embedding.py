@@ -8,6 +8,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from svilm_fast.models.config import VideoConfig
+from svilm_fast.models.initialisation import sines
 from svilm_fast.models.precision import at_least_fp32
 
 # Mean and standard deviation of pixels, by `video.pixels`; most video encoders expect ImageNet's.
@@ -29,21 +30,20 @@ class TubeletEmbedding(nn.Module):
         self.space_position = nn.Parameter(torch.empty(height * width, config.width))
         self.time_position = nn.Parameter(torch.empty(time, config.width))
 
-    def initial_values(self, name: str) -> Tensor | None:
-        """Return the first values of a position table with `positions=sincos`, otherwise None.
+    def sine_positions(self, name: str) -> Tensor | None:
+        """Return the sines and cosines of a position table; None for another parameter.
 
         Half the channels of a place are of its row and half of its column. Time is counted in
         spatial places, so that a clip is as long as a frame is high.
         """
-        if self.config.positions == "normal" or not name.endswith("_position"):
-            return None
         time, height, width = self.config.grid
         if name == "time_position":
-            return _sincos(torch.arange(time) * (height / time), self.config.width)
-        rows = _sincos(torch.arange(height), self.config.width // 2)
-        columns = _sincos(torch.arange(width), self.config.width // 2)
-        rows, columns = rows.repeat_interleave(width, dim=0), columns.repeat(height, 1)
-        return torch.cat([rows, columns], dim=1)
+            return sines(torch.arange(time) * (height / time), self.config.width)
+        if name != "space_position":
+            return None
+        rows = sines(torch.arange(height), self.config.width // 2)
+        columns = sines(torch.arange(width), self.config.width - rows.shape[1])
+        return torch.cat([rows.repeat_interleave(width, dim=0), columns.repeat(height, 1)], dim=1)
 
     def forward(self, frames: Tensor, token_ids: Tensor) -> Tensor:
         """Embeds the tubelets numbered `token_ids` alone: dropped ones cost nothing.
@@ -89,16 +89,6 @@ class TubeletEmbedding(nn.Module):
                 "(video.frames, video.image_size), got "
                 f"{str(frames.dtype).removeprefix('torch.')} {list(frames.shape)}"
             )
-
-
-def _sincos(positions: Tensor, channels: int) -> Tensor:
-    """Return sines and cosines [n, channels] of positions [n] (Vaswani et al. 2017, section 3.5).
-
-    The wavelengths rise from 2 pi to nearly 20,000 pi. MAE uses the same table for images.
-    """
-    rates = 10_000.0 ** -(torch.arange(channels // 2) / (channels / 2))
-    angles = positions[:, None] * rates
-    return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 def _pixel_affine(

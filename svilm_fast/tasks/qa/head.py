@@ -150,7 +150,7 @@ class QuestionAnswerer(nn.Module):
         self.frozen_video = config.video.lock is True
         self.encoder = DualEncoder(config.model, config.video, config.text, groups=groups)
         self.head = AnswerHead(config, settings, answers)
-        initialise(self.head)
+        initialise(self.head, config.model.initialisation)
         if not groups:
             self.head.group_projection.requires_grad_(False)
         # The head reads token states, so the projections to the shared space are not trained.
