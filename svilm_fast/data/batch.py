@@ -96,7 +96,7 @@ class ClipBatch(SampleBatch):
     dimension V = clips * crops: every crop of clip 0, then of clip 1, and so on (`views.Views`).
     """
 
-    frames: Tensor  # uint8 [b, F, H, W, 3], or [b, V, F, H, W, 3]
+    frames: Tensor  # uint8 [b, F, H, W, 3], or [b, V, F, H, W, 3]; with `palettes`, codes
     keys: Tensor  # int64 [b], sample_key of ids
     ids: list[str]
     captions: list[str]  # empty texts with data.captions=none
@@ -116,6 +116,8 @@ class ClipBatch(SampleBatch):
     answers: list[list[str]] = field(default_factory=list)
     embeddings: Tensor | None = None  # float32 [b, D], stored ones
     views: tuple[ViewBatch, ...] = ()  # of each `views.CropGroup`
+    # uint8 [b, 256, V] of compressed clips, whose codes `frames` holds (`palettes.frames`).
+    palettes: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

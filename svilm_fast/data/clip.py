@@ -40,6 +40,7 @@ class Clip:
     annotations: Annotations | None = None
     embedding: np.ndarray | None = None  # float32 [D]
     further: list[ClipViews] = field(default_factory=list)  # of each group
+    palette: np.ndarray | None = None  # uint8 [256, V] of a compressed clip
 
 
 def batch_of(
@@ -69,6 +70,7 @@ def batch_of(
     if len(clips[0].shown.crop) == 1:
         shown = ViewBatch(**{name: value[:, 0] for name, value in vars(shown).items()})
     annotations = [clip.annotations for clip in clips if clip.annotations is not None]
+    palettes = [clip.palette for clip in clips if clip.palette is not None]
     embeddings = [clip.embedding for clip in clips if clip.embedding is not None]
     return ClipBatch(
         frames=shown.frames,
@@ -90,6 +92,7 @@ def batch_of(
         answers=[each.answers for each in annotations],
         embeddings=torch.from_numpy(np.stack(embeddings)) if embeddings else None,
         views=tuple(further),
+        palettes=torch.from_numpy(np.stack(palettes)) if palettes else None,
     )
 
 

@@ -19,7 +19,7 @@ from svilm_fast.data.annotations import ANNOTATIONS, Annotations, Label, from_co
 from svilm_fast.data.captions import REPAIRED
 from svilm_fast.data.config import DataConfig, LimitsConfig
 from svilm_fast.data.embeddings import MEMBER, most_bytes, read_vector
-from svilm_fast.data.errors import DataError, EmbeddingError, MissingFileError
+from svilm_fast.data.errors import DataError, EmbeddingError, MissingFileError, PaletteError
 from svilm_fast.data.index.columns import bytes_at, damaged, texts_of
 from svilm_fast.data.index.file import Index
 from svilm_fast.data.index.names import fingerprint
@@ -29,13 +29,20 @@ from svilm_fast.data.index.store import open_index
 from svilm_fast.data.list_embeddings import ListIdentity, open_list_embeddings
 from svilm_fast.data.lists import VideoFolder
 from svilm_fast.data.nouns import OTHER_LANGUAGE
+from svilm_fast.data.palettes.format import (
+    SHARED_NAME,
+    is_compressed,
+    read_shared,
+    shared_number,
+)
 from svilm_fast.data.segments import Segment
-from svilm_fast.data.shards import Entry, ShardReader, parse_json
+from svilm_fast.data.shards import Entry, ShardReader, first_member, parse_json
 from svilm_fast.data.skips import Skip
 
 WITHOUT_NOUNS = "captions without nouns"
 
 _RELEASED_EVERY = 1 << 14
+_SHARDS_KEPT = 16
 
 # For each sample the one with whose captions it is shown, by place in the table.
 Shuffle = Callable[[np.ndarray], np.ndarray]
@@ -113,6 +120,7 @@ class SampleTable(Sequence[Sample]):
         self._reader = ShardReader()
         self._lists = dict(lists or {})
         self._vectors: dict[tuple[int, int], np.ndarray] = {}  # of lists, mapped
+        self._shared: dict[str, list[bytes]] = {}  # palettes of shards
 
     def __len__(self) -> int:
         return int(self._view["samples"]) if self._places is None else len(self._places)
@@ -134,7 +142,7 @@ class SampleTable(Sequence[Sample]):
         kept = self.__dict__.copy()
         for name in ("rejected", "contents", "_shard_samples"):
             kept.pop(name, None)
-        return {**kept, "_vectors": {}}
+        return {**kept, "_vectors": {}, "_shared": {}}
 
     def select(self, places: Sequence[int]) -> SampleTable:
         """Some of the samples; none of those refused while listing."""
@@ -302,7 +310,31 @@ class SampleTable(Sequence[Sample]):
         if video.entry is None:
             return files.read_bytes(video.path, self.limits.video_bytes)
         label = self.id(place)
-        return self._reader.read(video.path, video.entry, label, self.limits.video_bytes)
+        data = self._reader.read(video.path, video.entry, label, self.limits.video_bytes)
+        if not is_compressed(data):
+            return data
+        try:
+            number = shared_number(data)
+            return data if number is None else data + self._palettes(video.path)[number]
+        except IndexError:
+            raise PaletteError(f"{self.named(place)}: the shard has no palette {number}") from None
+        except PaletteError as error:
+            raise PaletteError(f"{self.named(place)}: {error}") from None
+
+    def named(self, place: int) -> str:
+        """Sample and shard, for messages."""
+        video = self.video(place)
+        where = "" if video.entry is None else f" in {video.path.rpartition('/')[2]}"
+        return f"{self.id(place)}{where}"
+
+    def _palettes(self, shard: str) -> list[bytes]:
+        """The shared palettes of a shard. Those of a few shards are kept."""
+        found = self._shared.get(shard)
+        if found is None:
+            found = self._shared[shard] = read_shared(first_member(shard, SHARED_NAME))
+            if len(self._shared) > _SHARDS_KEPT:
+                self._shared.pop(next(iter(self._shared)))
+        return found
 
     def read_metadata(self, place: int) -> dict[str, Any]:
         """A sample's json."""

@@ -36,10 +36,12 @@ def training_clips(
     annotations: bool = False,
     embeddings: int | None = None,
     views: Views = ONE_VIEW,
+    codes: bool = False,
 ) -> ClipDataset:
     """Open the clips of a split in training view.
 
     metadata: batches hold the samples' JSON. annotations, embeddings, views: as in `ClipDataset`.
+    codes: batches hold compressed clips as they are stored, where `data.decompress` says so.
     With `data.video_embeddings` batches hold stored embeddings instead of frames.
     """
     folder = config.data.video_embeddings
@@ -58,6 +60,7 @@ def training_clips(
         embeddings=embeddings,
         views=views,
         instead=None if folder is None else VideoEmbeddings(folder, config.model.embed_dim),
+        codes=codes and config.data.decompress == "device" and config.data.compression != "none",
     )
 
 

@@ -53,7 +53,9 @@ class Pretraining(Task):
                 "data.captions=none and the objectives compare videos with captions: set "
                 "data.captions to coarse, fine or fused"
             )
-        clips = training_clips(self.config, split, tokenizer, nouns=reads.nouns, table=table)
+        clips = training_clips(
+            self.config, split, tokenizer, nouns=reads.nouns, table=table, codes=True
+        )
         self._stored = clips.instead
         return clips
 
