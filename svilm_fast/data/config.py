@@ -205,7 +205,7 @@ class DataConfig(Settings):
     decompress: Literal["device", "worker"] = Field(
         "device",
         description="where pre-training decodes compressed clips. device: one gather, of the kept "
-        "tokens alone; crops are video.image_size pixels at a drawn place, without scaling. worker: "
+        "tokens alone; crops are video.image_size pixels at a drawn place, not scaled. worker: "
         "whole frames, with all of data.augment",
     )
     workers: int = Field(

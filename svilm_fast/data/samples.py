@@ -364,6 +364,14 @@ class SampleTable(Sequence[Sample]):
         data = self._reader.read(self._shard(row), entry, name, most_bytes(width))
         return read_vector(data, width, name)
 
+    def embedding_member(self, place: int) -> bytes | None:
+        """The file of a sample's embedding in its shard, as it is; None where it has none."""
+        row = self._row(place)
+        entry = self._entry("embedding", row) if "embedding_size" in self.stored.columns else None
+        if entry is None:
+            return None
+        return self._reader.read(self._shard(row), entry, self.id(place), self.limits.video_bytes)
+
     def check_embeddings(self, width: int) -> None:
         """Raise EmbeddingError where a list stores no embeddings of this width."""
         for source in self._lists:
