@@ -113,10 +113,7 @@ class VideoEncoder(nn.Module):
     def _embedded(
         self, frames: Tensor | PaletteFrames, seeds: StepSeeds | None, outputs: VideoOutputs
     ) -> VideoFeatures:
-        seen = frames
-        if isinstance(frames, PaletteFrames):  # most patterns look at no pixel
-            reads_pixels = self.config.drop.pattern in CONTENT_PATTERNS
-            seen = frames.decoded() if seeds is not None and reads_pixels else None
+        seen = self._seen(frames, seeds)
         selection = kept_tokens(
             self.config, seeds, batch=len(frames), device=frames.device, frames=seen
         )
@@ -130,6 +127,13 @@ class VideoEncoder(nn.Module):
         sizes = [tokens.shape[1], *(extra.shape[1] for extra in extras)]
         final, *extras = states.split(sizes, dim=1)
         return self._features(final, extras, ids, mask, assignments, outputs)
+
+    def _seen(self, frames: Tensor | PaletteFrames, seeds: StepSeeds | None) -> Tensor | None:
+        """The frames for patterns that look at pixels; the others need none of them decoded."""
+        if isinstance(frames, Tensor):
+            return frames
+        looks = seeds is not None and self.config.drop.pattern in CONTENT_PATTERNS
+        return frames.decoded() if looks else None
 
     def _extra_tokens(self, batch: int) -> list[Tensor]:
         extras = []

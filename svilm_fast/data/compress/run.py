@@ -13,6 +13,7 @@ from svilm_fast.core.files import write_atomically
 from svilm_fast.core.machine import package_version
 from svilm_fast.core.terminal import printable
 from svilm_fast.core.text import counted
+from svilm_fast.core.units import bytes_text
 from svilm_fast.data.compress.clustering import KMeansEngine, Method
 from svilm_fast.data.compress.shard import CompressSettings, Scope, compress_shard
 from svilm_fast.data.compress.vectors import bits_of
@@ -60,10 +61,10 @@ class CompressReport:
         """The report as text."""
         text = [
             f"compressed {counted(self.clips, 'clip')} ({counted(self.frames, 'frame')}): "
-            f"{self.pixel_bytes / 1e6:.1f} MB of pixels to "
-            f"{(self.clip_bytes + self.palette_bytes) / 1e6:.1f} MB, {self.factor:.1f} times "
-            f"smaller, PSNR {self.psnr:.1f} dB (the videos have {self.source_bytes / 1e6:.1f} MB); "
-            f"refused {len(self.refused)}"
+            f"{bytes_text(self.pixel_bytes)} of pixels to "
+            f"{bytes_text(self.clip_bytes + self.palette_bytes)}, {self.factor:.1f} times smaller, "
+            f"PSNR {self.psnr:.1f} dB (the videos have {bytes_text(self.source_bytes)}); refused "
+            f"{len(self.refused)}"
         ]
         reasons = Counter(skip["reason"] for skip in self.refused)
         text += [f"  {count} x {reason}" for reason, count in reasons.most_common()]
