@@ -19,7 +19,13 @@ from svilm_fast.data.annotations import ANNOTATIONS, Annotations, Label, from_co
 from svilm_fast.data.captions import REPAIRED
 from svilm_fast.data.config import DataConfig, LimitsConfig
 from svilm_fast.data.embeddings import MEMBER, most_bytes, read_vector
-from svilm_fast.data.errors import DataError, EmbeddingError, MissingFileError, PaletteError
+from svilm_fast.data.errors import (
+    DataError,
+    EmbeddingError,
+    MissingFileError,
+    PaletteError,
+    ShardError,
+)
 from svilm_fast.data.index.columns import bytes_at, damaged, texts_of
 from svilm_fast.data.index.file import Index
 from svilm_fast.data.index.names import fingerprint
@@ -318,7 +324,7 @@ class SampleTable(Sequence[Sample]):
             return data if number is None else data + self._palettes(video.path)[number]
         except IndexError:
             raise PaletteError(f"{self.named(place)}: the shard has no palette {number}") from None
-        except PaletteError as error:
+        except (PaletteError, ShardError) as error:
             raise PaletteError(f"{self.named(place)}: {error}") from None
 
     def named(self, place: int) -> str:

@@ -46,8 +46,13 @@ def compress(
         int, typer.Option(min=1, max=1_000_000, help="of --scope cluster, on average")
     ] = 8,
     frames: Annotated[
-        int, typer.Option(min=1, max=100_000, help="most frames of a clip, evenly spaced in time")
-    ] = 32,
+        int | None,
+        typer.Option(
+            min=1,
+            max=100_000,
+            help="most frames of a clip, evenly spaced in time [default: 32; --report: 8]",
+        ),
+    ] = None,
     short_side: Annotated[
         int, typer.Option(min=8, max=16_384, help="shorter side of the frames, pixels, at most")
     ] = 256,
@@ -59,7 +64,7 @@ def compress(
         typer.Option(
             min=2,
             max=10_000_000,
-            help="vectors that are clustered [default: 10,000; agglomerative: 4,000]",
+            help="vectors that are clustered [default: 10,000; agglomerative, --report: 4,000]",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="of the sample and start")] = 0,
@@ -78,7 +83,19 @@ def compress(
     if report is not None:
         from svilm_fast.data.compress.report import write_report
 
-        print("\n".join(write_report(source, report, videos, clips, seed, short_side)))
+        number = sample or SAMPLES[Method.AGGLOMERATIVE]
+        lines = write_report(
+            source,
+            report,
+            videos=videos,
+            clips=clips,
+            frames=frames or 8,
+            short_side=short_side,
+            sample=number,
+            engine=chosen_engine(kmeans, Method.KMEANS, number),
+            seed=seed,
+        )
+        print("\n".join(lines))
         return
     from svilm_fast.data.compress.run import compress as run
     from svilm_fast.data.index.commands import index
@@ -89,7 +106,7 @@ def compress(
         Clustering(method, used, 1 << bits, wanted, seed),
         BLOCKS[vectors],
         scope,
-        frames,
+        frames or 32,
         short_side,
         clips_per_palette,
     )

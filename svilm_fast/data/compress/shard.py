@@ -191,7 +191,7 @@ class _Shard:
             kept[source.place] = self._sampled(vectors, source.place, each)
         if not kept:
             return [], {}, []
-        groups = _groups(list(kept.values()), count, settings.how.seed)
+        groups = group_clips(list(kept.values()), count, settings.how.seed)
         palettes = []
         for group in range(groups.max() + 1):
             members = [v for v, mine in zip(kept.values(), groups.tolist()) if mine == group]
@@ -256,7 +256,7 @@ def _record(table: SampleTable, place: int) -> dict[str, Any]:
     return {k: v for k, v in record.items() if k not in (SEGMENT, *START_COLUMNS, *END_COLUMNS)}
 
 
-def _groups(vectors: Sequence[np.ndarray], count: int, seed: int) -> np.ndarray:
+def group_clips(vectors: Sequence[np.ndarray], count: int, seed: int) -> np.ndarray:
     """Groups int64 [clips] of clips of similar colours, numbered without gaps.
 
     Clips are compared by means and deviations of red, green and blue.

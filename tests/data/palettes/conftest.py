@@ -14,8 +14,14 @@ from svilm_fast.data.palettes.format import Block, PaletteClip
 from svilm_fast.data.timeline import Timeline
 
 
+COLOURS = Block(1, 1, 1)
+
+
 def clip_of(
-    block: Block = Block(1, 1, 1), bits: int = 8, shape: tuple[int, ...] = (5, 13, 18), seed: int = 0
+    block: Block = COLOURS,
+    bits: int = 8,
+    shape: tuple[int, ...] = (5, 13, 18),
+    seed: int = 0,
 ) -> tuple[PaletteClip, np.ndarray]:
     """A compressed clip of random colours, and the frames it was made of."""
     frames = np.random.default_rng(seed).integers(0, 256, (*shape, 3), dtype=np.uint8)

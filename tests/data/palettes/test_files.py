@@ -55,7 +55,9 @@ def test_frames_are_the_nearest_entries_of_every_vector(make_clip):
         vector = frames[np.ix_(*spans)].reshape(-1).astype(int)
         distances = ((clip.palette.astype(int) - vector) ** 2).sum(axis=1)
         entry = clip.palette[distances.argmin()].reshape(*block, 3)
-        assert np.array_equal(decoded[t, y, x], entry[t % block.time, y % block.height, x % block.width])
+        assert np.array_equal(
+            decoded[t, y, x], entry[t % block.time, y % block.height, x % block.width]
+        )
         assert np.array_equal(clip.decoded(np.array([1, 1, 4])), decoded[[1, 1, 4]])
 
 
@@ -92,12 +94,14 @@ def test_limits_hold_before_anything_is_decoded(make_clip):
 
 
 def test_shared_palettes(make_clip):
-    clip, frames = make_clip(bits=4)
+    clip, _ = make_clip(bits=4)
     other = np.zeros((7, 3), np.uint8)
     shared = read_shared(write_shared([other, clip.palette]))
     data = write_clip(clip, shared=1)
     assert len(data) < len(write_clip(clip))
-    assert np.array_equal(read_clip(data + shared[1]).decoded(np.arange(5)), clip.decoded(np.arange(5)))
+    assert np.array_equal(
+        read_clip(data + shared[1]).decoded(np.arange(5)), clip.decoded(np.arange(5))
+    )
     with pytest.raises(PaletteError, match="shared by a shard"):
         read_clip(data)
     changed = bytes(16 * 3)
