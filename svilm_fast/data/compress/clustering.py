@@ -9,12 +9,12 @@ from __future__ import annotations
 import importlib.util
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from svilm_fast.data.errors import DataError
 from svilm_fast.data.offline.outputs import OfflineError
@@ -70,10 +70,21 @@ class Clustering:
         if len(distinct) <= self.entries:
             return distinct
         found = _METHODS[self.method]
-        with threadpool_limits(1), warnings.catch_warnings():
+        with one_thread(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of convergence: what is found is measured
             centres = found(vectors.astype(np.float32), self)
         return np.unique(np.clip(np.rint(centres), 0, 255).astype(np.uint8), axis=0)
+
+
+def one_thread() -> AbstractContextManager[Any]:
+    """Numeric libraries use one thread inside. Raises OfflineError without scikit-learn."""
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError:
+        raise OfflineError(
+            "compressing needs scikit-learn: pip install 'svilm-fast[cluster]'"
+        ) from None
+    return threadpool_limits(1)
 
 
 def chosen_engine(wanted: KMeansEngine, method: Method, sample: int) -> KMeansEngine:

@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
 
 from svilm_fast.core.earlier_result import check_replaceable
 from svilm_fast.core.files import write_atomically, write_json
 from svilm_fast.core.machine import package_version
 from svilm_fast.core.text import counted
-from svilm_fast.data.compress.clustering import Clustering, KMeansEngine, Method
+from svilm_fast.data.compress.clustering import Clustering, KMeansEngine, Method, one_thread
 from svilm_fast.data.compress.measure import (
     H264,
     KEPT,
@@ -59,7 +58,7 @@ def write_report(
 ) -> list[str]:
     """Measure codings of some clips of a source and write the table and pictures to `folder`.
 
-    Each clip is `frames` frames, evenly spaced in time, and the largest centred square of them whose
+    Each clip is `frames` frames, evenly spaced in time: the largest centred square of them whose
     side is a multiple of 16 pixels. Returns the page's lines. Raises DataError where there is none.
     """
     config = DataConfig(train=source, videos=videos, captions="none")
@@ -74,7 +73,7 @@ def write_report(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with threadpool_limits(1):
+        with one_thread():
             rows = measure(codings(looked, sample, engine, seed), looked)
     finally:
         torch.set_num_threads(threads)

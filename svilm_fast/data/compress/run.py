@@ -18,6 +18,7 @@ from svilm_fast.data.compress.clustering import KMeansEngine, Method
 from svilm_fast.data.compress.shard import CompressSettings, Scope, compress_shard
 from svilm_fast.data.compress.vectors import bits_of
 from svilm_fast.data.config import DataConfig
+from svilm_fast.data.decode_process import end_idle_processes
 from svilm_fast.data.errors import DataError
 from svilm_fast.data.lists import is_list
 from svilm_fast.data.offline.engines import OfflineEngine
@@ -106,18 +107,21 @@ def compress(
     units = _units(source, videos)
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
-    reports = do_work(
-        KIND,
-        compress_shard,
-        units,
-        settings,
-        out,
-        parameters=_parameters(settings),
-        engine=engine,
-        workers=workers,
-        gpu=settings.how.engine is KMeansEngine.FLASH,
-        progress=progress,
-    )
+    try:
+        reports = do_work(
+            KIND,
+            compress_shard,
+            units,
+            settings,
+            out,
+            parameters=_parameters(settings),
+            engine=engine,
+            workers=workers,
+            gpu=settings.how.engine is KMeansEngine.FLASH,
+            progress=progress,
+        )
+    finally:
+        end_idle_processes()
     report = CompressReport()
     for done in reports:
         for name, count in done["counts"].items():

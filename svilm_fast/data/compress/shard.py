@@ -10,13 +10,12 @@ from enum import StrEnum
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
-from svilm_fast.data.compress.clustering import Clustering
+from svilm_fast.data.compress.clustering import Clustering, one_thread
 from svilm_fast.data.compress.vectors import compressed, sampled, vectors_of
 from svilm_fast.data.config import DataConfig, LimitsConfig
 from svilm_fast.data.decode import DecodedClip
-from svilm_fast.data.decode_process import decode_limited, end_idle_processes
+from svilm_fast.data.decode_process import decode_limited
 from svilm_fast.data.describe import key_of
 from svilm_fast.data.embeddings import MEMBER as EMBEDDING
 from svilm_fast.data.errors import DataError, PaletteError
@@ -90,11 +89,8 @@ def compress_shard(
     table = open_split(config, "train")
     refused = list(table.rejected) if piece is None or piece.first == 0 else []
     places = range(len(table)) if piece is None else range(piece.first, piece.stop)
-    try:
-        with threadpool_limits(1):
-            return _Shard(name, table, settings, out, refused).write(places)
-    finally:
-        end_idle_processes()
+    with one_thread():
+        return _Shard(name, table, settings, out, refused).write(places)
 
 
 class _Shard:

@@ -13,7 +13,6 @@ from svilm_fast.data.decode import DecodedClip
 from svilm_fast.data.palettes.format import Block, PaletteClip
 from svilm_fast.data.timeline import Timeline
 
-
 COLOURS = Block(1, 1, 1)
 
 

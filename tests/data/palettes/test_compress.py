@@ -57,7 +57,7 @@ def test_samples_stay_and_their_frames_are_those_of_the_video(make_shards, tmp_p
 def test_equal_bytes_for_any_number_of_workers_and_after_a_failure(
     make_shards, tmp_path, monkeypatch
 ):
-    source = str(make_shards(12))
+    source = str(make_shards(7))
     settings = replace(SETTINGS, scope=Scope.CLUSTER)
     for name, workers in (("one", 1), ("two", 2)):
         compress(source, tmp_path / name, settings, workers=workers)
@@ -68,18 +68,17 @@ def test_equal_bytes_for_any_number_of_workers_and_after_a_failure(
 
     def failing(self, key, members):
         calls.append(key)
-        if len(calls) == 8:
+        if len(calls) == 9:  # of five clips and two, and a member of palettes in both
             raise OSError("disk full")
         written(self, key, members)
 
     monkeypatch.setattr(shard_module.ShardFile, "add", failing)
     with pytest.raises(OSError, match="disk full"):
         compress(source, tmp_path / "again", settings, workers=1)
-    assert (tmp_path / "again" / "train-000000.tar").exists() or len(content(tmp_path / "again"))
     monkeypatch.setattr(shard_module.ShardFile, "add", written)
-    first = next(tmp_path.joinpath("again").glob("*.tar")).stat().st_ino
+    (first,) = [path.stat().st_ino for path in (tmp_path / "again").glob("*.tar")]
     compress(source, tmp_path / "again", settings, workers=1)
-    assert next(tmp_path.joinpath("again").glob("*-000000.tar")).stat().st_ino == first
+    assert (tmp_path / "again" / "train-000000.tar").stat().st_ino == first
     assert content(tmp_path / "again") == content(tmp_path / "one")
     with pytest.raises(OfflineError, match="scope="):
         compress(source, tmp_path / "again", SETTINGS, workers=1)
