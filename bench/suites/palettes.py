@@ -7,13 +7,13 @@ from torch import Tensor
 
 from svilm_fast.bench.errors import WrongResult
 from svilm_fast.bench.suites.benchmark import SEED, Prepared
-from svilm_fast.data.palettes.format import Block
+from svilm_fast.data.palettes.format import PixelBlock
 from svilm_fast.data.palettes.frames import PaletteFrames
 from svilm_fast.models.token_dropping import select_tokens
 
 _CLIPS, _FRAMES, _SIZE, _TUBELET, _PATCH = 8, 8, 224, 2, 16
 _RATE = 0.9  # of the tokens is dropped
-BLOCKS = {"colours": Block(1, 1, 1), "blocks": Block(2, 2, 2)}
+BLOCKS = {"colours": PixelBlock(1, 1, 1), "blocks": PixelBlock(2, 2, 2)}
 CASES = [f"{block}_{part}" for block in BLOCKS for part in ("whole", "kept")]
 
 

@@ -21,8 +21,8 @@ from svilm_fast.data.compress.vectors import compressed, sampled, vectors_of
 from svilm_fast.data.decode import DecodedClip, decode_clip, every_frame
 from svilm_fast.data.palettes.format import (
     MOST_ENTRIES,
-    Block,
     PaletteClip,
+    PixelBlock,
     read_clip,
     write_clip,
     write_shared,
@@ -56,7 +56,7 @@ class Coding:
         return 0
 
 
-class Jpeg(Coding):
+class JpegCoding(Coding):
     """Every frame is a JPEG of its own; 4 bytes for its length."""
 
     def __init__(self, quality: int) -> None:
@@ -81,7 +81,7 @@ class Jpeg(Coding):
         return np.stack(frames)
 
 
-class H264(Coding):
+class H264Coding(Coding):
     """The frames, one after the other, as an MP4 file by x264, on one thread."""
 
     name = f"H.264, x264 crf {_CRF}"
@@ -103,7 +103,7 @@ class H264(Coding):
         return decode_clip(data, every_frame).frames
 
 
-class Palettes(Coding):
+class PaletteCoding(Coding):
     """`svilm data compress`; with `shared`, the palettes of groups of clips.
 
     shared: (palette, group of each clip).
@@ -113,7 +113,7 @@ class Palettes(Coding):
         self,
         name: str,
         how: Clustering,
-        block: Block,
+        block: PixelBlock,
         shared: tuple[list[np.ndarray], Sequence[int]] | None = None,
     ) -> None:
         self.name, self.how, self.block, self.shared = name, how, block, shared
@@ -155,7 +155,7 @@ class Palettes(Coding):
 
 
 @dataclass
-class Measured:
+class MeasuredCoding:
     """A coding of some clips. Times are CPU seconds of a clip, medians over rounds."""
 
     name: str
@@ -187,9 +187,9 @@ class Measured:
 
 def measure(
     codings: Sequence[Coding], clips: Sequence[DecodedClip], rounds: int = ROUNDS
-) -> list[Measured]:
+) -> list[MeasuredCoding]:
     """Measure codings of the same clips; all of them in turn, round by round, on one thread."""
-    rows = [Measured(coding.name, bytes=coding.shared_bytes()) for coding in codings]
+    rows = [MeasuredCoding(coding.name, bytes=coding.shared_bytes()) for coding in codings]
     coded: dict[tuple[int, int], bytes] = {}
     for row, (coding, found) in enumerate(zip(codings, rows, strict=True)):
         found.zlib_bytes = found.bytes
@@ -213,7 +213,7 @@ def measure(
     each_clip = np.median(times, axis=0) / len(clips)
     for row, found in enumerate(rows):
         found.decode_s, found.kept_s = each_clip[row, :2].tolist()
-        if isinstance(codings[row], Palettes):
+        if isinstance(codings[row], PaletteCoding):
             found.gather_s, found.gather_kept_s = each_clip[row, 2:].tolist()
             found.ratios = (times[:, row, 2] / times[:, row, 3]).tolist()
     return rows
@@ -223,7 +223,7 @@ def _decoding(coding: Coding, data: bytes, ids: Tensor) -> np.ndarray:
     """CPU seconds: decode all, decode kept tokens, and the look-ups alone of both."""
     whole, _ = _timed(coding.decode, data)
     kept, _ = _timed(coding.decode_kept, data, ids)
-    if not isinstance(coding, Palettes):
+    if not isinstance(coding, PaletteCoding):
         return np.array([whole, kept, 0.0, 0.0])
     frames = coding.on_device(data)
     gather, expected = _timed(_decoded_then_taken, frames, ids)

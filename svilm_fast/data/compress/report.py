@@ -16,15 +16,15 @@ from svilm_fast.core.machine import package_version
 from svilm_fast.core.text import counted
 from svilm_fast.data.compress.clustering import Clustering, KMeansEngine, Method, one_thread
 from svilm_fast.data.compress.measure import (
-    H264,
     KEPT,
     PATCH,
     ROUNDS,
     TUBELET,
     Coding,
-    Jpeg,
-    Measured,
-    Palettes,
+    H264Coding,
+    JpegCoding,
+    MeasuredCoding,
+    PaletteCoding,
     measure,
 )
 from svilm_fast.data.compress.shard import group_clips
@@ -133,11 +133,11 @@ def codings(
         return Clustering(method, used, 1 << bits, sample, seed)
 
     found: list[Coding] = [
-        Palettes(f"{bits}-bit colours", how(Method.KMEANS, bits), BLOCKS[Vectors.COLOURS])
+        PaletteCoding(f"{bits}-bit colours", how(Method.KMEANS, bits), BLOCKS[Vectors.COLOURS])
         for bits in (8, 6, 4, 2)
     ]
     found += [
-        Palettes(f"8-bit {name}", how(Method.KMEANS, 8), BLOCKS[vectors])
+        PaletteCoding(f"8-bit {name}", how(Method.KMEANS, 8), BLOCKS[vectors])
         for vectors, name in ((Vectors.PATCHES, "patches 4x4"), (Vectors.BLOCKS, "blocks 2x2x2"))
     ]
     for scope, groups in (
@@ -148,12 +148,12 @@ def codings(
             clustering, block = how(Method.KMEANS, bits), BLOCKS[vectors]
             name = f"{bits}-bit {vectors}, palette per {scope}"
             shared = _shared(clips, clustering, block, groups)
-            found.append(Palettes(name, clustering, block, shared))
+            found.append(PaletteCoding(name, clustering, block, shared))
     found += [
-        Palettes(f"6-bit colours, {method}", how(method, 6), BLOCKS[Vectors.COLOURS])
+        PaletteCoding(f"6-bit colours, {method}", how(method, 6), BLOCKS[Vectors.COLOURS])
         for method in (Method.GMM, Method.AGGLOMERATIVE, Method.DBSCAN)
     ]
-    return [*found, Jpeg(75), Jpeg(90), H264()]
+    return [*found, JpegCoding(75), JpegCoding(90), H264Coding()]
 
 
 def _shared(
@@ -172,7 +172,7 @@ def _shared(
     return palettes, groups
 
 
-def page(rows: Sequence[Measured], facts: dict[str, Any]) -> list[str]:
+def page(rows: Sequence[MeasuredCoding], facts: dict[str, Any]) -> list[str]:
     """The table as Markdown."""
     shapes = sorted({"x".join(map(str, shape)) for shape in facts["shapes"]})
     percent = round(100 * KEPT)
@@ -216,7 +216,7 @@ def _ms(seconds: float) -> str:
 
 
 def draw(
-    rows: Sequence[Measured], clips: Sequence[DecodedClip], names: Sequence[str], path: Path
+    rows: Sequence[MeasuredCoding], clips: Sequence[DecodedClip], names: Sequence[str], path: Path
 ) -> None:
     """A frame of each of some clips, as it was and as every coding shows it (PNG)."""
     import matplotlib

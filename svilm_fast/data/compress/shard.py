@@ -25,7 +25,7 @@ from svilm_fast.data.palettes.format import (
     MEMBER,
     SHARED_KEY,
     SHARED_MEMBER,
-    Block,
+    PixelBlock,
     is_compressed,
     write_clip,
     write_shared,
@@ -54,7 +54,7 @@ class CompressSettings:
     """
 
     how: Clustering
-    block: Block
+    block: PixelBlock
     scope: Scope
     frames: int
     short_side: int

@@ -9,7 +9,7 @@ import numpy as np
 from svilm_fast.data.compress.clustering import Clustering, nearest
 from svilm_fast.data.decode import DecodedClip
 from svilm_fast.data.palettes.codes import pack
-from svilm_fast.data.palettes.format import Block, PaletteClip
+from svilm_fast.data.palettes.format import PaletteClip, PixelBlock
 from svilm_fast.data.timeline import Timeline
 
 
@@ -20,13 +20,13 @@ class Vectors(StrEnum):
 
 
 BLOCKS = {
-    Vectors.COLOURS: Block(1, 1, 1),
-    Vectors.PATCHES: Block(1, 4, 4),
-    Vectors.BLOCKS: Block(2, 2, 2),
+    Vectors.COLOURS: PixelBlock(1, 1, 1),
+    Vectors.PATCHES: PixelBlock(1, 4, 4),
+    Vectors.BLOCKS: PixelBlock(2, 2, 2),
 }
 
 
-def vectors_of(frames: np.ndarray, block: Block) -> np.ndarray:
+def vectors_of(frames: np.ndarray, block: PixelBlock) -> np.ndarray:
     """Blocks of frames uint8 [F, h, w, 3]: uint8 [n, V]; edges are repeated where none is left."""
     grid = block.grid(*frames.shape[:3])
     missing = [count * side - size for count, side, size in zip(grid, block, frames.shape)]
@@ -51,7 +51,7 @@ def compressed(
     vectors: np.ndarray,
     palette: np.ndarray,
     how: Clustering,
-    block: Block,
+    block: PixelBlock,
 ) -> PaletteClip:
     """A clip with a code for each of its vectors; `timeline` is that of its frames."""
     frames, height, width = clip.frames.shape[:3]

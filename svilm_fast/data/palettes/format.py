@@ -38,7 +38,7 @@ _HEADER_BYTES = 1 << 16
 _MOST_SIDE = 64  # of a block
 
 
-class Block(NamedTuple):
+class PixelBlock(NamedTuple):
     """What a code stands for: frames, rows and columns of pixels."""
 
     time: int
@@ -61,7 +61,7 @@ class PaletteClip:
     """A compressed clip of `frames` frames of `height` x `width` pixels."""
 
     method: str
-    block: Block
+    block: PixelBlock
     palette: np.ndarray  # uint8 [entries, V]: time, row, column, channel
     packed: np.ndarray  # uint8 [t, h, groups, bits] of blocks along time and height
     index: np.ndarray  # int64 [frames], their places in the source video
@@ -111,7 +111,7 @@ class PaletteClip:
 
 
 def pixels(
-    codes: np.ndarray, palette: np.ndarray, block: Block, size: tuple[int, int]
+    codes: np.ndarray, palette: np.ndarray, block: PixelBlock, size: tuple[int, int]
 ) -> np.ndarray:
     """Frames uint8 [t * time, *size, 3] of codes [t, h, w]: one look-up in the palette."""
     t, h, w = codes.shape
@@ -240,7 +240,7 @@ def read_shared(data: bytes) -> list[bytes]:
 
 @dataclass(frozen=True)
 class _Sizes:
-    block: Block
+    block: PixelBlock
     bits: int
     entries: int
     frames: int
@@ -257,7 +257,7 @@ class _Sizes:
             source = [_whole(side, "source_size", 1, 1 << 16) for side in header["source_size"]]
             bits = _whole(header["bits"], "bits", 1, MOST_BITS)
             sizes = cls(
-                Block(*sides),
+                PixelBlock(*sides),
                 bits,
                 _whole(header["entries"], "entries", 1, 1 << bits),
                 _whole(header["frames"], "frames", 1, 1 << 30),

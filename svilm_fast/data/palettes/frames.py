@@ -8,7 +8,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from svilm_fast.data.palettes.format import Block
+from svilm_fast.data.palettes.format import PixelBlock
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class PaletteFrames:
     codes: Tensor
     palettes: Tensor
     palette_of: Tensor
-    block: Block
+    block: PixelBlock
 
     @classmethod
-    def of(cls, codes: Tensor, palettes: Tensor, block: Block) -> PaletteFrames:
+    def of(cls, codes: Tensor, palettes: Tensor, block: PixelBlock) -> PaletteFrames:
         """Clips [b, ...] with a palette each, [b, 256, V]."""
         rows = torch.arange(len(codes), device=codes.device)[:, None]
         return cls(codes, palettes, rows.expand(codes.shape[:2]), block)

@@ -12,7 +12,7 @@ from svilm_fast.data.augment import Window, centre_window, speaks_of_direction
 from svilm_fast.data.config import DataConfig
 from svilm_fast.data.errors import DataError, PaletteError
 from svilm_fast.data.palettes.decode import check_compression, named_errors
-from svilm_fast.data.palettes.format import MOST_ENTRIES, Block, PaletteClip, read_clip
+from svilm_fast.data.palettes.format import MOST_ENTRIES, PaletteClip, PixelBlock, read_clip
 from svilm_fast.data.samples import SampleTable
 from svilm_fast.data.sampling import FrameChoice
 from svilm_fast.data.timeline import Timeline
@@ -28,7 +28,7 @@ class CodeWindow:
     frames, image_size: of the clip. Crops are `image_size` pixels of the stored frames, not scaled.
     """
 
-    block: Block
+    block: PixelBlock
     frames: int
     image_size: int
 

@@ -7,7 +7,7 @@ from typing import Any
 from svilm_fast.core.philox import Site, StepSeeds
 from svilm_fast.data.batch import ClipBatch
 from svilm_fast.data.cut_paste import cut_and_paste
-from svilm_fast.data.palettes.format import Block
+from svilm_fast.data.palettes.format import PixelBlock
 from svilm_fast.data.palettes.frames import PaletteFrames
 from svilm_fast.models.inputs import ModelInputs
 from svilm_fast.tasks.base import RankPlace, TaskConfig
@@ -67,5 +67,5 @@ def _compressed(batch: ClipBatch, config: TaskConfig) -> PaletteFrames | None:
         return None
     video, grid = config.video, batch.frames.shape[1:]
     sides = (video.frames, video.image_size, video.image_size)
-    block = Block(*(side // count for side, count in zip(sides, grid, strict=True)))
+    block = PixelBlock(*(side // count for side, count in zip(sides, grid, strict=True)))
     return PaletteFrames.of(batch.frames, batch.palettes, block)

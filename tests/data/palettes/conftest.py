@@ -10,14 +10,14 @@ import pytest
 from svilm_fast.data.compress.clustering import Clustering, KMeansEngine, Method
 from svilm_fast.data.compress.vectors import compressed, vectors_of
 from svilm_fast.data.decode import DecodedClip
-from svilm_fast.data.palettes.format import Block, PaletteClip
+from svilm_fast.data.palettes.format import PaletteClip, PixelBlock
 from svilm_fast.data.timeline import Timeline
 
-COLOURS = Block(1, 1, 1)
+COLOURS = PixelBlock(1, 1, 1)
 
 
 def clip_of(
-    block: Block = COLOURS,
+    block: PixelBlock = COLOURS,
     bits: int = 8,
     shape: tuple[int, ...] = (5, 13, 18),
     seed: int = 0,

@@ -17,12 +17,12 @@ from svilm_fast.data.decode import decode_clip, every_frame
 from svilm_fast.data.decode_process import decode_limited
 from svilm_fast.data.errors import DataError, PaletteError
 from svilm_fast.data.offline.outputs import OfflineError
-from svilm_fast.data.palettes.format import Block, read_clip
+from svilm_fast.data.palettes.format import PixelBlock, read_clip
 from svilm_fast.data.samples import open_split
 from svilm_fast.data.sampling import FrameChoice
 
 HOW = Clustering(Method.KMEANS, KMeansEngine.SKLEARN, 16, 500, 0)
-SETTINGS = CompressSettings(HOW, Block(1, 1, 1), Scope.CLIP, 32, 32, 2)
+SETTINGS = CompressSettings(HOW, PixelBlock(1, 1, 1), Scope.CLIP, 32, 32, 2)
 
 
 def table_of(folder):

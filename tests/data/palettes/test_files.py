@@ -11,7 +11,7 @@ from svilm_fast.data.config import LimitsConfig
 from svilm_fast.data.errors import OversizedVideoError, PaletteError
 from svilm_fast.data.palettes.codes import pack, unpack
 from svilm_fast.data.palettes.format import (
-    Block,
+    PixelBlock,
     read_clip,
     read_shared,
     write_clip,
@@ -31,7 +31,7 @@ def test_any_window_of_packed_codes_is_read(bits):
 
 @pytest.mark.parametrize("block", [(1, 1, 1), (1, 4, 4), (2, 2, 2)])
 def test_a_clip_is_read_as_it_was_written(make_clip, block):
-    clip, _ = make_clip(Block(*block), bits=5)
+    clip, _ = make_clip(PixelBlock(*block), bits=5)
     read = read_clip(write_clip(clip))
     assert np.array_equal(read.palette, clip.palette)
     assert np.array_equal(read.packed, clip.packed)
@@ -42,7 +42,7 @@ def test_a_clip_is_read_as_it_was_written(make_clip, block):
 
 
 def test_frames_are_the_nearest_entries_of_every_vector(make_clip):
-    for block in (Block(1, 1, 1), Block(2, 2, 2), Block(1, 4, 4)):
+    for block in (PixelBlock(1, 1, 1), PixelBlock(2, 2, 2), PixelBlock(1, 4, 4)):
         clip, frames = make_clip(block, bits=4)
         decoded = clip.decoded(np.arange(5))
         assert decoded.shape == frames.shape

@@ -8,13 +8,13 @@ from einops import rearrange
 
 from svilm_fast.core.philox import StepSeeds
 from svilm_fast.data.cut_paste import cut_and_paste
-from svilm_fast.data.palettes.format import Block
+from svilm_fast.data.palettes.format import PixelBlock
 from svilm_fast.data.palettes.frames import PaletteFrames
 from svilm_fast.models.config import VideoConfig
 from svilm_fast.models.token_dropping import kept_tokens
 from svilm_fast.models.video_encoder import VideoEncoder
 
-BLOCKS = [Block(1, 1, 1), Block(1, 4, 4), Block(2, 2, 2)]
+BLOCKS = [PixelBlock(1, 1, 1), PixelBlock(1, 4, 4), PixelBlock(2, 2, 2)]
 SETTINGS = {
     "frames": 4,
     "image_size": 16,
@@ -28,7 +28,7 @@ SETTINGS = {
 }
 
 
-def frames_of(block: Block, clips: int = 3) -> PaletteFrames:
+def frames_of(block: PixelBlock, clips: int = 3) -> PaletteFrames:
     generator = torch.Generator().manual_seed(0)
     shape = (clips, *block.grid(4, 16, 16))
     codes = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
@@ -103,4 +103,4 @@ def test_blended_clips_take_the_palette_of_each_frame_s_clip(block):
 
 def test_blocks_that_do_not_fill_tubelets_are_refused():
     with pytest.raises(ValueError, match="2x2x2 do not fill tubelets of 1 frames"):
-        frames_of(Block(2, 2, 2)).tubelets(1, 8)
+        frames_of(PixelBlock(2, 2, 2)).tubelets(1, 8)

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from svilm_fast.data.compress.clustering import Clustering, KMeansEngine, Method
-from svilm_fast.data.compress.measure import H264, Jpeg, Palettes, measure
+from svilm_fast.data.compress.measure import H264Coding, JpegCoding, PaletteCoding, measure
 from svilm_fast.data.compress.report import codings, write_report
 from svilm_fast.data.decode import DecodedClip
 from svilm_fast.data.errors import DataError
-from svilm_fast.data.palettes.format import Block
+from svilm_fast.data.palettes.format import PixelBlock
 from svilm_fast.data.timeline import Timeline
 
 HOW = Clustering(Method.KMEANS, KMeansEngine.SKLEARN, 16, 200, 0)
@@ -34,13 +34,17 @@ def clips():
 
 
 def test_rows_say_what_the_bytes_hold(clips):
-    rows = measure([Palettes("4-bit", HOW, Block(1, 1, 1)), Jpeg(90), H264()], clips[:1], rounds=2)
+    rows = measure(
+        [PaletteCoding("4-bit", HOW, PixelBlock(1, 1, 1)), JpegCoding(90), H264Coding()],
+        clips[:1],
+        rounds=2,
+    )
     palette, jpeg, h264 = rows
     assert math.isinf(palette.psnr)  # ten colours fit into sixteen entries
-    size = len(Jpeg(90).encode(clips[0], 0))
+    size = len(JpegCoding(90).encode(clips[0], 0))
     assert jpeg.bytes == size
     assert jpeg.factor == 4 * 32 * 32 * 3 / size
-    decoded = Jpeg(90).decode(Jpeg(90).encode(clips[0], 0))
+    decoded = JpegCoding(90).decode(JpegCoding(90).encode(clips[0], 0))
     error = np.mean((decoded.astype(float) - clips[0].frames) ** 2)
     assert jpeg.psnr == pytest.approx(10 * math.log10(255**2 / error))
     assert palette.bytes > 4 * 32 * 32 / 2  # half a byte for each code
@@ -52,7 +56,10 @@ def test_rows_say_what_the_bytes_hold(clips):
 
 def test_palettes_that_clips_share_count_once(clips):
     shared = ([np.arange(48, dtype=np.uint8).reshape(16, 3)], [0, 0])
-    own, common = Palettes("own", HOW, Block(1, 1, 1)), Palettes("s", HOW, Block(1, 1, 1), shared)
+    own, common = (
+        PaletteCoding("own", HOW, PixelBlock(1, 1, 1)),
+        PaletteCoding("s", HOW, PixelBlock(1, 1, 1), shared),
+    )
     found = measure([own, common], clips, rounds=1)
     assert found[1].bytes < found[0].bytes
     assert found[1].bytes > sum(len(common.encode(clip, 0)) for clip in clips)

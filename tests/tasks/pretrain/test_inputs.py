@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from svilm_fast.data.batch import ClipBatch
-from svilm_fast.data.palettes.format import Block
+from svilm_fast.data.palettes.format import PixelBlock
 from svilm_fast.data.palettes.frames import PaletteFrames
 from svilm_fast.tasks.pretrain.inputs import model_inputs
 from svilm_fast.train.config.load import load_config
@@ -59,7 +59,7 @@ def test_blended_frames_follow_the_mask_and_replay_alike() -> None:
 
 def test_compressed_clips_are_blended_as_their_frames_are() -> None:
     config = settings("objectives.grounding.video=clean")
-    block = Block(2, 2, 2)
+    block = PixelBlock(2, 2, 2)
     video = config.video
     codes = torch.randint(256, (4, *block.grid(video.frames, video.image_size, video.image_size)))
     palettes = torch.randint(256, (4, 256, block.values)).to(torch.uint8)
