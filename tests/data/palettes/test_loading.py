@@ -18,7 +18,8 @@ from svilm_fast.data.errors import PaletteError
 from svilm_fast.data.loader import ClipLoader
 from svilm_fast.data.palettes.decode import check_compression
 from svilm_fast.data.palettes.format import PixelBlock
-from svilm_fast.data.palettes.frames import PaletteFramesfrom svilm_fast.data.shards import ShardWriter
+from svilm_fast.data.palettes.frames import PaletteFrames
+from svilm_fast.data.shards import ShardWriter
 
 HOW = Clustering(Method.KMEANS, KMeansEngine.SKLEARN, 16, 500, 0)
 BLOCK = PixelBlock(2, 2, 2)
