@@ -147,7 +147,7 @@ class PaletteCoding(Coding):
         clip = self.parsed(data)
         palette = np.zeros((MOST_ENTRIES, self.block.values), np.uint8)
         palette[: len(clip.palette)] = clip.palette
-        codes = torch.from_numpy(clip.codes(slice(None)))
+        codes = torch.from_numpy(clip.codes(slice(None)).copy())
         return PaletteFrames.of(codes[None], torch.from_numpy(palette)[None], self.block)
 
     def shared_bytes(self) -> int:
