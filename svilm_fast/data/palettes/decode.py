@@ -9,8 +9,10 @@ import numpy as np
 
 from svilm_fast.data.config import DataConfig, LimitsConfig
 from svilm_fast.data.decode import Choose, DecodedClip, scaled_size
-from svilm_fast.data.errors import DataError, PaletteError
+from svilm_fast.data.errors import DataError, OversizedVideoError, PaletteError
 from svilm_fast.data.palettes.format import is_compressed, method_of, read_clip
+
+_COPIES = 2  # blocks, and the frames that are made of them
 
 
 def decode_palettes(
@@ -29,6 +31,12 @@ def decode_palettes(
         or (np.diff(chosen) < 0).any()
     ):
         raise DataError("the chosen frames must be ascending and at least one")
+    most, rows = (limits or LimitsConfig()).memory_bytes, len(np.unique(chosen // clip.block.time))
+    needed = _COPIES * rows * clip.block.time * clip.height * clip.width * 3
+    if needed > most:
+        raise OversizedVideoError(
+            f"decoding takes {needed} bytes, more than limits.memory_bytes={most}"
+        )
     frames = _scaled(clip.decoded(chosen), short_side)
     return DecodedClip(frames, clip.index[chosen], clip.timeline, clip.fps, clip.source_size)
 

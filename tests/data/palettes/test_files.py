@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from svilm_fast.data.config import LimitsConfig
+from svilm_fast.data.decode_process import decode_limited
 from svilm_fast.data.errors import OversizedVideoError, PaletteError
 from svilm_fast.data.palettes.codes import pack, unpack
 from svilm_fast.data.palettes.format import (
@@ -17,6 +18,7 @@ from svilm_fast.data.palettes.format import (
     write_clip,
     write_shared,
 )
+from svilm_fast.data.sampling import FrameChoice
 from svilm_fast.data.timeline import Timeline
 
 
@@ -91,6 +93,15 @@ def test_limits_hold_before_anything_is_decoded(make_clip):
     for limits in (LimitsConfig(frames=4), LimitsConfig(frame_pixels=13 * 18 - 1)):
         with pytest.raises(OversizedVideoError, match="5 frames of 18 x 13"):
             read_clip(data, limits)
+
+
+def test_a_small_file_of_large_blocks_takes_no_more_memory_than_allowed(make_clip):
+    data = write_clip(make_clip(PixelBlock(2, 2, 2), bits=2)[0])
+    needed = 2 * 2 * 13 * 18 * 3
+    choose = FrameChoice(1, None)
+    assert len(decode_limited(data, choose, limits=LimitsConfig(memory_bytes=needed)).frames) == 1
+    with pytest.raises(OversizedVideoError, match="memory_bytes"):
+        decode_limited(data, choose, limits=LimitsConfig(memory_bytes=needed - 1))
 
 
 def test_shared_palettes(make_clip):
