@@ -226,9 +226,10 @@ def draw(
 
     shown = min(_SHOWN, len(clips))
     pictures = [("original", [c.frames[len(c.frames) // 2] for c in clips])]
-    pictures += [
-        (f"{r.name}\n{r.factor:.1f} times smaller\n{r.psnr:.1f} dB", r.frames) for r in rows
-    ]
+    for row in rows:
+        name = row.name.replace(", palette", "\n  palette")  # beside the pictures
+        title = f"{name}\n{row.factor:.1f} times smaller\n{row.psnr:.1f} dB"
+        pictures.append((title, row.frames))
     columns = 2
     lines = math.ceil(len(pictures) / columns)
     wide = _NAME_INCHES + shown * _CELL_INCHES

@@ -55,14 +55,14 @@ def test_rows_say_what_the_bytes_hold(clips):
 
 
 def test_palettes_that_clips_share_count_once(clips):
-    shared = ([np.arange(48, dtype=np.uint8).reshape(16, 3)], [0, 0])
-    own, common = (
-        PaletteCoding("own", HOW, PixelBlock(1, 1, 1)),
-        PaletteCoding("s", HOW, PixelBlock(1, 1, 1), shared),
-    )
-    found = measure([own, common], clips, rounds=1)
+    block = PixelBlock(2, 2, 2)
+    shared = ([np.arange(384, dtype=np.uint8).reshape(16, 24)], [0, 0])
+    own = PaletteCoding("own", HOW, block)
+    common = PaletteCoding("shared", HOW, block, shared)
+    noise = [clips[1], clips[1]]
+    found = measure([own, common], noise, rounds=1)
     assert found[1].bytes < found[0].bytes
-    assert found[1].bytes > sum(len(common.encode(clip, 0)) for clip in clips)
+    assert found[1].bytes > sum(len(common.encode(clip, 0)) for clip in noise) + 384
 
 
 def test_the_table_has_every_method_scope_and_both_codecs(clips):
