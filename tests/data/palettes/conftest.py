@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 
+from svilm_fast.data.compress import report, shard
 from svilm_fast.data.compress.clustering import Clustering, KMeansEngine, Method
 from svilm_fast.data.compress.vectors import compressed, vectors_of
-from svilm_fast.data.decode import DecodedClip
+from svilm_fast.data.decode import Choose, DecodedClip, decode_clip
 from svilm_fast.data.palettes.format import PaletteClip, PixelBlock
 from svilm_fast.data.timeline import Timeline
 
@@ -30,6 +32,19 @@ def clip_of(
     how = Clustering(Method.KMEANS, KMeansEngine.SKLEARN, 1 << bits, 100, 0)
     vectors = vectors_of(frames, block)
     return compressed(clip, timeline, vectors, vectors[: 1 << bits], how, block), frames
+
+
+@pytest.fixture(scope="session", autouse=True)
+def decoding_here() -> Iterator[None]:
+    """The videos of these tests are harmless: no process is started to decode them."""
+
+    def decode(data: bytes, choose: Choose, **settings: Any) -> DecodedClip:
+        return decode_clip(data, choose, **settings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (shard, report):
+            patch.setattr(module, "decode_limited", decode)
+        yield
 
 
 @pytest.fixture

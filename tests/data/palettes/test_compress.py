@@ -54,15 +54,19 @@ def test_samples_stay_and_their_frames_are_those_of_the_video(make_shards, tmp_p
     assert report.psnr > 35
 
 
-def test_equal_bytes_for_any_number_of_workers_and_after_a_failure(
-    make_shards, tmp_path, monkeypatch
-):
-    source = str(make_shards(7))
+@pytest.mark.slow
+def test_equal_bytes_for_any_number_of_workers(make_shards, tmp_path):
+    source = str(make_shards(12))
     settings = replace(SETTINGS, scope=Scope.CLUSTER)
     for name, workers in (("one", 1), ("two", 2)):
         compress(source, tmp_path / name, settings, workers=workers)
     assert content(tmp_path / "one") == content(tmp_path / "two")
 
+
+def test_work_that_failed_continues_with_equal_bytes(make_shards, tmp_path, monkeypatch):
+    source = str(make_shards(7))
+    settings = replace(SETTINGS, scope=Scope.CLUSTER)
+    compress(source, tmp_path / "one", settings, workers=1)
     written = shard_module.ShardFile.add
     calls = []
 
