@@ -15,7 +15,8 @@ from svilm_fast.core.text import counted
 
 if TYPE_CHECKING:
     from svilm_fast.data.config import LimitsConfig
-    from svilm_fast.tasks.localization.extract import ClipFeatures, ExtractionSettings
+    from svilm_fast.data.feature_files import ClipFeatures
+    from svilm_fast.tasks.localization.extract import ExtractionSettings
     from svilm_fast.train.config.schema import RunConfig
 
 LONG_FRAMES = 2_000_000

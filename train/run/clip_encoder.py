@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from svilm_fast.core.errors import UserError
+from svilm_fast.data.feature_files import ClipFeatures
 from svilm_fast.models.video_encoder import VideoOutputs
-from svilm_fast.tasks.localization.extract import ClipFeatures
 from svilm_fast.train.checkpoint.portable_files import AVERAGE, WEIGHTS
 from svilm_fast.train.config.options import Weights
 from svilm_fast.train.run.embedding import embed_texts

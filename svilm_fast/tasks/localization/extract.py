@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from svilm_fast.data.decode_process import stream_limited
 from svilm_fast.data.errors import DataError, VideoError
 from svilm_fast.data.feature_files import (
     MANIFEST,
+    ClipFeatures,
     FeatureFolder,
     FeatureLayout,
     VideoFeatureSequence,
@@ -36,7 +37,6 @@ from svilm_fast.data.skips import Skip
 FAILED = "failed.jsonl"
 FORMAT = "svilm-features/1"
 Encode = Callable[[Tensor], Tensor]
-ClipFeatures = Literal["embedding", "pooled"]
 
 
 @dataclass(frozen=True)
