@@ -1,4 +1,4 @@
-"""Plans of tasks with a loss of their own: what tower and head keep, against autograd's storages."""
+"""Plans of tasks with a loss of their own: what a step keeps, against autograd's storages."""
 
 from __future__ import annotations
 
