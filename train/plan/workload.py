@@ -189,7 +189,8 @@ def workload_of(config: RunConfig, world_size: int, *, on_gpu: bool) -> Workload
     Raises ConfigError for a batch that cannot be split, and for a task with its own loss that does
     not tell its cost (`Task.head_cost`) or is asked for micro-batches.
     """
-    task, head = task_of(config), None
+    task = task_of(config)
+    head: HeadCost | None = None
     local_batch = local_batch_of(config, world_size)
     if config.task.own_loss:
         head = task.head_cost(ELEMENT_SIZES[config.training.precision])
