@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import pickle
+import struct
 import tempfile
 import time
 from collections import Counter
@@ -71,9 +71,21 @@ def _entry(key: str, value: Any) -> str:
 
 
 def _pickle(path: Path) -> None:
-    videos = range(ROWS // _EACH)
-    stored = {f"vid{v}": [_caption(v * _EACH + n).split() for n in range(_EACH)] for v in videos}
-    path.write_bytes(pickle.dumps(stored, protocol=2))
+    """Write a dictionary of lists of lists of words by the instructions of pickle's protocol 2."""
+    with path.open("wb") as file:
+        file.write(b"\x80\x02}")  # protocol 2, an empty dictionary
+        for video in range(ROWS // _EACH):
+            file.write(b"(" + _pickled_text(f"vid{video}") + b"](")
+            for n in range(_EACH):
+                words = _caption(video * _EACH + n).split()
+                file.write(b"](" + b"".join(map(_pickled_text, words)) + b"e")
+            file.write(b"eu")  # the list of captions ends, and one item of the dictionary
+        file.write(b".")
+
+
+def _pickled_text(text: str) -> bytes:
+    encoded = text.encode()
+    return b"X" + struct.pack("<I", len(encoded)) + encoded
 
 
 def _sentence(n: int) -> dict[str, Any]:

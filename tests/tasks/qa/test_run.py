@@ -89,7 +89,7 @@ def test_a_pretrained_run_is_tuned_stopped_resumed_evaluated_and_reported(
 
 
 def test_videos_without_frames_count_as_wrong_and_are_listed(
-    settings, videos: Path, tmp_path: Path, capsys
+    settings, videos: Path, tmp_path: Path, capsys, monkeypatch
 ) -> None:
     asked = [{"question": "what is it?", "answer": "one", "type": "what"}] * 2
     rows = [{"video": name, "questions": asked} for name in ("a", "damaged", "b", "gone")]
@@ -117,6 +117,7 @@ def test_videos_without_frames_count_as_wrong_and_are_listed(
     # The first video alone: its own questions and no other's.
     (evaluator,) = task.evaluators(Tokenizer.train(["what is it?"], 300), "val", 1)
     capsys.readouterr()
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")  # rich draws no bar on what is no terminal
     result = evaluator.run(task.model(), EvaluationRequest(torch.device("cpu"), progress=True))
     assert result.protocol["questions"] == 1
     assert result.protocol["split"] == "val, only the first 1 clips"
