@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,8 +21,6 @@ from svilm_fast.train.run_app import run_app
 if TYPE_CHECKING:
     from svilm_fast.train.config.schema import RunConfig
     from svilm_fast.train.run.session import Start
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 TaskName = Annotated[
     str | None,
@@ -107,18 +105,18 @@ def train(
     return run_session(resolved, start)
 
 
-def with_options_of(source: Callable[..., int], *left_out: str) -> Callable[[Command], Command]:
+def with_options_of(source: Callable[..., int], *left_out: str) -> Callable[[Any], Any]:
     """Give a command the options of `source` that it does not declare itself, besides `left_out`.
 
     It is called with them as keyword arguments.
     """
 
-    def decorated(command: Command) -> Command:
+    def decorated(command: Any) -> Any:
         own = inspect.signature(command, eval_str=True).parameters
         kept = [option for option in own.values() if option.kind is not option.VAR_KEYWORD]
         given = inspect.signature(source, eval_str=True).parameters
         kept += [o for name, o in given.items() if name not in own and name not in left_out]
-        vars(command)["__signature__"] = inspect.Signature(kept, return_annotation=int)
+        command.__signature__ = inspect.Signature(kept, return_annotation=int)
         command.__annotations__ = {option.name: option.annotation for option in kept}
         return command
 

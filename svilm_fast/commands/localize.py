@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,11 +15,20 @@ from svilm_fast.core.text import counted
 
 if TYPE_CHECKING:
     from svilm_fast.data.config import LimitsConfig
+    from svilm_fast.data.feature_files import ClipFeatures
     from svilm_fast.tasks.localization.extract import ExtractionSettings
     from svilm_fast.train.config.schema import RunConfig
 
 LONG_FRAMES = 2_000_000
 LONG_SECONDS = 7200.0
+
+
+class FeatureKind(StrEnum):
+    """Which output of the video encoder a vector is."""
+
+    EMBEDDING = "embedding"
+    POOLED = "pooled"
+
 
 Features = Annotated[Path, typer.Option(help="folder of features")]
 Subset = Annotated[str, typer.Option(help="subset of the annotations")]
@@ -32,6 +42,10 @@ def extract(
     clip: Annotated[int, typer.Option(min=1, help="frames that a vector sees")] = 16,
     fps: Annotated[float, typer.Option(min=0.01, max=1000, help="frames a second")] = 15.0,
     batch: Annotated[int, typer.Option(min=1, help="clips per call of the encoder")] = 16,
+    kind: Annotated[
+        FeatureKind,
+        typer.Option("--kind", help="embedding shared with text, or the mean token before it"),
+    ] = FeatureKind.EMBEDDING,
     weights: WeightsKind = None,
     device: Device = "auto",
 ) -> None:
@@ -47,12 +61,14 @@ def extract(
 
     found = video_files(videos)
     loaded = load_run(run, device=choose_device(device, 0), weights=weights)
-    encoder = ClipEncoder(loaded)
+    encoder = ClipEncoder(loaded, kind.value)
     report = extract_folder(
         found,
         out,
         encoder,
-        extraction_settings(loaded.config, stride=stride, clip=clip, fps=fps, batch=batch),
+        extraction_settings(
+            loaded.config, stride=stride, clip=clip, fps=fps, batch=batch, features=kind.value
+        ),
         encoder.identity(),
         limits=long_limits(loaded.config),
         advance=lambda video: print(f"  {video}", flush=True),
@@ -86,6 +102,7 @@ def classify(
     With --annotations a softmax layer is trained on the subset. With --run class names in prompts
     are compared with the features, and no label is needed.
     """
+    from svilm_fast.data.feature_files import FeatureFolder
     from svilm_fast.data.formats.activitynet import read_annotations
     from svilm_fast.data.formats.cuhk import write_class_scores
     from svilm_fast.tasks.localization.classify import (
@@ -123,11 +140,27 @@ def classify(
         names = read_class_names(classes)
         assert run is not None
         loaded = load_run(run, device=choose_device(device, 0), weights=weights)
-        texts = ClipEncoder(loaded).texts(prompts(names))
+        encoder = ClipEncoder(loaded)
+        _check_prompted(FeatureFolder(features).manifest(), encoder.identity(), features)
+        texts = encoder.texts(prompts(names))
         scores = {one.video: prompt_scores(one.features, texts, len(names)) for one in sequences}
         how = "prompts"
     write_class_scores(out, names, scores)
     print(f"wrote {out}: {len(scores)} videos, {len(names)} classes, {how}")
+
+
+def _check_prompted(manifest: dict[str, Any], identity: dict[str, Any], features: Path) -> None:
+    """Raise UserError for features that prompts of the run cannot be compared with."""
+    if manifest.get("settings", {}).get("features") == FeatureKind.POOLED:
+        raise UserError(
+            f"{features}: prompts are compared with embeddings, and these features are pooled "
+            "tokens: extract others with --kind embedding, or train a layer with --annotations"
+        )
+    if manifest and manifest.get("encoder") != identity:
+        raise UserError(
+            f"{features}: the features are of other weights ({manifest.get('encoder')}) than those "
+            f"of --run ({identity})"
+        )
 
 
 def check_output(out: Path, *inputs: Path) -> None:
@@ -143,7 +176,13 @@ def check_output(out: Path, *inputs: Path) -> None:
 
 
 def extraction_settings(
-    config: RunConfig, *, stride: int, clip: int, fps: float | None, batch: int
+    config: RunConfig,
+    *,
+    stride: int,
+    clip: int,
+    fps: float | None,
+    batch: int,
+    features: ClipFeatures = "embedding",
 ) -> ExtractionSettings:
     from svilm_fast.tasks.localization.extract import ExtractionSettings
 
@@ -155,6 +194,7 @@ def extraction_settings(
         image_size=config.video.image_size,
         resize_margin=config.data.resize_margin,
         batch=batch,
+        features=features,
     )
 
 

@@ -182,7 +182,13 @@ def video(
     chosen = choose_device(device, 0)
     loaded = _localization_run(run, chosen, weights, None)
     encoders = load_run(encoder, device=chosen)
-    clip_encoder = ClipEncoder(encoders)
+    trained_on = loaded.task.features.get("settings", {})  # type: ignore[attr-defined]
+    clip_encoder = ClipEncoder(encoders, trained_on.get("features", "embedding"))
+    if names and clip_encoder.features == "pooled" and loaded.config.task.labels == "external":  # type: ignore[attr-defined]
+        raise UserError(
+            f"{run} was trained on pooled tokens, which prompts cannot be compared with: leave out "
+            "--classes, or train on features of `svilm localize extract --kind embedding`"
+        )
     given = {"stride": stride, "clip": clip, "fps": fps}
     settings = _trained_extraction(loaded, encoders.config, clip_encoder.identity(), given)
     sequence = extract_sequence(
@@ -236,4 +242,5 @@ def _trained_extraction(
             f"{loaded.files.root} was trained on features of other weights "
             f"({manifest.get('encoder')}) than those of --encoder ({identity})"
         )
-    return extraction_settings(encoder, batch=16, **values)
+    features = known.get("features", "embedding")
+    return extraction_settings(encoder, batch=16, features=features, **values)

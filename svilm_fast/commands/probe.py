@@ -123,8 +123,10 @@ def _pairs(
         )
     if not test:
         return {name or split: (train[0] if train else None, None)}
+    fitted: list[Path | None] = [*train] or [None]
     named = lists_by_name(test, name, split)
-    return dict(zip(named, zip(train or [None], named.values(), strict=True), strict=True))
+    lists = zip(named, fitted, named.values(), strict=True)
+    return {base: (train_list, test_list) for base, train_list, test_list in lists}
 
 
 def _probed(

@@ -14,7 +14,7 @@ import urllib.parse
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,6 +24,8 @@ from svilm_fast.data.errors import DataError, MissingFileError
 
 METADATA_KEY = b"svilm.features"
 MANIFEST = "features.json"
+# Which output of a video encoder a vector is: see ClipEncoder.
+ClipFeatures = Literal["embedding", "pooled"]
 _BEGINNING = 4096  # bytes of a file that its fingerprint covers
 
 

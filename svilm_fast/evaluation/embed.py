@@ -50,7 +50,8 @@ class CaptionTable:
 
     tokens: int [n, S]; mask: bool [n, S]; rows: the captions of each video; video: the video of
     each sample; nouns: of each caption, where the data set knows them. Samples of the same file, or
-    of the same segment of it, are one video, named after the first sample.
+    of the same segment of it, are one video, named after the first sample. cut: captions that are
+    longer than the tokenizer's length, of which only the beginning is read.
     """
 
     texts: list[str]
@@ -59,6 +60,7 @@ class CaptionTable:
     rows: dict[str, list[int]]
     video: dict[str, str]
     nouns: list[tuple[str, ...]] = field(default_factory=list)
+    cut: int = 0
 
     @classmethod
     def of(cls, dataset: ClipDataset) -> CaptionTable:
@@ -83,7 +85,7 @@ class CaptionTable:
         cut = dataset.tokenizer.truncated - cut_before
         if cut and not (dist.is_initialized() and dist.get_rank()):
             _warn_once(f"data.{dataset.split}, as evaluated: {cut} x {CAPTION_NOTE}")
-        return cls(texts, tokens.to(torch.int32), mask, rows, video, nouns)
+        return cls(texts, tokens.to(torch.int32), mask, rows, video, nouns, cut)
 
 
 @dataclass

@@ -173,6 +173,9 @@ def protocol_lines(facts: dict[str, Any]) -> list[str]:
         lines[0] += f"; the first {facts['first_seconds']:g} s of every video"
     lines += [f"queries: {facts['query_rule']}", f"ties: {facts['tie_rule']}"]
     lines += [f"missing videos: {facts['missing_rule']}"]
+    if facts.get("captions_cut"):
+        cut = counted(facts["captions_cut"], "caption")
+        lines.append(f"texts: {cut} longer than {facts['text_tokens']} tokens, cut there")
     if (bank := facts.get("bank")) is not None:
         lines.append(bank_line(bank))
     return [*lines, f"note: {facts['note']}"] if "note" in facts else lines

@@ -129,7 +129,7 @@ class RetrievalResult:
     def metrics(self) -> dict[str, float]:
         """Metrics for the training log: `retrieval/t2v_R@1`, ..., `retrieval/v2t_MeanR`.
 
-        `retrieval/videos_not_decoded` is the number of missing videos, which the others leave out.
+        `retrieval/videos_not_decoded` is the number of videos in `missing`.
         """
         flat: dict[str, float] = {}
         for name, summary in (("t2v", self.text_to_video), ("v2t", self.video_to_text)):

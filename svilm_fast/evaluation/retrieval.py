@@ -162,6 +162,8 @@ def evaluate_dataset(
         top=max(TOP, options.rerank),
     )
     result.facts["first_clips_only"] = first
+    result.facts["text_tokens"] = dataset.config.tokenizer.length
+    result.facts["captions_cut"] = captions.cut
     if bank is not None:
         result.facts["bank"] = bank.facts(embeddings.captions)
     if options.rerank:

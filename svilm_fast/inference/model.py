@@ -99,8 +99,9 @@ class PretrainedModel(nn.Module):
 
         Args:
             videos: path of a video file, several paths, or frames uint8 [F, H, W, 3] or
-                [B, F, H, W, 3] (RGB), a tensor or an array. Frames in the size of the model's input are read as they
-                are; of others, the middle frames of equal parts and their centre crop are read.
+                [B, F, H, W, 3] (RGB), a tensor or an array. Frames in the size of the model's input
+                are read as they are; of others, the middle frames of equal parts and their centre
+                crop are read.
             batch_size: videos per call of the encoder.
 
         Returns:

@@ -24,14 +24,14 @@ class HasPositions(Protocol):
 def initialise(module: nn.Module, scheme: Initialisation = "fixed") -> None:
     """Fills every parameter under `module` in the order of its registration.
 
-    Norm weights become 1 and biases 0. All other parameters are drawn from normal distributions that
-    are cut at two deviations:
+    Norm weights become 1 and biases 0. All other parameters are drawn from normal distributions
+    that are cut at two deviations:
 
     - fixed: of standard deviation 0.02 (ViT's and BERT's choice, at width 768).
-    - scaled: a linear map of n inputs has n^-1/2, so that its outputs are as large as its inputs, and
-      the last map of both branches of a transformer layer (2 depth n)^-1/2, so that the residual
-      stream does not grow with the depth (GPT-2, CLIP). Embeddings of words and learned tokens have
-      1, and position tables are sines and cosines (Vaswani et al. 2017, section 3.5).
+    - scaled: a linear map of n inputs has n^-1/2, so that its outputs are as large as its inputs,
+      and the last map of both branches of a transformer layer (2 depth n)^-1/2, so that the
+      residual stream does not grow with the depth (GPT-2, CLIP). Embeddings of words and learned
+      tokens have 1, and position tables are sines and cosines (Vaswani et al. 2017, section 3.5).
     """
     for child in module.modules():
         for name, parameter in child.named_parameters(recurse=False):
@@ -43,7 +43,7 @@ def initialise(module: nn.Module, scheme: Initialisation = "fixed") -> None:
 
 
 def sines(positions: Tensor, channels: int) -> Tensor:
-    """Return sines and then cosines [n, channels] of positions [n], wavelengths 2 pi to 20,000 pi."""
+    """Return sines, then cosines [n, channels] of positions [n]; wavelengths 2 pi to 20,000 pi."""
     half = (channels + 1) // 2
     rates = 10_000.0 ** -(torch.arange(half) / half)
     angles = positions[:, None] * rates

@@ -83,10 +83,14 @@ def draw_timelines(videos: Sequence[VideoTimeline], theme: Theme, predictions: i
         axes.tick_params(axis="both", length=0, labelsize=8)
         axes.grid(False, axis="y")
         axes.spines["left"].set_visible(False)
-        axes.set_title(f"{printable(video.name)}, {video.duration:.1f} s", pad=3, fontsize=9)
+        name = printable(video.name, lines=False)
+        # A name may hold dollar signs, which are no formula.
+        axes.set_title(f"{name}, {video.duration:.1f} s", pad=3, fontsize=9, parse_math=False)
     patches = [Patch(color=colour, label=printable(label)) for label, colour in colours.items()]
     if patches:
-        figure.legend(handles=patches, loc="upper left", ncols=_LEGEND_COLUMNS, fontsize=8)
+        box = figure.legend(handles=patches, loc="upper left", ncols=_LEGEND_COLUMNS, fontsize=8)
+        for text in box.get_texts():
+            text.set_parse_math(False)
     return figure
 
 

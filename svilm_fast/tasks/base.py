@@ -27,13 +27,12 @@ if TYPE_CHECKING:
     from svilm_fast.data.loadable import LoadableDataset
     from svilm_fast.data.samples import SampleTable
     from svilm_fast.data.tokenizer import Tokenizer
-    from svilm_fast.models.flops import Flops
     from svilm_fast.models.precision import ElementSizes
     from svilm_fast.objectives.base import Metric
-    from svilm_fast.objectives.features import Reads
     from svilm_fast.objectives.flops import StepFlops
     from svilm_fast.report.curves import Series
     from svilm_fast.report.page import PageContent
+    from svilm_fast.tasks.head_cost import HeadCost
 
 # Built-in tasks: name, and the module and class that are imported on use.
 TASKS = {
@@ -120,22 +119,6 @@ class InitialWeights:
     def allows_missing(self, name: str) -> bool:
         """Whether the parameter `name` of the weights may be absent from the model."""
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.may_be_missing)
-
-
-@dataclass(frozen=True)
-class HeadCost:
-    """What a task with its own loss computes of a clip, for plans.
-
-    The towers are those of pre-training, called `encoder`. reads: features of the clip's video.
-    sequences, length: texts of a clip and their padded length; 0: the text tower does not run.
-    flops: of the head and the loss. kept: bytes that they keep for backward.
-    """
-
-    reads: Reads
-    flops: Flops
-    kept: float
-    sequences: int = 0
-    length: int = 0
 
 
 @dataclass(frozen=True)
@@ -302,10 +285,10 @@ class Task(Protocol):
         The default adds `head_cost` to the FLOPs of the towers.
         """
         from svilm_fast.models.precision import ELEMENT_SIZES
-        from svilm_fast.tasks.head_flops import step_flops_with
 
-        cost = self.head_cost(ELEMENT_SIZES[self.config.training.precision])
-        return None if cost is None else step_flops_with(self.config, cost)
+        training = self.config.training
+        cost = self.head_cost(ELEMENT_SIZES[training.precision])
+        return None if cost is None else cost.step_flops(self.config, training.global_batch)
 
     def metrics(self) -> dict[str, Metric]:
         """Return the metrics of `forward` that the progress line and the page show, in order.

@@ -8,8 +8,9 @@ import torch
 
 from svilm_fast.bench.errors import WrongResult
 from svilm_fast.bench.run.runner import run_one
-from svilm_fast.bench.suites import benchmarks, blocks, data, host, step
+from svilm_fast.bench.suites import benchmarks, blocks, data, formats, host, step
 from svilm_fast.bench.suites.benchmark import SUITES, Benchmark
+from svilm_fast.data.formats import FORMATS
 from svilm_fast.kernels.device import H200
 from svilm_fast.kernels.registry import ops
 
@@ -26,6 +27,10 @@ def test_ids_are_closed_and_told_without_a_device(device):
     assert {one.suite for one in found.values()} == set(SUITES)
     assert all(id == one.id for id, one in found.items())
     assert found.keys() == benchmarks(list(SUITES), device).keys()
+
+
+def test_every_reader_of_lists_is_measured():
+    assert {case.format for case in formats.CASES.values()} == {"", *FORMATS}
 
 
 def test_a_pattern_selects_and_wrong_names_are_told():

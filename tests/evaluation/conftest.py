@@ -61,8 +61,7 @@ def make_dataset(
             videos=str(tmp_path),
             workers=0,
             nouns={"extractor": "none"},
-            tokenizer={"vocab_size": 300},
-            **settings,
+            **{"tokenizer": {"vocab_size": 300}, **settings},
         )
         tokenizer = prepare_tokenizer(config)
         return ClipDataset(config, "test", tokenizer, train=False, frames=4, image_size=32)

@@ -164,6 +164,16 @@ def test_the_candidates_of_a_video_hold_the_captions_of_missing_videos() -> None
     assert result.text_to_video.recall[1] == pytest.approx(100 * 20 / 22)
 
 
+def test_captions_that_are_cut_are_in_the_protocol(make_dataset, colour_model) -> None:
+    short = {"vocab_size": 300, "length": 4}
+    for tokenizer, cut in ((short, 9), ({"vocab_size": 300, "length": 256}, 0)):
+        dataset = make_dataset(tokenizer=tokenizer)
+        result = evaluate_dataset(colour_model, dataset, batch_size=4)
+        assert result.facts["captions_cut"] == cut
+        shown = "\n".join(protocol_lines(result.facts))
+        assert ("9 captions longer than 4 tokens, cut there" in shown) == (cut > 0)
+
+
 def test_a_protocol_ends_videos_early(make_dataset, colour_model) -> None:
     whole = evaluate_dataset(colour_model, make_dataset(), batch_size=4)
     rules = RetrievalProtocol("x", "X", first_seconds=0.25)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from svilm_fast.evaluation.missing import MissingVideo
 from svilm_fast.objectives.config import ObjectivesConfig
 from svilm_fast.report.curves import read_metrics
 from svilm_fast.report.page import HeadlineTile, PageContent, Picture, Section, write_page
@@ -132,7 +133,7 @@ def test_a_page_of_nothing_is_still_a_page(tmp_path: Path) -> None:
 
 def test_missing_videos_are_said_on_the_page(make_result, tmp_path: Path) -> None:
     result = make_result()
-    result.missing = {"gone": "cut short"}
+    result.missing = {"gone": MissingVideo("cut short")}
     content = PageContent(retrieval_sections(result, 1), [])
     assert (
         "1 video missing (gone)" in write_page(tmp_path, content, name="x", **NOTHING).read_text()

@@ -158,7 +158,7 @@ def test_a_place_that_cannot_hold_the_index_is_refused_before_videos_are_read(
     with pytest.raises(UserError, match=r"cannot be written to .*index \(it is no file\)"):
         update()
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "notes.txt"))
-    with pytest.raises(UserError, match="Not a directory.*--index"):
+    with pytest.raises(UserError, match=r"Not a directory.*--index"):
         update(file=None)
     assert not read
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,19 @@ def plugin(installed: Path, monkeypatch) -> None:
 def world(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("world")
     render_world(folder, train=24, val=8, test=8, size=32, frames=8, workers=1, progress=False)
+    return folder
+
+
+@pytest.fixture
+def videos(world: Path, tmp_path: Path) -> Path:
+    """A folder with two of the world's videos and one that is damaged."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    with tarfile.open(next((world / "val").glob("*.tar"))) as shard:
+        names = [name for name in shard.getnames() if name.endswith(".mp4")]
+        for name, target in zip(names, ("a.mp4", "b.mp4"), strict=False):
+            (folder / target).write_bytes(shard.extractfile(name).read())
+    (folder / "damaged.mp4").write_bytes(b"no video")
     return folder
 
 

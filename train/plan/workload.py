@@ -16,8 +16,8 @@ from svilm_fast.objectives.base import Scope
 from svilm_fast.objectives.cost import Cost
 from svilm_fast.objectives.features import Reads
 from svilm_fast.objectives.flops import StepFlops, shapes_of
-from svilm_fast.tasks.base import HeadCost, Task, task_of
-from svilm_fast.tasks.head_flops import step_flops_with
+from svilm_fast.tasks.base import Task, task_of
+from svilm_fast.tasks.head_cost import HeadCost
 from svilm_fast.train.config.deepspeed import local_batch_of
 from svilm_fast.train.config.schema import RunConfig
 from svilm_fast.train.engine.optimizer import build_optimizer
@@ -111,7 +111,7 @@ class Workload:
     def flops(self) -> StepFlops:
         """Forward and backward of the global batch."""
         if self.head is not None:
-            return step_flops_with(self.config, self.head)
+            return self.head.step_flops(self.config, self.config.training.global_batch)
         return flops_of_step(self.config)
 
     def costs(
@@ -189,7 +189,8 @@ def workload_of(config: RunConfig, world_size: int, *, on_gpu: bool) -> Workload
     Raises ConfigError for a batch that cannot be split, and for a task with its own loss that does
     not tell its cost (`Task.head_cost`) or is asked for micro-batches.
     """
-    task, head = task_of(config), None
+    task = task_of(config)
+    head: HeadCost | None = None
     local_batch = local_batch_of(config, world_size)
     if config.task.own_loss:
         head = task.head_cost(ELEMENT_SIZES[config.training.precision])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from svilm_fast.core.errors import UserError
+from svilm_fast.data.feature_files import ClipFeatures
 from svilm_fast.models.video_encoder import VideoOutputs
 from svilm_fast.train.checkpoint.portable_files import AVERAGE, WEIGHTS
 from svilm_fast.train.config.options import Weights
@@ -20,9 +21,14 @@ from svilm_fast.train.run.loaded_run import LoadedRun
 
 @dataclass(frozen=True)
 class ClipEncoder:
-    """The frozen encoders of a run. Raises UserError for a run without a video encoder."""
+    """The frozen encoders of a run. Raises UserError for a run without a video encoder.
+
+    features: what a clip becomes. embedding: the unit vector of the space shared with text [D];
+    pooled: the mean of the tokens before it is projected there [C].
+    """
 
     run: LoadedRun
+    features: ClipFeatures = "embedding"
 
     def __post_init__(self) -> None:
         if not hasattr(self.run.model, "encoder"):
@@ -33,12 +39,13 @@ class ClipEncoder:
 
     @torch.no_grad()
     def __call__(self, clips: Tensor) -> Tensor:
-        """Embed uint8 [b, F, size, size, 3] to float [b, D], rows of unit norm."""
+        """Embed uint8 [b, F, size, size, 3] to float [b, D] or [b, C]."""
         encoder: Any = self.run.model.encoder
         device = next(encoder.parameters()).device
         outputs = VideoOutputs(groups=False, segments=False)
-        video: Tensor = encoder.encode_video(clips.to(device), None, outputs).video
-        return video
+        found = encoder.encode_video(clips.to(device), None, outputs)
+        vectors: Tensor = found.video if self.features == "embedding" else found.pooled
+        return vectors
 
     def texts(self, texts: Sequence[str]) -> Tensor:
         """Embed sentences: float32 [n, D], rows of unit norm, on the CPU."""

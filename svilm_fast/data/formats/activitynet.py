@@ -261,7 +261,8 @@ def write_predictions(
 def read_blocked(path: str | Path, known: Container[str] = ()) -> frozenset[str]:
     """The video ids of a blocked list: a JSON list, an object whose keys are ids, or plain lines.
 
-    An id that means one of the `known` videos (`known_video`) becomes that one's. Raises ListFormatError for an empty list.
+    An id that means one of the `known` videos (`known_video`) becomes that one's. Raises
+    ListFormatError for an empty list.
     """
     path = str(path)
     if path.lower().endswith(".json"):

@@ -176,7 +176,7 @@ def field(record: dict[str, Any], name: str, kind: type, label: str) -> Any:
     Raises ListFormatError that names `label` and the field.
     """
     value: Any = record.get(name)
-    if type(value) is kind and (kind is not str or value.strip()):
+    if type(value) is kind and (kind is not str or str(value).strip()):
         return value
     if name not in record:
         have = ", ".join(map(str, list(record)[:8])) or "none"

@@ -56,7 +56,9 @@ class UntrimmedConfig(Settings):
     size: int = Field(64, ge=32, le=512, description="side of the square frames, pixels (even)")
     fps: float = Field(8.0, gt=0, le=120, description="frames per second")
     quality: int = Field(18, ge=0, le=40, description="H.264 constant rate factor")
-    seconds: tuple[float, float] = Field((20.0, 40.0), description="shortest and longest video")
+    seconds: tuple[float, float] = Field(
+        (20.0, 40.0), description="bounds of a video, which whole actions and rests may miss a bit"
+    )
     action_seconds: tuple[float, float] = Field((2.0, 5.0), description="bounds of an action")
     rest_seconds: tuple[float, float] = Field((1.5, 5.0), description="bounds of a rest")
     resting_object: float = Field(0.6, ge=0, le=1, description="share of the rests with an object")

@@ -25,6 +25,7 @@ HEAD_WIDTH = 64  # of an attention head, in nearly all published models
 
 _LAYER = re.compile(r"blocks\.(\d+)\.")
 # Parts that pre-trained weights of images and texts lack; all others must be in the weights.
+_EXTRA_TOKENS = re.compile(r"(group|class_token)")
 _MAY_BE_NEW = re.compile(r"(group(s|ing_blocks|_norm|_projection)|projection|class_token)\..+")
 
 
@@ -59,6 +60,10 @@ def _prepared(tower: Tower, module: Any, path: str) -> tuple[Tensors, TowerRepor
         values = _text_values(parts, module.config, report)
     _take_projection(values, module, report)
     own = module.state_dict()
+    # Of our own weights; a tower without these parts embeds otherwise.
+    for name in [name for name in values if name not in own and _EXTRA_TOKENS.match(name)]:
+        report.left_out.append(name)
+        values.pop(name)
     _check_tensors(values, own, family, files)
     report.taken = [name for name in own if name in values]
     report.new = [name for name in own if name not in values]
@@ -291,9 +296,6 @@ def _check_tensors(values: Tensors, own: Tensors, family: WeightFamily, files: W
     if missing:
         problems.append(f"they lack {listed(missing)}")
     unknown = [name for name in values if name not in own]
-    for name in [name for name in unknown if re.match("group|class_token", name)]:
-        values.pop(name)
-        unknown.remove(name)
     if unknown:
         problems.append(f"the tower has no {listed(unknown)}")
     shapes = [

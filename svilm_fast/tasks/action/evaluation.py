@@ -59,11 +59,11 @@ def encode_views(
         with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
             return encode(frames.to(device)).float().cpu()
 
-    def call(batch: ClipBatch) -> np.ndarray:
+    def call(batch: ClipBatch) -> list[np.ndarray]:
         frames = batch.frames if views > 1 else batch.frames[:, None]
         of_views = torch.stack([encoded(frames[:, view]) for view in range(views)], dim=1)
         # 15 views of 700 classes would not fit into memory for a large set.
-        return (of_views.mean(dim=1) if mean else of_views).numpy()
+        return list((of_views.mean(dim=1) if mean else of_views).numpy())
 
     def idle(black: Tensor) -> None:
         for _ in range(views):

@@ -105,11 +105,12 @@ class Extraction:
                 advance(loaded.wanted)
                 if loaded.failure is not None:
                     raise WorkerError(loaded.failure[0])
-                if loaded.batch is None:
+                batch: Any = loaded.batch
+                if batch is None:
                     continue
                 with torch.autocast(kind, dtype=self.autocast, enabled=self.autocast is not None):
-                    rows = self.encoded(loaded.batch.frames.to(self.device)).float().cpu().numpy()
-                for video, row in zip(loaded.batch.ids, rows, strict=True):
+                    rows = self.encoded(batch.frames.to(self.device)).float().cpu().numpy()
+                for video, row in zip(batch.ids, rows, strict=True):
                     found.setdefault(video, []).append(row)
         whole = {video: np.stack(rows) for video, rows in found.items() if len(rows) == passes}
         return _in_order(dataset, whole, reasons)

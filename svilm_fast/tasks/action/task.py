@@ -33,7 +33,6 @@ from svilm_fast.tasks.action.evaluation import ActionEvaluator
 from svilm_fast.tasks.action.head import ActionClassifier, ActionInputs
 from svilm_fast.tasks.action.settings import ActionSettings
 from svilm_fast.tasks.base import (
-    HeadCost,
     InitialWeights,
     RankPlace,
     ReportRequest,
@@ -41,6 +40,7 @@ from svilm_fast.tasks.base import (
     TaskConfig,
 )
 from svilm_fast.tasks.clips import evaluation_clips, training_clips
+from svilm_fast.tasks.head_cost import HeadCost
 from svilm_fast.tasks.settings import TaskSettings
 
 if TYPE_CHECKING:

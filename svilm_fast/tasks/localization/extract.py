@@ -22,6 +22,7 @@ from svilm_fast.data.decode_process import stream_limited
 from svilm_fast.data.errors import DataError, VideoError
 from svilm_fast.data.feature_files import (
     MANIFEST,
+    ClipFeatures,
     FeatureFolder,
     FeatureLayout,
     VideoFeatureSequence,
@@ -45,6 +46,7 @@ class ExtractionSettings:
     stride, clip: frames between two vectors, and frames that a vector sees, at `fps` frames a
     second (None: the video's own rate). frames: F that the encoder is given of each clip, evenly
     spaced. image_size, resize_margin: as in the encoder's evaluation. batch: clips per call.
+    features: which output of the encoder a vector is, as it names them.
     """
 
     stride: int
@@ -54,6 +56,7 @@ class ExtractionSettings:
     image_size: int
     resize_margin: float = 8 / 7
     batch: int = 16
+    features: ClipFeatures = "embedding"
 
     def __post_init__(self) -> None:
         if min(self.stride, self.clip, self.batch) < 1 or (self.fps is not None and self.fps <= 0):
@@ -68,6 +71,7 @@ class ExtractionSettings:
             "frames": self.frames,
             "image_size": self.image_size,
             "resize_margin": self.resize_margin,
+            "features": self.features,
         }
 
 
@@ -236,6 +240,7 @@ def _open_folder(out: Path, described: dict[str, Any]) -> None:
     manifest = out / MANIFEST
     if manifest.is_file():
         earlier = FeatureFolder(out).manifest()
+        earlier["settings"] = {"features": "embedding", **earlier.get("settings", {})}
         for part in ("format", "encoder", "settings"):
             if earlier.get(part) != json.loads(json.dumps(described[part])):
                 raise UserError(

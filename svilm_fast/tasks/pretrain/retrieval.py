@@ -94,7 +94,7 @@ def evaluate(
     sharpness: of the nouns' softmax over the groups, for re-ranking.
     """
     rules = None if extras.protocol is None else check_protocol(extras.protocol, dataset)
-    bank = read_bank(config.data, extras.bank) if "qbnorm" in extras.set_level else None
+    bank = read_bank(dataset.config, extras.bank) if "qbnorm" in extras.set_level else None
     title = f"{dataset.split} split, {dataset.config.captions} captions"
     options = RetrievalOptions(
         protocol=protocol or (rules.title if rules else title),

@@ -18,7 +18,7 @@ from svilm_fast.models.inputs import ModelInputs
 from svilm_fast.models.tower_digest import video_tower_digest
 from svilm_fast.objectives.flops import StepFlops, step_flops
 from svilm_fast.objectives.svilm import SViLM, build_model
-from svilm_fast.tasks.base import RankPlace, ReportRequest, Task
+from svilm_fast.tasks.base import InitialWeights, RankPlace, ReportRequest, Task
 from svilm_fast.tasks.clips import check_split, training_clips
 from svilm_fast.tasks.pretrain.inputs import model_inputs
 from svilm_fast.tasks.pretrain.retrieval import (
@@ -37,7 +37,7 @@ PICTURE_FRAMES = 4  # frames of a clip in a retrieval strip
 
 
 class Pretraining(Task):
-    """S-ViLM on videos with captions; loaded weights must match exactly."""
+    """S-ViLM on videos with captions; loaded weights must match (see `initial_weights`)."""
 
     Settings: ClassVar[type[TaskSettings]] = TaskSettings
     _stored: VideoEmbeddings | None = None
@@ -58,6 +58,12 @@ class Pretraining(Task):
         )
         self._stored = clips.instead
         return clips
+
+    def initial_weights(self) -> InitialWeights:
+        """All must match; the run that wrote stored embeddings may have had other objectives."""
+        if self.config.data.video_embeddings is None:
+            return InitialWeights()
+        return InitialWeights(("objectives.*",), ("objectives.*",))
 
     def state(self) -> dict[str, Any]:
         return {} if self._stored is None else {"video_tower": self._stored.tower}

@@ -6,7 +6,8 @@ from svilm_fast.models.activation_cost import FP32, Layer
 from svilm_fast.models.flops import Flops, attention, block, encoded_tokens, product
 from svilm_fast.models.precision import ElementSizes
 from svilm_fast.objectives.features import Reads
-from svilm_fast.tasks.base import HeadCost, TaskConfig
+from svilm_fast.tasks.base import TaskConfig
+from svilm_fast.tasks.head_cost import HeadCost
 from svilm_fast.tasks.qa.settings import QASettings
 
 

@@ -148,6 +148,7 @@ class QuestionAnswerer(nn.Module):
         super().__init__()
         groups = config.objectives.reads().uses_groups(config.video)
         self.frozen_video = config.video.lock is True
+        self.frozen_text = config.text.lock is True
         self.encoder = DualEncoder(config.model, config.video, config.text, groups=groups)
         self.head = AnswerHead(config, settings, answers)
         initialise(self.head, config.model.initialisation)
@@ -168,7 +169,8 @@ class QuestionAnswerer(nn.Module):
         of_video = None if self.frozen_video else seeds
         video = self.encoder.encode_video(frames, of_video, outputs)
         of_questions = None if seeds is None else noun_seeds(seeds, tokens.shape[1])
-        sequences = TextSequences(tokens.flatten(0, 1), mask.flatten(0, 1), of_questions)
+        of_text = None if self.frozen_text else of_questions
+        sequences = TextSequences(tokens.flatten(0, 1), mask.flatten(0, 1), of_text)
         states = self.encoder.text.states(sequences).unflatten(0, tuple(tokens.shape[:2]))
         logits = self.head(states, mask, video, of_questions)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))

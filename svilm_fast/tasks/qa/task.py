@@ -20,7 +20,6 @@ from svilm_fast.evaluation.answers import MajorityBaseline
 from svilm_fast.models.precision import ElementSizes
 from svilm_fast.objectives.base import Metric
 from svilm_fast.tasks.base import (
-    HeadCost,
     InitialWeights,
     RankPlace,
     ReportRequest,
@@ -28,6 +27,7 @@ from svilm_fast.tasks.base import (
     TaskConfig,
 )
 from svilm_fast.tasks.clips import evaluation_clips, training_clips
+from svilm_fast.tasks.head_cost import HeadCost
 from svilm_fast.tasks.qa.cost import qa_cost
 from svilm_fast.tasks.qa.evaluation import QAEvaluator
 from svilm_fast.tasks.qa.head import IGNORED, QAInputs, QuestionAnswerer

@@ -204,6 +204,14 @@ def test_weights_of_ours_need_the_settings_they_were_trained_with(exported, tmp_
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), tensors.values()))
 
 
+def test_group_tokens_that_the_tower_lacks_are_reported(tmp_path):
+    tensors = {f"encoder.{name}": v for name, v in encoder(groups=True).state_dict().items()}
+    save_file(tensors, tmp_path / "model.safetensors")
+    [report] = load(encoder(), video=tmp_path)
+    assert {"group_norm.weight", "group_projection.bias"} <= set(report.left_out)
+    assert any("left out:" in line and "group_norm (2)" in line for line in report.lines())
+
+
 def test_the_folder_of_a_run_is_told_apart_from_its_checkpoint(tmp_path):
     (tmp_path / "portable").mkdir()
     _refused(encoder(), "video", tmp_path, "name its checkpoint .*portable")

@@ -136,8 +136,14 @@ def test_features_of_another_encoder_or_stride_are_not_mixed(tmp_path):
     extract_folder(found, out, Recorder(), settings(), {"sha256": "a"})
     with pytest.raises(UserError, match="another encoder"):
         extract_folder(found, out, Recorder(), settings(), {"sha256": "b"})
-    with pytest.raises(UserError, match="another settings"):
-        extract_folder(found, out, Recorder(), settings(stride=2), {"sha256": "a"})
+    for change in ({"stride": 2}, {"features": "pooled"}):
+        with pytest.raises(UserError, match="another settings"):
+            extract_folder(found, out, Recorder(), settings(**change), {"sha256": "a"})
+    # Folders of earlier versions do not say that their vectors are embeddings.
+    manifest = json.loads((out / "features.json").read_text())
+    del manifest["settings"]["features"]
+    (out / "features.json").write_text(json.dumps(manifest))
+    assert extract_folder(found, out, Recorder(), settings(), {"sha256": "a"}).earlier == 1
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").touch()
     with pytest.raises(UserError, match="is not empty"):
@@ -245,3 +251,19 @@ def test_the_commands_on_raw_videos(tmp_path, capsys):
     capsys.readouterr()
     assert run_app(app, classify) == 2
     assert "give either --run (prompts) or --annotations" in capsys.readouterr().err
+    # Vectors of equal width that prompts cannot be compared with are refused.
+    pooled = tmp_path / "pooled"
+    extract = ("localize", "extract", str(good), "--run", str(run), "--out", str(pooled))
+    assert run_app(app, (*extract, *options, "--kind", "pooled")) == 0
+    vectors = [read_parquet(each / "good.parquet").features for each in (out, pooled)]
+    assert np.linalg.norm(vectors[0], axis=1) == pytest.approx(1, abs=1e-5)
+    assert not np.allclose(np.linalg.norm(vectors[1], axis=1), 1, atol=1e-2)
+    classify = ("localize", "classify", "--features", str(pooled), "--out", str(scores))
+    assert run_app(app, (*classify, *prompts)) == 2
+    assert "these features are pooled tokens" in capsys.readouterr().err
+    manifest = json.loads((out / "features.json").read_text())
+    manifest["encoder"]["sha256"] = "of other weights"
+    (out / "features.json").write_text(json.dumps(manifest))
+    classify = ("localize", "classify", "--features", str(out), "--out", str(scores))
+    assert run_app(app, (*classify, *prompts)) == 2
+    assert "the features are of other weights" in capsys.readouterr().err

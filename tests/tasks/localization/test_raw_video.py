@@ -15,7 +15,8 @@ from svilm_fast.data.formats.activitynet import (
 )
 from svilm_fast.data.formats.activitynet import PredictedSegment as Guess
 from svilm_fast.data.world.video import encode_mp4
-from svilm_fast.report.localization import shown_predictions
+from svilm_fast.report.localization import VideoTimeline, draw_timelines, shown_predictions
+from svilm_fast.report.page import picture
 from svilm_fast.train.config.load import load_config
 from svilm_fast.train.run.session import Start, train_as_rank
 from svilm_fast.train.run_app import run_app
@@ -34,6 +35,13 @@ def test_the_best_predictions_without_overlaps_are_shown():
     ]
     assert [one.score for one in shown_predictions(found, 10)] == [0.9, 0.4, 0.1]
     assert [one.score for one in shown_predictions(found, 1)] == [0.9]
+
+
+def test_names_with_dollar_signs_are_no_formulas():
+    one = Guess(0, 5, "win $\\frac$5 or $6", 0.5)
+    rows = [VideoTimeline("$\\sum$ {x} $a_{", 10.0, None, [one])]
+    drawn = picture("timeline", lambda theme: draw_timelines(rows, theme), "a timeline")
+    assert drawn.light.startswith(b"\x89PNG")
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import torch
 
 from svilm_fast.cli import app
 from svilm_fast.core.errors import ConfigError
+from svilm_fast.data.dataset import prepare_tokenizer
 from svilm_fast.tasks.base import task_of
 from svilm_fast.tasks.pretrain.retrieval import sharpness_of
 from svilm_fast.train.config.load import load_config
@@ -91,6 +92,13 @@ def test_wrong_settings_are_refused(settings) -> None:
         task_of(config)
     with pytest.raises(ConfigError, match="set_level"):
         load_config("tasks/retrieval", settings("x", "task.set_level=[dls]"))
+
+
+def test_a_list_of_another_size_is_refused_before_training(settings) -> None:
+    config = load_config("tasks/retrieval", settings("x", "task.protocol=msrvtt-1ka"))
+    task = task_of(config)
+    with pytest.raises(ValueError, match="MSR-VTT 1k-A has 1,000 videos"):
+        task.evaluators(prepare_tokenizer(config.data), "test", None)
 
 
 def test_the_trained_sharpness_is_used(settings) -> None:

@@ -1,4 +1,4 @@
-"""Plans of tasks with a loss of their own: what tower and head keep, against autograd's storages."""
+"""Plans of tasks with a loss of their own: what a step keeps, against autograd's storages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from svilm_fast.train.plan.activations import activations
 from svilm_fast.train.plan.chooser import options
 from svilm_fast.train.plan.workload import workload_of
 
-SMALL = ("model.preset=small", "video.depth=4", "text.depth=2", "text.length=32")
+SMALL = ("model.preset=small", "video.frames=4", "video.depth=2", "text.depth=1")
 CLIPS, NAMES = 4, tuple(f"name {number}" for number in range(50))
 
 

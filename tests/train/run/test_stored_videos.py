@@ -30,12 +30,14 @@ CLEAN = (
 def test_a_run_learns_from_stored_embeddings(
     configure, ranks, world: Path, tmp_path: Path, monkeypatch
 ) -> None:
-    first = configure(*CLEAN, "training.steps=1", run="first")
+    # With all objectives, and so with group tokens, as in pre-training.
+    first = configure("evaluation.at_end=false", "training.steps=1", run="first")
     train_as_rank(first, Start(), ranks)
     stored = tmp_path / "stored"
     embed_shards(first.run.dir, str(world / "train"), stored)
 
     lit = [*CLEAN, "video.lock=true", f"data.video_embeddings={stored}", "optimizer.lr=0.01"]
+    lit.append("video.grouping.in_encoder=always")
     config = configure(*lit, "training.steps=3", run="lit")
     monkeypatch.setattr(
         "svilm_fast.data.dataset.decode_limited", lambda *a, **k: pytest.fail("a video is decoded")
@@ -93,7 +95,7 @@ def test_embeddings_of_another_video_tower_are_refused(
     embed_shards(tmp_path / "first", str(world / "train"), stored)
     settings = [*CLEAN, "video.lock=true", f"data.video_embeddings={stored}", "training.steps=1"]
     config = configure(*settings, *lit, run="lit")
-    with pytest.raises(UserError, match="that of this run .* Start with --weights-from"):
+    with pytest.raises(UserError, match=r"that of this run .* Start with --weights-from"):
         train_as_rank(config, Start(weights_from=tmp_path / weights / "portable"), ranks)
     assert not (tmp_path / "lit" / "config.yaml").exists()
 
