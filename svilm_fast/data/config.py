@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from svilm_fast.core.settings import Count, Fraction, PathText, Seconds, Settings
+from svilm_fast.core.settings import Count, Fraction, PathText, Seconds, Settings, Weight
 from svilm_fast.data.errors import DataError
 from svilm_fast.data.order import OrderName
 
@@ -126,6 +126,22 @@ def run_lengths(num_segments: int, shortest: float, longest: float) -> tuple[int
     return least, most
 
 
+class CaptionMixConfig(Settings):
+    """Shares of the grains among the captions that training draws; all 0: only `data.captions`.
+
+    A sample's grain is drawn in proportion, among the grains that it has a caption of. A caption
+    without a grain stands for all of them.
+    """
+
+    coarse: Weight = Field(0.0, description="share of coarse captions")
+    fine: Weight = Field(0.0, description="share of fine captions")
+    fused: Weight = Field(0.0, description="share of fused captions")
+
+    def shares(self) -> dict[str, float]:
+        """The shares above 0, by grain."""
+        return {name: share for name, share in self.model_dump().items() if share > 0}
+
+
 class LimitsConfig(Settings):
     """What a single sample may cost; beyond it is refused and counted, before it is decoded."""
 
@@ -169,6 +185,7 @@ class DataConfig(Settings):
         description="which caption is read where a sample has one of each grain; none: no caption "
         "is read or needed",
     )
+    caption_mix: CaptionMixConfig = CaptionMixConfig()
     shuffle_captions: bool = Field(
         False, description="control experiment: shuffle the training captions over the videos"
     )

@@ -104,6 +104,8 @@ class ClipDataset:
         self.metadata = not train if metadata is None else metadata
         table = open_split(config, split, nouns=nouns) if table is None else table
         self.table = table.with_nouns(config, split) if nouns else table
+        if train:
+            self.table = self.table.mixed(config.caption_mix.shares())
         self._reads_nouns = nouns
         if embeddings is not None:
             self.table.check_embeddings(embeddings)
@@ -362,6 +364,7 @@ def prepare_tokenizer(config: DataConfig, table: SampleTable | None = None) -> T
     if config.tokenizer.kind != "bpe" or config.tokenizer.path is not None:
         return load_or_train_tokenizer(config.tokenizer, ())
     table = table if table is not None else open_split(config, "train")
+    table = table.mixed(config.caption_mix.shares())
     # prompts too: their words should not fall apart to letters
     prompts = (template.replace("{noun}", "") for template in config.nouns.templates)
     return load_or_train_tokenizer(config.tokenizer, itertools.chain(table.captions(), prompts))

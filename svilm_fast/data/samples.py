@@ -29,6 +29,7 @@ from svilm_fast.data.index.store import open_index
 from svilm_fast.data.list_embeddings import ListIdentity, open_list_embeddings
 from svilm_fast.data.lists import VideoFolder
 from svilm_fast.data.nouns import OTHER_LANGUAGE
+from svilm_fast.data.offline.manifest import digest
 from svilm_fast.data.segments import Segment
 from svilm_fast.data.shards import Entry, ShardReader, parse_json
 from svilm_fast.data.skips import Skip
@@ -110,6 +111,7 @@ class SampleTable(Sequence[Sample]):
         self._view: dict[str, Any] = index.header["views"][grain]
         self._prefix: str = self._view["prefix"]
         self._codes = caption_codes(grain)
+        self._mix: dict[str, float] = {}  # shares of the grains; empty: only `grain`
         self._reader = ShardReader()
         self._lists = dict(lists or {})
         self._vectors: dict[tuple[int, int], np.ndarray] = {}  # of lists, mapped
@@ -144,6 +146,23 @@ class SampleTable(Sequence[Sample]):
     def shuffled(self, shuffle: Shuffle) -> SampleTable:
         """The samples with captions of each other."""
         return self._with(_shuffle=shuffle)
+
+    def mixed(self, shares: Mapping[str, float]) -> SampleTable:
+        """The same samples with the captions of several grains, drawn in these shares.
+
+        Empty: the table itself. Raises DataError where the table's own grain has no share, without
+        which a sample might have nothing to draw.
+        """
+        if not shares:
+            return self
+        if self.grain not in shares:
+            raise DataError(
+                f"data.caption_mix has no share of {self.grain!r} captions, which data.captions "
+                f"says every sample has: set data.caption_mix.{self.grain} above 0, or "
+                f"data.captions={next(iter(shares))}"
+            )
+        codes = dict.fromkeys(code for grain in shares for code in caption_codes(grain))
+        return self._with(_mix=dict(shares), _codes=tuple(codes))
 
     def with_nouns(self, config: DataConfig, split: str) -> SampleTable:
         """The same samples with nouns for all captions, found where none are stored.
@@ -223,11 +242,28 @@ class SampleTable(Sequence[Sample]):
         return self.stored.text("caption", row)
 
     def caption_weights(self, rows: Sequence[int]) -> np.ndarray | None:
-        """Weights float64 [captions] of a sample's captions; None where it gives none."""
+        """Weights float64 [captions] of a sample's captions; None where all are equal.
+
+        Of a mix of grains, those of a grain add up to its share.
+        """
         weights = self.stored.columns.get("caption_weight")
-        if weights is None or not rows or math.isnan(weights[rows[0]]):
-            return None
-        return weights[rows]
+        if not self._mix:
+            if weights is None or not rows or math.isnan(weights[rows[0]]):
+                return None
+            return weights[rows]
+        codes = self.stored.columns["caption_grain"][rows]
+        found = np.ones(len(rows))
+        for code in np.unique(codes).tolist():
+            mine = codes == code
+            given = np.full(np.count_nonzero(mine), np.nan)
+            if weights is not None:
+                given = weights[np.asarray(rows)[mine]]
+            if np.isnan(given).any():
+                given = np.ones(len(given))
+            # A caption without a grain has no other beside it: any share will do.
+            share = self._mix[GRAINS[code - 1]] if code else 1.0
+            found[mine] = share * given / given.sum()
+        return found
 
     def nouns(self, row: int) -> tuple[str, ...] | None:
         """The nouns of a caption; None where it brings none and nobody has looked for them."""
@@ -431,10 +467,15 @@ class SampleTable(Sequence[Sample]):
 
     @property
     def fingerprint(self) -> str:
-        """Changes when ids, captions, segments or their order change."""
-        if self._places is None:
-            return str(self._view["fingerprint"])
-        return fingerprint(self.stored.columns, self.encoded_ids(), self._rows(), self.grain)
+        """Changes when ids, captions, segments, their order or the mix of grains change."""
+        own = str(self._view["fingerprint"])
+        if self._places is not None:
+            own = fingerprint(self.stored.columns, self.encoded_ids(), self._rows(), self.grain)
+        if not self._mix:
+            return own
+        views = self.stored.header["views"]
+        others = {grain: [share, views[grain]["fingerprint"]] for grain, share in self._mix.items()}
+        return digest([own, others])[:32]
 
     @functools.cached_property
     def contents(self) -> str:
