@@ -13,6 +13,8 @@ from svilm_fast.data.order import OrderName
 
 Split = PathText | Annotated[list[PathText], Field(min_length=1)] | None
 
+STORED = "stored"  # value of data.teacher_embeddings
+
 SPLIT = "shards, or a CSV or JSONL list, or several; null: none"
 
 
@@ -180,6 +182,11 @@ class DataConfig(Settings):
         None,
         description="folder of `svilm embed`, read instead of training videos; null: decode them",
     )
+    teacher_embeddings: PathText | None = Field(
+        None,
+        description="a teacher's embeddings of the training clips, for objectives.distill: a "
+        "folder of `svilm embed`, or `stored`: those in the shards or beside the list; null: none",
+    )
     captions: Literal["coarse", "fine", "fused", "none"] = Field(
         "fused",
         description="which caption is read where a sample has one of each grain; none: no caption "
@@ -228,6 +235,11 @@ class DataConfig(Settings):
     timeout_s: Seconds = Field(
         120.0,
         description="seconds that a worker may take for a clip; longer ends the run",
+    )
+    same_source: Literal["ignore", "separate", "mask"] = Field(
+        "ignore",
+        description="clips of one source video in a global batch: ignore: negatives of each other; "
+        "mask: no negatives; separate: an order that puts none of them into one batch",
     )
     order: OrderName = Field(
         "permute",

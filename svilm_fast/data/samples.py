@@ -227,6 +227,27 @@ class SampleTable(Sequence[Sample]):
         keys = self.stored.columns[f"{self._prefix}key"]
         return keys if self._places is None else keys[self._places]
 
+    def keys_at(self, places: Sequence[int]) -> np.ndarray:
+        """`sample_key` of some samples, int64 [b]."""
+        places = np.asarray(places, np.int64)
+        found = places if self._places is None else self._places[places]
+        return self.stored.columns[f"{self._prefix}key"][found]
+
+    def sources_at(self, places: Sequence[int]) -> np.ndarray:
+        """Keys int64 [b] of the source videos of some samples; equal for clips of one."""
+        columns = self.stored.columns
+        if "source" not in columns:
+            return self.keys_at(places)
+        return columns["source"][[self._row(place) for place in places]]
+
+    @property
+    def same_source(self) -> dict[str, Any]:
+        """Whether the clips of every source follow one another, and the most that one has.
+
+        The facts are of the whole index: a part of it has no other order, and no more of a source.
+        """
+        return self.stored.header["same_source"]
+
     def captions_of(self, place: int) -> list[int]:
         """The rows of a sample's captions in the index."""
         place = self._place(place)

@@ -11,7 +11,11 @@ from svilm_fast.data.config import CaptionMixConfig
 from svilm_fast.data.errors import DataError
 from svilm_fast.data.loader import build_loader
 
-GRAINS = {"coarse": "A dog.", "fine": ["A brown dog runs.", "A dog barks."], "fused": "A dog plays."}
+GRAINS = {
+    "coarse": "A dog.",
+    "fine": ["A brown dog runs.", "A dog barks."],
+    "fused": "A dog plays.",
+}
 MIX = CaptionMixConfig(coarse=1, fine=2, fused=1)
 
 

@@ -3,7 +3,8 @@
 Per sample: `id`, `key` (`sample_key` of the id), `grains` (with which grains it is usable), `shard`
 (row of `place`), the video's member (`video_offset`, `video_size`, `video_crc`) or its `path` below
 the folder of a list's videos, the json's member (`record_*`) or the json itself (`record`),
-`segment_start` and `segment_end` in seconds (NaN: the whole video), `first_caption` [n + 1], the
+`segment_start` and `segment_end` in seconds (NaN: the whole video), `source` (the key of the video
+that the sample is a clip of; left out where all are different), `first_caption` [n + 1], the
 stored embedding's member (`embedding_*`), and `label`, `question` and `answers` as JSON.
 Per caption: `caption`, `caption_grain`, `caption_weight` (NaN: none is given), `first_noun`
 [c + 1], `nouns_missing`.
@@ -21,8 +22,9 @@ import numpy as np
 
 from svilm_fast.data.annotations import ANNOTATIONS
 
-# 1 had no grain `none`, weights, labels, embeddings; 2 no `place_ends` and `place_mark`.
-VERSION = 3
+# 1 had no grain `none`, weights, labels, embeddings; 2 no `place_ends` and `place_mark`; 3 no
+# `source`.
+VERSION = 4
 
 # Bit i of `grains` stands for GRAINS[i]. `caption_grain` is 0 for a caption of every grain, else
 # 1 + its place here. The grain NONE reads no captions and needs none.
@@ -42,6 +44,7 @@ SAMPLE = {
     "record_offset": "<i8",
     "record_size": "<i8",
     "record_crc": "<i8",
+    "source": "<i8",
     "segment_start": "<f8",
     "segment_end": "<f8",
     "embedding_offset": "<i8",
