@@ -175,6 +175,11 @@ class DataConfig(Settings):
     train: Split = Field(None, description="training clips: " + SPLIT)
     val: Split = Field(None, description="validation clips: " + SPLIT)
     test: Split = Field(None, description="test clips: " + SPLIT)
+    select: PathText | None = Field(
+        None,
+        description="selection of `svilm data filter`: the samples of data.train that are read; "
+        "null: all",
+    )
     videos: PathText | None = Field(
         None, description="folder of the videos that lists name; null: the list's own"
     )

@@ -15,7 +15,7 @@ from svilm_fast.core.collection import collection_paused
 from svilm_fast.data import files
 from svilm_fast.data.containers import VIDEO_EXTENSIONS
 from svilm_fast.data.errors import ListFormatError, MissingFileError, SampleJsonError
-from svilm_fast.data.parquet import parquet_rows
+from svilm_fast.data.parquet import parquet_blocks
 from svilm_fast.data.segments import END_COLUMNS, START_COLUMNS, unread_column
 from svilm_fast.data.shards import STRICT_JSON, parse_json
 from svilm_fast.data.tables import column_name, read_table
@@ -24,7 +24,8 @@ from svilm_fast.data.text import decode_utf8
 VIDEO_COLUMNS = ("video", "video_id", "videoid", "path", "file", "file_name", "key", "id")
 VIDEO_COLUMNS += ("youtubeid", "youtube_id")
 CAPTION_COLUMNS = ("caption", "sentence", "text", "captions", "description", "name")
-LIST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+PARQUET = ".parquet"
+LIST_SUFFIXES = (".csv", ".tsv", ".jsonl", PARQUET)
 FOLDER_COLUMN = "page_dir"
 _LINE_BYTES = 1 << 28
 _PIECE_BYTES = 1 << 20
@@ -72,15 +73,9 @@ class ListFile:
 
     def __init__(self, path: str, *, keep: bool = False) -> None:
         self.path = path
-<<<<<<< HEAD
         self._header: list[str] | None = None
         self._kept: list[_Records] | None = None
         kept: list[_Records] = []
-=======
-        records = read_records(path)
-        if not path.lower().endswith(".jsonl"):
-            records = itertools.islice(records, 1)  # every row has the header's columns
->>>>>>> f7851bc (Sources of clips: masked as negatives or kept out of a batch; distillation; InternVid lists)
         names: dict[str, None] = {}
         if path.lower().endswith(".jsonl"):
             for block in _json_blocks(path):
@@ -89,6 +84,9 @@ class ListFile:
                 if keep:
                     kept.append(block)
             self._kept = kept if keep else None
+        elif path.lower().endswith(PARQUET):
+            first = itertools.islice(_blocks(path), 1)
+            names = {name: None for block in first for name in block[0][1]}
         else:
             self._header, rows = _table(path)
             names = dict.fromkeys(self._header if next(rows, None) else ())
@@ -113,11 +111,10 @@ class ListFile:
         self._caption = _first(CAPTION_COLUMNS, [c for c in columns if c != video])
 
     def rows(self) -> Iterator[ListRow]:
-<<<<<<< HEAD
         """The rows in order; each call reads the file again, unless its records were kept."""
         if self._header is not None:
             return self._table_rows(self._header)
-        blocks = _json_blocks(self.path) if self._kept is None else self._kept
+        blocks = _blocks(self.path) if self._kept is None else self._kept
         records = itertools.chain.from_iterable(blocks)
         return (_row(self.path, n, record, self._video, self._caption) for n, record in records)
 
@@ -137,38 +134,27 @@ class ListFile:
             yield ListRow(name, text, line, extra)
 
 
-def _line_blocks(path: str) -> Iterator[list[str]]:
-    """The lines of a UTF-8 file without their `\\n`, many at a time."""
-=======
-        """The rows in order; each call reads the file again."""
-        for line, record in read_records(self.path):
-            yield _row(self.path, line, record, self._video, self._caption)
-
-
-def read_records(path: str) -> _Records:
+def read_records(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line or row, from 1, and cells by column name) of a list, read piece by piece.
 
     Names of columns are in lower case and with `_` for white space. Raises ListFormatError.
     """
-    if path.lower().endswith(".jsonl"):
-        return _json_lines(path)
-    return _parquet(path) if path.lower().endswith(".parquet") else _table(path)
+    if path.lower().endswith((".jsonl", PARQUET)):
+        return itertools.chain.from_iterable(_blocks(path))
+    header, rows = _table(path)
+    return ((line, dict(zip(header, cells, strict=True))) for line, cells in rows)
 
 
-def _parquet(path: str) -> _Records:
-    return ((row, _lower_case(given, f"{path}, line {row}")) for row, given in parquet_rows(path))
+def _blocks(path: str) -> Iterator[_Records]:
+    if not path.lower().endswith(PARQUET):
+        yield from _json_blocks(path)
+        return
+    for block in parquet_blocks(path):
+        yield [(row, _named(path, row, given, set())) for row, given in block]
 
 
-def _lower_case(given: dict[str, Any], label: str) -> dict[str, Any]:
-    record = {column_name(key): value for key, value in given.items()}
-    if len(record) < len(given):
-        raise ListFormatError(f"{label}: two keys differ only in case or white space")
-    return record
-
-
-def _lines(path: str) -> Iterator[str]:
-    """The lines of a UTF-8 file, without their `\\n`."""
->>>>>>> f7851bc (Sources of clips: masked as negatives or kept out of a batch; distillation; InternVid lists)
+def _line_blocks(path: str) -> Iterator[list[str]]:
+    """The lines of a UTF-8 file without their `\\n`, many at a time."""
     number, start, rest = 1, 0, b""
     with files.opened(path) as stream:
         for piece in itertools.chain(iter(lambda: stream.read(_PIECE_BYTES), b""), [b"\n"]):
@@ -233,10 +219,6 @@ def _json_lines(path: str, lines: list[str], first: int) -> Iterator[tuple[int, 
                 yield number, parse_json(line.encode(), f"{path}, line {number}")
             except SampleJsonError as error:
                 raise ListFormatError(str(error)) from None
-<<<<<<< HEAD
-=======
-            yield number, _lower_case(given, label)
->>>>>>> f7851bc (Sources of clips: masked as negatives or kept out of a batch; distillation; InternVid lists)
 
 
 def _named(path: str, line: int, given: dict[str, Any], columns: set[str]) -> dict[str, Any]:

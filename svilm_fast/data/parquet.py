@@ -15,8 +15,8 @@ _ROWS = 10_000  # read together
 _AS_TEXT = (datetime.date, datetime.time, datetime.timedelta, decimal.Decimal)
 
 
-def parquet_rows(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(number of the row, from 1, and its cells by column name) of a Parquet file.
+def parquet_blocks(path: str) -> Iterator[list[tuple[int, dict[str, Any]]]]:
+    """(number of the row, from 1, and its cells by column name) of a Parquet file, many at a time.
 
     Cells are JSON values: numbers that are not finite are None, times and decimals are texts.
     Raises ListFormatError for other cells and where the file cannot be read.
@@ -33,10 +33,15 @@ def parquet_rows(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         with files.opened(path) as stream, parquet.ParquetFile(stream) as table:
             for batch in table.iter_batches(batch_size=_ROWS):
+                block = []
                 for row in batch.to_pylist():
                     number += 1
                     label = f"{path}, line {number}"
-                    yield number, {name: _json(cell, label, name) for name, cell in row.items()}
+                    block.append(
+                        (number, {name: _json(cell, label, name) for name, cell in row.items()})
+                    )
+                if block:
+                    yield block
     except (arrow.ArrowException, OSError) as error:
         raise ListFormatError(
             f"{path}: cannot be read as Parquet behind row {number}: {error}"

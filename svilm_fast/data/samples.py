@@ -31,6 +31,7 @@ from svilm_fast.data.lists import VideoFolder
 from svilm_fast.data.nouns import OTHER_LANGUAGE
 from svilm_fast.data.offline.manifest import digest
 from svilm_fast.data.segments import Segment
+from svilm_fast.data.selection import Selection, open_selection
 from svilm_fast.data.shards import Entry, ShardReader, parse_json
 from svilm_fast.data.skips import Skip
 
@@ -111,6 +112,7 @@ class SampleTable(Sequence[Sample]):
         self._view: dict[str, Any] = index.header["views"][grain]
         self._prefix: str = self._view["prefix"]
         self._codes = caption_codes(grain)
+        self._selection: Selection | None = None  # that `_places` are mapped from
         self._mix: dict[str, float] = {}  # shares of the grains; empty: only `grain`
         self._reader = ShardReader()
         self._lists = dict(lists or {})
@@ -136,12 +138,35 @@ class SampleTable(Sequence[Sample]):
         kept = self.__dict__.copy()
         for name in ("rejected", "contents", "_shard_samples"):
             kept.pop(name, None)
+        if self._selection is not None:
+            kept["_places"] = None  # mapped again, not copied
         return {**kept, "_vectors": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self._selection is not None:
+            self._places = self._selection.places
 
     def select(self, places: Sequence[int]) -> SampleTable:
         """Some of the samples; none of those refused while listing."""
         chosen = np.asarray(places, np.int64)
-        return self._with(_places=chosen if self._places is None else self._places[chosen])
+        chosen = chosen if self._places is None else self._places[chosen]
+        return self._with(_places=chosen, _selection=None)
+
+    def selected(self, path: str) -> SampleTable:
+        """The samples of a selection (`data.selection`), mapped from its file.
+
+        Raises DataError for one that was made for other samples or another grain of captions.
+        """
+        selection = open_selection(path)
+        if (selection.captions, selection.fingerprint) != (self.grain, self.fingerprint):
+            raise DataError(
+                f"data.select={path} was made for {selection.samples:,} samples with "
+                f"{selection.captions} captions, and the data has {len(self):,} with {self.grain}: "
+                "these are other ones; make it again with `svilm data filter` of the same source "
+                "and captions"
+            )
+        return self._with(_places=selection.places, _selection=selection)
 
     def shuffled(self, shuffle: Shuffle) -> SampleTable:
         """The samples with captions of each other."""
@@ -473,6 +498,25 @@ class SampleTable(Sequence[Sample]):
         counts = {WITHOUT_NOUNS: "without_nouns", OTHER_LANGUAGE: "other_language"}
         return +Counter({note: self._view[name] for note, name in counts.items()})
 
+    def shard_starts(self) -> np.ndarray:
+        """The place of the first sample of each shard, and their number: int64 [shards + 1].
+
+        Shards without a sample count too; a list is one shard.
+        """
+        shards = self.stored.columns["shard"]
+        if self._prefix or self._places is not None:
+            shards = shards[self._rows()]
+        every = np.arange(len(self.stored.columns["place_size"]) + 1, dtype=shards.dtype)
+        return np.searchsorted(shards, every)
+
+    def places_of_rows(self, rows: np.ndarray) -> np.ndarray:
+        """The places int64 [m] of ascending rows of the index. Raises DataError for others."""
+        mine = self._rows()
+        places = np.searchsorted(mine, rows)
+        if len(rows) and (places[-1] >= len(mine) or (mine[places] != rows).any()):
+            raise DataError("rows of the index that the split does not have")
+        return places
+
     def shard_samples(self) -> np.ndarray:
         """Samples of each shard, int64 [shards], in their order; a list counts as one shard."""
         return self._shard_samples
@@ -490,7 +534,9 @@ class SampleTable(Sequence[Sample]):
     def fingerprint(self) -> str:
         """Changes when ids, captions, segments, their order or the mix of grains change."""
         own = str(self._view["fingerprint"])
-        if self._places is not None:
+        if self._selection is not None:
+            own = digest([own, self._selection.digest])[:32]
+        elif self._places is not None:
             own = fingerprint(self.stored.columns, self.encoded_ids(), self._rows(), self.grain)
         if not self._mix:
             return own
@@ -546,6 +592,8 @@ def open_split(config: DataConfig, split: str, *, nouns: bool = False) -> Sample
     roots = [(first, source.root) for first, source in zip(starts, sources)]
     lists = {first: each.path for first, each in zip(starts, sources) if each.is_list}
     table = SampleTable(index, roots, config.captions, config.limits, lists)
+    if split == "train" and config.select is not None:
+        table = table.selected(config.select)
     if not len(table):
         rejected = table.rejected
         example = f"; for example {rejected[0].sample}: {rejected[0].message}" if rejected else ""

@@ -22,14 +22,9 @@ class VideoEmbeddings:
     """Embeddings by sample, float32 [D], mapped from the .npz files of a folder.
 
     Only the samples' keys are held in memory, 16 bytes a sample; ids are those of the shards that
-<<<<<<< HEAD
-    were embedded. `tower` is the digest of the video tower that wrote them. Raises DataError for a
-    folder without such files, files of another width than `width` or of several towers, and samples
-    that occur twice.
-=======
-    were embedded. texts: also those of the samples' first captions. Raises DataError for a folder without such files, files of another width than
-    `width`, and samples that occur twice.
->>>>>>> f7851bc (Sources of clips: masked as negatives or kept out of a batch; distillation; InternVid lists)
+    were embedded. `tower` is the digest of the video tower that wrote them. texts: also those of
+    the samples' first captions. Raises DataError for a folder without such files, files of another
+    width than `width` or of several towers, and samples that occur twice.
     """
 
     def __init__(self, folder: str | Path, width: int, *, texts: bool = False) -> None:
@@ -40,8 +35,8 @@ class VideoEmbeddings:
                 f"data.{'teacher' if texts else 'video'}_embeddings: no .npz files in "
                 f"{str(folder)!r}; write them with `svilm embed SHARDS --run RUN --out FOLDER`"
             )
-<<<<<<< HEAD
-        parts = [_opened(file, width) for file in files]
+        members = ("videos", "texts") if texts else ("videos",)
+        parts = [_opened(file, width, members) for file in files]
         self.tower = parts[0].tower
         for file, part in zip(files, parts, strict=True):
             if part.tower != self.tower:
@@ -50,23 +45,13 @@ class VideoEmbeddings:
                     "towers; keep the embeddings of each in a folder of its own"
                 )
         keys = np.concatenate([part.keys for part in parts])
-=======
-        members = ("videos", "texts") if texts else ("videos",)
-        parts = [_opened(file, width, members) for file in files]
-        keys = np.concatenate([keys for keys, _ in parts])
->>>>>>> f7851bc (Sources of clips: masked as negatives or kept out of a batch; distillation; InternVid lists)
         order = np.argsort(keys, kind="stable")
         self.keys = keys[order]
         if len(keys) and (self.keys[1:] == self.keys[:-1]).any():
             raise DataError(f"{str(folder)!r} holds embeddings of one sample twice")
         self._rows = order
-<<<<<<< HEAD
         self._starts = np.cumsum([0, *(len(part.keys) for part in parts)])
-        self._tables: list[Any] = [part.table for part in parts]
-=======
-        self._starts = np.cumsum([0, *(len(keys) for keys, _ in parts)])
-        self._tables: list[list[Any]] = [tables for _, tables in parts]
->>>>>>> f7851bc (Sources of clips: masked as negatives or kept out of a batch; distillation; InternVid lists)
+        self._tables: list[list[Any]] = [part.tables for part in parts]
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -98,20 +83,15 @@ class VideoEmbeddings:
         self.__init__(**state)  # type: ignore[misc]
 
 
-<<<<<<< HEAD
 class _Part(NamedTuple):
-    """A file: keys int64 [n] of its samples, its embeddings [n, D], mapped, and their tower."""
+    """A file: keys int64 [n] of its samples, embeddings [n, D] of each member, and their tower."""
 
     keys: np.ndarray
-    table: np.ndarray
+    tables: list[np.ndarray]
     tower: str
 
 
-def _opened(file: Path, width: int) -> _Part:
-=======
-def _opened(file: Path, width: int, members: Sequence[str]) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Keys int64 [n] of a file's samples, and its embeddings [n, D] of each member, mapped."""
->>>>>>> f7851bc (Sources of clips: masked as negatives or kept out of a batch; distillation; InternVid lists)
+def _opened(file: Path, width: int, members: Sequence[str]) -> _Part:
     try:
         with np.load(file, allow_pickle=False) as columns:
             ids = columns["ids"]
@@ -120,27 +100,18 @@ def _opened(file: Path, width: int, members: Sequence[str]) -> tuple[np.ndarray,
             tables = [_mapped(file, archive.getinfo(f"{name}.npy")) for name in members]
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, struct.error) as error:
         raise DataError(f"{file} was not written by `svilm embed`: {single_line(error)}") from None
-<<<<<<< HEAD
-    if table.shape != (len(ids), width) or table.dtype != np.float32:
-        raise DataError(
-            f"{file} holds {table.dtype} {list(table.shape)}, expected float32 [{len(ids)}, "
-            f"{width}]: it was written by a model of another model.embed_dim"
-        )
-    if tower is None:
-        raise DataError(
-            f"{file} does not say which video tower wrote it, as files of an earlier version: "
-            "embed the videos again, into a new folder"
-        )
-    return _Part(np.array([sample_key(name) for name in ids.tolist()], np.int64), table, tower)
-=======
     for table in tables:
         if table.shape != (len(ids), width) or table.dtype != np.float32:
             raise DataError(
                 f"{file} holds {table.dtype} {list(table.shape)}, expected float32 [{len(ids)}, "
                 f"{width}]: it was written by a model of another model.embed_dim"
             )
-    return np.array([sample_key(name) for name in ids.tolist()], np.int64), tables
->>>>>>> f7851bc (Sources of clips: masked as negatives or kept out of a batch; distillation; InternVid lists)
+    if tower is None:
+        raise DataError(
+            f"{file} does not say which video tower wrote it, as files of an earlier version: "
+            "embed the videos again, into a new folder"
+        )
+    return _Part(np.array([sample_key(name) for name in ids.tolist()], np.int64), tables, tower)
 
 
 def _mapped(file: Path, member: zipfile.ZipInfo) -> np.ndarray:

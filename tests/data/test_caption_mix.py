@@ -102,4 +102,5 @@ def test_ranks_and_resuming_do_not_change_the_draw(make_dataset):
     assert captions(2, 2)[0] == whole
     assert len(set(whole.values())) > 2
     again, _ = captions(4, 1, states[0], epochs=1)
-    assert again.items() <= whole.items() and again
+    assert again.items() <= whole.items()
+    assert again

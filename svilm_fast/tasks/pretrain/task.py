@@ -53,8 +53,14 @@ class Pretraining(Task):
                 "data.captions=none and the objectives compare videos with captions: set "
                 "data.captions to coarse, fine or fused"
             )
-<<<<<<< HEAD
-        clips = training_clips(self.config, split, tokenizer, nouns=reads.nouns, table=table)
+        clips = training_clips(
+            self.config,
+            split,
+            tokenizer,
+            nouns=reads.nouns,
+            table=table,
+            teacher=self.config.objectives.stored_width(self.config),
+        )
         self._stored = clips.instead
         return clips
 
@@ -75,16 +81,6 @@ class Pretraining(Task):
                 "it read the average) and with the blocks model and video of its run, or embed the "
                 "videos with the tower of this run"
             )
-=======
-        return training_clips(
-            self.config,
-            split,
-            tokenizer,
-            nouns=reads.nouns,
-            table=table,
-            teacher=self.config.objectives.stored_width(self.config),
-        )
->>>>>>> f7851bc (Sources of clips: masked as negatives or kept out of a batch; distillation; InternVid lists)
 
     def inputs(self, batch: ClipBatch, step: int, place: RankPlace) -> ModelInputs:
         return model_inputs(batch, self.config, step, place)
