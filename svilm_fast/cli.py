@@ -148,7 +148,7 @@ add_command(
     "svilm data convert msrvtt MSRVTT_JSFUSION_test.csv --out msrvtt-1ka.jsonl --videos clips",
     "svilm data convert msrvtt MSRVTT_train.9k.csv MSRVTT_data.json --out msrvtt-9k.jsonl",
     "svilm data convert msrvtt",
-    "svilm data convert internvid flt.jsonl --out list.jsonl --group --option 'where=UMT_Score>=0.4'",
+    "svilm data convert internvid flt.jsonl --out list.jsonl --group --option where='umt_score>.4'",
 )
 add_command(
     data_app,

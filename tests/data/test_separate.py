@@ -85,5 +85,5 @@ def test_memory_does_not_grow_with_the_samples():
 
 
 def test_a_source_with_too_many_clips_is_refused():
-    with pytest.raises(DataError, match="up to 7 clips, and an epoch of 10 .* at most 6.*mask"):
+    with pytest.raises(DataError, match=r"up to 7 clips, and an epoch of 10 .* at most 6.*mask"):
         SeparateOrder(0, 100, 10, 7)

@@ -61,7 +61,7 @@ def test_other_sources_are_all_negatives(make_model, inputs):
 
 def test_two_kinds_of_masked_pairs_are_refused(make_model, inputs):
     model = make_model({"contrast": {"exclude_partner": True}})
-    with pytest.raises(ValueError, match="exclude_partner and data.same_source=mask"):
+    with pytest.raises(ValueError, match=r"exclude_partner and data.same_source=mask"):
         model(replace(inputs, source_ids=SOURCES))
 
 

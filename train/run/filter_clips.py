@@ -53,7 +53,7 @@ class ScoreSettings:
 
 @dataclass(frozen=True)
 class Chosen:
-    """What was kept: places [kept] ascending, of all samples; scores [n], NaN where there is none."""
+    """Kept places [kept], ascending, and scores [n] of all samples, NaN where there is none."""
 
     places: np.ndarray
     scores: np.ndarray

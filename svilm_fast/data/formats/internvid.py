@@ -36,10 +36,10 @@ def read(
     fine: str = "",
     fused: str = "",
 ) -> Rows:
-    """Read JSONL, Parquet or CSV files: YoutubeID, Start_timestamp, End_timestamp, Caption; scores.
+    """Read JSONL, Parquet or CSV files: YoutubeID, Start_timestamp, End_timestamp, Caption.
 
-    Names of columns are read in any case, and all other columns are kept. Timestamps are h:mm:ss.fff
-    or seconds. `source_id` of a row is its YouTube id.
+    Names of columns are read in any case, and all other columns, such as scores, are kept.
+    Timestamps are h:mm:ss.fff or seconds. `source_id` of a row is its YouTube id.
 
     video: its name, with {id}, and {start} and {end} as they are written in the file. With
     {start} or {end} a video is the clip alone; otherwise the row gets start and end in seconds.
