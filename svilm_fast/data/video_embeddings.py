@@ -1,4 +1,4 @@
-"""Embeddings that `svilm embed` wrote: instead of videos, none of which is decoded, or of a teacher."""
+"""Embeddings that `svilm embed` wrote, read in place of videos or as those of a teacher."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ class VideoEmbeddings:
     def __init__(self, folder: str | Path, width: int, *, texts: bool = False) -> None:
         self.folder, self.width, self.texts = Path(folder), width, texts
         files = sorted(self.folder.glob("*.npz"))
+        name = "teacher_embeddings" if texts else "video_embeddings"
         if not files:
             raise DataError(
-                f"data.{'teacher' if texts else 'video'}_embeddings: no .npz files in "
-                f"{str(folder)!r}; write them with `svilm embed SHARDS --run RUN --out FOLDER`"
+                f"data.{name}: no .npz files in {str(folder)!r}; write them "
+                "with `svilm embed SHARDS --run RUN --out FOLDER`"
             )
         members = ("videos", "texts") if texts else ("videos",)
         parts = [_opened(file, width, members) for file in files]
@@ -41,7 +42,7 @@ class VideoEmbeddings:
         for file, part in zip(files, parts, strict=True):
             if part.tower != self.tower:
                 raise DataError(
-                    f"data.video_embeddings: {files[0]} and {file} were written by different video "
+                    f"data.{name}: {files[0]} and {file} were written by different video "
                     "towers; keep the embeddings of each in a folder of its own"
                 )
         keys = np.concatenate([part.keys for part in parts])

@@ -105,7 +105,7 @@ def filter_clips(
         config = run.config.data
         captions = captions or run.config.evaluation.captions or config.captions
         model = EmbedSettings(
-            os.path.abspath(run_dir), run.weights, batch_size, device, captions=captions
+            os.path.abspath(run_dir), run.weights, batch_size, device, tower="", captions=captions
         )
         files = hashlib.sha256((run.files.portable / MANIFEST).read_bytes()).hexdigest()
         parameters = {"model": files, "weights": run.weights, "batch_size": batch_size}

@@ -42,7 +42,9 @@ def test_a_student_follows_a_teachers_embeddings(configure, ranks, world: Path, 
     config = configure(*student, "objectives.distill.weight=1", "training.steps=25", run="student")
     train_as_rank(config, Start(), ranks)
     lines = (Path(config.run.dir) / "metrics.jsonl").read_text().splitlines()
-    cosines = [float(line.split('cosine_distill": ')[1].split(",")[0].rstrip("}")) for line in lines]
+    cosines = [
+        float(line.split('cosine_distill": ')[1].split(",")[0].rstrip("}")) for line in lines
+    ]
     assert cosines[-1] > cosines[0] + 0.1
 
     tokenizer = Tokenizer.load(Path(config.run.dir) / "tokenizer.json")
