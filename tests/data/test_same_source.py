@@ -76,7 +76,7 @@ def test_no_global_batch_has_a_source_twice(make_dataset):
     source = dict(zip(dataset.ids, names))
     whole, states = _batches(dataset, 4, 1)
     assert all(len({source[name] for name in batch}) == 4 for batch in whole)
-    assert sorted(sum(whole[:6], [])) == sorted(dataset.ids)  # an epoch
+    assert sorted(name for batch in whole[:6] for name in batch) == sorted(dataset.ids)  # an epoch
     assert _batches(dataset, 2, 2)[0] == whole
     assert _batches(dataset, 2, 2, json.loads(json.dumps(states[4])), 7)[0] == whole[5:]
     with pytest.raises(DataError, match=r"training\.global_batch=4 and this run has 2"):
