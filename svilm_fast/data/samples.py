@@ -23,7 +23,7 @@ from svilm_fast.data.errors import DataError, EmbeddingError, MissingFileError
 from svilm_fast.data.index.columns import bytes_at, damaged, texts_of
 from svilm_fast.data.index.file import Index
 from svilm_fast.data.index.names import fingerprint
-from svilm_fast.data.index.schema import GRAINS, UNKNOWN, caption_codes
+from svilm_fast.data.index.schema import GRAINS, UNKNOWN, caption_codes, mixed_weights
 from svilm_fast.data.index.sources import read_sources
 from svilm_fast.data.index.store import open_index
 from svilm_fast.data.list_embeddings import ListIdentity, open_list_embeddings
@@ -209,6 +209,9 @@ class SampleTable(Sequence[Sample]):
 
     def _with(self, **changed: Any) -> SampleTable:
         table = copy.copy(self)
+        if "_places" in changed:  # what was found of other samples
+            for name in ("rejected", "contents", "_shard_samples"):
+                table.__dict__.pop(name, None)
         table.__dict__.update(changed)
         return table
 
@@ -298,18 +301,7 @@ class SampleTable(Sequence[Sample]):
                 return None
             return weights[rows]
         codes = self.stored.columns["caption_grain"][rows]
-        found = np.ones(len(rows))
-        for code in np.unique(codes).tolist():
-            mine = codes == code
-            given = np.full(np.count_nonzero(mine), np.nan)
-            if weights is not None:
-                given = weights[np.asarray(rows)[mine]]
-            if np.isnan(given).any():
-                given = np.ones(len(given))
-            # A caption without a grain has no other beside it: any share will do.
-            share = self._mix[GRAINS[code - 1]] if code else 1.0
-            found[mine] = share * given / given.sum()
-        return found
+        return mixed_weights(codes, None if weights is None else weights[rows], self._mix)
 
     def nouns(self, row: int) -> tuple[str, ...] | None:
         """The nouns of a caption; None where it brings none and nobody has looked for them."""

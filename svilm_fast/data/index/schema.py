@@ -16,7 +16,7 @@ Columns that would hold nothing are left out; readers take what is common then.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -80,3 +80,22 @@ def starts_of(counts: Sequence[int]) -> np.ndarray:
     starts = np.zeros(len(counts) + 1, "<i8")
     np.cumsum(counts, out=starts[1:])
     return starts
+
+
+def mixed_weights(
+    codes: np.ndarray, weights: np.ndarray | None, shares: Mapping[str, float]
+) -> np.ndarray:
+    """Weights float64 [c] of a sample's captions; those of a grain add up to its share.
+
+    codes: their `caption_grain`. weights: their `caption_weight` (NaN: none); None: none at all.
+    """
+    found = np.ones(len(codes))
+    for code in np.unique(codes).tolist():
+        mine = codes == code
+        given = np.ones(len(codes))[mine] if weights is None else weights[mine]
+        if np.isnan(given).any():
+            given = np.ones(len(given))
+        # A caption without a grain has none of a grain beside it: any share will do.
+        share = shares[GRAINS[code - 1]] if code else 1.0
+        found[mine] = share * given / given.sum()
+    return found

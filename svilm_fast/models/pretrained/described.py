@@ -155,7 +155,6 @@ def _close(given: Any, own: tuple[float, ...]) -> bool:
         isinstance(given, list)
         and len(given) == len(own)
         and all(
-            isinstance(a, int | float) and abs(a - b) < 1e-4
-            for a, b in zip(given, own, strict=True)
+            isinstance(a, int | float) and abs(a - b) < 1e-4 for a, b in zip(given, own, strict=True)
         )
     )

@@ -56,7 +56,9 @@ def test_the_softmax_layer_learns_and_repeats_itself(feature_world):
         for one in written_features(feature_world.features)
     }
     classes = known.classes("training")
-    found = [SoftmaxClassifier.trained(pooled, known.subset("training"), classes) for _ in range(2)]
+    found = [
+        SoftmaxClassifier.trained(pooled, known.subset("training"), classes) for _ in range(2)
+    ]
     assert found[0].videos == 12
     right = 0
     for name, video in known.subset("validation").items():

@@ -82,7 +82,9 @@ def test_what_stored_embeddings_cannot_serve_is_refused(configure, overrides, me
         configure(*overrides, "data.video_embeddings=somewhere")
 
 
-@pytest.mark.parametrize(("weights", "lit"), [("other", []), ("first", ["video.pixels=clip"])])
+@pytest.mark.parametrize(
+    ("weights", "lit"), [("other", []), ("first", ["video.pixels=clip"])]
+)
 def test_embeddings_of_another_video_tower_are_refused(
     weights, lit, configure, ranks, world: Path, tmp_path: Path
 ) -> None:
@@ -155,7 +157,9 @@ def test_settings_that_change_no_embedding_change_no_digest() -> None:
 TOWER = "a1" * 32
 
 
-def _write(folder: Path, name: str, ids: list[str], videos: np.ndarray, tower: str = TOWER) -> None:
+def _write(
+    folder: Path, name: str, ids: list[str], videos: np.ndarray, tower: str = TOWER
+) -> None:
     folder.mkdir(exist_ok=True)
     columns = {"ids": np.array(ids, np.str_), "videos": videos, "tower": np.array(tower)}
     np.savez(folder / f"{name}.npz", **columns)
