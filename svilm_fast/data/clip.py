@@ -39,6 +39,7 @@ class Clip:
     notes: tuple[str, ...] = ()
     annotations: Annotations | None = None
     embedding: np.ndarray | None = None  # float32 [D]
+    text_embedding: np.ndarray | None = None  # float32 [D]
     further: list[ClipViews] = field(default_factory=list)  # of each group
 
 
@@ -47,6 +48,7 @@ def batch_of(
     *,
     ids: list[str],
     keys: Tensor,
+    source_ids: Tensor | None = None,
     noun_shape: tuple[int, int],
     pad_id: int,
     frames: Sequence[Tensor] | None,
@@ -70,6 +72,7 @@ def batch_of(
         shown = ViewBatch(**{name: value[:, 0] for name, value in vars(shown).items()})
     annotations = [clip.annotations for clip in clips if clip.annotations is not None]
     embeddings = [clip.embedding for clip in clips if clip.embedding is not None]
+    of_texts = [clip.text_embedding for clip in clips if clip.text_embedding is not None]
     return ClipBatch(
         frames=shown.frames,
         keys=keys,
@@ -89,6 +92,8 @@ def batch_of(
         questions=[each.question for each in annotations],
         answers=[each.answers for each in annotations],
         embeddings=torch.from_numpy(np.stack(embeddings)) if embeddings else None,
+        text_embeddings=torch.from_numpy(np.stack(of_texts)) if of_texts else None,
+        source_ids=source_ids,
         views=tuple(further),
     )
 

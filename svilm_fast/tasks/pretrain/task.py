@@ -53,7 +53,14 @@ class Pretraining(Task):
                 "data.captions=none and the objectives compare videos with captions: set "
                 "data.captions to coarse, fine or fused"
             )
-        clips = training_clips(self.config, split, tokenizer, nouns=reads.nouns, table=table)
+        clips = training_clips(
+            self.config,
+            split,
+            tokenizer,
+            nouns=reads.nouns,
+            table=table,
+            teacher=self.config.objectives.stored_width(self.config),
+        )
         self._stored = clips.instead
         return clips
 
