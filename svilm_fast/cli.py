@@ -148,6 +148,15 @@ add_command(
     "svilm data convert msrvtt MSRVTT_JSFUSION_test.csv --out msrvtt-1ka.jsonl --videos clips",
     "svilm data convert msrvtt MSRVTT_train.9k.csv MSRVTT_data.json --out msrvtt-9k.jsonl",
     "svilm data convert msrvtt",
+    "svilm data convert internvid flt.jsonl --out list.jsonl --group --option where='umt_score>.4'",
+)
+add_command(
+    data_app,
+    "filter",
+    "svilm_fast.commands.filter_clips:filter_clips",
+    "Keep the clips whose video and caption are most similar under a model; print a histogram.",
+    "svilm data filter shards/train --run runs/first --out filtered --keep-share 0.3",
+    "svilm data filter list.jsonl --embeddings embeddings/train --out filtered --threshold 0.25",
 )
 add_command(
     data_app,

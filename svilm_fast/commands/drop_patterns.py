@@ -34,7 +34,7 @@ def drop_patterns(
         )
     from svilm_fast.core.earlier_result import check_replaceable
     from svilm_fast.core.files import write_atomically
-    from svilm_fast.data.world.config import WorldConfig
+    from svilm_fast.data.world.config import build_config
     from svilm_fast.data.world.render import render_scene
     from svilm_fast.data.world.scene import draw_scene
     from svilm_fast.report.canvas import to_png
@@ -42,7 +42,7 @@ def drop_patterns(
     from svilm_fast.report.theme import LIGHT, drawing
 
     check_replaceable(out, TITLE)
-    config = WorldConfig(size=size, frames=frames, fps=float(frames) / 2)
+    config = build_config(size=size, frames=frames)
     pixels = render_scene(draw_scene(config, "train", clip), size).frames
     grid = (frames // tubelet, size // patch, size // patch)
     with drawing(LIGHT):

@@ -115,6 +115,8 @@ class ClipBatch(SampleBatch):
     questions: list[str | None] = field(default_factory=list)
     answers: list[list[str]] = field(default_factory=list)
     embeddings: Tensor | None = None  # float32 [b, D], stored ones
+    text_embeddings: Tensor | None = None  # float32 [b, D], a teacher's of first captions
+    source_ids: Tensor | None = None  # int64 [b], equal for clips of one source video
     views: tuple[ViewBatch, ...] = ()  # of each `views.CropGroup`
     # uint8 [b, 256, V] of compressed clips, whose codes `frames` holds (`palettes.frames`).
     palettes: Tensor | None = None

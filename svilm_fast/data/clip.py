@@ -39,6 +39,7 @@ class Clip:
     notes: tuple[str, ...] = ()
     annotations: Annotations | None = None
     embedding: np.ndarray | None = None  # float32 [D]
+    text_embedding: np.ndarray | None = None  # float32 [D]
     further: list[ClipViews] = field(default_factory=list)  # of each group
     palette: np.ndarray | None = None  # uint8 [256, V] of a compressed clip
 
@@ -48,6 +49,7 @@ def batch_of(
     *,
     ids: list[str],
     keys: Tensor,
+    source_ids: Tensor | None = None,
     noun_shape: tuple[int, int],
     pad_id: int,
     frames: Sequence[Tensor] | None,
@@ -72,6 +74,7 @@ def batch_of(
     annotations = [clip.annotations for clip in clips if clip.annotations is not None]
     palettes = [clip.palette for clip in clips if clip.palette is not None]
     embeddings = [clip.embedding for clip in clips if clip.embedding is not None]
+    of_texts = [clip.text_embedding for clip in clips if clip.text_embedding is not None]
     return ClipBatch(
         frames=shown.frames,
         keys=keys,
@@ -91,6 +94,8 @@ def batch_of(
         questions=[each.question for each in annotations],
         answers=[each.answers for each in annotations],
         embeddings=torch.from_numpy(np.stack(embeddings)) if embeddings else None,
+        text_embeddings=torch.from_numpy(np.stack(of_texts)) if of_texts else None,
+        source_ids=source_ids,
         views=tuple(further),
         palettes=torch.from_numpy(np.stack(palettes)) if palettes else None,
     )

@@ -7,11 +7,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from svilm_fast.core.settings import Count, Fraction, PathText, Seconds, Settings
+from svilm_fast.core.settings import Count, Fraction, PathText, Seconds, Settings, Weight
 from svilm_fast.data.errors import DataError
 from svilm_fast.data.order import OrderName
 
 Split = PathText | Annotated[list[PathText], Field(min_length=1)] | None
+
+STORED = "stored"  # value of data.teacher_embeddings
 
 SPLIT = "shards, or a CSV or JSONL list, or several; null: none"
 
@@ -126,6 +128,22 @@ def run_lengths(num_segments: int, shortest: float, longest: float) -> tuple[int
     return least, most
 
 
+class CaptionMixConfig(Settings):
+    """Shares of the grains among the captions that training draws; all 0: only `data.captions`.
+
+    A sample's grain is drawn in proportion, among the grains that it has a caption of. A caption
+    without a grain stands for all of them.
+    """
+
+    coarse: Weight = Field(0.0, description="share of coarse captions")
+    fine: Weight = Field(0.0, description="share of fine captions")
+    fused: Weight = Field(0.0, description="share of fused captions")
+
+    def shares(self) -> dict[str, float]:
+        """The shares above 0, by grain."""
+        return {name: share for name, share in self.model_dump().items() if share > 0}
+
+
 class LimitsConfig(Settings):
     """What a single sample may cost; beyond it is refused and counted, before it is decoded."""
 
@@ -157,6 +175,11 @@ class DataConfig(Settings):
     train: Split = Field(None, description="training clips: " + SPLIT)
     val: Split = Field(None, description="validation clips: " + SPLIT)
     test: Split = Field(None, description="test clips: " + SPLIT)
+    select: PathText | None = Field(
+        None,
+        description="selection of `svilm data filter`: the samples of data.train that are read; "
+        "null: all",
+    )
     videos: PathText | None = Field(
         None, description="folder of the videos that lists name; null: the list's own"
     )
@@ -164,11 +187,17 @@ class DataConfig(Settings):
         None,
         description="folder of `svilm embed`, read instead of training videos; null: decode them",
     )
+    teacher_embeddings: PathText | None = Field(
+        None,
+        description="a teacher's embeddings of the training clips, for objectives.distill: a "
+        "folder of `svilm embed`, or `stored`: those in the shards or beside the list; null: none",
+    )
     captions: Literal["coarse", "fine", "fused", "none"] = Field(
         "fused",
         description="which caption is read where a sample has one of each grain; none: no caption "
         "is read or needed",
     )
+    caption_mix: CaptionMixConfig = CaptionMixConfig()
     shuffle_captions: bool = Field(
         False, description="control experiment: shuffle the training captions over the videos"
     )
@@ -221,6 +250,11 @@ class DataConfig(Settings):
     timeout_s: Seconds = Field(
         120.0,
         description="seconds that a worker may take for a clip; longer ends the run",
+    )
+    same_source: Literal["ignore", "separate", "mask"] = Field(
+        "ignore",
+        description="clips of one source video in a global batch: ignore: negatives of each other; "
+        "mask: no negatives; separate: an order that puts none of them into one batch",
     )
     order: OrderName = Field(
         "permute",

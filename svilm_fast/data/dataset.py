@@ -71,6 +71,7 @@ class ClipDataset:
         views: several views of each sample.
         instead: embeddings that batches carry instead of the videos, none of which is decoded;
             the frames are one black pixel each.
+        teacher: embeddings of videos and first captions that batches carry besides the videos.
         codes: batches hold the codes and palettes of compressed clips instead of their frames.
 
     Another process is given the place of the index, not the samples.
@@ -96,6 +97,7 @@ class ClipDataset:
         embeddings: int | None = None,
         views: Views = ONE_VIEW,
         instead: VideoEmbeddings | None = None,
+        teacher: VideoEmbeddings | None = None,
         codes: bool = False,
     ) -> None:
         reader_of(config.decoder)  # raises where its library is missing
@@ -104,11 +106,13 @@ class ClipDataset:
         self.annotations, self.embeddings, self.views = annotations, embeddings, views
         nouns = nouns and config.captions != "none"
         self.nouns_per_caption = config.nouns.per_caption if nouns else 0
-        self.instead = instead
+        self.instead, self.teacher = instead, teacher
         self.frames, self.image_size = (frames, image_size) if instead is None else (1, 1)
         self.metadata = not train if metadata is None else metadata
         table = open_split(config, split, nouns=nouns) if table is None else table
         self.table = table.with_nouns(config, split) if nouns else table
+        if train:
+            self.table = self.table.mixed(config.caption_mix.shares())
         self._reads_nouns = nouns
         if codes and views != ONE_VIEW:
             raise DataError("further views need frames: set data.decompress=worker")
@@ -169,6 +173,11 @@ class ClipDataset:
         return self.table.fingerprint
 
     @property
+    def same_source(self) -> dict[str, Any]:
+        """What `data.same_source=separate` needs to know of the samples' sources."""
+        return self.table.same_source
+
+    @property
     def contents(self) -> Any:
         """Changes when videos are replaced under their names."""
         return self.table.contents
@@ -188,7 +197,7 @@ class ClipDataset:
 
     def draws(self, indices: Sequence[int], seed: int, epoch: int) -> list[Draw]:
         """The random numbers of training clips: functions of seed, epoch and sample key alone."""
-        keys = torch.from_numpy(self.keys[list(indices)])
+        keys = torch.from_numpy(self.table.keys_at(indices))
         seeds = derive_seeds(seed, epoch, keys, Site.AUGMENT)
         nouns = DRAWS + 1
         frames = nouns + _NOUNS_DRAWN + self.config.nouns.per_caption
@@ -216,7 +225,11 @@ class ClipDataset:
         width = self.embeddings
         embedding = None if width is None else self.table.read_embedding(index, width)
         if self.instead is not None:
-            embedding = self.instead.read(int(self.keys[index]), self.ids[index])
+            embedding = self.instead.read(int(self.table.keys_at([index])[0]), self.ids[index])
+        of_text = None
+        if self.teacher is not None:
+            key, name = int(self.table.keys_at([index])[0]), self.ids[index]
+            embedding, of_text = self.teacher.read(key, name), self.teacher.read_text(key, name)
         if out is None:
             out = [torch.empty(shape, dtype=torch.uint8) for shape in self.frame_shapes]
         texts = self.texts(index, draw)
@@ -244,6 +257,7 @@ class ClipDataset:
             notes=(*notes, *texts.notes),
             annotations=annotations,
             embedding=embedding,
+            text_embedding=of_text,
             further=further,
             palette=palette,
         )
@@ -372,13 +386,19 @@ class ClipDataset:
         batch = batch_of(
             clips,
             ids=[self.ids[i] for i in indices],
-            keys=torch.from_numpy(self.keys[indices]),
+            keys=torch.from_numpy(self.table.keys_at(indices)),
+            source_ids=self._source_ids(indices),
             noun_shape=(self.nouns_per_caption, self.config.tokenizer.noun_length),
             pad_id=self.tokenizer.pad_id,
             frames=frames,
         )
         self.table.stored.release()
         return batch
+
+    def _source_ids(self, indices: Sequence[int]) -> Tensor | None:
+        if not self.train or self.config.same_source != "mask":
+            return None
+        return torch.from_numpy(self.table.sources_at(indices))
 
     def batch(self, indices: Sequence[int], *, seed: int = 0, epoch: int = 0) -> ClipBatch:
         """The samples `indices` as one batch. Raises DataError for one that cannot be loaded."""
@@ -393,6 +413,7 @@ def prepare_tokenizer(config: DataConfig, table: SampleTable | None = None) -> T
     if config.tokenizer.kind != "bpe" or config.tokenizer.path is not None:
         return load_or_train_tokenizer(config.tokenizer, ())
     table = table if table is not None else open_split(config, "train")
+    table = table.mixed(config.caption_mix.shares())
     # prompts too: their words should not fall apart to letters
     prompts = (template.replace("{noun}", "") for template in config.nouns.templates)
     return load_or_train_tokenizer(config.tokenizer, itertools.chain(table.captions(), prompts))

@@ -1,4 +1,4 @@
-"""CSV and JSONL lists of videos and captions, MSR-VTT 1k-A style files included."""
+"""CSV, JSONL and Parquet lists of videos and captions, MSR-VTT 1k-A style files included."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ from svilm_fast.core.collection import collection_paused
 from svilm_fast.data import files
 from svilm_fast.data.containers import VIDEO_EXTENSIONS
 from svilm_fast.data.errors import ListFormatError, MissingFileError, SampleJsonError
+from svilm_fast.data.parquet import parquet_blocks
 from svilm_fast.data.segments import END_COLUMNS, START_COLUMNS, unread_column
 from svilm_fast.data.shards import STRICT_JSON, parse_json
 from svilm_fast.data.tables import column_name, read_table
 from svilm_fast.data.text import decode_utf8
 
 VIDEO_COLUMNS = ("video", "video_id", "videoid", "path", "file", "file_name", "key", "id")
+VIDEO_COLUMNS += ("youtubeid", "youtube_id")
 CAPTION_COLUMNS = ("caption", "sentence", "text", "captions", "description", "name")
-LIST_SUFFIXES = (".csv", ".tsv", ".jsonl")
+PARQUET = ".parquet"
+LIST_SUFFIXES = (".csv", ".tsv", ".jsonl", PARQUET)
 FOLDER_COLUMN = "page_dir"
 _LINE_BYTES = 1 << 28
 _PIECE_BYTES = 1 << 20
@@ -57,7 +60,7 @@ def read_list(path: str) -> list[ListRow]:
 
 
 class ListFile:
-    """A CSV, TSV (with a header line) or JSONL file, read row by row.
+    """A CSV, TSV (with a header line), JSONL or Parquet file, read row by row.
 
     The video column is the first of VIDEO_COLUMNS that exists, the caption column the first of
     CAPTION_COLUMNS; a 1k-A file (`key,vid_key,video_id,sentence`) gives `video_id` and `sentence`.
@@ -81,6 +84,9 @@ class ListFile:
                 if keep:
                     kept.append(block)
             self._kept = kept if keep else None
+        elif path.lower().endswith(PARQUET):
+            first = itertools.islice(_blocks(path), 1)
+            names = {name: None for block in first for name in block[0][1]}
         else:
             self._header, rows = _table(path)
             names = dict.fromkeys(self._header if next(rows, None) else ())
@@ -108,7 +114,7 @@ class ListFile:
         """The rows in order; each call reads the file again, unless its records were kept."""
         if self._header is not None:
             return self._table_rows(self._header)
-        blocks = _json_blocks(self.path) if self._kept is None else self._kept
+        blocks = _blocks(self.path) if self._kept is None else self._kept
         records = itertools.chain.from_iterable(blocks)
         return (_row(self.path, n, record, self._video, self._caption) for n, record in records)
 
@@ -126,6 +132,25 @@ class ListFile:
             text = None if caption is None else cells[caption].strip()
             extra = {name: cells[place] for name, place in others} if others else {}
             yield ListRow(name, text, line, extra)
+
+
+def read_records(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line or row, from 1, and cells by column name) of a list, read piece by piece.
+
+    Names of columns are in lower case and with `_` for white space. Raises ListFormatError.
+    """
+    if path.lower().endswith((".jsonl", PARQUET)):
+        return itertools.chain.from_iterable(_blocks(path))
+    header, rows = _table(path)
+    return ((line, dict(zip(header, cells, strict=True))) for line, cells in rows)
+
+
+def _blocks(path: str) -> Iterator[_Records]:
+    if not path.lower().endswith(PARQUET):
+        yield from _json_blocks(path)
+        return
+    for block in parquet_blocks(path):
+        yield [(row, _named(path, row, given, set())) for row, given in block]
 
 
 def _line_blocks(path: str) -> Iterator[list[str]]:

@@ -18,6 +18,7 @@ from svilm_fast.data.errors import DataError, WorkerError
 from svilm_fast.data.loadable import LoadableDataset
 from svilm_fast.data.order import Order, build_order
 from svilm_fast.data.pipeline import WorkerPipeline, check_shared_memory
+from svilm_fast.data.separate import SeparateOrder
 from svilm_fast.data.skips import SkipReport
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 # Tried for one place of a batch; with a share q of bad samples all fail with probability q^8.
 CANDIDATES = 8
 STATE_VERSION = 2  # 1: without an order, which was `sort`
+_SETTINGS = {"order": "data.order", "window": "data.window"}
+_SETTINGS |= {"global_batch": "training.global_batch", "most": "most clips of a source"}
 
 
 def stand_ins(position: int, start: int, global_batch: int, total: int) -> Iterator[int]:
@@ -89,9 +92,17 @@ class ClipLoader:
             check_shared_memory(config, dataset)
         self._assembler = Assembler(dataset, seed, self.workers)
         self._stream: Iterator[Loaded] | None = None
-        self._order = build_order(
+        self._order = self._build_order()
+
+    def _build_order(self) -> Order:
+        config, dataset = self.config, self.dataset
+        if dataset.train and config.same_source == "separate":
+            return SeparateOrder(
+                self.seed, len(dataset), self.global_batch, most_of_a_source(config, dataset)
+            )
+        return build_order(
             config.order,
-            seed,
+            self.seed,
             len(dataset),
             keys=lambda: torch.tensor(dataset.keys),  # the index is mapped read-only
             shard_samples=dataset.shard_samples,
@@ -165,6 +176,9 @@ class ClipLoader:
 
     def _order_state(self) -> dict[str, Any]:
         state: dict[str, Any] = {"order": self.config.order}
+        if self.config.same_source == "separate":
+            most = most_of_a_source(self.config, self.dataset)
+            state |= {"order": "separate", "global_batch": self.global_batch, "most": most}
         if self.config.order == "window":
             sizes = self.dataset.shard_samples().astype("<i8").tobytes()
             state |= {
@@ -185,12 +199,19 @@ class ClipLoader:
             )
         state = {"order": "sort", **state}
         mine = self.state_dict()
-        for name in ("order", "window"):
-            if state.get(name) not in (None, mine.get(name)):
+        for name in ("order", "window", "global_batch", "most"):
+            if state.get(name) in (None, mine.get(name)):
+                continue
+            if "separate" in (state[name], mine.get(name)):
+                saved = "" if state[name] == "separate" else "out"
                 raise DataError(
-                    f"the data state was saved with data.{name}={state[name]} and this run has "
-                    f"{mine.get(name)}: set data.{name}={state[name]} to resume"
+                    f"the data state was saved with{saved} data.same_source=separate and this run "
+                    f"has another: resume with the same data.same_source, or start a new run"
                 )
+            raise DataError(
+                f"the data state was saved with {_SETTINGS[name]}={state[name]} and this run has "
+                f"{mine.get(name)}: set {_SETTINGS[name]}={state[name]} to resume"
+            )
         if state.get("shards") != mine.get("shards"):
             raise DataError(
                 "the data state was saved with other numbers of samples in the shards, on which "
@@ -245,6 +266,25 @@ class ClipLoader:
         limits = self.config.skips
         self.skips.check_budget(limits.fraction, limits.always_allowed)
         return loaded.batch
+
+
+def most_of_a_source(config: DataConfig, dataset: LoadableDataset) -> int:
+    """Clips of the source with most of them. Raises DataError where they do not lie together."""
+    if config.order != "permute":
+        raise DataError(
+            f"data.same_source=separate is an order of its own: it does not go with data.order="
+            f"{config.order}; leave that out, or set data.same_source=mask"
+        )
+    facts = getattr(dataset, "same_source", None)
+    if facts is None:
+        raise DataError(f"data.same_source=separate: data.{dataset.split} knows no sources")
+    if not facts["together"]:
+        raise DataError(
+            f"data.same_source=separate: the clips of a source do not follow one another in data."
+            f"{dataset.split}: sort its list by source (`svilm data convert --group` does) and "
+            "pack it again, or set data.same_source=mask"
+        )
+    return int(facts["most"])
 
 
 def made_by_workers(

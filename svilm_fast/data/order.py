@@ -50,6 +50,11 @@ class Permutation:
         self._round_keys = np.frombuffer(digest, dtype="<u8").astype(np.uint64)
         self._integers = int(self._half), int(self._mask), self._round_keys.tolist()
 
+    @property
+    def network(self) -> tuple[np.uint64, np.uint64, np.ndarray]:
+        """Bits of a half, its mask, and the round keys."""
+        return self._half, self._mask, self._round_keys
+
     def __call__(self, numbers: np.ndarray) -> np.ndarray:
         """The images int64 [m] of `numbers` int64 [m]."""
         return self._walk(numbers, self._encrypt)
@@ -93,17 +98,17 @@ class Permutation:
     def _encrypt(self, numbers: np.ndarray) -> np.ndarray:
         left, right = numbers >> self._half, numbers & self._mask
         for key in self._round_keys:
-            left, right = right, left ^ (_mixed(right ^ key) & self._mask)
+            left, right = right, left ^ (mixed_words(right ^ key) & self._mask)
         return (left << self._half) | right
 
     def _decrypt(self, numbers: np.ndarray) -> np.ndarray:
         left, right = numbers >> self._half, numbers & self._mask
         for key in self._round_keys[::-1]:
-            left, right = right ^ (_mixed(left ^ key) & self._mask), left
+            left, right = right ^ (mixed_words(left ^ key) & self._mask), left
         return (left << self._half) | right
 
 
-def _mixed(words: np.ndarray) -> np.ndarray:
+def mixed_words(words: np.ndarray) -> np.ndarray:
     """A bijective hash of 64-bit words, modulo 2^64 (the finalizer of SplitMix64)."""
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -111,7 +116,7 @@ def _mixed(words: np.ndarray) -> np.ndarray:
 
 
 def _mixed_one(word: int) -> int:
-    """`_mixed` of one word."""
+    """`mixed_words` of one word."""
     word = (word ^ word >> 30) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
     word = (word ^ word >> 27) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
     return word ^ word >> 31

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from svilm_fast.data import files
+from svilm_fast.data import files, text
 from svilm_fast.data.config import DataConfig
 from svilm_fast.data.containers import VIDEO_EXTENSIONS, sniff
 from svilm_fast.data.decode import last_frame
@@ -25,6 +25,7 @@ from svilm_fast.data.precut_record import record_of_clip
 from svilm_fast.data.segments import InSegment, part
 from svilm_fast.data.shards import INDEX_SUFFIX, ShardFile
 from svilm_fast.data.skips import Skip
+from svilm_fast.data.source_ids import KEY as SOURCE_ID
 
 _CHECK_SIDE = 32  # decoded for the check alone
 # TextBlob loads its lexicon when it is first used; a second thread would tag with half of it.
@@ -116,6 +117,8 @@ def _check(item: Item, settings: PackSettings, extract: NounExtractor) -> _Check
             about = describe(item.rows, item.segment, config, extract, item.label)
         data = files.read_bytes(item.path, config.limits.video_bytes)
         record = {"id": item.key, **about.record}
+        if item.segment is not None:  # of what else it is a part is lost in a shard
+            record.setdefault(SOURCE_ID, text.storable(item.name))
         record["id"] = str(record["id"])
         checked = _Checked(item, about=about, source_bytes=len(data))
         if settings.precut is None:

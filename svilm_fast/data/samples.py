@@ -29,12 +29,13 @@ from svilm_fast.data.errors import (
 from svilm_fast.data.index.columns import bytes_at, damaged, texts_of
 from svilm_fast.data.index.file import Index
 from svilm_fast.data.index.names import fingerprint
-from svilm_fast.data.index.schema import GRAINS, UNKNOWN, caption_codes
+from svilm_fast.data.index.schema import GRAINS, UNKNOWN, caption_codes, mixed_weights
 from svilm_fast.data.index.sources import read_sources
 from svilm_fast.data.index.store import open_index
 from svilm_fast.data.list_embeddings import ListIdentity, open_list_embeddings
 from svilm_fast.data.lists import VideoFolder
 from svilm_fast.data.nouns import OTHER_LANGUAGE
+from svilm_fast.data.offline.manifest import digest
 from svilm_fast.data.palettes.format import (
     SHARED_NAME,
     is_compressed,
@@ -42,6 +43,7 @@ from svilm_fast.data.palettes.format import (
     shared_number,
 )
 from svilm_fast.data.segments import Segment
+from svilm_fast.data.selection import Selection, open_selection
 from svilm_fast.data.shards import Entry, ShardReader, first_member, parse_json
 from svilm_fast.data.skips import Skip
 
@@ -123,6 +125,8 @@ class SampleTable(Sequence[Sample]):
         self._view: dict[str, Any] = index.header["views"][grain]
         self._prefix: str = self._view["prefix"]
         self._codes = caption_codes(grain)
+        self._selection: Selection | None = None  # that `_places` are mapped from
+        self._mix: dict[str, float] = {}  # shares of the grains; empty: only `grain`
         self._reader = ShardReader()
         self._lists = dict(lists or {})
         self._vectors: dict[tuple[int, int], np.ndarray] = {}  # of lists, mapped
@@ -148,16 +152,56 @@ class SampleTable(Sequence[Sample]):
         kept = self.__dict__.copy()
         for name in ("rejected", "contents", "_shard_samples"):
             kept.pop(name, None)
+        if self._selection is not None:
+            kept["_places"] = None  # mapped again, not copied
         return {**kept, "_vectors": {}, "_shared": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self._selection is not None:
+            self._places = self._selection.places
 
     def select(self, places: Sequence[int]) -> SampleTable:
         """Some of the samples; none of those refused while listing."""
         chosen = np.asarray(places, np.int64)
-        return self._with(_places=chosen if self._places is None else self._places[chosen])
+        chosen = chosen if self._places is None else self._places[chosen]
+        return self._with(_places=chosen, _selection=None)
+
+    def selected(self, path: str) -> SampleTable:
+        """The samples of a selection (`data.selection`), mapped from its file.
+
+        Raises DataError for one that was made for other samples or another grain of captions.
+        """
+        selection = open_selection(path)
+        if (selection.captions, selection.fingerprint) != (self.grain, self.fingerprint):
+            raise DataError(
+                f"data.select={path} was made for {selection.samples:,} samples with "
+                f"{selection.captions} captions, and the data has {len(self):,} with {self.grain}: "
+                "these are other ones; make it again with `svilm data filter` of the same source "
+                "and captions"
+            )
+        return self._with(_places=selection.places, _selection=selection)
 
     def shuffled(self, shuffle: Shuffle) -> SampleTable:
         """The samples with captions of each other."""
         return self._with(_shuffle=shuffle)
+
+    def mixed(self, shares: Mapping[str, float]) -> SampleTable:
+        """The same samples with the captions of several grains, drawn in these shares.
+
+        Empty: the table itself. Raises DataError where the table's own grain has no share, without
+        which a sample might have nothing to draw.
+        """
+        if not shares:
+            return self
+        if self.grain not in shares:
+            raise DataError(
+                f"data.caption_mix has no share of {self.grain!r} captions, which data.captions "
+                f"says every sample has: set data.caption_mix.{self.grain} above 0, or "
+                f"data.captions={next(iter(shares))}"
+            )
+        codes = dict.fromkeys(code for grain in shares for code in caption_codes(grain))
+        return self._with(_mix=dict(shares), _codes=tuple(codes))
 
     def with_nouns(self, config: DataConfig, split: str) -> SampleTable:
         """The same samples with nouns for all captions, found where none are stored.
@@ -179,6 +223,9 @@ class SampleTable(Sequence[Sample]):
 
     def _with(self, **changed: Any) -> SampleTable:
         table = copy.copy(self)
+        if "_places" in changed:  # what was found of other samples
+            for name in ("rejected", "contents", "_shard_samples"):
+                table.__dict__.pop(name, None)
         table.__dict__.update(changed)
         return table
 
@@ -222,6 +269,27 @@ class SampleTable(Sequence[Sample]):
         keys = self.stored.columns[f"{self._prefix}key"]
         return keys if self._places is None else keys[self._places]
 
+    def keys_at(self, places: Sequence[int]) -> np.ndarray:
+        """`sample_key` of some samples, int64 [b]."""
+        places = np.asarray(places, np.int64)
+        found = places if self._places is None else self._places[places]
+        return self.stored.columns[f"{self._prefix}key"][found]
+
+    def sources_at(self, places: Sequence[int]) -> np.ndarray:
+        """Keys int64 [b] of the source videos of some samples; equal for clips of one."""
+        columns = self.stored.columns
+        if "source" not in columns:
+            return self.keys_at(places)
+        return columns["source"][[self._row(place) for place in places]]
+
+    @property
+    def same_source(self) -> dict[str, Any]:
+        """Whether the clips of every source follow one another, and the most that one has.
+
+        The facts are of the whole index: a part of it has no other order, and no more of a source.
+        """
+        return self.stored.header["same_source"]
+
     def captions_of(self, place: int) -> list[int]:
         """The rows of a sample's captions in the index."""
         place = self._place(place)
@@ -237,11 +305,17 @@ class SampleTable(Sequence[Sample]):
         return self.stored.text("caption", row)
 
     def caption_weights(self, rows: Sequence[int]) -> np.ndarray | None:
-        """Weights float64 [captions] of a sample's captions; None where it gives none."""
+        """Weights float64 [captions] of a sample's captions; None where all are equal.
+
+        Of a mix of grains, those of a grain add up to its share.
+        """
         weights = self.stored.columns.get("caption_weight")
-        if weights is None or not rows or math.isnan(weights[rows[0]]):
-            return None
-        return weights[rows]
+        if not self._mix:
+            if weights is None or not rows or math.isnan(weights[rows[0]]):
+                return None
+            return weights[rows]
+        codes = self.stored.columns["caption_grain"][rows]
+        return mixed_weights(codes, None if weights is None else weights[rows], self._mix)
 
     def nouns(self, row: int) -> tuple[str, ...] | None:
         """The nouns of a caption; None where it brings none and nobody has looked for them."""
@@ -462,6 +536,25 @@ class SampleTable(Sequence[Sample]):
         counts = {WITHOUT_NOUNS: "without_nouns", OTHER_LANGUAGE: "other_language"}
         return +Counter({note: self._view[name] for note, name in counts.items()})
 
+    def shard_starts(self) -> np.ndarray:
+        """The place of the first sample of each shard, and their number: int64 [shards + 1].
+
+        Shards without a sample count too; a list is one shard.
+        """
+        shards = self.stored.columns["shard"]
+        if self._prefix or self._places is not None:
+            shards = shards[self._rows()]
+        every = np.arange(len(self.stored.columns["place_size"]) + 1, dtype=shards.dtype)
+        return np.searchsorted(shards, every)
+
+    def places_of_rows(self, rows: np.ndarray) -> np.ndarray:
+        """The places int64 [m] of ascending rows of the index. Raises DataError for others."""
+        mine = self._rows()
+        places = np.searchsorted(mine, rows)
+        if len(rows) and (places[-1] >= len(mine) or (mine[places] != rows).any()):
+            raise DataError("rows of the index that the split does not have")
+        return places
+
     def shard_samples(self) -> np.ndarray:
         """Samples of each shard, int64 [shards], in their order; a list counts as one shard."""
         return self._shard_samples
@@ -477,10 +570,17 @@ class SampleTable(Sequence[Sample]):
 
     @property
     def fingerprint(self) -> str:
-        """Changes when ids, captions, segments or their order change."""
-        if self._places is None:
-            return str(self._view["fingerprint"])
-        return fingerprint(self.stored.columns, self.encoded_ids(), self._rows(), self.grain)
+        """Changes when ids, captions, segments, their order or the mix of grains change."""
+        own = str(self._view["fingerprint"])
+        if self._selection is not None:
+            own = digest([own, self._selection.digest])[:32]
+        elif self._places is not None:
+            own = fingerprint(self.stored.columns, self.encoded_ids(), self._rows(), self.grain)
+        if not self._mix:
+            return own
+        views = self.stored.header["views"]
+        others = {grain: [share, views[grain]["fingerprint"]] for grain, share in self._mix.items()}
+        return digest([own, others])[:32]
 
     @functools.cached_property
     def contents(self) -> str:
@@ -530,6 +630,8 @@ def open_split(config: DataConfig, split: str, *, nouns: bool = False) -> Sample
     roots = [(first, source.root) for first, source in zip(starts, sources)]
     lists = {first: each.path for first, each in zip(starts, sources) if each.is_list}
     table = SampleTable(index, roots, config.captions, config.limits, lists)
+    if split == "train" and config.select is not None:
+        table = table.selected(config.select)
     if not len(table):
         rejected = table.rejected
         example = f"; for example {rejected[0].sample}: {rejected[0].message}" if rejected else ""

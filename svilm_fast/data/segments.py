@@ -91,19 +91,31 @@ def _seconds(columns: Mapping[str, Any], names: tuple[str, ...], label: str) -> 
     value = None if name is None else columns[name]
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
+    try:
+        return seconds_of(value)
+    except SegmentError as error:
+        raise SegmentError(f"{label}: {name}={error}") from None
+
+
+def seconds_of(value: Any) -> float:
+    """The seconds of a number, of its text, or of h:mm:ss; the float that is nearest to the text.
+
+    Raises SegmentError that begins with the value.
+    """
     if isinstance(value, str) and (clock := _CLOCK.fullmatch(value.strip())):
-        return 3600.0 * int(clock[1] or 0) + 60.0 * int(clock[2]) + float(clock[3])
+        # One rounding: a sum of floats would round the fraction and then the sum.
+        seconds, dot, fraction = clock[3].partition(".")
+        whole = 3600 * int(clock[1] or 0) + 60 * int(clock[2]) + int(seconds)
+        return float(f"{whole}{dot}{fraction}")
     try:
         if isinstance(value, bool):
             raise ValueError
-        seconds = float(value)
+        number = float(value)
     except (TypeError, ValueError, OverflowError):
-        raise SegmentError(
-            f"{label}: {name}={value!r:.60} is not a time: give seconds (12.5) or h:mm:ss"
-        ) from None
-    if not math.isfinite(seconds):
-        raise SegmentError(f"{label}: {name}={value!r:.60} must be finite")
-    return seconds
+        raise SegmentError(f"{value!r:.60} is not a time: give seconds (12.5) or h:mm:ss") from None
+    if not math.isfinite(number):
+        raise SegmentError(f"{value!r:.60} must be finite")
+    return number
 
 
 def _checked(start: float, end: float, label: str) -> Segment:

@@ -1,9 +1,10 @@
-"""Video embeddings that `svilm embed` wrote, read in place of the videos: nothing is decoded."""
+"""Embeddings that `svilm embed` wrote, read in place of videos or as those of a teacher."""
 
 from __future__ import annotations
 
 import struct
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,25 +22,27 @@ class VideoEmbeddings:
     """Embeddings by sample, float32 [D], mapped from the .npz files of a folder.
 
     Only the samples' keys are held in memory, 16 bytes a sample; ids are those of the shards that
-    were embedded. `tower` is the digest of the video tower that wrote them. Raises DataError for a
-    folder without such files, files of another width than `width` or of several towers, and samples
-    that occur twice.
+    were embedded. `tower` is the digest of the video tower that wrote them. texts: also those of
+    the samples' first captions. Raises DataError for a folder without such files, files of another
+    width than `width` or of several towers, and samples that occur twice.
     """
 
-    def __init__(self, folder: str | Path, width: int) -> None:
-        self.folder, self.width = Path(folder), width
+    def __init__(self, folder: str | Path, width: int, *, texts: bool = False) -> None:
+        self.folder, self.width, self.texts = Path(folder), width, texts
         files = sorted(self.folder.glob("*.npz"))
+        name = "teacher_embeddings" if texts else "video_embeddings"
         if not files:
             raise DataError(
-                f"data.video_embeddings: no .npz files in {str(folder)!r}; write them with "
-                "`svilm embed SHARDS --run RUN --out FOLDER`"
+                f"data.{name}: no .npz files in {str(folder)!r}; write them "
+                "with `svilm embed SHARDS --run RUN --out FOLDER`"
             )
-        parts = [_opened(file, width) for file in files]
+        members = ("videos", "texts") if texts else ("videos",)
+        parts = [_opened(file, width, members) for file in files]
         self.tower = parts[0].tower
         for file, part in zip(files, parts, strict=True):
             if part.tower != self.tower:
                 raise DataError(
-                    f"data.video_embeddings: {files[0]} and {file} were written by different video "
+                    f"data.{name}: {files[0]} and {file} were written by different video "
                     "towers; keep the embeddings of each in a folder of its own"
                 )
         keys = np.concatenate([part.keys for part in parts])
@@ -49,60 +52,67 @@ class VideoEmbeddings:
             raise DataError(f"{str(folder)!r} holds embeddings of one sample twice")
         self._rows = order
         self._starts = np.cumsum([0, *(len(part.keys) for part in parts)])
-        self._tables: list[Any] = [part.table for part in parts]
+        self._tables: list[list[Any]] = [part.tables for part in parts]
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def read(self, key: int, name: str) -> np.ndarray:
         """The embedding of the sample with this key. Raises EmbeddingError."""
+        return self._read(key, name, 0)
+
+    def read_text(self, key: int, name: str) -> np.ndarray:
+        """The embedding of the first caption of the sample. Raises EmbeddingError."""
+        return self._read(key, name, 1)
+
+    def _read(self, key: int, name: str, member: int) -> np.ndarray:
         place = int(np.searchsorted(self.keys, key))
         if place == len(self.keys) or self.keys[place] != key:
             raise EmbeddingError(f"{name}: no embedding in {str(self.folder)!r}")
         row = int(self._rows[place])
         file = int(np.searchsorted(self._starts, row, side="right")) - 1
-        vector = np.array(self._tables[file][row - self._starts[file]])
+        vector = np.array(self._tables[file][member][row - self._starts[file]])
         if not np.isfinite(vector).all():
             raise EmbeddingError(f"{name}: its embedding holds numbers that are not finite")
         return vector
 
     def __getstate__(self) -> dict[str, Any]:
         # Another process maps the files again.
-        return {"folder": self.folder, "width": self.width}
+        return {"folder": self.folder, "width": self.width, "texts": self.texts}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["folder"], state["width"])  # type: ignore[misc]
+        self.__init__(**state)  # type: ignore[misc]
 
 
 class _Part(NamedTuple):
-    """A file: keys int64 [n] of its samples, its embeddings [n, D], mapped, and their tower."""
+    """A file: keys int64 [n] of its samples, embeddings [n, D] of each member, and their tower."""
 
     keys: np.ndarray
-    table: np.ndarray
+    tables: list[np.ndarray]
     tower: str
 
 
-def _opened(file: Path, width: int) -> _Part:
+def _opened(file: Path, width: int, members: Sequence[str]) -> _Part:
     try:
         with np.load(file, allow_pickle=False) as columns:
             ids = columns["ids"]
             tower = str(columns["tower"]) if "tower" in columns else None
         with zipfile.ZipFile(file) as archive:
-            member = archive.getinfo("videos.npy")
-        table = _mapped(file, member)
+            tables = [_mapped(file, archive.getinfo(f"{name}.npy")) for name in members]
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, struct.error) as error:
         raise DataError(f"{file} was not written by `svilm embed`: {single_line(error)}") from None
-    if table.shape != (len(ids), width) or table.dtype != np.float32:
-        raise DataError(
-            f"{file} holds {table.dtype} {list(table.shape)}, expected float32 [{len(ids)}, "
-            f"{width}]: it was written by a model of another model.embed_dim"
-        )
+    for table in tables:
+        if table.shape != (len(ids), width) or table.dtype != np.float32:
+            raise DataError(
+                f"{file} holds {table.dtype} {list(table.shape)}, expected float32 [{len(ids)}, "
+                f"{width}]: it was written by a model of another model.embed_dim"
+            )
     if tower is None:
         raise DataError(
             f"{file} does not say which video tower wrote it, as files of an earlier version: "
             "embed the videos again, into a new folder"
         )
-    return _Part(np.array([sample_key(name) for name in ids.tolist()], np.int64), table, tower)
+    return _Part(np.array([sample_key(name) for name in ids.tolist()], np.int64), tables, tower)
 
 
 def _mapped(file: Path, member: zipfile.ZipInfo) -> np.ndarray:

@@ -25,6 +25,8 @@ class ModelInputs:
         noun_tokens: int64 [b, K, Sn], prompted nouns.
         noun_token_mask: bool [b, K, Sn], real tokens.
         noun_mask: bool [b, K], nouns that the caption has.
+        source_ids: int64 [b], equal for clips of one source video, which are no negatives.
+        teacher_videos, teacher_texts: float32 [b, Dt], a teacher's stored embeddings.
         video_embeddings: float32 [b, D], stored embeddings of the clips, instead of `frames`.
         seeds: randomness of the step; None switches every noise off.
     """
@@ -38,6 +40,9 @@ class ModelInputs:
     noun_tokens: Tensor | None = None
     noun_token_mask: Tensor | None = None
     noun_mask: Tensor | None = None
+    source_ids: Tensor | None = None
+    teacher_videos: Tensor | None = None
+    teacher_texts: Tensor | None = None
     video_embeddings: Tensor | None = None
     seeds: StepSeeds | None = None
 

@@ -2,9 +2,11 @@
 
 from svilm_fast.objectives.base import register
 from svilm_fast.objectives.contrast import ContrastConfig
+from svilm_fast.objectives.distill import DistillConfig
 from svilm_fast.objectives.grounding import GroundingConfig
 from svilm_fast.objectives.temporal import TemporalConfig
 
 register(ContrastConfig)
+register(DistillConfig)
 register(GroundingConfig)
 register(TemporalConfig)

@@ -102,6 +102,10 @@ class ObjectiveConfig(Settings):
     def check(self, name: str, blocks: HasBlocks) -> None:
         """Raise ValueError if the model does not support these settings."""
 
+    def stored_width(self, blocks: HasBlocks) -> int | None:
+        """Return the width of the stored embeddings of a teacher that are read; None: none are."""
+        return None
+
     def without_blending(self, name: str) -> str | None:
         """Return the override that avoids blended clips; None if the objective reads none."""
         return f"objectives.{name}.weight=0" if "blended" in self.reads().views else None

@@ -151,6 +151,18 @@ class ObjectivesConfig(Settings):
             together |= objective.reads()
         return together
 
+    def stored_width(self, blocks: HasBlocks) -> int | None:
+        """Return the width of the stored embeddings of a teacher that objectives read, or None.
+
+        Raises ValueError if two objectives read embeddings of different widths.
+        """
+        found = {name: each.stored_width(blocks) for name, each in self.active().items()}
+        widths = {name: width for name, width in found.items() if width is not None}
+        if len(set(widths.values())) > 1:
+            given = ", ".join(f"{name}: {width}" for name, width in widths.items())
+            raise ValueError(f"objectives read a teacher's embeddings of different widths: {given}")
+        return next(iter(widths.values()), None)
+
     def metrics(self) -> dict[str, Metric]:
         """Return the displayed metrics of the active objectives: losses first."""
         active = self.active()
@@ -163,6 +175,7 @@ class ObjectivesConfig(Settings):
         """Raise ValueError if all weights are 0 or the model does not support an objective."""
         if not self.active():
             raise ValueError("all objective weights are 0: set at least one above 0")
+        self.stored_width(blocks)
         for name, objective in self.active().items():
             objective.check(name, blocks)
             reads = objective.reads()

@@ -55,7 +55,8 @@ class ContrastConfig(ObjectiveConfig):
         return self
 
     def reads(self) -> Reads:
-        return Reads.of(self.video, "video", texts=True)
+        reads = Reads.of(self.video, "video", texts=True)
+        return reads | Reads(partners=self.exclude_partner)
 
     def build(self, name: str, blocks: HasBlocks) -> Objective:
         objectives = blocks.objectives
@@ -73,7 +74,7 @@ class ContrastConfig(ObjectiveConfig):
         rows = FP32 * min(DEFAULT_ROWS, local) * columns if shapes.on_gpu else 0
         bound = shapes.workspace_bytes or max(WORKSPACE[shapes.on_gpu], rows)
         sent = gathered_rows(shapes, "texts", width)
-        if sent and self.exclude_partner:
+        if sent and (self.exclude_partner or shapes.masked_sources):
             sent += (Sent("pair ids", "all_gather", 8.0 * pairs, 1),)
         return Cost(
             flops,
@@ -116,13 +117,17 @@ class ContrastObjective(Objective):
         """InfoNCE over the batch of all ranks; collective."""
         videos = operand(features.read(self.config.video, "video"), self.products)
         texts = operand(required(features.texts, "texts"), self.products)
-        loss, scale = self.loss(videos, texts, features.pair_ids)
+        loss, scale = self.loss(videos, texts, features.pair_ids, features.source_ids)
         accuracies = retrieval_accuracy(videos, texts)
         named = dict(zip(metric_names(self.name), accuracies, strict=True))
         return loss, {f"scale_{self.name}": scale} | named
 
     def loss(
-        self, videos: Tensor, texts: Tensor, pair_ids: Tensor | None = None
+        self,
+        videos: Tensor,
+        texts: Tensor,
+        pair_ids: Tensor | None = None,
+        source_ids: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Loss and detached scale, both 0-dim.
 
@@ -130,17 +135,23 @@ class ContrastObjective(Objective):
             videos: [b, D], unit norm.
             texts: [b, D], unit norm; row i belongs to video i.
             pair_ids: int64 [b], read with `exclude_partner`: equal ids are no negatives.
+            source_ids: int64 [b], likewise, where given; not together with `exclude_partner`.
         """
         if self.config.exclude_partner and pair_ids is None:
             raise ValueError(
                 f"objectives.{self.name}.exclude_partner needs the pair_ids of cut-and-paste"
+            )
+        if self.config.exclude_partner and source_ids is not None:
+            raise ValueError(
+                f"objectives.{self.name}.exclude_partner and data.same_source=mask both name pairs "
+                "that are no negatives, and only one of them can: switch one off"
             )
         scale = self.scale(videos)
         loss = distributed_infonce(
             videos,
             texts,
             scale,
-            pair_ids=pair_ids if self.config.exclude_partner else None,
+            pair_ids=pair_ids if self.config.exclude_partner else source_ids,
             pair_mode="exclude",
             workspace_bytes=self.workspace_bytes,
         )

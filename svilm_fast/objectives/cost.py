@@ -31,6 +31,7 @@ class Shapes:
         trained_towers: how many of the two towers pass gradients, 0 to 2.
         unit: whether groups and nouns have length 1.
         on_gpu: whether the kernels run.
+        masked_sources: whether clips of one source video are no negatives of each other.
         workspace_bytes: bound of temporary memory; None: the op's own.
     """
 
@@ -47,6 +48,7 @@ class Shapes:
     unit: bool = True
     on_gpu: bool = False
     workspace_bytes: int | None = None
+    masked_sources: bool = False
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from svilm_fast.models.video_encoder import VideoOutputs
 # clean: the clips as they are. blended: after cut-and-paste. crops: further views of a clip.
 View = Literal["clean", "blended", "crops"]
 Feature = Literal["video", "groups", "segments", "tokens"]
+StoredSide = Literal["video", "text"]
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,16 @@ class Reads:
         texts: embeddings of the captions.
         nouns: embeddings of the captions' nouns.
         teacher: features of a teacher model.
+        stored: which embeddings of a teacher, stored on disk.
+        partners: which clips were blended with each other.
     """
 
     video: frozenset[tuple[View, Feature]] = frozenset()
     texts: bool = False
     nouns: bool = False
     teacher: bool = False
+    stored: frozenset[StoredSide] = frozenset()
+    partners: bool = False
 
     @classmethod
     def of(cls, view: View, *features: Feature, texts: bool = False, nouns: bool = False) -> Reads:
@@ -45,6 +50,8 @@ class Reads:
             self.texts or other.texts,
             self.nouns or other.nouns,
             self.teacher or other.teacher,
+            self.stored | other.stored,
+            self.partners or other.partners,
         )
 
     @property
@@ -118,6 +125,8 @@ class Features(NamedTuple):
         noun_mask: bool [b, K].
         paste_mask: bool [b, T], true where a segment of the blended clip is the clip's own.
         pair_ids: int64 [b], equal for clips that were blended with each other.
+        source_ids: int64 [b], equal for clips of one source video; None: all are negatives.
+        teacher_videos, teacher_texts: float32 [b, Dt], stored ones; any length.
         empty_groups: fp32 [b], share of a clip's groups without a token; no gradient.
         local: losses and metrics of the local objectives for these samples.
     """
@@ -129,6 +138,9 @@ class Features(NamedTuple):
     noun_mask: Tensor | None = None
     paste_mask: Tensor | None = None
     pair_ids: Tensor | None = None
+    source_ids: Tensor | None = None
+    teacher_videos: Tensor | None = None
+    teacher_texts: Tensor | None = None
     empty_groups: Tensor | None = None
     local: LocalTerms | None = None
 

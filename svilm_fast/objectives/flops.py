@@ -89,6 +89,7 @@ def shapes_of(
     world_size: int = 1,
     on_gpu: bool = False,
     workspace_bytes: int | None = None,
+    masked_sources: bool = False,
 ) -> Shapes:
     """Return the sizes that determine the costs of the objectives.
 
@@ -108,4 +109,5 @@ def shapes_of(
         unit=config.video.unit_groups and config.text.unit_nouns,
         on_gpu=on_gpu,
         workspace_bytes=workspace_bytes,
+        masked_sources=masked_sources,
     )

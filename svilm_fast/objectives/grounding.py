@@ -98,7 +98,8 @@ class GroundingConfig(ObjectiveConfig):
     def cost(self, shapes: Shapes) -> Cost:
         """Dot products of all nouns with all groups, recomputed in backward.
 
-        Kept are the scores [b, B] and what their symmetric InfoNCE makes of them. Over ranks: the
+        Kept are the scores [b, B] and what their symmetric InfoNCE makes of them. Over ranks, and
+        where clips of one source are masked (a mask more): the
         scores, their slices before they are joined, the logits and a temporary in fp32, and a mask.
         One rank: the fused op makes two matrices, the reference six and a mask. Other similarities
         and vectors of any length take the reference on a GPU too.
@@ -107,19 +108,21 @@ class GroundingConfig(ObjectiveConfig):
         nouns, groups = shapes.nouns, shapes.groups
         fused = shapes.on_gpu and shapes.unit and self.similarity == "softmax"
         flops = pairwise_flops(shapes, pairs * nouns, pairs * groups)
-        if shapes.world_size > 1:
-            of_a_score = 4 * FP32 + 1
+        if shapes.world_size > 1 or shapes.masked_sources:
+            of_a_score = 4 * FP32 + 1 + shapes.masked_sources
         else:
             of_a_score = 2 * FP32 if fused else 6 * FP32 + 1
         bound = shapes.workspace_bytes or WORKSPACE[fused]
         width = nouns * shapes.embed_dim
-        masks = Sent("noun masks", "all_gather", float(pairs * nouns), 1)
+        masks = [Sent("noun masks", "all_gather", float(pairs * nouns), 1)]
+        if shapes.masked_sources:
+            masks.append(Sent("pair ids", "all_gather", 8.0 * pairs, 1))
         return Cost(
             flops,
             recomputed=flops.forward,
             kept=local * pairs * of_a_score + gathered_bytes(shapes, width),
             workspace=float(min(bound, 4 * FP32 * local * pairs * groups * nouns)),
-            sent=gathered_rows(shapes, "nouns", width, masks),
+            sent=gathered_rows(shapes, "nouns", width, *masks),
         )
 
     def metrics(self, name: str) -> dict[str, Metric]:
@@ -199,11 +202,16 @@ class GroundingObjective(Objective):
             operand(features.read(self.config.video, "groups"), self.products),
             operand(required(features.nouns, "nouns"), self.products),
             required(features.noun_mask, "noun_mask"),
+            features.source_ids,
         )
         return loss, {f"scale_{self.name}": scale, f"beta_{self.name}": beta}
 
     def loss(
-        self, groups: Tensor, nouns: Tensor, noun_mask: Tensor
+        self,
+        groups: Tensor,
+        nouns: Tensor,
+        noun_mask: Tensor,
+        source_ids: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Loss, detached scale and detached beta, all 0-dim.
 
@@ -211,6 +219,7 @@ class GroundingObjective(Objective):
             groups: [b, G, D], unit norm unless told otherwise.
             nouns: [b, K, D], likewise.
             noun_mask: bool [b, K]; a caption without nouns takes no part.
+            source_ids: int64 [b]; pairs of other samples with equal ids are no negatives.
         """
         scale = self.scale(groups)
         beta = self.beta() if self.beta is not None else self._fixed_beta(scale)
@@ -221,6 +230,7 @@ class GroundingObjective(Objective):
             beta,
             scale,
             scores=self.scores,
+            pair_ids=source_ids,
             workspace_bytes=self.workspace_bytes,
             backend=self.backend,
         )

@@ -69,6 +69,9 @@ class SViLM(nn.Module):
                 noun_mask=inputs.noun_mask if self.reads.nouns else None,
                 paste_mask=inputs.paste_mask,
                 pair_ids=inputs.pair_ids,
+                source_ids=inputs.source_ids,
+                teacher_videos=inputs.teacher_videos,
+                teacher_texts=inputs.teacher_texts,
                 empty_groups=_empty_groups(videos),
             )
             local = self.objectives.local_terms(features)

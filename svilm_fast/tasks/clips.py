@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from svilm_fast.core.errors import UserError
+from svilm_fast.data.config import STORED
 from svilm_fast.data.dataset import ClipDataset
 from svilm_fast.data.samples import SampleTable, open_split
 from svilm_fast.data.tokenizer import Tokenizer
@@ -35,16 +36,23 @@ def training_clips(
     metadata: bool = False,
     annotations: bool = False,
     embeddings: int | None = None,
+    teacher: int | None = None,
     views: Views = ONE_VIEW,
     codes: bool = False,
 ) -> ClipDataset:
     """Open the clips of a split in training view.
 
     metadata: batches hold the samples' JSON. annotations, embeddings, views: as in `ClipDataset`.
-    codes: batches hold compressed clips as they are stored, where `data.decompress` says so.
-    With `data.video_embeddings` batches hold stored embeddings instead of frames.
+    With `data.video_embeddings` batches hold stored embeddings instead of frames. teacher: the
+    width of `data.teacher_embeddings`, which batches hold then as `embeddings`. codes: batches hold
+    compressed clips as they are stored, where `data.decompress` says so.
     """
-    folder = config.data.video_embeddings
+    folder, of_teacher = config.data.video_embeddings, None
+    compressed = config.data.compression != "none" and config.data.decompress == "device"
+    if teacher is not None and config.data.teacher_embeddings == STORED:
+        embeddings = teacher
+    elif teacher is not None and config.data.teacher_embeddings is not None:
+        of_teacher = VideoEmbeddings(config.data.teacher_embeddings, teacher, texts=True)
     return ClipDataset(
         config.data,
         split,
@@ -60,7 +68,8 @@ def training_clips(
         embeddings=embeddings,
         views=views,
         instead=None if folder is None else VideoEmbeddings(folder, config.model.embed_dim),
-        codes=codes and config.data.decompress == "device" and config.data.compression != "none",
+        teacher=of_teacher,
+        codes=codes and compressed and folder is None,
     )
 
 

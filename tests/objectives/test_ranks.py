@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,19 @@ from svilm_fast.objectives.svilm import build_model
 CASES = {
     "softmax": {"grounding": {"beta": {"learnable": True}}},
     "partner_excluded": {"contrast": {"exclude_partner": True}, "temporal": {"head": "rnn"}},
+    "distilled": {"distill": {"loss": "relations"}, "contrast": {"video": "clean"}},
+    "distilled_videos": {"distill": {"loss": "relations", "texts": False}},
+    "same_source_masked": {"grounding": {"beta": {"learnable": True}}},
     "mlp_on_clean_video": {"grounding": {"similarity": "mlp", "video": "clean"}},
+}
+STORED = torch.nn.functional.normalize(
+    torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64), dim=-1
+)
+CHANGES = {
+    "distilled": {"teacher_videos": STORED[0], "teacher_texts": STORED[1]},
+    "distilled_videos": {"teacher_videos": STORED[0]},
+    # A class on both ranks, one of captions without nouns, and samples alone.
+    "same_source_masked": {"source_ids": torch.tensor([5, 9, 5, 7, 9, 5])},
 }
 pytestmark = pytest.mark.slow
 
@@ -22,7 +35,9 @@ pytestmark = pytest.mark.slow
 def finished(tmp_path, run_on_ranks, make_config, inputs, take_rows) -> tuple[dict, list[dict]]:
     """What one process computes on six samples, and what two ranks do on three each."""
     whole, cases = {}, {}
+    given = inputs
     for name, objectives in CASES.items():
+        inputs = replace(given, **CHANGES.get(name, {}))
         config = make_config(objectives, drop_path=0.2)
         parts = [take_rows(inputs, slice(0, 3)), take_rows(inputs, slice(3, 6))]
         cases[name] = (config.model_dump(), parts)

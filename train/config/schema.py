@@ -16,7 +16,7 @@ from svilm_fast.core.settings import (
     SomeSteps,
     Steps,
 )
-from svilm_fast.data.config import DataConfig, run_lengths
+from svilm_fast.data.config import STORED, DataConfig, run_lengths
 from svilm_fast.models.config import ModelConfig, TextConfig, VideoConfig, with_preset
 from svilm_fast.models.pretrained.config import WeightsConfig
 from svilm_fast.objectives.config import ObjectivesConfig
@@ -330,6 +330,38 @@ class RunConfig(Settings):
                 f"data.video_embeddings holds embeddings of clean clips, but an objective reads "
                 f"{names}: set objectives.contrast.video=clean objectives.grounding.weight=0 "
                 "objectives.temporal.weight=0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _teacher_is_stored(self) -> RunConfig:
+        if self.task.own_loss:
+            return self
+        stored, where = self.objectives.reads().stored, self.data.teacher_embeddings
+        if stored and where is None:
+            raise ValueError(
+                "an objective reads a teacher's embeddings: set data.teacher_embeddings to the "
+                "folder that `svilm embed TRAIN --run TEACHER --out FOLDER` wrote"
+            )
+        if "text" in stored and where == STORED:
+            raise ValueError(
+                "data.teacher_embeddings=stored has no embeddings of captions: set "
+                "objectives.distill.texts=false, or give a folder of `svilm embed`"
+            )
+        if stored and self.data.video_embeddings is not None:
+            raise ValueError(
+                "data.video_embeddings leaves no video tower that could follow "
+                "data.teacher_embeddings: set one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_kind_of_masked_pairs(self) -> RunConfig:
+        mask = self.data.same_source == "mask" and not self.task.own_loss
+        if mask and self.objectives.reads().partners:
+            raise ValueError(
+                "data.same_source=mask and exclude_partner both name pairs that are no negatives, "
+                "and only one of them can: set objectives.contrast.exclude_partner=false"
             )
         return self
 

@@ -137,6 +137,7 @@ class Workload:
                 world_size=self.world_size,
                 on_gpu=self.on_gpu,
                 workspace_bytes=workspace_bytes,
+                masked_sources=self.config.data.same_source == "mask",
             )
             found.append(ObjectiveCost(name, objective.scope, objective.cost(shapes)))
         return found

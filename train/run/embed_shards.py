@@ -107,7 +107,7 @@ def embed_shards(
         choose_device(device, 0)  # raises now; nodes of a cluster may have other devices
     run = load_run(run_dir, weights=weights)
     grain = captions or run.config.evaluation.captions or run.config.data.captions
-    table = _table_of(source, videos, grain, run) if is_list(source) else None
+    table = table_of(source, videos, grain, run) if is_list(source) else None
     units = shard_units(source) if table is None else list_units(source, videos, table)
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
@@ -152,7 +152,7 @@ def embed_shards(
     ]
 
 
-def _table_of(source: str, videos: str | None, grain: str, run: LoadedRun) -> SampleTable:
+def table_of(source: str, videos: str | None, grain: str, run: LoadedRun) -> SampleTable:
     changed = {"test": source, "videos": videos, "captions": grain}
     config = DataConfig.model_validate(run.config.data.model_dump() | changed)
     return open_split(config, "test")
@@ -162,6 +162,27 @@ def embed_shard(
     name: str, source: str | ListPiece, settings: EmbedSettings, out: Outputs
 ) -> dict[str, Any]:
     """Embed one shard, or a piece of a list; a unit of off-line work."""
+    columns, refused, step = embedded_columns(source, settings)
+    del columns["places"]
+    path = out.path(f"{name}.{settings.format}")
+    if settings.format is FeatureFormat.PARQUET:
+        metadata = {"weights": settings.weights, "step": str(step), "tower": settings.tower}
+        write_parquet(path, columns, metadata)
+    else:
+        columns["tower"] = np.array(settings.tower)
+        with path.open("wb") as file:
+            np.savez(file, **columns)
+    return {"samples": len(columns["ids"]), "refused": [vars(skip) for skip in refused]}
+
+
+def embedded_columns(
+    source: str | ListPiece, settings: EmbedSettings
+) -> tuple[dict[str, Any], list[Skip], int]:
+    """Embed one shard, or a piece of a list.
+
+    Returns ids and captions [n], videos and texts [n, D], places int64 [n] in the table of the
+    shard or list, rows int64 [n] of a list's index; the refused samples; the step of the model.
+    """
     device = _device(settings.device)
     run = _loaded(settings.run, settings.weights, device)
     piece = source if isinstance(source, ListPiece) else None
@@ -177,10 +198,10 @@ def embed_shard(
     dataset = evaluation_clips(config, "test", run.tokenizer, nouns=False)
     places = range(len(dataset)) if piece is None else range(piece.first, piece.stop)
     refused: list[Skip] = []
-    rows: list[int] = []
+    loaded: list[int] = []
     parts = [
         _embedded(run, batch, device)
-        for batch in _batches(dataset, places, settings.batch_size, refused, rows)
+        for batch in _batches(dataset, places, settings.batch_size, refused, loaded)
     ]
     empty = np.empty((0, run.config.model.embed_dim), np.float32)
     columns: dict[str, Any] = {
@@ -188,18 +209,11 @@ def embed_shard(
         "captions": np.array([text for part in parts for text in part[1]], dtype=np.str_),
         "videos": np.concatenate([empty, *(part[2] for part in parts)]),
         "texts": np.concatenate([empty, *(part[3] for part in parts)]),
+        "places": np.array(loaded, np.int64),
     }
     if piece is not None:
-        columns["rows"] = np.array(rows, np.int64)
-    path = out.path(f"{name}.{settings.format}")
-    if settings.format is FeatureFormat.PARQUET:
-        metadata = {"weights": settings.weights, "step": str(run.step), "tower": settings.tower}
-        write_parquet(path, columns, metadata)
-    else:
-        columns["tower"] = np.array(settings.tower)
-        with path.open("wb") as file:
-            np.savez(file, **columns)
-    return {"samples": len(columns["ids"]), "refused": [vars(skip) for skip in refused]}
+        columns["rows"] = np.array([dataset.table.index_row(place) for place in loaded], np.int64)
+    return columns, refused, run.step
 
 
 def _device(wanted: str) -> str:
@@ -213,14 +227,14 @@ def _loaded(run_dir: str, weights: Weights, device: str) -> LoadedRun:
 
 
 def _batches(
-    dataset: ClipDataset, places: range, size: int, refused: list[Skip], rows: list[int]
+    dataset: ClipDataset, places: range, size: int, refused: list[Skip], loaded: list[int]
 ) -> Iterator[ClipBatch]:
-    """Batches of the samples that can be loaded; `rows` gets their rows in the index."""
+    """Batches of the samples that can be loaded; `loaded` gets their places."""
     clips = []
     for index in places:
         try:
             clips.append(dataset.clip(index, None))
-            rows.append(dataset.table.index_row(index))
+            loaded.append(index)
         except DataError as error:
             refused.append(Skip.of(dataset.ids[index], error))
         if len(clips) == size:

@@ -24,6 +24,7 @@ FORMATS = {
     "activitynet-captions": "svilm_fast.data.formats.activitynet_captions:read",
     "didemo": "svilm_fast.data.formats.didemo:read",
     "hmdb51": "svilm_fast.data.formats.hmdb51:read",
+    "internvid": "svilm_fast.data.formats.internvid:read",
     "kinetics": "svilm_fast.data.formats.kinetics:read",
     "kinetics-index": "svilm_fast.data.formats.kinetics:read_index",
     "lsmdc": "svilm_fast.data.formats.lsmdc:read",

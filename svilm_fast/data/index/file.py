@@ -91,6 +91,7 @@ def _fits(header: dict[str, Any], columns: Columns) -> bool:
         samples, captions = header["samples"], header["captions"]
         places = sum(source["places"] for source in header["sources"])
         numbers = [samples, captions, *(source["places"] for source in header["sources"])]
+        numbers.append(header["same_source"]["most"])
         of_samples = ["grains", "shard", "video_offset", "video_size", "video_crc"]
         of_samples += ["record_offset", "record_size", "record_crc"]
         lengths = [(name, samples) for name in of_samples]
@@ -127,6 +128,8 @@ def _fits(header: dict[str, Any], columns: Columns) -> bool:
         return (
             all(type(number) is int and number >= 0 for number in numbers)
             and type(header["has_nouns"]) is bool
+            and type(header["same_source"]["together"]) is bool
+            and ("source" in columns) == (header["same_source"]["most"] > 1)
             and all(len(columns[name]) == length for name, length in lengths)
             and all(_has_dtype(name, column) for name, column in columns.items())
             and all(f"{n[:-6]}_text" in columns or n == "segment_start" for n in _starts(columns))

@@ -23,6 +23,7 @@ from svilm_fast.data.index.schema import (
     VERSION,
 )
 from svilm_fast.data.keys import sample_key
+from svilm_fast.data.source_ids import sources_facts
 
 _PIECE = 1 << 20
 
@@ -82,8 +83,10 @@ class Merger:
             "captions": len(columns["caption_grain"]),
             "has_nouns": self.has_nouns,
             "views": self._views(columns),
+            "same_source": sources_facts(columns["source"]),
         }
-        return header, _without_empty(columns)
+        alone = header["same_source"]["most"] <= 1
+        return header, _without_empty(columns, header_alone=alone)
 
     def _sort_words(self, columns: Columns) -> None:
         words = sorted(self._words)
@@ -153,8 +156,8 @@ class Merger:
         return {"key": keys, **spools.columns()}
 
 
-def _without_empty(columns: Columns) -> Columns:
-    """Leave out columns that would hold nothing."""
+def _without_empty(columns: Columns, *, header_alone: bool) -> Columns:
+    """Leave out columns that would hold nothing; header_alone: also the sources of samples."""
     texts = ("path", "record", "place_mark", *ANNOTATIONS)
     empty = [name for name in texts if not len(columns[f"{name}_text"])]
     if not len(columns["rejected_grains"]):
@@ -165,6 +168,8 @@ def _without_empty(columns: Columns) -> Columns:
         empty += ["embedding_offset", "embedding_size", "embedding_crc"]
     if np.isnan(columns["caption_weight"]).all():
         empty += ["caption_weight"]
+    if header_alone:
+        empty += ["source"]
     if not columns.get("nouns_missing", np.zeros(0)).any():
         empty += ["nouns_missing"]
     dropped = {*empty, *(f"{name}{part}" for name in empty for part in ("_start", "_text"))}

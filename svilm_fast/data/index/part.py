@@ -41,6 +41,7 @@ from svilm_fast.data.segments import KEY as SEGMENT
 from svilm_fast.data.segments import Segment, segment_of_json, segment_of_row, segment_to_json
 from svilm_fast.data.shards import Entry, ShardReader, load_index, parse_json
 from svilm_fast.data.skips import Skip
+from svilm_fast.data.source_ids import source_key
 
 _TEXT_BYTES = 1 << 16
 LIST_ROWS = 20_000  # of a part
@@ -157,16 +158,19 @@ def _add_member(
         data = reader.read(shard, members["txt"], key, _TEXT_BYTES)
         record["caption"] = text.decode_utf8(data, f"{key}.txt", CaptionError)
     picked = part.pick(record, key, label)
+    identity = record.get("id")
+    name = text.storable(str(identity)) if identity else key
     try:
         segment = segment_of_json(record, key)
+        source = source_key(record, name, key)
     except DataError as error:
         part.reject(label, error, _mask(picked))
         return
-    identity = record.get("id")
     part.accept(
-        text.storable(str(identity)) if identity else key,
+        name,
         picked,
         segment,
+        source=source,
         video=video,
         record=members.get("json") or ({"caption": picked[0][1].texts[0]} if picked else {}),
         annotations=to_columns(record),
@@ -182,12 +186,21 @@ def _add_row(part: _Part, path: str, row: ListRow, name: str, folder: VideoFolde
         record = text.storable(given)
         segment = segment_of_row(row.extra, label)
         video = folder.locate(row.video, row.folder).removeprefix(f"{folder.folder}/")
+        source = source_key(record, text.storable(video), label)
     except DataError as error:
         part.reject(name, error, _mask(picked))
         return
     if segment is not None:
         record[SEGMENT] = segment_to_json(segment)
-    part.accept(name, picked, segment, video=video, record=record, annotations=to_columns(record))
+    part.accept(
+        name,
+        picked,
+        segment,
+        source=source,
+        video=video,
+        record=record,
+        annotations=to_columns(record),
+    )
 
 
 Picked = list[tuple[int, Captions]]  # caption_grain and the captions
@@ -211,7 +224,7 @@ class _Part:
             name: []
             for name in ("grains", "video_offset", "video_size", "video_crc", "record_offset")
         }
-        for name in ("record_size", "record_crc", "segment_start", "segment_end"):
+        for name in ("record_size", "record_crc", "source", "segment_start", "segment_end"):
             self.numbers[name] = []
         for name in ("embedding_offset", "embedding_size", "embedding_crc", "caption_weight"):
             self.numbers[name] = []
@@ -251,6 +264,7 @@ class _Part:
         picked: Picked,
         segment: Segment | None,
         *,
+        source: int,
         video: Entry | str,
         record: Entry | dict[str, Any],
         annotations: Mapping[str, bytes],
@@ -273,6 +287,7 @@ class _Part:
         for name, value in annotations.items():
             self.texts[name].append(value)
         start, end = (np.nan, np.nan) if segment is None else segment
+        numbers["source"].append(source)
         numbers["segment_start"].append(start)
         numbers["segment_end"].append(end)
         self.captions_per_sample.append(sum(len(found.texts) for _, found in picked))

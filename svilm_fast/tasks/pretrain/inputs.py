@@ -34,6 +34,13 @@ def model_inputs(batch: ClipBatch, config: TaskConfig, step: int, ranks: RankPla
             "noun_token_mask": batch.noun_token_mask,
             "noun_mask": batch.noun_mask,
         }
+    if batch.source_ids is not None:
+        inputs["source_ids"] = batch.source_ids
+    if reads.stored:
+        inputs |= {
+            "teacher_videos": batch.embeddings,
+            "teacher_texts": batch.text_embeddings,
+        }
     if config.data.video_embeddings is not None:
         inputs["video_embeddings"] = batch.embeddings
     elif "clean" in reads.views:

@@ -54,7 +54,13 @@ class Pretraining(Task):
                 "data.captions to coarse, fine or fused"
             )
         clips = training_clips(
-            self.config, split, tokenizer, nouns=reads.nouns, table=table, codes=True
+            self.config,
+            split,
+            tokenizer,
+            nouns=reads.nouns,
+            table=table,
+            teacher=self.config.objectives.stored_width(self.config),
+            codes=True,
         )
         self._stored = clips.instead
         return clips

@@ -98,7 +98,7 @@ def test_an_index_of_an_older_version_is_refused_or_made_again(tmp_path, monkeyp
         columns.write_columns(path, found.header | {"version": 1}, held)
 
     age(path)
-    with pytest.raises(DataError, match="version 1, not 3: make it again with `svilm data index`"):
+    with pytest.raises(DataError, match="version 1, not 4: make it again with `svilm data index`"):
         open_split(config, "train")
     index([str(folder)], {}, nouns=False)
     assert len(open_split(config, "train")) == 3
