@@ -32,7 +32,8 @@ def decode_palettes(
     ):
         raise DataError("the chosen frames must be ascending and at least one")
     most, rows = (limits or LimitsConfig()).memory_bytes, len(np.unique(chosen // clip.block.time))
-    needed = _COPIES * rows * clip.block.time * clip.height * clip.width * 3
+    blocks = rows * clip.grid[1] * clip.grid[2]  # those at the edges are decoded whole
+    needed = _COPIES * blocks * clip.block.values
     if needed > most:
         raise OversizedVideoError(
             f"decoding takes {needed} bytes, more than limits.memory_bytes={most}"

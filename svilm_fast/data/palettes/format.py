@@ -270,11 +270,11 @@ class _Sizes:
             _whole(header["palette_crc32"], "palette_crc32", 0, 2**32 - 1)
             if header["shared"] is not None:
                 _whole(header["shared"], "shared", 0, 1 << 30)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
             if isinstance(error, DataError):
                 raise
             raise PaletteError(f"its header lacks or misstates a value ({error!r})") from None
-        if not well or min(times) < 0:
+        if not well or not all(math.isfinite(each) and each >= 0 for each in times):
             raise PaletteError("its header misstates method, timed, fps or period")
         return sizes
 

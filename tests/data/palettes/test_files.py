@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -88,6 +89,22 @@ def test_codes_beyond_the_palette_are_refused(make_clip):
         read_clip(write_clip(wrong)).decoded(np.arange(5))
 
 
+@pytest.mark.parametrize("fps", ["NaN", "Infinity", "-1", "1" + "0" * 400])
+def test_a_rate_that_is_no_number_is_refused(make_clip, fps):
+    data = write_clip(make_clip()[0])
+    with pytest.raises(PaletteError):
+        read_clip(_with_header(data, b'"fps": 10.0', f'"fps": {fps}'.encode()))
+
+
+def _with_header(data: bytes, old: bytes, new: bytes) -> bytes:
+    """A clip with a changed header, whose length and checksum fit."""
+    length = int.from_bytes(data[12:16], "little")
+    header = data[16 : 16 + length].replace(old, new)
+    assert header != data[16 : 16 + length]
+    rest = len(header).to_bytes(4, "little") + header + data[16 + length :]
+    return data[:8] + zlib.crc32(rest).to_bytes(4, "little") + rest
+
+
 def test_limits_hold_before_anything_is_decoded(make_clip):
     data = write_clip(make_clip()[0])
     for limits in (LimitsConfig(frames=4), LimitsConfig(frame_pixels=13 * 18 - 1)):
@@ -97,7 +114,7 @@ def test_limits_hold_before_anything_is_decoded(make_clip):
 
 def test_a_small_file_of_large_blocks_takes_no_more_memory_than_allowed(make_clip):
     data = write_clip(make_clip(PixelBlock(2, 2, 2), bits=2)[0])
-    needed = 2 * 2 * 13 * 18 * 3
+    needed = 2 * 7 * 9 * (2 * 2 * 2 * 3)  # 7 x 9 blocks cover a frame of 13 x 18 pixels
     choose = FrameChoice(1, None)
     assert len(decode_limited(data, choose, limits=LimitsConfig(memory_bytes=needed)).frames) == 1
     with pytest.raises(OversizedVideoError, match="memory_bytes"):
