@@ -12,8 +12,8 @@ import torch
 
 from svilm_fast.commands.embed import embed
 from svilm_fast.core.errors import UserError
+from svilm_fast.data import sample_units
 from svilm_fast.data.errors import DataError
-from svilm_fast.data.offline import sample_units
 from svilm_fast.data.offline.engines import OfflineEngine
 from svilm_fast.data.offline.manifest import digest
 from svilm_fast.data.shards import ShardWriter

@@ -26,8 +26,8 @@ from svilm_fast.data.list_embeddings import check_storable, write_list_embedding
 from svilm_fast.data.lists import is_list
 from svilm_fast.data.offline.engines import OfflineEngine, worker_number
 from svilm_fast.data.offline.outputs import Outputs
-from svilm_fast.data.offline.sample_units import ListPiece, list_units, shard_units
 from svilm_fast.data.offline.work import do_work
+from svilm_fast.data.sample_units import ListPiece, list_units, shard_units
 from svilm_fast.data.samples import SampleTable, open_split
 from svilm_fast.data.skips import Skip
 from svilm_fast.inference.features import FeatureFormat, require_pyarrow, write_parquet

@@ -124,17 +124,17 @@ def test_a_segment_of_a_list_becomes_a_clip_of_its_own(videos, tmp_path):
 def test_damage_names_shard_and_sample(make_shards, tmp_path):
     source, out = make_shards(3), tmp_path / "out"
     compress(str(source), out, replace(SETTINGS, scope=Scope.SHARD), workers=1)
-    shard = out / "train-000000.tar"
+    shard = out / "shard-000000.tar"
     data = shard.read_bytes()
     table = table_of(out)
     place = data.index(b"SVILMSHR")
     shard.write_bytes(data[: place + 60] + b"!" + data[place + 61 :])
-    with pytest.raises(PaletteError, match=r"s0001 in train-000000\.tar: .*(checksum|header)"):
+    with pytest.raises(PaletteError, match=r"s0001 in shard-000000\.tar: .*(checksum|header)"):
         table_of(out).read_video(1)
     place = data.index(b"SVILMPAL")
     shard.write_bytes(data[: place + 400] + b"!" + data[place + 401 :])
-    with pytest.raises(DataError, match=r"s0000.*train-000000\.tar"):
+    with pytest.raises(DataError, match=r"s0000.*shard-000000\.tar"):
         table.read_video(0)
     shard.write_bytes(data.replace(b"__palettes__.shared", b"__palettez__.shared"))
-    with pytest.raises(DataError, match=r"s0000 in train-000000\.tar.*__palettez__"):
+    with pytest.raises(DataError, match=r"s0000 in shard-000000\.tar.*__palettez__"):
         table_of(out).read_video(0)
