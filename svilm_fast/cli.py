@@ -168,6 +168,15 @@ add_command(
 )
 add_command(
     data_app,
+    "compress",
+    "svilm_fast.data.compress.command:compress",
+    "Compress clips to palettes and codes in shards, or report what it would give.",
+    "svilm data compress shards/train --out shards/train-64 --bits 6",
+    "svilm data compress shards/train --out shards/blocks --vectors blocks --frames 16",
+    "svilm data compress shards/train --report runs/compression",
+)
+add_command(
+    data_app,
     "inspect",
     "svilm_fast.data.commands:inspect",
     "Print what a data set holds: samples, captions, nouns, videos, decoding time.",

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from svilm_fast.bench.errors import WrongResult
+from svilm_fast.bench.suites import palettes
 from svilm_fast.bench.suites.benchmark import SEED, Benchmark, Prepared, benchmark_id
 from svilm_fast.bench.suites.formats import CASES, ROWS, prepare
 from svilm_fast.data.config import DataConfig
@@ -46,6 +47,7 @@ def declared(device: torch.device) -> Iterator[Benchmark]:
         ("loader", f"batch_{_CLIPS}_workers_2"): partial(_loader, 2),
     }
     chosen |= {("formats", f"{name}_{ROWS}_rows"): partial(prepare, name) for name in CASES}
+    chosen |= {("palettes", case): partial(palettes.prepare, case) for case in palettes.CASES}
     for (name, case), make in chosen.items():
         yield Benchmark(
             benchmark_id("data", name, case, "-", "-", "svilm"),

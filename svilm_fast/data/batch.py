@@ -96,7 +96,7 @@ class ClipBatch(SampleBatch):
     dimension V = clips * crops: every crop of clip 0, then of clip 1, and so on (`views.Views`).
     """
 
-    frames: Tensor  # uint8 [b, F, H, W, 3], or [b, V, F, H, W, 3]
+    frames: Tensor  # uint8 [b, F, H, W, 3], or [b, V, F, H, W, 3]; with `palettes`, codes
     keys: Tensor  # int64 [b], sample_key of ids
     ids: list[str]
     captions: list[str]  # empty texts with data.captions=none
@@ -118,6 +118,8 @@ class ClipBatch(SampleBatch):
     text_embeddings: Tensor | None = None  # float32 [b, D], a teacher's of first captions
     source_ids: Tensor | None = None  # int64 [b], equal for clips of one source video
     views: tuple[ViewBatch, ...] = ()  # of each `views.CropGroup`
+    # uint8 [b, 256, V] of compressed clips, whose codes `frames` holds (`palettes.frames`).
+    palettes: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -41,6 +41,7 @@ class Clip:
     embedding: np.ndarray | None = None  # float32 [D]
     text_embedding: np.ndarray | None = None  # float32 [D]
     further: list[ClipViews] = field(default_factory=list)  # of each group
+    palette: np.ndarray | None = None  # uint8 [256, V] of a compressed clip
 
 
 def batch_of(
@@ -71,6 +72,7 @@ def batch_of(
     if len(clips[0].shown.crop) == 1:
         shown = ViewBatch(**{name: value[:, 0] for name, value in vars(shown).items()})
     annotations = [clip.annotations for clip in clips if clip.annotations is not None]
+    palettes = [clip.palette for clip in clips if clip.palette is not None]
     embeddings = [clip.embedding for clip in clips if clip.embedding is not None]
     of_texts = [clip.text_embedding for clip in clips if clip.text_embedding is not None]
     return ClipBatch(
@@ -95,6 +97,7 @@ def batch_of(
         text_embeddings=torch.from_numpy(np.stack(of_texts)) if of_texts else None,
         source_ids=source_ids,
         views=tuple(further),
+        palettes=torch.from_numpy(np.stack(palettes)) if palettes else None,
     )
 
 

@@ -227,6 +227,16 @@ class DataConfig(Settings):
         "auto",
         description="library that decodes; auto: pyav. The others are extras, for trusted files",
     )
+    compression: Literal["none", "kmeans", "gmm", "agglomerative", "dbscan"] = Field(
+        "none",
+        description="how `svilm data compress` compressed the training clips; none: videos",
+    )
+    decompress: Literal["device", "worker"] = Field(
+        "device",
+        description="where pre-training decodes compressed clips. device: one gather, of the kept "
+        "tokens alone; crops are video.image_size pixels at a drawn place, not scaled. worker: "
+        "whole frames, with all of data.augment",
+    )
     workers: int = Field(
         2,
         ge=0,

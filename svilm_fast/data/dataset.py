@@ -21,7 +21,10 @@ from svilm_fast.data.config import DataConfig
 from svilm_fast.data.decode import Choose, DecodedClip, every_frame
 from svilm_fast.data.decode_process import decode_limited
 from svilm_fast.data.decoders import reader_of
+from svilm_fast.data.errors import DataError
 from svilm_fast.data.order import derangement
+from svilm_fast.data.palettes.decode import check_compression, named_errors
+from svilm_fast.data.palettes.windows import CodeWindow
 from svilm_fast.data.samples import Ids, SampleTable, open_split
 from svilm_fast.data.sampling import FrameChoice, Together
 from svilm_fast.data.segments import InSegment
@@ -69,6 +72,7 @@ class ClipDataset:
         instead: embeddings that batches carry instead of the videos, none of which is decoded;
             the frames are one black pixel each.
         teacher: embeddings of videos and first captions that batches carry besides the videos.
+        codes: batches hold the codes and palettes of compressed clips instead of their frames.
 
     Another process is given the place of the index, not the samples.
 
@@ -94,6 +98,7 @@ class ClipDataset:
         views: Views = ONE_VIEW,
         instead: VideoEmbeddings | None = None,
         teacher: VideoEmbeddings | None = None,
+        codes: bool = False,
     ) -> None:
         reader_of(config.decoder)  # raises where its library is missing
         views.check(train)
@@ -109,6 +114,9 @@ class ClipDataset:
         if train:
             self.table = self.table.mixed(config.caption_mix.shares())
         self._reads_nouns = nouns
+        if codes and views != ONE_VIEW:
+            raise DataError("further views need frames: set data.decompress=worker")
+        self.codes = CodeWindow.of(self.table, config, frames, image_size) if codes else None
         if embeddings is not None:
             self.table.check_embeddings(embeddings)
         self.report.check_budget(config.skips.fraction, config.skips.always_allowed)
@@ -154,6 +162,8 @@ class ClipDataset:
         """Shapes [V, F, H, W, 3] of a sample's frames: of the clip (V = 1) or its evaluation views,
         then of each group.
         """
+        if self.codes is not None:
+            return [(1, *self.codes.shape)]
         clip = (self.frames, self.image_size, self.image_size, 3)
         return [(self.views.count, *clip), *(group.shape for group in self.views.groups)]
 
@@ -227,15 +237,16 @@ class ClipDataset:
             black = ClipViews(out[0].zero_(), np.zeros((1, 1), np.int64), [(0, 0, 1, 1)], [False])
             metadata = self.table.read_metadata(index) if self.metadata else None
             return Clip(index, black, texts, metadata, texts.notes, annotations, embedding)
-        by_time = config.frames_by == "time"
-        numbers = None if draw is None else draw.frames
-        choice = FrameChoice(self.frames, numbers, config.short_clip, by_time)
-        groups = () if draw is None else draw.groups
-        chosen, notes = self._frames(index, frame_choices(self.views, choice, groups))
-        window_numbers = None if draw is None else draw.augment[:DRAWS]
-        shown, *further = cut_views(
-            self.views, chosen, window_numbers, groups, config, texts.caption, out
-        )
+        notes: tuple[str, ...] = ()
+        further: list[ClipViews] = []
+        palette = None
+        if self.codes is not None:
+            drawn = None if draw is None else (draw.frames, draw.augment)
+            shown, palette = self.codes.read(
+                self.table, index, config, drawn, texts.caption, out[0]
+            )
+        else:
+            shown, further, notes = self._cut(index, draw, texts.caption, out)
         if any(len(np.unique(row)) < self.frames for row in shown.frame_index):
             notes = (SHORT_CLIP_NOTE, *notes)
         return Clip(
@@ -248,7 +259,24 @@ class ClipDataset:
             embedding=embedding,
             text_embedding=of_text,
             further=further,
+            palette=palette,
         )
+
+    def _cut(
+        self, index: int, draw: Draw | None, caption: str, out: Sequence[Tensor]
+    ) -> tuple[ClipViews, list[ClipViews], tuple[str, ...]]:
+        """The clip or its views, those of each group, and notes."""
+        config = self.config
+        numbers = None if draw is None else draw.frames
+        by_time = config.frames_by == "time"
+        choice = FrameChoice(self.frames, numbers, config.short_clip, by_time)
+        groups = () if draw is None else draw.groups
+        chosen, notes = self._frames(index, frame_choices(self.views, choice, groups))
+        window_numbers = None if draw is None else draw.augment[:DRAWS]
+        shown, *further = cut_views(
+            self.views, chosen, window_numbers, groups, config, caption, out
+        )
+        return shown, further, notes
 
     def texts(self, index: int, draw: Draw | None) -> ClipTexts:
         """Caption and nouns of one sample with their tokens; `draw` as in `clip`."""
@@ -314,15 +342,18 @@ class ClipDataset:
         notes: tuple[str, ...] = ()
         if clip is None:
             keep = config.cache == "memory" and self._cached_bytes < config.cache_bytes
-            clip = decode_limited(
-                self.table.read_video(index),
-                every if keep else together,
-                short_side=self.short_side,
-                limits=config.limits,
-                # A worker that takes longer for a batch would end the run.
-                seconds=min(config.limits.decode_s, config.timeout_s / 2),
-                decoder=config.decoder,
-            )
+            data = self.table.read_video(index)
+            with named_errors(self.table.named(index)):
+                check_compression(data, config, required=self.train)
+                clip = decode_limited(
+                    data,
+                    every if keep else together,
+                    short_side=self.short_side,
+                    limits=config.limits,
+                    # A worker that takes longer for a batch would end the run.
+                    seconds=min(config.limits.decode_s, config.timeout_s / 2),
+                    decoder=config.decoder,
+                )
             notes = clip.notes
             if keep:
                 self._cache[key] = clip

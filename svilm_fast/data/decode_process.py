@@ -34,6 +34,8 @@ from svilm_fast.data.decoders import reader_of
 from svilm_fast.data.demux import too_slow
 from svilm_fast.data.errors import CrashedDecoderError, DataError, SlowVideoError
 from svilm_fast.data.main_module import main_module_hidden
+from svilm_fast.data.palettes.decode import decode_palettes
+from svilm_fast.data.palettes.format import is_compressed
 from svilm_fast.data.sampling import FrameChoice
 from svilm_fast.data.segments import InSegment
 from svilm_fast.data.timeline import Timeline
@@ -63,6 +65,8 @@ def decode_limited(
     CrashedDecoderError when it ends the decoding process.
     """
     limits = limits or LimitsConfig()
+    if is_compressed(data):  # no library decodes it, and its size is known before it is decoded
+        return decode_palettes(data, choose, short_side=short_side, limits=limits)
     if multiprocessing.current_process().daemon:  # a loader's worker; it may have no children
         with memory_limit(limits.memory_bytes):
             return decode_clip(

@@ -69,6 +69,12 @@ class VideoError(DataError):
     reason = "undecodable video"
 
 
+class PaletteError(VideoError):
+    """A compressed clip or its palette is damaged, or not what the settings ask for."""
+
+    reason = "bad compressed clip"
+
+
 class TruncatedVideoError(VideoError):
     """A video ends before the number of frames its container declares."""
 

@@ -19,7 +19,13 @@ from svilm_fast.data.annotations import ANNOTATIONS, Annotations, Label, from_co
 from svilm_fast.data.captions import REPAIRED
 from svilm_fast.data.config import DataConfig, LimitsConfig
 from svilm_fast.data.embeddings import MEMBER, most_bytes, read_vector
-from svilm_fast.data.errors import DataError, EmbeddingError, MissingFileError
+from svilm_fast.data.errors import (
+    DataError,
+    EmbeddingError,
+    MissingFileError,
+    PaletteError,
+    ShardError,
+)
 from svilm_fast.data.index.columns import bytes_at, damaged, texts_of
 from svilm_fast.data.index.file import Index
 from svilm_fast.data.index.names import fingerprint
@@ -30,14 +36,21 @@ from svilm_fast.data.list_embeddings import ListIdentity, open_list_embeddings
 from svilm_fast.data.lists import VideoFolder
 from svilm_fast.data.nouns import OTHER_LANGUAGE
 from svilm_fast.data.offline.manifest import digest
+from svilm_fast.data.palettes.format import (
+    SHARED_NAME,
+    is_compressed,
+    read_shared,
+    shared_number,
+)
 from svilm_fast.data.segments import Segment
 from svilm_fast.data.selection import Selection, open_selection
-from svilm_fast.data.shards import Entry, ShardReader, parse_json
+from svilm_fast.data.shards import Entry, ShardReader, first_member, parse_json
 from svilm_fast.data.skips import Skip
 
 WITHOUT_NOUNS = "captions without nouns"
 
 _RELEASED_EVERY = 1 << 14
+_SHARDS_KEPT = 16
 
 # For each sample the one with whose captions it is shown, by place in the table.
 Shuffle = Callable[[np.ndarray], np.ndarray]
@@ -117,6 +130,7 @@ class SampleTable(Sequence[Sample]):
         self._reader = ShardReader()
         self._lists = dict(lists or {})
         self._vectors: dict[tuple[int, int], np.ndarray] = {}  # of lists, mapped
+        self._shared: dict[str, list[bytes]] = {}  # palettes of shards
 
     def __len__(self) -> int:
         return int(self._view["samples"]) if self._places is None else len(self._places)
@@ -140,7 +154,7 @@ class SampleTable(Sequence[Sample]):
             kept.pop(name, None)
         if self._selection is not None:
             kept["_places"] = None  # mapped again, not copied
-        return {**kept, "_vectors": {}}
+        return {**kept, "_vectors": {}, "_shared": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -376,7 +390,31 @@ class SampleTable(Sequence[Sample]):
         if video.entry is None:
             return files.read_bytes(video.path, self.limits.video_bytes)
         label = self.id(place)
-        return self._reader.read(video.path, video.entry, label, self.limits.video_bytes)
+        data = self._reader.read(video.path, video.entry, label, self.limits.video_bytes)
+        if not is_compressed(data):
+            return data
+        try:
+            number = shared_number(data)
+            return data if number is None else data + self._palettes(video.path)[number]
+        except IndexError:
+            raise PaletteError(f"{self.named(place)}: the shard has no palette {number}") from None
+        except (PaletteError, ShardError) as error:
+            raise PaletteError(f"{self.named(place)}: {error}") from None
+
+    def named(self, place: int) -> str:
+        """Sample and shard, for messages."""
+        video = self.video(place)
+        where = "" if video.entry is None else f" in {video.path.rpartition('/')[2]}"
+        return f"{self.id(place)}{where}"
+
+    def _palettes(self, shard: str) -> list[bytes]:
+        """The shared palettes of a shard. Those of a few shards are kept."""
+        found = self._shared.get(shard)
+        if found is None:
+            found = self._shared[shard] = read_shared(first_member(shard, SHARED_NAME))
+            if len(self._shared) > _SHARDS_KEPT:
+                self._shared.pop(next(iter(self._shared)))
+        return found
 
     def read_metadata(self, place: int) -> dict[str, Any]:
         """A sample's json."""
@@ -405,6 +443,14 @@ class SampleTable(Sequence[Sample]):
             raise EmbeddingError(f"{name}: no member {MEMBER} in its shard")
         data = self._reader.read(self._shard(row), entry, name, most_bytes(width))
         return read_vector(data, width, name)
+
+    def embedding_member(self, place: int) -> bytes | None:
+        """The file of a sample's embedding in its shard, as it is; None where it has none."""
+        row = self._row(place)
+        entry = self._entry("embedding", row) if "embedding_size" in self.stored.columns else None
+        if entry is None:
+            return None
+        return self._reader.read(self._shard(row), entry, self.id(place), self.limits.video_bytes)
 
     def check_embeddings(self, width: int) -> None:
         """Raise EmbeddingError where a list stores no embeddings of this width."""

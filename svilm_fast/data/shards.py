@@ -30,6 +30,7 @@ INDEX_SUFFIX = ".index.json"
 INDEX_VERSION = 1
 NAME_BYTES = 100  # of a member's name in a ustar header
 _FETCHED_BYTES = 1 << 16
+_FIRST_BYTES = 1 << 28
 MAX_SHARD_BYTES = 1 << 30  # of members, after which a writer begins the next shard
 OPEN_SHARDS = 64  # per reader; large sets have more shards than a process may open files
 
@@ -156,6 +157,21 @@ def _check_apart(index: ShardIndex) -> None:
                 f"{index.path}{INDEX_SUFFIX}: {names} overlap: delete the index or write the shard "
                 "again"
             )
+
+
+def first_member(path: str, name: str, limit: int = _FIRST_BYTES) -> bytes:
+    """The bytes of the first member of a shard. Raises ShardError where it has another name."""
+    try:
+        with files.opened(path) as stream:
+            header = tarfile.TarInfo.frombuf(stream.read(tarfile.BLOCKSIZE), "utf-8", "strict")
+            data = stream.read(min(header.size, limit + 1))
+    except (tarfile.TarError, UnicodeDecodeError) as error:
+        raise ShardError(f"{path}: damaged at its begin ({error})") from None
+    if header.name != name:
+        raise ShardError(f"{path}: its first member is {header.name!r:.120}, not {name!r}")
+    if not 0 <= header.size == len(data) <= limit:
+        raise ShardError(f"{path}: {name} is cut off, or larger than {limit} bytes")
+    return data
 
 
 class ShardReader:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from svilm_fast.core.philox import StepSeeds
+from svilm_fast.data.palettes.frames import PaletteFrames
 from svilm_fast.models.config import ModelConfig, TextConfig, VideoConfig
 from svilm_fast.models.features import VideoFeatures
 from svilm_fast.models.initialisation import initialise
@@ -29,11 +30,11 @@ class DualEncoder(nn.Module):
 
     def encode_video(
         self,
-        frames: Tensor,
+        frames: Tensor | PaletteFrames,
         seeds: StepSeeds | None = None,
         outputs: VideoOutputs | None = None,
     ) -> VideoFeatures:
-        """Embeds uint8 frames [b, F, H, W, 3]; see `VideoEncoder.forward`."""
+        """Embeds uint8 frames [b, F, H, W, 3], or compressed ones; see `VideoEncoder.forward`."""
         return self.video(frames, seeds, outputs)
 
     def encode_text(self, tokens: Tensor, mask: Tensor) -> Tensor:

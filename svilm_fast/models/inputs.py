@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from svilm_fast.core.philox import StepSeeds
+from svilm_fast.data.palettes.frames import PaletteFrames
 
 
 @dataclass(frozen=True)
@@ -15,8 +16,8 @@ class ModelInputs:
     """Tensors of b samples; tensors that no active objective reads may be None.
 
     Attributes:
-        frames: uint8 [b, F, H, W, 3], the clips as they are.
-        blended: uint8 [b, F, H, W, 3], the clips after cut-and-paste.
+        frames: uint8 [b, F, H, W, 3], the clips as they are; or compressed clips of that shape.
+        blended: the clips after cut-and-paste, as `frames`.
         paste_mask: bool [b, T], true where a segment of `blended` shows the sample's own clip.
         pair_ids: int64 [b], equal for samples whose clips were blended with each other.
         text_tokens: int64 [b, S].
@@ -32,8 +33,8 @@ class ModelInputs:
 
     text_tokens: Tensor
     text_mask: Tensor
-    frames: Tensor | None = None
-    blended: Tensor | None = None
+    frames: Tensor | PaletteFrames | None = None
+    blended: Tensor | PaletteFrames | None = None
     paste_mask: Tensor | None = None
     pair_ids: Tensor | None = None
     noun_tokens: Tensor | None = None

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from svilm_fast.data.palettes.frames import PaletteFrames
 from svilm_fast.models.config import VideoConfig
 from svilm_fast.models.initialisation import sines
 from svilm_fast.models.precision import at_least_fp32
@@ -45,28 +46,19 @@ class TubeletEmbedding(nn.Module):
         columns = sines(torch.arange(width), self.config.width - rows.shape[1])
         return torch.cat([rows.repeat_interleave(width, dim=0), columns.repeat(height, 1)], dim=1)
 
-    def forward(self, frames: Tensor, token_ids: Tensor) -> Tensor:
+    def forward(self, frames: Tensor | PaletteFrames, token_ids: Tensor) -> Tensor:
         """Embeds the tubelets numbered `token_ids` alone: dropped ones cost nothing.
 
         Args:
-            frames: uint8 [b, F, H, W, 3].
+            frames: uint8 [b, F, H, W, 3], or compressed clips, of which only the tubelets
+                numbered are decoded.
             token_ids: int64 [b, n], or [L] for every tubelet of every clip.
 
         Returns:
             [b, n, C].
         """
         self._check(frames)
-        tubelets = rearrange(
-            frames,
-            "b (t u) (h p) (w q) c -> b (t h w) (u p q c)",
-            u=self.config.tubelet,
-            p=self.config.patch,
-            q=self.config.patch,
-        )
-        if token_ids.dim() == 2:
-            rows = torch.arange(len(frames), device=frames.device)[:, None]
-            tubelets = tubelets[rows, token_ids]
-        tokens = self.projection(self._normalised(tubelets))
+        tokens = self.projection(self._normalised(self._tubelets(frames, token_ids)))
         places = self.space_position.shape[0]
         return (
             tokens
@@ -74,13 +66,31 @@ class TubeletEmbedding(nn.Module):
             + F.embedding(token_ids // places, self.time_position)
         )
 
+    def _tubelets(self, frames: Tensor | PaletteFrames, token_ids: Tensor) -> Tensor:
+        """uint8 [b, n, pixels]."""
+        tubelet, patch = self.config.tubelet, self.config.patch
+        kept = token_ids if token_ids.dim() == 2 else None
+        if isinstance(frames, PaletteFrames):
+            return frames.tubelets(tubelet, patch, kept)
+        tubelets = rearrange(
+            frames,
+            "b (t u) (h p) (w q) c -> b (t h w) (u p q c)",
+            u=tubelet,
+            p=patch,
+            q=patch,
+        )
+        if kept is None:
+            return tubelets
+        rows = torch.arange(len(frames), device=frames.device)[:, None]
+        return tubelets[rows, kept]
+
     def _normalised(self, tubelets: Tensor) -> Tensor:
         dtype = self.projection.weight.dtype
         pixels = at_least_fp32(tubelets.to(dtype)).unflatten(-1, (-1, 3))
         gain, shift = _pixel_affine(pixels, *PIXELS[self.config.pixels])
         return torch.addcmul(shift, pixels, gain).flatten(-2).to(dtype)
 
-    def _check(self, frames: Tensor) -> None:
+    def _check(self, frames: Tensor | PaletteFrames) -> None:
         size = self.config.image_size
         expected = (self.config.frames, size, size, 3)
         if frames.dtype != torch.uint8 or tuple(frames.shape[1:]) != expected:

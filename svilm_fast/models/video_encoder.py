@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from svilm_fast.core.philox import Site, StepSeeds
+from svilm_fast.data.palettes.frames import PaletteFrames
 from svilm_fast.kernels.temporal import segment_pool
 from svilm_fast.models import checkpointing
 from svilm_fast.models.attention import KeyPadding
@@ -16,7 +17,7 @@ from svilm_fast.models.features import Assignment, VideoFeatures
 from svilm_fast.models.grouping_block import GroupingBlock
 from svilm_fast.models.noise import drop_path_rates, residual_noise
 from svilm_fast.models.precision import at_least_fp32, masked_mean, project, unit_norm
-from svilm_fast.models.token_dropping import TokenSelection, kept_tokens
+from svilm_fast.models.token_dropping import CONTENT_PATTERNS, TokenSelection, kept_tokens
 from svilm_fast.models.transformer import Block, BlockOptions, Span
 from svilm_fast.models.tubelet_embedding import TubeletEmbedding
 
@@ -95,14 +96,14 @@ class VideoEncoder(nn.Module):
 
     def forward(
         self,
-        frames: Tensor,
+        frames: Tensor | PaletteFrames,
         seeds: StepSeeds | None = None,
         outputs: VideoOutputs | None = None,
     ) -> VideoFeatures:
         """Embeds clips; without `seeds` nothing is random and no token is dropped.
 
         Args:
-            frames: uint8 [b, F, H, W, 3].
+            frames: uint8 [b, F, H, W, 3], or compressed clips of that shape.
             seeds: randomness of the step (keys int64 [b]).
             outputs: what to compute besides the video embedding; groups and segments by default.
         """
@@ -110,10 +111,11 @@ class VideoEncoder(nn.Module):
             return self._embedded(frames, seeds, outputs or VideoOutputs())
 
     def _embedded(
-        self, frames: Tensor, seeds: StepSeeds | None, outputs: VideoOutputs
+        self, frames: Tensor | PaletteFrames, seeds: StepSeeds | None, outputs: VideoOutputs
     ) -> VideoFeatures:
+        seen = self._seen(frames, seeds)
         selection = kept_tokens(
-            self.config, seeds, batch=len(frames), device=frames.device, frames=frames
+            self.config, seeds, batch=len(frames), device=frames.device, frames=seen
         )
         tokens = self.embedding(frames, _embedded_ids(selection, frames, self.config))
         ids, mask = selection.ids, selection.mask
@@ -125,6 +127,13 @@ class VideoEncoder(nn.Module):
         sizes = [tokens.shape[1], *(extra.shape[1] for extra in extras)]
         final, *extras = states.split(sizes, dim=1)
         return self._features(final, extras, ids, mask, assignments, outputs)
+
+    def _seen(self, frames: Tensor | PaletteFrames, seeds: StepSeeds | None) -> Tensor | None:
+        """The frames for patterns that look at pixels; the others need none of them decoded."""
+        if isinstance(frames, Tensor):
+            return frames
+        looks = seeds is not None and self.config.drop.pattern in CONTENT_PATTERNS
+        return frames.decoded() if looks else None
 
     def _extra_tokens(self, batch: int) -> list[Tensor]:
         extras = []
@@ -256,7 +265,9 @@ def _scaled(embeddings: Tensor, unit: bool) -> Tensor:
     return unit_norm(embeddings) if unit else at_least_fp32(embeddings)
 
 
-def _embedded_ids(selection: TokenSelection, frames: Tensor, config: VideoConfig) -> Tensor:
+def _embedded_ids(
+    selection: TokenSelection, frames: Tensor | PaletteFrames, config: VideoConfig
+) -> Tensor:
     """One row of ids where all tokens stay, so that the embedding does not gather pixels."""
     if selection.ids.shape[1] == config.num_tokens:
         return torch.arange(config.num_tokens, device=frames.device)

@@ -38,14 +38,17 @@ def training_clips(
     embeddings: int | None = None,
     teacher: int | None = None,
     views: Views = ONE_VIEW,
+    codes: bool = False,
 ) -> ClipDataset:
     """Open the clips of a split in training view.
 
     metadata: batches hold the samples' JSON. annotations, embeddings, views: as in `ClipDataset`.
     With `data.video_embeddings` batches hold stored embeddings instead of frames. teacher: the
-    width of `data.teacher_embeddings`, which batches hold then as `embeddings`.
+    width of `data.teacher_embeddings`, which batches hold then as `embeddings`. codes: batches hold
+    compressed clips as they are stored, where `data.decompress` says so.
     """
     folder, of_teacher = config.data.video_embeddings, None
+    compressed = config.data.compression != "none" and config.data.decompress == "device"
     if teacher is not None and config.data.teacher_embeddings == STORED:
         embeddings = teacher
     elif teacher is not None and config.data.teacher_embeddings is not None:
@@ -66,6 +69,7 @@ def training_clips(
         views=views,
         instead=None if folder is None else VideoEmbeddings(folder, config.model.embed_dim),
         teacher=of_teacher,
+        codes=codes and compressed and folder is None,
     )
 
 

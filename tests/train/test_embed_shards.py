@@ -13,6 +13,7 @@ import torch
 from svilm_fast.commands.embed import embed
 from svilm_fast.core.errors import UserError
 from svilm_fast.data.errors import DataError
+from svilm_fast.data.offline import sample_units
 from svilm_fast.data.offline.engines import OfflineEngine
 from svilm_fast.data.offline.manifest import digest
 from svilm_fast.data.shards import ShardWriter
@@ -67,7 +68,7 @@ def _input(folder: Path, caption: str, *, indexed: bool = True, size: int = 5000
         writer.write("b", {"mp4": b"v" * size, "json": b'{"caption": "a dog"}'})
     if not indexed:
         next(folder.glob("*.json")).unlink()
-    (unit,) = module._shard_units(str(folder))
+    (unit,) = sample_units.shard_units(str(folder))
     return digest(unit.description)
 
 
@@ -85,11 +86,13 @@ def test_a_change_amid_a_large_shard_is_seen_in_its_index(tmp_path):
 
 
 def test_a_remote_shard_is_told_apart_by_the_mark_of_its_store(monkeypatch):
-    monkeypatch.setattr(module, "find_shards", lambda source: ["s3://bucket/a.tar"])
+    monkeypatch.setattr(sample_units, "find_shards", lambda source: ["s3://bucket/a.tar"])
     found = []
     for mark in ("v1", "v2"):
-        monkeypatch.setattr(module.files, "remote_status", lambda path, mark=mark: (10240, mark))
-        found.append(module._shard_units("s3://bucket")[0].description)
+        monkeypatch.setattr(
+            sample_units.files, "remote_status", lambda path, mark=mark: (10240, mark)
+        )
+        found.append(sample_units.shard_units("s3://bucket")[0].description)
     assert found == [["a.tar", 10240, "v1"], ["a.tar", 10240, "v2"]]
 
 

@@ -18,7 +18,6 @@ import torch
 
 from svilm_fast.core.errors import UserError
 from svilm_fast.core.text import counted
-from svilm_fast.data import files
 from svilm_fast.data.batch import ClipBatch
 from svilm_fast.data.config import DataConfig
 from svilm_fast.data.dataset import ClipDataset
@@ -27,9 +26,9 @@ from svilm_fast.data.list_embeddings import check_storable, write_list_embedding
 from svilm_fast.data.lists import is_list
 from svilm_fast.data.offline.engines import OfflineEngine, worker_number
 from svilm_fast.data.offline.outputs import Outputs
-from svilm_fast.data.offline.work import Unit, do_work
+from svilm_fast.data.offline.sample_units import ListPiece, list_units, shard_units
+from svilm_fast.data.offline.work import do_work
 from svilm_fast.data.samples import SampleTable, open_split
-from svilm_fast.data.shards import INDEX_SUFFIX, find_shards
 from svilm_fast.data.skips import Skip
 from svilm_fast.inference.features import FeatureFormat, require_pyarrow, write_parquet
 from svilm_fast.models.tower_digest import video_tower_digest
@@ -40,7 +39,6 @@ from svilm_fast.train.folder.manifest import MANIFEST
 from svilm_fast.train.ranks.process_group import choose_device
 from svilm_fast.train.run.loaded_run import LoadedRun, load_run
 
-_PIECE = 1000  # samples of a list in one file
 _INPUTS = "by content"  # before, shards were told apart by name and size
 
 
@@ -58,16 +56,6 @@ class EmbedSettings:
     tower: str
     captions: str | None = None
     format: FeatureFormat = FeatureFormat.NPZ
-
-
-@dataclass(frozen=True)
-class ListPiece:
-    """Samples `first` to `stop` of a list."""
-
-    path: str
-    videos: str | None
-    first: int
-    stop: int
 
 
 def embed_shards(
@@ -164,55 +152,10 @@ def embed_shards(
     ]
 
 
-def shard_units(source: str) -> list[Unit]:
-    shards = find_shards(source)
-    names = [path.rpartition("/")[2] for path in shards]
-    if len(set(names)) < len(names):
-        raise DataError(f"{source!r} names shards of one name in several folders")
-    return [
-        Unit(name, _absolute(path), [name, *_content(path)])
-        for name, path in zip(names, shards, strict=True)
-    ]
-
-
-def _content(shard: str) -> list[Any]:
-    """Changes with the content of a shard, of which the size alone says little: tar pads.
-
-    Of a local shard: the index beside it, which holds a checksum of every member, and the CRC-32 of
-    the ends, where a shard without an index changes unnoticed between them. Of a remote one: the
-    mark of its store.
-    """
-    if files.protocol(shard) is not None:
-        return list(files.remote_status(shard))
-    index = Path(shard + INDEX_SUFFIX)
-    checksums = hashlib.sha256(index.read_bytes()).hexdigest() if index.is_file() else None
-    return [files.size_of(shard), files.ends_crc(shard), checksums]
-
-
 def table_of(source: str, videos: str | None, grain: str, run: LoadedRun) -> SampleTable:
     changed = {"test": source, "videos": videos, "captions": grain}
     config = DataConfig.model_validate(run.config.data.model_dump() | changed)
     return open_split(config, "test")
-
-
-def list_units(source: str, videos: str | None, table: SampleTable) -> list[Unit]:
-    name = source.rpartition("/")[2].rpartition(".")[0]
-    folder = None if videos is None else _absolute(videos)
-    identity = table.list_identity(0)
-    return [
-        Unit(
-            f"{name}-{number:06d}",
-            ListPiece(_absolute(source), folder, first, stop),
-            [identity.checksum, identity.rows, table.fingerprint, table.contents, first, stop],
-            stop - first,
-        )
-        for number, first in enumerate(range(0, len(table), _PIECE))
-        for stop in [min(first + _PIECE, len(table))]
-    ]
-
-
-def _absolute(path: str) -> str:
-    return os.path.abspath(path) if files.protocol(path) is None else path
 
 
 def embed_shard(

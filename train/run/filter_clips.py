@@ -21,19 +21,14 @@ from svilm_fast.data.lists import is_list
 from svilm_fast.data.offline.engines import OfflineEngine
 from svilm_fast.data.offline.manifest import digest
 from svilm_fast.data.offline.outputs import Outputs
+from svilm_fast.data.offline.sample_units import ListPiece, list_units, shard_units
 from svilm_fast.data.offline.work import Unit, do_work
 from svilm_fast.data.samples import SampleTable, open_split
 from svilm_fast.data.selection import SUFFIX, write_selection
 from svilm_fast.train.config.options import Weights
 from svilm_fast.train.folder.manifest import MANIFEST
 from svilm_fast.train.ranks.process_group import choose_device
-from svilm_fast.train.run.embed_shards import (
-    EmbedSettings,
-    ListPiece,
-    embedded_columns,
-    list_units,
-    shard_units,
-)
+from svilm_fast.train.run.embed_shards import EmbedSettings, embedded_columns
 from svilm_fast.train.run.loaded_run import load_run
 
 _KIND = "filter"

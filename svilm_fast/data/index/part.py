@@ -36,6 +36,7 @@ from svilm_fast.data.index.schema import (
 from svilm_fast.data.keys import sample_key
 from svilm_fast.data.lists import ListFile, ListRow, VideoFolder
 from svilm_fast.data.nouns import build_extractor
+from svilm_fast.data.palettes.format import MEMBER, SHARED_KEY, SHARED_MEMBER
 from svilm_fast.data.segments import KEY as SEGMENT
 from svilm_fast.data.segments import Segment, segment_of_json, segment_of_row, segment_to_json
 from svilm_fast.data.shards import Entry, ShardReader, load_index, parse_json
@@ -82,6 +83,8 @@ def build_part(shard: str, parameters: IndexParameters) -> Columns:
     reader = ShardReader()
     samples = load_index(shard, parameters.shard_members).samples
     keys = list(samples)
+    if set(samples.get(SHARED_KEY, ())) == {SHARED_MEMBER}:  # palettes, no sample
+        keys.remove(SHARED_KEY)
     for first in range(0, len(keys), _FETCHED_TOGETHER):
         some = [(key, samples[key]) for key in keys[first : first + _FETCHED_TOGETHER]]
         reader.fetch(shard, [m[e] for _, m in some for e in ("json", "txt") if e in m])
@@ -144,7 +147,7 @@ def _add_member(
     parameters: IndexParameters,
 ) -> None:
     label = f"{os.path.basename(shard)}/{key}"
-    video = next((members[e] for e in VIDEO_EXTENSIONS if e in members), None)
+    video = next((members[e] for e in (*VIDEO_EXTENSIONS, MEMBER) if e in members), None)
     if video is None:
         raise MissingFileError(f"{key}: no video among its members {', '.join(members)}")
     record: dict[str, Any] = {}

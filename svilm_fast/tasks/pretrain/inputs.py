@@ -7,6 +7,8 @@ from typing import Any
 from svilm_fast.core.philox import Site, StepSeeds
 from svilm_fast.data.batch import ClipBatch
 from svilm_fast.data.cut_paste import cut_and_paste
+from svilm_fast.data.palettes.format import PixelBlock
+from svilm_fast.data.palettes.frames import PaletteFrames
 from svilm_fast.models.inputs import ModelInputs
 from svilm_fast.tasks.base import RankPlace, TaskConfig
 
@@ -20,6 +22,7 @@ def model_inputs(batch: ClipBatch, config: TaskConfig, step: int, ranks: RankPla
     loaded, batch = batch, batch.to(ranks.device)
     seeds = StepSeeds(config.run.seed, step, batch.keys)
     reads = config.objectives.reads()
+    compressed = _compressed(batch, config)
     inputs: dict[str, Any] = {
         "text_tokens": batch.text_tokens,
         "text_mask": batch.text_mask,
@@ -41,22 +44,35 @@ def model_inputs(batch: ClipBatch, config: TaskConfig, step: int, ranks: RankPla
     if config.data.video_embeddings is not None:
         inputs["video_embeddings"] = batch.embeddings
     elif "clean" in reads.views:
-        inputs["frames"] = batch.frames
+        inputs["frames"] = batch.frames if compressed is None else compressed
     if "blended" in reads.views:
         pasted = cut_and_paste(
             batch.frames,
             seeds.at(Site.CUT_PASTE),
             config.video.num_segments,
-            config.video.tubelet,
+            # Of codes, a row along time spans several frames.
+            config.video.tubelet * batch.frames.shape[1] // config.video.frames,
             shortest=config.data.cut_paste.shortest,
             longest=config.data.cut_paste.longest,
             # Saves memory: clips are most of a large batch, and this copy is not used again.
             in_place="clean" not in reads.views and batch.frames is not loaded.frames,
         )
         inputs |= {
-            "blended": pasted.blended,
+            "blended": pasted.blended
+            if compressed is None
+            else compressed.pasted(pasted.blended, pasted.paste_mask, pasted.partner),
             "paste_mask": pasted.paste_mask,
             # Pairs are numbered per local batch; numbers must be unique over all ranks.
             "pair_ids": pasted.pair_ids + ranks.rank * len(batch),
         }
     return ModelInputs(**inputs)
+
+
+def _compressed(batch: ClipBatch, config: TaskConfig) -> PaletteFrames | None:
+    """The clips of a batch that holds codes instead of frames; None: it holds frames."""
+    if batch.palettes is None:
+        return None
+    video, grid = config.video, batch.frames.shape[1:]
+    sides = (video.frames, video.image_size, video.image_size)
+    block = PixelBlock(*(side // count for side, count in zip(sides, grid, strict=True)))
+    return PaletteFrames.of(batch.frames, batch.palettes, block)

@@ -60,6 +60,7 @@ class Pretraining(Task):
             nouns=reads.nouns,
             table=table,
             teacher=self.config.objectives.stored_width(self.config),
+            codes=True,
         )
         self._stored = clips.instead
         return clips

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
 from svilm_fast.data.batch import ClipBatch
+from svilm_fast.data.palettes.format import PixelBlock
+from svilm_fast.data.palettes.frames import PaletteFrames
 from svilm_fast.tasks.pretrain.inputs import model_inputs
 from svilm_fast.train.config.load import load_config
 from svilm_fast.train.config.schema import RunConfig
@@ -51,6 +55,23 @@ def test_blended_frames_follow_the_mask_and_replay_alike() -> None:
     assert torch.equal(again.blended, inputs.blended)
     steps = [model_inputs(batch(), config, step, on_rank(0)).paste_mask for step in range(6)]
     assert any(not torch.equal(mask, inputs.paste_mask) for mask in steps)
+
+
+def test_compressed_clips_are_blended_as_their_frames_are() -> None:
+    config = settings("objectives.grounding.video=clean")
+    block = PixelBlock(2, 2, 2)
+    video = config.video
+    codes = torch.randint(256, (4, *block.grid(video.frames, video.image_size, video.image_size)))
+    palettes = torch.randint(256, (4, 256, block.values)).to(torch.uint8)
+    loaded = dataclasses.replace(batch(), frames=codes.to(torch.uint8), palettes=palettes)
+    inputs = model_inputs(loaded, config, 3, on_rank(0))
+    whole = PaletteFrames.of(loaded.frames, palettes, block).decoded()
+    expected = model_inputs(dataclasses.replace(batch(), frames=whole), config, 3, on_rank(0))
+    assert torch.equal(inputs.paste_mask, expected.paste_mask)
+    assert torch.equal(inputs.frames.decoded(), expected.frames)
+    assert torch.equal(inputs.blended.decoded(), expected.blended)
+    for part, other in zip(inputs.split(3), expected.split(3), strict=True):
+        assert torch.equal(part.blended.decoded(), other.blended)
 
 
 def test_without_grounding_no_noun_reaches_the_model() -> None:
