@@ -21,8 +21,18 @@ from svilm_fast.data.shards import STRICT_JSON, parse_json
 from svilm_fast.data.tables import column_name, read_table
 from svilm_fast.data.text import decode_utf8
 
-VIDEO_COLUMNS = ("video", "video_id", "videoid", "path", "file", "file_name", "key", "id")
-VIDEO_COLUMNS += ("youtubeid", "youtube_id")
+VIDEO_COLUMNS = (
+    "video",
+    "video_id",
+    "videoid",
+    "path",
+    "file",
+    "file_name",
+    "key",
+    "id",
+    "youtubeid",
+    "youtube_id",
+)
 CAPTION_COLUMNS = ("caption", "sentence", "text", "captions", "description", "name")
 PARQUET = ".parquet"
 LIST_SUFFIXES = (".csv", ".tsv", ".jsonl", PARQUET)

@@ -203,9 +203,9 @@ class ClipLoader:
             if state.get(name) in (None, mine.get(name)):
                 continue
             if "separate" in (state[name], mine.get(name)):
-                saved = "" if state[name] == "separate" else "out"
+                with_or_out = "" if state[name] == "separate" else "out"
                 raise DataError(
-                    f"the data state was saved with{saved} data.same_source=separate and this run "
+                    f"the data state was saved with{with_or_out} data.same_source=separate and this run "
                     f"has another: resume with the same data.same_source, or start a new run"
                 )
             raise DataError(

@@ -77,7 +77,7 @@ class Merger:
         columns["place_ends"] = np.array(ends, "<i8")
         marked = text_arrays([mark.encode() for mark in marks])
         columns["place_mark_start"], columns["place_mark_text"] = marked
-        header = {
+        header: dict[str, Any] = {
             "version": VERSION,
             "samples": self.samples,
             "captions": len(columns["caption_grain"]),
