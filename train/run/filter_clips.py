@@ -21,8 +21,8 @@ from svilm_fast.data.lists import is_list
 from svilm_fast.data.offline.engines import OfflineEngine
 from svilm_fast.data.offline.manifest import digest
 from svilm_fast.data.offline.outputs import Outputs
-from svilm_fast.data.offline.sample_units import ListPiece, list_units, shard_units
 from svilm_fast.data.offline.work import Unit, do_work
+from svilm_fast.data.sample_units import ListPiece, list_units, shard_units
 from svilm_fast.data.samples import SampleTable, open_split
 from svilm_fast.data.selection import SUFFIX, write_selection
 from svilm_fast.train.config.options import Weights

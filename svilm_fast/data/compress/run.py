@@ -22,8 +22,8 @@ from svilm_fast.data.decode_process import end_idle_processes
 from svilm_fast.data.errors import DataError
 from svilm_fast.data.lists import is_list
 from svilm_fast.data.offline.engines import OfflineEngine
-from svilm_fast.data.offline.sample_units import list_units, shard_units
 from svilm_fast.data.offline.work import Unit, do_work
+from svilm_fast.data.sample_units import list_units, shard_units
 from svilm_fast.data.samples import open_split
 
 KIND = "compress"

@@ -20,7 +20,6 @@ from svilm_fast.data.describe import key_of
 from svilm_fast.data.embeddings import MEMBER as EMBEDDING
 from svilm_fast.data.errors import DataError, PaletteError
 from svilm_fast.data.offline.outputs import Outputs
-from svilm_fast.data.offline.sample_units import ListPiece
 from svilm_fast.data.palettes.format import (
     MEMBER,
     SHARED_KEY,
@@ -30,6 +29,7 @@ from svilm_fast.data.palettes.format import (
     write_clip,
     write_shared,
 )
+from svilm_fast.data.sample_units import ListPiece
 from svilm_fast.data.samples import SampleTable, open_split
 from svilm_fast.data.sampling import FrameChoice, Together
 from svilm_fast.data.segments import END_COLUMNS, START_COLUMNS, InSegment, part
