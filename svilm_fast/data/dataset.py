@@ -17,13 +17,13 @@ from svilm_fast.data.annotations import Label
 from svilm_fast.data.augment import DRAWS
 from svilm_fast.data.batch import ClipBatch
 from svilm_fast.data.clip import Clip, ClipTexts, batch_of
-from svilm_fast.data.code_windows import CodeWindow
 from svilm_fast.data.config import DataConfig
 from svilm_fast.data.decode import Choose, DecodedClip, every_frame
 from svilm_fast.data.decode_process import decode_limited
 from svilm_fast.data.decoders import reader_of
 from svilm_fast.data.errors import DataError
 from svilm_fast.data.order import derangement
+from svilm_fast.data.palette_windows import CodeWindow
 from svilm_fast.data.palettes.decode import check_compression, named_errors
 from svilm_fast.data.samples import Ids, SampleTable, open_split
 from svilm_fast.data.sampling import FrameChoice, Together

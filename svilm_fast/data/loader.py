@@ -205,8 +205,8 @@ class ClipLoader:
             if "separate" in (state[name], mine.get(name)):
                 with_or_out = "" if state[name] == "separate" else "out"
                 raise DataError(
-                    f"the data state was saved with{with_or_out} data.same_source=separate and this run "
-                    f"has another: resume with the same data.same_source, or start a new run"
+                    f"the data state was saved with{with_or_out} data.same_source=separate and "
+                    f"this run has another: resume with the same data.same_source, or start a new run"
                 )
             raise DataError(
                 f"the data state was saved with {_SETTINGS[name]}={state[name]} and this run has "

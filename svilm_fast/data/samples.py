@@ -271,8 +271,8 @@ class SampleTable(Sequence[Sample]):
 
     def keys_at(self, places: Sequence[int]) -> np.ndarray:
         """`sample_key` of some samples, int64 [b]."""
-        places = np.asarray(places, np.int64)
-        found = places if self._places is None else self._places[places]
+        rows = np.asarray(places, np.int64)
+        found = rows if self._places is None else self._places[rows]
         return self.stored.columns[f"{self._prefix}key"][found]
 
     def sources_at(self, places: Sequence[int]) -> np.ndarray:

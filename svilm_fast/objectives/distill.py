@@ -45,7 +45,9 @@ class DistillConfig(ObjectiveConfig):
     )
 
     def reads(self) -> Reads:
-        sides = frozenset({"video", "text"} if self.texts else {"video"})
+        sides: frozenset[Literal["video", "text"]] = frozenset(
+            ("video", "text") if self.texts else ("video",)
+        )
         return Reads.of(self.video, "video", texts=self.texts) | Reads(stored=sides)
 
     def stored_width(self, blocks: HasBlocks) -> int:
@@ -124,7 +126,9 @@ class DistillObjective(Objective):
     def features(self, side: str, student: Tensor, teacher: Tensor) -> Tensor:
         """Mean squared distance, 0-dim, of student [b, D] and teacher [b, Dt] as unit vectors."""
         if side in self.heads:
-            student = unit_norm(project(self.heads[side], student))
+            head = self.heads[side]
+            assert isinstance(head, nn.Linear)
+            student = unit_norm(project(head, student))
         distance = at_least_fp32(student) - unit_norm(at_least_fp32(teacher))
         return distance.square().sum(dim=1).mean()
 

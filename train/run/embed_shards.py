@@ -37,6 +37,7 @@ from svilm_fast.tasks.clips import evaluation_clips
 from svilm_fast.train.config.options import Weights
 from svilm_fast.train.folder.manifest import MANIFEST
 from svilm_fast.train.ranks.process_group import choose_device
+from svilm_fast.train.run.embedding import dual_encoder
 from svilm_fast.train.run.loaded_run import LoadedRun, load_run
 
 _INPUTS = "by content"  # before, shards were told apart by name and size
@@ -112,7 +113,7 @@ def embed_shards(
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     model = hashlib.sha256((run.files.portable / MANIFEST).read_bytes()).hexdigest()
-    tower = video_tower_digest(run.model.encoder.video)
+    tower = video_tower_digest(dual_encoder(run).video)
     settings = EmbedSettings(
         os.path.abspath(run_dir), run.weights, batch_size, device, tower, captions, format
     )

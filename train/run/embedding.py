@@ -27,18 +27,23 @@ def embed_texts(run: LoadedRun, texts: Sequence[str]) -> Tensor:
     return pretrained(run).embed_text(texts)
 
 
-def pretrained(run: LoadedRun, card: str = "") -> PretrainedModel:
-    """Return the model of a run for use, with the run's own parameters.
-
-    Raises UserError if the task's model has no dual encoder.
-    """
+def dual_encoder(run: LoadedRun) -> DualEncoder:
+    """Return both towers of a run. Raises UserError if the task's model has no dual encoder."""
     encoder = getattr(run.model, "encoder", None)
     if not isinstance(encoder, DualEncoder):
         raise UserError(
             f"the model of task {run.config.task.name!r} has no dual encoder, so it cannot embed "
             "videos and texts; take a run of `svilm pretrain`"
         )
-    config = run.config
+    return encoder
+
+
+def pretrained(run: LoadedRun, card: str = "") -> PretrainedModel:
+    """Return the model of a run for use, with the run's own parameters.
+
+    Raises UserError if the task's model has no dual encoder.
+    """
+    encoder, config = dual_encoder(run), run.config
     settings = PretrainedConfig(
         model=config.model,
         video=config.video,

@@ -141,7 +141,7 @@ def nearest(vectors: np.ndarray, palette: np.ndarray) -> np.ndarray:
 
 
 def _nearest(vectors: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    kind: Any = np.float32 if vectors.shape[1] <= _EXACT_VALUES else np.float64
+    kind: type[np.floating] = np.float32 if vectors.shape[1] <= _EXACT_VALUES else np.float64
     centres = palette.astype(kind)
     lengths = (centres * centres).sum(axis=1)
     codes = np.empty(len(vectors), np.uint8)

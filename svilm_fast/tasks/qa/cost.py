@@ -50,7 +50,7 @@ def _kept(
     context = tokens + groups
     # The frame tokens as an operand: a copy of its own where they are cast, or held by no tower.
     copied = compute < stream or config.video.lock is True
-    found = copied * tokens * config.video.width * compute
+    found: float = copied * tokens * config.video.width * compute
     # The input of the context's norm; its output, cast again for every layer; keys and values.
     casts = layers if compute < stream else 1
     found += context * width * (stream + casts * compute + layers * 2 * compute)

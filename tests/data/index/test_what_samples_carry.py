@@ -109,4 +109,4 @@ def test_an_index_of_an_older_version_is_refused_or_made_again(tmp_path, monkeyp
     (cached,) = (tmp_path / "cache" / "svilm-fast" / "indexes").glob("*.bin")
     age(cached)
     assert len(open_split(config, "train")) == 3
-    assert Index.open(str(cached)).header["version"] == 3
+    assert Index.open(str(cached)).header["version"] == 4
