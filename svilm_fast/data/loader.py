@@ -206,7 +206,8 @@ class ClipLoader:
                 with_or_out = "" if state[name] == "separate" else "out"
                 raise DataError(
                     f"the data state was saved with{with_or_out} data.same_source=separate and "
-                    f"this run has another: resume with the same data.same_source, or start a new run"
+                    "this run has another: resume with the same data.same_source, or start a "
+                    "new run"
                 )
             raise DataError(
                 f"the data state was saved with {_SETTINGS[name]}={state[name]} and this run has "
