@@ -135,6 +135,9 @@ def test_damage_names_shard_and_sample(make_shards, tmp_path):
     shard.write_bytes(data[: place + 400] + b"!" + data[place + 401 :])
     with pytest.raises(DataError, match=r"s0000.*shard-000000\.tar"):
         table.read_video(0)
-    shard.write_bytes(data.replace(b"__palettes__.shared", b"__palettez__.shared"))
+    head = bytearray(data[:512].replace(b"__palettes__.shared", b"__palettez__.shared"))
+    head[148:156] = b" " * 8
+    head[148:156] = b"%06o\0 " % sum(head)  # tar's own checksum of the changed name
+    shard.write_bytes(bytes(head) + data[512:])
     with pytest.raises(DataError, match=r"s0000 in shard-000000\.tar.*__palettez__"):
         table_of(out).read_video(0)
