@@ -101,8 +101,8 @@ class Expansion:
                     f"get {list(target.shape)}, for which there is no exact rule"
                 )
             target.copy_(value)
-        for key, value in old.named_buffers(recurse=False):
-            getattr(new, key).copy_(value)
+        for key, buffer in old.named_buffers(recurse=False):
+            getattr(new, key).copy_(buffer)
         for key, part in old.named_children():
             if isinstance(old, VideoEncoder) and key in ("blocks", "grouping_blocks"):
                 continue

@@ -88,8 +88,10 @@ def grow(
     except CannotGrowError as error:
         raise CheckpointError(f"{folder} cannot be grown: {error}") from error
     grown = {name: value.detach().clone() for name, value in large.state_dict().items()}
-    towers: Any = [copy.deepcopy(model).encoder.video for model in (small, large)]
-    found = difference(*towers)
+    encoders: Any = [
+        copy.deepcopy(model).get_submodule("encoder.video") for model in (small, large)
+    ]
+    found = difference(*encoders)
     if not found <= TOLERANCE:
         raise CheckpointError(
             f"the outputs of the grown encoder differ from those of {folder} by {found:.3g}, more "
