@@ -101,6 +101,14 @@ add_command(
 )
 add_command(
     app,
+    "growth",
+    "svilm_fast.bench.growth.command:growth",
+    "Train a grown network and one from scratch, and draw loss over FLOPs.",
+    "svilm bench growth",
+    "svilm bench growth --out runs/growth --figure growth.png",
+)
+add_command(
+    app,
     "data-index",
     "svilm_fast.bench.data_index.command:data_index",
     "Measure time and memory of a data set's index, open in 8 ranks with a worker each.",

@@ -375,6 +375,14 @@ add_command(
     "svilm ckpt interpolate runs/demo runs/tuned --out runs/between",
     "svilm ckpt interpolate A B --alpha 0.25 --alpha 0.5 --alpha 0.75 --out runs/wise",
 )
+add_command(
+    ckpt_app,
+    "grow",
+    "svilm_fast.train.checkpoint.grow:grow",
+    "Grow a trained video tower in width and depth; the outputs stay equal to 1e-5.",
+    "svilm ckpt grow runs/small --width 768 --depth 12 --out runs/grown",
+    "svilm ckpt grow runs/vidrop-demo --width 256 --out runs/grown",
+)
 
 add_command(
     app,

@@ -82,7 +82,7 @@ def train(
 
     4 another rank exited or does not respond;
 
-    5 an evaluation failed, and the training is saved;
+    5 an evaluation failed, and the training is saved; 6 the features collapsed;
 
     143, 130, 138, 129 saved and stopped by SIGTERM, SIGINT, SIGUSR1, SIGHUP.
 

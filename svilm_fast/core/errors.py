@@ -6,6 +6,7 @@ EXIT_BAD_INPUT = 2
 EXIT_NON_FINITE = 3
 EXIT_RANK_LOST = 4
 EXIT_EVALUATION = 5
+EXIT_COLLAPSE = 6
 
 
 class UserError(Exception):
@@ -32,6 +33,12 @@ class NonFiniteError(UserError):
     """Loss or gradients were not finite too many times in a row."""
 
     exit_code = EXIT_NON_FINITE
+
+
+class CollapseError(UserError):
+    """The features of a self-supervised training have collapsed, and the settings end the run."""
+
+    exit_code = EXIT_COLLAPSE
 
 
 class RankError(UserError):

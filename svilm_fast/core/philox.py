@@ -29,6 +29,7 @@ class Site(IntEnum):
     AUGMENT = 5
     FRAMES = 6
     QUESTIONS = 7
+    TOKEN_MASK = 8
 
 
 def _rounds(counter: Words, key: tuple[Tensor, Tensor]) -> Words:

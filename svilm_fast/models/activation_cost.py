@@ -175,6 +175,8 @@ def video_pass(
         final += 4 if request.on_gpu else FP32 * config.num_segments
     if outputs.tokens:
         final += FP32 * config.width
+    if outputs.pixels:
+        final += FP32 * pixels
     saved["video outputs"] = float(pairs * (length * config.width * precision.stream))
     saved["video outputs"] += pairs * tokens * (final - config.width * precision.stream)
     return Pass(saved, backward, layer.forward, embedding, without_graph)

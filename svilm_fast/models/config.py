@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -48,6 +49,35 @@ class DropConfig(Settings):
         if self.rate_max is not None and self.rate_max < self.rate:
             raise ValueError(f"rate_max={self.rate_max} must not be below rate={self.rate}")
         return self
+
+
+class MaskConfig(Settings):
+    """Masking: some of the kept video tokens show a learned vector instead of their pixels."""
+
+    rate: float = Field(
+        0.0, ge=0.0, lt=1.0, description="share of the kept video tokens that are masked"
+    )
+
+
+@dataclass(frozen=True)
+class CropView:
+    """Sizes of further small views of a training clip, all alike (multi-crop).
+
+    Attributes:
+        count: views of a clip.
+        frames: of a view.
+        image_size: side of its square frames, pixels.
+        scale: smallest and largest window, as shares of the frame's area.
+        drop_rate: share of a view's tokens that is dropped, with `video.drop.pattern`.
+        masked: whether `video.mask` holds for them.
+    """
+
+    count: int
+    frames: int
+    image_size: int
+    scale: tuple[float, float]
+    drop_rate: float
+    masked: bool
 
 
 class GroupingConfig(Settings):
@@ -109,6 +139,7 @@ class VideoConfig(Settings):
     drop_path: float = Field(0.0, ge=0.0, lt=1.0, description=DROP_PATH)
     dropout: float = Field(0.0, ge=0.0, lt=1.0, description=DROPOUT)
     drop: DropConfig = Field(default_factory=DropConfig)
+    mask: MaskConfig = Field(default_factory=MaskConfig)
     grouping: GroupingConfig = Field(default_factory=GroupingConfig)
     checkpoint_activations: bool | Literal["auto"] = Field(
         False, description="recompute blocks in backward; auto: if memory requires it (svilm plan)"
@@ -130,6 +161,17 @@ class VideoConfig(Settings):
         """Video tokens of a clip before any is dropped."""
         time, height, width = self.grid
         return time * height * width
+
+    def cropped(self, view: CropView) -> VideoConfig:
+        """Return the same encoder for the small views `view`; see `CropView`."""
+        sizes = {
+            "frames": view.frames,
+            "image_size": view.image_size,
+            "num_segments": 1,
+            "drop": self.drop.model_copy(update={"rate": view.drop_rate, "rate_max": None}),
+            "mask": self.mask if view.masked else MaskConfig(),
+        }
+        return self.model_copy(update=sizes)
 
     @property
     def extra_tokens(self) -> int:

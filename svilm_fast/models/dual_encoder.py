@@ -33,9 +33,10 @@ class DualEncoder(nn.Module):
         frames: Tensor | PaletteFrames,
         seeds: StepSeeds | None = None,
         outputs: VideoOutputs | None = None,
+        shown: VideoConfig | None = None,
     ) -> VideoFeatures:
         """Embeds uint8 frames [b, F, H, W, 3], or compressed ones; see `VideoEncoder.forward`."""
-        return self.video(frames, seeds, outputs)
+        return self.video(frames, seeds, outputs, shown=shown)
 
     def encode_text(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Embeds int64 tokens [n, S] with bool mask [n, S] to unit-norm [n, D]."""

@@ -38,6 +38,9 @@ class VideoFeatures(NamedTuple):
         pooled: [b, C], what `video` is the projection of.
         tokens: [b, L, C], normalised states of the video tokens after the last layer, at least
             fp32; None where they were not asked for.
+        masked: bool [b, L], tokens whose pixels the encoder did not see; None without masking.
+        pixels: fp32 [b, L, tubelet * patch^2 * 3], the tokens' pixels, each tubelet shifted and
+            scaled to mean 0 and deviation 1; None where they were not asked for.
     """
 
     video: Tensor
@@ -50,3 +53,5 @@ class VideoFeatures(NamedTuple):
     grid: tuple[int, int, int]
     pooled: Tensor
     tokens: Tensor | None = None
+    masked: Tensor | None = None
+    pixels: Tensor | None = None

@@ -28,6 +28,7 @@ class ModelInputs:
         source_ids: int64 [b], equal for clips of one source video, which are no negatives.
         teacher_videos, teacher_texts: float32 [b, Dt], a teacher's stored embeddings.
         video_embeddings: float32 [b, D], stored embeddings of the clips, instead of `frames`.
+        crops: uint8 [b, V, f, h, w, 3], small views of the clips.
         seeds: randomness of the step; None switches every noise off.
     """
 
@@ -44,6 +45,7 @@ class ModelInputs:
     teacher_videos: Tensor | None = None
     teacher_texts: Tensor | None = None
     video_embeddings: Tensor | None = None
+    crops: Tensor | None = None
     seeds: StepSeeds | None = None
 
     def __len__(self) -> int:

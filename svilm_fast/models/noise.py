@@ -62,10 +62,13 @@ def drop_path_rates(last: float, depth: int) -> list[float]:
     return [last * layer / max(depth - 1, 1) for layer in range(depth)]
 
 
-def noun_seeds(seeds: StepSeeds, num_nouns: int) -> StepSeeds:
-    """Return seeds of the [b * K] noun sequences, different from each other and the caption's."""
-    # An odd multiplier spreads the noun's number over all 64 bits; int64 wraps on purpose.
-    numbers = torch.arange(1, num_nouns + 1, device=seeds.keys.device) * 0x9E3779B97F4A7C1
+def part_seeds(seeds: StepSeeds, parts: int) -> StepSeeds:
+    """Return seeds of [b * parts] parts of the samples (nouns of a caption, small views of a clip).
+
+    They differ from each other and from the sample's own.
+    """
+    # An odd multiplier spreads the part's number over all 64 bits; int64 wraps on purpose.
+    numbers = torch.arange(1, parts + 1, device=seeds.keys.device) * 0x9E3779B97F4A7C1
     return StepSeeds(seeds.run_seed, seeds.step, (seeds.keys[:, None] + numbers).flatten())
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from svilm_fast.data.palettes.frames import PaletteFrames
 from svilm_fast.models.config import VideoConfig
 from svilm_fast.models.initialisation import sines
+from svilm_fast.models.positions import resized_space, resized_time
 from svilm_fast.models.precision import at_least_fp32
 
 # Mean and standard deviation of pixels, by `video.pixels`; most video encoders expect ImageNet's.
@@ -20,8 +21,17 @@ PIXELS = {
 }
 
 
+# Name of the learned vector of masked tubelets in a whole model; one without masking lacks it.
+MASK_TOKEN = "encoder.video.embedding.mask_token"
+# Keeps the normalised pixels of a tubelet of one colour at zero.
+PIXEL_VARIANCE = 1e-6
+
+
 class TubeletEmbedding(nn.Module):
-    """Linear embedding of tubelets plus learned space and time positions."""
+    """Linear embedding of tubelets plus learned space and time positions.
+
+    With `video.mask` it has a learned vector that stands for the pixels of a masked tubelet.
+    """
 
     def __init__(self, config: VideoConfig) -> None:
         super().__init__()
@@ -30,6 +40,8 @@ class TubeletEmbedding(nn.Module):
         self.projection = nn.Linear(config.tubelet * config.patch**2 * 3, config.width)
         self.space_position = nn.Parameter(torch.empty(height * width, config.width))
         self.time_position = nn.Parameter(torch.empty(time, config.width))
+        if config.mask.rate > 0:
+            self.mask_token = nn.Parameter(torch.empty(config.width))
 
     def sine_positions(self, name: str) -> Tensor | None:
         """Return the sines and cosines of a position table; None for another parameter.
@@ -46,28 +58,62 @@ class TubeletEmbedding(nn.Module):
         columns = sines(torch.arange(width), self.config.width - rows.shape[1])
         return torch.cat([rows.repeat_interleave(width, dim=0), columns.repeat(height, 1)], dim=1)
 
-    def forward(self, frames: Tensor | PaletteFrames, token_ids: Tensor) -> Tensor:
+    def forward(
+        self,
+        frames: Tensor | PaletteFrames,
+        token_ids: Tensor,
+        masked: Tensor | None = None,
+        shown: VideoConfig | None = None,
+    ) -> Tensor:
         """Embeds the tubelets numbered `token_ids` alone: dropped ones cost nothing.
 
         Args:
             frames: uint8 [b, F, H, W, 3], or compressed clips, of which only the tubelets
                 numbered are decoded.
             token_ids: int64 [b, n], or [L] for every tubelet of every clip.
+            masked: bool [b, n], tubelets whose pixels are not shown; None: all are.
+            shown: sizes of the clips where they are not those of the encoder; the positions are
+                interpolated to their grid.
 
         Returns:
             [b, n, C].
         """
-        self._check(frames)
-        tokens = self.projection(self._normalised(self._tubelets(frames, token_ids)))
-        places = self.space_position.shape[0]
+        shown = shown or self.config
+        tokens = self.projection(self._normalised(self._tubelets(frames, token_ids, shown)))
+        if masked is not None:
+            tokens = torch.where(masked[..., None], self.mask_token.to(tokens.dtype), tokens)
+        space, time = self._positions(shown)
         return (
             tokens
-            + F.embedding(token_ids % places, self.space_position)
-            + F.embedding(token_ids // places, self.time_position)
+            + F.embedding(token_ids % len(space), space)
+            + F.embedding(token_ids // len(space), time)
         )
 
-    def _tubelets(self, frames: Tensor | PaletteFrames, token_ids: Tensor) -> Tensor:
+    def pixels(
+        self, frames: Tensor | PaletteFrames, token_ids: Tensor, shown: VideoConfig
+    ) -> Tensor:
+        """Pixels of the tubelets, each with mean 0 and deviation 1; fp32, see `VideoFeatures`."""
+        pixels = self._tubelets(frames, token_ids, shown).float() / 255
+        variance, mean = torch.var_mean(pixels, dim=-1, correction=0, keepdim=True)
+        return (pixels - mean) * (variance + PIXEL_VARIANCE).rsqrt()
+
+    def _positions(self, shown: VideoConfig) -> tuple[Tensor, Tensor]:
+        """The tables of space [h * w, C] and time [t, C] for the grid of `shown`."""
+        space, time = self.space_position, self.time_position
+        own, wanted = self.config.grid, shown.grid
+        if own[1:] != wanted[1:]:
+            table = resized_space(at_least_fp32(space), own[1:], wanted[1:])
+            space = table.to(space.dtype)  # type: ignore[assignment]
+        if own[0] != wanted[0]:
+            table = resized_time(at_least_fp32(time), wanted[0], keep_ends=False)
+            time = table.to(time.dtype)  # type: ignore[assignment]
+        return space, time
+
+    def _tubelets(
+        self, frames: Tensor | PaletteFrames, token_ids: Tensor, shown: VideoConfig
+    ) -> Tensor:
         """uint8 [b, n, pixels]."""
+        self._check(frames, shown)
         tubelet, patch = self.config.tubelet, self.config.patch
         kept = token_ids if token_ids.dim() == 2 else None
         if isinstance(frames, PaletteFrames):
@@ -90,9 +136,9 @@ class TubeletEmbedding(nn.Module):
         gain, shift = _pixel_affine(pixels, *PIXELS[self.config.pixels])
         return torch.addcmul(shift, pixels, gain).flatten(-2).to(dtype)
 
-    def _check(self, frames: Tensor | PaletteFrames) -> None:
-        size = self.config.image_size
-        expected = (self.config.frames, size, size, 3)
+    def _check(self, frames: Tensor | PaletteFrames, shown: VideoConfig) -> None:
+        size = shown.image_size
+        expected = (shown.frames, size, size, 3)
         if frames.dtype != torch.uint8 or tuple(frames.shape[1:]) != expected:
             raise ValueError(
                 f"frames must be uint8 [b, {', '.join(map(str, expected))}] "

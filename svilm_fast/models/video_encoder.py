@@ -18,6 +18,7 @@ from svilm_fast.models.grouping_block import GroupingBlock
 from svilm_fast.models.noise import drop_path_rates, residual_noise
 from svilm_fast.models.precision import at_least_fp32, masked_mean, project, unit_norm
 from svilm_fast.models.token_dropping import CONTENT_PATTERNS, TokenSelection, kept_tokens
+from svilm_fast.models.token_masking import select_masked
 from svilm_fast.models.transformer import Block, BlockOptions, Span
 from svilm_fast.models.tubelet_embedding import TubeletEmbedding
 
@@ -29,6 +30,7 @@ class VideoOutputs:
     groups: bool = True
     segments: bool = True
     tokens: bool = False
+    pixels: bool = False
 
 
 class LearnedTokens(nn.Module):
@@ -99,34 +101,53 @@ class VideoEncoder(nn.Module):
         frames: Tensor | PaletteFrames,
         seeds: StepSeeds | None = None,
         outputs: VideoOutputs | None = None,
+        *,
+        shown: VideoConfig | None = None,
+        dropping_only: bool = False,
     ) -> VideoFeatures:
-        """Embeds clips; without `seeds` nothing is random and no token is dropped.
+        """Embeds clips; without `seeds` nothing is random and no token is dropped or masked.
 
         Args:
             frames: uint8 [b, F, H, W, 3], or compressed clips of that shape.
             seeds: randomness of the step (keys int64 [b]).
             outputs: what to compute besides the video embedding; groups and segments by default.
+            shown: sizes, dropping and masking of small views (`VideoConfig.cropped`).
+            dropping_only: keep the tokens that `seeds` keep, and draw nothing else from them.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.lock is not True):
-            return self._embedded(frames, seeds, outputs or VideoOutputs())
+            return self._embedded(
+                frames, seeds, outputs or VideoOutputs(), shown or self.config, dropping_only
+            )
 
     def _embedded(
-        self, frames: Tensor | PaletteFrames, seeds: StepSeeds | None, outputs: VideoOutputs
+        self,
+        frames: Tensor | PaletteFrames,
+        seeds: StepSeeds | None,
+        outputs: VideoOutputs,
+        shown: VideoConfig,
+        dropping_only: bool,
     ) -> VideoFeatures:
         seen = self._seen(frames, seeds)
-        selection = kept_tokens(
-            self.config, seeds, batch=len(frames), device=frames.device, frames=seen
-        )
-        tokens = self.embedding(frames, _embedded_ids(selection, frames, self.config))
+        selection = kept_tokens(shown, seeds, batch=len(frames), device=frames.device, frames=seen)
+        seeds = None if dropping_only else seeds
+        masked = None
+        if seeds is not None and shown.mask.rate > 0:
+            masked = select_masked(
+                seeds.at(Site.TOKEN_MASK), selection, shown.num_tokens, shown.mask.rate
+            )
+        embedded = _embedded_ids(selection, frames, shown)
+        tokens = self.embedding(frames, embedded, masked, shown)
         ids, mask = selection.ids, selection.mask
         extras = self._extra_tokens(len(tokens))
         states = torch.cat([tokens, *extras], dim=1)
         if self.config.pre_norm:
             states = self.pre_norm(states)
-        states, assignments = self._layers(states, ids, mask, seeds, outputs)
+        states, assignments = self._layers(states, ids, mask, seeds, outputs, shown.num_tokens)
         sizes = [tokens.shape[1], *(extra.shape[1] for extra in extras)]
         final, *extras = states.split(sizes, dim=1)
-        return self._features(final, extras, ids, mask, assignments, outputs)
+        found = self._features(final, extras, ids, mask, assignments, outputs)
+        pixels = self.embedding.pixels(frames, embedded, shown) if outputs.pixels else None
+        return found._replace(grid=shown.grid, masked=masked, pixels=pixels)
 
     def _seen(self, frames: Tensor | PaletteFrames, seeds: StepSeeds | None) -> Tensor | None:
         """The frames for patterns that look at pixels; the others need none of them decoded."""
@@ -150,11 +171,12 @@ class VideoEncoder(nn.Module):
         mask: Tensor | None,
         seeds: StepSeeds | None,
         outputs: VideoOutputs,
+        num_tokens: int,
     ) -> tuple[Tensor, tuple[Assignment, ...]]:
         batch, length, _ = states.shape
         extra = length - ids.shape[1]
         # The noise counters of extra tokens follow those of all video tokens.
-        extra_ids = self.config.num_tokens + torch.arange(extra, device=ids.device)
+        extra_ids = num_tokens + torch.arange(extra, device=ids.device)
         counters = torch.cat([ids, extra_ids.expand(batch, -1)], dim=1)
         padding = token_padding = None
         if mask is not None:

@@ -69,6 +69,14 @@ class Metric:
     share: bool = False
 
 
+@dataclass(frozen=True)
+class Alarm:
+    """What is wrong with a run, as logged; stop: whether the run ends."""
+
+    text: str
+    stop: bool
+
+
 class ObjectiveConfig(Settings):
     """Settings of one objective, which declare everything except the loss itself.
 
@@ -121,6 +129,10 @@ class ObjectiveConfig(Settings):
     def facts(self, name: str) -> dict[str, str]:
         """Return the settings that the report lists, with their labels."""
         return {"weight": f"weight of {name}"}
+
+    def alarm(self, name: str, step: int, logged: Mapping[str, float]) -> Alarm | None:
+        """Judge the metrics of a step, averaged over the ranks; None where nothing is wrong."""
+        return None
 
     def picture_note(self, name: str, feature: Feature) -> str | None:
         """Return the report's note for a picture of a feature that this objective trains."""

@@ -179,12 +179,18 @@ class ObjectivesConfig(Settings):
         for name, objective in self.active().items():
             objective.check(name, blocks)
             reads = objective.reads()
-            for missing, read in (("crops", "crops" in reads.views), ("teacher", reads.teacher)):
-                if read:
+            only_local = {"small crops": "crops" in reads.views, "a teacher": reads.teacher}
+            for what, read in only_local.items():
+                if read and objective.scope != "local":
                     raise ValueError(
-                        f"objectives.{name} reads {missing}, which is not available yet: set "
-                        f"objectives.{name}.weight=0"
+                        f"objectives.{name} is global and reads {what}, which is only there with "
+                        "the encoders: make its scope local"
                     )
+            if "crops" in reads.views and reads.crops is None:
+                raise ValueError(f"objectives.{name} reads small crops without their sizes")
+        together = self.reads()
+        if together.spread and ("clean", "tokens") not in together.video:
+            raise ValueError("the measures of collapse need the tokens of the clean clips")
 
 
 class SViLMConfig(Settings):

@@ -33,6 +33,8 @@ class Shapes:
         on_gpu: whether the kernels run.
         masked_sources: whether clips of one source video are no negatives of each other.
         workspace_bytes: bound of temporary memory; None: the op's own.
+        crop_tokens: encoded tokens of all small crops of a clip.
+        patch_numbers: pixels of a video token times their colours.
     """
 
     global_batch: int
@@ -49,6 +51,8 @@ class Shapes:
     on_gpu: bool = False
     workspace_bytes: int | None = None
     masked_sources: bool = False
+    crop_tokens: int = 0
+    patch_numbers: int = 0
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from svilm_fast.models.config import VideoConfig
+from svilm_fast.models.config import CropView, VideoConfig
 from svilm_fast.models.features import VideoFeatures
 from svilm_fast.models.video_encoder import VideoOutputs
 
 # clean: the clips as they are. blended: after cut-and-paste. crops: further views of a clip.
 View = Literal["clean", "blended", "crops"]
-Feature = Literal["video", "groups", "segments", "tokens"]
+Feature = Literal["video", "groups", "segments", "tokens", "pixels"]
 StoredSide = Literal["video", "text"]
 
 
@@ -27,9 +27,11 @@ class Reads:
         video: pairs of a view and a feature of its clips.
         texts: embeddings of the captions.
         nouns: embeddings of the captions' nouns.
-        teacher: features of a teacher model.
+        teacher: the tokens of the clean clips from a teacher, whose weights are the moving average.
         stored: which embeddings of a teacher, stored on disk.
         partners: which clips were blended with each other.
+        spread: a state of every clip, for the measures of collapse.
+        crops: sizes of the small views; None: there are none.
     """
 
     video: frozenset[tuple[View, Feature]] = frozenset()
@@ -38,6 +40,8 @@ class Reads:
     teacher: bool = False
     stored: frozenset[StoredSide] = frozenset()
     partners: bool = False
+    spread: bool = False
+    crops: CropView | None = None
 
     @classmethod
     def of(cls, view: View, *features: Feature, texts: bool = False, nouns: bool = False) -> Reads:
@@ -45,6 +49,11 @@ class Reads:
         return cls(frozenset((view, feature) for feature in features), texts, nouns)
 
     def __or__(self, other: Reads) -> Reads:
+        if None not in (self.crops, other.crops) and self.crops != other.crops:
+            raise ValueError(
+                f"two objectives read different small views ({self.crops} and {other.crops}): give "
+                "both the same settings `crops`"
+            )
         return Reads(
             self.video | other.video,
             self.texts or other.texts,
@@ -52,6 +61,8 @@ class Reads:
             self.teacher or other.teacher,
             self.stored | other.stored,
             self.partners or other.partners,
+            self.spread or other.spread,
+            self.crops or other.crops,
         )
 
     @property
@@ -76,8 +87,22 @@ class Reads:
         """What the video encoder has to compute of a view, besides the video embedding."""
         read = self.features_of(view)
         return VideoOutputs(
-            groups="groups" in read, segments="segments" in read, tokens="tokens" in read
+            groups="groups" in read,
+            segments="segments" in read,
+            tokens="tokens" in read,
+            pixels="pixels" in read,
         )
+
+    def shown(self, view: View, video: VideoConfig) -> VideoConfig:
+        """Sizes, dropping and masking of the clips of a view."""
+        if view != "crops":
+            return video
+        assert self.crops is not None
+        return video.cropped(self.crops)
+
+    def clips(self, view: View) -> int:
+        """Clips of a sample in a view."""
+        return self.crops.count if view == "crops" and self.crops is not None else 1
 
 
 class ViewFeatures(NamedTuple):
@@ -90,6 +115,8 @@ class ViewFeatures(NamedTuple):
     segment_mask: Tensor | None = None
     token_mask: Tensor | None = None
     token_ids: Tensor | None = None
+    pixels: Tensor | None = None
+    masked: Tensor | None = None
 
     @classmethod
     def of(cls, found: VideoFeatures, read: set[Feature]) -> ViewFeatures:
@@ -100,7 +127,7 @@ class ViewFeatures(NamedTuple):
         """The features in `read` and the masks that belong to them."""
         kept: set[str] = set(read)
         kept |= {"segment_mask"} if "segments" in read else set()
-        kept |= {"token_mask", "token_ids"} if "tokens" in read else set()
+        kept |= {"token_mask", "token_ids", "masked"} if "tokens" in read else set()
         return self._replace(**{name: None for name in self._fields if name not in kept})
 
 
@@ -129,6 +156,9 @@ class Features(NamedTuple):
         teacher_videos, teacher_texts: float32 [b, Dt], stored ones; any length.
         empty_groups: fp32 [b], share of a clip's groups without a token; no gradient.
         local: losses and metrics of the local objectives for these samples.
+        crops: features of the V small views of each clip, b * V rows, for local objectives.
+        teacher: tokens of the clean clips from the teacher, no gradient, for local objectives.
+        spread: fp32 [b, C], the mean token of each clean clip, no gradient.
     """
 
     clean: ViewFeatures | None = None
@@ -143,13 +173,16 @@ class Features(NamedTuple):
     teacher_texts: Tensor | None = None
     empty_groups: Tensor | None = None
     local: LocalTerms | None = None
+    crops: ViewFeatures | None = None
+    teacher: ViewFeatures | None = None
+    spread: Tensor | None = None
 
-    def view(self, view: View) -> ViewFeatures:
-        """Return the features of a view; all are None if nothing is read of it."""
+    def view(self, view: View | Literal["teacher"]) -> ViewFeatures:
+        """Return the features of a view, or the teacher's; all are None if nothing is read."""
         found: ViewFeatures | None = getattr(self, view, None)
         return ViewFeatures() if found is None else found
 
-    def read(self, view: View, feature: str) -> Tensor:
+    def read(self, view: View | Literal["teacher"], feature: str) -> Tensor:
         """Return a feature or mask of a view; raises ValueError if it is missing."""
         return required(getattr(self.view(view), feature), f"{view}.{feature}")
 
@@ -159,6 +192,8 @@ class Features(NamedTuple):
         return self._replace(
             clean=None if clean is None else clean.only(reads.features_of("clean")),
             blended=None if blended is None else blended.only(reads.features_of("blended")),
+            crops=None,
+            teacher=None,
             texts=self.texts if reads.texts else None,
             nouns=self.nouns if reads.nouns else None,
         )

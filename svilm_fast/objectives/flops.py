@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from svilm_fast.models.flops import Flops, encoded_tokens, text_flops, video_flops
+from svilm_fast.models.teacher import TEACHER_OUTPUTS
 from svilm_fast.objectives.base import Scope
 from svilm_fast.objectives.config import ModelBlocks
 from svilm_fast.objectives.cost import Shapes
@@ -52,13 +53,24 @@ def step_flops(
     embed_dim, reads = config.model.embed_dim, config.objectives.reads()
     video, text = Flops(), Flops()
     for view in () if stored_videos else sorted(reads.views):
-        video += video_flops(
+        shown = reads.shown(view, config.video)
+        one = video_flops(
+            shown,
+            embed_dim,
+            tokens=encoded_tokens(shown),
+            groups=reads.uses_groups(config.video),
+            outputs=reads.outputs(view),
+        )
+        video += one * reads.clips(view)
+    if reads.teacher:
+        taught = video_flops(
             config.video,
             embed_dim,
             tokens=encoded_tokens(config.video),
             groups=reads.uses_groups(config.video),
-            outputs=reads.outputs(view),
+            outputs=TEACHER_OUTPUTS,
         )
+        video += taught.locked()
     if reads.texts:
         text += text_flops(config.text, embed_dim, text_length or config.text.length)
     if reads.nouns:
@@ -95,6 +107,8 @@ def shapes_of(
 
     local_batch: pairs that an objective sees at once; None: those of the global batch.
     """
+    reads = config.objectives.reads()
+    crops = encoded_tokens(reads.shown("crops", config.video)) if reads.crops else 0
     return Shapes(
         global_batch=global_batch,
         local_batch=global_batch if local_batch is None else local_batch,
@@ -110,4 +124,6 @@ def shapes_of(
         on_gpu=on_gpu,
         workspace_bytes=workspace_bytes,
         masked_sources=masked_sources,
+        crop_tokens=crops * reads.clips("crops"),
+        patch_numbers=config.video.tubelet * config.video.patch**2 * 3,
     )

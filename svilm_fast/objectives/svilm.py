@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from svilm_fast.core.trace_ranges import phase
 from svilm_fast.models.dual_encoder import DualEncoder
 from svilm_fast.models.features import VideoFeatures
 from svilm_fast.models.inputs import ModelInputs
-from svilm_fast.models.noise import noun_seeds
-from svilm_fast.models.precision import unit_norm
+from svilm_fast.models.noise import part_seeds
+from svilm_fast.models.precision import masked_mean, unit_norm
+from svilm_fast.models.teacher import TEACHER_OUTPUTS, Teacher
 from svilm_fast.models.text_encoder import TextSequences
 from svilm_fast.objectives.config import ModelBlocks
 from svilm_fast.objectives.features import Features, View, ViewFeatures
 from svilm_fast.objectives.total import Objectives, StepOutput
 
-FRAMES_OF = {"clean": "frames", "blended": "blended"}
+FRAMES_OF = {"clean": "frames", "blended": "blended", "crops": "crops"}
 
 
 class SViLM(nn.Module):
@@ -35,6 +37,13 @@ class SViLM(nn.Module):
         self.noisy = _is_noisy(config, groups)
         self.encoder = DualEncoder(config.model, config.video, config.text, groups=groups)
         self.objectives = Objectives(config)
+        self.teacher = Teacher(self.encoder.video) if self.reads.teacher else None
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Move or cast the teacher with the model, of which it is no part."""
+        if self.teacher is not None:
+            self.teacher.encoder._apply(fn, recurse)
+        return super()._apply(fn, recurse)
 
     def forward(self, inputs: ModelInputs) -> StepOutput:
         """One training step's loss and metrics; collective on all ranks."""
@@ -64,6 +73,8 @@ class SViLM(nn.Module):
             }
             features = Features(
                 **views,
+                teacher=self._teach(inputs),
+                spread=_states(videos["clean"]) if self.reads.spread else None,
                 texts=texts,
                 nouns=nouns,
                 noun_mask=inputs.noun_mask if self.reads.nouns else None,
@@ -86,7 +97,23 @@ class SViLM(nn.Module):
             raise ValueError(
                 f"an objective reads the {view} video, but ModelInputs.{field} is missing"
             )
-        return self.encoder.encode_video(frames, inputs.seeds, self.reads.outputs(view))
+        seeds, shown = inputs.seeds, None
+        if view == "crops":
+            shown = self.reads.shown(view, self.encoder.video.config)
+            seeds = None if seeds is None else part_seeds(seeds, frames.shape[1])
+            frames = frames.flatten(0, 1)
+        return self.encoder.encode_video(frames, seeds, self.reads.outputs(view), shown)
+
+    def _teach(self, inputs: ModelInputs) -> ViewFeatures | None:
+        """The teacher's tokens of the clean clips, those that dropping keeps, none masked."""
+        if self.teacher is None:
+            return None
+        assert inputs.frames is not None
+        with torch.no_grad():
+            found = self.teacher.encoder(
+                inputs.frames, inputs.seeds, TEACHER_OUTPUTS, dropping_only=True
+            )
+        return ViewFeatures.of(found, {"tokens"})
 
     def _embed_texts(self, inputs: ModelInputs) -> tuple[Tensor | None, Tensor | None]:
         """Embed captions and prompted nouns in one call of the text encoder."""
@@ -113,10 +140,18 @@ def build_model(config: ModelBlocks) -> SViLM:
 
 def _is_noisy(config: ModelBlocks, groups: bool) -> bool:
     video, text = config.video, config.text
-    rates = (video.drop.rate, video.drop.rate_max, video.drop_path, video.dropout)
+    crops = config.objectives.reads().crops
+    rates = [video.drop.rate, video.drop.rate_max, video.drop_path, video.dropout, video.mask.rate]
+    rates += [] if crops is None else [crops.drop_rate]
     return bool(
         any(rates) or text.drop_path or text.dropout or (groups and video.grouping.mode == "gumbel")
     )
+
+
+def _states(video: VideoFeatures) -> Tensor:
+    """The mean token of each clip, [b, C], detached."""
+    assert video.tokens is not None
+    return masked_mean(video.tokens.detach(), video.token_mask)
 
 
 def _noun_sequences(inputs: ModelInputs) -> TextSequences:
@@ -125,7 +160,7 @@ def _noun_sequences(inputs: ModelInputs) -> TextSequences:
         raise ValueError(
             "an objective reads nouns, which needs noun_tokens, noun_token_mask and noun_mask"
         )
-    seeds = None if inputs.seeds is None else noun_seeds(inputs.seeds, tokens.shape[1])
+    seeds = None if inputs.seeds is None else part_seeds(inputs.seeds, tokens.shape[1])
     return TextSequences(tokens.flatten(0, 1), mask.flatten(0, 1), seeds, nouns=True)
 
 

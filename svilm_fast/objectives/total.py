@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from svilm_fast.objectives.base import Objective, Scope
+from svilm_fast.objectives.collapse import spread_metrics
 from svilm_fast.objectives.config import ModelBlocks
 from svilm_fast.objectives.features import Features, LocalTerms
 
@@ -48,6 +49,8 @@ class Objectives(nn.Module):
         if features.local is not None:
             terms.append(features.local.loss)
             metrics |= features.local.metrics
+        if features.spread is not None:
+            metrics |= spread_metrics(features.spread)
         if features.empty_groups is not None:
             metrics["empty_group_rate"] = features.empty_groups.mean()
         return torch.stack(terms).sum(), metrics

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fnmatch
 import importlib
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from svilm_fast.data.samples import SampleTable
     from svilm_fast.data.tokenizer import Tokenizer
     from svilm_fast.models.precision import ElementSizes
-    from svilm_fast.objectives.base import Metric
+    from svilm_fast.objectives.base import Alarm, Metric
     from svilm_fast.objectives.flops import StepFlops
     from svilm_fast.report.curves import Series
     from svilm_fast.report.page import PageContent
@@ -296,6 +296,17 @@ class Task(Protocol):
         The default: those of the objectives; none for a task with a loss of its own.
         """
         return {} if self.Settings.own_loss else self.config.objectives.metrics()
+
+    def alarms(self, step: int, values: Mapping[str, float]) -> list[Alarm]:
+        """Judge the metrics of a step, which are those of all ranks.
+
+        The default: what the objectives find; nothing for a task with a loss of its own.
+        """
+        if self.Settings.own_loss:
+            return []
+        active = self.config.objectives.active().items()
+        found = (objective.alarm(name, step, values) for name, objective in active)
+        return [alarm for alarm in found if alarm is not None]
 
     def facts(self) -> dict[str, str]:
         """Return the settings that the page lists, as dotted keys with labels.

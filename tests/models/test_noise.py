@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from svilm_fast.core.philox import Site, StepSeeds
-from svilm_fast.models.noise import ResidualNoise, drop_path_rates, noun_seeds, residual_noise
+from svilm_fast.models.noise import ResidualNoise, drop_path_rates, part_seeds, residual_noise
 from svilm_fast.models.text_encoder import TextSequences
 
 NOISY = {"drop_path": 0.4, "dropout": 0.3, "drop": {"rate": 0.3}}
@@ -95,9 +95,9 @@ def test_drop_path_rises_with_depth():
 
 
 def test_nouns_draw_apart_from_each_other_and_from_the_caption(seeds):
-    nouns = noun_seeds(seeds, 3)
+    nouns = part_seeds(seeds, 3)
     assert nouns.keys.shape == (12,)
     drawn = torch.cat([seeds.at(Site.DROPOUT), nouns.at(Site.DROPOUT)])
     assert len(drawn.unique()) == 16
-    alone = noun_seeds(StepSeeds(seeds.run_seed, seeds.step, seeds.keys[2:3]), 3)
+    alone = part_seeds(StepSeeds(seeds.run_seed, seeds.step, seeds.keys[2:3]), 3)
     assert torch.equal(alone.keys, nouns.keys[6:9])

@@ -205,7 +205,7 @@ def test_a_kind_is_registered_once() -> None:
         register(type("Other", (plugins.TokenMeanConfig,), {}))
 
 
-def test_what_nothing_gives_yet_is_refused() -> None:
+def test_what_only_local_objectives_can_read_is_refused() -> None:
     class Taught(plugins.CenterGapConfig):
         def reads(self):
             return replace(super().reads(), teacher=True)
@@ -214,11 +214,20 @@ def test_what_nothing_gives_yet_is_refused() -> None:
         def reads(self):
             return super().reads().of("crops", "video")
 
+    class Sizeless(plugins.TokenMeanConfig):
+        def reads(self):
+            return super().reads().of("crops", "tokens")
+
     config = small_config()
-    for kind, missing in ((Taught, "teacher"), (Cropped, "crops")):
+    reasons = {
+        Taught: "is global and reads a teacher",
+        Cropped: "is global and reads small crops",
+        Sizeless: "reads small crops without their sizes",
+    }
+    for kind, reason in reasons.items():
         objectives = config.objectives.model_copy()
         objectives.__pydantic_extra__ = {"new": kind()}
-        with pytest.raises(ValueError, match=rf"objectives.new reads {missing}, which is not"):
+        with pytest.raises(ValueError, match=f"objectives.new {reason}"):
             objectives.check(config)
 
 

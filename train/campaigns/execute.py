@@ -64,9 +64,12 @@ def finished(out: Path, job: TableJob) -> dict[str, Any] | None:
 def collect(job: TableJob) -> dict[str, Any]:
     """Return the metrics, steps and environment of a finished training; else its names alone.
 
-    Metrics of training are the last logged ones, those of evaluators the last measured ones.
+    Metrics of training are the last logged ones, those of evaluators the last measured ones. The
+    numbers of a command's file are its metrics, with the environment of the training before it.
     """
     result = {"run": job.name, "seed": job.seed, "identity": job.identity}
+    if job.metrics is not None:
+        return {**result, **_of_command(job, job.metrics)}
     if not job.trains:
         return result
     files = RunFiles(job.folder)
@@ -78,6 +81,21 @@ def collect(job: TableJob) -> dict[str, Any]:
         metrics |= record
     environment = json.loads(files.environment.read_bytes())
     return {**result, "steps": steps, "metrics": metrics, "environment": environment}
+
+
+def _of_command(job: TableJob, path: Path) -> dict[str, Any]:
+    trained = [link.folder for link in job.chain() if link.trains]
+    environment = json.loads(RunFiles(trained[-1]).environment.read_bytes()) if trained else {}
+    try:
+        written = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{job.label}: its metrics cannot be read from {path}: {error}") from error
+    numbers = {
+        name: float(value)
+        for name, value in written.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    return {"steps": 0, "metrics": numbers, "environment": environment}
 
 
 def run_jobs(

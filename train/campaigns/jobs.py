@@ -11,6 +11,7 @@ from pathlib import Path
 import svilm_fast
 from svilm_fast.train.campaigns.table import ResultTable, TableRun
 from svilm_fast.train.config.load import read_recipe
+from svilm_fast.train.config.run_files import RunFiles
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class TableJob:
 
     identity: hash of the version, the recipe, the settings, the seed, and the same of the run
     before it. before: that run. folder: the run's. arguments: of `svilm`.
-    trains: whether it is a training, with metrics.
+    trains: whether it is a training, with metrics. metrics: file with those of a command.
     """
 
     name: str
@@ -29,6 +30,7 @@ class TableJob:
     folder: Path
     arguments: tuple[str, ...]
     trains: bool = True
+    metrics: Path | None = None
 
     @property
     def label(self) -> str:
@@ -80,9 +82,13 @@ def _job(
 
     if spec.command is not None:
         arguments = tuple(map(filled, spec.command))
-        return TableJob(name, seed, identity, before, folder, arguments, trains=False)
+        metrics = None if spec.metrics is None else Path(filled(spec.metrics))
+        return TableJob(name, seed, identity, before, folder, arguments, False, metrics)
     if spec.weights_from is None:
         command = ["train", *([] if spec.task is None else ["--task", spec.task])]
+        if spec.start_from is not None:
+            assert before is not None
+            command += ["--weights-from", str(RunFiles(before.folder).portable)]
     else:
         assert before is not None
         assert spec.task is not None
@@ -108,7 +114,7 @@ def _identity(
         "version": svilm_fast.__version__,
         "prepare": table.prepare,
         "recipe": read_recipe(spec.config) if spec.config is not None else None,
-        "run": spec.model_dump(mode="json"),
+        "run": spec.model_dump(mode="json", exclude_none=True),
         "seed": seed,
         "before": before.identity if before is not None else None,
     }

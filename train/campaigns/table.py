@@ -23,9 +23,9 @@ Seed = Annotated[int, Field(ge=0, le=2**31)]
 class TableRun(Settings):
     """A training run, or another command, once for each seed.
 
-    In `set` and `command`, `{out}` is the folder of the campaign, `{seed}` the seed, `{dir}` the
-    folder of this run, `{after}` that of the run which `after` names, and `{NAME}` that of any run
-    NAME which comes before it.
+    In `set`, `command` and `metrics`, `{out}` is the folder of the campaign, `{seed}` the seed,
+    `{dir}` the folder of this run, `{after}` that of the run which `after` names, and `{NAME}` that
+    of any run NAME which comes before it.
     """
 
     config: str | None = Field(None, description="recipe: a YAML file or a packaged name")
@@ -33,9 +33,17 @@ class TableRun(Settings):
     weights_from: Name | None = Field(
         None, description="run whose model and weights this one starts from (`svilm finetune`)"
     )
+    start_from: Name | None = Field(
+        None,
+        description="run whose weights this one starts from, with the settings of its own recipe "
+        "(`svilm train --weights-from`)",
+    )
     after: Name | None = Field(None, description="run that must be finished before")
     command: list[str] | None = Field(
         None, description="arguments of `svilm`, for a run that trains nothing"
+    )
+    metrics: str | None = Field(
+        None, description="JSON file that the command writes, whose numbers are its metrics"
     )
     seed: Seed | None = Field(None, description="of every repetition; null: the table's seeds")
     set: list[str] = Field(default_factory=list, description="settings, as KEY=VALUE")
@@ -44,18 +52,24 @@ class TableRun(Settings):
     def _one_kind(self) -> TableRun:
         if (self.config is None) == (self.command is None):
             raise ValueError("give config, the recipe of a training, or else command")
-        if self.command is not None and (self.task or self.weights_from or self.set):
-            raise ValueError("command excludes task, weights_from and set")
+        if self.command is not None and (
+            self.task or self.weights_from or self.start_from or self.set
+        ):
+            raise ValueError("command excludes task, weights_from, start_from and set")
+        if self.metrics is not None and self.command is None:
+            raise ValueError("metrics needs command: a training has its own")
         if self.weights_from is not None and self.task is None:
             raise ValueError("weights_from needs task: the one that is fine-tuned")
-        if self.weights_from is not None and self.after is not None:
-            raise ValueError("weights_from excludes after: it names the run before")
+        if sum(name is not None for name in (self.weights_from, self.start_from, self.after)) > 1:
+            raise ValueError(
+                "weights_from, start_from and after exclude each other: each names the run before"
+            )
         return self
 
     @property
     def before(self) -> str | None:
         """The name of the run that must be finished before."""
-        return self.weights_from or self.after
+        return self.weights_from or self.start_from or self.after
 
 
 class TableSection(Settings):
@@ -99,7 +113,8 @@ class ResultTable(Settings):
             for label, run_name in section.rows.items():
                 place = f"sections.{name}.rows.{label}"
                 self._check(place, run_name)
-                if self.runs[run_name].command is not None:
+                run = self.runs[run_name]
+                if run.command is not None and run.metrics is None:
                     raise ValueError(f"{place}: {run_name!r} is a command and has no metrics")
         for name in self.runs:
             list(self.chain(name))

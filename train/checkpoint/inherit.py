@@ -15,7 +15,7 @@ from svilm_fast.train.config.yaml_file import read_yaml
 
 BLOCKS = ("model", "video", "text")
 # How the weights are trained or computed, not what they are: the recipe's own values hold.
-OWN = ("attention", "lock", "drop", "drop_path", "dropout", "checkpoint_activations")
+OWN = ("attention", "lock", "drop", "mask", "drop_path", "dropout", "checkpoint_activations")
 
 
 def portable_of(path: Path) -> Path:

@@ -366,6 +366,19 @@ class RunConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _a_teacher_has_weights(self) -> RunConfig:
+        if self.task.own_loss or not self.objectives.reads().teacher:
+            return self
+        if self.ema.decay is None or self.ema.start_step:
+            raise ValueError(
+                "an objective reads a teacher, whose weights are the moving average from the first "
+                f"step on: set ema.decay (0.996, say) and ema.start_step=0; found ema.decay="
+                f"{'null' if self.ema.decay is None else self.ema.decay} ema.start_step="
+                f"{self.ema.start_step}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _a_tower_is_trained(self) -> RunConfig:
         both = self.video.lock is True and self.text.lock is True
         if both and not self.task.own_loss:

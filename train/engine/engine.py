@@ -27,7 +27,7 @@ from svilm_fast.train.config.schema import RunConfig
 from svilm_fast.train.engine.ema import WeightAverage
 from svilm_fast.train.engine.optimizer import build_optimizer, set_learning_rate
 from svilm_fast.train.engine.scalars import MasterScalars
-from svilm_fast.train.engine.sharded_state import clear_padding
+from svilm_fast.train.engine.sharded_state import clear_padding, whole_parameters
 from svilm_fast.train.environment import import_deepspeed
 from svilm_fast.train.folder.trust import use_restricted_unpickler
 from svilm_fast.train.ranks.process_group import Ranks
@@ -112,7 +112,7 @@ class Engine:
             )
 
     @property
-    def model(self) -> nn.Module:
+    def model(self) -> Any:
         """The trained model, without DeepSpeed's wrapper and `LossModule`."""
         return self.deepspeed.module.model
 
@@ -131,6 +131,24 @@ class Engine:
         if self.ema is None or not self.config.ema.evaluate:
             return nullcontext()
         return self.ema.applied()
+
+    def update_average(self, step: int) -> None:
+        """Update the moving average after an applied step, and the teacher with it."""
+        if self.ema is None:
+            return
+        updates = self.ema.state.updates
+        self.ema.update(step)
+        if self.ema.state.updates != updates:
+            self.refresh_teacher()
+
+    def refresh_teacher(self) -> None:
+        """Give a model's teacher the moving average, whole on every rank; nothing without one."""
+        teacher = getattr(self.model, "teacher", None)
+        if teacher is None:
+            return
+        assert self.ema is not None, "RunConfig refuses a teacher without ema.decay"
+        with self.ema.applied():
+            teacher.follow(whole_parameters(self, self.model.encoder.video))
 
     def step(
         self,

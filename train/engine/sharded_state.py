@@ -7,6 +7,7 @@ themselves are the masters, whole on every rank.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
@@ -97,6 +98,15 @@ def refresh_parameters(engine: ShardedEngine) -> None:
             outer.persistent_parameters[0].all_gather(outer.persistent_parameters)
     if engine.scalars is not None:
         engine.scalars.refresh()
+
+
+def whole_parameters(engine: ShardedEngine, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield name and value of a module's parameters as forward sees them; ZeRO 3 gathers each."""
+    from deepspeed.runtime.zero import GatheredParameters
+
+    for name, parameter in module.named_parameters():
+        with GatheredParameters([parameter], enabled=engine.zero_stage == 3):
+            yield name, parameter.detach()
 
 
 def whole_parameter(engine: ShardedEngine, parameter: nn.Parameter) -> Tensor:

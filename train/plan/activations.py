@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from svilm_fast.models.activation_cost import PassRequest, text_pass, video_pass
 from svilm_fast.models.locking import locked_levels, trained_layers
+from svilm_fast.models.teacher import TEACHER_OUTPUTS
 from svilm_fast.train.plan.workload import Workload
 
 
@@ -40,15 +41,25 @@ def activations(
     request = PassRequest(pairs, workload.precision, config.model.attention, workload.on_gpu)
     videos = [
         video_pass(
-            config.video,
-            request,
-            tokens=workload.tokens,
+            reads.shown(view, config.video),
+            replace(request, pairs=pairs * reads.clips(view)),
+            tokens=workload.tokens_of(reads.shown(view, config.video)),
             groups=workload.groups,
             outputs=reads.outputs(view),
             checkpointed=checkpoint_video,
         )
         for view in (() if config.data.video_embeddings else sorted(reads.views))
     ]
+    # The teacher has no graph, and runs when the views are done.
+    taught = video_pass(
+        config.video.model_copy(update={"lock": True}),
+        request,
+        tokens=workload.tokens,
+        groups=workload.groups,
+        outputs=TEACHER_OUTPUTS,
+        checkpointed=False,
+    )
+    teacher = max(taught.forward, taught.embedding) if reads.teacher else 0.0
     lengths = list(workload.text_lengths.values())
     text = text_pass(config.text, request, lengths, checkpointed=checkpoint_text)
     kept, dropped = _weight_copies(workload, checkpoint_video, checkpoint_text)
@@ -57,9 +68,13 @@ def activations(
         for name, size in run.saved.items():
             saved[name] = saved.get(name, 0.0) + size
     alive = sum(saved.values())
-    forward = max(max(run.forward, run.embedding) for run in (*videos, text))
+    forward = max([*(max(run.forward, run.embedding) for run in (*videos, text)), teacher])
     # Without checkpointing the temporaries of forward are what it keeps.
-    moments = [alive + dropped + (text.forward if checkpoint_text else 0.0), alive + text.backward]
+    moments = [
+        alive + teacher,
+        alive + dropped + (text.forward if checkpoint_text else 0.0),
+        alive + text.backward,
+    ]
     # Backward runs in reverse: texts first, then the videos from the last to the first.
     alive -= text.total
     moments.append(alive + dropped + text.locked)

@@ -24,6 +24,7 @@ def vectors(workload: Workload) -> dict[str, int]:
         "groups": workload.groups * width,
         "segments": config.video.num_segments * width,
         "tokens": workload.tokens * config.video.width,
+        "pixels": workload.tokens * config.video.tubelet * config.video.patch**2 * 3,
     }
     found = {f"{view}.{feature}": sizes[feature] for view, feature in sorted(reads.video)}
     if reads.texts:

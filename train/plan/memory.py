@@ -160,9 +160,10 @@ def not_counted(config: RunConfig) -> list[str]:
 
 def _inputs(workload: Workload) -> dict[str, float]:
     """Return the bytes of the clips of the local batch, for all views."""
-    views = workload.reads.views
+    views = workload.reads.views - {"crops"}
     # A blended view is a copy of its own. On a CPU the loader's clean clips stay in memory as well.
     copies = len(views) if workload.on_gpu else 1 + ("blended" in views)
     stored = workload.config.data.video_embeddings is not None
     name = "stored embeddings" if stored else "clips as uint8"
-    return {name: float(workload.local_batch * workload.clip_bytes * copies)}
+    whole, crops = workload.clip_bytes - workload.crop_bytes, workload.crop_bytes
+    return {name: float(workload.local_batch * (whole * copies + crops))}

@@ -45,6 +45,8 @@ def resting(workload: Workload, choice: Choice) -> dict[str, float]:
     parts["optimizer moments"] = FP32 * moments * trained
     if config.ema.decay is not None:
         parts["moving average"] = FP32 * trained
+    if sizes.teacher:
+        parts["teacher"] = float(size * sizes.teacher)
     if stage == 3:
         parts["gradient shard"] = FP32 * sizes.trained / world
         parts["reduction bucket"] = float(size * config.deepspeed.bucket_elements)

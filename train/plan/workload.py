@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from svilm_fast.core.errors import ConfigError
+from svilm_fast.models.config import VideoConfig
 from svilm_fast.models.flops import encoded_tokens
 from svilm_fast.models.grouping_block import TokenAssigner
 from svilm_fast.models.precision import ELEMENT_SIZES, ElementSizes
@@ -40,6 +41,7 @@ class Parameters:
         persistent: those that ZeRO 3 keeps whole on every rank.
         largest: the largest trained parameter.
         largest_group: the largest group of the optimizer.
+        teacher: those of the teacher, which are no part of the model.
     """
 
     total: int
@@ -50,6 +52,7 @@ class Parameters:
     persistent: int
     largest: int
     largest_group: int
+    teacher: int = 0
 
 
 @dataclass(frozen=True)
@@ -96,11 +99,19 @@ class Workload:
 
     @property
     def clip_bytes(self) -> int:
-        """Bytes of a clip as the loader gives it: frames, or its stored embedding."""
+        """Bytes of a clip as the loader gives it: frames and small views, or its embedding."""
         video, data = self.config.video, self.config.data
         if data.video_embeddings is not None:
             return 4 * self.config.model.embed_dim
-        return video.frames * video.image_size**2 * 3
+        return video.frames * video.image_size**2 * 3 + self.crop_bytes
+
+    @property
+    def crop_bytes(self) -> int:
+        """Bytes of the small views of a clip."""
+        reads = self.reads
+        if reads.crops is None:
+            return 0
+        return reads.crops.count * reads.crops.frames * reads.crops.image_size**2 * 3
 
     @property
     def reads(self) -> Reads:
@@ -145,7 +156,11 @@ class Workload:
     @property
     def tokens(self) -> int:
         """Encoded video tokens of a clip; the largest number if clips draw their drop rate."""
-        video = self.config.video
+        return self.tokens_of(self.config.video)
+
+    @staticmethod
+    def tokens_of(video: VideoConfig) -> int:
+        """The same of clips of other sizes."""
         if video.drop.rate_max is None:
             return encoded_tokens(video)
         least = video.drop.model_copy(update={"rate_max": None})
@@ -232,6 +247,7 @@ def count(config: RunConfig, task: Task | None = None) -> Parameters:
         persistent=sum(size for size in sizes if size <= threshold),
         largest=max(trained),
         largest_group=max(groups),
+        teacher=sum(p.numel() for p in video.parameters()) if getattr(model, "teacher", 0) else 0,
     )
 
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
-from svilm_fast.core.errors import EvaluationError, NonFiniteError
+from svilm_fast.core.errors import CollapseError, EvaluationError, NonFiniteError
 from svilm_fast.core.files import write_json
 from svilm_fast.core.trace_ranges import phase
 from svilm_fast.data.loader import ClipLoader
+from svilm_fast.objectives.base import Alarm
 from svilm_fast.train.checkpoint.store import TrainerState, save_checkpoint, tag_of
 from svilm_fast.train.config.run_files import RunFiles
 from svilm_fast.train.config.schema import RunConfig
@@ -111,11 +112,13 @@ class Loop:
         meter: Meter,
         pending: PendingSignal,
         hooks: Sequence[Hook] = (),
+        alarms: Callable[[int, Mapping[str, float]], Sequence[Alarm]] = lambda step, values: (),
     ) -> None:
         self.engine, self.loader, self.config, self.files = engine, loader, config, files
         self.total_steps, self.step = total_steps, start_step
         self.make_inputs, self.evaluators = make_inputs, evaluators
         self.metrics, self.display, self.meter, self.pending = metrics, display, meter, pending
+        self.alarms = alarms
         self.averages = Averages()
         self.work = OwnWork(engine.ranks.device)
         self.losses_end_work = losses_end(self.work, engine)
@@ -135,6 +138,7 @@ class Loop:
         stream = self.loader.forever()
         signal = 0
         self.meter.read()
+        self.engine.refresh_teacher()
         self._evaluate_where_due()  # the run was stopped between a save and its evaluation
         for hook in self.hooks:
             hook.before_run(self.engine)
@@ -157,8 +161,8 @@ class Loop:
                 hook.after_step(self.step, result)
             signal = result.stop_signal
             self.averages.add(result)
-            if result.applied and self.engine.ema is not None:
-                self.engine.ema.update(self.step)
+            if result.applied:
+                self.engine.update_average(self.step)
             self._check(result, batch)
             self.display.step(self.step)
             self._after_step(last, signal)
@@ -234,6 +238,11 @@ class Loop:
         values |= straggler_figures(self.engine.ranks.numbers(self.work.take()))
         self.metrics.write(self.step, values)
         self.display.record(self.step, values)
+        # The values are equal on all ranks, and so is the end of the run.
+        for alarm in self.alarms(self.step, values):
+            if alarm.stop:
+                raise CollapseError(f"step {self.step}: {alarm.text}")
+            self.display.say(f"WARNING step {self.step}: {alarm.text}")
 
     def _evaluate(self, evaluator: RunEvaluator) -> None:
         try:

@@ -257,7 +257,10 @@ def _resume(
 
 def _warn_of_untrained_locks(config: RunConfig, start: Start) -> None:
     fresh = start.fresh and start.init_from is None and start.weights_from is None
-    for tower in ("video", "text"):
+    reads = config.objectives.reads()
+    # A tower that no objective reads is locked to leave it out.
+    texts = config.task.own_loss or reads.texts or reads.nouns
+    for tower in ("video", "text") if texts else ("video",):
         loaded = getattr(config.weights, tower) is not None
         if fresh and not loaded and getattr(config, tower).lock is not False:
             log.warning(
@@ -358,6 +361,7 @@ def _loop(
                 meter=meter,
                 pending=pending,
                 hooks=installed_hooks(),
+                alarms=task.alarms,
             )
             outcome = loop.run()
             # After a signal time is short, and the checkpoint is all that a resume needs.

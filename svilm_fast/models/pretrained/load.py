@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from svilm_fast.core.errors import CheckpointError
 from svilm_fast.models.config import TextConfig, VideoConfig
 from svilm_fast.models.dual_encoder import DualEncoder
+from svilm_fast.models.positions import resized_space, resized_time
 from svilm_fast.models.pretrained.config import WeightsConfig
 from svilm_fast.models.pretrained.described import described_settings
 from svilm_fast.models.pretrained.families import Tower, WeightFamily, family_of, listed, renamed
 from svilm_fast.models.pretrained.files import WeightFiles, read_weight_files
 from svilm_fast.models.pretrained.report import TowerReport
-from svilm_fast.models.pretrained.resize import inflated, resized_space, resized_time
+from svilm_fast.models.pretrained.resize import inflated
 
 Tensors = dict[str, Tensor]
 

@@ -20,6 +20,7 @@ from svilm_fast.data.tokenizer import Tokenizer
 from svilm_fast.models.activation_cost import FP32
 from svilm_fast.models.flops import product
 from svilm_fast.models.precision import ElementSizes
+from svilm_fast.models.tubelet_embedding import MASK_TOKEN
 from svilm_fast.objectives.base import Metric
 from svilm_fast.objectives.features import Reads
 from svilm_fast.tasks.action.classes import (
@@ -144,7 +145,9 @@ class ActionRecognition(Task):
 
     def initial_weights(self) -> InitialWeights:
         """The head is new; the objectives of pre-training and other heads are left out."""
-        return InitialWeights(may_be_new=("head.*",), may_be_missing=("objectives.*", "head.*"))
+        return InitialWeights(
+            may_be_new=("head.*",), may_be_missing=("objectives.*", "head.*", MASK_TOKEN)
+        )
 
     def metrics(self) -> dict[str, Metric]:
         panel = "Accuracy in the batch, %"

@@ -65,6 +65,8 @@ def model_inputs(batch: ClipBatch, config: TaskConfig, step: int, ranks: RankPla
             # Pairs are numbered per local batch; numbers must be unique over all ranks.
             "pair_ids": pasted.pair_ids + ranks.rank * len(batch),
         }
+    if "crops" in reads.views:
+        inputs["crops"] = batch.views[0].frames
     return ModelInputs(**inputs)
 
 

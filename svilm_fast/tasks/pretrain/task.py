@@ -14,6 +14,8 @@ from svilm_fast.data.dataset import ClipDataset
 from svilm_fast.data.samples import SampleTable
 from svilm_fast.data.tokenizer import Tokenizer
 from svilm_fast.data.video_embeddings import VideoEmbeddings
+from svilm_fast.data.views import ONE_VIEW, CropGroup, Views
+from svilm_fast.models.config import CropView
 from svilm_fast.models.inputs import ModelInputs
 from svilm_fast.models.tower_digest import video_tower_digest
 from svilm_fast.objectives.flops import StepFlops, step_flops
@@ -34,6 +36,10 @@ if TYPE_CHECKING:
     from svilm_fast.report.page import PageContent, Section
 
 PICTURE_FRAMES = 4  # frames of a clip in a retrieval strip
+
+
+def _group(view: CropView) -> CropGroup:
+    return CropGroup(view.count, view.frames, view.image_size, view.scale)
 
 
 class Pretraining(Task):
@@ -61,6 +67,7 @@ class Pretraining(Task):
             table=table,
             teacher=self.config.objectives.stored_width(self.config),
             codes=True,
+            views=ONE_VIEW if reads.crops is None else Views(groups=(_group(reads.crops),)),
         )
         self._stored = clips.instead
         return clips
@@ -98,6 +105,9 @@ class Pretraining(Task):
     def evaluators(
         self, tokenizer: Tokenizer, split: str, max_clips: int | None
     ) -> Sequence[RetrievalEvaluator]:
+        """Return retrieval; nothing for a training without texts, which leaves it to chance."""
+        if not self._learns_texts:
+            return []
         check_split(self.config, split)
         return [RetrievalEvaluator(self.config, tokenizer, split, max_clips)]
 
@@ -115,13 +125,14 @@ class Pretraining(Task):
     def report(self, request: ReportRequest) -> PageContent:
         """Return retrieval, curves, and pictures of some clips beside those of an untrained model.
 
-        Without a split, the page holds the curves alone.
+        Without a split, and for a training without texts, the page holds the curves alone.
         """
         from svilm_fast.report import texts
         from svilm_fast.report.page import PageContent  # imports matplotlib
         from svilm_fast.report.sections import curves_section, headline, retrieval_sections
 
-        encoder, split = encoder_of(request.model), request.split
+        encoder = encoder_of(request.model)
+        split = request.split if self._learns_texts else None
         sections, retrieval, pointing = [], None, None
         if split is not None:
             dataset = evaluation_data(self.config, split, request.tokenizer)
@@ -142,6 +153,11 @@ class Pretraining(Task):
             sections += of_clips
         tiles = headline(retrieval, request.series, pointing)
         return PageContent(sections, tiles, sum(p.numel() for p in encoder.parameters()))
+
+    @property
+    def _learns_texts(self) -> bool:
+        reads = self.config.objectives.reads()
+        return reads.texts or reads.nouns
 
     def _clip_sections(
         self, request: ReportRequest, dataset: ClipDataset

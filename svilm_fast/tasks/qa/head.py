@@ -13,7 +13,7 @@ from svilm_fast.models.attention import KeyPadding, attend
 from svilm_fast.models.dual_encoder import DualEncoder
 from svilm_fast.models.features import VideoFeatures
 from svilm_fast.models.initialisation import initialise
-from svilm_fast.models.noise import noun_seeds
+from svilm_fast.models.noise import part_seeds
 from svilm_fast.models.precision import project
 from svilm_fast.models.text_encoder import TextSequences
 from svilm_fast.models.transformer import Block, Span
@@ -168,7 +168,7 @@ class QuestionAnswerer(nn.Module):
         outputs = VideoOutputs(groups=True, segments=False, tokens=True)
         of_video = None if self.frozen_video else seeds
         video = self.encoder.encode_video(frames, of_video, outputs)
-        of_questions = None if seeds is None else noun_seeds(seeds, tokens.shape[1])
+        of_questions = None if seeds is None else part_seeds(seeds, tokens.shape[1])
         of_text = None if self.frozen_text else of_questions
         sequences = TextSequences(tokens.flatten(0, 1), mask.flatten(0, 1), of_text)
         states = self.encoder.text.states(sequences).unflatten(0, tuple(tokens.shape[:2]))

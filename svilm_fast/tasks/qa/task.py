@@ -18,6 +18,7 @@ from svilm_fast.data.samples import SampleTable, open_split
 from svilm_fast.data.tokenizer import Tokenizer
 from svilm_fast.evaluation.answers import MajorityBaseline
 from svilm_fast.models.precision import ElementSizes
+from svilm_fast.models.tubelet_embedding import MASK_TOKEN
 from svilm_fast.objectives.base import Metric
 from svilm_fast.tasks.base import (
     InitialWeights,
@@ -128,7 +129,9 @@ class QuestionAnswering(Task):
 
     def initial_weights(self) -> InitialWeights:
         """The head is new; the objectives of pre-training and other heads are left out."""
-        return InitialWeights(may_be_new=("head.*",), may_be_missing=("objectives.*", "head.*"))
+        return InitialWeights(
+            may_be_new=("head.*",), may_be_missing=("objectives.*", "head.*", MASK_TOKEN)
+        )
 
     def metrics(self) -> dict[str, Metric]:
         panel = "Accuracy in the batch, %"

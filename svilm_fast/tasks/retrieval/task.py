@@ -9,6 +9,7 @@ from typing import Any, ClassVar, cast
 from svilm_fast.core.errors import ConfigError
 from svilm_fast.data.tokenizer import Tokenizer
 from svilm_fast.evaluation.protocols import PROTOCOLS, check_protocol
+from svilm_fast.models.tubelet_embedding import MASK_TOKEN
 from svilm_fast.tasks.base import InitialWeights, TaskConfig
 from svilm_fast.tasks.clips import check_split
 from svilm_fast.tasks.pretrain.retrieval import RetrievalEvaluator, RetrievalExtras
@@ -48,8 +49,9 @@ class Retrieval(Pretraining):
         return [evaluator]
 
     def initial_weights(self) -> InitialWeights:
-        """Return the objectives' own parameters: their scales, sharpness and heads."""
-        return InitialWeights(("objectives.*",), ("objectives.*",))
+        """Return the objectives' own parameters (scales, sharpness, heads), and masking's."""
+        own = ("objectives.*", MASK_TOKEN)
+        return InitialWeights(own, own)
 
 
 def contrast_only(config: TaskConfig) -> TaskConfig:

@@ -62,6 +62,11 @@ def test_a_table_is_read(tmp_path: Path) -> None:
         ({"runs": {"a": {"task": "qa"}}}, "give config"),
         ({"runs": {"a": RUN | {"command": ["doctor"]}}}, "or else command"),
         ({"runs": {"first": {"command": ["doctor"]}, "second": RUN}}, "is a command"),
+        ({"runs": {"a": {"config": "demo", "metrics": "x.json"}}}, "metrics needs command"),
+        (
+            {"runs": {"a": {"config": "demo", "start_from": "b", "after": "b"}}},
+            "start_from and after exclude each other",
+        ),
         ({"seeds": [1, 1]}, "seeds: each must occur once"),
         ({"seeds": []}, "seeds: .*at least 1"),
         ({"sections": {"one": CONTENT["sections"]["one"] | {"compare": "C"}}}, "row is called 'C'"),

@@ -1,0 +1,1 @@
+"""Loss over FLOPs of a grown network against one from scratch."""

@@ -1,0 +1,185 @@
+"""Our reading of ViDROP: values by definition, gradient cache, teacher, small crops, collapse."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from svilm_fast.core.errors import ConfigError
+from svilm_fast.distributed.gradient_cache import CachedStep
+from svilm_fast.models.flops import encoded_tokens, video_flops
+from svilm_fast.objectives.collapse import CollapseConfig, spread_metrics
+from svilm_fast.objectives.flops import step_flops
+from svilm_fast.objectives.vidrop import distance, normalised
+from svilm_fast.train.config.load import load_config
+from svilm_fast.train.plan.chooser import fixed_choice
+from svilm_fast.train.plan.memory import memory
+from svilm_fast.train.plan.workload import workload_of
+from tests.distributed.conftest import small_config, small_inputs, small_model
+
+ALONE = tuple(f"objectives.{name}.weight=0" for name in ("contrast", "grounding", "temporal"))
+SELF = (*ALONE, "video.num_groups=0", "video.mask.rate=0.5", "ema.decay=0.9")
+NOISY = ("video.drop.rate=0.25", "video.drop_path=0.2", "video.dropout=0.1")
+CROPS = tuple(
+    f"objectives.vidrop.crops.{setting}" for setting in ("count=2", "frames=2", "image_size=4")
+)
+TEACHER, PIXELS = ("objectives.vidrop.target=teacher",), ("objectives.vidrop.target=pixels",)
+
+
+def inputs(step: int = 0):
+    generator = torch.Generator().manual_seed(step)
+    crops = torch.randint(0, 256, (12, 2, 2, 4, 4, 3), dtype=torch.uint8, generator=generator)
+    return replace(small_inputs(step), crops=crops)
+
+
+@pytest.mark.parametrize("target", [TEACHER, PIXELS], ids=["teacher", "pixels"])
+@pytest.mark.parametrize("rates", [(), ("video.drop.rate_max=0.7",)], ids=["rate", "rates"])
+def test_the_cache_gives_the_loss_and_gradients_of_one_pass(target, rates) -> None:
+    config = small_config(*SELF, *NOISY, *CROPS, *target, *rates)
+    plain, model = (small_model(config).double() for _ in range(2))
+    expected = plain(inputs())
+    expected.loss.backward()
+    step = CachedStep(model, inputs(), 5)
+    step.backward()
+    torch.testing.assert_close(step.output.loss, expected.loss, rtol=0, atol=1e-10)
+    assert step.output.metrics.keys() == expected.metrics.keys()
+    for name, value in expected.metrics.items():
+        torch.testing.assert_close(step.output.metrics[name], value, rtol=0, atol=1e-10)
+    found = dict(model.named_parameters())
+    for name, parameter in plain.named_parameters():
+        assert (found[name].grad is None) == (parameter.grad is None), name
+        if parameter.grad is not None:
+            torch.testing.assert_close(found[name].grad, parameter.grad, rtol=0, atol=1e-10)
+    assert found["encoder.video.embedding.mask_token"].grad.any()
+
+
+def test_the_loss_of_masked_patches_by_its_definition() -> None:
+    config = small_config(*SELF, *TEACHER)
+    model = small_model(config).double()
+    with torch.no_grad():
+        for parameter in model.teacher.encoder.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    batch = inputs()
+    outputs = model.reads.outputs("clean")
+    seen = model.encoder.encode_video(batch.frames, batch.seeds, outputs)
+    taught = model.teacher.encoder(batch.frames, None, outputs)  # nothing is dropped here
+    head = model.objectives.vidrop.patch_head
+    target = F.layer_norm(taught.tokens, (16,))
+    expected = torch.stack(
+        [
+            (head(seen.tokens[clip]) - target[clip]).square().mean(dim=1)[seen.masked[clip]].mean()
+            for clip in range(12)
+        ]
+    ).mean()
+    found = model(batch)
+    torch.testing.assert_close(found.loss, expected, rtol=0, atol=1e-12)
+    found.loss.backward()
+    assert all(parameter.grad is None for parameter in model.teacher.encoder.parameters())
+    names = {name for name, _ in model.named_parameters()} | set(model.state_dict())
+    assert not [name for name in names if "teacher" in name]
+
+
+def test_a_small_crop_predicts_the_teachers_mean_of_its_own_clip() -> None:
+    overrides = (*ALONE, "video.num_groups=0", "ema.decay=0.9", *CROPS, *TEACHER)
+    model = small_model(small_config(*overrides)).double()
+    batch = inputs()
+    whole = model.teacher.encoder(batch.frames, None, model.reads.outputs("clean")).tokens
+    target = F.layer_norm(whole.mean(dim=1), (16,))
+    shown = model.reads.shown("crops", model.encoder.video.config)
+    errors = []
+    for crop in range(2):
+        one = model.encoder.encode_video(
+            batch.crops[:, crop], None, model.reads.outputs("crops"), shown
+        )
+        predicted = model.objectives.vidrop.crop_head(one.tokens.mean(dim=1))
+        errors.append((predicted - target).square().mean(dim=1))
+    found = model(batch)
+    torch.testing.assert_close(found.loss, torch.stack(errors).mean(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(found.metrics["loss_crops_vidrop"], found.loss.detach())
+
+
+def test_distances() -> None:
+    a, b = torch.tensor([[3.0, 4.0]]), torch.tensor([[4.0, 3.0]])
+    assert float(distance(a, b, "mse")) == 1.0
+    assert float(distance(a, 3 * a, "cosine")) == pytest.approx(0, abs=1e-6)
+    assert float(distance(a, b, "smooth_l1")) == 0.5
+    torch.testing.assert_close(normalised(7 * a + 3), normalised(a), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ((*ALONE, *TEACHER, "ema.decay=0.9"), "video.mask.rate=0 hides nothing"),
+        ((*SELF, *TEACHER, "ema.decay=null"), "set ema.decay .*found ema.decay=null"),
+        ((*SELF, *TEACHER, "ema.start_step=5"), "ema.start_step=0; found ema.decay=0.9"),
+        ((*SELF, *CROPS, "objectives.vidrop.crops.image_size=6"), "multiple of video.patch=4"),
+        ((*SELF, "objectives.vidrop.crops.scale=[0.5,0.1]"), "smallest <= largest"),
+        ((*SELF, *PIXELS, "video.lock=true"), "which video.lock=true freezes"),
+    ],
+)
+def test_settings_without_a_task_are_refused(overrides, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        small_config("objectives.vidrop.weight=1", *overrides)
+
+
+def test_the_measures_of_collapse() -> None:
+    alike = spread_metrics(torch.ones(8, 5) * 3)
+    assert float(alike["feature_spread"]) < 1e-3
+    apart = spread_metrics(torch.eye(6, 20))
+    assert float(apart["feature_spread"]) == pytest.approx((1 - 1 / 6) ** 0.5)
+    assert float(apart["feature_rank"]) == pytest.approx(5)  # one is lost to the mean
+    line = spread_metrics(torch.tensor([[1.0, 0.1], [1.0, -0.1], [1.0, 0.2], [1.0, -0.2]]))
+    assert float(line["feature_rank"]) == pytest.approx(1, abs=0.05)
+    assert spread_metrics(torch.ones(1, 4)) == {}
+    tall = torch.randn(40, 6)
+    wide = spread_metrics(torch.cat([tall, torch.zeros(40, 60)], dim=1))
+    for name, value in spread_metrics(tall).items():
+        torch.testing.assert_close(wide[name], value)
+
+
+def test_an_alarm_is_raised_after_the_first_steps_alone() -> None:
+    collapsed = {"feature_spread": 0.01, "feature_rank": 3.0}
+    config = CollapseConfig()
+    assert config.alarm(99, collapsed) is None
+    assert "have collapsed: deviation 0.01" in config.alarm(100, collapsed).text
+    assert not config.alarm(100, collapsed).stop
+    assert config.alarm(100, {"feature_spread": 0.3, "feature_rank": 1.2}) is not None
+    assert config.alarm(100, {"feature_spread": 0.3, "feature_rank": 4.0}) is None
+    assert CollapseConfig(action="stop").alarm(100, collapsed).stop
+    assert CollapseConfig(action="ignore").alarm(100, collapsed) is None
+    assert config.alarm(100, {"loss": 1.0}) is None  # one clip a rank
+
+
+def test_teacher_and_crops_are_planned() -> None:
+    bare = small_config(*SELF, *NOISY, *PIXELS)
+    full = small_config(*SELF, *NOISY, *TEACHER, *CROPS)
+    sizes = {"global_batch": 12, "num_nouns": 2}
+    video, reads = full.video, full.objectives.reads()
+    small = reads.shown("crops", video)
+    one = {"groups": False, "outputs": reads.outputs("clean")}
+    student = video_flops(video, 8, tokens=encoded_tokens(video), **one)
+    crop = video_flops(small, 8, tokens=encoded_tokens(small), **one)
+    assert encoded_tokens(small) == 2
+    found = step_flops(full, **sizes).video
+    assert found.backward == 12 * (student.backward + 2 * crop.backward)
+    assert found.forward == 12 * (2 * student.forward + 2 * crop.forward)
+    plans = []
+    for config in (bare, full):
+        workload = workload_of(config, 2, on_gpu=False)
+        plans.append(memory(workload, fixed_choice(config, 2, 6)))
+    model = small_model(full)
+    parameters = sum(p.numel() for p in model.encoder.video.parameters())
+    assert "teacher" not in plans[0].resting
+    assert plans[1].resting["teacher"] == 4 * parameters
+    assert plans[1].resting["clips as uint8"] == 6 * (4 * 8 * 8 * 3 + 2 * 2 * 4 * 4 * 3)
+
+
+@pytest.mark.parametrize("recipe", ["vidrop_base", "vidrop_demo"])
+def test_the_recipes_load(recipe: str) -> None:
+    config = load_config(recipe)
+    assert config.objectives.reads().teacher
+    assert not config.objectives.reads().texts
+    assert workload_of(config, 2, on_gpu=False).parameters.teacher > 0
