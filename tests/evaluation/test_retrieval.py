@@ -229,7 +229,7 @@ def test_flat_metrics_for_the_log() -> None:
         f"retrieval/{side}_{name}"
         for side in ("t2v", "v2t")
         for name in ("R@1", "R@5", "R@10", "MedR", "MeanR")
-    }
+    } | {"retrieval/videos_not_decoded"}
     assert flat["retrieval/t2v_R@1"] == result.text_to_video.recall[1]
 
 

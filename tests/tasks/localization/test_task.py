@@ -80,6 +80,8 @@ def test_a_run_resumes_predicts_and_reports(
     told = capsys.readouterr().out
     for fact in ("annotations sha256", "duplicate rule: none", "blocked list: None", "classifier"):
         assert fact in told
+    # Only the run reads features.
+    assert written["metrics"].pop("localization/videos_without_features") == 0
     assert json.loads(result.read_text())["metrics"] == written["metrics"]
     assert written["protocol"]["videos_without_features"] == []
     assert run_app(app, ("report", "--run", run, "--split", "val", "--device", "cpu")) == 0
