@@ -162,6 +162,26 @@ CASES: dict[str, ReaderCase] = {
         rows=ROWS // 5,
     ),
     "hmdb51": ReaderCase("hmdb51", {"splits": _hmdb51}),
+    "internvid": ReaderCase(
+        "internvid",
+        {
+            "internvid.jsonl": _lines(
+                "",
+                lambda n: (
+                    json.dumps(
+                        {
+                            "YoutubeID": _youtube(n // _EACH),
+                            "Start_timestamp": f"00:{n % 60:02d}:07.250",
+                            "End_timestamp": f"00:{n % 60:02d}:11.500",
+                            "Caption": _caption(n),
+                            "UMT_Score": 0.4,
+                        }
+                    )
+                    + "\n"
+                ),
+            )
+        },
+    ),
     "kinetics": ReaderCase(
         "kinetics",
         {
