@@ -39,10 +39,10 @@ def test_kept_tokens_alone_train_the_weights_of_whole_clips(
     given = TubeletEmbedding._tubelets
     whole = []
 
-    def of_whole_clips(self, frames, token_ids):
+    def of_whole_clips(self, frames, token_ids, shown):
         assert isinstance(frames, PaletteFrames)
         whole.append(len(frames))
-        return given(self, frames.decoded(), token_ids)
+        return given(self, frames.decoded(), token_ids, shown)
 
     monkeypatch.setattr(TubeletEmbedding, "_tubelets", of_whole_clips)
     train_as_rank(configure(*overrides, run="whole"), Start(), ranks)
