@@ -52,6 +52,7 @@ def make(folder: Path, samples: int) -> Path:
         "captions": samples,
         "has_nouns": True,
         "views": dict.fromkeys(GRAINS, view),
+        "same_source": {"together": True, "most": min(samples, 1)},
         "sources": [describe(source) for source in sources],
     }
     write_columns(path, header, columns)

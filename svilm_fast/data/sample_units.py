@@ -40,9 +40,13 @@ def shard_units(source: str) -> list[Unit]:
 
 
 def list_units(
-    source: str, videos: str | None, table: SampleTable, size: int = _PIECE
+    source: str, videos: str | None, table: SampleTable, size: int | None = None
 ) -> list[Unit]:
-    """A unit for every `size` samples of a list, as a ListPiece; `table` is opened from it."""
+    """A unit for every `size` samples of a list, as a ListPiece; `table` is opened from it.
+
+    size: None: 1,000.
+    """
+    size = size or _PIECE
     name = source.rpartition("/")[2].rpartition(".")[0]
     folder = None if videos is None else _absolute(videos)
     identity = table.list_identity(0)

@@ -62,7 +62,7 @@ def test_a_resume_says_so(monkeypatch, caplog):
 
     loader = object.__new__(ClipLoader)
     skips = SimpleNamespace(state_dict=dict, load_state_dict=lambda state: None)
-    config = SimpleNamespace(order="sort")
+    config = SimpleNamespace(order="sort", same_source="ignore")
     values = {"epoch": 0, "position": 0, "seed": 1, "skips": skips, "rank": 0, "config": config}
     for name, value in values.items():
         setattr(loader, name, value)

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from svilm_fast.data import sample_units
 from svilm_fast.data.config import DataConfig
 from svilm_fast.data.dataset import ClipDataset, prepare_tokenizer
 from svilm_fast.data.errors import DataError, EmbeddingError
 from svilm_fast.data.list_embeddings import SUFFIX
 from svilm_fast.data.shards import ShardReader, load_index
 from svilm_fast.tasks.clips import evaluation_clips, training_clips
-from svilm_fast.train.run import embed_shards as module
 from svilm_fast.train.run.embed_shards import embed_shards
 from svilm_fast.train.run.loaded_run import load_run
 from tests.untrained_run import make_untrained_run
@@ -54,7 +54,7 @@ def _dataset(listed: str, width: int, **settings) -> ClipDataset:
 
 
 def test_a_list_is_embedded_and_its_rows_are_read_back(run, listed, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_PIECE", 2)
+    monkeypatch.setattr(sample_units, "_PIECE", 2)
     width = load_run(run).config.model.embed_dim
     with pytest.raises(EmbeddingError, match=r"no stored embeddings in .*svilm embed LIST --store"):
         _dataset(listed, width)

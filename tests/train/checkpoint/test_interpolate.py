@@ -66,7 +66,7 @@ def test_between_a_run_and_its_fine_tuning(configure, ranks, tmp_path: Path) -> 
     for folder in (a, b):
         (folder / "portable" / "task.json").unlink()
 
-    kept = tmp_path / "kept"
+    kept = tmp_path / "time_kept"
     assert call(a, b, "--keep", "*.time_position", "--out", kept).startswith("0 wrote")
     found = load_run(kept).model.state_dict()
     for name, other in (("time", 0.0), ("space", 0.5)):

@@ -24,7 +24,13 @@ from svilm_fast.train.plan.activations import activations
 from svilm_fast.train.plan.chooser import options
 from svilm_fast.train.plan.workload import workload_of
 
-SMALL = ("model.preset=small", "video.frames=4", "video.num_segments=2", "video.depth=2", "text.depth=1")
+SMALL = (
+    "model.preset=small",
+    "video.frames=4",
+    "video.num_segments=2",
+    "video.depth=2",
+    "text.depth=1",
+)
 CLIPS, NAMES = 4, tuple(f"name {number}" for number in range(50))
 
 
