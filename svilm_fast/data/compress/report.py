@@ -208,7 +208,7 @@ def page(rows: Sequence[MeasuredCoding], facts: dict[str, Any]) -> list[str]:
             lines.append(
                 f"| {row.name} | {_ms(row.gather_s)} | {_ms(row.gather_kept_s)} | {ratios} |"
             )
-    return [*lines, "", f"<!-- {_SIGN} -->"]
+    return [*lines, "", f"<!-- Written by `{_SIGN}`. -->"]
 
 
 def _ms(seconds: float) -> str:
