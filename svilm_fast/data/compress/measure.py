@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,16 +37,18 @@ _CRF = 23
 _ZLIB_LEVEL = 6
 
 
-class Coding:
+class Coding(ABC):
     """Encodes clips uint8 [F, h, w, 3] to bytes, and decodes them."""
 
     name = ""
 
+    @abstractmethod
     def encode(self, clip: DecodedClip, number: int) -> bytes:
-        raise NotImplementedError
+        """Return the bytes of the `number`-th clip."""
 
+    @abstractmethod
     def decode(self, data: bytes) -> np.ndarray:
-        raise NotImplementedError
+        """Return the frames of one clip, uint8 [F, h, w, 3]."""
 
     def decode_kept(self, data: bytes, ids: Tensor) -> Tensor:
         """Tokens uint8 [1, n, pixels] numbered `ids` [1, n], in the cheapest way."""
