@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import pytest
 
@@ -34,6 +35,8 @@ def test_a_list_is_read_without_its_videos(training):
 
 
 def test_the_bank_is_named_in_the_protocol(make_dataset, colour_model, training, caplog):
+    caplog.set_level(logging.WARNING)
+    caplog.set_level(logging.WARNING, logger="svilm_fast")
     dataset = make_dataset()
     test = dataset.table[0].captions[0]
     bank = QueryBank("train.jsonl", ["a dog", test, "a cat"], 6)

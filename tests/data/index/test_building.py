@@ -55,7 +55,7 @@ def _killed(call: list[str], after_s: float) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_killed_at_random_moments(tmp_path):
     folder = write(tmp_path, 1200, 10)
     call = [sys.executable, *ARGUMENTS, str(folder), "--workers", "2"]
