@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import logging
 
 import pytest
 
 from svilm_fast.core.errors import UserError
 from svilm_fast.data.config import DataConfig
-from svilm_fast.evaluation import RetrievalOptions, evaluate_dataset
+from svilm_fast.evaluation import RetrievalOptions, evaluate_dataset, query_bank
 from svilm_fast.evaluation.protocols import protocol_lines
 from svilm_fast.evaluation.query_bank import QueryBank, read_bank
 
@@ -34,9 +33,9 @@ def test_a_list_is_read_without_its_videos(training):
         read_bank(DataConfig(), None)
 
 
-def test_the_bank_is_named_in_the_protocol(make_dataset, colour_model, training, caplog):
-    caplog.set_level(logging.WARNING)
-    caplog.set_level(logging.WARNING, logger="svilm_fast")
+def test_the_bank_is_named_in_the_protocol(make_dataset, colour_model, training, monkeypatch):
+    told: list[str] = []
+    monkeypatch.setattr(query_bank.log, "warning", lambda text, *values: told.append(text % values))
     dataset = make_dataset()
     test = dataset.table[0].captions[0]
     bank = QueryBank("train.jsonl", ["a dog", test, "a cat"], 6)
@@ -46,6 +45,6 @@ def test_the_bank_is_named_in_the_protocol(make_dataset, colour_model, training,
     facts = result.to_json()["protocol"]["bank"]
     assert (facts["captions"], facts["of"], facts["test_queries_among_them"]) == (3, 6, 1)
     assert "QB-Norm bank: 3 of 6 captions of train.jsonl" in "\n".join(protocol_lines(result.facts))
-    assert "1 caption of its bank are test queries" in caplog.text
+    assert "1 caption of its bank are test queries" in told[0]
     with pytest.raises(UserError, match="holds only captions that are test queries"):
         QueryBank("test.csv", [test], 1).facts([test])
