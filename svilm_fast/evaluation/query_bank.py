@@ -41,7 +41,7 @@ class QueryBank:
                 "give the captions of the training split"
             )
         if shared:
-            log.warning("QB-Norm: %s of its bank are test queries", counted(shared, "caption"))
+            log.warning("QB-Norm: its bank contains %s of the test queries", counted(shared, "caption"))
         digest = hashlib.sha256("\n".join(self.captions).encode())
         return {
             "source": self.name,

@@ -45,6 +45,6 @@ def test_the_bank_is_named_in_the_protocol(make_dataset, colour_model, training,
     facts = result.to_json()["protocol"]["bank"]
     assert (facts["captions"], facts["of"], facts["test_queries_among_them"]) == (3, 6, 1)
     assert "QB-Norm bank: 3 of 6 captions of train.jsonl" in "\n".join(protocol_lines(result.facts))
-    assert "1 caption of its bank are test queries" in told[0]
+    assert "its bank contains 1 caption of the test queries" in told[0]
     with pytest.raises(UserError, match="holds only captions that are test queries"):
         QueryBank("test.csv", [test], 1).facts([test])
