@@ -41,7 +41,8 @@ class QueryBank:
                 "give the captions of the training split"
             )
         if shared:
-            log.warning("QB-Norm: its bank contains %s of the test queries", counted(shared, "caption"))
+            captions = counted(shared, "caption")
+            log.warning("QB-Norm: its bank contains %s of the test queries", captions)
         digest = hashlib.sha256("\n".join(self.captions).encode())
         return {
             "source": self.name,
