@@ -17,8 +17,8 @@ from svilm_fast.models.token_dropping import PATTERNS, select_tokens
 GRID = (4, 3, 3)
 TOTAL = math.prod(GRID)
 CLIPS = 3600
-# A right pattern fails by chance once in a thousand seeds; these are fixed.
-RARE = 1e-3
+# A right pattern fails by chance once in a million seeds: other seeds are tried (tests/instruction_sets.py).
+RARE = 1e-6
 
 
 def _seeds(count: int, step: int = 0) -> Tensor:
@@ -62,10 +62,10 @@ def test_no_time_and_no_place_is_preferred(pattern: str, rate: float) -> None:
 
 
 def test_a_preferred_place_is_found() -> None:
-    """The test above can fail: one place is twice as likely in one clip of ten."""
+    """The test above can fail: one place is kept half as often as the others."""
     kept = _kept("random", 0.85, _noise(CLIPS))
-    kept[: CLIPS // 10, 0] = False
-    assert chisquare(_one_each(kept).sum(1)).pvalue < RARE
+    kept[::2, :, 0] = False
+    assert chisquare(_one_each(kept).sum(0)).pvalue < RARE
 
 
 def test_counts_of_a_time_and_of_a_place() -> None:
