@@ -17,7 +17,7 @@ from .gradient import diagonal_kernel, dots_gradient_kernel, finish_gradient_ker
 from .layout import (
     LINES,
     InfonceTile,
-    backward_chunk_rows,
+    backward_plan,
     padded_columns,
     pointer_depth,
     product_options,
@@ -33,6 +33,8 @@ LIFT = 2.0**14
 SMALLEST_FACTOR = 2.0**-110
 TILE_GROUP = 8
 DIAGONAL_ROWS = 256
+# Parts of a sum start at multiples of 128 bytes.
+ALIGNED_COLUMNS = 64
 FINISH_ELEMENTS = 4096
 
 
@@ -50,6 +52,23 @@ class InfonceGradients(NamedTuple):
     videos: Tensor
     texts: Tensor
     scale: Tensor
+
+
+def split_product(out: Tensor, left: Tensor, right: Tensor) -> None:
+    """out [parts, m, D] = left [m, k] @ right [k, D] in parts of k, to be added in order.
+
+    More parts fill a GPU that has more SMs than `out` has tiles. Part 0 also takes the remainder.
+    """
+    splits = out.shape[0]
+    depth = left.shape[1] // splits // ALIGNED_COLUMNS * ALIGNED_COLUMNS
+    whole = splits * depth
+    if splits == 1:
+        accumulate_product(out[0], left, right, first=True)
+        return
+    lefts = left[:, :whole].unflatten(1, (splits, depth)).transpose(0, 1)
+    accumulate_product(out, lefts, right[:whole].unflatten(0, (splits, depth)), first=True)
+    if whole < left.shape[1]:
+        accumulate_product(out[0], left[:, whole:], right[whole:], first=False)
 
 
 def rows_per_finish(dim: int) -> int:
@@ -83,12 +102,13 @@ def backward(
     tile = tile_of(videos)
     half = videos.dtype != torch.float32
     product_dtype = torch.float16 if half else torch.float32
-    chunk = backward_chunk_rows(videos, texts, tile, need_texts, workspace_bytes)
+    needs_products = (sum_videos, need_texts)
+    chunk, splits = backward_plan(videos, texts, tile, needs_products, workspace_bytes)
     held = min(chunk, rows)
     buffer = videos.new_empty((held, padded_columns(columns)), dtype=product_dtype)
     video_factors = videos.to(product_dtype) if need_texts else videos
     text_factors = texts.to(product_dtype) if sum_videos else texts
-    video_sums = videos.new_empty((held if sum_videos else 0, dim), dtype=torch.float32)
+    video_sums = videos.new_empty((splits * held * dim if sum_videos else 0,), dtype=torch.float32)
     text_sums = videos.new_empty((columns if need_texts else 0, dim), dtype=torch.float32)
     finish_rows = rows_per_finish(dim)
     number = -(-(rows if dot_videos else columns) // finish_rows)
@@ -100,8 +120,8 @@ def backward(
         step.write_dots_gradient(buffer, start, stop)
         gradient = buffer[: stop - start, :columns]
         if sum_videos:
-            sums = video_sums[: stop - start]
-            accumulate_product(sums, gradient, text_factors, first=True)
+            sums = video_sums[: splits * (stop - start) * dim].view(splits, stop - start, dim)
+            split_product(sums, gradient, text_factors)
             step.finish(
                 sums,
                 videos[start:stop],
@@ -111,7 +131,7 @@ def backward(
         if need_texts:
             accumulate_product(text_sums, gradient.T, video_factors[start:stop], first=start == 0)
     if need_texts:
-        step.finish(text_sums, texts, gradients.texts, parts if dot_texts else None)
+        step.finish(text_sums[None], texts, gradients.texts, parts if dot_texts else None)
     if need_scale:
         launch(total_kernel, (1,), parts, gradients.scale, number, 1.0, BLOCK=1024)
     return gradients
@@ -209,8 +229,8 @@ class Step:
     def finish(
         self, sums: Tensor, embeddings: Tensor, out: Tensor | None, parts: Tensor | None
     ) -> None:
-        """Scale and cast fp32 sums to a gradient, and sum its products with the embeddings."""
-        rows, dim = sums.shape
+        """Scale and cast fp32 sums [splits, rows, D]; sum their products with the embeddings."""
+        splits, rows, dim = sums.shape
         launch(
             finish_gradient_kernel,
             (-(-rows // rows_per_finish(dim)),),
@@ -221,6 +241,7 @@ class Step:
             self.block.scale,
             parts,
             rows,
+            splits,
             self.pairs,
             self.lift,
             D=dim,

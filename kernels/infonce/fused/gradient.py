@@ -257,7 +257,7 @@ def diagonal_kernel(
     tl.store(target, (gradient * lift).to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["rows", "pairs", "lift"])
+@triton.jit(do_not_specialize=["rows", "splits", "pairs", "lift"])
 def finish_gradient_kernel(
     sums,
     embeddings,
@@ -266,6 +266,7 @@ def finish_gradient_kernel(
     scale,
     parts,
     rows,
+    splits,
     pairs,
     lift,
     D: tl.constexpr,
@@ -287,6 +288,9 @@ def finish_gradient_kernel(
     at = row.to(tl.int64)[:, None] * D + depth[None, :]
     inside = (row < rows)[:, None] & (depth < D)[None, :]
     value = tl.load(sums + at, mask=inside, other=0.0)
+    for split in tl.range(1, splits):
+        part_at = sums + tl.cast(split, tl.int64) * rows * D + at
+        value += tl.load(part_at, mask=inside, other=0.0)
     if WRITE:
         tl.store(out + at, (value * scaled).to(out.dtype.element_ty), mask=inside)
     if DOT:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +22,17 @@ DEFAULT_ROWS = 2048
 # Limit of the row sums of a chunk, one value per row and column tile, so that they stay in L2.
 ROW_SUM_BYTES = 1 << 24
 MAX_STRIP_TILES = 8
+# PyTorch allocates this workspace of cuBLAS in the first product of a process (Hopper: 32 MiB).
+LIBRARY_BYTES = 1 << 25
+# Parts of the sum over the columns in dV = dS T; a part has at least this many columns.
+MAX_SPLITS = 8
+LEAST_SPLIT_DEPTH = 1024
+# Assumed, not measured: the output tile of a product of cuBLAS, its FLOP/s, the bytes/s of DRAM,
+# and the seconds that a further chunk takes for launches.
+PRODUCT_TILE = (128, 256)
+PRODUCT_RATE = 680e12
+MEMORY_RATE = 4.2e12
+CHUNK_SECONDS = 15e-6
 
 
 @dataclass(frozen=True)
@@ -138,33 +150,110 @@ def padded_columns(columns: int) -> int:
     return -(-columns // 64) * 64
 
 
-def backward_chunk_rows(
-    videos: Tensor, texts: Tensor, tile: InfonceTile, need_texts: bool, workspace_bytes: int
-) -> int:
-    """Rows of the gradient of the logits per chunk, a multiple of the rows of a tile.
+class BackwardPlan(NamedTuple):
+    """Rows of the gradient of the logits per chunk, and parts of the sum of dV = dS T."""
 
-    The workspace holds the fp32 sums, the fp16 copies of bf16 inputs and the chunk. If it is too
-    small, a chunk is one row of tiles. All chunks but the last have equal size.
+    rows: int
+    splits: int
+
+
+def backward_plan(
+    videos: Tensor,
+    texts: Tensor,
+    tile: InfonceTile,
+    needs: tuple[bool, bool],
+    workspace_bytes: int,
+) -> BackwardPlan:
+    """The fastest chunk that fits the workspace, a multiple of the rows of a tile.
+
+    The workspace holds everything that `backward` allocates besides its outputs. If it is too
+    small, a chunk is one row of tiles. `needs`: whether dV = dS T and dT = dS^T V are computed.
     """
-    rows = videos.shape[0]
-    fixed, per_row = _backward_bytes(videos, texts, need_texts)
-    fitting = max(1, (workspace_bytes - fixed) // per_row // tile.rows) * tile.rows
-    chunks = -(-rows // fitting)
-    return -(-rows // chunks // tile.rows) * tile.rows
+    numbers = (*videos.shape, texts.shape[0], videos.dtype, tile.rows, *needs)
+    most_splits = min(MAX_SPLITS, texts.shape[0] // LEAST_SPLIT_DEPTH) if needs[0] else 1
+    return _backward_plan(
+        *numbers, workspace_bytes, max(1, most_splits), traits(videos.device).sm_count
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _backward_plan(
+    rows: int,
+    dim: int,
+    columns: int,
+    dtype: torch.dtype,
+    tile_rows: int,
+    sum_videos: bool,
+    sum_texts: bool,
+    workspace_bytes: int,
+    most_splits: int,
+    sm_count: int,
+) -> BackwardPlan:
+    best: tuple[float, BackwardPlan] | None = None
+    for splits in range(1, most_splits + 1):
+        fixed, per_row = _backward_bytes(rows, columns, dim, dtype, sum_videos, sum_texts, splits)
+        most = max(1, (workspace_bytes - fixed) // per_row // tile_rows)
+        most = min(most, -(-rows // tile_rows))
+        if splits > 1 and fixed + most * tile_rows * per_row > workspace_bytes:
+            break
+        for tiles in range(max(1, most // 2), most + 1):
+            plan = BackwardPlan(tiles * tile_rows, splits)
+            time = _products_time(plan, rows, columns, dim, sm_count, sum_videos, sum_texts)
+            # Of equal plans the one with fewer splits and a smaller chunk.
+            if best is None or time < best[0]:
+                best = time, plan
+    assert best is not None
+    return best[1]
+
+
+def _products_time(
+    plan: BackwardPlan,
+    rows: int,
+    columns: int,
+    dim: int,
+    sm_count: int,
+    sum_videos: bool,
+    sum_texts: bool,
+) -> float:
+    """Predicted seconds of the parts of the products of cuBLAS that depend on the plan."""
+    across = math.ceil(dim / PRODUCT_TILE[1])
+    tile_time = 2 * PRODUCT_TILE[0] * PRODUCT_TILE[1] * columns / (PRODUCT_RATE / sm_count)
+    chunks = math.ceil(rows / plan.rows)
+    time = chunks * CHUNK_SECONDS
+    if sum_texts:
+        # Every chunk but the first reads the fp32 sums again.
+        time += chunks * 8 * columns * dim / MEMORY_RATE
+    if sum_videos:
+        for number, height in ((chunks - 1, plan.rows), (1, rows - (chunks - 1) * plan.rows)):
+            tiles = math.ceil(height / PRODUCT_TILE[0]) * across * plan.splits
+            time += number * math.ceil(tiles / sm_count) * tile_time / plan.splits
+            time += number * 8 * (plan.splits - 1) * height * dim / MEMORY_RATE
+    return time
 
 
 def default_workspace_bytes(videos: Tensor, texts: Tensor) -> int:
     """DEFAULT_WORKSPACE_BYTES, or more if that holds fewer than DEFAULT_ROWS rows."""
-    fixed, per_row = _backward_bytes(videos, texts, need_texts=True)
-    return max(DEFAULT_WORKSPACE_BYTES, fixed + min(DEFAULT_ROWS, videos.shape[0]) * per_row)
-
-
-def _backward_bytes(videos: Tensor, texts: Tensor, need_texts: bool) -> tuple[int, int]:
-    """Temporary bytes of backward: independent of the chunk, and per row of the chunk."""
     rows, dim = videos.shape
-    columns = texts.shape[0]
-    half = videos.dtype != torch.float32
-    fixed = 4 * columns * dim if half and need_texts else 0
-    if videos.dtype == torch.bfloat16:
-        fixed += 2 * (rows + columns) * dim
-    return fixed, padded_columns(columns) * (2 if half else 4) + 4 * dim
+    fixed, per_row = _backward_bytes(rows, texts.shape[0], dim, videos.dtype, True, True, 1)
+    return max(DEFAULT_WORKSPACE_BYTES, fixed + min(DEFAULT_ROWS, rows) * per_row)
+
+
+def _backward_bytes(
+    rows: int,
+    columns: int,
+    dim: int,
+    dtype: torch.dtype,
+    sum_videos: bool,
+    sum_texts: bool,
+    splits: int,
+) -> tuple[int, int]:
+    """Temporary bytes of backward: independent of the chunk, and per row of the chunk."""
+    half = dtype != torch.float32
+    # The logarithms of forward and the partial sums of the gradient of the scale are of this size.
+    fixed = LIBRARY_BYTES + 16 * (rows + columns)
+    if sum_texts:
+        fixed += 4 * columns * dim
+    if dtype == torch.bfloat16:
+        # The fp16 copies of the factors.
+        fixed += 2 * dim * (rows * sum_texts + columns * sum_videos)
+    return fixed, padded_columns(columns) * (2 if half else 4) + 4 * dim * splits * sum_videos

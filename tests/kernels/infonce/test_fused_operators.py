@@ -9,7 +9,7 @@ from svilm_fast.kernels.infonce import infonce, infonce_partials
 from svilm_fast.kernels.infonce.cases import VARIANTS
 from svilm_fast.kernels.infonce.fused.layout import (
     DEFAULT_WORKSPACE_BYTES,
-    backward_chunk_rows,
+    backward_plan,
     default_workspace_bytes,
     tile_of,
 )
@@ -116,25 +116,53 @@ def test_saves_nothing_quadratic(rows):
     assert embeddings < sum(saved.values()) <= embeddings + 20 * 4 * 640
 
 
-def test_the_workspace_bounds_the_gradient_chunk(rows):
-    videos = torch.empty(65536, 512, dtype=torch.bfloat16, device="meta")
-    tile = tile_of(videos)
-    for budget in (1 << 29, 1 << 30, 1 << 31):
-        chunk = backward_chunk_rows(videos, videos, tile, True, budget)
-        copies, sums = 2 * 2 * 65536 * 512, 4 * 512 * (65536 + chunk)
-        assert 0.7 * budget < 2 * chunk * 65536 + copies + sums <= budget
-        assert chunk % 128 == 0
-    assert backward_chunk_rows(videos, videos, tile, True, 1) == 128
+PLANS = [
+    # dim, workspace, least share of the chunk's time in which dV = dS T uses every SM
+    (256, None, 0.9),
+    (256, 2 << 30, 0.95),
+    (512, 1 << 30, 0.95),
+    (512, 2 << 30, 0.95),
+    (768, 2 << 30, 0.95),
+]
+
+
+def embeddings(rows, dim, dtype=torch.bfloat16):
+    return torch.empty(rows, dim, dtype=dtype, device="meta")
+
+
+@pytest.mark.parametrize("dim, workspace, busy", PLANS)
+def test_chunks_fit_the_workspace_and_fill_the_gpu(dim, workspace, busy):
+    videos = embeddings(65536, dim)
+    budget = workspace or default_workspace_bytes(videos, videos)
+    rows, splits = backward_plan(videos, videos, tile_of(videos), (True, True), budget)
+    assert rows % 128 == 0
+    # The gradient, its fp16 factors, fp32 sums of both sides, the workspace of cuBLAS and the logs.
+    held = 2 * rows * 65536 + 2 * 2 * 65536 * dim + 4 * dim * (65536 + splits * rows)
+    held += (32 << 20) + 16 * 2 * 65536
+    assert 0.6 * budget < held <= budget
+    tiles = rows // 128 * -(-dim // 256) * splits
+    assert tiles / (-(-tiles // 132) * 132) >= busy
+    assert backward_plan(videos, videos, tile_of(videos), (True, True), 1) == (128, 1)
+
+
+@pytest.mark.parametrize("columns", [512, 2048, 65536])
+def test_short_sums_are_not_split(columns):
+    texts = embeddings(columns, 256)
+    for videos in (embeddings(1024, 256), embeddings(8192, 256, torch.float32)):
+        plan = backward_plan(videos, texts.to(videos.dtype), tile_of(videos), (True, True), 1 << 30)
+        assert plan.splits <= max(1, columns // 1024)
+    # Nothing is split where dV is not computed.
+    only_texts = backward_plan(embeddings(1024, 256), texts, tile_of(texts), (False, True), 1 << 30)
+    assert only_texts == (1024, 1)
 
 
 @pytest.mark.parametrize("rows, columns, dim", [(65536, 65536, 1024), (4096, 524_288, 512)])
 def test_the_default_workspace_holds_two_thousand_rows(rows, columns, dim):
-    videos, texts = (
-        torch.empty(lines, dim, dtype=torch.bfloat16, device="meta") for lines in (rows, columns)
-    )
+    videos, texts = embeddings(rows, dim), embeddings(columns, dim)
     budget = default_workspace_bytes(videos, texts)
-    assert backward_chunk_rows(videos, texts, tile_of(videos), True, budget) == 2048
-    small = torch.empty(1000, 256, dtype=torch.bfloat16, device="meta")
+    plan = backward_plan(videos, texts, tile_of(videos), (True, True), budget)
+    assert 1024 <= plan.rows <= 2048
+    small = embeddings(1000, 256)
     assert default_workspace_bytes(small, small) == DEFAULT_WORKSPACE_BYTES
 
 

@@ -96,6 +96,8 @@ BUGS = {
         "video_factors[start:stop]",
         "video_factors[: stop - start]",
     ),
+    "one_part_of_the_sum": (gradient, "tl.range(1, splits)", "tl.range(1, 1)"),
+    "columns_beyond_the_parts_dropped": (backward, "if whole < left.shape[1]:", "if False:"),
     "upstream_gradient_ignored": (
         gradient,
         "factor = tl.load(upstream).to(tl.float32) / lift",
@@ -120,6 +122,7 @@ BUGS = {
 # Silent ones first, one for each kind of test that catches them.
 FAST = [
     "padded_columns_in_row_sums",
+    "columns_beyond_the_parts_dropped",
     "no_range_check",
     "positive_rounded_before_the_difference",
     "gradient_not_lifted",
@@ -161,6 +164,10 @@ def protocol(check, regime, rows, monkeypatch):
             check(*regime("random", 260, 16, HALF), options={"workspace_bytes": 1})
             # Dots near one, few and large: rounding of any intermediate shows.
             check(*regime("half", 300, 64, torch.float32), options={"workspace_bytes": 1})
+        with monkeypatch.context() as patch:
+            # Parts of the sum over the columns.
+            patch.setattr(layout, "LEAST_SPLIT_DEPTH", 64)
+            check(*regime("random", 390, 16, HALF))
 
     return run
 
