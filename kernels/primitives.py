@@ -67,8 +67,13 @@ def gumbel(seed, token_id, GROUPS: tl.constexpr, BLOCK_G: tl.constexpr):
 
 @triton.jit
 def tile_position(row_tiles, column_tiles, TILE_GROUP: tl.constexpr):
-    """Row and column tile of this program; TILE_GROUP row tiles share a column tile in L2."""
-    pid = tl.program_id(0)
+    """`tile_at` of this program."""
+    return tile_at(tl.program_id(0), row_tiles, column_tiles, TILE_GROUP)
+
+
+@triton.jit
+def tile_at(pid, row_tiles, column_tiles, TILE_GROUP: tl.constexpr):
+    """Row and column tile number `pid`; TILE_GROUP row tiles share a column tile in L2."""
     per_group = TILE_GROUP * column_tiles
     first = (pid // per_group) * TILE_GROUP
     height = tl.minimum(row_tiles - first, TILE_GROUP)

@@ -19,7 +19,6 @@ from .layout import (
     InfonceTile,
     backward_plan,
     padded_columns,
-    pointer_depth,
     product_options,
     tile_of,
     tile_operands,
@@ -178,12 +177,11 @@ class Step:
         sizes = (start, stop, videos.shape[0], columns, block.offset)
         row_blocks = line_blocks(videos.shape[0])
         pairs = block.pair_options()
+        tiles = -(-(stop - start) // tile.rows) * -(-columns // tile.columns)
         launch(
             dots_gradient_kernel,
-            (-(-(stop - start) // tile.rows) * -(-columns // tile.columns),),
+            (tile.programs(tiles, videos),),
             *self.operands,
-            videos,
-            texts,
             block.scale,
             logs.lines,
             self.factors,
@@ -194,19 +192,19 @@ class Step:
             self.line_upstream,
             self.positive_upstream,
             tile_target(buffer, tile),
-            buffer,
             *sizes,
             row_blocks,
             buffer.stride(0),
-            dim,
             self.lift,
-            POINTER_K=pointer_depth(videos),
+            DEPTH=dim,
             LINES=LINES,
             TILE_GROUP=TILE_GROUP,
             LOSS=self.loss,
+            FLATTEN=tile.blocks > 0,
             **tile.options(),
             **pairs,
             **product_options(videos),
+            **({} if block.video_ids is not None else tile.register_limit()),
         )
         if pairs["SHARE"] or start + block.offset >= columns or stop + block.offset <= 0:
             return

@@ -26,7 +26,7 @@ from .layout import (
     tile_of,
     tile_operands,
 )
-from .tiles import OFFSET, add_parts, same_class, tile_dots
+from .tiles import OFFSET, add_parts, diagonal_tiles, same_class, tile_dots
 
 FOLD_LINES = 256
 FEW_BLOCKS_PER_SM = 4
@@ -60,54 +60,50 @@ def sums_kernel(
     offset,
     strips,
     strip,
-    depth,
+    DEPTH: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
-    STRIPS: tl.constexpr,
+    TILES: tl.constexpr,
     RAGGED: tl.constexpr,
     EXCLUDE: tl.constexpr,
     SHARE: tl.constexpr,
     DESCRIBED: tl.constexpr,
+    FLATTEN: tl.constexpr,
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
     """Partial sums of a column tile with `strip` row tiles, without the positives.
 
-    STRIPS selects the strips of this launch: `all`, those on the `diagonal`, or those `beside` it.
-    With SHARE, the sums include the positives.
+    TILES selects the tiles of this launch: `all`, those `beside` the diagonal, or those on the
+    `diagonal`. The latter has one program per column tile, which adds to the column sums that the
+    launch before it stored. With SHARE, the sums include the positives.
     """
     pid = tl.program_id(0)
-    strip_rows = strip * BLOCK_M
-    if STRIPS == "diagonal":
-        column_tile = first_tile + pid // 2
+    slope = tl.load(scale).to(tl.float32) * LOG2_E
+    base = -slope + OFFSET
+    if TILES == "diagonal":
+        column_tile = first_tile + pid
     else:
         column_tile = first_tile + pid // strips
     first_column = column_tile * BLOCK_N
-    first_positive = tl.maximum(first_column - offset, first_row) - first_row
-    last_positive = tl.minimum(first_column + BLOCK_N - offset, stop_row) - 1 - first_row
-    if STRIPS == "diagonal":
-        number = tl.maximum(first_positive, 0) // strip_rows + pid % 2
-        taken = (first_positive <= last_positive) & (number * strip_rows <= last_positive)
+    lowest, highest = diagonal_tiles(first_column, offset, first_row, stop_row, BLOCK_M, BLOCK_N)
+    if TILES == "diagonal":
+        number = lowest // strip
+        first = lowest
+        last = highest
     else:
         number = pid % strips
-        taken = number >= 0
-        if STRIPS == "beside":
-            above = last_positive < number * strip_rows
-            below = first_positive >= (number + 1) * strip_rows
-            taken = (first_positive > last_positive) | above | below
-    strip_start = first_row + number * strip_rows
-    tiles = tl.minimum(strip, tl.cdiv(stop_row - strip_start, BLOCK_M))
-    tiles = tl.where(taken, tiles, 0)
-    slope = tl.load(scale).to(tl.float32) * LOG2_E
-    base = -slope + OFFSET
+        first = number * strip
+        last = tl.minimum(first + strip, tl.cdiv(stop_row - first_row, BLOCK_M)) - 1
     column = first_column + tl.arange(0, BLOCK_N)
+    partial_at = column_tile.to(tl.int64) * (stop_row - first_row) - first_row
     # One thread holds rows r and r + 8 of a tensor-core tile, so their sum needs no shuffle.
     column_sum = tl.zeros((BLOCK_M // 16, 8, BLOCK_N), dtype=tl.float32)
-    partial_at = column_tile.to(tl.int64) * (stop_row - first_row) - first_row
-    for tile in tl.range(0, tiles):
-        tile_start = strip_start + tile * BLOCK_M
-        row = tile_start + tl.arange(0, BLOCK_M)
+    # One flat loop over tiles and depth: the copies of the next tile are under way while the sums
+    # of this one are taken.
+    for row_tile in tl.range(first, last + 1, flatten=FLATTEN):
+        tile_start = first_row + row_tile * BLOCK_M
         dots = tile_dots(
             videos,
             texts,
@@ -115,7 +111,7 @@ def sums_kernel(
             first_column,
             stop_row,
             columns,
-            depth,
+            DEPTH,
             BLOCK_M,
             BLOCK_N,
             BLOCK_K,
@@ -123,13 +119,17 @@ def sums_kernel(
             PRECISION,
             UPCAST,
         )
+        row = tile_start + tl.arange(0, BLOCK_M)
+        counted = row < stop_row
+        if TILES == "beside":
+            counted = counted & ((row_tile < lowest) | (row_tile > highest))
         if SHARE:
             same = same_class(video_ids, text_ids, row, column, stop_row, columns)
             shared = tl.sum(tl.where(same, dots, 0.0), 1)
             # p_i / alpha: the mean of a_ij over the texts j with the id of i
-            shared *= tl.load(weights + row, mask=row < stop_row, other=0.0)
-            tl.store(positives + partial_at + row, shared, mask=row < stop_row)
-        row_base = tl.where(row < stop_row, base, float("-inf"))
+            shared *= tl.load(weights + row, mask=counted, other=0.0)
+            tl.store(positives + partial_at + row, shared, mask=counted)
+        row_base = tl.where(counted, base, float("-inf"))
         # e_ij = 2^(k a_ij - k + OFFSET) = 2^OFFSET exp(s_ij - alpha), k = alpha log2 e
         power = tl.exp2(tl.fma(dots, slope, row_base[:, None]))
         if RAGGED:
@@ -137,16 +137,18 @@ def sums_kernel(
         if EXCLUDE:
             same = same_class(video_ids, text_ids, row, column, stop_row, columns)
             power = tl.where(same, 0.0, power)
-        if STRIPS != "beside" and not SHARE:
+        if TILES != "beside" and not SHARE:
             on_diagonal = (row + offset)[:, None] == column[None, :]
             power = tl.where(on_diagonal, 0.0, power)
         # exp(r_i) = sum_j exp(s_ij): the part of this tile of columns
-        tl.store(row_sums + partial_at + row, tl.sum(power, 1), mask=row < stop_row)
+        tl.store(row_sums + partial_at + row, tl.sum(power, 1), mask=counted)
         # exp(c_j) = sum_i exp(s_ij): the part of this tile of rows
         column_sum += tl.sum(tl.reshape(power, (BLOCK_M // 16, 2, 8, BLOCK_N)), 1)
     total = tl.sum(tl.sum(column_sum, 0), 0)
     at = column_sums + number.to(tl.int64) * columns + column
-    tl.store(at, total, mask=taken & (column < columns))
+    if TILES == "diagonal":
+        total += tl.load(at, mask=column < columns, other=0.0)
+    tl.store(at, total, mask=column < columns)
 
 
 @triton.jit(do_not_specialize=["lines", "parts", "running"])
@@ -180,27 +182,29 @@ class CallTensors(NamedTuple):
 
 
 def _sums_launches(
-    block: CallTensors, tile: InfonceTile, start: int, stop: int, strips: int, together: bool
+    block: CallTensors, tile: InfonceTile, start: int, stop: int, together: bool
 ) -> Iterator[tuple[str, int, int, bool]]:
-    """(strips, first column tile, programs, ragged) of the launches that sum one chunk.
+    """(tiles, first column tile, column tiles, ragged) of the launches that sum one chunk.
 
     With masks, a kernel needs more registers and only one block fits an SM. In large problems, the
-    tiles that need masks (the ragged last column tile and the strips on the diagonal) therefore
-    have separate launches.
+    tiles that need masks (the ragged last column tile and the tiles on the diagonal) therefore
+    have separate launches. The diagonal's is last, because it adds to the sums of the others.
     """
     columns = block.texts.shape[0]
     full = columns // tile.columns
     ragged = columns % tile.columns != 0
     if together:
-        yield "all", 0, strips * (full + ragged), ragged
+        yield "all", 0, full + ragged, ragged
         return
     if full:
-        yield "beside", 0, strips * full, False
+        yield "beside", 0, full, False
     if ragged:
-        yield "beside", full, strips, True
-    # The kernel treats the padding of the last tile as columns when it selects strips.
-    if start + block.offset < tile.columns * (full + ragged) and stop + block.offset > 0:
-        yield "diagonal", 0, 2 * (full + ragged), ragged
+        yield "beside", full, 1, True
+    # The kernel treats the padding of the last tile as columns when it selects tiles.
+    first = max(0, (start + block.offset) // tile.columns)
+    last = min(full + ragged, -(-(stop + block.offset) // tile.columns))
+    if first < last:
+        yield "diagonal", first, last - first, ragged
 
 
 class Logs(NamedTuple):
@@ -249,12 +253,10 @@ def forward(block: CallTensors, *, with_loss: bool) -> tuple[Tensor, Logs]:
         stop = min(start + chunk, rows)
         strips_here = -(-(stop - start) // (strip * tile.rows))
         together = share or strips_here * column_tiles <= few
-        for part, first_tile, programs, ragged in _sums_launches(
-            block, tile, start, stop, strips_here, together
-        ):
+        for part, first_tile, tiles, ragged in _sums_launches(block, tile, start, stop, together):
             launch(
                 sums_kernel,
-                (programs,),
+                (tiles if part == "diagonal" else tiles * strips_here,),
                 *described,
                 block.scale,
                 block.video_ids,
@@ -270,9 +272,10 @@ def forward(block: CallTensors, *, with_loss: bool) -> tuple[Tensor, Logs]:
                 block.offset,
                 strips_here,
                 strip,
-                videos.shape[1],
-                STRIPS=part,
+                DEPTH=videos.shape[1],
+                TILES=part,
                 RAGGED=ragged,
+                FLATTEN=tile.blocks > 0 and part == "beside",
                 **tile.options(),
                 **pairs,
                 **product_options(videos),

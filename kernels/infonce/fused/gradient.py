@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ...primitives import LOG2_E, tile_position
+from ...primitives import LOG2_E, tile_at
 from .tiles import OFFSET, same_class, tile_dots
 
 
@@ -74,8 +74,6 @@ def with_classes(
 def dots_gradient_kernel(
     videos,
     texts,
-    video_rows,
-    text_rows,
     scale,
     logs,
     factors,
@@ -86,7 +84,6 @@ def dots_gradient_kernel(
     line_upstream,
     positive_upstream,
     out,
-    out_rows,
     first_row,
     stop_row,
     rows,
@@ -94,37 +91,37 @@ def dots_gradient_kernel(
     offset,
     row_blocks,
     stride,
-    depth,
     lift,
+    DEPTH: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
-    POINTER_K: tl.constexpr,
     LINES: tl.constexpr,
     TILE_GROUP: tl.constexpr,
     EXCLUDE: tl.constexpr,
     SHARE: tl.constexpr,
     LOSS: tl.constexpr,
     DESCRIBED: tl.constexpr,
+    FLATTEN: tl.constexpr,
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """`lift` x the gradient of one tile of dot products, without the common factor of upstream.
+    """`lift` x the gradient of the dot products, without the common factor of upstream.
 
-    Without SHARE, `diagonal_kernel` overwrites the positives afterwards.
+    A program takes every `tl.num_programs(0)`-th tile. Without SHARE, `diagonal_kernel` overwrites
+    the positives afterwards.
     """
-    row_tile, column_tile = tile_position(
-        tl.cdiv(stop_row - first_row, BLOCK_M), tl.cdiv(columns, BLOCK_N), TILE_GROUP
-    )
-    row_start = first_row + row_tile * BLOCK_M
-    column_start = column_tile * BLOCK_N
-    row = row_start + tl.arange(0, BLOCK_M)
+    row_tiles, column_tiles = tl.cdiv(stop_row - first_row, BLOCK_M), tl.cdiv(columns, BLOCK_N)
     slope = tl.load(scale).to(tl.float32) * LOG2_E
     first_column_line = row_blocks * LINES
-    row_flags = tl.load(sound + row_start // LINES + tl.arange(0, BLOCK_M // LINES))
-    column_blocks = row_blocks + column_start // LINES + tl.arange(0, BLOCK_N // LINES)
-    if tl.minimum(tl.min(row_flags, 0), tl.min(tl.load(sound + column_blocks), 0)) != 0:
-        column = column_start + tl.arange(0, BLOCK_N)
+    # One flat loop over tiles and depth: the copies of the next tile are under way while the
+    # gradient of this one is computed.
+    for tile in tl.range(
+        tl.program_id(0), row_tiles * column_tiles, tl.num_programs(0), flatten=FLATTEN
+    ):
+        row_tile, column_tile = tile_at(tile, row_tiles, column_tiles, TILE_GROUP)
+        row_start = first_row + row_tile * BLOCK_M
+        column_start = column_tile * BLOCK_N
         dots = tile_dots(
             videos,
             texts,
@@ -132,7 +129,7 @@ def dots_gradient_kernel(
             column_start,
             stop_row,
             columns,
-            depth,
+            DEPTH,
             BLOCK_M,
             BLOCK_N,
             BLOCK_K,
@@ -140,65 +137,36 @@ def dots_gradient_kernel(
             PRECISION,
             UPCAST,
         )
+        row_flags = tl.load(sound + row_start // LINES + tl.arange(0, BLOCK_M // LINES))
+        column_blocks = row_blocks + column_start // LINES + tl.arange(0, BLOCK_N // LINES)
+        is_sound = tl.minimum(tl.min(row_flags, 0), tl.min(tl.load(sound + column_blocks), 0))
+        row = row_start + tl.arange(0, BLOCK_M)
         row_factor = tl.load(factors + row) * lift
-        column_factor = tl.load(factors + first_column_line + column) * lift
-        power = tl.exp2(tl.fma(dots, slope, -slope + OFFSET))
-        # e_ij (g^r_i / exp(r_i) + g^c_j / exp(c_j)): the same with one power
-        gradient = power * (row_factor[:, None] + column_factor[None, :])
-        gradient = with_classes(
-            gradient,
-            video_ids,
-            text_ids,
-            weights,
-            positive_upstream,
-            row,
-            column,
-            stop_row,
-            rows,
-            columns,
-            offset,
-            lift,
-            EXCLUDE,
-            SHARE,
-            LOSS,
-        )
-        if DESCRIBED:
-            out.store([row_start - first_row, column_start], gradient.to(out.dtype))
-        else:
-            # The padding of a row may be written, and whole vectors are.
-            target = out + (row - first_row).to(tl.int64)[:, None] * stride + column[None, :]
-            inside = (row < stop_row)[:, None] & (column < stride)[None, :]
-            tl.store(target, gradient.to(out.dtype.element_ty), mask=inside)
-    else:
-        # Narrow pieces, so that this rare path does not increase the registers of the kernel.
-        PIECE: tl.constexpr = 32
-        row_log = tl.load(logs + row)[:, None]
-        row_upstream = upstream_of(line_upstream, row, offset, rows, columns, 0, 1.0, LOSS)
-        for piece in tl.range(0, BLOCK_N // PIECE):
-            piece_start = column_start + piece * PIECE
-            column = piece_start + tl.arange(0, PIECE)
-            dots = tile_dots(
-                video_rows,
-                text_rows,
-                row_start,
-                piece_start,
-                stop_row,
-                columns,
-                depth,
-                BLOCK_M,
-                PIECE,
-                POINTER_K,
-                False,
-                PRECISION,
-                UPCAST,
-            )
-            column_log = tl.load(logs + first_column_line + column)[None, :]
-            column_upstream = upstream_of(
-                line_upstream, column, -offset, columns, rows, first_column_line, 1.0, LOSS
-            )
-            gradient = lift * exact_gradient(
-                dots, slope, row_log, column_log, row_upstream[:, None], column_upstream[None, :]
-            )
+        # In halves: fewer registers, and a smaller buffer for the store.
+        halves = tl.permute(tl.reshape(dots, (BLOCK_M, 2, BLOCK_N // 2)), (0, 2, 1)).split()
+        for half in tl.static_range(2):
+            half_start = column_start + half * (BLOCK_N // 2)
+            column = half_start + tl.arange(0, BLOCK_N // 2)
+            if is_sound != 0:
+                column_factor = tl.load(factors + first_column_line + column) * lift
+                power = tl.exp2(tl.fma(halves[half], slope, -slope + OFFSET))
+                # e_ij (g^r_i / exp(r_i) + g^c_j / exp(c_j)): the same with one power
+                gradient = power * (row_factor[:, None] + column_factor[None, :])
+            else:
+                row_log = tl.load(logs + row)
+                column_log = tl.load(logs + first_column_line + column)
+                row_upstream = upstream_of(line_upstream, row, offset, rows, columns, 0, 1.0, LOSS)
+                column_upstream = upstream_of(
+                    line_upstream, column, -offset, columns, rows, first_column_line, 1.0, LOSS
+                )
+                gradient = lift * exact_gradient(
+                    halves[half],
+                    slope,
+                    row_log[:, None],
+                    column_log[None, :],
+                    row_upstream[:, None],
+                    column_upstream[None, :],
+                )
             gradient = with_classes(
                 gradient,
                 video_ids,
@@ -216,9 +184,13 @@ def dots_gradient_kernel(
                 SHARE,
                 LOSS,
             )
-            target = out_rows + (row - first_row).to(tl.int64)[:, None] * stride + column[None, :]
-            inside = (row < stop_row)[:, None] & (column < columns)[None, :]
-            tl.store(target, gradient.to(out_rows.dtype.element_ty), mask=inside)
+            if DESCRIBED:
+                out.store([row_start - first_row, half_start], gradient.to(out.dtype))
+            else:
+                # The padding of a row may be written, and whole vectors are.
+                target = out + (row - first_row).to(tl.int64)[:, None] * stride + column[None, :]
+                inside = (row < stop_row)[:, None] & (column < stride)[None, :]
+                tl.store(target, gradient.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["first_row", "stop_row", "rows", "columns", "offset", "row_blocks"])

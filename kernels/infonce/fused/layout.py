@@ -21,7 +21,8 @@ DEFAULT_WORKSPACE_BYTES = 1 << 29
 DEFAULT_ROWS = 2048
 # Limit of the row sums of a chunk, one value per row and column tile, so that they stay in L2.
 ROW_SUM_BYTES = 1 << 24
-MAX_STRIP_TILES = 8
+# Two rows of every tile are added in turn, so rounding grows with the length of a strip.
+MAX_STRIP_TILES = 16
 # PyTorch allocates this workspace of cuBLAS in the first product of a process (Hopper: 32 MiB).
 LIBRARY_BYTES = 1 << 25
 # Parts of the sum over the columns in dV = dS T; a part has at least this many columns.
@@ -37,7 +38,11 @@ CHUNK_SECONDS = 15e-6
 
 @dataclass(frozen=True)
 class InfonceTile:
-    """A tile of videos x texts; `described` means that tensor descriptors load it."""
+    """A tile of videos x texts.
+
+    `described` means that tensor descriptors load it. With `blocks`, that many programs of the main
+    path fit an SM, and its loops over tiles and depth are flattened.
+    """
 
     rows: int
     columns: int
@@ -45,6 +50,7 @@ class InfonceTile:
     warps: int
     stages: int
     described: bool
+    blocks: int = 0
 
     def options(self) -> dict[str, Any]:
         """The constants of a kernel that processes this tile."""
@@ -56,6 +62,14 @@ class InfonceTile:
             "num_warps": self.warps,
             "num_stages": self.stages,
         }
+
+    def programs(self, tiles: int, like: Tensor) -> int:
+        """Programs of a launch whose programs loop over tiles: as many as fit the GPU."""
+        return min(tiles, self.blocks * traits(like.device).sm_count) if self.blocks else tiles
+
+    def register_limit(self) -> dict[str, int]:
+        """An option for kernels that fit `blocks` on an SM without spilling if ptxas has to."""
+        return {"maxnreg": 65536 // (self.blocks * self.warps * 32)} if self.blocks else {}
 
 
 def unsupported(videos: Tensor) -> str | None:
@@ -94,8 +108,10 @@ def tile_of(videos: Tensor) -> InfonceTile:
         )
     # A descriptor fills with zeros past D, so the depth need not divide it.
     depth = next(depth for depth in (64, 32, 16) if videos.shape[1] >= depth)
+    # On sm_100 one block fits either way.
+    blocks = 2 if traits(videos.device).capability[0] == 9 else 0
     return (
-        InfonceTile(128, 128, depth, 8, 3, True)
+        InfonceTile(128, 128, depth, 8, 3, True, blocks)
         if half
         else InfonceTile(64, 64, min(32, depth), 4, 2, True)
     )
@@ -114,12 +130,12 @@ def tile_operands(videos: Tensor, texts: Tensor, tile: InfonceTile) -> tuple[Any
 
 
 def tile_target(buffer: Tensor, tile: InfonceTile) -> Any:
-    """A matrix to which a kernel stores tiles: a descriptor, which clips, or a pointer."""
+    """A matrix to which a kernel stores half tiles: a descriptor, which clips, or a pointer."""
     if not tile.described:
         return buffer
     from triton.tools.tensor_descriptor import TensorDescriptor
 
-    return TensorDescriptor.from_tensor(buffer, [tile.rows, tile.columns])
+    return TensorDescriptor.from_tensor(buffer, [tile.rows, tile.columns // 2])
 
 
 def product_options(videos: Tensor) -> dict[str, Any]:

@@ -56,6 +56,24 @@ def tile_dots(
 
 
 @triton.jit
+def diagonal_tiles(
+    first_column,
+    offset,
+    first_row,
+    stop_row,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """First and last row tile with positives of a column tile; without positives, last < first.
+
+    The padding of the last column tile counts as columns.
+    """
+    first = tl.maximum(first_column - offset, first_row) - first_row
+    last = tl.minimum(first_column + BLOCK_N - offset, stop_row) - 1 - first_row
+    return tl.where(first <= last, first // BLOCK_M, 1), tl.where(first <= last, last // BLOCK_M, 0)
+
+
+@triton.jit
 def paired_dots(
     left,
     right,

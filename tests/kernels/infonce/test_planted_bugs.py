@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from svilm_fast.kernels import primitives
+from svilm_fast.kernels.device import DeviceTraits, assume_traits
 from svilm_fast.kernels.infonce.fused import (
     backward,
     finish,
@@ -23,15 +24,22 @@ BUGS = {
     "padded_columns_in_row_sums": (forward, "if RAGGED:", "if False:"),
     "padded_rows_in_column_sums": (
         forward,
-        'tl.where(row < stop_row, base, float("-inf"))',
-        "tl.where(row < stop_row, base, base)",
+        'tl.where(counted, base, float("-inf"))',
+        "tl.where(counted, base, base)",
     ),
     "natural_exponent_as_binary": (
         forward,
         "tl.load(scale).to(tl.float32) * LOG2_E",
         "tl.load(scale).to(tl.float32)",
     ),
-    "positives_counted_twice": (forward, 'if STRIPS != "beside" and not SHARE:', "if False:"),
+    "positives_counted_twice": (forward, 'if TILES != "beside" and not SHARE:', "if False:"),
+    "diagonal_tiles_counted_twice": (
+        forward,
+        "counted & ((row_tile < lowest) | (row_tile > highest))",
+        "counted & (row_tile >= 0)",
+    ),
+    "diagonal_overwrites_the_strip": (forward, "total += tl.load(at,", "total += 0 * tl.load(at,"),
+    "diagonal_of_another_strip": (forward, "number = lowest // strip", "number = lowest"),
     "diagonal_of_the_wrong_column": (
         forward,
         "on_diagonal = (row + offset)[:, None]",
@@ -72,8 +80,20 @@ BUGS = {
     ),
     "half_precision_powers": (
         gradient,
-        "power = tl.exp2(tl.fma(dots, slope, -slope + OFFSET))",
-        "power = tl.exp2((tl.fma(dots, slope, -slope)).to(tl.float16).to(tl.float32) + OFFSET)",
+        "power = tl.exp2(tl.fma(halves[half], slope, -slope + OFFSET))",
+        "power = tl.exp2((tl.fma(halves[half], slope, -slope)).to(tl.float16).to(tl.float32)"
+        " + OFFSET)",
+    ),
+    "halves_exchanged": (gradient, "halves[half], slope", "halves[1 - half], slope"),
+    "first_tile_of_a_program_only": (
+        gradient,
+        "row_tiles * column_tiles, tl.num_programs(0),",
+        "row_tiles * column_tiles, row_tiles * column_tiles,",
+    ),
+    "flags_of_the_rows_only": (
+        gradient,
+        "tl.minimum(tl.min(row_flags, 0), tl.min(tl.load(sound + column_blocks), 0))",
+        "tl.min(row_flags, 0)",
     ),
     "one_power_out_of_range": (finish, "(any_broken == 0).to(tl.int32)", "1"),
     "positives_forgotten": (backward, 'if pairs["SHARE"] or', 'if not pairs["SHARE"] or'),
@@ -122,6 +142,8 @@ BUGS = {
 # Silent ones first, one for each kind of test that catches them.
 FAST = [
     "padded_columns_in_row_sums",
+    "diagonal_tiles_counted_twice",
+    "first_tile_of_a_program_only",
     "columns_beyond_the_parts_dropped",
     "no_range_check",
     "positive_rounded_before_the_difference",
@@ -143,6 +165,9 @@ def protocol(check, regime, rows, monkeypatch):
         check(*regime("saturated", 70, 32, HALF))
         check(*regime("confident", 70, 32, torch.float32))
         check(*regime("sharper", 70, 16, HALF))
+        # The sum of one column is out of range, those of all rows are not.
+        videos, texts, scale = regime("opposite", 70, 16, HALF)
+        check(videos, torch.cat((texts[:1], -texts[1:])), scale)
         for mode in ("exclude", "share"):
             check(
                 *regime("random", 130, 16, HALF),
@@ -161,11 +186,14 @@ def protocol(check, regime, rows, monkeypatch):
             patch.setattr(layout, "MAX_STRIP_TILES", 1)
             # Of the module in use, which a planted bug replaces.
             patch.setattr(function.forward_kernels, "FEW_BLOCKS_PER_SM", 0)
-            check(*regime("random", 260, 16, HALF), options={"workspace_bytes": 1})
+            with assume_traits(DeviceTraits((9, 0), 1, 232_448, "two programs at a time")):
+                check(*regime("random", 260, 16, HALF), options={"workspace_bytes": 1})
             # Dots near one, few and large: rounding of any intermediate shows.
             check(*regime("half", 300, 64, torch.float32), options={"workspace_bytes": 1})
         with monkeypatch.context() as patch:
-            # Parts of the sum over the columns.
+            # Two strips of two tiles, and parts of the sum over the columns.
+            patch.setattr(function.forward_kernels, "strip_tiles", lambda *_: 2)
+            patch.setattr(function.forward_kernels, "FEW_BLOCKS_PER_SM", 0)
             patch.setattr(layout, "LEAST_SPLIT_DEPTH", 64)
             check(*regime("random", 390, 16, HALF))
 

@@ -81,13 +81,10 @@ def test_no_sum_left_the_range(rows, monkeypatch, plausible_memory, block):
 @pytest.mark.parametrize(
     ("planted", "block"),
     [
-        ({'yield "diagonal", 0,': 'yield "diagonal", 0, 0 *'}, "square"),
-        ({'yield "beside", 0, strips * full, False': "pass"}, "whole tiles"),
-        ({'yield "beside", full, strips, True': "pass"}, "square"),
-        (
-            {"block.offset < tile.columns * (full + ragged)": "block.offset < columns"},
-            "diagonal just past the columns",
-        ),
+        ({'yield "diagonal", first, last - first, ragged': "pass"}, "square"),
+        ({'yield "beside", 0, full, False': "pass"}, "whole tiles"),
+        ({'yield "beside", full, 1, True': "pass"}, "square"),
+        ({"min(full + ragged, -(": "min(full, -("}, "diagonal just past the columns"),
     ],
     ids=["no diagonal", "no whole tiles", "no ragged tile", "diagonal only within the columns"],
 )
