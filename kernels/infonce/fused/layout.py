@@ -185,10 +185,18 @@ def backward_plan(
     The workspace holds everything that `backward` allocates besides its outputs. If it is too
     small, a chunk is one row of tiles. `needs`: whether dV = dS T and dT = dS^T V are computed.
     """
-    numbers = (*videos.shape, texts.shape[0], videos.dtype, tile.rows, *needs)
-    most_splits = min(MAX_SPLITS, texts.shape[0] // LEAST_SPLIT_DEPTH) if needs[0] else 1
+    rows, dim = videos.shape
+    columns = texts.shape[0]
     return _backward_plan(
-        *numbers, workspace_bytes, max(1, most_splits), traits(videos.device).sm_count
+        rows,
+        dim,
+        columns,
+        videos.dtype,
+        tile.rows,
+        *needs,
+        workspace_bytes,
+        max(1, min(MAX_SPLITS, columns // LEAST_SPLIT_DEPTH)) if needs[0] else 1,
+        traits(videos.device).sm_count,
     )
 
 
