@@ -21,6 +21,7 @@ from svilm_fast.models.config import CropView
 from svilm_fast.models.flops import Flops, product
 from svilm_fast.models.initialisation import initialise
 from svilm_fast.models.precision import at_least_fp32, masked_mean, project
+from svilm_fast.models.token_dropping import keep_count
 from svilm_fast.models.transformer import MLP
 from svilm_fast.objectives.base import (
     KIND,
@@ -127,9 +128,24 @@ class ViDropConfig(ObjectiveConfig):
                     f"objectives.{name}.crops.{setting}={value} must be a multiple of "
                     f"video.{of}={unit}"
                 )
+        drop = video.drop
+        shown = {"video.drop": (video, drop.rate if drop.rate_max is None else drop.rate_max)}
+        small = self.reads().crops
+        if small is not None and self.target == "pixels":
+            shown[f"objectives.{name}.crops"] = (video.cropped(small), small.drop_rate)
+        for settings, (clips, rate) in shown.items():
+            kept = keep_count(clips.grid, rate, drop.pattern)
+            if kept < 2:
+                raise ValueError(
+                    f"{settings} keeps {kept} of {clips.num_tokens} tokens; objectives.{name} "
+                    "needs 2, of which one is masked and one is shown: lower its drop rate"
+                )
 
     def alarm(self, name: str, step: int, logged: Mapping[str, float]) -> Alarm | None:
-        return self.collapse.alarm(step, logged)
+        remedy = "Lower optimizer.lr"
+        if self.target == "teacher":
+            remedy += f", raise ema.decay, or use objectives.{name}.target=pixels"
+        return self.collapse.alarm(step, logged, remedy)
 
     def metrics(self, name: str) -> dict[str, Metric]:
         found = dict(METRICS)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from svilm_fast.core.errors import ConfigError
 from svilm_fast.distributed.gradient_cache import CachedStep
 from svilm_fast.models.flops import encoded_tokens, video_flops
-from svilm_fast.objectives.collapse import CollapseConfig, spread_metrics
+from svilm_fast.objectives.collapse import CollapseConfig, halves, spread_metrics
 from svilm_fast.objectives.flops import step_flops
 from svilm_fast.objectives.vidrop import distance, normalised
 from svilm_fast.train.config.load import load_config
@@ -26,6 +26,7 @@ NOISY = ("video.drop.rate=0.25", "video.drop_path=0.2", "video.dropout=0.1")
 CROPS = tuple(
     f"objectives.vidrop.crops.{setting}" for setting in ("count=2", "frames=2", "image_size=4")
 )
+CROPS_DROP = "objectives.vidrop.crops.drop_rate=0.9"
 TEACHER, PIXELS = ("objectives.vidrop.target=teacher",), ("objectives.vidrop.target=pixels",)
 
 
@@ -118,6 +119,11 @@ def test_distances() -> None:
         ((*SELF, *CROPS, "objectives.vidrop.crops.image_size=6"), "multiple of video.patch=4"),
         ((*SELF, "objectives.vidrop.crops.scale=[0.5,0.1]"), "smallest <= largest"),
         ((*SELF, *PIXELS, "video.lock=true"), "which video.lock=true freezes"),
+        ((*SELF, *PIXELS, "video.drop.rate=0.99"), "video.drop keeps 1 of 16 tokens"),
+        (
+            (*SELF, *PIXELS, *CROPS, "objectives.vidrop.crops.image_size=8", CROPS_DROP),
+            "objectives.vidrop.crops keeps 1 of 8 tokens",
+        ),
     ],
 )
 def test_settings_without_a_task_are_refused(overrides, message) -> None:
@@ -125,32 +131,76 @@ def test_settings_without_a_task_are_refused(overrides, message) -> None:
         small_config("objectives.vidrop.weight=1", *overrides)
 
 
+def states_of(whole: torch.Tensor) -> torch.Tensor:
+    """Two equal halves of each clip."""
+    return torch.stack([whole, whole], dim=1)
+
+
 def test_the_measures_of_collapse() -> None:
-    alike = spread_metrics(torch.ones(8, 5) * 3)
-    assert float(alike["feature_spread"]) < 1e-3
-    apart = spread_metrics(torch.eye(6, 20))
-    assert float(apart["feature_spread"]) == pytest.approx((1 - 1 / 6) ** 0.5)
-    assert float(apart["feature_rank"]) == pytest.approx(5)  # one is lost to the mean
-    line = spread_metrics(torch.tensor([[1.0, 0.1], [1.0, -0.1], [1.0, 0.2], [1.0, -0.2]]))
-    assert float(line["feature_rank"]) == pytest.approx(1, abs=0.05)
-    assert spread_metrics(torch.ones(1, 4)) == {}
-    tall = torch.randn(40, 6)
-    wide = spread_metrics(torch.cat([tall, torch.zeros(40, 60)], dim=1))
+    alike = spread_metrics(states_of(torch.ones(8, 5) * 3))
+    assert float(alike["feature_spread"]) == pytest.approx(0, abs=1e-6)
+    apart = spread_metrics(states_of(torch.eye(8, 20)))
+    assert float(apart["feature_spread"]) == pytest.approx(1)
+    assert float(apart["feature_rank"]) == pytest.approx(7)  # one is lost to the mean
+    line = torch.tensor([[1.0, 0.1 * sign * n] for n in range(1, 5) for sign in (1, -1)])
+    assert float(spread_metrics(states_of(line))["feature_rank"]) == pytest.approx(1, abs=0.05)
+    assert spread_metrics(torch.ones(1, 2, 4)) == {}
+    # Two clips always lie on a line, which says nothing about their encoder.
+    assert set(spread_metrics(torch.randn(7, 2, 4))) == {"feature_spread"}
+    tall = torch.randn(40, 2, 6)
+    wide = spread_metrics(torch.cat([tall, torch.zeros(40, 2, 60)], dim=2))
     for name, value in spread_metrics(tall).items():
         torch.testing.assert_close(wide[name], value)
 
 
+def test_the_spread_does_not_depend_on_the_number_of_clips() -> None:
+    generator = torch.Generator().manual_seed(0)
+    content = torch.randn(64, 1, 30, generator=generator)
+    noise = torch.randn(64, 2, 30, generator=generator)
+    states = 4 + content + 0.3 * noise
+    whole = float(spread_metrics(states)["feature_spread"])
+    pairs = [float(spread_metrics(pair)["feature_spread"]) for pair in states.split(2)]
+    assert sum(pairs) / len(pairs) == pytest.approx(whole, rel=0.1)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2])
+def test_tokens_that_only_know_their_place_have_no_spread(share: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    places, clips = torch.randn(64, 30, generator=generator), 64
+    content = torch.randn(clips, 1, 30, generator=generator)
+    drawn = torch.rand(clips, 64, generator=generator).argsort(dim=1)[:, :32].sort(dim=1).values
+    tokens = 0.5 + places[drawn] + share * content
+    found = spread_metrics(halves(tokens, None))
+    # The clips' means differ, by what dropping left of each.
+    assert float(torch.nn.functional.normalize(tokens.mean(1), dim=-1).std(dim=0).norm()) > 0.2
+    collapsed = CollapseConfig().alarm(100, {k: float(v) for k, v in found.items()}, "")
+    assert (collapsed is not None) == (share == 0), found
+
+
+def test_halves_leave_fillers_out() -> None:
+    tokens = torch.arange(12.0).view(1, 6, 2)
+    mask = torch.tensor([[True, True, True, False, False, False]])
+    expected = torch.stack([tokens[0, [0, 2]].mean(0), tokens[0, 1]])
+    torch.testing.assert_close(halves(tokens, mask)[0], expected)
+    torch.testing.assert_close(halves(tokens[:, :3], None)[0], expected)
+
+
 def test_an_alarm_is_raised_after_the_first_steps_alone() -> None:
-    collapsed = {"feature_spread": 0.01, "feature_rank": 3.0}
+    collapsed = {"feature_spread": 0.001, "feature_rank": 3.0}
     config = CollapseConfig()
-    assert config.alarm(99, collapsed) is None
-    assert "have collapsed: deviation 0.01" in config.alarm(100, collapsed).text
-    assert not config.alarm(100, collapsed).stop
-    assert config.alarm(100, {"feature_spread": 0.3, "feature_rank": 1.2}) is not None
-    assert config.alarm(100, {"feature_spread": 0.3, "feature_rank": 4.0}) is None
-    assert CollapseConfig(action="stop").alarm(100, collapsed).stop
-    assert CollapseConfig(action="ignore").alarm(100, collapsed) is None
-    assert config.alarm(100, {"loss": 1.0}) is None  # one clip a rank
+    assert config.alarm(99, collapsed, "Help") is None
+    text = config.alarm(100, collapsed, "Help").text
+    assert "have collapsed: feature_spread 0.001" in text
+    assert "rank" not in text
+    assert not config.alarm(100, collapsed, "").stop
+    assert config.alarm(100, {"feature_spread": 0.3, "feature_rank": 1.02}, "") is not None
+    assert config.alarm(100, {"feature_spread": 0.3, "feature_rank": 1.4}, "") is None
+    assert config.alarm(100, {"feature_spread": 0.3}, "") is None  # few clips
+    assert CollapseConfig(action="stop").alarm(100, collapsed, "").stop
+    assert CollapseConfig(action="ignore").alarm(100, collapsed, "") is None
+    assert config.alarm(100, {"loss": 1.0}, "") is None  # one clip a rank
+    vidrop = small_config(*SELF, *PIXELS).objectives.vidrop
+    assert "target=pixels" not in vidrop.alarm("vidrop", 100, collapsed).text
 
 
 def test_teacher_and_crops_are_planned() -> None:
