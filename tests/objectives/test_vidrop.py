@@ -17,7 +17,8 @@ from svilm_fast.objectives.vidrop import distance, normalised
 from svilm_fast.train.config.load import load_config
 from svilm_fast.train.plan.chooser import fixed_choice
 from svilm_fast.train.plan.memory import memory
-from svilm_fast.train.plan.workload import workload_of
+from svilm_fast.train.plan.traffic import step_traffic
+from svilm_fast.train.plan.workload import Choice, workload_of
 from tests.distributed.conftest import small_config, small_inputs, small_model
 
 ALONE = tuple(f"objectives.{name}.weight=0" for name in ("contrast", "grounding", "temporal"))
@@ -114,8 +115,8 @@ def test_distances() -> None:
     ("overrides", "message"),
     [
         ((*ALONE, *TEACHER, "ema.decay=0.9"), "video.mask.rate=0 hides nothing"),
-        ((*SELF, *TEACHER, "ema.decay=null"), "set ema.decay .*found ema.decay=null"),
-        ((*SELF, *TEACHER, "ema.start_step=5"), "ema.start_step=0; found ema.decay=0.9"),
+        ((*SELF, *TEACHER, "ema.decay=null"), "set ema.decay .*or objectives.vidrop.weight=0; found ema.decay=null"),
+        ((*SELF, *TEACHER, "ema.start_step=5"), "ema.start_step=0, or .* found ema.decay=0.9"),
         ((*SELF, *CROPS, "objectives.vidrop.crops.image_size=6"), "multiple of video.patch=4"),
         ((*SELF, "objectives.vidrop.crops.scale=[0.5,0.1]"), "smallest <= largest"),
         ((*SELF, *PIXELS, "video.lock=true"), "which video.lock=true freezes"),
@@ -225,6 +226,21 @@ def test_teacher_and_crops_are_planned() -> None:
     assert "teacher" not in plans[0].resting
     assert plans[1].resting["teacher"] == 4 * parameters
     assert plans[1].resting["clips as uint8"] == 6 * (4 * 8 * 8 * 3 + 2 * 2 * 4 * 4 * 3)
+
+
+def test_what_the_teacher_gathers_is_planned() -> None:
+    config = small_config(*SELF, *TEACHER, "ema.every_steps=4")
+
+    def sent(stage: int, ranks: int = 2) -> float:
+        workload = workload_of(config, ranks, on_gpu=False)
+        traffic = step_traffic(workload, Choice(stage, False, False))
+        return sum(part.size for part in traffic if part.what == "average for the teacher")
+
+    sizes = workload_of(config, 2, on_gpu=False).parameters
+    assert sent(0) == sent(1, ranks=1) == 0
+    # Four bytes, there and back, every fourth step.
+    assert sent(1) == sent(2) == 4 * 2 * sizes.trained / 4
+    assert sent(3) == 4 * sizes.teacher / 4  # no parameter is persistent
 
 
 @pytest.mark.parametrize("recipe", ["vidrop_base", "vidrop_demo"])
