@@ -26,8 +26,7 @@ FEWEST_FOR_RANK = 8
 class CollapseConfig(Settings):
     """When features count as collapsed, and what happens then.
 
-    The bounds find complete collapse alone, since a warning that healthy runs get is not read: they
-    are far below what an untrained tower has.
+    Bounds and measures were compared with two runs of `vidrop_demo` (docs/vidrop.md).
     """
 
     action: Literal["warn", "stop", "ignore"] = Field(
@@ -39,9 +38,7 @@ class CollapseConfig(Settings):
         "than those of different clips",
     )
     least_rank: Factor = Field(
-        1.05,
-        description="collapsed below this effective rank of the features over the batch; at 1.05 "
-        "all but 2.5 % of their variance is along one direction",
+        1.5, description="collapsed below this effective rank of the features over the batch"
     )
     after_steps: Steps = Field(
         100, description="untrained features are alike: judge only after this many steps"

@@ -35,7 +35,7 @@ def test_a_path_counts_the_flops_of_the_small_model_too(tmp_path: Path) -> None:
         task_of(load_config(str(one.folder / "config.yaml"))).flops().total / FLOPS
         for one in (small, grown)
     ]
-    assert each[0] < each[1] / 4
+    assert each[0] < each[1] / 3
     np.testing.assert_allclose(path[0].flops, [5 * each[0], 10 * each[0]])
     np.testing.assert_allclose(path[1].flops, [10 * each[0] + 5 * each[1]])
 
@@ -43,7 +43,7 @@ def test_a_path_counts_the_flops_of_the_small_model_too(tmp_path: Path) -> None:
 def test_one_lucky_record_decides_nothing(tmp_path: Path) -> None:
     steps = np.arange(1.0, 21.0)
     scratch = np.where(steps == 20, 0.1, 1 - 0.02 * steps)  # its last batch was easy
-    grown = np.where(steps == 3, 0.1, 0.8 - 0.02 * steps)
+    grown = np.where(steps == 3, 0.1, 0.805 - 0.02 * steps)
     found = {
         "grown": [[PathRun(steps[:2], np.ones(2)), PathRun(2 + steps, grown)]],
         "from scratch": [[PathRun(steps, scratch)]],

@@ -194,8 +194,8 @@ def test_an_alarm_is_raised_after_the_first_steps_alone() -> None:
     assert "have collapsed: feature_spread 0.001" in text
     assert "rank" not in text
     assert not config.alarm(100, collapsed, "").stop
-    assert config.alarm(100, {"feature_spread": 0.3, "feature_rank": 1.02}, "") is not None
-    assert config.alarm(100, {"feature_spread": 0.3, "feature_rank": 1.4}, "") is None
+    assert config.alarm(100, {"feature_spread": 0.3, "feature_rank": 1.3}, "") is not None
+    assert config.alarm(100, {"feature_spread": 0.3, "feature_rank": 2.1}, "") is None
     assert config.alarm(100, {"feature_spread": 0.3}, "") is None  # few clips
     assert CollapseConfig(action="stop").alarm(100, collapsed, "").stop
     assert CollapseConfig(action="ignore").alarm(100, collapsed, "") is None

@@ -93,7 +93,7 @@ def test_between_a_run_and_its_fine_tuning(configure, ranks, tmp_path: Path) -> 
     train_as_rank(third, Start(), ranks)
     with pytest.raises(CheckpointError, match="hold different models: "):
         call(a, third.run.dir, "--out", tmp_path / "x")
-    fourth = configure(*SHORT, "text.activation=quick_gelu", run="fourth")
+    fourth = configure(*SHORT, "video.mask.rate=0.2", "text.activation=quick_gelu", run="fourth")
     train_as_rank(fourth, Start(), ranks)
     with pytest.raises(CheckpointError, match=r"text\.activation gelu and quick_gelu"):
         call(a, fourth.run.dir, "--out", tmp_path / "x")
