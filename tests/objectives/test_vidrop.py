@@ -13,7 +13,7 @@ from svilm_fast.distributed.gradient_cache import CachedStep
 from svilm_fast.models.flops import encoded_tokens, video_flops
 from svilm_fast.objectives.collapse import CollapseConfig, halves, spread_metrics
 from svilm_fast.objectives.flops import step_flops
-from svilm_fast.objectives.vidrop import distance, normalised
+from svilm_fast.objectives.vidrop import distance, normalised, over_tokens
 from svilm_fast.train.config.load import load_config
 from svilm_fast.train.plan.chooser import fixed_choice
 from svilm_fast.train.plan.memory import memory
@@ -27,6 +27,7 @@ NOISY = ("video.drop.rate=0.25", "video.drop_path=0.2", "video.dropout=0.1")
 CROPS = tuple(
     f"objectives.vidrop.crops.{setting}" for setting in ("count=2", "frames=2", "image_size=4")
 )
+NORM = "objectives.vidrop.normalise={}"
 CROPS_DROP = "objectives.vidrop.crops.drop_rate=0.9"
 TEACHER, PIXELS = ("objectives.vidrop.target=teacher",), ("objectives.vidrop.target=pixels",)
 
@@ -82,6 +83,23 @@ def test_the_loss_of_masked_patches_by_its_definition() -> None:
     assert all(parameter.grad is None for parameter in model.teacher.encoder.parameters())
     names = {name for name, _ in model.named_parameters()} | set(model.state_dict())
     assert not [name for name in names if "teacher" in name]
+
+
+def test_targets_over_the_tokens_of_a_clip() -> None:
+    states = torch.randn(3, 9, 5, dtype=torch.float64)
+    mask = torch.arange(9) < torch.tensor([9, 6, 2])[:, None]
+    found = over_tokens(states, mask)
+    for clip, count in enumerate((9, 6, 2)):
+        own = states[clip, :count]
+        expected = (own - own.mean(0)) / own.std(0, correction=0)
+        torch.testing.assert_close(found[clip, :count], expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(over_tokens(states + 7, mask), found)  # what all have in common
+    assert not over_tokens(torch.ones(1, 4, 2), None).any()
+    losses = [
+        float(small_model(small_config(*SELF, *TEACHER, NORM.format(kind)))(inputs()).loss)
+        for kind in ("channels", "tokens")
+    ]
+    assert losses[0] != pytest.approx(losses[1], rel=1e-3)
 
 
 def test_a_small_crop_predicts_the_teachers_mean_of_its_own_clip() -> None:
