@@ -133,7 +133,10 @@ def test_distances() -> None:
     ("overrides", "message"),
     [
         ((*ALONE, *TEACHER, "ema.decay=0.9"), "video.mask.rate=0 hides nothing"),
-        ((*SELF, *TEACHER, "ema.decay=null"), "set ema.decay .*or objectives.vidrop.weight=0; found ema.decay=null"),
+        (
+            (*SELF, *TEACHER, "ema.decay=null"),
+            "set ema.decay .*or objectives.vidrop.weight=0; found ema.decay=null",
+        ),
         ((*SELF, *TEACHER, "ema.start_step=5"), "ema.start_step=0, or .* found ema.decay=0.9"),
         ((*SELF, *CROPS, "objectives.vidrop.crops.image_size=6"), "multiple of video.patch=4"),
         ((*SELF, "objectives.vidrop.crops.scale=[0.5,0.1]"), "smallest <= largest"),
