@@ -187,15 +187,8 @@ class _Shard:
             kept[source.place] = self._sampled(vectors, source.place, each)
         if not kept:
             return [], {}, []
-        groups = group_clips(list(kept.values()), count, settings.how.seed)
-        palettes = []
-        for group in range(groups.max() + 1):
-            members = [v for v, mine in zip(kept.values(), groups.tolist()) if mine == group]
-            vectors = sampled(
-                np.concatenate(members), settings.how.sample, settings.how.seed, group
-            )
-            palettes.append(settings.how.palette(vectors))
-        return palettes, dict(zip(kept, groups.tolist(), strict=True)), list(kept)
+        palettes, groups = shared_palettes(list(kept.values()), count, settings.how)
+        return palettes, dict(zip(kept, groups, strict=True)), list(kept)
 
     def _sampled(self, vectors: np.ndarray, place: int, count: int) -> np.ndarray:
         return sampled(vectors, count, self.settings.how.seed, int(self.table.keys[place]))
@@ -250,6 +243,18 @@ def _record(table: SampleTable, place: int) -> dict[str, Any]:
     where = [start, end if math.isfinite(end) else None]
     record["source"] = {**(given if isinstance(given, dict) else {}), "segment": where}
     return {k: v for k, v in record.items() if k not in (SEGMENT, *START_COLUMNS, *END_COLUMNS)}
+
+
+def shared_palettes(
+    vectors: Sequence[np.ndarray], count: int, how: Clustering
+) -> tuple[list[np.ndarray], list[int]]:
+    """About `count` palettes for clips, of whom some vectors are given, and the one of each."""
+    groups = group_clips(vectors, count, how.seed).tolist()
+    palettes = []
+    for group in range(max(groups) + 1):
+        mine = np.concatenate([v for v, g in zip(vectors, groups, strict=True) if g == group])
+        palettes.append(how.palette(sampled(mine, how.sample, how.seed, group)))
+    return palettes, groups
 
 
 def group_clips(vectors: Sequence[np.ndarray], count: int, seed: int) -> np.ndarray:
