@@ -32,10 +32,12 @@ from svilm_fast.data.palettes.format import (
 from svilm_fast.data.sample_units import ListPiece
 from svilm_fast.data.samples import SampleTable, open_split
 from svilm_fast.data.sampling import FrameChoice, Together
-from svilm_fast.data.segments import END_COLUMNS, START_COLUMNS, InSegment, part
+from svilm_fast.data.segments import END_COLUMNS, START_COLUMNS, InSegment, part, segment_to_json
 from svilm_fast.data.segments import KEY as SEGMENT
 from svilm_fast.data.shards import INDEX_SUFFIX, ShardFile
 from svilm_fast.data.skips import Skip
+from svilm_fast.data.source_ids import KEY as SOURCE_ID
+from svilm_fast.data.source_ids import source_name, source_with
 from svilm_fast.data.timeline import Timeline
 
 
@@ -234,14 +236,13 @@ def _timeline_of(places: np.ndarray, line: Timeline) -> Timeline:
 
 def _record(table: SampleTable, place: int) -> dict[str, Any]:
     """The json of a compressed sample: the clip is the segment now, and is none."""
-    segment = table.segment(place)
+    segment, listed = table.segment(place), table.listed_video(place)
     record = {**table.read_metadata(place), "id": table.id(place)}
+    if listed is not None and source_name(record) is None:
+        record[SOURCE_ID] = listed  # of what else it is a part is lost in a shard
     if segment is None:
         return record
-    given = record.get("source")
-    start, end = segment
-    where = [start, end if math.isfinite(end) else None]
-    record["source"] = {**(given if isinstance(given, dict) else {}), "segment": where}
+    record["source"] = source_with(record, {SEGMENT: segment_to_json(segment)})
     return {k: v for k, v in record.items() if k not in (SEGMENT, *START_COLUMNS, *END_COLUMNS)}
 
 
