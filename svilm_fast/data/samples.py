@@ -214,11 +214,13 @@ class SampleTable(SampleFacts, Sequence[Sample]):
             raise damaged(f"{name!r} of {self.id(place)!r} is no JSON") from None
 
 
-def open_split(config: DataConfig, split: str, *, nouns: bool = False) -> SampleTable:
+def open_split(
+    config: DataConfig, split: str, *, nouns: bool = False, may_be_empty: bool = False
+) -> SampleTable:
     """The samples of `config.train`, `.val` or `.test`.
 
     nouns: find them for captions that come without, as `config.nouns` says. Raises DataError when
-    there are no samples.
+    there are no samples, unless it `may_be_empty`.
     """
     where = getattr(config, split)
     if where is None:
@@ -239,7 +241,7 @@ def open_split(config: DataConfig, split: str, *, nouns: bool = False) -> Sample
     table = SampleTable(index, roots, config.captions, config.limits, lists)
     if split == "train" and config.select is not None:
         table = table.selected(config.select)
-    if not len(table):
+    if not len(table) and not may_be_empty:
         rejected = table.rejected
         example = f"; for example {rejected[0].sample}: {rejected[0].message}" if rejected else ""
         raise DataError(f"data.{split}={where!r} holds no usable sample{example}")

@@ -88,7 +88,7 @@ def compress_shard(
         captions="none",
         limits=settings.limits,
     )
-    table = open_split(config, "train")
+    table = open_split(config, "train", may_be_empty=True)  # the others go on
     refused = list(table.rejected) if piece is None or piece.first == 0 else []
     places = range(len(table)) if piece is None else range(piece.first, piece.stop)
     with one_thread():
@@ -177,7 +177,7 @@ class _Shard:
         A first pass over the clips keeps some vectors of each.
         """
         settings = self.settings
-        if settings.scope is Scope.CLIP:
+        if settings.scope is Scope.CLIP or not places:
             return [], {}, places
         count = 1
         if settings.scope is Scope.CLUSTER:

@@ -101,6 +101,14 @@ def test_what_cannot_be_decoded_is_refused_and_listed(make_shards, tmp_path):
         compress(str(tmp_path / "clip"), tmp_path / "twice", SETTINGS, workers=1)
 
 
+def test_a_shard_without_a_usable_sample_does_not_stop_the_others(make_shards, tmp_path):
+    source = make_shards(7, replace={i: {"json": b"no json"} for i in (5, 6)})  # five in the first
+    assert len(list(source.glob("*.tar"))) == 2
+    for scope in Scope:
+        report = compress(str(source), tmp_path / scope, replace(SETTINGS, scope=scope), workers=1)
+        assert (report.clips, len(report.refused)) == (5, 2)
+
+
 def test_folders_and_reports_of_others_are_left_alone(make_shards, tmp_path):
     source = make_shards(3)
     out = tmp_path / "out"
