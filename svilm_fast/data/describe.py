@@ -138,15 +138,10 @@ def _by_grain(
     given = record.get("nouns")
     if given is None or isinstance(given, dict):
         # Given nouns are kept with their spans, unless captions beside them were left out.
-        whole = {g for g in given or () if g in found and len(_listed(grains[g])) == len(nouns[g])}
-        record["nouns"] = {
-            grain: given[grain]
-            if grain in whole
-            else each
-            if isinstance(grains[grain], list)
-            else each[0]
-            for grain, each in nouns.items()
-        }
+        given = given or {}
+        whole = {g for g in given if g in found and len(_listed(grains[g])) == len(nouns[g])}
+        shown = {g: each if isinstance(grains[g], list) else each[0] for g, each in nouns.items()}
+        record["nouns"] = shown | {grain: given[grain] for grain in whole}
     pairs = [
         pair for grain, each in nouns.items() for pair in zip(found[grain].texts, each, strict=True)
     ]
