@@ -210,11 +210,11 @@ def _stored(path: Path) -> dict[str, np.ndarray]:
 
 def _places(source: str | ListPiece, columns: dict[str, np.ndarray], captions: str) -> np.ndarray:
     """The places int64 [m] in the table of a shard or list that embeddings belong to."""
-    piece = source if isinstance(source, ListPiece) else None
-    where = source if piece is None else piece.path
-    videos = None if piece is None else piece.videos
+    where, videos = (
+        (source.path, source.videos) if isinstance(source, ListPiece) else (source, None)
+    )
     table = open_split(DataConfig(test=where, videos=videos, captions=captions), "test")
-    if piece is not None:
+    if isinstance(source, ListPiece):
         found = table.places_of_rows(columns["rows"])
         _require_captions(table, found, columns["captions"], where, captions)
         return found
@@ -230,7 +230,11 @@ def _places(source: str | ListPiece, columns: dict[str, np.ndarray], captions: s
 
 
 def _require_captions(
-    table: SampleTable, places: Sequence[int], embedded: np.ndarray, where: str, grain: str
+    table: SampleTable,
+    places: Sequence[int] | np.ndarray,
+    embedded: np.ndarray,
+    where: str,
+    grain: str,
 ) -> None:
     """Raise DataError unless the first captions of these samples are those that were embedded."""
     for place, caption in zip(places, embedded.tolist(), strict=True):
