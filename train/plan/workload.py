@@ -42,6 +42,7 @@ class Parameters:
         largest: the largest trained parameter.
         largest_group: the largest group of the optimizer.
         teacher: those of the teacher, which are no part of the model.
+        teacher_parameters: number of its tensors.
     """
 
     total: int
@@ -53,6 +54,7 @@ class Parameters:
     largest: int
     largest_group: int
     teacher: int = 0
+    teacher_parameters: int = 0
 
 
 @dataclass(frozen=True)
@@ -238,6 +240,7 @@ def count(config: RunConfig, task: Task | None = None) -> Parameters:
     in_video = products(video.blocks) + (products(video.grouping_blocks) if video.num_groups else 0)
     in_text = products(text.blocks)
     threshold = config.deepspeed.persistence_elements
+    taught = list(video.parameters()) if getattr(model, "teacher", None) is not None else []
     return Parameters(
         total=sum(sizes),
         trained=sum(trained),
@@ -247,7 +250,8 @@ def count(config: RunConfig, task: Task | None = None) -> Parameters:
         persistent=sum(size for size in sizes if size <= threshold),
         largest=max(trained),
         largest_group=max(groups),
-        teacher=sum(p.numel() for p in video.parameters()) if getattr(model, "teacher", 0) else 0,
+        teacher=sum(parameter.numel() for parameter in taught),
+        teacher_parameters=len(taught),
     )
 
 
