@@ -27,6 +27,16 @@ def upstream_of(
 
 
 @triton.jit
+def tile_upstream(upstream, line, shift, count, other_count, first, LOSS: tl.constexpr):
+    """`upstream_of` the lines of a tile; their memory is padded with zeros, so it needs no mask."""
+    if LOSS:
+        gradient = upstream_of(upstream, line, shift, count, other_count, first, 1.0, LOSS)
+    else:
+        gradient = tl.load(upstream + first + line)
+    return gradient
+
+
+@triton.jit
 def exact_gradient(dots, slope, row_log, column_log, row_upstream, column_upstream):
     """Gradient of the log-sums by the dot products, with one power per direction."""
     # A line whose pairs are all excluded gets no gradient: 2^(x - infinity) is 0.
@@ -155,9 +165,9 @@ def dots_gradient_kernel(
             else:
                 row_log = tl.load(logs + row)
                 column_log = tl.load(logs + first_column_line + column)
-                row_upstream = upstream_of(line_upstream, row, offset, rows, columns, 0, 1.0, LOSS)
-                column_upstream = upstream_of(
-                    line_upstream, column, -offset, columns, rows, first_column_line, 1.0, LOSS
+                row_upstream = tile_upstream(line_upstream, row, offset, rows, columns, 0, LOSS)
+                column_upstream = tile_upstream(
+                    line_upstream, column, -offset, columns, rows, first_column_line, LOSS
                 )
                 gradient = lift * exact_gradient(
                     halves[half],
