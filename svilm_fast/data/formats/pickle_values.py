@@ -27,7 +27,8 @@ def plain_value(data: bytes, label: str) -> Any:
     machine = _Machine()
     place = 0
     try:
-        for place, name, argument in _instructions(data, machine):
+        for at, name, argument in _instructions(data, machine):
+            place = at
             if name == "STOP":
                 return machine.result()
             machine.step(name, argument)
