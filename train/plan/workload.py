@@ -42,6 +42,7 @@ class Parameters:
         largest: the largest trained parameter.
         largest_group: the largest group of the optimizer.
         teacher: those of the teacher, which are no part of the model.
+        teacher_parameters: number of its tensors.
     """
 
     total: int
@@ -53,6 +54,7 @@ class Parameters:
     largest: int
     largest_group: int
     teacher: int = 0
+    teacher_parameters: int = 0
 
 
 @dataclass(frozen=True)
@@ -242,14 +244,15 @@ def count(config: RunConfig, task: Task | None = None) -> Parameters:
     trained = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
     optimizer = build_optimizer(model, config.optimizer)
     groups = [_elements(group) for group in optimizer.param_groups]
-    in_video = in_text = teacher = 0
+    in_video = in_text = 0
+    taught: list[nn.Parameter] = []
     if hasattr(model, "encoder"):  # not in a task on stored features
         video, text = model.encoder.video, model.encoder.text
         in_video, in_text = products(video.blocks), products(text.blocks)
         if video.num_groups:
             in_video += products(video.grouping_blocks)
-        if getattr(model, "teacher", 0):
-            teacher = sum(parameter.numel() for parameter in video.parameters())
+        if getattr(model, "teacher", None) is not None:
+            taught = list(video.parameters())
     threshold = config.deepspeed.persistence_elements
     return Parameters(
         total=sum(sizes),
@@ -260,7 +263,8 @@ def count(config: RunConfig, task: Task | None = None) -> Parameters:
         persistent=sum(size for size in sizes if size <= threshold),
         largest=max(trained),
         largest_group=max(groups),
-        teacher=teacher,
+        teacher=sum(parameter.numel() for parameter in taught),
+        teacher_parameters=len(taught),
     )
 
 
