@@ -110,7 +110,9 @@ def retrieval(
     given = {name: str(path) for name, path in banks.items() if path is not None}
     if given and "qbnorm" not in levels:
         raise UserError(f"{next(iter(given))} is for --set-level qbnorm, which was not asked for")
-    extras = RetrievalExtras(protocol, levels, *map(given.get, banks), rerank)
+    extras = RetrievalExtras(
+        protocol, levels, given.get("--bank"), given.get("--bank-videos"), rerank
+    )
     chosen = choose_device(device, 0)
     loaded = load_run(run, device=chosen, overrides=overrides, weights=weights)
     config = loaded.config

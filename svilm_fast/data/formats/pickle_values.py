@@ -19,6 +19,7 @@ _NUMBERS = {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"}
 _STORE = {"PUT", "BINPUT", "LONG_BINPUT"}
 _FETCH = {"GET", "BINGET", "LONG_BINGET"}
 _MARK = object()
+_OPERATIONS = {each.code: each for each in pickletools.opcodes}
 _BINUNICODE, _SHORT_BINUNICODE, _BINPUT, _LONG_BINPUT, _MEMOIZE = b"X\x8cqr\x94"
 
 
@@ -79,7 +80,7 @@ def _instructions(data: bytes, machine: _Machine) -> Iterator[tuple[int, str, An
             stack.append(str(data[start:after], "utf-8", "surrogatepass"))
             place = after
             continue
-        operation = pickletools.code2op.get(chr(code))
+        operation = _OPERATIONS.get(chr(code))
         if operation is None:
             raise ValueError(f"at position {place}, opcode {bytes([code])!r} unknown")
         stream.seek(place + 1)
