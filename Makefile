@@ -53,10 +53,10 @@ demo-control: $(STAMP)  ## the demo on shuffled captions: retrieval must stay at
 	$(LAUNCH) run.dir=$(DEMO)-control run.name=demo-control data.shuffle_captions=true $(DEMO_DATA)
 	$(BIN)/svilm evaluate retrieval --run $(DEMO)-control --at-chance
 
+TABLES := objectives_demo downstream viclip_demo vidrop_demo distill_demo
 results: $(STAMP)  ## train the tables of docs/results.md (hours; resumes) and write the page
-	$(BIN)/svilm ablate objectives_demo --jobs $(JOBS) --json docs/results/objectives_demo.json
-	$(BIN)/svilm ablate downstream --jobs $(JOBS) --json docs/results/downstream.json
-	$(BIN)/svilm results docs/results/objectives_demo.json docs/results/downstream.json
+	for table in $(TABLES); do $(BIN)/svilm ablate $$table --jobs $(JOBS) --json docs/results/$$table.json; done
+	$(BIN)/svilm results $(TABLES:%=docs/results/%.json)
 
 test: $(STAMP)  ## the fast tests (CPU)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile

@@ -140,6 +140,14 @@ add_command(
 )
 add_command(
     app,
+    "kept-tokens",
+    "svilm_fast.bench.kept_tokens:kept_tokens",
+    "Time decoding of compressed clips, whole and for the kept tokens alone, in turns.",
+    "svilm bench kept-tokens",
+    "svilm bench kept-tokens --rounds 50 --out kept-tokens.json",
+)
+add_command(
+    app,
     "ranking",
     "svilm_fast.bench.ranking:ranking",
     "Rank texts and videos in one float32 pass and by the float64 reference, in turns.",

@@ -103,7 +103,7 @@ def compare(recipe: RunConfig, clips: int, rounds: int) -> dict[str, Any]:
     for number in track(range(rounds), description="rounds", transient=True):
         # Either may profit from what the other leaves in the caches: they take turns.
         for name in list(drops) if number % 2 else reversed(drops):
-            seconds[name].append(_timed(partial(step, drops[name])))
+            seconds[name].append(processor_seconds(partial(step, drops[name])))
     ratios = [a / b for a, b in zip(seconds["plain"], seconds["dropping"], strict=True)]
     tokens = {"plain": video.num_tokens, "dropping": kept}
     return {
@@ -136,11 +136,12 @@ def _selection_seconds(
     for _ in range(rounds):
         for pattern, taken in seconds.items():
             choose = partial(select_tokens, rate=video.drop.rate, pattern=pattern, frames=frames)
-            taken.append(_timed(partial(choose, seeds.at(Site.TOKEN_DROP), video.grid)))
+            taken.append(processor_seconds(partial(choose, seeds.at(Site.TOKEN_DROP), video.grid)))
     return seconds
 
 
-def _timed(call: Callable[[], object]) -> float:
+def processor_seconds(call: Callable[[], object]) -> float:
+    """Processor seconds of a call, of all threads."""
     before = time.process_time()
     call()
     return time.process_time() - before

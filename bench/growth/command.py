@@ -10,19 +10,23 @@ import numpy as np
 import typer
 
 from svilm_fast.bench.environment import ROOT
-from svilm_fast.bench.growth.figure import draw
+from svilm_fast.bench.growth.figure import TITLE, draw
+from svilm_fast.core.earlier_result import check_replaceable
+from svilm_fast.core.errors import ConfigError
 from svilm_fast.core.terminal import print
 from svilm_fast.report.curves import read_metrics
 from svilm_fast.tasks.base import task_of
 from svilm_fast.train.campaigns.command import ablate
 from svilm_fast.train.campaigns.jobs import TableJob, table_jobs
-from svilm_fast.train.campaigns.table import read_table
+from svilm_fast.train.campaigns.table import ResultTable, read_table
 from svilm_fast.train.config.load import load_config
 from svilm_fast.train.config.run_files import RunFiles
 
 TABLE = "vidrop_growth"
 PATHS = {"grown": ("small", "grown"), "from scratch": ("scratch",)}
 FLOPS = 1e12
+# Records that a loss is averaged over, so that no single lucky batch decides.
+AVERAGED = 5
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ def growth(
     Runs the table as `svilm ablate` does, so that a stopped command continues where it was.
     """
     name, content = read_table(table)
+    check_runs(name, content)
+    check_replaceable(figure, TITLE)
     folder = (out or Path("runs") / "ablations" / name).resolve()
     ablate(table, out=folder, jobs=jobs)
     places = table_jobs(content, folder, content.seeds)
@@ -74,10 +80,32 @@ def path_of(chain: list[TableJob]) -> list[PathRun]:
     return parts
 
 
+def check_runs(name: str, table: ResultTable) -> None:
+    """Raise ConfigError if a run of a path is missing, or is no training."""
+    wanted = {run for runs in PATHS.values() for run in runs}
+    trained = {run for run, spec in table.runs.items() if spec.config is not None}
+    missing = sorted(wanted - trained)
+    if missing:
+        raise ConfigError(
+            f"table {name!r} has no training called {', '.join(missing)}: it needs the runs small, "
+            "grown (which starts from what `ckpt grow` made of small) and scratch"
+        )
+    if "small" not in table.chain("grown"):
+        raise ConfigError(f"table {name!r}: the run grown does not come after the run small")
+
+
+def trailing(loss: np.ndarray) -> np.ndarray:
+    """Mean of each loss [n] and up to four before it."""
+    total = np.concatenate([[0.0], np.cumsum(loss)])
+    end = np.arange(1, len(total))
+    start = np.maximum(end - AVERAGED, 0)
+    return (total[end] - total[start]) / (end - start)
+
+
 def reached(path: list[PathRun], loss: float) -> float | None:
-    """TeraFLOPs until the running minimum of the last run of a path is at most `loss`."""
+    """TeraFLOPs until the trailing mean of the last run of a path is at most `loss`."""
     last = path[-1]
-    below = np.flatnonzero(last.loss <= loss)
+    below = np.flatnonzero(trailing(last.loss) <= loss)
     return float(last.flops[below[0]]) if len(below) else None
 
 
@@ -87,7 +115,7 @@ def summary(found: dict[str, list[list[PathRun]]]) -> list[str]:
     for number, (grown, scratch) in enumerate(
         zip(found["grown"], found["from scratch"], strict=True)
     ):
-        goal = float(scratch[-1].loss[-1])
+        goal = float(trailing(scratch[-1].loss)[-1])
         needed, whole = reached(grown, goal), float(scratch[-1].flops[-1])
         what = "was not reached" if needed is None else f"after {needed:.3g} TFLOP"
         lines.append(

@@ -11,6 +11,8 @@ import matplotlib.pyplot as plt
 from svilm_fast.report.canvas import to_png
 from svilm_fast.report.theme import LIGHT, drawing
 
+TITLE = "svilm bench growth"
+
 
 def draw(found: Mapping[str, Sequence[Sequence[Any]]], path: Path) -> None:
     """Write the PNG. found: by label, for each repetition the runs of the path (`PathRun`).
@@ -32,4 +34,4 @@ def draw(found: Mapping[str, Sequence[Sequence[Any]]], path: Path) -> None:
         axes.set_ylabel("loss")
         axes.legend()
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(to_png(figure))
+        path.write_bytes(to_png(figure, title=TITLE))

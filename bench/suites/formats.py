@@ -316,11 +316,11 @@ def prepare(case: str) -> Prepared:
         # The folder is removed with this function.
         assert folder.name
         rows: Iterable[Any]
-        if chosen.format:
-            rows = reader_of(chosen.format)(given, Counter(), **options)
-        else:
-            rows = read_list(*given)
-        with collection_paused():
+        with collection_paused():  # as `svilm data convert` reads
+            if chosen.format:
+                rows = reader_of(chosen.format)(given, Counter(), **options)
+            else:
+                rows = read_list(*given)
             return sum(1 for _ in rows)
 
     def verify() -> float:

@@ -13,6 +13,7 @@ from svilm_fast.models.token_dropping import select_tokens
 
 _CLIPS, _FRAMES, _SIZE, _TUBELET, _PATCH = 8, 8, 224, 2, 16
 _RATE = 0.9  # of the tokens is dropped
+SIZES = {"clips": _CLIPS, "frames": _FRAMES, "image_size": _SIZE, "rate": _RATE}
 BLOCKS = {"colours": PixelBlock(1, 1, 1), "blocks": PixelBlock(2, 2, 2)}
 CASES = [f"{block}_{part}" for block in BLOCKS for part in ("whole", "kept")]
 

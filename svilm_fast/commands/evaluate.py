@@ -43,6 +43,10 @@ def retrieval(
         Path | None,
         typer.Option(help="list or shards of training captions for qbnorm [default: data.train]"),
     ] = None,
+    bank_videos: Annotated[
+        Path | None,
+        typer.Option(help="list or shards of training videos for qbnorm from video to text"),
+    ] = None,
     rerank: Annotated[
         int,
         typer.Option(
@@ -102,9 +106,13 @@ def retrieval(
     if name is not None:
         check_result_name(name)
     levels = check_set_level(set_level)
-    if bank is not None and "qbnorm" not in levels:
-        raise UserError("--bank is for --set-level qbnorm, which was not asked for")
-    extras = RetrievalExtras(protocol, levels, None if bank is None else str(bank), rerank)
+    banks = {"--bank": bank, "--bank-videos": bank_videos}
+    given = {name: str(path) for name, path in banks.items() if path is not None}
+    if given and "qbnorm" not in levels:
+        raise UserError(f"{next(iter(given))} is for --set-level qbnorm, which was not asked for")
+    extras = RetrievalExtras(
+        protocol, levels, given.get("--bank"), given.get("--bank-videos"), rerank
+    )
     chosen = choose_device(device, 0)
     loaded = load_run(run, device=chosen, overrides=overrides, weights=weights)
     config = loaded.config

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from svilm_fast.commands.options import Device, WeightsKind
+from svilm_fast.commands.options import (
+    BatchSize,
+    Captions,
+    Device,
+    ListVideos,
+    ModelWorkers,
+    Source,
+    WeightsKind,
+)
 from svilm_fast.core.terminal import print
 from svilm_fast.data.commands import EngineOption
 from svilm_fast.data.offline.engines import OfflineEngine
 
 
-class CaptionGrain(StrEnum):
-    COARSE = "coarse"
-    FINE = "fine"
-    FUSED = "fused"
-
-
 def filter_clips(
-    source: Annotated[
-        str, typer.Argument(help="shards (folder, glob or braces), or a list, as data.train")
-    ],
+    source: Source,
     out: Annotated[Path, typer.Option(help="folder for scores, selections and histograms")],
     run: Annotated[Path | None, typer.Option(help="finished run whose model scores")] = None,
     embeddings: Annotated[
@@ -37,17 +36,11 @@ def filter_clips(
     ] = None,
     weights: WeightsKind = None,
     device: Device = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="clips per call of the encoder")] = 32,
-    videos: Annotated[
-        str | None, typer.Option(help="folder of a list's videos; default the list's own")
-    ] = None,
-    captions: Annotated[
-        CaptionGrain | None, typer.Option(help="which captions; default those of the run")
-    ] = None,
+    batch_size: BatchSize = 32,
+    videos: ListVideos = None,
+    captions: Captions = None,
     engine: EngineOption = OfflineEngine.LOCAL,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="files at a time; each loads the model")
-    ] = 1,
+    workers: ModelWorkers = 1,
 ) -> None:
     """Keep the clips whose video and caption are most similar under a model; print a histogram.
 

@@ -165,6 +165,7 @@ def video(
     from rich.table import Table
 
     from svilm_fast.core.console import Console
+    from svilm_fast.data.errors import DataError
     from svilm_fast.report.localization import VideoTimeline, draw_timelines, shown_predictions
     from svilm_fast.report.page import picture
     from svilm_fast.tasks.localization.classify import read_class_names
@@ -191,9 +192,11 @@ def video(
         )
     given = {"stride": stride, "clip": clip, "fps": fps}
     settings = _trained_extraction(loaded, encoders.config, clip_encoder.identity(), given)
-    sequence = extract_sequence(
-        path.stem, path, clip_encoder, settings, long_limits(encoders.config)
-    )
+    limits = long_limits(encoders.config)
+    try:
+        sequence = extract_sequence(path.stem, path, clip_encoder, settings, limits)
+    except DataError as error:
+        raise UserError(f"{path}: {error}") from error
     found = localized(loaded.task, loaded.model, sequence, names, clip_encoder.texts, chosen)
     best = shown_predictions(found, top)
     length = sequence.duration or max((one.end for one in best), default=1.0)
@@ -203,7 +206,7 @@ def video(
     table.add_column("action")
     for one in best:
         table.add_row(f"{one.start:.2f}", f"{one.end:.2f}", f"{one.score:.3f}", one.label)
-    Console().print(table)
+    Console().print(table if best else f"{path.name}, {length:.1f} s: no action was found")
     rows = [VideoTimeline(path.name, length, None, found)]
     drawn = picture("timeline", lambda theme: draw_timelines(rows, theme, top), path.name)
     target.write_bytes(drawn.light)

@@ -25,7 +25,8 @@ from svilm_fast.data.errors import DataError
 from svilm_fast.data.order import derangement
 from svilm_fast.data.palette_windows import CodeWindow
 from svilm_fast.data.palettes.decode import check_compression, named_errors
-from svilm_fast.data.samples import Ids, SampleTable, open_split
+from svilm_fast.data.sample_rows import Ids
+from svilm_fast.data.samples import SampleTable, open_split
 from svilm_fast.data.sampling import FrameChoice, Together
 from svilm_fast.data.segments import InSegment
 from svilm_fast.data.skips import SkipReport

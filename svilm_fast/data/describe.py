@@ -63,12 +63,8 @@ def describe(
     if not picked:
         return Description(storable(record), captions=0, without_nouns=0)
     texts = [caption for found in picked for caption in found.texts]
-    stored = [nouns for found in picked for nouns in found.nouns]
     several = len(texts) > 1
-    nouns = [
-        nouns_to_json(extract(caption)) if known is None else [{"text": n} for n in known]
-        for caption, known in zip(texts, stored)
-    ]
+    nouns = [each for found in picked for each in _nouns(found, extract)]
     given = record.get("nouns")
     # Given nouns of one row are kept with their spans, unless they are of other captions too.
     if given is None or len(rows) > 1 or (several and len(given) != len(texts)):
@@ -122,7 +118,14 @@ def _by_grain(
             f"{label}: several lines describe it, and captions by grain are among them: put all of "
             "its captions on one line"
         )
-    found = {grain: pick_captions(record, grain, label) for grain in grains}
+    found, missing = {}, None
+    for grain in grains:
+        try:
+            found[grain] = pick_captions(record, grain, label)
+        except CaptionError as error:  # as in an index, it is usable with the others
+            missing = missing or error
+    if not found and missing is not None:
+        raise missing
     record["captions"] = {
         grain: list(captions.texts) if isinstance(grains[grain], list) else captions.texts[0]
         for grain, captions in found.items()
@@ -131,12 +134,31 @@ def _by_grain(
         record["caption_weights"] = {
             grain: list(captions.weights) for grain, captions in found.items() if captions.weights
         }
-    firsts = {grain: captions.texts[0] for grain, captions in found.items()}
-    nouns = {grain: nouns_to_json(extract(caption)) for grain, caption in firsts.items()}
-    record.setdefault("nouns", nouns)
-    pairs = [(firsts[grain], nouns[grain]) for grain in grains]
+    nouns = {grain: _nouns(captions, extract) for grain, captions in found.items()}
+    given = record.get("nouns")
+    if given is None or isinstance(given, dict):
+        # Given nouns are kept with their spans, unless captions beside them were left out.
+        given = given or {}
+        whole = {g for g in given if g in found and len(_listed(grains[g])) == len(nouns[g])}
+        shown = {g: each if isinstance(grains[g], list) else each[0] for g, each in nouns.items()}
+        record["nouns"] = shown | {grain: given[grain] for grain in whole}
+    pairs = [
+        pair for grain, each in nouns.items() for pair in zip(found[grain].texts, each, strict=True)
+    ]
     counts = _counts(config, list(found.values()), pairs)
-    return Description(storable(record), 1, sum(not n for n in nouns.values()), counts)
+    return Description(storable(record), 1, sum(not n for _, n in pairs), counts)
+
+
+def _listed(captions: Any) -> list[Any]:
+    return captions if isinstance(captions, list) else [captions]
+
+
+def _nouns(captions: Captions, extract: NounExtractor) -> list[list[Any]]:
+    """The nouns of every caption, as JSON; found where none are given."""
+    return [
+        nouns_to_json(extract(caption)) if known is None else [{"text": noun} for noun in known]
+        for caption, known in zip(captions.texts, captions.nouns, strict=True)
+    ]
 
 
 def _counts(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import posixpath
 import re
@@ -17,7 +18,7 @@ from svilm_fast.data.containers import VIDEO_EXTENSIONS
 from svilm_fast.data.errors import ListFormatError, MissingFileError, SampleJsonError
 from svilm_fast.data.parquet import parquet_blocks
 from svilm_fast.data.segments import END_COLUMNS, START_COLUMNS, unread_column
-from svilm_fast.data.shards import STRICT_JSON, parse_json
+from svilm_fast.data.shards import STRICT_JSON, finite, parse_json
 from svilm_fast.data.tables import column_name, read_table
 from svilm_fast.data.text import decode_utf8
 
@@ -39,6 +40,8 @@ LIST_SUFFIXES = (".csv", ".tsv", ".jsonl", PARQUET)
 FOLDER_COLUMN = "page_dir"
 _LINE_BYTES = 1 << 28
 _PIECE_BYTES = 1 << 20
+# As STRICT_JSON, but does not see a key that occurs twice in an object.
+_PLAIN_JSON = json.JSONDecoder(parse_constant=finite, parse_float=finite)
 _LINE_END = re.compile("\r\n|\r")
 
 _Records = list[tuple[int, dict[str, Any]]]  # numbers of lines, and their columns
@@ -207,8 +210,11 @@ def _json_blocks(path: str) -> Iterator[_Records]:
     columns: set[str] = set()  # keys that are spelled as their columns are
     number = 1
     for lines in _line_blocks(path):
+        text = f"[{','.join(lines)}]"
         try:
-            found = STRICT_JSON.decode(f"[{','.join(lines)}]")
+            found = _PLAIN_JSON.decode(text)
+            if set(map(type, found)) == {dict} and text.count(":") != sum(map(len, found)):
+                found = STRICT_JSON.decode(text)  # a colon in a text, or a key that occurs twice
         except (ValueError, RecursionError):
             found = []
         if len(found) == len(lines) and set(map(type, found)) == {dict}:

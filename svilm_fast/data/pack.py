@@ -11,23 +11,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from svilm_fast.core.earlier_result import check_replaceable
 from svilm_fast.core.files import write_atomically
 from svilm_fast.core.machine import usable_cores
-from svilm_fast.core.terminal import printable
 from svilm_fast.core.text import counted
 from svilm_fast.data.config import DataConfig
 from svilm_fast.data.decode_process import end_idle_processes
-from svilm_fast.data.errors import DataError, MissingFileError, ShardError
+from svilm_fast.data.errors import MissingFileError
 from svilm_fast.data.lists import VideoFolder, extension_of, is_list
 from svilm_fast.data.nouns import build_extractor
 from svilm_fast.data.offline.engines import OfflineEngine, local_workers
+from svilm_fast.data.offline.outputs import check_shard_folder
 from svilm_fast.data.offline.work import do_work
 from svilm_fast.data.pack_plan import Item, items_of_folder, items_of_list, shard_units
 from svilm_fast.data.pack_shard import PackSettings, pack_shard
 from svilm_fast.data.precut import Precut
 from svilm_fast.data.shards import INDEX_SUFFIX
-from svilm_fast.data.skips import Skip
+from svilm_fast.data.skips import Skip, nothing_left, refused_lines
 
 _REPORT = "pack_report.json"
 _MANIFEST = "pack_manifest.jsonl"
@@ -80,15 +79,7 @@ class PackReport:
                 + f"), for example {', '.join(self.passed_over[:3])}; all are in pack_report.json"
             )
         text += [f"  note: {count} x {note}" for note, count in sorted(self.notes.items())]
-        counts = Counter(skip.reason for skip in self.refused)
-        text += [f"  {count} x {reason}" for reason, count in counts.most_common()]
-        text += [
-            f"  refused {printable(s.sample, lines=False)}: {s.message}"
-            for s in self.refused[:examples]
-        ]
-        if len(self.refused) > examples:
-            text.append(f"  ... and {len(self.refused) - examples} more in pack_report.json")
-        return text
+        return text + refused_lines(self.refused, _REPORT, examples)
 
 
 def pack(
@@ -138,8 +129,7 @@ def pack(
     """
     config = config or DataConfig()
     out = Path(out_dir)
-    if any(out.glob("*.tar")) and not out.joinpath(_MANIFEST).exists():
-        raise ShardError(f"{str(out)!r} already holds shards: choose another folder or empty it")
+    check_shard_folder(out, _MANIFEST, _REPORT, '"without_nouns"')
     if not is_list(source) and not os.path.isdir(source):
         raise MissingFileError(f"{source!r} is neither a .csv, .tsv or .jsonl list nor a folder")
     folder = VideoFolder(videos or (os.path.dirname(source) or "." if is_list(source) else source))
@@ -149,7 +139,6 @@ def pack(
         if is_list(source)
         else items_of_folder(source, folder)
     )
-    check_replaceable(out / _REPORT, '"without_nouns"')
     build_extractor(config.nouns)  # raises now where its package is not installed
     units = shard_units(items, prefix, shard_samples)
     if workers is None and engine is OfflineEngine.LOCAL:
@@ -188,9 +177,7 @@ def pack(
         report.source_bytes = 0
     write_atomically(out / _REPORT, json.dumps(_as_json(report), indent=1).encode())
     if not report.written:
-        first = report.refused[0] if report.refused else None
-        example = f"; {first.sample}: {first.message}" if first else ""
-        raise DataError(f"{source!r}: no sample could be packed{example}")
+        raise nothing_left(source, "no sample could be packed", report.refused)
     if finished is not None:
         finished(out)
     return report

@@ -10,6 +10,7 @@ import numpy as np
 from svilm_fast.data.precut import CutClip
 from svilm_fast.data.segments import END_COLUMNS, START_COLUMNS
 from svilm_fast.data.segments import KEY as SEGMENT
+from svilm_fast.data.source_ids import source_with
 from svilm_fast.data.world.masks import decode_mask, encode_mask
 
 MASKS_LEFT_OUT = "masks that do not fit the video left out"
@@ -21,18 +22,19 @@ def record_of_clip(record: dict[str, Any], clip: CutClip) -> dict[str, Any]:
 
     Captions and other columns stay. Boxes and masks of every frame (`objects`, `masks`, pixels of
     the video) become those of the clip's frames and size; `events` get times of the clip. `source`
-    says where the clip lies in the video: seconds, frame rate and size.
+    says where the clip lies in the video: seconds, frame rate and size; what it held stays beside.
     """
     left_out = (SEGMENT, *START_COLUMNS, *END_COLUMNS)
     made = {key: value for key, value in record.items() if key not in left_out}
     notes: Counter[str] = Counter()
-    made["source"] = {
+    where = {
         "id": record.get("id"),
         "start": round(clip.start, 6),
         "end": round(clip.end, 6),
         "width": clip.source_size[0],
         "height": clip.source_size[1],
     }
+    made["source"] = source_with(record, where)
     made |= {
         "fps": round(clip.fps, 6),
         "num_frames": clip.frames,

@@ -60,7 +60,7 @@ def parse_json(data: bytes, label: str) -> dict[str, Any]:
     """
     try:
         value = json.loads(
-            data, object_pairs_hook=_object, parse_constant=_finite, parse_float=_finite
+            data, object_pairs_hook=_object, parse_constant=finite, parse_float=finite
         )
     except (ValueError, RecursionError) as error:
         raise SampleJsonError(f"{label}: not valid JSON ({error})") from None
@@ -78,16 +78,15 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _finite(number: str) -> float:
+def finite(number: str) -> float:
+    """A number of a JSON text. Raises ValueError for one that is not finite."""
     value = float(number)
     if not math.isfinite(value):
         raise ValueError(f"{number:.60} is not a finite number")
     return value
 
 
-STRICT_JSON = json.JSONDecoder(
-    object_pairs_hook=_object, parse_constant=_finite, parse_float=_finite
-)
+STRICT_JSON = json.JSONDecoder(object_pairs_hook=_object, parse_constant=finite, parse_float=finite)
 """Decodes as `parse_json` does."""
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from svilm_fast.core.messages import single_line
+from svilm_fast.core.terminal import printable
 from svilm_fast.core.text import counted
 from svilm_fast.data.errors import DataError, SkipBudgetError
 from svilm_fast.data.text import storable
@@ -23,6 +25,25 @@ class Skip:
     @classmethod
     def of(cls, sample: str, error: DataError) -> Skip:
         return cls(storable(sample), error.reason, storable(single_line(error)))
+
+
+def refused_lines(refused: Sequence[Skip], file: str, examples: int = 20) -> list[str]:
+    """Counts by reason and the first refused samples, as text; `file` lists all of them."""
+    counts = Counter(skip.reason for skip in refused)
+    lines = [f"  {count} x {reason}" for reason, count in counts.most_common()]
+    lines += [
+        f"  refused {printable(skip.sample, lines=False)}: {skip.message}"
+        for skip in refused[:examples]
+    ]
+    if len(refused) > examples:
+        lines.append(f"  ... and {len(refused) - examples} more in {file}")
+    return lines
+
+
+def nothing_left(source: str, what: str, refused: Sequence[Skip]) -> DataError:
+    """The error of work on `source` that has refused all samples, with the first reason."""
+    example = f"; {refused[0].sample}: {refused[0].message}" if refused else ""
+    return DataError(f"{source!r}: {what}{example}")
 
 
 @dataclass

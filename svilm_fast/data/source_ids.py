@@ -19,14 +19,31 @@ def source_key(record: Mapping[str, Any], fallback: str, label: str) -> int:
     `source_id` (a text or a whole number) names it, else `source.id`, as `pack --precut` writes it,
     else `fallback`. Raises SampleJsonError.
     """
+    name = source_name(record)
+    name = fallback if name is None else name
+    if isinstance(name, bool) or not isinstance(name, str | int):
+        raise SampleJsonError(f"{label}: {KEY}={name!r:.60} must be a text or a whole number")
+    return sample_key(str(name))
+
+
+def source_name(record: Mapping[str, Any]) -> Any:
+    """What a sample's json says its source video is; None where it says nothing."""
     name = record.get(KEY)
     if name is None or name == "":
         source = record.get("source")
         name = source.get("id") if isinstance(source, dict) else None
-        name = fallback if name is None else name
-    if isinstance(name, bool) or not isinstance(name, str | int):
-        raise SampleJsonError(f"{label}: {KEY}={name!r:.60} must be a text or a whole number")
-    return sample_key(str(name))
+    return name
+
+
+def source_with(record: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The `source` of a clip that is made of a sample: facts beside what the sample's own says.
+
+    A source that is no object, such as the name of a data set, becomes its `name`; an `id` stays.
+    """
+    own = record.get("source")
+    own = {} if own is None else own if isinstance(own, dict) else {"name": own}
+    kept = {} if own.get("id") is None else {"id": own["id"]}
+    return {**own, **facts, **kept}
 
 
 def sources_facts(sources: np.ndarray) -> dict[str, Any]:

@@ -99,6 +99,9 @@ def _opened(file: Path, width: int, members: Sequence[str]) -> _Part:
             tower = str(columns["tower"]) if "tower" in columns else None
         with zipfile.ZipFile(file) as archive:
             tables = [_mapped(file, archive.getinfo(f"{name}.npy")) for name in members]
+            captions = None
+            if "texts" in members:
+                captions = _mapped(file, archive.getinfo("captions.npy"))
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, struct.error) as error:
         raise DataError(f"{file} was not written by `svilm embed`: {single_line(error)}") from None
     for table in tables:
@@ -107,6 +110,12 @@ def _opened(file: Path, width: int, members: Sequence[str]) -> _Part:
                 f"{file} holds {table.dtype} {list(table.shape)}, expected float32 [{len(ids)}, "
                 f"{width}]: it was written by a model of another model.embed_dim"
             )
+    if captions is not None and len(captions) and not captions[0]:
+        raise DataError(
+            f"{file} was written with `svilm embed --captions none`: its texts are embeddings of "
+            "empty captions. Embed the samples with their captions, or set texts=false in the "
+            "objective and data.teacher_embeddings=stored"
+        )
     if tower is None:
         raise DataError(
             f"{file} does not say which video tower wrote it, as files of an earlier version: "

@@ -21,7 +21,7 @@ from svilm_fast.core.errors import UserError
 from svilm_fast.data.batch import ClipBatch
 from svilm_fast.data.dataset import CAPTION_NOTE, ClipDataset
 from svilm_fast.data.errors import DataError
-from svilm_fast.data.samples import StoredFile
+from svilm_fast.data.sample_files import StoredFile
 from svilm_fast.data.segments import Segment
 from svilm_fast.models.features import VideoFeatures
 from svilm_fast.models.video_encoder import VideoOutputs

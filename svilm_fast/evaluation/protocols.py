@@ -13,6 +13,7 @@ from svilm_fast.core.text import counted
 from svilm_fast.data.dataset import ClipDataset
 from svilm_fast.evaluation.missing import refused_videos
 from svilm_fast.evaluation.query_bank import bank_line
+from svilm_fast.evaluation.video_bank import video_bank_line
 
 TIE_RULE = (
     "expectation over a random order: a query with h candidates above the right one and e tied "
@@ -178,4 +179,6 @@ def protocol_lines(facts: dict[str, Any]) -> list[str]:
         lines.append(f"texts: {cut} longer than {facts['text_tokens']} tokens, cut there")
     if (bank := facts.get("bank")) is not None:
         lines.append(bank_line(bank))
+    if (bank := facts.get("video_bank")) is not None:
+        lines.append(video_bank_line(bank))
     return [*lines, f"note: {facts['note']}"] if "note" in facts else lines

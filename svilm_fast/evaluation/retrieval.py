@@ -38,6 +38,7 @@ from svilm_fast.evaluation.ranking import Gather, rank_pairs
 from svilm_fast.evaluation.rerank import encode_nouns, rerank_by_nouns
 from svilm_fast.evaluation.result import RetrievalResult, summarise_queries
 from svilm_fast.evaluation.set_level import set_level_ranks
+from svilm_fast.evaluation.video_bank import VideoBank
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,8 @@ class RetrievalOptions:
 
     protocol: title of the result (default: the split). rules: the named protocol that the data set
     was checked against. set_level: among `set_level.SET_LEVEL`; bank: training captions, which
-    `qbnorm` needs; rerank: candidates of a caption
+    `qbnorm` needs; video_bank: training videos, without which `qbnorm` is measured from text to
+    video only; rerank: candidates of a caption
     that are re-ranked by its nouns (0: none), with the sharpness of the nouns' softmax over the
     groups; both are reported apart. device: of the model's inputs (default: that
     of its parameters). autocast: dtype of mixed precision. keep_frames: number of small frames kept
@@ -62,6 +64,7 @@ class RetrievalOptions:
     rules: RetrievalProtocol | None = None
     set_level: tuple[str, ...] = ()
     bank: QueryBank | None = None
+    video_bank: VideoBank | None = None
     rerank: int = 0
     sharpness: float = 1.0
     device: torch.device | str | None = None
@@ -115,6 +118,72 @@ def evaluate_dataset(
     videos = select_samples(
         dataset, [i for i, name in enumerate(dataset.ids) if captions.video[name] == name]
     )
+    embedded = partial(
+        _embedded, model, batch_size=batch_size, place=(rank, ranks) if shared else None
+    )
+    embeddings, skipped = embedded(videos, options, captions=captions)
+    refused = refused_videos(dataset) if first is None else {}
+    missing = missing_videos(embeddings.video_ids, captions, skipped, refused)
+    encode = partial(
+        encode_captions, model, dataset, device=options.device, autocast=options.autocast
+    )
+    others = [text for video in missing.values() for text in video.captions]
+    bank = options.bank if "qbnorm" in options.set_level else None
+    videos_of_bank, bank_videos = None, options.video_bank if bank is not None else None
+    if bank_videos is not None:
+        clips = bank_videos.dataset
+        if rules.first_seconds is not None:
+            clips = with_first_seconds(clips, rules.first_seconds)
+        plain = replace(options, keep_frames=0, rerank=0)
+        videos_of_bank, _ = embedded(clips, plain)
+    result = rank_embeddings(
+        embeddings,
+        protocol=options.protocol or rules.title,
+        rules=rules,
+        missing=missing,
+        other_texts=encode(others) if others and rules.missing == "failed" else None,
+        split=split_facts(dataset),
+        views=f"{dataset.frames} x 1 x 1",
+        set_level=options.set_level,
+        bank=None if bank is None else encode(bank.captions),
+        video_bank=None if videos_of_bank is None else videos_of_bank.videos,
+        resamples=options.resamples,
+        part=(rank, ranks),
+        gather=gather if shared else None,
+        top=max(TOP, options.rerank),
+    )
+    result.facts["first_clips_only"] = first
+    result.facts["text_tokens"] = dataset.config.tokenizer.length
+    result.facts["captions_cut"] = captions.cut
+    if bank is not None:
+        result.facts["bank"] = bank.facts(embeddings.captions)
+    if bank_videos is not None and videos_of_bank is not None:
+        result.facts["video_bank"] = bank_videos.facts(videos_of_bank.video_ids, dataset)
+    if options.rerank:
+        nouns = encode_nouns(model, dataset, captions, embeddings, options.device, options.autocast)
+        ranks_by_nouns = rerank_by_nouns(
+            result.text_ranks,
+            result.top_videos[:, : options.rerank],
+            embeddings,
+            nouns,
+            sharpness=options.sharpness,
+        )
+        name = f"re-rank {options.rerank} by nouns t2v"
+        result.add_apart(name, ranks_by_nouns, resamples=options.resamples)
+    return result
+
+
+def _embedded(
+    model: VideoTextModel,
+    videos: ClipDataset,
+    options: RetrievalOptions,
+    *,
+    batch_size: int,
+    place: tuple[int, int] | None,
+    captions: CaptionTable | None = None,
+) -> tuple[Embeddings, dict[str, str]]:
+    """Embed the clips of a data set, and say why others could not be; place: rank and ranks."""
+    rank, ranks = place or (0, 1)
     if len(videos) < ranks:
         raise ValueError(
             f"{counted(len(videos), 'clip')} cannot be divided among {ranks} ranks: use more clips"
@@ -129,55 +198,17 @@ def evaluate_dataset(
             device=options.device,
             autocast=options.autocast,
             keep_frames=options.keep_frames,
-            total=len(captions.rows),
+            total=len(videos),
             progress=options.progress,
             calls=-(-largest_part // batch_size),
             keep_groups=options.rerank > 0,
         )
     skipped = {skip.sample: skip.message for skip in loader.skips.skipped.values()}
-    if shared:
-        parts = gather((embeddings, skipped))
-        embeddings = join([part for part, _ in parts])
-        skipped = {name: reason for _, part in parts for name, reason in part.items()}
-    refused = refused_videos(dataset) if first is None else {}
-    missing = missing_videos(embeddings.video_ids, captions, skipped, refused)
-    encode = partial(
-        encode_captions, model, dataset, device=options.device, autocast=options.autocast
-    )
-    others = [text for video in missing.values() for text in video.captions]
-    bank = options.bank if "qbnorm" in options.set_level else None
-    result = rank_embeddings(
-        embeddings,
-        protocol=options.protocol or rules.title,
-        rules=rules,
-        missing=missing,
-        other_texts=encode(others) if others and rules.missing == "failed" else None,
-        split=split_facts(dataset),
-        views=f"{dataset.frames} x 1 x 1",
-        set_level=options.set_level,
-        bank=None if bank is None else encode(bank.captions),
-        resamples=options.resamples,
-        part=(rank, ranks),
-        gather=gather if shared else None,
-        top=max(TOP, options.rerank),
-    )
-    result.facts["first_clips_only"] = first
-    result.facts["text_tokens"] = dataset.config.tokenizer.length
-    result.facts["captions_cut"] = captions.cut
-    if bank is not None:
-        result.facts["bank"] = bank.facts(embeddings.captions)
-    if options.rerank:
-        nouns = encode_nouns(model, dataset, captions, embeddings, options.device, options.autocast)
-        ranks_by_nouns = rerank_by_nouns(
-            result.text_ranks,
-            result.top_videos[:, : options.rerank],
-            embeddings,
-            nouns,
-            sharpness=options.sharpness,
-        )
-        name = f"re-rank {options.rerank} by nouns t2v"
-        result.add_apart(name, ranks_by_nouns, resamples=options.resamples)
-    return result
+    if place is None:
+        return embeddings, skipped
+    parts = gather((embeddings, skipped))
+    reasons = {name: reason for _, part in parts for name, reason in part.items()}
+    return join([part for part, _ in parts]), reasons
 
 
 def split_facts(dataset: ClipDataset) -> dict[str, Any]:
@@ -218,6 +249,7 @@ def rank_embeddings(
     views: str | None = None,
     set_level: Sequence[str] = (),
     bank: Tensor | None = None,
+    video_bank: Tensor | None = None,
     resamples: int = 1000,
     part: tuple[int, int] = (0, 1),
     gather: Gather | None = None,
@@ -228,8 +260,9 @@ def rank_embeddings(
     protocol: title of the result. rules: of the protocol; None: those of any gallery. missing:
     videos without an embedding. other_texts: float32 [p, D] of their captions, which are candidates
     where the rules count missing videos. split, views: as in `protocol_facts`. set_level,
-    resamples: as in `RetrievalOptions`. bank: float32 [B, D] of the captions for `qbnorm`. part,
-    gather, top: as in `rank_pairs`; all ranks have the same embeddings and return the same result.
+    resamples: as in `RetrievalOptions`. bank: float32 [B, D] of the captions for `qbnorm`;
+    video_bank: of the videos for its other direction, which is left out without them. part, gather,
+    top: as in `rank_pairs`; all ranks have the same embeddings and return the same result.
     """
     texts, videos, owner = embeddings.texts, embeddings.videos, embeddings.video_of_text
     rules = rules or replace(ANY_LIST, title=protocol)
@@ -275,8 +308,10 @@ def rank_embeddings(
     for method in set_level:
         by_text = set_level_ranks(texts, videos, owner, places, method, bank=bank)
         result.add_apart(f"set-level {method} t2v", by_text, resamples=resamples)
-        if method == "dsl":  # the bank of the other direction would be training videos
-            back = set_level_ranks(videos[captioned], captions, captioned, labels, method)
+        if method != "qbnorm" or video_bank is not None:
+            back = set_level_ranks(
+                videos[captioned], captions, captioned, labels, method, bank=video_bank
+            )
             result.add_apart(f"set-level {method} v2t", back, by_video=True, resamples=resamples)
     return result
 

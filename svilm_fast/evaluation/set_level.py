@@ -52,8 +52,9 @@ def set_level_ranks(
 
     - `dsl`: s_ij p_ij with p_ij = exp(t s_ij) / sum_i exp(t s_ij), over all queries i.
     - `qbnorm`: the sum is over the queries of `bank`, float [B, D], which are those of the training
-      split. A query whose best candidate is the best one of some query of the bank is ranked by
-      p_ij, any other by s_ij (dynamic inverted softmax, k = 1).
+      split: its captions, or from video to text its videos. A query whose best candidate is the
+      best one of some query of the bank is ranked by p_ij, any other by s_ij (dynamic inverted
+      softmax, k = 1).
 
     Two scores tie if a relative change of TIE_TOLERANCE in the embeddings explains the difference.
     Peak memory is `max(n, chunk_elements)` scores and the embeddings.

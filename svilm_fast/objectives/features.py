@@ -158,7 +158,7 @@ class Features(NamedTuple):
         local: losses and metrics of the local objectives for these samples.
         crops: features of the V small views of each clip, b * V rows, for local objectives.
         teacher: tokens of the clean clips from the teacher, no gradient, for local objectives.
-        spread: fp32 [b, C], the mean token of each clean clip, no gradient.
+        spread: fp32 [b, 2, C], mean tokens of two halves of each clean clip, no gradient.
     """
 
     clean: ViewFeatures | None = None

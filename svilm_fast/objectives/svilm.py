@@ -12,9 +12,10 @@ from svilm_fast.models.dual_encoder import DualEncoder
 from svilm_fast.models.features import VideoFeatures
 from svilm_fast.models.inputs import ModelInputs
 from svilm_fast.models.noise import part_seeds
-from svilm_fast.models.precision import masked_mean, unit_norm
+from svilm_fast.models.precision import unit_norm
 from svilm_fast.models.teacher import TEACHER_OUTPUTS, Teacher
 from svilm_fast.models.text_encoder import TextSequences
+from svilm_fast.objectives.collapse import halves
 from svilm_fast.objectives.config import ModelBlocks
 from svilm_fast.objectives.features import Features, View, ViewFeatures
 from svilm_fast.objectives.total import Objectives, StepOutput
@@ -74,7 +75,7 @@ class SViLM(nn.Module):
             features = Features(
                 **views,
                 teacher=self._teach(inputs),
-                spread=_states(videos["clean"]) if self.reads.spread else None,
+                spread=_halves(videos["clean"]) if self.reads.spread else None,
                 texts=texts,
                 nouns=nouns,
                 noun_mask=inputs.noun_mask if self.reads.nouns else None,
@@ -148,10 +149,9 @@ def _is_noisy(config: ModelBlocks, groups: bool) -> bool:
     )
 
 
-def _states(video: VideoFeatures) -> Tensor:
-    """The mean token of each clip, [b, C], detached."""
+def _halves(video: VideoFeatures) -> Tensor:
     assert video.tokens is not None
-    return masked_mean(video.tokens.detach(), video.token_mask)
+    return halves(video.tokens, video.token_mask)
 
 
 def _noun_sequences(inputs: ModelInputs) -> TextSequences:

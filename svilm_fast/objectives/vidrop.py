@@ -21,6 +21,7 @@ from svilm_fast.models.config import CropView
 from svilm_fast.models.flops import Flops, product
 from svilm_fast.models.initialisation import initialise
 from svilm_fast.models.precision import at_least_fp32, masked_mean, project
+from svilm_fast.models.token_dropping import keep_count
 from svilm_fast.models.transformer import MLP
 from svilm_fast.objectives.base import (
     KIND,
@@ -36,6 +37,7 @@ from svilm_fast.objectives.cost import FP32, Cost, Shapes
 from svilm_fast.objectives.features import Features, Reads, View
 
 HIDDEN = 2  # hidden width of an MLP head / C
+TOKEN_VARIANCE = 1e-5  # keeps a channel that is equal in all tokens at zero
 
 
 class CropsConfig(Settings):
@@ -71,6 +73,12 @@ class ViDropConfig(ObjectiveConfig):
         "teacher",
         description="what a masked patch predicts: its state in the moving average of the encoder, "
         "or its normalised pixels",
+    )
+    normalise: Literal["channels", "tokens"] = Field(
+        "channels",
+        description="a teacher's states of patches get mean 0 and deviation 1 over the channels of "
+        "each, or in every channel over the tokens of the clip, which leaves nothing of what all "
+        "tokens have in common",
     )
     loss: Literal["mse", "smooth_l1", "cosine"] = Field(
         "mse", description="distance of a prediction from its target"
@@ -127,9 +135,24 @@ class ViDropConfig(ObjectiveConfig):
                     f"objectives.{name}.crops.{setting}={value} must be a multiple of "
                     f"video.{of}={unit}"
                 )
+        drop = video.drop
+        shown = {"video.drop": (video, drop.rate if drop.rate_max is None else drop.rate_max)}
+        small = self.reads().crops
+        if small is not None and self.target == "pixels":
+            shown[f"objectives.{name}.crops"] = (video.cropped(small), small.drop_rate)
+        for settings, (clips, rate) in shown.items():
+            kept = keep_count(clips.grid, rate, drop.pattern)
+            if kept < 2:
+                raise ValueError(
+                    f"{settings} keeps {kept} of {clips.num_tokens} tokens; objectives.{name} "
+                    "needs 2, of which one is masked and one is shown: lower its drop rate"
+                )
 
     def alarm(self, name: str, step: int, logged: Mapping[str, float]) -> Alarm | None:
-        return self.collapse.alarm(step, logged)
+        remedy = "Lower optimizer.lr"
+        if self.target == "teacher":
+            remedy += f", raise ema.decay, or use objectives.{name}.target=pixels"
+        return self.collapse.alarm(step, logged, remedy)
 
     def metrics(self, name: str) -> dict[str, Metric]:
         found = dict(METRICS)
@@ -185,11 +208,7 @@ class ViDrop(Objective):
         terms: list[Tensor] = []
         metrics: dict[str, Tensor] = {}
         if self.masks:
-            target = (
-                normalised(features.read("teacher", "tokens"))
-                if teacher
-                else features.read("clean", "pixels")
-            )
+            target = self._taught(features) if teacher else features.read("clean", "pixels")
             terms.append(self._of_patches(features, "clean", target))
         if self.config.crops.count:
             crops = (
@@ -200,6 +219,12 @@ class ViDrop(Objective):
             terms.append(self.config.crop_weight * crops)
             metrics[f"loss_crops_{self.name}"] = crops.detach()
         return torch.stack(terms).sum(), metrics
+
+    def _taught(self, features: Features) -> Tensor:
+        states = features.read("teacher", "tokens")
+        if self.config.normalise == "channels":
+            return normalised(states)
+        return over_tokens(states, features.view("teacher").token_mask)
 
     def _of_patches(self, features: Features, view: View, target: Tensor) -> Tensor:
         found = features.view(view)
@@ -230,6 +255,17 @@ def predictions(head: nn.Module, states: Tensor) -> Tensor:
 def normalised(states: Tensor) -> Tensor:
     """Each state with mean 0 and deviation 1, so that the scale of the teacher has no effect."""
     return F.layer_norm(at_least_fp32(states), states.shape[-1:])
+
+
+def over_tokens(states: Tensor, mask: Tensor | None) -> Tensor:
+    """Each channel with mean 0 and deviation 1 over the tokens of a clip.
+
+    After Baevski et al., "data2vec" (arXiv 2202.03555): a constant is no longer a target that could
+    be predicted without looking. states: [b, n, C]. mask: bool [b, n]; None: all tokens count.
+    """
+    centred = at_least_fp32(states) - masked_mean(states, mask)[:, None]
+    variance = masked_mean(centred.square(), mask)[:, None]
+    return centred * (variance + TOKEN_VARIANCE).rsqrt()
 
 
 def distance(predicted: Tensor, target: Tensor, loss: str) -> Tensor:

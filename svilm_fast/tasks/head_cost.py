@@ -16,7 +16,9 @@ class HeadCost:
 
     The towers are those of pre-training, called `encoder`. reads: features of the clip's video.
     sequences, length: texts of a clip and their padded length; 0: the text tower does not run.
-    flops: of the head and the loss. kept: bytes that they keep for backward.
+    flops: of the head and the loss. kept: bytes that they keep for backward. kept_once: bytes that
+    they keep whatever the number of clips. stored_bytes: of the stored features that are read
+    instead of a clip, in a task whose model has no towers; 0: it has them.
     """
 
     reads: Reads
@@ -24,9 +26,14 @@ class HeadCost:
     kept: float
     sequences: int = 0
     length: int = 0
+    kept_once: float = 0.0
+    stored_bytes: int = 0
 
     def step_flops(self, config: ModelBlocks, global_batch: int) -> StepFlops:
         """Return forward and backward of the towers and the head, which counts as `objectives`."""
+        head = self.flops * global_batch
+        if self.stored_bytes:
+            return StepFlops(Flops(), Flops(), head, Flops(), 0)
         width = config.model.embed_dim
         video = video_flops(
             config.video,
@@ -38,6 +45,4 @@ class HeadCost:
         text = Flops()
         if self.sequences:
             text = text_flops(config.text, width, self.length) * self.sequences
-        return StepFlops(
-            video * global_batch, text * global_batch, self.flops * global_batch, Flops(), 0
-        )
+        return StepFlops(video * global_batch, text * global_batch, head, Flops(), 0)

@@ -15,8 +15,10 @@ import av
 import numpy as np
 import pytest
 
+from svilm_fast.data.batch import ClipBatch
 from svilm_fast.data.config import DataConfig
 from svilm_fast.data.dataset import ClipDataset, prepare_tokenizer
+from svilm_fast.data.loader import build_loader
 from svilm_fast.data.shards import ShardWriter
 
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
@@ -44,6 +46,37 @@ def ramp(frames: int = 12, height: int = 32, width: int = 40, phase: int = 0) ->
     return np.broadcast_to(
         levels.astype(np.uint8)[:, None, None, None], (frames, height, width, 3)
     ).copy()
+
+
+def across_ranks(
+    dataset: ClipDataset,
+    batch_size: int,
+    world_size: int,
+    count: int,
+    state: dict[str, Any] | None = None,
+) -> tuple[list[list[tuple[int, ClipBatch]]], list[dict[str, Any]]]:
+    """The first global batches, each as (epoch, batch) of every rank, and the loaders' states."""
+    found: list[list[tuple[int, ClipBatch]]] = [[] for _ in range(count)]
+    states = []
+    for rank in range(world_size):
+        loader = build_loader(
+            dataset.config,
+            dataset,
+            batch_size=batch_size,
+            rank=rank,
+            world_size=world_size,
+            state=state,
+        )
+        for number, batch in zip(range(count), loader.forever()):
+            found[number].append((loader.epoch, batch))
+            states.append(loader.state_dict())
+        loader.close()
+    return found, states
+
+
+@pytest.fixture(scope="session")
+def batches_of_ranks() -> Callable[..., Any]:
+    return across_ranks
 
 
 def caption_of(number: int) -> str:

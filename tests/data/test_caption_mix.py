@@ -9,7 +9,6 @@ import pytest
 
 from svilm_fast.data.config import CaptionMixConfig
 from svilm_fast.data.errors import DataError
-from svilm_fast.data.loader import build_loader
 
 GRAINS = {
     "coarse": "A dog.",
@@ -76,31 +75,22 @@ def test_the_grain_that_every_sample_has_needs_a_share(make_dataset):
         make_dataset(2, caption_mix=CaptionMixConfig(coarse=1))
 
 
-def test_ranks_and_resuming_do_not_change_the_draw(make_dataset):
+def test_ranks_and_resuming_do_not_change_the_draw(make_dataset, batches_of_ranks):
     dataset = make_dataset(8, replace={i: _sample(GRAINS) for i in range(8)}, caption_mix=MIX)
 
-    def captions(batch_size, world_size, state=None, epochs=2):
-        found, states = {}, []
-        for rank in range(world_size):
-            loader = build_loader(
-                dataset.config,
-                dataset,
-                batch_size=batch_size,
-                rank=rank,
-                world_size=world_size,
-                state=state,
-            )
-            for _ in range(epochs):
-                for batch in loader:
-                    epoch = loader.epoch
-                    found |= {(epoch, n): c for n, c in zip(batch.ids, batch.captions)}
-                    states.append(loader.state_dict())
-            loader.close()
-        return found, states
+    def captions(*arguments):
+        found, states = batches_of_ranks(dataset, *arguments)
+        batches = [each for ranks in found for each in ranks]
+        return {
+            (epoch, name): caption
+            for epoch, batch in batches
+            for name, caption in zip(batch.ids, batch.captions)
+        }, states
 
-    whole, states = captions(4, 1)
-    assert captions(2, 2)[0] == whole
+    whole, states = captions(4, 1, 4)
+    assert len(whole) == 2 * 8  # two epochs
+    assert captions(2, 2, 4)[0] == whole
     assert len(set(whole.values())) > 2
-    again, _ = captions(4, 1, states[0], epochs=1)
+    again, _ = captions(4, 1, 1, states[0])
     assert again.items() <= whole.items()
     assert again

@@ -187,6 +187,26 @@ def test_captions_and_nouns_of_several_lines_stay_together(tmp_path, videos):
     assert sample.nouns == (("dog",), ("tom",), (), ("tree",))
 
 
+def test_grains_of_several_captions_are_read_as_those_of_the_list(tmp_path, videos):
+    (tmp_path / "a.mp4").write_bytes(videos[0])
+    (tmp_path / "b.mp4").write_bytes(videos[1])
+    several = {"coarse": ["a dog and a cat", " ", "two birds"], "fused": ["a red ball"]}
+    rows = [
+        {"video": "a.mp4", "captions": several},
+        {"video": "b.mp4", "captions": {"coarse": "", "fused": "a dog"}, "nouns": {"fused": ["x"]}},
+    ]
+    (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert not pack(str(tmp_path / "list.jsonl"), tmp_path / "out").refused
+    for grain in ("coarse", "fused"):
+
+        def texts(source, grain=grain):
+            config = DataConfig(train=str(source), captions=grain)
+            return [(s.captions, s.nouns) for s in open_split(config, "train", nouns=True)]
+
+        assert texts(tmp_path / "out") == texts(tmp_path / "list.jsonl")
+    assert len(texts(tmp_path / "out")) == 2
+
+
 def test_captions_by_grain_on_several_lines_are_refused_not_lost(tmp_path, videos):
     (tmp_path / "a.mp4").write_bytes(videos[0])
     (tmp_path / "b.mp4").write_bytes(videos[1])

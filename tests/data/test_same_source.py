@@ -7,13 +7,20 @@ import json
 import numpy as np
 import pytest
 
+from svilm_fast.data.compress.clustering import Clustering, KMeansEngine, Method
+from svilm_fast.data.compress.run import compress
+from svilm_fast.data.compress.shard import CompressSettings, Scope
 from svilm_fast.data.config import DataConfig
 from svilm_fast.data.errors import DataError, SampleJsonError
 from svilm_fast.data.keys import sample_key
 from svilm_fast.data.loader import build_loader
 from svilm_fast.data.pack import pack
+from svilm_fast.data.palettes.format import PixelBlock
 from svilm_fast.data.samples import open_split
-from svilm_fast.data.source_ids import source_key, sources_facts
+from svilm_fast.data.source_ids import source_key, source_with, sources_facts
+
+HOW = Clustering(Method.KMEANS, KMeansEngine.SKLEARN, 4, 50, 0)
+SMALL = CompressSettings(HOW, PixelBlock(1, 1, 1), Scope.CLIP, 2, 8, 1)
 
 
 def _of_sources(names, **more):
@@ -51,39 +58,24 @@ def test_batches_hold_the_sources_where_they_are_masked(make_dataset):
     assert len(set(alone.batch([0, 1, 2]).source_ids.tolist())) == 3
 
 
-def _batches(dataset, batch_size, world_size, state=None, count=12):
-    """Ids of the first global batches, as the ranks have them together, and the states."""
-    found, states = [[] for _ in range(count)], []
-    for rank in range(world_size):
-        loader = build_loader(
-            dataset.config,
-            dataset,
-            batch_size=batch_size,
-            rank=rank,
-            world_size=world_size,
-            state=state,
-        )
-        for number, batch in zip(range(count), loader.forever()):
-            found[number] += batch.ids
-            states.append(loader.state_dict())
-        loader.close()
-    return found, states
+def test_no_global_batch_has_a_source_twice(make_dataset, batches_of_ranks):
+    def batches(dataset, *arguments):
+        found, states = batches_of_ranks(dataset, *arguments)
+        return [[name for _, batch in ranks for name in batch.ids] for ranks in found], states
 
-
-def test_no_global_batch_has_a_source_twice(make_dataset):
     names = [f"v{i // 3}" for i in range(24)]
     dataset = make_dataset(24, replace=_of_sources(names), same_source="separate")
     source = dict(zip(dataset.ids, names))
-    whole, states = _batches(dataset, 4, 1)
+    whole, states = batches(dataset, 4, 1, 12)
     assert all(len({source[name] for name in batch}) == 4 for batch in whole)
     assert sorted(name for batch in whole[:6] for name in batch) == sorted(dataset.ids)  # an epoch
-    assert _batches(dataset, 2, 2)[0] == whole
-    assert _batches(dataset, 2, 2, json.loads(json.dumps(states[4])), 7)[0] == whole[5:]
+    assert batches(dataset, 2, 2, 12)[0] == whole
+    assert batches(dataset, 2, 2, 7, json.loads(json.dumps(states[4])))[0] == whole[5:]
     with pytest.raises(DataError, match=r"training\.global_batch=4 and this run has 2"):
-        _batches(dataset, 2, 1, states[4])
+        batches(dataset, 2, 1, 12, states[4])
     other = make_dataset(24, replace=_of_sources(names))
     with pytest.raises(DataError, match=r"saved with data\.same_source=separate"):
-        _batches(other, 4, 1, states[4])
+        batches(other, 4, 1, 12, states[4])
 
 
 @pytest.mark.parametrize(
@@ -114,3 +106,17 @@ def test_segments_of_a_listed_video_are_of_one_source_also_when_packed(tmp_path,
     packed = open_split(DataConfig(train=str(tmp_path / "out")), "train")
     assert packed.same_source["most"] == 2
     assert len(set(packed.sources_at([0, 1, 2]).tolist())) == 2
+    compress(str(tmp_path / "list.csv"), tmp_path / "small", SMALL, workers=1)
+    small = open_split(DataConfig(train=str(tmp_path / "small")), "train")
+    assert small.sources_at([0, 1, 2]).tolist() == table.sources_at([0, 1, 2]).tolist()
+
+
+def test_what_a_sample_says_of_its_source_stays_beside_that_of_its_clip():
+    where = {"id": "own", "start": 1.0}
+    assert source_with({}, where) == where
+    assert source_with({"source": "youtube"}, where) == {"name": "youtube", **where}
+    assert source_with({"source": {"id": "v", "start": 0, "licence": "x"}}, where) == {
+        "id": "v",
+        "start": 1.0,
+        "licence": "x",
+    }

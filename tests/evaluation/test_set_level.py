@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from svilm_fast.evaluation.embed import Embeddings
 from svilm_fast.evaluation.ranking import rank_pairs
-from svilm_fast.evaluation.result import table_rows
+from svilm_fast.evaluation.result import summarise_queries, table_rows
 from svilm_fast.evaluation.retrieval import rank_embeddings
 from svilm_fast.evaluation.set_level import SET_LEVEL, set_level_ranks
 
@@ -125,6 +125,15 @@ def test_rows_are_named_and_stored_apart(tmp_path):
     assert result.metrics() == plain.metrics()
     rows = [name for name, _ in table_rows(result)]
     assert rows[2:5] == ["set-level dsl t2v", "set-level dsl v2t", "set-level qbnorm t2v"]
+    both = rank_embeddings(
+        found, resamples=0, set_level=("qbnorm",), bank=texts[:9], video_bank=videos[9:18]
+    )
+    assert list(both.apart) == ["set-level qbnorm t2v", "set-level qbnorm v2t"]
+    assert both.apart["set-level qbnorm t2v"] == result.apart["set-level qbnorm t2v"]
+    owner = torch.arange(30)
+    back = set_level_ranks(videos, texts, owner, owner, "qbnorm", bank=videos[9:18])
+    wanted = summarise_queries(back, None, {}, 0)
+    assert both.apart["set-level qbnorm v2t"] == wanted
     written = result.to_json()
     assert written["protocol"]["reported_apart"] == list(written["apart"]) == list(result.apart)
     assert plain.to_json()["apart"] == {}

@@ -17,7 +17,8 @@ from svilm_fast.models.token_dropping import PATTERNS, select_tokens
 GRID = (4, 3, 3)
 TOTAL = math.prod(GRID)
 CLIPS = 3600
-# A right pattern fails by chance once in a million seeds: other seeds are tried (tests/instruction_sets.py).
+# A right pattern fails by chance once in a million seeds: other seeds are tried
+# (tests/instruction_sets.py).
 RARE = 1e-6
 
 

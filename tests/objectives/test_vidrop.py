@@ -11,13 +11,14 @@ import torch.nn.functional as F
 from svilm_fast.core.errors import ConfigError
 from svilm_fast.distributed.gradient_cache import CachedStep
 from svilm_fast.models.flops import encoded_tokens, video_flops
-from svilm_fast.objectives.collapse import CollapseConfig, spread_metrics
+from svilm_fast.objectives.collapse import CollapseConfig, halves, spread_metrics
 from svilm_fast.objectives.flops import step_flops
-from svilm_fast.objectives.vidrop import distance, normalised
+from svilm_fast.objectives.vidrop import distance, normalised, over_tokens
 from svilm_fast.train.config.load import load_config
 from svilm_fast.train.plan.chooser import fixed_choice
 from svilm_fast.train.plan.memory import memory
-from svilm_fast.train.plan.workload import workload_of
+from svilm_fast.train.plan.traffic import step_traffic
+from svilm_fast.train.plan.workload import Choice, workload_of
 from tests.distributed.conftest import small_config, small_inputs, small_model
 
 ALONE = tuple(f"objectives.{name}.weight=0" for name in ("contrast", "grounding", "temporal"))
@@ -26,6 +27,8 @@ NOISY = ("video.drop.rate=0.25", "video.drop_path=0.2", "video.dropout=0.1")
 CROPS = tuple(
     f"objectives.vidrop.crops.{setting}" for setting in ("count=2", "frames=2", "image_size=4")
 )
+NORM = "objectives.vidrop.normalise={}"
+CROPS_DROP = "objectives.vidrop.crops.drop_rate=0.9"
 TEACHER, PIXELS = ("objectives.vidrop.target=teacher",), ("objectives.vidrop.target=pixels",)
 
 
@@ -82,6 +85,23 @@ def test_the_loss_of_masked_patches_by_its_definition() -> None:
     assert not [name for name in names if "teacher" in name]
 
 
+def test_targets_over_the_tokens_of_a_clip() -> None:
+    states = torch.randn(3, 9, 5, dtype=torch.float64)
+    mask = torch.arange(9) < torch.tensor([9, 6, 2])[:, None]
+    found = over_tokens(states, mask)
+    for clip, count in enumerate((9, 6, 2)):
+        own = states[clip, :count]
+        expected = (own - own.mean(0)) / own.std(0, correction=0)
+        torch.testing.assert_close(found[clip, :count], expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(over_tokens(states + 7, mask), found)  # what all have in common
+    assert not over_tokens(torch.ones(1, 4, 2), None).any()
+    losses = [
+        float(small_model(small_config(*SELF, *TEACHER, NORM.format(kind)))(inputs()).loss)
+        for kind in ("channels", "tokens")
+    ]
+    assert losses[0] != pytest.approx(losses[1], rel=1e-3)
+
+
 def test_a_small_crop_predicts_the_teachers_mean_of_its_own_clip() -> None:
     overrides = (*ALONE, "video.num_groups=0", "ema.decay=0.9", *CROPS, *TEACHER)
     model = small_model(small_config(*overrides)).double()
@@ -113,11 +133,19 @@ def test_distances() -> None:
     ("overrides", "message"),
     [
         ((*ALONE, *TEACHER, "ema.decay=0.9"), "video.mask.rate=0 hides nothing"),
-        ((*SELF, *TEACHER, "ema.decay=null"), "set ema.decay .*found ema.decay=null"),
-        ((*SELF, *TEACHER, "ema.start_step=5"), "ema.start_step=0; found ema.decay=0.9"),
+        (
+            (*SELF, *TEACHER, "ema.decay=null"),
+            "set ema.decay .*or objectives.vidrop.weight=0; found ema.decay=null",
+        ),
+        ((*SELF, *TEACHER, "ema.start_step=5"), "ema.start_step=0, or .* found ema.decay=0.9"),
         ((*SELF, *CROPS, "objectives.vidrop.crops.image_size=6"), "multiple of video.patch=4"),
         ((*SELF, "objectives.vidrop.crops.scale=[0.5,0.1]"), "smallest <= largest"),
         ((*SELF, *PIXELS, "video.lock=true"), "which video.lock=true freezes"),
+        ((*SELF, *PIXELS, "video.drop.rate=0.99"), "video.drop keeps 1 of 16 tokens"),
+        (
+            (*SELF, *PIXELS, *CROPS, "objectives.vidrop.crops.image_size=8", CROPS_DROP),
+            "objectives.vidrop.crops keeps 1 of 8 tokens",
+        ),
     ],
 )
 def test_settings_without_a_task_are_refused(overrides, message) -> None:
@@ -125,32 +153,76 @@ def test_settings_without_a_task_are_refused(overrides, message) -> None:
         small_config("objectives.vidrop.weight=1", *overrides)
 
 
+def states_of(whole: torch.Tensor) -> torch.Tensor:
+    """Two equal halves of each clip."""
+    return torch.stack([whole, whole], dim=1)
+
+
 def test_the_measures_of_collapse() -> None:
-    alike = spread_metrics(torch.ones(8, 5) * 3)
-    assert float(alike["feature_spread"]) < 1e-3
-    apart = spread_metrics(torch.eye(6, 20))
-    assert float(apart["feature_spread"]) == pytest.approx((1 - 1 / 6) ** 0.5)
-    assert float(apart["feature_rank"]) == pytest.approx(5)  # one is lost to the mean
-    line = spread_metrics(torch.tensor([[1.0, 0.1], [1.0, -0.1], [1.0, 0.2], [1.0, -0.2]]))
-    assert float(line["feature_rank"]) == pytest.approx(1, abs=0.05)
-    assert spread_metrics(torch.ones(1, 4)) == {}
-    tall = torch.randn(40, 6)
-    wide = spread_metrics(torch.cat([tall, torch.zeros(40, 60)], dim=1))
+    alike = spread_metrics(states_of(torch.ones(8, 5) * 3))
+    assert float(alike["feature_spread"]) == pytest.approx(0, abs=1e-6)
+    apart = spread_metrics(states_of(torch.eye(8, 20)))
+    assert float(apart["feature_spread"]) == pytest.approx(1)
+    assert float(apart["feature_rank"]) == pytest.approx(7)  # one is lost to the mean
+    line = torch.tensor([[1.0, 0.1 * sign * n] for n in range(1, 5) for sign in (1, -1)])
+    assert float(spread_metrics(states_of(line))["feature_rank"]) == pytest.approx(1, abs=0.05)
+    assert spread_metrics(torch.ones(1, 2, 4)) == {}
+    # Two clips always lie on a line, which says nothing about their encoder.
+    assert set(spread_metrics(torch.randn(7, 2, 4))) == {"feature_spread"}
+    tall = torch.randn(40, 2, 6)
+    wide = spread_metrics(torch.cat([tall, torch.zeros(40, 2, 60)], dim=2))
     for name, value in spread_metrics(tall).items():
         torch.testing.assert_close(wide[name], value)
 
 
+def test_the_spread_does_not_depend_on_the_number_of_clips() -> None:
+    generator = torch.Generator().manual_seed(0)
+    content = torch.randn(64, 1, 30, generator=generator)
+    noise = torch.randn(64, 2, 30, generator=generator)
+    states = 4 + content + 0.3 * noise
+    whole = float(spread_metrics(states)["feature_spread"])
+    pairs = [float(spread_metrics(pair)["feature_spread"]) for pair in states.split(2)]
+    assert sum(pairs) / len(pairs) == pytest.approx(whole, rel=0.1)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2])
+def test_tokens_that_only_know_their_place_have_no_spread(share: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    places, clips = torch.randn(64, 30, generator=generator), 64
+    content = torch.randn(clips, 1, 30, generator=generator)
+    drawn = torch.rand(clips, 64, generator=generator).argsort(dim=1)[:, :32].sort(dim=1).values
+    tokens = 0.5 + places[drawn] + share * content
+    found = spread_metrics(halves(tokens, None))
+    # The clips' means differ, by what dropping left of each.
+    assert float(torch.nn.functional.normalize(tokens.mean(1), dim=-1).std(dim=0).norm()) > 0.2
+    collapsed = CollapseConfig().alarm(100, {k: float(v) for k, v in found.items()}, "")
+    assert (collapsed is not None) == (share == 0), found
+
+
+def test_halves_leave_fillers_out() -> None:
+    tokens = torch.arange(12.0).view(1, 6, 2)
+    mask = torch.tensor([[True, True, True, False, False, False]])
+    expected = torch.stack([tokens[0, [0, 2]].mean(0), tokens[0, 1]])
+    torch.testing.assert_close(halves(tokens, mask)[0], expected)
+    torch.testing.assert_close(halves(tokens[:, :3], None)[0], expected)
+
+
 def test_an_alarm_is_raised_after_the_first_steps_alone() -> None:
-    collapsed = {"feature_spread": 0.01, "feature_rank": 3.0}
+    collapsed = {"feature_spread": 0.001, "feature_rank": 3.0}
     config = CollapseConfig()
-    assert config.alarm(99, collapsed) is None
-    assert "have collapsed: deviation 0.01" in config.alarm(100, collapsed).text
-    assert not config.alarm(100, collapsed).stop
-    assert config.alarm(100, {"feature_spread": 0.3, "feature_rank": 1.2}) is not None
-    assert config.alarm(100, {"feature_spread": 0.3, "feature_rank": 4.0}) is None
-    assert CollapseConfig(action="stop").alarm(100, collapsed).stop
-    assert CollapseConfig(action="ignore").alarm(100, collapsed) is None
-    assert config.alarm(100, {"loss": 1.0}) is None  # one clip a rank
+    assert config.alarm(99, collapsed, "Help") is None
+    text = config.alarm(100, collapsed, "Help").text
+    assert "have collapsed: feature_spread 0.001" in text
+    assert "rank" not in text
+    assert not config.alarm(100, collapsed, "").stop
+    assert config.alarm(100, {"feature_spread": 0.3, "feature_rank": 1.3}, "") is not None
+    assert config.alarm(100, {"feature_spread": 0.3, "feature_rank": 2.1}, "") is None
+    assert config.alarm(100, {"feature_spread": 0.3}, "") is None  # few clips
+    assert CollapseConfig(action="stop").alarm(100, collapsed, "").stop
+    assert CollapseConfig(action="ignore").alarm(100, collapsed, "") is None
+    assert config.alarm(100, {"loss": 1.0}, "") is None  # one clip a rank
+    vidrop = small_config(*SELF, *PIXELS).objectives.vidrop
+    assert "target=pixels" not in vidrop.alarm("vidrop", 100, collapsed).text
 
 
 def test_teacher_and_crops_are_planned() -> None:
@@ -175,6 +247,21 @@ def test_teacher_and_crops_are_planned() -> None:
     assert "teacher" not in plans[0].resting
     assert plans[1].resting["teacher"] == 4 * parameters
     assert plans[1].resting["clips as uint8"] == 6 * (4 * 8 * 8 * 3 + 2 * 2 * 4 * 4 * 3)
+
+
+def test_what_the_teacher_gathers_is_planned() -> None:
+    config = small_config(*SELF, *TEACHER, "ema.every_steps=4")
+
+    def sent(stage: int, ranks: int = 2) -> float:
+        workload = workload_of(config, ranks, on_gpu=False)
+        traffic = step_traffic(workload, Choice(stage, False, False))
+        return sum(part.size for part in traffic if part.what == "average for the teacher")
+
+    sizes = workload_of(config, 2, on_gpu=False).parameters
+    assert sent(0) == sent(1, ranks=1) == 0
+    # Four bytes, there and back, every fourth step.
+    assert sent(1) == sent(2) == 4 * 2 * sizes.trained / 4
+    assert sent(3) == 4 * sizes.teacher / 4  # no parameter is persistent
 
 
 @pytest.mark.parametrize("recipe", ["vidrop_base", "vidrop_demo"])

@@ -15,6 +15,8 @@ from svilm_fast.data.offline.engines import OfflineEngine
 from svilm_fast.data.offline.outputs import OfflineError
 from svilm_fast.data.samples import open_split
 from svilm_fast.data.shards import ShardReader, ShardWriter, load_index
+from svilm_fast.data.video_embeddings import VideoEmbeddings
+from svilm_fast.train.config.load import load_config
 from svilm_fast.train.run.embed_shards import embed_shards
 from svilm_fast.train.run.filter_clips import filter_clips
 from tests.untrained_run import make_untrained_run
@@ -98,6 +100,17 @@ def test_work_that_was_stopped_continues_with_equal_bytes(run, shards, tmp_path)
     (tmp_path / "a" / "top-0.5.selection").write_bytes(b"mine")
     with pytest.raises(OfflineError, match="would be overwritten"):
         filter_clips(str(shards), tmp_path / "a", run_dir=run, share=0.5)
+
+
+def test_embeddings_of_other_captions_are_refused(run, shards, tmp_path):
+    """They would be scored, and select samples, as if they were those that training reads."""
+    embed_shards(run, str(shards), tmp_path / "none", captions="none")
+    with pytest.raises(DataError, match=r"other captions than the fused ones .* embedded with ''"):
+        filter_clips(str(shards), tmp_path / "x", embeddings=tmp_path / "none", share=0.5)
+    with pytest.raises(DataError, match="--captions none"):
+        VideoEmbeddings(
+            tmp_path / "none", load_config(run / "config.yaml").model.embed_dim, texts=True
+        )
 
 
 @pytest.mark.slow

@@ -35,7 +35,19 @@ from svilm_fast.train.ranks.consistency import flattened
 
 # Settings of these blocks change what the weights compute, except those of training alone.
 BLOCKS = ("model", "video", "text")
-TRAINING_ONLY = ("preset", "attention", "lock", "checkpoint_activations", "drop_path", "dropout")
+TRAINING_ONLY = frozenset(
+    {
+        "preset",
+        "initialisation",
+        "attention",
+        "lock",
+        "checkpoint_activations",
+        "drop_path",
+        "dropout",
+        "drop",
+        "mask",
+    }
+)
 SHOWN = 3
 
 
@@ -140,8 +152,7 @@ def _check_same_model(folders: Sequence[Path]) -> None:
         for name, value in trees[0].items()
         if name in trees[1]
         and value != trees[1][name]
-        and not any(part in TRAINING_ONLY for part in name.split(".")[1:])
-        and ".drop." not in name
+        and TRAINING_ONLY.isdisjoint(name.split(".")[1:])
     ]
     if differ:
         raise CheckpointError(

@@ -370,9 +370,11 @@ class RunConfig(Settings):
         if self.task.own_loss or not self.objectives.reads().teacher:
             return self
         if self.ema.decay is None or self.ema.start_step:
+            names = [n for n, each in self.objectives.active().items() if each.reads().teacher]
             raise ValueError(
-                "an objective reads a teacher, whose weights are the moving average from the first "
-                f"step on: set ema.decay (0.996, say) and ema.start_step=0; found ema.decay="
+                f"objectives.{names[0]} reads a teacher, whose weights are the moving average from "
+                "the first step on: set ema.decay (0.996, say) and ema.start_step=0, or "
+                f"objectives.{names[0]}.weight=0; found ema.decay="
                 f"{'null' if self.ema.decay is None else self.ema.decay} ema.start_step="
                 f"{self.ema.start_step}"
             )

@@ -256,9 +256,11 @@ def _what_would_fit(
     closed = {
         "training.micro_batch=auto": training.micro_batch != "auto" and workload.head is None,
         "deepspeed.zero_stage=auto": workload.config.deepspeed.zero_stage != "auto",
-        "video.checkpoint_activations=auto": workload.config.video.checkpoint_activations is False,
-        "text.checkpoint_activations=auto": workload.config.text.checkpoint_activations is False,
     }
+    if not workload.stores_features:
+        for tower in ("video", "text"):
+            setting = getattr(workload.config, tower).checkpoint_activations
+            closed[f"{tower}.checkpoint_activations=auto"] = setting is False
     opened = [name for name, shut in closed.items() if shut]
     advice = f"; settings that could still help: {', '.join(opened)}" if opened else ""
     return (

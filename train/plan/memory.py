@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from svilm_fast.data.pipeline import LoaderMemory, loader_memory
 from svilm_fast.train.config.schema import RunConfig
@@ -126,7 +126,10 @@ def memory(workload: Workload, choice: Choice) -> Memory:
 
 def loader_of(workload: Workload) -> LoaderMemory:
     """Return the loader's memory on the host, of one rank; the start of a run checks the same."""
-    return loader_memory(workload.config.data, workload.clip_bytes, workload.local_batch)
+    size, batch = workload.clip_bytes, workload.local_batch
+    found = loader_memory(workload.config.data, size, batch)
+    # Features of unequal length are joined without shared memory.
+    return replace(found, shared=0) if workload.stores_features else found
 
 
 def loader_bytes(workload: Workload, per_node: int) -> dict[str, dict[str, int]]:
@@ -163,6 +166,8 @@ def _inputs(workload: Workload) -> dict[str, float]:
     views = workload.reads.views - {"crops"}
     # A blended view is a copy of its own. On a CPU the loader's clean clips stay in memory as well.
     copies = len(views) if workload.on_gpu else 1 + ("blended" in views)
+    if workload.stores_features:
+        return {"stored features": float(workload.local_batch * workload.clip_bytes)}
     stored = workload.config.data.video_embeddings is not None
     name = "stored embeddings" if stored else "clips as uint8"
     whole, crops = workload.clip_bytes - workload.crop_bytes, workload.crop_bytes

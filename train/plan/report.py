@@ -82,7 +82,8 @@ def _sizes(workload: Workload) -> list[str]:
     config = workload.config
     with torch.device("meta"):
         model: Any = task_of(config).model()
-    encoder, total = count_parameters(model.encoder), workload.parameters.total
+    towers, total = hasattr(model, "encoder"), workload.parameters.total
+    encoder = count_parameters(model.encoder) if towers else {"total": 0}
     flops, video = workload.flops, config.video
     loss = "objectives" if workload.head is None else "head"
     lines = [f"{config.run.name}: {total:,} parameters"]
@@ -90,19 +91,26 @@ def _sizes(workload: Workload) -> list[str]:
         lines[0] += f", {workload.parameters.trained:,} of them trained"
     lines += [f"  {name:12} {size:,}" for name, size in encoder.items() if name != "total"]
     lines.append(f"  {loss:12} {total - encoder['total']:,}")
-    lines.append(
+    clip = (
         f"clip: {video.frames} frames of {video.image_size} pixels, "
         f"{encoded_tokens(video):,} of {video.num_tokens:,} video tokens encoded, "
         f"{video.num_groups} groups, {video.num_segments} segments"
     )
+    stored = f"video: {workload.clip_bytes / 2**20:,.3f} MiB of stored features"
+    lines.append(clip if towers else stored)
     lines.append(
-        f"step: {config.training.global_batch} pairs over {workload.world_size} ranks, "
-        f"{workload.local_batch} each"
+        f"step: {config.training.global_batch} {_items(workload)} over "
+        f"{workload.world_size} ranks, {workload.local_batch} each"
     )
     lines.append(f"FLOPs per step, forward and backward: {flops.total / 1e12:,.3f} TFLOP")
-    parts = {"video": flops.video, "text": flops.text, loss: flops.objectives}
+    parts = {"video": flops.video, "text": flops.text} if towers else {}
+    parts[loss] = flops.objectives
     lines += [f"  {name:12} {part.total / 1e12:,.3f} TFLOP" for name, part in parts.items()]
     return lines
+
+
+def _items(workload: Workload) -> str:
+    return "videos" if workload.stores_features else "pairs"
 
 
 def task_sizes(config: RunConfig, world_size: int) -> list[str]:
@@ -164,7 +172,7 @@ def _prediction(plan: TrainingPlan) -> list[str]:
         f"  encoders {time.compute:.3f} s, losses {time.losses:.4f} s, collectives of the losses "
         f"{time.loss_collectives:.4f} s, of ZeRO {time.zero_collectives:.4f} s",
         f"  step {time.total:.3f} s, {workload.config.training.global_batch / time.total:,.0f} "
-        "pairs/s",
+        f"{_items(workload)}/s",
     ]
     for sent in step_traffic(workload, choice):
         seconds = sent.seconds(plan.links, workload.world_size)

@@ -90,6 +90,33 @@ def zero_traffic(workload: Workload, choice: Choice) -> list[Collective]:
     ]
 
 
+def teacher_traffic(workload: Workload, choice: Choice) -> list[Collective]:
+    """Return what gives every rank the whole moving average, for the teacher.
+
+    An update gathers the parameters twice, with the average in the masters' place and without it.
+    Stage 3 gathers only its persistent parameters so, and those of the video tower one by one.
+    """
+    sizes, stage, world = workload.parameters, choice.zero_stage, workload.world_size
+    if not sizes.teacher or stage == 0 or world == 1:
+        return []
+    config, size = workload.config, workload.precision.parameter
+    if stage == 3:
+        elements, calls = 2 * sizes.persistent + sizes.teacher, 2 + sizes.teacher_parameters
+    else:
+        buckets = max(1, math.ceil(sizes.trained / config.deepspeed.bucket_elements))
+        elements, calls = 2 * sizes.trained, 2 * buckets
+    share = 1 / config.ema.every_steps
+    return [
+        Collective(
+            f"ZeRO {stage}",
+            "average for the teacher",
+            "all_gather",
+            share * size * elements,
+            math.ceil(share * calls),
+        )
+    ]
+
+
 def micro_batches(workload: Workload, choice: Choice) -> int:
     """Return the number of encoder passes over a rank's batch."""
     return math.ceil(workload.local_batch / (choice.micro_batch or workload.local_batch))
@@ -97,4 +124,8 @@ def micro_batches(workload: Workload, choice: Choice) -> int:
 
 def step_traffic(workload: Workload, choice: Choice) -> list[Collective]:
     """Return all collectives of a step that grow with the model or the batch."""
-    return loss_traffic(workload) + zero_traffic(workload, choice)
+    return [
+        *loss_traffic(workload),
+        *zero_traffic(workload, choice),
+        *teacher_traffic(workload, choice),
+    ]

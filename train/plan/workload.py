@@ -42,6 +42,7 @@ class Parameters:
         largest: the largest trained parameter.
         largest_group: the largest group of the optimizer.
         teacher: those of the teacher, which are no part of the model.
+        teacher_parameters: number of its tensors.
     """
 
     total: int
@@ -53,6 +54,7 @@ class Parameters:
     largest: int
     largest_group: int
     teacher: int = 0
+    teacher_parameters: int = 0
 
 
 @dataclass(frozen=True)
@@ -98,9 +100,16 @@ class Workload:
         return ELEMENT_SIZES[self.config.training.precision]
 
     @property
+    def stores_features(self) -> bool:
+        """Whether a head is trained on stored features, and no tower runs."""
+        return self.head is not None and self.head.stored_bytes > 0
+
+    @property
     def clip_bytes(self) -> int:
-        """Bytes of a clip as the loader gives it: frames and small views, or its embedding."""
+        """Bytes of a clip as the loader gives it: frames and small views, or what is stored."""
         video, data = self.config.video, self.config.data
+        if self.head is not None and self.head.stored_bytes:
+            return self.head.stored_bytes
         if data.video_embeddings is not None:
             return 4 * self.config.model.embed_dim
         return video.frames * video.image_size**2 * 3 + self.crop_bytes
@@ -135,7 +144,8 @@ class Workload:
         """
         if self.head is not None:
             seen, batch = pairs or self.local_batch, self.config.training.global_batch
-            cost = Cost(self.head.flops * batch, kept=self.head.kept * seen)
+            kept = self.head.kept * seen + self.head.kept_once
+            cost = Cost(self.head.flops * batch, kept=kept)
             return [ObjectiveCost("head", "local", cost)]
         found = []
         for name, objective in self.config.objectives.active().items():
@@ -234,9 +244,15 @@ def count(config: RunConfig, task: Task | None = None) -> Parameters:
     trained = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
     optimizer = build_optimizer(model, config.optimizer)
     groups = [_elements(group) for group in optimizer.param_groups]
-    video, text = model.encoder.video, model.encoder.text
-    in_video = products(video.blocks) + (products(video.grouping_blocks) if video.num_groups else 0)
-    in_text = products(text.blocks)
+    in_video = in_text = 0
+    taught: list[nn.Parameter] = []
+    if hasattr(model, "encoder"):  # not in a task on stored features
+        video, text = model.encoder.video, model.encoder.text
+        in_video, in_text = products(video.blocks), products(text.blocks)
+        if video.num_groups:
+            in_video += products(video.grouping_blocks)
+        if getattr(model, "teacher", None) is not None:
+            taught = list(video.parameters())
     threshold = config.deepspeed.persistence_elements
     return Parameters(
         total=sum(sizes),
@@ -247,7 +263,8 @@ def count(config: RunConfig, task: Task | None = None) -> Parameters:
         persistent=sum(size for size in sizes if size <= threshold),
         largest=max(trained),
         largest_group=max(groups),
-        teacher=sum(p.numel() for p in video.parameters()) if getattr(model, "teacher", 0) else 0,
+        teacher=sum(parameter.numel() for parameter in taught),
+        teacher_parameters=len(taught),
     )
 
 
@@ -255,7 +272,7 @@ def products(module: nn.Module) -> int:
     """Count the trained weights and biases of a module's matrix products."""
     found: list[nn.Parameter] = []
     for part in module.modules():
-        if isinstance(part, nn.Linear):
+        if isinstance(part, nn.Linear | nn.Conv1d | nn.Conv2d):
             found += part.parameters()
         elif isinstance(part, TokenAssigner):
             found += [part.key_weight, part.value_weight]

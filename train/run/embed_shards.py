@@ -29,7 +29,7 @@ from svilm_fast.data.offline.outputs import Outputs
 from svilm_fast.data.offline.work import do_work
 from svilm_fast.data.sample_units import ListPiece, list_units, shard_units
 from svilm_fast.data.samples import SampleTable, open_split
-from svilm_fast.data.skips import Skip
+from svilm_fast.data.skips import Skip, refused_lines
 from svilm_fast.inference.features import FeatureFormat, require_pyarrow, write_parquet
 from svilm_fast.models.tower_digest import video_tower_digest
 from svilm_fast.models.video_encoder import VideoOutputs
@@ -135,7 +135,7 @@ def embed_shards(
         gpu=device != "cpu",
         progress=progress,
     )
-    refused = [skip for report in reports for skip in report["refused"]]
+    refused = [Skip(**skip) for report in reports for skip in report["refused"]]
     of = counted(len(units), "shard") if table is None else source
     stored = []
     if store and table is not None:
@@ -149,7 +149,7 @@ def embed_shards(
         f"embedded {counted(sum(report['samples'] for report in reports), 'sample')} of {of}; "
         f"refused {len(refused)}",
         *stored,
-        *(f"  refused {skip['sample']}: {skip['message']}" for skip in refused[:20]),
+        *refused_lines(refused, "embed_manifest.jsonl"),
     ]
 
 

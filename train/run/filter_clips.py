@@ -25,6 +25,7 @@ from svilm_fast.data.offline.work import Unit, do_work
 from svilm_fast.data.sample_units import ListPiece, list_units, shard_units
 from svilm_fast.data.samples import SampleTable, open_split
 from svilm_fast.data.selection import SUFFIX, write_selection
+from svilm_fast.data.skips import Skip, refused_lines
 from svilm_fast.train.config.options import Weights
 from svilm_fast.train.folder.manifest import MANIFEST
 from svilm_fast.train.ranks.process_group import choose_device
@@ -144,12 +145,12 @@ def filter_clips(
         written.publish()
     finally:
         written.discard()
-    refused = [skip for report in reports for skip in report["refused"]]
+    refused = [Skip(**skip) for report in reports for skip in report["refused"]]
     return [
         *_histogram(chosen),
         f"kept {len(chosen.places):,} of {counted(len(table), 'sample')}, with scores of at least "
         f"{chosen.threshold:.4f}; {len(refused):,} could not be scored",
-        *(f"  refused {skip['sample']}: {skip['message']}" for skip in refused[:20]),
+        *refused_lines(refused, f"{_KIND}_manifest.jsonl"),
         f"picture: {out / name}.png",
         f"train on them with data.select={out / name}{SUFFIX} data.train={source} "
         f"data.captions={captions}",
@@ -201,7 +202,7 @@ def _with_embeddings(units: Sequence[Unit], folder: Path) -> list[Unit]:
 def _stored(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as found:
-            names = ("ids", "videos", "texts", *(["rows"] if "rows" in found else []))
+            names = ("ids", "captions", "videos", "texts", *(["rows"] if "rows" in found else []))
             return {name: found[name] for name in names}
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{path} was not written by `svilm embed`: {error}") from None
@@ -209,12 +210,14 @@ def _stored(path: Path) -> dict[str, np.ndarray]:
 
 def _places(source: str | ListPiece, columns: dict[str, np.ndarray], captions: str) -> np.ndarray:
     """The places int64 [m] in the table of a shard or list that embeddings belong to."""
-    piece = source if isinstance(source, ListPiece) else None
-    where = source if piece is None else piece.path
-    videos = None if piece is None else piece.videos
+    where, videos = (
+        (source.path, source.videos) if isinstance(source, ListPiece) else (source, None)
+    )
     table = open_split(DataConfig(test=where, videos=videos, captions=captions), "test")
-    if piece is not None:
-        return table.places_of_rows(columns["rows"])
+    if isinstance(source, ListPiece):
+        found = table.places_of_rows(columns["rows"])
+        _require_captions(table, found, columns["captions"], where, captions)
+        return found
     names = columns["ids"].tolist()  # in the order of the shard, those that were refused left out
     places: list[int] = []
     for place, name in enumerate(table.encoded_ids()):
@@ -222,7 +225,26 @@ def _places(source: str | ListPiece, columns: dict[str, np.ndarray], captions: s
             places.append(place)
     if len(places) < len(names):
         raise DataError(f"{where} has no sample {names[len(places)]!r}: embed it again")
+    _require_captions(table, places, columns["captions"], where, captions)
     return np.array(places, np.int64)
+
+
+def _require_captions(
+    table: SampleTable,
+    places: Sequence[int] | np.ndarray,
+    embedded: np.ndarray,
+    where: str,
+    grain: str,
+) -> None:
+    """Raise DataError unless the first captions of these samples are those that were embedded."""
+    for place, caption in zip(places, embedded.tolist(), strict=True):
+        own = table.caption(table.captions_of(int(place))[0])
+        if caption != own:
+            raise DataError(
+                f"the embeddings are of other captions than the {grain} ones of {where}: "
+                f"{table.id(int(place))!r} was embedded with {caption!r:.60} and has {own!r:.60}; "
+                f"embed it again with --captions {grain}, or name the captions that were embedded"
+            )
 
 
 def _scores(out: Path, units: Sequence[Unit], table: SampleTable) -> np.ndarray:

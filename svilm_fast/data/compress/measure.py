@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import time
 import zlib
 from abc import ABC, abstractmethod
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from svilm_fast.data.compress.clustering import Clustering
 from svilm_fast.data.compress.run import psnr_of
+from svilm_fast.data.compress.shard import shared_palettes
 from svilm_fast.data.compress.vectors import compressed, sampled, vectors_of
 from svilm_fast.data.decode import DecodedClip, decode_clip, every_frame
 from svilm_fast.data.palettes.format import (
@@ -42,6 +44,10 @@ class Coding(ABC):
 
     name = ""
 
+    def prepare(self, clips: Sequence[DecodedClip]) -> int:
+        """Find what all clips share, before the first one is encoded. Returns its bytes."""
+        return 0
+
     @abstractmethod
     def encode(self, clip: DecodedClip, number: int) -> bytes:
         """Return the bytes of the `number`-th clip."""
@@ -53,10 +59,6 @@ class Coding(ABC):
     def decode_kept(self, data: bytes, ids: Tensor) -> Tensor:
         """Tokens uint8 [1, n, pixels] numbered `ids` [1, n], in the cheapest way."""
         return _tubelets(torch.from_numpy(self.decode(data))[None], ids)
-
-    def shared_bytes(self) -> int:
-        """Bytes that all clips share."""
-        return 0
 
 
 class JpegCoding(Coding):
@@ -107,20 +109,26 @@ class H264Coding(Coding):
 
 
 class PaletteCoding(Coding):
-    """`svilm data compress`; with `shared`, the palettes of groups of clips.
-
-    shared: (palette, group of each clip).
-    """
+    """`svilm data compress`; with `groups`, about so many palettes for all clips together."""
 
     def __init__(
-        self,
-        name: str,
-        how: Clustering,
-        block: PixelBlock,
-        shared: tuple[list[np.ndarray], Sequence[int]] | None = None,
+        self, name: str, how: Clustering, block: PixelBlock, groups: int | None = None
     ) -> None:
-        self.name, self.how, self.block, self.shared = name, how, block, shared
+        self.name, self.how, self.block, self.groups = name, how, block, groups
+        self.shared: tuple[list[np.ndarray], Sequence[int]] | None = None  # group of each clip
         self._palettes: dict[bytes, bytes] = {}
+
+    def prepare(self, clips: Sequence[DecodedClip]) -> int:
+        how = self.how
+        if self.groups is None:
+            return 0
+        each = math.ceil(how.sample * self.groups / len(clips))
+        vectors = [
+            sampled(vectors_of(clip.frames, self.block), each, how.seed, number)
+            for number, clip in enumerate(clips)
+        ]
+        self.shared = shared_palettes(vectors, self.groups, how)
+        return len(write_shared(self.shared[0]))
 
     def encode(self, clip: DecodedClip, number: int) -> bytes:
         vectors = vectors_of(clip.frames, self.block)
@@ -153,13 +161,13 @@ class PaletteCoding(Coding):
         codes = torch.from_numpy(clip.codes(slice(None)).copy())
         return PaletteFrames.of(codes[None], torch.from_numpy(palette)[None], self.block)
 
-    def shared_bytes(self) -> int:
-        return 0 if self.shared is None else len(write_shared(self.shared[0]))
-
 
 @dataclass
 class MeasuredCoding:
-    """A coding of some clips. Times are CPU seconds of a clip, medians over rounds."""
+    """A coding of some clips. Times are CPU seconds of a clip, medians over rounds.
+
+    encode_s includes a clip's part of the time to find what all clips share, which is done once.
+    """
 
     name: str
     bytes: int = 0
@@ -185,54 +193,56 @@ class MeasuredCoding:
 
     def as_json(self) -> dict[str, Any]:
         values = {k: v for k, v in vars(self).items() if k != "frames"}
-        return {**values, "factor": self.factor, "psnr": self.psnr}
+        psnr = self.psnr if self.squared_error else None  # JSON has no infinity
+        return {**values, "factor": self.factor, "psnr": psnr}
 
 
 def measure(
     codings: Sequence[Coding], clips: Sequence[DecodedClip], rounds: int = ROUNDS
 ) -> list[MeasuredCoding]:
     """Measure codings of the same clips; all of them in turn, round by round, on one thread."""
-    rows = [MeasuredCoding(coding.name, bytes=coding.shared_bytes()) for coding in codings]
+    rows = [MeasuredCoding(coding.name) for coding in codings]
     coded: dict[tuple[int, int], bytes] = {}
     for row, (coding, found) in enumerate(zip(codings, rows, strict=True)):
-        found.zlib_bytes = found.bytes
+        seconds, found.bytes = _timed(coding.prepare, clips)
+        found.encode_s, found.zlib_bytes = seconds / len(clips), found.bytes
         for number, clip in enumerate(clips):
-            seconds, data = _timed(coding.encode, clip, number)
-            coded[row, number] = data
+            data = coded[row, number] = coding.encode(clip, number)
             decoded = coding.decode(data)
             error = decoded.astype(np.int32) - clip.frames
             found.squared_error += int((error * error).sum(dtype=np.int64))
             found.values += decoded.size
             found.bytes += len(data)
             found.zlib_bytes += len(zlib.compress(data, _ZLIB_LEVEL))
-            found.encode_s += seconds / len(clips)
             found.frames.append(decoded[len(decoded) // 2])
     ids = [kept_ids(clip.frames, number) for number, clip in enumerate(clips)]
-    times = np.zeros((rounds, len(codings), 4))
+    times = np.zeros((rounds, len(codings), 5))
     for each in times:
         for row, coding in enumerate(codings):
-            for number, tokens in enumerate(ids):
-                each[row] += _decoding(coding, coded[row, number], tokens)
+            for number, clip in enumerate(clips):
+                each[row] += _times(coding, clip, number, coded[row, number], ids[number])
     each_clip = np.median(times, axis=0) / len(clips)
     for row, found in enumerate(rows):
-        found.decode_s, found.kept_s = each_clip[row, :2].tolist()
+        encode_s, found.decode_s, found.kept_s = each_clip[row, :3].tolist()
+        found.encode_s += encode_s
         if isinstance(codings[row], PaletteCoding):
-            found.gather_s, found.gather_kept_s = each_clip[row, 2:].tolist()
-            found.ratios = (times[:, row, 2] / times[:, row, 3]).tolist()
+            found.gather_s, found.gather_kept_s = each_clip[row, 3:].tolist()
+            found.ratios = (times[:, row, 3] / times[:, row, 4]).tolist()
     return rows
 
 
-def _decoding(coding: Coding, data: bytes, ids: Tensor) -> np.ndarray:
-    """CPU seconds: decode all, decode kept tokens, and the look-ups alone of both."""
+def _times(coding: Coding, clip: DecodedClip, number: int, data: bytes, ids: Tensor) -> np.ndarray:
+    """CPU seconds: encode, decode all, decode kept tokens, and the look-ups alone of both."""
+    encode, _ = _timed(coding.encode, clip, number)
     whole, _ = _timed(coding.decode, data)
     kept, _ = _timed(coding.decode_kept, data, ids)
     if not isinstance(coding, PaletteCoding):
-        return np.array([whole, kept, 0.0, 0.0])
+        return np.array([encode, whole, kept, 0.0, 0.0])
     frames = coding.on_device(data)
     gather, expected = _timed(_decoded_then_taken, frames, ids)
     gather_kept, tokens = _timed(frames.tubelets, TUBELET, PATCH, ids)
     assert torch.equal(tokens, expected)
-    return np.array([whole, kept, gather, gather_kept])
+    return np.array([encode, whole, kept, gather, gather_kept])
 
 
 def kept_ids(frames: np.ndarray, seed: int) -> Tensor:

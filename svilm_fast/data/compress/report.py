@@ -13,6 +13,7 @@ import torch
 from svilm_fast.core.earlier_result import check_replaceable
 from svilm_fast.core.files import write_atomically, write_json
 from svilm_fast.core.machine import package_version
+from svilm_fast.core.terminal import printable
 from svilm_fast.core.text import counted
 from svilm_fast.data.compress.clustering import Clustering, KMeansEngine, Method, one_thread
 from svilm_fast.data.compress.measure import (
@@ -27,8 +28,7 @@ from svilm_fast.data.compress.measure import (
     PaletteCoding,
     measure,
 )
-from svilm_fast.data.compress.shard import group_clips
-from svilm_fast.data.compress.vectors import BLOCKS, Vectors, sampled, vectors_of
+from svilm_fast.data.compress.vectors import BLOCKS, Vectors
 from svilm_fast.data.config import DataConfig
 from svilm_fast.data.decode import DecodedClip
 from svilm_fast.data.decode_process import decode_limited, end_idle_processes
@@ -37,6 +37,8 @@ from svilm_fast.data.inspect import drawn
 from svilm_fast.data.samples import SampleTable, open_split
 from svilm_fast.data.sampling import FrameChoice
 from svilm_fast.data.segments import InSegment
+from svilm_fast.data.skips import Skip
+from svilm_fast.data.timeline import Timeline
 
 _SIGN = "svilm data compress --report"  # in every file; others are not overwritten
 _CLIPS_PER_PALETTE = 4
@@ -59,8 +61,11 @@ def write_report(
     """Measure codings of some clips of a source and write the table and pictures to `folder`.
 
     Each clip is `frames` frames, evenly spaced in time: the largest centred square of them whose
-    side is a multiple of 16 pixels. Returns the page's lines. Raises DataError where there is none.
+    side is a multiple of 16 pixels. Clips of which there is none, and those that cannot be decoded,
+    are listed. Returns the page's lines. Raises DataError where nothing can be measured.
     """
+    if frames % TUBELET:
+        raise DataError(f"--frames {frames}: a report needs a multiple of {TUBELET}")
     config = DataConfig(train=source, videos=videos, captions="none")
     folder.mkdir(parents=True, exist_ok=True)
     for name in (_PAGE, _DATA, _PICTURE):
@@ -69,18 +74,19 @@ def write_report(
         except ValueError as error:
             raise DataError(str(error)) from None
     table = open_split(config, "train")
-    names, looked = _clips(table, drawn(table, clips, seed), config, frames, short_side)
+    names, looked, refused = _clips(table, drawn(table, clips, seed), config, frames, short_side)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with one_thread():
-            rows = measure(codings(looked, sample, engine, seed), looked)
+            rows = measure(codings(len(looked), sample, engine, seed), looked)
     finally:
         torch.set_num_threads(threads)
     shape = [list(clip.frames.shape) for clip in looked]
     facts = {
         "made_by": _SIGN,
         "clips": names,
+        "refused": [vars(skip) for skip in refused],
         "shapes": shape,
         "sample": sample,
         "kmeans": engine,
@@ -97,36 +103,46 @@ def write_report(
 
 def _clips(
     table: SampleTable, places: Sequence[int], config: DataConfig, frames: int, short_side: int
-) -> tuple[list[str], list[DecodedClip]]:
-    names, looked = [], []
+) -> tuple[list[str], list[DecodedClip], list[Skip]]:
+    """Names and clips, and what cannot be measured. Raises DataError where nothing can."""
+    names, looked, refused = [], [], []
     try:
         for place in places:
-            choose = InSegment(FrameChoice(frames, None), table.segment(place))
-            data = table.read_video(place)
-            clip = decode_limited(data, choose, short_side=short_side, limits=config.limits)
-            height, width = clip.frames.shape[1:3]
-            side = min(height, width) // PATCH * PATCH
-            if side < PATCH or frames % TUBELET:
-                raise DataError(
-                    f"{table.id(place)}: frames of {width} x {height} pixels; a report needs "
-                    f"{PATCH} or more, and an even number of frames"
-                )
-            top, left = (height - side) // 2, (width - side) // 2
-            square = clip.frames[:, top : top + side, left : left + side]
-            clip.frames = np.ascontiguousarray(square)
-            clip.index = np.arange(frames, dtype=np.int64)
-            clip.timeline = type(clip.timeline)(frames, None, 1.0)
-            names.append(table.id(place))
-            looked.append(clip)
+            try:
+                looked.append(_clip(table, place, config, frames, short_side))
+                names.append(table.id(place))
+            except DataError as error:
+                refused.append(Skip.of(table.id(place), error))
     finally:
         end_idle_processes()
-    return names, looked
+    if not looked:
+        first = refused[0]
+        raise DataError(f"no clip can be measured; {first.sample}: {first.message}")
+    return names, looked, refused
 
 
-def codings(
-    clips: Sequence[DecodedClip], sample: int, engine: KMeansEngine, seed: int
-) -> list[Coding]:
-    """The rows of the table."""
+def _clip(
+    table: SampleTable, place: int, config: DataConfig, frames: int, short_side: int
+) -> DecodedClip:
+    choose = InSegment(FrameChoice(frames, None), table.segment(place))
+    data = table.read_video(place)
+    clip = decode_limited(data, choose, short_side=short_side, limits=config.limits)
+    height, width = clip.frames.shape[1:3]
+    side = min(height, width) // PATCH * PATCH
+    if side < PATCH:
+        raise DataError(
+            f"frames of {width} x {height} pixels; a report needs {PATCH} or more on each side"
+        )
+    top, left = (height - side) // 2, (width - side) // 2
+    square = clip.frames[:, top : top + side, left : left + side]
+    clip.frames = np.ascontiguousarray(square)
+    clip.index = np.arange(frames, dtype=np.int64)
+    clip.timeline = Timeline(frames, None, 1.0)
+    return clip
+
+
+def codings(clips: int, sample: int, engine: KMeansEngine, seed: int) -> list[Coding]:
+    """The rows of the table for so many clips."""
 
     def how(method: Method, bits: int) -> Clustering:
         used = engine if method is Method.KMEANS else KMeansEngine.SKLEARN
@@ -141,35 +157,18 @@ def codings(
         for vectors, name in ((Vectors.PATCHES, "patches 4x4"), (Vectors.BLOCKS, "blocks 2x2x2"))
     ]
     for scope, groups in (
-        ("cluster of clips", math.ceil(len(clips) / _CLIPS_PER_PALETTE)),
+        ("cluster of clips", math.ceil(clips / _CLIPS_PER_PALETTE)),
         ("shard", 1),
     ):
         for bits, vectors in ((6, Vectors.COLOURS), (8, Vectors.BLOCKS)):
             clustering, block = how(Method.KMEANS, bits), BLOCKS[vectors]
             name = f"{bits}-bit {vectors}, palette per {scope}"
-            shared = _shared(clips, clustering, block, groups)
-            found.append(PaletteCoding(name, clustering, block, shared))
+            found.append(PaletteCoding(name, clustering, block, groups))
     found += [
         PaletteCoding(f"6-bit colours, {method}", how(method, 6), BLOCKS[Vectors.COLOURS])
         for method in (Method.GMM, Method.AGGLOMERATIVE, Method.DBSCAN)
     ]
     return [*found, JpegCoding(75), JpegCoding(90), H264Coding()]
-
-
-def _shared(
-    clips: Sequence[DecodedClip], how: Clustering, block: Any, count: int
-) -> tuple[list[np.ndarray], list[int]]:
-    each = math.ceil(how.sample * count / len(clips))
-    vectors = [
-        sampled(vectors_of(clip.frames, block), each, how.seed, number)
-        for number, clip in enumerate(clips)
-    ]
-    groups = group_clips(vectors, count, how.seed).tolist()
-    palettes = []
-    for group in range(max(groups) + 1):
-        mine = np.concatenate([v for v, g in zip(vectors, groups, strict=True) if g == group])
-        palettes.append(how.palette(sampled(mine, how.sample, how.seed, group)))
-    return palettes, groups
 
 
 def page(rows: Sequence[MeasuredCoding], facts: dict[str, Any]) -> list[str]:
@@ -180,8 +179,13 @@ def page(rows: Sequence[MeasuredCoding], facts: dict[str, Any]) -> list[str]:
         f"{counted(len(facts['clips']), 'clip')} of {', '.join(shapes)} values. Factor: bytes of "
         "the pixels / bytes of the coding (with zlib: after zlib, which decoding has to undo). "
         f"Times: CPU milliseconds of a clip on one thread, medians of {ROUNDS} rounds in which all "
-        f"codings take turns; {facts['sample']:,} vectors are clustered.",
+        f"codings take turns; {facts['sample']:,} vectors are clustered. Palettes that clips share "
+        "are found once; encoding has each clip's part of that time.",
         "",
+        *(
+            f"Not measured: {printable(skip['sample'], lines=False)}: {skip['message']}\n"
+            for skip in facts["refused"]
+        ),
         f"| coding | factor | with zlib | PSNR, dB | encode | decode all | decode {percent} % of "
         "the tokens |",
         "|---|---|---|---|---|---|---|",

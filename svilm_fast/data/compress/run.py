@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from svilm_fast.core.files import write_atomically
 from svilm_fast.core.machine import package_version
-from svilm_fast.core.terminal import printable
 from svilm_fast.core.text import counted
 from svilm_fast.core.units import bytes_text
 from svilm_fast.data.compress.clustering import KMeansEngine, Method
@@ -22,9 +20,11 @@ from svilm_fast.data.decode_process import end_idle_processes
 from svilm_fast.data.errors import DataError
 from svilm_fast.data.lists import is_list
 from svilm_fast.data.offline.engines import OfflineEngine
+from svilm_fast.data.offline.outputs import check_shard_folder
 from svilm_fast.data.offline.work import Unit, do_work
 from svilm_fast.data.sample_units import list_units, shard_units
 from svilm_fast.data.samples import open_split
+from svilm_fast.data.skips import Skip, nothing_left, refused_lines
 
 KIND = "compress"
 REPORT = f"{KIND}_report.json"
@@ -46,7 +46,7 @@ class CompressReport:
     clip_bytes: int = 0
     palette_bytes: int = 0
     squared_error: int = 0
-    refused: list[dict[str, str]] = field(default_factory=list)
+    refused: list[Skip] = field(default_factory=list)
 
     @property
     def factor(self) -> float:
@@ -60,22 +60,15 @@ class CompressReport:
 
     def lines(self, examples: int = 20) -> list[str]:
         """The report as text."""
+        psnr = f"PSNR {self.psnr:.1f} dB" if self.squared_error else "without an error"
         text = [
             f"compressed {counted(self.clips, 'clip')} ({counted(self.frames, 'frame')}): "
             f"{bytes_text(self.pixel_bytes)} of pixels to "
             f"{bytes_text(self.clip_bytes + self.palette_bytes)}, {self.factor:.1f} times smaller, "
-            f"PSNR {self.psnr:.1f} dB (the videos have {bytes_text(self.source_bytes)}); refused "
+            f"{psnr} (the videos have {bytes_text(self.source_bytes)}); refused "
             f"{len(self.refused)}"
         ]
-        reasons = Counter(skip["reason"] for skip in self.refused)
-        text += [f"  {count} x {reason}" for reason, count in reasons.most_common()]
-        text += [
-            f"  refused {printable(skip['sample'], lines=False)}: {skip['message']}"
-            for skip in self.refused[:examples]
-        ]
-        if len(self.refused) > examples:
-            text.append(f"  ... and {len(self.refused) - examples} more in {REPORT}")
-        return text
+        return text + refused_lines(self.refused, REPORT, examples)
 
 
 def psnr_of(squared_error: float, values: int) -> float:
@@ -104,8 +97,9 @@ def compress(
 
     Raises DataError where nothing can be compressed, OfflineError for a folder of other work.
     """
-    units = _units(source, videos)
     out = Path(out_dir)
+    check_shard_folder(out, f"{KIND}_manifest.jsonl", REPORT, '"palette_bytes"')
+    units = _units(source, videos)
     out.mkdir(parents=True, exist_ok=True)
     try:
         reports = do_work(
@@ -127,12 +121,10 @@ def compress(
         for name, count in done["counts"].items():
             setattr(report, name, getattr(report, name) + count)
         report.squared_error += done["squared_error"]
-        report.refused += done["refused"]
-    write_atomically(out / REPORT, json.dumps(vars(report), indent=1).encode())
+        report.refused += [Skip(**skip) for skip in done["refused"]]
+    write_atomically(out / REPORT, json.dumps(asdict(report), indent=1).encode())
     if not report.clips:
-        first = report.refused[0] if report.refused else None
-        example = f"; {first['sample']}: {first['message']}" if first else ""
-        raise DataError(f"{source!r}: no clip could be compressed{example}")
+        raise nothing_left(source, "no clip could be compressed", report.refused)
     return report
 
 

@@ -32,10 +32,12 @@ from svilm_fast.data.palettes.format import (
 from svilm_fast.data.sample_units import ListPiece
 from svilm_fast.data.samples import SampleTable, open_split
 from svilm_fast.data.sampling import FrameChoice, Together
-from svilm_fast.data.segments import END_COLUMNS, START_COLUMNS, InSegment, part
+from svilm_fast.data.segments import END_COLUMNS, START_COLUMNS, InSegment, part, segment_to_json
 from svilm_fast.data.segments import KEY as SEGMENT
 from svilm_fast.data.shards import INDEX_SUFFIX, ShardFile
 from svilm_fast.data.skips import Skip
+from svilm_fast.data.source_ids import KEY as SOURCE_ID
+from svilm_fast.data.source_ids import source_name, source_with
 from svilm_fast.data.timeline import Timeline
 
 
@@ -86,7 +88,7 @@ def compress_shard(
         captions="none",
         limits=settings.limits,
     )
-    table = open_split(config, "train")
+    table = open_split(config, "train", may_be_empty=True)  # the others go on
     refused = list(table.rejected) if piece is None or piece.first == 0 else []
     places = range(len(table)) if piece is None else range(piece.first, piece.stop)
     with one_thread():
@@ -175,7 +177,7 @@ class _Shard:
         A first pass over the clips keeps some vectors of each.
         """
         settings = self.settings
-        if settings.scope is Scope.CLIP:
+        if settings.scope is Scope.CLIP or not places:
             return [], {}, places
         count = 1
         if settings.scope is Scope.CLUSTER:
@@ -187,15 +189,8 @@ class _Shard:
             kept[source.place] = self._sampled(vectors, source.place, each)
         if not kept:
             return [], {}, []
-        groups = group_clips(list(kept.values()), count, settings.how.seed)
-        palettes = []
-        for group in range(groups.max() + 1):
-            members = [v for v, mine in zip(kept.values(), groups.tolist()) if mine == group]
-            vectors = sampled(
-                np.concatenate(members), settings.how.sample, settings.how.seed, group
-            )
-            palettes.append(settings.how.palette(vectors))
-        return palettes, dict(zip(kept, groups.tolist(), strict=True)), list(kept)
+        palettes, groups = shared_palettes(list(kept.values()), count, settings.how)
+        return palettes, dict(zip(kept, groups, strict=True)), list(kept)
 
     def _sampled(self, vectors: np.ndarray, place: int, count: int) -> np.ndarray:
         return sampled(vectors, count, self.settings.how.seed, int(self.table.keys[place]))
@@ -241,15 +236,26 @@ def _timeline_of(places: np.ndarray, line: Timeline) -> Timeline:
 
 def _record(table: SampleTable, place: int) -> dict[str, Any]:
     """The json of a compressed sample: the clip is the segment now, and is none."""
-    segment = table.segment(place)
+    segment, listed = table.segment(place), table.listed_video(place)
     record = {**table.read_metadata(place), "id": table.id(place)}
+    if listed is not None and source_name(record) is None:
+        record[SOURCE_ID] = listed  # of what else it is a part is lost in a shard
     if segment is None:
         return record
-    given = record.get("source")
-    start, end = segment
-    where = [start, end if math.isfinite(end) else None]
-    record["source"] = {**(given if isinstance(given, dict) else {}), "segment": where}
+    record["source"] = source_with(record, {SEGMENT: segment_to_json(segment)})
     return {k: v for k, v in record.items() if k not in (SEGMENT, *START_COLUMNS, *END_COLUMNS)}
+
+
+def shared_palettes(
+    vectors: Sequence[np.ndarray], count: int, how: Clustering
+) -> tuple[list[np.ndarray], list[int]]:
+    """About `count` palettes for clips, of whom some vectors are given, and the one of each."""
+    groups = group_clips(vectors, count, how.seed).tolist()
+    palettes = []
+    for group in range(max(groups) + 1):
+        mine = np.concatenate([v for v, g in zip(vectors, groups, strict=True) if g == group])
+        palettes.append(how.palette(sampled(mine, how.sample, how.seed, group)))
+    return palettes, groups
 
 
 def group_clips(vectors: Sequence[np.ndarray], count: int, seed: int) -> np.ndarray:

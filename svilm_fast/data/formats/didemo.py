@@ -34,11 +34,12 @@ def read(paths: Sequence[str], notes: Notes, *, extension: str = "keep") -> Rows
     sentences: dict[str, list[str]] = {}
     names: dict[str, str] = {}
     texts_of = Texts(document, "video", "description")
-    for place, moment in enumerate(checked(read_json(document), list, document)):
-        given, sentence = texts_of(moment, place)
+    moments = texts_of.every(checked(read_json(document, flat=True), list, document))
+    for place, (given, sentence) in enumerate(moments):
         video = given.strip()
-        if video in sentences:
-            sentences[video].append(sentence)
+        found = sentences.get(video)
+        if found is not None:
+            found.append(sentence)
             continue
         sentences[video] = [sentence]
         shared = names.setdefault(name_of(video), video)

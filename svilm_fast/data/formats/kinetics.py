@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 import os
 import re
@@ -20,7 +21,8 @@ from svilm_fast.data.formats.common import (
     shown,
 )
 
-_ID = re.compile(r"[\w-]{11}", re.ASCII)
+_IDS = re.compile(r"[\w-]{11}(?:\n[\w-]{11})*", re.ASCII)  # one a line
+_BLOCK = 4096  # rows that are looked at together
 _LONGEST = 999_999  # seconds that six digits hold
 _COLUMNS = ("label", "youtube_id", "time_start", "time_end")
 
@@ -38,45 +40,70 @@ def read(paths: Sequence[str], notes: Notes, *, split: str = "all", extension: s
         raise ListFormatError(f"expected one table, got {', '.join(paths) or 'no files'}")
     choice(split, ("all", "train", "val", "test"), "split")
     path = paths[0]
-    seen: dict[str, tuple[int, str]] = {}
+    seen: dict[str, tuple[int, str | None]] = {}  # lines and labels of clips
+    known: set[str] = set()  # the same, with what `waiting` holds
+    waiting: list[tuple[list[str], tuple[int, ...], list[str | None]]] = []
     labels: dict[str, str] = {}
     ends: dict[tuple[str, str], str] = {}
     wanted = {"val": ("val", "validate", "validation")}.get(split, (split,))
     header, rows = read_columns(path, _COLUMNS if split == "all" else (*_COLUMNS, "split"))
     cells_of = operator.itemgetter(*map(header.index, _COLUMNS))
     of_split = None if split == "all" else header.index("split")
-    for line, cells in rows:
-        if of_split is not None and cells[of_split].strip() not in wanted:
-            notes["rows of other splits"] += 1
-            continue
-        given, identity, start, stop = cells_of(cells)
-        name = labels.get(given)
-        if name is None:
-            name = labels[given] = _label(given, f"{path}, line {line}")
-        video = identity.strip()
-        if _ID.fullmatch(video) is None:
-            raise ListFormatError(
-                f"{path}, line {line}, field 'youtube_id': expected eleven letters, digits, '-' "
-                f"and '_', found {shown(identity)}"
-            )
-        times = (start, stop)
-        end = ends.get(times)
-        if end is None:
-            row = dict(zip(header, cells))
-            first, last = _times(row, f"{path}, line {line}")
-            end = ends[times] = f"_{first:06d}_{last:06d}.{extension}"
-        file = video + end
-        earlier = seen.setdefault(file, (line, name))
-        if earlier[0] != line:
-            if earlier[1] != name:
+    while block := list(itertools.islice(rows, _BLOCK)):
+        lines, every = zip(*block)
+        given, ids, starts, stops = zip(*map(cells_of, every))
+        names, tails = list(map(labels.get, given)), list(map(ends.get, zip(starts, stops)))
+        # New clips with known labels and times need no look at single rows.
+        if of_split is None and None not in names and None not in tails and _are_ids(ids):
+            files, before = list(map(operator.add, ids, tails)), len(known)
+            known.update(files)
+            if len(known) - before == len(files):
+                waiting.append((files, lines, names))
+                for file, name in zip(files, names):
+                    yield {"video": file, "label": name}
+                continue
+        for files, lines, names in waiting:
+            seen.update(zip(files, zip(lines, names)))
+        waiting.clear()
+        for line, cells in block:
+            if of_split is not None and cells[of_split].strip() not in wanted:
+                notes["rows of other splits"] += 1
+                continue
+            label, identity, *times = cells_of(cells)
+            name = labels.get(label)
+            if name is None:
+                name = labels[label] = _label(label, f"{path}, line {line}")
+            video = identity.strip()
+            if not _are_ids([video]):
                 raise ListFormatError(
-                    f"{path}, line {line}, field 'label': {name!r}, and {earlier[1]!r} for the "
-                    f"same clip in line {earlier[0]}"
+                    f"{path}, line {line}, field 'youtube_id': expected eleven letters, digits, "
+                    f"'-' and '_', found {shown(identity)}"
                 )
-            notes["rows left out that repeat an earlier one"] += 1
-            continue
-        yield {"video": file, "label": name}
+            start, stop = times
+            end = ends.get((start, stop))
+            if end is None:
+                row = dict(zip(header, cells))
+                first, last = _times(row, f"{path}, line {line}")
+                end = ends[start, stop] = f"_{first:06d}_{last:06d}.{extension}"
+            file = video + end
+            known.add(file)
+            earlier = seen.setdefault(file, (line, name))
+            if earlier[0] != line:
+                if earlier[1] != name:
+                    raise ListFormatError(
+                        f"{path}, line {line}, field 'label': {name!r}, and {earlier[1]!r} for "
+                        f"the same clip in line {earlier[0]}"
+                    )
+                notes["rows left out that repeat an earlier one"] += 1
+                continue
+            yield {"video": file, "label": name}
     notes["classes"] = len(set(labels.values()))
+
+
+def _are_ids(ids: Sequence[str]) -> bool:
+    """Whether all are ids of YouTube."""
+    text = "\n".join(ids)
+    return _IDS.fullmatch(text) is not None and text.count("\n") == len(ids) - 1
 
 
 def read_index(paths: Sequence[str], notes: Notes) -> Rows:

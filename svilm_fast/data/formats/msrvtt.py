@@ -47,9 +47,10 @@ def _test_rows(path: str) -> Rows:
     columns = [*(name for name in header if name not in needed), *needed]
     cells_of = operator.itemgetter(*map(header.index, columns))
     names = [*columns[: -len(needed)], "video", "caption"]
+    in_order = columns == header
     seen: dict[str, int] = {}
     for line, cells in rows:
-        row = dict(zip(names, cells_of(cells)))
+        row = dict(zip(names, cells if in_order else cells_of(cells)))
         row["video"] = video = row["video"].strip()
         row["caption"] = text = row["caption"].strip()
         if not video or not text or seen.setdefault(video, line) != line:
@@ -75,7 +76,7 @@ def _listed(path: str, document: str) -> dict[str, str]:
 
 def _captions(path: str) -> dict[str, list[str]]:
     """The captions of every video of MSRVTT_data.json, in file order."""
-    document = checked(read_json(path), dict, path)
+    document = checked(read_json(path, flat=True), dict, path)
     known: dict[str, int] = {}
     for place, video in enumerate(field(document, "videos", list, path)):
         label = f"{path}, videos[{place}]"
@@ -83,8 +84,7 @@ def _captions(path: str) -> dict[str, list[str]]:
         once(known, name, place, f"{label}, field 'video_id'")
     texts: dict[str, list[str]] = {video: [] for video in known}
     texts_of = Texts(path, "video_id", "caption", place="sentences[{}]")
-    for place, sentence in enumerate(field(document, "sentences", list, path)):
-        video, text = texts_of(sentence, place)
+    for place, (video, text) in enumerate(texts_of.every(field(document, "sentences", list, path))):
         if video not in texts:
             raise ListFormatError(
                 f"{path}, sentences[{place}], field 'video_id': {video!r} is not among the videos"

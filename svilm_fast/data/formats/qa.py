@@ -6,6 +6,7 @@ questions: `questions: [{question, answer, type}]`. Answers outside a vocabulary
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from svilm_fast.data.errors import ListFormatError
 from svilm_fast.data.formats import Notes, Rows
 from svilm_fast.data.formats.common import (
+    Texts,
     checked,
     choice,
     field,
@@ -27,11 +29,12 @@ from svilm_fast.data.formats.common import (
 
 TYPES = ("what", "who", "how", "where", "when")
 OTHER = "other"
+_LINE = "line {}"
 NUMBERED = re.compile(r"vid\d+")
 SPLITS = ("train", "val", "test")
 
-# Video, question, answer, type (None: by the question's first word), and where it was read.
-Asked = tuple[str, str, str, str | None, str]
+# Video, question, answer, type (None: by the question's first word), and its number in the file.
+Asked = tuple[str, str, str, str | None, int]
 
 
 def read_original(paths: Sequence[str], notes: Notes, *, prefix: str = "video") -> Rows:
@@ -41,20 +44,20 @@ def read_original(paths: Sequence[str], notes: Notes, *, prefix: str = "video") 
     A .txt file beside it (MSVD's youtube_mapping.txt, lines of a name and vid<N>) gives the names.
     """
     document = one_file(paths, (".json",), "train_qa.json, val_qa.json or test_qa.json")
-    return _grouped(_original(document, prefix), notes, _names(paths), document)
+    return _grouped(_original(document, prefix), notes, _names(paths), document, "[{}]")
 
 
 def read_clipbert(paths: Sequence[str], notes: Notes) -> Rows:
     """Read a JSONL file of ClipBERT or ALPRO: question, answer, video_id, answer_type."""
     document = one_file(paths, (".jsonl", ".json"), "ClipBERT's or ALPRO's questions")
-    return _grouped(_lines(document), notes, _names(paths), document)
+    return _grouped(_lines(document), notes, _names(paths), document, _LINE)
 
 
 def read_alpro_msvd(paths: Sequence[str], notes: Notes) -> Rows:
     """Read ALPRO's JSONL file of MSVD and youtube_mapping.txt, which maps vid<N> to file names."""
     document = one_file(paths, (".jsonl", ".json"), "ALPRO's questions about MSVD")
     names = _names([one_file(paths, (".txt",), "youtube_mapping.txt")])
-    return _grouped(_lines(document), notes, names, document)
+    return _grouped(_lines(document), notes, names, document, _LINE)
 
 
 def read_just_ask(paths: Sequence[str], notes: Notes, *, prefix: str = "video") -> Rows:
@@ -64,7 +67,7 @@ def read_just_ask(paths: Sequence[str], notes: Notes, *, prefix: str = "video") 
     word of the question.
     """
     table = one_file(paths, (".csv",), "Just-Ask's or FrozenBiLM's questions")
-    return _grouped(_cells(table, prefix, notes), notes, _names(paths), table)
+    return _grouped(_cells(table, prefix, notes), notes, _names(paths), table, _LINE)
 
 
 def read_violet(paths: Sequence[str], notes: Notes, *, split: str = "", labels: str = "") -> Rows:
@@ -79,12 +82,13 @@ def read_violet(paths: Sequence[str], notes: Notes, *, split: str = "", labels: 
         raise ListFormatError(
             f"{document}: answers are classes: give the file of their names, --option labels=FILE"
         )
-    return _grouped(_classes(document, split, _labels(labels)), notes, {}, document)
+    rows = _classes(document, split, _labels(labels))
+    return _grouped(rows, notes, {}, document, f"{split}[{{}}]")
 
 
 def _original(path: str, prefix: str) -> Iterator[Asked]:
     seen: dict[str, int] = {}
-    for place, entry in enumerate(checked(read_json(path), list, path)):
+    for place, entry in enumerate(checked(read_json(path, flat=True), list, path)):
         label = f"{path}, [{place}]"
         record = checked(entry, dict, label)
         number = field(record, "video_id", int, label)
@@ -92,15 +96,15 @@ def _original(path: str, prefix: str) -> Iterator[Asked]:
             raise ListFormatError(f"{label}, field 'video_id': expected a number from 0 on")
         if "id" in record:
             _once(seen, str(field(record, "id", int, label)), place, f"{label}, field 'id'")
-        yield (f"{prefix}{number}", *_pair(record, label), None, label)
+        yield (f"{prefix}{number}", *_pair(record, label), None, place)
 
 
 def _lines(path: str) -> Iterator[Asked]:
+    texts_of = Texts(path, "answer_type", "video_id", "question", "answer", place=_LINE)
+    name_of = functools.cache(without_extension)
     for line, record in read_json_lines(path):
-        label = f"{path}, line {line}"
-        kind = field(record, "answer_type", str, label)
-        video = without_extension(field(record, "video_id", str, label).strip())
-        yield (video, *_pair(record, label), kind, label)
+        kind, video, question, answer = texts_of(record, line)
+        yield name_of(video.strip()), question.strip(), answer, kind, line
 
 
 def _cells(path: str, prefix: str, notes: Notes) -> Iterator[Asked]:
@@ -112,11 +116,11 @@ def _cells(path: str, prefix: str, notes: Notes) -> Iterator[Asked]:
         if not kind or kind.isdecimal():
             notes["questions with a type that is no word: their first word is the type"] += 1
             kind = None
-        yield (video, *_pair(row, label), kind, label)
+        yield (video, *_pair(row, label), kind, line)
 
 
 def _classes(path: str, split: str, answers: Sequence[str]) -> Iterator[Asked]:
-    document = checked(read_json(path), dict, path)
+    document = checked(read_json(path, flat=True), dict, path)
     for place, entry in enumerate(field(document, split, list, path)):
         label = f"{path}, {split}[{place}]"
         record = checked(entry, dict, label)
@@ -126,7 +130,7 @@ def _classes(path: str, split: str, answers: Sequence[str]) -> Iterator[Asked]:
                 f"{label}, field 'answer': class {number} is not among the {len(answers)} labels"
             )
         video = without_extension(field(record, "video", str, label).strip())
-        yield (video, field(record, "question", str, label), answers[number], None, label)
+        yield (video, field(record, "question", str, label), answers[number], None, place)
 
 
 def _once(seen: dict[str, int], value: str, number: int, label: str) -> None:
@@ -176,22 +180,29 @@ def _names(paths: Iterable[str]) -> dict[str, str]:
 
 
 def _grouped(
-    every: Iterable[Asked], notes: Notes, names: dict[str, str], path: str
+    every: Iterable[Asked], notes: Notes, names: dict[str, str], path: str, place: str
 ) -> Iterator[dict[str, Any]]:
-    """One row a video. Raises ListFormatError for an unmapped vid<N>, or without questions."""
+    """One row a video; place: how messages name a question, with `{}` for its number.
+
+    Raises ListFormatError for an unmapped vid<N>, or without questions.
+    """
     videos: dict[str, list[dict[str, str]]] = {}
     pairs: set[tuple[str, str, str]] = set()
     named: Callable[[str], str | None] = names.get if names else lambda video: video
-    for video, question, answer, kind, label in every:
+    total = 0
+    for video, question, answer, kind, number in every:
         found = named(video)
         if found is None:
+            label = f"{path}, {place.format(number)}"
             raise ListFormatError(f"{label}, field 'video_id': {video!r} is not in the mapping")
-        if (found, question, answer) in pairs:
-            notes["questions that repeat with the same answer, kept"] += 1
+        total += 1
         pairs.add((found, question, answer))
-        videos.setdefault(found, []).append(
-            {"question": question, "answer": answer, "type": kind or _type_of(question)}
-        )
+        asked = videos.get(found)
+        if asked is None:
+            asked = videos[found] = []
+        asked.append({"question": question, "answer": answer, "type": kind or _type_of(question)})
+    if len(pairs) < total:
+        notes["questions that repeat with the same answer, kept"] += total - len(pairs)
     if not videos:
         raise ListFormatError(f"{path}: no questions")
     for video, asked in videos.items():

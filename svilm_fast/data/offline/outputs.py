@@ -11,8 +11,9 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
+from svilm_fast.core.earlier_result import check_replaceable
 from svilm_fast.core.files import sync
-from svilm_fast.data.errors import DataError
+from svilm_fast.data.errors import DataError, ShardError
 
 # What file systems without hard links answer.
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
@@ -101,6 +102,19 @@ class Outputs:
                 f"{path} exists, is not an output of this work and would be overwritten: move it "
                 "away and start again, or choose another folder"
             )
+
+
+def check_shard_folder(folder: Path, manifest: str, report: str, sign: str) -> None:
+    """Raise ShardError where new shards in `folder` would join others, or replace a file.
+
+    manifest, report: files of the work that may continue there. sign: a text in all its reports.
+    """
+    if any(folder.glob("*.tar")) and not (folder / manifest).exists():
+        raise ShardError(f"{str(folder)!r} already holds shards: choose another folder or empty it")
+    try:
+        check_replaceable(folder / report, sign)
+    except ValueError as error:
+        raise ShardError(str(error)) from None
 
 
 def remove_partials(folder: Path, kind: str) -> None:

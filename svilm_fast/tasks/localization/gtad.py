@@ -17,8 +17,13 @@ from torch.nn import functional
 from svilm_fast.tasks.localization.heads import HeadLosses, LocalizationInputs, Proposals
 from svilm_fast.tasks.localization.settings import GtadSettings
 
-_GROUPS = 32
+CONV_GROUPS = 32
 _BOUNDARY_SHARE = 0.5  # a step is a boundary if it overlaps a boundary region by this share
+
+
+def input_groups(width: int) -> int:
+    """Groups of the first convolution."""
+    return 4 if width % 4 == 0 else 1
 
 
 class GtadTargets(NamedTuple):
@@ -38,14 +43,14 @@ class GcnextBlock(nn.Module):
         self.temporal = nn.Sequential(
             nn.Conv1d(width, width, 1),
             nn.ReLU(),
-            nn.Conv1d(width, width, 3, padding=1, groups=_GROUPS),
+            nn.Conv1d(width, width, 3, padding=1, groups=CONV_GROUPS),
             nn.ReLU(),
             nn.Conv1d(width, width, 1),
         )
         self.semantic = nn.Sequential(
             nn.Conv2d(2 * width, width, 1),
             nn.ReLU(),
-            nn.Conv2d(width, width, 1, groups=_GROUPS),
+            nn.Conv2d(width, width, 1, groups=CONV_GROUPS),
             nn.ReLU(),
             nn.Conv2d(width, width, 1),
         )
@@ -70,7 +75,7 @@ class GtadHead(nn.Module):
         super().__init__()
         self.settings, self.steps = settings, steps
         inner, hidden = settings.width, settings.hidden
-        self.input = nn.Conv1d(width, inner, 3, padding=1, groups=4 if width % 4 == 0 else 1)
+        self.input = nn.Conv1d(width, inner, 3, padding=1, groups=input_groups(width))
         self.backbone = GcnextBlock(inner, settings.neighbours)
         self.boundary = nn.Sequential(
             GcnextBlock(inner, settings.neighbours), nn.Conv1d(inner, 2, 1)

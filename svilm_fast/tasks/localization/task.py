@@ -31,6 +31,7 @@ from svilm_fast.evaluation.localization import (
     LocalizationResult,
     localization_map,
 )
+from svilm_fast.models.precision import ElementSizes
 from svilm_fast.objectives.base import Metric
 from svilm_fast.tasks.base import (
     EvaluationRequest,
@@ -41,7 +42,9 @@ from svilm_fast.tasks.base import (
     When,
 )
 from svilm_fast.tasks.clips import check_split
+from svilm_fast.tasks.head_cost import HeadCost
 from svilm_fast.tasks.localization.actionformer import ActionFormerHead
+from svilm_fast.tasks.localization.cost import localization_cost
 from svilm_fast.tasks.localization.gtad import GtadHead
 from svilm_fast.tasks.localization.heads import HeadLosses, LocalizationHead, LocalizationInputs
 from svilm_fast.tasks.localization.predict import (
@@ -277,6 +280,11 @@ class Localization(Task):
         """Build the head."""
         own = self.settings.labels == "own"
         return Localizer(self.settings, len(self.classes) if own else 1)
+
+    def head_cost(self, precision: ElementSizes) -> HeadCost:
+        """Return the cost of the head; the towers do not run, and no features are read."""
+        own = self.settings.labels == "own"
+        return localization_cost(self.settings, len(self.classes) if own else 1, precision)
 
     def evaluators(
         self, tokenizer: Tokenizer, split: str, max_clips: int | None

@@ -14,6 +14,7 @@ from svilm_fast.data.tokenizer import Tokenizer
 from svilm_fast.evaluation import RetrievalOptions, RetrievalResult, evaluate_dataset
 from svilm_fast.evaluation.protocols import check_protocol
 from svilm_fast.evaluation.query_bank import read_bank
+from svilm_fast.evaluation.video_bank import open_video_bank
 from svilm_fast.tasks.base import EvaluationRequest, TaskConfig, When
 from svilm_fast.tasks.clips import autocast_dtype, evaluation_clips
 
@@ -24,12 +25,15 @@ class RetrievalExtras:
 
     protocol: a key of `protocols.PROTOCOLS`; the data set must have its size. set_level: among
     `set_level.SET_LEVEL`. bank: list or shards of the training captions that `qbnorm` needs; None:
-    `data.train`. rerank: candidates of a caption that are re-ranked by its nouns.
+    `data.train`. bank_videos: list or shards of the training videos that it needs from video to
+    text; None: that direction is left out. rerank: candidates of a caption that are re-ranked by
+    its nouns.
     """
 
     protocol: str | None = None
     set_level: tuple[str, ...] = ()
     bank: str | None = None
+    bank_videos: str | None = None
     rerank: int = 0
 
 
@@ -95,12 +99,16 @@ def evaluate(
     """
     rules = None if extras.protocol is None else check_protocol(extras.protocol, dataset)
     bank = read_bank(dataset.config, extras.bank) if "qbnorm" in extras.set_level else None
+    videos = None
+    if bank is not None and extras.bank_videos is not None:
+        videos = open_video_bank(dataset, extras.bank_videos)
     title = f"{dataset.split} split, {dataset.config.captions} captions"
     options = RetrievalOptions(
         protocol=protocol or (rules.title if rules else title),
         rules=rules,
         set_level=extras.set_level,
         bank=bank,
+        video_bank=videos,
         rerank=extras.rerank,
         sharpness=sharpness,
         device=device,

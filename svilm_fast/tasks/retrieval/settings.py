@@ -28,6 +28,11 @@ class RetrievalSettings(TaskSettings):
     bank: PathText | None = Field(
         None, description="list or shards of the captions for qbnorm; null: data.train"
     )
+    bank_videos: PathText | None = Field(
+        None,
+        description="list or shards of the training videos for qbnorm from video to text; null: "
+        "text to video only",
+    )
     rerank: int = Field(
         0,
         ge=0,

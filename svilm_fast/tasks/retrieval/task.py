@@ -41,7 +41,11 @@ class Retrieval(Pretraining):
         check_split(self.config, split)
         chosen = self.settings
         extras = RetrievalExtras(
-            chosen.protocol, tuple(chosen.set_level), chosen.bank, chosen.rerank
+            chosen.protocol,
+            tuple(chosen.set_level),
+            chosen.bank,
+            chosen.bank_videos,
+            chosen.rerank,
         )
         evaluator = RetrievalEvaluator(self.config, tokenizer, split, max_clips, extras=extras)
         if chosen.protocol is not None:  # a wrong list is an error before training, not after it

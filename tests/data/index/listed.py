@@ -18,7 +18,7 @@ from svilm_fast.data.config import DataConfig, LimitsConfig
 from svilm_fast.data.containers import VIDEO_EXTENSIONS
 from svilm_fast.data.errors import CaptionError, DataError, MissingFileError
 from svilm_fast.data.lists import VideoFolder, is_list, read_list
-from svilm_fast.data.samples import StoredFile
+from svilm_fast.data.sample_files import StoredFile
 from svilm_fast.data.segments import KEY as SEGMENT
 from svilm_fast.data.segments import Segment, segment_of_json, segment_of_row, segment_to_json
 from svilm_fast.data.shards import Entry, ShardReader, find_shards, load_index, parse_json

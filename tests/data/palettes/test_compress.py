@@ -94,25 +94,55 @@ def test_what_cannot_be_decoded_is_refused_and_listed(make_shards, tmp_path):
     for scope in (Scope.CLIP, Scope.SHARD):
         out = tmp_path / scope
         report = compress(str(source), out, replace(SETTINGS, scope=scope), workers=1)
-        assert [skip["sample"] for skip in report.refused] == ["s0001"]
+        assert [skip.sample for skip in report.refused] == ["s0001"]
         assert list(table_of(out).ids) == ["s0000", "s0002", "s0003", "s0004"]
         assert json.loads((out / "compress_report.json").read_text())["clips"] == 4
     with pytest.raises(DataError, match="compressed already"):
         compress(str(tmp_path / "clip"), tmp_path / "twice", SETTINGS, workers=1)
 
 
+def test_a_shard_without_a_usable_sample_does_not_stop_the_others(make_shards, tmp_path):
+    source = make_shards(7, replace={i: {"json": b"no json"} for i in (5, 6)})  # five in the first
+    assert len(list(source.glob("*.tar"))) == 2
+    for scope in Scope:
+        report = compress(str(source), tmp_path / scope, replace(SETTINGS, scope=scope), workers=1)
+        assert (report.clips, len(report.refused)) == (5, 2)
+
+
+def test_folders_and_reports_of_others_are_left_alone(make_shards, tmp_path):
+    source = make_shards(3)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "theirs.tar").write_bytes(b"")
+    with pytest.raises(DataError, match="already holds shards"):
+        compress(str(source), out, SETTINGS, workers=1)
+    (out / "theirs.tar").rename(tmp_path / "theirs.tar")
+    (out / "compress_report.json").write_text("mine")
+    with pytest.raises(DataError, match=r"compress_report\.json exists"):
+        compress(str(source), out, SETTINGS, workers=1)
+    assert (out / "compress_report.json").read_text() == "mine"
+
+
 def test_a_segment_of_a_list_becomes_a_clip_of_its_own(videos, tmp_path):
     (tmp_path / "a.mp4").write_bytes(videos[0])
     rows = [
-        {"video": "a.mp4", "caption": "A cup.", "start": 0.5, "end": 1.0, "label": "cup"},
+        {
+            "video": "a.mp4",
+            "caption": "A cup.",
+            "start": 0.5,
+            "end": 1.0,
+            "label": "cup",
+            "source": "web",
+        },
         {"video": "a.mp4", "caption": "A dog."},
     ]
+    rows[0]["source"] = "web"
     (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
     compress(str(tmp_path / "list.jsonl"), tmp_path / "out", replace(SETTINGS, frames=6), workers=1)
     table = table_of(tmp_path / "out")
     assert table.segment(0) is None
     assert table.label(0) == "cup"
-    assert table.read_metadata(0)["source"] == {"segment": [0.5, 1.0]}
+    assert table.read_metadata(0)["source"] == {"name": "web", "segment": [0.5, 1.0]}
     part, whole = (read_clip(table.read_video(place)) for place in (0, 1))
     assert part.index.tolist() == [4, 5, 6, 7]  # 8 frames a second
     assert whole.index.tolist() == [1, 3, 5, 7, 9, 11]

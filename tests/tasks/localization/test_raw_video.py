@@ -93,7 +93,7 @@ def test_from_a_video_file_to_a_table_and_a_picture(tmp_path, ranks, capsys):
     assert "was not trained on the class 'fly'; its classes: jump, run" in told
     broken = tmp_path / "broken.mp4"
     broken.write_bytes((videos / "v4.mp4").read_bytes()[:500])
-    assert "error: " in refused("localize", "video", str(broken), *shared)
+    assert f"error: {broken}: " in refused("localize", "video", str(broken), *shared)
     assert "there is no such file" in refused("localize", "video", "missing.mp4", *shared)
     wrong = ("--run", str(encoder), "--encoder", str(encoder), "--device", "cpu")
     assert "is a run of task 'pretrain'" in refused("localize", "video", str(broken), *wrong)
