@@ -23,10 +23,12 @@ from .tiles import (
     load_present,
     load_token_block,
     load_tokens,
+    pack,
     store_columns,
     store_group_block,
     sum_split_numbers,
     sum_splits,
+    unpack,
 )
 
 
@@ -81,6 +83,8 @@ def grouping_forward_kernel(
     BLOCK_G: tl.constexpr,
     RESIDENT: tl.constexpr,
     PREFETCH: tl.constexpr,
+    STAGES: tl.constexpr,
+    BRANCHES: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
     """One program pools `chunk` tokens of a sample over its slab of the columns.
@@ -113,11 +117,18 @@ def grouping_forward_kernel(
         ahead = load_tokens(
             sample_tokens, first, coming, own + KEPT, WIDTH, BLOCK_L, BLOCK_C, PREFETCH
         )
-    for start in range(first, last, BLOCK_L):
+        ahead = pack(ahead)
+    for start in tl.range(first, last, BLOCK_L, num_stages=STAGES):
+        # Always true, which Triton cannot tell (LLVM can, so no jump is left). Triton issues the
+        # copies of the next tile before a branch, but after other work that uses the present one.
+        # The inner branches hide that the logits lead to another product: for such a product, both
+        # warp groups would compute all 64 rows. The conditions differ, because Triton joins
+        # neighbours with the same one; without the outer branch it would repeat the noise.
+        there = (start < last, last > start, start != last)
         present = load_present(token_mask, start, last, sample, length, BLOCK_L)
         x = load_tokens(sample_tokens, start, present, own, WIDTH, BLOCK_L, BLOCK_C, KEPT)
         if PREFETCH > 0:
-            x = x + ahead
+            x = x + unpack(ahead, tokens.dtype.element_ty)
         # Every slab adds in the order of the columns. In another order, rounding could decide a
         # near-tie differently, and a slab would not pool by the assignment that `index` holds.
         logits = tl.zeros((BLOCK_L, BLOCK_G), tl.float32)
@@ -126,53 +137,58 @@ def grouping_forward_kernel(
                 logits, sample_tokens, sample_queries, start, present, 0, own,
                 WIDTH, GROUPS, BLOCK_L, BLOCK_C, BLOCK_G, UPCAST,
             )  # fmt: skip
-        for block in tl.static_range(OWN_BLOCKS):
-            if RESIDENT:
-                q = query[block]
+        if not BRANCHES or there[2]:
+            for block in tl.static_range(OWN_BLOCKS):
+                if not BRANCHES or there[block % 2]:
+                    if RESIDENT:
+                        q = query[block]
+                    else:
+                        q = load_group_block(
+                            sample_queries, own + block, WIDTH, GROUPS, BLOCK_C, BLOCK_G
+                        )
+                    logits = dot(x[block], q, logits, UPCAST)
+            if SLABS > 1:
+                logits = add_logits(
+                    logits, sample_tokens, sample_queries, start, present,
+                    own + OWN_BLOCKS, NUM_BLOCKS, WIDTH, GROUPS, BLOCK_L, BLOCK_C, BLOCK_G, UPCAST,
+                )  # fmt: skip
+            # logit_lg = <q_g, x_l> + bias_g + e_lg
+            logits += bias[None, :]
+            if NOISE:
+                logits = add_noise(
+                    logits, start, last, seed, token_ids, sample, length, GROUPS, BLOCK_L, BLOCK_G
+                )
+            # A_lg = [g = argmax_g logit_lg]
+            label = tl.where(present, tl.argmax(logits, axis=1), -1)
+            token = start + tl.arange(0, BLOCK_L)
+            labels = index + sample * length + token
+            tl.store(labels, label, mask=(token < last) & (slab == 0))
+            if PREFETCH > 0:
+                coming = load_present(token_mask, start + BLOCK_L, last, sample, length, BLOCK_L)
+                ahead = load_tokens(
+                    sample_tokens,
+                    start + BLOCK_L,
+                    coming,
+                    own + KEPT,
+                    WIDTH,
+                    BLOCK_L,
+                    BLOCK_C,
+                    PREFETCH,
+                )
+                ahead = pack(ahead)
+            if HARD:
+                assignment = (label[:, None] == group[None, :]).to(tl.float32)
             else:
-                q = load_group_block(sample_queries, own + block, WIDTH, GROUPS, BLOCK_C, BLOCK_G)
-            logits = dot(x[block], q, logits, UPCAST)
-        if SLABS > 1:
-            logits = add_logits(
-                logits, sample_tokens, sample_queries, start, present, own + OWN_BLOCKS, NUM_BLOCKS,
-                WIDTH, GROUPS, BLOCK_L, BLOCK_C, BLOCK_G, UPCAST,
-            )  # fmt: skip
-        # logit_lg = <q_g, x_l> + bias_g + e_lg
-        logits += bias[None, :]
-        if NOISE:
-            logits = add_noise(
-                logits, start, last, seed, token_ids, sample, length, GROUPS, BLOCK_L, BLOCK_G
-            )
-        # A_lg = [g = argmax_g logit_lg]
-        label = tl.where(present, tl.argmax(logits, axis=1), -1)
-        token = start + tl.arange(0, BLOCK_L)
-        labels = index + sample * length + token
-        tl.store(labels, label, mask=(token < last) & (slab == 0))
-        if PREFETCH > 0:
-            coming = load_present(token_mask, start + BLOCK_L, last, sample, length, BLOCK_L)
-            ahead = load_tokens(
-                sample_tokens,
-                start + BLOCK_L,
-                coming,
-                own + KEPT,
-                WIDTH,
-                BLOCK_L,
-                BLOCK_C,
-                PREFETCH,
-            )
-        if HARD:
-            assignment = (label[:, None] == group[None, :]).to(tl.float32)
-        else:
-            assignment = group_softmax(logits, inverse_temperature)
-            assignment = tl.where(present[:, None], assignment, 0.0)
-        # n_g = sum_l A_lg
-        count += tl.sum(assignment, axis=0)
-        share = assignment.to(tokens.dtype.element_ty)
-        updated = ()
-        for block in tl.static_range(OWN_BLOCKS):
-            # sum_l A_lg x_l
-            updated = updated + (dot(tl.trans(x[block]), share, sums[block], UPCAST),)
-        sums = updated
+                assignment = group_softmax(logits, inverse_temperature)
+                assignment = tl.where(present[:, None], assignment, 0.0)
+            # n_g = sum_l A_lg
+            count += tl.sum(assignment, axis=0)
+            share = assignment.to(tokens.dtype.element_ty)
+            updated = ()
+            for block in tl.static_range(OWN_BLOCKS):
+                # sum_l A_lg x_l
+                updated = updated + (dot(tl.trans(x[block]), share, sums[block], UPCAST),)
+            sums = updated
     tl.store(counts + program * GROUPS + group, count, mask=(group < GROUPS) & (slab == 0))
     for block in tl.static_range(OWN_BLOCKS):
         value = sums[block]
@@ -254,6 +270,8 @@ def forward(
         BLOCK_G=plan.block_groups,
         RESIDENT=plan.resident,
         PREFETCH=plan.prefetch,
+        STAGES=plan.stages,
+        BRANCHES=plan.branches,
         UPCAST=plan.upcast,
         num_warps=WARPS,
         num_stages=plan.stages,

@@ -43,6 +43,7 @@ class GroupingPlan:
         prefetch: forward loads this many blocks of the next tile into registers. Shared memory
             has room for two buffers of each other block.
         stages: `num_stages` of the token loads.
+        branches: forward puts a tile's work in branches, for the compiler's sake; see its loop.
         upcast: convert bf16 operands to fp32, for the interpreter.
     """
 
@@ -57,6 +58,7 @@ class GroupingPlan:
     resident: bool
     prefetch: int
     stages: int
+    branches: bool
     upcast: bool
 
 
@@ -150,5 +152,6 @@ def plan(
         resident=resident,
         prefetch=prefetch,
         stages=stages,
+        branches=half and slabs == 1 and stages == 2 and traits.capability[0] == 9,
         upcast=interpreted() and dtype == torch.bfloat16,
     )

@@ -87,6 +87,45 @@ def load_tokens(
 
 
 @triton.jit
+def pack(tiles):
+    """16-bit tiles as pairs of columns in 32-bit words.
+
+    Over a loop, the compiler keeps each half in a register of its own.
+    """
+    packed = ()
+    for i in tl.static_range(len(tiles)):
+        packed = packed + (_pack(tiles[i]),)
+    return packed
+
+
+@triton.jit
+def unpack(tiles, dtype: tl.constexpr):
+    """The tiles that `pack` packed."""
+    unpacked = ()
+    for i in tl.static_range(len(tiles)):
+        unpacked = unpacked + (_unpack(tiles[i], dtype),)
+    return unpacked
+
+
+@triton.jit
+def _pack(tile):
+    if tile.dtype.primitive_bitwidth == 16:
+        bits = tile.to(tl.uint16, bitcast=True)
+        low, high = tl.split(tl.reshape(bits, (tile.shape[0], tile.shape[1] // 2, 2)))
+        tile = low.to(tl.uint32) | (high.to(tl.uint32) << 16)
+    return tile
+
+
+@triton.jit
+def _unpack(tile, dtype: tl.constexpr):
+    if dtype.primitive_bitwidth == 16:
+        pairs = tl.join((tile & 0xFFFF).to(tl.uint16), (tile >> 16).to(tl.uint16))
+        bits = tl.reshape(pairs, (tile.shape[0], tile.shape[1] * 2))
+        tile = bits.to(dtype, bitcast=True)
+    return tile
+
+
+@triton.jit
 def load_group_block(
     rows,
     block,

@@ -32,7 +32,7 @@ def test_plans_cover_the_work_and_fit(traits, dtype):
 
 def test_target_keeps_the_whole_width_in_one_program():
     p = plan(256, 3136, 32, 768, torch.bfloat16, H200, False)
-    assert (p.slabs, p.splits, p.stages, p.resident) == (1, 1, 2, True)
+    assert (p.slabs, p.splits, p.stages, p.resident, p.branches) == (1, 1, 2, True, True)
 
 
 def test_few_clips_are_split_over_the_multiprocessors():

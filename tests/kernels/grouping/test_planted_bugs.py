@@ -26,6 +26,11 @@ BUGS = {
         "forward", "start + BLOCK_L,", "start,",
         {"width": 80, "plan": (("prefetch", 1), ("splits", 1), ("chunk", 64))},
     ),
+    "halves of a prefetched word exchanged": (
+        "tiles", "tl.join((tile & 0xFFFF).to(tl.uint16), (tile >> 16).to(tl.uint16))",
+        "tl.join((tile >> 16).to(tl.uint16), (tile & 0xFFFF).to(tl.uint16))",
+        {"dtype": torch.float16, "width": 144, "plan": (("prefetch", 2),)},
+    ),
     "last split forgotten": (
         "tiles", "range(1, SPLITS)", "range(1, SPLITS - 1)",
         {"plan": (("splits", 2), ("chunk", 32), ("block_tokens", 32))},
