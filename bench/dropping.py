@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +18,7 @@ from svilm_fast.bench.errors import WrongResult
 from svilm_fast.bench.run.command import RESULTS
 from svilm_fast.bench.run.file import check_replaceable, write_json
 from svilm_fast.bench.tables import terminal_table
+from svilm_fast.bench.timing import processor_seconds
 from svilm_fast.core.philox import Site, StepSeeds
 from svilm_fast.models.config import DropConfig
 from svilm_fast.models.flops import video_flops
@@ -138,13 +137,6 @@ def _selection_seconds(
             choose = partial(select_tokens, rate=video.drop.rate, pattern=pattern, frames=frames)
             taken.append(processor_seconds(partial(choose, seeds.at(Site.TOKEN_DROP), video.grid)))
     return seconds
-
-
-def processor_seconds(call: Callable[[], object]) -> float:
-    """Processor seconds of a call, of all threads."""
-    before = time.process_time()
-    call()
-    return time.process_time() - before
 
 
 def _times(result: dict[str, Any]) -> Any:

@@ -10,12 +10,12 @@ import torch
 import typer
 
 from svilm_fast.bench.console import wide_console
-from svilm_fast.bench.dropping import processor_seconds
 from svilm_fast.bench.environment import environment, slug
 from svilm_fast.bench.run.command import RESULTS
 from svilm_fast.bench.run.file import check_replaceable, write_json
 from svilm_fast.bench.suites import palettes
 from svilm_fast.bench.tables import terminal_table
+from svilm_fast.bench.timing import processor_seconds
 
 
 def kept_tokens(

@@ -129,6 +129,13 @@ def host_time_us(call: Callable[[], object], device: torch.device, *, count: int
     return float(torch.tensor(samples, dtype=torch.float64).median())
 
 
+def processor_seconds(call: Callable[[], object]) -> float:
+    """Processor seconds of a call, of all threads."""
+    before = time.process_time()
+    call()
+    return time.process_time() - before
+
+
 def sample_count(first_ms: float, budget_s: float, most: int, least: int = 5) -> int:
     """The number of samples of a call of `first_ms` that fit the budget."""
     return int(min(most, max(min(least, most), budget_s * 1e3 / max(first_ms, 1e-3))))
