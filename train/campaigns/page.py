@@ -30,7 +30,10 @@ def page_text(results: Sequence[Mapping[str, Any]], figures: str) -> str:
         lines += ["", f"## {result['title']}", ""]
         if result["text"]:
             lines += [result["text"], ""]
-        lines.append(f"{seeds_text(result)}; {_machines(result)}.")
+        lines.append(
+            f"{seeds_text(result)}; {_machines(result)}. "
+            f"`svilm ablate {result['table']}` runs this table again."
+        )
         for key, section in result["sections"].items():
             lines += ["", f"### {section['title']}", ""]
             if section["text"]:
