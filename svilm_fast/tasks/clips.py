@@ -83,11 +83,13 @@ def evaluation_clips(
     annotations: bool = False,
     embeddings: int | None = None,
     views: Views = ONE_VIEW,
+    may_be_empty: bool = False,
 ) -> ClipDataset:
     """Open the clips of a split in evaluation view, with the captions of `evaluation.captions`.
 
     max_clips: open only the first clips; None: all. annotations, embeddings, views: as in
-    `ClipDataset`. Batches hold the samples' JSON.
+    `ClipDataset`. may_be_empty: a split without a usable sample is no error. Batches hold the
+    samples' JSON.
 
     Raises UserError if the configuration has no data for the split.
     """
@@ -95,9 +97,8 @@ def evaluation_clips(
     data = config.data
     if config.evaluation.captions is not None:
         data = data.model_copy(update={"captions": config.evaluation.captions})
-    table = None
+    table = open_split(data, split, nouns=nouns, may_be_empty=may_be_empty)
     if max_clips is not None:
-        table = open_split(data, split, nouns=nouns)
         table = table.select(range(min(max_clips, len(table))))
     return ClipDataset(
         data,

@@ -58,8 +58,9 @@ def test_a_list_is_embedded_and_its_rows_are_read_back(run, listed, tmp_path, mo
     width = load_run(run).config.model.embed_dim
     with pytest.raises(EmbeddingError, match=r"no stored embeddings in .*svilm embed LIST --store"):
         _dataset(listed, width)
+    # One has no caption, one is broken.
     lines = embed_shards(run, listed, tmp_path / "out", store=True)
-    assert lines[0] == f"embedded 3 samples of {listed}; refused 1"
+    assert lines[0] == f"embedded 3 samples of {listed}; refused 2"
     pieces = [np.load(path) for path in sorted((tmp_path / "out").glob("*.npz"))]
     ids = [name for piece in pieces for name in piece["ids"].tolist()]
     assert ids == ["2.mp4", "0.mp4", "3.mp4"]

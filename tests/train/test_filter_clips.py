@@ -84,6 +84,24 @@ def test_the_best_are_selected_and_training_reads_them(run, shards, tmp_path):
     assert files[0] == files[1]
 
 
+def test_a_shard_without_a_caption_stops_nothing(run, shards, tmp_path):
+    """Its samples are refused, each with the reason; the other shards are embedded and scored."""
+    (shard,) = (run.with_name(run.name + "-world") / "test").glob("*.tar")
+    reader, mixed = ShardReader(), tmp_path / "mixed"
+    with ShardWriter(mixed, max_samples=3) as writer:
+        for number, (key, members) in enumerate(load_index(str(shard)).samples.items()):
+            content = {e: reader.read(str(shard), m, key, 1 << 30) for e, m in members.items()}
+            writer.write(key, {**content, "json": b"{}"} if number < 3 else content)
+    embedded = embed_shards(run, str(mixed), tmp_path / "embedded")
+    assert embedded[0] == "embedded 3 samples of 2 shards; refused 3"
+    assert sum("no caption" in line for line in embedded) >= 3
+    scored = filter_clips(str(mixed), tmp_path / "scored", run_dir=run, share=1.0)
+    assert any("kept 3 of 3 samples" in line and "3 could not be" in line for line in scored)
+    filter_clips(str(mixed), tmp_path / "stored", embeddings=tmp_path / "embedded", share=1.0)
+    files = [(tmp_path / each / "top-1.selection").read_bytes() for each in ("scored", "stored")]
+    assert files[0] == files[1]
+
+
 def test_work_that_was_stopped_continues_with_equal_bytes(run, shards, tmp_path):
     def files(folder):
         return {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -183,11 +183,17 @@ def embedded_columns(
 
     Returns ids and captions [n], videos and texts [n, D], places int64 [n] in the table of the
     shard or list, rows int64 [n] of a list's index; the refused samples; the step of the model.
+    A shard without a usable sample gives empty columns, and the other shards are embedded.
     """
     device = _device(settings.device)
     run = _loaded(settings.run, settings.weights, device)
     piece = source if isinstance(source, ListPiece) else None
-    changed: dict[str, Any] = {"test": source if piece is None else piece.path, "cache": "none"}
+    changed: dict[str, Any] = {
+        "test": source if piece is None else piece.path,
+        "cache": "none",
+        # Refused samples are reported at the end; the share of one shard says nothing.
+        "skips": run.config.data.skips.model_copy(update={"fraction": 1.0}),
+    }
     if piece is not None:
         changed["videos"] = piece.videos
     if settings.captions is not None:
@@ -196,9 +202,10 @@ def embedded_columns(
     if settings.captions is not None:
         evaluation = config.evaluation.model_copy(update={"captions": settings.captions})
         config = config.model_copy(update={"evaluation": evaluation})
-    dataset = evaluation_clips(config, "test", run.tokenizer, nouns=False)
+    dataset = evaluation_clips(config, "test", run.tokenizer, nouns=False, may_be_empty=True)
     places = range(len(dataset)) if piece is None else range(piece.first, piece.stop)
-    refused: list[Skip] = []
+    # The pieces of a list share its table: the first one tells what was refused in it.
+    refused = list(dataset.table.rejected) if piece is None or piece.first == 0 else []
     loaded: list[int] = []
     parts = [
         _embedded(run, batch, device)

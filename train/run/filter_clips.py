@@ -213,7 +213,8 @@ def _places(source: str | ListPiece, columns: dict[str, np.ndarray], captions: s
     where, videos = (
         (source.path, source.videos) if isinstance(source, ListPiece) else (source, None)
     )
-    table = open_split(DataConfig(test=where, videos=videos, captions=captions), "test")
+    config = DataConfig(test=where, videos=videos, captions=captions)
+    table = open_split(config, "test", may_be_empty=True)
     if isinstance(source, ListPiece):
         found = table.places_of_rows(columns["rows"])
         _require_captions(table, found, columns["captions"], where, captions)
