@@ -358,21 +358,21 @@ def has_video_extension(path: str) -> bool:
     return extension_of(path) in VIDEO_EXTENSIONS
 
 
-def refused_rows(
-    sources: str | Sequence[str] | None, refused: Collection[str]
+def rows_of_samples(
+    sources: str | Sequence[str] | None, names: Collection[str]
 ) -> Iterator[tuple[str, ListRow, str]]:
-    """Yield the rows of videos that were refused when a split was listed: name, row, and its place.
+    """Yield the rows of some samples of a split: name, row, and its place.
 
-    sources: of the split; only the lists among them can tell, not shards. refused: names in the
-    split's skip report, where a video in several lines is numbered.
+    sources: of the split; only the lists among them can tell, not shards. names: of the samples,
+    also of refused ones; a video in several lines is numbered.
     """
     paths = [sources] if isinstance(sources, str) else sources or []
-    for path in filter(is_list, paths if refused else []):
+    for path in filter(is_list, paths if names else []):
         rows = read_list(path)
         counts = Counter(row.video for row in rows)
         seen: Counter[str] = Counter()
         for row in rows:
             name = f"{row.video}#{seen[row.video]}" if counts[row.video] > 1 else row.video
             seen[row.video] += 1
-            if name in refused:
+            if name in names:
                 yield name, row, f"{path}, line {row.line}"
