@@ -52,7 +52,7 @@ def read(paths: Sequence[str], notes: Notes, *, split: str = "all", extension: s
         given, ids, starts, stops = zip(*map(cells_of, every))
         names, tails = list(map(labels.get, given)), list(map(ends.get, zip(starts, stops)))
         # New clips with known labels and times need no look at single rows.
-        if of_split is None and None not in names and None not in tails and _are_ids(ids):
+        if of_split is None and _are_plain(names, tails, ids):
             files, before = list(map(operator.add, ids, tails)), len(known)
             known.update(files)
             if len(known) - before == len(files):
@@ -96,6 +96,13 @@ def read(paths: Sequence[str], notes: Notes, *, split: str = "all", extension: s
                 continue
             yield {"video": file, "label": name}
     notes["classes"] = len(set(labels.values()))
+
+
+def _are_plain(
+    names: Sequence[str | None], tails: Sequence[str | None], ids: Sequence[str]
+) -> bool:
+    """Whether labels and times of all rows are known already, and the ids are good."""
+    return None not in names and None not in tails and _are_ids(ids)
 
 
 def _are_ids(ids: Sequence[str]) -> bool:
