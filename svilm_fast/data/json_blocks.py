@@ -58,7 +58,8 @@ def decode_lines(lines: list[str], decoder: json.JSONDecoder) -> list[dict[str, 
     if (
         len(records) != len(lines)
         or set(map(type, records)) != {dict}
-        or any(type(mark) is not int or mark != _MARK for mark in marks)
+        or not {int}.issuperset(map(type, marks))
+        or marks.count(_MARK) < len(marks)
     ):
         return None
     return records if no_key_twice(text, records) else None

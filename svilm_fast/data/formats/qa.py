@@ -283,8 +283,12 @@ def _grouped(
             first_words = (question.partition(" ")[0] for question in questions)
             by_word = map(_type_of, first_words)
             kinds = [kind or word for kind, word in zip(kinds or itertools.repeat(None), by_word)]
-        for video, question, answer, kind in zip(videos, questions, answers, kinds):
-            asked[video].append({"question": question, "answer": answer, "type": kind})
+        rows = (
+            {"question": question, "answer": answer, "type": kind}
+            for question, answer, kind in zip(questions, answers, kinds)
+        )
+        for video, same in itertools.groupby(videos):
+            asked[video] += itertools.islice(rows, len(list(same)))
     repeated = 0
     for given in asked.values():
         if len({each["question"] for each in given}) < len(given):

@@ -23,7 +23,7 @@ TEXT = st.sampled_from(["what is it?", "who's  there", "b: c", 'say "x": y', "é
 BLANK = st.sampled_from(["", " \n"])
 ODD = st.sampled_from([None, 3, -1, True, 1.5, 10**20, [], {}, ["a"], {"a": 1}, {"b": {"a": 1}}])
 NUMBER = st.integers(0, 9)
-MANY = settings(max_examples=60, deadline=None)
+MANY = settings(max_examples=25, deadline=None)
 
 
 def no(*_: object) -> None:
