@@ -168,7 +168,7 @@ def test_moments_and_captions(data: st.DataObject) -> None:
 
 
 @MANY
-@given(st.lists(st.tuples(st.integers(0, 99), TEXT | BLANK), min_size=1, max_size=12))
+@given(st.lists(st.tuples(NUMBER, TEXT | BLANK), min_size=1, max_size=12))
 def test_the_test_list_of_msrvtt(rows: list[tuple[int, str]]) -> None:
     cells = (f"ret{n},m,{n},{json.dumps(text)}\n" for n, (_, text) in enumerate(rows))
     same("msrvtt", {"a.csv": "key,vid_key,video_id,sentence\n" + "".join(cells)})
