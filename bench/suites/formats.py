@@ -135,6 +135,7 @@ def _thumos(n: int) -> str:
 _VIDEOS = ROWS // _EACH
 _MSRVTT_HEAD = json.dumps({"videos": [{"video_id": f"video{n}"} for n in range(_VIDEOS)]})[:-1]
 _LABELS = json.dumps({f"class {n}": str(n) for n in range(_CLASSES)})
+_ANSWERS = json.dumps({f"class {n}": n for n in range(_CLASSES)})
 _MAPPING = _lines("", lambda v: f"{_youtube(v)} vid{v}\n", _VIDEOS)
 _QUESTIONS = _lines("", lambda n: json.dumps(_question(n)) + "\n")
 
@@ -253,7 +254,7 @@ CASES: dict[str, ReaderCase] = {
                 '{"train": [',
                 "]}",
             ),
-            "labels.json": _lines(_LABELS, str, 0),
+            "labels.json": _lines(_ANSWERS, str, 0),
         },
         {"split": "train", "labels": "labels.json"},
         rows=_VIDEOS,

@@ -139,21 +139,26 @@ def _probed(
     folder: Path | None,
     c: float | None,
 ) -> Iterator[tuple[Probe, RecognitionResult]]:
-    """Yield the result of every probe on one pair of splits; features are extracted first."""
-    from svilm_fast.tasks.action.probe import RECIPES, ProbeData, needed, run_probe
+    """Yield the result of every probe on one pair of splits; features are extracted first.
+
+    Labels are checked before.
+    """
+    from svilm_fast.tasks.action.probe import RECIPES, ProbeData, ProbeLabels, needed, run_probe
 
     sets = {
         key: _dataset(loaded, split if key[0] == "test" else "train", key[1], key[2], spread.value)
         for key in needed(probes)
     }
+    train, test = (next(sets[key] for key in sets if key[0] == part) for part in ("train", "test"))
+    labels = ProbeLabels.read(loaded.config, train, test, field)
     with_steps = needed([probe for probe in probes if RECIPES[probe].tokens])
     found = {
         key: _features(loaded, data, key[1], device, folder, key in with_steps)
         for key, data in sets.items()
     }
     for probe in probes:
-        train, test = (sets[key] for key in needed([probe]))
-        yield probe, run_probe(probe, ProbeData(loaded.config, train, test, field, True, found), c)
+        _, key = needed([probe])
+        yield probe, run_probe(probe, ProbeData(sets[key], labels, found), c)
 
 
 def _dataset(loaded: LoadedRun, split: str, passes: int, windows: int, spread: str) -> ClipDataset:

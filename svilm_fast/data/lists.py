@@ -16,9 +16,10 @@ from svilm_fast.core.collection import collection_paused
 from svilm_fast.data import files
 from svilm_fast.data.containers import VIDEO_EXTENSIONS
 from svilm_fast.data.errors import ListFormatError, MissingFileError, SampleJsonError
+from svilm_fast.data.json_blocks import decode_lines
 from svilm_fast.data.parquet import parquet_blocks
 from svilm_fast.data.segments import END_COLUMNS, START_COLUMNS, unread_column
-from svilm_fast.data.shards import STRICT_JSON, finite, parse_json
+from svilm_fast.data.shards import finite, parse_json
 from svilm_fast.data.tables import column_name, read_table
 from svilm_fast.data.text import decode_utf8
 
@@ -40,7 +41,7 @@ LIST_SUFFIXES = (".csv", ".tsv", ".jsonl", PARQUET)
 FOLDER_COLUMN = "page_dir"
 _LINE_BYTES = 1 << 28
 _PIECE_BYTES = 1 << 20
-# As STRICT_JSON, but does not see a key that occurs twice in an object.
+# As `parse_json`, but does not see a key that occurs twice in an object.
 _PLAIN_JSON = json.JSONDecoder(parse_constant=finite, parse_float=finite)
 _LINE_END = re.compile("\r\n|\r")
 
@@ -210,17 +211,11 @@ def _json_blocks(path: str) -> Iterator[_Records]:
     columns: set[str] = set()  # keys that are spelled as their columns are
     number = 1
     for lines in _line_blocks(path):
-        text = f"[{','.join(lines)}]"
-        try:
-            found = _PLAIN_JSON.decode(text)
-            if set(map(type, found)) == {dict} and text.count(":") != sum(map(len, found)):
-                found = STRICT_JSON.decode(text)  # a colon in a text, or a key that occurs twice
-        except (ValueError, RecursionError):
-            found = []
-        if len(found) == len(lines) and set(map(type, found)) == {dict}:
-            block = list(zip(itertools.count(number), found))
-        else:
+        found = decode_lines(lines, _PLAIN_JSON)
+        if found is None:
             block = list(_json_lines(path, lines, number))
+        else:
+            block = list(zip(itertools.count(number), found))
         if not all(columns.issuperset(keys) for keys in {tuple(record) for _, record in block}):
             block = [(line, _named(path, line, record, columns)) for line, record in block]
         yield block
@@ -363,21 +358,21 @@ def has_video_extension(path: str) -> bool:
     return extension_of(path) in VIDEO_EXTENSIONS
 
 
-def refused_rows(
-    sources: str | Sequence[str] | None, refused: Collection[str]
+def rows_of_samples(
+    sources: str | Sequence[str] | None, names: Collection[str]
 ) -> Iterator[tuple[str, ListRow, str]]:
-    """Yield the rows of videos that were refused when a split was listed: name, row, and its place.
+    """Yield the rows of some samples of a split: name, row, and its place.
 
-    sources: of the split; only the lists among them can tell, not shards. refused: names in the
-    split's skip report, where a video in several lines is numbered.
+    sources: of the split; only the lists among them can tell, not shards. names: of the samples,
+    also of refused ones; a video in several lines is numbered.
     """
     paths = [sources] if isinstance(sources, str) else sources or []
-    for path in filter(is_list, paths if refused else []):
+    for path in filter(is_list, paths if names else []):
         rows = read_list(path)
         counts = Counter(row.video for row in rows)
         seen: Counter[str] = Counter()
         for row in rows:
             name = f"{row.video}#{seen[row.video]}" if counts[row.video] > 1 else row.video
             seen[row.video] += 1
-            if name in refused:
+            if name in names:
                 yield name, row, f"{path}, line {row.line}"

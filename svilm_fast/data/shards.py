@@ -86,10 +86,6 @@ def finite(number: str) -> float:
     return value
 
 
-STRICT_JSON = json.JSONDecoder(object_pairs_hook=_object, parse_constant=finite, parse_float=finite)
-"""Decodes as `parse_json` does."""
-
-
 def split_name(name: str) -> tuple[str, str]:
     """`folder/key.mp4` to (`folder/key`, `mp4`), as WebDataset splits: at the first dot."""
     folder, _, base = name.rpartition("/")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from svilm_fast.data.captions import pick_captions, row_record
 from svilm_fast.data.dataset import ClipDataset
 from svilm_fast.data.errors import DataError
-from svilm_fast.data.lists import refused_rows
+from svilm_fast.data.lists import rows_of_samples
 from svilm_fast.data.segments import segment_of_row
 from svilm_fast.evaluation.embed import CaptionTable
 
@@ -36,7 +36,7 @@ def refused_videos(dataset: ClipDataset) -> dict[str, MissingVideo]:
     found: dict[str, MissingVideo] = {}
     names: dict[object, str] = {}
     sources = getattr(dataset.config, dataset.split)
-    for name, row, place in refused_rows(sources, reasons):
+    for name, row, place in rows_of_samples(sources, reasons):
         try:
             segment = segment_of_row(row.extra, place)
             key: object = (row.video, row.folder, segment)

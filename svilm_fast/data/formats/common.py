@@ -17,11 +17,12 @@ from svilm_fast.core.text import counted
 from svilm_fast.data import files
 from svilm_fast.data.containers import VIDEO_EXTENSIONS
 from svilm_fast.data.errors import ListFormatError
+from svilm_fast.data.json_blocks import decode_lines, no_key_twice
 from svilm_fast.data.tables import line_blocks, read_table, split_lines
 from svilm_fast.data.text import decode_utf8
 
 FILE_BYTES = 1 << 32
-KEY = re.compile(r'"[ \t\n\r]*:')
+_BLOCK = 4096  # entries that are looked at together
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}]|-?Infinity|NaN', re.DOTALL)
 
 
@@ -59,6 +60,13 @@ def read_columns(
     if missing:
         raise ListFormatError(f"{path}, line 1: no column {missing[0]!r} among {', '.join(header)}")
     return header, rows
+
+
+def blocks_of(rows: Iterator[tuple[int, Any]]) -> Iterator[tuple[tuple[int, ...], tuple[Any, ...]]]:
+    """Numbers and rows, many at a time."""
+    while block := list(itertools.islice(rows, _BLOCK)):
+        numbers, found = zip(*block)
+        yield numbers, found
 
 
 def read_cells(path: str, count: int, delimiter: str) -> Iterator[tuple[int, list[str]]]:
@@ -99,48 +107,19 @@ def _constant(name: str) -> float:
 _STRICT = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)
 # Takes two thirds of the time, and does not see a key that occurs twice in an object.
 _PLAIN = json.JSONDecoder(parse_constant=_constant)
-_scan: Any = _PLAIN.scan_once  # type: ignore[attr-defined]
 
 
-def no_key_twice(text: str, keys: int) -> bool:
-    """Whether no object of a valid JSON text names a key twice; False: it has to be looked at.
-
-    keys: those of its objects as read. Outside texts a colon stands behind a key and nowhere else,
-    so there are at least as many colons as keys are written, and at least as many as are read.
-    """
-    return text.count(":") == keys or len(KEY.findall(text)) == keys
-
-
-def _flat(text: str) -> Any:
-    """The value of a JSON text: a list of objects without objects, or an object of such.
-
-    Raises ValueError or AttributeError for others, and where a key may occur twice.
-    """
-    value = _PLAIN.decode(text)
-    parts = [value] if type(value) is list else [*value.values()]
-    keys = 0 if type(value) is list else len(value)
-    for part in parts:
-        if type(part) is list and set(map(type, part)) == {dict}:
-            keys += sum(map(len, part))
-        elif type(part) is dict:
-            keys += len(part)
-    if not no_key_twice(text, keys):
-        raise ValueError
-    return value
-
-
-def parse_strict(text: str, label: str, *, first_line: int | None = 1, flat: bool = False) -> Any:
+def parse_strict(text: str, label: str, *, first_line: int | None = 1) -> Any:
     """The value of a JSON text; duplicate keys, NaN and Infinity are errors.
 
     label: the file. first_line: added to the line number in errors; None: `label` names the line.
-    flat: objects hold no objects, except at the outermost level; this is fast, others are read too.
     Raises ListFormatError.
     """
     try:
         with collection_paused():
-            if flat:
-                with contextlib.suppress(ValueError, AttributeError, RecursionError):
-                    return _flat(text)
+            with contextlib.suppress(ValueError, RecursionError):
+                if no_key_twice(text, value := _PLAIN.decode(text)):
+                    return value
             return _STRICT.decode(text)
     except json.JSONDecodeError as error:
         line, what = error.lineno, f"not valid JSON ({error.msg}, column {error.colno})"
@@ -173,32 +152,29 @@ def _shallow(pairs: list[tuple[str, Any]]) -> None:
     _object([(name, None) for name, _ in pairs])
 
 
-def read_json(path: str, *, flat: bool = False) -> Any:
-    """The value in a JSON file; duplicate keys and NaN are errors. Raises ListFormatError.
+def read_json(path: str) -> Any:
+    """The value in a JSON file; duplicate keys and NaN are errors. Raises ListFormatError."""
+    return parse_strict(read_text(path), path)
 
-    flat: as in `parse_strict`.
+
+def read_json_lines(path: str) -> Iterator[tuple[Sequence[int], list[dict[str, Any]]]]:
+    """(line numbers, objects) of lines of a JSONL file, many or one at a time.
+
+    Raises ListFormatError.
     """
-    return parse_strict(read_text(path), path, flat=flat)
-
-
-def read_json_lines(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, object) of every line of a JSONL file. Raises ListFormatError."""
-    for number, given in enumerate(split_lines(read_text(path)), 1):
-        line = given.strip()
-        if not line:
+    end = 1
+    for lines in line_blocks(read_text(path)):
+        first, end = end, end + len(lines)
+        if not lines[-1]:  # after the last line's end
+            lines.pop()
+        found = decode_lines(lines, _PLAIN) if lines else None
+        if found is not None:
+            yield range(first, first + len(found)), found
             continue
-        try:
-            value, end = _scan(line, 0)
-        except (StopIteration, ValueError, RecursionError):
-            value, end = None, -1
-        if (
-            type(value) is not dict
-            or end != len(line)
-            or not (line.count(":") == len(value) or no_key_twice(line, len(value)))
-        ):
-            label = f"{path}, line {number}"
-            value = checked(parse_strict(line, label, first_line=None), dict, label)
-        yield number, value
+        for number, line in enumerate(map(str.strip, lines), first):
+            if line:
+                label = f"{path}, line {number}"
+                yield [number], [checked(parse_strict(line, label, first_line=None), dict, label)]
 
 
 def checked(value: Any, kind: type, label: str) -> Any:
@@ -241,15 +217,18 @@ class Texts:
         self._path, self._place, self._names = path, place, names
         self._get = operator.itemgetter(*names)
 
-    def every(self, records: list[Any]) -> list[tuple[str, ...]]:
-        """The texts of all records, numbered from 0, at once. Raises as for one."""
+    def columns(self, records: list[Any]) -> list[list[str]] | None:
+        """The texts of many records, a list for each field; None: look at each of the records."""
         try:
-            found: list[tuple[str, ...]] = list(map(self._get, records))
-            if all(map(str.strip, itertools.chain.from_iterable(found))):
-                return found
+            found = [[record[name] for record in records] for name in self._names]
+            return found if all(map(str.strip, itertools.chain(*found))) else None
         except (KeyError, TypeError, IndexError):
-            pass
-        return [self(record, number) for number, record in enumerate(records)]
+            return None
+
+    def every(self, records: list[Any]) -> list[list[str]]:
+        """As `columns`. Raises ListFormatError with the record, numbered from 0, and the field."""
+        found = self.columns(records)
+        return found or [*map(list, zip(*map(self, records, itertools.count())))]
 
     def __call__(self, record: Any, number: int) -> tuple[str, ...]:
         """The texts as they are, none of them blank. Raises ListFormatError with the field."""
@@ -320,6 +299,14 @@ def read_ids(path: str) -> dict[str, int]:
     if not seen:
         raise ListFormatError(f"{path}: no ids")
     return seen
+
+
+def all_new(seen: dict[str, int], names: Sequence[str], numbers: Iterable[int]) -> bool:
+    """Note many names at once; False, and nothing noted: one of them repeats, look at each."""
+    if len(set(names)) < len(names) or not seen.keys().isdisjoint(names):
+        return False
+    seen.update(zip(names, numbers))
+    return True
 
 
 def once(seen: dict[str, int], name: str, number: int, label: str) -> None:

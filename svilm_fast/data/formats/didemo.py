@@ -34,8 +34,8 @@ def read(paths: Sequence[str], notes: Notes, *, extension: str = "keep") -> Rows
     sentences: dict[str, list[str]] = {}
     names: dict[str, str] = {}
     texts_of = Texts(document, "video", "description")
-    moments = texts_of.every(checked(read_json(document, flat=True), list, document))
-    for place, (given, sentence) in enumerate(moments):
+    moments = texts_of.every(checked(read_json(document), list, document))
+    for place, (given, sentence) in enumerate(zip(*moments)):
         video = given.strip()
         found = sentences.get(video)
         if found is not None:

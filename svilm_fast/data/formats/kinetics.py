@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import operator
 import os
 import re
@@ -11,6 +10,7 @@ from collections.abc import Sequence
 from svilm_fast.data.errors import ListFormatError
 from svilm_fast.data.formats import Notes, Rows
 from svilm_fast.data.formats.common import (
+    blocks_of,
     checked,
     choice,
     number_field,
@@ -22,7 +22,6 @@ from svilm_fast.data.formats.common import (
 )
 
 _IDS = re.compile(r"[\w-]{11}(?:\n[\w-]{11})*", re.ASCII)  # one a line
-_BLOCK = 4096  # rows that are looked at together
 _LONGEST = 999_999  # seconds that six digits hold
 _COLUMNS = ("label", "youtube_id", "time_start", "time_end")
 
@@ -49,12 +48,11 @@ def read(paths: Sequence[str], notes: Notes, *, split: str = "all", extension: s
     header, rows = read_columns(path, _COLUMNS if split == "all" else (*_COLUMNS, "split"))
     cells_of = operator.itemgetter(*map(header.index, _COLUMNS))
     of_split = None if split == "all" else header.index("split")
-    while block := list(itertools.islice(rows, _BLOCK)):
-        lines, every = zip(*block)
+    for lines, every in blocks_of(rows):
         given, ids, starts, stops = zip(*map(cells_of, every))
         names, tails = list(map(labels.get, given)), list(map(ends.get, zip(starts, stops)))
         # New clips with known labels and times need no look at single rows.
-        if of_split is None and None not in names and None not in tails and _are_ids(ids):
+        if of_split is None and _are_plain(names, tails, ids):
             files, before = list(map(operator.add, ids, tails)), len(known)
             known.update(files)
             if len(known) - before == len(files):
@@ -62,10 +60,10 @@ def read(paths: Sequence[str], notes: Notes, *, split: str = "all", extension: s
                 for file, name in zip(files, names):
                     yield {"video": file, "label": name}
                 continue
-        for files, lines, names in waiting:
-            seen.update(zip(files, zip(lines, names)))
+        for files, their_lines, names in waiting:
+            seen.update(zip(files, zip(their_lines, names)))
         waiting.clear()
-        for line, cells in block:
+        for line, cells in zip(lines, every):
             if of_split is not None and cells[of_split].strip() not in wanted:
                 notes["rows of other splits"] += 1
                 continue
@@ -98,6 +96,13 @@ def read(paths: Sequence[str], notes: Notes, *, split: str = "all", extension: s
                 continue
             yield {"video": file, "label": name}
     notes["classes"] = len(set(labels.values()))
+
+
+def _are_plain(
+    names: Sequence[str | None], tails: Sequence[str | None], ids: Sequence[str]
+) -> bool:
+    """Whether labels and times of all rows are known already, and the ids are good."""
+    return None not in names and None not in tails and _are_ids(ids)
 
 
 def _are_ids(ids: Sequence[str]) -> bool:

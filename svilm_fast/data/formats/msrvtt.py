@@ -9,6 +9,8 @@ from svilm_fast.data.errors import ListFormatError
 from svilm_fast.data.formats import Notes, Rows
 from svilm_fast.data.formats.common import (
     Texts,
+    all_new,
+    blocks_of,
     captioned,
     checked,
     field,
@@ -47,18 +49,18 @@ def _test_rows(path: str) -> Rows:
     columns = [*(name for name in header if name not in needed), *needed]
     cells_of = operator.itemgetter(*map(header.index, columns))
     names = [*columns[: -len(needed)], "video", "caption"]
-    in_order = columns == header
     seen: dict[str, int] = {}
-    for line, cells in rows:
-        row = dict(zip(names, cells if in_order else cells_of(cells)))
-        row["video"] = video = row["video"].strip()
-        row["caption"] = text = row["caption"].strip()
-        if not video or not text or seen.setdefault(video, line) != line:
-            label = f"{path}, line {line}"
-            for name, value in zip(needed, (video, text)):
-                field({name: value}, name, str, label)
-            once(seen, video, line, f"{label}, field 'video_id'")
-        yield row
+    for lines, cells in blocks_of(rows):
+        *others, videos, texts = zip(*map(cells_of, cells))
+        videos, texts = tuple(map(str.strip, videos)), tuple(map(str.strip, texts))
+        if not (all(videos) and all(texts) and all_new(seen, videos, lines)):
+            for line, video, text in zip(lines, videos, texts):
+                label = f"{path}, line {line}"
+                for name, value in zip(needed, (video, text)):
+                    field({name: value}, name, str, label)
+                once(seen, video, line, f"{label}, field 'video_id'")
+        for row in zip(*others, videos, texts):
+            yield dict(zip(names, row))
 
 
 def _listed(path: str, document: str) -> dict[str, str]:
@@ -76,7 +78,7 @@ def _listed(path: str, document: str) -> dict[str, str]:
 
 def _captions(path: str) -> dict[str, list[str]]:
     """The captions of every video of MSRVTT_data.json, in file order."""
-    document = checked(read_json(path, flat=True), dict, path)
+    document = checked(read_json(path), dict, path)
     known: dict[str, int] = {}
     for place, video in enumerate(field(document, "videos", list, path)):
         label = f"{path}, videos[{place}]"
@@ -84,7 +86,8 @@ def _captions(path: str) -> dict[str, list[str]]:
         once(known, name, place, f"{label}, field 'video_id'")
     texts: dict[str, list[str]] = {video: [] for video in known}
     texts_of = Texts(path, "video_id", "caption", place="sentences[{}]")
-    for place, (video, text) in enumerate(texts_of.every(field(document, "sentences", list, path))):
+    sentences = texts_of.every(field(document, "sentences", list, path))
+    for place, (video, text) in enumerate(zip(*sentences)):
         if video not in texts:
             raise ListFormatError(
                 f"{path}, sentences[{place}], field 'video_id': {video!r} is not among the videos"

@@ -7,22 +7,28 @@ questions: `questions: [{question, answer, type}]`. Answers outside a vocabulary
 from __future__ import annotations
 
 import functools
+import itertools
+import operator
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from svilm_fast.data.errors import ListFormatError
 from svilm_fast.data.formats import Notes, Rows
 from svilm_fast.data.formats.common import (
     Texts,
+    all_new,
+    blocks_of,
     checked,
     choice,
     field,
+    once,
     one_file,
+    read_columns,
     read_json,
     read_json_lines,
     read_lines,
-    read_rows,
     shown,
     without_extension,
 )
@@ -33,8 +39,18 @@ _LINE = "line {}"
 NUMBERED = re.compile(r"vid\d+")
 SPLITS = ("train", "val", "test")
 
-# Video, question, answer, type (None: by the question's first word), and its number in the file.
-Asked = tuple[str, str, str, str | None, int]
+
+class Asked(NamedTuple):
+    """Questions, one or many: their numbers in the file, and a list of each part of them.
+
+    kinds: types; None, for one or for all: by the question's first word.
+    """
+
+    numbers: Sequence[int]
+    videos: Sequence[str]
+    questions: Sequence[str]
+    answers: Sequence[str]
+    kinds: Sequence[str | None] | None = None
 
 
 def read_original(paths: Sequence[str], notes: Notes, *, prefix: str = "video") -> Rows:
@@ -87,55 +103,121 @@ def read_violet(paths: Sequence[str], notes: Notes, *, split: str = "", labels: 
 
 
 def _original(path: str, prefix: str) -> Iterator[Asked]:
-    seen: dict[str, int] = {}
-    for place, entry in enumerate(checked(read_json(path, flat=True), list, path)):
-        label = f"{path}, [{place}]"
-        record = checked(entry, dict, label)
-        number = field(record, "video_id", int, label)
-        if number < 0:
-            raise ListFormatError(f"{label}, field 'video_id': expected a number from 0 on")
-        if "id" in record:
-            _once(seen, str(field(record, "id", int, label)), place, f"{label}, field 'id'")
-        yield (f"{prefix}{number}", *_pair(record, label), None, place)
+    seen: dict[int, int] = {}
+    texts_of = Texts(path, "question", "answer")
+    name_of = functools.cache(lambda number: f"{prefix}{number}")
+    for places, entries in blocks_of(enumerate(checked(read_json(path), list, path))):
+        columns = texts_of.columns(entries)
+        found = None if columns is None else _video_numbers(entries, places, seen)
+        if columns is not None and found is not None:
+            questions, answers = columns
+            yield Asked(places, [*map(name_of, found)], [*map(str.strip, questions)], answers)
+            continue
+        for place, entry in zip(places, entries):
+            label = f"{path}, [{place}]"
+            record = checked(entry, dict, label)
+            number = field(record, "video_id", int, label)
+            if number < 0:
+                raise ListFormatError(f"{label}, field 'video_id': expected a number from 0 on")
+            if "id" in record:
+                once(seen, field(record, "id", int, label), place, f"{label}, field 'id'")
+            question, answer = _pair(record, label)
+            yield Asked([place], [name_of(number)], [question], [answer])
+
+
+def _video_numbers(
+    records: Sequence[dict[str, Any]], places: Sequence[int], seen: dict[int, int]
+) -> list[int] | None:
+    """The numbers of the videos of many records, whose ids are noted; None: look at each."""
+    ids = [record["id"] for record in records if "id" in record]
+    found = [record.get("video_id") for record in records]
+    if set(map(type, found)) != {int} or min(found) < 0 or len(ids) not in (0, len(found)):
+        return None
+    fine = not ids or (set(map(type, ids)) == {int} and all_new(seen, ids, places))
+    return found if fine else None
 
 
 def _lines(path: str) -> Iterator[Asked]:
     texts_of = Texts(path, "answer_type", "video_id", "question", "answer", place=_LINE)
-    name_of = functools.cache(without_extension)
-    for line, record in read_json_lines(path):
-        kind, video, question, answer = texts_of(record, line)
-        yield name_of(video.strip()), question.strip(), answer, kind, line
+    name_of = functools.cache(lambda name: without_extension(name.strip()))
+    for lines, records in read_json_lines(path):
+        columns = texts_of.columns(records)
+        for numbers, (kinds, videos, questions, answers) in (
+            [(lines, columns)]
+            if columns is not None
+            else (([line], zip(texts_of(record, line))) for line, record in zip(lines, records))
+        ):
+            videos, questions = [*map(name_of, videos)], [*map(str.strip, questions)]
+            yield Asked(numbers, videos, questions, answers, kinds)
 
 
 def _cells(path: str, prefix: str, notes: Notes) -> Iterator[Asked]:
-    for line, row in read_rows(path, ("video_id", "question", "answer")):
-        label = f"{path}, line {line}"
-        video = without_extension(field(row, "video_id", str, label).strip())
-        video = f"{prefix}{video}" if video.isdecimal() else video
-        kind: str | None = row.get("type", "").strip()
-        if not kind or kind.isdecimal():
-            notes["questions with a type that is no word: their first word is the type"] += 1
-            kind = None
-        yield (video, *_pair(row, label), kind, line)
+    needed = ("video_id", "question", "answer")
+    header, rows = read_columns(path, needed)
+    cells_of = operator.itemgetter(*map(header.index, needed))
+    of_kind = header.index("type") if "type" in header else None
+    name_of = functools.cache(lambda given: _prefixed(given, prefix))
+    for lines, every in blocks_of(rows):
+        videos, questions, answers = zip(*map(cells_of, every))
+        kinds = [None if of_kind is None else _word(cells[of_kind]) for cells in every]
+        if missing := kinds.count(None):
+            notes["questions with a type that is no word: their first word is the type"] += missing
+        if not all(map(str.strip, itertools.chain(videos, questions, answers))):
+            for line, cells in zip(lines, every):
+                for name, value in zip(needed, cells_of(cells)):
+                    field({name: value}, name, str, f"{path}, line {line}")
+        videos, questions = [*map(name_of, videos)], [*map(str.strip, questions)]
+        yield Asked(lines, videos, questions, answers, kinds)
+
+
+def _prefixed(given: str, prefix: str) -> str:
+    video = without_extension(given.strip())
+    return f"{prefix}{video}" if video.isdecimal() else video
+
+
+@functools.cache
+def _word(cell: str) -> str | None:
+    """A type that is a word; None for others."""
+    kind = cell.strip()
+    return None if not kind or kind.isdecimal() else kind
 
 
 def _classes(path: str, split: str, answers: Sequence[str]) -> Iterator[Asked]:
-    document = checked(read_json(path, flat=True), dict, path)
-    for place, entry in enumerate(field(document, split, list, path)):
-        label = f"{path}, {split}[{place}]"
-        record = checked(entry, dict, label)
-        number = field(record, "answer", int, label)
-        if not 0 <= number < len(answers):
-            raise ListFormatError(
-                f"{label}, field 'answer': class {number} is not among the {len(answers)} labels"
-            )
-        video = without_extension(field(record, "video", str, label).strip())
-        yield (video, field(record, "question", str, label), answers[number], None, place)
+    document = checked(read_json(path), dict, path)
+    texts_of = Texts(path, "video", "question")
+    name_of = functools.cache(lambda name: without_extension(name.strip()))
+    for places, entries in blocks_of(enumerate(field(document, split, list, path))):
+        columns = texts_of.columns(entries)
+        classes = [] if columns is None else [record.get("answer") for record in entries]
+        if (
+            columns
+            and set(map(type, classes)) == {int}
+            and 0 <= min(classes) <= max(classes) < len(answers)
+        ):
+            videos, questions = columns
+            named = [answers[number] for number in classes]
+            yield Asked(places, [*map(name_of, videos)], questions, named)
+            continue
+        for place, entry in zip(places, entries):
+            label = f"{path}, {split}[{place}]"
+            record = checked(entry, dict, label)
+            number = field(record, "answer", int, label)
+            if not 0 <= number < len(answers):
+                raise ListFormatError(
+                    f"{label}, field 'answer': class {number} is not among the "
+                    f"{len(answers)} labels"
+                )
+            video = name_of(field(record, "video", str, label))
+            question = field(record, "question", str, label)
+            yield Asked([place], [video], [question], [answers[number]])
 
 
-def _once(seen: dict[str, int], value: str, number: int, label: str) -> None:
-    if seen.setdefault(value, number) != number:
-        raise ListFormatError(f"{label}: {value!r} repeats that of number {seen[value]}")
+def _named_answers(records: Sequence[dict[str, Any]], answers: Sequence[str]) -> list[str] | None:
+    """The answers of many records, which hold their classes; None: look at each of them."""
+    classes = [record.get("answer") for record in records]
+    if set(map(type, classes)) != {int} or min(classes) < 0 or max(classes) >= len(answers):
+        return None
+    return [answers[number] for number in classes]
 
 
 def _pair(record: dict[str, Any], label: str) -> tuple[str, str]:
@@ -172,7 +254,7 @@ def _names(paths: Iterable[str]) -> dict[str, str]:
             raise ListFormatError(
                 f"{label}: expected a video's name and vid<N>, found {text!r:.60}"
             )
-        _once(lines, cells[1], line, label)
+        once(lines, cells[1], line, label)
         names[cells[1]] = without_extension(cells[0])
     if not names:
         raise ListFormatError(f"{path}: no names")
@@ -186,30 +268,41 @@ def _grouped(
 
     Raises ListFormatError for an unmapped vid<N>, or without questions.
     """
-    videos: dict[str, list[dict[str, str]]] = {}
-    pairs: set[tuple[str, str, str]] = set()
-    named: Callable[[str], str | None] = names.get if names else lambda video: video
-    total = 0
-    for video, question, answer, kind, number in every:
-        found = named(video)
-        if found is None:
-            label = f"{path}, {place.format(number)}"
-            raise ListFormatError(f"{label}, field 'video_id': {video!r} is not in the mapping")
-        total += 1
-        pairs.add((found, question, answer))
-        asked = videos.get(found)
-        if asked is None:
-            asked = videos[found] = []
-        asked.append({"question": question, "answer": answer, "type": kind or _type_of(question)})
-    if len(pairs) < total:
-        notes["questions that repeat with the same answer, kept"] += total - len(pairs)
-    if not videos:
+    asked: defaultdict[str, list[dict[str, str]]] = defaultdict(list)
+    for numbers, videos, questions, answers, kinds in every:
+        if names:
+            found = [names.get(video) for video in videos]
+            if None in found:
+                at = found.index(None)
+                raise ListFormatError(
+                    f"{path}, {place.format(numbers[at])}, field 'video_id': {videos[at]!r} is not "
+                    "in the mapping"
+                )
+            videos = found
+        if kinds is None or None in kinds:
+            first_words = (question.partition(" ")[0] for question in questions)
+            by_word = map(_type_of, first_words)
+            kinds = [kind or word for kind, word in zip(kinds or itertools.repeat(None), by_word)]
+        rows = (
+            {"question": question, "answer": answer, "type": kind}
+            for question, answer, kind in zip(questions, answers, kinds)
+        )
+        for video, same in itertools.groupby(videos):
+            asked[video] += itertools.islice(rows, len(list(same)))
+    repeated = 0
+    for given in asked.values():
+        if len({each["question"] for each in given}) < len(given):
+            repeated += len(given) - len({(each["question"], each["answer"]) for each in given})
+    if repeated:
+        notes["questions that repeat with the same answer, kept"] += repeated
+    if not asked:
         raise ListFormatError(f"{path}: no questions")
-    for video, asked in videos.items():
-        yield {"video": video, "questions": asked}
+    for video, given in asked.items():
+        yield {"video": video, "questions": given}
 
 
-def _type_of(question: str) -> str:
-    """The first word of a question, if it is one of TYPES."""
-    first = re.match(r"[a-z]+", question.lower())
+@functools.cache
+def _type_of(word: str) -> str:
+    """The letters that a question's first word begins with, if they are one of TYPES."""
+    first = re.match(r"[a-z]+", word.lower())
     return first[0] if first and first[0] in TYPES else OTHER

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,15 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch.distributed as dist
 
 from svilm_fast.core.errors import UserError
+from svilm_fast.core.text import counted
 from svilm_fast.data.errors import AnnotationError, ListFormatError
 from svilm_fast.data.formats.common import once, read_lines
-from svilm_fast.data.lists import refused_rows
+from svilm_fast.data.lists import rows_of_samples
 from svilm_fast.data.samples import SampleTable
 from svilm_fast.data.tables import column_name
 
+log = logging.getLogger(__name__)
+
 DEFAULT_FIELD = "label"
+_SHOWN = 8  # classes in a message
 UNKNOWN = -1  # the class of a label that is not among the classes
 
 
@@ -106,17 +112,68 @@ def field_of(record: Mapping[str, Any], field: str) -> Any:
     return record[field] if field in record else record.get(column_name(field))
 
 
-def labels_in(table: SampleTable, field: str = DEFAULT_FIELD) -> list[str]:
-    """Return the label of every sample. Raises AnnotationError that names the sample.
+def labels_in(
+    table: SampleTable, field: str = DEFAULT_FIELD, sources: str | Sequence[str] | None = None
+) -> list[str]:
+    """Return the label of every sample.
 
-    `label` is read from the index; any other field from the sample's JSON.
+    `label` is read from the index; any other field from the sample's JSON. sources: of the split;
+    an error names the line of a list among them. Raises AnnotationError that names the sample.
     """
-    ids = (table.id(place) for place in range(len(table)))
     if field == DEFAULT_FIELD:
         values: Iterable[Any] = table.labels()
     else:
         values = (field_of(table.read_metadata(place), field) for place in range(len(table)))
-    return [label_of(value, name, field) for name, value in zip(ids, values, strict=True)]
+    found = []
+    for place, value in enumerate(values):
+        try:
+            found.append(label_of(value, table.id(place), field))
+        except AnnotationError:
+            label_of(value, place_of(sources, table.id(place)), field)  # raises with the line
+    return found
+
+
+def place_of(sources: str | Sequence[str] | None, sample: str) -> str:
+    """Return list, line and name of a sample; its name where no list has it."""
+    places = (f"{where} ({sample})" for _, _, where in rows_of_samples(sources, {sample}))
+    return next(places, sample)
+
+
+def check_labels(
+    labels: Mapping[str, str | None],
+    classes: ClassNames,
+    sources: str | Sequence[str] | None,
+    split: str,
+    field: str,
+    origin: str = "classes of the training data",
+) -> None:
+    """Warn of labels that are not among the classes, with the place of the first one.
+
+    labels: of the videos of a split; None: not known. sources: of the split.
+    origin: what the classes are. Raises UserError when no label is among them.
+    """
+    known = {video: label for video, label in labels.items() if label is not None}
+    outside = {video: label for video, label in known.items() if label not in classes.index}
+    if not outside:
+        return
+    video, label = next(iter(outside.items()))
+    names = ", ".join(classes.names[:_SHOWN]) + (", ..." if len(classes) > _SHOWN else "")
+    message = (
+        f"{place_of(sources, video)}, field {field!r}: {label!r} is not among the {len(classes)} "
+        f"{origin} ({names})"
+    )
+    if len(outside) == len(known):
+        raise UserError(
+            f"{message}, and neither is any other label of the {split} split: give a split "
+            "whose labels are, or name the field of the class (task.label_field, --label-field)"
+        )
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        log.warning(
+            "%s; %s of the %s split with such labels, counted as wrong",
+            message,
+            counted(len(outside), "video"),
+            split,
+        )
 
 
 def refused_labels(
@@ -129,6 +186,6 @@ def refused_labels(
     """
     return {
         name: label_of(value, where, field)
-        for name, row, where in refused_rows(sources, refused)
+        for name, row, where in rows_of_samples(sources, refused)
         if (value := field_of(row.extra, field)) is not None
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,7 +14,12 @@ from torch import Tensor
 from svilm_fast.data.batch import ClipBatch
 from svilm_fast.data.dataset import ClipDataset
 from svilm_fast.data.views import Views
-from svilm_fast.tasks.action.classes import ClassNames, labels_in, refused_labels
+from svilm_fast.tasks.action.classes import (
+    ClassNames,
+    check_labels,
+    labels_in,
+    refused_labels,
+)
 from svilm_fast.tasks.action.result import RecognitionResult, recognition_result
 from svilm_fast.tasks.action.settings import ActionSettings
 from svilm_fast.tasks.base import EvaluationRequest, TaskConfig
@@ -80,11 +86,12 @@ def labels_of_split(
     whole: videos that were refused when the split was listed count too; a label that only the
     damaged sample itself could tell is None.
     """
+    sources = getattr(config.data, dataset.split)
     labels: dict[str, str | None] = dict(
-        zip(dataset.ids, labels_in(dataset.table, field), strict=True)
+        zip(dataset.ids, labels_in(dataset.table, field, sources), strict=True)
     )
     refused = {skip.sample: skip.message for skip in dataset.table.rejected} if whole else {}
-    known = refused_labels(getattr(config.data, dataset.split), refused, field)
+    known = refused_labels(sources, refused, field)
     return labels | {video: known.get(video) for video in refused}, refused
 
 
@@ -100,6 +107,19 @@ class ActionEvaluator(SplitEvaluator):
     @property
     def views(self) -> Views:
         return views_of(self.settings)
+
+    @cached_property
+    def dataset(self) -> ClipDataset:
+        """The clips of the split, whose labels are checked before any of them is read."""
+        data = super().dataset
+        labels, _ = self._labels(data)
+        sources = getattr(self.config.data, self.split)
+        check_labels(labels, self.classes, sources, self.split, self.settings.label_field)
+        return data
+
+    def _labels(self, data: ClipDataset) -> tuple[dict[str, str | None], dict[str, str]]:
+        field = self.settings.label_field
+        return labels_of_split(self.config, data, field, whole=self.max_clips is None)
 
     def run(self, model: Any, request: EvaluationRequest) -> RecognitionResult:
         """Classify the videos; in training every rank takes a part of them."""
@@ -118,8 +138,7 @@ class ActionEvaluator(SplitEvaluator):
             )
 
         found, reasons = self.on_all_ranks(request, read)
-        field = self.settings.label_field
-        labels, refused = labels_of_split(self.config, data, field, whole=self.max_clips is None)
+        labels, refused = self._labels(data)
         return recognition_result(
             self.name,
             self.classes,
@@ -128,7 +147,7 @@ class ActionEvaluator(SplitEvaluator):
             reasons | refused,
             {
                 "split": self.split_text,
-                "label_field": field,
+                "label_field": self.settings.label_field,
                 "classes_from": f"{self.training_videos} training videos",
                 "views": views_text(data),
                 "scores": "softmax outputs, averaged over the views",

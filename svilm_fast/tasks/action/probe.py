@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Self
 
 import numpy as np
 
 from svilm_fast.core.errors import UserError
 from svilm_fast.data.dataset import ClipDataset
 from svilm_fast.evaluation.probes import ProbeFit, attentive, linear_svm, softmax_layer
-from svilm_fast.tasks.action.classes import ClassNames, labels_in
+from svilm_fast.tasks.action.classes import ClassNames, check_labels, labels_in
 from svilm_fast.tasks.action.evaluation import labels_of_split
 from svilm_fast.tasks.action.features import ClipFeatures
 from svilm_fast.tasks.action.result import RecognitionResult, recognition_result
@@ -89,18 +90,38 @@ SPREADS = {"interleaved": "each over the whole video", "consecutive": "one after
 
 
 @dataclass(frozen=True)
-class ProbeData:
-    """Training and test videos, and features of them.
+class ProbeLabels:
+    """Labels of the training videos, the classes, and the test videos that count.
 
-    whole: `test` has the whole split, so that refused videos count too. features: by (split,
-    passes, windows), as `needed` lists them.
+    refused: test videos that were refused when the split was listed, with the reason.
     """
 
-    config: TaskConfig
-    train: ClipDataset
-    test: ClipDataset
     field: str
-    whole: bool
+    train: dict[str, str]
+    classes: ClassNames
+    test: dict[str, str | None]
+    refused: dict[str, str]
+
+    @classmethod
+    def read(cls, config: TaskConfig, train: ClipDataset, test: ClipDataset, field: str) -> Self:
+        """Read the labels of both splits, refused test videos included.
+
+        Raises AnnotationError for a video without a label, and UserError for fewer than two
+        classes or where no test label is among them; some that are not are a warning.
+        """
+        of_train = labels_in(train.table, field, config.data.train)
+        labels, refused = labels_of_split(config, test, field, whole=True)
+        classes = ClassNames.of(of_train)
+        check_labels(labels, classes, getattr(config.data, test.split), test.split, field)
+        return cls(field, dict(zip(train.ids, of_train, strict=True)), classes, labels, refused)
+
+
+@dataclass(frozen=True)
+class ProbeData:
+    """Test videos, labels, and features by (split, passes, windows), as `needed` lists them."""
+
+    test: ClipDataset
+    labels: ProbeLabels
     features: Mapping[tuple[str, int, int], ClipFeatures]
 
 
@@ -124,16 +145,14 @@ def run_probe(probe: Probe, data: ProbeData, c: float | None = None) -> Recognit
         raise UserError(f"the probe {probe.value} has no C: leave out --c")
     strength = recipe.c if c is None else c
     train, test = (data.features[key] for key in needed([probe]))
-    field = data.field
-    known = dict(zip(data.train.ids, labels_in(data.train.table, field), strict=True))
-    classes = ClassNames.of(known.values())
-    x, y = _examples(train, classes.numbers([known[video] for video in train.ids]), recipe.tokens)
+    labels, classes = data.labels, data.labels.classes
+    numbers = classes.numbers([labels.train[video] for video in train.ids])
+    x, y = _examples(train, numbers, recipe.tokens)
     fitted = recipe.fit(x, y, len(classes), strength or 0.0)
     windows = test.steps if recipe.tokens else test.pooled
     scores = fitted.score(windows.reshape(-1, *windows.shape[2:]))
     scores = scores.reshape(len(windows), -1, len(classes))
     combined = scores.mean(axis=1) if recipe.average else scores.sum(axis=1)
-    labels, refused = labels_of_split(data.config, data.test, field, whole=data.whole)
     how = "averaged" if recipe.average else "summed"
     frames = f"{data.test.frames} frames"
     drawn = f"{recipe.passes} passes of random frames, crops and flips, {frames} each"
@@ -142,12 +161,12 @@ def run_probe(probe: Probe, data: ProbeData, c: float | None = None) -> Recognit
     return recognition_result(
         f"probe_{probe.value.replace('-', '_')}",
         classes,
-        labels,
+        labels.test,
         dict(zip(test.ids, combined, strict=True)),
-        test.reasons | refused,
+        test.reasons | labels.refused,
         {
             "split": data.test.split,
-            "label_field": field,
+            "label_field": labels.field,
             "classifier": recipe.classifier,
             **({"C": strength} if strength is not None else {}),
             **fitted.notes,

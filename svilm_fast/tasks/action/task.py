@@ -177,5 +177,5 @@ class ActionRecognition(Task):
         return action_page(self, request)
 
     def _read(self, table: SampleTable) -> TrainingClasses:
-        labels = labels_in(table, self.settings.label_field)
+        labels = labels_in(table, self.settings.label_field, self.config.data.train)
         return TrainingClasses(ClassNames.of(labels), len(labels))

@@ -20,7 +20,7 @@ from svilm_fast.data.formats.common import checked, once, parse_strict, read_lin
 from svilm_fast.evaluation.embed import evaluation_mode
 from svilm_fast.models.precision import unit_norm
 from svilm_fast.models.video_encoder import VideoOutputs
-from svilm_fast.tasks.action.classes import ClassNames
+from svilm_fast.tasks.action.classes import ClassNames, check_labels
 from svilm_fast.tasks.action.evaluation import encode_views, labels_of_split, views_text
 from svilm_fast.tasks.action.result import RecognitionResult, recognition_result
 from svilm_fast.tasks.base import TaskConfig
@@ -133,6 +133,9 @@ def recognise(
     given = classes is not None
     if classes is None:
         classes = ClassNames.of(label for label in labels.values() if label is not None)
+    else:
+        listed = getattr(config.data, dataset.split)
+        check_labels(labels, classes, listed, dataset.split, field, "given classes")
     autocast = autocast_dtype(config)
     of_classes, cut = class_embeddings(encoder, dataset, classes, templates, device, autocast)
     outputs = VideoOutputs(groups=False, segments=False)

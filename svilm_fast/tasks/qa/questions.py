@@ -11,7 +11,7 @@ from torch import Tensor
 
 from svilm_fast.core.philox import uniform
 from svilm_fast.data.errors import AnnotationError
-from svilm_fast.data.lists import ListFile, is_list, refused_rows
+from svilm_fast.data.lists import ListFile, is_list, rows_of_samples
 from svilm_fast.data.samples import SampleTable
 from svilm_fast.evaluation.answers import normalised
 
@@ -84,7 +84,8 @@ def refused_questions(
     is not in the result.
     """
     return {
-        name: questions_of(row.extra, where) for name, row, where in refused_rows(sources, refused)
+        name: questions_of(row.extra, where)
+        for name, row, where in rows_of_samples(sources, refused)
     }
 
 

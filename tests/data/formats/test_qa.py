@@ -116,7 +116,7 @@ def test_repeated_questions_are_kept_and_noted(write) -> None:
     [
         ("qa-original", [], r"a\.json: no questions"),
         ("qa-original", {"a": 1}, r"a\.json: expected a list"),
-        ("qa-original", [ORIGINAL[0], ORIGINAL[0]], r"\[1\], field 'id': '0' repeats"),
+        ("qa-original", [ORIGINAL[0], ORIGINAL[0]], r"\[1\], field 'id': 0 repeats"),
         ("qa-original", [ORIGINAL[0] | {"video_id": "7"}], r"\[0\], field 'video_id': .*number"),
         ("qa-original", [ORIGINAL[0] | {"answer": " "}], r"\[0\], field 'answer': is empty"),
         ("qa-original", '[{"id": 1, "id": 2}]', r"line 1: the key 'id' appears twice"),

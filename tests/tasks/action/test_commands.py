@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from svilm_fast.cli import app
-from svilm_fast.data.errors import ListFormatError
+from svilm_fast.core.errors import UserError
+from svilm_fast.data.errors import AnnotationError, ListFormatError
 from svilm_fast.tasks.action.features import ClipFeatures, Extraction, kept
 from svilm_fast.tasks.action.zero_shot import Templates, readable
 from svilm_fast.train.config.load import load_config
+from svilm_fast.train.config.small_model import SMALL_MODEL
 from svilm_fast.train.run.loaded_run import load_run
 from svilm_fast.train.run.session import Start, train_as_rank
 from svilm_fast.train.run_app import run_app
@@ -23,8 +25,6 @@ from svilm_fast.train.run_app import run_app
 @pytest.fixture(scope="module")
 def run(world: Path, ranks, tmp_path_factory) -> Path:
     """A pre-training run of one step."""
-    from svilm_fast.train.config.small_model import SMALL_MODEL
-
     folder = tmp_path_factory.mktemp("pretrained") / "run"
     data = [f"data.{split}={world / split}" for split in ("train", "val", "test")]
     settings = ["training.global_batch=8", "training.steps=1", "evaluation.batch_size=4"]
@@ -264,3 +264,68 @@ def test_class_names_become_words() -> None:
     assert readable("YoYo") == "yo yo"
     assert readable("brush_hair") == "brush hair"
     assert readable("playing TVGames") == "playing tv games"
+
+
+@pytest.fixture
+def labelled(world: Path, tmp_path: Path):
+    """Write lists of two videos of the world with labels of their own."""
+    names = []
+    with tarfile.open(next((world / "val").glob("*.tar"))) as shard:
+        for member in [name for name in shard.getnames() if name.endswith(".mp4")][:2]:
+            names.append(f"{len(names)}.mp4")
+            (tmp_path / names[-1]).write_bytes(shard.extractfile(member).read())
+
+    def write(name: str, *labels: str | None) -> Path:
+        rows = [{"video": video, "deed": label} for video, label in zip(names, labels)]
+        (tmp_path / name).write_text("\n" + "".join(json.dumps(row) + "\n" for row in rows))
+        return tmp_path / name
+
+    return write
+
+
+def test_labels_are_checked_before_features_are_extracted(
+    run: Path, labelled, capsys, monkeypatch, caplog
+) -> None:
+    def extract(*_: object, **__: object) -> None:
+        raise AssertionError("videos were read")
+
+    monkeypatch.setattr("svilm_fast.tasks.action.features.kept", extract)
+    monkeypatch.setattr("svilm_fast.tasks.action.zero_shot.encode_views", extract)
+    train = labelled("train.jsonl", "run", "jump")
+    probe = ("probe", "action", "--run", run, "--label-field", "deed", "--device", "cpu")
+    probe = (*probe, "--train-list", train, "--test-list")
+    told = fails(capsys, *probe, labelled("other.jsonl", "sit", "stand"))
+    assert "other.jsonl, line 2 (0.mp4), field 'deed': 'sit' is not among the 2 classes" in told
+    assert "of the training data (jump, run), and neither is any other label" in told
+    told = fails(capsys, *probe, labelled("none.jsonl", "run", None))
+    assert "none.jsonl, line 3 (1.mp4): has no deed" in told
+    told = fails(capsys, *probe[:-2], labelled("one.jsonl", "run", "run"), *probe[-1:], train)
+    assert "1 different labels" in told
+    # One of two is a warning, and the work goes on.
+    capsys.readouterr()
+    assert call(*probe, labelled("half.jsonl", "run", "sit")) != 0
+    assert "videos were read" in capsys.readouterr().err
+    assert "half.jsonl, line 3 (1.mp4), field 'deed': 'sit' is not among" in caplog.text
+    assert "1 video of the test split" in caplog.text
+    classes = train.with_name("classes.txt")
+    classes.write_text("sit\nstand\n")
+    zero_shot = ("evaluate", "action", "--run", run, "--label-field", "deed", "--device", "cpu")
+    told = fails(capsys, *zero_shot, "--list", train, "--classes", classes)
+    assert "train.jsonl, line 2 (0.mp4), field 'deed': 'run' is not among the 2 given" in told
+
+
+def test_labels_of_the_validation_split_are_checked_before_training(
+    run: Path, labelled, world: Path, tmp_path: Path, ranks
+) -> None:
+    train = labelled("train.jsonl", "run", "jump")
+    val = labelled("val.jsonl", "run", None)
+    lists = [f"data.train={train}", f"data.val={val}", f"data.videos={tmp_path}"]
+    given = [f"run.dir={tmp_path / 'tuned'}", *lists, "data.captions=none", "report.at_end=false"]
+    given += ["training.global_batch=2", "training.steps=1", "task.label_field=deed", *SMALL_MODEL]
+    start = Start(weights_from=run / "portable")
+    with pytest.raises(AnnotationError, match=r"val\.jsonl, line 3 \(1\.mp4\): has no deed"):
+        train_as_rank(load_config("tasks/action", given), start, ranks)
+    assert not list((tmp_path / "tuned").glob("checkpoints/*"))
+    labelled("val.jsonl", "sit", "stand")
+    with pytest.raises(UserError, match=r"val\.jsonl, line 2 \(0\.mp4\), field 'deed': 'sit'"):
+        train_as_rank(load_config("tasks/action", given), start, ranks)
