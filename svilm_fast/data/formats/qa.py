@@ -188,14 +188,9 @@ def _classes(path: str, split: str, answers: Sequence[str]) -> Iterator[Asked]:
     name_of = functools.cache(lambda name: without_extension(name.strip()))
     for places, entries in blocks_of(enumerate(field(document, split, list, path))):
         columns = texts_of.columns(entries)
-        classes = [] if columns is None else [record.get("answer") for record in entries]
-        if (
-            columns
-            and set(map(type, classes)) == {int}
-            and 0 <= min(classes) <= max(classes) < len(answers)
-        ):
+        named = None if columns is None else _named_answers(entries, answers)
+        if columns is not None and named is not None:
             videos, questions = columns
-            named = [answers[number] for number in classes]
             yield Asked(places, [*map(name_of, videos)], questions, named)
             continue
         for place, entry in zip(places, entries):

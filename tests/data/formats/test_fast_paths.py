@@ -206,6 +206,36 @@ def test_captions_in_words(captions: list[Any]) -> None:
     same("msvd", {"a.pkl": pickle.dumps(kept, protocol=2)})
 
 
+@pytest.mark.parametrize("bad", range(4, 12))
+def test_one_bad_record_among_good_ones_is_an_error(bad: int) -> None:
+    """No block of records is taken as a whole where one of them is wrong."""
+
+    def lasting(at: int) -> dict[str, Any]:
+        return {"segment": [0, 9 if at == bad else 3], "label": "run"}
+
+    def asked(at: int) -> dict[str, Any]:
+        return {"question": "what?", "video": "v", "answer": -1 if at == bad else 1}
+
+    every = range(12)
+    listed = [f"v{at - (at == bad)},a dog\n" for at in every]
+    assert "'v" in same("msrvtt", {"a.csv": "video_id,sentence\n" + "".join(listed)})
+    video = {"subset": "training", "duration": 5, "annotations": [*map(lasting, every)]}
+    document = json.dumps({"database": {"a": video}})
+    assert f"[{bad}]" in same("activitynet", {"a.json": document}, bad_segments="error")
+    files = {"a.json": json.dumps({"train": [*map(asked, every)]}), "l.json": '["a", "b"]'}
+    assert f"train[{bad}]" in same("qa-violet", files, split="train", labels="l.json")
+    rows = [f"run,{'no id' if at == bad else f'-a_000{at:05}'},1,3\n" for at in every]
+    head = "label,youtube_id,time_start,time_end\n"
+    assert f"line {bad + 2}" in same("kinetics", {"a.csv": head + "".join(rows)})
+
+
+@pytest.mark.parametrize("empty", [[[]], [["", ""]], [["a"], [" "]]])
+def test_a_caption_without_words_is_an_error(empty: list[list[str]]) -> None:
+    import pickle
+
+    assert "['b']" in same("msvd", {"a.pkl": pickle.dumps({"a": [["x"]], "b": empty}, protocol=2)})
+
+
 @given(st.recursive(NUMBER | TEXT, lambda v: st.lists(v) | st.dictionaries(TEXT, v), max_leaves=20))
 def test_keys_are_counted_at_every_depth(value: Any) -> None:
     text = json.dumps(value)
