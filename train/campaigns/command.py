@@ -30,6 +30,10 @@ def ablate(
         str, typer.Option(help="indices of GPUs, as in 0,1,2: each run gets one of them")
     ] = "",
     seeds: Annotated[str, typer.Option(help="seeds, as in 0,1,2 [default: the table's]")] = "",
+    section: Annotated[
+        list[str] | None,
+        typer.Option(help="only this section and the runs it needs; may be repeated"),
+    ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="result file [default: OUT/TABLE.json]")
     ] = None,
@@ -51,6 +55,7 @@ def ablate(
         print("\n".join(table_names()))
         return
     name, content = read_table(table)
+    content = content.only(section) if section else content
     chosen = _seeds(seeds) or content.seeds
     folder = (out or Path("runs") / "ablations" / name).resolve()
     places = table_jobs(content, folder, chosen)

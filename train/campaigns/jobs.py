@@ -55,7 +55,7 @@ def table_jobs(
         for name in table.runs:
             before: TableJob | None = None
             for link in reversed(list(table.chain(name))):
-                spec = table.runs[link]
+                spec = _with_shared_settings(table, table.runs[link])
                 own = seed if spec.seed is None else spec.seed
                 identity = _identity(link, table, spec, own, before)
                 if identity not in made:
@@ -64,6 +64,12 @@ def table_jobs(
             assert before is not None
             jobs[name, seed] = before
     return jobs
+
+
+def _with_shared_settings(table: ResultTable, spec: TableRun) -> TableRun:
+    if spec.config is None or not table.set:
+        return spec
+    return spec.model_copy(update={"set": [*table.set, *spec.set]})
 
 
 def _job(
