@@ -14,7 +14,8 @@ Statistics 1(2), 2007, on crossed data):
 Both parts hold the noise e_sc = u_sc - a_s - b_c of single answers, which must count once:
 f^2 = (V_a + V_b - V_e) / (V_a + V_b) with the variances of the mean of each part, as in a two-way
 analysis of variance. Few seeds need wider tails than a bootstrap gives (Hesterberg, The American
-Statistician 69(4), 2015): k = sqrt(n / (n - 1)) t / z, quantiles of Student and normal distribution.
+Statistician 69(4), 2015): k = sqrt(n / (n - 1)) t / z, with the quantiles t of Student's
+distribution and z of the normal one.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ CONFIDENCE = 0.95
 # With fewer, the spread of the seeds is known too poorly for an interval.
 LEAST_SEEDS = 5
 DRAWS = 10_000
+DRAWN_AT_ONCE = 4_194_304  # numbers in memory
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,10 @@ def paired_interval(
 
 def _drawn_means(generator: np.random.Generator, values: np.ndarray, draws: int) -> np.ndarray:
     count = len(values)
-    times = generator.multinomial(count, np.full(count, 1 / count), size=draws)
-    return times @ values / count
+    at_once = max(1, DRAWN_AT_ONCE // count)
+    parts = [min(at_once, draws - start) for start in range(0, draws, at_once)]
+    drawn = (values[generator.integers(0, count, size=(part, count))] for part in parts)
+    return np.concatenate([each.mean(axis=1) for each in drawn])
 
 
 def _variance_of_mean(values: np.ndarray) -> float:

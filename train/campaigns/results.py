@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,7 @@ def gather(
             "queries": _common_queries(answered, len(rows) * len(seeds), rows),
             "rows": rows,
         }
+        _add_intervals(sections[key])
     described = [each for i, each in enumerate(environments) if each not in environments[:i]]
     return {
         "schema": SCHEMA,
@@ -165,17 +166,30 @@ def differences(section: Mapping[str, Any], label: str, metric: str) -> list[flo
 
 def interval(section: Mapping[str, Any], label: str, metric: str) -> Interval | None:
     """Return the interval of a row's difference to `compare`; None: no row, or too few seeds."""
-    compare = section["compare"]
-    if compare is None or label == compare:
-        return None
-    own, other = section["rows"][label], section["rows"][compare]
-    queries = section.get("queries", {}).get(metric)
-    if queries is None:
-        values = [np.array(row["values"][metric])[:, None] for row in (own, other)]
-        return paired_interval(*values)
-    clusters = np.array(queries["clusters"].split(), dtype=np.int64)
-    shares = [100 * np.stack([*map(shares_of, row["shares"][metric])]) for row in (own, other)]
-    return paired_interval(*shares, clusters)
+    found = section["rows"][label].get("intervals", {}).get(metric)
+    return None if found is None else Interval(**found)
+
+
+def _add_intervals(section: dict[str, Any]) -> None:
+    """Compute the intervals of all rows, over the queries of a metric where all runs share them."""
+    compare, rows = section["compare"], section["rows"]
+    for label, row in rows.items():
+        if compare is None or label == compare:
+            continue
+        found = {}
+        for metric in section["columns"]:
+            both, queries = (row, rows[compare]), section["queries"].get(metric)
+            if queries is None:
+                values = [np.array(each["values"][metric])[:, None] for each in both]
+                ends = paired_interval(*values)
+            else:
+                clusters = np.array(queries["clusters"].split(), dtype=np.int64)
+                shares = (each["shares"][metric] for each in both)
+                values = [100 * np.stack([*map(shares_of, each)]) for each in shares]
+                ends = paired_interval(*values, clusters)
+            if ends is not None:
+                found[metric] = asdict(ends)
+        row["intervals"] = found
 
 
 def rendered(section: Mapping[str, Any], label: str, metric: str) -> str:
