@@ -115,6 +115,7 @@ class RetrievalResult:
         """
         found, ranks = self.embeddings, self.text_rank + 1
         return {
+            **self.metrics(),
             "protocol": self.facts,
             "manifest": self.manifest,
             "videos": len(found.video_ids),

@@ -24,6 +24,7 @@ from svilm_fast.train.environment import environment_without_launcher
 from svilm_fast.train.folder.lock import in_use
 
 POLL_SECONDS = 0.2
+LATE_LOSS = "loss_last_tenth"  # metric: mean loss over the last tenth of the steps
 TRAINING_SECONDS = "training_seconds"  # metric: duration of the steps, without evaluations
 DIED_WITH_PARENT = signal.SIGTERM
 _PR_SET_PDEATHSIG = 1
@@ -90,15 +91,22 @@ def collect(job: TableJob) -> dict[str, Any]:
 
 
 def _logged(files: RunFiles) -> tuple[dict[str, float], int]:
-    """Return the last value of every metric, the duration of all steps, and their number."""
+    """Return the last value of every metric, what is summed over steps, and the number of steps."""
     metrics: dict[str, float] = {}
+    losses: list[tuple[int, int, float]] = []  # first step, last step, mean loss
     steps, seconds = 0, 0.0
     records, _ = read_records(files.metrics.read_bytes())
     for _, record in records:
         last, steps = steps, record.pop("step")
         seconds += record.get("seconds_per_step", 0.0) * (steps - last)
+        if "loss" in record:
+            losses.append((last, steps, record["loss"]))
         metrics |= record
-    return metrics | {TRAINING_SECONDS: seconds}, steps
+    metrics[TRAINING_SECONDS] = seconds
+    late = [(end - begin, loss) for begin, end, loss in losses if end > 0.9 * steps]
+    if late:
+        metrics[LATE_LOSS] = sum(n * loss for n, loss in late) / sum(n for n, _ in late)
+    return metrics, steps
 
 
 def _of_command(job: TableJob, path: Path) -> dict[str, Any]:

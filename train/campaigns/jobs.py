@@ -120,7 +120,7 @@ def _identity(
         "version": svilm_fast.__version__,
         "prepare": table.prepare,
         "recipe": read_recipe(spec.config) if spec.config is not None else None,
-        "run": spec.model_dump(mode="json", exclude_none=True),
+        "run": spec.model_dump(mode="json", exclude_none=True, exclude={"clips"}),
         "seed": seed,
         "before": before.identity if before is not None else None,
     }

@@ -17,8 +17,8 @@ from pydantic import (
 
 from svilm_fast.core.errors import ConfigError
 from svilm_fast.core.messages import suggestion
-from svilm_fast.core.settings import Settings
-from svilm_fast.train.config.recipes import TABLES
+from svilm_fast.core.settings import Count, Settings
+from svilm_fast.train.config.recipes import FULL_TABLES, TABLES
 from svilm_fast.train.config.yaml_file import read_yaml
 
 # Names folders and files.
@@ -50,6 +50,9 @@ class TableRun(Settings):
     )
     metrics: str | None = Field(
         None, description="JSON file that the command writes, whose numbers are its metrics"
+    )
+    clips: Count | None = Field(
+        None, description="training clips, from which --dry-run predicts the cost of epochs"
     )
     seed: Seed | None = Field(None, description="of every repetition; null: the table's seeds")
     set: list[str] = Field(default_factory=list, description="settings, as KEY=VALUE")
@@ -115,6 +118,9 @@ class ResultTable(Settings):
     title: str
     text: str | None = None
     seeds: list[Seed] = Field(min_length=1)
+    gpus: Count | None = Field(
+        None, description="H100 GPUs of a run, for which --dry-run predicts the cost; null: none"
+    )
     prepare: list[list[str]] = Field(default_factory=list)
     set: list[str] = Field(default_factory=list, description="settings, as KEY=VALUE")
     runs: dict[Name, TableRun] = Field(min_length=1)
@@ -171,8 +177,9 @@ class ResultTable(Settings):
 
 
 def table_names() -> list[str]:
-    """Return the names of the packaged tables."""
-    return sorted(path.stem for path in TABLES.glob("*.yaml"))
+    """Return the names of the packaged tables, those at the scale of the papers last."""
+    full = (f"full/{path.stem}" for path in FULL_TABLES.glob("*.yaml"))
+    return [*sorted(path.stem for path in TABLES.glob("*.yaml")), *sorted(full)]
 
 
 def read_table(name: str) -> tuple[str, ResultTable]:
@@ -182,7 +189,7 @@ def read_table(name: str) -> tuple[str, ResultTable]:
     """
     path = Path(name)
     if not path.is_file():
-        path = TABLES / f"{name}.yaml"
+        path = (TABLES.parent if name.startswith("full/") else TABLES) / f"{name}.yaml"
     if not path.is_file():
         raise ConfigError(f"no table {name!r}; {suggestion(name, table_names(), label='tables')}")
     if not re.fullmatch(r"[a-z0-9][a-z0-9_]{0,60}", path.stem):
