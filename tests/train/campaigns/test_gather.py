@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from svilm_fast.core.errors import ConfigError
 from svilm_fast.evaluation.outcomes import Outcomes, shares_of, shares_text
 from svilm_fast.train.campaigns.execute import result_path
 from svilm_fast.train.campaigns.jobs import TableJob, table_jobs
@@ -129,7 +130,7 @@ def test_shared_settings_come_first(tmp_path: Path) -> None:
 def test_a_section_keeps_the_runs_that_it_needs() -> None:
     table = ResultTable.model_validate(CONTENT)
     assert set(table.only(["two"]).runs) == {"clips", "own", "own_probe"}
-    with pytest.raises(ValueError, match="--section three"):
+    with pytest.raises(ConfigError, match="--section three"):
         table.only(["three"])
 
 
