@@ -14,6 +14,7 @@ import typer
 
 from svilm_fast.core.errors import UserError
 from svilm_fast.core.terminal import print
+from svilm_fast.core.text import counted
 
 if TYPE_CHECKING:
     from svilm_fast.train.campaigns.jobs import TableJob
@@ -95,18 +96,22 @@ def _print_plan(content: ResultTable, folder: Path, jobs: list[TableJob]) -> Non
 
     for arguments in content.prepare:
         print("svilm", *(text.replace("{out}", str(folder)) for text in arguments))
-    total, known = 0.0, {}
+    found: dict[str, float | None] = {}  # by run: the seed changes no cost
+    total, unknown = 0.0, 0
     for job in jobs:
         config = checked_config(content, job)
         state = "finished" if finished(folder, job) is not None else "to do"
         if content.gpus is not None and config is not None:
-            if job.name not in known:  # the seed changes no cost
-                known[job.name] = gpu_hours(content, job, config)
-            total += known[job.name]
-            state += f", {known[job.name]:,.1f} GPU hours"
+            if job.name not in found:
+                found[job.name] = gpu_hours(content, job, config)
+            hours = found[job.name]
+            total, unknown = total + (hours or 0.0), unknown + (hours is None)
+            state += ", hours unknown" if hours is None else f", {hours:,.1f} GPU hours"
         print(f"[{state}] svilm {' '.join(job.arguments)}")
     if content.gpus is not None:
         print(f"{total:,.0f} GPU hours in total on {content.gpus} GPUs; {PREDICTED}")
+    if unknown:
+        print(f"not in the total: {counted(unknown, 'run')} whose classes are those of their data")
 
 
 def results(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from svilm_fast.core.errors import ConfigError, UserError
+from svilm_fast.data.errors import DataError
 from svilm_fast.train.campaigns.jobs import TableJob
 from svilm_fast.train.campaigns.table import ResultTable
 from svilm_fast.train.config.load import load_config
@@ -35,17 +36,22 @@ def checked_config(table: ResultTable, job: TableJob) -> RunConfig | None:
         raise ConfigError(f"runs.{job.name}: {error}") from error
 
 
-def gpu_hours(table: ResultTable, job: TableJob, config: RunConfig) -> float:
+def gpu_hours(table: ResultTable, job: TableJob, config: RunConfig) -> float | None:
     """Return the predicted GPU hours of a training on `table.gpus` GPUs.
 
-    Raises UserError for a run of epochs that does not tell its clips, and where nothing fits.
+    None for a head whose size the training data decide, where they are missing. Raises UserError
+    for a run of epochs that does not tell its clips, and where nothing fits.
     """
     assert table.gpus is not None
     # A small head needs no more GPUs than its batch has samples.
     gpus = math.gcd(table.gpus, config.training.global_batch)
     device = GPUS[GPU]
     links = links_of(device, None, PER_NODE)
-    plan = make_plan(workload_of(config, gpus, on_gpu=True), device, links, device.memory)
+    try:
+        workload = workload_of(config, gpus, on_gpu=True)
+    except DataError:
+        return None
+    plan = make_plan(workload, device, links, device.memory)
     if plan.problem is not None:
         raise UserError(f"runs.{job.name}: on {gpus} GPUs: {plan.problem}")
     time = step_time(plan.workload, plan.choice, links, device.peak)
