@@ -84,8 +84,8 @@ def test_a_wrong_table_names_the_place(tmp_path: Path, changed: Any, message: st
 
 
 def test_an_unknown_table_names_the_nearest() -> None:
-    with pytest.raises(ConfigError, match="objectives_demo"):
-        read_table("objectives_dem")
+    with pytest.raises(ConfigError, match="objectives"):
+        read_table("objectivs")
 
 
 def test_tables_are_no_recipes() -> None:
