@@ -110,12 +110,13 @@ def _row(joined: Sequence[TableJob], out: Path) -> _RowOfSeed:
         kept = [_kept(out, link) for link in job.chain()]
         results.append(kept[-1])
         found: dict[str, float] = {}
+        answered: dict[str, tuple[Sequence[str], str]] = {}
         for each in kept:
             found |= each.get("metrics", {})
             for outcome in each.get("outcomes", []):
                 for metric, text in outcome["shares"].items():
-                    shares[metric] = (outcome["clusters"], text)
-        metrics = found | metrics
+                    answered[metric] = (outcome["clusters"], text)
+        metrics, shares = found | metrics, answered | shares
     return _RowOfSeed(metrics, shares, results[0]["steps"], results[0]["environment"])
 
 
