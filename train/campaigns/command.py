@@ -84,8 +84,8 @@ def ablate(
         result = gather(name, content, places, folder, chosen)
         target = json_file or folder / f"{name}.json"
         _write_result(target, result)
-    for section in result["sections"].values():
-        _print_section(section)
+    for written in result["sections"].values():
+        _print_section(written)
     print(f"wrote {target}")
 
 

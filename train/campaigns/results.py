@@ -181,13 +181,13 @@ def _add_intervals(section: dict[str, Any]) -> None:
         for metric in section["columns"]:
             both, queries = (row, rows[compare]), section["queries"].get(metric)
             if queries is None:
-                values = [np.array(each["values"][metric])[:, None] for each in both]
-                ends = paired_interval(*values)
+                clusters = None
+                own, other = (np.array(each["values"][metric])[:, None] for each in both)
             else:
                 clusters = np.array(queries["clusters"].split(), dtype=np.int64)
                 shares = (each["shares"][metric] for each in both)
-                values = [100 * np.stack([*map(shares_of, each)]) for each in shares]
-                ends = paired_interval(*values, clusters)
+                own, other = (100 * np.stack([*map(shares_of, each)]) for each in shares)
+            ends = paired_interval(own, other, clusters)
             if ends is not None:
                 found[metric] = asdict(ends)
         row["intervals"] = found
