@@ -53,7 +53,8 @@ demo-control: $(STAMP)  ## the demo on shuffled captions: retrieval must stay at
 	$(LAUNCH) run.dir=$(DEMO)-control run.name=demo-control data.shuffle_captions=true $(DEMO_DATA)
 	$(BIN)/svilm evaluate retrieval --run $(DEMO)-control --at-chance
 
-TABLES := objectives_demo downstream viclip_demo vidrop_demo distill_demo
+TABLES := objectives spatial_grounding temporal_grouping video_compression token_dropping video_masking caption_scale groups nouns beta gumbel frames \
+	vidrop_settings viclip_scale downstream viclip_demo vidrop_demo distill_demo
 results: $(STAMP)  ## train the tables of docs/results.md (hours; resumes) and write the page
 	for table in $(TABLES); do $(BIN)/svilm ablate $$table --jobs $(JOBS) --json docs/results/$$table.json; done
 	$(BIN)/svilm results $(TABLES:%=docs/results/%.json)

@@ -230,6 +230,13 @@ add_command(
     "Measure a run with the evaluators of its task; print and write figures and protocol.",
     "svilm evaluate task --run runs/demo --split val",
 )
+add_command(
+    evaluate_app,
+    "structure",
+    "svilm_fast.commands.evaluate_structure:structure",
+    "Measure pointing of nouns, boundaries of pasted parts and similarity of segments.",
+    "svilm evaluate structure --run runs/demo",
+)
 
 probe_app = _group(
     "probe",

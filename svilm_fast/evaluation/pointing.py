@@ -166,6 +166,24 @@ def point_in_batch(
 
 
 @torch.no_grad()
+def point_clips(
+    model: VideoTextModel, batch: ClipBatch, device: torch.device
+) -> list[dict[str, NounPointing | None]] | None:
+    """Score the nouns of every clip of a batch with a model in evaluation mode.
+
+    Returns None without groups, nouns or masks.
+    """
+    if len(batch.metadata) != len(batch) or not all(map(has_masks, batch.metadata)):
+        return None
+    features = model.encode_video(batch.frames.to(device), None)
+    nouns = encode_batch_nouns(model, batch, device)
+    groups = group_grid(features)
+    if groups is None or nouns is None or features.groups is None:
+        return None
+    scores = torch.einsum("bkd,bgd->bkg", nouns.float(), features.groups.float())
+    return point_in_batch(batch, groups, scores.argmax(dim=-1).cpu().numpy())
+
+
 def measure_pointing(model: VideoTextModel, batches: Iterable[ClipBatch]) -> PointingScore | None:
     """Pointing score of a model with groups over batches of the rendered world.
 
@@ -175,15 +193,9 @@ def measure_pointing(model: VideoTextModel, batches: Iterable[ClipBatch]) -> Poi
     found: list[NounPointing | None] = []
     with evaluation_mode(model):
         for batch in batches:
-            if len(batch.metadata) != len(batch) or not all(map(has_masks, batch.metadata)):
+            clips = point_clips(model, batch, device)
+            if clips is None:
                 return None
-            features = model.encode_video(batch.frames.to(device), None)
-            nouns = encode_batch_nouns(model, batch, device)
-            groups = group_grid(features)
-            if groups is None or nouns is None or features.groups is None:
-                return None
-            scores = torch.einsum("bkd,bgd->bkg", nouns.float(), features.groups.float())
-            best = scores.argmax(dim=-1).cpu().numpy()
-            for clip in point_in_batch(batch, groups, best):
+            for clip in clips:
                 found += clip.values()
     return PointingScore.of(found) if any(found) else None

@@ -18,6 +18,7 @@ from svilm_fast.evaluation.baselines import ChanceInterval, ColourBaseline
 from svilm_fast.evaluation.embed import Embeddings
 from svilm_fast.evaluation.metrics import RECALL_AT, QueryRanks, RankSummary, summarise
 from svilm_fast.evaluation.missing import MissingVideo
+from svilm_fast.evaluation.outcomes import Outcomes
 from svilm_fast.evaluation.protocols import protocol_lines
 
 
@@ -30,8 +31,8 @@ class RetrievalResult:
     ranked the same queries against the same gallery. missing: videos that could not be read, by
     name; the protocol's rule says whether the figures count them. apart: summaries by row name of
     what is reported apart: set-level scores and re-ranking. top_videos, top_scores: [q, k] the best
-    candidates of every caption. text_ranks: ranks of every caption's video. extra: further values
-    for the JSON file.
+    candidates of every caption. text_ranks: ranks of every caption's video; video_ranks: of every
+    captioned video's best caption. extra: further values for the JSON file.
     """
 
     protocol: str
@@ -47,6 +48,7 @@ class RetrievalResult:
     text_ranks: QueryRanks
     top_videos: Tensor
     top_scores: Tensor
+    video_ranks: QueryRanks
     facts: dict[str, Any] = field(default_factory=dict)
     apart: dict[str, RankSummary] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
@@ -89,6 +91,22 @@ class RetrievalResult:
         share = self.text_to_video.queries / queries
         return {k: value * share for k, value in self.text_to_video.recall.items()}
 
+    def outcomes(self) -> list[Outcomes]:
+        """Hits at 1, 5 and 10 of every query; empty where missing videos count as queries."""
+        if self.counts_missing and self.missing:
+            return []
+        found = self.embeddings
+        captioned = sorted(set(found.video_of_text.tolist()))
+        owners = {"t2v": found.video_of_text.tolist(), "v2t": captioned}
+        ranks = {"t2v": self.text_ranks, "v2t": self.video_ranks}
+        return [
+            Outcomes(
+                [found.video_ids[video] for video in owners[name]],
+                {f"retrieval/{name}_R@{k}": ranks[name].hits(k).numpy() for k in RECALL_AT},
+            )
+            for name in ranks
+        ]
+
     def to_json(self) -> dict[str, Any]:
         """The result as plain JSON values, with the rank of every query.
 
@@ -97,6 +115,7 @@ class RetrievalResult:
         """
         found, ranks = self.embeddings, self.text_rank + 1
         return {
+            **self.metrics(),
             "protocol": self.facts,
             "manifest": self.manifest,
             "videos": len(found.video_ids),
@@ -113,6 +132,7 @@ class RetrievalResult:
             "colour_set_baseline": asdict(self.colours) if self.colours else None,
             "seconds": round(self.seconds, 3),
             "extra": self.extra,
+            "outcomes": [each.to_json() for each in self.outcomes()],
             "queries": [
                 {
                     "video": found.video_ids[int(found.video_of_text[row])],

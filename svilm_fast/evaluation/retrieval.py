@@ -301,6 +301,7 @@ def rank_embeddings(
         seconds=embeddings.seconds,
         embeddings=embeddings,
         text_ranks=ranks.text_to_video,
+        video_ranks=by_video,
         top_videos=ranks.top_videos,
         top_scores=ranks.top_scores,
     )

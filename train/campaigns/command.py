@@ -8,12 +8,17 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from svilm_fast.core.errors import UserError
 from svilm_fast.core.terminal import print
+from svilm_fast.core.text import counted
+
+if TYPE_CHECKING:
+    from svilm_fast.train.campaigns.jobs import TableJob
+    from svilm_fast.train.campaigns.table import ResultTable
 
 MARK = "campaign.json"
 
@@ -30,11 +35,16 @@ def ablate(
         str, typer.Option(help="indices of GPUs, as in 0,1,2: each run gets one of them")
     ] = "",
     seeds: Annotated[str, typer.Option(help="seeds, as in 0,1,2 [default: the table's]")] = "",
+    section: Annotated[
+        list[str] | None,
+        typer.Option(help="only this section and the runs it needs; may be repeated"),
+    ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="result file [default: OUT/TABLE.json]")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="check the recipes and print the commands")
+        bool,
+        typer.Option("--dry-run", help="check the recipes, print commands and predicted cost"),
     ] = False,
 ) -> None:
     """Run a table of recipes over seeds, resume it where it stopped, and write its figures.
@@ -42,7 +52,7 @@ def ablate(
     Exit codes: 0 done; 1 a run failed, the others are kept; 2 bad input; 130 stopped by a signal,
     and every run that was going on can be resumed by the same command.
     """
-    from svilm_fast.train.campaigns.execute import finished, run_jobs
+    from svilm_fast.train.campaigns.execute import run_jobs
     from svilm_fast.train.campaigns.jobs import table_jobs
     from svilm_fast.train.campaigns.results import gather
     from svilm_fast.train.campaigns.table import read_table, table_names
@@ -51,16 +61,13 @@ def ablate(
         print("\n".join(table_names()))
         return
     name, content = read_table(table)
+    content = content.only(section) if section else content
     chosen = _seeds(seeds) or content.seeds
     folder = (out or Path("runs") / "ablations" / name).resolve()
     places = table_jobs(content, folder, chosen)
     unique = list(dict.fromkeys(link for job in places.values() for link in job.chain()))
     if dry_run:
-        for arguments in content.prepare:
-            print("svilm", *(text.replace("{out}", str(folder)) for text in arguments))
-        for job in unique:
-            state = "finished" if finished(folder, job) is not None else "to do"
-            print(f"[{state}] svilm {' '.join(job.arguments)}")
+        _print_plan(content, folder, unique)
         return
     _claim(folder, name)
     from svilm_fast.train.folder.lock import locked
@@ -77,9 +84,34 @@ def ablate(
         result = gather(name, content, places, folder, chosen)
         target = json_file or folder / f"{name}.json"
         _write_result(target, result)
-    for section in result["sections"].values():
-        _print_section(section)
+    for written in result["sections"].values():
+        _print_section(written)
     print(f"wrote {target}")
+
+
+def _print_plan(content: ResultTable, folder: Path, jobs: list[TableJob]) -> None:
+    """Check every recipe; print the commands and, where the table names GPUs, predicted hours."""
+    from svilm_fast.train.campaigns.cost import PREDICTED, checked_config, gpu_hours
+    from svilm_fast.train.campaigns.execute import finished
+
+    for arguments in content.prepare:
+        print("svilm", *(text.replace("{out}", str(folder)) for text in arguments))
+    found: dict[str, float | None] = {}  # by run: the seed changes no cost
+    total, unknown = 0.0, 0
+    for job in jobs:
+        config = checked_config(content, job)
+        state = "finished" if finished(folder, job) is not None else "to do"
+        if content.gpus is not None and config is not None:
+            if job.name not in found:
+                found[job.name] = gpu_hours(content, job, config)
+            hours = found[job.name]
+            total, unknown = total + (hours or 0.0), unknown + (hours is None)
+            state += ", hours unknown" if hours is None else f", {hours:,.1f} GPU hours"
+        print(f"[{state}] svilm {' '.join(job.arguments)}")
+    if content.gpus is not None:
+        print(f"{total:,.0f} GPU hours in total on {content.gpus} GPUs; {PREDICTED}")
+    if unknown:
+        print(f"not in the total: {counted(unknown, 'run')} whose classes are those of their data")
 
 
 def results(

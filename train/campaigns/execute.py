@@ -24,6 +24,8 @@ from svilm_fast.train.environment import environment_without_launcher
 from svilm_fast.train.folder.lock import in_use
 
 POLL_SECONDS = 0.2
+LATE_LOSS = "loss_last_tenth"  # metric: mean loss over the last tenth of the steps
+TRAINING_SECONDS = "training_seconds"  # metric: duration of the steps, without evaluations
 DIED_WITH_PARENT = signal.SIGTERM
 _PR_SET_PDEATHSIG = 1
 # Exit codes of a run that saved its state because a signal asked it to stop.
@@ -65,7 +67,8 @@ def collect(job: TableJob) -> dict[str, Any]:
     """Return the metrics, steps and environment of a finished training; else its names alone.
 
     Metrics of training are the last logged ones, those of evaluators the last measured ones. The
-    numbers of a command's file are its metrics, with the environment of the training before it.
+    numbers of a command's file are its metrics, with the environment and the steps of the training
+    before it. `outcomes` has the result of every query where an evaluation wrote it.
     """
     result = {"run": job.name, "seed": job.seed, "identity": job.identity}
     if job.metrics is not None:
@@ -73,19 +76,42 @@ def collect(job: TableJob) -> dict[str, Any]:
     if not job.trains:
         return result
     files = RunFiles(job.folder)
+    metrics, steps = _logged(files)
+    environment = json.loads(files.environment.read_bytes())
+    found: list[dict[str, Any]] = []
+    for path in sorted(files.evaluation.glob(f"*_step_{steps:08d}.json")):
+        found += json.loads(path.read_bytes()).get("outcomes", [])
+    return {
+        **result,
+        "steps": steps,
+        "metrics": metrics,
+        "outcomes": found,
+        "environment": environment,
+    }
+
+
+def _logged(files: RunFiles) -> tuple[dict[str, float], int]:
+    """Return the last value of every metric, what is summed over steps, and the number of steps."""
     metrics: dict[str, float] = {}
-    steps = 0
+    losses: list[tuple[int, int, float]] = []  # first step, last step, mean loss
+    steps, seconds = 0, 0.0
     records, _ = read_records(files.metrics.read_bytes())
     for _, record in records:
-        steps = record.pop("step")
+        last, steps = steps, record.pop("step")
+        seconds += record.get("seconds_per_step", 0.0) * (steps - last)
+        if "loss" in record:
+            losses.append((last, steps, record["loss"]))
         metrics |= record
-    environment = json.loads(files.environment.read_bytes())
-    return {**result, "steps": steps, "metrics": metrics, "environment": environment}
+    metrics[TRAINING_SECONDS] = seconds
+    late = [(end - begin, loss) for begin, end, loss in losses if end > 0.9 * steps]
+    if late:
+        metrics[LATE_LOSS] = sum(n * loss for n, loss in late) / sum(n for n, _ in late)
+    return metrics, steps
 
 
 def _of_command(job: TableJob, path: Path) -> dict[str, Any]:
-    trained = [link.folder for link in job.chain() if link.trains]
-    environment = json.loads(RunFiles(trained[-1]).environment.read_bytes()) if trained else {}
+    trained = [RunFiles(link.folder) for link in job.chain() if link.trains]
+    environment = json.loads(trained[-1].environment.read_bytes()) if trained else {}
     try:
         written = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
@@ -95,7 +121,12 @@ def _of_command(job: TableJob, path: Path) -> dict[str, Any]:
         for name, value in written.items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
-    return {"steps": 0, "metrics": numbers, "environment": environment}
+    return {
+        "steps": _logged(trained[-1])[1] if trained else 0,
+        "metrics": numbers,
+        "outcomes": written.get("outcomes", []),
+        "environment": environment,
+    }
 
 
 def run_jobs(

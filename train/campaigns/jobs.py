@@ -55,7 +55,7 @@ def table_jobs(
         for name in table.runs:
             before: TableJob | None = None
             for link in reversed(list(table.chain(name))):
-                spec = table.runs[link]
+                spec = _with_shared_settings(table, table.runs[link])
                 own = seed if spec.seed is None else spec.seed
                 identity = _identity(link, table, spec, own, before)
                 if identity not in made:
@@ -64,6 +64,12 @@ def table_jobs(
             assert before is not None
             jobs[name, seed] = before
     return jobs
+
+
+def _with_shared_settings(table: ResultTable, spec: TableRun) -> TableRun:
+    if spec.config is None or not table.set:
+        return spec
+    return spec.model_copy(update={"set": [*table.set, *spec.set]})
 
 
 def _job(
@@ -114,7 +120,7 @@ def _identity(
         "version": svilm_fast.__version__,
         "prepare": table.prepare,
         "recipe": read_recipe(spec.config) if spec.config is not None else None,
-        "run": spec.model_dump(mode="json", exclude_none=True),
+        "run": spec.model_dump(mode="json", exclude_none=True, exclude={"clips"}),
         "seed": seed,
         "before": before.identity if before is not None else None,
     }

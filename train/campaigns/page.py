@@ -4,17 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from textwrap import fill
+from typing import TYPE_CHECKING, Any
 
 from svilm_fast.core.files import write_atomically
-from svilm_fast.train.campaigns.results import SeedSpread, rendered, seeds_text
+from svilm_fast.train.campaigns.bootstrap import LEAST_SEEDS
+from svilm_fast.train.campaigns.results import MARK, SeedSpread, interval, rendered, seeds_text
+
+if TYPE_CHECKING:
+    from svilm_fast.report.theme import Theme
+
+SEED_BAND = 0.4  # height of the seeds of a bar, rows
 
 # The first line of a page that this module wrote.
 HEADING = "# Results of training runs"
 INTRODUCTION = (
     "`make results` writes this page from `docs/results/*.json`. A cell shows the mean over seeds "
     "with the smallest and the largest value. After a semicolon stands the difference to the "
-    "section's reference row, seed by seed, again as mean and range."
+    "section's reference row, seed by seed: its mean and its range; with at least "
+    f"{LEAST_SEEDS} seeds, its mean and in square brackets its 95 % interval by a bootstrap over "
+    f"seeds and queries. {MARK} marks an interval that excludes zero; intervals are not corrected "
+    "for the number of comparisons. In a picture a bar ends at the mean and a point is a seed; a "
+    "whisker is the interval of the difference, drawn from the reference's mean, the dashed line. "
+    "A thick whisker excludes zero."
 )
 
 
@@ -40,9 +52,21 @@ def page_text(results: Sequence[Mapping[str, Any]], figures: str) -> str:
                 lines += [section["text"], ""]
             lines += _table(section, result["steps"])
             if section["compare"] is not None:
-                lines += ["", f"Differences are to “{section['compare']}”."]
+                lines += ["", f"Differences are to “{section['compare']}”.{_drawn(section)}"]
             lines += ["", f"![{section['title']}]({figures}/{picture_name(result['table'], key)})"]
     return "\n".join(lines) + "\n"
+
+
+def _drawn(section: Mapping[str, Any]) -> str:
+    """Name the columns whose intervals are of seeds alone, where there are intervals."""
+    label = next((each for each in section["rows"] if each != section["compare"]), None)
+    if label is None:
+        return ""
+    ends = {metric: interval(section, label, metric) for metric in section["columns"]}
+    alone = [
+        section["columns"][metric] for metric, each in ends.items() if each and not each.queries
+    ]
+    return f" Intervals are over seeds alone for: {', '.join(alone)}." if alone else ""
 
 
 def _machines(result: Mapping[str, Any]) -> str:
@@ -64,7 +88,7 @@ def _table(section: Mapping[str, Any], steps: Mapping[str, int]) -> Iterator[str
 
 
 def draw(result: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Draw each section: a panel for each column, a point for each seed, a bar at the mean."""
+    """Draw each section: a panel for each column with bars, seeds, and intervals of differences."""
     import matplotlib.pyplot as plt
 
     from svilm_fast.report.canvas import to_png
@@ -74,29 +98,57 @@ def draw(result: Mapping[str, Any], folder: Path) -> list[Path]:
     written = []
     for key, section in result["sections"].items():
         labels = list(section["rows"])
-        count = len(section["columns"])
+        columns = section["columns"]
         with drawing(LIGHT):
             figure, panels = plt.subplots(
                 1,
-                count,
-                figsize=(2.0 + 2.6 * count, 0.9 + 0.45 * len(labels)),
+                len(columns),
+                figsize=(2.2 + 2.6 * len(columns), 0.9 + 0.42 * len(labels)),
                 sharey=True,
                 squeeze=False,
                 layout="constrained",
             )
-            for panel, (metric, heading) in zip(panels[0], section["columns"].items(), strict=True):
-                for place, label in enumerate(labels):
-                    values = section["rows"][label]["values"][metric]
-                    colour = LIGHT.series[0 if label != section["compare"] else 1]
-                    spread = SeedSpread.of(values)
-                    panel.barh(place, spread.mean, height=0.5, color=colour, alpha=0.35)
-                    panel.plot(values, [place] * len(values), "o", color=colour, markersize=4.5)
-                panel.set_title(heading)
-                panel.set_yticks(range(len(labels)), labels)
-                panel.grid(axis="y", visible=False)
+            for panel, (metric, heading) in zip(panels[0], columns.items(), strict=True):
+                _draw_panel(panel, section, metric, LIGHT)
+                panel.set_title(heading, fontsize=9.5, loc="left")
+                panel.set_yticks(range(len(labels)), [fill(label, 30) for label in labels])
             panels[0][0].invert_yaxis()
             path = folder / picture_name(result["table"], key)
             write_atomically(path, to_png(figure))
             plt.close(figure)
         written.append(path)
     return written
+
+
+def _draw_panel(panel: Any, section: Mapping[str, Any], metric: str, theme: Theme) -> None:
+    rows, compare = section["rows"], section["compare"]
+    reference = None
+    if compare is not None:
+        reference = SeedSpread.of(rows[compare]["values"][metric]).mean
+        panel.axvline(reference, color=theme.muted, linestyle=(0, (4, 3)), linewidth=1, zorder=1)
+    for place, (label, row) in enumerate(rows.items()):
+        values = row["values"][metric]
+        colour = theme.series[0 if label != compare else 1]
+        mean = SeedSpread.of(values).mean
+        panel.barh(place, mean, height=0.56, color=colour, alpha=0.28, zorder=2)
+        # Seeds lie beside each other inside the bar, so that equal values stay visible.
+        spread = [
+            place + SEED_BAND * (each - (len(values) - 1) / 2) / len(values)
+            for each in range(len(values))
+        ]
+        panel.plot(
+            values, spread, "o", color=colour, markersize=3, alpha=0.75, zorder=3, markeredgewidth=0
+        )
+        ends = interval(section, label, metric)
+        if ends is not None and reference is not None:
+            panel.plot(
+                [reference + ends.low, reference + ends.high],
+                [place, place],
+                color=theme.ink,
+                linewidth=2.4 if ends.excludes_zero else 1.1,
+                solid_capstyle="round",
+                zorder=4,
+            )
+            panel.plot(mean, place, "o", color=theme.ink, markersize=4.5, zorder=5)
+    panel.grid(axis="y", visible=False)
+    panel.margins(x=0.04)

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 import svilm_fast
 from svilm_fast.core.errors import UserError
 from svilm_fast.core.text import counted
+from svilm_fast.evaluation.outcomes import cluster_numbers, shares_of
+from svilm_fast.train.campaigns.bootstrap import Interval, paired_interval
 from svilm_fast.train.campaigns.execute import finished
 from svilm_fast.train.campaigns.jobs import TableJob
 from svilm_fast.train.campaigns.table import ResultTable
 
 SCHEMA = 1
+MARK = "◆"  # at an interval that excludes zero
 
 
 @dataclass(frozen=True)
@@ -39,31 +44,39 @@ def gather(
     out: Path,
     seeds: Sequence[int],
 ) -> dict[str, Any]:
-    """Return the table's JSON. Raises UserError if a run lacks a metric that a column reads."""
+    """Return the table's JSON. Raises UserError if a run lacks a metric that a column reads.
+
+    The metrics of a row are those of its runs and of the runs before them; the nearest one counts.
+    """
     sections: dict[str, Any] = {}
     environments: list[dict[str, Any]] = []
     steps: dict[str, int] = {}
     for key, section in table.sections.items():
         rows: dict[str, Any] = {}
-        for label, run in section.rows.items():
-            values: dict[str, list[float | None]] = {metric: [] for metric in section.columns}
+        answered: dict[str, list[Sequence[str]]] = {}
+        for label, runs in section.rows.items():
+            values: dict[str, list[float]] = {metric: [] for metric in section.columns}
+            shares: dict[str, list[str]] = {}
             for seed in seeds:
-                job = jobs[run, seed]
-                kept = finished(out, job)
-                if kept is None:
-                    raise UserError(f"{job.label} has no result; run the table again")
-                steps[run] = kept["steps"]
-                environments.append(kept["environment"])
+                row = _row([jobs[run, seed] for run in runs], out)
+                steps[runs[0]] = row.steps
+                environments.append(row.environment)
                 for metric, found in values.items():
-                    found.append(_metric(kept["metrics"], metric, job))
-            rows[label] = {"run": run, "values": values}
+                    found.append(_metric(row.metrics, metric, jobs[runs[0], seed]))
+                    if metric in row.shares:
+                        clusters, text = row.shares[metric]
+                        shares.setdefault(metric, []).append(text)
+                        answered.setdefault(metric, []).append(clusters)
+            rows[label] = {"run": runs[0], "values": values, "shares": shares}
         sections[key] = {
             "title": section.title,
             "text": section.text,
             "columns": section.columns,
             "compare": section.compare,
+            "queries": _common_queries(answered, len(rows) * len(seeds), rows),
             "rows": rows,
         }
+        _add_intervals(sections[key])
     described = [each for i, each in enumerate(environments) if each not in environments[:i]]
     return {
         "schema": SCHEMA,
@@ -76,6 +89,60 @@ def gather(
         "sections": sections,
         "environments": described,
     }
+
+
+@dataclass(frozen=True)
+class _RowOfSeed:
+    """shares: clusters and shares of the queries, by metric."""
+
+    metrics: dict[str, float]
+    shares: dict[str, tuple[Sequence[str], str]]
+    steps: int
+    environment: dict[str, Any]
+
+
+def _row(joined: Sequence[TableJob], out: Path) -> _RowOfSeed:
+    """Join what the jobs of a row and those before them measured."""
+    metrics: dict[str, float] = {}
+    shares: dict[str, tuple[Sequence[str], str]] = {}
+    results = []
+    for job in joined:
+        kept = [_kept(out, link) for link in job.chain()]
+        results.append(kept[-1])
+        found: dict[str, float] = {}
+        answered: dict[str, tuple[Sequence[str], str]] = {}
+        for each in kept:
+            found |= each.get("metrics", {})
+            for outcome in each.get("outcomes", []):
+                for metric, text in outcome["shares"].items():
+                    answered[metric] = (outcome["clusters"], text)
+        metrics, shares = found | metrics, answered | shares
+    return _RowOfSeed(metrics, shares, results[0]["steps"], results[0]["environment"])
+
+
+def _kept(out: Path, job: TableJob) -> dict[str, Any]:
+    kept = finished(out, job)
+    if kept is None:
+        raise UserError(f"{job.label} has no result; run the table again")
+    return kept
+
+
+def _common_queries(
+    answered: Mapping[str, Sequence[Sequence[str]]], runs: int, rows: Mapping[str, Any]
+) -> dict[str, dict[str, str]]:
+    """Return the clusters of the queries of each metric whose queries are those of every run.
+
+    The shares of other metrics are removed from the rows: they cannot be paired.
+    """
+    found = {}
+    for metric, lists in answered.items():
+        if len(lists) == runs and all(each == lists[0] for each in lists):
+            numbers, digest = cluster_numbers(lists[0])
+            found[metric] = {"clusters": numbers, "sha256": digest}
+        else:
+            for row in rows.values():
+                row["shares"].pop(metric, None)
+    return found
 
 
 def _metric(metrics: Mapping[str, Any], name: str, job: TableJob) -> float:
@@ -98,20 +165,59 @@ def differences(section: Mapping[str, Any], label: str, metric: str) -> list[flo
     return [a - b for a, b in zip(own, other, strict=True)]
 
 
+def interval(section: Mapping[str, Any], label: str, metric: str) -> Interval | None:
+    """Return the interval of a row's difference to `compare`; None: no row, or too few seeds."""
+    found = section["rows"][label].get("intervals", {}).get(metric)
+    return None if found is None else Interval(**found)
+
+
+def _add_intervals(section: dict[str, Any]) -> None:
+    """Compute the intervals of all rows, over the queries of a metric where all runs share them."""
+    compare, rows = section["compare"], section["rows"]
+    for label, row in rows.items():
+        if compare is None or label == compare:
+            continue
+        found = {}
+        for metric in section["columns"]:
+            both, queries = (row, rows[compare]), section["queries"].get(metric)
+            if queries is None:
+                clusters = None
+                own, other = (np.array(each["values"][metric])[:, None] for each in both)
+            else:
+                clusters = np.array(queries["clusters"].split(), dtype=np.int64)
+                shares = (each["shares"][metric] for each in both)
+                own, other = (100 * np.stack([*map(shares_of, each)]) for each in shares)
+            ends = paired_interval(own, other, clusters)
+            if ends is not None:
+                found[metric] = asdict(ends)
+        row["intervals"] = found
+
+
 def rendered(section: Mapping[str, Any], label: str, metric: str) -> str:
-    """Return a cell: mean, range over seeds, and the mean difference with its range."""
+    """Return a cell: mean and range over seeds; mean difference with its interval or range."""
     values = section["rows"][label]["values"][metric]
-    spread = SeedSpread.of(values)
-    text = f"{spread.mean:.1f}"
-    if len(values) > 1:
-        text += f" ({spread.low:.1f} to {spread.high:.1f})"
+    digits = _digits(section, metric)
+    text = _spread_text(SeedSpread.of(values), len(values), f".{digits}f")
     change = differences(section, label, metric)
-    if change is not None:
-        found = SeedSpread.of(change)
-        text += f"; {found.mean:+.1f}"
-        if len(change) > 1:
-            text += f" ({found.low:+.1f} to {found.high:+.1f})"
-    return text
+    if change is None:
+        return text
+    found, ends, form = SeedSpread.of(change), interval(section, label, metric), f"+.{digits}f"
+    if ends is None:
+        return f"{text}; {_spread_text(found, len(change), form)}"
+    mark = f" {MARK}" if ends.excludes_zero else ""
+    return f"{text}; {found.mean:{form}} [{ends.low:{form}} to {ends.high:{form}}]{mark}"
+
+
+def _spread_text(found: SeedSpread, count: int, form: str) -> str:
+    text = f"{found.mean:{form}}"
+    return f"{text} ({found.low:{form}} to {found.high:{form}})" if count > 1 else text
+
+
+def _digits(section: Mapping[str, Any], metric: str) -> int:
+    """Return the digits after the point: one for percentages, more where all values are small."""
+    rows = section["rows"].values()
+    largest = max(abs(value) for row in rows for value in row["values"][metric])
+    return 1 if largest >= 10 else 2 if largest >= 1 else 3
 
 
 def seeds_text(result: Mapping[str, Any]) -> str:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from svilm_fast.core.errors import ConfigError
 from svilm_fast.core.messages import suggestion
-from svilm_fast.core.settings import Settings
-from svilm_fast.train.config.recipes import TABLES
+from svilm_fast.core.settings import Count, Settings
+from svilm_fast.train.config.recipes import FULL_TABLES, TABLES
 from svilm_fast.train.config.yaml_file import read_yaml
 
 # Names folders and files.
@@ -44,6 +50,9 @@ class TableRun(Settings):
     )
     metrics: str | None = Field(
         None, description="JSON file that the command writes, whose numbers are its metrics"
+    )
+    clips: Count | None = Field(
+        None, description="training clips, from which --dry-run predicts the cost of epochs"
     )
     seed: Seed | None = Field(None, description="of every repetition; null: the table's seeds")
     set: list[str] = Field(default_factory=list, description="settings, as KEY=VALUE")
@@ -77,11 +86,20 @@ class TableSection(Settings):
 
     title: str
     text: str | None = Field(None, description="what the section shows")
-    rows: dict[str, Name] = Field(min_length=1, description="label and run of each row")
+    rows: dict[str, Annotated[list[Name], Field(min_length=1)]] = Field(
+        min_length=1, description="label of each row, and its run or the runs that it joins"
+    )
     columns: dict[str, str] = Field(min_length=1, description="metric and heading of each column")
     compare: str | None = Field(
         None, description="label of the row that the others are compared with, seed by seed"
     )
+
+    @field_validator("rows", mode="before")
+    @classmethod
+    def _one_run_is_a_list(cls, rows: Any) -> Any:
+        if not isinstance(rows, dict):
+            return rows
+        return {label: [run] if isinstance(run, str) else run for label, run in rows.items()}
 
     @model_validator(mode="after")
     def _row_exists(self) -> TableSection:
@@ -93,13 +111,18 @@ class TableSection(Settings):
 class ResultTable(Settings):
     """The content of a table's file.
 
-    `prepare` holds the arguments of `svilm` commands that make the data, once, with `{out}`.
+    `prepare` holds the arguments of `svilm` commands that make the data, once, with `{out}`. `set`
+    holds settings of every training; those of a run follow, and win.
     """
 
     title: str
     text: str | None = None
     seeds: list[Seed] = Field(min_length=1)
+    gpus: Count | None = Field(
+        None, description="H100 GPUs of a run, for which --dry-run predicts the cost; null: none"
+    )
     prepare: list[list[str]] = Field(default_factory=list)
+    set: list[str] = Field(default_factory=list, description="settings, as KEY=VALUE")
     runs: dict[Name, TableRun] = Field(min_length=1)
     sections: dict[Name, TableSection] = Field(min_length=1)
 
@@ -110,12 +133,13 @@ class ResultTable(Settings):
         for name, run in self.runs.items():
             self._check(f"runs.{name}", run.before)
         for name, section in self.sections.items():
-            for label, run_name in section.rows.items():
+            for label, joined in section.rows.items():
                 place = f"sections.{name}.rows.{label}"
-                self._check(place, run_name)
-                run = self.runs[run_name]
-                if run.command is not None and run.metrics is None:
-                    raise ValueError(f"{place}: {run_name!r} is a command and has no metrics")
+                for run_name in joined:
+                    self._check(place, run_name)
+                    run = self.runs[run_name]
+                    if run.command is not None and run.metrics is None:
+                        raise ValueError(f"{place}: {run_name!r} is a command and has no metrics")
         for name in self.runs:
             list(self.chain(name))
         return self
@@ -124,6 +148,21 @@ class ResultTable(Settings):
         if run is not None and run not in self.runs:
             hint = suggestion(run, list(self.runs), label="runs")
             raise ValueError(f"{place}: there is no run {run!r}; {hint}")
+
+    def only(self, sections: Sequence[str]) -> ResultTable:
+        """Return the table with these sections and the runs that they need.
+
+        Raises ConfigError for a section that does not exist.
+        """
+        for section in sections:
+            if section not in self.sections:
+                hint = suggestion(section, list(self.sections), label="sections")
+                raise ConfigError(f"--section {section}: {hint}")
+        kept = {name: each for name, each in self.sections.items() if name in sections}
+        read = {run for each in kept.values() for joined in each.rows.values() for run in joined}
+        needed = {link for run in read for link in self.chain(run)}
+        runs = {name: run for name, run in self.runs.items() if name in needed}
+        return self.model_copy(update={"sections": kept, "runs": runs})
 
     def chain(self, name: str) -> Iterator[str]:
         """Yield a run and those before it. Raises ValueError if they form a cycle."""
@@ -138,8 +177,9 @@ class ResultTable(Settings):
 
 
 def table_names() -> list[str]:
-    """Return the names of the packaged tables."""
-    return sorted(path.stem for path in TABLES.glob("*.yaml"))
+    """Return the names of the packaged tables, those at the scale of the papers last."""
+    full = (f"full/{path.stem}" for path in FULL_TABLES.glob("*.yaml"))
+    return [*sorted(path.stem for path in TABLES.glob("*.yaml")), *sorted(full)]
 
 
 def read_table(name: str) -> tuple[str, ResultTable]:
@@ -149,7 +189,7 @@ def read_table(name: str) -> tuple[str, ResultTable]:
     """
     path = Path(name)
     if not path.is_file():
-        path = TABLES / f"{name}.yaml"
+        path = (TABLES.parent if name.startswith("full/") else TABLES) / f"{name}.yaml"
     if not path.is_file():
         raise ConfigError(f"no table {name!r}; {suggestion(name, table_names(), label='tables')}")
     if not re.fullmatch(r"[a-z0-9][a-z0-9_]{0,60}", path.stem):

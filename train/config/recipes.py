@@ -12,11 +12,12 @@ from svilm_fast.core.messages import suggestion
 PRESETS = Path(svilm_fast.__file__).parent / "configs"
 # Tables of recipes, which `svilm ablate` runs.
 TABLES = PRESETS / "ablations" / "tables"
+FULL_TABLES = PRESETS / "ablations" / "full"
 
 
 def preset_names() -> list[str]:
     """Return the names of the packaged recipes, such as `demo` or `ablations/contrast_only`."""
-    recipes = (path for path in PRESETS.rglob("*.yaml") if path.parent != TABLES)
+    recipes = (path for path in PRESETS.rglob("*.yaml") if path.parent not in (TABLES, FULL_TABLES))
     return sorted(str(path.relative_to(PRESETS).with_suffix("")) for path in recipes)
 
 

@@ -122,7 +122,8 @@ def compress(
             setattr(report, name, getattr(report, name) + count)
         report.squared_error += done["squared_error"]
         report.refused += [Skip(**skip) for skip in done["refused"]]
-    write_atomically(out / REPORT, json.dumps(asdict(report), indent=1).encode())
+    written = asdict(report) | {"factor": round(report.factor, 4)}
+    write_atomically(out / REPORT, json.dumps(written, indent=1).encode())
     if not report.clips:
         raise nothing_left(source, "no clip could be compressed", report.refused)
     return report

@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 
 from svilm_fast.core.text import counted
+from svilm_fast.evaluation.outcomes import Outcomes
 from svilm_fast.evaluation.recognition import (
+    TOP_KS,
     RecognitionScores,
     confusion_counts,
     recognition_scores,
+    top_k_shares,
 )
 from svilm_fast.tasks.action.classes import ClassNames
 
@@ -38,7 +41,8 @@ class RecognitionResult:
 
     prefix: of its metrics. confusion: int64 [C, C], videos of class i that were given class j.
     protocol: what the numbers depend on. missing: videos that could not be found or decoded, with
-    the reason; they count as wrong. videos: in the order of the split.
+    the reason; they count as wrong. videos: in the order of the split. shares: float [n] of every
+    video, how probably its label is among the k best classes, by k.
     """
 
     prefix: str
@@ -48,12 +52,18 @@ class RecognitionResult:
     protocol: dict[str, Any]
     missing: dict[str, str]
     videos: list[Recognised] = field(repr=False)
+    shares: dict[int, np.ndarray] = field(repr=False)
     with_videos: bool = True
 
     def metrics(self) -> dict[str, float]:
         """Percentages, and the number of videos that were not decoded, which count as wrong."""
         values = self.scores.percentages() | {"videos_not_decoded": float(len(self.missing))}
         return {f"{self.prefix}/{name}": value for name, value in values.items()}
+
+    def outcomes(self) -> Outcomes:
+        """Whether each video is right at top-1 and top-5."""
+        shares = {f"{self.prefix}/top{k}": values for k, values in self.shares.items()}
+        return Outcomes([each.video for each in self.videos], shares)
 
     def table(self) -> list[tuple[str, list[str]]]:
         """Rows of a class, its videos, the right ones and their share; the sum comes last."""
@@ -91,6 +101,7 @@ class RecognitionResult:
             },
             "confusion": self.confusion.tolist(),
             "not_decoded": self.missing,
+            "outcomes": [self.outcomes().to_json()],
         }
         if self.with_videos:
             content["videos"] = [asdict(each) for each in self.videos]
@@ -130,6 +141,10 @@ def recognition_result(
         for video, label in labels.items()
     ]
     lines = sorted(f"{video}\t{label or ''}" for video, label in labels.items())
+    seen_places = np.array([video in scores for video in labels], dtype=bool)
+    shares = {k: np.zeros(len(labels)) for k in TOP_KS}
+    for k, values in shares.items():
+        values[seen_places] = top_k_shares(table, known, k)
     return RecognitionResult(
         prefix=prefix,
         scores=recognition_scores(table, known, [numbers[video] for video in lost]),
@@ -147,6 +162,7 @@ def recognition_result(
         },
         missing={video: reasons.get(video, "not decoded") for video in lost},
         videos=videos,
+        shares=shares,
         with_videos=with_videos,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 import pytest
 
 from svilm_fast.cli import main
-from svilm_fast.train.campaigns.page import HEADING
-from svilm_fast.train.campaigns.results import differences, rendered
+from svilm_fast.train.campaigns.page import HEADING, page_text
+from svilm_fast.train.campaigns.results import MARK, differences, rendered
 
-SECTION = {
+SECTION: dict[str, Any] = {
     "title": "Retrieval",
     "text": None,
     "columns": {"retrieval/t2v_R@1": "R@1"},
@@ -44,6 +45,28 @@ def test_cells() -> None:
     assert (
         rendered(SECTION, "All", "retrieval/t2v_R@1") == "48.0 (44.0 to 51.0); +3.0 (-1.0 to +6.0)"
     )
+
+
+def test_an_interval_replaces_the_range_and_is_marked() -> None:
+    ends = {"low": 0.52, "high": 5.5, "queries": True}
+    section = copy.deepcopy(SECTION)
+    section["rows"]["All"]["intervals"] = {"retrieval/t2v_R@1": ends}
+    cell = rendered(section, "All", "retrieval/t2v_R@1")
+    assert cell == f"48.0 (44.0 to 51.0); +3.0 [+0.5 to +5.5] {MARK}"
+    ends["low"] = -0.1
+    assert MARK not in rendered(section, "All", "retrieval/t2v_R@1")
+    page = page_text([RESULT | {"sections": {"retrieval": section}}], "figures")
+    assert "seeds alone" not in page
+    ends["queries"] = False
+    page = page_text([RESULT | {"sections": {"retrieval": section}}], "figures")
+    assert "Intervals are over seeds alone for: R@1." in page
+
+
+def test_small_values_have_more_digits() -> None:
+    section = copy.deepcopy(SECTION)
+    for row in section["rows"].values():
+        row["values"] = {"loss": [0.1234, 0.2, 0.3]}
+    assert rendered(section, "Contrast", "loss") == "0.208 (0.123 to 0.300)"
 
 
 def test_the_page_and_its_pictures(tmp_path: Path) -> None:

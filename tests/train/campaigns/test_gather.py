@@ -1,0 +1,141 @@
+"""A table's JSON from the results of its runs: joined rows, queries, intervals, chains."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from svilm_fast.core.errors import ConfigError
+from svilm_fast.evaluation.outcomes import Outcomes, shares_of, shares_text
+from svilm_fast.train.campaigns.execute import result_path
+from svilm_fast.train.campaigns.jobs import TableJob, table_jobs
+from svilm_fast.train.campaigns.results import differences, gather, interval, rendered
+from svilm_fast.train.campaigns.table import ResultTable
+
+SEEDS = [0, 1, 2, 3, 4, 5]
+CONTENT: dict[str, Any] = {
+    "title": "Two rows",
+    "seeds": SEEDS,
+    "set": ["logging.every_steps=1", "training.steps=5"],
+    "runs": {
+        "clips": {"seed": 0, "command": ["data", "compress"], "metrics": "{dir}/report.json"},
+        "own": {"config": "demo", "after": "clips", "set": ["training.steps=7"]},
+        "own_probe": {"after": "own", "command": ["probe"], "metrics": "{after}/probe.json"},
+        "plain": {"config": "demo"},
+    },
+    "sections": {
+        "one": {
+            "title": "One",
+            "rows": {"Own": ["own", "own_probe"], "Plain": "plain"},
+            "columns": {"retrieval/t2v_R@1": "R@1", "loss": "Loss"},
+            "compare": "Plain",
+        },
+        "two": {
+            "title": "Two",
+            "rows": {"Own": "own_probe"},
+            "columns": {"top1": "Top-1", "factor": "Factor"},
+        },
+    },
+}
+VIDEOS = ["a", "a", "b", "c"]
+
+
+def keep(out: Path, job: TableJob, metrics: dict[str, float], *outcomes: Outcomes) -> None:
+    path = result_path(out, job)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "identity": job.identity,
+        "steps": 7,
+        "metrics": metrics,
+        "outcomes": [each.to_json() for each in outcomes],
+        "environment": {},
+    }
+    path.write_text(json.dumps(content))
+
+
+def made(out: Path, videos_of_plain: Sequence[str] = VIDEOS) -> dict[str, Any]:
+    table = ResultTable.model_validate(CONTENT)
+    jobs = table_jobs(table, out, SEEDS)
+    metric = "retrieval/t2v_R@1"
+    for seed in SEEDS:
+        own, plain = np.array([1, 1, 0.5, seed % 2]), np.array([0, 0, 0, 1.0])
+        keep(out, jobs["clips", seed], {"factor": 4.0})
+        keep(
+            out,
+            jobs["own", seed],
+            {metric: 100 * own.mean(), "loss": 2.0 + seed},
+            Outcomes(VIDEOS, {metric: own}),
+        )
+        other = Outcomes(VIDEOS, {metric: np.zeros(4)})
+        keep(out, jobs["own_probe", seed], {"top1": 60.0, "loss": 9.0, metric: 0.0}, other)
+        keep(
+            out,
+            jobs["plain", seed],
+            {metric: 100 * plain.mean(), "loss": 1.0},
+            Outcomes(videos_of_plain, {metric: plain}),
+        )
+    return gather("two_rows", table, jobs, out, SEEDS)
+
+
+def test_rows_join_runs_and_the_first_one_wins(tmp_path: Path) -> None:
+    result = made(tmp_path)
+    own = result["sections"]["one"]["rows"]["Own"]
+    assert own["values"]["loss"] == [2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+    assert result["steps"] == {"own": 7, "plain": 7, "own_probe": 7}
+
+
+def test_a_row_has_the_metrics_of_the_runs_before(tmp_path: Path) -> None:
+    values = made(tmp_path)["sections"]["two"]["rows"]["Own"]["values"]
+    assert values == {"top1": [60.0] * 6, "factor": [4.0] * 6}
+
+
+def test_queries_are_kept_and_paired(tmp_path: Path) -> None:
+    section = made(tmp_path)["sections"]["one"]
+    assert section["queries"]["retrieval/t2v_R@1"]["clusters"] == "0 0 1 2"
+    assert section["rows"]["Own"]["shares"]["retrieval/t2v_R@1"][1] == "1 1 0.5 1"
+    found = interval(section, "Own", "retrieval/t2v_R@1")
+    change = differences(section, "Own", "retrieval/t2v_R@1")
+    assert found is not None
+    assert change is not None
+    assert found.queries
+    assert found.low < np.mean(change) < found.high
+    alone = interval(section, "Own", "loss")
+    assert alone is not None
+    assert not alone.queries
+    assert interval(section, "Plain", "loss") is None
+    assert "; +3.50 [" in rendered(section, "Own", "loss")
+
+
+def test_other_queries_are_not_paired(tmp_path: Path) -> None:
+    section = made(tmp_path, ["a", "b", "b", "c"])["sections"]["one"]
+    assert section["queries"] == {}
+    assert section["rows"]["Own"]["shares"] == {}
+    found = interval(section, "Own", "retrieval/t2v_R@1")
+    assert found is not None
+    assert not found.queries
+
+
+def test_shared_settings_come_first(tmp_path: Path) -> None:
+    jobs = table_jobs(ResultTable.model_validate(CONTENT), tmp_path, [0])
+    assert [text for text in jobs["own", 0].arguments if text.startswith("training.steps")] == [
+        "training.steps=5",
+        "training.steps=7",
+    ]
+
+
+def test_a_section_keeps_the_runs_that_it_needs() -> None:
+    table = ResultTable.model_validate(CONTENT)
+    assert set(table.only(["two"]).runs) == {"clips", "own", "own_probe"}
+    with pytest.raises(ConfigError, match="--section three"):
+        table.only(["three"])
+
+
+def test_shares_as_text() -> None:
+    text = shares_text(np.array([0, 1, 1 / 3, 0.5]))
+    assert text == "0 1 0.3333 0.5"
+    assert shares_of(text).tolist() == [0, 1, 0.3333, 0.5]
