@@ -10,11 +10,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from svilm_fast.data.batch import ClipBatch
 from svilm_fast.evaluation.answers import AnswerAccuracy, answer_accuracy
+from svilm_fast.evaluation.outcomes import Outcomes
 from svilm_fast.tasks.base import EvaluationRequest
 from svilm_fast.tasks.clips import autocast_dtype
 from svilm_fast.tasks.qa.questions import Question, questions_of, refused_questions
@@ -79,6 +81,11 @@ class QAResult:
             found[name] = count.accuracy
         return found
 
+    def outcomes(self) -> list[Outcomes]:
+        """Whether each question is right; the questions of a video are drawn together."""
+        right = np.array([float(each.right) for each in self.answered])
+        return [Outcomes([each.video for each in self.answered], {"qa/accuracy": right})]
+
     def table(self) -> list[tuple[str, list[str]]]:
         """Rows of type, questions, right ones, accuracy and majority; the sums come last."""
         rows = []
@@ -103,6 +110,7 @@ class QAResult:
             "majority_by_type": {k: asdict(count) for k, count in self.majority.by_type.items()},
             "missing": self.missing,
             "refused": self.refused,
+            "outcomes": [each.to_json() for each in self.outcomes()],
         }
         if self.with_answers:
             content["questions"] = [

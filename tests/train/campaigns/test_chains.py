@@ -49,6 +49,7 @@ def test_a_command_leaves_the_numbers_of_its_file(tmp_path: Path) -> None:
     files = RunFiles(job.before.folder)
     files.root.mkdir(parents=True)
     files.environment.write_text('{"torch": "2"}')
+    files.metrics.write_text('{"step": 7, "loss": 1.0}\n')
     with pytest.raises(UserError, match=r"its metrics cannot be read from .*probe\.json"):
         collect(job)
     path = files.root / "evaluation" / "probe.json"
@@ -57,3 +58,4 @@ def test_a_command_leaves_the_numbers_of_its_file(tmp_path: Path) -> None:
     found = collect(job)
     assert found["metrics"] == {"x/top1": 41.0, "x/y": 1.5}
     assert found["environment"] == {"torch": "2"}
+    assert found["steps"] == 7

@@ -31,7 +31,8 @@ def test_results_are_kept_and_not_repeated(tmp_path: Path) -> None:
     assert order == ["first", "second"]
     kept = finished(tmp_path, second)
     assert kept is not None
-    assert kept["metrics"] == {"loss": 1.0, "qa/accuracy": 50.0}
+    measured = {"loss": 1.0, "qa/accuracy": 50.0}
+    assert kept["metrics"] == measured | {"loss_last_tenth": 1.0, "training_seconds": 0.0}
     assert kept["steps"] == 2
     for path in (tmp_path / "logs").iterdir():
         path.unlink()
