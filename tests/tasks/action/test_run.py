@@ -161,8 +161,11 @@ def test_samples_without_one_label_are_refused(settings, videos: Path, tmp_path:
     data = (f"data.train={listed}", f"data.videos={videos}", "data.captions=none")
     config = load_config("tasks/action", settings("run", *data, "task.label_field=label"))
     for labels, message in (
-        (("run", None), r"list.jsonl, line 2 \(b\): has no label; name the field of its class with task"),
-        (("run", ["run", "walk"]), r"line 2 \(b\): label: expected one label, found \['run', 'walk'\]"),
+        (
+            ("run", None),
+            r"list.jsonl, line 2 \(b\): has no label; name the field of its class with",
+        ),
+        (("run", ["run", "walk"]), r"line 2 \(b\): label: expected one label, found \['run', 'w"),
         (("run", ["run"]), "the samples have 1 different labels"),
     ):
         rows = [{"video": name, "label": label} for name, label in zip("ab", labels, strict=True)]
