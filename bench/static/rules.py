@@ -52,6 +52,13 @@ RULES: tuple[StaticRule, ...] = (
         _when(lambda row: row.loop_stores > 0, "{loop_stores} global stores inside the main loop"),
     ),
     StaticRule(
+        "products",
+        _when(
+            lambda row: row.products_percent > 100,
+            "executes {products_percent} % of the FLOPs that the products of a tile need",
+        ),
+    ),
+    StaticRule(
         "tf32",
         _when(lambda row: row.tf32, "an fp32 product is lowered to tf32 tensor-core instructions"),
     ),
