@@ -9,7 +9,7 @@ from multiprocessing import get_context
 from typing import Any, NamedTuple
 
 from svilm_fast.bench.static import calibration
-from svilm_fast.bench.static.structure import Structure, structure_of
+from svilm_fast.bench.static.structure import NOT_MODELLED, Structure, structure_of
 from svilm_fast.bench.static.table import KernelRow, row_of
 from svilm_fast.bench.static.timeline import Footprint
 from svilm_fast.core.messages import check_known
@@ -99,10 +99,7 @@ def _cells_of(task: tuple[str, str, str]) -> list[Cell]:
             continue
         seen.add(compiled.binary_hash)
         name = compiled.kernel if len(seen) == 1 else f"{compiled.kernel}#{len(seen)}"
-        try:
-            structure = _structure(compiled, launch, subject)
-        except ValueError as error:
-            raise ValueError(f"{op} | {label} | {name} | {target}: {error}") from error
+        structure = _structure(compiled, launch, subject)
         cells.append(Cell(row_of(op, label, name, compiled, structure), compiled.binary_hash))
     return cells
 
@@ -116,4 +113,7 @@ def _structure(compiled: Compiled, launch: Launch, subject: _Subject) -> Structu
     footprint = Footprint(
         compiled.num_warps, compiled.blocks_per_sm, compiled.described_store_bytes
     )
-    return structure_of(compiled.instructions, footprint, work(launch.meta))
+    try:
+        return structure_of(compiled.instructions, footprint, work(launch.meta))
+    except ValueError as error:
+        return Structure(bound=f"{NOT_MODELLED}: {error}")

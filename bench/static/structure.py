@@ -17,6 +17,8 @@ from svilm_fast.bench.static.timeline import Footprint, Timeline
 from svilm_fast.kernels.machine_code import Instruction
 from svilm_fast.kernels.registry import TileWork
 
+# The start of `bound` where the model does not understand the machine code.
+NOT_MODELLED = "not modelled"
 # Tiles that run before the one that counts, so that copies ahead are under way.
 _WARM_TILES = 3
 

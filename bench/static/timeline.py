@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter, deque
-from functools import lru_cache
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 from svilm_fast.bench.static import machine
 from svilm_fast.bench.static.tile_trace import Executed, is_product
@@ -15,6 +15,7 @@ from svilm_fast.kernels.machine_code import Instruction
 _LANES = 32
 # Rows of a product of one warp group (4 warps), and bytes of one row of an operand per product.
 _GROUP_WARPS, _GROUP_ROWS, _ROW_BYTES = 4, 64, 32
+_HMMA_FLOPS = 2 * 16 * 8 * 16
 _WIDTHS = {"128": 16, "64": 8, "U16": 2, "S16": 2, "U8": 1, "S8": 1}
 _SHARED = ("LDS", "STS", "LDSM", "STSM")
 
@@ -45,8 +46,9 @@ class Timeline:
     """Executes traces of one block; `case` selects the column of the brackets in `machine`.
 
     Products run asynchronously, as fast as tensor cores and their operands in shared memory permit.
-    Copies arrive `TMA_CLOCKS` or `COPY_CLOCKS` after their issue, at the rate of L2. All other instructions take
-    issue slots, MUFU or shared memory, whichever is slowest between two points where warps wait.
+    Copies arrive `TMA_CLOCKS` or `COPY_CLOCKS` after their issue, at the rate of L2. All other
+    instructions take issue slots, MUFU, shared memory or (HMMA) tensor cores, whichever is slowest
+    between two points where warps wait.
 
     Attributes:
         clock: clocks since the start.
@@ -146,17 +148,24 @@ class Timeline:
             slots / self._of(machine.ISSUE_EFFICIENCY),
             self._since["mufu"] / machine.MUFU_PER_CLOCK,
             self._since["smem"] / machine.SHARED_BYTES_PER_CLOCK,
+            self._since["tensor work"] / machine.TENSOR_FLOPS_PER_CLOCK,
         )
         self._since.clear()
 
     def _product(self, instruction: Instruction) -> None:
+        """HGMMA and QGMMA of a warp group run asynchronously, HMMA of a warp does not."""
+        if instruction.name == "HMMA":
+            work = _HMMA_FLOPS * self._footprint.warps
+            self.used["flops"] += work
+            self._count("tensor work", work)
+            return
         rows, columns, depth = map(int, instruction.opcode.split(".")[1].split("x"))
         groups = self._footprint.warps // _GROUP_WARPS
         # The left operand is in shared memory unless a register precedes the descriptor.
         read = columns + (rows if instruction.operands.split(", ")[1].startswith("gdesc") else 0)
         self.used["flops"] += 2 * rows * columns * depth * groups
         self.used["operands"] += read * _ROW_BYTES * groups
-        # What the FLOPs are in 16 bits: tensor cores take as long for 8 floats or 32 bytes of depth.
+        # Tensor cores take as long for 8 floats or 32 bytes of depth as for 16 halves.
         work = 2 * rows * columns * 16 * groups
         self.used["tensor work"] += work
         self._settle()
@@ -215,7 +224,7 @@ class Timeline:
         self.clock = max(self.clock, arrival)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _registers(operands: str) -> frozenset[int]:
     return frozenset(int(number) for number in re.findall(r"\bR(\d+)", operands))
 

@@ -46,6 +46,7 @@ def test_a_healthy_row_breaks_no_rule():
         ("tensor_cores", {"tensor_instructions": "HMMA:64"}),
         ("tensor_cores", {"tensor_instructions": ""}),
         ("loop_stores", {"loop_stores": 4}),
+        ("structure", {"bound": "not modelled: 1 loops inside a tile, 0 declared"}),
         ("products", {"products_percent": 120}),
         ("tf32", {"tf32": True}),
         ("alignment", {"wide_loads": 0}),

@@ -1,4 +1,4 @@
-"""The structural model on machine code made by hand: which instructions a tile has, and its time."""
+"""The structural model on machine code made by hand: the instructions of a tile, and its time."""
 
 import dataclasses
 import re
@@ -117,9 +117,12 @@ def test_of_two_alternatives_the_one_with_products_runs_else_the_shorter():
         "end:", "EXIT",
     )  # fmt: skip
     tile = executed(trace_tile(code, TileWork(1.0, looped=False)).tile)
-    assert "MOV R0" not in tile and "FADD R2" in tile and "FADD R3" not in tile
+    assert "MOV R0" not in tile
+    assert "FADD R2" in tile
+    assert "FADD R3" not in tile
     short_else = listing(
-        "@P1 BRA rare", "FADD R2", "FADD R3", "FADD R4", "BRA end", "rare:", "FADD R5", "end:", "EXIT"
+        "@P1 BRA rare", "FADD R2", "FADD R3", "FADD R4", "BRA end",
+        "rare:", "FADD R5", "end:", "EXIT",
     )  # fmt: skip
     assert executed(trace_tile(short_else, TileWork(1.0, looped=False)).tile) == [
         "BRA 0x50", "FADD R5", "EXIT",
@@ -168,6 +171,14 @@ def test_resources_of_a_tile():
     assert structure.exposed_slots == (13 - 2) * 2
 
 
+def test_a_product_of_one_warp_is_not_asynchronous():
+    code = listing("tile:", *["HMMA.16816.F32.BF16 R4, R8, R12, R4"] * 64, "@P2 BRA tile", "EXIT")
+    structure = model(code, TileWork(2.0 * 16 * 8 * 16 * 64 * 8))
+    assert structure.products_percent == 100
+    assert structure.tensor_clocks == 64 * 8 * 2 * 16 * 8 * 16 / 4096
+    assert structure.exposed_slots == structure.issue_slots
+
+
 def described_loop(order):
     """A flattened loop with one TMA copy in flight; a tile has three steps and an end."""
     return listing(
@@ -212,14 +223,14 @@ def test_a_lost_prefetch_shows():
     )
     assert (kept.copy_distances, lost.copy_distances) == ("304:1", "1:1")
     assert kept.waited_clocks == 0
-    assert lost.waited_clocks == machine.COPY_CLOCKS.central
+    assert lost.waited_clocks == pytest.approx(machine.COPY_CLOCKS.central, abs=5)
     assert all(a > b for a, b in zip(clocks(lost), clocks(kept), strict=True))
 
 
 def test_a_load_to_registers_is_awaited_by_its_first_use():
-    load = "LDG.E.128 R24, desc[UR10][R238.64+0x400]"
-    kept = pointer_tile("STS.128 [R8], R24", load, *["FADD R1"] * 300, PRODUCT, WAIT_PRODUCTS)
-    lost = pointer_tile(load, "FADD R1", "FADD R2, R26, R2", *["FADD R1"] * 300, PRODUCT)
+    load = "LDG.E.128 R200, desc[UR10][R238.64+0x400]"
+    kept = pointer_tile("STS.128 [R8], R200", load, *["FADD R1"] * 300, PRODUCT, WAIT_PRODUCTS)
+    lost = pointer_tile(load, "FADD R1", "FADD R2, R202, R2", *["FADD R1"] * 300, PRODUCT)
     assert model(kept, TileWork(FLOPS)).copy_distances == "304:1"
     assert model(kept, TileWork(FLOPS)).waited_clocks == 0
     assert model(lost, TileWork(FLOPS)).copy_distances == "2:1"
@@ -255,7 +266,7 @@ def test_more_blocks_hide_what_a_lone_block_waits_for():
     by_blocks = [
         clocks(model(code, TileWork(FLOPS), Footprint(8, blocks)))[1] for blocks in (1, 2, 3)
     ]
-    assert by_blocks == sorted(by_blocks, reverse=True) and len(set(by_blocks)) == 3
+    assert by_blocks == sorted(set(by_blocks), reverse=True)
     assert model(code, TileWork(FLOPS)).bound == "serial"
     assert model(code, TileWork(FLOPS), TWO_BLOCKS).bound == "issue"
 
