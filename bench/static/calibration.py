@@ -207,7 +207,7 @@ VARIANTS = tuple(Variant(NAME, label, run, _SM_90) for label, (run, _) in _ROWS.
 
 
 @dataclass(frozen=True)
-class Comparison:
+class CalibrationRow:
     """A calibration row: TFLOP/s predicted (pessimistic, central, optimistic) and published."""
 
     label: str
@@ -220,10 +220,10 @@ class Comparison:
         return self.published.error_percent(self.predicted.central)
 
 
-def comparisons(rows: Iterable[KernelRow]) -> list[Comparison]:
+def comparisons(rows: Iterable[KernelRow]) -> list[CalibrationRow]:
     """The calibration rows of a table beside published speeds."""
     return [
-        Comparison(
+        CalibrationRow(
             row.variant,
             Bracket(*(float(each) for each in row.tflops.split("/"))),
             _ROWS[row.variant][1],

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from svilm_fast.bench.static import machine
 from svilm_fast.bench.static.tile_trace import trace_tile
-from svilm_fast.bench.static.timeline import Footprint, Timeline
+from svilm_fast.bench.static.timeline import BlockTimeline, Footprint
 from svilm_fast.kernels.machine_code import Instruction
 from svilm_fast.kernels.registry import TileWork
 
@@ -71,7 +71,7 @@ def structure_of(code: Sequence[Instruction], footprint: Footprint, work: TileWo
     trace = trace_tile(code, work)
     predictions = []
     for case in machine.Bracket._fields:
-        block = Timeline(code, footprint, case)
+        block = BlockTimeline(code, footprint, case)
         if work.looped:
             block.follow(trace.prologue)
             for _ in range(_WARM_TILES):

@@ -42,7 +42,7 @@ class _Copies:
     registers: range = field(default_factory=lambda: range(0))
 
 
-class Timeline:
+class BlockTimeline:
     """Executes traces of one block; `case` selects the column of the brackets in `machine`.
 
     Products run asynchronously, as fast as tensor cores and their operands in shared memory permit.
