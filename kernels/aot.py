@@ -7,11 +7,12 @@ runs on a device.
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 import tempfile
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from triton.runtime.driver import driver
 
 from svilm_fast.kernels.device import A100, B200, H200, DeviceTraits
 from svilm_fast.kernels.launch import Launch
+from svilm_fast.kernels.machine_code import Instruction, parse
 
 _BINARIES = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
@@ -93,7 +95,10 @@ class _TargetOnlyDriver(DriverBase):
 
 @dataclass(frozen=True)
 class Compiled:
-    """Properties of the machine code of one launch."""
+    """Properties of the machine code of one launch.
+
+    `described_store_bytes` are the mean bytes that one TMA store writes, 0 without such stores.
+    """
 
     kernel: str
     architecture: str
@@ -113,6 +118,8 @@ class Compiled:
     wide_loads: int
     loads: int
     blocks_per_sm: int
+    described_store_bytes: int
+    instructions: tuple[Instruction, ...] = field(repr=False)
 
 
 def compile_launch(launch: Launch, architecture: Architecture) -> Compiled:
@@ -145,9 +152,9 @@ def _describe(kernel: Any, architecture: Architecture) -> Compiled:
         assembly = _tool("cuobjdump", "-sass", file.name)
     registers = int(_find(r"REG:(\d+)", usage))
     stack = int(_find(r"STACK:(\d+)", usage))
-    instructions = _parse_assembly(assembly)
-    opcodes = Counter(opcode.split(".")[0] for _, opcode, _ in instructions)
-    loads = [op for _, op, _ in instructions if op.split(".")[0] in {"LDG", "LDGSTS", "UTMALDG"}]
+    instructions = parse(assembly)
+    opcodes = Counter(each.name for each in instructions)
+    loads = [each.opcode for each in instructions if each.name in {"LDG", "LDGSTS", "UTMALDG"}]
     num_warps = kernel.metadata.num_warps
     return Compiled(
         kernel=kernel.metadata.name,
@@ -165,13 +172,15 @@ def _describe(kernel: Any, architecture: Architecture) -> Compiled:
         loop_stores=_stores_in_main_loop(instructions),
         fp64_instructions=sum(
             1
-            for _, op, _ in instructions
-            if re.match(r"D(ADD|MUL|FMA|SETP|MNMX|MMA)\b", op) or ".F64" in op
+            for each in instructions
+            if re.match(r"D(ADD|MUL|FMA|SETP|MNMX|MMA)\b", each.opcode) or ".F64" in each.opcode
         ),
-        atomics=sum(1 for _, op, _ in instructions if _is_atomic(op)),
+        atomics=sum(1 for each in instructions if _is_atomic(each.opcode)),
         wide_loads=sum(1 for op in loads if ".128" in op or op.startswith("UTMALDG")),
         loads=len(loads),
         blocks_per_sm=architecture.resident_blocks(registers, kernel.metadata.shared, num_warps),
+        described_store_bytes=_described_store_bytes(kernel.asm["ttgir"], opcodes["UTMASTG"]),
+        instructions=tuple(instructions),
     )
 
 
@@ -191,12 +200,6 @@ def _find(pattern: str, text: str) -> str:
     return match.group(1)
 
 
-def _parse_assembly(text: str) -> list[tuple[int, str, str]]:
-    """(address, opcode, operands) of every instruction, predicates dropped."""
-    pattern = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)\s*(.*?);")
-    return [(int(m[1], 16), m[2], m[3]) for m in pattern.finditer(text)]
-
-
 def _is_atomic(opcode: str) -> bool:
     # The tensor-memory allocator of sm_100 sets and clears bits in shared memory. Their order does
     # not affect results.
@@ -204,29 +207,39 @@ def _is_atomic(opcode: str) -> bool:
     return not allocator and re.match(r"(ATOM[GS]?|RED[G]?)(\.|$)", opcode) is not None
 
 
-def _stores_in_main_loop(instructions: list[tuple[int, str, str]]) -> int:
+def _stores_in_main_loop(instructions: list[Instruction]) -> int:
     """Global stores inside the outermost loop with tensor-core work (else the longest loop)."""
     loops = []
     # Code that waits on barriers is placed after the last EXIT and jumps back: it is not a loop.
-    end = max((address for address, opcode, _ in instructions if opcode == "EXIT"), default=0)
-    for address, opcode, operands in instructions:
-        target = re.search(r"0x([0-9a-f]+)", operands)
-        if address > end:
+    end = max((each.address for each in instructions if each.opcode == "EXIT"), default=0)
+    for each in instructions:
+        if each.address > end:
             break
-        if opcode.startswith("BRA") and target and int(target[1], 16) < address:
-            loops.append((int(target[1], 16), address))
+        if each.target is not None and each.target < each.address:
+            loops.append((each.target, each.address))
     if not loops:
         return 0
 
     def weight(loop: tuple[int, int]) -> tuple[bool, int]:
-        inside = [op for at, op, _ in instructions if loop[0] <= at <= loop[1]]
-        return any(op.split(".")[0].endswith("MMA") for op in inside), len(inside)
+        inside = [each.name for each in instructions if loop[0] <= each.address <= loop[1]]
+        return any(name.endswith("MMA") for name in inside), len(inside)
 
     start, end = max(loops, key=weight)
     stores = ("STG", "UTMASTG", "ST.E", "ST.")
     return sum(
-        1 for at, op, _ in instructions if start <= at <= end and (op + ".").startswith(stores)
+        1
+        for each in instructions
+        if start <= each.address <= end and (each.opcode + ".").startswith(stores)
     )
+
+
+def _described_store_bytes(ttgir: str, instructions: int) -> int:
+    """Bytes of all TMA stores of the kernel, divided by the instructions that start them."""
+    stores = re.findall(
+        r"async_tma_copy_local_to_global .*?tensordesc<tensor<([\dx]+)x[a-z]+(\d+)", ttgir
+    )
+    total = sum(math.prod(map(int, shape.split("x"))) * int(bits) // 8 for shape, bits in stores)
+    return total // instructions if instructions else 0
 
 
 def _has_half_precision_dot(ttir: str) -> bool:

@@ -25,6 +25,25 @@ class OpCost:
 
 
 @dataclass(frozen=True)
+class TileWork:
+    """What the static model must know about a tile of a kernel, besides its machine code.
+
+    Attributes:
+        flops: FLOPs of the products that a tile needs, without repeated ones.
+        memory_bytes: least bytes that a tile moves through DRAM.
+        looped: a tile is an iteration of the outermost loop with products; else a whole program.
+        steps: iterations of this loop per tile, where the loops over tiles and depth are flattened.
+        trips: iterations of each loop inside a tile, in the order of the machine code.
+    """
+
+    flops: float
+    memory_bytes: float = 0.0
+    looped: bool = True
+    steps: int = 1
+    trips: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Variant:
     """One specialisation for the static table.
 
@@ -77,6 +96,8 @@ class Op:
         sizes: sizes for gates and benchmarks, in addition to the cases.
         unit: the unit of throughput and the size that counts it, e.g. ("pairs", "batch").
         variants: the specialisations that the static table compiles.
+        tiles: kernel -> the work of a tile, from the options of a launch in half precision; for
+            the kernels that the static model covers.
         kernel_paths: the source files that determine the machine code.
         distributed: the op over ranks, with a subset of the arguments of `api`.
         peers: name -> other implementation (see `kernels.peers`).
@@ -93,6 +114,7 @@ class Op:
     sizes: Sizes
     unit: tuple[str, str]
     variants: tuple[Variant, ...] = ()
+    tiles: Mapping[str, Callable[[Mapping[str, Any]], TileWork]] = field(default_factory=dict)
     kernel_paths: tuple[Path, ...] = ()
     distributed: Callable[..., torch.Tensor] | None = None
     peers: Mapping[str, Provider] = field(default_factory=dict)

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
+from typing import Any, NamedTuple
 
+from svilm_fast.bench.static import calibration
+from svilm_fast.bench.static.structure import NOT_MODELLED, Structure, structure_of
 from svilm_fast.bench.static.table import KernelRow, row_of
+from svilm_fast.bench.static.timeline import Footprint
 from svilm_fast.core.messages import check_known
-from svilm_fast.kernels.aot import ARCHITECTURES, compile_launch
+from svilm_fast.kernels.aot import ARCHITECTURES, Compiled, compile_launch
 from svilm_fast.kernels.device import assume_traits
-from svilm_fast.kernels.launch import record_launches
-from svilm_fast.kernels.registry import ops
+from svilm_fast.kernels.launch import Launch, record_launches
+from svilm_fast.kernels.registry import TileWork, Variant, ops
 
 MAX_CELLS = 120
+
+
+class _Subject(NamedTuple):
+    """What the static table compiles under one name, and the tiles that its model covers."""
+
+    variants: tuple[Variant, ...]
+    tiles: Mapping[str, Callable[[Mapping[str, Any]], TileWork]]
+
+
+def _subjects() -> dict[str, _Subject]:
+    """Every registered op, and the calibration kernels."""
+    subjects = {name: _Subject(op.variants, op.tiles) for name, op in ops().items()}
+    return {**subjects, calibration.NAME: _Subject(calibration.VARIANTS, calibration.TILES)}
 
 
 def declared(
@@ -24,13 +41,13 @@ def declared(
 
     Raises `ValueError` for an unknown op, for no match, and for more than `MAX_CELLS`.
     """
-    registered = ops()
-    chosen = list(op_names) if op_names else sorted(registered)
-    check_known("op", chosen, sorted(registered))
+    subjects = _subjects()
+    chosen = list(op_names) if op_names else sorted(subjects)
+    check_known("op", chosen, sorted(subjects))
     found = [
         (name, each.label, target)
         for name in chosen
-        for each in registered[name].variants
+        for each in subjects[name].variants
         for target in each.targets
         if variant in each.label
     ]
@@ -67,7 +84,8 @@ def unique_rows(groups: Iterable[list[Cell]]) -> list[KernelRow]:
 def _cells_of(task: tuple[str, str, str]) -> list[Cell]:
     op, label, target = task
     architecture = ARCHITECTURES[target]
-    variant = next(v for v in ops()[op].variants if v.label == label)
+    subject = _subjects()[op]
+    variant = next(v for v in subject.variants if v.label == label)
     with assume_traits(architecture.traits), record_launches() as launches:
         variant.run()
     if not launches:
@@ -81,5 +99,21 @@ def _cells_of(task: tuple[str, str, str]) -> list[Cell]:
             continue
         seen.add(compiled.binary_hash)
         name = compiled.kernel if len(seen) == 1 else f"{compiled.kernel}#{len(seen)}"
-        cells.append(Cell(row_of(op, label, name, compiled), compiled.binary_hash))
+        structure = _structure(compiled, launch, subject)
+        cells.append(Cell(row_of(op, label, name, compiled, structure), compiled.binary_hash))
     return cells
+
+
+def _structure(compiled: Compiled, launch: Launch, subject: _Subject) -> Structure:
+    """The model of a kernel in half precision (or less) on sm_90; else an empty one."""
+    work = subject.tiles.get(compiled.kernel)
+    half = compiled.half_precision_dot or "QGMMA" in compiled.tensor_instructions
+    if work is None or not half or compiled.architecture != "sm_90":
+        return Structure()
+    footprint = Footprint(
+        compiled.num_warps, compiled.blocks_per_sm, compiled.described_store_bytes
+    )
+    try:
+        return structure_of(compiled.instructions, footprint, work(launch.meta))
+    except ValueError as error:
+        return Structure(bound=f"{NOT_MODELLED}: {error}")

@@ -10,6 +10,7 @@ import typer
 from rich.progress import Progress
 
 from svilm_fast.bench.console import wide_console
+from svilm_fast.bench.static.calibration import comparison_lines
 from svilm_fast.bench.static.collect import collect, declared, unique_rows
 from svilm_fast.bench.static.rules import broken_rules, differences, part_of_table, with_reasons
 from svilm_fast.bench.static.table import (
@@ -56,6 +57,7 @@ def static(
         problems += differences(recorded, rows)
     if not check:
         _print_table(rows, console)
+        _print_structure(rows, console)
     if write:
         write_table(rows, path)
         console.print(f"wrote {len(rows)} rows to {path.name}")
@@ -97,3 +99,30 @@ def _print_table(rows: list[KernelRow], console: Console) -> None:
             str(row.blocks_per_sm),
         )
     console.print(table)
+
+
+def _print_structure(rows: list[KernelRow], console: Console) -> None:
+    """The structural model, per tile, and its calibration."""
+    modelled = [row for row in sorted(rows, key=lambda row: row.key) if row.clocks]
+    if not modelled:
+        return
+    columns = {
+        "products": lambda row: f"{row.products_percent} %",
+        "tensor": lambda row: str(row.tensor_clocks),
+        "issue (exposed)": lambda row: f"{row.issue_slots} ({row.exposed_slots})",
+        "mufu": lambda row: str(row.mufu_clocks),
+        "smem": lambda row: str(row.smem_bytes),
+        "l2": lambda row: str(row.l2_bytes),
+        "waited": lambda row: str(row.waited_clocks),
+        "clocks": lambda row: row.clocks,
+        "of floor": lambda row: f"{row.floor_percent} %",
+    }
+    texts = ("kernel", "variant", "bound", "copy distances")
+    title = "per tile on sm_90: predicted, not measured (docs/static-gate.md)"
+    table = terminal_table((*texts, *columns), right=tuple(columns), title=title)
+    for row in modelled:
+        cells = (text(row) for text in columns.values())
+        table.add_row(row.kernel, row.variant, row.bound, row.copy_distances, *cells)
+    console.print(table)
+    for line in comparison_lines(modelled):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
+from svilm_fast.bench.static.structure import NOT_MODELLED
 from svilm_fast.bench.static.table import KernelRow
 
 
@@ -50,6 +51,17 @@ RULES: tuple[StaticRule, ...] = (
     StaticRule(
         "loop_stores",
         _when(lambda row: row.loop_stores > 0, "{loop_stores} global stores inside the main loop"),
+    ),
+    StaticRule(
+        "structure",
+        _when(lambda row: row.bound.startswith(NOT_MODELLED), "the static model: {bound}"),
+    ),
+    StaticRule(
+        "products",
+        _when(
+            lambda row: row.products_percent > 100,
+            "executes {products_percent} % of the FLOPs that the products of a tile need",
+        ),
     ),
     StaticRule(
         "tf32",

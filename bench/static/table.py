@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import triton
 
+from svilm_fast.bench.static.structure import Structure
 from svilm_fast.bench.tables import read_csv, write_csv
 from svilm_fast.kernels.aot import Compiled
 
@@ -15,8 +16,8 @@ RESULTS = Path(__file__).resolve().parents[1] / "results" / "static"
 
 
 @dataclass(frozen=True)
-class KernelRow:
-    """One compiled kernel. The hand-written `reason` excuses the rules that it names."""
+class CompiledRow:
+    """What the compiler and the listing of the machine code say about one kernel."""
 
     op: str
     variant: str
@@ -37,7 +38,6 @@ class KernelRow:
     wide_loads: int
     loads: int
     blocks_per_sm: int
-    reason: str = ""
 
     @property
     def key(self) -> str:
@@ -45,7 +45,20 @@ class KernelRow:
         return f"{self.op} | {self.variant} | {self.kernel} | {self.target}"
 
 
-def row_of(op: str, variant: str, kernel: str, compiled: Compiled) -> KernelRow:
+# The columns stand in the reverse order of the bases.
+@dataclass(frozen=True)
+class KernelRow(Structure, CompiledRow):
+    """One kernel. The structure is empty where the model does not cover it.
+
+    The hand-written `reason` excuses the rules that it names.
+    """
+
+    reason: str = ""
+
+
+def row_of(
+    op: str, variant: str, kernel: str, compiled: Compiled, structure: Structure
+) -> KernelRow:
     """The table's row of one compiled kernel."""
     return KernelRow(
         op=op,
@@ -67,6 +80,7 @@ def row_of(op: str, variant: str, kernel: str, compiled: Compiled) -> KernelRow:
         wide_loads=compiled.wide_loads,
         loads=compiled.loads,
         blocks_per_sm=compiled.blocks_per_sm,
+        **asdict(structure),
     )
 
 

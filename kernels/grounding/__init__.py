@@ -5,7 +5,7 @@ from pathlib import Path
 from ..registry import Op, kernel_sources, register
 from . import reference
 from .api import grounding_loss, grounding_scores, matrix_infonce
-from .cases import CASES, SIZES, VARIANTS, make_inputs
+from .cases import CASES, SIZES, TILES, VARIANTS, make_inputs
 from .cost import grounding_cost
 from .distributed import distributed_grounding_loss
 from .peers import PEERS
@@ -38,6 +38,7 @@ register(
         sizes=SIZES,
         unit=("pairs", "batch"),
         variants=VARIANTS,
+        tiles=TILES,
         kernel_paths=kernel_sources(Path(__file__).parent),
         distributed=distributed_grounding_loss,
         peers=PEERS,

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..registry import Sizes, Variant
+from ..registry import Sizes, TileWork, Variant
 from .fused.layout import Layout, layout_of
 
 CASES = {
@@ -162,3 +162,15 @@ VARIANTS = (
     _variant("matrix, one program", partial(_matrix, 1024), SM_90),
     _variant("matrix, many programs", partial(_matrix, 4096), SM_90),
 )
+
+
+def _tile(options: Mapping[str, Any], stored_bytes: int) -> TileWork:
+    """A tile of `tile_dots` (one per program, depth unrolled); a result stores `stored_bytes`."""
+    results = options["BLOCK_M"] * options["BLOCK_N"]
+    return TileWork(2.0 * results * options["D"], float(results * stored_bytes), looped=False)
+
+
+TILES = {
+    "scores_kernel": partial(_tile, stored_bytes=0),
+    "dots_gradient_kernel": partial(_tile, stored_bytes=2),
+}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ..registry import Op, kernel_sources, register
 from .api import grouping
-from .cases import CASES, SIZES, VARIANTS, make_inputs
+from .cases import CASES, SIZES, TILES, VARIANTS, make_inputs
 from .cost import grouping_cost
 from .peers import PEERS
 from .reference import GroupingOutput, grouping_reference
@@ -22,6 +22,7 @@ register(
         sizes=SIZES,
         unit=("clips", "batch"),
         variants=VARIANTS,
+        tiles=TILES,
         kernel_paths=kernel_sources(Path(__file__).parent),
         peers=PEERS,
         priority=2,

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..registry import Sizes, Variant
+from ..registry import Sizes, TileWork, Variant
 
 _KEYS = ("batch", "tokens", "width", "groups")
 CASES: dict[str, dict[str, Any]] = {
@@ -86,3 +86,28 @@ VARIANTS = tuple(
     )
     for backward in (False, True)
 )
+
+
+def _forward_tile(options: Mapping[str, Any]) -> TileWork:
+    """BLOCK_L tokens of the first slab, which computes all logits and pools its own columns."""
+    own = options["OWN_BLOCKS"] * options["BLOCK_C"]
+    others = options["OWN_BLOCKS"] * (options["SLABS"] - 1)
+    flops = 2.0 * options["BLOCK_L"] * options["BLOCK_G"] * (options["WIDTH"] + own)
+    # With several slabs, a loop before and one after the own blocks add the logits of the others.
+    trips = (0, others) if options["SLABS"] > 1 else ()
+    return TileWork(flops, 2.0 * options["BLOCK_L"] * own, trips=trips)
+
+
+def _backward_tile(options: Mapping[str, Any]) -> TileWork:
+    """BLOCK_L tokens: logits and dA of all columns; query and token gradients of its own."""
+    own = options["OWN_BLOCKS"] * options["BLOCK_C"]
+    flops = 2.0 * options["BLOCK_L"] * options["BLOCK_G"] * (2 * options["WIDTH"] + 3 * own)
+    # Half blocks of the token gradient: see the kernel.
+    trips = (options["OWN_BLOCKS"] * options["SLABS"], 2 * options["OWN_BLOCKS"])
+    return TileWork(flops, 4.0 * options["BLOCK_L"] * own, trips=trips)
+
+
+TILES = {
+    "grouping_forward_kernel": _forward_tile,
+    "grouping_backward_kernel": _backward_tile,
+}

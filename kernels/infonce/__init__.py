@@ -5,7 +5,7 @@ from pathlib import Path
 from ..registry import Op, kernel_sources, register
 from . import reference
 from .api import InfoNCEPartials, infonce, infonce_partials
-from .cases import CASES, SIZES, VARIANTS, make_inputs
+from .cases import CASES, SIZES, TILES, VARIANTS, make_inputs
 from .cost import cost
 from .distributed import distributed_infonce
 from .peers import GPU_PEERS, PEERS
@@ -23,6 +23,7 @@ register(
         sizes=SIZES,
         unit=("pairs", "videos"),
         variants=VARIANTS,
+        tiles=TILES,
         kernel_paths=kernel_sources(Path(__file__).parent),
         distributed=distributed_infonce,
         peers=PEERS,

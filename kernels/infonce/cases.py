@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch.nn.functional import normalize
 
-from ..registry import Sizes, Variant
+from ..registry import Sizes, TileWork, Variant
 from .pairs import PairMode
 
 
@@ -128,3 +129,22 @@ VARIANTS = tuple(
     Variant("infonce", label, run, targets, counted=label == _COUNTED)
     for label, targets, run in _RUNS
 )
+
+
+def _tile(options: Mapping[str, Any], stored_bytes: int) -> TileWork:
+    """A tile of `tile_dots`, of which each result stores `stored_bytes`."""
+    results = options["BLOCK_M"] * options["BLOCK_N"]
+    steps = -(-options["DEPTH"] // options["BLOCK_K"])
+    flat = options["FLATTEN"]
+    return TileWork(
+        2.0 * results * options["DEPTH"],
+        float(results * stored_bytes),
+        steps=steps if flat else 1,
+        trips=() if flat else (steps,),
+    )
+
+
+TILES = {
+    "sums_kernel": partial(_tile, stored_bytes=0),
+    "dots_gradient_kernel": partial(_tile, stored_bytes=2),
+}

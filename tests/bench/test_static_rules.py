@@ -46,6 +46,8 @@ def test_a_healthy_row_breaks_no_rule():
         ("tensor_cores", {"tensor_instructions": "HMMA:64"}),
         ("tensor_cores", {"tensor_instructions": ""}),
         ("loop_stores", {"loop_stores": 4}),
+        ("structure", {"bound": "not modelled: 1 loops inside a tile, 0 declared"}),
+        ("products", {"products_percent": 120}),
         ("tf32", {"tf32": True}),
         ("alignment", {"wide_loads": 0}),
     ],
@@ -77,7 +79,12 @@ def test_reasons_are_carried_over_and_are_no_difference():
 
 def test_a_table_survives_the_round_trip(tmp_path):
     path = tmp_path / "table.csv"
-    rows = [dataclasses.replace(HEALTHY, reason="spills: a, comma"), HEALTHY]
+    rows = [
+        dataclasses.replace(
+            HEALTHY, reason="spills: a, comma", copy_distances="38:1 47:2", clocks="3/2/1"
+        ),
+        HEALTHY,
+    ]
     write_table(rows[:1], path)
     assert read_table(path) == rows[:1]
 
