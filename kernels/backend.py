@@ -115,10 +115,14 @@ def choose(
     choice = _wish() if backend is None else _checked(backend, f"{op}: backend")
     if choice == "gluon" and backend is not None:
         raise ValueError(f"{op}: backend='gluon' is for all ops: set SVILM_KERNELS=gluon")
+    device = devices.pop()
     if choice == "reference":
         return "reference"
     explicit = choice in ("fused", "gluon")
-    reason = obstacle(devices.pop(), allow_interpreter=choice == "fused") or unsupported
+    reason = obstacle(device, allow_interpreter=choice == "fused") or unsupported
+    if choice == "gluon" and reason is None and not gluon_wanted(device):
+        reason = f"SVILM_KERNELS=gluon needs compute capability (9, 0), {traits(device).name} has "
+        reason += f"{traits(device).capability}; use fused"
     if reason is None:
         return "fused"
     if explicit:
@@ -138,6 +142,8 @@ def explain() -> str:
         for device in devices:
             choice = _wish()
             reason = obstacle(device, allow_interpreter=choice == "fused")
+            if choice == "gluon" and reason is None and traits(device).capability != (9, 0):
+                reason = "Gluon kernels are for compute capability (9, 0)"
             if choice == "reference":
                 row = (name, str(device), "reference", "chosen by hand")
             elif reason is None:

@@ -39,6 +39,34 @@ def status_text(record: Record) -> str:
     return f"{record.status}: {reason}"
 
 
+def gluon_against_fused(records: Iterable[Record]) -> list[str]:
+    """For every case that both measured: whether the Gluon or the plain Triton kernels win.
+
+    Neither wins where the middle 60 % of the samples of one overlap with those of the other.
+    """
+    known = {
+        (record.provider, record.name, record.case, record.dtype, record.direction): record
+        for record in records
+        if record.time_ms and record.p20_ms and record.p80_ms
+    }
+    lines = []
+    for (provider, *call), gluon in known.items():
+        fused = known.get(("fused", *call))
+        if provider != "gluon" or fused is None:
+            continue
+        assert gluon.time_ms and gluon.p20_ms and gluon.p80_ms
+        assert fused.time_ms and fused.p20_ms and fused.p80_ms
+        ratio = f"{fused.time_ms / gluon.time_ms:.3f} times as fast as plain Triton"
+        if gluon.p80_ms < fused.p20_ms:
+            verdict = f"Gluon wins: {ratio}"
+        elif fused.p80_ms < gluon.p20_ms:
+            verdict = f"plain Triton wins: Gluon is {ratio}"
+        else:
+            verdict = f"no winner: Gluon is {ratio}, within the spread"
+        lines.append(f"{' '.join(call)}: {verdict}")
+    return lines
+
+
 def rates(record: Record) -> list[str]:
     """Rates per second; for a step also its FLOPs and losses as fractions."""
     texts = [f"{rate:.4g} {unit}/s" for unit, rate in record.rates_per_s.items()]

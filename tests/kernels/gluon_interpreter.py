@@ -204,9 +204,7 @@ class _Language:
             return
         assert phase in (0, 1)
         here = self._machine.current
-        here.pause(
-            lambda: barrier.phase & 1 != phase, f"parity {phase} of {barrier.describe()}"
-        )
+        here.pause(lambda: barrier.phase & 1 != phase, f"parity {phase} of {barrier.describe()}")
         here.known |= barrier.released
 
     def _arrive(self, barrier: Barrier, count: int = 1, pred: bool = True) -> None:
@@ -260,16 +258,12 @@ class _Language:
         number = len(here.products) - outstanding
         over, here.products = here.products[:number], here.products[number:]
         here.pending = over
-        here.pause(
-            lambda: all(product.value is not None for product in over), "its own products"
-        )
+        here.pause(lambda: all(product.value is not None for product in over), "its own products")
         here.pending = []
         for product in over:
             product.retired = True
             here.known |= product.event.bit
-        results = [
-            one.value if isinstance(one, Product) and one.retired else one for one in deps
-        ]
+        results = [one.value if isinstance(one, Product) and one.retired else one for one in deps]
         return results[0] if len(results) == 1 else tuple(results)
 
 

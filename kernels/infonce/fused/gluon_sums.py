@@ -125,9 +125,7 @@ def sum_partition(
         mbarrier.arrive(freed.index((product * STEPS + STEPS - 1) % STAGES), count=1)
 
         row = (
-            start_row
-            + product * BLOCK_M
-            + gl.arange(0, BLOCK_M, layout=gl.SliceLayout(1, layout))
+            start_row + product * BLOCK_M + gl.arange(0, BLOCK_M, layout=gl.SliceLayout(1, layout))
         )
         counted = (row < stop_row) & ((row < first_beside) | (row >= stop_beside))
         row_base = gl.where(counted, base, float("-inf"))

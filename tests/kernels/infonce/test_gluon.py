@@ -74,7 +74,9 @@ def expected_sums(videos, texts, block, ragged):
         column_sums[:, here] = 0
         for top in range(0, rows, 128):
             tile = slice(top, min(top + 128, rows))
-            partners = range(tile.start + block.start + block.offset, tile.stop + block.start + block.offset)
+            partners = range(
+                tile.start + block.start + block.offset, tile.stop + block.start + block.offset
+            )
             if partners.start < first + 16 and partners.stop > first:
                 continue
             row_sums[first // 16, tile] = powers[tile, here].sum(1)
