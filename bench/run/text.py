@@ -44,22 +44,20 @@ def gluon_against_fused(records: Iterable[Record]) -> list[str]:
 
     Neither wins where the middle 60 % of the samples of one overlap with those of the other.
     """
-    known = {
-        (record.provider, record.name, record.case, record.dtype, record.direction): record
-        for record in records
-        if record.time_ms and record.p20_ms and record.p80_ms
-    }
+    known: dict[tuple[str, ...], tuple[float, float, float]] = {}
+    for record in records:
+        if record.time_ms and record.p20_ms and record.p80_ms:
+            key = record.provider, record.name, record.case, record.dtype, record.direction
+            known[key] = record.p20_ms, record.time_ms, record.p80_ms
     lines = []
-    for (provider, *call), gluon in known.items():
-        fused = known.get(("fused", *call))
-        if provider != "gluon" or fused is None:
+    for (provider, *call), (low, middle, high) in known.items():
+        plain = known.get(("fused", *call))
+        if provider != "gluon" or plain is None:
             continue
-        assert gluon.time_ms and gluon.p20_ms and gluon.p80_ms
-        assert fused.time_ms and fused.p20_ms and fused.p80_ms
-        ratio = f"{fused.time_ms / gluon.time_ms:.3f} times as fast as plain Triton"
-        if gluon.p80_ms < fused.p20_ms:
+        ratio = f"{plain[1] / middle:.3f} times as fast as plain Triton"
+        if high < plain[0]:
             verdict = f"Gluon wins: {ratio}"
-        elif fused.p80_ms < gluon.p20_ms:
+        elif plain[2] < low:
             verdict = f"plain Triton wins: Gluon is {ratio}"
         else:
             verdict = f"no winner: Gluon is {ratio}, within the spread"

@@ -19,8 +19,8 @@ conflicts with an event that the partition does not know is a race, even if noth
 or bytes that do not match), `pending` (a result used, or a partition ended, before the end of an
 asynchronous operation), or `memory` (out of bounds, or global memory written twice).
 
-Not modelled: threads of a warp, fences between asynchronous and plain accesses of a buffer (which
-are refused), and layouts.
+Not modelled: threads of a warp, layouts, and fences (an asynchronous access of a buffer after a
+plain one raises `NotImplementedError`).
 """
 
 from __future__ import annotations

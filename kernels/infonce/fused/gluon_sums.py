@@ -1,8 +1,8 @@
 """The sums of tiles beside the diagonal on sm_90, in Gluon, with roles for the warps.
 
-One warp copies (TMA), two warp groups multiply and sum in turn: while one takes powers and sums, the
-other has the tensor cores. The tile of texts stays in shared memory for a whole strip. The results
-are those of `forward.sums_kernel` with TILES = "beside".
+One warp copies (TMA). Two warp groups multiply and sum in turn: while one takes powers and sums,
+the other has the tensor cores. The tile of texts stays in shared memory for a whole strip. The
+results are those of `forward.sums_kernel` with TILES = "beside".
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ DEPTH = 64
 STAGES = 8
 # Up to this width, the tile of texts leaves room for stages of 128 rows.
 WIDE_STAGES_DIM = 256
-# Registers of a thread that sums. Three warp groups share 65,536: 2 x 128 x 240 + 128 x 24.
-SUM_REGISTERS = 240
-COPY_REGISTERS = 24
+# Registers of a thread that sums. Three warp groups share 65,536: 2 x 128 x 232 + 128 x 40.
+# With 24 registers, the copying warp spills.
+SUM_REGISTERS = 232
+COPY_REGISTERS = 40
 MEAN_REGISTERS = (2 * SUM_REGISTERS + COPY_REGISTERS) // 3
 
 
@@ -101,7 +102,8 @@ def sum_partition(
     )
     for product in range(GROUP, products, 2):
         turn = product // 2
-        # The other group has issued its products. Group 0 has the first turn.
+        # The other group has issued its products; group 0 has the first turn. Without turns, a
+        # group could also be two phases of a stage ahead, which have the same parity.
         mbarrier.wait(turns.index(GROUP), (turn & 1) ^ (1 - GROUP))
         dots = gl.zeros([BLOCK_M, BLOCK_N], gl.float32, layout=layout)
         for step in gl.static_range(STEPS):
