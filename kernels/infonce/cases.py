@@ -104,30 +104,35 @@ def _call(
     return run
 
 
-def _gluon_sums(columns: int, dim: int) -> Callable[[], None]:
-    """The launches of the Gluon kernel for 65,536 videos, none of which has a positive."""
+def _gluon_sums(dim: int) -> Callable[[], None]:
+    """The launch of the Gluon kernel for 65,536 videos and texts, none of which has a positive."""
 
     def run() -> None:
         from .fused.gluon_sums import launch_sums
         from .fused.layout import MAX_STRIP_TILES, tile_of
 
-        rows = 65536
+        lines = 65536
         videos, texts = (
-            torch.empty(number, dim, dtype=torch.bfloat16, device="meta")
-            for number in (rows, columns)
+            torch.empty(lines, dim, dtype=torch.bfloat16, device="meta") for _ in range(2)
         )
         tile = tile_of(videos)
-        strips = rows // (MAX_STRIP_TILES * tile.rows)
-        full = columns // tile.columns
-        sums = (
-            torch.empty(full + 1, rows, device="meta"),
-            torch.empty(strips, columns, device="meta"),
+        strips, tiles = lines // (MAX_STRIP_TILES * tile.rows), lines // tile.columns
+        row_sums, column_sums = (
+            torch.empty(parts, lines, device="meta") for parts in (tiles, strips)
         )
-        call = videos, texts, torch.empty((), device="meta"), sums, tile, (0, rows)
-        rest = columns, strips, MAX_STRIP_TILES
-        launch_sums(*call, 0, full, *rest, ragged=False)
-        if columns % tile.columns:
-            launch_sums(*call, full, 1, *rest, ragged=True)
+        launch_sums(
+            videos,
+            texts,
+            torch.empty((), device="meta"),
+            (row_sums, column_sums),
+            tile,
+            (0, lines),
+            0,
+            tiles,
+            lines,
+            strips,
+            MAX_STRIP_TILES,
+        )
 
     return run
 
@@ -150,8 +155,8 @@ _RUNS = (
         _call(8192, 65536, 512, torch.bfloat16, offset=24576, partials=True),
     ),
     ("fp32 D256 B1024", ("sm_80", "sm_90"), _call(1024, 1024, 256, torch.float32)),
-    ("bf16 D512 gluon", _HOPPER, _gluon_sums(65530, 512)),
-    ("bf16 D256 gluon", _HOPPER, _gluon_sums(65536, 256)),
+    ("bf16 D512 gluon", _HOPPER, _gluon_sums(512)),
+    ("bf16 D256 gluon", _HOPPER, _gluon_sums(256)),
 )
 
 VARIANTS = tuple(

@@ -171,12 +171,12 @@ class _Language:
     def load(self, pointer: _Pointer) -> Any:
         return pointer.data[pointer.places(True, "a load")][0]
 
-    def store(self, pointer: _Pointer, value: Any, mask: Any) -> None:
+    def store(self, pointer: _Pointer, value: Any, mask: Any = True) -> None:
         at = pointer.places(mask, "a store")
         if pointer.written[at].any():
             raise GluonFault("memory", f"{pointer.name} is written twice")
         pointer.written[at] = True
-        pointer.data[at] = _dense(value)[mask]
+        pointer.data[at] = _dense(value)[np.broadcast_to(mask, _dense(value).shape)]
 
     def allocate_shared_memory(self, dtype: Any, shape: list[int], layout: Any) -> Any:
         name = _assigned_name(shape)

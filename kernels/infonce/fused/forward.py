@@ -268,7 +268,7 @@ def forward(block: CallTensors, *, with_loss: bool) -> tuple[Tensor, Logs]:
         strips_here = -(-(stop - start) // (strip * tile.rows))
         together = share or strips_here * column_tiles <= few
         for part, first_tile, tiles, ragged in _sums_launches(block, tile, start, stop, together):
-            if part == "beside" and gluon:
+            if part == "beside" and gluon and not ragged:
                 from .gluon_sums import launch_sums
 
                 launch_sums(
@@ -283,7 +283,6 @@ def forward(block: CallTensors, *, with_loss: bool) -> tuple[Tensor, Logs]:
                     block.offset,
                     strips_here,
                     strip,
-                    ragged=ragged,
                 )
                 continue
             launch(

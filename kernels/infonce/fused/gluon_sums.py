@@ -29,10 +29,9 @@ DEPTH = 64
 STAGES = 8
 # Up to this width, the tile of texts leaves room for stages of 128 rows.
 WIDE_STAGES_DIM = 256
-# Registers of a thread that sums. Three warp groups share 65,536: 2 x 128 x 232 + 128 x 40.
-# With 24 registers, the copying warp spills.
-SUM_REGISTERS = 232
-COPY_REGISTERS = 40
+# Registers of a thread that sums. Three warp groups share 65,536: 2 x 128 x 240 + 128 x 24.
+SUM_REGISTERS = 240
+COPY_REGISTERS = 24
 MEAN_REGISTERS = (2 * SUM_REGISTERS + COPY_REGISTERS) // 3
 
 
@@ -84,18 +83,16 @@ def sum_partition(
     BLOCK_N: gl.constexpr,
     STEPS: gl.constexpr,
     STAGES: gl.constexpr,
-    RAGGED: gl.constexpr,
 ):
     """Multiply and sum every second product, from number GROUP on."""
     buffers, barriers, places, bounds, powers, targets = call
     text_tile, ring, shared_sum = buffers
     text_filled, filled, freed, turns, summed = barriers
     first_column, start_row, products = places
-    stop_row, columns, first_beside, stop_beside = bounds
+    stop_row, first_beside, stop_beside = bounds
     slope, base = powers
     row_sums, column_sums = targets
     layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
-    column = first_column + gl.arange(0, BLOCK_N, layout=gl.SliceLayout(0, layout))
     # A thread holds rows r and r + 8 of its warp's 16 of every 64, so their sum needs no shuffle.
     column_sum = sum_in_threads(
         gl.zeros([BLOCK_M, BLOCK_N], gl.float32, layout=layout), BLOCK_M, BLOCK_N
@@ -133,8 +130,6 @@ def sum_partition(
         row_base = gl.where(counted, base, float("-inf"))
         # e_ij = 2^(k a_ij - k + OFFSET), as in `forward.sums_kernel`
         power = gl.exp2(gl.fma(dots, slope, row_base[:, None]))
-        if RAGGED:
-            power = gl.where((column < columns)[None, :], power, 0.0)
         gl.store(row_sums + row, gl.sum(power, 1), mask=counted)
         column_sum += sum_in_threads(power, BLOCK_M, BLOCK_N)
 
@@ -146,8 +141,7 @@ def sum_partition(
     else:
         mbarrier.wait(summed, 0)
         total += shared_sum.load(flat)
-        at = first_column + gl.arange(0, BLOCK_N, layout=flat)
-        gl.store(column_sums + at, total, mask=at < columns)
+        gl.store(column_sums + first_column + gl.arange(0, BLOCK_N, layout=flat), total)
 
 
 @gluon.jit
@@ -184,11 +178,10 @@ def gluon_sums_kernel(
     TILE_M: gl.constexpr,
     STEPS: gl.constexpr,
     STAGES: gl.constexpr,
-    RAGGED: gl.constexpr,
     REGISTERS_TO_SUM: gl.constexpr,
     REGISTERS_TO_COPY: gl.constexpr,
 ):
-    """Partial sums of a column tile with `strip` row tiles of TILE_M, none of them diagonal.
+    """Partial sums of a whole column tile with `strip` row tiles of TILE_M, none of them diagonal.
 
     `videos` and `texts` are descriptors of blocks [BLOCK_M, BLOCK_K] and [BLOCK_N, BLOCK_K]; STEPS
     blocks cover D.
@@ -202,7 +195,7 @@ def gluon_sums_kernel(
     first_column = column_tile * BLOCK_N
     start_row = first_row + number * strip * TILE_M
     rows = gl.minimum(strip * TILE_M, stop_row - start_row)
-    # The row tiles that meet the diagonal; the padding of the last column tile counts as columns.
+    # The row tiles that meet the diagonal.
     first = gl.maximum(first_column - offset, first_row) - first_row
     stop = gl.minimum(first_column + BLOCK_N - offset, stop_row) - first_row
     first_beside = first_row + first // TILE_M * TILE_M
@@ -232,7 +225,7 @@ def gluon_sums_kernel(
     buffers = (text_tile, ring, shared_sum)
     barriers = (text_filled, filled, freed, turns, summed)
     places = (first_column, start_row, gl.cdiv(rows, BLOCK_M))
-    bounds = (stop_row, columns, first_beside, stop_beside)
+    bounds = (stop_row, first_beside, stop_beside)
     powers = (slope, -slope + OFFSET)
     targets = (
         row_sums + gl.cast(column_tile, gl.int64) * (stop_row - first_row) - first_row,
@@ -241,8 +234,8 @@ def gluon_sums_kernel(
     call = (buffers, barriers, places, bounds, powers, targets)
     gl.warp_specialize(
         [
-            (sum_partition, (call, 0, BLOCK_M, BLOCK_N, STEPS, STAGES, RAGGED)),
-            (sum_partition, (call, 1, BLOCK_M, BLOCK_N, STEPS, STAGES, RAGGED)),
+            (sum_partition, (call, 0, BLOCK_M, BLOCK_N, STEPS, STAGES)),
+            (sum_partition, (call, 1, BLOCK_M, BLOCK_N, STEPS, STAGES)),
             (
                 copy_partition,
                 ((videos, texts), buffers, barriers, places, BLOCK_M, BLOCK_K, STEPS, STAGES),
@@ -265,10 +258,8 @@ def launch_sums(
     offset: int,
     strips: int,
     strip: int,
-    *,
-    ragged: bool,
 ) -> None:
-    """Write the partial row and column sums `sums` of rows [start, stop) and some column tiles.
+    """Write the partial row and column sums `sums` of rows [start, stop) and whole column tiles.
 
     Only tiles beside the diagonal are counted. `strips` strips of `strip` tiles cover the rows.
     """
@@ -290,7 +281,6 @@ def launch_sums(
         TILE_M=tile.rows,
         STEPS=-(-dim // DEPTH),
         STAGES=STAGES,
-        RAGGED=ragged,
         REGISTERS_TO_SUM=SUM_REGISTERS,
         REGISTERS_TO_COPY=COPY_REGISTERS,
         num_warps=4,

@@ -58,7 +58,8 @@ def whole_op(monkeypatch):
 )
 def test_loss_and_gradients_against_float64(check, regime, whole_op, batch, dim, dtype):
     check(*regime("random", batch, dim, dtype))
-    assert len(whole_op) == 2  # whole column tiles and the ragged one
+    # The plain kernel takes the ragged column tile.
+    assert whole_op == [(batch // 128 * -(-batch // 128),)]
 
 
 @pytest.mark.skipif(not interpreted(), reason="runs the other kernels through the interpreter")
@@ -66,7 +67,7 @@ def test_chunks_of_rows_against_float64(check, regime, whole_op, monkeypatch):
     monkeypatch.setattr(layout, "ROW_SUM_BYTES", 1)
     monkeypatch.setattr(layout, "MAX_STRIP_TILES", 1)
     check(*regime("half", 300, 64, torch.float16))
-    assert len(whole_op) == 6
+    assert len(whole_op) == 3
 
 
 def recorded(label, choice):

@@ -107,7 +107,6 @@ VALUE_BUGS = {
         BLOCKS["strips"],
         {"gl.minimum(strip * TILE_M, stop_row - start_row)": "stop_row - start_row"},
     ),
-    "padded columns counted": (BLOCKS["ragged columns"], {"if RAGGED:": "if False:"}),
     "rows of the first product": (MAIN, {"[start_row + product * BLOCK_M,": "[start_row,"}),
     "first slice of the texts": (MAIN, {"[first_column, step * BLOCK_K]": "[first_column, 0]"}),
     "sums of one group": (MAIN, {"total += shared_sum.load(flat)": "pass"}),
@@ -119,10 +118,6 @@ VALUE_BUGS = {
     "diagonal counted": (
         BLOCKS["diagonal"],
         {"((row < first_beside) | (row >= stop_beside))": "(row >= 0)"},
-    ),
-    "diagonal of whole columns only": (
-        BLOCKS["diagonal in the padding"],
-        {"gl.minimum(first_column + BLOCK_N - offset": "gl.minimum(columns - offset"},
     ),
     "diagonal tile's last row": (
         BLOCKS["diagonal"],
