@@ -20,15 +20,15 @@ from tests.kernels.gluon_machine import GluonFault
 
 @gluon.jit
 def copy_rows(source, buffer, filled, BLOCKS: gl.constexpr, BUG: gl.constexpr):
+    if BUG == "more copies than expected":
+        tma.async_copy_global_to_shared(source, [0, 0], filled.index(2), buffer.index(3))
     for block in gl.static_range(BLOCKS):
         mbarrier.expect(filled.index(block), source.block_type.nbytes)
         tma.async_copy_global_to_shared(
             source, [16 * block, 0], filled.index(block), buffer.index(block)
         )
-    if BUG == "no end of a copy":
-        tma.async_copy_global_to_shared(source, [0, 0], filled.index(0), buffer.index(2))
     if BUG == "no such buffer":
-        buffer.index(3)
+        buffer.index(4)
 
 
 @gluon.jit
@@ -59,7 +59,7 @@ def multiply_rows(buffer, plain, filled, target, BLOCKS: gl.constexpr, BUG: gl.c
 
 @gluon.jit
 def products_kernel(source, target, BLOCKS: gl.constexpr, BUG: gl.constexpr):
-    buffer = gl.allocate_shared_memory(source.dtype, [3, 16, 32], source.layout)
+    buffer = gl.allocate_shared_memory(source.dtype, [4, 16, 32], source.layout)
     plain = gl.allocate_shared_memory(
         gl.float32, [16, 16], gl.SwizzledSharedLayout(1, 1, 1, [1, 0])
     )
@@ -100,7 +100,7 @@ def test_a_right_kernel_passes_every_schedule():
 @pytest.mark.parametrize(
     ("bug", "kind"),
     [
-        ("no end of a copy", "pending barrier"),
+        ("more copies than expected", "barrier race"),
         ("no such buffer", "memory"),
         ("no wait for the product", "pending"),
         ("result before the wait", "pending"),
@@ -126,6 +126,6 @@ def test_equal_seeds_give_equal_faults():
     texts = []
     for _ in range(2):
         with pytest.raises(GluonFault) as caught:
-            run("no end of a copy", 3)
+            run("more copies than expected", 3)
         texts.append(str(caught.value))
     assert texts[0] == texts[1]
