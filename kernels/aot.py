@@ -167,7 +167,10 @@ def _describe(kernel: Any, architecture: Architecture) -> Compiled:
         shared_bytes=kernel.metadata.shared,
         shared_limit=architecture.traits.shared_memory_bytes,
         tensor_instructions={op: n for op, n in sorted(opcodes.items()) if op.endswith("MMA")},
-        half_precision_dot=_has_half_precision_dot(kernel.asm["ttir"]),
+        # Gluon begins with the GPU dialect, in which a product has another name.
+        half_precision_dot=_has_half_precision_dot(
+            kernel.asm["ttir"] if "ttir" in kernel.asm else kernel.asm["ttgir"]
+        ),
         tf32_in_ptx="kind::tf32" in kernel.asm["ptx"],
         loop_stores=_stores_in_main_loop(instructions),
         fp64_instructions=sum(
@@ -242,5 +245,6 @@ def _described_store_bytes(ttgir: str, instructions: int) -> int:
     return total // instructions if instructions else 0
 
 
-def _has_half_precision_dot(ttir: str) -> bool:
-    return any("xf16" in line or "xbf16" in line for line in ttir.splitlines() if "tt.dot" in line)
+def _has_half_precision_dot(text: str) -> bool:
+    dots = [line for line in text.splitlines() if "tt.dot" in line or "warp_group_dot " in line]
+    return any("xf16" in line or "xbf16" in line for line in dots)

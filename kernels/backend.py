@@ -14,7 +14,7 @@ import torch
 from .device import traits
 
 Backend = Literal["fused", "reference"]
-Choice = Literal["auto", "fused", "reference"]
+Choice = Literal["auto", "fused", "gluon", "reference"]
 MINIMUM_CAPABILITY = (8, 0)
 ENVIRONMENT_VARIABLE = "SVILM_KERNELS"
 
@@ -32,9 +32,21 @@ def interpreted() -> bool:
 
 
 def _checked(choice: str, where: str) -> Choice:
-    if choice not in ("auto", "fused", "reference"):
-        raise ValueError(f"{where} is {choice!r}; expected auto, fused or reference")
+    if choice not in ("auto", "fused", "gluon", "reference"):
+        raise ValueError(f"{where} is {choice!r}; expected auto, fused, gluon or reference")
     return cast(Choice, choice)
+
+
+def _wish() -> Choice:
+    """The choice for the whole process: `use_backend`, else the environment, else `auto`."""
+    if _chosen_by_hand is not None:
+        return _chosen_by_hand
+    return _checked(os.environ.get(ENVIRONMENT_VARIABLE, "auto"), ENVIRONMENT_VARIABLE)
+
+
+def gluon_wanted(device: torch.device) -> bool:
+    """Whether Gluon kernels replace plain Triton kernels where an op has them (only on sm_90)."""
+    return _wish() == "gluon" and traits(device).capability == (9, 0)
 
 
 @contextmanager
@@ -87,7 +99,8 @@ def choose(
         tensors: the tensors of the call; None entries are skipped.
         backend: `auto`, `fused`, `reference`, or None. It takes precedence over `use_backend`,
             which takes precedence over the environment variable SVILM_KERNELS; the default is
-            `auto`.
+            `auto`. `gluon` is `fused` with Gluon kernels where `gluon_wanted`; it is no value of
+            this argument.
         unsupported: the reason why the kernels of this op do not support the call (a shape, a
             dtype), or None.
 
@@ -99,16 +112,17 @@ def choose(
     if len(devices) != 1:
         names = ", ".join(sorted(str(device) for device in devices))
         raise ValueError(f"{op}: all tensors must be on one device, got {names}")
-    if backend is not None:
-        choice = _checked(backend, f"{op}: backend")
-    elif _chosen_by_hand is not None:
-        choice = _chosen_by_hand
-    else:
-        choice = _checked(os.environ.get(ENVIRONMENT_VARIABLE, "auto"), ENVIRONMENT_VARIABLE)
+    choice = _wish() if backend is None else _checked(backend, f"{op}: backend")
+    if choice == "gluon" and backend is not None:
+        raise ValueError(f"{op}: backend='gluon' is for all ops: set SVILM_KERNELS=gluon")
+    device = devices.pop()
     if choice == "reference":
         return "reference"
-    explicit = choice == "fused"
-    reason = obstacle(devices.pop(), allow_interpreter=explicit) or unsupported
+    explicit = choice in ("fused", "gluon")
+    reason = obstacle(device, allow_interpreter=choice == "fused") or unsupported
+    if choice == "gluon" and reason is None and not gluon_wanted(device):
+        reason = f"SVILM_KERNELS=gluon needs compute capability (9, 0), {traits(device).name} has "
+        reason += f"{traits(device).capability}; use fused"
     if reason is None:
         return "fused"
     if explicit:
@@ -126,14 +140,16 @@ def explain() -> str:
     rows = [("op", "device", "path", "reason")]
     for name in ops():
         for device in devices:
-            choice = _chosen_by_hand or os.environ.get(ENVIRONMENT_VARIABLE, "auto")
+            choice = _wish()
             reason = obstacle(device, allow_interpreter=choice == "fused")
+            if choice == "gluon" and reason is None and traits(device).capability != (9, 0):
+                reason = "Gluon kernels are for compute capability (9, 0)"
             if choice == "reference":
                 row = (name, str(device), "reference", "chosen by hand")
             elif reason is None:
                 row = (name, str(device), "fused", "")
             else:
-                path = "error" if choice == "fused" else "reference"
+                path = "error" if choice in ("fused", "gluon") else "reference"
                 row = (name, str(device), path, reason)
             rows.append(row)
     widths = [max(len(row[column]) for row in rows) for column in range(4)]

@@ -102,6 +102,7 @@ class Op:
         distributed: the op over ranks, with a subset of the arguments of `api`.
         peers: name -> other implementation (see `kernels.peers`).
         gpu_peers: the same for peers that need a GPU.
+        gluon: whether Gluon kernels replace some of its kernels on sm_90 (`backend.gluon_wanted`).
         priority: ops with a lower number are measured first.
     """
 
@@ -119,6 +120,7 @@ class Op:
     distributed: Callable[..., torch.Tensor] | None = None
     peers: Mapping[str, Provider] = field(default_factory=dict)
     gpu_peers: Mapping[str, Provider] = field(default_factory=dict)
+    gluon: bool = False
     priority: int = 9
 
 

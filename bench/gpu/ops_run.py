@@ -23,7 +23,7 @@ from svilm_fast.bench.peers import is_peer
 from svilm_fast.bench.run.file import Results, check_replaceable, read_results
 from svilm_fast.bench.run.record import Record
 from svilm_fast.bench.run.runner import PAST_DEADLINE, blank, run_into
-from svilm_fast.bench.run.text import failures, line, status_text
+from svilm_fast.bench.run.text import failures, gluon_against_fused, line, status_text
 from svilm_fast.bench.suites import ops as suite
 from svilm_fast.bench.suites.benchmark import Benchmark
 from svilm_fast.bench.units import limited_time
@@ -81,6 +81,8 @@ def main(arguments: list[str] | None = None) -> int:
         done=_tell,
     )
     print(f"wrote {path}")
+    for text in gluon_against_fused(records):
+        print(text)
     # The reference is measured for comparison only: it may miss the deadline.
     own = [
         record

@@ -12,7 +12,7 @@ from svilm_fast.bench.suites.benchmark import ID_PARTS, SEED
 SCHEMA = 1
 Clock = Literal["events", "wall"]
 # This project's own providers; every other one is a peer.
-OWN_PROVIDERS = ("fused", "reference", "svilm")
+OWN_PROVIDERS = ("fused", "gluon", "reference", "svilm")
 # The names of sizes that count pairs or clips.
 BATCH_SIZES = ("batch", "videos", "texts")
 

@@ -39,6 +39,32 @@ def status_text(record: Record) -> str:
     return f"{record.status}: {reason}"
 
 
+def gluon_against_fused(records: Iterable[Record]) -> list[str]:
+    """For every case that both measured: whether the Gluon or the plain Triton kernels win.
+
+    Neither wins where the middle 60 % of the samples of one overlap with those of the other.
+    """
+    known: dict[tuple[str, ...], tuple[float, float, float]] = {}
+    for record in records:
+        if record.time_ms and record.p20_ms and record.p80_ms:
+            key = record.provider, record.name, record.case, record.dtype, record.direction
+            known[key] = record.p20_ms, record.time_ms, record.p80_ms
+    lines = []
+    for (provider, *call), (low, middle, high) in known.items():
+        plain = known.get(("fused", *call))
+        if provider != "gluon" or plain is None:
+            continue
+        ratio = f"{plain[1] / middle:.3f} times as fast as plain Triton"
+        if high < plain[0]:
+            verdict = f"Gluon wins: {ratio}"
+        elif plain[2] < low:
+            verdict = f"plain Triton wins: Gluon is {ratio}"
+        else:
+            verdict = f"no winner: Gluon is {ratio}, within the spread"
+        lines.append(f"{' '.join(call)}: {verdict}")
+    return lines
+
+
 def rates(record: Record) -> list[str]:
     """Rates per second; for a step also its FLOPs and losses as fractions."""
     texts = [f"{rate:.4g} {unit}/s" for unit, rate in record.rates_per_s.items()]

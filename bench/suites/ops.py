@@ -13,6 +13,7 @@ from svilm_fast.bench.peers import is_peer
 from svilm_fast.bench.suites.benchmark import SEED, Benchmark, Prepared, benchmark_id
 from svilm_fast.bench.suites.call import prepared
 from svilm_fast.bench.suites.proof import DIRECTIONS, Case
+from svilm_fast.kernels.backend import gluon_wanted, use_backend
 from svilm_fast.kernels.peers import Provider
 from svilm_fast.kernels.registry import Op, ops
 
@@ -71,7 +72,7 @@ def _rank(op: Op, case: str, provider: str) -> int:
 
 
 def providers(op: Op, device: torch.device, shape: Mapping[str, Any]) -> dict[str, Provider]:
-    """The op's reference path and its peers, and on a GPU its fused path.
+    """The op's reference path and its peers, and on a GPU its fused path, also with Gluon.
 
     A case that only changes the workspace of the fused path has no other providers.
     """
@@ -79,7 +80,16 @@ def providers(op: Op, device: torch.device, shape: Mapping[str, Any]) -> dict[st
         return {"fused": partial(op.api, backend="fused")}
     paths = ("fused", "reference") if device.type == "cuda" else ("reference",)
     own: dict[str, Provider] = {path: partial(op.api, backend=path) for path in paths}
+    if op.gluon and device.type == "cuda":
+        own["gluon"] = partial(_with_gluon, op.api)
     return {**own, **op.peers, **(op.gpu_peers if device.type == "cuda" else {})}
+
+
+def _with_gluon(api: Provider, **inputs: Any) -> Any:
+    """The fused path with Gluon kernels; no result on a GPU for which there are none."""
+    tensor = next(value for value in inputs.values() if isinstance(value, torch.Tensor))
+    with use_backend("gluon"):
+        return api(**inputs) if gluon_wanted(tensor.device) else NotImplemented
 
 
 def release() -> None:
@@ -142,7 +152,7 @@ def _case(
 
 def _sources(op: Op, provider: str) -> dict[str, str]:
     """A hash of the files that determine the machine code of the fused path."""
-    if provider != "fused":
+    if provider not in ("fused", "gluon"):
         return {}
     texts = b"".join(path.read_bytes() for path in op.kernel_paths)
     return {"kernel_sources": hashlib.sha256(texts).hexdigest()[:16]}

@@ -28,6 +28,7 @@ register(
         distributed=distributed_infonce,
         peers=PEERS,
         gpu_peers=GPU_PEERS,
+        gluon=True,
         priority=0,
     )
 )

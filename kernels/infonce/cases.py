@@ -105,6 +105,39 @@ def _call(
     return run
 
 
+def _gluon_sums(dim: int) -> Callable[[], None]:
+    """The launch of the Gluon kernel for 65,536 videos and texts, none of which has a positive."""
+
+    def run() -> None:
+        from .fused.gluon_sums import launch_sums
+        from .fused.layout import MAX_STRIP_TILES, tile_of
+
+        lines = 65536
+        videos, texts = (
+            torch.empty(lines, dim, dtype=torch.bfloat16, device="meta") for _ in range(2)
+        )
+        tile = tile_of(videos)
+        strips, tiles = lines // (MAX_STRIP_TILES * tile.rows), lines // tile.columns
+        row_sums, column_sums = (
+            torch.empty(parts, lines, device="meta") for parts in (tiles, strips)
+        )
+        launch_sums(
+            videos,
+            texts,
+            torch.empty((), device="meta"),
+            (row_sums, column_sums),
+            tile,
+            (0, lines),
+            0,
+            tiles,
+            lines,
+            strips,
+            MAX_STRIP_TILES,
+        )
+
+    return run
+
+
 # The first run covers every kernel. The others add kernels with other specialisations only, to keep
 # the table small.
 _RUNS = (
@@ -123,6 +156,8 @@ _RUNS = (
         _call(8192, 65536, 512, torch.bfloat16, offset=24576, partials=True),
     ),
     ("fp32 D256 B1024", ("sm_80", "sm_90"), _call(1024, 1024, 256, torch.float32)),
+    ("bf16 D512 gluon", _HOPPER, _gluon_sums(512)),
+    ("bf16 D256 gluon", _HOPPER, _gluon_sums(256)),
 )
 
 VARIANTS = tuple(

@@ -11,11 +11,14 @@ from svilm_fast.bench.ceilings import Ceilings
 from svilm_fast.bench.errors import WrongResult
 from svilm_fast.bench.gpu import ops_run as run
 from svilm_fast.bench.run import runner
+from svilm_fast.bench.run.record import Record
 from svilm_fast.bench.run.runner import run_one
+from svilm_fast.bench.run.text import gluon_against_fused
 from svilm_fast.bench.suites import benchmarks
 from svilm_fast.bench.suites import ops as suite
 from svilm_fast.bench.suites.ops import cases
 from svilm_fast.bench.suites.proof import Case
+from svilm_fast.kernels.device import A100, assume_traits
 from svilm_fast.kernels.registry import ops
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -208,3 +211,44 @@ def test_it_needs_nothing_but_pytorch_and_triton():
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
+
+
+@pytest.mark.parametrize(
+    ("gluon", "fused", "verdict"),
+    [
+        (2.0, 3.0, "Gluon wins: 1.500 times as fast as plain Triton"),
+        (3.0, 2.0, "plain Triton wins: Gluon is 0.667 times as fast as plain Triton"),
+        (2.0, 2.1, "no winner: Gluon is 1.050 times as fast as plain Triton, within the spread"),
+        (None, 2.0, None),
+        (2.0, None, None),
+    ],
+)
+def test_the_run_says_which_kernels_win(gluon, fused, verdict):
+    records = [
+        Record(
+            id=provider,
+            suite="ops",
+            name="infonce",
+            case="big",
+            dtype="bfloat16",
+            direction="forward",
+            provider=provider,
+            status="ok" if time else "oom",
+            median_ms=time,
+            p20_ms=time and 0.9 * time,
+            p80_ms=time and 1.1 * time,
+        )
+        for provider, time in (("gluon", gluon), ("fused", fused))
+    ]
+    expected = [] if verdict is None else [f"infonce big bfloat16 forward: {verdict}"]
+    assert gluon_against_fused(records) == expected
+
+
+def test_gluon_is_skipped_on_other_gpus():
+    op = ops()["infonce"]
+    provider = suite.providers(op, GPU, op.cases["pairs_1024_dim_256"])["gluon"]
+    inputs = op.make_inputs(op.sizes.tiny, torch.float32, CPU, 0)
+    with assume_traits(A100):
+        assert provider(**inputs) is NotImplemented
+    assert "gluon" not in suite.providers(op, CPU, op.sizes.tiny)
+    assert "gluon" not in suite.providers(ops()["grouping"], GPU, op.sizes.tiny)

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...backend import gluon_wanted
 from ...device import traits
 from ...launch import launch
 from ...primitives import LOG2_E
@@ -207,6 +208,18 @@ def _sums_launches(
         yield "diagonal", first, last - first, ragged
 
 
+def gluon_obstacle(block: CallTensors) -> str | None:
+    """The reason why `gluon_sums` does not take this call, or None."""
+    dim = block.videos.shape[1]
+    if block.videos.dtype == torch.float32:
+        return "fp32 products take three steps of tf32"
+    if not 64 <= dim <= 512:
+        return f"the tile of texts is resident for D from 64 to 512, got {dim}"
+    if block.video_ids is not None:
+        return "pair ids are not supported"
+    return None
+
+
 class Logs(NamedTuple):
     """log2 of the sums relative to 2^(scale log2 e), padded to whole blocks of LINES for backward.
 
@@ -248,12 +261,30 @@ def forward(block: CallTensors, *, with_loss: bool) -> tuple[Tensor, Logs]:
     column_sums = column_parts if single else _empty(videos, columns)
     positives = positive_parts if single or not share else _empty(videos, rows)
     described = tile_operands(videos, texts, tile)
+    gluon = gluon_wanted(videos.device) and gluon_obstacle(block) is None
     few = FEW_BLOCKS_PER_SM * traits(videos.device).sm_count
     for start in range(0, rows, chunk):
         stop = min(start + chunk, rows)
         strips_here = -(-(stop - start) // (strip * tile.rows))
         together = share or strips_here * column_tiles <= few
         for part, first_tile, tiles, ragged in _sums_launches(block, tile, start, stop, together):
+            if part == "beside" and gluon and not ragged:
+                from .gluon_sums import launch_sums
+
+                launch_sums(
+                    videos,
+                    texts,
+                    block.scale,
+                    (row_parts, column_parts),
+                    tile,
+                    (start, stop),
+                    first_tile,
+                    tiles,
+                    block.offset,
+                    strips_here,
+                    strip,
+                )
+                continue
             launch(
                 sums_kernel,
                 (tiles if part == "diagonal" else tiles * strips_here,),

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from svilm_fast.kernels import backend, choose, explain, use_backend
+from svilm_fast.kernels.device import A100, assume_traits
 
 CPU = [torch.zeros(1)]
 
@@ -66,3 +67,22 @@ def test_explain_lists_every_op_with_a_reason():
         table = explain()
     assert re.match(r"op +device +path +reason", table)
     assert re.search(r"grouping +cpu +reference +the tensors are on 'cpu'", table)
+
+
+def test_gluon_is_a_choice_for_sm_90_and_never_falls_back(monkeypatch):
+    with pytest.raises(ValueError, match="op: backend='gluon' is for all ops: set SVILM_KERNELS"):
+        choose("op", CPU, backend="gluon")
+    monkeypatch.setenv("SVILM_KERNELS", "gluon")
+    monkeypatch.setattr(backend, "_INTERPRETED", True)
+    with pytest.raises(RuntimeError, match="op: the fused path was requested, but the tensors are"):
+        choose("op", CPU)
+    monkeypatch.setattr(backend, "obstacle", lambda device, allow_interpreter: None)
+    assert choose("op", CPU) == "fused"
+    assert backend.gluon_wanted(CPU[0].device)
+    with use_backend("fused"):
+        assert not backend.gluon_wanted(CPU[0].device)
+    with assume_traits(A100):
+        with pytest.raises(RuntimeError, match=r"needs compute capability \(9, 0\), NVIDIA A100"):
+            choose("op", CPU)
+        assert not backend.gluon_wanted(CPU[0].device)
+        assert "Gluon kernels are for compute capability (9, 0)" in explain()

@@ -9,6 +9,7 @@ from torch.nn.functional import normalize
 from svilm_fast.kernels.backend import interpreted
 from svilm_fast.kernels.infonce import infonce
 from tests.bars import within
+from tests.kernels.infonce import gluon_blocks
 
 
 def unit_rows(rows, dim, seed, dtype=torch.float64):
@@ -131,6 +132,17 @@ def rows():
 @pytest.fixture
 def oracle():
     return naive_loss
+
+
+@pytest.fixture
+def check_sums(rows, monkeypatch):
+    """`check_sums(block, seed, module, stages)`: the interpreted Gluon kernel against float64."""
+    from svilm_fast.kernels.infonce.fused import gluon_sums
+
+    def check(block, seed=0, module=gluon_sums, stages=2):
+        return gluon_blocks.check_sums(rows, monkeypatch, block, seed, module, stages)
+
+    return check
 
 
 @pytest.fixture(scope="session")

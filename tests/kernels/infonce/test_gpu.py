@@ -3,7 +3,10 @@
 import pytest
 import torch
 
+from svilm_fast.kernels.backend import use_backend
 from svilm_fast.kernels.infonce import infonce, infonce_partials
+from svilm_fast.kernels.infonce.fused import forward
+from svilm_fast.kernels.launch import compiled_kernels
 from svilm_fast.kernels.slices import SlicePlan
 
 pytestmark = pytest.mark.gpu
@@ -143,3 +146,43 @@ def test_extra_memory_stays_in_the_workspace(rows, workspace):
         torch.autograd.grad(loss, inputs)
         peak = torch.cuda.max_memory_allocated() - before
     assert peak <= 1.05 * (workspace + outputs) + (64 << 20)
+
+
+@pytest.fixture
+def gluon(monkeypatch):
+    """Calls take the Gluon kernel, also small ones; the test fails if none was started."""
+    if torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("the Gluon kernels are for compute capability (9, 0)")
+    monkeypatch.setattr(forward, "FEW_BLOCKS_PER_SM", 0)
+    with use_backend("gluon"), compiled_kernels() as kernels:
+        yield
+    assert "gluon_sums_kernel" in {kernel.metadata.name for kernel in kernels}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["random", "confident", "sharper"])
+@pytest.mark.parametrize(
+    "batch, dim", [(300, 64), (1000, 80), (2049, 256), (4097, 320), (4096, 512)]
+)
+def test_gluon_against_float64(check, regime, gluon, name, batch, dim, dtype):
+    check(*on_gpu(regime, name, batch, dim, dtype))
+
+
+def test_gluon_sums_of_chunks_and_rectangles(check, rows, gluon):
+    options = {"diagonal_offset": 400, "workspace_bytes": 1 << 20}
+    check(
+        rows(1111, 128, 0, torch.bfloat16).cuda(),
+        rows(2222, 128, 1, torch.bfloat16).cuda(),
+        14.0,
+        options=options,
+        naive={"offset": 400},
+    )
+
+
+def test_gluon_and_plain_kernels_agree_and_repeat(rows, gluon):
+    inputs = leaves(rows, 5000, 512)
+    first = infonce(*inputs)
+    for _ in range(50):
+        assert torch.equal(infonce(*inputs), first)
+    with use_backend("fused"):
+        torch.testing.assert_close(infonce(*inputs), first, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,131 @@
+"""The interpreter of Gluon passes a right kernel and names each kind of fault in a wrong one."""
+
+import pytest
+import torch
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+from svilm_fast.kernels.launch import Launch
+from tests.bars import SEED_OFFSET
+from tests.kernels.gluon_interpreter import interpret
+from tests.kernels.gluon_machine import GluonFault
+
+
+@gluon.jit
+def copy_rows(source, buffer, filled, BLOCKS: gl.constexpr, BUG: gl.constexpr):
+    if BUG == "more copies than expected":
+        tma.async_copy_global_to_shared(source, [0, 0], filled.index(2), buffer.index(3))
+    for block in gl.static_range(BLOCKS):
+        mbarrier.expect(filled.index(block), source.block_type.nbytes)
+        tma.async_copy_global_to_shared(
+            source, [16 * block, 0], filled.index(block), buffer.index(block)
+        )
+    if BUG == "no such buffer":
+        buffer.index(4)
+
+
+@gluon.jit
+def multiply_rows(buffer, plain, filled, target, BLOCKS: gl.constexpr, BUG: gl.constexpr):
+    dots = gl.zeros([16, 16], gl.float32, layout=None)
+    for block in gl.static_range(BLOCKS):
+        mbarrier.wait(filled.index(block), 0)
+        rows = buffer.index(block)
+        dots = warpgroup_mma(rows, rows.permute((1, 0)), dots, is_async=True)
+    if BUG == "no wait for the product":
+        dots = gl.zeros([16, 16], gl.float32, layout=None)
+    elif BUG == "result before the wait":
+        dots = dots + 1.0
+    else:
+        dots = warpgroup_mma_wait(0, deps=(dots,))
+    plain.store(dots)
+    if BUG == "fence":
+        warpgroup_mma(plain, plain, dots)
+    total = gl.sum(plain.load(None), 1)
+    row = gl.arange(0, 16, layout=None)
+    gl.store(target + row, total, mask=row < 16)
+    if BUG == "stored twice":
+        gl.store(target + row, total, mask=row == 3)
+    if BUG == "out of bounds":
+        gl.store(target + row, total, mask=row == row)
+        gl.store(target + 16 + row, total, mask=row < 1)
+
+
+@gluon.jit
+def products_kernel(source, target, BLOCKS: gl.constexpr, BUG: gl.constexpr):
+    buffer = gl.allocate_shared_memory(source.dtype, [4, 16, 32], source.layout)
+    plain = gl.allocate_shared_memory(
+        gl.float32, [16, 16], gl.SwizzledSharedLayout(1, 1, 1, [1, 0])
+    )
+    filled = gl.allocate_shared_memory(gl.int64, [3, 1], mbarrier.MBarrierLayout())
+    for block in gl.static_range(BLOCKS):
+        if BUG != "no initialisation":
+            mbarrier.init(filled.index(block), count=1)
+    if BUG == "initialised twice":
+        mbarrier.init(filled.index(0), count=1)
+    gl.warp_specialize(
+        [
+            (multiply_rows, (buffer, plain, filled, target, BLOCKS, BUG)),
+            (copy_rows, (source, buffer, filled, BLOCKS, BUG)),
+        ],
+        [1],
+        [24],
+    )
+
+
+def run(bug, seed):
+    source = torch.randn(40, 32, generator=torch.Generator().manual_seed(0)).half()
+    layout = gl.NVMMASharedLayout.get_default_for([16, 32], gl.float16)
+    target = torch.full((16,), torch.nan)
+    descriptor = TensorDescriptor.from_tensor(source, [16, 32], layout)
+    meta = {"BLOCKS": 3, "BUG": bug, "num_warps": 4}
+    interpret(Launch(products_kernel, (1,), (descriptor, target), meta), seed + SEED_OFFSET)
+    # The descriptor fills rows past the end with zeros.
+    rows = torch.cat((source.double(), torch.zeros(8, 32))).view(3, 16, 32)
+    expected = (rows @ rows.transpose(1, 2)).sum((0, 2))
+    torch.testing.assert_close(target.double(), expected, rtol=1e-5, atol=1e-4)
+
+
+def test_a_right_kernel_passes_every_schedule():
+    for seed in range(20):
+        run("", seed)
+
+
+@pytest.mark.parametrize(
+    ("bug", "kind"),
+    [
+        ("more copies than expected", "barrier race"),
+        ("no such buffer", "memory"),
+        ("no wait for the product", "pending"),
+        ("result before the wait", "pending"),
+        ("stored twice", "memory"),
+        ("out of bounds", "memory"),
+        ("no initialisation", "barrier deadlock"),
+        ("initialised twice", "barrier"),
+    ],
+)
+def test_a_fault_is_named(bug, kind):
+    for seed in range(5):
+        with pytest.raises(GluonFault) as caught:
+            run(bug, seed)
+        assert caught.value.kind in kind.split()
+
+
+def test_what_is_not_modelled_is_refused():
+    with pytest.raises(NotImplementedError, match="fences are not modelled"):
+        run("fence", 0)
+
+
+def test_equal_seeds_give_equal_faults():
+    texts = []
+    for _ in range(2):
+        with pytest.raises(GluonFault) as caught:
+            run("more copies than expected", 3)
+        texts.append(str(caught.value))
+    assert texts[0] == texts[1]

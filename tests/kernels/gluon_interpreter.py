@@ -1,0 +1,301 @@
+"""An interpreter of the part of Gluon that the warp-specialised kernels use.
+
+`interpret(launch, seed)` executes the source of a kernel on the CPU, program after program:
+
+- a partition of `warp_specialize` is a thread; one thread runs at a time, and after every operation
+  on a barrier or of a copy or product the scheduler may choose another;
+- a TMA copy completes at any later moment, in any order with other copies; an asynchronous product
+  completes later too, in order with the others of its partition, and reads its operands then;
+- barriers count arrivals and bytes and have phases as an mbarrier does.
+
+The seed determines the schedule, and weights that slow some partitions, copies or products down.
+
+Shared memory is checked independently of the schedule. Every read and write of a buffer is an
+event. A partition knows an event if a chain of waits leads from it: a barrier passes on what its
+arrivals and copies know, and `warpgroup_mma_wait` adds the products waited for. An access that
+conflicts with an event that the partition does not know is a race, even if nothing went wrong here.
+
+`GluonFault.kind` is `race` (a missing wait, an overwritten buffer), `deadlock`, `barrier` (arrivals
+or bytes that do not match), `pending` (a result used, or a partition ended, before the end of an
+asynchronous operation), or `memory` (out of bounds, or global memory written twice).
+
+Not modelled: threads of a warp, layouts, and fences (an asynchronous access of a buffer after a
+plain one raises `NotImplementedError`).
+"""
+
+from __future__ import annotations
+
+import linecache
+import math
+import re
+import sys
+from dataclasses import dataclass
+from types import FunctionType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+import triton.language as tl
+from triton.runtime.jit import JITFunction
+
+from svilm_fast.kernels.launch import Launch
+from tests.kernels.gluon_machine import Barrier, Copy, GluonFault, Machine, Product, Row, Slot, View
+
+
+@dataclass
+class _Pointer:
+    """Elements of a global tensor; `written` is shared by the programs of a launch."""
+
+    name: str
+    data: np.ndarray
+    written: np.ndarray
+    at: Any = 0
+
+    def __add__(self, offset: Any) -> _Pointer:
+        return _Pointer(self.name, self.data, self.written, self.at + offset)
+
+    __radd__ = __add__
+
+    def __sub__(self, offset: Any) -> _Pointer:
+        return self + -offset
+
+    def places(self, mask: Any, what: str) -> np.ndarray:
+        at = np.atleast_1d(self.at)[np.broadcast_to(mask, np.shape(np.atleast_1d(self.at)))]
+        if at.size and not (at.min() >= 0 and at.max() < self.data.size):
+            raise GluonFault("memory", f"{what} of {self.name} outside its {self.data.size}")
+        return at
+
+
+class _Descriptor:
+    """A tensor descriptor: blocks of a matrix, with zeros outside of it."""
+
+    def __init__(self, name: str, given: Any) -> None:
+        self.name, self.matrix = name, given.base.float().numpy()
+        size = given.base.element_size()
+        shape = list(given.block_shape)
+        self.block_type = SimpleNamespace(shape=shape, nbytes=math.prod(shape) * size)
+        self.dtype, self.layout, self.element_size = "data", None, size
+
+    def block(self, row: int, column: int) -> np.ndarray:
+        if column * self.element_size % 16:
+            raise GluonFault("memory", f"{self.name}: column {column} is not aligned to 16 bytes")
+        block = np.zeros(self.block_type.shape, np.float32)
+        inside = self.matrix[max(row, 0) : row + block.shape[0], column : column + block.shape[1]]
+        above = max(-row, 0)
+        block[above : above + inside.shape[0], : inside.shape[1]] = inside
+        return block
+
+
+def _dense(value: Any) -> Any:
+    if isinstance(value, Product):
+        value.refuse()
+    return value
+
+
+def _fp32(value: Any) -> Any:
+    value = _dense(value)
+    return np.asarray(value, np.float32) if np.asarray(value).dtype.kind == "f" else value
+
+
+def _assigned_name(shape: list[int]) -> str:
+    """The variable to which the calling line of the kernel assigns a buffer."""
+    frame = sys._getframe(2)
+    for line in range(frame.f_lineno, frame.f_lineno - 3, -1):
+        found = re.match(r"\s*(\w+) = ", linecache.getline(frame.f_code.co_filename, line))
+        if found:
+            return found[1]
+    return f"buffer {shape}"
+
+
+class _Language:
+    """`gl`, `tma`, `mbarrier` and the products, for one program."""
+
+    static_range = staticmethod(range)
+    float32, int64, int32 = np.float32, np.int64, np.int32
+    SliceLayout = NVMMADistributedLayout = BlockedLayout = staticmethod(lambda *_: None)
+    SwizzledSharedLayout = staticmethod(lambda *_: None)
+    minimum, maximum = staticmethod(np.minimum), staticmethod(np.maximum)
+
+    def __init__(self, machine: Machine, program: int) -> None:
+        self._machine, self._program = machine, program
+        mbarrier = SimpleNamespace(
+            MBarrierLayout=lambda: Barrier,
+            init=self._init,
+            wait=self._wait,
+            arrive=self._arrive,
+            expect=self._expect,
+        )
+        self.names = {
+            "gl": self,
+            "mbarrier": mbarrier,
+            "tma": SimpleNamespace(async_copy_global_to_shared=self._copy),
+            "warpgroup_mma": self._product,
+            "warpgroup_mma_wait": self._product_wait,
+        }
+
+    def program_id(self, axis: int) -> int:
+        assert axis == 0
+        return self._program
+
+    def cdiv(self, a: int, b: int) -> int:
+        return -(-a // b)
+
+    def cast(self, value: Any, dtype: Any) -> Any:
+        return dtype(_dense(value))
+
+    def arange(self, start: int, stop: int, layout: Any) -> np.ndarray:
+        return np.arange(start, stop, dtype=np.int32)
+
+    def zeros(self, shape: list[int], dtype: Any, layout: Any) -> np.ndarray:
+        return np.zeros(shape, dtype)
+
+    def where(self, condition: Any, a: Any, b: Any) -> Any:
+        return _fp32(np.where(condition, _dense(a), _dense(b)))
+
+    def exp2(self, value: Any) -> Any:
+        return np.exp2(_dense(value))
+
+    def fma(self, a: Any, b: Any, c: Any) -> np.ndarray:
+        # One rounding: the product of two floats is exact in float64.
+        return (np.float64(_dense(a)) * np.float64(b) + np.float64(c)).astype(np.float32)
+
+    def sum(self, value: Any, axis: int) -> np.ndarray:
+        return _dense(value).sum(axis, dtype=np.float32)
+
+    def reshape(self, value: Any, shape: list[int]) -> np.ndarray:
+        return _dense(value).reshape(shape)
+
+    def convert_layout(self, value: Any, layout: Any) -> Any:
+        return _dense(value)
+
+    def load(self, pointer: _Pointer) -> Any:
+        return pointer.data[pointer.places(True, "a load")][0]
+
+    def store(self, pointer: _Pointer, value: Any, mask: Any = True) -> None:
+        at = pointer.places(mask, "a store")
+        if pointer.written[at].any():
+            raise GluonFault("memory", f"{pointer.name} is written twice")
+        pointer.written[at] = True
+        pointer.data[at] = _dense(value)[np.broadcast_to(mask, _dense(value).shape)]
+
+    def allocate_shared_memory(self, dtype: Any, shape: list[int], layout: Any) -> Any:
+        name = _assigned_name(shape)
+        if layout is Barrier:
+            return Row(name, [Barrier(f"{name}[{at}]") for at in range(shape[0])]).single(shape, 1)
+        inner = shape[-2:] if len(shape) > 1 else shape
+        number = shape[0] if len(shape) > 2 else 1
+        slots = [
+            Slot(f"{name}[{at}]" if number > 1 else name, np.full(inner, np.nan, np.float32))
+            for at in range(number)
+        ]
+        return Row(name, [View(self._machine, slot) for slot in slots]).single(shape, len(inner))
+
+    def warp_specialize(self, calls: list[Any], warps: list[int], registers: list[int]) -> None:
+        assert len(calls) == len(warps) + 1 == len(registers) + 1
+        self._machine.run_partitions(calls)
+
+    def _init(self, barrier: Barrier, count: int) -> None:
+        if barrier.count:
+            raise GluonFault("barrier", f"{barrier.name} is initialised twice")
+        barrier.count = barrier.pending = count
+
+    def _wait(self, barrier: Barrier, phase: int, pred: bool = True) -> None:
+        if not pred:
+            return
+        assert phase in (0, 1)
+        here = self._machine.current
+        here.pause(lambda: barrier.phase & 1 != phase, f"parity {phase} of {barrier.describe()}")
+        here.known |= barrier.released
+
+    def _arrive(self, barrier: Barrier, count: int = 1, pred: bool = True) -> None:
+        self._signal(barrier, count, 0, pred)
+
+    def _expect(self, barrier: Barrier, size: int, pred: bool = True) -> None:
+        self._signal(barrier, 1, size, pred)
+
+    def _signal(self, barrier: Barrier, count: int, size: int, pred: bool) -> None:
+        if pred:
+            here = self._machine.current
+            here.pause()
+            barrier.add(count, size, here.known)
+
+    def _copy(
+        self,
+        descriptor: _Descriptor,
+        at: list[int],
+        barrier: Barrier,
+        target: View,
+        pred: bool = True,
+    ) -> None:
+        if not pred:
+            return
+        machine = self._machine
+        here = machine.current
+        here.pause()
+        slot, block = target.slot, descriptor.block(*at)
+        event = machine.event(f"the copy of {descriptor.name} {[int(x) for x in at]}")
+        machine.write(slot, event)
+        slot.data[...] = np.nan
+        size, known = descriptor.block_type.nbytes, here.known | event.bit
+        machine.copies.append(Copy(slot, block, size, barrier, barrier.phase, known))
+
+    def _product(
+        self, left: View, right: View, start: Any, use_acc: bool = True, is_async: bool = False
+    ) -> Any:
+        machine = self._machine
+        here = machine.current
+        here.pause()
+        event = machine.event(f"the product of {left.slot.name} and {right.slot.name}")
+        machine.read(left.slot, event)
+        machine.read(right.slot, event)
+        product = Product(event, left, right, start if use_acc else None)
+        here.products.append(product)
+        machine.log.append((here.title, left.slot.name))
+        return product if is_async else self._product_wait(0, (product,))
+
+    def _product_wait(self, outstanding: int, deps: tuple[Any, ...]) -> Any:
+        here = self._machine.current
+        number = len(here.products) - outstanding
+        over, here.products = here.products[:number], here.products[number:]
+        here.pending = over
+        here.pause(lambda: all(product.value is not None for product in over), "its own products")
+        here.pending = []
+        for product in over:
+            product.retired = True
+            here.known |= product.event.bit
+        results = [one.value if isinstance(one, Product) and one.retired else one for one in deps]
+        return results[0] if len(results) == 1 else tuple(results)
+
+
+def interpret(launch: Launch, seed: int = 0) -> list[list[tuple[str, str]]]:
+    """Execute a launch of a Gluon kernel; returns each program's (partition, product) in order.
+
+    Tensors are on the CPU and are written in place. `num_warps` and `maxnreg` have no effect.
+    """
+    parameters = launch.kernel.arg_names
+    bound: dict[str, Any] = dict(zip(parameters, launch.args))
+    bound |= {name: value for name, value in launch.meta.items() if name in parameters}
+    for name, value in bound.items():
+        if isinstance(value, torch.Tensor):
+            flat = value.detach().reshape(-1).numpy()
+            bound[name] = _Pointer(name, flat, np.zeros(flat.size, bool))
+        elif hasattr(value, "block_shape"):
+            bound[name] = _Descriptor(name, value)
+    logs = []
+    for program in range(launch.grid[0]):
+        machine = Machine(seed, program)
+        _rebound(launch.kernel, _Language(machine, program).names)(**bound)
+        logs.append(machine.log)
+    return logs
+
+
+def _rebound(kernel: Any, names: dict[str, Any]) -> Any:
+    """The function of a kernel with `names`, its module's kernels and constants as globals."""
+    known = dict(kernel.fn.__globals__)
+    for name, value in list(known.items()):
+        if isinstance(value, tl.constexpr):
+            known[name] = np.float32(value.value) if type(value.value) is float else value.value
+        elif isinstance(value, JITFunction) and value.fn.__globals__ is kernel.fn.__globals__:
+            known[name] = FunctionType(value.fn.__code__, known, value.__name__)
+    known |= {name: value for name, value in names.items() if name in known}
+    return known[kernel.__name__]
