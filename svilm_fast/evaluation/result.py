@@ -13,12 +13,12 @@ from rich.table import Table
 from torch import Tensor
 
 from svilm_fast.core.console import Console
+from svilm_fast.core.outcomes import Outcomes
 from svilm_fast.core.text import counted
 from svilm_fast.evaluation.baselines import ChanceInterval, ColourBaseline
 from svilm_fast.evaluation.embed import Embeddings
 from svilm_fast.evaluation.metrics import RECALL_AT, QueryRanks, RankSummary, summarise
 from svilm_fast.evaluation.missing import MissingVideo
-from svilm_fast.evaluation.outcomes import Outcomes
 from svilm_fast.evaluation.protocols import protocol_lines
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from svilm_fast.core.outcomes import Outcomes
 from svilm_fast.core.philox import Site, StepSeeds
 from svilm_fast.data.batch import ClipBatch
 from svilm_fast.data.config import CutPasteConfig
@@ -23,7 +24,6 @@ from svilm_fast.evaluation.boundaries import (
     similarity_across,
 )
 from svilm_fast.evaluation.embed import VideoTextModel, device_of, evaluation_mode
-from svilm_fast.evaluation.outcomes import Outcomes
 from svilm_fast.evaluation.pointing import NounPointing, PointingScore, point_clips
 from svilm_fast.models.video_encoder import VideoOutputs
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from svilm_fast.core.outcomes import shares_of
 from svilm_fast.data.config import CutPasteConfig
-from svilm_fast.evaluation.outcomes import shares_of
 from svilm_fast.evaluation.pointing import NounPointing
 from svilm_fast.evaluation.structure import StructureResult, measure_structure
 

@@ -12,8 +12,8 @@ import numpy as np
 
 import svilm_fast
 from svilm_fast.core.errors import UserError
+from svilm_fast.core.outcomes import cluster_numbers, shares_of
 from svilm_fast.core.text import counted
-from svilm_fast.evaluation.outcomes import cluster_numbers, shares_of
 from svilm_fast.train.campaigns.bootstrap import Interval, paired_interval
 from svilm_fast.train.campaigns.execute import finished
 from svilm_fast.train.campaigns.jobs import TableJob

@@ -217,7 +217,7 @@ class Texts:
         self._path, self._place, self._names = path, place, names
         self._get = operator.itemgetter(*names)
 
-    def columns(self, records: list[Any]) -> list[list[str]] | None:
+    def columns(self, records: Sequence[Any]) -> list[list[str]] | None:
         """The texts of many records, a list for each field; None: look at each of the records."""
         try:
             found = [[record[name] for record in records] for name in self._names]
@@ -301,7 +301,7 @@ def read_ids(path: str) -> dict[str, int]:
     return seen
 
 
-def all_new(seen: dict[str, int], names: Sequence[str], numbers: Iterable[int]) -> bool:
+def all_new(seen: dict[Any, int], names: Sequence[Any], numbers: Iterable[int]) -> bool:
     """Note many names at once; False, and nothing noted: one of them repeats, look at each."""
     if len(set(names)) < len(names) or not seen.keys().isdisjoint(names):
         return False
@@ -309,7 +309,7 @@ def all_new(seen: dict[str, int], names: Sequence[str], numbers: Iterable[int]) 
     return True
 
 
-def once(seen: dict[str, int], name: str, number: int, label: str) -> None:
+def once(seen: dict[Any, int], name: Any, number: int, label: str) -> None:
     """Note that `name` is in line `number`. Raises ListFormatError if it was in another."""
     if seen.setdefault(name, number) != number:
         raise ListFormatError(f"{label}: {name!r} repeats that of number {seen[name]}")

@@ -130,7 +130,7 @@ def _video_numbers(
 ) -> list[int] | None:
     """The numbers of the videos of many records, whose ids are noted; None: look at each."""
     ids = [record["id"] for record in records if "id" in record]
-    found = [record.get("video_id") for record in records]
+    found: list[Any] = [record.get("video_id") for record in records]
     if set(map(type, found)) != {int} or min(found) < 0 or len(ids) not in (0, len(found)):
         return None
     fine = not ids or (set(map(type, ids)) == {int} and all_new(seen, ids, places))
@@ -158,7 +158,7 @@ def _cells(path: str, prefix: str, notes: Notes) -> Iterator[Asked]:
     of_kind = header.index("type") if "type" in header else None
     name_of = functools.cache(lambda given: _prefixed(given, prefix))
     for lines, every in blocks_of(rows):
-        videos, questions, answers = zip(*map(cells_of, every))
+        videos, questions, answers = map(list, zip(*map(cells_of, every)))
         kinds = [None if of_kind is None else _word(cells[of_kind]) for cells in every]
         if missing := kinds.count(None):
             notes["questions with a type that is no word: their first word is the type"] += missing
@@ -209,7 +209,7 @@ def _classes(path: str, split: str, answers: Sequence[str]) -> Iterator[Asked]:
 
 def _named_answers(records: Sequence[dict[str, Any]], answers: Sequence[str]) -> list[str] | None:
     """The answers of many records, which hold their classes; None: look at each of them."""
-    classes = [record.get("answer") for record in records]
+    classes: list[Any] = [record.get("answer") for record in records]
     if set(map(type, classes)) != {int} or min(classes) < 0 or max(classes) >= len(answers):
         return None
     return [answers[number] for number in classes]
@@ -263,10 +263,10 @@ def _grouped(
 
     Raises ListFormatError for an unmapped vid<N>, or without questions.
     """
-    asked: defaultdict[str, list[dict[str, str]]] = defaultdict(list)
+    asked: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     for numbers, videos, questions, answers, kinds in every:
         if names:
-            found = [names.get(video) for video in videos]
+            found: list[Any] = [names.get(video) for video in videos]
             if None in found:
                 at = found.index(None)
                 raise ListFormatError(

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from svilm_fast.core.outcomes import Outcomes
 from svilm_fast.core.text import counted
-from svilm_fast.evaluation.outcomes import Outcomes
 from svilm_fast.evaluation.recognition import (
     TOP_KS,
     RecognitionScores,

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from svilm_fast.core.outcomes import Outcomes
 from svilm_fast.data.batch import ClipBatch
 from svilm_fast.evaluation.answers import AnswerAccuracy, answer_accuracy
-from svilm_fast.evaluation.outcomes import Outcomes
 from svilm_fast.tasks.base import EvaluationRequest
 from svilm_fast.tasks.clips import autocast_dtype
 from svilm_fast.tasks.qa.questions import Question, questions_of, refused_questions

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from svilm_fast.core.errors import ConfigError
-from svilm_fast.evaluation.outcomes import Outcomes, shares_of, shares_text
+from svilm_fast.core.outcomes import Outcomes, shares_of, shares_text
 from svilm_fast.train.campaigns.execute import result_path
 from svilm_fast.train.campaigns.jobs import TableJob, table_jobs
 from svilm_fast.train.campaigns.results import differences, gather, interval, rendered

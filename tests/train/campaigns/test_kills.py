@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from svilm_fast.evaluation.outcomes import shares_of
+from svilm_fast.core.outcomes import shares_of
 from svilm_fast.train.config.small_model import SMALL_MODEL
 
 KILLS = 10
