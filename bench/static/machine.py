@@ -29,7 +29,7 @@ MUFU_PER_CLOCK = 16  # [data] exponentials, reciprocals and the like, per SM
 # [guess] The maximum is 1.98 GHz; an H200 under load lowers it.
 CLOCK_HZ = Bracket(1.70e9, 1.80e9, 1.95e9)
 # [public] Bytes/s from L2 to all SMs: fast.cu's kernel 6 (777 TFLOP/s) needs 8.1e12, Triton's fp8
-# product (1,347 TFLOP/s, Triton pull request 5461) 7.9e12.
+# product (1,347 TFLOP/s, Triton pull request 5461) 7.9e12. Other kernels may share less.
 L2_RATE = Bracket(7.0e12, 8.8e12, 10.5e12)
 # [public] Measured copies on H200: 4.3e12 bytes/s, reads and writes together.
 DRAM_RATE = Bracket(4.0e12, 4.2e12, 4.4e12)
@@ -47,7 +47,8 @@ BARRIER_CLOCKS = Bracket(40, 25, 10)
 ISSUE_EFFICIENCY = Bracket(0.6, 0.75, 0.9)
 # [guess] With n > 1 blocks on an SM, this / n^2 of what a lone block would wait stays exposed.
 EXPOSED = Bracket(2, 1, 0)
-# Fitted on the calibration rows: what the model does not see (bank conflicts, L2 misses, waves).
+# [guess] What the model does not see (bank conflicts, L2 misses, waves); taken from an earlier
+# model by hand, which was fitted on public products and attention, and not fitted again.
 ACHIEVED = Bracket(0.88, 0.93, 1.0)
 
 # The floors in the READMEs of the ops, to which shares refer: measured on an H200.

@@ -59,7 +59,7 @@ RULES: tuple[StaticRule, ...] = (
     StaticRule(
         "products",
         _when(
-            lambda row: row.products_percent > 100,
+            lambda row: row.products_percent not in (0, 100),  # 0: not modelled
             "executes {products_percent} % of the FLOPs that the products of a tile need",
         ),
     ),
