@@ -63,7 +63,7 @@ def test_the_gpu_suites_hold_the_steps_and_the_attention_packages():
     }
     assert attention == {"sdpa", "flash_attn", "xformers", "reference"}
     infonce = {one.parts["provider"] for one in found.values() if one.parts["name"] == "infonce"}
-    assert infonce == {"fused", "reference", "eager", "compile", "inf_cl", "open_clip"}
+    assert infonce == {"fused", "gluon", "reference", "eager", "compile", "inf_cl", "open_clip"}
 
 
 @pytest.mark.parametrize(
