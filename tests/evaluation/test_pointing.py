@@ -44,9 +44,9 @@ def test_ties_count_in_expectation() -> None:
     assert score_noun(groups, 1, ON_OBJECT) == NounPointing(0.0, 0.25)
 
 
-def test_an_empty_group_is_a_miss() -> None:
+def test_an_empty_group_is_a_tie_of_all_tokens() -> None:
     groups = np.zeros((1, 2, 2), int)
-    assert score_noun(groups, 5, ON_OBJECT) == NounPointing(0.0, 0.25)
+    assert score_noun(groups, 5, ON_OBJECT) == NounPointing(0.25, 0.25)
 
 
 def test_dropped_tokens_do_not_count() -> None:

@@ -113,10 +113,13 @@ def _row(joined: Sequence[TableJob], out: Path) -> _RowOfSeed:
         answered: dict[str, tuple[Sequence[str], str]] = {}
         for each in kept:
             found |= each.get("metrics", {})
+            # Queries of an earlier run say nothing of a metric that a later one measured anew.
+            answered = {m: one for m, one in answered.items() if m not in each.get("metrics", {})}
             for outcome in each.get("outcomes", []):
                 for metric, text in outcome["shares"].items():
                     answered[metric] = (outcome["clusters"], text)
-        metrics, shares = found | metrics, answered | shares
+        shares |= {metric: one for metric, one in answered.items() if metric not in metrics}
+        metrics = found | metrics
     return _RowOfSeed(metrics, shares, results[0]["steps"], results[0]["environment"])
 
 

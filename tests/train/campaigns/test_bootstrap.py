@@ -84,7 +84,7 @@ def test_clusters_of_different_sizes_keep_the_mean_over_queries() -> None:
     own = np.array([[1.0, 0.0, 0.0, 0.0]] * SEEDS)
     found = paired_interval(own, np.zeros_like(own), np.array([0, 1, 1, 1]), draws=DRAWS)
     assert found is not None
-    assert (found.low + found.high) / 2 == pytest.approx(0.25, abs=0.3)
+    assert (found.low + found.high) / 2 == pytest.approx(0.25, abs=0.1)
     assert found.low < 0.25 < found.high
 
 

@@ -58,7 +58,9 @@ def keep(out: Path, job: TableJob, metrics: dict[str, float], *outcomes: Outcome
     path.write_text(json.dumps(content))
 
 
-def made(out: Path, videos_of_plain: Sequence[str] = VIDEOS) -> dict[str, Any]:
+def made(
+    out: Path, videos_of_plain: Sequence[str] = VIDEOS, *, own_queries: bool = True
+) -> dict[str, Any]:
     table = ResultTable.model_validate(CONTENT)
     jobs = table_jobs(table, out, SEEDS)
     metric = "retrieval/t2v_R@1"
@@ -69,7 +71,7 @@ def made(out: Path, videos_of_plain: Sequence[str] = VIDEOS) -> dict[str, Any]:
             out,
             jobs["own", seed],
             {metric: 100 * own.mean(), "loss": 2.0 + seed},
-            Outcomes(VIDEOS, {metric: own}),
+            *([Outcomes(VIDEOS, {metric: own})] if own_queries else []),
         )
         other = Outcomes(VIDEOS, {metric: np.zeros(4)})
         keep(out, jobs["own_probe", seed], {"top1": 60.0, "loss": 9.0, metric: 0.0}, other)
@@ -115,6 +117,17 @@ def test_other_queries_are_not_paired(tmp_path: Path) -> None:
     section = made(tmp_path, ["a", "b", "b", "c"])["sections"]["one"]
     assert section["queries"] == {}
     assert section["rows"]["Own"]["shares"] == {}
+    found = interval(section, "Own", "retrieval/t2v_R@1")
+    assert found is not None
+    assert not found.queries
+
+
+def test_queries_of_another_run_are_not_taken_for_those_of_a_metric(tmp_path: Path) -> None:
+    """The joined probe measured the metric as well, on queries of its own."""
+    section = made(tmp_path, own_queries=False)["sections"]["one"]
+    own = section["rows"]["Own"]
+    assert own["values"]["retrieval/t2v_R@1"][0] == 62.5
+    assert own["shares"] == {}
     found = interval(section, "Own", "retrieval/t2v_R@1")
     assert found is not None
     assert not found.queries
