@@ -64,7 +64,8 @@ def score_noun(groups: np.ndarray, chosen: int, on_object: np.ndarray) -> NounPo
     """Score the group that a noun attends to.
 
     groups: int [P, h, w], the group of each token, NO_GROUP for dropped tokens. chosen: the noun's
-    group; an empty group attends to all tokens alike. on_object: bool [P, h, w], the tokens that lie on the object.
+    group; an empty group attends to all tokens alike. on_object: bool [P, h, w], the tokens that
+    lie on the object.
     Returns None if no token that was kept lies on the object.
     """
     kept = groups != NO_GROUP
