@@ -45,7 +45,11 @@ def _wish() -> Choice:
 
 
 def gluon_wanted(device: torch.device) -> bool:
-    """Whether Gluon kernels replace plain Triton kernels where an op has them (only on sm_90)."""
+    """Whether Gluon kernels replace plain Triton kernels where an op has them (only on sm_90).
+
+    The setting of the process (`use_backend`, SVILM_KERNELS) chooses between the two kinds of
+    kernels, also for a call whose `backend` argument is `fused`.
+    """
     return _wish() == "gluon" and traits(device).capability == (9, 0)
 
 
@@ -99,8 +103,8 @@ def choose(
         tensors: the tensors of the call; None entries are skipped.
         backend: `auto`, `fused`, `reference`, or None. It takes precedence over `use_backend`,
             which takes precedence over the environment variable SVILM_KERNELS; the default is
-            `auto`. `gluon` is `fused` with Gluon kernels where `gluon_wanted`; it is no value of
-            this argument.
+            `auto`. The argument chooses the path only: `gluon`, which is `fused` with Gluon
+            kernels where `gluon_wanted`, is a setting of the process and no value of it.
         unsupported: the reason why the kernels of this op do not support the call (a shape, a
             dtype), or None.
 
