@@ -106,6 +106,14 @@ def test_what_gluon_does_not_take_stays_plain_and_is_said_once(monkeypatch, capl
     assert caplog.messages == [f"infonce: plain kernels instead of Gluon, because {reason}"]
 
 
+@pytest.mark.parametrize(("dim", "taken"), [(48, False), (64, True), (512, True), (768, False)])
+def test_widths_that_gluon_takes(dim, taken):
+    videos, texts = (torch.empty(8, dim, dtype=torch.bfloat16, device="meta") for _ in range(2))
+    block = forward.CallTensors(videos, texts, torch.empty((), device="meta"), None, None, None, 0)
+    reason = forward.gluon_obstacle(block)
+    assert reason is None if taken else f"D from 64 to 512, got {dim}" in reason
+
+
 def test_other_gpus_stay_plain():
     with assume_traits(A100):
         assert "gluon_sums_kernel" not in {name for name, _ in recorded("bf16 D512 B8192", "gluon")}
