@@ -19,7 +19,7 @@ MINIMUM_CAPABILITY = (8, 0)
 ENVIRONMENT_VARIABLE = "SVILM_KERNELS"
 
 _log = logging.getLogger(__name__)
-_said: set[tuple[str, str]] = set()
+_said: set[tuple[str, str, str]] = set()
 _chosen_by_hand: Choice | None = None
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 # Triton reads this variable when it decorates a kernel, so later changes have no effect.
@@ -45,7 +45,11 @@ def _wish() -> Choice:
 
 
 def gluon_wanted(device: torch.device) -> bool:
-    """Whether Gluon kernels replace plain Triton kernels where an op has them (only on sm_90)."""
+    """Whether Gluon kernels replace plain Triton kernels where an op has them (only on sm_90).
+
+    The setting of the process (`use_backend`, SVILM_KERNELS) chooses between the two kinds of
+    kernels, also for a call whose `backend` argument is `fused`.
+    """
     return _wish() == "gluon" and traits(device).capability == (9, 0)
 
 
@@ -78,11 +82,12 @@ def obstacle(device: torch.device, *, allow_interpreter: bool) -> str | None:
     return f"the tensors are on {device.type!r}, fused kernels need an NVIDIA GPU"
 
 
-def _say_once(op: str, reason: str) -> None:
-    # torch.compile cannot trace a log call, and one line per process is enough.
-    if not torch.compiler.is_compiling() and (op, reason) not in _said:
-        _said.add((op, reason))
-        _log.info("%s: reference path, because %s", op, reason)
+def say_once(op: str, what: str, reason: str) -> None:
+    """Log what an op runs and why, once per process."""
+    # torch.compile cannot trace a log call.
+    if not torch.compiler.is_compiling() and (op, what, reason) not in _said:
+        _said.add((op, what, reason))
+        _log.info("%s: %s, because %s", op, what, reason)
 
 
 def choose(
@@ -99,8 +104,8 @@ def choose(
         tensors: the tensors of the call; None entries are skipped.
         backend: `auto`, `fused`, `reference`, or None. It takes precedence over `use_backend`,
             which takes precedence over the environment variable SVILM_KERNELS; the default is
-            `auto`. `gluon` is `fused` with Gluon kernels where `gluon_wanted`; it is no value of
-            this argument.
+            `auto`. The argument chooses the path only: `gluon`, which is `fused` with Gluon
+            kernels where `gluon_wanted`, is a setting of the process and no value of it.
         unsupported: the reason why the kernels of this op do not support the call (a shape, a
             dtype), or None.
 
@@ -127,7 +132,7 @@ def choose(
         return "fused"
     if explicit:
         raise RuntimeError(f"{op}: the fused path was requested, but {reason}")
-    _say_once(op, reason)
+    say_once(op, "reference path", reason)
     return "reference"
 
 
@@ -138,7 +143,7 @@ def explain() -> str:
     devices = [torch.device("cpu")]
     devices += [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
     rows = [("op", "device", "path", "reason")]
-    for name in ops():
+    for name, op in ops().items():
         for device in devices:
             choice = _wish()
             reason = obstacle(device, allow_interpreter=choice == "fused")
@@ -146,6 +151,10 @@ def explain() -> str:
                 reason = "Gluon kernels are for compute capability (9, 0)"
             if choice == "reference":
                 row = (name, str(device), "reference", "chosen by hand")
+            elif reason is None and choice == "gluon":
+                row = (name, str(device), "gluon", "plain kernels for calls that Gluon cannot take")
+                if op.gluon is None:
+                    row = (name, str(device), "fused", "no Gluon kernels")
             elif reason is None:
                 row = (name, str(device), "fused", "")
             else:

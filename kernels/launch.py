@@ -75,11 +75,15 @@ def record_launches() -> Iterator[list[Launch]]:
 def compiled_kernels() -> Iterator[list[Any]]:
     """Collect the `triton.compiler.CompiledKernel` of each launch in the block, in order.
 
-    In Triton's interpreter the entries are None, because it does not compile.
+    In Triton's interpreter the entries are None, because it does not compile. The list of an outer
+    block gets the kernels of an inner one when that ends.
     """
     global _compiled
     before, _compiled = _compiled, []
+    found = _compiled
     try:
-        yield _compiled
+        yield found
     finally:
         _compiled = before
+        if before is not None:
+            before.extend(found)

@@ -102,7 +102,8 @@ class Op:
         distributed: the op over ranks, with a subset of the arguments of `api`.
         peers: name -> other implementation (see `kernels.peers`).
         gpu_peers: the same for peers that need a GPU.
-        gluon: whether Gluon kernels replace some of its kernels on sm_90 (`backend.gluon_wanted`).
+        gluon: the name of the Gluon kernel that replaces some of its launches on sm_90
+            (`backend.gluon_wanted`), or None.
         priority: ops with a lower number are measured first.
     """
 
@@ -120,7 +121,7 @@ class Op:
     distributed: Callable[..., torch.Tensor] | None = None
     peers: Mapping[str, Provider] = field(default_factory=dict)
     gpu_peers: Mapping[str, Provider] = field(default_factory=dict)
-    gluon: bool = False
+    gluon: str | None = None
     priority: int = 9
 
 

@@ -14,6 +14,7 @@ from svilm_fast.bench.suites.benchmark import SEED, Benchmark, Prepared, benchma
 from svilm_fast.bench.suites.call import prepared
 from svilm_fast.bench.suites.proof import DIRECTIONS, Case
 from svilm_fast.kernels.backend import gluon_wanted, use_backend
+from svilm_fast.kernels.launch import compiled_kernels
 from svilm_fast.kernels.peers import Provider
 from svilm_fast.kernels.registry import Op, ops
 
@@ -77,19 +78,29 @@ def providers(op: Op, device: torch.device, shape: Mapping[str, Any]) -> dict[st
     A case that only changes the workspace of the fused path has no other providers.
     """
     if "workspace_bytes" in shape and device.type == "cuda":
-        return {"fused": partial(op.api, backend="fused")}
-    paths = ("fused", "reference") if device.type == "cuda" else ("reference",)
-    own: dict[str, Provider] = {path: partial(op.api, backend=path) for path in paths}
-    if op.gluon and device.type == "cuda":
-        own["gluon"] = partial(_with_gluon, op.api)
+        return {"fused": partial(_fused, op.api)}
+    own: dict[str, Provider] = {"reference": partial(op.api, backend="reference")}
+    if device.type == "cuda":
+        own = {"fused": partial(_fused, op.api), **own}
+        if op.gluon is not None:
+            own["gluon"] = partial(_with_gluon, op.api, op.gluon)
     return {**own, **op.peers, **(op.gpu_peers if device.type == "cuda" else {})}
 
 
-def _with_gluon(api: Provider, **inputs: Any) -> Any:
-    """The fused path with Gluon kernels; no result on a GPU for which there are none."""
+def _fused(api: Provider, **inputs: Any) -> Any:
+    """The fused path with plain Triton kernels, also where the environment asks for Gluon."""
+    with use_backend("fused"):
+        return api(**inputs)
+
+
+def _with_gluon(api: Provider, kernel: str, **inputs: Any) -> Any:
+    """The fused path with a Gluon kernel; no result for a GPU or call that does not start it."""
     tensor = next(value for value in inputs.values() if isinstance(value, torch.Tensor))
-    with use_backend("gluon"):
-        return api(**inputs) if gluon_wanted(tensor.device) else NotImplemented
+    with use_backend("gluon"), compiled_kernels() as started:
+        result = api(**inputs) if gluon_wanted(tensor.device) else NotImplemented
+    # The interpreter gives None.
+    names = {one.name for one in started if one is not None}
+    return result if kernel in names else NotImplemented
 
 
 def release() -> None:

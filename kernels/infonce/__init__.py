@@ -28,7 +28,7 @@ register(
         distributed=distributed_infonce,
         peers=PEERS,
         gpu_peers=GPU_PEERS,
-        gluon=True,
+        gluon="gluon_sums_kernel",
         priority=0,
     )
 )

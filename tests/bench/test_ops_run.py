@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,7 +19,9 @@ from svilm_fast.bench.suites import benchmarks
 from svilm_fast.bench.suites import ops as suite
 from svilm_fast.bench.suites.ops import cases
 from svilm_fast.bench.suites.proof import Case
+from svilm_fast.kernels.backend import gluon_wanted
 from svilm_fast.kernels.device import A100, assume_traits
+from svilm_fast.kernels.launch import compiled_kernels, launch
 from svilm_fast.kernels.registry import ops
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -213,6 +216,22 @@ def test_it_needs_nothing_but_pytorch_and_triton():
     assert found.returncode == 0, found.stderr
 
 
+def _timed(provider, time, direction="forward"):
+    return Record(
+        id=provider,
+        suite="ops",
+        name="infonce",
+        case="big",
+        dtype="bfloat16",
+        direction=direction,
+        provider=provider,
+        status="ok" if time else "oom",
+        median_ms=time,
+        p20_ms=time and 0.9 * time,
+        p80_ms=time and 1.1 * time,
+    )
+
+
 @pytest.mark.parametrize(
     ("gluon", "fused", "verdict"),
     [
@@ -224,24 +243,46 @@ def test_it_needs_nothing_but_pytorch_and_triton():
     ],
 )
 def test_the_run_says_which_kernels_win(gluon, fused, verdict):
-    records = [
-        Record(
-            id=provider,
-            suite="ops",
-            name="infonce",
-            case="big",
-            dtype="bfloat16",
-            direction="forward",
-            provider=provider,
-            status="ok" if time else "oom",
-            median_ms=time,
-            p20_ms=time and 0.9 * time,
-            p80_ms=time and 1.1 * time,
-        )
-        for provider, time in (("gluon", gluon), ("fused", fused))
-    ]
+    records = [_timed("gluon", gluon), _timed("fused", fused)]
     expected = [] if verdict is None else [f"infonce big bfloat16 forward: {verdict}"]
     assert gluon_against_fused(records) == expected
+
+
+def test_backward_has_no_winner_because_both_run_the_same_kernels():
+    records = [
+        _timed(provider, 2.0, direction)
+        for provider in ("fused", "gluon")
+        for direction in ("forward", "backward", "both")
+    ]
+    found = [text.split(":")[0] for text in gluon_against_fused(records)]
+    assert found == ["infonce big bfloat16 forward", "infonce big bfloat16 both"]
+
+
+@pytest.mark.parametrize("environment", ["auto", "gluon"])
+@pytest.mark.parametrize("taken", [True, False])
+def test_providers_choose_the_kernels_whatever_the_environment(monkeypatch, environment, taken):
+    monkeypatch.setenv("SVILM_KERNELS", environment)
+
+    class Kernel:
+        def __init__(self, name):
+            self.name = name
+
+        def __getitem__(self, grid):
+            return lambda *_: self
+
+    def api(videos):
+        gluon = gluon_wanted(videos.device) and taken
+        launch(Kernel("gluon_sums_kernel" if gluon else "sums_kernel"), (1,))
+        return videos
+
+    op = replace(ops()["infonce"], api=api)
+    providers = suite.providers(op, GPU, op.cases["pairs_65536_dim_512"])
+    videos = torch.zeros(1)
+    with compiled_kernels() as started:
+        assert providers["fused"](videos=videos) is videos
+        assert providers["gluon"](videos=videos) is (videos if taken else NotImplemented)
+    second = "gluon_sums_kernel" if taken else "sums_kernel"
+    assert [kernel.name for kernel in started] == ["sums_kernel", second]
 
 
 def test_gluon_is_skipped_on_other_gpus():

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...backend import gluon_wanted
+from ...backend import gluon_wanted, say_once
 from ...device import traits
 from ...launch import launch
 from ...primitives import LOG2_E
@@ -261,7 +261,10 @@ def forward(block: CallTensors, *, with_loss: bool) -> tuple[Tensor, Logs]:
     column_sums = column_parts if single else _empty(videos, columns)
     positives = positive_parts if single or not share else _empty(videos, rows)
     described = tile_operands(videos, texts, tile)
-    gluon = gluon_wanted(videos.device) and gluon_obstacle(block) is None
+    gluon = gluon_wanted(videos.device)
+    if gluon and (reason := gluon_obstacle(block)) is not None:
+        say_once("infonce", "plain kernels instead of Gluon", reason)
+        gluon = False
     few = FEW_BLOCKS_PER_SM * traits(videos.device).sm_count
     for start in range(0, rows, chunk):
         stop = min(start + chunk, rows)

@@ -1,10 +1,12 @@
 """The Gluon kernel in its interpreter: its sums under many schedules, and the op around it."""
 
 import itertools
+import logging
 
 import pytest
 import torch
 
+from svilm_fast.kernels import backend
 from svilm_fast.kernels.backend import interpreted, use_backend
 from svilm_fast.kernels.device import A100, assume_traits
 from svilm_fast.kernels.infonce.cases import VARIANTS
@@ -87,9 +89,29 @@ def test_the_choice_replaces_the_launches_beside_the_diagonal_only():
     assert recorded(label, "auto") == plain
 
 
-@pytest.mark.parametrize("label", ["bf16 D512 exclude", "bf16 D512 share", "fp32 D256 B1024"])
-def test_what_gluon_does_not_take_stays_plain(label):
-    assert recorded(label, "gluon") == recorded(label, "fused")
+@pytest.mark.parametrize(
+    ("label", "reason"),
+    [
+        ("bf16 D512 exclude", "pair ids are not supported"),
+        ("bf16 D512 share", "pair ids are not supported"),
+        ("fp32 D256 B1024", "fp32 products take three steps of tf32"),
+    ],
+)
+def test_what_gluon_does_not_take_stays_plain_and_is_said_once(monkeypatch, caplog, label, reason):
+    monkeypatch.setattr(backend, "_said", set())
+    with caplog.at_level(logging.INFO):
+        plain = recorded(label, "fused")
+        assert caplog.messages == []
+        assert recorded(label, "gluon") == recorded(label, "gluon") == plain
+    assert caplog.messages == [f"infonce: plain kernels instead of Gluon, because {reason}"]
+
+
+@pytest.mark.parametrize(("dim", "taken"), [(48, False), (64, True), (512, True), (768, False)])
+def test_widths_that_gluon_takes(dim, taken):
+    videos, texts = (torch.empty(8, dim, dtype=torch.bfloat16, device="meta") for _ in range(2))
+    block = forward.CallTensors(videos, texts, torch.empty((), device="meta"), None, None, None, 0)
+    reason = forward.gluon_obstacle(block)
+    assert reason is None if taken else f"D from 64 to 512, got {dim}" in reason
 
 
 def test_other_gpus_stay_plain():

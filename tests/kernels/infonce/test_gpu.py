@@ -3,19 +3,12 @@
 import pytest
 import torch
 
-from svilm_fast.kernels.backend import use_backend
 from svilm_fast.kernels.infonce import infonce, infonce_partials
-from svilm_fast.kernels.infonce.fused import forward
-from svilm_fast.kernels.launch import compiled_kernels
 from svilm_fast.kernels.slices import SlicePlan
+from tests.kernels.infonce.gpu_inputs import leaves, on_gpu
 
 pytestmark = pytest.mark.gpu
 TYPES = [torch.float32, torch.float16, torch.bfloat16]
-
-
-def on_gpu(regime, name, batch, dim, dtype):
-    videos, texts, scale = regime(name, batch, dim, dtype)
-    return videos.cuda(), texts.cuda(), scale
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -46,11 +39,6 @@ def test_chunks_and_rectangles(check, rows, dtype):
         options=options,
         naive={"offset": 400},
     )
-
-
-def leaves(rows, batch, dim, dtype=torch.bfloat16):
-    videos, texts = (rows(batch, dim, seed, dtype).cuda().requires_grad_() for seed in (0, 1))
-    return videos, texts, torch.tensor(14.0, device="cuda", requires_grad=True)
 
 
 @pytest.mark.parametrize("slices", [1, 2])
@@ -146,43 +134,3 @@ def test_extra_memory_stays_in_the_workspace(rows, workspace):
         torch.autograd.grad(loss, inputs)
         peak = torch.cuda.max_memory_allocated() - before
     assert peak <= 1.05 * (workspace + outputs) + (64 << 20)
-
-
-@pytest.fixture
-def gluon(monkeypatch):
-    """Calls take the Gluon kernel, also small ones; the test fails if none was started."""
-    if torch.cuda.get_device_capability() != (9, 0):
-        pytest.skip("the Gluon kernels are for compute capability (9, 0)")
-    monkeypatch.setattr(forward, "FEW_BLOCKS_PER_SM", 0)
-    with use_backend("gluon"), compiled_kernels() as kernels:
-        yield
-    assert "gluon_sums_kernel" in {kernel.metadata.name for kernel in kernels}
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("name", ["random", "confident", "sharper"])
-@pytest.mark.parametrize(
-    "batch, dim", [(300, 64), (1000, 80), (2049, 256), (4097, 320), (4096, 512)]
-)
-def test_gluon_against_float64(check, regime, gluon, name, batch, dim, dtype):
-    check(*on_gpu(regime, name, batch, dim, dtype))
-
-
-def test_gluon_sums_of_chunks_and_rectangles(check, rows, gluon):
-    options = {"diagonal_offset": 400, "workspace_bytes": 1 << 20}
-    check(
-        rows(1111, 128, 0, torch.bfloat16).cuda(),
-        rows(2222, 128, 1, torch.bfloat16).cuda(),
-        14.0,
-        options=options,
-        naive={"offset": 400},
-    )
-
-
-def test_gluon_and_plain_kernels_agree_and_repeat(rows, gluon):
-    inputs = leaves(rows, 5000, 512)
-    first = infonce(*inputs)
-    for _ in range(50):
-        assert torch.equal(infonce(*inputs), first)
-    with use_backend("fused"):
-        torch.testing.assert_close(infonce(*inputs), first, rtol=1e-5, atol=1e-6)
