@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 import torch
 
@@ -31,9 +31,10 @@ def interpreted() -> bool:
     return _INTERPRETED
 
 
-def _checked(choice: str, where: str) -> Choice:
-    if choice not in ("auto", "fused", "gluon", "reference"):
-        raise ValueError(f"{where} is {choice!r}; expected auto, fused, gluon or reference")
+def _checked(choice: str, where: str, known: Iterable[str] = get_args(Choice)) -> Choice:
+    if choice not in known:
+        *others, last = known
+        raise ValueError(f"{where} is {choice!r}; expected {', '.join(others)} or {last}")
     return cast(Choice, choice)
 
 
@@ -117,9 +118,10 @@ def choose(
     if len(devices) != 1:
         names = ", ".join(sorted(str(device) for device in devices))
         raise ValueError(f"{op}: all tensors must be on one device, got {names}")
-    choice = _wish() if backend is None else _checked(backend, f"{op}: backend")
-    if choice == "gluon" and backend is not None:
+    if backend == "gluon":
         raise ValueError(f"{op}: backend='gluon' is for all ops: set SVILM_KERNELS=gluon")
+    paths = ("auto", *get_args(Backend))
+    choice = _wish() if backend is None else _checked(backend, f"{op}: backend", paths)
     device = devices.pop()
     if choice == "reference":
         return "reference"
