@@ -59,11 +59,12 @@ def test_only_nouns_keep_their_length_where_asked(make_encoder, text):
     tokens, mask = text
     sets = [TextSequences(tokens, mask), TextSequences(tokens, mask, nouns=True)]
     captions, nouns = encoder.encode_texts(sets)
-    assert torch.equal(captions, nouns)
+    # The same sequences at other rows of a batch: products may round otherwise.
+    torch.testing.assert_close(captions, nouns)
     encoder.text.config = encoder.text.config.model_copy(update={"unit_nouns": False})
     same, free = encoder.encode_texts(sets)
-    assert torch.equal(same, captions)
-    assert torch.equal(free, encoder.encode_nouns(tokens, mask))
+    torch.testing.assert_close(same, captions)
+    torch.testing.assert_close(free, encoder.encode_nouns(tokens, mask))
     lengths = free.norm(dim=1, keepdim=True)
     assert (lengths - 1).abs().min() > 1e-3
     torch.testing.assert_close(free / lengths, captions)
