@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from svilm_fast.cli import main
 from svilm_fast.core.outcomes import shares_of
 from svilm_fast.data.config import CutPasteConfig
 from svilm_fast.evaluation.pointing import NounPointing
 from svilm_fast.evaluation.structure import StructureResult, measure_structure
+from tests.untrained_run import make_untrained_run
 
 SEGMENTS, FRAMES = 4, 8
 
@@ -101,3 +103,18 @@ def test_outcomes_have_the_mean_of_the_metric(tmp_path: Path) -> None:
         shares = shares_of(outcome["shares"][metric])
         assert 100 * np.mean(shares) == pytest.approx(written[metric])
     assert "structure/boundary" in (tmp_path / "structure.txt").read_text()
+
+
+def test_the_command_points_at_the_objects_of_the_world(tmp_path: Path) -> None:
+    """A model with groups, and clips with masks: every scored noun is kept with its clip."""
+    run = make_untrained_run(tmp_path / "run").config.parent
+    with pytest.raises(SystemExit) as left:
+        main(["evaluate", "structure", "--run", str(run), "--device", "cpu"])
+    assert left.value.code == 0
+    found = json.loads((run / "evaluation" / "structure.json").read_text())
+    (pointed,) = found["outcomes"]
+    hits = shares_of(pointed["shares"]["structure/pointing"])
+    assert len(hits) == len(pointed["clusters"]) == found["structure/pointing_nouns"] > 0
+    assert 100 * hits.mean() == pytest.approx(found["structure/pointing"], abs=0.01)
+    assert 0 < found["structure/pointing_chance"] < 100
+    assert set(pointed["clusters"]) <= {f"test-{number:06}" for number in range(6)}
