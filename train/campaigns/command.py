@@ -28,7 +28,11 @@ def ablate(
         str | None, typer.Argument(help="a packaged table or a YAML file; none: list the tables")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="folder of runs and results [default: runs/ablations/TABLE]")
+        Path | None,
+        typer.Option(
+            help="folder of runs and results; tables with the same folder share equal runs "
+            "[default: runs/ablations/TABLE]"
+        ),
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="runs at a time")] = 1,
     gpus: Annotated[
@@ -174,21 +178,20 @@ def _gpus(text: str) -> list[str]:
 
 
 def _claim(folder: Path, table: str) -> None:
-    """Create the campaign's folder. Raises UserError if it holds something else."""
+    """Create the campaign's folder, or add a table. Raises UserError if it is something else."""
     from svilm_fast.core.files import write_json
 
     mark = folder / MARK
+    tables: list[str] = []
     if mark.is_file():
-        before = json.loads(mark.read_bytes())["table"]
-        if before != table:
-            raise UserError(f"{folder} belongs to the table {before!r}; give another --out")
-        return
-    if folder.is_dir() and any(folder.iterdir()):
+        tables = json.loads(mark.read_bytes())["tables"]
+    elif folder.is_dir() and any(folder.iterdir()):
         raise UserError(
             f"{folder} has content that is not of `svilm ablate`; give an empty folder with --out"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(mark, {"table": table})
+    if table not in tables:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(mark, {"tables": [*tables, table]})
 
 
 def _prepare(commands: list[list[str]], folder: Path) -> None:
@@ -201,11 +204,22 @@ def _prepare(commands: list[list[str]], folder: Path) -> None:
         if command in done:
             continue
         words = [text.replace("{out}", str(folder)) for text in command]
+        for other in done:
+            if _target(command) is not None and _target(command) == _target(other):
+                raise UserError(
+                    f"{folder} has its {_target(command)} from another table's `svilm "
+                    f"{' '.join(other)}`, not from `svilm {' '.join(command)}`; give another --out"
+                )
         code = subprocess.run([sys.executable, "-m", "svilm_fast.cli", *words]).returncode
         if code != 0:
             raise UserError(f"`svilm {' '.join(words)}` failed with exit code {code}")
         done.append(command)
         write_json(record, done)
+
+
+def _target(command: list[str]) -> str | None:
+    """Return the folder or file that a command of `prepare` makes, None if it names none."""
+    return command[command.index("--out") + 1] if "--out" in command[:-1] else None
 
 
 def _write_result(path: Path, result: dict[str, Any]) -> None:

@@ -46,7 +46,7 @@ class JobFailure:
 
 def result_path(out: Path, job: TableJob) -> Path:
     """Return the file that keeps the metrics of a finished job."""
-    return out / "results" / f"{job.label}_{job.identity[:8]}.json"
+    return out / "results" / f"{job.folder.name}.json"
 
 
 def finished(out: Path, job: TableJob) -> dict[str, Any] | None:
@@ -198,7 +198,7 @@ def _failed(job: TableJob, failures: Sequence[JobFailure]) -> bool:
 
 
 def _log_path(out: Path, job: TableJob) -> Path:
-    return out / "logs" / f"{job.label}_{job.identity[:8]}.log"
+    return out / "logs" / f"{job.folder.name}.log"
 
 
 def _start(job: TableJob, out: Path, gpu: str | None) -> subprocess.Popen[bytes]:

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import svilm_fast
+from svilm_fast.data.world.write import FORMAT
 from svilm_fast.train.campaigns.table import ResultTable, TableRun
-from svilm_fast.train.config.load import read_recipe
+from svilm_fast.train.config.load import load_config, read_recipe
 from svilm_fast.train.config.run_files import RunFiles
+
+_OUT = "OUT-OF-THE-CAMPAIGN"
+_PREPARED = re.compile(r"\{out\}/([\w.-]+)")
 
 
 @dataclass(frozen=True)
 class TableJob:
     """A run with a seed.
 
-    identity: hash of the version, the recipe, the settings, the seed, and the same of the run
-    before it. before: that run. folder: the run's. arguments: of `svilm`.
+    identity: hash of everything that decides the result: the versions of the package and of the
+    rendered world, the commands that make the run's data, its settings, the seed, and the identity
+    of the run before it. Runs of several tables with the same identity share one result.
+    before: that run. folder: the run's. arguments: of `svilm`.
     trains: whether it is a training, with metrics. metrics: file with those of a command.
     """
 
@@ -34,7 +42,7 @@ class TableJob:
 
     @property
     def label(self) -> str:
-        """Names the job in messages and files."""
+        """Names the job in messages."""
         return f"{self.name}_seed_{self.seed}"
 
     def chain(self) -> list[TableJob]:
@@ -57,7 +65,7 @@ def table_jobs(
             for link in reversed(list(table.chain(name))):
                 spec = _with_shared_settings(table, table.runs[link])
                 own = seed if spec.seed is None else spec.seed
-                identity = _identity(link, table, spec, own, before)
+                identity = _identity(table.prepare, spec, own, before)
                 if identity not in made:
                     made[identity] = _job(link, own, identity, spec, before, out)
                 before = made[identity]
@@ -75,7 +83,7 @@ def _with_shared_settings(table: ResultTable, spec: TableRun) -> TableRun:
 def _job(
     name: str, seed: int, identity: str, spec: TableRun, before: TableJob | None, out: Path
 ) -> TableJob:
-    folder = out / "runs" / f"{name}_seed_{seed}_{identity[:8]}"
+    folder = out / "runs" / _folder_name(spec, seed, identity)
     places = {"{out}": out, "{seed}": seed, "{dir}": folder}
     if before is not None:
         places["{after}"] = before.folder
@@ -100,7 +108,7 @@ def _job(
         assert spec.task is not None
         command = ["finetune", spec.task, "--weights-from", str(before.folder)]
     assert spec.config is not None
-    settings = [f"run.dir={folder}", f"run.name={name}", f"run.seed={seed}"]
+    settings = [f"run.dir={folder}", f"run.name={folder.name}", f"run.seed={seed}"]
     arguments = (
         *command,
         "--config",
@@ -112,16 +120,59 @@ def _job(
     return TableJob(name, seed, identity, before, folder, arguments)
 
 
+def _folder_name(spec: TableRun, seed: int, identity: str) -> str:
+    """Return a name that tells what runs there and is the same in every table."""
+    words = [spec.config or "", spec.task or ""] if spec.command is None else spec.command[:2]
+    kind = "_".join(re.sub(r"[^a-z0-9]+", "_", Path(word).stem.lower()) for word in words if word)
+    return f"{kind}_seed_{seed}_{identity[:12]}"
+
+
 def _identity(
-    name: str, table: ResultTable, spec: TableRun, seed: int, before: TableJob | None
+    prepare: Sequence[Sequence[str]], spec: TableRun, seed: int, before: TableJob | None
 ) -> str:
-    content = {
-        "name": name,
+    places = {"{seed}": str(seed)}
+    if before is not None:
+        places |= {f"{{{link.name}}}": link.identity for link in before.chain()}
+        places["{after}"] = before.identity
+
+    def filled(texts: Iterable[str]) -> list[str]:
+        found = []
+        for text in texts:
+            for mark, value in places.items():
+                text = text.replace(mark, value)
+            found.append(text)
+        return found
+
+    content: dict[str, Any] = {
         "version": svilm_fast.__version__,
-        "prepare": table.prepare,
-        "recipe": read_recipe(spec.config) if spec.config is not None else None,
-        "run": spec.model_dump(mode="json", exclude_none=True, exclude={"clips"}),
+        "world": FORMAT,
         "seed": seed,
         "before": before.identity if before is not None else None,
+        "start": [spec.weights_from is not None, spec.start_from is not None],
     }
+    if spec.command is not None:
+        content["command"] = filled(spec.command)
+        content["metrics"] = None if spec.metrics is None else filled([spec.metrics])
+    elif spec.weights_from is not None:
+        assert spec.config is not None
+        # The model's settings are those of the run before, so the recipe cannot be completed here.
+        content |= {"task": spec.task, "recipe": read_recipe(spec.config), "set": filled(spec.set)}
+    else:
+        # Complete settings: a row that sets a default is the row that leaves it out.
+        places |= {"{out}": _OUT, "{dir}": "DIR"}
+        settings = filled(spec.set)
+        config = load_config(spec.config, settings, spec.task).model_dump(mode="json")
+        for place in ("name", "dir", "seed"):
+            del config["run"][place]
+        content["config"] = config
+    text = json.dumps(content, sort_keys=True)
+    content["prepare"] = _makes(prepare, set(_PREPARED.findall(text.replace(_OUT, "{out}"))))
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _makes(prepare: Sequence[Sequence[str]], names: set[str]) -> list[Sequence[str]]:
+    """Return the commands that make `{out}/NAME` for the names, or what these are made of."""
+    mentioned = [set(_PREPARED.findall(" ".join(command))) for command in prepare]
+    while more := set().union(*(each for each in mentioned if each & names)) - names:
+        names = names | more
+    return [command for command, each in zip(prepare, mentioned, strict=True) if each & names]

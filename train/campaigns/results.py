@@ -14,6 +14,7 @@ import svilm_fast
 from svilm_fast.core.errors import UserError
 from svilm_fast.core.outcomes import cluster_numbers, shares_of
 from svilm_fast.core.text import counted
+from svilm_fast.data.world.write import FORMAT
 from svilm_fast.train.campaigns.bootstrap import Interval, paired_interval
 from svilm_fast.train.campaigns.execute import finished
 from svilm_fast.train.campaigns.jobs import TableJob
@@ -84,6 +85,7 @@ def gather(
         "title": table.title,
         "text": table.text,
         "version": svilm_fast.__version__,
+        "world": FORMAT,
         "seeds": list(seeds),
         "steps": steps,
         "sections": sections,
