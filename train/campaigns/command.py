@@ -99,7 +99,7 @@ def _print_plan(content: ResultTable, folder: Path, jobs: list[TableJob]) -> Non
     from svilm_fast.train.campaigns.execute import finished
 
     for arguments in content.prepare:
-        print("svilm", *(text.replace("{out}", str(folder)) for text in arguments))
+        print("svilm", *_filled(arguments, folder))
     found: dict[str, float | None] = {}  # by run: the seed changes no cost
     total, unknown = 0.0, 0
     for job in jobs:
@@ -203,18 +203,23 @@ def _prepare(commands: list[list[str]], folder: Path) -> None:
     for command in commands:
         if command in done:
             continue
-        words = [text.replace("{out}", str(folder)) for text in command]
+        words = _filled(command, folder)
         for other in done:
-            if _target(command) is not None and _target(command) == _target(other):
+            if (made := _target(command)) is not None and made == _target(other):
                 raise UserError(
-                    f"{folder} has its {_target(command)} from another table's `svilm "
-                    f"{' '.join(other)}`, not from `svilm {' '.join(command)}`; give another --out"
+                    f"{made.replace('{out}', str(folder))} was made by "
+                    f"`svilm {' '.join(_filled(other, folder))}`, and this table needs "
+                    f"`svilm {' '.join(words)}`; give another --out"
                 )
         code = subprocess.run([sys.executable, "-m", "svilm_fast.cli", *words]).returncode
         if code != 0:
             raise UserError(f"`svilm {' '.join(words)}` failed with exit code {code}")
         done.append(command)
         write_json(record, done)
+
+
+def _filled(command: list[str], folder: Path) -> list[str]:
+    return [text.replace("{out}", str(folder)) for text in command]
 
 
 def _target(command: list[str]) -> str | None:

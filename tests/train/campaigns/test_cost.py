@@ -17,8 +17,8 @@ EPOCHS = ["training.steps=null", "training.epochs=3"]
 RUNS: dict[str, Any] = {
     "steps": {"config": "svilm_base", "set": ["training.epochs=null", "training.steps=30"]},
     "epochs": {"config": "svilm_base", "clips": 10 * 1024 + 7, "set": EPOCHS},
-    "twice": {"config": "svilm_base", "clips": 20 * 1024, "set": EPOCHS},
-    "unknown": {"config": "svilm_base", "set": EPOCHS},
+    "twice": {"config": "svilm_base", "clips": 20 * 1024, "set": [*EPOCHS, "data.train=twice"]},
+    "unknown": {"config": "svilm_base", "set": [*EPOCHS, "data.train=other"]},
     "head": {
         "config": "tasks/action_ucf101",
         "task": "action",

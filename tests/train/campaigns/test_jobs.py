@@ -80,3 +80,53 @@ def test_an_identity_follows_its_inputs(tmp_path: Path) -> None:
     for name in ("pretrained", "tuned"):
         assert after[name, 0].identity != before[name, 0].identity
         assert after[name, 0].folder != before[name, 0].folder
+
+
+def one(out: Path, **content: Any) -> TableJob:
+    """The job of a table's only run."""
+    run = content.pop("run")
+    section = {"title": "T", "rows": {"A": "only"}, "columns": {"x": "X"}}
+    table = {"title": "T", "seeds": [0], "runs": {"only": run}, "sections": {"one": section}}
+    return table_jobs(ResultTable.model_validate(table | content), out, [0])["only", 0]
+
+
+def test_equal_runs_of_different_tables_are_one(tmp_path: Path) -> None:
+    """A setting may stand in the table, in the run, or be the recipe's own."""
+    plain = one(tmp_path, run={"config": "demo"})
+    shared = one(tmp_path, run={"config": "demo"}, set=["optimizer.lr=0.0007"])
+    own = one(tmp_path, run={"config": "demo", "set": ["optimizer.lr=7e-4"]}, seeds=[0, 1])
+    assert plain.identity == shared.identity == own.identity
+    assert plain.folder == own.folder
+    assert plain.identity != one(tmp_path, run={"config": "viclip_demo"}).identity
+    faster = one(tmp_path, run={"config": "demo", "set": ["optimizer.lr=8e-4"]})
+    assert plain.identity != faster.identity
+
+
+def test_only_the_data_that_a_run_reads_are_in_its_identity(tmp_path: Path) -> None:
+    run = {"config": "demo", "set": ["data.train={out}/pairs/train.jsonl"]}
+    world = ["data", "world", "--out", "{out}/world"]
+    pairs = ["data", "convert", "x", "{out}/world/a.json", "--out", "{out}/pairs/train.jsonl"]
+    other = ["data", "world", "--out", "{out}/other"]
+    before = one(tmp_path, run=run, prepare=[world, pairs])
+    assert before.identity == one(tmp_path, run=run, prepare=[other, world, pairs]).identity
+    # What the list is made of counts too.
+    assert before.identity != one(tmp_path, run=run, prepare=[[*world, "seed=1"], pairs]).identity
+    assert before.identity != one(tmp_path, run=run, prepare=[world]).identity
+
+
+def test_the_version_of_the_world_is_in_an_identity(tmp_path: Path, monkeypatch) -> None:
+    before = one(tmp_path, run={"config": "demo"}).identity
+    monkeypatch.setattr("svilm_fast.train.campaigns.jobs.FORMAT", "svilm-world/2")
+    assert one(tmp_path, run={"config": "demo"}).identity != before
+
+
+def test_names_of_runs_before_are_not_in_an_identity(tmp_path: Path) -> None:
+    def table(name: str) -> TableJob:
+        runs = {name: {"config": "demo"}}
+        runs["probe"] = {"after": name, "command": ["probe", "action", "--run", f"{{{name}}}"]}
+        section = {"title": "T", "rows": {"A": name}, "columns": {"x": "X"}}
+        content = {"title": "T", "seeds": [0], "runs": runs, "sections": {"one": section}}
+        return table_jobs(ResultTable.model_validate(content), tmp_path, [0])["probe", 0]
+
+    assert table("first").identity == table("second").identity
+    assert table("first").folder.name.startswith("probe_action_seed_0_")
