@@ -58,6 +58,7 @@ def finetune(
     from svilm_fast.train.checkpoint.inherit import config_of, inherited, portable_of, run_dir_of
     from svilm_fast.train.config.load import load_config
     from svilm_fast.train.config.run_files import RunFiles
+    from svilm_fast.train.config.yaml_file import read_yaml
 
     recipe, source = config or default_recipe(task), None
     if weights_from is not None:
@@ -67,7 +68,7 @@ def finetune(
         kept = RunFiles(run_dir_of(recipe, overrides or [])).config
         if kept.is_file():  # otherwise the run says what is missing
             recipe, source = config or str(kept), kept
-    complete = None if source is None else partial(inherited, source=source)
+    complete = None if source is None else partial(inherited, run=read_yaml(source))
     resolved = load_config(recipe, overrides or [], task, complete)
     printed = ("print_config", "print_ds_config", "dry_run")
     code = print_only(resolved, *(options[name] for name in printed))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 from svilm_fast.core.errors import ConfigError, UserError
 from svilm_fast.data.errors import DataError
 from svilm_fast.train.campaigns.jobs import TableJob
 from svilm_fast.train.campaigns.table import ResultTable
+from svilm_fast.train.checkpoint.inherit import inherited
 from svilm_fast.train.config.load import load_config
 from svilm_fast.train.config.schema import RunConfig
 from svilm_fast.train.plan.devices import GPUS
@@ -25,13 +27,24 @@ PREDICTED = (
 
 
 def checked_config(table: ResultTable, job: TableJob) -> RunConfig | None:
-    """Return the configuration of a training, None for a command. Raises ConfigError."""
+    """Return the configuration of a training, None for a command. Raises ConfigError.
+
+    That of a fine-tuning has the model of the training before it.
+    """
     spec = table.runs[job.name]
     if spec.config is None:
         return None
     settings = [text for text in job.arguments if "=" in text]
+    complete = None
+    if spec.weights_from is not None:
+        assert job.before is not None
+        trained = [link for link in job.before.chain() if link.trains]
+        if trained:
+            model = checked_config(table, trained[-1])
+            assert model is not None
+            complete = partial(inherited, run=model.model_dump(mode="json"))
     try:
-        return load_config(spec.config, settings, spec.task)
+        return load_config(spec.config, settings, spec.task, complete)
     except ConfigError as error:
         raise ConfigError(f"runs.{job.name}: {error}") from error
 

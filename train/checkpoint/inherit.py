@@ -11,7 +11,6 @@ from svilm_fast.train.checkpoint.saved_state import PORTABLE_STATE
 from svilm_fast.train.config.load import overlay, parse_override, read_recipe
 from svilm_fast.train.config.run_files import RunFiles
 from svilm_fast.train.config.schema import RunSettings
-from svilm_fast.train.config.yaml_file import read_yaml
 
 BLOCKS = ("model", "video", "text")
 # How the weights are trained or computed, not what they are: the recipe's own values hold.
@@ -65,14 +64,13 @@ def run_dir_of(recipe: str | None, overrides: Sequence[str]) -> Path:
     return Path(given if isinstance(given, str) else RunSettings().dir)
 
 
-def inherited(recipe: Mapping[str, Any], source: Path) -> dict[str, Any]:
-    """Return a recipe's values with those of the run whose config.yaml is `source`.
+def inherited(recipe: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe's values with those of `run`, the content of a run's config.yaml.
 
     The run's blocks `model`, `video`, `text` and `data.tokenizer` win, except for the settings OWN;
     its block `objectives` is the base of the recipe's. The tokenizer itself is read from the
     checkpoint, so the path from which the run read it is left out where it may be.
     """
-    run = read_yaml(source)
     taken: dict[str, Any] = {}
     for name in BLOCKS:
         block = run.get(name)

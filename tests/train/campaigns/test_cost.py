@@ -12,6 +12,7 @@ from svilm_fast.train.campaigns.cost import checked_config, gpu_hours, steps_of
 from svilm_fast.train.campaigns.jobs import TableJob, table_jobs
 from svilm_fast.train.campaigns.table import ResultTable, read_table
 from svilm_fast.train.config.recipes import FULL_TABLES
+from svilm_fast.train.config.schema import RunConfig
 
 EPOCHS = ["training.steps=null", "training.epochs=3"]
 RUNS: dict[str, Any] = {
@@ -87,3 +88,27 @@ def test_full_tables_have_a_cost(path: Path) -> None:
     # Only heads whose size follows from the data are unknown.
     unknown = found.keys() - known
     assert all("qa" in name or "action" in name or "_tuned" in name for name in unknown)
+
+
+def test_a_fine_tuning_is_priced_with_the_model_that_it_starts_from() -> None:
+    """The recipe of retrieval has four group tokens of a large tower; the small run has none."""
+    runs: dict[str, Any] = {
+        "small": {"config": "viclip_demo"},
+        "halfway": {"after": "small", "command": ["ckpt", "interpolate", "{after}", "{after}"]},
+        "tuned": {
+            "config": "tasks/retrieval_msrvtt",
+            "task": "retrieval",
+            "weights_from": "halfway",
+            "clips": 9000,
+        },
+    }
+    section = {"title": "T", "rows": {"A": "tuned"}, "columns": {"loss": "Loss"}}
+    content = {"title": "T", "seeds": [0], "gpus": 8, "runs": runs, "sections": {"a": section}}
+    table = ResultTable.model_validate(content)
+    jobs = table_jobs(table, Path("x"), [0])
+    small, tuned = (checked_config(table, jobs[name, 0]) for name in ("small", "tuned"))
+    assert small is not None
+    assert tuned is not None
+    assert tuned.video.width == small.video.width != RunConfig().video.width
+    assert tuned.text == small.text
+    assert tuned.data.train != small.data.train
