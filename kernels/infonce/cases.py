@@ -37,7 +37,7 @@ SIZES = Sizes(
     small=_square(24, 32),
     large=_square(1024, 64),
     cpu={"pairs_256_dim_128": _square(256, 128)},
-    peers={f"pairs_{n}_dim_256": _square(n, 256) for n in (512, 1024, 2048, 4096, 8192)},
+    peers={f"pairs_{n}_dim_256": _square(n, 256) for n in (256, 512, 1024, 2048, 4096, 8192)},
     compared=("pairs_65536_dim_512",),
 )
 _HOPPER = ("sm_90",)

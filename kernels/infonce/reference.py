@@ -16,6 +16,9 @@ from .pairs import PairMode, diagonal_range, share_weights, shared_loss
 DEFAULT_WORKSPACE_BYTES = 1 << 26
 # Logits, probabilities, gradient and mask of a chunk are live simultaneously.
 _LIVE_MATRICES = 4
+# Exponentials to one reference serve rows and columns while logits differ by less than this. The
+# error of a log-sum grows with it: at 40 by 40 x 2^-24, that of a logit of 40.
+_WIDEST = 40.0
 
 
 class _Block:
@@ -28,7 +31,6 @@ class _Block:
         self.videos, self.texts = videos, texts.to(self.dtype)
         self.scale = scale.to(self.dtype)
         self.options = options
-        self.columns = torch.arange(texts.shape[0], device=videos.device)
         self.weights = share_weights(*options.share, self.dtype) if options.share else None
         row_bytes = _LIVE_MATRICES * max(texts.shape[0], 1) * self.dtype.itemsize
         workspace_bytes = options.workspace_bytes or DEFAULT_WORKSPACE_BYTES
@@ -39,31 +41,68 @@ class _Block:
         starts = range(0, rows, self.chunk_rows)
         return [slice(start, min(start + self.chunk_rows, rows)) for start in starts]
 
-    def similarity(self, rows: slice) -> Tensor:
-        """[c, n] dot products."""
-        return self.videos[rows].to(self.dtype) @ self.texts.T
-
-    def logits(self, similarity: Tensor, rows: slice) -> Tensor:
+    def logits(self, rows: slice) -> Tensor:
         """[c, n] scaled dot products, -inf where a pair is excluded."""
         # s_ij = alpha a_ij
-        logits = self.scale * similarity
+        logits = (self.videos[rows].to(self.dtype) @ self.texts.T).mul_(self.scale)
         if self.options.exclude is None:
             return logits
         videos, texts = self.options.exclude
         same = videos[rows, None] == texts
-        return logits.masked_fill_(same & ~self._diagonal(rows), -torch.inf)
+        self._diagonal(same, rows)[0].fill_(False)
+        return logits.masked_fill_(same, -torch.inf)
 
-    def target(self, rows: slice) -> Tensor:
+    def positives(self, logits: Tensor, rows: slice) -> Tensor:
+        """[c] sums of the logits weighted by the targets; 0 for a row without a positive."""
+        if self.weights is None:
+            found = logits.new_zeros(logits.shape[0])
+            place, own = self._diagonal(logits, rows)
+            found[slice(own.start - rows.start, own.stop - rows.start)] = place
+            return found
+        target = self._shared(rows)
+        return (logits * target).masked_fill_(target == 0, 0.0).sum(1)
+
+    def add_positives(self, grad_logits: Tensor, rows: slice, gradient: Tensor) -> None:
+        """Add g^p_i Y_ij [c, n] in place; gradient: [m], of the positives."""
+        if self.weights is None:
+            place, own = self._diagonal(grad_logits, rows)
+            place.add_(gradient[own])
+        else:
+            grad_logits += self._shared(rows) * gradient[rows, None]
+
+    def _shared(self, rows: slice) -> Tensor:
         """[c, n] weights of the positives: a row sums to 1, or to 0 if it has none."""
-        if self.weights is None or self.options.share is None:
-            return self._diagonal(rows).to(self.dtype)
+        assert self.options.share is not None
+        assert self.weights is not None
         videos, texts = self.options.share
         return (videos[rows, None] == texts) * self.weights[rows, None]
 
-    def _diagonal(self, rows: slice) -> Tensor:
-        positive = torch.arange(rows.start, rows.stop, device=self.columns.device)
-        positive += self.options.diagonal_offset
-        return positive[:, None] == self.columns
+    def _diagonal(self, matrix: Tensor, rows: slice) -> tuple[Tensor, slice]:
+        """The positives' entries of a chunk [c, n], and their rows among all."""
+        offset = self.options.diagonal_offset
+        start, stop = diagonal_range(self.videos.shape[0], self.texts.shape[0], offset)
+        start, stop = max(start, rows.start), min(stop, rows.stop)
+        return matrix.diagonal(offset + rows.start), slice(start, max(start, stop))
+
+
+def _exponentials(logits: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Replace logits [c, n] by exp(logits - reference) in place; returns them and the reference.
+
+    Where they are too far apart for that, or not finite, or on a GPU, which would have to wait for
+    their range, they stay, and the reference is None.
+    """
+    if logits.device.type == "cpu":
+        low, reference = torch.aminmax(logits)
+        if reference - low <= _WIDEST:
+            return logits.sub_(reference).exp_(), reference
+    return logits, None
+
+
+def _log_sums(matrix: Tensor, reference: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Log-sums of rows and columns, from what `_exponentials` returns."""
+    if reference is None:
+        return torch.logsumexp(matrix, 1), torch.logsumexp(matrix, 0)
+    return matrix.sum(1).log_().add_(reference), matrix.sum(0).log_().add_(reference)
 
 
 def _softmax(logits: Tensor, lse: Tensor) -> Tensor:
@@ -72,21 +111,45 @@ def _softmax(logits: Tensor, lse: Tensor) -> Tensor:
     return torch.exp(logits - lse.masked_fill(lse == -torch.inf, 0.0))
 
 
+def _keeps(keep: bool, videos: Tensor, texts: Tensor, *packed: Any) -> bool:
+    """Whether forward keeps a matrix [m, n], so that backward does not compute the logits again.
+
+    It does on a CPU, without pair ids, where the matrix takes at most half of the workspace.
+    """
+    size = videos.shape[0] * texts.shape[0] * compute_dtype(videos).itemsize
+    alone = packed[0] is None and videos.device.type == "cpu"
+    return keep and alone and 0 < 2 * size <= packed[-1]
+
+
 def _forward(
-    videos: Tensor, texts: Tensor, scale: Tensor, *packed: Any
-) -> tuple[Tensor, Tensor, Tensor]:
+    keep: bool, videos: Tensor, texts: Tensor, scale: Tensor, *packed: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Row lse, column lse, positives, and what `_backward` takes: `kept` and `mark`.
+
+    kept: [m, n] as `_exponentials` returns it, or empty. mark: the reference, NaN for None.
+    """
     with torch.autocast(videos.device.type, enabled=False):
         block = _Block(videos, texts, scale, InfonceOptions.unpacked(*packed))
+        if _keeps(keep, videos, texts, *packed):
+            return _forward_kept(block)
         row_lse = torch.empty(videos.shape[0], dtype=block.dtype, device=videos.device)
         column_lse = row_lse.new_full((texts.shape[0],), -torch.inf)
         positives = torch.empty_like(row_lse)
         for rows in block.chunks():
-            logits = block.logits(block.similarity(rows), rows)
-            target = block.target(rows)
-            row_lse[rows] = torch.logsumexp(logits, 1)
-            column_lse = torch.logaddexp(column_lse, torch.logsumexp(logits, 0))
-            positives[rows] = logits.mul_(target).masked_fill_(target == 0, 0.0).sum(1)
-    return row_lse, column_lse, positives
+            logits = block.logits(rows)
+            positives[rows] = block.positives(logits, rows)
+            row_lse[rows], columns = _log_sums(*_exponentials(logits))
+            column_lse = torch.logaddexp(column_lse, columns)
+        return row_lse, column_lse, positives, row_lse.new_empty((0,)), row_lse.new_empty(())
+
+
+def _forward_kept(block: _Block) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    every = slice(0, block.videos.shape[0])
+    logits = block.logits(every)
+    positives = block.positives(logits, every)
+    kept, reference = _exponentials(logits)
+    mark = kept.new_full((), torch.nan) if reference is None else reference
+    return *_log_sums(kept, reference), positives, kept, mark
 
 
 def _backward(
@@ -95,6 +158,8 @@ def _backward(
     grad_positive: Tensor,
     row_lse: Tensor,
     column_lse: Tensor,
+    kept: Tensor,
+    mark: Tensor,
     need_videos: bool,
     need_texts: bool,
     need_scale: bool,
@@ -110,31 +175,46 @@ def _backward(
         grad_texts = torch.zeros_like(block.texts) if need_texts else block.texts.new_empty((0,))
         grad_scale = torch.zeros_like(block.scale) if need_scale else block.scale.new_empty((0,))
         for rows in block.chunks():
-            similarity = block.similarity(rows)
-            logits = block.logits(similarity, rows)
+            if kept.dim() == 2:
+                matrix, reference = kept[rows], None if mark.isnan() else mark
+            else:
+                matrix, reference = _exponentials(block.logits(rows))
             # dS_ij = g^r_i exp(s_ij - r_i) + g^c_j exp(s_ij - c_j) + g^p_i Y_ij
-            grad_logits = _softmax(logits, row_lse[rows, None]) * grad_row[rows, None]
-            grad_logits += _softmax(logits, column_lse) * grad_column
-            grad_logits += block.target(rows) * grad_positive[rows, None]
-            if need_scale:
-                # dalpha = sum_ij dS_ij a_ij
-                grad_scale += (grad_logits * similarity).sum()
-            # dV = alpha dS T, dT = alpha dS^T V
-            grad_logits *= block.scale
-            if need_videos:
-                grad_videos[rows] = (grad_logits @ block.texts).to(videos.dtype)
+            if reference is None:
+                grad_logits = _softmax(matrix, row_lse[rows, None]).mul_(grad_row[rows, None])
+                grad_logits += _softmax(matrix, column_lse).mul_(grad_column)
+            else:
+                of_row = grad_row[rows] * torch.exp(reference - row_lse[rows])
+                of_column = grad_column * torch.exp(reference - column_lse)
+                grad_logits = (of_row[:, None] + of_column).mul_(matrix)
+            block.add_positives(grad_logits, rows, grad_positive)
+            # dV = alpha dS T, dT = alpha dS^T V, dalpha = sum_ij dS_ij a_ij = sum_i <v_i, dS_i T>
+            rows_of_videos = videos[rows].to(block.dtype)
+            if need_videos or need_scale:
+                products = grad_logits @ block.texts
+                if need_videos:
+                    torch.mul(products, block.scale, out=grad_videos[rows])
+                if need_scale:
+                    grad_scale += products.mul_(rows_of_videos).sum()
             if need_texts:
-                grad_texts += grad_logits.T @ videos[rows].to(block.dtype)
+                grad_texts.addmm_(grad_logits.T, rows_of_videos)
+        if need_texts:
+            grad_texts *= block.scale
     return grad_videos, grad_texts.to(texts.dtype), grad_scale.to(scale.dtype)
 
 
-def _fake_forward(videos: Tensor, texts: Tensor, scale: Tensor, *packed: Any) -> Any:
-    row_lse = videos.new_empty((videos.shape[0],), dtype=compute_dtype(videos))
-    return row_lse, row_lse.new_empty((texts.shape[0],)), torch.empty_like(row_lse)
+def _fake_forward(
+    keep: bool, videos: Tensor, texts: Tensor, scale: Tensor, *packed: Any
+) -> tuple[Tensor, ...]:
+    rows, columns = videos.shape[0], texts.shape[0]
+    row_lse = videos.new_empty((rows,), dtype=compute_dtype(videos))
+    kept = (rows, columns) if _keeps(keep, videos, texts, *packed) else (0,)
+    sums = row_lse, row_lse.new_empty((columns,)), torch.empty_like(row_lse)
+    return *sums, row_lse.new_empty(kept), row_lse.new_empty(())
 
 
 def _fake_backward(*arguments: Any) -> tuple[Tensor, ...]:
-    needs, inputs = arguments[5:8], arguments[8:11]
+    needs, inputs = arguments[7:10], arguments[10:13]
     return gradient_buffers(needs, inputs)
 
 
@@ -147,16 +227,18 @@ _CALL = (
 )
 _UPSTREAM = (
     "Tensor grad_row, Tensor grad_column, Tensor grad_positive, Tensor row_lse,"
-    " Tensor column_lse, bool need_videos, bool need_texts, bool need_scale"
+    " Tensor column_lse, Tensor kept, Tensor mark, bool need_videos, bool need_texts,"
+    " bool need_scale"
 )
+_THREE = "Tensor, Tensor, Tensor"
 for _name, _signature, _implementation, _fake in (
-    ("forward", f"({_CALL})", _forward, _fake_forward),
-    ("backward", f"({_UPSTREAM}, {_CALL})", _backward, _fake_backward),
+    ("forward", f"(bool keep, {_CALL}) -> ({_THREE}, Tensor, Tensor)", _forward, _fake_forward),
+    ("backward", f"({_UPSTREAM}, {_CALL}) -> ({_THREE})", _backward, _fake_backward),
 ):
     define(
         _LIBRARY,
         _name,
-        f"{_signature} -> (Tensor, Tensor, Tensor)",
+        _signature,
         _implementation,
         _fake,
         devices=("CompositeExplicitAutograd",),
@@ -165,26 +247,27 @@ _ops = torch.ops.svilm_infonce_reference
 
 
 class _InfoNCEPartials(torch.autograd.Function):
-    """Recomputes every chunk in backward, so that nothing of size m x n is saved."""
+    """Computes the chunks again in backward, or keeps one matrix that fits the workspace."""
 
     @staticmethod
     def forward(
         ctx: Any, videos: Tensor, texts: Tensor, scale: Tensor, *packed: Any
     ) -> tuple[Tensor, Tensor, Tensor]:
         run = _ops.forward if torch.compiler.is_compiling() else _forward
-        row_lse, column_lse, positives = run(videos, texts, scale, *packed)
-        ctx.save_for_backward(videos, texts, scale, row_lse, column_lse, *packed[:2])
+        keep = any(ctx.needs_input_grad[:3])
+        row_lse, column_lse, positives, *kept = run(keep, videos, texts, scale, *packed)
+        ctx.save_for_backward(videos, texts, scale, row_lse, column_lse, *kept, *packed[:2])
         ctx.packed = packed[2:]
         return row_lse, column_lse, positives
 
     @staticmethod
     @first_derivative_only
     def backward(ctx: Any, *upstream: Tensor) -> Any:
-        videos, texts, scale, row_lse, column_lse, video_ids, text_ids = ctx.saved_tensors
+        videos, texts, scale, *lines, video_ids, text_ids = ctx.saved_tensors
         needs = ctx.needs_input_grad[:3]
         run: Callable[..., Any] = _ops.backward if torch.compiler.is_compiling() else _backward
         call = (videos, texts, scale, video_ids, text_ids, *ctx.packed)
-        found = run(*upstream, row_lse, column_lse, *needs, *call)
+        found = run(*upstream, *lines, *needs, *call)
         return *wanted(needs, found), *(None,) * 5
 
 
@@ -202,9 +285,10 @@ def loss_of_partials(
     """1/(2P) x (row terms + column terms) of the P pairs whose diagonal lies in the block."""
     rows, columns = row_lse.shape[0], column_lse.shape[0]
     start, stop = diagonal_range(rows, columns, diagonal_offset)
-    row_terms = row_lse[start:stop] - positives[start:stop]
-    column_terms = column_lse[start + diagonal_offset : stop + diagonal_offset]
-    return (row_terms + (column_terms - positives[start:stop])).sum() / (2 * (stop - start))
+    if stop - start < max(rows, columns):
+        row_lse, positives = row_lse[start:stop], positives[start:stop]
+        column_lse = column_lse[start + diagonal_offset : stop + diagonal_offset]
+    return ((row_lse - positives) + (column_lse - positives)).sum() / (2 * (stop - start))
 
 
 def loss(videos: Tensor, texts: Tensor, scale: Tensor, options: InfonceOptions) -> Tensor:
