@@ -20,7 +20,7 @@ from svilm_fast.bench.report.peer_comparison import (
 from svilm_fast.bench.report.roofline import draw_roofline, has_roofline
 from svilm_fast.bench.run.file import Results
 from svilm_fast.bench.run.record import OWN_PROVIDERS, Record
-from svilm_fast.bench.run.text import status_text
+from svilm_fast.bench.run.text import differences, status_text
 from svilm_fast.core.earlier_result import check_replaceable
 from svilm_fast.core.units import (
     bytes_text,
@@ -81,7 +81,7 @@ def sections_of(
         found.append(Section("Roofline", texts.ROOFLINE, [("", drawn)]))
     if side_by_side := compared_cases(records, results.ratios):
         note = texts.PEERS_PAIRED if results.ratios else texts.PEERS_APART
-        section = Section("Peers side by side", texts.PEERS, notes=[note])
+        section = Section("Peers side by side", texts.PEERS, notes=[note, *differences(records)])
         for start in range(0, len(side_by_side), CASES_PER_PICTURE):
             part = side_by_side[start : start + CASES_PER_PICTURE]
             name = "peers" if not start else f"peers_{start // CASES_PER_PICTURE + 1}"
