@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from svilm_fast.bench.gpu.constants import FILE, line_of, read_comparisons
 from svilm_fast.bench.report import texts
 from svilm_fast.bench.report.batch_scaling import draw_scaling, families
 from svilm_fast.bench.report.history import draw_history, series
@@ -88,6 +89,9 @@ def sections_of(
             drawn = picture(name, lambda t, part=part: draw_comparison(part, t), texts.PEERS_ALT)  # type: ignore[misc]
             section.pictures.append(("", drawn))
         found.append(section)
+    if (beside := results.path.with_name(FILE)).is_file():
+        lines = [line_of(row) for row in read_comparisons(beside)]
+        found.append(Section("Assumed and measured", texts.CONSTANTS, notes=lines))
     if growing := families(records):
         drawn = picture("scaling", lambda t: draw_scaling(growing, t), texts.SCALING_ALT)
         found.append(Section("Scaling with the batch", texts.SCALING, [("", drawn)]))
