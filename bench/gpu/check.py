@@ -1,4 +1,4 @@
-"""`make gpu`: constants of the GPU, its tests in parallel, the op benchmark, even if some failed.
+"""`make gpu`: the GPU's constants, the tests in parallel, the op benchmark, even if some failed.
 
     python -m svilm_fast.bench.gpu.check --out bench/results
 
