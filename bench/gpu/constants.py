@@ -93,7 +93,7 @@ NOT_MEASURED = ("ISSUE_EFFICIENCY", "EXPOSED", "ACHIEVED")
 
 
 @dataclass(frozen=True)
-class Comparison:
+class MeasuredConstant:
     """An assumed number beside its measurement, in source units.
 
     Attributes:
@@ -168,7 +168,7 @@ def line_of(row: Mapping[str, Any]) -> str:
 
 
 def write_comparisons(
-    path: Path, comparisons: Iterable[Comparison], environment: Mapping[str, Any]
+    path: Path, comparisons: Iterable[MeasuredConstant], environment: Mapping[str, Any]
 ) -> None:
     """Write the file of one GPU, also over an earlier one.
 
@@ -197,7 +197,7 @@ def read_comparisons(path: Path) -> list[dict[str, Any]]:
     return list(content["constants"])
 
 
-def summary(comparisons: Sequence[Comparison], gpu: str) -> list[str]:
+def summary(comparisons: Sequence[MeasuredConstant], gpu: str) -> list[str]:
     """Lines for people: each number, then those to put into the sources."""
     lines = [f"constants of {gpu}; the assumed ones are those of an H200"]
     lines += [f"  {line_of(each.as_json())}" for each in comparisons]

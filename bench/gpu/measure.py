@@ -24,7 +24,7 @@ from svilm_fast.bench.gpu import probes
 from svilm_fast.bench.gpu.constants import (
     CONSTANTS,
     FILE,
-    Comparison,
+    MeasuredConstant,
     Constant,
     summary,
     write_comparisons,
@@ -77,30 +77,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measure_all(
     device: torch.device, constants: Sequence[Constant]
-) -> tuple[list[Comparison], bool]:
+) -> tuple[list[MeasuredConstant], bool]:
     """Every constant in turn, and whether a measurement failed; a failure costs only its own."""
-    found: dict[str, Comparison] = {}
+    found: dict[str, MeasuredConstant] = {}
     failed = False
     for constant in constants:
         try:
-            found[constant.name] = comparison(constant, MEASUREMENTS[constant.name](device))
+            found[constant.name] = measured_constant(constant, MEASUREMENTS[constant.name](device))
         except _NotHere as here:
-            found[constant.name] = Comparison(constant, reason=str(here))
+            found[constant.name] = MeasuredConstant(constant, reason=str(here))
         except Exception as error:
             first_line = str(error).strip().partition("\n")[0]
             reason = f"failed: {type(error).__name__}: {first_line}"
-            found[constant.name] = Comparison(constant, reason=reason)
+            found[constant.name] = MeasuredConstant(constant, reason=reason)
             failed = True
     return [found[constant.name] for constant in constants], failed
 
 
-def comparison(constant: Constant, measured: Samples) -> Comparison:
+def measured_constant(constant: Constant, measured: Samples) -> MeasuredConstant:
     """A constant beside its samples; those of several parts are judged together."""
     if not isinstance(measured, Mapping):
-        return Comparison(constant, tuple(measured))
+        return MeasuredConstant(constant, tuple(measured))
     together = tuple(value for samples in measured.values() for value in samples)
     parts = {name: float(np.median(samples)) for name, samples in measured.items()}
-    return Comparison(constant, together, parts)
+    return MeasuredConstant(constant, together, parts)
 
 
 class _NotHere(Exception):

@@ -13,7 +13,7 @@ from svilm_fast.bench.gpu import constants, measure, probes
 from svilm_fast.bench.gpu.constants import (
     CONSTANTS,
     NOT_MEASURED,
-    Comparison,
+    MeasuredConstant,
     line_of,
     read_comparisons,
     summary,
@@ -51,16 +51,16 @@ def test_every_assumption_that_a_kernel_alone_can_show_is_measured():
     ],
 )
 def test_the_verdict_is_that_of_the_bracket(name, measured, verdict):
-    assert Comparison(BY_NAME[name], (measured,) * 3).verdict == verdict
+    assert MeasuredConstant(BY_NAME[name], (measured,) * 3).verdict == verdict
 
 
 def test_a_measured_number_can_be_taken_into_the_sources():
     samples = tuple(1e12 * value for value in (8.011, 8.111, 8.211, 8.311, 8.411, 8.511))
-    found = Comparison(BY_NAME["L2_RATE"], samples)
+    found = MeasuredConstant(BY_NAME["L2_RATE"], samples)
     assert found.line_of_source == "L2_RATE = Bracket(8.11e+12, 8.26e+12, 8.41e+12)"
-    clocks = Comparison(BY_NAME["TMA_CLOCKS"], (800.0, 820.0, 840.0, 860.0, 880.0, 900.0))
+    clocks = MeasuredConstant(BY_NAME["TMA_CLOCKS"], (800.0, 820.0, 840.0, 860.0, 880.0, 900.0))
     assert clocks.line_of_source == "TMA_CLOCKS = Bracket(880, 850, 820)"
-    single = Comparison(BY_NAME["TENSOR_EFFICIENCY"], (0.9512,) * 5)
+    single = MeasuredConstant(BY_NAME["TENSOR_EFFICIENCY"], (0.9512,) * 5)
     assert single.line_of_source == "TENSOR_EFFICIENCY = 0.951"
     taken = {"Bracket": machine.Bracket}
     for each in (found, clocks, single):
@@ -75,9 +75,11 @@ def test_a_measured_number_can_be_taken_into_the_sources():
 
 def test_text_and_file_hold_both_numbers(tmp_path):
     rows = [
-        Comparison(BY_NAME["L2_RATE"], (7e12, 7.5e12, 8e12)),
-        measure.comparison(BY_NAME["PRODUCT_RATE"], {"dV": [6e14, 7e14, 8e14], "dT": [5e14]}),
-        Comparison(BY_NAME["TMA_CLOCKS"], reason="failed: RuntimeError: no room"),
+        MeasuredConstant(BY_NAME["L2_RATE"], (7e12, 7.5e12, 8e12)),
+        measure.measured_constant(
+            BY_NAME["PRODUCT_RATE"], {"dV": [6e14, 7e14, 8e14], "dT": [5e14]}
+        ),
+        MeasuredConstant(BY_NAME["TMA_CLOCKS"], reason="failed: RuntimeError: no room"),
     ]
     path = tmp_path / "gpu" / constants.FILE
     write_comparisons(path, rows, {"gpu": "Made-up GPU"})
