@@ -84,7 +84,7 @@ CONSTANTS = (
         "BLOCK_START_CLOCKS",
         "clocks",
         1.0,
-        "last product of a block to the first instruction of the next on the same SM",
+        "last result of a block to the first instruction of the next on the same SM",
     ),
     Constant("BARRIER_CLOCKS", "clocks", 1.0, "a barrier of eight warps that arrive together"),
 )

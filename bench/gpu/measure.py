@@ -24,8 +24,8 @@ from svilm_fast.bench.gpu import probes
 from svilm_fast.bench.gpu.constants import (
     CONSTANTS,
     FILE,
-    MeasuredConstant,
     Constant,
+    MeasuredConstant,
     summary,
     write_comparisons,
 )
@@ -125,7 +125,7 @@ def clocks_per_step(marks: Tensor, steps: int) -> list[float]:
 
 
 def start_gaps(marks: Tensor) -> list[float]:
-    """Clocks from the end of a block's loop to the first instruction of the next on its SM.
+    """Clocks from the last result of a block to the first instruction of the next on its SM.
 
     Raises ValueError if two blocks ran on an SM at once, where no gap is defined.
     """
@@ -133,7 +133,7 @@ def start_gaps(marks: Tensor) -> list[float]:
     for sm in marks[:, probes.SM].unique():
         blocks = marks[marks[:, probes.SM] == sm]
         blocks = blocks[blocks[:, probes.BEGIN].argsort()]
-        gaps += (blocks[1:, probes.BEGIN] - blocks[:-1, probes.END]).double().tolist()
+        gaps += (blocks[1:, probes.BEGIN] - blocks[:-1, probes.LAST]).double().tolist()
     if gaps and min(gaps) < 0:
         raise ValueError("two blocks ran on an SM at the same time")
     return gaps

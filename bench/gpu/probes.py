@@ -20,10 +20,10 @@ from triton.language.extra.cuda import globaltimer, smid
 
 from svilm_fast.kernels.launch import launch
 
-# Columns of the marks: clocks at the first instruction, before and after the measured loop;
-# nanoseconds before and after it; the SM.
-BEGIN, START, END, START_NS, END_NS, SM = range(6)
-MARKS = 6
+# Columns of the marks: clocks at the first instruction, before and after the measured loop, and
+# after the last result; nanoseconds before and after the loop; the SM.
+BEGIN, START, END, LAST, START_NS, END_NS, SM = range(7)
+MARKS = 7
 # The tile of the product, whose 128 sums per thread let one block run on an SM.
 TILE_M, TILE_N, TILE_K = 128, 256, 128
 # Products of a step: only at its start all warps wait for each other.
@@ -47,12 +47,14 @@ def clock():
 @triton.jit
 def _mark(marks, begin, start, end, start_ns, end_ns, COUNT: tl.constexpr):
     line = marks + tl.program_id(0) * COUNT
+    last = clock()
     tl.store(line, begin)
     tl.store(line + 1, start)
     tl.store(line + 2, end)
-    tl.store(line + 3, start_ns)
-    tl.store(line + 4, end_ns)
-    tl.store(line + 5, smid().to(tl.int64))
+    tl.store(line + 3, last)
+    tl.store(line + 4, start_ns)
+    tl.store(line + 5, end_ns)
+    tl.store(line + 6, smid().to(tl.int64))
 
 
 @triton.jit

@@ -107,26 +107,26 @@ def marks(*lines):
 
 def test_marks_become_rates():
     # 1.8 clocks per nanosecond.
-    lines = marks([0, 100, 18_100, 5_000, 15_000, 0], [7, 50, 36_050, 1, 20_001, 1])
+    lines = marks([0, 100, 18_100, 0, 5_000, 15_000, 0], [7, 50, 36_050, 0, 1, 20_001, 1])
     assert measure.clock_rates(lines) == pytest.approx([1.8e9, 1.8e9])
     steps = 10
     clocks = probes.FLOPS * steps / machine.TENSOR_FLOPS_PER_CLOCK
     assert clocks == steps * 8192
-    perfect = marks([0, 0, int(clocks), 0, 1, 0])
+    perfect = marks([0, 0, int(clocks), 0, 0, 1, 0])
     assert measure.tensor_efficiency(perfect, steps) == [1.0]
     assert measure.clocks_per_step(lines, 9) == [2_000, 4_000]
 
 
 def test_gaps_between_blocks_are_those_of_the_same_sm():
     lines = marks(
-        [0, 10, 1_000, 0, 0, 4],
-        [50, 60, 1_100, 0, 0, 9],
-        [2_300, 2_310, 3_000, 0, 0, 4],
-        [1_250, 1_260, 2_000, 0, 0, 4],
+        [0, 10, 900, 1_000, 0, 0, 4],
+        [50, 60, 1_000, 1_100, 0, 0, 9],
+        [2_300, 2_310, 2_900, 3_000, 0, 0, 4],
+        [1_250, 1_260, 1_900, 2_000, 0, 0, 4],
     )
     assert sorted(measure.start_gaps(lines)) == [250, 300]
     with pytest.raises(ValueError, match="two blocks ran"):
-        measure.start_gaps(marks([0, 1, 100, 0, 0, 0], [50, 51, 200, 0, 0, 0]))
+        measure.start_gaps(marks([0, 1, 90, 100, 0, 0, 0], [50, 51, 190, 200, 0, 0, 0]))
 
 
 def test_a_failure_costs_only_its_own_constant(monkeypatch):
@@ -229,9 +229,9 @@ def test_probes_compile_for_hopper_and_measure_what_they_say(compiled):
     code = compiled["products_kernel"]["code"]
     products = places(code, "HGMMA")
     assert len(products) == probes.REPEATS * probes.TILE_K // 16
-    begin, start, end = clocks(code)
+    begin, start, end, last = clocks(code)
     assert begin < min(places(code, "LDG")) < start < products[0]
-    assert products[-1] < end
+    assert products[-1] < end < places(code, "STG")[0] < last
     # Operands stay in shared memory, and one block fills an SM.
     assert not [place for place in places(code, "LDG", "STS", "LDS") if start < place < end]
     assert compiled["products_kernel"]["blocks"] == 1
@@ -242,14 +242,14 @@ def test_probes_compile_for_hopper_and_measure_what_they_say(compiled):
 
 def test_latencies_are_between_two_clocks(compiled):
     code = compiled["chase_kernel"]["code"]
-    _, start, end = clocks(code)
+    _, start, end, _ = clocks(code)
     loads = places(code, "LDG")
     assert start < loads[0]
     # The first store holds the result of the last load; the clock is read after it.
     assert loads[-1] < places(code, "STG")[0] < end
     assert all(code[place][0] == "LDG.E.STRONG.GPU" for place in loads)
     code = compiled["barriers_kernel"]["code"]
-    _, start, end = clocks(code)
+    _, start, end, _ = clocks(code)
     assert all(start < place < end for place in places(code, "BAR"))
     code = compiled["tma_kernel"]["code"]
     [copy] = places(code, "UTMALDG")
