@@ -91,7 +91,7 @@ clean:  ## remove .venv, runs/ and build files
 
 GPU_PYTHON ?= python3
 RESULTS ?= bench/results
-gpu:  ## run the GPU tests of the ops, then the benchmark (needs PyTorch, Triton, einops, pytest, hypothesis)
+gpu:  ## measure constants of the GPU, run the GPU tests of the ops, then the benchmark (needs PyTorch, Triton, einops, pytest, hypothesis)
 	$(GPU_PYTHON) -m svilm_fast.bench.gpu.check --out $(RESULTS)
 
 gpu-full: gpu  ## also test attention packages, gradient cache, memory plan and DeepSpeed steps on the GPU (needs all dependencies of the package)

@@ -23,7 +23,8 @@ MUST_MATCH = ["machine", "cpu", "cores", "cores_usable", "threads", "gpu", "gpu_
 MUST_MATCH += ["driver", "python", "torch", "cuda", "triton"]
 _PREFIXES = ("TRITON_", "CUBLAS_", "CUDA_", "NCCL_", "PYTORCH_", "OMP_", "MKL_", "SVILM_")
 _PACKAGES = ["svilm-fast", "deepspeed", "numpy", "av", "tokenizers", "flash-attn", "xformers"]
-_PACKAGES += ["inf-cl", "open-clip-torch", "pytest-benchmark"]
+_PACKAGES += ["inf-cl", "open-clip-torch", "pytest-benchmark", "memeff", "siglip-kernel"]
+_PACKAGES += ["liger-kernel", "late-interaction-kernels", "flash-maxsim"]
 _LOCK_FILE = "constraints.txt"
 _GPU_FIELDS = (
     "driver_version,uuid,clocks.sm,clocks.mem,clocks.max.sm,clocks.max.mem,power.draw,power.limit,"

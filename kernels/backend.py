@@ -20,6 +20,7 @@ ENVIRONMENT_VARIABLE = "SVILM_KERNELS"
 
 _log = logging.getLogger(__name__)
 _said: set[tuple[str, str, str]] = set()
+_listening: list[str] | None = None
 _chosen_by_hand: Choice | None = None
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 # Triton reads this variable when it decorates a kernel, so later changes have no effect.
@@ -83,8 +84,21 @@ def obstacle(device: torch.device, *, allow_interpreter: bool) -> str | None:
     return f"the tensors are on {device.type!r}, fused kernels need an NVIDIA GPU"
 
 
+@contextmanager
+def reasons() -> Iterator[list[str]]:
+    """Collect why the calls inside the block do not run the path that was asked for."""
+    global _listening
+    before, _listening = _listening, []
+    try:
+        yield _listening
+    finally:
+        _listening = before
+
+
 def say_once(op: str, what: str, reason: str) -> None:
     """Log what an op runs and why, once per process."""
+    if _listening is not None and not torch.compiler.is_compiling():
+        _listening.append(reason)
     # torch.compile cannot trace a log call.
     if not torch.compiler.is_compiling() and (op, what, reason) not in _said:
         _said.add((op, what, reason))

@@ -14,7 +14,7 @@ from svilm_fast.bench.generated_section import read_section, write_section
 from svilm_fast.bench.peers import peers
 from svilm_fast.bench.run.file import Results, read_results
 from svilm_fast.bench.run.record import Record
-from svilm_fast.bench.run.text import status_text
+from svilm_fast.bench.run.text import differences, status_text
 from svilm_fast.bench.tables import markdown_table
 from svilm_fast.core.terminal import print
 from svilm_fast.core.units import bytes_text, percent_text, rate_text, ratio_text, time_text
@@ -75,7 +75,9 @@ def _of_gpu(results: Results) -> str:
         f"{str(facts.get('commit') or 'unknown')[:12]}{changed}; forward and backward, L2 cold. "
         f"Peers: their time over ours.{stopped}"
     )
-    return "\n".join([head, "", *markdown_table([*COLUMNS, *compared], figures)])
+    other = " ".join(differences(record for record in records if record.measured))
+    below = ["", f"Not the op itself: {other}"] if other else []
+    return "\n".join([head, "", *markdown_table([*COLUMNS, *compared], figures), *below])
 
 
 def _compared_with() -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from svilm_fast.bench.gpu.constants import FILE, line_of, read_comparisons
 from svilm_fast.bench.report import texts
 from svilm_fast.bench.report.batch_scaling import draw_scaling, families
 from svilm_fast.bench.report.history import draw_history, series
@@ -20,7 +21,7 @@ from svilm_fast.bench.report.peer_comparison import (
 from svilm_fast.bench.report.roofline import draw_roofline, has_roofline
 from svilm_fast.bench.run.file import Results
 from svilm_fast.bench.run.record import OWN_PROVIDERS, Record
-from svilm_fast.bench.run.text import status_text
+from svilm_fast.bench.run.text import differences, status_text
 from svilm_fast.core.earlier_result import check_replaceable
 from svilm_fast.core.units import (
     bytes_text,
@@ -81,13 +82,16 @@ def sections_of(
         found.append(Section("Roofline", texts.ROOFLINE, [("", drawn)]))
     if side_by_side := compared_cases(records, results.ratios):
         note = texts.PEERS_PAIRED if results.ratios else texts.PEERS_APART
-        section = Section("Peers side by side", texts.PEERS, notes=[note])
+        section = Section("Peers side by side", texts.PEERS, notes=[note, *differences(records)])
         for start in range(0, len(side_by_side), CASES_PER_PICTURE):
             part = side_by_side[start : start + CASES_PER_PICTURE]
             name = "peers" if not start else f"peers_{start // CASES_PER_PICTURE + 1}"
             drawn = picture(name, lambda t, part=part: draw_comparison(part, t), texts.PEERS_ALT)  # type: ignore[misc]
             section.pictures.append(("", drawn))
         found.append(section)
+    if (beside := results.path.with_name(FILE)).is_file():
+        lines = [line_of(row) for row in read_comparisons(beside)]
+        found.append(Section("Assumed and measured", texts.CONSTANTS, notes=lines))
     if growing := families(records):
         drawn = picture("scaling", lambda t: draw_scaling(growing, t), texts.SCALING_ALT)
         found.append(Section("Scaling with the batch", texts.SCALING, [("", drawn)]))

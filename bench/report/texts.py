@@ -19,6 +19,11 @@ PEERS_APART = (
     "`svilm bench peers` interleaves the providers."
 )
 PEERS_ALT = "Bars of time and peak memory of each provider relative to the first, case by case"
+CONSTANTS = (
+    "Numbers that the static model assumes about an H200 (pessimistic/central/optimistic), and "
+    "what `make gpu` measured first: the median, with the range of the middle 60 percent of the "
+    "samples."
+)
 SCALING = (
     "Forward and backward in one call at growing batches, all other sizes equal, on logarithmic "
     "axes: a line of slope one grows with the batch, one of slope two with its square."

@@ -10,7 +10,7 @@ import numpy as np
 
 from svilm_fast.bench.intervals import bootstrap_interval
 from svilm_fast.bench.run.record import Record
-from svilm_fast.bench.run.text import status_text
+from svilm_fast.bench.run.text import differences, status_text
 from svilm_fast.bench.tables import markdown_row, markdown_table
 from svilm_fast.core.units import bytes_text, time_text
 
@@ -64,14 +64,20 @@ def as_json(found: Iterable[Ratio]) -> list[dict[str, Any]]:
 
 
 def markdown(records: Iterable[Record], found: Iterable[Ratio]) -> str:
-    """A table of all providers; ratios are peer over ours."""
+    """A table of all providers; ratios are peer over ours. Below it, which peers differ."""
+    records = list(records)
     by_id = {(ratio.case, ratio.direction, ratio.provider): ratio for ratio in found}
     rows = []
     for record in records:
         case = f"{record.name}/{record.case}"
         ratio = by_id.get((case, record.direction, record.provider))
         rows.append([case, record.direction, record.provider, *_figures(record, ratio)])
-    return "\n".join(markdown_table(_COLUMNS, rows, right=_NUMBERS)) + "\n"
+    lines = markdown_table(_COLUMNS, rows, right=_NUMBERS)
+    return "\n".join([*lines, *_below(differences(records))]) + "\n"
+
+
+def _below(sentences: list[str]) -> list[str]:
+    return ["", "Not the op itself:", "", *(f"- {text}" for text in sentences)] if sentences else []
 
 
 def _figures(record: Record, ratio: Ratio | None) -> list[str]:

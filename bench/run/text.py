@@ -42,7 +42,6 @@ def status_text(record: Record) -> str:
 def gluon_against_fused(records: Iterable[Record]) -> list[str]:
     """For every case that both measured: whether the Gluon or the plain Triton kernels win.
 
-    `backward` is left out, because both run the same kernels there.
     Neither wins where the middle 60 % of the samples of one overlap with those of the other.
     """
     known: dict[tuple[str, ...], tuple[float, float, float]] = {}
@@ -53,7 +52,7 @@ def gluon_against_fused(records: Iterable[Record]) -> list[str]:
     lines = []
     for (provider, *call), (low, middle, high) in known.items():
         plain = known.get(("fused", *call))
-        if provider != "gluon" or plain is None or call[-1] == "backward":
+        if provider != "gluon" or plain is None:
             continue
         ratio = f"{plain[1] / middle:.3f} times as fast as plain Triton"
         if high < plain[0]:
@@ -64,6 +63,16 @@ def gluon_against_fused(records: Iterable[Record]) -> list[str]:
             verdict = f"no winner: Gluon is {ratio}, within the spread"
         lines.append(f"{' '.join(call)}: {verdict}")
     return lines
+
+
+def differences(records: Iterable[Record]) -> list[str]:
+    """A sentence for each peer that does not give what its op gives."""
+    found = {
+        record.provider: str(record.facts["differs"])
+        for record in records
+        if "differs" in record.facts
+    }
+    return [f"{provider}: {differs}." for provider, differs in found.items()]
 
 
 def rates(record: Record) -> list[str]:

@@ -1,5 +1,7 @@
 """Every number that the static model assumes about an H200 (sm_90). None of them was measured here.
 
+`bench.gpu.measure` measures them; docs/static-gate.md says how to take its results over.
+
 Sources: [data] NVIDIA's data sheet or programming guide; [public] derived from published
 measurements of other kernels; [guess] an estimate, bracketed.
 """

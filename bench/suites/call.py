@@ -16,7 +16,7 @@ def prepared(
     case: Case,
     provider: Provider,
     direction: str,
-    cost: OpCost,
+    cost: OpCost | None,
     *,
     units: Mapping[str, float],
     facts: Mapping[str, Any],
@@ -33,7 +33,7 @@ def prepared(
     return Prepared(
         call=call,
         verify=partial(case.verify, provider, direction, rough=rough),
-        cost=call_cost(cost, direction),
+        cost=None if cost is None else call_cost(cost, direction),
         units=units,
         facts=facts,
         close=calls.clear,

@@ -13,10 +13,11 @@ from svilm_fast.bench.peers import is_peer
 from svilm_fast.bench.suites.benchmark import SEED, Benchmark, Prepared, benchmark_id
 from svilm_fast.bench.suites.call import prepared
 from svilm_fast.bench.suites.proof import DIRECTIONS, Case
-from svilm_fast.kernels.backend import gluon_wanted, use_backend
+from svilm_fast.kernels.backend import gluon_wanted, reasons, use_backend
+from svilm_fast.kernels.device import traits
 from svilm_fast.kernels.launch import compiled_kernels
-from svilm_fast.kernels.peers import Provider
-from svilm_fast.kernels.registry import Op, ops
+from svilm_fast.kernels.peers import CannotRun, Peer, Provider
+from svilm_fast.kernels.registry import Op, OpCost, ops
 
 # A call on a few CPU cores should take tens of milliseconds.
 _CPU_FLOPS = 4e9
@@ -94,13 +95,23 @@ def _fused(api: Provider, **inputs: Any) -> Any:
 
 
 def _with_gluon(api: Provider, kernel: str, **inputs: Any) -> Any:
-    """The fused path with a Gluon kernel; no result for a GPU or call that does not start it."""
+    """The fused path with a Gluon kernel.
+
+    Raises `CannotRun` for a GPU or a call that does not start it.
+    """
     tensor = next(value for value in inputs.values() if isinstance(value, torch.Tensor))
-    with use_backend("gluon"), compiled_kernels() as started:
-        result = api(**inputs) if gluon_wanted(tensor.device) else NotImplemented
+    with use_backend("gluon"), compiled_kernels() as started, reasons() as why:
+        if not gluon_wanted(tensor.device):
+            found = traits(tensor.device)
+            raise CannotRun(
+                f"Gluon kernels need compute capability (9, 0), {found.name} has {found.capability}"
+            )
+        result = api(**inputs)
     # The interpreter gives None.
-    names = {one.name for one in started if one is not None}
-    return result if kernel in names else NotImplemented
+    if kernel not in {one.name for one in started if one is not None}:
+        reason = "; ".join(dict.fromkeys(why)) or "none of its launches has the shape for it"
+        raise CannotRun(f"the call does not start {kernel}: {reason}")
+    return result
 
 
 def release() -> None:
@@ -116,9 +127,15 @@ def of_provider(
     name: str,
     provider: Provider,
 ) -> Iterator[Benchmark]:
-    """A provider of one case, in each direction."""
+    """A provider of one case, in each direction that a comparison judges.
+
+    With Gluon, only the forward kernels differ from those of the fused path, so `backward` alone is
+    left out.
+    """
     label = str(dtype).removeprefix("torch.")
     for direction in DIRECTIONS:
+        if name == "gluon" and direction == "backward":
+            continue
         yield Benchmark(
             benchmark_id("ops", op.name, case, label, direction, name),
             "ops",
@@ -137,13 +154,20 @@ def _prepare(
     device: torch.device,
 ) -> Prepared:
     unit, key = op.unit
+    held = _case(op, case, shape, dtype, device)
+    cost: OpCost | None = op.cost(shape, dtype)
+    facts = {"shape": dict(shape)} | _sources(op, name)
+    if isinstance(provider, Peer):
+        facts["differs"] = provider.differs
+        held = held if provider.reference is None else held.against(provider.reference)
+        cost = cost if provider.same_floor else None
     return prepared(
-        _case(op, case, shape, dtype, device),
+        held,
         provider,
         direction,
-        op.cost(shape, dtype),
+        cost,
         units={unit: float(shape[key])},
-        facts={"shape": dict(shape)} | _sources(op, name),
+        facts=facts,
         rough=is_peer(name),
     )
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from svilm_fast.bench.errors import Skipped, WrongResult
-from svilm_fast.kernels.peers import PeerMissing, Provider
+from svilm_fast.kernels.peers import CannotRun, Provider
 
 # Tolerances of the relative RMS error against the float64 oracle, for output and gradients. They
 # only separate wrong results from rounded ones; the ops' own tests are far stricter. A peer that
@@ -67,6 +67,15 @@ class Case:
         self.device = device
         self.exact = exact
         self.wanted = leaves(self.inputs)
+        self._against: dict[Provider, Case] = {}
+
+    def against(self, reference: Provider) -> Case:
+        """The same tensors with another reference; made once for each."""
+        if reference not in self._against:
+            self._against[reference] = Case(
+                reference, self.inputs, self.dtype, self.device, exact=self.exact
+            )
+        return self._against[reference]
 
     @cached_property
     def oracle(self) -> Tensor:
@@ -136,8 +145,8 @@ class Case:
     def _output(self, provider: Provider) -> Tensor:
         try:
             result = provider(**self.inputs)
-        except PeerMissing as missing:
-            raise Skipped(str(missing)) from None
+        except CannotRun as reason:
+            raise Skipped(str(reason)) from None
         if result is NotImplemented:
             raise Skipped("the peer cannot express this case")
         return first_output(result)

@@ -8,7 +8,7 @@ from .api import grounding_loss, grounding_scores, matrix_infonce
 from .cases import CASES, SIZES, TILES, VARIANTS, make_inputs
 from .cost import grounding_cost
 from .distributed import distributed_grounding_loss
-from .peers import PEERS
+from .peers import GPU_PEERS, PEERS
 from .similarities import (
     SIMILARITIES,
     initial_parameters,
@@ -42,6 +42,7 @@ register(
         kernel_paths=kernel_sources(Path(__file__).parent),
         distributed=distributed_grounding_loss,
         peers=PEERS,
+        gpu_peers=GPU_PEERS,
         priority=1,
     )
 )

@@ -122,6 +122,7 @@ def test_the_summary_names_what_failed():
         Done("four.py", check.NOTHING_CHOSEN, 5.0, "no tests ran in 1s"),
     ]
     assert [check.passed(one) for one in done] == [True, False, False, True]
+    assert not check.passed(Done(check.CONSTANTS, check.NOTHING_CHOSEN, 1.0, ""))
     assert check.summary(done).splitlines() == [
         "one.py: exit status 0, 10 s: 2 passed in 3s",
         "two.py: exit status 1, 20 s: 1 failed in 4s",
@@ -131,20 +132,35 @@ def test_the_summary_names_what_failed():
     ]
 
 
-@pytest.mark.parametrize(("codes", "expected"), [((0, 0), 0), ((1, 0), 1), ((0, 5), 1)])
-def test_the_command_runs_the_benchmark_whatever_the_tests_said(
+@pytest.mark.parametrize(
+    ("codes", "expected"),
+    [((0, 0, 0), 0), ((0, 1, 0), 1), ((0, 0, 5), 1), ((1, 0, 0), 1), ((None, 0, 0), 1)],
+)
+def test_the_command_runs_the_benchmark_whatever_the_rest_said(
     monkeypatch, tmp_path, capsys, codes, expected
 ):
-    tests, figures = codes
-    asked = {}
+    constants, tests, figures = codes
+    asked, limits = {}, []
 
     def side_by_side(commands, limit_s):
         asked.update(commands)
-        return [Done(name, tests, 1.0, f"output of {name}") for name in commands]
+        limits.append(limit_s)
+        code = constants if check.CONSTANTS in commands else tests
+        return [Done(name, code, 1.0, f"output of {name}") for name in commands]
+
+    def benchmark(out, deadline_s, **_):
+        limits.append(deadline_s)
+        return figures
 
     monkeypatch.setattr(check, "run_side_by_side", side_by_side)
-    monkeypatch.setattr(check, "benchmark", lambda *_, **__: figures)
+    monkeypatch.setattr(check, "benchmark", benchmark)
     assert check.main(["--out", str(tmp_path / "new"), "--op", "infonce"]) == expected
+    # The constants come first and alone; all three parts end within nine minutes.
+    assert next(iter(asked)) == check.CONSTANTS
+    first, second, last = limits
+    assert first == check.CONSTANTS_S
+    assert first + second <= last <= 9 * 60 - check.RESERVE_S
+    assert second == pytest.approx(check.TESTS_SHARE * last, rel=0.05)
     assert {"tests/gpu/test_execution.py", "tests/kernels/infonce/test_gpu.py"} <= asked.keys()
     log = (tmp_path / "new" / "gpu-tests.log").read_text()
     assert all(f"===== {name}\noutput of {name}\n" in log for name in asked)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from svilm_fast.bench.ceilings import Ceilings
-from svilm_fast.bench.errors import WrongResult
+from svilm_fast.bench.errors import Skipped, WrongResult
 from svilm_fast.bench.gpu import ops_run as run
 from svilm_fast.bench.run import runner
 from svilm_fast.bench.run.record import Record
@@ -19,9 +19,10 @@ from svilm_fast.bench.suites import benchmarks
 from svilm_fast.bench.suites import ops as suite
 from svilm_fast.bench.suites.ops import cases
 from svilm_fast.bench.suites.proof import Case
-from svilm_fast.kernels.backend import gluon_wanted
+from svilm_fast.kernels.backend import gluon_wanted, say_once
 from svilm_fast.kernels.device import A100, assume_traits
 from svilm_fast.kernels.launch import compiled_kernels, launch
+from svilm_fast.kernels.peers import CannotRun
 from svilm_fast.kernels.registry import ops
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -248,11 +249,14 @@ def test_the_run_says_which_kernels_win(gluon, fused, verdict):
     assert gluon_against_fused(records) == expected
 
 
-def test_backward_has_no_winner_because_both_run_the_same_kernels():
+def test_gluon_is_measured_where_a_verdict_judges_it():
+    """`backward` alone runs the same kernels in both paths."""
+    rows = [one.parts for one in suite.declared(GPU) if one.parts["provider"] == "gluon"]
+    assert {row["direction"] for row in rows} == {"forward", "both"}
     records = [
         _timed(provider, 2.0, direction)
-        for provider in ("fused", "gluon")
-        for direction in ("forward", "backward", "both")
+        for provider, directions in (("fused", ("forward", "backward", "both")), ("gluon", ()))
+        for direction in directions or sorted({row["direction"] for row in rows}, reverse=True)
     ]
     found = [text.split(":")[0] for text in gluon_against_fused(records)]
     assert found == ["infonce big bfloat16 forward", "infonce big bfloat16 both"]
@@ -280,16 +284,40 @@ def test_providers_choose_the_kernels_whatever_the_environment(monkeypatch, envi
     videos = torch.zeros(1)
     with compiled_kernels() as started:
         assert providers["fused"](videos=videos) is videos
-        assert providers["gluon"](videos=videos) is (videos if taken else NotImplemented)
+        if taken:
+            assert providers["gluon"](videos=videos) is videos
+        else:
+            with pytest.raises(CannotRun, match="does not start gluon_sums_kernel: none of its"):
+                providers["gluon"](videos=videos)
     second = "gluon_sums_kernel" if taken else "sums_kernel"
     assert [kernel.name for kernel in started] == ["sums_kernel", second]
+
+
+def test_a_skipped_gluon_row_says_why_the_path_was_not_run(monkeypatch):
+    def api(videos):
+        say_once("infonce", "plain kernels instead of Gluon", "fp32 takes three steps")
+        launch(Kernel(), (1,))
+        return videos
+
+    class Kernel:
+        name = "sums_kernel"
+
+        def __getitem__(self, grid):
+            return lambda *_: self
+
+    op = replace(ops()["infonce"], api=api)
+    provider = suite.providers(op, GPU, op.cases["pairs_65536_dim_512"])["gluon"]
+    case = Case(op.reference, {"videos": torch.zeros(1)}, torch.float32, CPU)
+    for _ in range(2):  # the log says it once, the record always
+        with pytest.raises(Skipped, match=r"gluon_sums_kernel: fp32 takes three steps$"):
+            case.verify(provider, "forward")
 
 
 def test_gluon_is_skipped_on_other_gpus():
     op = ops()["infonce"]
     provider = suite.providers(op, GPU, op.cases["pairs_1024_dim_256"])["gluon"]
     inputs = op.make_inputs(op.sizes.tiny, torch.float32, CPU, 0)
-    with assume_traits(A100):
-        assert provider(**inputs) is NotImplemented
+    with assume_traits(A100), pytest.raises(CannotRun, match=r"A100.* has \(8, 0\)"):
+        provider(**inputs)
     assert "gluon" not in suite.providers(op, CPU, op.sizes.tiny)
     assert "gluon" not in suite.providers(ops()["grouping"], GPU, op.sizes.tiny)

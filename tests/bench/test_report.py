@@ -6,6 +6,7 @@ import re
 import matplotlib.pyplot as plt
 import pytest
 
+from svilm_fast.bench.gpu.constants import CONSTANTS, FILE, MeasuredConstant, write_comparisons
 from svilm_fast.bench.report.batch_scaling import families
 from svilm_fast.bench.report.history import change_points, read_history, series
 from svilm_fast.bench.report.page import build_page, facts_of, sections_of
@@ -58,6 +59,12 @@ def test_a_result_without_ceilings_or_peers_still_makes_a_page(tmp_path):
     path.write_text(json.dumps(content))
     results = read_results(path)
     assert sections_of(results) == []
+    rate = next(constant for constant in CONSTANTS if constant.name == "L2_RATE")
+    write_comparisons(tmp_path / FILE, [MeasuredConstant(rate, (7.5e12,) * 3)], {})
+    [section] = sections_of(results)
+    assert section.notes == ["L2_RATE: assumed 7/8.8/10.5 TB/s, measured 7.5 (7.5 to 7.5): inside"]
+    assert section.notes[0] in build_page(results, [section])
+    (tmp_path / FILE).unlink()
     page = build_page(results, [])
     assert "12.5 ms" in page
     assert "640 clips/s" in page

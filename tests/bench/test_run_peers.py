@@ -57,6 +57,14 @@ def test_what_was_not_measured_has_no_ratio():
     assert "| open_clip | skipped: open_clip_torch is not installed |" in text
 
 
+def test_a_peer_that_computes_something_else_is_told_below_the_table():
+    own, peer = record("reference", (1.0,) * 5), record("other", (1.0,) * 5)
+    assert "Not the op itself" not in markdown([own, peer], [])
+    peer = replace(peer, facts={"differs": "one direction of two"})
+    text = markdown(iter([own, peer]), [])
+    assert text.endswith("Not the op itself:\n\n- other: one direction of two.\n")
+
+
 def test_the_command_measures_in_turns_and_writes_ratios(monkeypatch, tmp_path):
     monkeypatch.setattr(command, "measure_ceilings", lambda _: Ceilings(1e9, 1e9))
     op = ops()["infonce"]
