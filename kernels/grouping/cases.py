@@ -45,8 +45,11 @@ def make_inputs(
     }
 
 
-def _variant(case: str, dtype: torch.dtype, backward: bool) -> Variant:
-    """Forward or backward of a case, for the targets on which the op takes the fused path."""
+def _variant(case: str, dtype: torch.dtype, backward: bool, masked: bool = False) -> Variant:
+    """Forward or backward of a case, for the targets on which the op takes the fused path.
+
+    `masked` tokens are a variant for sm_90 only, where backward then takes another kernel.
+    """
 
     def run() -> None:
         from .fused import function
@@ -60,7 +63,8 @@ def _variant(case: str, dtype: torch.dtype, backward: bool) -> Variant:
         seeds = meta(batch, kind=torch.int64)
         # With token ids, so that the path of token dropping is compiled as well.
         dropped = meta(batch, length, kind=torch.int64) if case == "few_clips" else None
-        inputs = (rows, meta(batch, length, width), counts, seeds, dropped, None)
+        mask = meta(batch, length, kind=torch.bool) if masked else None
+        inputs = (rows, meta(batch, length, width), counts, seeds, dropped, mask)
         settings = ("gumbel", 1.0, 1.0)
         if backward:
             index = meta(batch, length, kind=torch.int32)
@@ -69,10 +73,12 @@ def _variant(case: str, dtype: torch.dtype, backward: bool) -> Variant:
         else:
             function.forward(*inputs, *settings)
 
-    way = "backward" if backward else "forward"
+    way = ("masked " if masked else "") + ("backward" if backward else "forward")
     label = f"{case} {str(dtype).removeprefix('torch.')} {way}"
     targets = ("sm_80", "sm_90") if dtype == torch.float32 else ("sm_80", "sm_90", "sm_100")
-    counted = case == "target"
+    if masked:
+        targets = ("sm_90",)
+    counted = case == "target" and not masked
     return Variant("grouping", label, run, targets, counted=counted)
 
 
@@ -85,7 +91,7 @@ VARIANTS = tuple(
         ("few_clips", torch.float32),
     )
     for backward in (False, True)
-)
+) + (_variant("target", torch.bfloat16, backward=True, masked=True),)
 
 
 def _forward_tile(options: Mapping[str, Any]) -> TileWork:
@@ -107,7 +113,15 @@ def _backward_tile(options: Mapping[str, Any]) -> TileWork:
     return TileWork(flops, 4.0 * options["BLOCK_L"] * own, trips=trips)
 
 
+def _stream_tile(options: Mapping[str, Any]) -> TileWork:
+    """BLOCK_L tokens in the flattened loop over their blocks; two tiles are under way."""
+    width = options["NUM_BLOCKS"] * options["BLOCK_C"]
+    flops = 2.0 * options["BLOCK_L"] * options["BLOCK_G"] * 5 * width
+    return TileWork(flops, 4.0 * options["BLOCK_L"] * width, steps=options["NUM_BLOCKS"])
+
+
 TILES = {
     "grouping_forward_kernel": _forward_tile,
     "grouping_backward_kernel": _backward_tile,
+    "grouping_backward_stream_kernel": _stream_tile,
 }

@@ -1,4 +1,7 @@
-"""Backward of grouping: tokens are read once from DRAM, their gradient is written once."""
+"""Backward of grouping: tokens are read once from DRAM, their gradient is written once.
+
+On Hopper in half precision, `stream.py` holds the main kernel where it applies.
+"""
 # Triton does not support unpacking, so its tuples grow by addition in unrolled loops.
 # ruff: noqa: RUF005
 # mypy: disable-error-code="assignment, var-annotated"
@@ -15,6 +18,7 @@ from ...primitives import dot, sample_columns
 from ..options import GroupingOptions
 from ..reference import GroupingOutput
 from .layout import WARPS, GroupingPlan
+from .stream import start_stream
 from .tiles import (
     add_noise,
     group_softmax,
@@ -36,16 +40,21 @@ def grouping_backward_prepare_kernel(
     d_counts,
     pooled,
     counts,
+    queries,
     shares,
     offsets,
     unscale,
     eps,
     WIDTH: tl.constexpr,
     GROUPS: tl.constexpr,
+    PAIRED: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_G: tl.constexpr,
 ):
     """h_g = d_pooled_g / (n_g + eps) and c_g - <h_g, pooled_g>, scaled by a power of two.
+
+    `shares` receives h, [b, G, C]. If PAIRED, it is [b, 2 BLOCK_G, C] and receives the queries and
+    then h, each padded with zeros to BLOCK_G rows.
 
     The scale keeps fp16 products of small gradients out of the subnormal range. The main kernel
     removes it in fp32, which is exact.
@@ -79,8 +88,15 @@ def grouping_backward_prepare_kernel(
         mask = present[:, None] & (column < WIDTH)[None, :]
         upstream = tl.load(d_pooled + rows + column[None, :], mask=mask, other=0.0).to(tl.float32)
         # h_g = d_g / (n_g + eps), scaled
-        share = upstream * (inverse * scale)[:, None]
-        tl.store(shares + rows + column[None, :], share.to(shares.dtype.element_ty), mask=mask)
+        share = (upstream * (inverse * scale)[:, None]).to(shares.dtype.element_ty)
+        if PAIRED:
+            row = (sample * 2 * BLOCK_G + group[:, None]) * WIDTH + column[None, :]
+            inside = (column < WIDTH)[None, :] & (group >= 0)[:, None]
+            query = tl.load(queries + rows + column[None, :], mask=mask, other=0.0)
+            tl.store(shares + row, query, mask=inside)
+            tl.store(shares + row + BLOCK_G * WIDTH, share, mask=inside)
+        else:
+            tl.store(shares + rows + column[None, :], share, mask=mask)
 
 
 @triton.jit(do_not_specialize=["length", "chunk", "num_blocks"])
@@ -255,6 +271,8 @@ def backward(
     pooled, counts, index = output
     noise = options.mode == "gumbel"
     shares = torch.empty_like(queries)
+    if plan.stream:
+        shares = queries.new_empty((batch, 2 * plan.block_groups, width))
     offsets = torch.empty_like(counts)
     unscale = counts.new_empty((batch,))
     d_tokens = torch.empty_like(tokens) if need_tokens else tokens.new_empty((0,))
@@ -277,46 +295,54 @@ def backward(
         d_counts,
         pooled,
         counts,
+        queries,
         shares,
         offsets,
         unscale,
         options.eps,
         **sizes,
+        PAIRED=plan.stream,
         num_warps=4,
     )
-    launch(
-        grouping_backward_kernel,
-        (batch * plan.splits * plan.slabs,),
-        tokens,
-        queries,
-        group_bias,
-        shares,
-        offsets,
-        unscale,
-        options.seeds if noise else None,
-        options.token_ids if noise else None,
-        options.token_mask,
-        index,
-        d_tokens,
-        partial,
-        partial_bias,
-        length,
-        plan.chunk,
-        plan.num_blocks,
-        1.0 / options.temperature,
-        **sizes,
-        HARD=options.mode != "soft",
-        NOISE=noise,
-        NEED_TOKENS=need_tokens,
-        NEED_QUERIES=need_queries,
-        SPLITS=plan.splits,
-        SLABS=plan.slabs,
-        BLOCK_L=plan.block_tokens,
-        OWN_BLOCKS=plan.own_blocks,
-        STAGES=plan.stages,
-        UPCAST=plan.upcast,
-        num_warps=WARPS,
-    )
+    needs = {"NEED_TOKENS": need_tokens, "NEED_QUERIES": need_queries}
+    if plan.stream:
+        start_stream(
+            plan, tokens, shares, d_tokens, group_bias, offsets, unscale, options, index, partial,
+            partial_bias, {"GROUPS": groups, **needs},
+        )  # fmt: skip
+    else:
+        launch(
+            grouping_backward_kernel,
+            (batch * plan.splits * plan.slabs,),
+            tokens,
+            queries,
+            group_bias,
+            shares,
+            offsets,
+            unscale,
+            options.seeds if noise else None,
+            options.token_ids if noise else None,
+            options.token_mask,
+            index,
+            d_tokens,
+            partial,
+            partial_bias,
+            length,
+            plan.chunk,
+            plan.num_blocks,
+            1.0 / options.temperature,
+            **sizes,
+            **needs,
+            HARD=options.mode != "soft",
+            NOISE=noise,
+            SPLITS=plan.splits,
+            SLABS=plan.slabs,
+            BLOCK_L=plan.block_tokens,
+            OWN_BLOCKS=plan.own_blocks,
+            STAGES=plan.stages,
+            UPCAST=plan.upcast,
+            num_warps=WARPS,
+        )
     if need_queries and plan.splits > 1:
         launch(
             grouping_backward_combine_kernel,

@@ -14,6 +14,7 @@ from ..reference import GroupingOutput
 from . import backward as backward_kernels
 from . import forward as forward_kernels
 from .layout import GroupingPlan, plan
+from .stream import streamable
 
 _LIBRARY = torch.library.Library("svilm_grouping", "DEF")
 _CALL = (
@@ -27,11 +28,12 @@ _SIGNATURES = {
 }
 
 
-def _plan(queries: Tensor, tokens: Tensor, backward: bool) -> GroupingPlan:
+def _plan(
+    queries: Tensor, tokens: Tensor, backward: bool, streamable: bool = False
+) -> GroupingPlan:
     batch, length, width = tokens.shape
-    return plan(
-        batch, length, queries.shape[1], width, tokens.dtype, traits(tokens.device), backward
-    )
+    sizes = (batch, length, queries.shape[1], width, tokens.dtype, traits(tokens.device))
+    return plan(*sizes, backward, streamable)
 
 
 def forward(
@@ -52,14 +54,15 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`backward.backward` with the plan for these shapes; `rest` as in the signature."""
     *packed, pooled, counts, index, need_tokens, need_queries = rest
+    options = GroupingOptions(*packed)
     return backward_kernels.backward(
-        _plan(queries, tokens, backward=True),
+        _plan(queries, tokens, backward=True, streamable=streamable(tokens, options)),
         d_pooled.contiguous(),
         d_counts.contiguous(),
         queries,
         tokens,
         group_bias,
-        GroupingOptions(*packed),
+        options,
         GroupingOutput(pooled, counts, index),
         need_tokens,
         need_queries,

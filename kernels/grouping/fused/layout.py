@@ -27,6 +27,9 @@ _MAX_HELD_REGISTERS = 144
 # Loading the queries and storing the sums takes about as long as this many token tiles.
 _FIXED_TILES = 2
 WARPS = 8
+# Tokens and columns of a tile of the streaming backward, whose loop branches for every block.
+_STREAM_TILE = (128, 64)
+_MAX_STREAM_BLOCKS = 16
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class GroupingPlan:
             has room for two buffers of each other block.
         stages: `num_stages` of the token loads.
         branches: forward puts a tile's work in branches, for the compiler's sake; see its loop.
+        stream: backward runs `stream.py`'s kernel; slabs are 1.
         upcast: convert bf16 operands to fp32, for the interpreter.
     """
 
@@ -60,6 +64,7 @@ class GroupingPlan:
     stages: int
     branches: bool
     upcast: bool
+    stream: bool = False
 
 
 def unsupported(groups: int, width: int, dtype: torch.dtype, traits: DeviceTraits) -> str | None:
@@ -106,6 +111,38 @@ def _splits(batch: int, tiles: int, slots: int) -> int:
     return min(range(1, min(tiles, 64) + 1), key=lambda splits: (time(splits), splits))
 
 
+def _stream_plan(
+    batch: int, length: int, groups: int, width: int, dtype: torch.dtype, traits: DeviceTraits
+) -> GroupingPlan | None:
+    """The plan of the streaming backward; None where it does not fit or there is no Hopper."""
+    block_groups = power_of_two(groups, 16)
+    block_tokens, block_width = _STREAM_TILE
+    block_width = min(block_width, power_of_two(width))
+    num_blocks = -(-width // block_width)
+    fits = num_blocks <= _MAX_STREAM_BLOCKS and block_groups <= 32
+    sums = block_groups * block_width * num_blocks
+    if traits.capability[0] != 9 or dtype.itemsize != 2 or not fits or sums > MAX_SUMS_HOPPER:
+        return None
+    tiles = max(1, -(-length // block_tokens))
+    splits = _splits(max(batch, 1), tiles, traits.sm_count)
+    return GroupingPlan(
+        block_tokens=block_tokens,
+        block_width=block_width,
+        num_blocks=num_blocks,
+        block_groups=block_groups,
+        own_blocks=num_blocks,
+        slabs=1,
+        splits=splits,
+        chunk=-(-tiles // splits) * block_tokens,
+        resident=False,
+        prefetch=0,
+        stages=3,
+        branches=False,
+        upcast=interpreted() and dtype == torch.bfloat16,
+        stream=True,
+    )
+
+
 @functools.lru_cache(maxsize=1024)
 def plan(
     batch: int,
@@ -115,8 +152,16 @@ def plan(
     dtype: torch.dtype,
     traits: DeviceTraits,
     backward: bool,
+    streamable: bool = False,
 ) -> GroupingPlan:
-    """The plan of forward or backward; cached to keep host time low."""
+    """The plan of forward or backward; cached to keep host time low.
+
+    `streamable`: the call allows the streaming backward, see `stream.streamable`.
+    """
+    if streamable and backward:
+        streamed = _stream_plan(batch, length, groups, width, dtype, traits)
+        if streamed is not None:
+            return streamed
     half = dtype.itemsize == 2
     block_groups, block_width, num_blocks = _tile(groups, width, dtype)
     own_blocks = _own_blocks(num_blocks, block_groups * block_width, dtype, traits)
