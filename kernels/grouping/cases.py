@@ -82,16 +82,19 @@ def _variant(case: str, dtype: torch.dtype, backward: bool, masked: bool = False
     return Variant("grouping", label, run, targets, counted=counted)
 
 
-VARIANTS = tuple(
-    _variant(case, dtype, backward)
-    for case, dtype in (
-        ("target", torch.bfloat16),
-        ("large", torch.bfloat16),
-        ("few_clips", torch.float16),
-        ("few_clips", torch.float32),
-    )
-    for backward in (False, True)
-) + (_variant("target", torch.bfloat16, backward=True, masked=True),)
+VARIANTS = (
+    *(
+        _variant(case, dtype, backward)
+        for case, dtype in (
+            ("target", torch.bfloat16),
+            ("large", torch.bfloat16),
+            ("few_clips", torch.float16),
+            ("few_clips", torch.float32),
+        )
+        for backward in (False, True)
+    ),
+    _variant("target", torch.bfloat16, backward=True, masked=True),
+)
 
 
 def _forward_tile(options: Mapping[str, Any]) -> TileWork:

@@ -38,3 +38,31 @@ def test_target_keeps_the_whole_width_in_one_program():
 def test_few_clips_are_split_over_the_multiprocessors():
     p = plan(8, 3136, 32, 768, torch.bfloat16, H200, False)
     assert 64 <= 8 * p.splits <= 2 * H200.sm_count
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_streaming_plans_cover_the_work(dtype):
+    sizes = itertools.product((1, 7, 256), (0, 1, 100, 3136), (1, 17, 32), (16, 80, 384, 768))
+    for batch, length, groups, width in sizes:
+        p = plan(batch, length, groups, width, dtype, H200, True, True)
+        assert p.stream
+        assert (p.slabs, p.own_blocks) == (1, p.num_blocks)
+        assert p.num_blocks * p.block_width >= width
+        assert groups <= p.block_groups <= 32
+        assert p.splits * p.chunk >= length
+        assert p.chunk % p.block_tokens == 0
+
+
+@pytest.mark.parametrize(
+    "traits, groups, width, dtype, backward",
+    [
+        (A100, 32, 768, torch.bfloat16, True),
+        (B200, 32, 768, torch.bfloat16, True),
+        (H200, 33, 768, torch.bfloat16, True),
+        (H200, 32, 1024, torch.bfloat16, True),
+        (H200, 32, 768, torch.float32, True),
+        (H200, 32, 768, torch.bfloat16, False),
+    ],
+)
+def test_no_stream_where_it_does_not_fit(traits, groups, width, dtype, backward):
+    assert not plan(256, 3136, groups, width, dtype, traits, backward, True).stream

@@ -7,6 +7,12 @@ import torch
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="planted bugs run interpreted")
 
+# A call that takes the streaming backward: two tiles and a part, two blocks and a part.
+STREAMED = {
+    "dtype": torch.float16, "length": 37, "width": 144, "eps": 0.3,
+    "plan": (("block_tokens", 16), ("splits", 1), ("chunk", 48)),
+}  # fmt: skip
+
 # name: (module, text, buggy text, the regime that must catch it)
 BUGS = {
     "eps forgotten": (
@@ -90,6 +96,49 @@ BUGS = {
     ),
     "half a block past the width": (
         "backward", "if WIDTH % BLOCK_C != 0:", "if False:", {"width": 96},
+    ),
+    "stream: products of the tile before stay": (
+        "stream", "            dots = tl.zeros((BLOCK_L, 2 * BLOCK_G), tl.float32)\n        turn",
+        "        turn", STREAMED,
+    ),
+    "stream: the query gradient of one block goes to all": (
+        "stream", "if (turn & (1 << block)) != 0:", "if turn != 0:", STREAMED,
+    ),
+    "stream: the query gradient takes the tokens of the next tile": (
+        "stream", "before = tokens.load([sample_index, start - BLOCK_L, column])",
+        "before = tokens.load([sample_index, start, column])", STREAMED,
+    ),
+    "stream: no steps for the last tile's gradients": (
+        "stream", "(tl.cdiv(last - first, BLOCK_L) + 1) * NUM_BLOCKS",
+        "tl.cdiv(last - first, BLOCK_L) * NUM_BLOCKS", STREAMED,
+    ),
+    "stream: a store in front of the tokens of a split": (
+        "stream", "tl.where(start > first, start, 0) - BLOCK_L", "start - BLOCK_L",
+        STREAMED | {"length": 40, "plan": (("block_tokens", 16), ("splits", 2), ("chunk", 32))},
+    ),
+    "stream: tokens past the end take part": (
+        "stream", "change = tl.where(present[:, None], soft * (d_assignment - mean), 0.0)",
+        "change = soft * (d_assignment - mean)", STREAMED,
+    ),
+    "stream: temperature left out of the scale": (
+        "stream", "d_x = dot(factors, qh, None, UPCAST) * (back / lift)",
+        "d_x = dot(factors, qh, None, UPCAST) * back", STREAMED | {"temperature": 0.4},
+    ),
+    "stream: the assignment is not scaled": (
+        "stream", "(assignment * lift).to(DTYPE)", "assignment.to(DTYPE)",
+        STREAMED | {"temperature": 0.4},
+    ),
+    "stream: temperature forgotten in the query gradient": (
+        "stream", "sums[block] * (back / lift)", "sums[block] * back",
+        STREAMED | {"temperature": 0.4},
+    ),
+    "stream: temperature forgotten in the bias gradient": (
+        "stream", "bias_sum * (back * inverse_temperature)", "bias_sum * back",
+        STREAMED | {"temperature": 0.4},
+    ),
+    "stream: h before the queries": (
+        "backward", "tl.store(shares + row + BLOCK_G * WIDTH, share, mask=inside)",
+        "tl.store(shares + row + BLOCK_G * WIDTH, query, mask=inside)", STREAMED,
     ),
 }  # fmt: skip
 
