@@ -27,12 +27,13 @@ _TEMPERATURES = (2.0**-10, 2.0**10)
 def streamable(tokens: Tensor, options: GroupingOptions) -> bool:
     """Whether descriptors and the scale of the products allow this call; sizes are the plan's.
 
-    A descriptor cannot leave out masked tokens, whose memory may hold NaN, and needs 16-byte
-    alignment.
+    A descriptor cannot leave out masked tokens, whose memory may hold NaN, needs 16-byte alignment,
+    and cannot describe an empty tensor.
     """
     least, most = _TEMPERATURES
-    aligned = tokens.is_meta or tokens.data_ptr() % 16 == 0
-    return options.token_mask is None and least <= options.temperature <= most and aligned
+    scalable = least <= options.temperature <= most
+    described = tokens.is_meta or (tokens.numel() > 0 and tokens.data_ptr() % 16 == 0)
+    return options.token_mask is None and scalable and described
 
 
 @triton.jit(do_not_specialize=["length", "chunk"])

@@ -98,7 +98,7 @@ def test_the_other_kernel_agrees_in_half_precision(check_grouping, streams):
     assert not streams
 
 
-def test_misaligned_tokens_do_not_stream():
+def test_misaligned_masked_and_missing_tokens_do_not_stream():
     tokens = torch.zeros(2 * 4 * 16 + 1, dtype=torch.float16, device=DEVICE)
     aligned, misaligned = tokens[:-1].view(2, 4, 16), tokens[1:].view(2, 4, 16)
     options = GroupingOptions(mode="hard")
@@ -106,6 +106,7 @@ def test_misaligned_tokens_do_not_stream():
     assert not streamable(misaligned, options)
     mask = torch.ones(2, 4, dtype=torch.bool, device=DEVICE)
     assert not streamable(aligned, dataclasses.replace(options, token_mask=mask))
+    assert not streamable(aligned[:, :0], options)
 
 
 @pytest.mark.parametrize("temperature", [2.0**-10, 0.3, 0.5, 1.0, 1.7, 2.0**10])
