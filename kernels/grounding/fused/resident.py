@@ -1,0 +1,297 @@
+"""Kernels that keep a tile of nouns in shared memory while the group tokens stream past it.
+
+The tensor cores multiply the next tile while the epilogue of this one is computed. For half
+precision on compute capability 9.0, where a tile of nouns of full depth fits.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from svilm_fast.kernels.device import traits
+
+from .finish import gradient_scale
+from .layout import GroundingTile, Layout
+from .tiles import (
+    dots_gradient,
+    load_beta,
+    load_pairs,
+    load_row,
+    pair_upstream,
+    slope_of,
+    store_scores,
+)
+
+TILE = GroundingTile(rows=128, columns=128, depth=256, warps=8, stages=2)
+# Bytes that a descriptor needs its memory to be aligned to.
+ALIGNMENT = 16
+# The start of a strip takes about as long as this many tiles.
+START_TILES = 1
+
+
+def resident_tile(groups: Tensor, layout: Layout) -> GroundingTile | None:
+    """The tile of these kernels, or None where they cannot take the group tokens."""
+    fits = layout.dtype == torch.float16 and layout.padded_dim <= TILE.depth
+    # A group tensor of the caller's may start anywhere; the other buffers are our own.
+    aligned = groups.is_meta or groups.data_ptr() % ALIGNMENT == 0
+    hopper = traits(groups.device).capability[0] == 9
+    return TILE if fits and aligned and hopper else None
+
+
+@functools.lru_cache(maxsize=64)
+def strip_tiles(row_tiles: int, column_tiles: int, sm_count: int) -> int:
+    """Column tiles per program, so that the strips fill whole waves of SMs, one program each."""
+
+    def waves(strip: int) -> int:
+        strips = -(-column_tiles // strip)
+        return -(-row_tiles * strips // sm_count) * (strip + START_TILES)
+
+    lengths = {-(-column_tiles // n) for n in range(1, min(column_tiles, 4 * sm_count) + 1)}
+    return min(sorted(lengths, reverse=True), key=waves)
+
+
+def described(matrix: Tensor, rows: int, columns: int) -> Any:
+    """A descriptor of a contiguous matrix, for blocks [rows, columns]."""
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    return TensorDescriptor.from_tensor(matrix, [rows, columns])
+
+
+def resident_operands(nouns: Tensor, groups: Tensor, layout: Layout) -> tuple[Any, Any]:
+    """Descriptors of the prepared nouns and group tokens, for tiles of full depth."""
+    dim = layout.padded_dim
+    return (
+        described(nouns, TILE.rows, dim),
+        described(groups.view(-1, dim), TILE.columns, dim),
+    )
+
+
+@triton.jit
+def resident_scores_kernel(
+    nouns,
+    groups,
+    weights,
+    beta,
+    scores,
+    captions,
+    videos,
+    column_tiles,
+    strips,
+    strip,
+    G: tl.constexpr,
+    PADDED_G: tl.constexpr,
+    PADDED_K: tl.constexpr,
+    D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """Scores of the captions of one row tile with the videos of a strip of column tiles."""
+    tl.static_assert(nouns.block_shape[1] == D, "a tile has the full depth")
+    TILE_VIDEOS: tl.constexpr = BLOCK_N // PADDED_G
+    row_tile = tl.program_id(0) // strips
+    first = tl.program_id(0) % strips * strip
+    stop = tl.minimum(first + strip, column_tiles)
+    slope = slope_of(load_beta(beta))
+    row = row_tile * BLOCK_M + tl.arange(0, BLOCK_M)[:, None]
+    weight = tl.load(weights + row, mask=row < captions * PADDED_K, other=0.0)
+    first_caption = row_tile * (BLOCK_M // PADDED_K)
+    noun = nouns.load([row_tile * BLOCK_M, 0])
+    dots = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    exponent = dots
+    for tile in tl.range(first, stop):
+        dots = tl.dot(noun, groups.load([tile * BLOCK_N, 0]).T, dots)
+        # Always true, but Triton only lets a product run on past statements that are in a branch.
+        if tile < stop:
+            if tile > first:
+                store_scores(
+                    exponent,
+                    slope,
+                    weight,
+                    scores,
+                    first_caption,
+                    (tile - 1) * TILE_VIDEOS,
+                    captions,
+                    videos,
+                    G,
+                    PADDED_G,
+                    PADDED_K,
+                )
+            exponent = dots * slope
+            dots = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    store_scores(
+        exponent,
+        slope,
+        weight,
+        scores,
+        first_caption,
+        (stop - 1) * TILE_VIDEOS,
+        captions,
+        videos,
+        G,
+        PADDED_G,
+        PADDED_K,
+    )
+
+
+@triton.jit
+def resident_gradient_kernel(
+    nouns,
+    groups,
+    weights,
+    beta,
+    scores,
+    scale,
+    lse,
+    largest_upstream,
+    gradient,
+    partial_beta,
+    partial_scale,
+    captions,
+    first_video,
+    chunk_videos,
+    column_tiles,
+    strips,
+    strip,
+    first_partial,
+    G: tl.constexpr,
+    PADDED_G: tl.constexpr,
+    PADDED_K: tl.constexpr,
+    D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    LOSS: tl.constexpr,
+    HALF: tl.constexpr,
+    WRITE: tl.constexpr,
+    NEED_BETA: tl.constexpr,
+    NEED_SCALE: tl.constexpr,
+):
+    """`dots_gradient_kernel` for one row tile and a strip of column tiles of a chunk of videos."""
+    tl.static_assert(nouns.block_shape[1] == D, "a tile has the full depth")
+    TILE_VIDEOS: tl.constexpr = BLOCK_N // PADDED_G
+    row_start = tl.program_id(0) // strips * BLOCK_M
+    first = tl.program_id(0) % strips * strip
+    stop = tl.minimum(first + strip, column_tiles)
+    first_column = first_video * PADDED_G
+    stop_video = first_video + chunk_videos
+    sharpness = load_beta(beta)
+    slope = slope_of(sharpness)
+    multiplier = gradient_scale(sharpness, largest_upstream, LOSS, HALF)
+    row = row_start + tl.arange(0, BLOCK_M)
+    caption, weight, column_lse, counted = load_row(weights, lse, row, captions, PADDED_K, LOSS)
+    weight *= multiplier
+    in_tile = tl.arange(0, TILE_VIDEOS)
+    noun = nouns.load([row_start, 0])
+    dots = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    exponent = dots
+    pair = tl.zeros((BLOCK_M, TILE_VIDEOS), dtype=tl.float32)
+    row_lse = pair
+    beta_terms = tl.zeros((BLOCK_M // 16, 8, 8), dtype=tl.float32)
+    scale_terms = tl.zeros((BLOCK_M, TILE_VIDEOS), dtype=tl.float32)
+    for tile in tl.range(first, stop):
+        dots = tl.dot(noun, groups.load([first_column + tile * BLOCK_N, 0]).T, dots)
+        # Always true, but Triton only lets a product run on past statements that are in a branch.
+        if tile < stop:
+            if tile > first:
+                beta_terms, scale_terms = _gradient_step(
+                    exponent,
+                    pair,
+                    row_lse,
+                    column_lse,
+                    scale,
+                    caption,
+                    counted,
+                    weight,
+                    first_video + (tile - 1) * TILE_VIDEOS + in_tile,
+                    stop_video,
+                    gradient,
+                    row_start,
+                    (tile - 1) * BLOCK_N,
+                    beta_terms,
+                    scale_terms,
+                    G,
+                    PADDED_G,
+                    LOSS,
+                    WRITE,
+                    NEED_BETA,
+                    NEED_SCALE,
+                )
+            # For the next step, so that no step waits for its loads.
+            video = first_video + tile * TILE_VIDEOS + in_tile
+            pair, row_lse = load_pairs(scores, lse, caption, video, stop_video, captions, LOSS)
+            exponent = dots * slope
+            dots = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    beta_terms, scale_terms = _gradient_step(
+        exponent,
+        pair,
+        row_lse,
+        column_lse,
+        scale,
+        caption,
+        counted,
+        weight,
+        first_video + (stop - 1) * TILE_VIDEOS + in_tile,
+        stop_video,
+        gradient,
+        row_start,
+        (stop - 1) * BLOCK_N,
+        beta_terms,
+        scale_terms,
+        G,
+        PADDED_G,
+        LOSS,
+        WRITE,
+        NEED_BETA,
+        NEED_SCALE,
+    )
+    at = first_partial + tl.program_id(0)
+    if NEED_BETA:
+        total = tl.sum(tl.reshape(beta_terms, (BLOCK_M * 4,)), 0)
+        tl.store(partial_beta + at, total / multiplier / slope / slope)
+    if NEED_SCALE:
+        # A caption has PADDED_K rows.
+        once = tl.where((row % PADDED_K == 0)[:, None], scale_terms, 0.0)
+        tl.store(partial_scale + at, tl.sum(tl.sum(once, 1), 0))
+
+
+@triton.jit
+def _gradient_step(
+    exponent,
+    pair,
+    row_lse,
+    column_lse,
+    scale,
+    caption,
+    counted,
+    weight,
+    video,
+    stop_video,
+    gradient,
+    row_start,
+    column_start,
+    beta_terms,
+    scale_terms,
+    G: tl.constexpr,
+    PADDED_G: tl.constexpr,
+    LOSS: tl.constexpr,
+    WRITE: tl.constexpr,
+    NEED_BETA: tl.constexpr,
+    NEED_SCALE: tl.constexpr,
+):
+    """Write the gradient of one tile; add to the terms of the gradients of beta and scale."""
+    upstream = pair_upstream(
+        pair, row_lse, column_lse, scale, caption, counted, video, stop_video, LOSS
+    )
+    if NEED_SCALE:
+        scale_terms += upstream * pair
+    values, terms = dots_gradient(exponent, upstream * weight, G, PADDED_G)
+    if NEED_BETA:
+        beta_terms += terms
+    if WRITE:
+        gradient.store([row_start, column_start], values.to(gradient.dtype))
+    return beta_terms, scale_terms
