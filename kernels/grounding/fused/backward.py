@@ -16,7 +16,7 @@ from svilm_fast.kernels.primitives import accumulate_product, tile_position
 from .finish import FINISH_ROWS, finish_kernel, gradient_scale, largest_magnitude
 from .forward import TILE_GROUP, precision_of
 from .layout import Layout, backward_tile
-from .matrix import MatrixStatistics
+from .matrix import MatrixStatistics, logit_factor
 from .resident import (
     described,
     resident_gradient_kernel,
@@ -124,8 +124,9 @@ def dots_gradient_kernel(
     video = first_video + column_tile * TILE_VIDEOS + tl.arange(0, TILE_VIDEOS)
     stop_video = first_video + chunk_videos
     pair, row_lse = load_pairs(scores, lse, caption, video, stop_video, captions, LOSS)
+    factor = logit_factor(scale) if LOSS else 0.0
     upstream = pair_upstream(
-        pair, row_lse, column_lse, scale, caption, counted, video, stop_video, LOSS
+        pair, row_lse, column_lse, factor, caption, counted, video, stop_video, LOSS
     )
     if NEED_SCALE:
         # A caption has PADDED_K rows.
@@ -179,7 +180,7 @@ def backward(
     """
     groups, nouns = prepared.groups, prepared.nouns
     device = traits(groups.device)
-    resident = resident_tile(groups, layout)
+    resident = resident_tile(groups, layout, gradient=True)
     tile = resident or backward_tile(layout, device.capability, needs.beta)
     write = needs.groups or needs.nouns
     chunk = layout.videos_per_chunk(workspace_bytes, tile.columns) if write else layout.videos
@@ -249,9 +250,9 @@ def backward(
             launch(
                 resident_gradient_kernel,
                 (count,),
-                *resident_operands(nouns, groups, layout),
+                *resident_operands(nouns, groups, tile),
                 *shared,
-                described(target, tile.rows, tile.columns) if write else None,
+                described(target, tile.rows, tile.columns // 2) if write else None,
                 partial_beta,
                 partial_scale,
                 layout.captions,

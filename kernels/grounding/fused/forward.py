@@ -201,7 +201,7 @@ def launch_scores(
     """Scores [videos, captions] in float32, from prepared buffers."""
     scores = groups.new_empty((layout.videos, layout.captions), dtype=torch.float32)
     device = traits(groups.device)
-    resident = resident_tile(groups, layout)
+    resident = resident_tile(groups, layout, gradient=False)
     tile = resident or forward_tile(layout, device.capability)
     row_tiles = -(-layout.rows // tile.rows)
     column_tiles = -(-layout.videos * layout.padded_groups // tile.columns)
@@ -215,7 +215,7 @@ def launch_scores(
         launch(
             resident_scores_kernel,
             (row_tiles * strips,),
-            *resident_operands(nouns, groups, layout),
+            *resident_operands(nouns, groups, tile),
             weights,
             beta,
             scores,

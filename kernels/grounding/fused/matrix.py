@@ -37,13 +37,19 @@ class MatrixStatistics(NamedTuple):
 
 
 @triton.jit
-def scaled(values, scale):
-    """Scores times scale in units of log2, rounded before any subtraction.
+def logit_factor(scale):
+    """The factor from scores to logits in units of log2."""
+    return tl.load(scale).to(tl.float32) * LOG2_E
+
+
+@triton.jit
+def scaled(values, factor):
+    """Scores times `logit_factor`, rounded before any subtraction.
 
     If the compiler contracted the product with a later subtraction, the largest logit minus itself
     would be the rounding error of the product instead of exactly 0.
     """
-    return tl.fma(values, tl.load(scale).to(tl.float32) * LOG2_E, 0.0)
+    return tl.fma(values, factor, 0.0)
 
 
 @triton.jit
@@ -52,7 +58,7 @@ def load_tile(scores, scale, row, column, size):
     inside = (row < size)[:, None] & (column < size)[None, :]
     offsets = row.to(tl.int64)[:, None] * size + column[None, :]
     values = tl.load(scores + offsets, mask=inside, other=0.0)
-    return values, scaled(values, scale), offsets, inside
+    return values, scaled(values, logit_factor(scale)), offsets, inside
 
 
 @triton.jit
@@ -152,7 +158,7 @@ def merge_kernel(
         taken = inside & (tl.load(valid + index, mask=inside, other=0) != 0)
     # A row that is not valid has no softmax: its powers are 2^-infinity.
     tl.store(lse + index, tl.where(taken, rows, float("inf")), mask=inside)
-    doubled = 2.0 * scaled(positive, scale)
+    doubled = 2.0 * scaled(positive, logit_factor(scale))
     # lse_j(s S_ij) + lse_i(s S_ij) - 2 s S_ii, in units of log2
     loss = tl.where(taken, rows + columns - doubled, 0.0)
     count = tl.where(taken, 1.0, 0.0)

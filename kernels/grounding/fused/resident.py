@@ -1,11 +1,13 @@
 """Kernels that keep a tile of nouns in shared memory while the group tokens stream past it.
 
-The tensor cores multiply the next tile while the epilogue of this one is computed. For half
-precision on compute capability 9.0, where a tile of nouns of full depth fits.
+The tensor cores multiply the next tile while the epilogue of this one is computed; with the epilogue
+of a strip's last tile they multiply one tile more than needed. For half precision on compute
+capability 9.0, where a tile of nouns of full depth fits.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -18,8 +20,10 @@ from svilm_fast.kernels.device import traits
 
 from .finish import gradient_scale
 from .layout import GroundingTile, Layout
+from .matrix import logit_factor
 from .tiles import (
     dots_gradient,
+    halves,
     load_beta,
     load_pairs,
     load_row,
@@ -29,19 +33,22 @@ from .tiles import (
 )
 
 TILE = GroundingTile(rows=128, columns=128, depth=256, warps=8, stages=2)
+# Backward with fewer than 32 groups: more videos in a tile, so more numbers per video and row.
+NARROW_TILE = dataclasses.replace(TILE, columns=64)
 # Bytes that a descriptor needs its memory to be aligned to.
 ALIGNMENT = 16
 # The start of a strip takes about as long as this many tiles.
 START_TILES = 1
 
 
-def resident_tile(groups: Tensor, layout: Layout) -> GroundingTile | None:
-    """The tile of these kernels, or None where they cannot take the group tokens."""
+def resident_tile(groups: Tensor, layout: Layout, *, gradient: bool) -> GroundingTile | None:
+    """The tile of the kernel of scores or gradients, or None where it cannot take the groups."""
     fits = layout.dtype == torch.float16 and layout.padded_dim <= TILE.depth
     # A group tensor of the caller's may start anywhere; the other buffers are our own.
     aligned = groups.is_meta or groups.data_ptr() % ALIGNMENT == 0
-    hopper = traits(groups.device).capability[0] == 9
-    return TILE if fits and aligned and hopper else None
+    if not (fits and aligned and traits(groups.device).capability[0] == 9):
+        return None
+    return NARROW_TILE if gradient and layout.padded_groups < 32 else TILE
 
 
 @functools.lru_cache(maxsize=64)
@@ -63,12 +70,12 @@ def described(matrix: Tensor, rows: int, columns: int) -> Any:
     return TensorDescriptor.from_tensor(matrix, [rows, columns])
 
 
-def resident_operands(nouns: Tensor, groups: Tensor, layout: Layout) -> tuple[Any, Any]:
+def resident_operands(nouns: Tensor, groups: Tensor, tile: GroundingTile) -> tuple[Any, Any]:
     """Descriptors of the prepared nouns and group tokens, for tiles of full depth."""
-    dim = layout.padded_dim
+    dim = nouns.shape[1]
     return (
-        described(nouns, TILE.rows, dim),
-        described(groups.view(-1, dim), TILE.columns, dim),
+        described(nouns, tile.rows, dim),
+        described(groups.view(-1, dim), tile.columns, dim),
     )
 
 
@@ -104,39 +111,28 @@ def resident_scores_kernel(
     noun = nouns.load([row_tile * BLOCK_M, 0])
     dots = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     exponent = dots
-    for tile in tl.range(first, stop):
+    end = stop + 1
+    for tile in tl.range(first, end):
         dots = tl.dot(noun, groups.load([tile * BLOCK_N, 0]).T, dots)
-        # Always true, but Triton only lets a product run on past statements that are in a branch.
-        if tile < stop:
-            if tile > first:
-                store_scores(
-                    exponent,
-                    slope,
-                    weight,
-                    scores,
-                    first_caption,
-                    (tile - 1) * TILE_VIDEOS,
-                    captions,
-                    videos,
-                    G,
-                    PADDED_G,
-                    PADDED_K,
-                )
+        if tile > first:
+            store_scores(
+                exponent,
+                slope,
+                weight,
+                scores,
+                first_caption,
+                (tile - 1) * TILE_VIDEOS,
+                captions,
+                videos,
+                G,
+                PADDED_G,
+                PADDED_K,
+            )
+        # Always true, but Triton lets a product run on until a branch uses it, and waits for it at
+        # once if a statement outside of a branch does.
+        if tile < end:
             exponent = dots * slope
             dots = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-    store_scores(
-        exponent,
-        slope,
-        weight,
-        scores,
-        first_caption,
-        (stop - 1) * TILE_VIDEOS,
-        captions,
-        videos,
-        G,
-        PADDED_G,
-        PADDED_K,
-    )
 
 
 @triton.jit
@@ -185,6 +181,7 @@ def resident_gradient_kernel(
     row = row_start + tl.arange(0, BLOCK_M)
     caption, weight, column_lse, counted = load_row(weights, lse, row, captions, PADDED_K, LOSS)
     weight *= multiplier
+    factor = logit_factor(scale) if LOSS else 0.0
     in_tile = tl.arange(0, TILE_VIDEOS)
     noun = nouns.load([row_start, 0])
     dots = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
@@ -193,62 +190,41 @@ def resident_gradient_kernel(
     row_lse = pair
     beta_terms = tl.zeros((BLOCK_M // 16, 8, 8), dtype=tl.float32)
     scale_terms = tl.zeros((BLOCK_M, TILE_VIDEOS), dtype=tl.float32)
-    for tile in tl.range(first, stop):
+    end = stop + 1
+    for tile in tl.range(first, end):
         dots = tl.dot(noun, groups.load([first_column + tile * BLOCK_N, 0]).T, dots)
-        # Always true, but Triton only lets a product run on past statements that are in a branch.
-        if tile < stop:
-            if tile > first:
-                beta_terms, scale_terms = _gradient_step(
-                    exponent,
-                    pair,
-                    row_lse,
-                    column_lse,
-                    scale,
-                    caption,
-                    counted,
-                    weight,
-                    first_video + (tile - 1) * TILE_VIDEOS + in_tile,
-                    stop_video,
-                    gradient,
-                    row_start,
-                    (tile - 1) * BLOCK_N,
-                    beta_terms,
-                    scale_terms,
-                    G,
-                    PADDED_G,
-                    LOSS,
-                    WRITE,
-                    NEED_BETA,
-                    NEED_SCALE,
-                )
-            # For the next step, so that no step waits for its loads.
-            video = first_video + tile * TILE_VIDEOS + in_tile
-            pair, row_lse = load_pairs(scores, lse, caption, video, stop_video, captions, LOSS)
+        # For the next step, so that no step waits for its loads.
+        video = first_video + tile * TILE_VIDEOS + in_tile
+        loaded = load_pairs(scores, lse, caption, video, stop_video, captions, LOSS)
+        if tile > first:
+            beta_terms, scale_terms = _gradient_step(
+                exponent,
+                pair,
+                row_lse,
+                column_lse,
+                factor,
+                caption,
+                counted,
+                weight,
+                video - TILE_VIDEOS,
+                stop_video,
+                gradient,
+                row_start,
+                (tile - 1) * BLOCK_N,
+                beta_terms,
+                scale_terms,
+                G,
+                PADDED_G,
+                LOSS,
+                WRITE,
+                NEED_BETA,
+                NEED_SCALE,
+            )
+        pair, row_lse = loaded
+        # Always true, as above.
+        if tile < end:
             exponent = dots * slope
             dots = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-    beta_terms, scale_terms = _gradient_step(
-        exponent,
-        pair,
-        row_lse,
-        column_lse,
-        scale,
-        caption,
-        counted,
-        weight,
-        first_video + (stop - 1) * TILE_VIDEOS + in_tile,
-        stop_video,
-        gradient,
-        row_start,
-        (stop - 1) * BLOCK_N,
-        beta_terms,
-        scale_terms,
-        G,
-        PADDED_G,
-        LOSS,
-        WRITE,
-        NEED_BETA,
-        NEED_SCALE,
-    )
     at = first_partial + tl.program_id(0)
     if NEED_BETA:
         total = tl.sum(tl.reshape(beta_terms, (BLOCK_M * 4,)), 0)
@@ -265,7 +241,7 @@ def _gradient_step(
     pair,
     row_lse,
     column_lse,
-    scale,
+    factor,
     caption,
     counted,
     weight,
@@ -285,13 +261,18 @@ def _gradient_step(
 ):
     """Write the gradient of one tile; add to the terms of the gradients of beta and scale."""
     upstream = pair_upstream(
-        pair, row_lse, column_lse, scale, caption, counted, video, stop_video, LOSS
+        pair, row_lse, column_lse, factor, caption, counted, video, stop_video, LOSS
     )
     if NEED_SCALE:
         scale_terms += upstream * pair
-    values, terms = dots_gradient(exponent, upstream * weight, G, PADDED_G)
-    if NEED_BETA:
-        beta_terms += terms
-    if WRITE:
-        gradient.store([row_start, column_start], values.to(gradient.dtype))
+    # In halves: fewer registers, and a smaller buffer for the store.
+    exponents = halves(exponent)
+    upstreams = halves(upstream * weight)
+    for half in tl.static_range(2):
+        values, terms = dots_gradient(exponents[half], upstreams[half], G, PADDED_G)
+        if NEED_BETA:
+            beta_terms += terms
+        if WRITE:
+            at = column_start + half * values.shape[1]
+            gradient.store([row_start, at], values.to(gradient.dtype))
     return beta_terms, scale_terms

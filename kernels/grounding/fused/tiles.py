@@ -142,13 +142,13 @@ def load_pairs(scores, lse, caption, video, stop_video, captions, LOSS: tl.const
 
 @triton.jit
 def pair_upstream(
-    pair, row_lse, column_lse, scale, caption, counted, video, stop_video, LOSS: tl.constexpr
+    pair, row_lse, column_lse, factor, caption, counted, video, stop_video, LOSS: tl.constexpr
 ):
     """Upstream gradient of the score of every row with every video; with LOSS from the scores."""
     inside = counted & (video < stop_video)[None, :]
     if LOSS:
         pair = pair_gradient(
-            scaled(pair, scale), row_lse, column_lse, video[None, :] == caption, inside
+            scaled(pair, factor), row_lse, column_lse, video[None, :] == caption, inside
         )
     return tl.where(inside, pair, 0.0)
 
@@ -177,3 +177,11 @@ def dots_gradient(exponent, upstream, G: tl.constexpr, PADDED_G: tl.constexpr):
     # beta (a_m - r) = ln 2 (x_m - mean)
     gradient = weighted + LN_2 * moment
     return tl.reshape(gradient, (BLOCK_M, BLOCK_N)), tl.sum(tl.sum(terms, 3), 1)
+
+
+@triton.jit
+def halves(values):
+    """The left and the right half of the columns of a matrix."""
+    rows: tl.constexpr = values.shape[0]
+    columns: tl.constexpr = values.shape[1]
+    return tl.permute(tl.reshape(values, (rows, 2, columns // 2)), (0, 2, 1)).split()
