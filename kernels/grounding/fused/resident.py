@@ -114,25 +114,26 @@ def resident_scores_kernel(
     end = stop + 1
     for tile in tl.range(first, end):
         dots = tl.dot(noun, groups.load([tile * BLOCK_N, 0]).T, dots)
-        if tile > first:
-            store_scores(
-                exponent,
-                slope,
-                weight,
-                scores,
-                first_caption,
-                (tile - 1) * TILE_VIDEOS,
-                captions,
-                videos,
-                G,
-                PADDED_G,
-                PADDED_K,
-            )
-        # Always true, but Triton lets a product run on until a branch uses it, and waits for it at
-        # once if a statement outside of a branch does.
+        # Both branches are always taken. Triton lets a product run on until a branch uses it; what
+        # precedes that branch stays behind the start of the product in a branch of its own.
         if tile < end:
-            exponent = dots * slope
-            dots = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+            if tile > first:
+                store_scores(
+                    exponent,
+                    slope,
+                    weight,
+                    scores,
+                    first_caption,
+                    (tile - 1) * TILE_VIDEOS,
+                    captions,
+                    videos,
+                    G,
+                    PADDED_G,
+                    PADDED_K,
+                )
+            if end > tile:
+                exponent = dots * slope
+                dots = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
 
 
 @triton.jit
@@ -193,38 +194,39 @@ def resident_gradient_kernel(
     end = stop + 1
     for tile in tl.range(first, end):
         dots = tl.dot(noun, groups.load([first_column + tile * BLOCK_N, 0]).T, dots)
-        # For the next step, so that no step waits for its loads.
-        video = first_video + tile * TILE_VIDEOS + in_tile
-        loaded = load_pairs(scores, lse, caption, video, stop_video, captions, LOSS)
-        if tile > first:
-            beta_terms, scale_terms = _gradient_step(
-                exponent,
-                pair,
-                row_lse,
-                column_lse,
-                factor,
-                caption,
-                counted,
-                weight,
-                video - TILE_VIDEOS,
-                stop_video,
-                gradient,
-                row_start,
-                (tile - 1) * BLOCK_N,
-                beta_terms,
-                scale_terms,
-                G,
-                PADDED_G,
-                LOSS,
-                WRITE,
-                NEED_BETA,
-                NEED_SCALE,
-            )
-        pair, row_lse = loaded
-        # Always true, as above.
+        # Both branches are always taken, as above.
         if tile < end:
-            exponent = dots * slope
-            dots = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+            # For the next step, so that no step waits for its loads.
+            video = first_video + tile * TILE_VIDEOS + in_tile
+            loaded = load_pairs(scores, lse, caption, video, stop_video, captions, LOSS)
+            if tile > first:
+                beta_terms, scale_terms = _gradient_step(
+                    exponent,
+                    pair,
+                    row_lse,
+                    column_lse,
+                    factor,
+                    caption,
+                    counted,
+                    weight,
+                    video - TILE_VIDEOS,
+                    stop_video,
+                    gradient,
+                    row_start,
+                    (tile - 1) * BLOCK_N,
+                    beta_terms,
+                    scale_terms,
+                    G,
+                    PADDED_G,
+                    LOSS,
+                    WRITE,
+                    NEED_BETA,
+                    NEED_SCALE,
+                )
+            pair, row_lse = loaded
+            if end > tile:
+                exponent = dots * slope
+                dots = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     at = first_partial + tl.program_id(0)
     if NEED_BETA:
         total = tl.sum(tl.reshape(beta_terms, (BLOCK_M * 4,)), 0)
