@@ -288,9 +288,7 @@ def backward(
             )
         tokens = groups[start * layout.padded_groups :][:width]
         if needs.groups:
-            accumulate_product(
-                groups_sum[None, :width], target.T[None], nouns[None], first=True
-            )
+            accumulate_product(groups_sum[None, :width], target.T[None], nouns[None], first=True)
         if needs.nouns:
             parts = target.view(layout.rows, split, width // split).transpose(0, 1)
             accumulate_product(

@@ -133,7 +133,7 @@ def resident_scores_kernel(
                 )
             if end > tile:
                 exponent = dots * slope
-                dots = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+            dots = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
 
 
 @triton.jit
@@ -226,7 +226,7 @@ def resident_gradient_kernel(
             pair, row_lse = loaded
             if end > tile:
                 exponent = dots * slope
-                dots = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+            dots = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     at = first_partial + tl.program_id(0)
     if NEED_BETA:
         total = tl.sum(tl.reshape(beta_terms, (BLOCK_M * 4,)), 0)

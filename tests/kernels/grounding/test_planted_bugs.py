@@ -111,16 +111,22 @@ BUGS = {
         "rows",
         ["plain"],
     ),
-    "products of the tile before": (
+    "a step writes its gradient to the next tile": (
         "resident",
-        "exponent = dots * slope",
-        "exponent, dots = dots * slope, exponent",
+        "(tile - 1) * BLOCK_N",
+        "tile * BLOCK_N",
+        ["two tiles each way"],
+    ),
+    "a step writes its scores to the next tile": (
+        "resident",
+        "(tile - 1) * TILE_VIDEOS",
+        "tile * TILE_VIDEOS",
         ["two tiles each way"],
     ),
     "products pile up over the tiles": (
         "resident",
-        "dots = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)\n\n",
-        "dots = dots\n\n",
+        "            dots = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)\n",
+        "            dots = dots\n",
         ["two tiles each way"],
     ),
     "a step takes the pairs of the next one": (
@@ -235,7 +241,7 @@ FAST = [
     "later chunks overwrite the noun gradient",
     "float16 overflows",
     "gradient of the dot products in bfloat16",
-    "products of the tile before",
+    "a step writes its gradient to the next tile",
     "a step takes the pairs of the next one",
     "a strip's last tile left out",
 ]
