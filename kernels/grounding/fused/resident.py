@@ -1,7 +1,7 @@
 """Kernels that keep a tile of nouns in shared memory while the group tokens stream past it.
 
-The tensor cores multiply the next tile while the epilogue of this one is computed; with the epilogue
-of a strip's last tile they multiply one tile more than needed. For half precision on compute
+The tensor cores multiply the next tile while the epilogue of this one is computed; beside the last
+epilogue of a strip they multiply one tile more than needed. For half precision on compute
 capability 9.0, where a tile of nouns of full depth fits.
 """
 

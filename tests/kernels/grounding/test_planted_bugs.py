@@ -132,7 +132,8 @@ BUGS = {
     "a step takes the pairs of the next one": (
         "resident",
         "            if tile > first:\n                beta_terms,",
-        "            pair, row_lse = loaded\n            if tile > first:\n                beta_terms,",
+        "            pair, row_lse = loaded\n"
+        "            if tile > first:\n                beta_terms,",
         ["two tiles each way"],
     ),
     "a strip's last tile left out": (

@@ -59,7 +59,7 @@ def test_tiles_are_narrow_where_groups_are_few():
 
 
 def test_both_launches_are_resident_on_hopper():
-    groups, nouns, mask, beta, scale = (t.to("meta") for t in tensors())
+    groups, nouns, mask, beta, _ = (t.to("meta") for t in tensors())
     layout = layout_of(groups, nouns)
     with record_launches() as launches:
         _, rows, weights, _ = forward.prepare(groups, nouns, mask, layout)
