@@ -164,13 +164,18 @@ VARIANTS = (
 )
 
 
-def _tile(options: Mapping[str, Any], stored_bytes: int) -> TileWork:
-    """A tile of `tile_dots` (one per program, depth unrolled); a result stores `stored_bytes`."""
+def _tile(options: Mapping[str, Any], stored_bytes: int, looped: bool) -> TileWork:
+    """A tile of full depth, which is unrolled; a result stores `stored_bytes`.
+
+    `looped`: a program takes the tiles of a strip instead of one.
+    """
     results = options["BLOCK_M"] * options["BLOCK_N"]
-    return TileWork(2.0 * results * options["D"], float(results * stored_bytes), looped=False)
+    return TileWork(2.0 * results * options["D"], float(results * stored_bytes), looped=looped)
 
 
 TILES = {
-    "scores_kernel": partial(_tile, stored_bytes=0),
-    "dots_gradient_kernel": partial(_tile, stored_bytes=2),
+    "scores_kernel": partial(_tile, stored_bytes=0, looped=False),
+    "resident_scores_kernel": partial(_tile, stored_bytes=0, looped=True),
+    "dots_gradient_kernel": partial(_tile, stored_bytes=2, looped=False),
+    "resident_gradient_kernel": partial(_tile, stored_bytes=2, looped=True),
 }

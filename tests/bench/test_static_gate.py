@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-GROUNDING = ("grounding", "scores G=32 K=2 D=256")
+GROUNDING = ("grounding", "scores G=64 K=4 D=512")
 INFONCE = ("infonce", "bf16 D512 B8192")
 ODD_STRIDE = "[None, :] * (D - 1) +"
 COLUMN_SUM = "        column_sum += tl.sum(tl.reshape(power"
@@ -22,7 +22,7 @@ PLANTS = {
     "spill": (
         *GROUNDING,
         "kernels/grounding/fused/forward.py",
-        {"num_warps=tile.warps": "num_warps=1"},
+        {'"num_warps": tile.warps': '"num_warps": 1'},
         "[spills]",
     ),
     # Four warps make the group that wgmma needs.
@@ -35,7 +35,7 @@ PLANTS = {
     ),
     "lost alignment": (
         *GROUNDING,
-        "kernels/grounding/fused/forward.py",
+        "kernels/grounding/fused/tiles.py",
         {"[:, None] * D + depth": "[:, None] * (D - 1) + depth", "[None, :] * D +": ODD_STRIDE},
         "[alignment]",
     ),

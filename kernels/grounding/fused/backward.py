@@ -14,15 +14,25 @@ from svilm_fast.kernels.launch import launch
 from svilm_fast.kernels.primitives import accumulate_product, tile_position
 
 from .finish import FINISH_ROWS, finish_kernel, gradient_scale, largest_magnitude
-from .forward import (
-    TILE_GROUP,
-    group_power,
+from .forward import TILE_GROUP, precision_of
+from .layout import Layout, backward_tile
+from .matrix import MatrixStatistics, logit_factor
+from .resident import (
+    described,
+    resident_gradient_kernel,
+    resident_operands,
+    resident_tile,
+    strip_tiles,
+)
+from .tiles import (
+    dots_gradient,
     load_beta,
-    precision_of,
+    load_pairs,
+    load_row,
+    pair_upstream,
+    slope_of,
     tile_dots,
 )
-from .layout import Layout, backward_tile
-from .matrix import MatrixStatistics, pair_gradient, scaled
 
 
 class ForwardBuffers(NamedTuple):
@@ -51,13 +61,6 @@ class Needs(NamedTuple):
 
 
 @triton.jit
-def total_weight(weights, caption, inside, PADDED_K: tl.constexpr):
-    """Sum of a caption's noun weights: 1, or 0 where it has no noun."""
-    at = weights + caption[:, None] * PADDED_K + tl.arange(0, PADDED_K)[None, :]
-    return tl.sum(tl.load(at, mask=inside[:, None], other=0.0), 1)
-
-
-@triton.jit
 def dots_gradient_kernel(
     nouns,
     groups,
@@ -67,7 +70,7 @@ def dots_gradient_kernel(
     scale,
     lse,
     largest_upstream,
-    dots_gradient,
+    out,
     partial_beta,
     partial_scale,
     captions,
@@ -97,7 +100,6 @@ def dots_gradient_kernel(
     With LOSS, the kernel computes the upstream gradient from `scores`, up to a constant factor.
     Without LOSS, `scores` holds the upstream gradient.
     """
-    TILE_CAPTIONS: tl.constexpr = BLOCK_M // PADDED_K
     TILE_VIDEOS: tl.constexpr = BLOCK_N // PADDED_G
     row_tile, column_tile = tile_position(row_tiles, column_tiles, TILE_GROUP)
     first_row = row_tile * BLOCK_M
@@ -115,61 +117,32 @@ def dots_gradient_kernel(
         PRECISION,
     )
     sharpness = load_beta(beta)
-
-    caption = row_tile * TILE_CAPTIONS + tl.arange(0, TILE_CAPTIONS)
-    in_chunk = column_tile * TILE_VIDEOS + tl.arange(0, TILE_VIDEOS)
-    video = first_video + in_chunk
-    inside = (caption < captions)[:, None] & (in_chunk < chunk_videos)[None, :]
-    at = scores + video.to(tl.int64)[None, :] * captions + caption[:, None]
-    pair = tl.load(at, mask=inside, other=0.0)
-    rows = first_row + tl.arange(0, BLOCK_M)
-    weight = tl.load(weights + rows, mask=rows < captions * PADDED_K, other=0.0)
-    if LOSS:
-        # A caption and the row of its video are valid if one of its nouns has a weight.
-        video_inside = in_chunk < chunk_videos
-        caption_weight = total_weight(weights, caption, caption < captions, PADDED_K)
-        video_weight = total_weight(weights, video, video_inside, PADDED_K)
-        upstream = pair_gradient(
-            scaled(pair, scale),
-            tl.load(lse + video, mask=video_inside, other=0.0)[None, :],
-            tl.load(lse + captions + caption, mask=caption < captions, other=0.0)[:, None],
-            (video_weight > 0.0)[None, :],
-            (caption_weight > 0.0)[:, None],
-            video[None, :] == caption[:, None],
-        )
-        upstream = tl.where(inside, upstream, 0.0)
-        if NEED_SCALE:
-            part = tl.sum(tl.reshape(upstream * pair, (TILE_CAPTIONS * TILE_VIDEOS,)), 0)
-            tl.store(partial_scale + first_partial + tl.program_id(0), part)
-    else:
-        upstream = pair
-
+    slope = slope_of(sharpness)
     multiplier = gradient_scale(sharpness, largest_upstream, LOSS, HALF)
-    spread = tl.broadcast_to(upstream[:, None, :], (TILE_CAPTIONS, PADDED_K, TILE_VIDEOS))
-    upstream = tl.reshape(spread, (BLOCK_M, TILE_VIDEOS)) * weight[:, None]
-    dots = tl.reshape(dots, (BLOCK_M, TILE_VIDEOS, PADDED_G))
-    power = group_power(dots, sharpness, G, PADDED_G)
-    total = tl.sum(power, 2)
-    # r_ijk = sum_m p_m a_m
-    similarity = tl.sum(power * dots, 2) / total
-    centred = dots - similarity[:, :, None]
-    moment = power * centred
+    rows = first_row + tl.arange(0, BLOCK_M)
+    caption, weight, column_lse, counted = load_row(weights, lse, rows, captions, PADDED_K, LOSS)
+    video = first_video + column_tile * TILE_VIDEOS + tl.arange(0, TILE_VIDEOS)
+    stop_video = first_video + chunk_videos
+    pair, row_lse = load_pairs(scores, lse, caption, video, stop_video, captions, LOSS)
+    factor = logit_factor(scale) if LOSS else 0.0
+    upstream = pair_upstream(
+        pair, row_lse, column_lse, factor, caption, counted, video, stop_video, LOSS
+    )
+    if NEED_SCALE:
+        # A caption has PADDED_K rows.
+        once = tl.where((rows % PADDED_K == 0)[:, None], upstream * pair, 0.0)
+        tl.store(partial_scale + first_partial + tl.program_id(0), tl.sum(tl.sum(once, 1), 0))
+    weighted = upstream * (weight * multiplier)
+    gradient, terms = dots_gradient(dots * slope, weighted, G, PADDED_G)
     if NEED_BETA:
-        # dr/dbeta = sum_m p_m a_m^2 - r^2 = sum_m p_m (a_m - r)^2. The second form has no
-        # cancellation: the variance of a sharp softmax is close to 0.
-        variance = tl.sum(moment * centred, 2) / total
-        part = tl.sum(tl.reshape(upstream * variance, (BLOCK_M * TILE_VIDEOS,)), 0)
+        part = tl.sum(tl.reshape(terms, (BLOCK_M * 4,)), 0) / multiplier / slope / slope
         tl.store(partial_beta + first_partial + tl.program_id(0), part)
     if WRITE:
-        # dS_ij/da_m = w_jk p_m (1 + beta (a_m - r_ijk))
-        gradient = (power + sharpness * moment) * (upstream * multiplier / total)[:, :, None]
-        values = tl.reshape(gradient, (BLOCK_M, BLOCK_N)).to(dots_gradient.dtype.element_ty)
         columns = column_tile * BLOCK_N + tl.arange(0, BLOCK_N)
         width = chunk_videos * PADDED_G
-        target = dots_gradient + rows.to(tl.int64)[:, None] * width + columns[None, :]
-        tl.store(
-            target, values, mask=(rows < captions * PADDED_K)[:, None] & (columns < width)[None, :]
-        )
+        target = out + rows.to(tl.int64)[:, None] * width + columns[None, :]
+        inside = (rows < captions * PADDED_K)[:, None] & (columns < width)[None, :]
+        tl.store(target, gradient.to(out.dtype.element_ty), mask=inside)
 
 
 def split_of(rows: int, depth: int, width: int, sm_count: int) -> int:
@@ -207,20 +180,26 @@ def backward(
     """
     groups, nouns = prepared.groups, prepared.nouns
     device = traits(groups.device)
-    tile = backward_tile(layout, device.capability, needs.beta)
+    resident = resident_tile(groups, layout, gradient=True)
+    tile = resident or backward_tile(layout, device.capability, needs.beta)
     write = needs.groups or needs.nouns
     chunk = layout.videos_per_chunk(workspace_bytes, tile.columns) if write else layout.videos
     row_tiles = -(-layout.rows // tile.rows)
     starts = range(0, layout.videos, chunk)
-    tiles_per_chunk = row_tiles * -(-chunk * layout.padded_groups // tile.columns)
-    last = layout.videos - starts[-1]
-    tiles = (len(starts) - 1) * tiles_per_chunk
-    tiles += row_tiles * -(-last * layout.padded_groups // tile.columns)
+
+    def programs(videos: int) -> tuple[int, int, int]:
+        """Programs of a chunk of videos, its column tiles, and how many of these a program has."""
+        column_tiles = -(-videos * layout.padded_groups // tile.columns)
+        strip = strip_tiles(row_tiles, column_tiles, device.sm_count) if resident else 1
+        return row_tiles * -(-column_tiles // strip), column_tiles, strip
+
+    programs_per_chunk = programs(chunk)[0]
+    partials = (len(starts) - 1) * programs_per_chunk + programs(layout.videos - starts[-1])[0]
 
     half = layout.dtype == torch.float16
     largest = largest_magnitude(upstream) if loss is None and half and write else None
-    partial_beta = groups.new_empty((tiles if needs.beta else 0,), dtype=torch.float32)
-    partial_scale = groups.new_empty((tiles if needs.scale else 0,), dtype=torch.float32)
+    partial_beta = groups.new_empty((partials if needs.beta else 0,), dtype=torch.float32)
+    partial_scale = groups.new_empty((partials if needs.scale else 0,), dtype=torch.float32)
     width, dim = chunk * layout.padded_groups, layout.padded_dim
     block_dim = min(64, dim)
     buffer = groups.new_empty((layout.rows * width if write else 0,))
@@ -242,53 +221,76 @@ def backward(
     for number, start in enumerate(starts):
         videos = min(chunk, layout.videos - start)
         width = videos * layout.padded_groups
-        column_tiles = -(-width // tile.columns)
-        launch(
-            dots_gradient_kernel,
-            (row_tiles * column_tiles,),
-            nouns,
-            groups,
+        count, column_tiles, strip = programs(videos)
+        target = buffer[: layout.rows * width if write else 0].view(-1, width)
+        shared = (
             prepared.weights,
             beta,
             upstream if loss is None else loss.scores,
             None if loss is None else loss.scale,
             None if loss is None else loss.statistics.lse,
             largest,
-            buffer,
-            partial_beta,
-            partial_scale,
-            layout.captions,
-            layout.videos,
-            start,
-            videos,
-            row_tiles,
-            column_tiles,
-            number * tiles_per_chunk,
-            G=layout.num_groups,
-            PADDED_G=layout.padded_groups,
-            PADDED_K=layout.padded_nouns,
-            D=dim,
-            BLOCK_M=tile.rows,
-            BLOCK_N=tile.columns,
-            BLOCK_K=tile.depth,
-            TILE_GROUP=TILE_GROUP,
-            PRECISION=precision_of(layout),
-            LOSS=loss is not None,
-            HALF=half and write,
-            WRITE=write,
-            NEED_BETA=needs.beta,
-            NEED_SCALE=needs.scale,
-            num_warps=tile.warps,
-            num_stages=tile.stages,
         )
-        dots_gradient = buffer[: layout.rows * width if write else 0].view(-1, width)
+        options = {
+            "G": layout.num_groups,
+            "PADDED_G": layout.padded_groups,
+            "PADDED_K": layout.padded_nouns,
+            "D": dim,
+            "BLOCK_M": tile.rows,
+            "BLOCK_N": tile.columns,
+            "LOSS": loss is not None,
+            "HALF": half and write,
+            "WRITE": write,
+            "NEED_BETA": needs.beta,
+            "NEED_SCALE": needs.scale,
+            "num_warps": tile.warps,
+            "num_stages": tile.stages,
+        }
+        if resident is not None:
+            launch(
+                resident_gradient_kernel,
+                (count,),
+                *resident_operands(nouns, groups, tile),
+                *shared,
+                described(target, tile.rows, tile.columns // 2) if write else None,
+                partial_beta,
+                partial_scale,
+                layout.captions,
+                start,
+                videos,
+                column_tiles,
+                -(-column_tiles // strip),
+                strip,
+                number * programs_per_chunk,
+                **options,
+            )
+        else:
+            launch(
+                dots_gradient_kernel,
+                (count,),
+                nouns,
+                groups,
+                *shared,
+                buffer,
+                partial_beta,
+                partial_scale,
+                layout.captions,
+                layout.videos,
+                start,
+                videos,
+                row_tiles,
+                column_tiles,
+                number * programs_per_chunk,
+                BLOCK_K=tile.depth,
+                TILE_GROUP=TILE_GROUP,
+                PRECISION=precision_of(layout),
+                **options,
+            )
         tokens = groups[start * layout.padded_groups :][:width]
         if needs.groups:
-            accumulate_product(
-                groups_sum[None, :width], dots_gradient.T[None], nouns[None], first=True
-            )
+            accumulate_product(groups_sum[None, :width], target.T[None], nouns[None], first=True)
         if needs.nouns:
-            parts = dots_gradient.view(layout.rows, split, width // split).transpose(0, 1)
+            parts = target.view(layout.rows, split, width // split).transpose(0, 1)
             accumulate_product(
                 nouns_sum, parts, tokens.view(split, width // split, dim), first=start == 0
             )
@@ -315,7 +317,7 @@ def backward(
             width,
             layout.rows,
             split,
-            tiles,
+            partials,
             group_programs,
             noun_programs,
             G=layout.num_groups,

@@ -9,7 +9,7 @@ from torch import Tensor
 from svilm_fast.kernels.launch import launch
 from svilm_fast.kernels.primitives import ordered_sum
 
-from .forward import BETA_MAX, load_beta
+from .tiles import BETA_MAX, load_beta
 
 FINISH_ROWS = 64
 ABSMAX_BLOCK = 4096

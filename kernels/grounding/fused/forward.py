@@ -9,11 +9,12 @@ from torch import Tensor
 
 from svilm_fast.kernels.device import traits
 from svilm_fast.kernels.launch import launch
-from svilm_fast.kernels.primitives import LOG2_E, tile_position
+from svilm_fast.kernels.primitives import tile_position
 
 from .layout import Layout, forward_tile, needs_copy
+from .resident import resident_operands, resident_scores_kernel, resident_tile, strip_tiles
+from .tiles import load_beta, slope_of, store_scores, tile_dots
 
-BETA_MAX = tl.constexpr(60.0)
 COPY_ROWS = 64
 # Row tiles that share their columns in the L2 cache.
 TILE_GROUP = 8
@@ -89,56 +90,6 @@ def prepare_kernel(
 
 
 @triton.jit
-def tile_dots(
-    nouns,
-    groups,
-    first_row,
-    first_column,
-    total_rows,
-    total_columns,
-    D: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """Dot products [BLOCK_M, BLOCK_N]; rows and columns past the end repeat the last one."""
-    rows = tl.minimum(first_row + tl.arange(0, BLOCK_M), total_rows - 1)
-    columns = tl.minimum(first_column + tl.arange(0, BLOCK_N), total_columns - 1)
-    depth = tl.arange(0, BLOCK_K)
-    noun_at = nouns + rows.to(tl.int64)[:, None] * D + depth[None, :]
-    group_at = groups + columns.to(tl.int64)[None, :] * D + depth[:, None]
-    dots = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-    for start in tl.range(0, D, BLOCK_K):
-        dots = tl.dot(
-            tl.load(noun_at + start),
-            tl.load(group_at + start),
-            dots,
-            input_precision=PRECISION,
-        )
-    return dots
-
-
-@triton.jit
-def load_beta(beta):
-    """beta in float32, clamped to [0, 60]; NaN stays NaN."""
-    value = tl.load(beta).to(tl.float32)
-    value = tl.maximum(value, 0.0, propagate_nan=tl.PropagateNan.ALL)
-    return tl.minimum(value, BETA_MAX, propagate_nan=tl.PropagateNan.ALL)
-
-
-@triton.jit
-def group_power(dots, sharpness, G: tl.constexpr, PADDED_G: tl.constexpr):
-    """exp(beta (a_m - max_m a_m)) of dots [rows, videos, padded G], 0 for padding groups."""
-    # p_m ~ exp(beta a_m) = 2^(beta log2 e a_m)
-    exponent = dots * (sharpness * LOG2_E)
-    if PADDED_G > G:
-        group = tl.arange(0, PADDED_G)[None, None, :]
-        exponent = tl.where(group < G, exponent, float("-inf"))
-    return tl.exp2(exponent - tl.max(exponent, 2)[:, :, None])
-
-
-@triton.jit
 def scores_kernel(
     nouns,
     groups,
@@ -160,8 +111,6 @@ def scores_kernel(
     PRECISION: tl.constexpr,
 ):
     """Scores of BLOCK_M / PADDED_K captions with BLOCK_N / PADDED_G videos."""
-    TILE_CAPTIONS: tl.constexpr = BLOCK_M // PADDED_K
-    TILE_VIDEOS: tl.constexpr = BLOCK_N // PADDED_G
     row_tile, column_tile = tile_position(row_tiles, column_tiles, TILE_GROUP)
     first_row = row_tile * BLOCK_M
     dots = tile_dots(
@@ -177,19 +126,22 @@ def scores_kernel(
         BLOCK_K,
         PRECISION,
     )
-    dots = tl.reshape(dots, (BLOCK_M, TILE_VIDEOS, PADDED_G))
-    power = group_power(dots, load_beta(beta), G, PADDED_G)
-    # r_ijk = sum_m p_m a_m
-    similarity = tl.sum(power * dots, 2) / tl.sum(power, 2)
+    slope = slope_of(load_beta(beta))
     rows = first_row + tl.arange(0, BLOCK_M)
     weight = tl.load(weights + rows, mask=rows < captions * PADDED_K, other=0.0)
-    # S_ij = sum_k w_jk r_ijk
-    weighted = similarity * weight[:, None]
-    tile = tl.sum(tl.reshape(weighted, (TILE_CAPTIONS, PADDED_K, TILE_VIDEOS)), 1)
-    caption = row_tile * TILE_CAPTIONS + tl.arange(0, TILE_CAPTIONS)
-    video = column_tile * TILE_VIDEOS + tl.arange(0, TILE_VIDEOS)
-    at = scores + video.to(tl.int64)[None, :] * captions + caption[:, None]
-    tl.store(at, tile, mask=(video < videos)[None, :] & (caption < captions)[:, None])
+    store_scores(
+        dots * slope,
+        slope,
+        weight[:, None],
+        scores,
+        row_tile * (BLOCK_M // PADDED_K),
+        column_tile * (BLOCK_N // PADDED_G),
+        captions,
+        videos,
+        G,
+        PADDED_G,
+        PADDED_K,
+    )
 
 
 def prepare(
@@ -248,9 +200,34 @@ def launch_scores(
 ) -> Tensor:
     """Scores [videos, captions] in float32, from prepared buffers."""
     scores = groups.new_empty((layout.videos, layout.captions), dtype=torch.float32)
-    tile = forward_tile(layout, traits(groups.device).capability)
+    device = traits(groups.device)
+    resident = resident_tile(groups, layout, gradient=False)
+    tile = resident or forward_tile(layout, device.capability)
     row_tiles = -(-layout.rows // tile.rows)
     column_tiles = -(-layout.videos * layout.padded_groups // tile.columns)
+    sizes = {"G": layout.num_groups, "PADDED_G": layout.padded_groups}
+    sizes |= {"PADDED_K": layout.padded_nouns, "D": layout.padded_dim}
+    sizes |= {"BLOCK_M": tile.rows, "BLOCK_N": tile.columns}
+    options = {"num_warps": tile.warps, "num_stages": tile.stages}
+    if resident is not None:
+        strip = strip_tiles(row_tiles, column_tiles, device.sm_count)
+        strips = -(-column_tiles // strip)
+        launch(
+            resident_scores_kernel,
+            (row_tiles * strips,),
+            *resident_operands(nouns, groups, tile),
+            weights,
+            beta,
+            scores,
+            layout.captions,
+            layout.videos,
+            column_tiles,
+            strips,
+            strip,
+            **sizes,
+            **options,
+        )
+        return scores
     launch(
         scores_kernel,
         (row_tiles * column_tiles,),
@@ -263,16 +240,10 @@ def launch_scores(
         layout.videos,
         row_tiles,
         column_tiles,
-        G=layout.num_groups,
-        PADDED_G=layout.padded_groups,
-        PADDED_K=layout.padded_nouns,
-        D=layout.padded_dim,
-        BLOCK_M=tile.rows,
-        BLOCK_N=tile.columns,
         BLOCK_K=tile.depth,
         TILE_GROUP=TILE_GROUP,
         PRECISION=precision_of(layout),
-        num_warps=tile.warps,
-        num_stages=tile.stages,
+        **sizes,
+        **options,
     )
     return scores

@@ -26,7 +26,10 @@ SINGLE_PROGRAM_SIZE = 2048
 
 
 class MatrixStatistics(NamedTuple):
-    """The loss, log2 sums [2, n] of every row and column, and N (at least 1), a float32 number."""
+    """The loss, log2 sums [2, n] of every row and column, and N (at least 1), a float32 number.
+
+    The log sum of a row that is not valid is infinite.
+    """
 
     loss: Tensor
     lse: Tensor
@@ -34,13 +37,19 @@ class MatrixStatistics(NamedTuple):
 
 
 @triton.jit
-def scaled(values, scale):
-    """Scores times scale in units of log2, rounded before any subtraction.
+def logit_factor(scale):
+    """The factor from scores to logits in units of log2."""
+    return tl.load(scale).to(tl.float32) * LOG2_E
+
+
+@triton.jit
+def scaled(values, factor):
+    """Scores times `logit_factor`, rounded before any subtraction.
 
     If the compiler contracted the product with a later subtraction, the largest logit minus itself
     would be the rounding error of the product instead of exactly 0.
     """
-    return tl.fma(values, tl.load(scale).to(tl.float32) * LOG2_E, 0.0)
+    return tl.fma(values, factor, 0.0)
 
 
 @triton.jit
@@ -49,7 +58,7 @@ def load_tile(scores, scale, row, column, size):
     inside = (row < size)[:, None] & (column < size)[None, :]
     offsets = row.to(tl.int64)[:, None] * size + column[None, :]
     values = tl.load(scores + offsets, mask=inside, other=0.0)
-    return values, scaled(values, scale), offsets, inside
+    return values, scaled(values, logit_factor(scale)), offsets, inside
 
 
 @triton.jit
@@ -142,13 +151,14 @@ def merge_kernel(
     inside = index < size
     rows = merged_lse(row_max, row_sum, index, size, row_partials, PARTIALS, BLOCK)
     columns = merged_lse(column_max, column_sum, index, size, column_partials, PARTIALS, BLOCK)
-    tl.store(lse + index, rows, mask=inside)
     tl.store(lse + size + index, columns, mask=inside)
     positive = tl.load(scores + index.to(tl.int64) * (size + 1), mask=inside, other=0.0)
     taken = inside
     if HAS_VALID:
         taken = inside & (tl.load(valid + index, mask=inside, other=0) != 0)
-    doubled = 2.0 * scaled(positive, scale)
+    # A row that is not valid has no softmax: its powers are 2^-infinity.
+    tl.store(lse + index, tl.where(taken, rows, float("inf")), mask=inside)
+    doubled = 2.0 * scaled(positive, logit_factor(scale))
     # lse_j(s S_ij) + lse_i(s S_ij) - 2 s S_ii, in units of log2
     loss = tl.where(taken, rows + columns - doubled, 0.0)
     count = tl.where(taken, 1.0, 0.0)
@@ -176,12 +186,16 @@ def loss_kernel(partial_loss, partial_count, loss, count, partials, BLOCK: tl.co
 
 
 @triton.jit
-def pair_gradient(logits, row_lse, column_lse, row_valid, column_valid, diagonal):
-    """Gradient of 2N loss by the scaled scores: row softmax + column softmax - 2 [i = j]."""
+def pair_gradient(logits, row_lse, column_lse, diagonal, counted):
+    """Gradient of 2N loss by the scaled scores: row softmax + column softmax - 2 [i = j].
+
+    0 where `counted` is not set: in columns that are not valid. The log sum of a row that is not
+    valid is infinite.
+    """
     # exp(s S_ij - lse_j) + exp(s S_ij - lse_i) - 2 [i = j]
-    by_row = tl.where(row_valid & column_valid, tl.exp2(logits - row_lse), 0.0)
-    by_column = tl.where(column_valid, tl.exp2(logits - column_lse), 0.0)
-    return by_row + by_column - tl.where(diagonal & row_valid, 2.0, 0.0)
+    by_row = tl.exp2(logits - row_lse)
+    by_column = tl.exp2(logits - column_lse)
+    return tl.where(counted, by_row + by_column - tl.where(diagonal, 2.0, 0.0), 0.0)
 
 
 @triton.jit
@@ -204,20 +218,17 @@ def matrix_gradient_kernel(
     row = (tl.program_id(0) // column_blocks) * BLOCK_M + tl.arange(0, BLOCK_M)
     column = (tl.program_id(0) % column_blocks) * BLOCK_N + tl.arange(0, BLOCK_N)
     values, logits, offsets, inside = load_tile(scores, scale, row, column, size)
-    row_valid = row < size
-    column_valid = column < size
-    rows = tl.load(lse + row, mask=row_valid, other=0.0)
-    columns = tl.load(lse + size + column, mask=column_valid, other=0.0)
+    counted = column < size
+    rows = tl.load(lse + row, mask=row < size, other=0.0)
+    columns = tl.load(lse + size + column, mask=counted, other=0.0)
     if HAS_VALID:
-        row_valid = tl.load(valid + row, mask=row_valid, other=0) != 0
-        column_valid = tl.load(valid + column, mask=column_valid, other=0) != 0
+        counted = tl.load(valid + column, mask=counted, other=0) != 0
     gradient = pair_gradient(
         logits,
         rows[:, None],
         columns[None, :],
-        row_valid[:, None],
-        column_valid[None, :],
         row[:, None] == column[None, :],
+        counted[None, :],
     )
     factor = tl.load(upstream) / (2.0 * tl.load(count))
     # dL/dS_ij = s / (2N) x gradient

@@ -49,6 +49,7 @@ REGIMES = {
     "long vectors": Regime(kind="long", beta=60.0, videos=9),
     "chunks": Regime(videos=37, groups=16, workspace_bytes=1, counts=(2, 1, 0)),
     "float32": Regime(dtype=torch.float32, videos=11, groups=9, dim=24, nouns=3, counts=(3, 0, 1)),
+    "float32 one group": Regime(dtype=torch.float32, groups=1, nouns=1, counts=(1,)),
     "float32 chunks": Regime(dtype=torch.float32, videos=21, workspace_bytes=1),
     "bfloat16": Regime(dtype=torch.bfloat16, videos=11, groups=9, dim=24),
     "more captions": Regime(videos=3, captions=40, groups=5),

@@ -5,10 +5,19 @@ import pytest
 from svilm_fast.kernels.backend import interpreted
 
 # Everything must be loaded before a bug is planted: what is first imported meanwhile would keep it.
-from svilm_fast.kernels.grounding.fused import backward, finish, forward, function, matrix  # noqa: F401
+from svilm_fast.kernels.grounding.fused import (  # noqa: F401
+    backward,
+    finish,
+    forward,
+    function,
+    matrix,
+    resident,
+    tiles,
+)
 
 MODULES = {
-    module.__name__.rpartition(".")[2]: module for module in (backward, finish, forward, matrix)
+    module.__name__.rpartition(".")[2]: module
+    for module in (backward, finish, forward, matrix, resident, tiles)
 }
 
 pytestmark = [
@@ -19,15 +28,15 @@ pytestmark = [
 # name -> (module, old text, new text, the regimes that catch it)
 BUGS = {
     "forward softmax counts padded groups": (
-        "forward",
-        "group_power(dots, load_beta(beta), G, PADDED_G)",
-        "group_power(dots, load_beta(beta), PADDED_G, PADDED_G)",
+        "tiles",
+        "group_power(exponent, G, PADDED_G)\n    # r_ijk",
+        "group_power(exponent, PADDED_G, PADDED_G)\n    # r_ijk",
         ["padded groups"],
     ),
     "backward softmax counts padded groups": (
-        "backward",
-        "group_power(dots, sharpness, G, PADDED_G)",
-        "group_power(dots, sharpness, PADDED_G, PADDED_G)",
+        "tiles",
+        "group_power(exponent, G, PADDED_G)\n    share",
+        "group_power(exponent, PADDED_G, PADDED_G)\n    share",
         ["padded groups"],
     ),
     "mean over all noun slots": (
@@ -43,33 +52,33 @@ BUGS = {
         ["plain"],
     ),
     "weights left out": (
-        "forward",
-        "similarity * weight[:, None]",
+        "tiles",
+        "similarity * weight",
         "similarity / PADDED_K",
         ["plain"],
     ),
     "beta is not clamped": (
-        "forward",
+        "tiles",
         "return tl.minimum(value, BETA_MAX, propagate_nan=tl.PropagateNan.ALL)",
         "return tl.load(beta).to(tl.float32)",
         ["beta beyond"],
     ),
     "power of e instead of 2": (
-        "forward",
-        "exponent = dots * (sharpness * LOG2_E)",
-        "exponent = dots * sharpness",
+        "tiles",
+        "slope = sharpness * LOG2_E",
+        "slope = sharpness * 1.0",
         ["plain"],
     ),
     "gradient of the softmax left out": (
-        "backward",
-        "(power + sharpness * moment)",
-        "power",
+        "tiles",
+        "gradient = weighted + LN_2 * moment",
+        "gradient = weighted",
         ["plain"],
     ),
     "gradient not centred": (
-        "backward",
-        "centred = dots - similarity[:, :, None]",
-        "centred = dots - 0.0 * similarity[:, :, None]",
+        "tiles",
+        "centred = exponent - mean[:, :, None]",
+        "centred = exponent - 0.0 * mean[:, :, None]",
         ["plain"],
     ),
     "beta gradient from one side of the clamp only": (
@@ -86,15 +95,64 @@ BUGS = {
     ),
     "columns drop videos whose caption is not valid": (
         "matrix",
-        "by_column = tl.where(column_valid, ",
-        "by_column = tl.where(column_valid & row_valid, ",
+        "by_column = tl.exp2(logits - column_lse)",
+        'by_column = tl.where(row_lse < float("inf"), tl.exp2(logits - column_lse), 0.0)',
         ["plain"],
     ),
     "pairs that are not valid are pulled together": (
         "matrix",
-        "diagonal & row_valid",
-        "diagonal & (column_valid | True)",
+        "tl.where(counted, by_row + by_column - tl.where(diagonal, 2.0, 0.0), 0.0)",
+        "tl.where(counted, by_row + by_column, 0.0) - tl.where(diagonal, 2.0, 0.0)",
         ["matrix small"],
+    ),
+    "rows that are not valid have a softmax": (
+        "matrix",
+        'tl.where(taken, rows, float("inf"))',
+        "rows",
+        ["plain"],
+    ),
+    "a step writes its gradient to the next tile": (
+        "resident",
+        "(tile - 1) * BLOCK_N",
+        "tile * BLOCK_N",
+        ["two tiles each way"],
+    ),
+    "a step writes its scores to the next tile": (
+        "resident",
+        "(tile - 1) * TILE_VIDEOS",
+        "tile * TILE_VIDEOS",
+        ["two tiles each way"],
+    ),
+    "products pile up over the tiles": (
+        "resident",
+        "            dots = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)\n",
+        "            dots = dots\n",
+        ["two tiles each way"],
+    ),
+    "a step takes the pairs of the next one": (
+        "resident",
+        "            if tile > first:\n                beta_terms,",
+        "            pair, row_lse = loaded\n"
+        "            if tile > first:\n                beta_terms,",
+        ["two tiles each way"],
+    ),
+    "a strip's last tile left out": (
+        "resident",
+        "end = stop + 1",
+        "end = stop",
+        ["plain"],
+    ),
+    "a caption counts once per noun": (
+        "resident",
+        "row % PADDED_K == 0",
+        "row % PADDED_K >= 0",
+        ["plain"],
+    ),
+    "both halves of a tile take the left one's upstream": (
+        "resident",
+        "upstreams[half]",
+        "upstreams[0]",
+        ["two tiles each way"],
     ),
     "loss divides by all pairs": (
         "matrix",
@@ -127,9 +185,9 @@ BUGS = {
         ["plain"],
     ),
     "chunk reads the first chunk's scores": (
-        "backward",
-        "video = first_video + in_chunk",
-        "video = first_video * 0 + in_chunk",
+        "resident",
+        "video = first_video + tile * TILE_VIDEOS",
+        "video = first_video * 0 + tile * TILE_VIDEOS",
         ["chunks"],
     ),
     "later chunks overwrite the noun gradient": (
@@ -140,8 +198,8 @@ BUGS = {
     ),
     "partial sums of chunks overwrite each other": (
         "backward",
-        "number * tiles_per_chunk,",
-        "0 * tiles_per_chunk,",
+        "number * programs_per_chunk,",
+        "0 * programs_per_chunk,",
         ["chunks"],
     ),
     "float16 overflows": (
@@ -157,20 +215,19 @@ BUGS = {
         ["plain"],
     ),
     "gradient of the dot products in bfloat16": (
-        "backward",
-        "values = tl.reshape(gradient, (BLOCK_M, BLOCK_N)).to(dots_gradient.dtype.element_ty)",
-        "values = tl.reshape(gradient, (BLOCK_M, BLOCK_N)).to(tl.bfloat16)"
-        ".to(dots_gradient.dtype.element_ty)",
+        "resident",
+        "values.to(gradient.dtype)",
+        "values.to(tl.bfloat16).to(gradient.dtype)",
         ["plain"],
     ),
     "tile's last row left out": (
-        "forward",
+        "tiles",
         "tl.minimum(first_row + tl.arange(0, BLOCK_M), total_rows - 1)",
         "tl.minimum(first_row + tl.arange(0, BLOCK_M), total_rows - 2)",
-        ["one group"],
+        ["float32 one group"],
     ),
     "float32 products in half precision": (
-        "forward",
+        "tiles",
         "            tl.load(noun_at + start),\n",
         "            tl.load(noun_at + start).to(tl.float16).to(nouns.dtype.element_ty),\n",
         ["float32"],
@@ -185,6 +242,9 @@ FAST = [
     "later chunks overwrite the noun gradient",
     "float16 overflows",
     "gradient of the dot products in bfloat16",
+    "a step writes its gradient to the next tile",
+    "a step takes the pairs of the next one",
+    "a strip's last tile left out",
 ]
 
 
