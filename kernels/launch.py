@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,18 @@ class Launch:
 
 _recording: list[Launch] | None = None
 _compiled: list[Any] | None = None
+
+
+def descriptor(tensor: torch.Tensor, block: list[int]) -> Any:
+    """A TMA descriptor of a contiguous tensor at a multiple of 16 bytes, for blocks of this shape.
+
+    PyTorch gives an axis of size 1 any stride and calls the tensor contiguous; a descriptor needs
+    multiples of 16 bytes, so it gets the strides of the dense layout.
+    """
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    strides = [math.prod(tensor.shape[axis + 1 :]) for axis in range(tensor.dim())]
+    return TensorDescriptor(tensor, list(tensor.shape), strides, block)
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **meta: Any) -> None:

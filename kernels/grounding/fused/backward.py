@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from svilm_fast.kernels.device import traits
-from svilm_fast.kernels.launch import launch
+from svilm_fast.kernels.launch import descriptor, launch
 from svilm_fast.kernels.primitives import accumulate_product, tile_position
 
 from .finish import FINISH_ROWS, finish_kernel, gradient_scale, largest_magnitude
@@ -18,7 +18,6 @@ from .forward import TILE_GROUP, precision_of
 from .layout import Layout, backward_tile
 from .matrix import MatrixStatistics, logit_factor
 from .resident import (
-    described,
     resident_gradient_kernel,
     resident_operands,
     resident_tile,
@@ -252,7 +251,7 @@ def backward(
                 (count,),
                 *resident_operands(nouns, groups, tile),
                 *shared,
-                described(target, tile.rows, tile.columns // 2) if write else None,
+                descriptor(target, [tile.rows, tile.columns // 2]) if write else None,
                 partial_beta,
                 partial_scale,
                 layout.captions,

@@ -17,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from svilm_fast.kernels.device import traits
+from svilm_fast.kernels.launch import descriptor, power_of_two
 
 from .finish import gradient_scale
 from .layout import GroundingTile, Layout
@@ -63,19 +64,16 @@ def strip_tiles(row_tiles: int, column_tiles: int, sm_count: int) -> int:
     return min(sorted(lengths, reverse=True), key=waves)
 
 
-def described(matrix: Tensor, rows: int, columns: int) -> Any:
-    """A descriptor of a contiguous matrix, for blocks [rows, columns]."""
-    from triton.tools.tensor_descriptor import TensorDescriptor
-
-    return TensorDescriptor.from_tensor(matrix, [rows, columns])
-
-
 def resident_operands(nouns: Tensor, groups: Tensor, tile: GroundingTile) -> tuple[Any, Any]:
-    """Descriptors of the prepared nouns and group tokens, for tiles of full depth."""
+    """Descriptors of the prepared nouns and group tokens, for tiles of full depth.
+
+    The depth of a block is a power of two; columns beyond the matrix are read as 0.
+    """
     dim = nouns.shape[1]
+    depth = power_of_two(dim)
     return (
-        described(nouns, tile.rows, dim),
-        described(groups.view(-1, dim), tile.columns, dim),
+        descriptor(nouns, [tile.rows, depth]),
+        descriptor(groups.view(-1, dim), [tile.columns, depth]),
     )
 
 
@@ -99,7 +97,7 @@ def resident_scores_kernel(
     BLOCK_N: tl.constexpr,
 ):
     """Scores of the captions of one row tile with the videos of a strip of column tiles."""
-    tl.static_assert(nouns.block_shape[1] == D, "a tile has the full depth")
+    tl.static_assert(nouns.block_shape[1] >= D, "a tile has the full depth")
     TILE_VIDEOS: tl.constexpr = BLOCK_N // PADDED_G
     row_tile = tl.program_id(0) // strips
     first = tl.program_id(0) % strips * strip
@@ -169,7 +167,7 @@ def resident_gradient_kernel(
     NEED_SCALE: tl.constexpr,
 ):
     """`dots_gradient_kernel` for one row tile and a strip of column tiles of a chunk of videos."""
-    tl.static_assert(nouns.block_shape[1] == D, "a tile has the full depth")
+    tl.static_assert(nouns.block_shape[1] >= D, "a tile has the full depth")
     TILE_VIDEOS: tl.constexpr = BLOCK_N // PADDED_G
     row_start = tl.program_id(0) // strips * BLOCK_M
     first = tl.program_id(0) % strips * strip

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...launch import launch
+from ...launch import descriptor, launch
 from ...primitives import dot
 from ..options import GroupingOptions
 from .layout import WARPS, GroupingPlan
@@ -27,13 +27,12 @@ _TEMPERATURES = (2.0**-10, 2.0**10)
 def streamable(tokens: Tensor, options: GroupingOptions) -> bool:
     """Whether descriptors and the scale of the products allow this call; sizes are the plan's.
 
-    A descriptor cannot leave out masked tokens, whose memory may hold NaN, needs 16-byte alignment,
-    and cannot describe an empty tensor.
+    A descriptor cannot leave out masked tokens, whose memory may hold NaN, and cannot describe an
+    empty tensor. Tokens that are not aligned to 16 bytes are copied.
     """
     least, most = _TEMPERATURES
     scalable = least <= options.temperature <= most
-    described = tokens.is_meta or (tokens.numel() > 0 and tokens.data_ptr() % 16 == 0)
-    return options.token_mask is None and scalable and described
+    return options.token_mask is None and scalable and tokens.numel() > 0
 
 
 @triton.jit(do_not_specialize=["length", "chunk"])
@@ -186,18 +185,18 @@ def start_stream(
     needs: dict[str, Any],
 ) -> None:
     """Start the kernel; `rows` [b, 2 block_groups, C], `needs` are its constants of the call."""
-    from triton.tools.tensor_descriptor import TensorDescriptor
-
+    if not tokens.is_meta and tokens.data_ptr() % 16:
+        tokens = tokens.clone()
     batch, length, width = tokens.shape
     tile = [1, plan.block_tokens, plan.block_width]
     noise = options.mode == "gumbel"
     launch(
         grouping_backward_stream_kernel,
         (batch * plan.splits,),
-        TensorDescriptor.from_tensor(tokens, tile),
-        TensorDescriptor.from_tensor(rows, [1, rows.shape[1], plan.block_width]),
+        descriptor(tokens, tile),
+        descriptor(rows, [1, rows.shape[1], plan.block_width]),
         # Without a gradient, the kernel does not touch this descriptor.
-        TensorDescriptor.from_tensor(d_tokens if needs["NEED_TOKENS"] else tokens, tile),
+        descriptor(d_tokens if needs["NEED_TOKENS"] else tokens, tile),
         group_bias,
         offsets,
         unscale,

@@ -30,6 +30,29 @@ def test_against_float64(check_grouping, masked, shape, mode, dtype):
     )  # fmt: skip
 
 
+# Several tiles of 128 tokens in one program: the plan of small inputs would give each tile its own.
+SEAMS = [
+    {"length": length, "width": width, "groups": groups, "plan": (("splits", 1), ("chunk", 1024))}
+    for length, width, groups in [
+        (1000, 768, 32), (1, 64, 32), (127, 80, 17), (128, 48, 16), (129, 16, 1), (256, 768, 1),
+        (385, 32, 17),
+    ]
+]  # fmt: skip
+SEAMS.append({"length": 500, "width": 768, "groups": 32, "plan": (("splits", 2), ("chunk", 256))})
+
+
+@pytest.mark.skipif(
+    torch.cuda.is_available() and torch.cuda.get_device_capability()[0] != 9,
+    reason="only Hopper streams",
+)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("mode", ["gumbel", "soft"])
+@pytest.mark.parametrize("seam", range(len(SEAMS)))
+def test_streaming_backward_over_several_tiles(check_grouping, seam, mode, dtype):
+    more = {"temperature": 0.3} if mode == "soft" else {}
+    check_grouping(check_grouping.Regime(mode=mode, dtype=dtype, seed=2, **SEAMS[seam], **more))
+
+
 def call(case="ragged", dtype=torch.bfloat16):
     op = ops()["grouping"]
     return op.make_inputs(op.cases[case], dtype, "cuda", 0)

@@ -25,7 +25,7 @@ queries = torch.randn(batch, groups, width, generator=generator).half() / 32
 cut = dict(splits=1, chunk=16, block_tokens=16, prefetch=0)
 plans = [
     dataclasses.replace(
-        plan(batch, length, groups, width, torch.float16, traits("cpu"), way), **cut
+        plan(batch, length, groups, width, torch.float16, traits("cpu"), way, way), **cut
     )
     for way in (False, True)
 ]

@@ -98,15 +98,38 @@ def test_the_other_kernel_agrees_in_half_precision(check_grouping, streams):
     assert not streams
 
 
-def test_misaligned_masked_and_missing_tokens_do_not_stream():
-    tokens = torch.zeros(2 * 4 * 16 + 1, dtype=torch.float16, device=DEVICE)
-    aligned, misaligned = tokens[:-1].view(2, 4, 16), tokens[1:].view(2, 4, 16)
+def test_masked_and_missing_tokens_do_not_stream():
+    tokens = torch.zeros(2, 4, 16, dtype=torch.float16, device=DEVICE)
     options = GroupingOptions(mode="hard")
-    assert streamable(aligned, options)
-    assert not streamable(misaligned, options)
+    assert streamable(tokens, options)
     mask = torch.ones(2, 4, dtype=torch.bool, device=DEVICE)
-    assert not streamable(aligned, dataclasses.replace(options, token_mask=mask))
-    assert not streamable(aligned[:, :0], options)
+    assert not streamable(tokens, dataclasses.replace(options, token_mask=mask))
+    assert not streamable(tokens[:, :0], options)
+
+
+def gradients_of(tokens):
+    leaves = [torch.ones(len(tokens), 3, 16, dtype=tokens.dtype, device=DEVICE), tokens]
+    leaves = [leaf.requires_grad_() for leaf in leaves]
+    out = grouping(*leaves, mode="soft", temperature=0.4, backend="fused")
+    return torch.autograd.grad(out.pooled.float().square().sum(), leaves)
+
+
+@pytest.mark.parametrize("axes", [(0, 2, 1), (2, 0, 1)], ids=["one token", "one sample"])
+def test_any_stride_of_an_axis_of_size_1(streams, axes):
+    """Such tokens are contiguous for PyTorch, but a descriptor needs dense strides."""
+    shape = {(0, 2, 1): (2, 16, 1), (2, 0, 1): (5, 16, 1)}[axes]
+    tokens = torch.randn(shape, generator=torch.Generator().manual_seed(0)).half().to(DEVICE)
+    found = gradients_of(tokens.permute(axes))
+    dense = gradients_of(tokens.permute(axes).clone(memory_format=torch.contiguous_format))
+    assert all(torch.equal(one, other) for one, other in zip(found, dense))
+
+
+def test_bits_do_not_depend_on_the_address(streams):
+    memory = torch.randn(2 * 9 * 16 + 1, generator=torch.Generator().manual_seed(0)).half()
+    misaligned = memory.to(DEVICE)[1:].view(2, 9, 16)
+    assert misaligned.data_ptr() % 16
+    found, expected = gradients_of(misaligned), gradients_of(misaligned.clone())
+    assert all(torch.equal(one, other) for one, other in zip(found, expected))
 
 
 @pytest.mark.parametrize("temperature", [2.0**-10, 0.3, 0.5, 1.0, 1.7, 2.0**10])
