@@ -10,6 +10,7 @@ from svilm_fast.kernels.device import A100, B200, H200, assume_traits
 from svilm_fast.kernels.grounding import grounding_loss, grounding_scores
 from svilm_fast.kernels.grounding.fused import backward, forward, resident
 from svilm_fast.kernels.grounding.fused.layout import layout_of
+from svilm_fast.kernels.launch import power_of_two
 
 pytestmark = pytest.mark.skipif(not interpreted(), reason="runs kernels through the interpreter")
 
@@ -110,13 +111,30 @@ def test_strips_of_any_length(lengths, monkeypatch):
     agree(found, expected)
 
 
+@pytest.mark.parametrize("strip", [2, 7])
+@pytest.mark.parametrize("groups", [16, 20, 40])
+def test_strips_and_chunks_of_several_tiles_against_float64(
+    failures_at, poisoned_memory, monkeypatch, groups, strip
+):
+    """Alone, sizes that the interpreter can run give strips of one tile."""
+    for module in (forward, backward):
+        monkeypatch.setattr(module, "strip_tiles", lambda *_: strip)
+    sizes = {"groups": groups, "videos": 21, "dim": 32}
+    assert failures_at(**sizes) == []
+    # Chunks of 16 and 5 videos; a video needs bytes for its columns of 42 rows and for its sums.
+    a_video = power_of_two(groups) * (21 * 2 * 2 + 32 * 4)
+    layout = layout_of(torch.zeros(21, groups, 32).half(), torch.zeros(21, 2, 32).half())
+    assert layout.videos_per_chunk(16 * a_video, 128) == 16
+    assert failures_at(**sizes, workspace_bytes=16 * a_video) == []
+
+
 @pytest.mark.parametrize("videos", [15, 16, 17, 63, 64, 65])
 def test_sizes_around_a_tile(failures_at, poisoned_memory, videos):
     """128 columns are 16 videos of 8 groups, 128 rows are 64 captions of 2 nouns."""
     assert failures_at(videos=videos) == []
 
 
-@pytest.mark.parametrize("dim", [16, 30, 64, 208, 256, 272])
+@pytest.mark.parametrize("dim", [16, 30, 64, 160, 192, 208, 256, 272])
 @pytest.mark.parametrize("groups", [7, 20, 40])
 def test_widths_and_groups(failures_at, poisoned_memory, dim, groups):
     options = {"groups": groups, "dim": dim, "nouns": 3, "counts": (3, 0, 1), "videos": 9}
