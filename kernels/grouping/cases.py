@@ -75,7 +75,9 @@ def _variant(case: str, dtype: torch.dtype, backward: bool, masked: bool = False
 
     way = ("masked " if masked else "") + ("backward" if backward else "forward")
     label = f"{case} {str(dtype).removeprefix('torch.')} {way}"
-    targets = ("sm_80", "sm_90") if dtype == torch.float32 else ("sm_80", "sm_90", "sm_100")
+    targets: tuple[str, ...] = ("sm_80", "sm_90", "sm_100")
+    if dtype == torch.float32:
+        targets = ("sm_80", "sm_90")
     if masked:
         targets = ("sm_90",)
     counted = case == "target" and not masked
