@@ -184,7 +184,9 @@ def _claim(folder: Path, table: str) -> None:
     mark = folder / MARK
     tables: list[str] = []
     if mark.is_file():
-        tables = json.loads(mark.read_bytes())["tables"]
+        written = json.loads(mark.read_bytes())
+        # A folder of before tables could share one names a single table.
+        tables = written["tables"] if "tables" in written else [written["table"]]
     elif folder.is_dir() and any(folder.iterdir()):
         raise UserError(
             f"{folder} has content that is not of `svilm ablate`; give an empty folder with --out"

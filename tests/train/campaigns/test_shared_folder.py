@@ -21,6 +21,14 @@ def test_tables_share_a_folder(tmp_path: Path) -> None:
     assert json.loads((folder / MARK).read_bytes()) == {"tables": ["groups", "beta"]}
 
 
+def test_a_folder_of_an_earlier_version_is_taken_over(tmp_path: Path) -> None:
+    (tmp_path / MARK).write_text('{"table": "groups"}')
+    _claim(tmp_path, "groups")
+    assert json.loads((tmp_path / MARK).read_bytes()) == {"table": "groups"}
+    _claim(tmp_path, "beta")
+    assert json.loads((tmp_path / MARK).read_bytes()) == {"tables": ["groups", "beta"]}
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("x")
     with pytest.raises(UserError, match=r"has content that is not of `svilm ablate`"):
