@@ -8,6 +8,7 @@ from typing import Any, TypeVarTuple
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 
 def define(
@@ -28,6 +29,14 @@ def define(
     for device in devices:
         library.impl(name, implementation, device)
     torch.library.register_fake(f"{library.ns}::{name}", fake, lib=library)
+
+
+def without_values(tensor: Tensor) -> bool:
+    """Whether the code runs to be traced: under `torch.compile` or a `FakeTensorMode`.
+
+    Then nothing may depend on the values of a tensor.
+    """
+    return torch.compiler.is_compiling() or isinstance(tensor, FakeTensor)
 
 
 class _Anchor(torch.autograd.Function):

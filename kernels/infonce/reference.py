@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from ..checks import compute_dtype
-from ..operators import define, distinct, first_derivative_only, gradient_buffers, wanted
+from ..operators import (
+    define,
+    distinct,
+    first_derivative_only,
+    gradient_buffers,
+    wanted,
+    without_values,
+)
 from .options import InfonceOptions
 from .pairs import PairMode, diagonal_range, share_weights, shared_loss
 
@@ -218,8 +225,8 @@ def _fake_backward(*arguments: Any) -> tuple[Tensor, ...]:
     return gradient_buffers(needs, inputs)
 
 
-# Operators for torch.compile only: it would unroll the loop over chunks and make one graph per
-# batch size.
+# Operators for tracing only: torch.compile would unroll the loop over chunks and make one graph per
+# batch size, and what forward keeps depends on the logits' range.
 _LIBRARY = torch.library.Library("svilm_infonce_reference", "DEF")
 _CALL = (
     "Tensor videos, Tensor texts, Tensor scale, Tensor? video_ids, Tensor? text_ids,"
@@ -253,7 +260,7 @@ class _InfoNCEPartials(torch.autograd.Function):
     def forward(
         ctx: Any, videos: Tensor, texts: Tensor, scale: Tensor, *packed: Any
     ) -> tuple[Tensor, Tensor, Tensor]:
-        run = _ops.forward if torch.compiler.is_compiling() else _forward
+        run = _ops.forward if without_values(videos) else _forward
         keep = any(ctx.needs_input_grad[:3])
         row_lse, column_lse, positives, *kept = run(keep, videos, texts, scale, *packed)
         ctx.save_for_backward(videos, texts, scale, row_lse, column_lse, *kept, *packed[:2])
@@ -265,7 +272,7 @@ class _InfoNCEPartials(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> Any:
         videos, texts, scale, *lines, video_ids, text_ids = ctx.saved_tensors
         needs = ctx.needs_input_grad[:3]
-        run: Callable[..., Any] = _ops.backward if torch.compiler.is_compiling() else _backward
+        run: Callable[..., Any] = _ops.backward if without_values(videos) else _backward
         call = (videos, texts, scale, video_ids, text_ids, *ctx.packed)
         found = run(*upstream, *lines, *needs, *call)
         return *wanted(needs, found), *(None,) * 5

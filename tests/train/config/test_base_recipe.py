@@ -58,8 +58,7 @@ def test_one_step_in_full_width(tmp_path):
 
 @pytest.mark.slow
 def test_a_step_of_whole_frames_has_a_gradient_of_every_parameter() -> None:
-    # Gumbel noise is drawn from ids whose values are checked, and these tensors have none.
-    config = load_config("svilm_base", ["video.grouping.mode=hard"])
+    config = load_config("svilm_base")
     video, pairs = config.video, 2
     assert (video.frames, video.image_size, video.depth, config.text.depth) == (32, 224, 12, 12)
     captions, nouns = (pairs, config.data.tokenizer.length), (pairs, config.data.nouns.per_caption)
