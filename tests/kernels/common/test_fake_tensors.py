@@ -14,7 +14,7 @@ def call(op, inputs):
         for name, value in inputs.items()
     }
     found = op.api(**given, backend="reference")
-    outputs = [value for value in (found if isinstance(found, tuple) else (found,))]
+    outputs = found if isinstance(found, tuple) else (found,)
     sum(value.float().sum() for value in outputs if value.requires_grad).backward()
     gradients = [value.grad for value in given.values() if _floating(value)]
     return [(list(value.shape), value.dtype) for value in (*outputs, *gradients)]
