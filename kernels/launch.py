@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,22 @@ import torch
 def power_of_two(value: int, at_least: int = 1) -> int:
     """The smallest power of two >= `value` and >= `at_least`, which is a power of two itself."""
     return max(at_least, 1 << (value - 1).bit_length())
+
+
+# The start of a strip takes about as long as this many tiles.
+START_TILES = 1
+
+
+@functools.lru_cache(maxsize=64)
+def strip_tiles(row_tiles: int, column_tiles: int, sm_count: int) -> int:
+    """Column tiles per program, so that the strips fill whole waves of SMs, one program each."""
+
+    def waves(strip: int) -> int:
+        strips = -(-column_tiles // strip)
+        return -(-row_tiles * strips // sm_count) * (strip + START_TILES)
+
+    lengths = {-(-column_tiles // n) for n in range(1, min(column_tiles, 4 * sm_count) + 1)}
+    return min(sorted(lengths, reverse=True), key=waves)
 
 
 @dataclass(frozen=True)

@@ -180,7 +180,15 @@ def _tile(options: Mapping[str, Any], stored_bytes: int) -> TileWork:
     )
 
 
+def _resident(options: Mapping[str, Any], stored_bytes: int) -> TileWork:
+    """A tile of full depth, which is unrolled; a program takes the tiles of a strip."""
+    results = options["BLOCK_M"] * options["BLOCK_N"]
+    return TileWork(2.0 * results * options["DEPTH"], float(results * stored_bytes))
+
+
 TILES = {
+    "resident_sums_kernel": partial(_resident, stored_bytes=0),
+    "resident_gradient_kernel": partial(_resident, stored_bytes=2),
     "sums_kernel": partial(_tile, stored_bytes=0),
     "dots_gradient_kernel": partial(_tile, stored_bytes=2),
 }

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from svilm_fast.kernels.device import traits
-from svilm_fast.kernels.launch import descriptor, launch
+from svilm_fast.kernels.launch import descriptor, launch, strip_tiles
 from svilm_fast.kernels.primitives import accumulate_product, tile_position
 
 from .finish import FINISH_ROWS, finish_kernel, gradient_scale, largest_magnitude
@@ -21,7 +21,6 @@ from .resident import (
     resident_gradient_kernel,
     resident_operands,
     resident_tile,
-    strip_tiles,
 )
 from .tiles import (
     dots_gradient,

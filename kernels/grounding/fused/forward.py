@@ -8,11 +8,11 @@ import triton.language as tl
 from torch import Tensor
 
 from svilm_fast.kernels.device import traits
-from svilm_fast.kernels.launch import launch
+from svilm_fast.kernels.launch import launch, strip_tiles
 from svilm_fast.kernels.primitives import tile_position
 
 from .layout import Layout, forward_tile, needs_copy
-from .resident import resident_operands, resident_scores_kernel, resident_tile, strip_tiles
+from .resident import resident_operands, resident_scores_kernel, resident_tile
 from .tiles import load_beta, slope_of, store_scores, tile_dots
 
 COPY_ROWS = 64

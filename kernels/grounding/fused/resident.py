@@ -8,7 +8,6 @@ capability 9.0, where a tile of nouns of full depth fits.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any
 
 import torch
@@ -38,8 +37,6 @@ TILE = GroundingTile(rows=128, columns=128, depth=256, warps=8, stages=2)
 NARROW_TILE = dataclasses.replace(TILE, columns=64)
 # Bytes that a descriptor needs its memory to be aligned to.
 ALIGNMENT = 16
-# The start of a strip takes about as long as this many tiles.
-START_TILES = 1
 
 
 def resident_tile(groups: Tensor, layout: Layout, *, gradient: bool) -> GroundingTile | None:
@@ -50,18 +47,6 @@ def resident_tile(groups: Tensor, layout: Layout, *, gradient: bool) -> Groundin
     if not (fits and aligned and traits(groups.device).capability[0] == 9):
         return None
     return NARROW_TILE if gradient and layout.padded_groups < 32 else TILE
-
-
-@functools.lru_cache(maxsize=64)
-def strip_tiles(row_tiles: int, column_tiles: int, sm_count: int) -> int:
-    """Column tiles per program, so that the strips fill whole waves of SMs, one program each."""
-
-    def waves(strip: int) -> int:
-        strips = -(-column_tiles // strip)
-        return -(-row_tiles * strips // sm_count) * (strip + START_TILES)
-
-    lengths = {-(-column_tiles // n) for n in range(1, min(column_tiles, 4 * sm_count) + 1)}
-    return min(sorted(lengths, reverse=True), key=waves)
 
 
 def resident_operands(nouns: Tensor, groups: Tensor, tile: GroundingTile) -> tuple[Any, Any]:

@@ -8,7 +8,8 @@ import torch
 import triton
 from torch import Tensor
 
-from ...launch import launch
+from ...device import traits
+from ...launch import launch, strip_tiles
 from ...operators import gradient_buffers
 from ...primitives import accumulate_product
 from .finish import total_kernel
@@ -24,6 +25,7 @@ from .layout import (
     tile_operands,
     tile_target,
 )
+from .resident import resident_gradient_kernel, resident_tile
 
 # The factor that scales the gradient into float16's normal range: |dots gradient| is at most 3 x
 # the largest upstream gradient, and 3 x 2^14 < 65,504.
@@ -167,20 +169,47 @@ class Step:
             self.line_upstream *= unit
             self.positive_upstream = upstream.positives * unit
             self.factors = self.factors * self.line_upstream
-        self.operands = tile_operands(block.videos, block.texts, tile)
+        self.resident = resident_tile(block.videos, block.video_ids)
+        self.operands = tile_operands(block.videos, block.texts, self.resident or tile)
 
     def write_dots_gradient(self, buffer: Tensor, start: int, stop: int) -> None:
         """Write rows [start, stop) of the gradient of the dot products, times `lift`."""
+        block = self.block
+        columns = block.texts.shape[0]
+        sizes = (start, stop, block.videos.shape[0], columns, block.offset)
+        row_blocks = line_blocks(block.videos.shape[0])
+        if self.resident is None:
+            self._write_streamed(buffer, sizes, row_blocks)
+        else:
+            self._write_resident(buffer, self.resident, sizes, row_blocks)
+        shared = block.pair_options()["SHARE"]
+        if shared or start + block.offset >= columns or stop + block.offset <= 0:
+            return
+        launch(
+            diagonal_kernel,
+            (-(-(stop - start) // DIAGONAL_ROWS),),
+            self.logs.others,
+            self.line_upstream,
+            self.positive_upstream,
+            buffer,
+            *sizes,
+            row_blocks,
+            buffer.stride(0),
+            self.lift,
+            BLOCK=DIAGONAL_ROWS,
+            LINES=LINES,
+            LOSS=self.loss,
+        )
+
+    def _write_streamed(
+        self, buffer: Tensor, sizes: tuple[int, int, int, int, int], row_blocks: int
+    ) -> None:
         block, tile, logs = self.block, self.tile, self.logs
-        videos, texts = block.videos, block.texts
-        columns, dim = texts.shape
-        sizes = (start, stop, videos.shape[0], columns, block.offset)
-        row_blocks = line_blocks(videos.shape[0])
-        pairs = block.pair_options()
+        start, stop, _, columns, _ = sizes
         tiles = -(-(stop - start) // tile.rows) * -(-columns // tile.columns)
         launch(
             dots_gradient_kernel,
-            (tile.programs(tiles, videos),),
+            (tile.programs(tiles, block.videos),),
             *self.operands,
             block.scale,
             logs.lines,
@@ -196,32 +225,49 @@ class Step:
             row_blocks,
             buffer.stride(0),
             self.lift,
-            DEPTH=dim,
+            DEPTH=block.videos.shape[1],
             LINES=LINES,
             TILE_GROUP=TILE_GROUP,
             LOSS=self.loss,
             FLATTEN=tile.blocks > 0,
             **tile.options(),
-            **pairs,
-            **product_options(videos),
+            **block.pair_options(),
+            **product_options(block.videos),
             **({} if block.video_ids is not None else tile.register_limit()),
         )
-        if pairs["SHARE"] or start + block.offset >= columns or stop + block.offset <= 0:
-            return
+
+    def _write_resident(
+        self,
+        buffer: Tensor,
+        tile: InfonceTile,
+        sizes: tuple[int, int, int, int, int],
+        row_blocks: int,
+    ) -> None:
+        block, logs = self.block, self.logs
+        start, stop, rows, columns, offset = sizes
+        row_tiles, column_tiles = -(-(stop - start) // tile.rows), -(-columns // tile.columns)
+        strip = strip_tiles(row_tiles, column_tiles, traits(block.videos.device).sm_count)
         launch(
-            diagonal_kernel,
-            (-(-(stop - start) // DIAGONAL_ROWS),),
-            logs.others,
+            resident_gradient_kernel,
+            (row_tiles * -(-column_tiles // strip),),
+            *self.operands,
+            block.scale,
+            logs.lines,
+            self.factors,
+            logs.sound,
             self.line_upstream,
-            self.positive_upstream,
-            buffer,
-            *sizes,
+            tile_target(buffer, tile),
+            start,
+            rows,
+            columns,
+            offset,
             row_blocks,
-            buffer.stride(0),
+            row_tiles,
+            strip,
             self.lift,
-            BLOCK=DIAGONAL_ROWS,
             LINES=LINES,
             LOSS=self.loss,
+            **tile.resident_options(block.videos),
         )
 
     def finish(

@@ -27,6 +27,7 @@ from .layout import (
     tile_of,
     tile_operands,
 )
+from .resident import resident_sums_kernel, resident_tile
 from .tiles import OFFSET, add_parts, diagonal_tiles, same_class, tile_dots
 
 FOLD_LINES = 256
@@ -261,6 +262,7 @@ def forward(block: CallTensors, *, with_loss: bool) -> tuple[Tensor, Logs]:
     column_sums = column_parts if single else _empty(videos, columns)
     positives = positive_parts if single or not share else _empty(videos, rows)
     described = tile_operands(videos, texts, tile)
+    resident = resident_tile(videos, block.video_ids)
     gluon = gluon_wanted(videos.device)
     if gluon and (reason := gluon_obstacle(block)) is not None:
         say_once("infonce", "plain kernels instead of Gluon", reason)
@@ -286,6 +288,24 @@ def forward(block: CallTensors, *, with_loss: bool) -> tuple[Tensor, Logs]:
                     block.offset,
                     strips_here,
                     strip,
+                )
+                continue
+            if part == "beside" and resident and not ragged:
+                launch(
+                    resident_sums_kernel,
+                    (tiles * strips_here,),
+                    *tile_operands(videos, texts, resident),
+                    block.scale,
+                    row_parts,
+                    column_parts,
+                    start,
+                    stop,
+                    columns,
+                    first_tile,
+                    block.offset,
+                    strips_here,
+                    strip,
+                    **resident.resident_options(videos),
                 )
                 continue
             launch(

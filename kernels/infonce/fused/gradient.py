@@ -37,12 +37,14 @@ def tile_upstream(upstream, line, shift, count, other_count, first, LOSS: tl.con
 
 
 @triton.jit
-def exact_gradient(dots, slope, row_log, column_log, row_upstream, column_upstream):
-    """Gradient of the log-sums by the dot products, with one power per direction."""
+def exact_gradient(exponent, row_log, column_log, row_upstream, column_upstream):
+    """Gradient of the log-sums by the dot products a, with one power per direction.
+
+    exponent: slope (a - 1).
+    """
     # A line whose pairs are all excluded gets no gradient: 2^(x - infinity) is 0.
     row_log = tl.where(row_log == float("-inf"), float("inf"), row_log)
     column_log = tl.where(column_log == float("-inf"), float("inf"), column_log)
-    exponent = tl.fma(dots, slope, -slope)
     # dS_ij = g^r_i exp(s_ij - r_i) + g^c_j exp(s_ij - c_j)
     gradient = tl.exp2(exponent - row_log) * row_upstream
     return gradient + tl.exp2(exponent - column_log) * column_upstream
@@ -170,8 +172,7 @@ def dots_gradient_kernel(
                     line_upstream, column, -offset, columns, rows, first_column_line, LOSS
                 )
                 gradient = lift * exact_gradient(
-                    halves[half],
-                    slope,
+                    tl.fma(halves[half], slope, -slope),
                     row_log[:, None],
                     column_log[None, :],
                     row_upstream[:, None],

@@ -63,6 +63,17 @@ class InfonceTile:
             "num_stages": self.stages,
         }
 
+    def resident_options(self, videos: Tensor) -> dict[str, Any]:
+        """The constants of a kernel whose tiles have the full depth."""
+        return {
+            "DEPTH": videos.shape[1],
+            "BLOCK_M": self.rows,
+            "BLOCK_N": self.columns,
+            "UPCAST": product_options(videos)["UPCAST"],
+            "num_warps": self.warps,
+            "num_stages": self.stages,
+        }
+
     def programs(self, tiles: int, like: Tensor) -> int:
         """Programs of a launch whose programs loop over tiles: as many as fit the GPU."""
         return min(tiles, self.blocks * traits(like.device).sm_count) if self.blocks else tiles

@@ -10,7 +10,7 @@ from svilm_fast.kernels.device import A100, B200, H200, assume_traits
 from svilm_fast.kernels.grounding import grounding_loss, grounding_scores
 from svilm_fast.kernels.grounding.fused import backward, forward, resident
 from svilm_fast.kernels.grounding.fused.layout import layout_of
-from svilm_fast.kernels.launch import power_of_two
+from svilm_fast.kernels.launch import power_of_two, strip_tiles
 
 pytestmark = pytest.mark.skipif(not interpreted(), reason="runs kernels through the interpreter")
 
@@ -161,5 +161,5 @@ def test_pointer_kernels_in_half_precision(numerics, poisoned_memory, device, na
     ],
 )
 def test_strips_fill_waves(row_tiles, column_tiles, sm_count, strips, strip):
-    found = resident.strip_tiles(row_tiles, column_tiles, sm_count)
+    found = strip_tiles(row_tiles, column_tiles, sm_count)
     assert (-(-column_tiles // found), found) == (strips, strip)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from svilm_fast.kernels.infonce import infonce, infonce_partials
+from svilm_fast.kernels.infonce.fused import backward, forward
 from svilm_fast.kernels.slices import SlicePlan
 from tests.kernels.infonce.gpu_inputs import leaves, on_gpu
 
@@ -16,6 +17,21 @@ TYPES = [torch.float32, torch.float16, torch.bfloat16]
 @pytest.mark.parametrize("batch, dim", [(1, 16), (127, 80), (1000, 256), (2049, 512)])
 def test_against_float64(check, regime, name, batch, dim, dtype):
     check(*on_gpu(regime, name, batch, dim, dtype))
+
+
+@pytest.mark.parametrize("path", ["resident", "streamed"])
+@pytest.mark.parametrize("name", ["random", "opposite", "saturated"])
+@pytest.mark.parametrize("batch, dim, strip", [(1300, 48, 1), (2049, 144, 3), (4097, 256, 16)])
+def test_strips_of_narrow_embeddings(
+    check, regime, request, monkeypatch, path, name, batch, dim, strip
+):
+    if path == "streamed":
+        request.getfixturevalue(path)
+    monkeypatch.setattr(forward, "FEW_BLOCKS_PER_SM", 0)
+    for module in (forward, backward):
+        monkeypatch.setattr(module, "strip_tiles", lambda *_: strip)
+    for dtype in (torch.float16, torch.bfloat16):
+        check(*on_gpu(regime, name, batch, dim, dtype))
 
 
 @pytest.mark.parametrize("dtype", TYPES)

@@ -96,7 +96,7 @@ BUGS = {
         "tl.min(row_flags, 0)",
     ),
     "one_power_out_of_range": (finish, "(any_broken == 0).to(tl.int32)", "1"),
-    "positives_forgotten": (backward, 'if pairs["SHARE"] or', 'if not pairs["SHARE"] or'),
+    "positives_forgotten": (backward, "if shared or", "if not shared or"),
     "positive_rounded_before_the_difference": (
         gradient,
         "gradient -= of_row * tl.load(others + row, mask=inside, other=0.0)",
@@ -154,7 +154,7 @@ FAST = [
 
 
 @pytest.fixture
-def protocol(check, regime, rows, monkeypatch):
+def protocol(check, regime, rows, streamed, monkeypatch):
     """Small cases, one per property that the bugs break; raises where one fails."""
 
     def run():

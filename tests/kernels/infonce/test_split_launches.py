@@ -60,8 +60,11 @@ def differences(rows, monkeypatch):
     return measure
 
 
+@pytest.mark.parametrize("path", ["resident", "streamed"])
 @pytest.mark.parametrize("block", BLOCKS)
-def test_every_strip_is_summed(differences, plausible_memory, block):
+def test_every_strip_is_summed(differences, plausible_memory, request, block, path):
+    if path == "streamed":
+        request.getfixturevalue(path)
     found = differences(block)
     within(max(found[:3]), 2e-5, "sums")
     within(max(found[3:]), 1e-3, "gradients")

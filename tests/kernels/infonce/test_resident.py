@@ -1,0 +1,130 @@
+"""The kernels that keep one tile in shared memory: which calls they take, strips, planted bugs."""
+
+import pytest
+import torch
+
+from svilm_fast.kernels.backend import interpreted
+from svilm_fast.kernels.device import A100, B200, H200, DeviceTraits, assume_traits
+from svilm_fast.kernels.infonce.fused import backward, forward, function, resident
+
+pytestmark = pytest.mark.skipif(not interpreted(), reason="runs kernels through the interpreter")
+HALF, IDS = torch.float16, torch.zeros(3, dtype=torch.int32)
+
+
+@pytest.mark.parametrize(
+    ("device", "dim", "dtype", "ids", "depth"),
+    [
+        (H200, 256, torch.bfloat16, None, 256),
+        (H200, 144, HALF, None, 256),
+        (H200, 16, HALF, None, 16),
+        (H200, 272, HALF, None, None),
+        (H200, 64, torch.float32, None, None),
+        (H200, 64, HALF, IDS, None),
+        (A100, 64, HALF, None, None),
+        (B200, 64, HALF, None, None),
+    ],
+)
+def test_which_calls_they_take(device, dim, dtype, ids, depth):
+    with assume_traits(device):
+        tile = resident.resident_tile(torch.zeros(3, dim, dtype=dtype), ids)
+    assert (tile and tile.depth) == depth
+
+
+@pytest.mark.parametrize("strip", [1, 2, 5])
+@pytest.mark.parametrize("name", ["random", "opposite"])
+def test_strips_of_several_tiles(check, regime, poisoned_memory, monkeypatch, name, strip):
+    """Alone, sizes that the interpreter can run give strips of one tile."""
+    monkeypatch.setattr(forward, "FEW_BLOCKS_PER_SM", 0)
+    for module in (forward, backward):
+        monkeypatch.setattr(module, "strip_tiles", lambda *_: strip)
+    check(*regime(name, 390, 32, HALF))
+
+
+@pytest.mark.parametrize("dim", [16, 48, 144, 256])
+@pytest.mark.parametrize("m, n, offset", [(140, 290, 133), (290, 140, -140)])
+def test_widths_and_rectangles(check, rows, poisoned_memory, monkeypatch, m, n, offset, dim):
+    monkeypatch.setattr(forward, "FEW_BLOCKS_PER_SM", 0)
+    inputs = rows(m, dim, 0, torch.bfloat16), rows(n, dim, 1, torch.bfloat16), 10.0
+    check(*inputs, options={"diagonal_offset": offset}, naive={"offset": offset})
+
+
+BUGS = {
+    "padded_rows_in_column_sums": (
+        'tl.where(counted, base, float("-inf"))',
+        "tl.where(counted, base, base)",
+    ),
+    "diagonal_tiles_counted_twice": ("(row < stop_row) & beside", "row < stop_row"),
+    "sums_of_the_tile_after": (
+        "row = first_row + row_tile * BLOCK_M",
+        "row = first_row + tile * BLOCK_M",
+    ),
+    "sums_of_the_strip_before": ("number.to(tl.int64) * columns", "0 * columns"),
+    "strip_of_sums_without_its_last_tile": ("end = stop + 1", "end = stop"),
+    "strip_of_gradients_without_its_last_tile": ("end = last + 2", "end = last + 1"),
+    "half_precision_logits": (
+        "product = dots * slope",
+        "product = (dots * slope).to(tl.float16).to(tl.float32)",
+    ),
+    "only_the_row_direction": (
+        "row_factor[:, None] + column_factor[None, :] * lift",
+        "2.0 * row_factor[:, None] + 0.0 * right_factor[None, :]",
+    ),
+    "halves_exchanged": ("tl.exp2(halves[half]", "tl.exp2(halves[1 - half]"),
+    "factors_of_the_tile_after": (
+        "left_factor, right_factor = next_left_factor, next_right_factor",
+        "left_factor, right_factor = left_factor, next_right_factor",
+    ),
+    "flags_of_the_rows_only": ("mask=at < (last + 1) * FLAGS", "mask=at < 0"),
+    "flags_of_the_columns_only": ("is_sound = tl.min(tl.load(row_flags), 0)", "is_sound = 1"),
+    "tile_of_other_rows": ("out.store([row_start,", "out.store([0 * row_start,"),
+    "products_accumulate_over_tiles": (
+        "            dots = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)",
+        "            dots = dots + 0.0",
+    ),
+}
+FAST = ["sums_of_the_tile_after", "factors_of_the_tile_after", "flags_of_the_rows_only"]
+
+
+@pytest.fixture
+def protocol(check, regime, rows, monkeypatch):
+    def run():
+        with monkeypatch.context() as patch:
+            patch.setattr(function.forward_kernels, "FEW_BLOCKS_PER_SM", 0)
+            for module in (function.forward_kernels, function.backward_kernels):
+                patch.setattr(module, "strip_tiles", lambda *_: 2)
+            check(*regime("random", 300, 32, HALF))
+            # Dots near one, few and large: rounding of any intermediate shows.
+            check(*regime("half", 260, 64, HALF), options={"workspace_bytes": 1})
+            for name in ("opposite", "sharper"):
+                # The sum of one line is out of range, in turn that of a column and of a row.
+                videos, texts, scale = regime(name, 260, 16, HALF)
+                if name == "opposite":
+                    check(videos, torch.cat((texts[:1], -texts[1:])), scale)
+                    check(torch.cat((texts[:1], -texts[1:])), videos, scale)
+                else:
+                    check(videos, texts, scale)
+            with assume_traits(DeviceTraits((9, 0), 1, 232_448, "one program at a time")):
+                check(*regime("saturated", 260, 32, torch.bfloat16))
+
+    return run
+
+
+def caught(name, mutate, protocol):
+    mutate(resident, dict([BUGS[name]]))
+    with pytest.raises(AssertionError):
+        protocol()
+
+
+def test_the_real_code_passes(protocol, poisoned_memory):
+    protocol()
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_caught(name, mutate, protocol, poisoned_memory):
+    caught(name, mutate, protocol)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in BUGS if name not in FAST])
+def test_caught_too(name, mutate, protocol, poisoned_memory):
+    caught(name, mutate, protocol)
