@@ -15,6 +15,7 @@ from svilm_fast.data.config import DataConfig
 from svilm_fast.data.errors import DataError
 from svilm_fast.data.pack import pack
 from svilm_fast.data.shards import ShardFile
+from tests.kills import KILLS
 
 _ROWS = [
     ("a.mp4", "A red dog runs.", {}),
@@ -120,7 +121,7 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_killed_twenty_times_at_random_moments(tmp_path, videos):
+def test_killed_at_random_moments(tmp_path, videos):
     folder = tmp_path / "videos"
     folder.mkdir()
     rows = []
@@ -132,7 +133,7 @@ def test_killed_twenty_times_at_random_moments(tmp_path, videos):
     pack(source, tmp_path / "whole", shard_samples=2, workers=1)
     expected = _content(tmp_path / "whole")
     draw, kills, finished, before = random.Random(0), 0, 0, 0
-    while kills < 20:
+    while kills < KILLS:
         out = tmp_path / f"out-{finished}"
         manifest = out / "pack_manifest.jsonl"
         size = manifest.stat().st_size if manifest.exists() else 0

@@ -15,11 +15,10 @@ SGD = ("optimizer.name=sgd", "optimizer.lr=0.0005")
 
 
 @pytest.mark.slow
-def test_every_stage_with_cache_and_checkpointing_trains_as_eager_blocks_do(
+def test_stages_with_cache_and_checkpointing_train_as_eager_blocks_do(
     make_engine, make_config, make_model, inputs_of, read_weights, noise, tmp_path: Path
 ) -> None:
     for stage, more in (
-        (0, ()),
         (1, ("training.micro_batch=6", "video.checkpoint_activations=true")),
         (2, ("text.checkpoint_activations=true",)),
         (3, ("training.micro_batch=6", *noise)),

@@ -20,6 +20,7 @@ from svilm_fast.data.index.build import BuildEngine
 from svilm_fast.data.index.commands import index
 from svilm_fast.data.samples import open_split
 from svilm_fast.data.shards import ShardWriter
+from tests.kills import KILLS
 
 ARGUMENTS = ["-m", "svilm_fast.cli", "data", "index"]
 
@@ -66,7 +67,7 @@ def test_killed_at_random_moments(tmp_path):
     expected = path.read_bytes()
     path.unlink()
     moments = random.Random(5)
-    for _ in range(20):
+    for _ in range(KILLS):
         _killed(call, moments.uniform(0.2, 1) * whole)
         path.unlink(missing_ok=True)
     subprocess.run(call, check=True, stdout=subprocess.DEVNULL)

@@ -15,7 +15,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),
 ]
 
-EXAMPLES = {"fast": 10, "full": 50}
+EXAMPLES = {"fast": 10, "full": 25}
 SIZES = st.fixed_dictionaries(
     {
         "videos": st.integers(1, 7),

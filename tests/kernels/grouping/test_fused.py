@@ -63,10 +63,10 @@ def test_widths_of_half_a_block(check_grouping, width, dtype):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("width", "dtype"),
-    [(width, torch.float16) for width in range(16, 1025, 16)]
+    [(width, torch.float16) for width in range(16, 1025, 48)]
     + [(width, torch.float32) for width in range(32, 1025, 96)],
 )
-def test_every_width(check_grouping, width, dtype):
+def test_every_kind_of_width(check_grouping, width, dtype):
     # Without the bias, whose gradient cancels: its error says nothing of widths.
     check_grouping(check_grouping.Regime(width=width, dtype=dtype, length=20, bias=None))
 
@@ -264,7 +264,7 @@ def test_property(check_grouping, holds, choice, number):
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("holds", PROPERTIES)
-@examples(25)
+@examples(12)
 @given(choice=regimes, number=st.integers(1, 70))
 def test_property_many_times(check_grouping, holds, choice, number):
     holds(check_grouping, choice, number)

@@ -15,7 +15,7 @@ quick = settings(
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-thorough = settings(quick, max_examples=50)
+thorough = settings(quick, max_examples=25)
 CASES = {"batch": st.integers(1, 150), "seed": st.integers(0, 10**6), "scale": st.floats(0.5, 300)}
 
 
