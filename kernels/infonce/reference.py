@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -23,9 +24,10 @@ from .pairs import PairMode, diagonal_range, share_weights, shared_loss
 DEFAULT_WORKSPACE_BYTES = 1 << 26
 # Logits, probabilities, gradient and mask of a chunk are live simultaneously.
 _LIVE_MATRICES = 4
-# Exponentials to one reference serve rows and columns while logits differ by less than this. The
-# error of a log-sum grows with it: at 40 by 40 x 2^-24, that of a logit of 40.
+# Exponentials relative to the largest logit serve rows and columns while no log-sum is this far
+# below it. The error of a log-sum grows with it: at 40 by 40 x 2^-24, that of a logit of 40.
 _WIDEST = 40.0
+_SMALLEST = math.exp(-_WIDEST)
 
 
 class _Block:
@@ -37,6 +39,10 @@ class _Block:
         self.dtype = compute_dtype(videos)
         self.videos, self.texts = videos, texts.to(self.dtype)
         self.scale = scale.to(self.dtype)
+        # Products take alpha as a number where reading it does not stop a GPU; 0 stays out of them,
+        # because its gradient is the sum that they give without it.
+        self.alpha = (float(self.scale) if scale.device.type == "cpu" else 0.0) or 1.0
+        self.rest = None if self.alpha != 1.0 else self.scale
         self.options = options
         self.weights = share_weights(*options.share, self.dtype) if options.share else None
         row_bytes = _LIVE_MATRICES * max(texts.shape[0], 1) * self.dtype.itemsize
@@ -51,11 +57,15 @@ class _Block:
     def logits(self, rows: slice) -> Tensor:
         """[c, n] scaled dot products, -inf where a pair is excluded."""
         # s_ij = alpha a_ij
-        logits = (self.videos[rows].to(self.dtype) @ self.texts.T).mul_(self.scale)
+        videos = self.videos[rows].to(self.dtype)
+        logits = videos.new_empty((videos.shape[0], self.texts.shape[0]))
+        _add_product(logits, videos, self.texts.T, self.alpha, first=True)
+        if self.rest is not None:
+            logits *= self.rest
         if self.options.exclude is None:
             return logits
-        videos, texts = self.options.exclude
-        same = videos[rows, None] == texts
+        video_ids, text_ids = self.options.exclude
+        same = video_ids[rows, None] == text_ids
         self._diagonal(same, rows)[0].fill_(False)
         return logits.masked_fill_(same, -torch.inf)
 
@@ -92,24 +102,32 @@ class _Block:
         return matrix.diagonal(offset + rows.start), slice(start, max(start, stop))
 
 
-def _exponentials(logits: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Replace logits [c, n] by exp(logits - reference) in place; returns them and the reference.
+def _log_sums(
+    block: _Block, rows: slice, logits: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Log-sums of rows and columns of a chunk, and its exp(logits - reference) and the reference.
 
-    Where they are too far apart for that, or not finite, or on a GPU, which would have to wait for
-    their range, they stay, and the reference is None.
+    Where a sum is too small for that, or not finite, or on a GPU, which would have to wait for the
+    sums, the last two are the logits and None. Overwrites `logits`.
     """
     if logits.device.type == "cpu":
-        low, reference = torch.aminmax(logits)
-        if reference - low <= _WIDEST:
+        reference = logits.amax()
+        powers = logits.sub_(reference).exp_()
+        sums = powers.sum(1), powers.sum(0)
+        if min(float(each.min()) for each in sums) >= _SMALLEST:
+            row_lse, column_lse = (each.log_().add_(reference) for each in sums)
+            return row_lse, column_lse, powers, reference
+        logits = block.logits(rows)
+    return torch.logsumexp(logits, 1), torch.logsumexp(logits, 0), logits, None
+
+
+def _exponentials(logits: Tensor, *lse: Tensor) -> tuple[Tensor, Tensor | None]:
+    """exp(logits - reference) and the reference, as `_log_sums` returns them, from the log-sums."""
+    if logits.device.type == "cpu":
+        reference = logits.amax()
+        if float(reference) - min(float(each.min()) for each in lse) <= _WIDEST:
             return logits.sub_(reference).exp_(), reference
     return logits, None
-
-
-def _log_sums(matrix: Tensor, reference: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Log-sums of rows and columns, from what `_exponentials` returns."""
-    if reference is None:
-        return torch.logsumexp(matrix, 1), torch.logsumexp(matrix, 0)
-    return matrix.sum(1).log_().add_(reference), matrix.sum(0).log_().add_(reference)
 
 
 def _softmax(logits: Tensor, lse: Tensor) -> Tensor:
@@ -133,7 +151,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Row lse, column lse, positives, and what `_backward` takes: `kept` and `mark`.
 
-    kept: [m, n] as `_exponentials` returns it, or empty. mark: the reference, NaN for None.
+    kept: [m, n] as `_log_sums` returns it, or empty. mark: the reference, NaN for None.
     """
     with torch.autocast(videos.device.type, enabled=False):
         block = _Block(videos, texts, scale, InfonceOptions.unpacked(*packed))
@@ -145,7 +163,7 @@ def _forward(
         for rows in block.chunks():
             logits = block.logits(rows)
             positives[rows] = block.positives(logits, rows)
-            row_lse[rows], columns = _log_sums(*_exponentials(logits))
+            row_lse[rows], columns = _log_sums(block, rows, logits)[:2]
             column_lse = torch.logaddexp(column_lse, columns)
         return row_lse, column_lse, positives, row_lse.new_empty((0,)), row_lse.new_empty(())
 
@@ -154,9 +172,9 @@ def _forward_kept(block: _Block) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor
     every = slice(0, block.videos.shape[0])
     logits = block.logits(every)
     positives = block.positives(logits, every)
-    kept, reference = _exponentials(logits)
+    row_lse, column_lse, kept, reference = _log_sums(block, every, logits)
     mark = kept.new_full((), torch.nan) if reference is None else reference
-    return *_log_sums(kept, reference), positives, kept, mark
+    return row_lse, column_lse, positives, kept, mark
 
 
 def _backward(
@@ -179,13 +197,15 @@ def _backward(
     with torch.autocast(videos.device.type, enabled=False):
         block = _Block(videos, texts, scale, InfonceOptions.unpacked(*packed))
         grad_videos = torch.empty_like(videos) if need_videos else videos.new_empty((0,))
-        grad_texts = torch.zeros_like(block.texts) if need_texts else block.texts.new_empty((0,))
+        grad_texts = torch.empty_like(block.texts) if need_texts else block.texts.new_empty((0,))
+        in_place = need_videos and videos.dtype == block.dtype
+        alpha, rest = block.alpha, block.rest
         grad_scale = torch.zeros_like(block.scale) if need_scale else block.scale.new_empty((0,))
         for rows in block.chunks():
             if kept.dim() == 2:
                 matrix, reference = kept[rows], None if mark.isnan() else mark
             else:
-                matrix, reference = _exponentials(block.logits(rows))
+                matrix, reference = _exponentials(block.logits(rows), row_lse[rows], column_lse)
             # dS_ij = g^r_i exp(s_ij - r_i) + g^c_j exp(s_ij - c_j) + g^p_i Y_ij
             if reference is None:
                 grad_logits = _softmax(matrix, row_lse[rows, None]).mul_(grad_row[rows, None])
@@ -198,16 +218,25 @@ def _backward(
             # dV = alpha dS T, dT = alpha dS^T V, dalpha = sum_ij dS_ij a_ij = sum_i <v_i, dS_i T>
             rows_of_videos = videos[rows].to(block.dtype)
             if need_videos or need_scale:
-                products = grad_logits @ block.texts
-                if need_videos:
-                    torch.mul(products, block.scale, out=grad_videos[rows])
+                products = grad_videos[rows] if in_place else torch.empty_like(rows_of_videos)
+                _add_product(products, grad_logits, block.texts, alpha, first=True)
                 if need_scale:
-                    grad_scale += products.mul_(rows_of_videos).sum()
+                    grad_scale += (products * rows_of_videos).sum()
+                if rest is not None:
+                    products *= rest
+                if need_videos and not in_place:
+                    grad_videos[rows] = products
             if need_texts:
-                grad_texts.addmm_(grad_logits.T, rows_of_videos)
-        if need_texts:
-            grad_texts *= block.scale
+                first = rows.start == 0
+                _add_product(grad_texts, grad_logits.T, rows_of_videos, alpha, first=first)
+        if need_texts and rest is not None:
+            grad_texts *= rest
+        grad_scale /= alpha
     return grad_videos, grad_texts.to(texts.dtype), grad_scale.to(scale.dtype)
+
+
+def _add_product(out: Tensor, left: Tensor, right: Tensor, alpha: float, *, first: bool) -> None:
+    torch.addmm(out, left, right, beta=0 if first else 1, alpha=alpha, out=out)
 
 
 def _fake_forward(
@@ -254,36 +283,71 @@ _ops = torch.ops.svilm_infonce_reference
 
 
 class _InfoNCEPartials(torch.autograd.Function):
-    """Computes the chunks again in backward, or keeps one matrix that fits the workspace."""
+    """Computes the chunks again in backward, or keeps one matrix that fits the workspace.
+
+    Returns the three partials, or with `as_loss` the loss: for a small batch, a graph of its terms
+    would take as long as the products.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, videos: Tensor, texts: Tensor, scale: Tensor, *packed: Any
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx: Any, as_loss: bool, videos: Tensor, texts: Tensor, scale: Tensor, *packed: Any
+    ) -> Any:
         run = _ops.forward if without_values(videos) else _forward
-        keep = any(ctx.needs_input_grad[:3])
+        keep = any(ctx.needs_input_grad[1:4])
         row_lse, column_lse, positives, *kept = run(keep, videos, texts, scale, *packed)
         ctx.save_for_backward(videos, texts, scale, row_lse, column_lse, *kept, *packed[:2])
-        ctx.packed = packed[2:]
+        ctx.packed, ctx.as_loss = packed[2:], as_loss
+        if as_loss:
+            return loss_of_partials(row_lse, column_lse, positives, ctx.packed[0])
         return row_lse, column_lse, positives
 
     @staticmethod
     @first_derivative_only
     def backward(ctx: Any, *upstream: Tensor) -> Any:
         videos, texts, scale, *lines, video_ids, text_ids = ctx.saved_tensors
-        needs = ctx.needs_input_grad[:3]
+        if ctx.as_loss:
+            sizes = videos.shape[0], texts.shape[0], ctx.packed[0]
+            upstream = _upstream_of_loss(upstream[0], *sizes)
+        needs = ctx.needs_input_grad[1:4]
         run: Callable[..., Any] = _ops.backward if without_values(videos) else _backward
         call = (videos, texts, scale, video_ids, text_ids, *ctx.packed)
         found = run(*upstream, *lines, *needs, *call)
-        return *wanted(needs, found), *(None,) * 5
+        return None, *wanted(needs, found), *(None,) * 5
+
+
+def _upstream_of_loss(
+    upstream: Tensor, rows: int, columns: int, diagonal_offset: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of `loss_of_partials`; 0 on lines without a pair."""
+    start, stop = diagonal_range(rows, columns, diagonal_offset)
+    share = upstream / (2 * (stop - start))
+
+    def of_lines(number: int, first: int, value: Tensor) -> Tensor:
+        if stop - start == number:
+            return value.expand(number)
+        found = value.new_zeros(number)
+        found[first : first + stop - start] = value
+        return found
+
+    of_columns = of_lines(columns, start + diagonal_offset, share)
+    return of_lines(rows, start, share), of_columns, of_lines(rows, start, -2 * share)
 
 
 def partials(
     videos: Tensor, texts: Tensor, scale: Tensor, options: InfonceOptions
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Row lse [m], column lse [n] and positives [m] of a block; see `api.infonce_partials`."""
+    found: tuple[Tensor, Tensor, Tensor] = _applied(False, videos, texts, scale, options)
+    return found
+
+
+def _applied(
+    as_loss: bool, videos: Tensor, texts: Tensor, scale: Tensor, options: InfonceOptions
+) -> Any:
     packed = options.packed(DEFAULT_WORKSPACE_BYTES)
-    return _InfoNCEPartials.apply(*distinct(videos, texts, scale, *packed[:2]), *packed[2:])
+    tensors = distinct(videos, texts, scale, *packed[:2])
+    return _InfoNCEPartials.apply(as_loss, *tensors, *packed[2:])
 
 
 def loss_of_partials(
@@ -300,10 +364,10 @@ def loss_of_partials(
 
 def loss(videos: Tensor, texts: Tensor, scale: Tensor, options: InfonceOptions) -> Tensor:
     """The loss of `api.infonce` without its checks; memory is that of one chunk of rows."""
-    found = partials(videos, texts, scale, options)
     if options.shared_lists:
-        return shared_loss(*found, ids=options.shared_lists)
-    return loss_of_partials(*found, options.diagonal_offset)
+        return shared_loss(*partials(videos, texts, scale, options), ids=options.shared_lists)
+    found: Tensor = _applied(True, videos, texts, scale, options)
+    return found
 
 
 def infonce(
