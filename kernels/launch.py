@@ -22,15 +22,17 @@ START_TILES = 1
 
 
 @functools.lru_cache(maxsize=64)
-def strip_tiles(row_tiles: int, column_tiles: int, sm_count: int) -> int:
-    """Column tiles per program, so that the strips fill whole waves of SMs, one program each."""
+def strip_tiles(row_tiles: int, column_tiles: int, sm_count: int, most: int | None = None) -> int:
+    """Column tiles per program, at most `most`: the strips fill whole waves of SMs, one on each."""
 
-    def waves(strip: int) -> int:
+    def duration(strip: int) -> int:
         strips = -(-column_tiles // strip)
         return -(-row_tiles * strips // sm_count) * (strip + START_TILES)
 
     lengths = {-(-column_tiles // n) for n in range(1, min(column_tiles, 4 * sm_count) + 1)}
-    return min(sorted(lengths, reverse=True), key=waves)
+    if most is not None:
+        lengths = {length for length in lengths if length <= most} | {min(most, column_tiles)}
+    return min(sorted(lengths, reverse=True), key=duration)
 
 
 @dataclass(frozen=True)

@@ -147,6 +147,8 @@ _RUNS = (
         _call(65536, 65536, 512, torch.bfloat16, needs=(True, True, True)),
     ),
     ("bf16 D256 B65536", _HOPPER, _call(65536, 65536, 256, torch.bfloat16)),
+    ("bf16 D256 partials", _HOPPER, _call(8192, 65536, 256, torch.bfloat16, partials=True)),
+    ("fp16 D128 B65536", _HOPPER, _call(65536, 65536, 128, torch.float16)),
     ("bf16 D512 B8192", ("sm_80", "sm_100"), _call(8192, 8192, 512, torch.bfloat16)),
     ("bf16 D512 B1000 ragged", _HOPPER, _call(1000, 1000, 512, torch.bfloat16)),
     ("bf16 D512 exclude", _HOPPER, _call(1024, 1024, 512, torch.bfloat16, mode="exclude")),

@@ -252,7 +252,11 @@ def forward(block: CallTensors, *, with_loss: bool) -> tuple[Tensor, Logs]:
     tile, pairs = tile_of(videos), block.pair_options()
     column_tiles = -(-columns // tile.columns)
     chunk = forward_chunk_rows(rows, columns, tile)
-    strip = strip_tiles(-(-chunk // tile.rows), column_tiles, traits(videos.device))
+    resident = resident_tile(videos, block.video_ids)
+    few = FEW_BLOCKS_PER_SM * traits(videos.device).sm_count
+    row_tiles = -(-chunk // tile.rows)
+    long = resident is not None and row_tiles * column_tiles > few
+    strip = strip_tiles(row_tiles, column_tiles, traits(videos.device), long)
     strips = -(-chunk // (strip * tile.rows))
     single, share = chunk == rows, pairs["SHARE"]
     row_parts = _empty(videos, column_tiles, chunk)
@@ -262,16 +266,14 @@ def forward(block: CallTensors, *, with_loss: bool) -> tuple[Tensor, Logs]:
     column_sums = column_parts if single else _empty(videos, columns)
     positives = positive_parts if single or not share else _empty(videos, rows)
     described = tile_operands(videos, texts, tile)
-    resident = resident_tile(videos, block.video_ids)
     gluon = gluon_wanted(videos.device)
     if gluon and (reason := gluon_obstacle(block)) is not None:
         say_once("infonce", "plain kernels instead of Gluon", reason)
         gluon = False
-    few = FEW_BLOCKS_PER_SM * traits(videos.device).sm_count
     for start in range(0, rows, chunk):
         stop = min(start + chunk, rows)
         strips_here = -(-(stop - start) // (strip * tile.rows))
-        together = share or strips_here * column_tiles <= few
+        together = share or -(-(stop - start) // tile.rows) * column_tiles <= few
         for part, first_tile, tiles, ragged in _sums_launches(block, tile, start, stop, together):
             if part == "beside" and gluon and not ragged:
                 from .gluon_sums import launch_sums

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ... import launch
 from ...backend import interpreted
 from ...device import DeviceTraits, traits
 
@@ -159,8 +160,10 @@ def product_options(videos: Tensor) -> dict[str, Any]:
     }
 
 
-def strip_tiles(row_tiles: int, column_tiles: int, device: DeviceTraits) -> int:
+def strip_tiles(row_tiles: int, column_tiles: int, device: DeviceTraits, resident: bool) -> int:
     """Row tiles per program: long strips need fewer shuffles, short strips fill the GPU."""
+    if resident:
+        return launch.strip_tiles(column_tiles, row_tiles, device.sm_count, MAX_STRIP_TILES)
     waves = row_tiles * column_tiles // (4 * device.sm_count)
     return min(MAX_STRIP_TILES, max(1, waves))
 

@@ -2,7 +2,8 @@
 
 The tensor cores multiply the next tile while the epilogue of this one is computed; beside the last
 epilogue of a strip they multiply one tile more than needed. For half precision on compute
-capability 9.0, calls without pair ids, and D up to 256: an SM holds the tile and two more.
+capability 9.0, calls without pair ids, and D of 65 to 128 and 193 to 256: an SM holds the tile and
+two more.
 """
 
 from __future__ import annotations
@@ -18,19 +19,21 @@ from .gradient import exact_gradient, tile_upstream
 from .layout import InfonceTile
 from .tiles import OFFSET, diagonal_tiles
 
-MAX_RESIDENT_DIM = 256
+RESIDENT_DEPTHS = (128, 256)
+STREAMED_STEP = 64
 
 
 def resident_tile(videos: Tensor, video_ids: Tensor | None) -> InfonceTile | None:
     """The tile of these kernels, or None where they do not take the call."""
-    dim = videos.shape[1]
-    half = videos.dtype.itemsize == 2
-    if not half or dim > MAX_RESIDENT_DIM or video_ids is not None:
-        return None
-    if traits(videos.device).capability[0] != 9:
-        return None
     # The depth of a block is a power of two; columns beyond the matrix are read as 0.
-    return InfonceTile(128, 128, power_of_two(dim), 8, 2, True)
+    depth = power_of_two(videos.shape[1])
+    half = videos.dtype.itemsize == 2
+    # Other widths take fewer steps of 64 with streamed operands; with D <= 64, two programs per SM
+    # overlap better.
+    fits = depth in RESIDENT_DEPTHS and videos.shape[1] > depth - STREAMED_STEP
+    if not (half and fits and video_ids is None and traits(videos.device).capability[0] == 9):
+        return None
+    return InfonceTile(128, 128, depth, 8, 2, True)
 
 
 @triton.jit(
@@ -92,11 +95,12 @@ def resident_sums_kernel(
                 counted = (row < stop_row) & beside
                 row_base = tl.where(counted, base, float("-inf"))
                 # e_ij = 2^(k a_ij - k + OFFSET) = 2^OFFSET exp(s_ij - alpha), k = alpha log2 e
-                power = tl.exp2(product + row_base[:, None])
+                power = tl.exp2(tl.fma(product, slope / 2, row_base[:, None]))
                 tl.store(row_sums + partial_at + row, tl.sum(power, 1), mask=counted)
                 column_sum += tl.sum(tl.reshape(power, (BLOCK_M // 16, 2, 8, BLOCK_N)), 1)
             if end > tile:
-                product = dots * slope
+                # Exact; Triton 3.6.0 serialises the products where it is a plain copy.
+                product = dots * 2
             dots = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     total = tl.sum(tl.sum(column_sum, 0), 0)
     column = first_column + tl.arange(0, BLOCK_N)
@@ -188,7 +192,7 @@ def resident_gradient_kernel(
                             row_factor[:, None]
                             + (left_factor if half == 0 else right_factor)[None, :] * lift
                         )
-                        gradient = tl.exp2(halves[half] + base) * factor
+                        gradient = tl.exp2(tl.fma(halves[half], slope / 2, base)) * factor
                     else:
                         column = half_start + tl.arange(0, BLOCK_N // 2)
                         row_upstream = tile_upstream(
@@ -198,7 +202,7 @@ def resident_gradient_kernel(
                             line_upstream, column, -offset, columns, rows, first_column_line, LOSS
                         )
                         gradient = lift * exact_gradient(
-                            halves[half] - slope,
+                            tl.fma(halves[half], slope / 2, -slope),
                             tl.load(logs + row)[:, None],
                             tl.load(logs + first_column_line + column)[None, :],
                             row_upstream[:, None],
@@ -207,5 +211,6 @@ def resident_gradient_kernel(
                     out.store([row_start, half_start], gradient.to(out.dtype))
             left_factor, right_factor = next_left_factor, next_right_factor
             if end > tile:
-                product = dots * slope
+                # Exact; Triton 3.6.0 serialises the products where it is a plain copy.
+                product = dots * 2
             dots = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)

@@ -8,7 +8,6 @@ from torch.nn.functional import normalize
 
 from svilm_fast.kernels.backend import interpreted
 from svilm_fast.kernels.infonce import infonce
-from svilm_fast.kernels.infonce.fused import resident
 from tests.bars import within
 from tests.kernels.infonce import gluon_blocks
 
@@ -113,12 +112,6 @@ def check_against_float64(videos, texts, scale, *, options=None, naive=None, nee
         within(error, bar * expected.norm() + smallest * found.numel() ** 0.5, "gradient")
         worst = (found.double() - expected).abs().amax(1) - 8 * bar * expected.abs().amax(1)
         within(worst.clamp(min=0), bar * expected.abs().max() + smallest, "gradient's largest")
-
-
-@pytest.fixture
-def streamed(monkeypatch):
-    """Narrow embeddings take the kernels of wide ones, which stream both operands."""
-    monkeypatch.setattr(resident, "MAX_RESIDENT_DIM", 0)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from svilm_fast.kernels.infonce import infonce, infonce_partials
-from svilm_fast.kernels.infonce.fused import backward, forward
+from svilm_fast.kernels.infonce.fused import backward, forward, resident
 from svilm_fast.kernels.slices import SlicePlan
 from tests.kernels.infonce.gpu_inputs import leaves, on_gpu
 
@@ -19,19 +19,25 @@ def test_against_float64(check, regime, name, batch, dim, dtype):
     check(*on_gpu(regime, name, batch, dim, dtype))
 
 
-@pytest.mark.parametrize("path", ["resident", "streamed"])
 @pytest.mark.parametrize("name", ["random", "opposite", "saturated"])
-@pytest.mark.parametrize("batch, dim, strip", [(1300, 48, 1), (2049, 144, 3), (4097, 256, 16)])
-def test_strips_of_narrow_embeddings(
-    check, regime, request, monkeypatch, path, name, batch, dim, strip
-):
-    if path == "streamed":
-        request.getfixturevalue(path)
+@pytest.mark.parametrize(
+    "batch, dim, strip",
+    [(1300, 48, 1), (2049, 144, 3), (1300, 80, 1), (2049, 208, 3), (4097, 256, 16)],
+)
+def test_long_strips(check, regime, monkeypatch, name, batch, dim, strip):
     monkeypatch.setattr(forward, "FEW_BLOCKS_PER_SM", 0)
     for module in (forward, backward):
         monkeypatch.setattr(module, "strip_tiles", lambda *_: strip)
     for dtype in (torch.float16, torch.bfloat16):
         check(*on_gpu(regime, name, batch, dim, dtype))
+
+
+def test_resident_and_streamed_operands_agree(rows, monkeypatch):
+    inputs = leaves(rows, 16384, 256)
+    found = torch.autograd.grad(infonce(*inputs, backend="fused"), inputs)
+    monkeypatch.setattr(resident, "RESIDENT_DEPTHS", ())
+    for one, other in zip(found, torch.autograd.grad(infonce(*inputs, backend="fused"), inputs)):
+        assert (one - other).float().norm() <= 2.0**-7 * other.float().norm()
 
 
 @pytest.mark.parametrize("dtype", TYPES)

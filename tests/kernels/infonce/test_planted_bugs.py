@@ -154,7 +154,7 @@ FAST = [
 
 
 @pytest.fixture
-def protocol(check, regime, rows, streamed, monkeypatch):
+def protocol(check, regime, rows, monkeypatch):
     """Small cases, one per property that the bugs break; raises where one fails."""
 
     def run():
