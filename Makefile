@@ -13,7 +13,8 @@ WORLD := $(RUNS)/demo-world
 DEMO_DATA := data.train=$(WORLD)/train data.val=$(WORLD)/val data.test=$(WORLD)/test
 STAMP := $(VENV)/.svilm-installed
 JOBS ?= 2
-SLOW_JOBS ?= 2
+# Many slow tests wait, for a time limit or for another rank.
+SLOW_JOBS ?= 3
 
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false

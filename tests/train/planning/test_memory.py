@@ -100,22 +100,17 @@ def test_the_peak_with_a_locked_tower_is_as_estimated(ranks, batch_of_pairs, ali
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "locks",
+    ("case", "locks"),
     [
-        ["text.lock=true"],
-        ["video.lock=0", "ema.decay=0.99"],
-        ["video.lock=2", "text.lock=1"],
-        ["video.lock=1", "text.lock=true"],
-    ],
-)
-@pytest.mark.parametrize(
-    "case",
-    [
-        (0, "fp32", 8, "null", "auto", False),
-        (1, "bf16_autocast", 16, "null", "auto", True),
-        (1, "bf16", 8, "null", "auto", False),
-        (2, "fp32", 16, 4, "boundary", False),
-        (3, "fp32", 8, 4, "coalesce", False),
+        ((0, "fp32", 8, "null", "auto", False), ["text.lock=true"]),
+        ((0, "fp32", 8, "null", "auto", False), ["video.lock=1", "text.lock=true"]),
+        ((1, "bf16_autocast", 16, "null", "auto", True), ["video.lock=0", "ema.decay=0.99"]),
+        ((1, "bf16_autocast", 16, "null", "auto", True), ["video.lock=2", "text.lock=1"]),
+        ((1, "bf16", 8, "null", "auto", False), ["video.lock=2", "text.lock=1"]),
+        ((1, "bf16", 8, "null", "auto", False), ["text.lock=true"]),
+        ((2, "fp32", 16, 4, "boundary", False), ["video.lock=1", "text.lock=true"]),
+        ((3, "fp32", 8, 4, "coalesce", False), ["video.lock=0", "ema.decay=0.99"]),
+        ((3, "fp32", 8, 4, "coalesce", False), ["video.lock=2", "text.lock=1"]),
     ],
 )
 def test_the_peak_with_locked_layers_is_as_estimated(
