@@ -4,23 +4,25 @@
 
 - a partition of `warp_specialize` is a thread; one thread runs at a time, and after every operation
   on a barrier or of a copy or product the scheduler may choose another;
-- a TMA copy completes at any later moment, in any order with other copies; an asynchronous product
-  completes later too, in order with the others of its partition, and reads its operands then;
+- a TMA copy completes at any later moment, in any order with other copies; a TMA store reads its
+  buffer later, which `store_wait` waits for, and writes global memory even later; an asynchronous
+  product completes later too, in order with the others of its partition, and reads its operands then;
 - barriers count arrivals and bytes and have phases as an mbarrier does.
 
 The seed determines the schedule, and weights that slow some partitions, copies or products down.
 
 Shared memory is checked independently of the schedule. Every read and write of a buffer is an
 event. A partition knows an event if a chain of waits leads from it: a barrier passes on what its
-arrivals and copies know, and `warpgroup_mma_wait` adds the products waited for. An access that
-conflicts with an event that the partition does not know is a race, even if nothing went wrong here.
+arrivals and copies know, and `warpgroup_mma_wait` adds the products waited for, `store_wait` the
+stores. An access that conflicts with an event that the partition does not know is a race, even if
+nothing went wrong here. So is a product, copy or store of a buffer after a plain write to it without
+`fence_async_shared` between them, in any partition on the way. Plain reads need no fence.
 
 `GluonFault.kind` is `race` (a missing wait, an overwritten buffer), `deadlock`, `barrier` (arrivals
 or bytes that do not match), `pending` (a result used, or a partition ended, before the end of an
 asynchronous operation), or `memory` (out of bounds, or global memory written twice).
 
-Not modelled: threads of a warp, layouts, and fences (an asynchronous access of a buffer after a
-plain one raises `NotImplementedError`).
+Not modelled: threads of a warp and layouts.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ import math
 import re
 import sys
 from dataclasses import dataclass
+from functools import partial
 from types import FunctionType, SimpleNamespace
 from typing import Any
 
@@ -39,7 +42,17 @@ import triton.language as tl
 from triton.runtime.jit import JITFunction
 
 from svilm_fast.kernels.launch import Launch
-from tests.kernels.gluon_machine import Barrier, Copy, GluonFault, Machine, Product, Row, Slot, View
+from tests.kernels.gluon_machine import (
+    Barrier,
+    Copy,
+    GluonFault,
+    Machine,
+    Product,
+    Row,
+    Slot,
+    Store,
+    View,
+)
 
 
 @dataclass
@@ -70,20 +83,41 @@ class _Descriptor:
     """A tensor descriptor: blocks of a matrix, with zeros outside of it."""
 
     def __init__(self, name: str, given: Any) -> None:
-        self.name, self.matrix = name, given.base.float().numpy()
+        self.name, self.base, self.matrix = name, given.base, given.base.float().numpy()
+        self.written = np.zeros(self.matrix.shape, bool)
         size = given.base.element_size()
         shape = list(given.block_shape)
         self.block_type = SimpleNamespace(shape=shape, nbytes=math.prod(shape) * size)
         self.dtype, self.layout, self.element_size = "data", None, size
 
     def block(self, row: int, column: int) -> np.ndarray:
+        block = np.zeros(self.block_type.shape, np.float32)
+        inside, part = self._inside(row, column)
+        block[part] = self.matrix[inside]
+        return block
+
+    def write(self, row: int, column: int, block: np.ndarray) -> None:
+        """Write what lies inside the matrix."""
+        inside, part = self._inside(row, column)
+        if self.written[inside].any():
+            raise GluonFault("memory", f"{self.name} is written twice")
+        self.written[inside] = True
+        self.base[inside] = torch.from_numpy(block[part]).to(self.base.dtype)
+
+    def _inside(self, row: int, column: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+        """The part of a block inside the matrix: its place there and in the block."""
         if column * self.element_size % 16:
             raise GluonFault("memory", f"{self.name}: column {column} is not aligned to 16 bytes")
-        block = np.zeros(self.block_type.shape, np.float32)
-        inside = self.matrix[max(row, 0) : row + block.shape[0], column : column + block.shape[1]]
-        above = max(-row, 0)
-        block[above : above + inside.shape[0], : inside.shape[1]] = inside
-        return block
+        starts, stops = [], []
+        for at, size, length in zip((row, column), self.block_type.shape, self.matrix.shape):
+            starts.append(min(max(int(at), 0), length))
+            stops.append(max(min(int(at) + size, length), starts[-1]))
+        inside = tuple(slice(*ends) for ends in zip(starts, stops))
+        part = tuple(
+            slice(start - int(at), stop - int(at))
+            for start, stop, at in zip(starts, stops, (row, column))
+        )
+        return inside, part
 
 
 def _dense(value: Any) -> Any:
@@ -111,13 +145,13 @@ class _Language:
     """`gl`, `tma`, `mbarrier` and the products, for one program."""
 
     static_range = staticmethod(range)
-    float32, int64, int32 = np.float32, np.int64, np.int32
+    float16, float32, int64, int32 = np.float16, np.float32, np.int64, np.int32
     SliceLayout = NVMMADistributedLayout = BlockedLayout = staticmethod(lambda *_: None)
     SwizzledSharedLayout = staticmethod(lambda *_: None)
     minimum, maximum = staticmethod(np.minimum), staticmethod(np.maximum)
 
-    def __init__(self, machine: Machine, program: int) -> None:
-        self._machine, self._program = machine, program
+    def __init__(self, machine: Machine, program: int, programs: int) -> None:
+        self._machine, self._program, self._programs = machine, program, programs
         mbarrier = SimpleNamespace(
             MBarrierLayout=lambda: Barrier,
             init=self._init,
@@ -128,7 +162,12 @@ class _Language:
         self.names = {
             "gl": self,
             "mbarrier": mbarrier,
-            "tma": SimpleNamespace(async_copy_global_to_shared=self._copy),
+            "tma": SimpleNamespace(
+                async_copy_global_to_shared=self._copy,
+                async_copy_shared_to_global=self._store,
+                store_wait=self._store_wait,
+            ),
+            "fence_async_shared": machine.fence,
             "warpgroup_mma": self._product,
             "warpgroup_mma_wait": self._product_wait,
         }
@@ -136,6 +175,10 @@ class _Language:
     def program_id(self, axis: int) -> int:
         assert axis == 0
         return self._program
+
+    def num_programs(self, axis: int) -> int:
+        assert axis == 0
+        return self._programs
 
     def cdiv(self, a: int, b: int) -> int:
         return -(-a // b)
@@ -169,7 +212,8 @@ class _Language:
         return _dense(value)
 
     def load(self, pointer: _Pointer) -> Any:
-        return pointer.data[pointer.places(True, "a load")][0]
+        found = pointer.data[pointer.places(True, "a load")]
+        return found if np.ndim(pointer.at) else found[0]
 
     def store(self, pointer: _Pointer, value: Any, mask: Any = True) -> None:
         at = pointer.places(mask, "a store")
@@ -239,6 +283,24 @@ class _Language:
         size, known = descriptor.block_type.nbytes, here.known | event.bit
         machine.copies.append(Copy(slot, block, size, barrier, barrier.phase, known))
 
+    def _store(self, descriptor: _Descriptor, at: list[int], source: View) -> None:
+        machine = self._machine
+        here = machine.current
+        here.pause()
+        event = machine.event(f"the store to {descriptor.name} {[int(x) for x in at]}")
+        machine.read(source.slot, event)
+        store = Store(event, source.slot, partial(descriptor.write, *at))
+        here.stores.append(store)
+        machine.stores.append(store)
+
+    def _store_wait(self, pendings: int) -> None:
+        here = self._machine.current
+        over = here.stores[: max(len(here.stores) - pendings, 0)]
+        here.pause(lambda: all(store.read is not None for store in over), "its own stores")
+        here.stores = here.stores[len(over) :]
+        for store in over:
+            here.known |= store.event.bit
+
     def _product(
         self, left: View, right: View, start: Any, use_acc: bool = True, is_async: bool = False
     ) -> Any:
@@ -284,18 +346,20 @@ def interpret(launch: Launch, seed: int = 0) -> list[list[tuple[str, str]]]:
     logs = []
     for program in range(launch.grid[0]):
         machine = Machine(seed, program)
-        _rebound(launch.kernel, _Language(machine, program).names)(**bound)
+        _rebound(launch.kernel, _Language(machine, program, launch.grid[0]).names)(**bound)
         logs.append(machine.log)
     return logs
 
 
 def _rebound(kernel: Any, names: dict[str, Any]) -> Any:
-    """The function of a kernel with `names`, its module's kernels and constants as globals."""
+    """The function of a kernel with `names`, the kernels it calls and constants as globals."""
     known = dict(kernel.fn.__globals__)
     for name, value in list(known.items()):
         if isinstance(value, tl.constexpr):
             known[name] = np.float32(value.value) if type(value.value) is float else value.value
-        elif isinstance(value, JITFunction) and value.fn.__globals__ is kernel.fn.__globals__:
-            known[name] = FunctionType(value.fn.__code__, known, value.__name__)
+        elif isinstance(value, JITFunction):
+            own = value.fn.__globals__ is kernel.fn.__globals__
+            code = value.fn.__code__
+            known[name] = FunctionType(code, known, name) if own else _rebound(value, names)
     known |= {name: value for name, value in names.items() if name in known}
     return known[kernel.__name__]

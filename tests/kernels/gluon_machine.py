@@ -29,11 +29,14 @@ class Stopped(BaseException):
 
 @dataclass
 class Event:
-    """A read or write of a buffer; `bit` is its place in the sets of known events."""
+    """A read or write of a buffer; `bit` is its place in the sets of known events.
+
+    `fenced` is the place of the fence after a plain event, which an asynchronous access needs.
+    """
 
     bit: int
     what: str
-    plain: bool = False
+    fenced: int = 0
 
 
 @dataclass
@@ -82,6 +85,16 @@ class Copy:
     known: int
 
 
+@dataclass
+class Store:
+    """A TMA store under way: it reads its buffer first and writes global memory later."""
+
+    event: Event
+    slot: Slot
+    write: Callable[[np.ndarray], None]
+    read: np.ndarray | None = None
+
+
 class View:
     """A buffer as the kernel sees it, possibly transposed."""
 
@@ -97,7 +110,9 @@ class View:
         return View(self.machine, self.slot, flipped=not self.flipped)
 
     def load(self, _layout: Any) -> np.ndarray:
-        self.machine.read(self.slot, self.machine.event("a load", plain=True))
+        event = self.machine.event("a load", plain=True)
+        self.machine.read(self.slot, event)
+        self.machine.current.known |= event.bit
         return self.slot.data.copy()
 
     def store(self, value: np.ndarray) -> None:
@@ -167,6 +182,7 @@ class Partition(threading.Thread):
         # Issued and not yet waited for, and those of the wait that is under way.
         self.products: list[Product] = []
         self.pending: list[Product] = []
+        self.stores: list[Store] = []
         self.error: BaseException | None = None
         self.done = False
 
@@ -175,8 +191,8 @@ class Partition(threading.Thread):
         try:
             if not self.machine.stopped:
                 self.call[0](*self.call[1])
-                if self.products:
-                    what = self.products[0].event.what
+                for issued in (*self.products, *self.stores):
+                    what = issued.event.what
                     raise GluonFault("pending", f"{self.title} ends before a wait for {what}")
         except Stopped:
             pass
@@ -201,6 +217,7 @@ class Root:
     def __init__(self) -> None:
         self.known = 0
         self.products: list[Product] = []
+        self.stores: list[Store] = []
 
     def pause(self, ready: Callable[[], bool] = lambda: True, waits_for: str = "") -> None:
         if not ready():
@@ -214,13 +231,23 @@ class Machine:
         self.random = random.Random(f"{seed} {program}")
         self.current: Any = Root()
         self.copies: list[Copy] = []
+        self.stores: list[Store] = []
         self.log: list[tuple[str, str]] = []
         self.back, self.stopped = threading.Semaphore(0), False
         self._bits = itertools.count()
+        self._plain = 0
         self._weights: dict[Any, float] = {}
 
     def event(self, what: str, *, plain: bool = False) -> Event:
-        return Event(1 << next(self._bits), f"{what} of {self.current.title}", plain)
+        bit = 1 << next(self._bits)
+        if plain:
+            self._plain |= bit
+        fenced = 1 << next(self._bits) if plain else 0
+        return Event(bit, f"{what} of {self.current.title}", fenced)
+
+    def fence(self) -> None:
+        """Order the plain accesses that the partition knows before later asynchronous ones."""
+        self.current.known |= (self.current.known & self._plain) << 1
 
     def read(self, slot: Slot, event: Event) -> None:
         before = slot.write
@@ -230,7 +257,7 @@ class Machine:
             raise GluonFault(
                 "race", f"{event.what} reads {slot.name} without a wait for {before.what}"
             )
-        self._fenced(slot, event, before)
+        self._require_fence(slot, event, before)
         slot.reads.append(event)
 
     def write(self, slot: Slot, event: Event) -> None:
@@ -239,13 +266,16 @@ class Machine:
                 raise GluonFault(
                     "race", f"{event.what} overwrites {slot.name} without a wait for {before.what}"
                 )
-            self._fenced(slot, event, before)
+        if slot.write:
+            self._require_fence(slot, event, slot.write)
         slot.write, slot.reads = event, []
 
-    @staticmethod
-    def _fenced(slot: Slot, event: Event, before: Event) -> None:
-        if before.plain and not event.plain:
-            raise NotImplementedError(f"{event.what} after {before.what}: fences are not modelled")
+    def _require_fence(self, slot: Slot, event: Event, before: Event) -> None:
+        """Raise where an asynchronous access follows a plain write without a fence between them."""
+        if before.fenced and not event.fenced and not self.current.known & before.fenced:
+            raise GluonFault(
+                "race", f"{event.what} uses {slot.name} without a fence after {before.what}"
+            )
 
     def weight(self, of: Any) -> float:
         return self._weights.setdefault(of, self.random.choice(_WEIGHTS))
@@ -260,6 +290,8 @@ class Machine:
                 self._step(threads)
             if self.copies:
                 raise GluonFault("pending", f"ended during a copy to {self.copies[0].slot.name}")
+            while self.stores:
+                self._advance(self.random.choice(self.stores))
         finally:
             self.stopped = True
             for thread in threads:
@@ -275,6 +307,8 @@ class Machine:
         ]
         for copy in self.copies:
             steps.append((self.weight("copies"), lambda copy=copy: self._complete(copy)))
+        for store in self.stores:
+            steps.append((self.weight("stores"), lambda store=store: self._advance(store)))
         for thread in threads:
             issued = thread.pending + thread.products
             waiting = [product for product in issued if product.value is None]
@@ -303,3 +337,10 @@ class Machine:
             )  # fmt: skip
         copy.slot.data[...] = copy.block
         barrier.add(0, -copy.size, copy.known)
+
+    def _advance(self, store: Store) -> None:
+        if store.read is None:
+            store.read = store.slot.data.copy()
+            return
+        self.stores.remove(store)
+        store.write(store.read)
