@@ -5,18 +5,19 @@
 - a partition of `warp_specialize` is a thread; one thread runs at a time, and after every operation
   on a barrier or of a copy or product the scheduler may choose another;
 - a TMA copy completes at any later moment, in any order with other copies; a TMA store reads its
-  buffer later, which `store_wait` waits for, and writes global memory even later; an asynchronous
-  product completes later too, in order with the others of its partition, and reads its operands then;
+  buffer later, which `store_wait` waits for, and writes global memory after that; an asynchronous
+  product completes later too, in order with the others of its partition, and reads its operands
+  then;
 - barriers count arrivals and bytes and have phases as an mbarrier does.
 
 The seed determines the schedule, and weights that slow some partitions, copies or products down.
 
 Shared memory is checked independently of the schedule. Every read and write of a buffer is an
 event. A partition knows an event if a chain of waits leads from it: a barrier passes on what its
-arrivals and copies know, and `warpgroup_mma_wait` adds the products waited for, `store_wait` the
-stores. An access that conflicts with an event that the partition does not know is a race, even if
-nothing went wrong here. So is a product, copy or store of a buffer after a plain write to it without
-`fence_async_shared` between them, in any partition on the way. Plain reads need no fence.
+arrivals and copies know; `warpgroup_mma_wait` adds the products and `store_wait` the stores waited
+for. An access that conflicts with an event that the partition does not know is a race, even if
+nothing went wrong here. So is a product, copy or store of a buffer after a plain write to it
+without `fence_async_shared` between them, in any partition on the way. Plain reads need no fence.
 
 `GluonFault.kind` is `race` (a missing wait, an overwritten buffer), `deadlock`, `barrier` (arrivals
 or bytes that do not match), `pending` (a result used, or a partition ended, before the end of an
