@@ -7,32 +7,26 @@ results are those of `forward.sums_kernel` with TILES = "beside".
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.hopper import (
-    mbarrier,
-    tma,
-    warpgroup_mma,
-    warpgroup_mma_wait,
-)
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
 
 from ...launch import launch
 from ...primitives import LOG2_E
+from .gluon_ring import (
+    COPY_REGISTERS,
+    DEPTH,
+    MEAN_REGISTERS,
+    PRODUCT_REGISTERS,
+    blocks,
+    ring_product,
+    rows_at_once,
+)
 from .layout import InfonceTile
 from .tiles import OFFSET
 
-# Depth of a stage of the ring: 128 bytes of half precision, the widest swizzle.
-DEPTH = 64
 STAGES = 8
-# Up to this width, the tile of texts leaves room for stages of 128 rows.
-WIDE_STAGES_DIM = 256
-# Registers of a thread that sums. Three warp groups share 65,536: 2 x 128 x 240 + 128 x 24.
-SUM_REGISTERS = 240
-COPY_REGISTERS = 24
-MEAN_REGISTERS = (2 * SUM_REGISTERS + COPY_REGISTERS) // 3
 
 
 @gluon.jit
@@ -98,31 +92,19 @@ def sum_partition(
         gl.zeros([BLOCK_M, BLOCK_N], gl.float32, layout=layout), BLOCK_M, BLOCK_N
     )
     for product in range(GROUP, products, 2):
-        turn = product // 2
-        # The other group has issued its products; group 0 has the first turn. Without turns, a
-        # group could also be two phases of a stage ahead, which have the same parity.
-        mbarrier.wait(turns.index(GROUP), (turn & 1) ^ (1 - GROUP))
-        dots = gl.zeros([BLOCK_M, BLOCK_N], gl.float32, layout=layout)
-        for step in gl.static_range(STEPS):
-            copy = product * STEPS + step
-            stage = copy % STAGES
-            mbarrier.wait(text_filled.index(step), 0, pred=product == GROUP)
-            mbarrier.wait(filled.index(stage), copy // STAGES & 1)
-            dots = warpgroup_mma(
-                ring.index(stage),
-                text_tile.index(step).permute((1, 0)),
-                dots,
-                use_acc=step > 0,
-                is_async=True,
-            )
-            if step > 0:
-                # The product of the step before has read its stage.
-                dots = warpgroup_mma_wait(1, deps=(dots,))
-                mbarrier.arrive(freed.index((copy - 1) % STAGES), count=1)
-        mbarrier.arrive(turns.index(1 - GROUP), count=1)
-        dots = warpgroup_mma_wait(0, deps=(dots,))
-        mbarrier.arrive(freed.index((product * STEPS + STEPS - 1) % STAGES), count=1)
-
+        dots = ring_product(
+            (text_tile, ring),
+            (text_filled, filled, freed, turns),
+            product,
+            product == GROUP,
+            0,
+            layout,
+            GROUP,
+            BLOCK_M,
+            BLOCK_N,
+            STEPS,
+            STAGES,
+        )
         row = (
             start_row + product * BLOCK_M + gl.arange(0, BLOCK_M, layout=gl.SliceLayout(1, layout))
         )
@@ -264,12 +246,11 @@ def launch_sums(
     Only tiles beside the diagonal are counted. `strips` strips of `strip` tiles cover the rows.
     """
     dim = videos.shape[1]
-    rows_at_once = 128 if dim <= WIDE_STAGES_DIM else 64
     launch(
         gluon_sums_kernel,
         (column_tiles * strips,),
-        _blocks(videos, rows_at_once),
-        _blocks(texts, tile.columns),
+        blocks(videos, rows_at_once(dim), DEPTH),
+        blocks(texts, tile.columns, DEPTH),
         scale,
         *sums,
         *rows,
@@ -281,14 +262,8 @@ def launch_sums(
         TILE_M=tile.rows,
         STEPS=-(-dim // DEPTH),
         STAGES=STAGES,
-        REGISTERS_TO_SUM=SUM_REGISTERS,
+        REGISTERS_TO_SUM=PRODUCT_REGISTERS,
         REGISTERS_TO_COPY=COPY_REGISTERS,
         num_warps=4,
         maxnreg=MEAN_REGISTERS,
     )
-
-
-def _blocks(matrix: Tensor, rows: int) -> TensorDescriptor:
-    element = gl.bfloat16 if matrix.dtype == torch.bfloat16 else gl.float16
-    layout = gl.NVMMASharedLayout.get_default_for([rows, DEPTH], element)
-    return TensorDescriptor.from_tensor(matrix, [rows, DEPTH], layout)

@@ -1,9 +1,11 @@
 """Launches of the Gluon kernel on small blocks, interpreted and compared with float64."""
 
+import inspect
 from dataclasses import dataclass
 
 import torch
 
+from svilm_fast.kernels.infonce.fused import gluon_ring
 from svilm_fast.kernels.infonce.fused.layout import InfonceTile
 from svilm_fast.kernels.launch import record_launches
 from tests.bars import SEED_OFFSET, within
@@ -82,7 +84,7 @@ def check_sums(rows, monkeypatch, block, seed, module, stages):
     """Raise if the sums are wrong or the schedule has a fault; returns the programs' logs."""
     monkeypatch.setattr(module, "DEPTH", 16)
     monkeypatch.setattr(module, "STAGES", stages)
-    monkeypatch.setattr(module, "WIDE_STAGES_DIM", 512 if block.wide else 0)
+    monkeypatch.setattr(gluon_ring, "WIDE_STAGES_DIM", 512 if block.wide else 0)
     videos = rows(block.rows, block.dim, 0, block.dtype)
     texts = rows(block.columns, block.dim, 1, block.dtype)
     tiles, number = block.columns // 16, block.rows - block.start
@@ -111,3 +113,11 @@ def check_sums(rows, monkeypatch, block, seed, module, stages):
     close(found[0], wanted[0], "row sums")
     close(found[1], wanted[1], "column sums")
     return logs
+
+
+def planted(mutate, module, replaced):
+    """The kernel's module to test, with mistakes in it or in the module that both kernels share."""
+    if all(text in inspect.getsource(gluon_ring) for text in replaced):
+        mutate(gluon_ring, replaced)
+        return module
+    return mutate(module, replaced)

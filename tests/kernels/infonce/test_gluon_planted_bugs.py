@@ -4,28 +4,29 @@ import pytest
 
 from svilm_fast.kernels.infonce.fused import gluon_sums
 from tests.kernels.gluon_machine import GluonFault
-from tests.kernels.infonce.gluon_blocks import BLOCKS, MAIN
+from tests.kernels.infonce.gluon_blocks import BLOCKS, MAIN, planted
 
 COPY_WAIT = "mbarrier.wait(freed.index(stage), (copy // STAGES & 1) ^ 1)"
 FULL_WAIT = "mbarrier.wait(filled.index(stage), copy // STAGES & 1)"
 FREE = "mbarrier.arrive(freed.index((copy - 1) % STAGES), count=1)"
 LAST_FREE = "mbarrier.arrive(freed.index((product * STEPS + STEPS - 1) % STAGES), count=1)"
 LAST_WAIT = "dots = warpgroup_mma_wait(0, deps=(dots,))"
-TURN_WAIT = "mbarrier.wait(turns.index(GROUP), (turn & 1) ^ (1 - GROUP))"
+TURN_WAIT = "mbarrier.wait(turns.index(GROUP), (product // 2 & 1) ^ (1 - GROUP))"
 TURN = "mbarrier.arrive(turns.index(1 - GROUP), count=1)"
 EXPECT = "mbarrier.expect(filled.index(stage), videos.block_type.nbytes)"
-TEXT_WAIT = "mbarrier.wait(text_filled.index(step), 0, pred=product == GROUP)"
+TEXT_WAIT = "mbarrier.wait(text_filled.index(step), texts_phase, pred=new_texts)"
+NEW_TEXTS = "            product,\n            product == GROUP,\n"
 INTO = "                ring.index(stage),\n            )"
 STORE = "shared_sum.store(total)"
 ANNOUNCE = "mbarrier.arrive(summed, count=1)"
-ZEROS = "gl.zeros([BLOCK_M, BLOCK_N], gl.float32, layout=layout)"
+ZEROS = "dots = gl.zeros([BLOCK_M, BLOCK_N], gl.float32, layout=layout)"
 
 # Text -> a plausible mistake instead, and the kinds of fault that it may cause.
 SYNCHRONISATION_BUGS = {
     "no wait for a full stage": ({FULL_WAIT: "pass"}, "race"),
     "no wait for the texts": ({TEXT_WAIT: "pass"}, "race"),
     "only group 1 waits for the texts": (
-        {TEXT_WAIT: TEXT_WAIT.replace("product == GROUP", "product == 1")},
+        {NEW_TEXTS: NEW_TEXTS.replace("GROUP", "1")},
         "race",
     ),
     "no wait for an empty stage": ({COPY_WAIT: "pass"}, "race or barrier"),
@@ -42,7 +43,7 @@ SYNCHRONISATION_BUGS = {
         "race",
     ),
     "last stage freed before the wait": (
-        {LAST_WAIT: "", LAST_FREE: f"{LAST_FREE}\n        {LAST_WAIT}"},
+        {LAST_WAIT: "", LAST_FREE: f"{LAST_FREE}\n    {LAST_WAIT}"},
         "race",
     ),
     "sums before the last product ends": (
@@ -93,7 +94,7 @@ SYNCHRONISATION_BUGS = {
 @pytest.mark.parametrize("name", SYNCHRONISATION_BUGS)
 def test_synchronisation_bugs_are_caught_in_every_schedule(check_sums, mutate, name):
     replaced, kind = SYNCHRONISATION_BUGS[name]
-    mutant = mutate(gluon_sums, replaced)
+    mutant = planted(mutate, gluon_sums, replaced)
     for seed in range(5):
         with pytest.raises(GluonFault) as caught:
             check_sums(MAIN, seed, mutant)
@@ -112,7 +113,7 @@ VALUE_BUGS = {
     "sums of one group": (MAIN, {"total += shared_sum.load(flat)": "pass"}),
     "what was in the accumulator is added": (
         MAIN,
-        {"use_acc=step > 0": "use_acc=True", f"dots = {ZEROS}\n": f"dots = {ZEROS} + 1.0\n"},
+        {"use_acc=step > 0": "use_acc=True", ZEROS: f"{ZEROS} + 1.0"},
     ),
     "steps not added": (MAIN, {"use_acc=step > 0": "use_acc=False"}),
     "diagonal counted": (
@@ -132,4 +133,4 @@ VALUE_BUGS = {
 def test_wrong_sums_are_caught(check_sums, mutate, name):
     block, replaced = VALUE_BUGS[name]
     with pytest.raises(AssertionError):
-        check_sums(block, 0, mutate(gluon_sums, replaced))
+        check_sums(block, 0, planted(mutate, gluon_sums, replaced))
