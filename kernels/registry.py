@@ -104,6 +104,7 @@ class Op:
         gpu_peers: the same for peers that need a GPU.
         gluon: the name of the Gluon kernel that replaces some of its launches on sm_90
             (`backend.gluon_wanted`), or None.
+        gluon_backward: the name of the Gluon kernel of its backward pass, or None.
         priority: ops with a lower number are measured first.
     """
 
@@ -122,6 +123,7 @@ class Op:
     peers: Mapping[str, Provider] = field(default_factory=dict)
     gpu_peers: Mapping[str, Provider] = field(default_factory=dict)
     gluon: str | None = None
+    gluon_backward: str | None = None
     priority: int = 9
 
 

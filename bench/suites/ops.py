@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 
+from svilm_fast.bench.errors import Skipped
 from svilm_fast.bench.peers import is_peer
 from svilm_fast.bench.suites.benchmark import SEED, Benchmark, Prepared, benchmark_id
 from svilm_fast.bench.suites.call import prepared
 from svilm_fast.bench.suites.proof import DIRECTIONS, Case
-from svilm_fast.kernels.backend import gluon_wanted, reasons, use_backend
+from svilm_fast.kernels.backend import Choice, gluon_wanted, reasons, use_backend
 from svilm_fast.kernels.device import traits
 from svilm_fast.kernels.launch import compiled_kernels
 from svilm_fast.kernels.peers import CannotRun, Peer, Provider
@@ -107,11 +109,16 @@ def _with_gluon(api: Provider, kernel: str, **inputs: Any) -> Any:
                 f"Gluon kernels need compute capability (9, 0), {found.name} has {found.capability}"
             )
         result = api(**inputs)
+    _require(CannotRun, kernel, started, why)
+    return result
+
+
+def _require(error: type[Exception], kernel: str, started: list[Any], why: list[str]) -> None:
+    """Raise `error` unless a kernel is among those that were started."""
     # The interpreter gives None.
     if kernel not in {one.name for one in started if one is not None}:
         reason = "; ".join(dict.fromkeys(why)) or "none of its launches has the shape for it"
-        raise CannotRun(f"the call does not start {kernel}: {reason}")
-    return result
+        raise error(f"the call does not start {kernel}: {reason}")
 
 
 def release() -> None:
@@ -129,12 +136,12 @@ def of_provider(
 ) -> Iterator[Benchmark]:
     """A provider of one case, in each direction that a comparison judges.
 
-    With Gluon, only the forward kernels differ from those of the fused path, so `backward` alone is
-    left out.
+    With Gluon, `backward` alone is left out where the op's kernels of backward are those of the
+    fused path.
     """
     label = str(dtype).removeprefix("torch.")
     for direction in DIRECTIONS:
-        if name == "gluon" and direction == "backward":
+        if name == "gluon" and direction == "backward" and op.gluon_backward is None:
             continue
         yield Benchmark(
             benchmark_id("ops", op.name, case, label, direction, name),
@@ -161,7 +168,7 @@ def _prepare(
         facts["differs"] = provider.differs
         held = held if provider.reference is None else held.against(provider.reference)
         cost = cost if provider.same_floor else None
-    return prepared(
+    ready = prepared(
         held,
         provider,
         direction,
@@ -170,6 +177,24 @@ def _prepare(
         facts=facts,
         rough=is_peer(name),
     )
+    if name not in ("fused", "gluon"):
+        return ready
+    # Backward chooses its kernels when it runs, after the provider has returned.
+    kernel = op.gluon_backward if name == "gluon" and direction == "backward" else None
+    return replace(
+        ready,
+        call=partial(_chosen, name, ready.call),
+        verify=partial(_chosen, name, ready.verify, kernel),
+    )
+
+
+def _chosen(choice: Choice, function: Callable[[], Any], kernel: str | None = None) -> Any:
+    """Call `function` with a choice of kernels; `Skipped` if it does not start `kernel`."""
+    with use_backend(choice), compiled_kernels() as started, reasons() as why:
+        result = function()
+    if kernel is not None:
+        _require(Skipped, kernel, started, why)
+    return result
 
 
 def _case(

@@ -29,6 +29,7 @@ register(
         peers=PEERS,
         gpu_peers=GPU_PEERS,
         gluon="gluon_sums_kernel",
+        gluon_backward="gluon_gradient_kernel",
         priority=0,
     )
 )

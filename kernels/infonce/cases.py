@@ -105,27 +105,32 @@ def _call(
     return run
 
 
-def _gluon_sums(dim: int) -> Callable[[], None]:
-    """The launch of the Gluon kernel for 65,536 videos and texts, none of which has a positive."""
+def _gluon(dim: int) -> Callable[[], None]:
+    """The launches of the Gluon kernels for 65,536 videos and texts, none of which has a positive.
+
+    The gradient is that of the loss and of a chunk of 5,504 rows.
+    """
 
     def run() -> None:
+        from .fused.backward import LIFT
+        from .fused.forward import line_blocks
+        from .fused.gluon_gradient import launch_gradient
         from .fused.gluon_sums import launch_sums
-        from .fused.layout import MAX_STRIP_TILES, tile_of
+        from .fused.layout import LINES, MAX_STRIP_TILES, tile_of
 
         lines = 65536
-        videos, texts = (
-            torch.empty(lines, dim, dtype=torch.bfloat16, device="meta") for _ in range(2)
-        )
+
+        def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+            return torch.empty(shape, dtype=dtype, device="meta")
+
+        videos, texts = (empty(lines, dim, dtype=torch.bfloat16) for _ in range(2))
         tile = tile_of(videos)
         strips, tiles = lines // (MAX_STRIP_TILES * tile.rows), lines // tile.columns
-        row_sums, column_sums = (
-            torch.empty(parts, lines, device="meta") for parts in (tiles, strips)
-        )
         launch_sums(
             videos,
             texts,
-            torch.empty((), device="meta"),
-            (row_sums, column_sums),
+            empty(),
+            (empty(tiles, lines), empty(strips, lines)),
             tile,
             (0, lines),
             0,
@@ -133,6 +138,21 @@ def _gluon_sums(dim: int) -> Callable[[], None]:
             lines,
             strips,
             MAX_STRIP_TILES,
+        )
+        blocks, chunk = line_blocks(lines), 5504
+        launch_gradient(
+            videos,
+            texts,
+            empty(),
+            (
+                empty(2 * blocks * LINES),
+                empty(2 * blocks * LINES),
+                empty(2 * blocks, dtype=torch.int32),
+                None,
+            ),
+            empty(chunk, lines, dtype=torch.float16),
+            (0, chunk, lines, lines, lines, blocks),
+            LIFT,
         )
 
     return run
@@ -159,8 +179,8 @@ _RUNS = (
         _call(8192, 65536, 512, torch.bfloat16, offset=24576, partials=True),
     ),
     ("fp32 D256 B1024", ("sm_80", "sm_90"), _call(1024, 1024, 256, torch.float32)),
-    ("bf16 D512 gluon", _HOPPER, _gluon_sums(512)),
-    ("bf16 D256 gluon", _HOPPER, _gluon_sums(256)),
+    ("bf16 D512 gluon", _HOPPER, _gluon(512)),
+    ("bf16 D256 gluon", _HOPPER, _gluon(256)),
 )
 
 VARIANTS = tuple(

@@ -250,16 +250,66 @@ def test_the_run_says_which_kernels_win(gluon, fused, verdict):
 
 
 def test_gluon_is_measured_where_a_verdict_judges_it():
-    """`backward` alone runs the same kernels in both paths."""
     rows = [one.parts for one in suite.declared(GPU) if one.parts["provider"] == "gluon"]
-    assert {row["direction"] for row in rows} == {"forward", "both"}
-    records = [
-        _timed(provider, 2.0, direction)
-        for provider, directions in (("fused", ("forward", "backward", "both")), ("gluon", ()))
-        for direction in directions or sorted({row["direction"] for row in rows}, reverse=True)
-    ]
+    directions = ("forward", "backward", "both")
+    infonce = [row["direction"] for row in rows if row["name"] == "infonce"]
+    assert infonce == len(infonce) // 3 * [*directions]
+    records = [_timed(name, 2.0, one) for name in ("fused", "gluon") for one in directions]
     found = [text.split(":")[0] for text in gluon_against_fused(records)]
-    assert found == ["infonce big bfloat16 forward", "infonce big bfloat16 both"]
+    assert found == [f"infonce big bfloat16 {one}" for one in directions]
+
+
+def test_without_a_gluon_kernel_of_backward_it_is_not_measured_alone():
+    op = replace(ops()["infonce"], gluon_backward=None)
+    rows = suite.of_provider(op, "big", {"videos": 1}, torch.float32, "gluon", op.api)
+    assert [row.parts["direction"] for row in rows] == ["forward", "both"]
+
+
+@pytest.mark.parametrize("name", ["fused", "gluon"])
+@pytest.mark.parametrize("taken", [True, False])
+def test_backward_runs_the_kernels_of_its_provider(name, taken):
+    """Although it starts after the provider has returned."""
+
+    class Kernel:
+        def __init__(self, name):
+            self.name = name
+
+        def __getitem__(self, grid):
+            return lambda *_: self
+
+    class Sum(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, videos):
+            launch(Kernel("gluon_sums_kernel"), (1,))
+            return videos.sum()
+
+        @staticmethod
+        def backward(ctx, upstream):
+            gluon = gluon_wanted(upstream.device) and taken
+            launch(Kernel("gluon_gradient_kernel" if gluon else "dots_gradient_kernel"), (1,))
+            return upstream.expand(2)
+
+    op = replace(
+        ops()["infonce"],
+        api=lambda videos: Sum.apply(videos),
+        reference=lambda videos: videos.sum(),
+        make_inputs=lambda *_: {"videos": torch.ones(2)},
+    )
+    case = f"{name} {taken}"
+    shape = op.cases["pairs_65536_dim_512"]
+    provider = suite.providers(op, GPU, shape)[name]
+    for row in suite.of_provider(op, case, shape, torch.float32, name, provider):
+        direction = row.parts["direction"]
+        ready = row.prepare(CPU)
+        if name == "gluon" and direction == "backward" and not taken:
+            with pytest.raises(Skipped, match="does not start gluon_gradient_kernel"):
+                ready.verify()
+            continue
+        assert ready.verify() == 0
+        with compiled_kernels() as started:
+            ready.call()
+        backward = "gluon_gradient_kernel" if name == "gluon" and taken else "dots_gradient_kernel"
+        assert (backward in {one.name for one in started}) == (direction != "forward")
 
 
 @pytest.mark.parametrize("environment", ["auto", "gluon"])

@@ -8,12 +8,13 @@ import torch
 import triton
 from torch import Tensor
 
+from ...backend import gluon_wanted
 from ...device import traits
 from ...launch import launch, strip_tiles
 from ...operators import gradient_buffers
 from ...primitives import accumulate_product
 from .finish import total_kernel
-from .forward import CallTensors, Logs, line_blocks
+from .forward import CallTensors, Logs, gluon_obstacle, line_blocks
 from .gradient import diagonal_kernel, dots_gradient_kernel, finish_gradient_kernel
 from .layout import (
     LINES,
@@ -171,6 +172,8 @@ class Step:
             self.factors = self.factors * self.line_upstream
         self.resident = resident_tile(block.videos, block.video_ids)
         self.operands = tile_operands(block.videos, block.texts, self.resident or tile)
+        # Forward has said why a call keeps the plain kernels.
+        self.gluon = gluon_wanted(block.videos.device) and gluon_obstacle(block) is None
 
     def write_dots_gradient(self, buffer: Tensor, start: int, stop: int) -> None:
         """Write rows [start, stop) of the gradient of the dot products, times `lift`."""
@@ -178,7 +181,9 @@ class Step:
         columns = block.texts.shape[0]
         sizes = (start, stop, block.videos.shape[0], columns, block.offset)
         row_blocks = line_blocks(block.videos.shape[0])
-        if self.resident is None:
+        if self.gluon and self._written_by_gluon(buffer, (*sizes, row_blocks)):
+            pass
+        elif self.resident is None:
             self._write_streamed(buffer, sizes, row_blocks)
         else:
             self._write_resident(buffer, self.resident, sizes, row_blocks)
@@ -200,6 +205,25 @@ class Step:
             LINES=LINES,
             LOSS=self.loss,
         )
+
+    def _written_by_gluon(self, buffer: Tensor, sizes: tuple[int, ...]) -> bool:
+        """Whether the chunk is large enough for the Gluon kernel, which has then written it."""
+        from .gluon_gradient import fills_programs, launch_gradient
+
+        block, logs = self.block, self.logs
+        start, stop, *_ = sizes
+        if not fills_programs(block.videos, block.texts, stop - start):
+            return False
+        launch_gradient(
+            block.videos,
+            block.texts,
+            block.scale,
+            (logs.lines, self.factors, logs.sound, self.line_upstream),
+            buffer,
+            sizes,
+            self.lift,
+        )
+        return True
 
     def _write_streamed(
         self, buffer: Tensor, sizes: tuple[int, int, int, int, int], row_blocks: int

@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 from svilm_fast.kernels.backend import interpreted
 from svilm_fast.kernels.infonce import infonce
 from tests.bars import within
-from tests.kernels.infonce import gluon_blocks
+from tests.kernels.infonce import gluon_blocks, gluon_gradient_blocks
 
 
 def unit_rows(rows, dim, seed, dtype=torch.float64):
@@ -141,6 +141,17 @@ def check_sums(rows, monkeypatch):
 
     def check(block, seed=0, module=gluon_sums, stages=2):
         return gluon_blocks.check_sums(rows, monkeypatch, block, seed, module, stages)
+
+    return check
+
+
+@pytest.fixture
+def check_gradient(rows, monkeypatch):
+    """The same for the Gluon gradient: `check_gradient(block, seed, module, stages)`."""
+    from svilm_fast.kernels.infonce.fused import gluon_gradient
+
+    def check(block, seed=0, module=gluon_gradient, stages=2):
+        return gluon_gradient_blocks.check_gradient(rows, monkeypatch, block, seed, module, stages)
 
     return check
 

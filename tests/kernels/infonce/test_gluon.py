@@ -80,11 +80,13 @@ def recorded(label, choice):
     return [(one.kernel.__name__, one.meta.get("TILES")) for one in launches]
 
 
-def test_the_choice_replaces_the_launches_beside_the_diagonal_only():
+def test_the_choice_replaces_the_launches_beside_the_diagonal_and_the_gradient_only():
     label = "bf16 D512 B65536"
     plain, gluon = recorded(label, "fused"), recorded(label, "gluon")
-    assert {one for one in plain if one not in gluon} == {("sums_kernel", "beside")}
-    assert {one for one in gluon if one not in plain} == {("gluon_sums_kernel", None)}
+    replaced = {("sums_kernel", "beside"), ("dots_gradient_kernel", None)}
+    assert {one for one in plain if one not in gluon} == replaced
+    added = {("gluon_sums_kernel", None), ("gluon_gradient_kernel", None)}
+    assert {one for one in gluon if one not in plain} == added
     assert len(plain) == len(gluon)
     assert recorded(label, "auto") == plain
 

@@ -1,16 +1,20 @@
-"""The compiled Gluon kernel: against float64, in a CUDA graph, and repeated.
+"""The compiled Gluon kernels: against float64, in a CUDA graph, and repeated.
 
 A file of its own, because `make gpu` runs each file in a process: a kernel that hangs takes no
 results of the plain kernels with it.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from svilm_fast.kernels.backend import use_backend
-from svilm_fast.kernels.infonce import infonce
-from svilm_fast.kernels.infonce.fused import forward, layout
+from svilm_fast.kernels.device import traits
+from svilm_fast.kernels.infonce import infonce, infonce_partials
+from svilm_fast.kernels.infonce.fused import forward, gluon_gradient, layout
 from svilm_fast.kernels.launch import compiled_kernels
+from tests.kernels.infonce import gluon_gradient_blocks
 from tests.kernels.infonce.gpu_inputs import leaves, on_gpu
 
 pytestmark = pytest.mark.gpu
@@ -18,7 +22,7 @@ pytestmark = pytest.mark.gpu
 
 @pytest.fixture
 def gluon(monkeypatch):
-    """Calls take the Gluon kernel, also small ones; the test fails if none was started.
+    """Calls take the Gluon kernels, also small ones; the test fails if one was not started.
 
     With strips of 16 tiles, both groups multiply and the stages of the ring are used again.
     """
@@ -26,9 +30,11 @@ def gluon(monkeypatch):
         pytest.skip("the Gluon kernels are for compute capability (9, 0)")
     monkeypatch.setattr(forward, "FEW_BLOCKS_PER_SM", 0)
     monkeypatch.setattr(forward, "strip_tiles", lambda *_: 16)
+    monkeypatch.setattr(gluon_gradient, "LEAST_PRODUCTS", 0)
     with use_backend("gluon"), compiled_kernels() as kernels:
         yield
-    assert "gluon_sums_kernel" in {kernel.metadata.name for kernel in kernels}
+    names = {kernel.metadata.name for kernel in kernels}
+    assert {"gluon_sums_kernel", "gluon_gradient_kernel"} <= names
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -75,8 +81,70 @@ def test_a_graph_replays_with_new_data(rows, gluon, capture):
 @pytest.mark.parametrize("dim", [256, 320, 512])
 def test_plain_kernels_agree_and_runs_repeat(rows, gluon, dim):
     inputs = leaves(rows, 5000, dim)
-    first = infonce(*inputs)
+
+    def step():
+        loss = infonce(*inputs)
+        return loss, *torch.autograd.grad(loss, inputs)
+
+    first = step()
     for _ in range(50):
-        assert torch.equal(infonce(*inputs), first)
+        for found, expected in zip(step(), first):
+            assert torch.equal(found, expected)
     with use_backend("fused"):
-        torch.testing.assert_close(infonce(*inputs), first, rtol=1e-5, atol=1e-6)
+        plain = step()
+    torch.testing.assert_close(plain[0], first[0], rtol=1e-5, atol=1e-6)
+    for found, expected in zip(first[1:], plain[1:]):
+        # dS differs by the last bit of float16 at most, and so do its products.
+        error = (found.double() - expected.double()).norm()
+        assert error <= 2.0**-10 * expected.double().norm()
+
+
+@pytest.mark.parametrize("scale", [14.0, 1000.0])
+@pytest.mark.parametrize("dim", [64, 256, 512])
+def test_upstream_of_partial_sums(rows, gluon, dim, scale):
+    """At 1,000, many sums are out of range, so tiles take two powers per pair."""
+    inputs = leaves(rows, 3000, dim)
+    with torch.no_grad():
+        inputs[2].fill_(scale)
+
+    def gradients():
+        sums = infonce_partials(*inputs)
+        upstream = [torch.linspace(-1, 1, len(part), device=part.device) for part in sums]
+        return torch.autograd.grad(list(sums), inputs, upstream)
+
+    found = gradients()
+    with use_backend("fused"):
+        plain = gradients()
+    for one, other in zip(found[:2], plain[:2]):
+        error = (one.double() - other.double()).norm()
+        assert error <= 2.0**-10 * other.double().norm()
+
+
+@pytest.mark.parametrize("programs", [1, 5, 132])
+@pytest.mark.parametrize("rows_of_chunk", [(0, 640), (640, 1000)])
+@pytest.mark.parametrize("dim", [64, 80, 256, 512])
+def test_gradient_of_every_tile(rows, gluon, monkeypatch, dim, rows_of_chunk, programs):
+    """Tiles with all combinations of lost lines, and programs with one or many tiles of texts."""
+    infonce(*leaves(rows, 1000, dim)).backward()  # what the fixture asks for
+    start, stop = rows_of_chunk
+    block = gluon_gradient_blocks.GradientBlock(
+        1000, 712, dim, start, stop, offset=-100, lost=(1, 4, 18, 21), dtype=torch.bfloat16
+    )
+    monkeypatch.setattr(gluon_gradient_blocks, "COLUMNS", 128)
+    monkeypatch.setattr(gluon_gradient_blocks, "LINES", 64)
+    videos, texts = (rows(n, dim, seed, torch.bfloat16) for n, seed in ((1000, 0), (712, 1)))
+    lines = gluon_gradient_blocks.lines_of(block)
+    expected = gluon_gradient_blocks.expected_gradient(videos, texts, lines, block)
+    out = torch.full((stop - start, 768), torch.nan, dtype=torch.float16, device="cuda")
+    gpu = traits("cuda")
+    monkeypatch.setattr(gluon_gradient, "traits", lambda _: replace(gpu, sm_count=programs))
+    gluon_gradient.launch_gradient(
+        videos.cuda(),
+        texts.cuda(),
+        torch.tensor(block.scale, device="cuda"),
+        tuple(part if part is None else part.cuda() for part in lines),
+        out,
+        (start, stop, 1000, 712, -100, 1024 // 64),
+        gluon_gradient_blocks.LIFT,
+    )
+    gluon_gradient_blocks.close(out[:, :712].cpu(), *(part[start:stop] for part in expected))
