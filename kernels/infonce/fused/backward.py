@@ -181,12 +181,11 @@ class Step:
         columns = block.texts.shape[0]
         sizes = (start, stop, block.videos.shape[0], columns, block.offset)
         row_blocks = line_blocks(block.videos.shape[0])
-        if self.gluon and self._written_by_gluon(buffer, (*sizes, row_blocks)):
-            pass
-        elif self.resident is None:
-            self._write_streamed(buffer, sizes, row_blocks)
-        else:
-            self._write_resident(buffer, self.resident, sizes, row_blocks)
+        if not (self.gluon and self._written_by_gluon(buffer, (*sizes, row_blocks))):
+            if self.resident is None:
+                self._write_streamed(buffer, sizes, row_blocks)
+            else:
+                self._write_resident(buffer, self.resident, sizes, row_blocks)
         shared = block.pair_options()["SHARE"]
         if shared or start + block.offset >= columns or stop + block.offset <= 0:
             return
