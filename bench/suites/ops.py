@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -180,11 +180,12 @@ def _prepare(
     if name not in ("fused", "gluon"):
         return ready
     # Backward chooses its kernels when it runs, after the provider has returned.
+    choice = cast(Choice, name)
     kernel = op.gluon_backward if name == "gluon" and direction == "backward" else None
     return replace(
         ready,
-        call=partial(_chosen, name, ready.call),
-        verify=partial(_chosen, name, ready.verify, kernel),
+        call=partial(_chosen, choice, ready.call),
+        verify=partial(_chosen, choice, ready.verify, kernel),
     )
 
 
