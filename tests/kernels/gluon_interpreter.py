@@ -23,6 +23,9 @@ without `fence_async_shared` between them, in any partition on the way. Plain re
 or bytes that do not match), `pending` (a result used, or a partition ended, before the end of an
 asynchronous operation), or `memory` (out of bounds, or global memory written twice).
 
+Functions of other modules that a kernel calls are executed too, also those of plain Triton kernels;
+`tl` is then this interpreter.
+
 Not modelled: threads of a warp and layouts.
 """
 
@@ -40,6 +43,7 @@ from typing import Any
 import numpy as np
 import torch
 import triton.language as tl
+from triton.runtime.interpreter import InterpretedFunction
 from triton.runtime.jit import JITFunction
 
 from svilm_fast.kernels.launch import Launch
@@ -89,7 +93,12 @@ class _Descriptor:
         size = given.base.element_size()
         shape = list(given.block_shape)
         self.block_type = SimpleNamespace(shape=shape, nbytes=math.prod(shape) * size)
-        self.dtype, self.layout, self.element_size = "data", None, size
+        self.layout, self.element_size = None, size
+
+    def dtype(self, values: Any) -> np.ndarray:
+        """Values rounded to the elements of the matrix, in float32."""
+        rounded = torch.from_numpy(np.asarray(values, np.float32)).to(self.base.dtype)
+        return rounded.float().numpy()
 
     def block(self, row: int, column: int) -> np.ndarray:
         block = np.zeros(self.block_type.shape, np.float32)
@@ -149,7 +158,7 @@ class _Language:
     float16, float32, int64, int32 = np.float16, np.float32, np.int64, np.int32
     SliceLayout = NVMMADistributedLayout = BlockedLayout = staticmethod(lambda *_: None)
     SwizzledSharedLayout = staticmethod(lambda *_: None)
-    minimum, maximum = staticmethod(np.minimum), staticmethod(np.maximum)
+    PropagateNan = tl.PropagateNan
 
     def __init__(self, machine: Machine, program: int, programs: int) -> None:
         self._machine, self._program, self._programs = machine, program, programs
@@ -162,6 +171,7 @@ class _Language:
         )
         self.names = {
             "gl": self,
+            "tl": self,
             "mbarrier": mbarrier,
             "tma": SimpleNamespace(
                 async_copy_global_to_shared=self._copy,
@@ -184,8 +194,14 @@ class _Language:
     def cdiv(self, a: int, b: int) -> int:
         return -(-a // b)
 
-    def cast(self, value: Any, dtype: Any) -> Any:
-        return dtype(_dense(value))
+    def minimum(self, a: Any, b: Any, propagate_nan: Any = None) -> Any:
+        return (np.minimum if propagate_nan == tl.PropagateNan.ALL else np.fmin)(a, b)
+
+    def maximum(self, a: Any, b: Any, propagate_nan: Any = None) -> Any:
+        return (np.maximum if propagate_nan == tl.PropagateNan.ALL else np.fmax)(a, b)
+
+    def cast(self, value: Any, dtype: Any, bitcast: bool = False) -> Any:
+        return np.asarray(_dense(value)).view(dtype)[()] if bitcast else dtype(_dense(value))
 
     def arange(self, start: int, stop: int, layout: Any) -> np.ndarray:
         return np.arange(start, stop, dtype=np.int32)
@@ -206,22 +222,28 @@ class _Language:
     def sum(self, value: Any, axis: int) -> np.ndarray:
         return _dense(value).sum(axis, dtype=np.float32)
 
+    def max(self, value: Any, axis: int) -> np.ndarray:
+        return _dense(value).max(axis)
+
     def reshape(self, value: Any, shape: list[int]) -> np.ndarray:
         return _dense(value).reshape(shape)
 
-    def convert_layout(self, value: Any, layout: Any) -> Any:
+    def convert_layout(self, value: Any, layout: Any, assert_trivial: bool = False) -> Any:
         return _dense(value)
 
-    def load(self, pointer: _Pointer) -> Any:
-        found = pointer.data[pointer.places(True, "a load")]
-        return found if np.ndim(pointer.at) else found[0]
+    def load(self, pointer: _Pointer, mask: Any = True, other: Any = np.nan) -> Any:
+        shape = np.shape(pointer.at)
+        values = np.full(shape, other, pointer.data.dtype)
+        values[np.broadcast_to(mask, shape)] = pointer.data[pointer.places(mask, "a load")]
+        return values[()]
 
     def store(self, pointer: _Pointer, value: Any, mask: Any = True) -> None:
         at = pointer.places(mask, "a store")
         if pointer.written[at].any():
             raise GluonFault("memory", f"{pointer.name} is written twice")
         pointer.written[at] = True
-        pointer.data[at] = _dense(value)[np.broadcast_to(mask, _dense(value).shape)]
+        value = np.asarray(_dense(value))
+        pointer.data[at] = value[np.broadcast_to(mask, value.shape)]
 
     def allocate_shared_memory(self, dtype: Any, shape: list[int], layout: Any) -> Any:
         name = _assigned_name(shape)
@@ -353,14 +375,23 @@ def interpret(launch: Launch, seed: int = 0) -> list[list[tuple[str, str]]]:
 
 
 def _rebound(kernel: Any, names: dict[str, Any]) -> Any:
-    """The function of a kernel with `names`, the kernels it calls and constants as globals."""
-    known = dict(kernel.fn.__globals__)
-    for name, value in list(known.items()):
-        if isinstance(value, tl.constexpr):
-            known[name] = np.float32(value.value) if type(value.value) is float else value.value
-        elif isinstance(value, JITFunction):
-            own = value.fn.__globals__ is kernel.fn.__globals__
-            code = value.fn.__code__
-            known[name] = FunctionType(code, known, name) if own else _rebound(value, names)
-    known |= {name: value for name, value in names.items() if name in known}
-    return known[kernel.__name__]
+    """The function of a kernel with `names`, and its modules' kernels and constants, as globals."""
+    modules: dict[int, dict[str, Any]] = {}
+
+    def rebound(function: Any) -> Any:
+        known = globals_of(function.__globals__)
+        return FunctionType(function.__code__, known, function.__name__, function.__defaults__)
+
+    def globals_of(module: dict[str, Any]) -> dict[str, Any]:
+        if id(module) in modules:
+            return modules[id(module)]
+        known = modules[id(module)] = dict(module)
+        for name, value in module.items():
+            if isinstance(value, tl.constexpr):
+                known[name] = np.float32(value.value) if type(value.value) is float else value.value
+            elif isinstance(value, (JITFunction, InterpretedFunction)):
+                known[name] = rebound(value.fn)
+        known |= {name: value for name, value in names.items() if name in known}
+        return known
+
+    return rebound(kernel.fn)
