@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..backend import Choice, use_backend
 from ..registry import Sizes, TileWork, Variant
 from .fused.layout import Layout, layout_of
 
@@ -97,6 +98,7 @@ def _backward(
     *,
     loss: bool = True,
     beta_gradient: bool = True,
+    choice: Choice = "fused",
 ) -> None:
     from .fused.backward import ForwardBuffers, LossContext, Needs, backward
     from .fused.matrix import MatrixStatistics
@@ -108,16 +110,17 @@ def _backward(
     if loss:
         lse = torch.empty((2, batch), device="meta")
         context = LossContext(scores, beta, MatrixStatistics(beta, lse, beta))
-    backward(
-        ForwardBuffers(*_prepared(layout)),
-        beta,
-        layout,
-        Needs(True, True, beta_gradient, scale=loss),
-        dtype,
-        beta if loss else scores,
-        1 << 40,
-        context,
-    )
+    with use_backend(choice):
+        backward(
+            ForwardBuffers(*_prepared(layout)),
+            beta,
+            layout,
+            Needs(True, True, beta_gradient, scale=loss),
+            dtype,
+            beta if loss else scores,
+            1 << 40,
+            context,
+        )
 
 
 def _prepare(batch: int, groups: int, nouns: int, dim: int) -> None:
@@ -156,6 +159,16 @@ VARIANTS = (
     _variant("loss backward G=12 K=3 D=208", partial(_backward, 1000, 12, 3, 208), SM_90),
     _variant(
         "scores backward G=32 K=4 D=256", partial(_backward, 4096, 32, 4, 256, loss=False), SM_90
+    ),
+    *(
+        _variant(
+            f"{label} gluon", partial(_backward, *sizes, choice="gluon", loss=loss), SM_90
+        )
+        for label, sizes, loss in (
+            ("loss backward G=32 K=2 D=256", (1024, 32, 2, 256), True),
+            ("loss backward G=12 K=3 D=208", (1000, 12, 3, 208), True),
+            ("scores backward G=32 K=4 D=256", (4096, 32, 4, 256), False),
+        )
     ),
     _variant("loss backward float32", partial(_backward, 1024, 32, 2, 256, SINGLE), WITHOUT_SM_100),
     _variant("prepare G=32 K=2 D=256", partial(_prepare, 1024, 32, 2, 256), SM_90),

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from svilm_fast.kernels.backend import gluon_wanted, say_once
 from svilm_fast.kernels.device import traits
 from svilm_fast.kernels.launch import descriptor, launch, strip_tiles
 from svilm_fast.kernels.primitives import accumulate_product, tile_position
@@ -18,6 +19,7 @@ from .forward import TILE_GROUP, precision_of
 from .layout import Layout, backward_tile
 from .matrix import MatrixStatistics, logit_factor
 from .resident import (
+    gluon_obstacle,
     resident_gradient_kernel,
     resident_operands,
     resident_tile,
@@ -180,6 +182,10 @@ def backward(
     device = traits(groups.device)
     resident = resident_tile(groups, layout, gradient=True)
     tile = resident or backward_tile(layout, device.capability, needs.beta)
+    gluon = gluon_wanted(groups.device)
+    if gluon and (reason := gluon_obstacle(groups, layout)) is not None:
+        say_once("grounding", "plain kernels instead of Gluon", reason)
+        gluon = False
     write = needs.groups or needs.nouns
     chunk = layout.videos_per_chunk(workspace_bytes, tile.columns) if write else layout.videos
     row_tiles = -(-layout.rows // tile.rows)
@@ -193,6 +199,10 @@ def backward(
 
     programs_per_chunk = programs(chunk)[0]
     partials = (len(starts) - 1) * programs_per_chunk + programs(layout.videos - starts[-1])[0]
+    if gluon:
+        from .gluon_gradient import PARTIAL_SUMS, launch_gradient
+
+        partials *= PARTIAL_SUMS
 
     half = layout.dtype == torch.float16
     largest = largest_magnitude(upstream) if loss is None and half and write else None
@@ -233,34 +243,45 @@ def backward(
             "G": layout.num_groups,
             "PADDED_G": layout.padded_groups,
             "PADDED_K": layout.padded_nouns,
-            "D": dim,
-            "BLOCK_M": tile.rows,
-            "BLOCK_N": tile.columns,
             "LOSS": loss is not None,
             "HALF": half and write,
             "WRITE": write,
             "NEED_BETA": needs.beta,
             "NEED_SCALE": needs.scale,
+        }
+        tiling = {
+            "D": dim,
+            "BLOCK_M": tile.rows,
+            "BLOCK_N": tile.columns,
             "num_warps": tile.warps,
             "num_stages": tile.stages,
         }
-        if resident is not None:
+        strips = (
+            layout.captions,
+            start,
+            videos,
+            column_tiles,
+            -(-column_tiles // strip),
+            strip,
+            number * programs_per_chunk,
+        )
+        sums = partial_beta, partial_scale
+        if gluon:
+            matrix = target if write else None
+            launch_gradient(
+                nouns, groups, shared, matrix, sums, strips, count, tile.columns, **options
+            )
+        elif resident is not None:
             launch(
                 resident_gradient_kernel,
                 (count,),
                 *resident_operands(nouns, groups, tile),
                 *shared,
                 descriptor(target, [tile.rows, tile.columns // 2]) if write else None,
-                partial_beta,
-                partial_scale,
-                layout.captions,
-                start,
-                videos,
-                column_tiles,
-                -(-column_tiles // strip),
-                strip,
-                number * programs_per_chunk,
+                *sums,
+                *strips,
                 **options,
+                **tiling,
             )
         else:
             launch(
@@ -270,8 +291,7 @@ def backward(
                 groups,
                 *shared,
                 buffer,
-                partial_beta,
-                partial_scale,
+                *sums,
                 layout.captions,
                 layout.videos,
                 start,
@@ -283,6 +303,7 @@ def backward(
                 TILE_GROUP=TILE_GROUP,
                 PRECISION=precision_of(layout),
                 **options,
+                **tiling,
             )
         tokens = groups[start * layout.padded_groups :][:width]
         if needs.groups:

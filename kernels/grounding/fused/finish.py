@@ -18,7 +18,8 @@ ABSMAX_BLOCK = 4096
 @triton.jit
 def floor_power_of_two(value):
     """Largest power of two that is at most a positive normal float32."""
-    return (value.to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True)
+    bits = tl.cast(value, tl.int32, bitcast=True) & 0x7F800000
+    return tl.cast(bits, tl.float32, bitcast=True)
 
 
 @triton.jit

@@ -39,7 +39,7 @@ class MatrixStatistics(NamedTuple):
 @triton.jit
 def logit_factor(scale):
     """The factor from scores to logits in units of log2."""
-    return tl.load(scale).to(tl.float32) * LOG2_E
+    return tl.cast(tl.load(scale), tl.float32) * LOG2_E
 
 
 @triton.jit

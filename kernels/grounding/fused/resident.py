@@ -49,6 +49,20 @@ def resident_tile(groups: Tensor, layout: Layout, *, gradient: bool) -> Groundin
     return NARROW_TILE if gradient and layout.padded_groups < 32 else TILE
 
 
+def gluon_obstacle(groups: Tensor, layout: Layout) -> str | None:
+    """The reason why `gluon_gradient` does not take a call on its GPU, or None.
+
+    It takes what the resident kernels take.
+    """
+    if resident_tile(groups, layout, gradient=True) is not None:
+        return None
+    if layout.dtype != torch.float16:
+        return "float32 products take three steps of tf32"
+    if layout.padded_dim > TILE.depth:
+        return f"the tile of nouns is resident for D up to {TILE.depth}, got {layout.dim}"
+    return f"the group tokens do not start at a multiple of {ALIGNMENT} bytes"
+
+
 def resident_operands(nouns: Tensor, groups: Tensor, tile: GroundingTile) -> tuple[Any, Any]:
     """Descriptors of the prepared nouns and group tokens, for tiles of full depth.
 

@@ -22,7 +22,7 @@ LN_2 = tl.constexpr(0.6931471805599453)
 @triton.jit
 def load_beta(beta):
     """beta in float32, clamped to [0, 60]; NaN stays NaN."""
-    value = tl.load(beta).to(tl.float32)
+    value = tl.cast(tl.load(beta), tl.float32)
     value = tl.maximum(value, 0.0, propagate_nan=tl.PropagateNan.ALL)
     return tl.minimum(value, BETA_MAX, propagate_nan=tl.PropagateNan.ALL)
 

@@ -10,6 +10,7 @@ from torch.nn.functional import normalize
 
 from svilm_fast.kernels.grounding import grounding_loss, grounding_scores, matrix_infonce
 from tests.bars import note, rounding_bar
+from tests.kernels.grounding import gluon_blocks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,6 +271,17 @@ def numerics():
 def failures_at():
     """`failures_at(dim, ...)`: every failure of a plain regime with these fields."""
     return lambda **fields: list(regime_failures(Regime(**fields)))
+
+
+@pytest.fixture
+def check_gradient(monkeypatch):
+    """`check_gradient(block, seed, module, stages)`: the interpreted Gluon kernel and float64."""
+    from svilm_fast.kernels.grounding.fused import gluon_gradient
+
+    def check(block, seed=0, module=gluon_gradient, stages=2):
+        return gluon_blocks.check_gradient(monkeypatch, block, seed, module, stages)
+
+    return check
 
 
 def pytest_generate_tests(metafunc):
