@@ -91,7 +91,7 @@ class Tensors:
 
 
 def tensors(block):
-    """Padding is zero; captions 1, 6, ... have no noun, and the video of such a pair no log sum."""
+    """Padding is zero; captions 2, 5, ... have no noun, and the video of such a pair no log sum."""
     generator = torch.Generator().manual_seed(SEED_OFFSET)
 
     def unit(*shape):
@@ -99,10 +99,8 @@ def tensors(block):
 
     groups = torch.zeros(block.videos, block.padded_groups, block.dim, dtype=torch.float16)
     groups[:, : block.groups] = unit(block.videos, block.groups, block.dim)
-    present = torch.arange(block.captions)[:, None] * 4 % (block.nouns + 1) > torch.arange(
-        block.padded_nouns
-    )
-    present[0] = torch.arange(block.padded_nouns) < block.nouns
+    counts = torch.tensor([block.nouns, max(block.nouns - 1, 1), 0]).repeat(block.captions)
+    present = torch.arange(block.padded_nouns) < counts[: block.captions, None]
     nouns = unit(block.captions, block.padded_nouns, block.dim) * present[:, :, None]
     weights = present.float() / present.sum(1, keepdim=True).clamp(min=1)
     pairs = torch.randn(block.videos, block.captions, generator=generator) * 0.3
