@@ -169,7 +169,7 @@ def explain() -> str:
                 row = (name, str(device), "reference", "chosen by hand")
             elif reason is None and choice == "gluon":
                 row = (name, str(device), "gluon", "plain kernels for calls that Gluon cannot take")
-                if op.gluon is None:
+                if not op.has_gluon:
                     row = (name, str(device), "fused", "no Gluon kernels")
             elif reason is None:
                 row = (name, str(device), "fused", "")

@@ -126,6 +126,11 @@ class Op:
     gluon_backward: str | None = None
     priority: int = 9
 
+    @property
+    def has_gluon(self) -> bool:
+        """Whether a Gluon kernel replaces launches of the op in any direction."""
+        return self.gluon is not None or self.gluon_backward is not None
+
 
 _OPS: dict[str, Op] = {}
 

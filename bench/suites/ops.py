@@ -85,7 +85,7 @@ def providers(op: Op, device: torch.device, shape: Mapping[str, Any]) -> dict[st
     own: dict[str, Provider] = {"reference": partial(op.api, backend="reference")}
     if device.type == "cuda":
         own = {"fused": partial(_fused, op.api), **own}
-        if op.gluon is not None:
+        if op.has_gluon:
             own["gluon"] = partial(_with_gluon, op.api, op.gluon)
     return {**own, **op.peers, **(op.gpu_peers if device.type == "cuda" else {})}
 
@@ -96,8 +96,8 @@ def _fused(api: Provider, **inputs: Any) -> Any:
         return api(**inputs)
 
 
-def _with_gluon(api: Provider, kernel: str, **inputs: Any) -> Any:
-    """The fused path with a Gluon kernel.
+def _with_gluon(api: Provider, kernel: str | None, **inputs: Any) -> Any:
+    """The fused path with a Gluon kernel of forward, if the op has one.
 
     Raises `CannotRun` for a GPU or a call that does not start it.
     """
@@ -109,7 +109,8 @@ def _with_gluon(api: Provider, kernel: str, **inputs: Any) -> Any:
                 f"Gluon kernels need compute capability (9, 0), {found.name} has {found.capability}"
             )
         result = api(**inputs)
-    _require(CannotRun, kernel, started, why)
+    if kernel is not None:
+        _require(CannotRun, kernel, started, why)
     return result
 
 
@@ -136,12 +137,12 @@ def of_provider(
 ) -> Iterator[Benchmark]:
     """A provider of one case, in each direction that a comparison judges.
 
-    With Gluon, `backward` alone is left out where the op's kernels of backward are those of the
-    fused path.
+    With Gluon, a direction whose kernels are those of the fused path is left out.
     """
     label = str(dtype).removeprefix("torch.")
+    plain = {"forward": op.gluon is None, "backward": op.gluon_backward is None}
     for direction in DIRECTIONS:
-        if name == "gluon" and direction == "backward" and op.gluon_backward is None:
+        if name == "gluon" and plain.get(direction):
             continue
         yield Benchmark(
             benchmark_id("ops", op.name, case, label, direction, name),
@@ -181,7 +182,8 @@ def _prepare(
         return ready
     # Backward chooses its kernels when it runs, after the provider has returned.
     choice = cast(Choice, name)
-    kernel = op.gluon_backward if name == "gluon" and direction == "backward" else None
+    alone = direction == "backward" or (direction == "both" and op.gluon is None)
+    kernel = op.gluon_backward if name == "gluon" and alone else None
     return replace(
         ready,
         call=partial(_chosen, choice, ready.call),

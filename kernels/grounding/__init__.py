@@ -43,7 +43,7 @@ register(
         distributed=distributed_grounding_loss,
         peers=PEERS,
         gpu_peers=GPU_PEERS,
-        gluon="gluon_gradient_kernel",
+        gluon_backward="gluon_gradient_kernel",
         priority=1,
     )
 )

@@ -252,8 +252,13 @@ def test_the_run_says_which_kernels_win(gluon, fused, verdict):
 def test_gluon_is_measured_where_a_verdict_judges_it():
     rows = [one.parts for one in suite.declared(GPU) if one.parts["provider"] == "gluon"]
     directions = ("forward", "backward", "both")
-    infonce = [row["direction"] for row in rows if row["name"] == "infonce"]
-    assert infonce == len(infonce) // 3 * [*directions]
+    for op in ops().values():
+        kernels = dict(forward=op.gluon, backward=op.gluon_backward, both=op.has_gluon or None)
+        wanted = [one for one in directions if kernels[one] is not None]
+        found = [row["direction"] for row in rows if row["name"] == op.name]
+        assert bool(found) == op.has_gluon
+        assert not found or found == len(found) // len(wanted) * wanted
+    assert {"infonce", "grounding"} <= {row["name"] for row in rows}
     records = [_timed(name, 2.0, one) for name in ("fused", "gluon") for one in directions]
     found = [text.split(":")[0] for text in gluon_against_fused(records)]
     assert found == [f"infonce big bfloat16 {one}" for one in directions]
@@ -263,6 +268,14 @@ def test_without_a_gluon_kernel_of_backward_it_is_not_measured_alone():
     op = replace(ops()["infonce"], gluon_backward=None)
     rows = suite.of_provider(op, "big", {"videos": 1}, torch.float32, "gluon", op.api)
     assert [row.parts["direction"] for row in rows] == ["forward", "both"]
+
+
+def test_without_a_gluon_kernel_of_forward_it_is_not_measured_alone():
+    op = replace(ops()["infonce"], gluon=None, gluon_backward="gluon_gradient_kernel")
+    shape = op.cases["pairs_65536_dim_512"]
+    provider = suite.providers(op, GPU, shape)["gluon"]
+    rows = list(suite.of_provider(op, "big", shape, torch.float32, "gluon", provider))
+    assert [row.parts["direction"] for row in rows] == ["backward", "both"]
 
 
 @pytest.mark.parametrize("name", ["fused", "gluon"])
@@ -294,6 +307,7 @@ def test_backward_runs_the_kernels_of_its_provider(name, taken):
         api=lambda videos: Sum.apply(videos),
         reference=lambda videos: videos.sum(),
         make_inputs=lambda *_: {"videos": torch.ones(2)},
+        gluon_backward="gluon_gradient_kernel",
     )
     case = f"{name} {taken}"
     shape = op.cases["pairs_65536_dim_512"]
