@@ -161,9 +161,7 @@ VARIANTS = (
         "scores backward G=32 K=4 D=256", partial(_backward, 4096, 32, 4, 256, loss=False), SM_90
     ),
     *(
-        _variant(
-            f"{label} gluon", partial(_backward, *sizes, choice="gluon", loss=loss), SM_90
-        )
+        _variant(f"{label} gluon", partial(_backward, *sizes, choice="gluon", loss=loss), SM_90)
         for label, sizes, loss in (
             ("loss backward G=32 K=2 D=256", (1024, 32, 2, 256), True),
             ("loss backward G=12 K=3 D=208", (1000, 12, 3, 208), True),

@@ -183,6 +183,9 @@ class _Language:
             "warpgroup_mma_wait": self._product_wait,
         }
 
+    def static_assert(self, condition: bool, message: str) -> None:
+        assert condition, message
+
     def program_id(self, axis: int) -> int:
         assert axis == 0
         return self._program

@@ -29,9 +29,11 @@ from .gluon_tiles import sum_in_threads, term_layout, tile_gradient, tile_layout
 from .matrix import logit_factor
 from .tiles import load_beta, pair_upstream, slope_of
 
-# Depth of a stage of the ring: 128 bytes of half precision, the widest swizzle.
-DEPTH = 64
-STAGES = 8
+# A stage of the ring has the largest depth of these that divides D: fewer stages, fewer waits.
+DEPTHS = (128, 64, 32, 16)
+# Depth of all stages together: two tiles of the widest nouns.
+RING_DEPTH = 512
+MAX_STAGES = 8
 # Rows of a warp group, which are those of one product of it.
 GROUP_ROWS = 64
 # Partial sums of a program: one per warp group.
@@ -106,7 +108,7 @@ def gradient_partition(
     buffers, barriers, places, bounds, factors, sources, targets = call
     noun_tile, ring, results = buffers
     nouns_filled, filled, freed, turns = barriers
-    row_start, first_column, first, stop = places
+    row_start, _, first, stop = places
     captions, first_video, stop_video = bounds
     slope, multiplier, factor = factors
     weights, scores, lse = sources
@@ -132,9 +134,7 @@ def gradient_partition(
     for tile in range(first, stop):
         number = tile - first
         # Scores (or their gradient) and log sums arrive during the product.
-        video = (
-            first_video + tile * VIDEOS + gl.arange(0, VIDEOS, layout=gl.SliceLayout(0, pairs))
-        )
+        video = first_video + tile * VIDEOS + gl.arange(0, VIDEOS, layout=gl.SliceLayout(0, pairs))
         inside = (caption < captions)[:, None] & (video < stop_video)[None, :]
         at = gl.cast(video, gl.int64)[None, :] * captions + caption[:, None]
         pair = gl.load(scores + at, mask=inside, other=0.0)
@@ -250,6 +250,7 @@ def gluon_gradient_kernel(
     `nouns` and `groups` are descriptors of blocks [64, BLOCK_K] and [BLOCK_N, BLOCK_K], of which
     STEPS cover D; `gradient` of blocks [64, BLOCK_N].
     """
+    gl.static_assert(STAGES >= STEPS, "a group needs all steps of a tile in its turn")
     ROWS: gl.constexpr = nouns.block_type.shape[0]
     BLOCK_K: gl.constexpr = nouns.block_type.shape[1]
     BLOCK_N: gl.constexpr = groups.block_type.shape[0]
@@ -324,6 +325,12 @@ def gluon_gradient_kernel(
     )  # fmt: skip
 
 
+def ring_of(dim: int) -> tuple[int, int]:
+    """Depth and number of the stages of the ring for a padded D."""
+    depth = next(each for each in DEPTHS if dim % each == 0)
+    return depth, min(RING_DEPTH // depth, MAX_STAGES)
+
+
 def launch_gradient(
     nouns: Tensor,
     groups: Tensor,
@@ -342,7 +349,7 @@ def launch_gradient(
     both kernels have. A program takes 128 rows and tiles of `columns` columns.
     """
     dim = nouns.shape[1]
-    depth = min(DEPTH, dim)
+    depth, stages = ring_of(dim)
     launch(
         gluon_gradient_kernel,
         (grid,),
@@ -354,7 +361,7 @@ def launch_gradient(
         *sizes,
         **options,
         STEPS=-(-dim // depth),
-        STAGES=STAGES,
+        STAGES=stages,
         REGISTERS_TO_COMPUTE=GRADIENT_REGISTERS,
         REGISTERS_TO_COPY=COPY_REGISTERS,
         num_warps=4,

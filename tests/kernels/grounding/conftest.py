@@ -278,7 +278,7 @@ def check_gradient(monkeypatch):
     """`check_gradient(block, seed, module, stages)`: the interpreted Gluon kernel and float64."""
     from svilm_fast.kernels.grounding.fused import gluon_gradient
 
-    def check(block, seed=0, module=gluon_gradient, stages=2):
+    def check(block, seed=0, module=gluon_gradient, stages=3):
         return gluon_blocks.check_gradient(monkeypatch, block, seed, module, stages)
 
     return check

@@ -158,7 +158,7 @@ def expected(block, given):
     sizes = factor * size_by_row * (1 + block.beta * centred.abs())
 
     def partial(terms):
-        """Sums of [captions, nouns, videos] over the tiles of a strip and 16 rows: [programs, 2]."""
+        """Sums of [captions, nouns, videos] by program and warp group: [programs, 2]."""
         tiled = torch.zeros(
             -(-rows // (2 * ROWS)) * 2 * ROWS,
             block.strips * block.strip * COLUMNS // block.padded_groups,
@@ -183,8 +183,7 @@ def expected(block, given):
 
 def check_gradient(monkeypatch, block, seed, module, stages):
     """Raise if a result is wrong or the schedule has a fault; returns logs and results."""
-    monkeypatch.setattr(module, "DEPTH", DEPTH)
-    monkeypatch.setattr(module, "STAGES", stages)
+    monkeypatch.setattr(module, "ring_of", lambda _: (DEPTH, stages))
     monkeypatch.setattr(module, "GROUP_ROWS", ROWS)
     given = tensors(block)
     rows = block.captions * block.padded_nouns

@@ -126,6 +126,16 @@ def test_synchronisation_bugs_are_caught_in_every_schedule(check_gradient, mutat
         assert caught.value.kind in kind
 
 
+def test_fewer_stages_than_steps_are_refused(check_gradient, mutate):
+    """A group would wait for a stage that the other frees only after its turn."""
+    with pytest.raises(AssertionError, match="a group needs all steps of a tile"):
+        check_gradient(MAIN, stages=2)
+    mutant = mutate(gluon_gradient, {"STAGES >= STEPS": "STAGES > 0"})
+    for seed in range(5):
+        with pytest.raises(GluonFault, match="deadlock"):
+            check_gradient(MAIN, seed, mutant, stages=2)
+
+
 COUNTED = "counted = counted & (total > 0.0)"
 VALUE_BUGS = {
     "groups exchanged": (MAIN, {"noun_tile.index(2 * step + GROUP)": "noun_tile.index(2 * step)"}),
@@ -168,7 +178,7 @@ VALUE_BUGS = {
     ),
     "diagonal of the first chunk": (
         BLOCKS["second chunk"],
-        {"            video,\n            stop": "            video - first_video,\n            stop"},
+        {" video,\n            stop_video": " video - first_video,\n            stop_video"},
     ),
     "weights left out": (MAIN, {"upstream * weight[:, None], G": "upstream * multiplier, G"}),
     "without the common factor": (MAIN, {"other=0.0) * multiplier": "other=0.0)"}),
