@@ -66,6 +66,8 @@ class Product:
 
     __add__ = __radd__ = __sub__ = __mul__ = __rmul__ = __getitem__ = __array__ = refuse
 
+    shape = property(refuse)
+
     def compute(self) -> None:
         value = self.left.data @ self.right.data
         if self.start is not None:

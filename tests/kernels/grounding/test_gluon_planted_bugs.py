@@ -69,7 +69,10 @@ SYNCHRONISATION_BUGS = {
         "barrier or race",
     ),
     "copy into the next stage": ({INTO: INTO.replace("stage", "(stage + 1) % STAGES")}, "race"),
-    "nouns copied for every tile": ({"pred=tile == first": "pred=tile >= first"}, "race"),
+    "nouns copied for every tile": (
+        {"pred=tile == first": "pred=tile >= first"},
+        "race or barrier",
+    ),
     "the turn is not passed on": ({TURN: "pass"}, "deadlock"),
     "the turn is kept": ({TURN: TURN.replace("1 - GROUP", "GROUP")}, "deadlock or barrier or race"),
     "both groups wait for a first turn": (
