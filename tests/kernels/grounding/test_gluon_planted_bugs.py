@@ -201,7 +201,7 @@ TILE_BUGS = {
     "not centred": (MAIN, {"exponent - mean[:, :, None]": "exponent"}),
     "natural exponents": (MAIN, {"LN_2 * moment": "moment"}),
     "without the softmax's sum": (MAIN, {"(upstream * share)[:": "upstream[:"}),
-    "largest added": (BLOCKS["sharp"], {"gl.max(products, 2) * -slope": "gl.max(products, 2)"}),
+    "slope left out": (MAIN, {"gl.fma(products, slope, shift": "gl.fma(products, 1.0, shift"}),
     "beta's terms centred once": (MAIN, {"moment * centred\n": "moment\n"}),
     "every second row of beta's terms": (
         MAIN,
