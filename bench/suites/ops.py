@@ -184,6 +184,7 @@ def _prepare(
     choice = cast(Choice, name)
     alone = direction == "backward" or (direction == "both" and op.gluon is None)
     kernel = op.gluon_backward if name == "gluon" and alone else None
+    choice: Choice = "gluon" if name == "gluon" else "fused"
     return replace(
         ready,
         call=partial(_chosen, choice, ready.call),

@@ -19,15 +19,15 @@ from tests.kernels.grounding.gluon_blocks import BLOCKS, LOSS, MAIN
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_gradients_of_ragged_blocks(check_gradient, name):
-    for seed in range(3):
-        check_gradient(BLOCKS[name], seed)
+    check_gradient(BLOCKS[name])
 
 
-@pytest.mark.parametrize("part", range(4))
-def test_two_hundred_schedules(check_gradient, part):
-    block = LOSS if part == 3 else MAIN
-    for seed in range(50 * part, 50 * part + 50):
-        check_gradient(block, seed, stages=(3, 4, 5, 6)[part])
+@pytest.mark.parametrize("stages", [3, 4, 5, 6])
+@pytest.mark.parametrize("number", [8, pytest.param(50, marks=pytest.mark.slow)])
+def test_many_schedules(check_gradient, stages, number):
+    block = LOSS if stages == 6 else MAIN
+    for seed in range(number * stages, number * stages + number):
+        check_gradient(block, seed, stages=stages)
 
 
 def test_every_schedule_gives_the_same_bits(check_gradient):
