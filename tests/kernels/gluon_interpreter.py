@@ -32,10 +32,8 @@ Not modelled: threads of a warp and layouts.
 from __future__ import annotations
 
 import linecache
-import math
 import re
 import sys
-from dataclasses import dataclass
 from functools import partial
 from types import FunctionType, SimpleNamespace
 from typing import Any
@@ -46,7 +44,9 @@ import triton.language as tl
 from triton.runtime.interpreter import InterpretedFunction
 from triton.runtime.jit import JITFunction
 
+from svilm_fast.core.philox import uniform4
 from svilm_fast.kernels.launch import Launch
+from tests.kernels.gluon_global_memory import Descriptor, Pointer
 from tests.kernels.gluon_machine import (
     Barrier,
     Copy,
@@ -58,76 +58,6 @@ from tests.kernels.gluon_machine import (
     Store,
     View,
 )
-
-
-@dataclass
-class _Pointer:
-    """Elements of a global tensor; `written` is shared by the programs of a launch."""
-
-    name: str
-    data: np.ndarray
-    written: np.ndarray
-    at: Any = 0
-
-    def __add__(self, offset: Any) -> _Pointer:
-        return _Pointer(self.name, self.data, self.written, self.at + offset)
-
-    __radd__ = __add__
-
-    def __sub__(self, offset: Any) -> _Pointer:
-        return self + -offset
-
-    def places(self, mask: Any, what: str) -> np.ndarray:
-        at = np.atleast_1d(self.at)[np.broadcast_to(mask, np.shape(np.atleast_1d(self.at)))]
-        if at.size and not (at.min() >= 0 and at.max() < self.data.size):
-            raise GluonFault("memory", f"{what} of {self.name} outside its {self.data.size}")
-        return at
-
-
-class _Descriptor:
-    """A tensor descriptor: blocks of a matrix, with zeros outside of it."""
-
-    def __init__(self, name: str, given: Any) -> None:
-        self.name, self.base, self.matrix = name, given.base, given.base.float().numpy()
-        self.written = np.zeros(self.matrix.shape, bool)
-        size = given.base.element_size()
-        shape = list(given.block_shape)
-        self.block_type = SimpleNamespace(shape=shape, nbytes=math.prod(shape) * size)
-        self.layout, self.element_size = None, size
-
-    def dtype(self, values: Any) -> np.ndarray:
-        """Values rounded to the elements of the matrix, in float32."""
-        rounded = torch.from_numpy(np.asarray(values, np.float32)).to(self.base.dtype)
-        return rounded.float().numpy()
-
-    def block(self, row: int, column: int) -> np.ndarray:
-        block = np.zeros(self.block_type.shape, np.float32)
-        inside, part = self._inside(row, column)
-        block[part] = self.matrix[inside]
-        return block
-
-    def write(self, row: int, column: int, block: np.ndarray) -> None:
-        """Write what lies inside the matrix."""
-        inside, part = self._inside(row, column)
-        if self.written[inside].any():
-            raise GluonFault("memory", f"{self.name} is written twice")
-        self.written[inside] = True
-        self.base[inside] = torch.from_numpy(block[part]).to(self.base.dtype)
-
-    def _inside(self, row: int, column: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-        """The part of a block inside the matrix: its place there and in the block."""
-        if column * self.element_size % 16:
-            raise GluonFault("memory", f"{self.name}: column {column} is not aligned to 16 bytes")
-        starts, stops = [], []
-        for at, size, length in zip((row, column), self.block_type.shape, self.matrix.shape):
-            starts.append(min(max(int(at), 0), length))
-            stops.append(max(min(int(at) + size, length), starts[-1]))
-        inside = tuple(slice(*ends) for ends in zip(starts, stops))
-        part = tuple(
-            slice(start - int(at), stop - int(at))
-            for start, stop, at in zip(starts, stops, (row, column))
-        )
-        return inside, part
 
 
 def _dense(value: Any) -> Any:
@@ -157,7 +87,9 @@ class _Language:
     static_range = staticmethod(range)
     float16, float32, int64, int32 = np.float16, np.float32, np.int64, np.int32
     SliceLayout = NVMMADistributedLayout = BlockedLayout = staticmethod(lambda *_: None)
-    SwizzledSharedLayout = staticmethod(lambda *_: None)
+    SwizzledSharedLayout = DistributedLinearLayout = staticmethod(lambda *_: None)
+    NVMMASharedLayout = SimpleNamespace(get_default_for=lambda *_: None)
+    log = staticmethod(np.log)
     PropagateNan = tl.PropagateNan
 
     def __init__(self, machine: Machine, program: int, programs: int) -> None:
@@ -228,19 +160,35 @@ class _Language:
     def max(self, value: Any, axis: int) -> np.ndarray:
         return _dense(value).max(axis)
 
+    def min(self, value: Any, axis: int) -> np.ndarray:
+        return _dense(value).min(axis)
+
+    def permute(self, value: Any, order: tuple[int, ...]) -> np.ndarray:
+        return _dense(value).transpose(order)
+
+    def join(self, a: Any, b: Any) -> np.ndarray:
+        return np.stack((_dense(a), _dense(b)), -1)
+
+    def rand4x(self, seed: Any, counter: np.ndarray) -> list[np.ndarray]:
+        counters = torch.from_numpy(counter.astype(np.int64)).reshape(1, -1)
+        numbers = uniform4(torch.tensor([int(seed)]), counters).numpy()
+        return list(np.moveaxis(numbers.reshape(*counter.shape, 4), -1, 0))
+
     def reshape(self, value: Any, shape: list[int]) -> np.ndarray:
         return _dense(value).reshape(shape)
 
     def convert_layout(self, value: Any, layout: Any, assert_trivial: bool = False) -> Any:
         return _dense(value)
 
-    def load(self, pointer: _Pointer, mask: Any = True, other: Any = np.nan) -> Any:
+    def load(self, pointer: Pointer, mask: Any = True, other: Any = None) -> Any:
         shape = np.shape(pointer.at)
+        if other is None:
+            other = np.nan if pointer.data.dtype.kind == "f" else -1
         values = np.full(shape, other, pointer.data.dtype)
         values[np.broadcast_to(mask, shape)] = pointer.data[pointer.places(mask, "a load")]
         return values[()]
 
-    def store(self, pointer: _Pointer, value: Any, mask: Any = True) -> None:
+    def store(self, pointer: Pointer, value: Any, mask: Any = True) -> None:
         at = pointer.places(mask, "a store")
         if pointer.written[at].any():
             raise GluonFault("memory", f"{pointer.name} is written twice")
@@ -258,7 +206,9 @@ class _Language:
             Slot(f"{name}[{at}]" if number > 1 else name, np.full(inner, np.nan, np.float32))
             for at in range(number)
         ]
-        return Row(name, [View(self._machine, slot) for slot in slots]).single(shape, len(inner))
+        return Row(name, [View(self._machine, slot, dtype) for slot in slots]).single(
+            shape, len(inner)
+        )
 
     def warp_specialize(self, calls: list[Any], warps: list[int], registers: list[int]) -> None:
         assert len(calls) == len(warps) + 1 == len(registers) + 1
@@ -291,7 +241,7 @@ class _Language:
 
     def _copy(
         self,
-        descriptor: _Descriptor,
+        descriptor: Descriptor,
         at: list[int],
         barrier: Barrier,
         target: View,
@@ -309,13 +259,13 @@ class _Language:
         size, known = descriptor.block_type.nbytes, here.known | event.bit
         machine.copies.append(Copy(slot, block, size, barrier, barrier.phase, known))
 
-    def _store(self, descriptor: _Descriptor, at: list[int], source: View) -> None:
+    def _store(self, descriptor: Descriptor, at: list[int], source: View) -> None:
         machine = self._machine
         here = machine.current
         here.pause()
         event = machine.event(f"the store to {descriptor.name} {[int(x) for x in at]}")
         machine.read(source.slot, event)
-        store = Store(event, source.slot, partial(descriptor.write, *at))
+        store = Store(event, source.slot, partial(descriptor.write, tuple(at)))
         here.stores.append(store)
         machine.stores.append(store)
 
@@ -363,17 +313,25 @@ def interpret(launch: Launch, seed: int = 0) -> list[list[tuple[str, str]]]:
     parameters = launch.kernel.arg_names
     bound: dict[str, Any] = dict(zip(parameters, launch.args))
     bound |= {name: value for name, value in launch.meta.items() if name in parameters}
+    rounded = []
     for name, value in bound.items():
         if isinstance(value, torch.Tensor):
-            flat = value.detach().reshape(-1).numpy()
-            bound[name] = _Pointer(name, flat, np.zeros(flat.size, bool))
+            flat = value.detach().reshape(-1)
+            # NumPy has no bfloat16.
+            data = (flat.float() if value.dtype == torch.bfloat16 else flat).numpy()
+            bound[name] = Pointer(name, data, np.zeros(data.size, bool))
+            if value.dtype == torch.bfloat16:
+                rounded.append((flat, bound[name]))
         elif hasattr(value, "block_shape"):
-            bound[name] = _Descriptor(name, value)
+            bound[name] = Descriptor(name, value)
     logs = []
     for program in range(launch.grid[0]):
         machine = Machine(seed, program)
         _rebound(launch.kernel, _Language(machine, program, launch.grid[0]).names)(**bound)
         logs.append(machine.log)
+    for flat, pointer in rounded:
+        there = torch.from_numpy(pointer.written)
+        flat[there] = torch.from_numpy(pointer.data)[there].bfloat16()
     return logs
 
 

@@ -100,8 +100,8 @@ class Store:
 class View:
     """A buffer as the kernel sees it, possibly transposed."""
 
-    def __init__(self, machine: Machine, slot: Slot, *, flipped: bool = False) -> None:
-        self.machine, self.slot, self.flipped = machine, slot, flipped
+    def __init__(self, machine: Machine, slot: Slot, dtype: Any, *, flipped: bool = False) -> None:
+        self.machine, self.slot, self.dtype, self.flipped = machine, slot, dtype, flipped
 
     @property
     def data(self) -> np.ndarray:
@@ -109,7 +109,12 @@ class View:
 
     def permute(self, order: tuple[int, int]) -> View:
         assert tuple(order) == (1, 0)
-        return View(self.machine, self.slot, flipped=not self.flipped)
+        return View(self.machine, self.slot, self.dtype, flipped=not self.flipped)
+
+    def reshape(self, shape: list[int]) -> View:
+        """Without dimensions of size 1, which a slot does not have."""
+        assert list(shape) == list(self.slot.data.shape)
+        return self
 
     def load(self, _layout: Any) -> np.ndarray:
         event = self.machine.event("a load", plain=True)
