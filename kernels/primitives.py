@@ -57,10 +57,16 @@ def gumbel(seed, token_id, GROUPS: tl.constexpr, BLOCK_G: tl.constexpr):
     """
     QUADS: tl.constexpr = (GROUPS + 3) // 4
     quad = tl.arange(0, BLOCK_G // 4)
-    u0, u1, u2, u3 = tl.rand4x(seed, token_id[:, None] * QUADS + quad[None, :])
+    return gumbel_of(seed, token_id[:, None] * QUADS + quad[None, :])
+
+
+@triton.jit
+def gumbel_of(seed, counter):
+    """Gumbel noise [m, 4 n] of Philox counters [m, n]: four columns per counter."""
+    u0, u1, u2, u3 = tl.rand4x(seed, counter)
     # tl.join adds the new axis last, so this order gives u0, u1, u2, u3 when flattened.
     u = tl.join(tl.join(u0, u2), tl.join(u1, u3))
-    u = tl.reshape(u, (token_id.shape[0], BLOCK_G))
+    u = tl.reshape(u, (counter.shape[0], 4 * counter.shape[1]))
     # -log(-log u), u uniform in (0, 1)
     return -tl.log(-tl.log(tl.maximum(u, SMALLEST_UNIFORM)))
 

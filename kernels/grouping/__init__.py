@@ -25,6 +25,7 @@ register(
         tiles=TILES,
         kernel_paths=kernel_sources(Path(__file__).parent),
         peers=PEERS,
+        gluon="gluon_grouping_forward_kernel",
         priority=2,
     )
 )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 
+from ..backend import use_backend
 from ..registry import Sizes, TileWork, Variant
 
 _KEYS = ("batch", "tokens", "width", "groups")
@@ -45,10 +47,13 @@ def make_inputs(
     }
 
 
-def _variant(case: str, dtype: torch.dtype, backward: bool, masked: bool = False) -> Variant:
+def _variant(
+    case: str, dtype: torch.dtype, backward: bool, masked: bool = False, gluon: bool = False
+) -> Variant:
     """Forward or backward of a case, for the targets on which the op takes the fused path.
 
-    `masked` tokens are a variant for sm_90 only, where backward then takes another kernel.
+    `masked` tokens are a variant for sm_90 only, where backward then takes another kernel; so are
+    the Gluon kernels.
     """
 
     def run() -> None:
@@ -71,16 +76,19 @@ def _variant(case: str, dtype: torch.dtype, backward: bool, masked: bool = False
             output = (rows, counts, index)
             function.backward(rows, counts, *inputs, *settings, *output, True, True)
         else:
-            function.forward(*inputs, *settings)
+            with use_backend("gluon") if gluon else nullcontext():
+                function.forward(*inputs, *settings)
 
     way = ("masked " if masked else "") + ("backward" if backward else "forward")
     label = f"{case} {str(dtype).removeprefix('torch.')} {way}"
+    if gluon:
+        label += " gluon"
     targets: tuple[str, ...] = ("sm_80", "sm_90", "sm_100")
     if dtype == torch.float32:
         targets = ("sm_80", "sm_90")
-    if masked:
+    if masked or gluon:
         targets = ("sm_90",)
-    counted = case == "target" and not masked
+    counted = case == "target" and not masked and not gluon
     return Variant("grouping", label, run, targets, counted=counted)
 
 
@@ -96,6 +104,8 @@ VARIANTS = (
         for backward in (False, True)
     ),
     _variant("target", torch.bfloat16, backward=True, masked=True),
+    _variant("target", torch.bfloat16, backward=False, gluon=True),
+    _variant("few_clips", torch.float16, backward=False, gluon=True),
 )
 
 

@@ -384,4 +384,4 @@ def test_gluon_is_skipped_on_other_gpus():
     with assume_traits(A100), pytest.raises(CannotRun, match=r"A100.* has \(8, 0\)"):
         provider(**inputs)
     assert "gluon" not in suite.providers(op, CPU, op.sizes.tiny)
-    assert "gluon" not in suite.providers(ops()["grouping"], GPU, op.sizes.tiny)
+    assert "gluon" not in suite.providers(ops()["temporal"], GPU, op.sizes.tiny)

@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...backend import gluon_wanted, say_once
 from ...launch import launch
 from ...primitives import dot, sample_columns
 from ..options import GroupingOptions
@@ -242,40 +243,51 @@ def forward(
     if plan.splits > 1:
         partial = counts.new_empty((batch, plan.splits, groups, width))
         partial_counts = counts.new_empty((batch, plan.splits, groups))
-    launch(
-        grouping_forward_kernel,
-        (batch * plan.splits * plan.slabs,),
-        tokens,
-        queries,
-        group_bias,
-        options.seeds if noise else None,
-        options.token_ids if noise else None,
-        options.token_mask,
-        partial,
-        partial_counts,
-        index,
-        length,
-        plan.chunk,
-        1.0 / options.temperature,
-        options.eps,
-        WIDTH=width,
-        GROUPS=groups,
-        HARD=options.mode != "soft",
-        NOISE=noise,
-        SPLITS=plan.splits,
-        SLABS=plan.slabs,
-        BLOCK_L=plan.block_tokens,
-        BLOCK_C=plan.block_width,
-        OWN_BLOCKS=plan.own_blocks,
-        BLOCK_G=plan.block_groups,
-        RESIDENT=plan.resident,
-        PREFETCH=plan.prefetch,
-        STAGES=plan.stages,
-        BRANCHES=plan.branches,
-        UPCAST=plan.upcast,
-        num_warps=WARPS,
-        num_stages=plan.stages,
-    )
+    gluon = gluon_wanted(tokens.device)
+    if gluon:
+        from .gluon_forward import gluon_obstacle, launch_forward
+
+        if (reason := gluon_obstacle(plan, tokens, options)) is not None:
+            say_once("grouping", "plain kernels instead of Gluon", reason)
+            gluon = False
+    if gluon:
+        outputs = (partial, partial_counts, index)
+        launch_forward(plan, queries, tokens, group_bias, options, outputs)
+    else:
+        launch(
+            grouping_forward_kernel,
+            (batch * plan.splits * plan.slabs,),
+            tokens,
+            queries,
+            group_bias,
+            options.seeds if noise else None,
+            options.token_ids if noise else None,
+            options.token_mask,
+            partial,
+            partial_counts,
+            index,
+            length,
+            plan.chunk,
+            1.0 / options.temperature,
+            options.eps,
+            WIDTH=width,
+            GROUPS=groups,
+            HARD=options.mode != "soft",
+            NOISE=noise,
+            SPLITS=plan.splits,
+            SLABS=plan.slabs,
+            BLOCK_L=plan.block_tokens,
+            BLOCK_C=plan.block_width,
+            OWN_BLOCKS=plan.own_blocks,
+            BLOCK_G=plan.block_groups,
+            RESIDENT=plan.resident,
+            PREFETCH=plan.prefetch,
+            STAGES=plan.stages,
+            BRANCHES=plan.branches,
+            UPCAST=plan.upcast,
+            num_warps=WARPS,
+            num_stages=plan.stages,
+        )
     if plan.splits > 1:
         launch(
             grouping_forward_combine_kernel,

@@ -12,6 +12,7 @@ import torch
 from svilm_fast.kernels import grouping
 from svilm_fast.kernels.grouping.reference import gumbel_noise
 from tests.bars import within
+from tests.kernels.grouping import gluon_calls
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Relative root mean square error of an output of this type; the rounding of the output alone.
@@ -178,4 +179,29 @@ def check_grouping(monkeypatch, poisoned_memory):
             assert_close(name, gradient, true_gradients[name], margin * bar)
 
     check.run, check.make, check.Regime = run, make, Regime
+    return check
+
+
+@pytest.fixture
+def check_gluon(monkeypatch):
+    """`check(regime, seed, module, stages)`: the interpreted Gluon kernel obeys the protocol.
+
+    Returns the logs of its programs. Slices have 16 columns.
+    """
+    from svilm_fast.kernels.grouping.fused import gluon_forward
+
+    def check(regime, seed=0, module=gluon_forward, stages=5):
+        monkeypatch.setattr(module, "SLICE", 16)
+        monkeypatch.setattr(module, "STAGES", stages)
+        regime = Regime(**regime)
+        arguments, _, _ = make(regime)
+        pooled, counts, index, logs = gluon_calls.run_kernel(module, arguments, regime.plan, seed)
+        assert smallest_gap(arguments) > 1e-5, "a tie: choose another seed for this regime"
+        truth = grouping(**differentiable(arguments, torch.float64), backend="reference")
+        assert torch.equal(index, truth.index)
+        assert torch.equal(counts.double(), truth.counts)
+        bar = BARS[torch.float32 if pooled.dtype == torch.float32 else regime.dtype]
+        assert_close("pooled", pooled, truth.pooled.detach(), bar)
+        return logs
+
     return check
