@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -75,9 +74,11 @@ def _variant(
             index = meta(batch, length, kind=torch.int32)
             output = (rows, counts, index)
             function.backward(rows, counts, *inputs, *settings, *output, True, True)
-        else:
-            with use_backend("gluon") if gluon else nullcontext():
+        elif gluon:
+            with use_backend("gluon"):
                 function.forward(*inputs, *settings)
+        else:
+            function.forward(*inputs, *settings)
 
     way = ("masked " if masked else "") + ("backward" if backward else "forward")
     label = f"{case} {str(dtype).removeprefix('torch.')} {way}"
