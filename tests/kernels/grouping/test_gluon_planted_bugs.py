@@ -51,7 +51,7 @@ SYNCHRONISATION_BUGS = {
             "filled, _, assigned": "filled, freed, assigned",
             LOGITS_WAIT: f"{LOGITS_WAIT}\n        mbarrier.arrive(freed.index(stage), count=1)",
         },
-        "race or barrier",
+        "race or deadlock",
     ),
     "the slice under way is freed": ({FREE: FREE.replace("part - 1", "part")}, "race or deadlock"),
     "last stage freed before the wait": (
