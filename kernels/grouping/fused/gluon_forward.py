@@ -6,7 +6,7 @@ the next tile. The results are those of `forward.grouping_forward_kernel`.
 """
 # Triton does not support unpacking, so its tuples grow by addition in unrolled loops.
 # ruff: noqa: RUF005
-# mypy: disable-error-code="assignment, var-annotated"
+# mypy: disable-error-code="assignment, var-annotated, misc"
 
 from __future__ import annotations
 
