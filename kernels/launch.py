@@ -44,8 +44,36 @@ class Launch:
     args: tuple[Any, ...]
     meta: dict[str, Any]
 
+    @property
+    def values(self) -> dict[str, Any]:
+        """All arguments by name, constants and options included."""
+        return {**dict(zip(self.kernel.arg_names, self.args)), **self.meta}
+
+
+@dataclass(frozen=True)
+class Product:
+    """A recorded product of the library: `parts` sums [rows, columns] of depth `depth`.
+
+    The sums are float32, the factors have `item_bytes` per entry. `first`: the sums are written,
+    not added to what is there.
+    """
+
+    parts: int
+    rows: int
+    columns: int
+    depth: int
+    item_bytes: int
+    first: bool
+
+
+def tensor_bytes(launch: Launch) -> float:
+    """Bytes of all tensors of a launch, those behind descriptors included."""
+    tensors = (getattr(each, "base", each) for each in launch.args)
+    return float(sum(each.nbytes for each in tensors if isinstance(each, torch.Tensor)))
+
 
 _recording: list[Launch] | None = None
+_products: list[Product] | None = None
 _compiled: list[Any] | None = None
 
 
@@ -101,6 +129,25 @@ def record_launches() -> Iterator[list[Launch]]:
         yield _recording
     finally:
         _recording = before
+
+
+def note_product(out: torch.Tensor, left: torch.Tensor, *, first: bool) -> None:
+    """Record out [..., m, n] (+)= left [..., m, k] @ [..., k, n] inside `record_products()`."""
+    if _products is not None:
+        parts = math.prod(out.shape[:-2])
+        sizes = (*out.shape[-2:], left.shape[-1])
+        _products.append(Product(parts, *sizes, item_bytes=left.dtype.itemsize, first=first))
+
+
+@contextmanager
+def record_products() -> Iterator[list[Product]]:
+    """Collect the library's products that host code would start on `meta` tensors."""
+    global _products
+    before, _products = _products, []
+    try:
+        yield _products
+    finally:
+        _products = before
 
 
 @contextmanager

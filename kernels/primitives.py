@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .launch import note_product
+
 LOG2_E = tl.constexpr(1.4426950408889634)
 # Equal to grouping.reference.SMALLEST_UNIFORM.
 SMALLEST_UNIFORM = tl.constexpr(2.0**-32)
@@ -99,10 +101,11 @@ def sample_columns(WIDTH: tl.constexpr, BLOCK_C: tl.constexpr):
 def accumulate_product(out: Tensor, left: Tensor, right: Tensor, *, first: bool) -> None:
     """out [m, n] fp32 (+)= left [m, k] @ right [k, n], accumulated in fp32; half or fp32 factors.
 
-    All three may have a leading batch dimension. `first` overwrites `out`. Does nothing on `meta`
-    tensors, which only record launches.
+    All three may have a leading batch dimension. `first` overwrites `out`. On `meta` tensors it
+    only records the product.
     """
     if out.is_meta:
+        note_product(out, left, first=first)
         return
     batched = out.dim() == 3
     multiply, add = (torch.bmm, torch.baddbmm) if batched else (torch.mm, torch.addmm)

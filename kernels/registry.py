@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from .launch import Launch, Product, tensor_bytes
 from .peers import Provider
 
 
@@ -41,6 +42,64 @@ class TileWork:
     looped: bool = True
     steps: int = 1
     trips: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class LaunchWork:
+    """What the static model must know about a launch of a whole op.
+
+    Attributes:
+        part: the part of the op's time that the launch belongs to.
+        tiles: tiles that a program computes, for a kernel whose tiles the static table predicts.
+        memory_bytes: bytes that the launch moves through DRAM, for a kernel that only does this.
+        row: the kernel's name in the static table, if it is not its own.
+    """
+
+    part: str
+    tiles: float = 0.0
+    memory_bytes: float = 0.0
+    row: str | None = None
+
+
+def memory_pass(part: str) -> Callable[[Launch], LaunchWork]:
+    """The work of a kernel that reads or writes each of its tensors once."""
+    return lambda launch: LaunchWork(part, memory_bytes=tensor_bytes(launch))
+
+
+@dataclass(frozen=True)
+class Target:
+    """A call whose time the static model predicts as a whole.
+
+    Attributes:
+        label: what people call it.
+        sizes: the `case` of the op's cost, in bf16.
+        run: calls the fused host functions on `meta` tensors, as in `Variant`.
+        variants: kernel -> variant that has the row of this kernel in the static table.
+        passes: the passes that `run` makes: forward, backward.
+    """
+
+    label: str
+    sizes: Mapping[str, Any]
+    run: Callable[[], object]
+    variants: Mapping[str, str]
+    passes: tuple[str, ...] = ("forward", "backward")
+
+
+@dataclass(frozen=True)
+class WholeOp:
+    """How the static model adds up the time of a whole op.
+
+    Attributes:
+        targets: the calls that it predicts.
+        launches: kernel -> the work of a launch; for every kernel that a target starts.
+        product: the part to which a product of the library belongs.
+        copies: the part of copies that PyTorch makes.
+    """
+
+    targets: tuple[Target, ...]
+    launches: Mapping[str, Callable[[Launch], LaunchWork]]
+    product: Callable[[Product], str] = lambda product: "products"
+    copies: str = "rest"
 
 
 @dataclass(frozen=True)
@@ -98,6 +157,7 @@ class Op:
         variants: the specialisations that the static table compiles.
         tiles: kernel -> the work of a tile, from the options of a launch in half precision; for
             the kernels that the static model covers.
+        whole: the calls whose whole time the static model predicts, and their parts.
         kernel_paths: the source files that determine the machine code.
         distributed: the op over ranks, with a subset of the arguments of `api`.
         peers: name -> other implementation (see `kernels.peers`).
@@ -118,6 +178,7 @@ class Op:
     unit: tuple[str, str]
     variants: tuple[Variant, ...] = ()
     tiles: Mapping[str, Callable[[Mapping[str, Any]], TileWork]] = field(default_factory=dict)
+    whole: WholeOp | None = None
     kernel_paths: tuple[Path, ...] = ()
     distributed: Callable[..., torch.Tensor] | None = None
     peers: Mapping[str, Provider] = field(default_factory=dict)
@@ -132,6 +193,8 @@ class Op:
         return self.gluon is not None or self.gluon_backward is not None
 
 
+# The folder of the ops' folders.
+KERNELS = Path(__file__).parent
 _OPS: dict[str, Op] = {}
 
 
@@ -151,7 +214,7 @@ def kernel_sources(folder: Path) -> tuple[Path, ...]:
     """The files that determine the machine code of the op in `folder`."""
     return (
         *sorted((folder / "fused").glob("*.py")),
-        Path(__file__).with_name("primitives.py"),
+        KERNELS / "primitives.py",
     )
 
 

@@ -88,8 +88,9 @@ CONSTANTS = (
     ),
     Constant("BARRIER_CLOCKS", "clocks", 1.0, "a barrier of eight warps that arrive together"),
 )
-# No kernel alone shows these: they are shares, fitted to whole kernels.
-NOT_MEASURED = ("ISSUE_EFFICIENCY", "EXPOSED", "ACHIEVED")
+# No kernel alone shows the first three: they are shares, fitted to whole kernels. LIBRARY_FLOPS is
+# a bracket around PRODUCT_RATE.
+NOT_MEASURED = ("ISSUE_EFFICIENCY", "EXPOSED", "ACHIEVED", "LIBRARY_FLOPS", "LAUNCH_SECONDS")
 
 
 @dataclass(frozen=True)

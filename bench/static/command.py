@@ -10,6 +10,7 @@ import typer
 from rich.progress import Progress
 
 from svilm_fast.bench.console import wide_console
+from svilm_fast.bench.generated_section import write_section
 from svilm_fast.bench.static.calibration import comparison_lines
 from svilm_fast.bench.static.collect import collect, declared, unique_rows
 from svilm_fast.bench.static.rules import broken_rules, differences, part_of_table, with_reasons
@@ -20,8 +21,13 @@ from svilm_fast.bench.static.table import (
     table_path,
     write_table,
 )
+from svilm_fast.bench.static.whole_op import predictions, whole_lines
 from svilm_fast.bench.tables import terminal_table
 from svilm_fast.core.console import Console
+from svilm_fast.kernels.registry import KERNELS
+
+# The section of an op's README that holds the time of its calls.
+SECTION = "whole op"
 
 
 def static(
@@ -32,6 +38,13 @@ def static(
     ] = False,
     write: Annotated[
         bool, typer.Option("--write", help="Write the table; known rows keep their reasons.")
+    ] = False,
+    recorded: Annotated[
+        bool,
+        typer.Option(
+            "--recorded",
+            help="Only predict whole ops, from the table; with --write into the READMEs.",
+        ),
     ] = False,
     table: Annotated[Path | None, typer.Option(help="Another table than the default.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Compiler processes.")] = 2,
@@ -44,20 +57,26 @@ def static(
     path = table or table_path()
     if write and (op or variant):
         raise typer.BadParameter("--write writes the whole table; leave --op and --variant out")
+    if recorded:
+        if check or op or variant:
+            raise typer.BadParameter("--recorded takes no --check, --op and --variant")
+        _print_whole_ops(read_table(path), console, write=write)
+        return
     tasks = declared(op, variant)
-    recorded = read_table(path) if check or (write and path.is_file()) else []
+    before = read_table(path) if check or (write and path.is_file()) else []
     # The first table of a Triton version takes its reasons from the newest other table.
-    known = recorded if check or path.is_file() else read_other_table(path)
+    known = before if check or path.is_file() else read_other_table(path)
     rows = with_reasons(_compile_all(tasks, workers, console), known)
     if op or variant:
-        rows, recorded = part_of_table(rows, recorded, {task[:2] for task in tasks})
+        rows, before = part_of_table(rows, before, {task[:2] for task in tasks})
 
     problems = [f"! {row.key}: {text}" for row in rows for text in broken_rules(row)]
     if check:
-        problems += differences(recorded, rows)
+        problems += differences(before, rows)
     if not check:
         _print_table(rows, console)
         _print_structure(rows, console)
+        _print_whole_ops(rows, console)
     if write:
         write_table(rows, path)
         console.print(f"wrote {len(rows)} rows to {path.name}")
@@ -126,3 +145,16 @@ def _print_structure(rows: list[KernelRow], console: Console) -> None:
     console.print(table)
     for line in comparison_lines(modelled):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_whole_ops(rows: list[KernelRow], console: Console, *, write: bool = False) -> None:
+    """The time of whole ops, which `write` also puts into their READMEs."""
+    for name, found in predictions(rows).items():
+        lines = whole_lines(found)
+        title = f"{name}, whole op, ms: predicted, not measured (pessimistic/central/optimistic)"
+        for line in (title, *lines):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        if write:
+            page = KERNELS / name / "README.md"
+            write_section(page, SECTION, "\n".join(lines))
+            console.print(f"wrote the section {SECTION!r} of {page}", soft_wrap=True)

@@ -53,6 +53,15 @@ EXPOSED = Bracket(2, 1, 0)
 # model by hand, which was fitted on public products and attention, and not fitted again.
 ACHIEVED = Bracket(0.88, 0.93, 1.0)
 
+# Of whole ops:
+# [guess] FLOP/s of cuBLAS before waves of tiles; the central value is infonce's `PRODUCT_RATE`.
+LIBRARY_FLOPS = Bracket(600e12, 680e12, 750e12)
+# [guess] Tiles of which cuBLAS takes the faster, and the share of the rate that they reach: plain
+# products with tiles of 128 x 128 reach about 0.8 of the others [public].
+LIBRARY_TILES = {(128, 256): 1.0, (128, 128): 0.8}
+# [guess] From the end of a launch to the start of the next one in the same stream.
+LAUNCH_SECONDS = Bracket(5e-6, 3e-6, 2e-6)
+
 # The floors in the READMEs of the ops, to which shares refer: measured on an H200.
 FLOOR_FLOPS = 790e12
 FLOOR_DRAM_RATE = 4.3e12

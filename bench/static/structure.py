@@ -103,6 +103,11 @@ def structure_of(code: Sequence[Instruction], footprint: Footprint, work: TileWo
     )
 
 
+def exposed_share(blocks: int, case: str) -> float:
+    """The share of what a lone block waits for that stays exposed with `blocks` on an SM."""
+    return 1.0 if blocks <= 1 else min(1.0, float(getattr(machine.EXPOSED, case)) / blocks**2)
+
+
 def _joined(values: Iterable[float]) -> str:
     return "/".join(str(round(each)) for each in values)
 
@@ -123,10 +128,9 @@ def _predict(
     }
     bound, most = max(resources.items(), key=lambda each: each[1])
     alone = footprint.blocks_per_sm <= 1
-    exposed = 1.0 if alone else getattr(machine.EXPOSED, case) / footprint.blocks_per_sm**2
     if alone and serial > most:
         bound = "serial"
-    clocks = most + min(1.0, exposed) * max(0.0, serial - most)
+    clocks = most + exposed_share(footprint.blocks_per_sm, case) * max(0.0, serial - most)
     clocks /= getattr(machine.ACHIEVED, case)
     clocks = max(clocks, used["tensor work"] * per_clock / getattr(machine.SUSTAINED_FLOPS, case))
     seconds = clocks / per_clock

@@ -15,6 +15,7 @@ from .similarities import (
     parameter_shapes,
     similarity_scores,
 )
+from .whole import WHOLE
 
 __all__ = [
     "SIMILARITIES",
@@ -39,6 +40,7 @@ register(
         unit=("pairs", "batch"),
         variants=VARIANTS,
         tiles=TILES,
+        whole=WHOLE,
         kernel_paths=kernel_sources(Path(__file__).parent),
         distributed=distributed_grounding_loss,
         peers=PEERS,

@@ -61,9 +61,10 @@ HALF, SINGLE = torch.bfloat16, torch.float32
 WITHOUT_SM_100 = ("sm_80", "sm_90")
 
 
-def _inputs(
-    batch: int, groups: int, nouns: int, dim: int, dtype: torch.dtype
+def loss_inputs(
+    batch: int, groups: int, nouns: int, dim: int, dtype: torch.dtype = HALF
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Group tokens, nouns, noun mask and a number, on `meta`."""
     return (
         torch.empty((batch, groups, dim), dtype=dtype, device="meta"),
         torch.empty((batch, nouns, dim), dtype=dtype, device="meta"),
@@ -75,7 +76,7 @@ def _inputs(
 def _scores(batch: int, groups: int, nouns: int, dim: int, dtype: torch.dtype = HALF) -> None:
     from .fused.forward import launch_scores
 
-    tokens, rows, _, beta = _inputs(batch, groups, nouns, dim, dtype)
+    tokens, rows, _, beta = loss_inputs(batch, groups, nouns, dim, dtype)
     layout = layout_of(tokens, rows)
     buffers = _prepared(layout)
     launch_scores(buffers[0], buffers[1], buffers[2], beta, layout)
@@ -103,7 +104,7 @@ def _backward(
     from .fused.backward import ForwardBuffers, LossContext, Needs, backward
     from .fused.matrix import MatrixStatistics
 
-    tokens, rows, _, beta = _inputs(batch, groups, nouns, dim, dtype)
+    tokens, rows, _, beta = loss_inputs(batch, groups, nouns, dim, dtype)
     layout = layout_of(tokens, rows)
     scores = torch.empty((batch, batch), device="meta")
     context = None
@@ -126,7 +127,7 @@ def _backward(
 def _prepare(batch: int, groups: int, nouns: int, dim: int) -> None:
     from .fused.forward import prepare
 
-    tokens, rows, mask, _ = _inputs(batch, groups, nouns, dim, HALF)
+    tokens, rows, mask, _ = loss_inputs(batch, groups, nouns, dim, HALF)
     prepare(tokens, rows, mask, layout_of(tokens, rows))
 
 
@@ -146,6 +147,7 @@ SM_90 = ("sm_90",)
 VARIANTS = (
     _variant("scores G=32 K=2 D=256", partial(_scores, 1024, 32, 2, 256), counted=True),
     _variant("scores G=64 K=4 D=512", partial(_scores, 2048, 64, 4, 512), SM_90),
+    _variant("scores G=32 K=4 D=256", partial(_scores, 4096, 32, 4, 256), SM_90),
     _variant("scores G=12 K=3 D=208", partial(_scores, 1000, 12, 3, 208), SM_90),
     _variant("scores G=8 K=1 D=64", partial(_scores, 1024, 8, 1, 64), SM_90),
     _variant("scores float32", partial(_scores, 1024, 32, 2, 256, SINGLE), WITHOUT_SM_100),
@@ -156,6 +158,7 @@ VARIANTS = (
         SM_90,
     ),
     _variant("loss backward G=64 K=4 D=512", partial(_backward, 2048, 64, 4, 512), SM_90),
+    _variant("loss backward G=32 K=4 D=256", partial(_backward, 4096, 32, 4, 256), SM_90),
     _variant("loss backward G=12 K=3 D=208", partial(_backward, 1000, 12, 3, 208), SM_90),
     _variant(
         "scores backward G=32 K=4 D=256", partial(_backward, 4096, 32, 4, 256, loss=False), SM_90

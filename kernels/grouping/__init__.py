@@ -8,6 +8,7 @@ from .cases import CASES, SIZES, TILES, VARIANTS, make_inputs
 from .cost import grouping_cost
 from .peers import PEERS
 from .reference import GroupingOutput, grouping_reference
+from .whole import WHOLE
 
 __all__ = ["GroupingOutput", "grouping", "grouping_reference"]
 
@@ -23,6 +24,7 @@ register(
         unit=("clips", "batch"),
         variants=VARIANTS,
         tiles=TILES,
+        whole=WHOLE,
         kernel_paths=kernel_sources(Path(__file__).parent),
         peers=PEERS,
         gluon="gluon_grouping_forward_kernel",

@@ -9,6 +9,7 @@ from .cases import CASES, SIZES, TILES, VARIANTS, make_inputs
 from .cost import cost
 from .distributed import distributed_infonce
 from .peers import GPU_PEERS, PEERS
+from .whole import WHOLE
 
 __all__ = ["InfoNCEPartials", "distributed_infonce", "infonce", "infonce_partials"]
 
@@ -24,6 +25,7 @@ register(
         unit=("pairs", "videos"),
         variants=VARIANTS,
         tiles=TILES,
+        whole=WHOLE,
         kernel_paths=kernel_sources(Path(__file__).parent),
         distributed=distributed_infonce,
         peers=PEERS,

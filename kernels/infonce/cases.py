@@ -70,7 +70,7 @@ def make_inputs(
     return inputs
 
 
-def _call(
+def call(
     rows: int,
     columns: int,
     dim: int,
@@ -80,7 +80,10 @@ def _call(
     mode: PairMode | None = None,
     partials: bool = False,
     needs: tuple[bool, bool, bool] = (True, False, False),
+    workspace_bytes: int = 1 << 30,
 ) -> Callable[[], None]:
+    """Forward and backward through the host functions of the kernels, on `meta` tensors."""
+
     def run() -> None:
         from .fused.backward import Upstream, backward
         from .fused.forward import CallTensors, forward
@@ -100,7 +103,7 @@ def _call(
         )
         _, logs = forward(block, with_loss=not partials)
         upstream = Upstream(empty(rows), empty(columns), empty(rows)) if partials else empty()
-        backward(block, logs, rows, upstream, needs, 1 << 30)
+        backward(block, logs, rows, upstream, needs, workspace_bytes)
 
     return run
 
@@ -164,21 +167,21 @@ _RUNS = (
     (
         _COUNTED,
         _HOPPER,
-        _call(65536, 65536, 512, torch.bfloat16, needs=(True, True, True)),
+        call(65536, 65536, 512, torch.bfloat16, needs=(True, True, True)),
     ),
-    ("bf16 D256 B65536", _HOPPER, _call(65536, 65536, 256, torch.bfloat16)),
-    ("bf16 D256 partials", _HOPPER, _call(8192, 65536, 256, torch.bfloat16, partials=True)),
-    ("fp16 D128 B65536", _HOPPER, _call(65536, 65536, 128, torch.float16)),
-    ("bf16 D512 B8192", ("sm_80", "sm_100"), _call(8192, 8192, 512, torch.bfloat16)),
-    ("bf16 D512 B1000 ragged", _HOPPER, _call(1000, 1000, 512, torch.bfloat16)),
-    ("bf16 D512 exclude", _HOPPER, _call(1024, 1024, 512, torch.bfloat16, mode="exclude")),
-    ("bf16 D512 share", _HOPPER, _call(1024, 1024, 512, torch.bfloat16, mode="share")),
+    ("bf16 D256 B65536", _HOPPER, call(65536, 65536, 256, torch.bfloat16)),
+    ("bf16 D256 partials", _HOPPER, call(8192, 65536, 256, torch.bfloat16, partials=True)),
+    ("fp16 D128 B65536", _HOPPER, call(65536, 65536, 128, torch.float16)),
+    ("bf16 D512 B8192", ("sm_80", "sm_100"), call(8192, 8192, 512, torch.bfloat16)),
+    ("bf16 D512 B1000 ragged", _HOPPER, call(1000, 1000, 512, torch.bfloat16)),
+    ("bf16 D512 exclude", _HOPPER, call(1024, 1024, 512, torch.bfloat16, mode="exclude")),
+    ("bf16 D512 share", _HOPPER, call(1024, 1024, 512, torch.bfloat16, mode="share")),
     (
         "bf16 D512 rank 3 of 8",
         _HOPPER,
-        _call(8192, 65536, 512, torch.bfloat16, offset=24576, partials=True),
+        call(8192, 65536, 512, torch.bfloat16, offset=24576, partials=True),
     ),
-    ("fp32 D256 B1024", ("sm_80", "sm_90"), _call(1024, 1024, 256, torch.float32)),
+    ("fp32 D256 B1024", ("sm_80", "sm_90"), call(1024, 1024, 256, torch.float32)),
     ("bf16 D512 gluon", _HOPPER, _gluon(512)),
     ("bf16 D256 gluon", _HOPPER, _gluon(256)),
 )

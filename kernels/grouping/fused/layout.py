@@ -25,7 +25,7 @@ _SCRATCH_BYTES = 8 * 1024
 # The compiler spills if sums and prefetched tokens take more registers per thread than this.
 _MAX_HELD_REGISTERS = 144
 # Loading the queries and storing the sums takes about as long as this many token tiles.
-_FIXED_TILES = 2
+FIXED_TILES = 2
 WARPS = 8
 # Tokens and columns of a tile of the streaming backward, whose loop branches for every block.
 _STREAM_TILE = (128, 64)
@@ -106,7 +106,7 @@ def _splits(batch: int, tiles: int, slots: int) -> int:
 
     def time(splits: int) -> float:
         waves = -(-batch * splits // slots)
-        return waves * (-(-tiles // splits) + _FIXED_TILES)
+        return waves * (-(-tiles // splits) + FIXED_TILES)
 
     return min(range(1, min(tiles, 64) + 1), key=lambda splits: (time(splits), splits))
 

@@ -1,0 +1,40 @@
+"""The calls whose whole time the static model predicts, and the parts of that time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..launch import Launch
+from ..registry import LaunchWork, Target, WholeOp, memory_pass
+from .cases import CASES, VARIANTS
+
+
+def _tiles(launch: Launch) -> int:
+    return -(-launch.values["chunk"] // launch.values["BLOCK_L"])
+
+
+def _forward(launch: Launch) -> LaunchWork:
+    """`chunk` tokens of a sample per program; the start takes as long as some tiles (`layout`)."""
+    from .fused.layout import FIXED_TILES
+
+    return LaunchWork("kernel", tiles=_tiles(launch) + FIXED_TILES)
+
+
+def _stream(launch: Launch) -> LaunchWork:
+    """`chunk` tokens of a sample per program, and the steps of one tile more."""
+    return LaunchWork("kernel", tiles=_tiles(launch) + 1)
+
+
+def _target(way: str) -> Target:
+    label = f"target bfloat16 {way}"
+    [variant] = [each for each in VARIANTS if each.label == label]
+    rows = dict.fromkeys(("grouping_forward_kernel", "grouping_backward_stream_kernel"), label)
+    return Target(f"{way}, 256 x 3,136 x 768, G = 32", CASES["target"], variant.run, rows, (way,))
+
+
+_KERNELS: dict[str, Callable[[Launch], LaunchWork]] = {
+    "grouping_forward_kernel": _forward,
+    "grouping_backward_prepare_kernel": memory_pass("rest"),
+    "grouping_backward_stream_kernel": _stream,
+}
+WHOLE = WholeOp((_target("forward"), _target("backward")), _KERNELS)
