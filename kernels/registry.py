@@ -26,6 +26,32 @@ class OpCost:
 
 
 @dataclass(frozen=True)
+class RoleWork:
+    """A role of the warps of a kernel, for the static model.
+
+    Attributes:
+        warps: warps of the role.
+        share: iterations of its loop per tile; 0.5 for each of two groups that take turns, the
+            depth's steps for a role whose loop takes a step.
+        steps: iterations of its loop that are one, where loops over tiles and depth are flattened.
+        trips: iterations of each loop inside an iteration, in the order of the machine code.
+        copies, stages: copies of an iteration that go through a ring, and copies that it holds; 0
+            without a ring.
+        shared_bytes, shared_by: bytes of the copies in its loop that are made once for so many
+            tiles.
+    """
+
+    warps: int
+    share: float = 1.0
+    steps: int = 1
+    trips: tuple[int, ...] = ()
+    copies: int = 0
+    stages: int = 0
+    shared_bytes: float = 0.0
+    shared_by: float = 1.0
+
+
+@dataclass(frozen=True)
 class TileWork:
     """What the static model must know about a tile of a kernel, besides its machine code.
 
@@ -35,6 +61,9 @@ class TileWork:
         looped: a tile is an iteration of the outermost loop with products; else a whole program.
         steps: iterations of this loop per tile, where the loops over tiles and depth are flattened.
         trips: iterations of each loop inside a tile, in the order of the machine code.
+        roles: for a kernel whose warps have roles (`gl.warp_specialize`), its roles in the order
+            of the machine code. They replace `looped`, `steps` and `trips`.
+        program_tiles: tiles of a program with roles, which share its start and its end.
     """
 
     flops: float
@@ -42,6 +71,8 @@ class TileWork:
     looped: bool = True
     steps: int = 1
     trips: tuple[int, ...] = ()
+    roles: tuple[RoleWork, ...] = ()
+    program_tiles: int = 1
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from svilm_fast.bench.static import machine
+from svilm_fast.bench.static.roles import role_text, roles_of, time_of, used_per_tile
 from svilm_fast.bench.static.tile_trace import trace_tile
 from svilm_fast.bench.static.timeline import BlockTimeline, Footprint
 from svilm_fast.kernels.machine_code import Instruction
@@ -36,9 +37,11 @@ class Structure:
         l2_bytes: copies, loads of 16 bytes, and stores.
         copy_distances: `distance:count`, instructions of a warp from a copy's issue to its wait.
         waited_clocks: that a lone block waits for copies (central).
-        bound: the resource that takes longest; `serial` for a lone block that waits longer.
+        bound: the resource that takes longest; `serial` for a lone block that waits longer; of
+            roles also `turn`, `path` and `ring` (`roles.py`).
         clocks: per tile and SM, `pessimistic/central/optimistic`.
         tflops: of the needed products on the whole GPU, likewise.
+        roles: what each role takes per tile, where the warps have roles.
         floor_percent: share of the floor in the op's README, likewise.
     """
 
@@ -55,6 +58,7 @@ class Structure:
     clocks: str = ""
     tflops: str = ""
     floor_percent: str = ""
+    roles: str = ""
 
 
 class _Prediction(NamedTuple):
@@ -68,6 +72,8 @@ class _Prediction(NamedTuple):
 
 def structure_of(code: Sequence[Instruction], footprint: Footprint, work: TileWork) -> Structure:
     """The model of one kernel for sm_90; raises ValueError like `trace_tile`."""
+    if work.roles:
+        return _structure_of_roles(code, footprint, work)
     trace = trace_tile(code, work)
     predictions = []
     for case in machine.Bracket._fields:
@@ -82,24 +88,47 @@ def structure_of(code: Sequence[Instruction], footprint: Footprint, work: TileWo
         serial = block.clock - start
         if not work.looped:
             serial += getattr(machine.BLOCK_START_CLOCKS, case)
-        predictions.append(_predict(block.used, serial, footprint, work, case))
+        slots = block.used["instructions"] * footprint.warps / machine.SCHEDULERS
+        resources = _resources(block.used, slots, work, case)
+        bound, most = max(resources.items(), key=lambda each: each[1])
+        if footprint.blocks_per_sm <= 1 and serial > most:
+            bound = "serial"
+        clocks = most + exposed_share(footprint.blocks_per_sm, case) * max(0.0, serial - most)
+        predictions.append(_predict(clocks, bound, block.used, work, case))
         if case == "central":
             central = block
-    used = central.used
     return Structure(
-        products_percent=round(100 * used["flops"] / work.flops),
-        tensor_clocks=used["tensor work"] // machine.TENSOR_FLOPS_PER_CLOCK,
-        issue_slots=used["instructions"] * footprint.warps // machine.SCHEDULERS,
+        **_used(central.used, work),
+        issue_slots=central.used["instructions"] * footprint.warps // machine.SCHEDULERS,
         exposed_slots=central.exposed * footprint.warps // machine.SCHEDULERS,
-        mufu_clocks=used["mufu"] // machine.MUFU_PER_CLOCK,
-        smem_bytes=used["smem"] + used["operands"],
-        l2_bytes=used["l2"],
         copy_distances=" ".join(f"{d}:{n}" for d, n in sorted(central.distances.items())),
         waited_clocks=round(central.waited),
-        bound=predictions[1].bound,
-        clocks=_joined(each.clocks for each in predictions),
-        tflops=_joined(each.tflops for each in predictions),
-        floor_percent=_joined(100 * each.floor_share for each in predictions),
+        **_predicted(predictions),
+    )
+
+
+def _structure_of_roles(
+    code: Sequence[Instruction], footprint: Footprint, work: TileWork
+) -> Structure:
+    predictions = []
+    for case in machine.Bracket._fields:
+        roles = roles_of(code, footprint, work, case)
+        used = used_per_tile(roles)
+        slots = sum(role.slots for role in roles)
+        # All roles are one block, which cannot use every slot.
+        resources = _resources(used, slots / getattr(machine.ISSUE_EFFICIENCY, case), work, case)
+        time = time_of(roles, work, resources, case)
+        predictions.append(_predict(time.clocks, time.bound, used, work, case))
+        if case == "central":
+            central = roles
+    return Structure(
+        **_used(used, work),
+        issue_slots=round(sum(role.slots for role in central)),
+        exposed_slots=round(
+            sum(role.slots * role.exposed / role.used["instructions"] for role in central)
+        ),
+        roles=role_text(central),
+        **_predicted(predictions),
     )
 
 
@@ -108,29 +137,47 @@ def exposed_share(blocks: int, case: str) -> float:
     return 1.0 if blocks <= 1 else min(1.0, float(getattr(machine.EXPOSED, case)) / blocks**2)
 
 
+def _used(used: Counter[str], work: TileWork) -> dict[str, int]:
+    return {
+        "products_percent": round(100 * used["flops"] / work.flops),
+        "tensor_clocks": used["tensor work"] // machine.TENSOR_FLOPS_PER_CLOCK,
+        "mufu_clocks": used["mufu"] // machine.MUFU_PER_CLOCK,
+        "smem_bytes": used["smem"] + used["operands"],
+        "l2_bytes": used["l2"],
+    }
+
+
+def _predicted(predictions: Sequence[_Prediction]) -> dict[str, str]:
+    return {
+        "bound": predictions[1].bound,
+        "clocks": _joined(each.clocks for each in predictions),
+        "tflops": _joined(each.tflops for each in predictions),
+        "floor_percent": _joined(100 * each.floor_share for each in predictions),
+    }
+
+
 def _joined(values: Iterable[float]) -> str:
     return "/".join(str(round(each)) for each in values)
 
 
-def _predict(
-    used: Counter[str], serial: float, footprint: Footprint, work: TileWork, case: str
-) -> _Prediction:
-    """max(resources) + exposed share of (serial - max), at most the sustained product rate."""
-    clock = getattr(machine.CLOCK_HZ, case)
-    per_clock = machine.SMS * clock
-    resources = {
+def _resources(used: Counter[str], slots: float, work: TileWork, case: str) -> dict[str, float]:
+    """Clocks of a tile by resource; `slots` are those of the instructions per scheduler."""
+    per_clock = machine.SMS * getattr(machine.CLOCK_HZ, case)
+    return {
         "tensor": used["tensor work"] / machine.TENSOR_FLOPS_PER_CLOCK / machine.TENSOR_EFFICIENCY,
-        "issue": used["instructions"] * footprint.warps / machine.SCHEDULERS,
+        "issue": slots,
         "mufu": used["mufu"] / machine.MUFU_PER_CLOCK,
         "smem": (used["smem"] + used["operands"]) / machine.SHARED_BYTES_PER_CLOCK,
         "l2": used["l2"] * per_clock / getattr(machine.L2_RATE, case),
         "dram": work.memory_bytes * per_clock / getattr(machine.DRAM_RATE, case),
     }
-    bound, most = max(resources.items(), key=lambda each: each[1])
-    alone = footprint.blocks_per_sm <= 1
-    if alone and serial > most:
-        bound = "serial"
-    clocks = most + exposed_share(footprint.blocks_per_sm, case) * max(0.0, serial - most)
+
+
+def _predict(
+    clocks: float, bound: str, used: Counter[str], work: TileWork, case: str
+) -> _Prediction:
+    """The clocks divided by the achieved share, at most the sustained product rate."""
+    per_clock = machine.SMS * getattr(machine.CLOCK_HZ, case)
     clocks /= getattr(machine.ACHIEVED, case)
     clocks = max(clocks, used["tensor work"] * per_clock / getattr(machine.SUSTAINED_FLOPS, case))
     seconds = clocks / per_clock

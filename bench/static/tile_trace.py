@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from svilm_fast.kernels.machine_code import Instruction
-from svilm_fast.kernels.registry import TileWork
+from svilm_fast.kernels.registry import RoleWork, TileWork
 
 COPIES = ("LDGSTS", "UTMALDG", "SYNCS.ARRIVE.TRANS64")
 
@@ -25,6 +25,15 @@ class TileTrace:
 
     prologue: list[Executed]
     tile: list[Executed]
+
+
+@dataclass(frozen=True)
+class RoleTrace:
+    """One role: what runs once before its loop, an iteration of it, and what runs after it."""
+
+    before: list[Executed]
+    iteration: list[Executed]
+    after: list[Executed]
 
 
 class _Loop(NamedTuple):
@@ -60,48 +69,96 @@ def trace_tile(instructions: Sequence[Instruction], work: TileWork) -> TileTrace
         ValueError: the kernel has no loop with products although `looped`, or has another number
             of loops than declared.
     """
-    end = max((i for i, each in enumerate(instructions) if each.name == "EXIT"), default=-1)
-    return _Walker(list(instructions[: end + 1]), work).trace()
+    return _Walker(instructions).tile(work)
+
+
+def trace_roles(instructions: Sequence[Instruction], roles: Sequence[RoleWork]) -> list[RoleTrace]:
+    """Follow the control flow of each role of a kernel whose warps have roles.
+
+    The loops of the roles are the outermost ones with products or TMA copies, apart from the loop
+    in which the compiler's workers wait for a role (it has a BRX); `roles` are in their order. The
+    code of a role ends at the jump back to that loop or at an EXIT. The rules of `trace_tile` hold.
+
+    Raises:
+        ValueError: there is another number of roles, or of loops inside one, than declared.
+    """
+    return _Walker(instructions).roles(roles)
 
 
 class _Walker:
-    def __init__(self, code: list[Instruction], work: TileWork) -> None:
-        self._code = code
+    def __init__(self, instructions: Sequence[Instruction]) -> None:
+        end = max((i for i, each in enumerate(instructions) if each.name == "EXIT"), default=-1)
+        code = self._code = list(instructions[: end + 1])
         self._index = {each.address: i for i, each in enumerate(code)}
-        self._work = work
         self._loops = _loops(code, self._index)
-        self._tile_loop: _Loop | None = None
-        if work.looped:
-            outermost = [loop for loop in self._loops if self._has_product(*loop)]
-            if not outermost:
-                raise ValueError("no loop with products: declare a program as the tile")
-            self._tile_loop = max(outermost, key=lambda loop: loop.last - loop.first)
-        inside = self._tile_loop or _Loop(-1, len(code))
-        inner = [each for each in self._loops if _contains(inside, each)]
-        if len(inner) != len(work.trips):
+        self._trips: dict[_Loop, int] = {}
+
+    def tile(self, work: TileWork) -> TileTrace:
+        if not work.looped:
+            self._declare(_Loop(-1, len(self._code)), work.trips, "a tile")
+            return TileTrace([], list(self._run(0, len(self._code) - 1)))
+        outermost = [loop for loop in self._loops if self._has_product(*loop)]
+        if not outermost:
+            raise ValueError("no loop with products: declare a program as the tile")
+        loop = max(outermost, key=lambda loop: loop.last - loop.first)
+        self._declare(loop, work.trips, "a tile")
+        return TileTrace(list(self._run(0, loop.first - 1)), self._iteration(loop, work.steps))
+
+    def roles(self, roles: Sequence[RoleWork]) -> list[RoleTrace]:
+        working = [
+            loop
+            for loop in self._loops
+            if self._has(loop, lambda each: is_product(each) or each.name == "UTMALDG")
+            and not self._has(loop, lambda each: each.name == "BRX")
+        ]
+        found = [each for each in working if not any(_contains(one, each) for one in working)]
+        if len(found) != len(roles):
             raise ValueError(
-                f"{len(inner)} loops inside a tile, {len(work.trips)} declared: the compiler "
+                f"{len(found)} roles with a loop, {len(roles)} declared: correct the op's `tiles`"
+            )
+        ends = [i for i, each in enumerate(self._code) if self._ends_role(i, each)]
+        traces = []
+        for loop, role in zip(found, roles, strict=True):
+            self._declare(loop, role.trips, "a role's loop")
+            start = max((i + 1 for i in ends if i < loop.first), default=0)
+            stop = min((i for i in ends if i > loop.last), default=len(self._code) - 1)
+            traces.append(
+                RoleTrace(
+                    list(self._run(start, loop.first - 1)),
+                    self._iteration(loop, role.steps),
+                    list(self._run(loop.last + 1, stop)),
+                )
+            )
+        return traces
+
+    def _ends_role(self, at: int, each: Instruction) -> bool:
+        target = self._index.get(each.target) if each.target is not None else None
+        back = each.name == "BRA" and target is not None and target < at
+        return not each.guard and (back or each.name in ("BRX", "EXIT"))
+
+    def _declare(self, outer: _Loop, trips: Sequence[int], where: str) -> None:
+        inner = [each for each in self._loops if _contains(outer, each)]
+        if len(inner) != len(trips):
+            raise ValueError(
+                f"{len(inner)} loops inside {where}, {len(trips)} declared: the compiler "
                 "unrolled or kept a loop; correct the op's `tiles`"
             )
-        self._trips = dict(zip(inner, work.trips, strict=True))
+        self._trips |= dict(zip(inner, trips, strict=True))
 
-    def trace(self) -> TileTrace:
-        if self._tile_loop is None:
-            return TileTrace([], list(self._run(0, len(self._code) - 1)))
-        first, last = self._tile_loop
-        prologue = list(self._run(0, first - 1))
-        tile: list[Executed] = []
-        for step in range(self._work.steps):
-            tile += self._run(first, last, self._skip(step) if self._work.steps > 1 else None)
-        return TileTrace(prologue, tile)
+    def _iteration(self, loop: _Loop, steps: int) -> list[Executed]:
+        """A tile: `steps` iterations of the loop, where the loops over tiles and depth are one."""
+        executed: list[Executed] = []
+        for step in range(steps):
+            skipped = self._skip(loop, step, steps) if steps > 1 else None
+            executed += self._run(*loop, skipped)
+        return executed
 
-    def _skip(self, step: int) -> Callable[[int], bool]:
-        assert self._tile_loop is not None
-        first, last = self._tile_loop
-        product = next(i for i in range(first, last + 1) if is_product(self._code[i]))
+    def _skip(self, loop: _Loop, step: int, steps: int) -> Callable[[int], bool]:
+        first, last = loop
+        product = next((i for i in range(first, last + 1) if is_product(self._code[i])), last)
 
         def skipped(branch: int) -> bool:
-            return step != (0 if branch < product else self._work.steps - 1)
+            return step != (0 if branch < product else steps - 1)
 
         return skipped
 
@@ -164,7 +221,10 @@ class _Walker:
         return max(found, key=lambda loop: loop.last, default=None)
 
     def _has_product(self, first: int, last: int) -> bool:
-        return any(is_product(self._code[i]) for i in range(first, last + 1))
+        return self._has(_Loop(first, last), is_product)
+
+    def _has(self, loop: _Loop, wanted: Callable[[Instruction], bool]) -> bool:
+        return any(wanted(self._code[i]) for i in range(loop.first, loop.last + 1))
 
     def _copies(self, loop: _Loop) -> int:
         return sum(

@@ -7,6 +7,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from typing import NamedTuple
 
 from svilm_fast.bench.static import machine
 from svilm_fast.bench.static.tile_trace import Executed, is_product
@@ -17,6 +18,9 @@ _LANES = 32
 _GROUP_WARPS, _GROUP_ROWS, _ROW_BYTES = 4, 64, 32
 _HMMA_FLOPS = 2 * 16 * 8 * 16
 _WIDTHS = {"128": 16, "64": 8, "U16": 2, "S16": 2, "U8": 1, "S8": 1}
+# An arrival that announces no bytes, and the constant part of a barrier's address.
+_PLAIN_ARRIVAL = "SYNCS.ARRIVE.TRANS64.A1T0"
+_BARRIER = re.compile(r"\+0x([0-9a-f]+)\]")
 _SHARED = ("LDS", "STS", "LDSM", "STSM")
 
 
@@ -42,6 +46,14 @@ class _Copies:
     registers: range = field(default_factory=lambda: range(0))
 
 
+class BarrierUse(NamedTuple):
+    """A wait for, or an arrival at, a barrier in shared memory; `place` is its constant offset."""
+
+    clock: float
+    waits: bool
+    place: int
+
+
 class BlockTimeline:
     """Executes traces of one block; `case` selects the column of the brackets in `machine`.
 
@@ -56,6 +68,8 @@ class BlockTimeline:
         exposed: instructions without a product in flight since `reset`.
         waited: clocks of waiting for copies since `reset`.
         distances: number of waits per distance in instructions since `reset`.
+        product_distances: the same of the waits for products.
+        barriers: since `reset`, what a warp does at barriers in memory, in order.
     """
 
     def __init__(self, code: Sequence[Instruction], footprint: Footprint, case: str) -> None:
@@ -67,7 +81,7 @@ class BlockTimeline:
         self._position = 0
         self._l2_free = self._tensor_free = 0.0
         self._open_products = False
-        self._products: deque[float] = deque()
+        self._products: deque[tuple[float, int]] = deque()
         self._described: deque[_Copies] = deque()
         self._grouped: deque[_Copies] = deque()
         self._loads: dict[int, _Copies] = {}
@@ -79,6 +93,8 @@ class BlockTimeline:
         """Forget what was counted; what is under way stays."""
         self.used = Counter[str]()
         self.distances = Counter[int]()
+        self.product_distances = Counter[int]()
+        self.barriers: list[BarrierUse] = []
         self.exposed = 0
         self.waited = 0.0
 
@@ -117,6 +133,8 @@ class BlockTimeline:
         elif name == "LDGDEPBAR":
             self._grouped.append(self._issue(self._group_bytes, machine.COPY_CLOCKS))
             self._group_bytes = 0
+        elif opcode.startswith(_PLAIN_ARRIVAL):
+            self._use_barrier(instruction, waits=False)
         elif opcode.startswith("SYNCS.ARRIVE.TRANS64") and instruction.address in self._copy_bytes:
             size = self._copy_bytes[instruction.address]
             self._count("smem", size)
@@ -127,6 +145,7 @@ class BlockTimeline:
             self._await_copies(self._grouped, _last_number(instruction))
         elif opcode.startswith("SYNCS.PHASECHK"):
             self._await_copies(self._described, max(0, len(self._described) - 1))
+            self._use_barrier(instruction, waits=True)
         elif name == "LDG":
             self._load(instruction, threads)
         elif name == "STG":
@@ -175,12 +194,22 @@ class BlockTimeline:
         )
         self._open_products = "gsb0" not in instruction.operands
         if not self._open_products:
-            self._products.append(self._tensor_free)
+            self._products.append((self._tensor_free, self._position))
 
     def _await_products(self, remaining: int) -> None:
         self._settle()
+        position = None
         while len(self._products) > remaining:
-            self.clock = max(self.clock, self._products.popleft())
+            end, position = self._products.popleft()
+            self.clock = max(self.clock, end)
+        if position is not None:
+            self.product_distances[self._position - position] += 1
+
+    def _use_barrier(self, instruction: Instruction, *, waits: bool) -> None:
+        self._settle()
+        place = _BARRIER.search(instruction.operands)
+        if place is not None:
+            self.barriers.append(BarrierUse(self.clock, waits, int(place[1], 16)))
 
     def _issue(self, size: int, latency: machine.Bracket) -> _Copies:
         self._settle()
@@ -250,6 +279,8 @@ def _copy_bytes(code: Sequence[Instruction]) -> dict[int, int]:
         constant = re.fullmatch(r"R\d+, (?:RZ, RZ, )?0x([0-9a-f]+)", each.operands)
         if each.name in ("MOV", "IMAD") and constant:
             constants[register] = int(constant[1], 16)
+        elif each.opcode.startswith(_PLAIN_ARRIVAL):
+            continue
         elif each.opcode.startswith("SYNCS.ARRIVE.TRANS64"):
             announced = constants.get(each.operands.split(", ")[-1])
             if announced is None:

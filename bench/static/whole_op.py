@@ -169,9 +169,10 @@ def _launch_seconds(launch: Launch, work: LaunchWork, row: KernelRow | None, cas
         return _pass_seconds(work.memory_bytes, case)
     tile = float(row.clocks.split("/")[CASES.index(case)])
     programs = math.ceil(math.prod(launch.grid) / machine.SMS)
-    # A program that loops over tiles starts cold; one that is a tile has this in its clocks.
+    # A program that loops over tiles starts cold; one that is a tile has this in its clocks, and
+    # one whose warps have roles has its share in those of every tile.
     cold = _of(machine.BLOCK_START_CLOCKS, case) + _of(machine.TMA_CLOCKS, case)
-    cold *= exposed_share(row.blocks_per_sm, case) * (work.tiles > 1)
+    cold *= exposed_share(row.blocks_per_sm, case) * (work.tiles > 1 and not row.roles)
     clocks = programs * (work.tiles * tile + cold)
     return clocks / _of(machine.CLOCK_HZ, case) + _of(machine.LAUNCH_SECONDS, case)
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn.functional import normalize
 
-from ..registry import Sizes, TileWork, Variant
+from ..registry import RoleWork, Sizes, TileWork, Variant
 from .pairs import PairMode
 
 
@@ -211,9 +211,34 @@ def _resident(options: Mapping[str, Any], stored_bytes: int) -> TileWork:
     return TileWork(2.0 * results * options["DEPTH"], float(results * stored_bytes))
 
 
+def _gluon_tile(options: Mapping[str, Any]) -> TileWork:
+    """A product of `gluon_sums_kernel`: two groups take turns, one warp copies.
+
+    Its start is shared by the products of a strip of the longest kind.
+    """
+    from .fused.gluon_sums import DEPTH, rows_at_once
+    from .fused.layout import MAX_STRIP_TILES
+
+    columns, depth = options["TILE_M"], options["STEPS"] * DEPTH
+    rows = rows_at_once(depth)
+    strip = MAX_STRIP_TILES * options["TILE_M"] // rows
+    group = RoleWork(4, share=0.5)
+    copying = RoleWork(
+        1,
+        copies=options["STEPS"],
+        stages=options["STAGES"],
+        shared_bytes=2.0 * columns * depth,
+        shared_by=strip,
+    )
+    return TileWork(
+        2.0 * rows * columns * depth, roles=(group, copying, group), program_tiles=strip
+    )
+
+
 TILES = {
     "resident_sums_kernel": partial(_resident, stored_bytes=0),
     "resident_gradient_kernel": partial(_resident, stored_bytes=2),
     "sums_kernel": partial(_tile, stored_bytes=0),
+    "gluon_sums_kernel": _gluon_tile,
     "dots_gradient_kernel": partial(_tile, stored_bytes=2),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -17,14 +18,30 @@ SECTOR_BYTES = 32
 
 
 def _sums(launch: Launch) -> LaunchWork:
-    """A strip of tiles beside the diagonal, or one tile on it, which has a row of its own."""
-    if launch.values["TILES"] == "diagonal":
-        return LaunchWork("forward", tiles=1, row="sums_kernel#2")
-    return LaunchWork("forward", tiles=launch.values["strip"])
+    """A strip of tiles beside the diagonal, or one tile on it.
+
+    The table numbers the two where both are launched: resident tiles replace the strips.
+    """
+    from .fused.resident import resident_tile
+
+    if launch.values["TILES"] != "diagonal":
+        return LaunchWork("forward", tiles=launch.values["strip"])
+    alone = resident_tile(launch.values["videos"].base, None) is not None
+    return LaunchWork("forward", tiles=1, row="sums_kernel" if alone else "sums_kernel#2")
+
+
+def _resident(launch: Launch, part: str) -> LaunchWork:
+    """A strip; the product of one more tile runs beside the last epilogue."""
+    return LaunchWork(part, tiles=launch.values["strip"] + 1)
 
 
 def _gluon_sums(launch: Launch) -> LaunchWork:
-    return LaunchWork("forward", tiles=launch.values["strip"])
+    """A strip in products of `rows_at_once`."""
+    from .fused.gluon_sums import rows_at_once
+
+    values = launch.values
+    rows = rows_at_once(values["videos"].base.shape[1])
+    return LaunchWork("forward", tiles=values["strip"] * values["TILE_M"] / rows)
 
 
 def _dots_gradient(launch: Launch) -> LaunchWork:
@@ -67,7 +84,11 @@ def _target(dim: int, workspace_gib: float, *, gluon: bool = False) -> Target:
             plain()
 
     size = f"{workspace_gib:g} GiB" if workspace_gib >= 1 else f"{workspace_gib * 1024:g} MiB"
-    variants = dict.fromkeys(("sums_kernel", "dots_gradient_kernel"), f"bf16 D{dim} B{LINES}")
+    streamed, resident = (
+        ("sums_kernel", "dots_gradient_kernel"),
+        ("resident_sums_kernel", "resident_gradient_kernel"),
+    )
+    variants = dict.fromkeys((*streamed, *resident), f"bf16 D{dim} B{LINES}")
     return Target(
         f"D = {dim} in {size}" + (", Gluon" if gluon else ""),
         {"videos": LINES, "texts": LINES, "dim": dim},
@@ -78,16 +99,22 @@ def _target(dim: int, workspace_gib: float, *, gluon: bool = False) -> Target:
 
 _KERNELS: dict[str, Callable[[Launch], LaunchWork]] = {
     "sums_kernel": _sums,
+    "resident_sums_kernel": partial(_resident, part="forward"),
     "gluon_sums_kernel": _gluon_sums,
     "fold_kernel": memory_pass("rest"),
     "finish_kernel": _finish,
     "total_kernel": memory_pass("rest"),
     "dots_gradient_kernel": _dots_gradient,
+    "resident_gradient_kernel": partial(_resident, part="dS"),
     "diagonal_kernel": _diagonal,
     "finish_gradient_kernel": memory_pass("rest"),
 }
 WHOLE = WholeOp(
-    tuple(_target(dim, size) for dim, size in ((512, 1), (256, 0.5), (256, 2))),
+    tuple(
+        _target(dim, size, gluon=gluon)
+        for gluon in (False, True)
+        for dim, size in ((512, 1), (256, 0.5), (256, 2))
+    ),
     _KERNELS,
     _product,
 )

@@ -186,7 +186,7 @@ def test_sums_that_are_added_to_are_read():
 
 def test_what_is_not_described_or_not_in_the_table_is_an_error():
     start = started("tiled", (1,))
-    with pytest.raises(ValueError, match="starts tiled, which `whole.launches` does not"):
+    with pytest.raises(ValueError, match=r"starts tiled, which `whole\.launches` does not"):
         predict(*toy(start), [])
     with pytest.raises(LookupError, match=r"no clocks of infonce \| variant \| tiled"):
         predict(*toy(start, tiled=lambda _: LaunchWork("all", tiles=1)), [])
