@@ -24,7 +24,7 @@ from svilm_fast.bench.static.table import (
 from svilm_fast.bench.static.whole_op import predictions, whole_lines
 from svilm_fast.bench.tables import terminal_table
 from svilm_fast.core.console import Console
-from svilm_fast.kernels.registry import KERNELS
+from svilm_fast.kernels.registry import KERNELS, ops
 
 # The section of an op's README that holds the time of its calls.
 SECTION = "whole op"
@@ -60,7 +60,7 @@ def static(
     if recorded:
         if check or op or variant:
             raise typer.BadParameter("--recorded takes no --check, --op and --variant")
-        _print_whole_ops(read_table(path), console, write=write)
+        _print_recorded(read_table(path), console, write=write)
         return
     tasks = declared(op, variant)
     before = read_table(path) if check or (write and path.is_file()) else []
@@ -147,9 +147,22 @@ def _print_structure(rows: list[KernelRow], console: Console) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _print_whole_ops(rows: list[KernelRow], console: Console, *, write: bool = False) -> None:
-    """The time of whole ops, which `write` also puts into their READMEs."""
-    for name, found in predictions(rows).items():
+def _print_recorded(rows: list[KernelRow], console: Console, *, write: bool) -> None:
+    """The time of whole ops from a table, and the calls of which it lacks a kernel."""
+    shown = _print_whole_ops(rows, console, write=write)
+    for name, op in ops().items():
+        for target in op.whole.targets if op.whole else ():
+            if (name, target.label) not in shown:
+                text = f"{name}, {target.label}: the table lacks one of its kernels; write it anew"
+                console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_whole_ops(
+    rows: list[KernelRow], console: Console, *, write: bool = False
+) -> set[tuple[str, str]]:
+    """The time of whole ops, which `write` also puts into their READMEs; op and call of each."""
+    predicted = predictions(rows)
+    for name, found in predicted.items():
         lines = whole_lines(found)
         title = f"{name}, whole op, ms: predicted, not measured (pessimistic/central/optimistic)"
         for line in (title, *lines):
@@ -158,3 +171,4 @@ def _print_whole_ops(rows: list[KernelRow], console: Console, *, write: bool = F
             page = KERNELS / name / "README.md"
             write_section(page, SECTION, "\n".join(lines))
             console.print(f"wrote the section {SECTION!r} of {page}", soft_wrap=True)
+    return {(name, each.target) for name, found in predicted.items() for each in found}

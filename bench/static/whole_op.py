@@ -110,8 +110,9 @@ def predict(op: Op, target: Target, rows: Iterable[KernelRow]) -> WholePredictio
 def predictions(rows: Sequence[KernelRow]) -> dict[str, list[WholePrediction]]:
     """By op, the targets of which `rows` hold all kernels."""
     found: dict[str, list[WholePrediction]] = {}
+    modelled = {row.op for row in rows if row.clocks}
     for name, op in ops().items():
-        for target in op.whole.targets if op.whole else ():
+        for target in op.whole.targets if op.whole and name in modelled else ():
             try:
                 found.setdefault(name, []).append(predict(op, target, rows))
             except LookupError:
