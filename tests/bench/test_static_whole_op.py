@@ -29,7 +29,7 @@ def found(rows):
 
 
 def target_of(op, label):
-    [found] = [each for each in ops()[op].whole.targets if label in each.label]
+    [found] = [each for each in ops()[op].whole.targets if each.label == label]
     return found
 
 
@@ -101,6 +101,13 @@ def test_a_larger_workspace_needs_fewer_launches(found):
     assert large.kernels < small.kernels
     assert large.products < small.products
     assert large.floor_share.central > small.floor_share.central
+
+
+def test_gluon_kernels_change_the_part_that_they_compute(found):
+    by_call = {each.target: each for each in found["infonce"]}
+    plain, gluon = (by_call[f"D = 512 in 1 GiB{more}"].parts for more in ("", ", Gluon"))
+    assert {part for part in plain if plain[part] != gluon[part]} == {"forward"}
+    assert gluon["forward"].central < 0.8 * plain["forward"].central
 
 
 def test_the_floor_is_that_of_the_readme(found):
