@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..backend import Choice, use_backend
-from ..registry import Sizes, TileWork, Variant
+from ..registry import RoleWork, Sizes, TileWork, Variant
 from .fused.layout import Layout, layout_of
 
 CASES = {
@@ -143,6 +143,7 @@ def _matrix(batch: int) -> None:
 _variant = partial(Variant, "grounding")
 
 
+GLUON_STRIP = 32
 SM_90 = ("sm_90",)
 VARIANTS = (
     _variant("scores G=32 K=2 D=256", partial(_scores, 1024, 32, 2, 256), counted=True),
@@ -167,6 +168,7 @@ VARIANTS = (
         _variant(f"{label} gluon", partial(_backward, *sizes, choice="gluon", loss=loss), SM_90)
         for label, sizes, loss in (
             ("loss backward G=32 K=2 D=256", (1024, 32, 2, 256), True),
+            ("loss backward G=32 K=4 D=256", (4096, 32, 4, 256), True),
             ("loss backward G=12 K=3 D=208", (1000, 12, 3, 208), True),
             ("scores backward G=32 K=4 D=256", (4096, 32, 4, 256), False),
         )
@@ -187,9 +189,35 @@ def _tile(options: Mapping[str, Any], stored_bytes: int, looped: bool) -> TileWo
     return TileWork(2.0 * results * options["D"], float(results * stored_bytes), looped=looped)
 
 
+def _gluon_tile(options: Mapping[str, Any]) -> TileWork:
+    """A tile of `gluon_gradient_kernel`: two groups of 64 rows each, one warp copies.
+
+    The nouns are copied once for the tiles of the longest strip of the declared calls.
+    """
+    from .fused.gluon_gradient import GROUP_ROWS
+
+    rows, columns, strip = 2 * GROUP_ROWS, options["BLOCK_N"], GLUON_STRIP
+    depth = options["STEPS"] * options["BLOCK_K"]
+    group = RoleWork(4)
+    copying = RoleWork(
+        1,
+        copies=options["STEPS"],
+        stages=options["STAGES"],
+        shared_bytes=2.0 * rows * depth,
+        shared_by=strip,
+    )
+    return TileWork(
+        2.0 * rows * columns * depth,
+        2.0 * rows * columns,
+        roles=(group, copying, group),
+        program_tiles=strip,
+    )
+
+
 TILES = {
     "scores_kernel": partial(_tile, stored_bytes=0, looped=False),
     "resident_scores_kernel": partial(_tile, stored_bytes=0, looped=True),
     "dots_gradient_kernel": partial(_tile, stored_bytes=2, looped=False),
     "resident_gradient_kernel": partial(_tile, stored_bytes=2, looped=True),
+    "gluon_gradient_kernel": _gluon_tile,
 }

@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 
+from ..backend import use_backend
 from ..launch import Launch, tensor_bytes
 from ..registry import LaunchWork, Target, WholeOp, memory_pass
 from .cases import CASES, loss_inputs
@@ -25,6 +26,15 @@ def _loss(workspace_bytes: int = DEFAULT_WORKSPACE_BYTES) -> None:
     forward = (number, scores, lse, count, tokens, rows, weights, number, number)
     sizes = (_LARGE["groups"], _LARGE["nouns"], _LARGE["dim"], torch.bfloat16)
     loss_backward(*forward, *sizes, True, True, True, True, workspace_bytes)
+
+
+def _gluon_loss() -> None:
+    with use_backend("gluon"):
+        _loss()
+
+
+def _gluon_strip(launch: Launch) -> LaunchWork:
+    return LaunchWork("dS", tiles=launch.values["strip"])
 
 
 def _strip(launch: Launch, part: str) -> LaunchWork:
@@ -51,12 +61,19 @@ _KERNELS: dict[str, Callable[[Launch], LaunchWork]] = {
     "merge_kernel": memory_pass("rest"),
     "loss_kernel": memory_pass("rest"),
     "resident_gradient_kernel": partial(_strip, part="dS"),
+    "gluon_gradient_kernel": _gluon_strip,
     "finish_kernel": _finish,
 }
 _ROWS = {
     "resident_scores_kernel": "scores G=32 K=4 D=256",
     "resident_gradient_kernel": "loss backward G=32 K=4 D=256",
+    "gluon_gradient_kernel": "loss backward G=32 K=4 D=256 gluon",
 }
+_LABEL = "B = 4,096, K = 4, G = 32, D = 256, beta learned"
 WHOLE = WholeOp(
-    (Target("B = 4,096, K = 4, G = 32, D = 256, beta learned", _LARGE, _loss, _ROWS),), _KERNELS
+    (
+        Target(_LABEL, _LARGE, _loss, _ROWS),
+        Target(f"{_LABEL}, Gluon", _LARGE, _gluon_loss, _ROWS),
+    ),
+    _KERNELS,
 )

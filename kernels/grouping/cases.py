@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..backend import use_backend
-from ..registry import Sizes, TileWork, Variant
+from ..registry import RoleWork, Sizes, TileWork, Variant
 
 _KEYS = ("batch", "tokens", "width", "groups")
 CASES: dict[str, dict[str, Any]] = {
@@ -136,8 +136,25 @@ def _stream_tile(options: Mapping[str, Any]) -> TileWork:
     return TileWork(flops, 4.0 * options["BLOCK_L"] * width, steps=options["NUM_BLOCKS"])
 
 
+def _gluon_tile(options: Mapping[str, Any]) -> TileWork:
+    """64 tokens: logits and assignment by one group, pooling by the other, one warp copies."""
+    from .fused.gluon_forward import SLICE
+
+    slices = -(-options["WIDTH"] // SLICE)
+    group = RoleWork(4)
+    copying = RoleWork(1, copies=slices, stages=options["STAGES"])
+    tokens, depth = 64, slices * SLICE
+    return TileWork(
+        4.0 * tokens * depth * options["BLOCK_G"],
+        2.0 * tokens * depth,
+        roles=(group, copying, group),
+        program_tiles=49,
+    )
+
+
 TILES = {
     "grouping_forward_kernel": _forward_tile,
+    "gluon_grouping_forward_kernel": _gluon_tile,
     "grouping_backward_kernel": _backward_tile,
     "grouping_backward_stream_kernel": _stream_tile,
 }

@@ -25,16 +25,23 @@ def _stream(launch: Launch) -> LaunchWork:
     return LaunchWork("kernel", tiles=_tiles(launch) + 1)
 
 
-def _target(way: str) -> Target:
-    label = f"target bfloat16 {way}"
+def _gluon(launch: Launch) -> LaunchWork:
+    tokens = launch.values["tokens"].block_shape[1]
+    return LaunchWork("kernel", tiles=-(-launch.values["chunk"] // tokens))
+
+
+def _target(way: str, kind: str = "") -> Target:
+    label = f"target bfloat16 {way}{kind}"
     [variant] = [each for each in VARIANTS if each.label == label]
-    rows = dict.fromkeys(("grouping_forward_kernel", "grouping_backward_stream_kernel"), label)
-    return Target(f"{way}, 256 x 3,136 x 768, G = 32", CASES["target"], variant.run, rows, (way,))
+    rows = dict.fromkeys(_KERNELS, label)
+    name = f"{way}, 256 x 3,136 x 768, G = 32" + (", Gluon" if kind else "")
+    return Target(name, CASES["target"], variant.run, rows, (way,))
 
 
 _KERNELS: dict[str, Callable[[Launch], LaunchWork]] = {
     "grouping_forward_kernel": _forward,
+    "gluon_grouping_forward_kernel": _gluon,
     "grouping_backward_prepare_kernel": memory_pass("rest"),
     "grouping_backward_stream_kernel": _stream,
 }
-WHOLE = WholeOp((_target("forward"), _target("backward")), _KERNELS)
+WHOLE = WholeOp((_target("forward"), _target("forward", " gluon"), _target("backward")), _KERNELS)

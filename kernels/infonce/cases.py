@@ -41,6 +41,8 @@ SIZES = Sizes(
     compared=("pairs_65536_dim_512",),
 )
 _HOPPER = ("sm_90",)
+# Rows of the declared chunk of `gluon_gradient_kernel`: those of D = 512 in 1 GiB.
+GLUON_CHUNK = 5504
 _COUNTED = "bf16 D512 B65536"
 
 
@@ -142,7 +144,7 @@ def _gluon(dim: int) -> Callable[[], None]:
             strips,
             MAX_STRIP_TILES,
         )
-        blocks, chunk = line_blocks(lines), 5504
+        blocks, chunk = line_blocks(lines), GLUON_CHUNK
         launch_gradient(
             videos,
             texts,
@@ -216,7 +218,7 @@ def _gluon_tile(options: Mapping[str, Any]) -> TileWork:
 
     Its start is shared by the products of a strip of the longest kind.
     """
-    from .fused.gluon_sums import DEPTH, rows_at_once
+    from .fused.gluon_ring import DEPTH, rows_at_once
     from .fused.layout import MAX_STRIP_TILES
 
     columns, depth = options["TILE_M"], options["STEPS"] * DEPTH
@@ -235,10 +237,34 @@ def _gluon_tile(options: Mapping[str, Any]) -> TileWork:
     )
 
 
+def _gluon_gradient_tile(options: Mapping[str, Any]) -> TileWork:
+    """A product of `gluon_gradient_kernel` in the declared launch: 64 rows of dS of 128 texts."""
+    from .fused.gluon_gradient import BLOCK_M, BLOCK_N, DEPTH
+
+    depth = options["STEPS"] * DEPTH
+    row_products = GLUON_CHUNK // BLOCK_M
+    group = RoleWork(4, share=0.5)
+    copying = RoleWork(
+        1,
+        copies=options["STEPS"],
+        stages=options["STAGES"],
+        shared_bytes=2.0 * BLOCK_N * depth,
+        shared_by=row_products,
+    )
+    products = row_products * (65536 // BLOCK_N) // 132
+    return TileWork(
+        2.0 * BLOCK_M * BLOCK_N * depth,
+        2.0 * BLOCK_M * BLOCK_N,
+        roles=(group, copying, group),
+        program_tiles=products,
+    )
+
+
 TILES = {
     "resident_sums_kernel": partial(_resident, stored_bytes=0),
     "resident_gradient_kernel": partial(_resident, stored_bytes=2),
     "sums_kernel": partial(_tile, stored_bytes=0),
     "gluon_sums_kernel": _gluon_tile,
+    "gluon_gradient_kernel": _gluon_gradient_tile,
     "dots_gradient_kernel": partial(_tile, stored_bytes=2),
 }

@@ -13,6 +13,7 @@ from ..registry import LaunchWork, Target, WholeOp, memory_pass
 from .cases import call
 
 LINES = 65536
+_GLUON = ("gluon_sums_kernel", "gluon_gradient_kernel")
 # Bytes that a scattered access moves through DRAM.
 SECTOR_BYTES = 32
 
@@ -37,7 +38,7 @@ def _resident(launch: Launch, part: str) -> LaunchWork:
 
 def _gluon_sums(launch: Launch) -> LaunchWork:
     """A strip in products of `rows_at_once`."""
-    from .fused.gluon_sums import rows_at_once
+    from .fused.gluon_ring import rows_at_once
 
     values = launch.values
     rows = rows_at_once(values["videos"].base.shape[1])
@@ -50,6 +51,16 @@ def _dots_gradient(launch: Launch) -> LaunchWork:
     row_tiles = -(-(values["stop_row"] - values["first_row"]) // values["BLOCK_M"])
     tiles = row_tiles * -(-values["columns"] // values["BLOCK_N"])
     return LaunchWork("dS", tiles=-(-tiles // launch.grid[0]))
+
+
+def _gluon_gradient(launch: Launch) -> LaunchWork:
+    """The programs share the products of the chunk."""
+    from .fused.gluon_gradient import BLOCK_M, BLOCK_N
+
+    values = launch.values
+    products = -(-(values["stop_row"] - values["first_row"]) // BLOCK_M)
+    products *= -(-values["columns"] // BLOCK_N)
+    return LaunchWork("dS", tiles=-(-products // launch.grid[0]))
 
 
 def _diagonal(launch: Launch) -> LaunchWork:
@@ -93,7 +104,7 @@ def _target(dim: int, workspace_gib: float, *, gluon: bool = False) -> Target:
         f"D = {dim} in {size}" + (", Gluon" if gluon else ""),
         {"videos": LINES, "texts": LINES, "dim": dim},
         run if gluon else plain,
-        {**variants, "gluon_sums_kernel": f"bf16 D{dim} gluon"},
+        variants | dict.fromkeys(_GLUON, f"bf16 D{dim} gluon"),
     )
 
 
@@ -106,6 +117,7 @@ _KERNELS: dict[str, Callable[[Launch], LaunchWork]] = {
     "total_kernel": memory_pass("rest"),
     "dots_gradient_kernel": _dots_gradient,
     "resident_gradient_kernel": partial(_resident, part="dS"),
+    "gluon_gradient_kernel": _gluon_gradient,
     "diagonal_kernel": _diagonal,
     "finish_gradient_kernel": memory_pass("rest"),
 }

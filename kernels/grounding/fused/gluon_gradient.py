@@ -235,6 +235,8 @@ def gluon_gradient_kernel(
     G: gl.constexpr,
     PADDED_G: gl.constexpr,
     PADDED_K: gl.constexpr,
+    BLOCK_N: gl.constexpr,
+    BLOCK_K: gl.constexpr,
     STEPS: gl.constexpr,
     STAGES: gl.constexpr,
     LOSS: gl.constexpr,
@@ -252,8 +254,6 @@ def gluon_gradient_kernel(
     """
     gl.static_assert(STAGES >= STEPS, "a group needs all steps of a tile in its turn")
     ROWS: gl.constexpr = nouns.block_type.shape[0]
-    BLOCK_K: gl.constexpr = nouns.block_type.shape[1]
-    BLOCK_N: gl.constexpr = groups.block_type.shape[0]
     pid = gl.program_id(0)
     first = pid % strips * strip
     stop = gl.minimum(first + strip, column_tiles)
@@ -360,6 +360,8 @@ def launch_gradient(
         *partials,
         *sizes,
         **options,
+        BLOCK_N=columns,
+        BLOCK_K=depth,
         STEPS=-(-dim // depth),
         STAGES=stages,
         REGISTERS_TO_COMPUTE=GRADIENT_REGISTERS,

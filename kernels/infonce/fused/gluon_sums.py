@@ -228,11 +228,6 @@ def gluon_sums_kernel(
     )
 
 
-def rows_at_once(dim: int) -> int:
-    """Rows of a product."""
-    return 128 if dim <= WIDE_STAGES_DIM else 64
-
-
 def launch_sums(
     videos: Tensor,
     texts: Tensor,
