@@ -99,7 +99,7 @@ def test_a_right_kernel_passes_every_schedule():
 @pytest.mark.parametrize(
     ("bug", "kind"),
     [
-        ("more copies than expected", "barrier race"),
+        ("more copies than expected", "barrier race pending"),
         ("no such buffer", "memory"),
         ("no wait for the product", "pending"),
         ("result before the wait", "pending"),

@@ -44,7 +44,7 @@ SYNCHRONISATION_BUGS = {
     "texts copied for every product": (
         2,
         {"| ((first + product)": "| (0 * (first + product)"},
-        "race",
+        "race or deadlock",
     ),
     "texts copied once": (
         2,
