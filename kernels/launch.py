@@ -135,8 +135,9 @@ def note_product(out: torch.Tensor, left: torch.Tensor, *, first: bool) -> None:
     """Record out [..., m, n] (+)= left [..., m, k] @ [..., k, n] inside `record_products()`."""
     if _products is not None:
         parts = math.prod(out.shape[:-2])
-        sizes = (*out.shape[-2:], left.shape[-1])
-        _products.append(Product(parts, *sizes, item_bytes=left.dtype.itemsize, first=first))
+        rows, columns = out.shape[-2:]
+        item_bytes = left.dtype.itemsize
+        _products.append(Product(parts, rows, columns, left.shape[-1], item_bytes, first))
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from svilm_fast.bench.static import machine
 from svilm_fast.bench.static.roles import role_text, roles_of, time_of, used_per_tile
@@ -137,7 +137,7 @@ def exposed_share(blocks: int, case: str) -> float:
     return 1.0 if blocks <= 1 else min(1.0, float(getattr(machine.EXPOSED, case)) / blocks**2)
 
 
-def _used(used: Counter[str], work: TileWork) -> dict[str, int]:
+def _used(used: Counter[str], work: TileWork) -> dict[str, Any]:
     return {
         "products_percent": round(100 * used["flops"] / work.flops),
         "tensor_clocks": used["tensor work"] // machine.TENSOR_FLOPS_PER_CLOCK,
@@ -147,7 +147,7 @@ def _used(used: Counter[str], work: TileWork) -> dict[str, int]:
     }
 
 
-def _predicted(predictions: Sequence[_Prediction]) -> dict[str, str]:
+def _predicted(predictions: Sequence[_Prediction]) -> dict[str, Any]:
     return {
         "bound": predictions[1].bound,
         "clocks": _joined(each.clocks for each in predictions),

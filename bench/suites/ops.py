@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -181,7 +181,6 @@ def _prepare(
     if name not in ("fused", "gluon"):
         return ready
     # Backward chooses its kernels when it runs, after the provider has returned.
-    choice = cast(Choice, name)
     alone = direction == "backward" or (direction == "both" and op.gluon is None)
     kernel = op.gluon_backward if name == "gluon" and alone else None
     choice: Choice = "gluon" if name == "gluon" else "fused"

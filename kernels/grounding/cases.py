@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -214,7 +214,7 @@ def _gluon_tile(options: Mapping[str, Any]) -> TileWork:
     )
 
 
-TILES = {
+TILES: dict[str, Callable[[Mapping[str, Any]], TileWork]] = {
     "scores_kernel": partial(_tile, stored_bytes=0, looped=False),
     "resident_scores_kernel": partial(_tile, stored_bytes=0, looped=True),
     "dots_gradient_kernel": partial(_tile, stored_bytes=2, looped=False),

@@ -20,12 +20,12 @@ def _loss(workspace_bytes: int = DEFAULT_WORKSPACE_BYTES) -> None:
     """The loss of the large case and all gradients, beta learned."""
     from .fused.function import loss_backward, loss_forward
 
-    groups, nouns, mask, number = loss_inputs(**_LARGE)
+    sizes = (_LARGE["groups"], _LARGE["nouns"], _LARGE["dim"])
+    groups, nouns, mask, number = loss_inputs(_LARGE["batch"], *sizes)
     _, scores, lse, count, copy, rows, weights = loss_forward(groups, nouns, mask, number, number)
     tokens = copy if copy.numel() else groups
     forward = (number, scores, lse, count, tokens, rows, weights, number, number)
-    sizes = (_LARGE["groups"], _LARGE["nouns"], _LARGE["dim"], torch.bfloat16)
-    loss_backward(*forward, *sizes, True, True, True, True, workspace_bytes)
+    loss_backward(*forward, *sizes, torch.bfloat16, True, True, True, True, workspace_bytes)
 
 
 def _gluon_loss() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -152,7 +152,7 @@ def _gluon_tile(options: Mapping[str, Any]) -> TileWork:
     )
 
 
-TILES = {
+TILES: dict[str, Callable[[Mapping[str, Any]], TileWork]] = {
     "grouping_forward_kernel": _forward_tile,
     "gluon_grouping_forward_kernel": _gluon_tile,
     "grouping_backward_kernel": _backward_tile,

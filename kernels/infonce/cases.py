@@ -260,7 +260,7 @@ def _gluon_gradient_tile(options: Mapping[str, Any]) -> TileWork:
     )
 
 
-TILES = {
+TILES: dict[str, Callable[[Mapping[str, Any]], TileWork]] = {
     "resident_sums_kernel": partial(_resident, stored_bytes=0),
     "resident_gradient_kernel": partial(_resident, stored_bytes=2),
     "sums_kernel": partial(_tile, stored_bytes=0),
