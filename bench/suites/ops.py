@@ -78,10 +78,12 @@ def _rank(op: Op, case: str, provider: str) -> int:
 def providers(op: Op, device: torch.device, shape: Mapping[str, Any]) -> dict[str, Provider]:
     """The op's reference path and its peers, and on a GPU its fused path, also with Gluon.
 
-    A case that only changes the workspace of the fused path has no other providers.
+    A case that only changes the workspace of the fused path has no other providers than these two.
     """
     if "workspace_bytes" in shape and device.type == "cuda":
-        return {"fused": partial(_fused, op.api)}
+        plain: dict[str, Provider] = {"fused": partial(_fused, op.api)}
+        gluon = {"gluon": partial(_with_gluon, op.api, op.gluon)} if op.has_gluon else {}
+        return plain | gluon
     own: dict[str, Provider] = {"reference": partial(op.api, backend="reference")}
     if device.type == "cuda":
         own = {"fused": partial(_fused, op.api), **own}

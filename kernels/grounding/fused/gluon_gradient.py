@@ -3,7 +3,7 @@
 One warp copies (TMA). Two warp groups share a tile of nouns, 64 rows each, and take turns: while
 one computes the gradient of its last tile, the other has the tensor cores. The nouns stay in shared
 memory for a whole strip of column tiles. The results are those of
-`resident.resident_gradient_kernel`.
+`resident.resident_gradient_kernel`, up to rounding.
 """
 
 from __future__ import annotations
