@@ -81,7 +81,7 @@ def test_gluon_is_a_choice_for_sm_90_and_never_falls_back(monkeypatch):
     assert backend.gluon_wanted(CPU[0].device)
     table = explain()
     assert re.search(r"infonce +cpu +gluon +plain kernels for calls that Gluon cannot take", table)
-    assert re.search(r"grouping +cpu +fused +no Gluon kernels", table)
+    assert re.search(r"temporal +cpu +fused +no Gluon kernels", table)
     with use_backend("fused"):
         assert re.search(r"infonce +cpu +fused$", explain(), re.MULTILINE)
         assert not backend.gluon_wanted(CPU[0].device)
