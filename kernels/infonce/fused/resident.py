@@ -188,10 +188,8 @@ def resident_gradient_kernel(
                     half_start = column_start + half * (BLOCK_N // 2)
                     if is_sound != 0:
                         # e_ij (g^r_i / exp(r_i) + g^c_j / exp(c_j)): the same with one power
-                        factor = (
-                            row_factor[:, None]
-                            + (left_factor if half == 0 else right_factor)[None, :] * lift
-                        )
+                        column_factor = left_factor if half == 0 else right_factor
+                        factor = row_factor[:, None] + column_factor[None, :] * lift
                         gradient = tl.exp2(tl.fma(halves[half], slope / 2, base)) * factor
                     else:
                         column = half_start + tl.arange(0, BLOCK_N // 2)
