@@ -18,6 +18,7 @@ from svilm_fast.core.text import counted
 
 if TYPE_CHECKING:
     from svilm_fast.train.campaigns.jobs import TableJob
+    from svilm_fast.train.campaigns.store import ResultStore
     from svilm_fast.train.campaigns.table import ResultTable
 
 MARK = "campaign.json"
@@ -43,6 +44,14 @@ def ablate(
         list[str] | None,
         typer.Option(help="only this section and the runs it needs; may be repeated"),
     ] = None,
+    shared: Annotated[
+        Path | None,
+        typer.Option(
+            "--results",
+            help="folder that also keeps the result of every run, for example under version "
+            "control; what is found there is not run again",
+        ),
+    ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="result file [default: OUT/TABLE.json]")
     ] = None,
@@ -59,6 +68,7 @@ def ablate(
     from svilm_fast.train.campaigns.execute import run_jobs
     from svilm_fast.train.campaigns.jobs import table_jobs
     from svilm_fast.train.campaigns.results import gather
+    from svilm_fast.train.campaigns.store import ResultStore
     from svilm_fast.train.campaigns.table import read_table, table_names
 
     if table is None:
@@ -70,22 +80,24 @@ def ablate(
     folder = (out or Path("runs") / "ablations" / name).resolve()
     places = table_jobs(content, folder, chosen)
     unique = list(dict.fromkeys(link for job in places.values() for link in job.chain()))
+    store = ResultStore(folder, shared)
     if dry_run:
-        _print_plan(content, folder, unique)
+        _print_plan(content, store, unique)
         return
     _claim(folder, name)
     from svilm_fast.train.folder.lock import locked
 
     with locked(folder):
-        _prepare(content.prepare, folder)
+        if store.needed(unique):
+            _prepare(content.prepare, folder)
         with _progress(f"runs of {name}", len(unique)) as advance:
             chosen_gpus = _gpus(gpus)
-            failures = run_jobs(unique, folder, len(chosen_gpus) or jobs, chosen_gpus, advance)
+            failures = run_jobs(unique, store, len(chosen_gpus) or jobs, chosen_gpus, advance)
         if failures:
             for failure in failures:
                 print(f"failed: {failure}", file=sys.stderr)
             raise typer.Exit(1)
-        result = gather(name, content, places, folder, chosen)
+        result = gather(name, content, places, store, chosen)
         target = json_file or folder / f"{name}.json"
         _write_result(target, result)
     for written in result["sections"].values():
@@ -93,18 +105,18 @@ def ablate(
     print(f"wrote {target}")
 
 
-def _print_plan(content: ResultTable, folder: Path, jobs: list[TableJob]) -> None:
+def _print_plan(content: ResultTable, store: ResultStore, jobs: list[TableJob]) -> None:
     """Check every recipe; print the commands and, where the table names GPUs, predicted hours."""
     from svilm_fast.train.campaigns.cost import PREDICTED, checked_config, gpu_hours
-    from svilm_fast.train.campaigns.execute import finished
 
     for arguments in content.prepare:
-        print("svilm", *_filled(arguments, folder))
+        print("svilm", *_filled(arguments, store.out))
+    needed = store.needed(jobs)
     found: dict[str, float | None] = {}  # by run: the seed changes no cost
     total, unknown = 0.0, 0
     for job in jobs:
         config = checked_config(content, job)
-        state = "finished" if finished(folder, job) is not None else "to do"
+        state = "to do" if job in needed else "finished"
         if content.gpus is not None and config is not None:
             if job.name not in found:
                 found[job.name] = gpu_hours(content, job, config)

@@ -16,9 +16,9 @@ from types import FrameType
 from typing import Any
 
 from svilm_fast.core.errors import UserError
-from svilm_fast.core.files import write_json
 from svilm_fast.core.records import read_records
 from svilm_fast.train.campaigns.jobs import TableJob
+from svilm_fast.train.campaigns.store import ResultStore
 from svilm_fast.train.config.run_files import RunFiles
 from svilm_fast.train.environment import environment_without_launcher
 from svilm_fast.train.folder.lock import in_use
@@ -42,25 +42,6 @@ class JobFailure:
 
     def __str__(self) -> str:
         return f"{self.job.label}: exit code {self.code}, see {self.log}"
-
-
-def result_path(out: Path, job: TableJob) -> Path:
-    """Return the file that keeps the metrics of a finished job."""
-    return out / "results" / f"{job.folder.name}.json"
-
-
-def finished(out: Path, job: TableJob) -> dict[str, Any] | None:
-    """Return the kept result of a job, None if it has not finished with the same inputs."""
-    try:
-        kept = json.loads(result_path(out, job).read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise UserError(
-            f"{result_path(out, job)} is damaged ({error}); remove it, and the run is collected "
-            "again"
-        ) from error
-    return kept if kept.get("identity") == job.identity else None
 
 
 def collect(job: TableJob) -> dict[str, Any]:
@@ -131,22 +112,26 @@ def _of_command(job: TableJob, path: Path) -> dict[str, Any]:
 
 def run_jobs(
     jobs: Sequence[TableJob],
-    out: Path,
+    store: ResultStore,
     parallel: int,
     gpus: Sequence[str] = (),
     done: Callable[[TableJob], None] = lambda job: None,
 ) -> list[JobFailure]:
-    """Run the jobs that have no result yet, each after the one before it; returns the failures.
+    """Run what the store needs of the jobs, each after the one before it; returns the failures.
 
     parallel: processes at a time. gpus: one of them for each process; empty: no choice is made.
     done: called for each job that has a result. A job whose predecessor failed is not started.
     SIGINT and SIGTERM stop the runs, which save their state; then KeyboardInterrupt is raised.
     """
-    waiting = list(dict.fromkeys(jobs))
+    unique = list(dict.fromkeys(jobs))
+    needed = store.needed(unique)
+    waiting = [job for job in unique if job in needed]
     running: dict[TableJob, tuple[subprocess.Popen[bytes], str | None]] = {}
     free = list(gpus)
     failures: list[JobFailure] = []
-    kept: set[TableJob] = set()
+    kept = set(unique) - needed
+    for job in kept:
+        done(job)
     with _stopping(running) as stopped:
         while waiting or running:
             for job in list(running):
@@ -158,30 +143,25 @@ def run_jobs(
                 if gpu is not None:
                     free.append(gpu)
                 if code == 0:
-                    result_path(out, job).parent.mkdir(parents=True, exist_ok=True)
-                    write_json(result_path(out, job), collect(job))
+                    store.write(job, collect(job))
                     kept.add(job)
                     done(job)
                 elif not stopped:
-                    failures.append(JobFailure(job, code, _log_path(out, job)))
+                    failures.append(JobFailure(job, code, _log_path(store.out, job)))
             if stopped:
                 if running:
                     time.sleep(POLL_SECONDS)
                     continue
                 raise KeyboardInterrupt
             for job in list(waiting):
-                if finished(out, job) is not None:
-                    waiting.remove(job)
-                    kept.add(job)
-                    done(job)
-                elif job.before is not None and _failed(job.before, failures):
+                if job.before is not None and _failed(job.before, failures):
                     waiting.remove(job)
                 elif in_use(job.folder):
                     continue  # a run of a campaign that was killed is still saving its state
                 elif len(running) < parallel and (job.before is None or job.before in kept):
                     waiting.remove(job)
                     gpu = free.pop() if gpus else None
-                    running[job] = (_start(job, out, gpu), gpu)
+                    running[job] = (_start(job, store.out, gpu), gpu)
             if running or waiting:
                 time.sleep(POLL_SECONDS)
     return failures

@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,8 @@ from svilm_fast.core.outcomes import cluster_numbers, shares_of
 from svilm_fast.core.text import counted
 from svilm_fast.data.world.write import FORMAT
 from svilm_fast.train.campaigns.bootstrap import Interval, paired_interval
-from svilm_fast.train.campaigns.execute import finished
 from svilm_fast.train.campaigns.jobs import TableJob
+from svilm_fast.train.campaigns.store import ResultStore
 from svilm_fast.train.campaigns.table import ResultTable
 
 SCHEMA = 1
@@ -42,7 +41,7 @@ def gather(
     name: str,
     table: ResultTable,
     jobs: Mapping[tuple[str, int], TableJob],
-    out: Path,
+    store: ResultStore,
     seeds: Sequence[int],
 ) -> dict[str, Any]:
     """Return the table's JSON. Raises UserError if a run lacks a metric that a column reads.
@@ -59,7 +58,7 @@ def gather(
             values: dict[str, list[float]] = {metric: [] for metric in section.columns}
             shares: dict[str, list[str]] = {}
             for seed in seeds:
-                row = _row([jobs[run, seed] for run in runs], out)
+                row = _row([jobs[run, seed] for run in runs], store)
                 steps[runs[0]] = row.steps
                 environments.append(row.environment)
                 for metric, found in values.items():
@@ -103,13 +102,13 @@ class _RowOfSeed:
     environment: dict[str, Any]
 
 
-def _row(joined: Sequence[TableJob], out: Path) -> _RowOfSeed:
+def _row(joined: Sequence[TableJob], store: ResultStore) -> _RowOfSeed:
     """Join what the jobs of a row and those before them measured."""
     metrics: dict[str, float] = {}
     shares: dict[str, tuple[Sequence[str], str]] = {}
     results = []
     for job in joined:
-        kept = [_kept(out, link) for link in job.chain()]
+        kept = [_kept(store, link) for link in job.chain()]
         results.append(kept[-1])
         found: dict[str, float] = {}
         answered: dict[str, tuple[Sequence[str], str]] = {}
@@ -125,8 +124,8 @@ def _row(joined: Sequence[TableJob], out: Path) -> _RowOfSeed:
     return _RowOfSeed(metrics, shares, results[0]["steps"], results[0]["environment"])
 
 
-def _kept(out: Path, job: TableJob) -> dict[str, Any]:
-    kept = finished(out, job)
+def _kept(store: ResultStore, job: TableJob) -> dict[str, Any]:
+    kept = store.find(job)
     if kept is None:
         raise UserError(f"{job.label} has no result; run the table again")
     return kept

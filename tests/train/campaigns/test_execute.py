@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from svilm_fast.core.errors import UserError
-from svilm_fast.train.campaigns.execute import finished, result_path, run_jobs
+from svilm_fast.train.campaigns.execute import run_jobs
 from svilm_fast.train.campaigns.jobs import TableJob
+from svilm_fast.train.campaigns.store import ResultStore
 
 
 def job(out: Path, name: str, before: TableJob | None = None, *, fails: bool = False) -> TableJob:
@@ -24,46 +25,79 @@ def job(out: Path, name: str, before: TableJob | None = None, *, fails: bool = F
 
 
 def test_results_are_kept_and_not_repeated(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path)
     first = job(tmp_path, "first")
     second = job(tmp_path, "second", first)
     order: list[str] = []
-    assert run_jobs([second, first], tmp_path, 2, done=lambda each: order.append(each.name)) == []
+    assert run_jobs([second, first], store, 2, done=lambda each: order.append(each.name)) == []
     assert order == ["first", "second"]
-    kept = finished(tmp_path, second)
+    kept = store.find(second)
     assert kept is not None
     measured = {"loss": 1.0, "qa/accuracy": 50.0}
     assert kept["metrics"] == measured | {"loss_last_tenth": 1.0, "training_seconds": 0.0}
     assert kept["steps"] == 2
     for path in (tmp_path / "logs").iterdir():
         path.unlink()
-    assert run_jobs([first, second], tmp_path, 1) == []
+    assert run_jobs([first, second], store, 1) == []
     assert list((tmp_path / "logs").iterdir()) == []
 
 
 def test_a_failure_stops_only_what_needs_it(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path)
     first = job(tmp_path, "first", fails=True)
     second = job(tmp_path, "second", first)
     other = job(tmp_path, "other")
-    failures = run_jobs([first, second, other], tmp_path, 1)
+    failures = run_jobs([first, second, other], store, 1)
     assert [failure.job for failure in failures] == [first]
     assert failures[0].code == 2
     assert "no-such-command" in failures[0].log.read_text()
-    assert finished(tmp_path, other) is not None
-    assert finished(tmp_path, second) is None
+    assert store.find(other) is not None
+    assert store.find(second) is None
 
 
 def test_a_result_of_other_inputs_does_not_count(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path)
     first = job(tmp_path, "first")
-    run_jobs([first], tmp_path, 1)
-    kept = json.loads(result_path(tmp_path, first).read_bytes())
-    result_path(tmp_path, first).write_text(json.dumps(kept | {"identity": "another"}))
-    assert finished(tmp_path, first) is None
+    run_jobs([first], store, 1)
+    kept = json.loads(store.path(first).read_bytes())
+    store.path(first).write_text(json.dumps(kept | {"identity": "another"}))
+    assert store.find(first) is None
 
 
 def test_a_damaged_result_is_named(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path)
     first = job(tmp_path, "first")
-    path = result_path(tmp_path, first)
+    path = store.path(first)
     path.parent.mkdir()
     path.write_text('{"identity"')
     with pytest.raises(UserError, match="is damaged"):
-        finished(tmp_path, first)
+        store.find(first)
+
+
+def test_a_shared_result_is_not_run_again(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    first = job(tmp_path / "a", "first")
+    second = job(tmp_path / "a", "second", first)
+    assert run_jobs([first, second], ResultStore(tmp_path / "a", shared), 1) == []
+    elsewhere = ResultStore(tmp_path / "b", shared)
+    first = job(tmp_path / "b", "first")
+    second = job(tmp_path / "b", "second", first)
+    assert run_jobs([first, second], elsewhere, 1) == []
+    assert not (tmp_path / "b" / "logs").exists()
+    assert elsewhere.find(second) == ResultStore(tmp_path / "a").made(second)
+
+
+def test_a_run_elsewhere_is_made_again_for_one_that_follows(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    run_jobs([job(tmp_path / "a", "first")], ResultStore(tmp_path / "a", shared), 1)
+    first = job(tmp_path / "b", "first")
+    second = job(tmp_path / "b", "second", first)
+    other = job(tmp_path / "b", "other")
+    store = ResultStore(tmp_path / "b", shared)
+    assert store.needed([first, other]) == {other}
+    order: list[str] = []
+    jobs = [first, second, other]
+    assert run_jobs(jobs, store, 1, done=lambda each: order.append(each.name)) == []
+    assert order == ["first", "second", "other"]
+    assert store.made(first) is not None
+    assert {path.stem for path in shared.iterdir()} == {"first", "second", "other"}

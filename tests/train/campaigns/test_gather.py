@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,9 @@ import pytest
 
 from svilm_fast.core.errors import ConfigError
 from svilm_fast.core.outcomes import Outcomes, shares_of, shares_text
-from svilm_fast.train.campaigns.execute import result_path
 from svilm_fast.train.campaigns.jobs import TableJob, table_jobs
 from svilm_fast.train.campaigns.results import differences, gather, interval, rendered
+from svilm_fast.train.campaigns.store import ResultStore
 from svilm_fast.train.campaigns.table import ResultTable
 
 SEEDS = [0, 1, 2, 3, 4, 5]
@@ -45,9 +44,7 @@ CONTENT: dict[str, Any] = {
 VIDEOS = ["a", "a", "b", "c"]
 
 
-def keep(out: Path, job: TableJob, metrics: dict[str, float], *outcomes: Outcomes) -> None:
-    path = result_path(out, job)
-    path.parent.mkdir(parents=True, exist_ok=True)
+def keep(store: ResultStore, job: TableJob, metrics: dict[str, float], *outcomes: Outcomes) -> None:
     content = {
         "identity": job.identity,
         "steps": 7,
@@ -55,7 +52,7 @@ def keep(out: Path, job: TableJob, metrics: dict[str, float], *outcomes: Outcome
         "outcomes": [each.to_json() for each in outcomes],
         "environment": {},
     }
-    path.write_text(json.dumps(content))
+    store.write(job, content)
 
 
 def made(
@@ -63,25 +60,25 @@ def made(
 ) -> dict[str, Any]:
     table = ResultTable.model_validate(CONTENT)
     jobs = table_jobs(table, out, SEEDS)
-    metric = "retrieval/t2v_R@1"
+    store, metric = ResultStore(out), "retrieval/t2v_R@1"
     for seed in SEEDS:
         own, plain = np.array([1, 1, 0.5, seed % 2]), np.array([0, 0, 0, 1.0])
-        keep(out, jobs["clips", seed], {"factor": 4.0})
+        keep(store, jobs["clips", seed], {"factor": 4.0})
         keep(
-            out,
+            store,
             jobs["own", seed],
             {metric: 100 * own.mean(), "loss": 2.0 + seed},
             *([Outcomes(VIDEOS, {metric: own})] if own_queries else []),
         )
         other = Outcomes(VIDEOS, {metric: np.zeros(4)})
-        keep(out, jobs["own_probe", seed], {"top1": 60.0, "loss": 9.0, metric: 0.0}, other)
+        keep(store, jobs["own_probe", seed], {"top1": 60.0, "loss": 9.0, metric: 0.0}, other)
         keep(
-            out,
+            store,
             jobs["plain", seed],
             {metric: 100 * plain.mean(), "loss": 1.0},
             Outcomes(videos_of_plain, {metric: plain}),
         )
-    return gather("two_rows", table, jobs, out, SEEDS)
+    return gather("two_rows", table, jobs, store, SEEDS)
 
 
 def test_rows_join_runs_and_the_first_one_wins(tmp_path: Path) -> None:
