@@ -49,10 +49,13 @@ def _read_cuda_traits(index: int) -> DeviceTraits:
     )
 
 
-@torch.compiler.assume_constant_result
 def _cuda_traits(index: int) -> DeviceTraits:
     # torch.compile warns when it traces a cached function; it calls this one instead of tracing it.
     return _read_cuda_traits(index)
+
+
+# What `torch.compiler.assume_constant_result` sets; that takes as long as importing torch again.
+_cuda_traits._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def traits(device: torch.device | str) -> DeviceTraits:

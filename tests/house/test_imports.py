@@ -55,13 +55,26 @@ def test_optional_packages_are_never_imported_at_module_level():
     assert not found, found
 
 
+# The compiler takes as long to import as PyTorch itself; whoever compiles imports it.
+SLOW_TO_IMPORT = ("torch._dynamo", "torch._inductor")
+
+
 @pytest.mark.parametrize(
-    "module", ["svilm_fast.kernels", "svilm_fast.models", "svilm_fast.data", "svilm_fast.cli"]
+    "module",
+    [
+        "svilm_fast.kernels",
+        "svilm_fast.models",
+        "svilm_fast.data",
+        "svilm_fast.evaluation.retrieval",
+        "svilm_fast.train.run.session",
+        "svilm_fast.cli",
+    ],
 )
-def test_imports_without_optional_packages(module):
+def test_imports_without_optional_packages_and_the_compiler(module):
     block = "import sys\n" + "".join(f"sys.modules[{name!r}] = None\n" for name in sorted(OPTIONAL))
+    check = f"sys.exit(' '.join(set({SLOW_TO_IMPORT}) & set(sys.modules)) or None)"
     result = subprocess.run(
-        [sys.executable, "-c", f"{block}import {module}"],
+        [sys.executable, "-c", f"{block}import {module}\n{check}"],
         cwd=ROOT,
         capture_output=True,
         text=True,
