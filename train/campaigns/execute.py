@@ -131,6 +131,7 @@ def run_jobs(
     failures: list[JobFailure] = []
     kept = set(unique) - needed
     for job in kept:
+        store.share(job)
         done(job)
     with _stopping(running) as stopped:
         while waiting or running:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from svilm_fast.core.errors import UserError
-from svilm_fast.core.files import write_json
+from svilm_fast.core.files import write_atomically, write_json
 from svilm_fast.train.campaigns.jobs import TableJob
 
 
@@ -40,11 +40,19 @@ class ResultStore:
         return found
 
     def write(self, job: TableJob, result: dict[str, Any]) -> None:
-        """Keep the result of a job that has finished in the campaign's folder."""
-        for folder in (self.out / "results", self.shared):
-            if folder is not None:
-                folder.mkdir(parents=True, exist_ok=True)
-                write_json(_file(folder, job), result)
+        """Keep the result of a job that has just finished in the campaign's folder."""
+        self.path(job).parent.mkdir(parents=True, exist_ok=True)
+        write_json(self.path(job), result)
+        self.share(job)
+
+    def share(self, job: TableJob) -> None:
+        """Copy the result of a job from the campaign's folder to the shared one, if it lacks it."""
+        if self.shared is None or _read(_file(self.shared, job), job) is not None:
+            return
+        if (result := self.made(job)) is not None:
+            self.shared.mkdir(parents=True, exist_ok=True)
+            line = json.dumps(result) + "\n"  # thousands of queries: a line each would fill a diff
+            write_atomically(_file(self.shared, job), line.encode())
 
     def needed(self, jobs: Iterable[TableJob]) -> set[TableJob]:
         """Return what must run: jobs without a result, and runs before them that are elsewhere."""

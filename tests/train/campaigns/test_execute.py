@@ -87,6 +87,15 @@ def test_a_shared_result_is_not_run_again(tmp_path: Path) -> None:
     assert elsewhere.find(second) == ResultStore(tmp_path / "a").made(second)
 
 
+def test_results_of_before_are_shared_too(tmp_path: Path) -> None:
+    first = job(tmp_path, "first")
+    run_jobs([first], ResultStore(tmp_path), 1)
+    shared = tmp_path / "shared"
+    assert run_jobs([first], ResultStore(tmp_path, shared), 1) == []
+    found = json.loads((shared / "first.json").read_bytes())
+    assert found == ResultStore(tmp_path).made(first)
+
+
 def test_a_run_elsewhere_is_made_again_for_one_that_follows(tmp_path: Path) -> None:
     shared = tmp_path / "shared"
     run_jobs([job(tmp_path / "a", "first")], ResultStore(tmp_path / "a", shared), 1)

@@ -1,4 +1,7 @@
-"""A campaign that is killed at ten random moments gives the table of one that is not."""
+"""A campaign that is killed at ten random moments gives the table of one that is not.
+
+Every second time its runs are killed at the same moment, as by an allocation's end.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +43,11 @@ TABLE: dict[str, Any] = {
     "prepare": [WORLD.split()],
     "runs": {
         "all": {"config": "demo", "set": SETTINGS},
+        "all_structure": {
+            "after": "all",
+            "command": ["evaluate", "structure", "--run", "{after}"],
+            "metrics": "{after}/evaluation/structure.json",
+        },
         "contrast": {"config": "ablations/demo_contrast_only", "set": SETTINGS},
     },
     "sections": {
@@ -48,7 +56,12 @@ TABLE: dict[str, Any] = {
             "rows": {"All": "all", "Contrast": "contrast"},
             "columns": {"retrieval/t2v_R@1": "R@1", "loss": "Loss", "loss_last_tenth": "Late loss"},
             "compare": "Contrast",
-        }
+        },
+        "structure": {
+            "title": "A row of a command",
+            "rows": {"All": ["all", "all_structure"]},
+            "columns": {"structure/boundary": "Boundary", "structure/similarity": "Similarity"},
+        },
     },
 }
 
@@ -57,7 +70,13 @@ def start(table: Path, out: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "svilm_fast.cli", "ablate", str(table), "--out", str(out)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with (table.parent / "log").open("ab") as log:
-        return subprocess.Popen([*command, "--jobs", "2"], stdout=log, stderr=log, env=environment)
+        return subprocess.Popen(
+            [*command, "--jobs", "2"],
+            stdout=log,
+            stderr=log,
+            env=environment,
+            start_new_session=True,
+        )
 
 
 @pytest.mark.slow
@@ -70,10 +89,13 @@ def test_kills_change_nothing(tmp_path: Path) -> None:
     assert start(table, whole).wait() == 0, (tmp_path / "log").read_text()
     usual = time.monotonic() - began
     draw = random.Random(0)
-    for _ in range(KILLS):
+    for number in range(KILLS):
         campaign = start(table, killed)
         time.sleep(draw.uniform(0.02, 0.3) * usual)
-        campaign.send_signal(signal.SIGKILL)
+        if number % 2:
+            os.killpg(campaign.pid, signal.SIGKILL)
+        else:
+            campaign.send_signal(signal.SIGKILL)
         campaign.wait()
     assert start(table, killed).wait() == 0, (tmp_path / "log").read_text()
     found = [json.loads((out / "short.json").read_bytes()) for out in (whole, killed)]
