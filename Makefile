@@ -54,7 +54,7 @@ demo-control: $(STAMP)  ## the demo on shuffled captions: retrieval must stay at
 	$(LAUNCH) run.dir=$(DEMO)-control run.name=demo-control data.shuffle_captions=true $(DEMO_DATA)
 	$(BIN)/svilm evaluate retrieval --run $(DEMO)-control --at-chance
 
-TABLES := objectives spatial_grounding temporal_grouping video_compression token_dropping video_masking caption_scale groups nouns beta gumbel frames \
+TABLES := demo objectives spatial_grounding temporal_grouping video_compression token_dropping video_masking caption_scale groups nouns beta gumbel frames \
 	vidrop_settings viclip_scale downstream viclip_demo vidrop_demo distill_demo
 results: $(STAMP)  ## train what docs/results/runs lacks of the tables of docs/results.md (hours; resumes), write the page
 	for table in $(TABLES); do $(BIN)/svilm ablate $$table --jobs $(JOBS) --results docs/results/runs --json docs/results/$$table.json; done
