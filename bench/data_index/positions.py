@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from svilm_fast.bench.data_index.made import SHARD_SAMPLES
-from svilm_fast.data.config import DataConfig
-from svilm_fast.data.order import Order, OrderName, build_order
+from svilm_fast.data.config import DataConfig, OrderName
+from svilm_fast.data.order import Order, build_order
 
 TOTALS = (100_000, 1_000_000, 10_000_000, 234_000_000)
 ORDERS: tuple[OrderName, ...] = ("permute", "window")

@@ -9,7 +9,8 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from svilm_fast.core.settings import Count, Fraction, PathText, Seconds, Settings, Weight
 from svilm_fast.data.errors import DataError
-from svilm_fast.data.order import OrderName
+
+OrderName = Literal["permute", "window", "sort"]
 
 Split = PathText | Annotated[list[PathText], Field(min_length=1)] | None
 

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from svilm_fast.core.philox import derive_seeds
+from svilm_fast.data.config import OrderName
 from svilm_fast.data.errors import DataError
-
-OrderName = Literal["permute", "window", "sort"]
 
 ORDER_SITE = 100  # a stream of its own beside those of core.philox.Site
 ROUNDS = 8

@@ -56,7 +56,20 @@ def test_optional_packages_are_never_imported_at_module_level():
 
 
 # The compiler takes as long to import as PyTorch itself; whoever compiles imports it.
-SLOW_TO_IMPORT = ("torch._dynamo", "torch._inductor")
+COMPILER = ("torch._dynamo", "torch._inductor")
+
+
+def _unless_imported(*modules: str) -> str:
+    return f"import sys; sys.exit(' '.join({set(modules)} & set(sys.modules)) or None)"
+
+
+@pytest.mark.parametrize("module", ["decode_process", "pack", "index.build", "samples"])
+def test_processes_that_only_read_files_start_without_pytorch(module):
+    code = f"import svilm_fast.data.{module}\n{_unless_imported('torch')}"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize(
@@ -72,9 +85,8 @@ SLOW_TO_IMPORT = ("torch._dynamo", "torch._inductor")
 )
 def test_imports_without_optional_packages_and_the_compiler(module):
     block = "import sys\n" + "".join(f"sys.modules[{name!r}] = None\n" for name in sorted(OPTIONAL))
-    check = f"sys.exit(' '.join(set({SLOW_TO_IMPORT}) & set(sys.modules)) or None)"
     result = subprocess.run(
-        [sys.executable, "-c", f"{block}import {module}\n{check}"],
+        [sys.executable, "-c", f"{block}import {module}\n{_unless_imported(*COMPILER)}"],
         cwd=ROOT,
         capture_output=True,
         text=True,
