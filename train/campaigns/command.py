@@ -65,15 +65,16 @@ def ablate(
     Exit codes: 0 done; 1 a run failed, the others are kept; 2 bad input; 130 stopped by a signal,
     and every run that was going on can be resumed by the same command.
     """
-    from svilm_fast.train.campaigns.execute import run_jobs
-    from svilm_fast.train.campaigns.jobs import table_jobs
-    from svilm_fast.train.campaigns.results import gather
-    from svilm_fast.train.campaigns.store import ResultStore
     from svilm_fast.train.campaigns.table import read_table, table_names
 
     if table is None:
         print("\n".join(table_names()))
         return
+    from svilm_fast.train.campaigns.execute import run_jobs
+    from svilm_fast.train.campaigns.jobs import table_jobs
+    from svilm_fast.train.campaigns.results import gather
+    from svilm_fast.train.campaigns.store import ResultStore
+
     name, content = read_table(table)
     content = content.only(section) if section else content
     chosen = _seeds(seeds) or content.seeds
