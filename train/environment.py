@@ -136,11 +136,28 @@ def import_deepspeed(device: str) -> Any:
     from deepspeed.utils import logger
 
     vars(deepspeed.ops)["__compatible_ops__"] = {}
+    _import_muon()
     level = logging.getLevelName(os.environ["DEEPSPEED_LOG_LEVEL"].upper())
     redirect(logger, level)
     # Messages that the console does not show still go to third_party.log.
     logger.setLevel(min(level, logging.INFO) if is_kept() else level)
     return deepspeed
+
+
+def _import_muon() -> None:
+    """Import DeepSpeed's Muon optimizer with its functions as they are written.
+
+    Every engine imports it, to learn that our optimizer is another one. Marked for torch.compile,
+    its functions would import the compiler, which takes 2 s of every rank's start.
+    """
+    from deepspeed.runtime import compiler
+
+    compiled = compiler.compile
+    compiler.compile = lambda *arguments, **options: lambda function: function
+    try:
+        import deepspeed.runtime.zero.muon.original_muon  # noqa: F401
+    finally:
+        compiler.compile = compiled
 
 
 def seed_everything(seed: int, *, deterministic: bool, threads: int | None) -> None:
@@ -154,7 +171,9 @@ def seed_everything(seed: int, *, deterministic: bool, threads: int | None) -> N
         # cuBLAS reads this at its first call.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False
-    torch.use_deterministic_algorithms(deterministic)
+    # The call imports torch's compiler, which takes as long as all other imports.
+    if torch.are_deterministic_algorithms_enabled() != deterministic:
+        torch.use_deterministic_algorithms(deterministic)
 
 
 def package_versions() -> dict[str, str]:

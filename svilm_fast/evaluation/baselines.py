@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from scipy.special import bdtr  # scipy.stats would take most of a second to import
 from torch import Tensor
 
 from svilm_fast.evaluation.metrics import CHUNK_ELEMENTS, RECALL_AT
@@ -51,10 +53,10 @@ def chance_interval(
             f"{queries}, {gallery_size} and {confidence}"
         )
     chance = min(1.0, k / gallery_size)
-    # Not at the top: scipy.stats takes most of a second to import.
-    from scipy.stats import binom
-
-    low, high = (int(end) for end in binom.interval(confidence, queries, chance))
+    low, high = (
+        bisect_left(range(queries), share, key=lambda hits: bdtr(hits, queries, chance))
+        for share in ((1 - confidence) / 2, (1 + confidence) / 2)
+    )
     percent = 100 / queries
     return ChanceInterval(k, 100 * chance, percent * low, percent * high, confidence)
 
