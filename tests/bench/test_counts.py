@@ -163,16 +163,24 @@ def test_one_gather_too_many_is_a_regression(monkeypatch, tmp_path, capsys):
     assert "2 -> 3" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["--kind", "seconds"], "unknown kind seconds"),
-        (["--write", "--only", "op*"], "leave --only out"),
-    ],
-)
-def test_wrong_usage_is_told(arguments, says, capsys):
-    assert run(*arguments) is ExitCode.USAGE
-    assert says in capsys.readouterr().err
+def test_some_cases_can_be_written_alone(monkeypatch, tmp_path):
+    monkeypatch.setattr(command, "table_path", lambda kinds, facts: tmp_path / "table.csv")
+    found = {
+        case: {"collectives": {"allgather_base": [2, 7168]}, "waits": {}}
+        for case in ("op infonce", "step ZeRO 1")
+    }
+    monkeypatch.setattr(command, "count_on_ranks", lambda: found)
+    assert run("--write", "--kind", "collectives") is ExitCode.OK
+    for counted in found.values():
+        counted["collectives"]["allgather_base"] = [3, 7168]
+    assert run("--write", "--kind", "collectives", "--only", "op*") is ExitCode.OK
+    assert run("--check", "--kind", "collectives", "--only", "op*") is ExitCode.OK
+    assert run("--check", "--kind", "collectives") is ExitCode.REGRESSION
+
+
+def test_an_unknown_kind_is_told(capsys):
+    assert run("--kind", "seconds") is ExitCode.USAGE
+    assert "unknown kind seconds" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not supported(), reason="x86-64 Linux only")
