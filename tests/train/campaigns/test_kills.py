@@ -60,7 +60,7 @@ TABLE: dict[str, Any] = {
         "structure": {
             "title": "A row of a command",
             "rows": {"All": ["all", "all_structure"]},
-            "columns": {"structure/boundary": "Boundary", "structure/similarity": "Similarity"},
+            "columns": {"structure/pointing": "Pointing", "structure/similarity": "Similarity"},
         },
     },
 }
