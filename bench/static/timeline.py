@@ -23,7 +23,7 @@ _WIDTHS = {"128": 16, "64": 8, "U16": 2, "S16": 2, "U8": 1, "S8": 1}
 _PLAIN_ARRIVAL = "SYNCS.ARRIVE.TRANS64.A1T0"
 _BARRIER = re.compile(r"\[(U?R\d+)(?:\+U?R\w+)*(?:\+0x([0-9a-f]+))?\]")
 _ADDITIONS = ("UIADD3", "IADD3", "VIADD")
-_ADDITION = re.compile(r"(U?R\d+), U?R\d+, 0x([0-9a-f]+)(?:, U?RZ)?")
+_ADDITION = re.compile(r"(U?R\d+), (U?R\d+), 0x([0-9a-f]+)(?:, U?RZ)?")
 _SHARED = ("LDS", "STS", "LDSM", "STSM")
 
 
@@ -224,12 +224,11 @@ class BlockTimeline:
 
         The address may be set before the loop that uses it.
         """
-        register, _, sources = instruction.operands.partition(",")
-        found = _ADDITION.fullmatch(instruction.operands) if instruction.name in _ADDITIONS else None
-        if found is None or register in re.findall(r"\w+", sources):
-            self._added.pop(register, None)
-        else:
-            self._added[register] = int(found[2], 16)
+        self._added.pop(instruction.operands.partition(",")[0], None)
+        found = _ADDITION.fullmatch(instruction.operands)
+        # A pointer to which every iteration adds goes through a ring.
+        if instruction.name in _ADDITIONS and found and found[1] != found[2]:
+            self._added[found[1]] = int(found[3], 16)
 
     def _issue(self, size: int, latency: machine.Bracket) -> _Copies:
         self._settle()
