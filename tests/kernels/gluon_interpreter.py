@@ -19,9 +19,10 @@ for. An access that conflicts with an event that the partition does not know is 
 nothing went wrong here. So is a product, copy or store of a buffer after a plain write to it
 without `fence_async_shared` between them, in any partition on the way. Plain reads need no fence.
 
-`GluonFault.kind` is `race` (a missing wait, an overwritten buffer), `deadlock`, `barrier` (arrivals
-or bytes that do not match), `pending` (a result used, or a partition ended, before the end of an
-asynchronous operation), or `memory` (out of bounds, or global memory written twice).
+`GluonFault.kind` is `race` (a missing wait, an overwritten buffer or a missing fence, which
+`GluonFault.name` tells apart), `deadlock`, `barrier` (arrivals or bytes that do not match),
+`pending` (a result used, or a partition ended, before the end of an asynchronous operation), or
+`memory` (out of bounds, or global memory written twice).
 
 Functions of other modules that a kernel calls are executed too, also those of plain Triton kernels;
 `tl` is then this interpreter.

@@ -192,7 +192,7 @@ def protocol(check, regime, rows, monkeypatch):
             check(*regime("half", 300, 64, torch.float32), options={"workspace_bytes": 1})
         with monkeypatch.context() as patch:
             # Two strips of two tiles, and parts of the sum over the columns.
-            patch.setattr(function.forward_kernels, "strip_tiles", lambda *_: 2)
+            patch.setattr(function.forward_kernels, "strip_row_tiles", lambda *_: 2)
             patch.setattr(function.forward_kernels, "FEW_BLOCKS_PER_SM", 0)
             patch.setattr(layout, "LEAST_SPLIT_DEPTH", 64)
             check(*regime("random", 390, 16, HALF))
