@@ -276,12 +276,11 @@ class Machine:
             if not self.current.known & before.bit:
                 what = f"{event.what} overwrites {slot.name} without a wait for {before.what}"
                 raise GluonFault("race", what, "overwritten buffer")
-        if slot.write:
-            self._require_fence(slot, event, slot.write)
+            self._require_fence(slot, event, before)
         slot.write, slot.reads = event, []
 
     def _require_fence(self, slot: Slot, event: Event, before: Event) -> None:
-        """Raise where an asynchronous access follows a plain write without a fence between them."""
+        """Raise where an asynchronous access follows a plain one without a fence between them."""
         if before.fenced and not event.fenced and not self.current.known & before.fenced:
             what = f"{event.what} uses {slot.name} without a fence after {before.what}"
             raise GluonFault("race", what, "missing fence")

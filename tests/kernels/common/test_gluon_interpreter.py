@@ -201,6 +201,67 @@ def test_a_fault_of_a_store_is_named(bug, faults):
     require_caught(partial(store, bug), faults, seeds=5)
 
 
+@gluon.jit
+def sum_rows(buffer, filled, read, target, BLOCKS: gl.constexpr, BUG: gl.constexpr):
+    for block in gl.static_range(BLOCKS):
+        mbarrier.wait(filled, block & 1)
+        if BUG == "fence before the load":
+            fence_async_shared()
+        total = gl.sum(buffer.load(None), 1)
+        gl.store(target + 16 * block + gl.arange(0, 16, layout=None), total)
+        if BUG == "":
+            fence_async_shared()
+        mbarrier.arrive(read, count=1)
+
+
+@gluon.jit
+def refill(source, buffer, filled, read, BLOCKS: gl.constexpr, BUG: gl.constexpr):
+    for block in gl.static_range(BLOCKS):
+        mbarrier.wait(read, (block & 1) ^ 1)
+        if BUG == "fence where the copy starts":
+            fence_async_shared()
+        mbarrier.expect(filled, source.block_type.nbytes)
+        tma.async_copy_global_to_shared(source, [16 * block, 0], filled, buffer)
+
+
+@gluon.jit
+def reading_kernel(source, target, BLOCKS: gl.constexpr, BUG: gl.constexpr):
+    buffer = gl.allocate_shared_memory(source.dtype, [16, 32], source.layout)
+    filled = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+    read = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+    mbarrier.init(filled, count=1)
+    mbarrier.init(read, count=1)
+    gl.warp_specialize(
+        [
+            (sum_rows, (buffer, filled, read, target, BLOCKS, BUG)),
+            (refill, (source, buffer, filled, read, BLOCKS, BUG)),
+        ],
+        [1],
+        [24],
+    )
+
+
+def read(bug, seed):
+    source = torch.randn(48, 32, generator=torch.Generator().manual_seed(0)).half()
+    layout = gl.NVMMASharedLayout.get_default_for([16, 32], gl.float16)
+    target = torch.full((48,), torch.nan)
+    descriptor = TensorDescriptor.from_tensor(source, [16, 32], layout)
+    meta = {"BLOCKS": 3, "BUG": bug, "num_warps": 4}
+    interpret(Launch(reading_kernel, (1,), (descriptor, target), meta), seed + SEED_OFFSET)
+    torch.testing.assert_close(target, source.float().sum(1), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("place", ["", "fence where the copy starts"])
+def test_a_buffer_that_is_read_and_filled_again_passes_every_schedule(place):
+    for seed in range(20):
+        read(place, seed)
+
+
+@pytest.mark.parametrize("bug", ["no fence", "fence before the load"])
+def test_a_copy_over_what_was_read_needs_a_fence(bug):
+    require_caught(partial(read, bug), "missing fence", seeds=5)
+
+
 def test_bugs_that_are_not_caught_fail():
     def wrong(seed):
         with comparing():
