@@ -16,7 +16,7 @@ Shared memory is checked independently of the schedule. Every read and write of 
 event. A partition knows an event if a chain of waits leads from it: a barrier passes on what its
 arrivals and copies know; `warpgroup_mma_wait` adds the products and `store_wait` the stores waited
 for. An access that conflicts with an event that the partition does not know is a race, even if
-nothing nothing went wrong here. So is a product, copy or store of a buffer after a plain write to it, and a
+nothing went wrong here. So is a product, copy or store of a buffer after a plain write to it, and a
 copy after a plain read, without `fence_async_shared` between them, in any partition on the way.
 Barriers need no such fence (`kernels/infonce/README.md`).
 
