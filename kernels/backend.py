@@ -126,7 +126,8 @@ def choose(
 
     Raises:
         ValueError: tensors on several devices, or an unknown choice.
-        RuntimeError: `fused` was requested and cannot run; the message says why.
+        RuntimeError: `fused` or `gluon` was requested and cannot run; the message says why. On a
+            CPU, `gluon` never runs, not even in Triton's interpreter.
     """
     devices = {tensor.device for tensor in tensors if tensor is not None}
     if len(devices) != 1:
@@ -140,14 +141,19 @@ def choose(
     if choice == "reference":
         return "reference"
     explicit = choice in ("fused", "gluon")
-    reason = obstacle(device, allow_interpreter=choice == "fused") or unsupported
+    reason = obstacle(device, allow_interpreter=choice == "fused")
+    if choice == "fused" and reason is None and device.type == "cpu" and _wish() == "gluon":
+        reason = "SVILM_KERNELS is gluon and Triton's interpreter runs no Gluon kernels; set it to "
+        reason += "fused"
+    reason = reason or unsupported
     if choice == "gluon" and reason is None and not gluon_wanted(device):
         reason = f"SVILM_KERNELS=gluon needs compute capability (9, 0), {traits(device).name} has "
         reason += f"{traits(device).capability}; use fused"
     if reason is None:
         return "fused"
     if explicit:
-        raise RuntimeError(f"{op}: the fused path was requested, but {reason}")
+        wanted = "Gluon kernels were" if choice == "gluon" else "the fused path was"
+        raise RuntimeError(f"{op}: {wanted} requested, but {reason}")
     say_once(op, "reference path", reason)
     return "reference"
 

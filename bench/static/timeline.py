@@ -18,9 +18,12 @@ _LANES = 32
 _GROUP_WARPS, _GROUP_ROWS, _ROW_BYTES = 4, 64, 32
 _HMMA_FLOPS = 2 * 16 * 8 * 16
 _WIDTHS = {"128": 16, "64": 8, "U16": 2, "S16": 2, "U8": 1, "S8": 1}
-# An arrival that announces no bytes, and the constant part of a barrier's address.
+# An arrival that announces no bytes, and the two forms of a barrier's address: a constant part, or
+# a register alone, which an addition of a constant has set.
 _PLAIN_ARRIVAL = "SYNCS.ARRIVE.TRANS64.A1T0"
-_BARRIER = re.compile(r"\+0x([0-9a-f]+)\]")
+_BARRIER = re.compile(r"\[(U?R\d+)(?:\+U?R\w+)*(?:\+0x([0-9a-f]+))?\]")
+_ADDITIONS = ("UIADD3", "IADD3", "VIADD")
+_ADDITION = re.compile(r"(U?R\d+), (U?R\d+), 0x([0-9a-f]+)(?:, U?RZ)?")
 _SHARED = ("LDS", "STS", "LDSM", "STSM")
 
 
@@ -47,7 +50,7 @@ class _Copies:
 
 
 class BarrierUse(NamedTuple):
-    """A wait for, or an arrival at, a barrier in shared memory; `place` is its constant offset."""
+    """A wait for, or an arrival at, a barrier; `place` is its offset in shared memory."""
 
     clock: float
     waits: bool
@@ -85,6 +88,7 @@ class BlockTimeline:
         self._described: deque[_Copies] = deque()
         self._grouped: deque[_Copies] = deque()
         self._loads: dict[int, _Copies] = {}
+        self._added: dict[str, int] = {}
         self._group_bytes = 0
         self._since = Counter[str]()
         self.reset()
@@ -109,6 +113,7 @@ class BlockTimeline:
                 self._await_loads(instruction)
             if live:
                 self._execute(instruction)
+                self._note_addition(instruction)
         self._settle()
 
     def _of(self, bracket: machine.Bracket) -> float:
@@ -207,9 +212,23 @@ class BlockTimeline:
 
     def _use_barrier(self, instruction: Instruction, *, waits: bool) -> None:
         self._settle()
-        place = _BARRIER.search(instruction.operands)
+        found = _BARRIER.search(instruction.operands)
+        if found is None:
+            return
+        place = int(found[2], 16) if found[2] else self._added.get(found[1])
         if place is not None:
-            self.barriers.append(BarrierUse(self.clock, waits, int(place[1], 16)))
+            self.barriers.append(BarrierUse(self.clock, waits, place))
+
+    def _note_addition(self, instruction: Instruction) -> None:
+        """Remember what was added to the address in a register, until it is written again.
+
+        The address may be set before the loop that uses it.
+        """
+        self._added.pop(instruction.operands.partition(",")[0], None)
+        found = _ADDITION.fullmatch(instruction.operands)
+        # A pointer to which every iteration adds goes through a ring.
+        if instruction.name in _ADDITIONS and found and found[1] != found[2]:
+            self._added[found[1]] = int(found[3], 16)
 
     def _issue(self, size: int, latency: machine.Bracket) -> _Copies:
         self._settle()

@@ -183,8 +183,8 @@ def _prepare(
     if name not in ("fused", "gluon"):
         return ready
     # Backward chooses its kernels when it runs, after the provider has returned.
-    alone = direction == "backward" or (direction == "both" and op.gluon is None)
-    kernel = op.gluon_backward if name == "gluon" and alone else None
+    # The provider itself requires the kernel of forward.
+    kernel = op.gluon_backward if name == "gluon" and direction != "forward" else None
     choice: Choice = "gluon" if name == "gluon" else "fused"
     return replace(
         ready,

@@ -7,8 +7,8 @@ import pytest
 
 from svilm_fast.bench.static import machine
 from svilm_fast.bench.static.structure import structure_of
-from svilm_fast.bench.static.tile_trace import trace_roles
-from svilm_fast.bench.static.timeline import Footprint
+from svilm_fast.bench.static.tile_trace import Executed, trace_roles
+from svilm_fast.bench.static.timeline import BlockTimeline, Footprint
 from svilm_fast.kernels.machine_code import parse
 from svilm_fast.kernels.registry import RoleWork, TileWork
 
@@ -190,33 +190,68 @@ def test_the_tiles_of_a_program_share_its_start():
     assert (few - many) * machine.ACHIEVED.central >= start * (1 / 4 - 1 / 16)
 
 
-def test_roles_that_pass_tiles_on_hold_one_buffer_in_turn():
-    """Every tile goes through both roles; the second reads what the first has stored."""
+def passing(held, *, registers=False):
+    """Every tile goes through both roles; the second reads what the first has stored.
 
-    def role(number, held):
+    With `registers`, the addresses of their barriers are in registers, set before the loops, and
+    in one role the last is set again in every iteration.
+    """
+
+    def role(number):
         taken, passed = TURNS[number], TURNS[1 - number]
+        before, inside = [], []
+        if registers:
+            before = [f"UIADD3 UR37, UR4, {taken}, URZ", f"VIADD R12, R13, {passed}"]
+            inside = [] if number else ["UMOV UR37, UR3", before[0]]
         return [
-            f"loop{number}:", wait(FILLED), PRODUCT, "WARPGROUP.DEPBAR.LE gsb0, 0x0",
-            *["FADD R2, R3, R4"] * 200, wait(taken), *load(held), arrive(passed),
+            *before, f"loop{number}:", wait(FILLED), PRODUCT, "WARPGROUP.DEPBAR.LE gsb0, 0x0",
+            *["FADD R2, R3, R4"] * 200, *inside,
+            "SYNCS.PHASECHK.TRANS64.TRYWAIT P1, [UR37], R6" if registers else wait(taken),
+            *load(held),
+            "@!P2 SYNCS.ARRIVE.TRANS64.A1T0 RZ, [R12+URZ], RZ" if registers else arrive(passed),
             f"@P0 BRA loop{number}",
         ]  # fmt: skip
 
-    def tile(held):
-        code = listing(
-            "@!P0 BRA main",
-            "workers:", "BAR.SYNC.DEFER_BLOCKING 0x1", "@P0 BRA workers", "BRX R6 -0x1e0",
-            *role(1, held), "BRA workers",
-            *COPYING, "BRA workers",
-            "main:", *role(0, held), "EXIT",
-        )  # fmt: skip
-        each = RoleWork(4)
-        copies = RoleWork(1, copies=1, stages=32)
-        return model(code, TileWork(2 * FLOPS, roles=(each, copies, each), program_tiles=16))
+    return listing(
+        "@!P0 BRA main",
+        "workers:", "BAR.SYNC.DEFER_BLOCKING 0x1", "@P0 BRA workers", "BRX R6 -0x1e0",
+        *role(1), "BRA workers",
+        *COPYING, "BRA workers",
+        "main:", *role(0), "EXIT",
+    )  # fmt: skip
 
-    short, long = tile(0), tile(3)
+
+def model_of_passing(code):
+    each = RoleWork(4)
+    copies = RoleWork(1, copies=1, stages=32)
+    return model(code, TileWork(2 * FLOPS, roles=(each, copies, each), program_tiles=16))
+
+
+def test_roles_that_pass_tiles_on_hold_one_buffer_in_turn():
+    short, long = (model_of_passing(passing(held)) for held in (0, 3))
     assert (short.bound, long.bound) == ("issue", "turn")
     assert clocks(long)[1] * machine.ACHIEVED.central > 2 * 3 * machine.COPY_CLOCKS.central
     assert short.products_percent == long.products_percent == 100
+
+
+def turns(structure):
+    return [int(turn) for turn in re.findall(r"turn (\d+)", structure.roles)]
+
+
+def test_a_barrier_whose_address_is_in_a_register_is_the_same_barrier():
+    plain, found = (turns(model_of_passing(passing(3, registers=on))) for on in (False, True))
+    assert min(plain) > 3 * machine.COPY_CLOCKS.central
+    # Two instructions more are in the loop of one role.
+    assert found == pytest.approx(plain, abs=5)
+
+
+def test_a_running_pointer_is_no_barrier_of_a_turn():
+    """Every iteration adds to it: it goes through a ring."""
+    waits = (f"SYNCS.PHASECHK.TRANS64.TRYWAIT P1, {at}, R6" for at in ("[UR37]", "[R5+URZ+-0x10]"))
+    code = listing("UIADD3 UR37, UR4, 0x300, URZ", "UIADD3 UR37, UR37, 0x8, URZ", *waits)
+    block = BlockTimeline(code, BLOCK, "central")
+    block.follow(Executed(each, True) for each in code)
+    assert block.barriers == []
 
 
 def test_the_model_of_roles_is_deterministic_and_ordered():

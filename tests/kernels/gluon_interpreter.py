@@ -16,12 +16,14 @@ Shared memory is checked independently of the schedule. Every read and write of 
 event. A partition knows an event if a chain of waits leads from it: a barrier passes on what its
 arrivals and copies know; `warpgroup_mma_wait` adds the products and `store_wait` the stores waited
 for. An access that conflicts with an event that the partition does not know is a race, even if
-nothing went wrong here. So is a product, copy or store of a buffer after a plain write to it
-without `fence_async_shared` between them, in any partition on the way. Plain reads need no fence.
+nothing went wrong here. So is a product, copy or store of a buffer after a plain write to it, and a
+copy after a plain read, without `fence_async_shared` between them, in any partition on the way.
+Barriers need no such fence (`kernels/infonce/README.md`).
 
-`GluonFault.kind` is `race` (a missing wait, an overwritten buffer), `deadlock`, `barrier` (arrivals
-or bytes that do not match), `pending` (a result used, or a partition ended, before the end of an
-asynchronous operation), or `memory` (out of bounds, or global memory written twice).
+`GluonFault.kind` is `race` (a missing wait, an overwritten buffer or a missing fence, which
+`GluonFault.name` tells apart), `deadlock`, `barrier` (arrivals or bytes that do not match),
+`pending` (a result used, or a partition ended, before the end of an asynchronous operation), or
+`memory` (out of bounds, or global memory written twice).
 
 Functions of other modules that a kernel calls are executed too, also those of plain Triton kernels;
 `tl` is then this interpreter.

@@ -16,11 +16,15 @@ _WEIGHTS = (0.02, 0.3, 1.0, 1.0, 5.0)
 
 
 class GluonFault(AssertionError):
-    """A fault of a kernel under some schedule; `kind` as in the module docstring."""
+    """A fault of a kernel under some schedule.
 
-    def __init__(self, kind: str, message: str) -> None:
+    `kind` is as in the docstring of `gluon_interpreter`. `name` tells races apart: `missing wait`
+    (a read of what may not be there), `overwritten buffer`, `missing fence`.
+    """
+
+    def __init__(self, kind: str, message: str, name: str | None = None) -> None:
         super().__init__(f"{kind}: {message}")
-        self.kind = kind
+        self.kind, self.name = kind, name or kind
 
 
 class Stopped(BaseException):
@@ -259,30 +263,27 @@ class Machine:
     def read(self, slot: Slot, event: Event) -> None:
         before = slot.write
         if before is None:
-            raise GluonFault("race", f"{event.what} reads {slot.name}, which nobody has written")
+            what = f"{event.what} reads {slot.name}, which nobody has written"
+            raise GluonFault("race", what, "missing wait")
         if not self.current.known & before.bit:
-            raise GluonFault(
-                "race", f"{event.what} reads {slot.name} without a wait for {before.what}"
-            )
+            what = f"{event.what} reads {slot.name} without a wait for {before.what}"
+            raise GluonFault("race", what, "missing wait")
         self._require_fence(slot, event, before)
         slot.reads.append(event)
 
     def write(self, slot: Slot, event: Event) -> None:
         for before in [*slot.reads, *([slot.write] if slot.write else [])]:
             if not self.current.known & before.bit:
-                raise GluonFault(
-                    "race", f"{event.what} overwrites {slot.name} without a wait for {before.what}"
-                )
-        if slot.write:
-            self._require_fence(slot, event, slot.write)
+                what = f"{event.what} overwrites {slot.name} without a wait for {before.what}"
+                raise GluonFault("race", what, "overwritten buffer")
+            self._require_fence(slot, event, before)
         slot.write, slot.reads = event, []
 
     def _require_fence(self, slot: Slot, event: Event, before: Event) -> None:
-        """Raise where an asynchronous access follows a plain write without a fence between them."""
+        """Raise where an asynchronous access follows a plain one without a fence between them."""
         if before.fenced and not event.fenced and not self.current.known & before.fenced:
-            raise GluonFault(
-                "race", f"{event.what} uses {slot.name} without a fence after {before.what}"
-            )
+            what = f"{event.what} uses {slot.name} without a fence after {before.what}"
+            raise GluonFault("race", what, "missing fence")
 
     def weight(self, of: Any) -> float:
         return self._weights.setdefault(of, self.random.choice(_WEIGHTS))

@@ -179,7 +179,7 @@ def pool_tokens(
     for _ in gl.static_range(SLICES):
         sums = sums + (gl.zeros([BLOCK_C, BLOCK_G], gl.float32, layout=layout),)
     for tile in range(tiles):
-        # Whoever assigned the tile has waited for its slices.
+        # Whoever assigned the tile has waited for its slices; waits and arrivals pass that on.
         mbarrier.wait(assigned, tile & 1)
         updated = ()
         running = sums[0]

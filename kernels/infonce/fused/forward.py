@@ -14,7 +14,6 @@ from torch import Tensor
 from ...backend import gluon_wanted, say_once
 from ...device import traits
 from ...launch import launch
-from ...primitives import LOG2_E
 from ..pairs import diagonal_range
 from .finish import finish_kernel, total_kernel
 from .layout import (
@@ -23,12 +22,12 @@ from .layout import (
     forward_chunk_rows,
     pointer_depth,
     product_options,
-    strip_tiles,
+    strip_row_tiles,
     tile_of,
     tile_operands,
 )
 from .resident import resident_sums_kernel, resident_tile
-from .tiles import OFFSET, add_parts, diagonal_tiles, same_class, tile_dots
+from .tiles import add_parts, diagonal_tiles, power_factors, same_class, strip_of, tile_dots
 
 FOLD_LINES = 256
 FEW_BLOCKS_PER_SM = 4
@@ -82,29 +81,26 @@ def sums_kernel(
     launch before it stored. With SHARE, the sums include the positives.
     """
     pid = tl.program_id(0)
-    slope = tl.load(scale).to(tl.float32) * LOG2_E
-    base = -slope + OFFSET
+    slope, base = power_factors(scale)
     if TILES == "diagonal":
         column_tile = first_tile + pid
+        first, last = diagonal_tiles(
+            column_tile * BLOCK_N, offset, first_row, stop_row, BLOCK_M, BLOCK_N
+        )
+        number = first // strip
+        stop = last + 1
     else:
-        column_tile = first_tile + pid // strips
+        column_tile, lowest, highest, number, first, stop = strip_of(
+            pid, first_tile, strips, strip, offset, first_row, stop_row, BLOCK_M, BLOCK_N
+        )
     first_column = column_tile * BLOCK_N
-    lowest, highest = diagonal_tiles(first_column, offset, first_row, stop_row, BLOCK_M, BLOCK_N)
-    if TILES == "diagonal":
-        number = lowest // strip
-        first = lowest
-        last = highest
-    else:
-        number = pid % strips
-        first = number * strip
-        last = tl.minimum(first + strip, tl.cdiv(stop_row - first_row, BLOCK_M)) - 1
     column = first_column + tl.arange(0, BLOCK_N)
     partial_at = column_tile.to(tl.int64) * (stop_row - first_row) - first_row
     # One thread holds rows r and r + 8 of a tensor-core tile, so their sum needs no shuffle.
     column_sum = tl.zeros((BLOCK_M // 16, 8, BLOCK_N), dtype=tl.float32)
     # One flat loop over tiles and depth: the copies of the next tile are under way while the sums
     # of this one are taken.
-    for row_tile in tl.range(first, last + 1, flatten=FLATTEN):
+    for row_tile in tl.range(first, stop, flatten=FLATTEN):
         tile_start = first_row + row_tile * BLOCK_M
         dots = tile_dots(
             videos,
@@ -256,7 +252,7 @@ def forward(block: CallTensors, *, with_loss: bool) -> tuple[Tensor, Logs]:
     few = FEW_BLOCKS_PER_SM * traits(videos.device).sm_count
     row_tiles = -(-chunk // tile.rows)
     long = resident is not None and row_tiles * column_tiles > few
-    strip = strip_tiles(row_tiles, column_tiles, traits(videos.device), long)
+    strip = strip_row_tiles(row_tiles, column_tiles, traits(videos.device), long)
     strips = -(-chunk // (strip * tile.rows))
     single, share = chunk == rows, pairs["SHARE"]
     row_parts = _empty(videos, column_tiles, chunk)

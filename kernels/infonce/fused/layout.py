@@ -160,7 +160,7 @@ def product_options(videos: Tensor) -> dict[str, Any]:
     }
 
 
-def strip_tiles(row_tiles: int, column_tiles: int, device: DeviceTraits, resident: bool) -> int:
+def strip_row_tiles(row_tiles: int, column_tiles: int, device: DeviceTraits, resident: bool) -> int:
     """Row tiles per program: long strips need fewer shuffles, short strips fill the GPU."""
     if resident:
         return launch.strip_tiles(column_tiles, row_tiles, device.sm_count, MAX_STRIP_TILES)

@@ -8,6 +8,7 @@ import torch
 
 from svilm_fast.kernels import backend, choose, explain, use_backend
 from svilm_fast.kernels.device import A100, assume_traits
+from svilm_fast.kernels.registry import ops
 
 CPU = [torch.zeros(1)]
 
@@ -74,7 +75,7 @@ def test_gluon_is_a_choice_for_sm_90_and_never_falls_back(monkeypatch):
         choose("op", CPU, backend="gluon")
     monkeypatch.setenv("SVILM_KERNELS", "gluon")
     monkeypatch.setattr(backend, "_INTERPRETED", True)
-    with pytest.raises(RuntimeError, match="op: the fused path was requested, but the tensors are"):
+    with pytest.raises(RuntimeError, match="op: Gluon kernels were requested, but the tensors are"):
         choose("op", CPU)
     monkeypatch.setattr(backend, "obstacle", lambda device, allow_interpreter: None)
     assert choose("op", CPU) == "fused"
@@ -90,3 +91,22 @@ def test_gluon_is_a_choice_for_sm_90_and_never_falls_back(monkeypatch):
             choose("op", CPU)
         assert not backend.gluon_wanted(CPU[0].device)
         assert "Gluon kernels are for compute capability (9, 0)" in explain()
+
+
+@pytest.mark.parametrize("in_interpreter", [True, False])
+@pytest.mark.parametrize("name", ops())
+def test_gluon_on_a_cpu_is_an_error_that_says_why(monkeypatch, name, in_interpreter):
+    """Only a call that asks for another path by its argument runs."""
+    op = ops()[name]
+    inputs = op.make_inputs(op.sizes.tiny, torch.float32, "cpu", 0)
+    monkeypatch.setattr(backend, "_INTERPRETED", in_interpreter)
+    monkeypatch.setenv("SVILM_KERNELS", "gluon")
+    on_cpu = "the tensors are on 'cpu', fused kernels need an NVIDIA GPU"
+    no_gluon = "SVILM_KERNELS is gluon and Triton's interpreter runs no Gluon kernels"
+    for path, reason in ((None, on_cpu), ("fused", no_gluon if in_interpreter else on_cpu)):
+        with pytest.raises(RuntimeError, match=f"requested, but {reason}"):
+            op.api(**inputs, backend=path)
+    for path in ("auto", "reference"):
+        op.api(**inputs, backend=path)
+    table = re.findall(rf"^{name} +cpu +(\w+) +(.*)$", explain(), re.MULTILINE)
+    assert table == [("error", on_cpu)]

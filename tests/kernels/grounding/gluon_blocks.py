@@ -8,6 +8,7 @@ from torch.nn.functional import normalize
 
 from svilm_fast.kernels.launch import power_of_two, record_launches
 from tests.bars import SEED_OFFSET, within
+from tests.kernels.gluon_bugs import comparing
 from tests.kernels.gluon_interpreter import interpret
 
 # In the tests a warp group has 16 rows, a tile 32 columns, and a step a depth of 16.
@@ -181,6 +182,26 @@ def expected(block, given):
     )
 
 
+def compare(block, wanted, found, sums):
+    """Raise AssertionError where a result is wrong, or written although nobody needs it."""
+    if block.write:
+        # float32 in the tile, then rounded to float16.
+        bar = (2**-11 + 2e-5) * wanted.sizes + 2**-25
+        within((found.double() - wanted.gradient).abs(), bar, "gradient")
+    else:
+        assert found.isnan().all(), "written, although nobody needs it"
+    for name, needed, partials, exact, sizes in (
+        ("beta", block.need_beta, sums[0], wanted.beta, wanted.beta_sizes),
+        ("scale", block.loss, sums[1], wanted.scale, wanted.scale_sizes),
+    ):
+        assert partials[:2].isnan().all(), f"{name}: another program's sums are written"
+        if needed:
+            difference = (partials[2:].view(-1, 2) - exact).abs()
+            within(difference, 2e-5 * sizes + 1e-9, f"partial sums of {name}")
+        else:
+            assert partials.isnan().all(), f"{name}: written, although nobody needs it"
+
+
 def check_gradient(monkeypatch, block, seed, module, stages):
     """Raise if a result is wrong or the schedule has a fault; returns logs and results."""
     monkeypatch.setattr(module, "ring_of", lambda _: (DEPTH, stages))
@@ -228,21 +249,6 @@ def check_gradient(monkeypatch, block, seed, module, stages):
         )
     (launch,) = launches
     logs = interpret(launch, seed + SEED_OFFSET)
-    wanted = expected(block, given)
-    if block.write:
-        # float32 in the tile, then rounded to float16.
-        bar = (2**-11 + 2e-5) * wanted.sizes + 2**-25
-        within((found.double() - wanted.gradient).abs(), bar, "gradient")
-    else:
-        assert found.isnan().all(), "written, although nobody needs it"
-    for name, needed, partials, exact, sizes in (
-        ("beta", block.need_beta, sums[0], wanted.beta, wanted.beta_sizes),
-        ("scale", block.loss, sums[1], wanted.scale, wanted.scale_sizes),
-    ):
-        assert partials[:2].isnan().all(), f"{name}: another program's sums are written"
-        if needed:
-            difference = (partials[2:].view(-1, 2) - exact).abs()
-            within(difference, 2e-5 * sizes + 1e-9, f"partial sums of {name}")
-        else:
-            assert partials.isnan().all(), f"{name}: written, although nobody needs it"
+    with comparing():
+        compare(block, expected(block, given), found, sums)
     return logs, (found, *sums)

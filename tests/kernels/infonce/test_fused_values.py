@@ -103,7 +103,7 @@ def test_chunks_of_forward(check, regime, monkeypatch):
 def test_long_strips(check, regime, monkeypatch):
     from svilm_fast.kernels.infonce.fused import forward
 
-    monkeypatch.setattr(forward, "strip_tiles", lambda *_: 2)
+    monkeypatch.setattr(forward, "strip_row_tiles", lambda *_: 2)
     check(*regime("random", 300, 16, HALF))
 
 

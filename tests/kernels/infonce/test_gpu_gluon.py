@@ -29,7 +29,7 @@ def gluon(monkeypatch):
     if torch.cuda.get_device_capability() != (9, 0):
         pytest.skip("the Gluon kernels are for compute capability (9, 0)")
     monkeypatch.setattr(forward, "FEW_BLOCKS_PER_SM", 0)
-    monkeypatch.setattr(forward, "strip_tiles", lambda *_: 16)
+    monkeypatch.setattr(forward, "strip_row_tiles", lambda *_: 16)
     monkeypatch.setattr(gluon_gradient, "LEAST_PRODUCTS", 0)
     with use_backend("gluon"), compiled_kernels() as kernels:
         yield
@@ -50,7 +50,7 @@ def test_against_float64(check, regime, gluon, name, batch, dim, dtype):
 def test_chunks_and_rectangles(check, rows, gluon, monkeypatch, strip):
     # Two chunks of the sums: 2,048 and 1,285 rows.
     monkeypatch.setattr(layout, "ROW_SUM_BYTES", 1)
-    monkeypatch.setattr(forward, "strip_tiles", lambda *_: strip)
+    monkeypatch.setattr(forward, "strip_row_tiles", lambda *_: strip)
     options = {"diagonal_offset": 400, "workspace_bytes": 1 << 20}
     check(
         rows(3333, 128, 0, torch.bfloat16).cuda(),

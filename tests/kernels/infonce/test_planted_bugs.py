@@ -28,7 +28,7 @@ BUGS = {
         "tl.where(counted, base, base)",
     ),
     "natural_exponent_as_binary": (
-        forward,
+        tiles,
         "tl.load(scale).to(tl.float32) * LOG2_E",
         "tl.load(scale).to(tl.float32)",
     ),
@@ -39,7 +39,7 @@ BUGS = {
         "counted & (row_tile >= 0)",
     ),
     "diagonal_overwrites_the_strip": (forward, "total += tl.load(at,", "total += 0 * tl.load(at,"),
-    "diagonal_of_another_strip": (forward, "number = lowest // strip", "number = lowest"),
+    "diagonal_of_another_strip": (forward, "number = first // strip", "number = first"),
     "diagonal_of_the_wrong_column": (
         forward,
         "on_diagonal = (row + offset)[:, None]",
@@ -192,7 +192,7 @@ def protocol(check, regime, rows, monkeypatch):
             check(*regime("half", 300, 64, torch.float32), options={"workspace_bytes": 1})
         with monkeypatch.context() as patch:
             # Two strips of two tiles, and parts of the sum over the columns.
-            patch.setattr(function.forward_kernels, "strip_tiles", lambda *_: 2)
+            patch.setattr(function.forward_kernels, "strip_row_tiles", lambda *_: 2)
             patch.setattr(function.forward_kernels, "FEW_BLOCKS_PER_SM", 0)
             patch.setattr(layout, "LEAST_SPLIT_DEPTH", 64)
             check(*regime("random", 390, 16, HALF))

@@ -41,8 +41,8 @@ def test_which_calls_they_take(device, dim, dtype, ids, depth):
 def test_strips_of_several_tiles(check, regime, poisoned_memory, monkeypatch, name, strip):
     """Alone, sizes that the interpreter can run give strips of one tile."""
     monkeypatch.setattr(forward, "FEW_BLOCKS_PER_SM", 0)
-    for module in (forward, backward):
-        monkeypatch.setattr(module, "strip_tiles", lambda *_: strip)
+    monkeypatch.setattr(forward, "strip_row_tiles", lambda *_: strip)
+    monkeypatch.setattr(backward, "strip_tiles", lambda *_: strip)
     check(*regime(name, 390, 80, HALF))
 
 
@@ -57,8 +57,8 @@ def test_widths_and_rectangles(check, rows, poisoned_memory, monkeypatch, m, n, 
 @pytest.mark.parametrize("name", ["random", "opposite", "sharper"])
 def test_sums_with_gradients_of_their_own(rows, regime, poisoned_memory, monkeypatch, name):
     monkeypatch.setattr(forward, "FEW_BLOCKS_PER_SM", 0)
-    for module in (forward, backward):
-        monkeypatch.setattr(module, "strip_tiles", lambda *_: 2)
+    monkeypatch.setattr(forward, "strip_row_tiles", lambda *_: 2)
+    monkeypatch.setattr(backward, "strip_tiles", lambda *_: 2)
     videos, texts, scale = regime(name, 260, 80, HALF)
     found = []
     for backend, dtype in (("fused", HALF), ("reference", torch.float64)):
@@ -84,7 +84,7 @@ def test_strips_of_a_forward_pass_fill_whole_waves():
     """Texts of 32, 40 and 64 tiles; with the rule for two programs per SM, 4,096 pairs take 16."""
     for pairs, strip in ((4096, 8), (5120, 14), (8192, 16)):
         tiles = pairs // 128
-        assert layout.strip_tiles(tiles, tiles, H200, True) == strip
+        assert layout.strip_row_tiles(tiles, tiles, H200, True) == strip
 
 
 BUGS = {
@@ -129,8 +129,8 @@ def protocol(check, regime, rows, monkeypatch):
     def run():
         with monkeypatch.context() as patch:
             patch.setattr(function.forward_kernels, "FEW_BLOCKS_PER_SM", 0)
-            for module in (function.forward_kernels, function.backward_kernels):
-                patch.setattr(module, "strip_tiles", lambda *_: 2)
+            patch.setattr(function.forward_kernels, "strip_row_tiles", lambda *_: 2)
+            patch.setattr(function.backward_kernels, "strip_tiles", lambda *_: 2)
             check(*regime("random", 300, 80, HALF))
             # Dots near one, few and large: rounding of any intermediate shows.
             check(*regime("half", 260, 80, HALF), options={"workspace_bytes": 1})
