@@ -46,5 +46,6 @@ _KERNELS: dict[str, Callable[[Launch], LaunchWork]] = {
     "gluon_grouping_backward_kernel": _gluon,
 }
 WHOLE = WholeOp(
-    tuple(_target(way, kind) for way in ("forward", "backward") for kind in ("", " gluon")), _KERNELS
+    tuple(_target(way, kind) for way in ("forward", "backward") for kind in ("", " gluon")),
+    _KERNELS,
 )

@@ -122,9 +122,7 @@ class View:
 
     def permute(self, order: tuple[int, int]) -> View:
         assert tuple(order) == (1, 0)
-        return View(
-            self.machine, self.slot, self.dtype, flipped=not self.flipped, rows=self.rows
-        )
+        return View(self.machine, self.slot, self.dtype, flipped=not self.flipped, rows=self.rows)
 
     def slice(self, start: int, length: int, dim: int = 0) -> View:
         """Rows [start, start + length) of a whole buffer."""

@@ -190,9 +190,7 @@ def write_token_gradient(
             rows = held.index(part).reshape([2 * BLOCK_G, BLOCK_C])
             # dx_l = sum_g (A_lg h_g + dlogit_lg q_g)
             d_x = gl.zeros([BLOCK_L, BLOCK_C], gl.float32, layout=layout)
-            d_x = warpgroup_mma(
-                d_logits, rows.slice(0, BLOCK_G), d_x, use_acc=False, is_async=True
-            )
+            d_x = warpgroup_mma(d_logits, rows.slice(0, BLOCK_G), d_x, use_acc=False, is_async=True)
             d_x = warpgroup_mma(shares, rows.slice(BLOCK_G, BLOCK_G), d_x, is_async=True)
             d_x = warpgroup_mma_wait(0, deps=(d_x,))
             mbarrier.arrive(used, count=1, pred=part == SLICES - 1)
