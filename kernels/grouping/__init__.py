@@ -28,6 +28,7 @@ register(
         kernel_paths=kernel_sources(Path(__file__).parent),
         peers=PEERS,
         gluon="gluon_grouping_forward_kernel",
+        gluon_backward="gluon_grouping_backward_kernel",
         priority=2,
     )
 )

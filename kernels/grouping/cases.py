@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 
 from ..backend import use_backend
+from ..launch import power_of_two
 from ..registry import RoleWork, Sizes, TileWork, Variant
 
 _KEYS = ("batch", "tokens", "width", "groups")
@@ -70,15 +72,13 @@ def _variant(
         mask = meta(batch, length, kind=torch.bool) if masked else None
         inputs = (rows, meta(batch, length, width), counts, seeds, dropped, mask)
         settings = ("gumbel", 1.0, 1.0)
-        if backward:
-            index = meta(batch, length, kind=torch.int32)
-            output = (rows, counts, index)
-            function.backward(rows, counts, *inputs, *settings, *output, True, True)
-        elif gluon:
-            with use_backend("gluon"):
+        with use_backend("gluon") if gluon else nullcontext():
+            if backward:
+                index = meta(batch, length, kind=torch.int32)
+                output = (rows, counts, index)
+                function.backward(rows, counts, *inputs, *settings, *output, True, True)
+            else:
                 function.forward(*inputs, *settings)
-        else:
-            function.forward(*inputs, *settings)
 
     way = ("masked " if masked else "") + ("backward" if backward else "forward")
     label = f"{case} {str(dtype).removeprefix('torch.')} {way}"
@@ -105,8 +105,11 @@ VARIANTS = (
         for backward in (False, True)
     ),
     _variant("target", torch.bfloat16, backward=True, masked=True),
-    _variant("target", torch.bfloat16, backward=False, gluon=True),
-    _variant("few_clips", torch.float16, backward=False, gluon=True),
+    *(
+        _variant(case, dtype, backward, gluon=True)
+        for case, dtype in (("target", torch.bfloat16), ("few_clips", torch.float16))
+        for backward in (False, True)
+    ),
 )
 
 
@@ -152,9 +155,28 @@ def _gluon_tile(options: Mapping[str, Any]) -> TileWork:
     )
 
 
+def _gluon_backward_tile(options: Mapping[str, Any]) -> TileWork:
+    """64 tokens: two warps copy them; one group each for the factors, dx and the query gradient."""
+    from .fused.gluon_backward import BLOCK_L, SLICE
+
+    slices = -(-options["WIDTH"] // SLICE)
+    block_groups = power_of_two(options["GROUPS"], 16)
+    looped = RoleWork(4, trips=(slices,))
+    copying = RoleWork(1, copies=slices, stages=options["STAGES"])
+    again = RoleWork(1, copies=slices, stages=options["AGAIN_STAGES"])
+    depth = slices * SLICE
+    return TileWork(
+        10.0 * BLOCK_L * depth * block_groups,
+        4.0 * BLOCK_L * depth,
+        roles=(looped, again, looped, copying, RoleWork(4)),
+        program_tiles=49,
+    )
+
+
 TILES: dict[str, Callable[[Mapping[str, Any]], TileWork]] = {
     "grouping_forward_kernel": _forward_tile,
     "gluon_grouping_forward_kernel": _gluon_tile,
     "grouping_backward_kernel": _backward_tile,
     "grouping_backward_stream_kernel": _stream_tile,
+    "gluon_grouping_backward_kernel": _gluon_backward_tile,
 }

@@ -43,5 +43,9 @@ _KERNELS: dict[str, Callable[[Launch], LaunchWork]] = {
     "gluon_grouping_forward_kernel": _gluon,
     "grouping_backward_prepare_kernel": memory_pass("rest"),
     "grouping_backward_stream_kernel": _stream,
+    "gluon_grouping_backward_kernel": _gluon,
 }
-WHOLE = WholeOp((_target("forward"), _target("forward", " gluon"), _target("backward")), _KERNELS)
+WHOLE = WholeOp(
+    tuple(_target(way, kind) for way in ("forward", "backward") for kind in ("", " gluon")),
+    _KERNELS,
+)

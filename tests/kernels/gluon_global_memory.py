@@ -65,7 +65,8 @@ class Descriptor:
         if self.written[inside].any():
             raise GluonFault("memory", f"{self.name} is written twice")
         self.written[inside] = True
-        self.base[inside] = torch.from_numpy(block[part]).to(self.base.dtype)
+        values = block.reshape(self.block_type.shape)[part]
+        self.base[inside] = torch.from_numpy(values).to(self.base.dtype)
 
     def _inside(self, at: tuple[int, ...]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
         """The part of a block inside the tensor: its place there and in the block."""

@@ -171,6 +171,10 @@ class _Language:
     def join(self, a: Any, b: Any) -> np.ndarray:
         return np.stack((_dense(a), _dense(b)), -1)
 
+    def split(self, value: Any) -> tuple[np.ndarray, np.ndarray]:
+        value = _dense(value)
+        return value[..., 0], value[..., 1]
+
     def rand4x(self, seed: Any, counter: np.ndarray) -> list[np.ndarray]:
         counters = torch.from_numpy(counter.astype(np.int64)).reshape(1, -1)
         numbers = uniform4(torch.tensor([int(seed)]), counters).numpy()

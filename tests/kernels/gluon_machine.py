@@ -102,22 +102,46 @@ class Store:
 
 
 class View:
-    """A buffer as the kernel sees it, possibly transposed."""
+    """A buffer as the kernel sees it, possibly some of its rows, possibly transposed.
 
-    def __init__(self, machine: Machine, slot: Slot, dtype: Any, *, flipped: bool = False) -> None:
-        self.machine, self.slot, self.dtype, self.flipped = machine, slot, dtype, flipped
+    Races are those of the whole buffer.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        slot: Slot,
+        dtype: Any,
+        *,
+        flipped: bool = False,
+        rows: slice = slice(None),
+    ) -> None:
+        self.machine, self.slot, self.dtype = machine, slot, dtype
+        self.flipped, self.rows = flipped, rows
 
     @property
     def data(self) -> np.ndarray:
-        return self.slot.data.T if self.flipped else self.slot.data
+        data = self.slot.data[self.rows]
+        return data.T if self.flipped else data
 
     def permute(self, order: tuple[int, int]) -> View:
         assert tuple(order) == (1, 0)
-        return View(self.machine, self.slot, self.dtype, flipped=not self.flipped)
+        return View(self.machine, self.slot, self.dtype, flipped=not self.flipped, rows=self.rows)
+
+    def slice(self, start: int, length: int, dim: int = 0) -> View:
+        """Rows [start, start + length) of a whole buffer."""
+        assert dim == 0
+        assert self.rows == slice(None)
+        assert not self.flipped
+        if not 0 <= start < start + length <= len(self.slot.data):
+            raise GluonFault("memory", f"rows {start} + {length} of {self.slot.name}")
+        rows = slice(start, start + length)
+        return View(self.machine, self.slot, self.dtype, rows=rows)
 
     def reshape(self, shape: list[int]) -> View:
         """Without dimensions of size 1, which a slot does not have."""
         assert list(shape) == list(self.slot.data.shape)
+        assert self.rows == slice(None)
         return self
 
     def load(self, _layout: Any) -> np.ndarray:
@@ -127,6 +151,7 @@ class View:
         return self.slot.data.copy()
 
     def store(self, value: np.ndarray) -> None:
+        assert self.rows == slice(None)
         event = self.machine.event("a store", plain=True)
         self.machine.write(self.slot, event)
         self.machine.current.known |= event.bit

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...backend import gluon_wanted, say_once
 from ...launch import launch
 from ...primitives import dot, sample_columns
 from ..options import GroupingOptions
@@ -26,6 +27,7 @@ from .tiles import (
     load_group_block,
     load_present,
     load_token_block,
+    quad_order,
     store_columns,
     store_group_block,
     store_token_block,
@@ -48,19 +50,23 @@ def grouping_backward_prepare_kernel(
     WIDTH: tl.constexpr,
     GROUPS: tl.constexpr,
     PAIRED: tl.constexpr,
+    QUADS: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_G: tl.constexpr,
 ):
     """h_g = d_pooled_g / (n_g + eps) and c_g - <h_g, pooled_g>, scaled by a power of two.
 
     `shares` receives h, [b, G, C]. If PAIRED, it is [b, 2 BLOCK_G, C] and receives the queries and
-    then h, each padded with zeros to BLOCK_G rows.
+    then h, each padded with zeros to BLOCK_G rows; with QUADS in the order of `quad_order`.
 
     The scale keeps fp16 products of small gradients out of the subnormal range. The main kernel
     removes it in fp32, which is exact.
     """
     sample = tl.program_id(0).to(tl.int64)
-    group = tl.arange(0, BLOCK_G)
+    position = tl.arange(0, BLOCK_G)
+    group = position
+    if QUADS:
+        group = quad_order(position, BLOCK_G)
     present = group < GROUPS
     count = tl.load(counts + sample * GROUPS + group, mask=present, other=1.0)
     inverse = 1.0 / (count + eps)
@@ -90,8 +96,8 @@ def grouping_backward_prepare_kernel(
         # h_g = d_g / (n_g + eps), scaled
         share = (upstream * (inverse * scale)[:, None]).to(shares.dtype.element_ty)
         if PAIRED:
-            row = (sample * 2 * BLOCK_G + group[:, None]) * WIDTH + column[None, :]
-            inside = (column < WIDTH)[None, :] & (group >= 0)[:, None]
+            row = (sample * 2 * BLOCK_G + position[:, None]) * WIDTH + column[None, :]
+            inside = (column < WIDTH)[None, :] & (position >= 0)[:, None]
             query = tl.load(queries + rows + column[None, :], mask=mask, other=0.0)
             tl.store(shares + row, query, mask=inside)
             tl.store(shares + row + BLOCK_G * WIDTH, share, mask=inside)
@@ -273,6 +279,13 @@ def backward(
     shares = torch.empty_like(queries)
     if plan.stream:
         shares = queries.new_empty((batch, 2 * plan.block_groups, width))
+    gluon = gluon_wanted(tokens.device)
+    if gluon:
+        from .gluon_backward import gluon_obstacle, launch_backward
+
+        if (reason := gluon_obstacle(plan, tokens, need_tokens, need_queries)) is not None:
+            say_once("grouping", "plain kernels instead of Gluon", reason)
+            gluon = False
     offsets = torch.empty_like(counts)
     unscale = counts.new_empty((batch,))
     d_tokens = torch.empty_like(tokens) if need_tokens else tokens.new_empty((0,))
@@ -302,10 +315,16 @@ def backward(
         options.eps,
         **sizes,
         PAIRED=plan.stream,
+        QUADS=gluon,
         num_warps=4,
     )
     needs = {"NEED_TOKENS": need_tokens, "NEED_QUERIES": need_queries}
-    if plan.stream:
+    if gluon:
+        launch_backward(
+            plan, tokens, shares, d_tokens, group_bias, offsets, unscale, options, index, partial,
+            partial_bias, groups,
+        )  # fmt: skip
+    elif plan.stream:
         start_stream(
             plan, tokens, shares, d_tokens, group_bias, offsets, unscale, options, index, partial,
             partial_bias, {"GROUPS": groups, **needs},

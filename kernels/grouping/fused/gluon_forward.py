@@ -25,7 +25,7 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from ...launch import launch
 from ..options import GroupingOptions
-from .gluon_tiles import rows_layout, store_queries, sum_in_threads, tile_noise
+from .gluon_tiles import bias_of, rows_layout, store_queries, sum_in_threads, tile_noise
 from .layout import GroupingPlan
 
 # Columns of a slice: 128 bytes of half precision, the widest swizzle.
@@ -46,15 +46,15 @@ MEAN_REGISTERS = (POOL_REGISTERS + ASSIGN_REGISTERS + COPY_REGISTERS) // 3
 def copy_slices(
     tokens,
     ring,
-    barriers,
+    filled,
+    freed,
     places,
     BLOCK_L: gl.constexpr,
     BLOCK_C: gl.constexpr,
     SLICES: gl.constexpr,
     STAGES: gl.constexpr,
 ):
-    """Copy the slices of every tile through the ring."""
-    filled, freed, _, _, _ = barriers
+    """Copy the slices of every tile through a ring."""
     sample, first, tiles = places
     for tile in range(tiles):
         for part in gl.static_range(SLICES):
@@ -100,12 +100,7 @@ def assign_tokens(
     store_queries(queries, query, WIDTH, GROUPS, BLOCK_C, BLOCK_G, SLICES)
     fence_async_shared()
     group = gl.arange(0, BLOCK_G, layout=gl.SliceLayout(0, by_group))
-    bias = gl.where(group < GROUPS, 0.0, float("-inf"))
-    if group_bias is not None:
-        bias = gl.load(
-            group_bias + sample * GROUPS + group, mask=group < GROUPS, other=float("-inf")
-        )
-        bias = gl.cast(bias, gl.float32)
+    bias = bias_of(group_bias, sample, GROUPS, BLOCK_G)
     if NOISE:
         seed = gl.load(seeds + sample)
     count = sum_in_threads(gl.zeros([BLOCK_L, BLOCK_G], gl.float32, layout=by_group), BLOCK_G)
@@ -294,7 +289,10 @@ def gluon_grouping_forward_kernel(
                     WIDTH, GROUPS, NOISE, BLOCK_L, BLOCK_C, BLOCK_G, SLICES, STAGES,
                 ),
             ),
-            (copy_slices, (tokens, ring, barriers, places, BLOCK_L, BLOCK_C, SLICES, STAGES)),
+            (
+                copy_slices,
+                (tokens, ring, filled, freed, places, BLOCK_L, BLOCK_C, SLICES, STAGES),
+            ),
         ],
         [4, 1],
         [ASSIGN_REGISTERS, COPY_REGISTERS],
@@ -330,7 +328,7 @@ def launch_forward(
     launch(
         gluon_grouping_forward_kernel,
         (batch * plan.splits,),
-        _slices(tokens, plan.block_tokens),
+        blocks(tokens, plan.block_tokens, SLICE),
         queries,
         group_bias,
         options.seeds if noise else None,
@@ -352,10 +350,13 @@ def launch_forward(
     )
 
 
-def _slices(tokens: Tensor, rows: int) -> TensorDescriptor:
-    """The descriptor of [1, rows, SLICE] blocks; strides of the dense layout, see `descriptor`."""
-    element = gl.bfloat16 if tokens.dtype == torch.bfloat16 else gl.float16
-    block = [1, rows, SLICE]
+def blocks(values: Tensor, rows: int, columns: int) -> TensorDescriptor:
+    """A descriptor of [1, rows, columns] blocks of dense [b, m, n] values in half precision.
+
+    Strides are those of the dense layout, see `launch.descriptor`.
+    """
+    element = gl.bfloat16 if values.dtype == torch.bfloat16 else gl.float16
+    block = [1, rows, columns]
     layout = gl.NVMMASharedLayout.get_default_for(block, element)
-    _, length, width = tokens.shape
-    return TensorDescriptor(tokens, list(tokens.shape), [length * width, width, 1], block, layout)
+    _, length, width = values.shape
+    return TensorDescriptor(values, list(values.shape), [length * width, width, 1], block, layout)

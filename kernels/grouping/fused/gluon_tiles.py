@@ -1,4 +1,4 @@
-"""Device functions of `gluon_forward`: layouts, queries in shared memory, noise, counts."""
+"""Device functions of the Gluon kernels: layouts, queries in shared memory, noise, sums."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
 from ...primitives import gumbel_of
+from .tiles import quad_order
 
 
 @gluon.constexpr_function
@@ -35,19 +36,28 @@ def store_queries(
     BLOCK_G: gl.constexpr,
     SLICES: gl.constexpr,
 ):
-    """Put the queries into shared memory, in the order of a thread's quads.
-
-    Column 8 a + 2 b + c of a product becomes group (BLOCK_G / 4) b + 2 a + c, so that a thread
-    holds neighbouring groups: whole quads, which share a call of the random generator.
-    """
+    """Put the queries into shared memory, in the order of `quad_order`."""
     layout: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [4, 1], [1, 0])
     row = gl.arange(0, BLOCK_G, layout=gl.SliceLayout(1, layout))
-    group = row % 8 // 2 * (BLOCK_G // 4) + row // 8 * 2 + row % 2
+    group = quad_order(row, BLOCK_G)
     for part in gl.static_range(SLICES):
         column = part * BLOCK_C + gl.arange(0, BLOCK_C, layout=gl.SliceLayout(0, layout))
         pointers = queries + group[:, None] * WIDTH + column[None, :]
         mask = (group < GROUPS)[:, None] & (column < WIDTH)[None, :]
         query.index(part).store(gl.load(pointers, mask=mask, other=0.0))
+
+
+@gluon.jit
+def bias_of(group_bias, sample, GROUPS: gl.constexpr, BLOCK_G: gl.constexpr):
+    """The sample's bias in fp32 in the layout of `rows_layout`, -inf for padding groups."""
+    group = gl.arange(0, BLOCK_G, layout=gl.SliceLayout(0, rows_layout(BLOCK_G)))
+    bias = gl.where(group < GROUPS, 0.0, float("-inf"))
+    if group_bias is not None:
+        bias = gl.load(
+            group_bias + sample * GROUPS + group, mask=group < GROUPS, other=float("-inf")
+        )
+        bias = gl.cast(bias, gl.float32)
+    return bias
 
 
 @gluon.jit
@@ -78,3 +88,21 @@ def tile_noise(
 def sum_in_threads(values, BLOCK_G: gl.constexpr):
     """The sums [4, 8, BLOCK_G] of the rows that a thread holds."""
     return gl.sum(gl.reshape(values, [4, 2, 8, BLOCK_G]), 1)
+
+
+@gluon.jit
+def in_groups(dots, BLOCK_L: gl.constexpr, BLOCK_G: gl.constexpr):
+    """The halves of a product [BLOCK_L, 2 BLOCK_G], columns in the order of groups."""
+    halves = gl.reshape(dots, [BLOCK_L, 2, BLOCK_G // 8, 4, 2])
+    halves = gl.reshape(gl.permute(halves, (0, 3, 2, 4, 1)), [BLOCK_L, BLOCK_G, 2])
+    first, second = gl.split(halves)
+    by_group: gl.constexpr = rows_layout(BLOCK_G)
+    first = gl.convert_layout(first, by_group, assert_trivial=True)
+    return first, gl.convert_layout(second, by_group, assert_trivial=True)
+
+
+@gluon.jit
+def in_columns(values, BLOCK_L: gl.constexpr, BLOCK_G: gl.constexpr):
+    """Values [BLOCK_L, BLOCK_G] in the order of groups, in the order of a product's columns."""
+    quads = gl.reshape(values, [BLOCK_L, 4, BLOCK_G // 8, 2])
+    return gl.reshape(gl.permute(quads, (0, 2, 1, 3)), [BLOCK_L, BLOCK_G])

@@ -195,6 +195,16 @@ def add_noise(
 
 
 @triton.jit
+def quad_order(position, BLOCK_G: tl.constexpr):
+    """The group of a product's column `position` in the Gluon kernels.
+
+    Column 8 a + 2 b + c is group (BLOCK_G / 4) b + 2 a + c, so that a thread of a product holds
+    neighbouring groups: whole quads, which share a call of the random generator.
+    """
+    return position % 8 // 2 * (BLOCK_G // 4) + position // 8 * 2 + position % 2
+
+
+@triton.jit
 def load_present(token_mask, start, last, sample, length, BLOCK_L: tl.constexpr):
     """Which of the tokens from `start` on exist and are not masked out."""
     token = start + tl.arange(0, BLOCK_L)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from svilm_fast.kernels import grouping
-from svilm_fast.kernels.grouping.reference import gumbel_noise
+from svilm_fast.kernels.grouping.reference import GroupingOutput, gumbel_noise
 from tests.bars import within
 from tests.kernels.gluon_bugs import comparing
 from tests.kernels.grouping import gluon_calls
@@ -204,6 +204,40 @@ def check_gluon(monkeypatch):
             assert torch.equal(index, truth.index), "index"
             assert torch.equal(counts.double(), truth.counts), "counts"
             assert_close("pooled", pooled, truth.pooled.detach(), bar)
+        return logs
+
+    return check
+
+
+@pytest.fixture
+def check_gluon_backward(monkeypatch):
+    """`check(regime, seed, module, stages)`: the interpreted kernel's gradients obey the protocol.
+
+    `stages` are those of both rings. Returns the logs of its programs. Slices have 16 columns.
+    """
+    from svilm_fast.kernels.grouping.fused import gluon_backward
+
+    def check(regime, seed=0, module=gluon_backward, stages=(5, 3)):
+        monkeypatch.setattr(module, "SLICE", 16)
+        monkeypatch.setattr(module, "STAGES", stages[0])
+        monkeypatch.setattr(module, "AGAIN_STAGES", stages[1])
+        regime = Regime(**regime)
+        arguments, *upstream = make(regime)
+        upstream[0] = upstream[0].to(regime.dtype)
+        out, truth = run(arguments, "reference", *upstream, torch.float64)
+        # Forward's outputs as the kernels of forward write them.
+        given = GroupingOutput(
+            out.pooled.detach().to(regime.dtype), out.counts.detach().float(), out.index
+        )
+        gradients, logs = gluon_calls.run_backward(
+            module, arguments, upstream, given, regime.plan, seed
+        )
+        for name, gradient in gradients.items():
+            if arguments[name] is None:
+                continue
+            if name == "group_bias" and arguments[name].dim() == 1:
+                gradient = gradient.sum(0)
+            assert_close(name, gradient, truth[name], 2 * BARS[regime.dtype])
         return logs
 
     return check

@@ -35,11 +35,11 @@ CALLS = {
 }
 
 
-def planned(arguments, overrides):
+def planned(arguments, overrides, backward=False):
     """The plan of the target's GPU for these tensors, with overrides."""
     batch, length, width = arguments["tokens"].shape
     groups, dtype = arguments["queries"].shape[1], arguments["tokens"].dtype
-    found = plan(batch, length, groups, width, dtype, H200, backward=False)
+    found = plan(batch, length, groups, width, dtype, H200, backward, streamable=True)
     return dataclasses.replace(found, **dict(overrides))
 
 
@@ -70,3 +70,39 @@ def run_kernel(module, arguments, overrides, seed):
     if cut.splits == 1:
         return pooled[:, 0], total, index, logs
     return pooled.sum(1) / (total + options.eps)[..., None], total, index, logs
+
+
+def run_backward(module, arguments, upstream, output, overrides, seed):
+    """Gradients by name of the interpreted backward kernel, and its programs' logs of products.
+
+    `upstream` are the gradients of pooled and counts, `output` is that of forward. What
+    `grouping_backward_prepare_kernel` computes is computed here with PyTorch.
+    """
+    tokens, queries, bias = (arguments[name] for name in ("tokens", "queries", "group_bias"))
+    batch, groups, width = queries.shape
+    if bias is not None:
+        bias = bias.expand(batch, groups).contiguous()
+    cut = planned(arguments, overrides, backward=True)
+    inverse = 1 / (output.counts + arguments["eps"])
+    share = upstream[0].float() * inverse[..., None]
+    offsets = upstream[1] - (share * output.pooled.float()).sum(-1)
+    # Any power of two near the largest share.
+    unscale = 2.0 ** share.abs().amax((1, 2)).clamp_min(1e-30).log2().floor()
+    column = torch.arange(cut.block_groups)
+    group = column % 8 // 2 * (cut.block_groups // 4) + column // 8 * 2 + column % 2
+    rows = torch.zeros(batch, 2, cut.block_groups, width, dtype=tokens.dtype)
+    for half, values in enumerate((queries, (share / unscale[:, None, None]))):
+        rows[:, half, group < groups] = values[:, group[group < groups]].to(tokens.dtype)
+    dtype = tokens.dtype if cut.splits == 1 else torch.float32
+    d_tokens = torch.full_like(tokens, torch.nan)
+    d_queries = torch.full((batch, cut.splits, groups, width), torch.nan, dtype=dtype)
+    d_bias = torch.full((batch, cut.splits, groups), torch.nan)
+    with record_launches() as launches:
+        module.launch_backward(
+            cut, tokens, rows.flatten(1, 2), d_tokens, bias, offsets / unscale[:, None], unscale,
+            options_of(arguments), output.index, d_queries, d_bias, groups,
+        )  # fmt: skip
+    (launch,) = launches
+    logs = interpret(launch, seed + SEED_OFFSET)
+    gradients = {"tokens": d_tokens, "queries": d_queries.sum(1), "group_bias": d_bias.sum(1)}
+    return gradients, logs

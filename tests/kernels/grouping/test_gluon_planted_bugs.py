@@ -158,7 +158,6 @@ VALUE_BUGS = {
     "tokens of the first tile": (MAIN, {"[sample, first + tile * BLOCK_L,": "[sample, first,"}),
     "tokens of sample 0": (TWO_SAMPLES, {"[sample, first": "[0, first"}),
     "queries of sample 0": (TWO_SAMPLES, {"queries + wide_sample * GROUPS * WIDTH": "queries"}),
-    "bias of sample 0": (TWO_SAMPLES, {"group_bias + sample * GROUPS": "group_bias"}),
     "seed of sample 0": (TWO_SAMPLES, {"gl.load(seeds + sample)": "gl.load(seeds)"}),
     "bias forgotten": (MAIN, {"logits += bias[None, :]": "pass"}),
     "noise forgotten": (MAIN, {"logits += noise": "pass"}),
@@ -168,10 +167,8 @@ VALUE_BUGS = {
     "every split divides": (SPLIT, {"if SPLITS == 1:": "if True:"}),
 }  # fmt: skip
 TILE_BUGS = {
-    "queries in the order of groups": (
-        MAIN,
-        {"row % 8 // 2 * (BLOCK_G // 4) + row // 8 * 2 + row % 2": "row"},
-    ),
+    "queries in the order of groups": (MAIN, {"group = quad_order(row, BLOCK_G)": "group = row"}),
+    "bias of sample 0": (TWO_SAMPLES, {"group_bias + sample * GROUPS": "group_bias"}),
     "quads of the padded groups": (MAIN, {"(GROUPS + 3) // 4": "BLOCK_G // 4"}),
     "noise by position": (DROPPED, {"if token_ids is not None:": "if False:"}),
     "rows counted twice": (MAIN, {"gl.sum(gl.reshape(values,": "2 * gl.sum(gl.reshape(values,"}),
