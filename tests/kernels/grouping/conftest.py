@@ -232,12 +232,13 @@ def check_gluon_backward(monkeypatch):
         gradients, logs = gluon_calls.run_backward(
             module, arguments, upstream, given, regime.plan, seed
         )
-        for name, gradient in gradients.items():
-            if arguments[name] is None:
-                continue
-            if name == "group_bias" and arguments[name].dim() == 1:
-                gradient = gradient.sum(0)
-            assert_close(name, gradient, truth[name], 2 * BARS[regime.dtype])
+        with comparing():
+            for name, gradient in gradients.items():
+                if arguments[name] is None:
+                    continue
+                if name == "group_bias" and arguments[name].dim() == 1:
+                    gradient = gradient.sum(0)
+                assert_close(name, gradient, truth[name], 2 * BARS[regime.dtype])
         return logs
 
     return check
