@@ -7,6 +7,7 @@ runs on a device.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 import subprocess
@@ -159,7 +160,7 @@ def _describe(kernel: Any, architecture: Architecture) -> Compiled:
     return Compiled(
         kernel=kernel.metadata.name,
         architecture=architecture.name,
-        binary_hash=kernel.hash,
+        binary_hash=hashlib.sha256(kernel.asm["ptx"].encode()).hexdigest(),
         num_warps=num_warps,
         registers=registers,
         spill_bytes=stack,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from svilm_fast.kernels.launch import Launch, record_launches
 from svilm_fast.kernels.registry import TileWork, Variant, ops
 
 MAX_CELLS = 120
+_ASK, _ADDR_NO_RANDOMIZE = 0xFFFFFFFF, 0x0040000  # <sys/personality.h>
 
 
 class _Subject(NamedTuple):
@@ -68,8 +71,25 @@ class Cell:
 
 def collect(tasks: list[tuple[str, str, str]], *, workers: int = 2) -> Iterator[list[Cell]]:
     """Cells of each (op, variant label, target), in the order of `tasks`."""
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=fix_addresses
+    ) as pool:
         yield from pool.map(_cells_of, tasks)
+
+
+def fix_addresses() -> None:
+    """Start the children of this process at the same addresses every time.
+
+    The machine code that ptxas makes of some kernels depends on the addresses of its data: four
+    listings in six runs, with 1,721 to 1,725 issue slots a tile. Warns where the system refuses.
+    """
+    library = ctypes.CDLL(None)
+    if library.personality(library.personality(_ASK) | _ADDR_NO_RANDOMIZE) == -1:
+        warnings.warn(
+            "the addresses of processes cannot be fixed here, so ptxas may compile a kernel "
+            "differently each time; allow the system call personality(ADDR_NO_RANDOMIZE)",
+            stacklevel=1,
+        )
 
 
 def unique_rows(groups: Iterable[list[Cell]]) -> list[KernelRow]:
