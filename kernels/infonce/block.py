@@ -31,11 +31,11 @@ class LogitsBlock:
         self, videos: Tensor, texts: Tensor, scale: Tensor, options: InfonceOptions
     ) -> None:
         self.dtype = compute_dtype(videos)
-        self.videos, self.texts = videos, texts.to(self.dtype)
-        self.scale = scale.to(self.dtype)
+        self.videos, self.texts = videos, _in_dtype(texts, self.dtype)
+        self.scale = _in_dtype(scale, self.dtype)
         # Products take alpha as a number where reading it does not stop a GPU; 0 stays out of them,
         # because its gradient is the sum that they give without it.
-        self.alpha = (float(self.scale) if scale.device.type == "cpu" else 0.0) or 1.0
+        self.alpha = (float(self.scale) if scale.is_cpu else 0.0) or 1.0
         self.rest = None if self.alpha != 1.0 else self.scale
         self.options = options
         self.weights = share_weights(*options.share, self.dtype) if options.share else None
@@ -51,7 +51,7 @@ class LogitsBlock:
     def logits(self, rows: slice) -> Tensor:
         """[c, n] scaled dot products, -inf where a pair is excluded."""
         # s_ij = alpha a_ij
-        videos = self.videos[rows].to(self.dtype)
+        videos = _in_dtype(_part(self.videos, rows), self.dtype)
         logits = videos.new_empty((videos.shape[0], self.texts.shape[0]))
         # With beta = 0 the scale is not read: as an input it lets forward-mode derivatives raise.
         torch.addmm(self.scale, videos, self.texts.T, beta=0, alpha=self.alpha, out=logits)
@@ -100,6 +100,15 @@ class LogitsBlock:
         return matrix.diagonal(offset + rows.start), slice(start, max(start, stop))
 
 
+def _in_dtype(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    # Even without a conversion, `to` and a slice cost as much as other small operators.
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
+
+
+def _part(tensor: Tensor, rows: slice) -> Tensor:
+    return tensor if rows.stop - rows.start == tensor.shape[0] else tensor[rows]
+
+
 def log_sums(
     block: LogitsBlock, rows: slice, logits: Tensor, *, keep: bool = False
 ) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -109,7 +118,7 @@ def log_sums(
     [c + n]. Where a sum is out of range or not finite, or on a GPU, which would have to wait for
     the sums, they are the logits and None. Overwrites `logits`.
     """
-    if logits.device.type == "cpu":
+    if logits.is_cpu:
         reference = 0.0 if abs(block.alpha) <= _SHARP else float(logits.amax())
         if reference:
             logits -= reference
@@ -129,7 +138,7 @@ def powers_of(logits: Tensor, lines: Tensor) -> tuple[Tensor, Tensor | None]:
 
     The reference is the largest logit, so that no factor makes a small upstream gradient smaller.
     """
-    if logits.device.type == "cpu":
+    if logits.is_cpu:
         reference = logits.amax()
         if float(reference) - float(lines.min()) <= _WIDEST:
             return logits.sub_(reference).exp_(), torch.exp(reference - lines)
@@ -176,15 +185,15 @@ def input_gradients(
     """
     need_videos, need_texts, need_scale = needs
     dtype = compute_dtype(videos)
-    factor = texts.to(dtype)
+    factor = _in_dtype(texts, dtype)
     grad_videos = torch.empty_like(videos) if need_videos else videos.new_empty((0,))
     grad_texts = torch.empty_like(factor) if need_texts else factor.new_empty((0,))
     total: Tensor | None = None
     in_place = need_videos and videos.dtype == dtype
     for rows, grad_logits in chunks:
-        rows_of_videos = videos[rows].to(dtype)
+        rows_of_videos = _in_dtype(_part(videos, rows), dtype)
         if need_videos or need_scale:
-            products = grad_videos[rows] if in_place else torch.empty_like(rows_of_videos)
+            products = _part(grad_videos, rows) if in_place else torch.empty_like(rows_of_videos)
             _add_product(products, grad_logits, factor, alpha, first=True)
             if need_scale:
                 part = (products * rows_of_videos).sum()
@@ -199,7 +208,7 @@ def input_gradients(
         grad_texts *= rest
     if total is None:
         total = factor.new_empty((0,))
-    return grad_videos, grad_texts.to(texts.dtype), total
+    return grad_videos, _in_dtype(grad_texts, texts.dtype), total
 
 
 def _add_product(out: Tensor, left: Tensor, right: Tensor, alpha: float, *, first: bool) -> None:

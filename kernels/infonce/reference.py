@@ -88,25 +88,31 @@ def _whole_fits(videos: Tensor, texts: Tensor, options: InfonceOptions) -> bool:
 
     It holds two matrices [m, n], and up to two more with pair ids.
     """
+    if not videos.is_cpu or (options.ids is not None and options.shared_lists is not None):
+        return False
     size = videos.shape[0] * texts.shape[0] * compute_dtype(videos).itemsize
     matrices = 2 if options.ids is None else LIVE_MATRICES
-    workspace = options.workspace_bytes or DEFAULT_WORKSPACE_BYTES
-    alone = videos.device.type == "cpu" and options.shared_lists is None
-    return alone and matrices * size <= workspace
+    return matrices * size <= (options.workspace_bytes or DEFAULT_WORKSPACE_BYTES)
 
 
 def _whole_loss(
     keep: bool, videos: Tensor, texts: Tensor, scale: Tensor, *packed: Any
 ) -> tuple[Tensor, Tensor]:
+    return _whole(keep, videos, texts, scale, InfonceOptions.unpacked(*packed))
+
+
+def _whole(
+    keep: bool, videos: Tensor, texts: Tensor, scale: Tensor, options: InfonceOptions
+) -> tuple[Tensor, Tensor]:
     """The loss without a loop, and dS [m, n] of 2P times the loss (empty unless `keep`)."""
     with without_autocast(videos):
-        block = LogitsBlock(videos, texts, scale, InfonceOptions.unpacked(*packed))
+        block = LogitsBlock(videos, texts, scale, options)
         rows, columns = videos.shape[0], texts.shape[0]
         every = slice(0, rows)
         logits = block.logits(every)
         positives = block.positives(logits, every)
         lines, matrix, factors = log_sums(block, every, logits, keep=keep)
-        offset, counted = block.options.diagonal_offset, None
+        offset, counted = options.diagonal_offset, None
         start, stop = diagonal_range(rows, columns, offset)
         if stop - start == rows == columns:
             loss = (lines.view(2, rows) - positives).mean()
@@ -136,7 +142,7 @@ def _whole_gradient(
     """Gradients of videos, texts and scale of `_whole_loss`; empty where not needed."""
     with without_autocast(videos):
         start, stop = diagonal_range(*kept.shape, diagonal_offset)
-        scale_in_dtype = scale.to(kept.dtype)
+        scale_in_dtype = scale if scale.dtype == kept.dtype else scale.to(kept.dtype)
         alpha = float(scale_in_dtype * upstream) / (2 * (stop - start))
         # 0 stays out of the products, as in `LogitsBlock`.
         rest = None if alpha else 0.0
@@ -147,7 +153,9 @@ def _whole_gradient(
             grad_scale = total / scale_in_dtype
         else:
             grad_scale = total * upstream / (2 * (stop - start))
-        return *rows_and_texts, grad_scale.to(scale.dtype)
+        if grad_scale.dtype != scale.dtype:
+            grad_scale = grad_scale.to(scale.dtype)
+        return *rows_and_texts, grad_scale
 
 
 def _fake_forward(videos: Tensor, texts: Tensor, scale: Tensor, *packed: Any) -> tuple[Tensor, ...]:
@@ -282,12 +290,12 @@ def loss_of_partials(
 def loss(videos: Tensor, texts: Tensor, scale: Tensor, options: InfonceOptions) -> Tensor:
     """The loss of `api.infonce` without its checks; memory is that of one chunk of rows."""
     if _whole_fits(videos, texts, options):
-        call = _arguments(videos, texts, scale, options)
-        if torch.is_grad_enabled() or without_values(videos):
-            whole: Tensor = _InfoNCEWhole.apply(torch.is_grad_enabled(), *call)
-            return whole
-        # An autograd function costs as much as several small operators.
-        return _whole_loss(False, *call)[0]
+        keep = torch.is_grad_enabled()
+        if not keep and not without_values(videos):
+            # An autograd function costs as much as several small operators.
+            return _whole(False, videos, texts, scale, options)[0]
+        whole: Tensor = _InfoNCEWhole.apply(keep, *_arguments(videos, texts, scale, options))
+        return whole
     found = partials(videos, texts, scale, options)
     if options.shared_lists:
         return shared_loss(*found, ids=options.shared_lists)
