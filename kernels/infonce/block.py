@@ -78,12 +78,13 @@ class LogitsBlock:
 
     def add_positives(self, grad_logits: Tensor, rows: slice, gradient: Tensor | float) -> None:
         """Add g^p_i Y_ij [c, n] in place; gradient: of the positives, [m] or the same for all."""
-        each = isinstance(gradient, Tensor)
         if self.weights is None:
             place, own = self._diagonal(grad_logits, rows)
-            place.add_(gradient[own] if each else gradient)
+            place.add_(gradient[own] if isinstance(gradient, Tensor) else gradient)
         else:
-            grad_logits += self._shared(rows) * (gradient[rows, None] if each else gradient)
+            if isinstance(gradient, Tensor):
+                gradient = gradient[rows, None]
+            grad_logits += self._shared(rows) * gradient
 
     def _shared(self, rows: slice) -> Tensor:
         """[c, n] weights of the positives: a row sums to 1, or to 0 if it has none."""

@@ -76,11 +76,11 @@ def _backward(
             return rows, found
 
         needs = need_videos, need_texts, need_scale
-        *rows_and_texts, total = input_gradients(
+        grad_videos, grad_texts, total = input_gradients(
             map(chunk, block.chunks()), needs, videos, texts, block.alpha, block.rest
         )
         grad_scale = total if block.alpha == 1.0 else total / block.scale
-        return *rows_and_texts, grad_scale.to(scale.dtype)
+        return grad_videos, grad_texts, grad_scale.to(scale.dtype)
 
 
 def _whole_fits(videos: Tensor, texts: Tensor, options: InfonceOptions) -> bool:
@@ -148,14 +148,16 @@ def _whole_gradient(
         rest = None if alpha else 0.0
         needs = need_videos, need_texts, need_scale
         chunks = [(slice(0, kept.shape[0]), kept)]
-        *rows_and_texts, total = input_gradients(chunks, needs, videos, texts, alpha or 1.0, rest)
+        grad_videos, grad_texts, total = input_gradients(
+            chunks, needs, videos, texts, alpha or 1.0, rest
+        )
         if alpha:
             grad_scale = total / scale_in_dtype
         else:
             grad_scale = total * upstream / (2 * (stop - start))
         if grad_scale.dtype != scale.dtype:
             grad_scale = grad_scale.to(scale.dtype)
-        return *rows_and_texts, grad_scale
+        return grad_videos, grad_texts, grad_scale
 
 
 def _fake_forward(videos: Tensor, texts: Tensor, scale: Tensor, *packed: Any) -> tuple[Tensor, ...]:
@@ -253,7 +255,7 @@ class _InfoNCEWhole(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> Any:
         videos, texts, scale, kept = ctx.saved_tensors
         needs = ctx.needs_input_grad[1:4]
-        run = _ops.loss_gradient if without_values(videos) else _whole_gradient
+        run: Callable[..., Any] = _ops.loss_gradient if without_values(videos) else _whole_gradient
         found = run(upstream, kept, *needs, videos, texts, scale, ctx.diagonal_offset)
         return None, *wanted(needs, found), *(None,) * 5
 
