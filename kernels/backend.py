@@ -15,6 +15,7 @@ from .device import traits
 
 Backend = Literal["fused", "reference"]
 Choice = Literal["auto", "fused", "gluon", "reference"]
+_PATHS = ("auto", *get_args(Backend))
 MINIMUM_CAPABILITY = (8, 0)
 ENVIRONMENT_VARIABLE = "SVILM_KERNELS"
 
@@ -135,8 +136,7 @@ def choose(
         raise ValueError(f"{op}: all tensors must be on one device, got {names}")
     if backend == "gluon":
         raise ValueError(f"{op}: backend='gluon' is for all ops: set SVILM_KERNELS=gluon")
-    paths = ("auto", *get_args(Backend))
-    choice = _wish() if backend is None else _checked(backend, f"{op}: backend", paths)
+    choice = _wish() if backend is None else _checked(backend, f"{op}: backend", _PATHS)
     device = devices.pop()
     if choice == "reference":
         return "reference"

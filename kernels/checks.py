@@ -69,7 +69,11 @@ def check_width(op: str, **tensors: Tensor) -> None:
 
 def compute_dtype(*tensors: Tensor) -> torch.dtype:
     """float64 if any tensor is float64, else float32."""
-    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+    # Not any(): a generator costs as much as a small operator.
+    for tensor in tensors:
+        if tensor.dtype == torch.float64:
+            return torch.float64
+    return torch.float32
 
 
 def whole_number(op: str, name: str, value: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from typing import Any, TypeVarTuple
 
@@ -37,6 +38,18 @@ def without_values(tensor: Tensor) -> bool:
     Then nothing may depend on the values of a tensor.
     """
     return torch.compiler.is_compiling() or isinstance(tensor, FakeTensor)
+
+
+def without_autocast(tensor: Tensor) -> AbstractContextManager[Any]:
+    """A context without autocast on the tensor's device.
+
+    Entering it costs as much as a small operator, so none is entered where autocast is off.
+    """
+    kind = tensor.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else _NOTHING
+
+
+_NOTHING = nullcontext()
 
 
 class _Anchor(torch.autograd.Function):
@@ -80,15 +93,16 @@ def first_derivative_only(backward: Callable[..., Any]) -> Callable[..., Any]:
     `create_graph=True` the upstream gradient of a loss is a constant, so a term of the second
     derivative would be silently dropped. Here every gradient that the backward returns is connected
     to the upstream gradients and the saved tensors, and raises RuntimeError when differentiated.
+    The backward reads `ctx.saved_tensors` once, as checkpointing requires.
     """
 
     @wraps(backward)
     def once(ctx: Any, *upstream: Any) -> Any:
         if torch.compiler.is_compiling():
             return backward(ctx, *upstream)
-        unpacked = _Unpacked(ctx)
         if not torch.is_grad_enabled():
-            return backward(unpacked, *upstream)
+            return backward(ctx, *upstream)
+        unpacked = _Unpacked(ctx)
         with torch.no_grad():
             found = backward(unpacked, *upstream)
         gradients = found if isinstance(found, tuple) else (found,)
@@ -140,7 +154,7 @@ def gradient_buffers(needs: Iterable[bool], inputs: Iterable[Tensor]) -> tuple[T
 
 def wanted(needs: Iterable[bool], gradients: Iterable[Tensor]) -> tuple[Tensor | None, ...]:
     """The gradients that are needed, None for the others."""
-    return tuple(gradient if need else None for need, gradient in zip(needs, gradients))
+    return tuple([gradient if need else None for need, gradient in zip(needs, gradients)])
 
 
 def dense(tensor: Tensor | None) -> Tensor | None:

@@ -1,28 +1,36 @@
-"""The reference on a CPU keeps a matrix that fits the workspace: the same values as by chunks."""
+"""Where the matrix fits, the reference keeps the gradient of the logits: the same as by chunks."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn.functional import cross_entropy
 
 from svilm_fast.kernels.infonce import infonce
+from svilm_fast.kernels.infonce.block import _SHARP
 from svilm_fast.kernels.infonce.options import InfonceOptions
-from svilm_fast.kernels.infonce.reference import partials
+from svilm_fast.kernels.infonce.reference import loss
 
-# Scales at which all log-sums are near the largest logit, and at which one is 40 below.
-NARROW, WIDE = 5.0, 300.0
-SHAPES = [(6, 6, 0), (5, 9, 3), (9, 5, -3), (4, 6, 9), (3, 4, -2), (1, 1, 0)]
+# Scales at which exponentials are taken of the logits themselves, of their distance from the
+# largest, and of their distances from each log-sum, because one is 40 below the largest.
+NARROW, SHARP, WIDE = 5.0, -35.0, 300.0
+SHAPES = [(6, 6, 0), (5, 9, 3), (9, 5, -3), (6, 6, 2), (3, 4, -2), (1, 1, 0)]
+IDS = torch.tensor([0, 1, 0, 2, 1, 3])
 
 
-def gradients(inputs: list[Tensor], offset: int, workspace: int, needs=(True, True, True)):
-    """Values and gradients of a weighted sum of all partial sums."""
-    leaves = [x.clone().requires_grad_(need) for x, need in zip(inputs, needs, strict=True)]
-    found = partials(*leaves, InfonceOptions(offset, workspace_bytes=workspace))
-    weights = [torch.linspace(0.5, 2.0, len(x), dtype=x.dtype) for x in found]
-    total = sum((x * w).sum() for x, w in zip(found, weights, strict=True))
+def gradients(inputs: list[Tensor], options: InfonceOptions, needs=(1, 1, 1), function=loss):
+    """The loss, and gradients of three times the loss."""
+    leaves = [x.clone().requires_grad_(bool(need)) for x, need in zip(inputs, needs, strict=True)]
+    found = function(*leaves, options)
     taken = [x for x in leaves if x.requires_grad]
-    return [*(x.detach() for x in found), *torch.autograd.grad(total, taken)]
+    return [found.detach(), *torch.autograd.grad(3 * found, taken)]
+
+
+def workspaces(*, offset: int = 0, ids=None, mode="exclude") -> list[InfonceOptions]:
+    """Options with which everything fits, and with which a chunk has one row."""
+    return [InfonceOptions(offset, ids, mode, size) for size in (1 << 26, 1)]
 
 
 def inputs(rows, m, n, scale, dtype=torch.float64):
@@ -34,53 +42,100 @@ def depth(made: list[Tensor]) -> float:
     return float(logits.max() - min(logits.logsumexp(1).min(), logits.logsumexp(0).min()))
 
 
-@pytest.mark.parametrize("scale", [0.0, -3.0, NARROW, WIDE])
+@pytest.mark.parametrize("scale", [0.0, -3.0, NARROW, SHARP, WIDE])
 @pytest.mark.parametrize(("m", "n", "offset"), SHAPES)
 def test_kept_and_computed_again_are_equal(rows, m, n, offset, scale):
     made = inputs(rows, m, n, scale)
-    kept, again = (gradients(made, offset, size) for size in (2 * m * n * 8, 2 * m * n * 8 - 1))
+    kept, again = (gradients(made, options) for options in workspaces(offset=offset))
     for one, other in zip(kept, again, strict=True):
         assert torch.allclose(one, other, rtol=1e-11, atol=1e-12)
 
 
-def test_both_kinds_of_matrices_occur(rows):
-    assert depth(inputs(rows, 6, 6, NARROW)) < 40 < depth(inputs(rows, 6, 6, WIDE))
+@pytest.mark.parametrize("scale", [0.0, NARROW, SHARP, WIDE])
+@pytest.mark.parametrize("mode", ["exclude", "share"])
+def test_pair_ids(rows, mode, scale):
+    made = inputs(rows, 6, 6, scale)
+    kept, again = (gradients(made, each) for each in workspaces(ids=(IDS, IDS), mode=mode))
+    for one, other in zip(kept, again, strict=True):
+        assert torch.allclose(one, other, rtol=1e-11, atol=1e-12)
+
+
+def test_lines_without_a_pair_left_to_sum(rows):
+    """All texts of the last video are excluded, and all videos of the first text."""
+    ids = torch.zeros(3, dtype=torch.int64)
+    made = inputs(rows, 3, 3, NARROW)
+    kept, again = (gradients(made, each) for each in workspaces(offset=1, ids=(ids, ids.clone())))
+    for one, other in zip(kept, again, strict=True):
+        assert torch.isfinite(one).all()
+        assert torch.allclose(one, other, rtol=1e-11, atol=1e-12)
+
+
+def test_the_three_kinds_of_exponentials_occur(rows):
+    assert depth(inputs(rows, 6, 6, SHARP)) < 40 < depth(inputs(rows, 6, 6, WIDE))
+    assert abs(NARROW) < _SHARP < abs(SHARP)
 
 
 @pytest.mark.parametrize("needs", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1), (0, 1, 1)])
 def test_each_gradient_alone(rows, needs):
-    needs = tuple(map(bool, needs))
     made = inputs(rows, 7, 5, NARROW)
-    every = gradients(made, 0, 1 << 20)
-    alone = gradients(made, 0, 1 << 20, needs)
-    expected = every[:3] + [x for x, need in zip(every[3:], needs, strict=True) if need]
+    every = gradients(made, InfonceOptions())
+    alone = gradients(made, InfonceOptions(), needs)
+    expected = every[:1] + [x for x, need in zip(every[1:], needs, strict=True) if need]
     for one, other in zip(alone, expected, strict=True):
         assert torch.allclose(one, other, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("scale", [NARROW, WIDE])
+@pytest.mark.parametrize("scale", [0.0, NARROW, SHARP, WIDE])
 def test_gradcheck(rows, scale):
     made = [x.requires_grad_() for x in inputs(rows, 4, 6, scale)]
-    assert torch.autograd.gradcheck(
-        lambda v, t, s: partials(v, t, s, InfonceOptions(1, workspace_bytes=1 << 20)), made
-    )
+    assert torch.autograd.gradcheck(lambda v, t, s: loss(v, t, s, InfonceOptions(1)), made)
 
 
-@pytest.mark.parametrize("scale", [14.3, 19.0, 100.0])
-def test_float32_is_as_close_to_float64_as_by_chunks(rows, scale):
+@pytest.mark.parametrize(("scale", "noise"), [(14.3, 0.3), (19.0, 0.3), (100.0, 1.5)])
+def test_float32_is_as_close_to_float64_as_plain_cross_entropy(rows, scale, noise):
     """Partners are alike, so losses are small and sums of a row lie far below the largest logit."""
     videos = rows(300, 32, 0)
-    texts = torch.nn.functional.normalize(videos + 0.3 * rows(300, 32, 1), dim=1)
-    exact = gradients([videos, texts, torch.tensor(scale, dtype=torch.float64)], 0, 1 << 26)
-    single = [videos.float(), texts.float(), torch.tensor(scale)]
-    kept, again = (gradients(single, 0, size) for size in (1 << 26, 1 << 12))
+    texts = torch.nn.functional.normalize(videos + noise * rows(300, 32, 1), dim=1)
+    made = [videos, texts, torch.tensor(scale, dtype=torch.float64)]
+    labels = torch.arange(300)
 
-    def error(found: list[Tensor]) -> list[float]:
+    def plain(videos: Tensor, texts: Tensor, scale: Tensor, _: InfonceOptions) -> Tensor:
+        logits = scale * videos @ texts.T
+        return (cross_entropy(logits, labels) + cross_entropy(logits.T, labels)) / 2
+
+    def errors(function) -> list[float]:
+        found = gradients([x.float() for x in made], InfonceOptions(), function=function)
         pairs = zip(found, exact, strict=True)
         return [float((x.double() - y).abs().max() / y.abs().max()) for x, y in pairs]
 
-    for one, other in zip(error(kept), error(again), strict=True):
+    exact = gradients(made, InfonceOptions(), function=plain)
+    for one, other in zip(errors(loss), errors(plain), strict=True):
         assert one < 4 * other + 1e-7
+
+
+@pytest.mark.parametrize("upstream", [0.0, torch.nan, torch.inf])
+@pytest.mark.parametrize("scale", [0.0, NARROW])
+def test_upstream_gradients_at_the_ends(rows, upstream, scale):
+    """0 gives 0, and what is not finite reaches the gradients, as by chunks."""
+    found = []
+    for options in workspaces():
+        made = [x.requires_grad_() for x in inputs(rows, 6, 6, scale)]
+        value = torch.tensor(upstream, dtype=torch.float64)
+        found.append(torch.autograd.grad(loss(*made, options), made, value))
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one.isfinite(), other.isfinite())
+        assert upstream != 0.0 or not one.any()
+
+
+def test_forward_mode_is_refused_without_a_graph_too(rows):
+    """Nothing may take the scale as a number and drop its derivative."""
+    made = inputs(rows, 6, 6, NARROW)
+    with torch.no_grad(), forward_ad.dual_level():
+        for place in range(3):
+            given = [*made]
+            given[place] = forward_ad.make_dual(made[place], torch.ones_like(made[place]))
+            with pytest.raises(NotImplementedError, match="forward AD"):
+                loss(*given, InfonceOptions())
 
 
 def test_what_is_kept_takes_at_most_half_of_the_workspace(rows):
@@ -110,9 +165,9 @@ def test_without_gradients_nothing_is_kept(rows):
 def test_values_that_are_not_finite_reach_the_loss(rows, value):
     made = inputs(rows, 6, 6, NARROW, torch.float32)
     made[0][2, 3] = value
-    found = gradients(made, 0, 1 << 20)
-    assert not found[0][2].isfinite()
-    assert not found[3].isfinite().all()
+    found = gradients(made, InfonceOptions())
+    assert not found[0].isfinite()
+    assert not found[1].isfinite().all()
 
 
 def test_the_gradient_may_be_taken_twice(rows):
