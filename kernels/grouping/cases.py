@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -72,13 +71,16 @@ def _variant(
         mask = meta(batch, length, kind=torch.bool) if masked else None
         inputs = (rows, meta(batch, length, width), counts, seeds, dropped, mask)
         settings = ("gumbel", 1.0, 1.0)
-        with use_backend("gluon") if gluon else nullcontext():
-            if backward:
-                index = meta(batch, length, kind=torch.int32)
-                output = (rows, counts, index)
-                function.backward(rows, counts, *inputs, *settings, *output, True, True)
-            else:
-                function.forward(*inputs, *settings)
+        if backward:
+            index = meta(batch, length, kind=torch.int32)
+            output = (rows, counts, index)
+            function.backward(rows, counts, *inputs, *settings, *output, True, True)
+        else:
+            function.forward(*inputs, *settings)
+
+    def run_gluon() -> None:
+        with use_backend("gluon"):
+            run()
 
     way = ("masked " if masked else "") + ("backward" if backward else "forward")
     label = f"{case} {str(dtype).removeprefix('torch.')} {way}"
@@ -90,7 +92,7 @@ def _variant(
     if masked or gluon:
         targets = ("sm_90",)
     counted = case == "target" and not masked and not gluon
-    return Variant("grouping", label, run, targets, counted=counted)
+    return Variant("grouping", label, run_gluon if gluon else run, targets, counted=counted)
 
 
 VARIANTS = (
