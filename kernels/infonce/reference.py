@@ -141,7 +141,7 @@ def _whole_gradient(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of videos, texts and scale of `_whole_loss`; empty where not needed."""
     with without_autocast(videos):
-        start, stop = diagonal_range(*kept.shape, diagonal_offset)
+        start, stop = diagonal_range(kept.shape[0], kept.shape[1], diagonal_offset)
         scale_in_dtype = scale if scale.dtype == kept.dtype else scale.to(kept.dtype)
         alpha = float(scale_in_dtype * upstream) / (2 * (stop - start))
         # 0 stays out of the products, as in `LogitsBlock`.

@@ -235,8 +235,6 @@ def gluon_grouping_backward_kernel(
     mbarrier.init(computed, count=1)
     # Both groups that multiply with dlogit give it back.
     mbarrier.init(used, count=2)
-    # The copies, which are asynchronous, arrive at initialised barriers.
-    fence_async_shared()
 
     tiles = gl.cdiv(last - first, BLOCK_L)
     places = (sample, first, tiles)
