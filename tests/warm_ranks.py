@@ -33,6 +33,7 @@ def load() -> None:
         from svilm_fast.train.run import session  # noqa: F401
 
         import_deepspeed("cpu")
+        import torch._dynamo  # the first optimizer that is made would import it
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("svilm_fast"):
             raise

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # the first optimizer that is made would import it
 
 from svilm_fast.train import pretrain  # noqa: F401
 from svilm_fast.train.environment import free_port, import_deepspeed
