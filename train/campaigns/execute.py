@@ -129,10 +129,16 @@ def run_jobs(
     running: dict[TableJob, tuple[subprocess.Popen[bytes], str | None]] = {}
     free = list(gpus)
     failures: list[JobFailure] = []
-    kept = set(unique) - needed
-    for job in kept:
+    kept: set[TableJob] = set()
+
+    def finish(job: TableJob) -> None:
         store.share(job)
+        kept.add(job)
         done(job)
+
+    for job in unique:
+        if job not in needed:
+            finish(job)
     with _stopping(running) as stopped:
         while waiting or running:
             for job in list(running):
@@ -145,8 +151,7 @@ def run_jobs(
                     free.append(gpu)
                 if code == 0:
                     store.write(job, collect(job))
-                    kept.add(job)
-                    done(job)
+                    finish(job)
                 elif not stopped:
                     failures.append(JobFailure(job, code, _log_path(store.out, job)))
             if stopped:
@@ -160,7 +165,11 @@ def run_jobs(
                 elif in_use(job.folder):
                     continue  # a run of a campaign that was killed is still saving its state
                 elif len(running) < parallel and (job.before is None or job.before in kept):
+                    still = store.needed(waiting)
                     waiting.remove(job)
+                    if job not in still:  # another campaign has shared its result
+                        finish(job)
+                        continue
                     gpu = free.pop() if gpus else None
                     running[job] = (_start(job, store.out, gpu), gpu)
             if running or waiting:

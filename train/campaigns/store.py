@@ -17,7 +17,7 @@ from svilm_fast.train.campaigns.jobs import TableJob
 class ResultStore:
     """Finds and writes results.
 
-    out: folder of the campaign. A result there says that the run's own folder is there too.
+    out: folder of the campaign.
     shared: folder that takes a copy of every result, for other machines; None: there is none.
     """
 
@@ -30,14 +30,17 @@ class ResultStore:
 
     def made(self, job: TableJob) -> dict[str, Any] | None:
         """Return the result of a job whose run is in the campaign's folder, None if it is not."""
+        if job.trains and not job.folder.is_dir():
+            return None
         return _read(self.path(job), job)
 
     def find(self, job: TableJob) -> dict[str, Any] | None:
-        """Return the result of a job, wherever it ran, None if it has not finished."""
-        found = self.made(job)
-        if found is None and self.shared is not None:
-            found = _read(_file(self.shared, job), job)
-        return found
+        """Return the result of a job, wherever it ran, None if it has not finished.
+
+        The shared one comes first, so that a table is the same on all machines that share it.
+        """
+        found = None if self.shared is None else _read(_file(self.shared, job), job)
+        return _read(self.path(job), job) if found is None else found
 
     def write(self, job: TableJob, result: dict[str, Any]) -> None:
         """Keep the result of a job that has just finished in the campaign's folder."""
@@ -49,7 +52,7 @@ class ResultStore:
         """Copy the result of a job from the campaign's folder to the shared one, if it lacks it."""
         if self.shared is None or _read(_file(self.shared, job), job) is not None:
             return
-        if (result := self.made(job)) is not None:
+        if (result := _read(self.path(job), job)) is not None:
             self.shared.mkdir(parents=True, exist_ok=True)
             line = json.dumps(result) + "\n"  # thousands of queries: a line each would fill a diff
             write_atomically(_file(self.shared, job), line.encode())
@@ -79,6 +82,11 @@ def _read(path: Path, job: TableJob) -> dict[str, Any] | None:
         return None
     except ValueError as error:
         raise UserError(
-            f"{path} is damaged ({error}); remove it, and the run is collected again"
+            f"{path} is damaged ({error}); remove it, and the run is collected or made again"
         ) from error
+    if not isinstance(kept, dict):
+        raise UserError(
+            f"{path} is not a result of `svilm ablate`; remove it, and the run is collected or "
+            "made again"
+        )
     return kept if kept.get("identity") == job.identity else None

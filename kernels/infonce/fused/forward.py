@@ -14,6 +14,7 @@ from torch import Tensor
 from ...backend import gluon_wanted, say_once
 from ...device import traits
 from ...launch import launch
+from ...primitives import LOG2_E
 from ..pairs import diagonal_range
 from .finish import finish_kernel, total_kernel
 from .layout import (
@@ -27,7 +28,7 @@ from .layout import (
     tile_operands,
 )
 from .resident import resident_sums_kernel, resident_tile
-from .tiles import add_parts, diagonal_tiles, power_factors, same_class, strip_of, tile_dots
+from .tiles import OFFSET, add_parts, diagonal_tiles, same_class, tile_dots
 
 FOLD_LINES = 256
 FEW_BLOCKS_PER_SM = 4
@@ -81,26 +82,29 @@ def sums_kernel(
     launch before it stored. With SHARE, the sums include the positives.
     """
     pid = tl.program_id(0)
-    slope, base = power_factors(scale)
+    slope = tl.load(scale).to(tl.float32) * LOG2_E
+    base = -slope + OFFSET
     if TILES == "diagonal":
         column_tile = first_tile + pid
-        first, last = diagonal_tiles(
-            column_tile * BLOCK_N, offset, first_row, stop_row, BLOCK_M, BLOCK_N
-        )
-        number = first // strip
-        stop = last + 1
     else:
-        column_tile, lowest, highest, number, first, stop = strip_of(
-            pid, first_tile, strips, strip, offset, first_row, stop_row, BLOCK_M, BLOCK_N
-        )
+        column_tile = first_tile + pid // strips
     first_column = column_tile * BLOCK_N
+    lowest, highest = diagonal_tiles(first_column, offset, first_row, stop_row, BLOCK_M, BLOCK_N)
+    if TILES == "diagonal":
+        number = lowest // strip
+        first = lowest
+        last = highest
+    else:
+        number = pid % strips
+        first = number * strip
+        last = tl.minimum(first + strip, tl.cdiv(stop_row - first_row, BLOCK_M)) - 1
     column = first_column + tl.arange(0, BLOCK_N)
     partial_at = column_tile.to(tl.int64) * (stop_row - first_row) - first_row
     # One thread holds rows r and r + 8 of a tensor-core tile, so their sum needs no shuffle.
     column_sum = tl.zeros((BLOCK_M // 16, 8, BLOCK_N), dtype=tl.float32)
     # One flat loop over tiles and depth: the copies of the next tile are under way while the sums
     # of this one are taken.
-    for row_tile in tl.range(first, stop, flatten=FLATTEN):
+    for row_tile in tl.range(first, last + 1, flatten=FLATTEN):
         tile_start = first_row + row_tile * BLOCK_M
         dots = tile_dots(
             videos,

@@ -17,7 +17,7 @@ from ...launch import power_of_two
 from ...primitives import LOG2_E, dot
 from .gradient import exact_gradient, tile_upstream
 from .layout import InfonceTile
-from .tiles import OFFSET, power_factors, strip_of
+from .tiles import OFFSET, diagonal_tiles
 
 RESIDENT_DEPTHS = (128, 256)
 STREAMED_STEP = 64
@@ -68,11 +68,14 @@ def resident_sums_kernel(
     """`sums_kernel` with the tile of texts resident; counts the tiles beside the diagonal only."""
     tl.static_assert(videos.block_shape[1] >= DEPTH, "a tile has the full depth")
     pid = tl.program_id(0)
-    slope, base = power_factors(scale)
-    column_tile, lowest, highest, number, first, stop = strip_of(
-        pid, first_tile, strips, strip, offset, first_row, stop_row, BLOCK_M, BLOCK_N
-    )
+    slope = tl.load(scale).to(tl.float32) * LOG2_E
+    base = -slope + OFFSET
+    column_tile = first_tile + pid // strips
+    number = pid % strips
     first_column = column_tile * BLOCK_N
+    lowest, highest = diagonal_tiles(first_column, offset, first_row, stop_row, BLOCK_M, BLOCK_N)
+    first = number * strip
+    stop = tl.minimum(first + strip, tl.cdiv(stop_row - first_row, BLOCK_M))
     partial_at = column_tile.to(tl.int64) * (stop_row - first_row) - first_row
     # One thread holds rows r and r + 8 of a tensor-core tile, so their sum needs no shuffle.
     column_sum = tl.zeros((BLOCK_M // 16, 8, BLOCK_N), dtype=tl.float32)

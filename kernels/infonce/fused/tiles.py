@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ...primitives import LOG2_E, dot
+from ...primitives import dot
 
 # Every power is 2^(slope a - slope + OFFSET). Powers of cosines down to 1 - 226/slope and sums of
 # 2^26 powers are representable (README, "One exponential").
@@ -56,13 +56,6 @@ def tile_dots(
 
 
 @triton.jit
-def power_factors(scale):
-    """Slope and base of the powers 2^(slope a + base) of dot products a."""
-    slope = tl.load(scale).to(tl.float32) * LOG2_E
-    return slope, -slope + OFFSET
-
-
-@triton.jit
 def diagonal_tiles(
     first_column,
     offset,
@@ -78,29 +71,6 @@ def diagonal_tiles(
     first = tl.maximum(first_column - offset, first_row) - first_row
     last = tl.minimum(first_column + BLOCK_N - offset, stop_row) - 1 - first_row
     return tl.where(first <= last, first // BLOCK_M, 1), tl.where(first <= last, last // BLOCK_M, 0)
-
-
-@triton.jit
-def strip_of(
-    pid,
-    first_tile,
-    strips,
-    strip,
-    offset,
-    first_row,
-    stop_row,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-):
-    """A program's column tile, its `diagonal_tiles`, and number, start and stop of its strip."""
-    column_tile = first_tile + pid // strips
-    lowest, highest = diagonal_tiles(
-        column_tile * BLOCK_N, offset, first_row, stop_row, BLOCK_M, BLOCK_N
-    )
-    number = pid % strips
-    first = number * strip
-    stop = tl.minimum(first + strip, tl.cdiv(stop_row - first_row, BLOCK_M))
-    return column_tile, lowest, highest, number, first, stop
 
 
 @triton.jit

@@ -28,7 +28,7 @@ BUGS = {
         "tl.where(counted, base, base)",
     ),
     "natural_exponent_as_binary": (
-        tiles,
+        forward,
         "tl.load(scale).to(tl.float32) * LOG2_E",
         "tl.load(scale).to(tl.float32)",
     ),
@@ -39,7 +39,7 @@ BUGS = {
         "counted & (row_tile >= 0)",
     ),
     "diagonal_overwrites_the_strip": (forward, "total += tl.load(at,", "total += 0 * tl.load(at,"),
-    "diagonal_of_another_strip": (forward, "number = first // strip", "number = first"),
+    "diagonal_of_another_strip": (forward, "number = lowest // strip", "number = lowest"),
     "diagonal_of_the_wrong_column": (
         forward,
         "on_diagonal = (row + offset)[:, None]",

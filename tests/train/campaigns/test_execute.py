@@ -87,6 +87,52 @@ def test_a_shared_result_is_not_run_again(tmp_path: Path) -> None:
     assert elsewhere.find(second) == ResultStore(tmp_path / "a").made(second)
 
 
+def test_the_shared_result_wins_on_every_machine(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    run_jobs([job(tmp_path / "a", "first")], ResultStore(tmp_path / "a", shared), 1)
+    first = job(tmp_path / "b", "first")
+    (first.folder / "metrics.jsonl").write_text('{"step": 2, "loss": 5.0}\n')
+    store = ResultStore(tmp_path / "b", shared)
+    assert run_jobs([first, job(tmp_path / "b", "second", first)], store, 1) == []
+    found, made = store.find(first), store.made(first)
+    assert found is not None
+    assert made is not None
+    assert (found["metrics"]["loss"], made["metrics"]["loss"]) == (1.0, 5.0)
+
+
+def test_a_result_that_another_campaign_shares_meanwhile_is_taken(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    first, other = job(tmp_path / "b", "first"), job(tmp_path / "b", "other")
+
+    def share_other(_: TableJob) -> None:
+        if not (shared / "other.json").exists():
+            run_jobs([job(tmp_path / "a", "other")], ResultStore(tmp_path / "a", shared), 1)
+
+    store = ResultStore(tmp_path / "b", shared)
+    assert run_jobs([first, other], store, 1, done=share_other) == []
+    assert [path.name for path in (tmp_path / "b" / "logs").iterdir()] == ["first.log"]
+    assert store.made(other) is None
+    assert store.find(other) is not None
+
+
+def test_a_result_without_its_folder_was_made_elsewhere(tmp_path: Path) -> None:
+    first = job(tmp_path, "first")
+    store = ResultStore(tmp_path)
+    run_jobs([first], store, 1)
+    first.folder.rename(tmp_path / "gone")
+    assert store.made(first) is None
+    assert store.find(first) is not None
+
+
+@pytest.mark.parametrize("content", ['{"identity"', "[]"])
+def test_a_damaged_shared_result_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "first.json").write_text(content)
+    first = job(tmp_path, "first")
+    with pytest.raises(UserError, match=r"first\.json is .*remove it"):
+        ResultStore(tmp_path, tmp_path / "shared").find(first)
+
+
 def test_results_of_before_are_shared_too(tmp_path: Path) -> None:
     first = job(tmp_path, "first")
     run_jobs([first], ResultStore(tmp_path), 1)
