@@ -172,7 +172,8 @@ def seed_everything(seed: int, *, deterministic: bool, threads: int | None) -> N
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False
     # The call imports torch's compiler, which takes as long as all other imports.
-    if torch.are_deterministic_algorithms_enabled() != deterministic:
+    warned_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    if torch.are_deterministic_algorithms_enabled() != deterministic or warned_only:
         torch.use_deterministic_algorithms(deterministic)
 
 

@@ -48,11 +48,13 @@ class LogitsBlock:
         starts = range(0, rows, chunk_rows)
         return [slice(start, min(start + chunk_rows, rows)) for start in starts]
 
-    def logits(self, rows: slice) -> Tensor:
-        """[c, n] scaled dot products, -inf where a pair is excluded."""
+    def logits(self, rows: slice, out: Tensor | None = None) -> Tensor:
+        """[c, n] scaled dot products, -inf where a pair is excluded; in `out` if it is given."""
         # s_ij = alpha a_ij
         videos = _in_dtype(_part(self.videos, rows), self.dtype)
-        logits = videos.new_empty((videos.shape[0], self.texts.shape[0]))
+        logits = out
+        if logits is None:
+            logits = videos.new_empty((videos.shape[0], self.texts.shape[0]))
         # With beta = 0 the scale is not read: as an input it lets forward-mode derivatives raise.
         torch.addmm(self.scale, videos, self.texts.T, beta=0, alpha=self.alpha, out=logits)
         if self.rest is not None:
@@ -84,7 +86,7 @@ class LogitsBlock:
         else:
             if isinstance(gradient, Tensor):
                 gradient = gradient[rows, None]
-            grad_logits += self._shared(rows) * gradient
+            grad_logits += self._shared(rows).mul_(gradient)
 
     def _shared(self, rows: slice) -> Tensor:
         """[c, n] weights of the positives: a row sums to 1, or to 0 if it has none."""
@@ -130,7 +132,7 @@ def log_sums(
             factors = sums.reciprocal() if keep else None
             lines = sums.log_()
             return lines.add_(reference) if reference else lines, powers, factors
-        logits = block.logits(rows)
+        logits = block.logits(rows, out=logits)
     return torch.cat((torch.logsumexp(logits, 1), torch.logsumexp(logits, 0))), logits, None
 
 

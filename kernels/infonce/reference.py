@@ -112,6 +112,7 @@ def _whole(
         logits = block.logits(every)
         positives = block.positives(logits, every)
         lines, matrix, factors = log_sums(block, every, logits, keep=keep)
+        del logits
         offset, counted = options.diagonal_offset, None
         start, stop = diagonal_range(rows, columns, offset)
         if stop - start == rows == columns:
@@ -124,6 +125,7 @@ def _whole(
         if not keep:
             return loss, lines.new_empty((0,))
         kept = dots_gradient(matrix, factors, lines, counted)
+        del matrix
         block.add_positives(kept, every, -2.0)
         return loss, kept
 
@@ -143,7 +145,7 @@ def _whole_gradient(
     with without_autocast(videos):
         start, stop = diagonal_range(kept.shape[0], kept.shape[1], diagonal_offset)
         scale_in_dtype = scale if scale.dtype == kept.dtype else scale.to(kept.dtype)
-        alpha = float(scale_in_dtype * upstream) / (2 * (stop - start))
+        alpha = float(scale_in_dtype) * float(upstream) / (2 * (stop - start))
         # 0 stays out of the products, as in `LogitsBlock`.
         rest = None if alpha else 0.0
         needs = need_videos, need_texts, need_scale

@@ -72,6 +72,20 @@ def test_processes_that_only_read_files_start_without_pytorch(module):
     assert result.returncode == 0, result.stderr
 
 
+def test_a_rank_starts_without_the_compiler():
+    code = (
+        "from svilm_fast.train.environment import import_deepspeed, seed_everything\n"
+        'import_deepspeed("cpu")\n'
+        "seed_everything(0, deterministic=False, threads=None)\n"
+        "import deepspeed.runtime.zero.muon.muon_optimizer\n"
+        f"{_unless_imported(*COMPILER)}"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+
+
 @pytest.mark.parametrize(
     "module",
     [

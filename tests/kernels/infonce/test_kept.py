@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn.functional import cross_entropy
 
+from svilm_fast.bench.memory import peak_extra_bytes
 from svilm_fast.kernels.infonce import infonce
 from svilm_fast.kernels.infonce.block import _SHARP
 from svilm_fast.kernels.infonce.options import InfonceOptions
@@ -152,6 +153,25 @@ def test_what_is_kept_takes_at_most_half_of_the_workspace(rows):
             loss = infonce(*made, workspace_bytes=workspace)
         loss.backward()
         assert (max(saved.values()) == workspace // 2) == (workspace % 2 == 0)
+
+
+@pytest.mark.parametrize("scale", [NARROW, SHARP, WIDE])
+@pytest.mark.parametrize(("mode", "matrices"), [(None, 2), ("exclude", 4), ("share", 4)])
+@pytest.mark.parametrize("need", [False, True])
+def test_what_is_live_fits_the_workspace(rows, scale, mode, matrices, need):
+    pairs, matrix = 512, 4 * 512 * 512
+    ids = None if mode is None else torch.arange(pairs) % 400
+    made = inputs(rows, pairs, pairs, scale, torch.float32)
+    leaves = [x.requires_grad_(need) for x in made]
+    options = {} if mode is None else {"pair_ids": ids, "pair_mode": mode}
+
+    def call() -> None:
+        loss = infonce(*leaves, workspace_bytes=matrices * matrix, **options)
+        if need:
+            loss.backward()
+
+    vectors = 16 * pairs * 8 * 4  # inputs and their gradients, log-sums and the like
+    assert matrix <= peak_extra_bytes(call, torch.device("cpu")) <= matrices * matrix + vectors
 
 
 def test_without_gradients_nothing_is_kept(rows):
