@@ -8,8 +8,17 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from svilm_fast.core.files import write_atomically
+from svilm_fast.core.text import counted
 from svilm_fast.train.campaigns.bootstrap import LEAST_SEEDS
-from svilm_fast.train.campaigns.results import MARK, SeedSpread, interval, rendered, seeds_text
+from svilm_fast.train.campaigns.comparisons import verdict
+from svilm_fast.train.campaigns.results import (
+    MARK,
+    SeedSpread,
+    digits,
+    interval,
+    rendered,
+    seeds_text,
+)
 
 if TYPE_CHECKING:
     from svilm_fast.report.theme import Theme
@@ -29,6 +38,12 @@ INTRODUCTION = (
     "A thick whisker excludes zero."
 )
 
+CLAIMS = (
+    "“By” is the margin of a claim: its mean over seeds, then its interval, or in how many seeds "
+    "it is positive. A claim held, or did not, where the interval excludes zero; without an "
+    "interval, where all seeds agree. Otherwise it is open."
+)
+
 
 def picture_name(table: str, section: str) -> str:
     """Name the picture of a section."""
@@ -37,7 +52,7 @@ def picture_name(table: str, section: str) -> str:
 
 def page_text(results: Sequence[Mapping[str, Any]], figures: str) -> str:
     """Return the page; figures: path of the pictures' folder, relative to the page."""
-    lines = [HEADING, "", INTRODUCTION]
+    lines = [HEADING, "", INTRODUCTION, *_claims(results)]
     for result in results:
         lines += ["", f"## {result['title']}", ""]
         if result["text"]:
@@ -55,6 +70,35 @@ def page_text(results: Sequence[Mapping[str, Any]], figures: str) -> str:
                 lines += ["", f"Differences are to “{section['compare']}”.{_drawn(section)}"]
             lines += ["", f"![{section['title']}]({figures}/{picture_name(result['table'], key)})"]
     return "\n".join(lines) + "\n"
+
+
+def _claims(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Say of every claim of the tables whether it held."""
+    rows = [
+        f"| {claim['text']} | {result['title']} | {_measured(section, claim)} |"
+        for result in results
+        for section in result["sections"].values()
+        for claim in section.get("claims", [])
+    ]
+    if rows:
+        yield from ("", "## What was expected, and what held", "", CLAIMS, "")
+        yield from ("| Expected | Table | Measured | By | |", "|---|---|---|---|---|", *rows)
+
+
+def _measured(section: Mapping[str, Any], claim: Mapping[str, Any]) -> str:
+    found, form = verdict(section, claim), f".{digits(section, claim['metric'])}f"
+    own, other = (
+        SeedSpread.of(section["rows"][claim[each]]["values"][claim["metric"]]).mean
+        for each in ("row", "than")
+    )
+    bound = f"{claim['times']:g} × {other:{form}}" if claim["times"] != 1 else f"{other:{form}}"
+    if claim["plus"]:
+        bound += f" {'+' if claim['plus'] > 0 else '−'} {abs(claim['plus']):g}"
+    if found.interval is None:
+        ends = f"in {found.seeds} of {counted(found.count, 'seed')}"
+    else:
+        ends = f"[{found.interval.low:+{form}} to {found.interval.high:+{form}}]"
+    return f"{own:{form}} against {bound} | {found.margin:+{form}} {ends} | {found.text}"
 
 
 def _drawn(section: Mapping[str, Any]) -> str:

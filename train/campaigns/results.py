@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 import svilm_fast
 from svilm_fast.core.errors import UserError
-from svilm_fast.core.outcomes import cluster_numbers, shares_of
+from svilm_fast.core.outcomes import cluster_numbers
 from svilm_fast.core.text import counted
 from svilm_fast.data.world.write import FORMAT
-from svilm_fast.train.campaigns.bootstrap import Interval, paired_interval
+from svilm_fast.train.campaigns.bootstrap import Interval
+from svilm_fast.train.campaigns.comparisons import add_intervals, measured
 from svilm_fast.train.campaigns.jobs import TableJob
 from svilm_fast.train.campaigns.store import ResultStore
 from svilm_fast.train.campaigns.table import ResultTable
@@ -76,7 +75,8 @@ def gather(
             "queries": _common_queries(answered, len(rows) * len(seeds), rows),
             "rows": rows,
         }
-        _add_intervals(sections[key])
+        add_intervals(sections[key])
+        sections[key]["claims"] = [measured(sections[key], claim) for claim in section.claims]
     described = [each for i, each in enumerate(environments) if each not in environments[:i]]
     return {
         "schema": SCHEMA,
@@ -175,37 +175,15 @@ def interval(section: Mapping[str, Any], label: str, metric: str) -> Interval | 
     return None if found is None else Interval(**found)
 
 
-def _add_intervals(section: dict[str, Any]) -> None:
-    """Compute the intervals of all rows, over the queries of a metric where all runs share them."""
-    compare, rows = section["compare"], section["rows"]
-    for label, row in rows.items():
-        if compare is None or label == compare:
-            continue
-        found = {}
-        for metric in section["columns"]:
-            both, queries = (row, rows[compare]), section["queries"].get(metric)
-            if queries is None:
-                clusters = None
-                own, other = (np.array(each["values"][metric])[:, None] for each in both)
-            else:
-                clusters = np.array(queries["clusters"].split(), dtype=np.int64)
-                shares = (each["shares"][metric] for each in both)
-                own, other = (100 * np.stack([*map(shares_of, each)]) for each in shares)
-            ends = paired_interval(own, other, clusters)
-            if ends is not None:
-                found[metric] = asdict(ends)
-        row["intervals"] = found
-
-
 def rendered(section: Mapping[str, Any], label: str, metric: str) -> str:
     """Return a cell: mean and range over seeds; mean difference with its interval or range."""
     values = section["rows"][label]["values"][metric]
-    digits = _digits(section, metric)
-    text = _spread_text(SeedSpread.of(values), len(values), f".{digits}f")
+    places = digits(section, metric)
+    text = _spread_text(SeedSpread.of(values), len(values), f".{places}f")
     change = differences(section, label, metric)
     if change is None:
         return text
-    found, ends, form = SeedSpread.of(change), interval(section, label, metric), f"+.{digits}f"
+    found, ends, form = SeedSpread.of(change), interval(section, label, metric), f"+.{places}f"
     if ends is None:
         return f"{text}; {_spread_text(found, len(change), form)}"
     mark = f" {MARK}" if ends.excludes_zero else ""
@@ -217,7 +195,7 @@ def _spread_text(found: SeedSpread, count: int, form: str) -> str:
     return f"{text} ({found.low:{form}} to {found.high:{form}})" if count > 1 else text
 
 
-def _digits(section: Mapping[str, Any], metric: str) -> int:
+def digits(section: Mapping[str, Any], metric: str) -> int:
     """Return the digits after the point: one for percentages, more where all values are small."""
     rows = section["rows"].values()
     largest = max(abs(value) for row in rows for value in row["values"][metric])

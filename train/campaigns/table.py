@@ -81,6 +81,18 @@ class TableRun(Settings):
         return self.weights_from or self.start_from or self.after
 
 
+class Claim(Settings):
+    """What a section is expected to show: a row above `times` another row plus `plus`."""
+
+    text: str = Field(description="the sentence, as it stands on the page")
+    metric: str = Field(description="a column of the section")
+    row: str
+    than: str | None = Field(None, description="the other row; null: the section's `compare`")
+    times: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    plus: Annotated[float, Field(ge=-1e6, le=1e6)] = 0.0
+    lower: bool = Field(False, description="the row is expected below, not above")
+
+
 class TableSection(Settings):
     """A part of the page: rows are runs, columns are metrics."""
 
@@ -93,6 +105,7 @@ class TableSection(Settings):
     compare: str | None = Field(
         None, description="label of the row that the others are compared with, seed by seed"
     )
+    claims: list[Claim] = Field(default_factory=list, description="what it is expected to show")
 
     @field_validator("rows", mode="before")
     @classmethod
@@ -105,6 +118,17 @@ class TableSection(Settings):
     def _row_exists(self) -> TableSection:
         if self.compare is not None and self.compare not in self.rows:
             raise ValueError(f"compare: no row is called {self.compare!r}")
+        for claim in self.claims:
+            than = claim.than or self.compare
+            if than is None:
+                raise ValueError(f"claims: {claim.text!r} needs `than`: there is no `compare`")
+            for label in (claim.row, than):
+                if label not in self.rows:
+                    raise ValueError(f"claims: no row is called {label!r}")
+            if claim.metric not in self.columns:
+                raise ValueError(f"claims: {claim.metric!r} is no column of the section")
+            if claim.row == than:
+                raise ValueError(f"claims: {claim.text!r} compares {than!r} with itself")
         return self
 
 
