@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -20,6 +20,12 @@ def structure(
     weights: WeightsKind = None,
     device: Device = "auto",
     name: Annotated[str, typer.Option(help="name of the files in evaluation/")] = "structure",
+    partners: Annotated[
+        Literal["random", "alike"],
+        typer.Option(
+            help="clips that are pasted: random ones, or those with the nearest mean frame"
+        ),
+    ] = "random",
 ) -> None:
     """Measure pointing of nouns, boundaries of pasted parts and similarity of segments.
 
@@ -47,7 +53,9 @@ def structure(
     check_not_foreign(loaded.files, files_of(folder, name))
     batch = config.evaluation.batch_size
     with build_loader(data.config, data, batch_size=batch, rank=0, world_size=1) as batches:
-        result = measure_structure(encoder_of(loaded.model), batches, config.data.cut_paste)
+        result = measure_structure(
+            encoder_of(loaded.model), batches, config.data.cut_paste, partners
+        )
     with placed(loaded.files, folder) as drafts:
         write_result(result, drafts, name, step=loaded.step, weights=loaded.weights)
     print("\n".join(result.lines()))

@@ -125,16 +125,32 @@ def cut_and_paste(
     mask = foreground(seeds, num_segments, shortest=shortest, longest=longest)
     if count == 1:
         mask = torch.ones_like(mask)
-    own = mask.repeat_interleave(length // num_segments, dim=1)
-    sample = torch.arange(count, device=frames.device)[:, None]
-    source = torch.where(own, sample, partner[:, None])
-    time = torch.arange(length, device=frames.device)
+    source, time = _sources(mask, partner, length)
     if not in_place:
         return CutPaste(frames[source, time], mask, partner, pair_ids)
     # Frames are only shared inside a class, so whole classes can be overwritten one after another.
     for members in _whole_classes(pair_ids):
         frames[members] = frames[source[members], time]
     return CutPaste(frames, mask, partner, pair_ids)
+
+
+def pasted(frames: Tensor, mask: Tensor, partner: Tensor) -> Tensor:
+    """Return clips that keep the segments of their mask; the others are their partner's.
+
+    Args:
+        frames: [b, F, H, W, 3] of any dtype.
+        mask: bool [b, T]; T divides F.
+        partner: int64 [b], a sample for each.
+    """
+    source, time = _sources(mask, partner, frames.shape[1])
+    return frames[source, time]
+
+
+def _sources(mask: Tensor, partner: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Return sample [b, F] and place [F] of the frame that each frame of a blended clip shows."""
+    own = mask.repeat_interleave(length // mask.shape[1], dim=1)
+    sample = torch.arange(len(mask), device=mask.device)[:, None]
+    return torch.where(own, sample, partner[:, None]), torch.arange(length, device=mask.device)
 
 
 def _whole_classes(pair_ids: Tensor) -> list[Tensor]:

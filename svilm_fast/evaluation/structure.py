@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from svilm_fast.core.outcomes import Outcomes
 from svilm_fast.core.philox import Site, StepSeeds
 from svilm_fast.data.batch import ClipBatch
 from svilm_fast.data.config import CutPasteConfig
-from svilm_fast.data.cut_paste import cut_and_paste
+from svilm_fast.data.cut_paste import cut_and_paste, pasted
 from svilm_fast.evaluation.boundaries import (
     SegmentSimilarity,
     boundaries_of,
@@ -29,6 +29,7 @@ from svilm_fast.models.video_encoder import VideoOutputs
 
 ALONE = VideoOutputs(groups=False, segments=True)
 PASTE_SEED = 0  # the same cuts for every model
+Partners = Literal["random", "alike"]
 
 
 @dataclass
@@ -122,12 +123,16 @@ class StructureResult:
 
 @torch.no_grad()
 def measure_structure(
-    model: VideoTextModel, batches: Iterable[ClipBatch], paste: CutPasteConfig
+    model: VideoTextModel,
+    batches: Iterable[ClipBatch],
+    paste: CutPasteConfig,
+    partners: Partners = "random",
 ) -> StructureResult:
     """Measure a dual encoder over batches of clips.
 
-    paste: how long the own part of a blended clip may be. The partners of a batch are drawn with
-    the same seed for every model; a batch of one clip is not blended.
+    paste: how long the own part of a blended clip may be. partners: whose frames are pasted; random
+    ones are drawn with the same seed for every model, the one most alike has the nearest mean frame
+    of the batch. A batch of one clip is not blended.
 
     Raises ValueError for clips with a single segment.
     """
@@ -156,10 +161,13 @@ def measure_structure(
                     shortest=paste.shortest,
                     longest=paste.longest,
                 )
+                clips = blended.blended
+                if partners == "alike":
+                    clips = pasted(frames, blended.paste_mask, most_alike(frames))
                 masks = blended.paste_mask.cpu().numpy()
-                features = model.encode_video(blended.blended, None, ALONE).segments
+                features = model.encode_video(clips, None, ALONE).segments
                 assert features is not None
-                pixels = blended.blended.float().reshape(len(batch), count, -1, *frames.shape[2:])
+                pixels = clips.float().reshape(len(batch), count, -1, *frames.shape[2:])
                 _add_blended(
                     result,
                     batch.ids,
@@ -169,6 +177,15 @@ def measure_structure(
                     paste,
                 )
     return result
+
+
+def most_alike(frames: torch.Tensor) -> torch.Tensor:
+    """Return for each of at least two clips the other one with the nearest mean frame, int64 [b].
+
+    frames: [b, F, H, W, 3].
+    """
+    means = frames.float().mean(dim=1).flatten(1)
+    return torch.cdist(means, means).fill_diagonal_(float("inf")).argmin(dim=1)
 
 
 def _add_blended(

@@ -15,7 +15,7 @@ from svilm_fast.cli import main
 from svilm_fast.core.outcomes import shares_of
 from svilm_fast.data.config import CutPasteConfig
 from svilm_fast.evaluation.pointing import NounPointing
-from svilm_fast.evaluation.structure import StructureResult, measure_structure
+from svilm_fast.evaluation.structure import StructureResult, measure_structure, most_alike
 from tests.untrained_run import make_untrained_run
 
 SEGMENTS, FRAMES = 4, 8
@@ -75,6 +75,23 @@ def test_a_model_that_sees_nothing_guesses() -> None:
 def test_every_model_gets_the_same_cuts() -> None:
     seen, blind = (measured(sees, batch(9)).true_boundaries for sees in (True, False))
     assert seen == blind
+
+
+def test_the_partner_most_alike_has_the_nearest_mean_frame() -> None:
+    colours = torch.tensor([0, 100, 110, 30, 255])
+    frames = colours[:, None, None, None, None].expand(5, FRAMES, 4, 4, 3).to(torch.uint8)
+    assert most_alike(frames).tolist() == [3, 2, 1, 0, 2]
+
+
+def test_the_clip_most_alike_is_pasted() -> None:
+    """A model that sees colours finds its boundary too; the parts are more alike."""
+    clips = batch(12)
+    near = measure_structure(MeanColours(True), [clips], CutPasteConfig(), "alike")  # type: ignore[arg-type, list-item]
+    random = measured(True, clips)
+    assert near.true_boundaries == random.true_boundaries
+    assert near.metrics()["structure/boundary"] == 100
+    across = [each.metrics()["structure/similarity_across"] for each in (near, random)]
+    assert across[0] > across[1]
 
 
 def test_a_batch_of_one_clip_is_not_blended() -> None:

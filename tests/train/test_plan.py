@@ -94,13 +94,17 @@ def test_peaks_are_found_by_the_longest_name() -> None:
 
 
 def test_a_meter_leaves_pauses_out() -> None:
-    now = [100.0]
-    meter = Meter(10, 2, flops_per_step=6e12, peak=1e15, clock=lambda: now[0])
+    now, used = [100.0], [40.0]
+    meter = Meter(
+        10, 2, flops_per_step=6e12, peak=1e15, clock=lambda: now[0], processor=lambda: used[0]
+    )
     assert meter.read() == {}
     meter.add_step(0.25)
-    now[0] += 7.0
-    meter.pause(5.0)
+    now[0], used[0] = now[0] + 2.0, used[0] + 3.0
+    with meter.paused():
+        now[0], used[0] = now[0] + 5.0, used[0] + 9.0
     figures = meter.read()
+    assert figures["processor_seconds_per_step"] == pytest.approx(3.0)
     assert figures["clips_per_second"] == pytest.approx(5.0)
     assert figures["data_wait_share"] == pytest.approx(0.125)
     assert figures["utilisation"] == pytest.approx(3e12 / 2e15)

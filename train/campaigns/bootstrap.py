@@ -29,6 +29,8 @@ CONFIDENCE = 0.95
 # With fewer, the spread of the seeds is known too poorly for an interval.
 LEAST_SEEDS = 5
 DRAWS = 10_000
+# Differences that are apart by less than this share of the values are equal but for rounding.
+EQUAL = 1e-9
 DRAWN_AT_ONCE = 4_194_304  # numbers in memory
 
 
@@ -70,7 +72,8 @@ def paired_interval(
         seed: of the draws.
 
     Returns:
-        None for fewer seeds than `LEAST_SEEDS`.
+        None for fewer seeds than `LEAST_SEEDS`, and where all differences are equal: they tell no
+        spread.
 
     Raises:
         ValueError: arrays of other shapes.
@@ -83,6 +86,8 @@ def paired_interval(
     if seeds < LEAST_SEEDS:
         return None
     difference = own - other
+    if np.ptp(difference) <= EQUAL * max(np.abs(own).max(), np.abs(other).max()):
+        return None
     sizes = np.ones(own.shape[1]) if clusters is None else np.bincount(clusters).astype(float)
     sums = (
         difference

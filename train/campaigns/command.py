@@ -90,7 +90,7 @@ def ablate(
 
     with locked(folder):
         if store.needed(unique):
-            _prepare(content.prepare, folder)
+            _prepare(content.prepared(), folder)
         with _progress(f"runs of {name}", len(unique)) as advance:
             chosen_gpus = _gpus(gpus)
             failures = run_jobs(unique, store, len(chosen_gpus) or jobs, chosen_gpus, advance)
@@ -98,7 +98,9 @@ def ablate(
             for failure in failures:
                 print(f"failed: {failure}", file=sys.stderr)
             raise typer.Exit(1)
-        result = gather(name, content, places, store, chosen)
+        again = ["svilm", "ablate", table, *(f"--section {each}" for each in section or ())]
+        again += ["--seeds " + ",".join(map(str, chosen))] if seeds else []
+        result = gather(name, content, places, store, chosen, " ".join(again))
         target = json_file or folder / f"{name}.json"
         _write_result(target, result)
     for written in result["sections"].values():
@@ -110,7 +112,7 @@ def _print_plan(content: ResultTable, store: ResultStore, jobs: list[TableJob]) 
     """Check every recipe; print the commands and, where the table names GPUs, predicted hours."""
     from svilm_fast.train.campaigns.cost import PREDICTED, checked_config, gpu_hours
 
-    for arguments in content.prepare:
+    for arguments in content.prepared():
         print("svilm", *_filled(arguments, store.out))
     needed = store.needed(jobs)
     found: dict[str, float | None] = {}  # by run: the seed changes no cost

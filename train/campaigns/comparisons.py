@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from svilm_fast.core.outcomes import shares_of
+from svilm_fast.core.text import counted
 from svilm_fast.train.campaigns.bootstrap import Interval, paired_interval
 from svilm_fast.train.campaigns.table import Claim
 
@@ -46,7 +47,7 @@ class Verdict:
     """What became of a claim.
 
     margin: by how much it holds, mean over seeds; negative where it fails. interval: of the margin;
-    None for few seeds. seeds: those whose own margin is positive, of `count`.
+    None without one. seeds: those whose own margin is positive, of `count`.
     """
 
     margin: float
@@ -56,12 +57,10 @@ class Verdict:
 
     @property
     def text(self) -> str:
-        """Say whether it held: by the interval, or by two or more seeds that agree."""
+        """Say whether it held by the interval; without one, in how many seeds."""
         if self.interval is None:
-            one_way = self.count > 1 and self.seeds in (0, self.count)
-        else:
-            one_way = self.interval.excludes_zero
-        if not one_way:
+            return f"in {self.seeds} of {counted(self.count, 'seed')}"
+        if not self.interval.excludes_zero:
             return "open"
         return "held" if self.margin > 0 else "did not hold"
 

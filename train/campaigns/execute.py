@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from svilm_fast.core.checkout import package_commit
 from svilm_fast.core.errors import UserError
 from svilm_fast.core.records import read_records
 from svilm_fast.train.campaigns.jobs import TableJob
@@ -25,7 +26,9 @@ from svilm_fast.train.folder.lock import in_use
 
 POLL_SECONDS = 0.2
 LATE_LOSS = "loss_last_tenth"  # metric: mean loss over the last tenth of the steps
-TRAINING_SECONDS = "training_seconds"  # metric: duration of the steps, without evaluations
+# Metrics: duration of the steps, without evaluations; on a CPU also their processor time.
+TRAINING_SECONDS = "training_seconds"
+PROCESSOR_SECONDS = "training_processor_seconds"
 DIED_WITH_PARENT = signal.SIGTERM
 _PR_SET_PDEATHSIG = 1
 # Exit codes of a run that saved its state because a signal asked it to stop.
@@ -34,14 +37,14 @@ STOPPED = {128 + number for number in (signal.SIGTERM, signal.SIGINT, signal.SIG
 
 @dataclass(frozen=True)
 class JobFailure:
-    """A job whose command failed, with its exit code and log."""
+    """A job whose command failed, or whose result cannot be collected, with its log."""
 
     job: TableJob
-    code: int
+    reason: str
     log: Path
 
     def __str__(self) -> str:
-        return f"{self.job.label}: exit code {self.code}, see {self.log}"
+        return f"{self.job.label}: {self.reason}, see {self.log}"
 
 
 def collect(job: TableJob) -> dict[str, Any]:
@@ -51,7 +54,12 @@ def collect(job: TableJob) -> dict[str, Any]:
     numbers of a command's file are its metrics, with the environment and the steps of the training
     before it. `outcomes` has the result of every query where an evaluation wrote it.
     """
-    result = {"run": job.name, "seed": job.seed, "identity": job.identity}
+    result = {
+        "run": job.name,
+        "seed": job.seed,
+        "identity": job.identity,
+        "commit": package_commit(),
+    }
     if job.metrics is not None:
         return {**result, **_of_command(job, job.metrics)}
     if not job.trains:
@@ -75,15 +83,18 @@ def _logged(files: RunFiles) -> tuple[dict[str, float], int]:
     """Return the last value of every metric, what is summed over steps, and the number of steps."""
     metrics: dict[str, float] = {}
     losses: list[tuple[int, int, float]] = []  # first step, last step, mean loss
-    steps, seconds = 0, 0.0
+    steps, seconds, worked = 0, 0.0, 0.0
     records, _ = read_records(files.metrics.read_bytes())
     for _, record in records:
         last, steps = steps, record.pop("step")
         seconds += record.get("seconds_per_step", 0.0) * (steps - last)
-        if "loss" in record:
+        worked += record.get("processor_seconds_per_step", 0.0) * (steps - last)
+        if record.get("loss") is not None:
             losses.append((last, steps, record["loss"]))
         metrics |= record
     metrics[TRAINING_SECONDS] = seconds
+    if worked:
+        metrics[PROCESSOR_SECONDS] = worked
     late = [(end - begin, loss) for begin, end, loss in losses if end > 0.9 * steps]
     if late:
         metrics[LATE_LOSS] = sum(n * loss for n, loss in late) / sum(n for n, _ in late)
@@ -150,10 +161,16 @@ def run_jobs(
                 if gpu is not None:
                     free.append(gpu)
                 if code == 0:
-                    store.write(job, collect(job))
+                    try:
+                        store.write(job, collect(job))
+                    except (UserError, OSError, ValueError) as error:
+                        log = _log_path(store.out, job)
+                        failures.append(JobFailure(job, f"no result: {error}", log))
+                        continue
                     finish(job)
                 elif not stopped:
-                    failures.append(JobFailure(job, code, _log_path(store.out, job)))
+                    log = _log_path(store.out, job)
+                    failures.append(JobFailure(job, f"exit code {code}", log))
             if stopped:
                 if running:
                     time.sleep(POLL_SECONDS)

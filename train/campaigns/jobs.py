@@ -12,12 +12,11 @@ from typing import Any
 
 import svilm_fast
 from svilm_fast.data.world.write import FORMAT
-from svilm_fast.train.campaigns.table import ResultTable, TableRun
+from svilm_fast.train.campaigns.table import ResultTable, TableRun, makes
 from svilm_fast.train.config.load import load_config, read_recipe
 from svilm_fast.train.config.run_files import RunFiles
 
 _OUT = "OUT-OF-THE-CAMPAIGN"
-_PREPARED = re.compile(r"\{out\}/([\w.-]+)")
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,7 @@ def _folder_name(spec: TableRun, seed: int, identity: str) -> str:
 
 
 def _identity(
-    prepare: Sequence[Sequence[str]], spec: TableRun, seed: int, before: TableJob | None
+    prepare: Sequence[list[str]], spec: TableRun, seed: int, before: TableJob | None
 ) -> str:
     places = {"{seed}": str(seed)}
     if before is not None:
@@ -166,13 +165,5 @@ def _identity(
             del config["run"][place]
         content["config"] = config
     text = json.dumps(content, sort_keys=True)
-    content["prepare"] = _makes(prepare, set(_PREPARED.findall(text.replace(_OUT, "{out}"))))
+    content["prepare"] = makes(prepare, text.replace(_OUT, "{out}"))
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _makes(prepare: Sequence[Sequence[str]], names: set[str]) -> list[Sequence[str]]:
-    """Return the commands that make `{out}/NAME` for the names, or what these are made of."""
-    mentioned = [set(_PREPARED.findall(" ".join(command))) for command in prepare]
-    while more := set().union(*(each for each in mentioned if each & names)) - names:
-        names = names | more
-    return [command for command, each in zip(prepare, mentioned, strict=True) if each & names]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from svilm_fast.core.files import write_atomically
-from svilm_fast.core.text import counted
 from svilm_fast.train.campaigns.bootstrap import LEAST_SEEDS
 from svilm_fast.train.campaigns.comparisons import verdict
 from svilm_fast.train.campaigns.results import (
@@ -23,7 +23,9 @@ from svilm_fast.train.campaigns.results import (
 if TYPE_CHECKING:
     from svilm_fast.report.theme import Theme
 
-SEED_BAND = 0.4  # height of the seeds of a bar, rows
+SEED_BAND = 0.4  # height of the seeds of a row, rows
+LABEL_WIDTH = 30  # characters of a line of a row's label
+PANELS_ACROSS = 3
 
 # The first line of a page that this module wrote.
 HEADING = "# Results of training runs"
@@ -33,15 +35,15 @@ INTRODUCTION = (
     "section's reference row, seed by seed: its mean and its range; with at least "
     f"{LEAST_SEEDS} seeds, its mean and in square brackets its 95 % interval by a bootstrap over "
     f"seeds and queries. {MARK} marks an interval that excludes zero; intervals are not corrected "
-    "for the number of comparisons. In a picture a bar ends at the mean and a point is a seed; a "
-    "whisker is the interval of the difference, drawn from the reference's mean, the dashed line. "
-    "A thick whisker excludes zero."
+    "for the number of comparisons."
 )
 
 CLAIMS = (
-    "“By” is the margin of a claim: its mean over seeds, then its interval, or in how many seeds "
-    "it is positive. A claim held, or did not, where the interval excludes zero; without an "
-    "interval, where all seeds agree. Otherwise it is open."
+    "“By” is the margin of a claim: its mean over seeds, with a 95 % interval from "
+    f"{LEAST_SEEDS} seeds on. A claim held, or did not, where the interval excludes zero; "
+    "otherwise it is open. With fewer seeds the last column says in how many the margin is "
+    "positive, which is a hint: in one of four cases three seeds agree by chance. The intervals "
+    "are not corrected for the number of claims."
 )
 
 
@@ -58,8 +60,8 @@ def page_text(results: Sequence[Mapping[str, Any]], figures: str) -> str:
         if result["text"]:
             lines += [result["text"], ""]
         lines.append(
-            f"{seeds_text(result)}; {_machines(result)}. "
-            f"`svilm ablate {result['table']}` runs this table again."
+            f"{seeds_text(result)}; {_machines(result)}{_commits(result)}. "
+            f"`{result.get('command', 'svilm ablate ' + result['table'])}` runs this table again."
         )
         for key, section in result["sections"].items():
             lines += ["", f"### {section['title']}", ""]
@@ -94,11 +96,10 @@ def _measured(section: Mapping[str, Any], claim: Mapping[str, Any]) -> str:
     bound = f"{claim['times']:g} × {other:{form}}" if claim["times"] != 1 else f"{other:{form}}"
     if claim["plus"]:
         bound += f" {'+' if claim['plus'] > 0 else '−'} {abs(claim['plus']):g}"
-    if found.interval is None:
-        ends = f"in {found.seeds} of {counted(found.count, 'seed')}"
-    else:
-        ends = f"[{found.interval.low:+{form}} to {found.interval.high:+{form}}]"
-    return f"{own:{form}} against {bound} | {found.margin:+{form}} {ends} | {found.text}"
+    margin = f"{found.margin:+{form}}"
+    if found.interval is not None:
+        margin += f" [{found.interval.low:+{form}} to {found.interval.high:+{form}}]"
+    return f"{own:{form}} against {bound} | {margin} | {found.text}"
 
 
 def _drawn(section: Mapping[str, Any]) -> str:
@@ -123,8 +124,16 @@ def _machines(result: Mapping[str, Any]) -> str:
     return "; ".join(found)
 
 
+def _commits(result: Mapping[str, Any]) -> str:
+    """Name the code of the runs; a table of several commits says so."""
+    found = result.get("commits", [])
+    if not found:
+        return ""
+    return f"; code of commit{'s' * (len(found) > 1)} {', '.join(found)}"
+
+
 def _table(section: Mapping[str, Any], steps: Mapping[str, int]) -> Iterator[str]:
-    yield f"| | {' | '.join(section['columns'].values())} | steps |"
+    yield f"| | {' | '.join(section['columns'].values())} | Steps of the last training |"
     yield "|---" * (len(section["columns"]) + 2) + "|"
     for label, row in section["rows"].items():
         cells = [rendered(section, label, metric) for metric in section["columns"]]
@@ -132,7 +141,7 @@ def _table(section: Mapping[str, Any], steps: Mapping[str, int]) -> Iterator[str
 
 
 def draw(result: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Draw each section: a panel for each column with bars, seeds, and intervals of differences."""
+    """Draw each section: a panel for each column with seeds, means and intervals of differences."""
     import matplotlib.pyplot as plt
 
     from svilm_fast.report.canvas import to_png
@@ -141,22 +150,27 @@ def draw(result: Mapping[str, Any], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for key, section in result["sections"].items():
-        labels = list(section["rows"])
+        labels = [fill(label, LABEL_WIDTH) for label in section["rows"]]
         columns = section["columns"]
+        across = min(PANELS_ACROSS, len(columns))
+        down = -(-len(columns) // across)
         with drawing(LIGHT):
             figure, panels = plt.subplots(
-                1,
-                len(columns),
-                figsize=(2.2 + 2.6 * len(columns), 0.9 + 0.42 * len(labels)),
+                down,
+                across,
+                figsize=(2.4 + 2.9 * across, 0.5 + down * (0.7 + 0.36 * len(labels))),
                 sharey=True,
                 squeeze=False,
                 layout="constrained",
             )
-            for panel, (metric, heading) in zip(panels[0], columns.items(), strict=True):
+            for panel, (metric, heading) in zip(panels.flat, columns.items(), strict=False):
                 _draw_panel(panel, section, metric, LIGHT)
                 panel.set_title(heading, fontsize=9.5, loc="left")
-                panel.set_yticks(range(len(labels)), [fill(label, 30) for label in labels])
-            panels[0][0].invert_yaxis()
+                panel.set_yticks(range(len(labels)), labels)
+            for panel in panels.flat[len(columns) :]:
+                panel.set_visible(False)
+            panels[0][0].set_ylim(len(labels) - 0.5, -0.5)
+            _draw_key(figure, section, LIGHT)
             path = folder / picture_name(result["table"], key)
             write_atomically(path, to_png(figure))
             plt.close(figure)
@@ -166,6 +180,7 @@ def draw(result: Mapping[str, Any], folder: Path) -> list[Path]:
 
 def _draw_panel(panel: Any, section: Mapping[str, Any], metric: str, theme: Theme) -> None:
     rows, compare = section["rows"], section["compare"]
+    form = f".{digits(section, metric)}f"
     reference = None
     if compare is not None:
         reference = SeedSpread.of(rows[compare]["values"][metric]).mean
@@ -174,25 +189,66 @@ def _draw_panel(panel: Any, section: Mapping[str, Any], metric: str, theme: Them
         values = row["values"][metric]
         colour = theme.series[0 if label != compare else 1]
         mean = SeedSpread.of(values).mean
-        panel.barh(place, mean, height=0.56, color=colour, alpha=0.28, zorder=2)
-        # Seeds lie beside each other inside the bar, so that equal values stay visible.
+        ends = interval(section, label, metric)
+        if ends is not None and reference is not None:
+            panel.barh(
+                place,
+                ends.high - ends.low,
+                left=reference + ends.low,
+                height=0.5,
+                color=colour,
+                alpha=0.42 if ends.excludes_zero else 0.16,
+                zorder=2,
+            )
+        # Seeds lie beside each other, so that equal values stay visible.
         spread = [
             place + SEED_BAND * (each - (len(values) - 1) / 2) / len(values)
             for each in range(len(values))
         ]
-        panel.plot(
-            values, spread, "o", color=colour, markersize=3, alpha=0.75, zorder=3, markeredgewidth=0
+        panel.plot(values, spread, "o", color=colour, markersize=3, zorder=3, clip_on=False)
+        panel.plot(mean, place, "|", color=theme.ink, markersize=13, markeredgewidth=2, zorder=4)
+        panel.annotate(
+            f"{mean:{form}}",
+            (1, place),
+            xycoords=("axes fraction", "data"),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8.5,
+            color=theme.ink,
         )
-        ends = interval(section, label, metric)
-        if ends is not None and reference is not None:
-            panel.plot(
-                [reference + ends.low, reference + ends.high],
-                [place, place],
-                color=theme.ink,
-                linewidth=2.4 if ends.excludes_zero else 1.1,
-                solid_capstyle="round",
-                zorder=4,
-            )
-            panel.plot(mean, place, "o", color=theme.ink, markersize=4.5, zorder=5)
     panel.grid(axis="y", visible=False)
-    panel.margins(x=0.04)
+    panel.use_sticky_edges = False  # of the bars, which would end at the edge
+    panel.margins(x=0.06)
+
+
+def _draw_key(figure: Any, section: Mapping[str, Any], theme: Theme) -> None:
+    """Explain the marks of a picture in a line below it."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    compare, colour = section["compare"], theme.series[0]
+    marks: list[Any] = [
+        Line2D([], [], marker="o", markersize=3, linestyle="", color=colour, label="a seed"),
+        Line2D(
+            [],
+            [],
+            marker="|",
+            markersize=10,
+            markeredgewidth=2,
+            linestyle="",
+            color=theme.ink,
+            label="mean, with its value at the right",
+        ),
+    ]
+    if compare is not None:
+        dashes = (0, (4, 3))
+        marks.append(
+            Line2D([], [], color=theme.muted, linestyle=dashes, label=f"mean of {compare}")
+        )
+        every = (interval(section, *each) for each in product(section["rows"], section["columns"]))
+        if any(every):
+            text = "95 % interval of the difference to it, drawn from its mean"
+            marks.append(Patch(color=colour, alpha=0.16, label=text))
+            marks.append(Patch(color=colour, alpha=0.42, label="… that excludes zero"))
+    figure.legend(handles=marks, loc="outside lower left", ncols=3, fontsize=8, frameon=False)

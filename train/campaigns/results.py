@@ -20,6 +20,7 @@ from svilm_fast.train.campaigns.table import ResultTable
 
 SCHEMA = 1
 MARK = "◆"  # at an interval that excludes zero
+UNRECORDED = "unrecorded"  # commit of a result that does not name one
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,17 @@ def gather(
     jobs: Mapping[tuple[str, int], TableJob],
     store: ResultStore,
     seeds: Sequence[int],
+    command: str = "",
 ) -> dict[str, Any]:
     """Return the table's JSON. Raises UserError if a run lacks a metric that a column reads.
+
+    command: what makes this table again.
 
     The metrics of a row are those of its runs and of the runs before them; the nearest one counts.
     """
     sections: dict[str, Any] = {}
     environments: list[dict[str, Any]] = []
+    commits: set[str] = set()
     steps: dict[str, int] = {}
     for key, section in table.sections.items():
         rows: dict[str, Any] = {}
@@ -60,6 +65,7 @@ def gather(
                 row = _row([jobs[run, seed] for run in runs], store)
                 steps[runs[0]] = row.steps
                 environments.append(row.environment)
+                commits |= row.commits
                 for metric, found in values.items():
                     found.append(_metric(row.metrics, metric, jobs[runs[0], seed]))
                     if metric in row.shares:
@@ -85,6 +91,8 @@ def gather(
         "text": table.text,
         "version": svilm_fast.__version__,
         "world": FORMAT,
+        "command": command or f"svilm ablate {name}",
+        "commits": sorted(commits),
         "seeds": list(seeds),
         "steps": steps,
         "sections": sections,
@@ -94,22 +102,24 @@ def gather(
 
 @dataclass(frozen=True)
 class _RowOfSeed:
-    """shares: clusters and shares of the queries, by metric."""
+    """shares: clusters and shares of the queries, by metric. commits: of the code of its runs."""
 
     metrics: dict[str, float]
     shares: dict[str, tuple[Sequence[str], str]]
     steps: int
     environment: dict[str, Any]
+    commits: set[str]
 
 
 def _row(joined: Sequence[TableJob], store: ResultStore) -> _RowOfSeed:
     """Join what the jobs of a row and those before them measured."""
     metrics: dict[str, float] = {}
     shares: dict[str, tuple[Sequence[str], str]] = {}
-    results = []
+    results, commits = [], set()
     for job in joined:
         kept = [_kept(store, link) for link in job.chain()]
         results.append(kept[-1])
+        commits |= {each.get("commit") or UNRECORDED for each in kept if each.get("metrics")}
         found: dict[str, float] = {}
         answered: dict[str, tuple[Sequence[str], str]] = {}
         for each in kept:
@@ -121,7 +131,7 @@ def _row(joined: Sequence[TableJob], store: ResultStore) -> _RowOfSeed:
                     answered[metric] = (outcome["clusters"], text)
         shares |= {metric: one for metric, one in answered.items() if metric not in metrics}
         metrics = found | metrics
-    return _RowOfSeed(metrics, shares, results[0]["steps"], results[0]["environment"])
+    return _RowOfSeed(metrics, shares, results[0]["steps"], results[0]["environment"], commits)
 
 
 def _kept(store: ResultStore, job: TableJob) -> dict[str, Any]:

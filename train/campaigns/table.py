@@ -23,6 +23,7 @@ from svilm_fast.train.config.yaml_file import read_yaml
 
 # Names folders and files.
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_]{0,60}$")]
+_PREPARED = re.compile(r"\{out\}/([\w.-]+)")
 Seed = Annotated[int, Field(ge=0, le=2**31)]
 
 
@@ -188,6 +189,12 @@ class ResultTable(Settings):
         runs = {name: run for name, run in self.runs.items() if name in needed}
         return self.model_copy(update={"sections": kept, "runs": runs})
 
+    def prepared(self) -> list[list[str]]:
+        """Return the commands of `prepare` whose data the runs read."""
+        texts = [*self.set, *(text for run in self.runs.values() for text in run.set)]
+        texts += [text for run in self.runs.values() for text in run.command or ()]
+        return makes(self.prepare, " ".join(texts))
+
     def chain(self, name: str) -> Iterator[str]:
         """Yield a run and those before it. Raises ValueError if they form a cycle."""
         seen: list[str] = []
@@ -198,6 +205,15 @@ class ResultTable(Settings):
             seen.append(following)
             yield following
             following = self.runs[following].before
+
+
+def makes(prepare: Sequence[list[str]], text: str) -> list[list[str]]:
+    """Return the commands that make each `{out}/NAME` of the text, or what these are made of."""
+    names = set(_PREPARED.findall(text))
+    mentioned = [set(_PREPARED.findall(" ".join(command))) for command in prepare]
+    while more := set().union(*(each for each in mentioned if each & names)) - names:
+        names = names | more
+    return [command for command, each in zip(prepare, mentioned, strict=True) if each & names]
 
 
 def table_names() -> list[str]:

@@ -218,11 +218,10 @@ class Loop:
             self._paused(partial(self._evaluate, evaluator))
 
     def _paused(self, action: Callable[[], None]) -> None:
-        started = time.perf_counter()
-        self._limit_waits(solo=True)
-        action()
-        self._limit_waits(solo=not self.stepped)
-        self.meter.pause(time.perf_counter() - started)
+        with self.meter.paused():
+            self._limit_waits(solo=True)
+            action()
+            self._limit_waits(solo=not self.stepped)
 
     def _limit_waits(self, *, solo: bool) -> None:
         self.engine.ranks.limit_waits(self.config.distributed, solo=solo)

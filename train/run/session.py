@@ -62,7 +62,7 @@ from svilm_fast.train.run.metrics_log import MetricsLog, check_trackers
 from svilm_fast.train.run.progress import Display
 from svilm_fast.train.run.reporting import report_at_end
 from svilm_fast.train.run.starting_weights import load_towers
-from svilm_fast.train.run.throughput import Meter
+from svilm_fast.train.run.throughput import Meter, processor_seconds
 
 log = logging.getLogger(__name__)
 
@@ -344,6 +344,7 @@ def _loop(
         ranks.world_size,
         None if flops is None else flops.total,
         device_peak(ranks.device),
+        processor=processor_seconds if ranks.device.type == "cpu" else None,
     )
     try:
         with deferred_signals() as pending:

@@ -52,11 +52,13 @@ def test_the_mean_is_inside_and_ends_are_finite() -> None:
     assert not interval(own, other).queries
 
 
-def test_identical_rows_have_an_interval_of_zero() -> None:
+def test_equal_differences_have_no_interval() -> None:
+    """They tell no spread, also where rounding makes them unequal."""
     own, _ = rows(np.random.default_rng(2), 0.0)
-    found = interval(own, own.copy(), np.arange(QUERIES))
-    assert found.low == found.high == 0
-    assert not found.excludes_zero
+    assert paired_interval(own, own.copy(), np.arange(QUERIES)) is None
+    assert paired_interval(own + 0.1, own, np.arange(QUERIES)) is None
+    summed = np.array([[0.1 + 0.2], [0.3], [0.3], [0.3], [0.3]])
+    assert paired_interval(summed, np.full((5, 1), 0.3)) is None
 
 
 def test_pairing_makes_it_narrower() -> None:

@@ -49,7 +49,7 @@ def test_a_failure_stops_only_what_needs_it(tmp_path: Path) -> None:
     other = job(tmp_path, "other")
     failures = run_jobs([first, second, other], store, 1)
     assert [failure.job for failure in failures] == [first]
-    assert failures[0].code == 2
+    assert failures[0].reason == "exit code 2"
     assert "no-such-command" in failures[0].log.read_text()
     assert store.find(other) is not None
     assert store.find(second) is None

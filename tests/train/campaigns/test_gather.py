@@ -52,6 +52,8 @@ def keep(store: ResultStore, job: TableJob, metrics: dict[str, float], *outcomes
         "outcomes": [each.to_json() for each in outcomes],
         "environment": {},
     }
+    if job.name == "plain":
+        content["commit"] = "0123456789ab"
     store.write(job, content)
 
 
@@ -86,6 +88,12 @@ def test_rows_join_runs_and_the_first_one_wins(tmp_path: Path) -> None:
     own = result["sections"]["one"]["rows"]["Own"]
     assert own["values"]["loss"] == [2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
     assert result["steps"] == {"own": 7, "plain": 7, "own_probe": 7}
+
+
+def test_the_table_names_its_code_and_its_command(tmp_path: Path) -> None:
+    result = made(tmp_path)
+    assert result["commits"] == ["0123456789ab", "unrecorded"]
+    assert result["command"] == "svilm ablate two_rows"
 
 
 def test_a_row_has_the_metrics_of_the_runs_before(tmp_path: Path) -> None:

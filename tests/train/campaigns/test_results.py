@@ -80,6 +80,7 @@ def test_the_page_and_its_pictures(tmp_path: Path) -> None:
     text = page.read_text()
     assert text.startswith(HEADING)
     assert "`svilm ablate made` runs this table again." in text
+    assert "Steps of the last training |" in text
     assert "| All | 48.0 (44.0 to 51.0); +3.0 (-1.0 to +6.0) | 440 |" in text
     assert "(figures/results_made_retrieval.png)" in text
     picture = page.parent / "figures" / "results_made_retrieval.png"

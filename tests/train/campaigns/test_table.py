@@ -83,6 +83,13 @@ def test_a_wrong_table_names_the_place(tmp_path: Path, changed: Any, message: st
         read_table(written(tmp_path, **changed))
 
 
+def test_a_section_prepares_what_its_runs_read() -> None:
+    _, table = read_table("objectives")
+    made = [command[command.index("--out") + 1] for command in table.only(["retrieval"]).prepared()]
+    assert made == ["{out}/world"]
+    assert table.prepared() == table.prepare
+
+
 def test_an_unknown_table_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match="objectives"):
         read_table("objectivs")

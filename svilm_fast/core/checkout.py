@@ -1,0 +1,35 @@
+"""The commit of the code that runs."""
+
+from __future__ import annotations
+
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import svilm_fast
+
+
+@cache
+def package_commit() -> str | None:
+    """Return the commit of the checkout that holds the package, with `+changes` if files differ.
+
+    None: the package is installed without its checkout, or there is no `git`.
+    """
+    root = Path(svilm_fast.__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    commit = _git(root, "rev-parse", "--short=12", "HEAD")
+    if commit is None:
+        return None
+    changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    return f"{commit}+changes" if changed else commit
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=30
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
