@@ -152,7 +152,7 @@ def draw(result: Mapping[str, Any], folder: Path) -> list[Path]:
     for key, section in result["sections"].items():
         labels = [fill(label, LABEL_WIDTH) for label in section["rows"]]
         columns = section["columns"]
-        across = min(PANELS_ACROSS, len(columns))
+        across = 2 if len(columns) == 4 else min(PANELS_ACROSS, len(columns))
         down = -(-len(columns) // across)
         with drawing(LIGHT):
             figure, panels = plt.subplots(
