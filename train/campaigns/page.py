@@ -31,10 +31,10 @@ PANELS_ACROSS = 3
 HEADING = "# Results of training runs"
 INTRODUCTION = (
     "`make results` writes this page from `docs/results/*.json`. A cell shows the mean over seeds "
-    "with the smallest and the largest value. After a semicolon stands the difference to the "
-    "section's reference row, seed by seed: its mean and its range; with at least "
-    f"{LEAST_SEEDS} seeds, its mean and in square brackets its 95 % interval by a bootstrap over "
-    f"seeds and queries. {MARK} marks an interval that excludes zero; intervals are not corrected "
+    "with the smallest and the largest value where they differ. After a semicolon stands the "
+    "difference to the section's reference row, seed by seed: its mean and its range; with at "
+    f"least {LEAST_SEEDS} seeds, its mean and in square brackets its 95 % interval by a bootstrap "
+    f"over seeds and queries. {MARK} marks an interval that excludes zero; intervals are not corrected "
     "for the number of comparisons."
 )
 

@@ -112,12 +112,17 @@ class _RowOfSeed:
 
 
 def _row(joined: Sequence[TableJob], store: ResultStore) -> _RowOfSeed:
-    """Join what the jobs of a row and those before them measured."""
+    """Join what the jobs of a row and those before them measured.
+
+    A training does not pass for another: what one measured says nothing of a later one.
+    """
     metrics: dict[str, float] = {}
     shares: dict[str, tuple[Sequence[str], str]] = {}
     results, commits = [], set()
     for job in joined:
-        kept = [_kept(store, link) for link in job.chain()]
+        chain = job.chain()
+        trained = [link for link in chain if link.trains][-1:]
+        kept = [_kept(store, link) for link in chain if not link.trains or link in trained]
         results.append(kept[-1])
         commits |= {each.get("commit") or UNRECORDED for each in kept if each.get("metrics")}
         found: dict[str, float] = {}
@@ -202,7 +207,9 @@ def rendered(section: Mapping[str, Any], label: str, metric: str) -> str:
 
 def _spread_text(found: SeedSpread, count: int, form: str) -> str:
     text = f"{found.mean:{form}}"
-    return f"{text} ({found.low:{form}} to {found.high:{form}})" if count > 1 else text
+    if count == 1 or found.low == found.high:
+        return text
+    return f"{text} ({found.low:{form}} to {found.high:{form}})"
 
 
 def digits(section: Mapping[str, Any], metric: str) -> int:

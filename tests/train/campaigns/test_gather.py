@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from svilm_fast.core.errors import ConfigError
+from svilm_fast.core.errors import ConfigError, UserError
 from svilm_fast.core.outcomes import Outcomes, shares_of, shares_text
 from svilm_fast.train.campaigns.jobs import TableJob, table_jobs
 from svilm_fast.train.campaigns.results import differences, gather, interval, rendered
@@ -99,6 +99,26 @@ def test_the_table_names_its_code_and_its_command(tmp_path: Path) -> None:
 def test_a_row_has_the_metrics_of_the_runs_before(tmp_path: Path) -> None:
     values = made(tmp_path)["sections"]["two"]["rows"]["Own"]["values"]
     assert values == {"top1": [60.0] * 6, "factor": [4.0] * 6}
+
+
+def test_a_training_does_not_take_the_metrics_of_an_earlier_one(tmp_path: Path) -> None:
+    content: dict[str, Any] = {
+        "title": "Fine-tuned",
+        "seeds": [0],
+        "runs": {
+            "first": {"config": "demo"},
+            "tuned": {"config": "demo", "task": "qa", "weights_from": "first"},
+        },
+        "sections": {
+            "one": {"title": "One", "rows": {"Tuned": "tuned"}, "columns": {"qa/accuracy": "QA"}}
+        },
+    }
+    table = ResultTable.model_validate(content)
+    jobs, store = table_jobs(table, tmp_path, [0]), ResultStore(tmp_path)
+    keep(store, jobs["first", 0], {"qa/accuracy": 10.0})
+    keep(store, jobs["tuned", 0], {"loss": 1.0})
+    with pytest.raises(UserError, match="tuned_seed_0 has no metric 'qa/accuracy'"):
+        gather("tuned", table, jobs, store, [0])
 
 
 def test_queries_are_kept_and_paired(tmp_path: Path) -> None:

@@ -47,6 +47,12 @@ def test_cells() -> None:
     )
 
 
+def test_equal_values_have_no_range() -> None:
+    section = copy.deepcopy(SECTION)
+    section["rows"]["Contrast"]["values"] = {"retrieval/t2v_R@1": [40.0, 40.0, 40.0]}
+    assert rendered(section, "Contrast", "retrieval/t2v_R@1") == "40.0"
+
+
 def test_an_interval_replaces_the_range_and_is_marked() -> None:
     ends = {"low": 0.52, "high": 5.5, "queries": True}
     section = copy.deepcopy(SECTION)
