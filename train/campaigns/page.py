@@ -34,8 +34,8 @@ INTRODUCTION = (
     "with the smallest and the largest value where they differ. After a semicolon stands the "
     "difference to the section's reference row, seed by seed: its mean and its range; with at "
     f"least {LEAST_SEEDS} seeds, its mean and in square brackets its 95 % interval by a bootstrap "
-    f"over seeds and queries. {MARK} marks an interval that excludes zero; intervals are not corrected "
-    "for the number of comparisons."
+    f"over seeds and queries. {MARK} marks an interval that excludes zero; intervals are not "
+    "corrected for the number of comparisons."
 )
 
 CLAIMS = (
