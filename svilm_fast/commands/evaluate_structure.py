@@ -19,7 +19,12 @@ def structure(
     max_clips: MaxClips = None,
     weights: WeightsKind = None,
     device: Device = "auto",
-    name: Annotated[str, typer.Option(help="name of the files in evaluation/")] = "structure",
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="name of the files in evaluation/ [default: structure, or structure_alike]"
+        ),
+    ] = None,
     partners: Annotated[
         Literal["random", "alike"],
         typer.Option(
@@ -40,6 +45,7 @@ def structure(
     from svilm_fast.train.run.evaluate import check_result_name, files_of, write_result
     from svilm_fast.train.run.loaded_run import load_run
 
+    name = name or ("structure" if partners == "random" else f"structure_{partners}")
     check_result_name(name)
     chosen = choose_device(device, 0)
     loaded = load_run(run, device=chosen, overrides=overrides, weights=weights)

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import subprocess
-from functools import cache
 from pathlib import Path
 
 import svilm_fast
 
 
-@cache
 def package_commit() -> str | None:
     """Return the commit of the checkout that holds the package, with `+changes` if files differ.
 
-    None: the package is installed without its checkout, or there is no `git`.
+    None: the package is installed without its checkout, or `git` is missing or fails there.
     """
     root = Path(svilm_fast.__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return None
     commit = _git(root, "rev-parse", "--short=12", "HEAD")
-    if commit is None:
-        return None
     changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    if commit is None or changed is None:
+        return None
     return f"{commit}+changes" if changed else commit
 
 

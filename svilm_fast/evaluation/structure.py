@@ -40,7 +40,8 @@ class StructureResult:
     clips have no masks. boundaries, pixel_boundaries: how probably the boundaries of each blended
     clip were found, from features and from mean pixels; both empty where cut-and-paste can make
     one boundary only. true_boundaries: of each blended clip. similarities: of each unchanged
-    clip. across: mean similarity within the parts of each blended clip, and between them.
+    clip. across: mean similarity within the parts of each blended clip, and between them. partners:
+    whose frames were pasted.
     """
 
     clips: list[str] = field(default_factory=list)
@@ -51,6 +52,7 @@ class StructureResult:
     true_boundaries: list[tuple[int, ...]] = field(default_factory=list)
     similarities: list[SegmentSimilarity] = field(default_factory=list)
     across: list[tuple[float, float]] = field(default_factory=list)
+    partners: Partners = "random"
 
     def scored_nouns(self) -> list[tuple[str, NounPointing]]:
         """Return the nouns whose object is large enough, with the clip of each."""
@@ -111,6 +113,7 @@ class StructureResult:
         content |= {
             "clips": len(self.clips),
             "blended_clips": len(self.blended),
+            "partners": self.partners,
             "outcomes": [each.to_json() for each in self.outcomes()],
         }
         (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", "utf-8")
@@ -136,7 +139,7 @@ def measure_structure(
 
     Raises ValueError for clips with a single segment.
     """
-    device, result = device_of(model), StructureResult()
+    device, result = device_of(model), StructureResult(partners=partners)
     with evaluation_mode(model):
         for batch in batches:
             result.clips += batch.ids

@@ -125,10 +125,14 @@ def test_outcomes_have_the_mean_of_the_metric(tmp_path: Path) -> None:
 def test_the_command_points_at_the_objects_of_the_world(tmp_path: Path) -> None:
     """A model with groups, and clips with masks: every scored noun is kept with its clip."""
     run = make_untrained_run(tmp_path / "run").config.parent
-    with pytest.raises(SystemExit) as left:
-        main(["evaluate", "structure", "--run", str(run), "--device", "cpu"])
-    assert left.value.code == 0
+    for extra in ([], ["--partners", "alike"]):
+        with pytest.raises(SystemExit) as left:
+            main(["evaluate", "structure", "--run", str(run), "--device", "cpu", *extra])
+        assert left.value.code == 0
+    alike = json.loads((run / "evaluation" / "structure_alike.json").read_text())
+    assert alike["partners"] == "alike"
     found = json.loads((run / "evaluation" / "structure.json").read_text())
+    assert found["partners"] == "random"
     (pointed,) = found["outcomes"]
     hits = shares_of(pointed["shares"]["structure/pointing"])
     assert len(hits) == len(pointed["clusters"]) == found["structure/pointing_nouns"] > 0

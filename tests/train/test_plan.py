@@ -14,7 +14,7 @@ from svilm_fast.train.config.load import load_config
 from svilm_fast.train.plan.devices import peak_flops
 from svilm_fast.train.plan.dry_run import deepspeed_json, describe
 from svilm_fast.train.plan.flops import flops_of_step
-from svilm_fast.train.run.throughput import Meter, peak_memory_bytes
+from svilm_fast.train.run.throughput import Meter, peak_memory_bytes, processor_seconds
 from svilm_fast.train.run_app import run_app
 
 AUTO = [
@@ -109,6 +109,21 @@ def test_a_meter_leaves_pauses_out() -> None:
     assert figures["data_wait_share"] == pytest.approx(0.125)
     assert figures["utilisation"] == pytest.approx(3e12 / 2e15)
     assert meter.read() == {}
+
+
+def test_processor_seconds_count_children() -> None:
+    """A child that works for 0.3 s of processor time, while it lives and after it has ended."""
+    work = "import time\nwhile time.process_time() < 0.3: pass\nprint(flush=True)\ninput()"
+    before = processor_seconds()
+    with subprocess.Popen(
+        [sys.executable, "-c", work], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        alive = processor_seconds()
+        child.communicate(b"\n")
+    assert alive - before > 0.25
+    assert processor_seconds() - before > 0.25
 
 
 def test_a_meter_without_counted_flops_tells_the_rest() -> None:

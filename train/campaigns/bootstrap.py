@@ -72,8 +72,8 @@ def paired_interval(
         seed: of the draws.
 
     Returns:
-        None for fewer seeds than `LEAST_SEEDS`, and where all differences are equal: they tell no
-        spread.
+        None for fewer seeds than `LEAST_SEEDS`, and where all differences are equal: their
+        spread is zero.
 
     Raises:
         ValueError: arrays of other shapes.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -98,9 +99,10 @@ def ablate(
             for failure in failures:
                 print(f"failed: {failure}", file=sys.stderr)
             raise typer.Exit(1)
-        again = ["svilm", "ablate", table, *(f"--section {each}" for each in section or ())]
-        again += ["--seeds " + ",".join(map(str, chosen))] if seeds else []
-        result = gather(name, content, places, store, chosen, " ".join(again))
+        again = ["svilm", "ablate", table]
+        again += [word for each in section or () for word in ("--section", each)]
+        again += ["--seeds", ",".join(map(str, chosen))] if seeds else []
+        result = gather(name, content, places, store, chosen, shlex.join(again))
         target = json_file or folder / f"{name}.json"
         _write_result(target, result)
     for written in result["sections"].values():

@@ -10,7 +10,7 @@ import numpy as np
 
 from svilm_fast.core.outcomes import shares_of
 from svilm_fast.core.text import counted
-from svilm_fast.train.campaigns.bootstrap import Interval, paired_interval
+from svilm_fast.train.campaigns.bootstrap import EQUAL, Interval, paired_interval
 from svilm_fast.train.campaigns.table import Claim
 
 
@@ -85,10 +85,11 @@ def verdict(section: Mapping[str, Any], claim: Mapping[str, Any]) -> Verdict:
         sign * (mine - claim["times"] * its - claim["plus"])
         for mine, its in zip(own, other, strict=True)
     ]
+    rounding = EQUAL * max(map(abs, [*own, *other]))
     ends = claim["interval"]
     return Verdict(
         margin=float(np.mean(margins)),
         interval=None if ends is None else Interval(**ends),
-        seeds=sum(margin > 0 for margin in margins),
+        seeds=sum(margin > rounding for margin in margins),
         count=len(margins),
     )

@@ -23,6 +23,7 @@ from svilm_fast.train.campaigns.store import ResultStore
 from svilm_fast.train.config.run_files import RunFiles
 from svilm_fast.train.environment import environment_without_launcher
 from svilm_fast.train.folder.lock import in_use
+from svilm_fast.train.run_app import one_line
 
 POLL_SECONDS = 0.2
 LATE_LOSS = "loss_last_tenth"  # metric: mean loss over the last tenth of the steps
@@ -47,8 +48,19 @@ class JobFailure:
         return f"{self.job.label}: {self.reason}, see {self.log}"
 
 
-def collect(job: TableJob) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Running:
+    """A process, its GPU, and the commit of the code that it started with."""
+
+    process: subprocess.Popen[bytes]
+    gpu: str | None
+    commit: str | None
+
+
+def collect(job: TableJob, commit: str | None) -> dict[str, Any]:
     """Return the metrics, steps and environment of a finished training; else its names alone.
+
+    commit: of the code when the job was started.
 
     Metrics of training are the last logged ones, those of evaluators the last measured ones. The
     numbers of a command's file are its metrics, with the environment and the steps of the training
@@ -58,7 +70,7 @@ def collect(job: TableJob) -> dict[str, Any]:
         "run": job.name,
         "seed": job.seed,
         "identity": job.identity,
-        "commit": package_commit(),
+        "commit": commit,
     }
     if job.metrics is not None:
         return {**result, **_of_command(job, job.metrics)}
@@ -82,22 +94,27 @@ def collect(job: TableJob) -> dict[str, Any]:
 def _logged(files: RunFiles) -> tuple[dict[str, float], int]:
     """Return the last value of every metric, what is summed over steps, and the number of steps."""
     metrics: dict[str, float] = {}
-    losses: list[tuple[int, int, float]] = []  # first step, last step, mean loss
-    steps, seconds, worked = 0, 0.0, 0.0
+    losses: list[tuple[int, int, float | None]] = []  # first step, last step, mean loss
+    steps, seconds = 0, 0.0
+    worked: float | None = 0.0
     records, _ = read_records(files.metrics.read_bytes())
     for _, record in records:
         last, steps = steps, record.pop("step")
-        seconds += record.get("seconds_per_step", 0.0) * (steps - last)
-        worked += record.get("processor_seconds_per_step", 0.0) * (steps - last)
-        if record.get("loss") is not None:
+        if "seconds_per_step" in record:
+            seconds += record["seconds_per_step"] * (steps - last)
+            own = record.get("processor_seconds_per_step")
+            # One part without the figure, of a GPU or of earlier code, leaves the sum unknown.
+            worked = None if own is None or worked is None else worked + own * (steps - last)
+        if "loss" in record:
             losses.append((last, steps, record["loss"]))
         metrics |= record
     metrics[TRAINING_SECONDS] = seconds
     if worked:
         metrics[PROCESSOR_SECONDS] = worked
     late = [(end - begin, loss) for begin, end, loss in losses if end > 0.9 * steps]
-    if late:
-        metrics[LATE_LOSS] = sum(n * loss for n, loss in late) / sum(n for n, _ in late)
+    finite = [(count, loss) for count, loss in late if loss is not None]  # null: not finite
+    if late and len(finite) == len(late):
+        metrics[LATE_LOSS] = sum(n * loss for n, loss in finite) / sum(n for n, _ in finite)
     return metrics, steps
 
 
@@ -137,7 +154,7 @@ def run_jobs(
     unique = list(dict.fromkeys(jobs))
     needed = store.needed(unique)
     waiting = [job for job in unique if job in needed]
-    running: dict[TableJob, tuple[subprocess.Popen[bytes], str | None]] = {}
+    running: dict[TableJob, _Running] = {}
     free = list(gpus)
     failures: list[JobFailure] = []
     kept: set[TableJob] = set()
@@ -153,19 +170,19 @@ def run_jobs(
     with _stopping(running) as stopped:
         while waiting or running:
             for job in list(running):
-                process, gpu = running[job]
-                code = process.poll()
+                started = running[job]
+                code = started.process.poll()
                 if code is None:
                     continue
                 del running[job]
-                if gpu is not None:
-                    free.append(gpu)
+                if started.gpu is not None:
+                    free.append(started.gpu)
                 if code == 0:
                     try:
-                        store.write(job, collect(job))
-                    except (UserError, OSError, ValueError) as error:
+                        store.write(job, collect(job, started.commit))
+                    except (UserError, OSError, ValueError, LookupError, TypeError) as error:
                         log = _log_path(store.out, job)
-                        failures.append(JobFailure(job, f"no result: {error}", log))
+                        failures.append(JobFailure(job, f"no result: {one_line(error)}", log))
                         continue
                     finish(job)
                 elif not stopped:
@@ -188,7 +205,7 @@ def run_jobs(
                         finish(job)
                         continue
                     gpu = free.pop() if gpus else None
-                    running[job] = (_start(job, store.out, gpu), gpu)
+                    running[job] = _start(job, store.out, gpu)
             if running or waiting:
                 time.sleep(POLL_SECONDS)
     return failures
@@ -208,15 +225,16 @@ def _log_path(out: Path, job: TableJob) -> Path:
     return out / "logs" / f"{job.folder.name}.log"
 
 
-def _start(job: TableJob, out: Path, gpu: str | None) -> subprocess.Popen[bytes]:
+def _start(job: TableJob, out: Path, gpu: str | None) -> _Running:
     log = _log_path(out, job)
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = environment_without_launcher()
     environment.setdefault("OMP_NUM_THREADS", "1")
     if gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = gpu
+    commit = package_commit()
     with log.open("ab") as output:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "svilm_fast.cli", *job.arguments],
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -224,6 +242,7 @@ def _start(job: TableJob, out: Path, gpu: str | None) -> subprocess.Popen[bytes]
             env=environment,
             preexec_fn=_end_with_parent,
         )
+    return _Running(process, gpu, commit)
 
 
 def _end_with_parent() -> None:
@@ -233,21 +252,21 @@ def _end_with_parent() -> None:
 
 @contextlib.contextmanager
 def _stopping(
-    running: dict[TableJob, tuple[subprocess.Popen[bytes], str | None]],
+    running: dict[TableJob, _Running],
 ) -> Iterator[list]:
     """On SIGINT or SIGTERM, ask the runs to stop and fill the yielded list."""
     stopped: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
         stopped.append(number)
-        for process, _ in running.values():
-            process.terminate()
+        for each in running.values():
+            each.process.terminate()
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stopped
     finally:
-        for process, _ in running.values():
-            process.terminate()
+        for each in running.values():
+            each.process.terminate()
         for number, handler in before.items():
             signal.signal(number, handler)

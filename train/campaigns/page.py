@@ -40,10 +40,11 @@ INTRODUCTION = (
 
 CLAIMS = (
     "“By” is the margin of a claim: its mean over seeds, with a 95 % interval from "
-    f"{LEAST_SEEDS} seeds on. A claim held, or did not, where the interval excludes zero; "
-    "otherwise it is open. With fewer seeds the last column says in how many the margin is "
-    "positive, which is a hint: in one of four cases three seeds agree by chance. The intervals "
-    "are not corrected for the number of claims."
+    f"{LEAST_SEEDS} seeds on, unless all margins are equal. A claim held, or did not, where the "
+    "interval excludes zero; otherwise it is open. Without an interval the last column says in how "
+    "many seeds the margin is positive, which is a hint: without any effect, all of three seeds "
+    "favour a claim in one of eight cases. The intervals are not corrected for the number of "
+    "claims."
 )
 
 

@@ -49,7 +49,8 @@ def gather(
 
     command: what makes this table again.
 
-    The metrics of a row are those of its runs and of the runs before them; the nearest one counts.
+    The metrics of a row are those of its runs, of the last training before each and of the commands
+    before it; the nearest one counts.
     """
     sections: dict[str, Any] = {}
     environments: list[dict[str, Any]] = []
@@ -114,7 +115,7 @@ class _RowOfSeed:
 def _row(joined: Sequence[TableJob], store: ResultStore) -> _RowOfSeed:
     """Join what the jobs of a row and those before them measured.
 
-    A training does not pass for another: what one measured says nothing of a later one.
+    Metrics of an earlier training do not count for a later one.
     """
     metrics: dict[str, float] = {}
     shares: dict[str, tuple[Sequence[str], str]] = {}
@@ -124,7 +125,7 @@ def _row(joined: Sequence[TableJob], store: ResultStore) -> _RowOfSeed:
         trained = [link for link in chain if link.trains][-1:]
         kept = [_kept(store, link) for link in chain if not link.trains or link in trained]
         results.append(kept[-1])
-        commits |= {each.get("commit") or UNRECORDED for each in kept if each.get("metrics")}
+        commits |= {_kept(store, link).get("commit") or UNRECORDED for link in chain}
         found: dict[str, float] = {}
         answered: dict[str, tuple[Sequence[str], str]] = {}
         for each in kept:
@@ -170,7 +171,8 @@ def _metric(metrics: Mapping[str, Any], name: str, job: TableJob) -> float:
         return float(value)
     near = sorted(key for key in metrics if key.partition("/")[0] == name.partition("/")[0])
     raise UserError(
-        f"{job.label} has no metric {name!r}; it has {', '.join(near or sorted(metrics)[:12])}"
+        f"{job.label} has no metric {name!r}; it has {', '.join(near or sorted(metrics)[:12])}. If "
+        f"its result is older than the metric, remove {job.folder.name}.json and the run's folder"
     )
 
 

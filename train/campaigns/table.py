@@ -208,12 +208,19 @@ class ResultTable(Settings):
 
 
 def makes(prepare: Sequence[list[str]], text: str) -> list[list[str]]:
-    """Return the commands that make each `{out}/NAME` of the text, or what these are made of."""
+    """Return the commands that name a `{out}/NAME` of the text, or what such commands name.
+
+    A command that names none is always among them.
+    """
     names = set(_PREPARED.findall(text))
     mentioned = [set(_PREPARED.findall(" ".join(command))) for command in prepare]
     while more := set().union(*(each for each in mentioned if each & names)) - names:
         names = names | more
-    return [command for command, each in zip(prepare, mentioned, strict=True) if each & names]
+    return [
+        command
+        for command, each in zip(prepare, mentioned, strict=True)
+        if each & names or not each
+    ]
 
 
 def table_names() -> list[str]:

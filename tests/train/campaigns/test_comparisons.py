@@ -51,6 +51,7 @@ def claim(**changed: Any) -> Claim:
         ([3.0], [2.0], {}, 1.0, "in 1 of 1 seed"),
         # Equal differences have no interval, whatever rounding does.
         (5 * [0.3], 5 * [0.1 + 0.2], {}, 0.0, "in 0 of 5 seeds"),
+        (5 * [0.1 + 0.2], 5 * [0.3], {}, 0.0, "in 0 of 5 seeds"),
     ],
 )
 def test_verdicts(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from svilm_fast.core.errors import UserError
-from svilm_fast.train.campaigns.execute import run_jobs
+from svilm_fast.train.campaigns import execute
+from svilm_fast.train.campaigns.execute import collect, run_jobs
 from svilm_fast.train.campaigns.jobs import TableJob
 from svilm_fast.train.campaigns.store import ResultStore
 
@@ -53,6 +55,51 @@ def test_a_failure_stops_only_what_needs_it(tmp_path: Path) -> None:
     assert "no-such-command" in failures[0].log.read_text()
     assert store.find(other) is not None
     assert store.find(second) is None
+
+
+def test_a_result_that_cannot_be_collected_stops_only_what_needs_it(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path)
+    first, other = job(tmp_path, "first"), job(tmp_path, "other")
+    second = job(tmp_path, "second", first)
+    (first.folder / "env.json").write_text("{")
+    failures = run_jobs([first, second, other], store, 1)
+    assert [failure.job for failure in failures] == [first]
+    assert failures[0].reason.startswith("no result: ")
+    assert "Expecting" in failures[0].reason
+    assert store.find(other) is not None
+    assert store.find(second) is None
+
+
+@pytest.mark.parametrize(
+    ("second", "expected"),
+    [
+        ({"processor_seconds_per_step": 3.0, "loss": 1.0}, (2 * 2.0 + 3.0, 1.0)),
+        ({"loss": 1.0}, (None, 1.0)),  # continued by code that does not measure it
+        ({"processor_seconds_per_step": 3.0, "loss": None}, (7.0, None)),  # not finite
+    ],
+)
+def test_what_is_summed_over_steps(
+    tmp_path: Path, second: dict[str, Any], expected: tuple[float | None, float | None]
+) -> None:
+    run = job(tmp_path, "run")
+    first = {"step": 2, "seconds_per_step": 1.0, "processor_seconds_per_step": 2.0, "loss": 4.0}
+    lines = [first, {"step": 3, "seconds_per_step": 5.0} | second, {"step": 3, "qa/accuracy": 50.0}]
+    (run.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    metrics = collect(run, None)["metrics"]
+    assert metrics["training_seconds"] == 7.0
+    found = metrics.get("training_processor_seconds"), metrics.get("loss_last_tenth")
+    assert found == expected
+
+
+def test_a_result_holds_the_commit_of_its_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commits = iter(["first", "second"])
+    monkeypatch.setattr(execute, "package_commit", lambda: next(commits))
+    store, jobs = ResultStore(tmp_path), [job(tmp_path, "one"), job(tmp_path, "two")]
+    run_jobs(jobs, store, 1)
+    kept = [store.find(each) for each in jobs]
+    assert [each["commit"] for each in kept if each] == ["first", "second"]
 
 
 def test_a_result_of_other_inputs_does_not_count(tmp_path: Path) -> None:

@@ -119,6 +119,11 @@ def test_a_training_does_not_take_the_metrics_of_an_earlier_one(tmp_path: Path) 
     keep(store, jobs["tuned", 0], {"loss": 1.0})
     with pytest.raises(UserError, match="tuned_seed_0 has no metric 'qa/accuracy'"):
         gather("tuned", table, jobs, store, [0])
+    keep(store, jobs["tuned", 0], {"qa/accuracy": 20.0})
+    store.write(jobs["first", 0], {"identity": jobs["first", 0].identity, "commit": "abc"})
+    result = gather("tuned", table, jobs, store, [0])
+    assert result["sections"]["one"]["rows"]["Tuned"]["values"] == {"qa/accuracy": [20.0]}
+    assert result["commits"] == ["abc", "unrecorded"]  # of the weights it starts from, too
 
 
 def test_queries_are_kept_and_paired(tmp_path: Path) -> None:
