@@ -5,15 +5,14 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-import svilm_fast
+_ROOT = Path(__file__).resolve().parents[2]
 
 
-def package_commit() -> str | None:
+def package_commit(root: Path = _ROOT) -> str | None:
     """Return the commit of the checkout that holds the package, with `+changes` if files differ.
 
     None: the package is installed without its checkout, or `git` is missing or fails there.
     """
-    root = Path(svilm_fast.__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return None
     commit = _git(root, "rev-parse", "--short=12", "HEAD")

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-import svilm_fast
 from svilm_fast.core.checkout import package_commit
 
 

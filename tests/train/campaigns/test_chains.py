@@ -51,11 +51,11 @@ def test_a_command_leaves_the_numbers_of_its_file(tmp_path: Path) -> None:
     files.environment.write_text('{"torch": "2"}')
     files.metrics.write_text('{"step": 7, "loss": 1.0}\n')
     with pytest.raises(UserError, match=r"its metrics cannot be read from .*probe\.json"):
-        collect(job)
+        collect(job, None)
     path = files.root / "evaluation" / "probe.json"
     path.parent.mkdir()
     path.write_text(json.dumps({"x/top1": 41, "x/y": 1.5, "protocol": {"a": 1}, "flag": True}))
-    found = collect(job)
+    found = collect(job, None)
     assert found["metrics"] == {"x/top1": 41.0, "x/y": 1.5}
     assert found["environment"] == {"torch": "2"}
     assert found["steps"] == 7
