@@ -152,7 +152,7 @@ def draw(result: Mapping[str, Any], folder: Path) -> list[Path]:
     written = []
     for key, section in result["sections"].items():
         labels = [fill(label, LABEL_WIDTH) for label in section["rows"]]
-        columns = section["columns"]
+        columns = _drawn_columns(section)
         across = 2 if len(columns) == 4 else min(PANELS_ACROSS, len(columns))
         down = -(-len(columns) // across)
         with drawing(LIGHT):
@@ -177,6 +177,17 @@ def draw(result: Mapping[str, Any], folder: Path) -> list[Path]:
             plt.close(figure)
         written.append(path)
     return written
+
+
+def _drawn_columns(section: Mapping[str, Any]) -> Mapping[str, str]:
+    """Leave out columns with one value, such as a level of chance; the table has them."""
+    rows = section["rows"].values()
+    varied = {
+        metric: heading
+        for metric, heading in section["columns"].items()
+        if len({value for row in rows for value in row["values"][metric]}) > 1
+    }
+    return varied or section["columns"]
 
 
 def _draw_panel(panel: Any, section: Mapping[str, Any], metric: str, theme: Theme) -> None:

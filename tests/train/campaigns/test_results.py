@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from svilm_fast.cli import main
-from svilm_fast.train.campaigns.page import HEADING, page_text
+from svilm_fast.train.campaigns.page import HEADING, _drawn_columns, page_text
 from svilm_fast.train.campaigns.results import MARK, differences, rendered
 
 SECTION: dict[str, Any] = {
@@ -91,6 +91,16 @@ def test_the_page_and_its_pictures(tmp_path: Path) -> None:
     assert "(figures/results_made_retrieval.png)" in text
     picture = page.parent / "figures" / "results_made_retrieval.png"
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_column_with_one_value_is_not_drawn() -> None:
+    section = copy.deepcopy(SECTION)
+    section["columns"]["chance"] = "Chance"
+    for row in section["rows"].values():
+        row["values"]["chance"] = [31.5, 31.5, 31.5]
+    assert list(_drawn_columns(section)) == ["retrieval/t2v_R@1"]
+    section["columns"] = {"chance": "Chance"}
+    assert list(_drawn_columns(section)) == ["chance"]
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"schema": 2}'])
