@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
+
+from svilm_fast.core.git import git
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -15,18 +16,9 @@ def package_commit(root: Path = _ROOT) -> str | None:
     """
     if not (root / ".git").exists():
         return None
-    commit = _git(root, "rev-parse", "--short=12", "HEAD")
-    changed = _git(root, "status", "--porcelain", "--untracked-files=no")
-    if commit is None or changed is None:
+    try:
+        commit = git(root, "rev-parse", "--short=12", "HEAD").strip()
+        changed = git(root, "status", "--porcelain", "--untracked-files=no").strip()
+    except ValueError:
         return None
     return f"{commit}+changes" if changed else commit
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=30
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
