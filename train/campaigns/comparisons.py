@@ -65,7 +65,7 @@ class Verdict:
         return "held" if self.margin > 0 else "did not hold"
 
 
-def measured(section: Mapping[str, Any], claim: Claim) -> dict[str, Any]:
+def with_interval(section: Mapping[str, Any], claim: Claim) -> dict[str, Any]:
     """Return a claim for the table's JSON, with what it says of this section's rows."""
     than = claim.than or section["compare"]
     own, other, clusters = paired(section, claim.row, than, claim.metric)

@@ -177,16 +177,15 @@ def run_jobs(
                 del running[job]
                 if started.gpu is not None:
                     free.append(started.gpu)
+                log = _log_path(store.out, job)
                 if code == 0:
                     try:
                         store.write(job, collect(job, started.commit))
                     except (UserError, OSError, ValueError, LookupError, TypeError) as error:
-                        log = _log_path(store.out, job)
                         failures.append(JobFailure(job, f"no result: {one_line(error)}", log))
                         continue
                     finish(job)
                 elif not stopped:
-                    log = _log_path(store.out, job)
                     failures.append(JobFailure(job, f"exit code {code}", log))
             if stopped:
                 if running:

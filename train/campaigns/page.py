@@ -78,7 +78,7 @@ def page_text(results: Sequence[Mapping[str, Any]], figures: str) -> str:
 def _claims(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Say of every claim of the tables whether it held."""
     rows = [
-        f"| {claim['text']} | {result['title']} | {_measured(section, claim)} |"
+        f"| {claim['text']} | {result['title']} | {_claim_cells(section, claim)} |"
         for result in results
         for section in result["sections"].values()
         for claim in section.get("claims", [])
@@ -88,7 +88,7 @@ def _claims(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield from ("| Expected | Table | Measured | By | |", "|---|---|---|---|---|", *rows)
 
 
-def _measured(section: Mapping[str, Any], claim: Mapping[str, Any]) -> str:
+def _claim_cells(section: Mapping[str, Any], claim: Mapping[str, Any]) -> str:
     found, form = verdict(section, claim), f".{digits(section, claim['metric'])}f"
     own, other = (
         SeedSpread.of(section["rows"][claim[each]]["values"][claim["metric"]]).mean

@@ -13,7 +13,7 @@ from svilm_fast.core.outcomes import cluster_numbers
 from svilm_fast.core.text import counted
 from svilm_fast.data.world.write import FORMAT
 from svilm_fast.train.campaigns.bootstrap import Interval
-from svilm_fast.train.campaigns.comparisons import add_intervals, measured
+from svilm_fast.train.campaigns.comparisons import add_intervals, with_interval
 from svilm_fast.train.campaigns.jobs import TableJob
 from svilm_fast.train.campaigns.store import ResultStore
 from svilm_fast.train.campaigns.table import ResultTable
@@ -83,7 +83,7 @@ def gather(
             "rows": rows,
         }
         add_intervals(sections[key])
-        sections[key]["claims"] = [measured(sections[key], claim) for claim in section.claims]
+        sections[key]["claims"] = [with_interval(sections[key], claim) for claim in section.claims]
     described = [each for i, each in enumerate(environments) if each not in environments[:i]]
     return {
         "schema": SCHEMA,

@@ -10,7 +10,7 @@ import pytest
 
 from svilm_fast.core.outcomes import cluster_numbers, shares_text
 from svilm_fast.train.campaigns.bootstrap import paired_interval
-from svilm_fast.train.campaigns.comparisons import measured, verdict
+from svilm_fast.train.campaigns.comparisons import verdict, with_interval
 from svilm_fast.train.campaigns.page import page_text
 from svilm_fast.train.campaigns.table import Claim, TableSection
 
@@ -58,7 +58,7 @@ def test_verdicts(
     own: list[float], other: list[float], changed: dict[str, Any], margin: float, text: str
 ) -> None:
     section = section_of(own, other)
-    found = verdict(section, measured(section, claim(**changed)))
+    found = verdict(section, with_interval(section, claim(**changed)))
     assert found.margin == pytest.approx(margin)
     assert found.text == text
     assert (found.interval is None) == (len(own) < 5 or len(set(own)) == 1)
@@ -66,7 +66,7 @@ def test_verdicts(
 
 def test_a_claim_names_its_own_reference() -> None:
     section = section_of([1.0, 2.0], [3.0, 4.0])
-    kept = measured(section, claim(row="Without", than="With"))
+    kept = with_interval(section, claim(row="Without", than="With"))
     assert kept["than"] == "With"
     assert verdict(section, kept).margin == 2.0
 
@@ -80,7 +80,7 @@ def test_the_margin_is_drawn_over_queries_too() -> None:
         row["shares"] = {METRIC: [shares_text(each) for each in shares]}
     numbers, digest = cluster_numbers(["a", "a", "b", "c", "d", "e"])
     section["queries"] = {METRIC: {"clusters": numbers, "sha256": digest}}
-    kept = measured(section, claim(times=2))
+    kept = with_interval(section, claim(times=2))
     ends = paired_interval(100 * own, 200 * other, np.array([0, 0, 1, 2, 3, 4]))
     assert ends is not None
     assert kept["interval"] == {"low": ends.low, "high": ends.high, "queries": True}
@@ -89,8 +89,8 @@ def test_the_margin_is_drawn_over_queries_too() -> None:
 def test_the_page_begins_with_the_claims() -> None:
     section = section_of([61.0, 60.0, 59.0, 60.0, 60.0], 5 * [20.0])
     section["claims"] = [
-        measured(section, claim(times=2, plus=5)),
-        measured(section, claim(text="It does not.", lower=True)),
+        with_interval(section, claim(times=2, plus=5)),
+        with_interval(section, claim(text="It does not.", lower=True)),
     ]
     result: dict[str, Any] = {
         "table": "made",
@@ -109,7 +109,7 @@ def test_the_page_begins_with_the_claims() -> None:
     assert "| It does not. | A made table | 60.0 against 20.0 | -40.0 [" in page
     few = copy.deepcopy(result)
     few["sections"]["one"] = section_of([3.0, 1.0, 5.0], 3 * [2.0])
-    few["sections"]["one"]["claims"] = [measured(few["sections"]["one"], claim())]
+    few["sections"]["one"]["claims"] = [with_interval(few["sections"]["one"], claim())]
     assert "3.00 against 2.00 | +1.00 | in 2 of 3 seeds |" in page_text([few], "figures")
     del section["claims"]  # results of before there were claims
     assert "What was expected" not in page_text([result], "figures")
