@@ -18,6 +18,8 @@ from pydantic import (
 from svilm_fast.core.errors import ConfigError
 from svilm_fast.core.messages import suggestion
 from svilm_fast.core.settings import Count, Settings
+from svilm_fast.train.campaigns.shorthand import expanded, extended
+from svilm_fast.train.config.load import INHERIT
 from svilm_fast.train.config.recipes import FULL_TABLES, TABLES
 from svilm_fast.train.config.yaml_file import read_yaml
 
@@ -137,7 +139,8 @@ class ResultTable(Settings):
     """The content of a table's file.
 
     `prepare` holds the arguments of `svilm` commands that make the data, once, with `{out}`. `set`
-    holds settings of every training; those of a run follow, and win.
+    holds settings of every training; those of a run follow, and win. The short forms of a file
+    (`expanded`) are written out here.
     """
 
     title: str
@@ -150,6 +153,11 @@ class ResultTable(Settings):
     set: list[str] = Field(default_factory=list, description="settings, as KEY=VALUE")
     runs: dict[Name, TableRun] = Field(min_length=1)
     sections: dict[Name, TableSection] = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _write_out(cls, content: Any) -> Any:
+        return expanded(content) if isinstance(content, dict) else content
 
     @model_validator(mode="after")
     def _names_exist(self) -> ResultTable:
@@ -229,6 +237,25 @@ def table_names() -> list[str]:
     return [*sorted(path.stem for path in TABLES.glob("*.yaml")), *sorted(full)]
 
 
+def _content(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Read a table's file over its `base`, whose `prepare` and `set` come first.
+
+    The base is a file, named by its path from the folder of this one, without `.yaml`.
+    """
+    if path in seen:
+        chain = " -> ".join(item.name for item in (*seen, path))
+        raise ConfigError(f"tables inherit from each other in a cycle: {chain}")
+    content = read_yaml(path)
+    named = content.pop(INHERIT, None)
+    if named is None:
+        return content
+    base_path = (path.parent / f"{named}.yaml").resolve()
+    if not base_path.is_file():
+        raise ConfigError(f"{path}: base: there is no file {base_path}")
+    base = _content(base_path, (*seen, path))
+    return extended(base, content, ("prepare", "set"))
+
+
 def read_table(name: str) -> tuple[str, ResultTable]:
     """Read a table by path or by the name of a packaged one; returns its name and content.
 
@@ -244,7 +271,7 @@ def read_table(name: str) -> tuple[str, ResultTable]:
             f"{path}: the name of a table has lower-case letters, digits and _, at most 61"
         )
     try:
-        return path.stem, ResultTable.model_validate(read_yaml(path))
+        return path.stem, ResultTable.model_validate(_content(path.resolve()))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])

@@ -13,11 +13,13 @@ PRESETS = Path(svilm_fast.__file__).parent / "configs"
 # Tables of recipes, which `svilm ablate` runs.
 TABLES = PRESETS / "ablations" / "tables"
 FULL_TABLES = PRESETS / "ablations" / "full"
+TABLE_PARTS = PRESETS / "ablations" / "parts"  # what several tables share
 
 
 def preset_names() -> list[str]:
     """Return the names of the packaged recipes, such as `demo` or `ablations/contrast_only`."""
-    recipes = (path for path in PRESETS.rglob("*.yaml") if path.parent not in (TABLES, FULL_TABLES))
+    tables = (TABLES, FULL_TABLES, TABLE_PARTS)
+    recipes = (path for path in PRESETS.rglob("*.yaml") if path.parent not in tables)
     return sorted(str(path.relative_to(PRESETS).with_suffix("")) for path in recipes)
 
 
