@@ -55,7 +55,7 @@ def picture_name(table: str, section: str) -> str:
 
 def page_text(results: Sequence[Mapping[str, Any]], figures: str) -> str:
     """Return the page; figures: path of the pictures' folder, relative to the page."""
-    lines = [HEADING, "", INTRODUCTION, *_claims(results)]
+    lines = [HEADING, "", INTRODUCTION, *_claims(results), *_follows(results)]
     for result in results:
         lines += ["", f"## {result['title']}", ""]
         if result["text"]:
@@ -86,6 +86,18 @@ def _claims(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     if rows:
         yield from ("", "## What was expected, and what held", "", CLAIMS, "")
         yield from ("| Expected | Table | Measured | By | |", "|---|---|---|---|---|", *rows)
+
+
+def _follows(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """List what follows from the sections that say so."""
+    found = [
+        f"- {result['title']}: {section['follows']}"
+        for result in results
+        for section in result["sections"].values()
+        if section.get("follows")
+    ]
+    if found:
+        yield from ("", "## What follows", "", *found)
 
 
 def _claim_cells(section: Mapping[str, Any], claim: Mapping[str, Any]) -> str:

@@ -77,6 +77,7 @@ def gather(
         sections[key] = {
             "title": section.title,
             "text": section.text,
+            "follows": section.follows,
             "columns": section.columns,
             "compare": section.compare,
             "queries": _common_queries(answered, len(rows) * len(seeds), rows),

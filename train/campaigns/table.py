@@ -101,6 +101,7 @@ class TableSection(Settings):
 
     title: str
     text: str | None = Field(None, description="what the section shows")
+    follows: str | None = Field(None, description="what follows, for the head of the page")
     rows: dict[str, Annotated[list[Name], Field(min_length=1)]] = Field(
         min_length=1, description="label of each row, and its run or the runs that it joins"
     )

@@ -86,13 +86,8 @@ def test_the_margin_is_drawn_over_queries_too() -> None:
     assert kept["interval"] == {"low": ends.low, "high": ends.high, "queries": True}
 
 
-def test_the_page_begins_with_the_claims() -> None:
-    section = section_of([61.0, 60.0, 59.0, 60.0, 60.0], 5 * [20.0])
-    section["claims"] = [
-        with_interval(section, claim(times=2, plus=5)),
-        with_interval(section, claim(text="It does not.", lower=True)),
-    ]
-    result: dict[str, Any] = {
+def made_result(section: dict[str, Any]) -> dict[str, Any]:
+    return {
         "table": "made",
         "title": "A made table",
         "text": None,
@@ -101,6 +96,15 @@ def test_the_page_begins_with_the_claims() -> None:
         "sections": {"one": section},
         "environments": [{"world_size": 1, "device": "cpu", "packages": {"torch": "2.13.0"}}],
     }
+
+
+def test_the_page_begins_with_the_claims() -> None:
+    section = section_of([61.0, 60.0, 59.0, 60.0, 60.0], 5 * [20.0])
+    section["claims"] = [
+        with_interval(section, claim(times=2, plus=5)),
+        with_interval(section, claim(text="It does not.", lower=True)),
+    ]
+    result = made_result(section)
     page = page_text([result], "figures")
     row = "| It points. | A made table | 60.0 against 2 × 20.0 + 5 | +15.0 ["
     assert row in page
@@ -113,6 +117,16 @@ def test_the_page_begins_with_the_claims() -> None:
     assert "3.00 against 2.00 | +1.00 | in 2 of 3 seeds |" in page_text([few], "figures")
     del section["claims"]  # results of before there were claims
     assert "What was expected" not in page_text([result], "figures")
+
+
+def test_the_page_says_what_follows_before_the_tables() -> None:
+    section = section_of([61.0, 60.0, 59.0], 3 * [20.0])
+    page = page_text([made_result(section)], "figures")
+    assert "What follows" not in page
+    section["follows"] = "Use it where regions are the aim."
+    page = page_text([made_result(section)], "figures")
+    line = "- A made table: Use it where regions are the aim."
+    assert page.index("## What follows") < page.index(line) < page.index("## A made table")
 
 
 @pytest.mark.parametrize(

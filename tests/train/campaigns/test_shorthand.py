@@ -101,7 +101,10 @@ def test_a_long_form_stays_as_it_is() -> None:
         ({"rows": {"Plain": ["plain"]}}, "rows.Plain: give a name, found list"),
         ({"rows": ["plain"]}, "rows: must be a mapping, found list"),
         ({"runs": {"plain": {"config": "demo"}}}, "rows.Wide: "),
-        ({"runs": SHORT["runs"] | {"plain": {"like": "wide"}}}, "like each other: plain -> wide -> plain"),
+        (
+            {"runs": SHORT["runs"] | {"plain": {"like": "wide"}}},
+            "like each other: plain -> wide -> plain",
+        ),
         ({"runs": SHORT["runs"] | {"x": {"like": "plane"}}}, "runs.x.like: did you mean 'plain'"),
         (
             {"runs": SHORT["runs"] | {"wide_qa": {"config": "demo"}}},
