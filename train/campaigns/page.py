@@ -183,6 +183,9 @@ def draw(result: Mapping[str, Any], folder: Path) -> list[Path]:
             for panel in panels.flat[len(columns) :]:
                 panel.set_visible(False)
             panels[0][0].set_ylim(len(labels) - 0.5, -0.5)
+            for panel in panels[:, 1:].flat:
+                panel.tick_params(left=False)  # it would point at the values of the panel before
+            figure.get_layout_engine().set(wspace=0.06)
             _draw_key(figure, section, LIGHT)
             path = folder / picture_name(result["table"], key)
             write_atomically(path, to_png(figure))
