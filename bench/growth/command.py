@@ -18,7 +18,8 @@ from svilm_fast.report.curves import read_metrics
 from svilm_fast.tasks.base import task_of
 from svilm_fast.train.campaigns.command import ablate
 from svilm_fast.train.campaigns.jobs import TableJob, table_jobs
-from svilm_fast.train.campaigns.table import ResultTable, read_table
+from svilm_fast.train.campaigns.table import ResultTable
+from svilm_fast.train.campaigns.table_file import read_table
 from svilm_fast.train.config.load import load_config
 from svilm_fast.train.config.run_files import RunFiles
 

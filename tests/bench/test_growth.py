@@ -13,7 +13,7 @@ from svilm_fast.bench.growth.figure import TITLE, draw
 from svilm_fast.core.errors import ConfigError
 from svilm_fast.tasks.base import task_of
 from svilm_fast.train.campaigns.jobs import TableJob
-from svilm_fast.train.campaigns.table import read_table
+from svilm_fast.train.campaigns.table_file import read_table
 from svilm_fast.train.config.load import dump_config, load_config
 
 

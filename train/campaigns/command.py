@@ -66,7 +66,7 @@ def ablate(
     Exit codes: 0 done; 1 a run failed, the others are kept; 2 bad input; 130 stopped by a signal,
     and every run that was going on can be resumed by the same command.
     """
-    from svilm_fast.train.campaigns.table import read_table, table_names
+    from svilm_fast.train.campaigns.table_file import read_table, table_names
 
     if table is None:
         print("\n".join(table_names()))

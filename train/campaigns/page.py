@@ -156,6 +156,7 @@ def _table(section: Mapping[str, Any], steps: Mapping[str, int]) -> Iterator[str
 def draw(result: Mapping[str, Any], folder: Path) -> list[Path]:
     """Draw each section: a panel for each column with seeds, means and intervals of differences."""
     import matplotlib.pyplot as plt
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     from svilm_fast.report.canvas import to_png
     from svilm_fast.report.theme import LIGHT, drawing
@@ -174,7 +175,7 @@ def draw(result: Mapping[str, Any], folder: Path) -> list[Path]:
                 figsize=(2.4 + 2.9 * across, 0.5 + down * (0.7 + 0.36 * len(labels))),
                 sharey=True,
                 squeeze=False,
-                layout="constrained",
+                layout=ConstrainedLayoutEngine(wspace=0.06),
             )
             for panel, (metric, heading) in zip(panels.flat, columns.items(), strict=False):
                 _draw_panel(panel, section, metric, LIGHT)
@@ -185,7 +186,6 @@ def draw(result: Mapping[str, Any], folder: Path) -> list[Path]:
             panels[0][0].set_ylim(len(labels) - 0.5, -0.5)
             for panel in panels[:, 1:].flat:
                 panel.tick_params(left=False)  # it would point at the values of the panel before
-            figure.get_layout_engine().set(wspace=0.06)
             _draw_key(figure, section, LIGHT)
             path = folder / picture_name(result["table"], key)
             write_atomically(path, to_png(figure))

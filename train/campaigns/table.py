@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import (
     Field,
     StringConstraints,
-    ValidationError,
     field_validator,
     model_validator,
 )
@@ -18,10 +16,6 @@ from pydantic import (
 from svilm_fast.core.errors import ConfigError
 from svilm_fast.core.messages import suggestion
 from svilm_fast.core.settings import Count, Settings
-from svilm_fast.train.campaigns.shorthand import expanded, extended
-from svilm_fast.train.config.load import INHERIT
-from svilm_fast.train.config.recipes import FULL_TABLES, TABLES
-from svilm_fast.train.config.yaml_file import read_yaml
 
 # Names folders and files.
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_]{0,60}$")]
@@ -36,6 +30,8 @@ class TableRun(Settings):
     `{dir}` the folder of this run, `{after}` that of the run which `after` names, and `{NAME}` that
     of any run NAME which comes before it.
     """
+
+    BEFORE: ClassVar = ("weights_from", "start_from", "after")  # each names the run before
 
     config: str | None = Field(None, description="recipe: a YAML file or a packaged name")
     task: str | None = Field(None, description="task; null: the recipe's")
@@ -54,6 +50,7 @@ class TableRun(Settings):
     metrics: str | None = Field(
         None, description="JSON file that the command writes, whose numbers are its metrics"
     )
+    like: Name | None = Field(None, description="run whose entries hold here too (`TableFile`)")
     clips: Count | None = Field(
         None, description="training clips, from which --dry-run predicts the cost of epochs"
     )
@@ -62,6 +59,8 @@ class TableRun(Settings):
 
     @model_validator(mode="after")
     def _one_kind(self) -> TableRun:
+        if self.like is not None:
+            return self  # checked when written out
         if (self.config is None) == (self.command is None):
             raise ValueError("give config, the recipe of a training, or else command")
         if self.command is not None and (
@@ -72,7 +71,7 @@ class TableRun(Settings):
             raise ValueError("metrics needs command: a training has its own")
         if self.weights_from is not None and self.task is None:
             raise ValueError("weights_from needs task: the one that is fine-tuned")
-        if sum(name is not None for name in (self.weights_from, self.start_from, self.after)) > 1:
+        if sum(getattr(self, key) is not None for key in self.BEFORE) > 1:
             raise ValueError(
                 "weights_from, start_from and after exclude each other: each names the run before"
             )
@@ -96,20 +95,25 @@ class Claim(Settings):
     lower: bool = Field(False, description="the row is expected below, not above")
 
 
-class TableSection(Settings):
-    """A part of the page: rows are runs, columns are metrics."""
+class SectionHead(Settings):
+    """What a section holds beside its rows."""
 
     title: str
     text: str | None = Field(None, description="what the section shows")
     follows: str | None = Field(None, description="what follows, for the head of the page")
-    rows: dict[str, Annotated[list[Name], Field(min_length=1)]] = Field(
-        min_length=1, description="label of each row, and its run or the runs that it joins"
-    )
     columns: dict[str, str] = Field(min_length=1, description="metric and heading of each column")
     compare: str | None = Field(
         None, description="label of the row that the others are compared with, seed by seed"
     )
     claims: list[Claim] = Field(default_factory=list, description="what it is expected to show")
+
+
+class TableSection(SectionHead):
+    """A part of the page: rows are runs, columns are metrics."""
+
+    rows: dict[str, Annotated[list[Name], Field(min_length=1)]] = Field(
+        min_length=1, description="label of each row, and its run or the runs that it joins"
+    )
 
     @field_validator("rows", mode="before")
     @classmethod
@@ -136,12 +140,11 @@ class TableSection(Settings):
         return self
 
 
-class ResultTable(Settings):
-    """The content of a table's file.
+class TableHead(Settings):
+    """What a table holds beside its runs and sections.
 
     `prepare` holds the arguments of `svilm` commands that make the data, once, with `{out}`. `set`
-    holds settings of every training; those of a run follow, and win. The short forms of a file
-    (`expanded`) are written out here.
+    holds settings of every training; those of a run follow, and win.
     """
 
     title: str
@@ -152,13 +155,13 @@ class ResultTable(Settings):
     )
     prepare: list[list[str]] = Field(default_factory=list)
     set: list[str] = Field(default_factory=list, description="settings, as KEY=VALUE")
+
+
+class ResultTable(TableHead):
+    """A table, with every run and every row written out."""
+
     runs: dict[Name, TableRun] = Field(min_length=1)
     sections: dict[Name, TableSection] = Field(min_length=1)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _write_out(cls, content: Any) -> Any:
-        return expanded(content) if isinstance(content, dict) else content
 
     @model_validator(mode="after")
     def _names_exist(self) -> ResultTable:
@@ -230,51 +233,3 @@ def makes(prepare: Sequence[list[str]], text: str) -> list[list[str]]:
         for command, each in zip(prepare, mentioned, strict=True)
         if each & names or not each
     ]
-
-
-def table_names() -> list[str]:
-    """Return the names of the packaged tables, those at the scale of the papers last."""
-    full = (f"full/{path.stem}" for path in FULL_TABLES.glob("*.yaml"))
-    return [*sorted(path.stem for path in TABLES.glob("*.yaml")), *sorted(full)]
-
-
-def _content(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Read a table's file over its `base`, whose `prepare` and `set` come first.
-
-    The base is a file, named by its path from the folder of this one, without `.yaml`.
-    """
-    if path in seen:
-        chain = " -> ".join(item.name for item in (*seen, path))
-        raise ConfigError(f"tables inherit from each other in a cycle: {chain}")
-    content = read_yaml(path)
-    named = content.pop(INHERIT, None)
-    if named is None:
-        return content
-    base_path = (path.parent / f"{named}.yaml").resolve()
-    if not base_path.is_file():
-        raise ConfigError(f"{path}: base: there is no file {base_path}")
-    base = _content(base_path, (*seen, path))
-    return extended(base, content, ("prepare", "set"))
-
-
-def read_table(name: str) -> tuple[str, ResultTable]:
-    """Read a table by path or by the name of a packaged one; returns its name and content.
-
-    Raises ConfigError for an unknown name and for a file that is not a table.
-    """
-    path = Path(name)
-    if not path.is_file():
-        path = (TABLES.parent if name.startswith("full/") else TABLES) / f"{name}.yaml"
-    if not path.is_file():
-        raise ConfigError(f"no table {name!r}; {suggestion(name, table_names(), label='tables')}")
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_]{0,60}", path.stem):
-        raise ConfigError(
-            f"{path}: the name of a table has lower-case letters, digits and _, at most 61"
-        )
-    try:
-        return path.stem, ResultTable.model_validate(_content(path.resolve()))
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{path}: {place + ': ' if place else ''}{message}") from error

@@ -41,19 +41,24 @@ def overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
     return merge(below, above)
 
 
-def read_recipe(name: str, beside: Path | None = None, seen: tuple[Path, ...] = ()) -> dict:
-    """Read a recipe, merged over the recipe that its `base:` names."""
+def read_recipe(
+    name: str,
+    beside: Path | None = None,
+    seen: tuple[Path, ...] = (),
+    layer: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]] = overlay,
+) -> dict[str, Any]:
+    """Read a recipe, merged by `layer` over the recipe that its `base:` names."""
     path = find_config(name, beside).resolve()
     if len(seen) >= DEEPEST:
-        raise ConfigError(f"{seen[0]} inherits from more than {DEEPEST} recipes")
+        raise ConfigError(f"{seen[0]} inherits from more than {DEEPEST} files")
     if path in seen:
         chain = " -> ".join(item.name for item in (*seen, path))
-        raise ConfigError(f"recipes inherit from each other in a cycle: {chain}")
+        raise ConfigError(f"files inherit from each other in a cycle: {chain}")
     content = read_yaml(path)
     base = content.pop(INHERIT, None)
     if base is None:
         return content
-    return overlay(read_recipe(str(base), path.parent, (*seen, path)), content)
+    return layer(read_recipe(str(base), path.parent, (*seen, path), layer), content)
 
 
 def block_of(annotation: Any) -> type[Settings] | None:

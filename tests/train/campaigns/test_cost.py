@@ -10,7 +10,8 @@ import pytest
 from svilm_fast.core.errors import UserError
 from svilm_fast.train.campaigns.cost import checked_config, gpu_hours, steps_of
 from svilm_fast.train.campaigns.jobs import TableJob, table_jobs
-from svilm_fast.train.campaigns.table import ResultTable, read_table
+from svilm_fast.train.campaigns.table import ResultTable
+from svilm_fast.train.campaigns.table_file import read_table
 from svilm_fast.train.config.recipes import FULL_TABLES
 from svilm_fast.train.config.schema import RunConfig
 

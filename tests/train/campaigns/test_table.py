@@ -10,7 +10,7 @@ import yaml
 
 from svilm_fast.core.errors import ConfigError
 from svilm_fast.train.campaigns.jobs import table_jobs
-from svilm_fast.train.campaigns.table import read_table, table_names
+from svilm_fast.train.campaigns.table_file import read_table, table_names
 from svilm_fast.train.config.load import load_config
 from svilm_fast.train.config.recipes import preset_names
 

@@ -81,7 +81,7 @@ def test_a_key_path_3000_deep_is_refused() -> None:
 def test_a_chain_of_recipes_has_an_end(tmp_path: Path) -> None:
     for place in range(40):
         (tmp_path / f"r{place}.yaml").write_text(f"base: r{place + 1}\n")
-    with pytest.raises(ConfigError, match="inherits from more than 32 recipes"):
+    with pytest.raises(ConfigError, match="inherits from more than 32 files"):
         load_config(str(tmp_path / "r0.yaml"))
 
 
