@@ -129,8 +129,8 @@ class TableFile(TableHead):
                 for label in labels
             }
         if self.compare is not None:
-            every = [label for each in self.sections.values() for label in each.rows or self.rows]
-            _known("compare", self.compare, every)
+            every = [label for each in self.sections.values() for label in each.rows or ()]
+            _known("compare", self.compare, [*self.rows, *every])
             if self.compare in content["rows"]:
                 content.setdefault("compare", self.compare)
         return content
@@ -140,8 +140,16 @@ def layered(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
     """Return the content of a table's file over that of its `base`.
 
     `prepare` and `set` of the base come first. So do `set` and `command` of a run that both have.
+    Rows that map to runs replace the `rows` and `read` of a section of the base.
     """
     found = _joined(below, above, ("prepare", "set"))
+    sections, below_sections = above.get("sections"), below.get("sections")
+    if isinstance(sections, Mapping) and isinstance(below_sections, Mapping):
+        for key, section in sections.items():
+            if isinstance(section, Mapping) and isinstance(section.get("rows"), Mapping):
+                kept = dict(below_sections.get(key) or {})
+                kept = {name: each for name, each in kept.items() if name not in ("rows", "read")}
+                found["sections"][key] = merge(kept, section)
     for key in ("runs", "each"):
         first, then = below.get(key), above.get(key)
         if isinstance(first, Mapping) and isinstance(then, Mapping):
@@ -230,8 +238,9 @@ def read_table(name: str) -> tuple[str, ResultTable]:
         return path.stem, TableFile.model_validate(content).written_out()
     except ValidationError as error:
         first = error.errors()[0]
-        # Pydantic names the types of a union in brackets, too.
-        place = ".".join(str(part) for part in first["loc"] if "[" not in str(part))
+        tags = ("dict[", "list[", "constrained-str", "[key]")  # of pydantic, not of the file
+        loc = (str(part) for part in first["loc"] if not str(part).startswith(tags))
+        place = ".".join(loc)
         message = first["msg"].removeprefix("Value error, ")
         raise ConfigError(f"{path}: {place + ': ' if place else ''}{message}") from error
     except ValueError as error:

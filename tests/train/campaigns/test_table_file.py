@@ -182,7 +182,7 @@ def test_a_wrong_short_form_names_the_place(tmp_path: Path, changed: Any, messag
         ({"rows": []}, "sections.answers: rows: give at least one label"),
         ({"rows": ["Wide", "Wide"]}, "sections.answers: rows: 'Wide' occurs twice"),
         ({"read": ["x"]}, "sections.answers.read: there is no 'x'; names: row, features"),
-        ({"rows": {"A": 3}}, "sections.answers.rows.A.*valid string"),
+        ({"rows": {"A": 3}}, "sections.answers.rows.A: Input should be a valid string"),
         ({"read": "qa"}, "sections.answers.read: Input should be a valid list"),
         ({"rows": {"A": "plain"}}, "sections.answers: read: rows with runs of their own"),
     ],
@@ -216,6 +216,15 @@ def test_runs_of_a_base_are_made_longer() -> None:
     found = layered(below, above)["each"]
     assert found["a"] == {"set": ["y=1", "x=2"], "config": "demo"}
     assert found["b"] == PROBE | {"command": ["probe", "action", "--name", "c"]}
+
+
+def test_rows_that_map_to_runs_replace_those_of_a_base(tmp_path: Path) -> None:
+    (tmp_path / "part.yaml").write_text(yaml.safe_dump(SHORT))
+    sections = {"answers": {"rows": {"Other": "wide"}, "compare": None}}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({"base": "part", "sections": sections}))
+    _, table = read_table(str(tmp_path / "own.yaml"))
+    assert table.sections["answers"].rows == {"Other": ["wide"]}
+    assert table.sections["answers"].title == "QA"
 
 
 def test_bases_in_a_cycle_or_missing_are_refused(tmp_path: Path) -> None:
