@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from svilm_fast.core.errors import ConfigError
 from svilm_fast.core.messages import suggestion
@@ -37,6 +37,14 @@ class SectionFile(SectionHead):
 
     rows: dict[str, Name | list[Name]] | list[str] | None = None
     read: list[Name] = Field(default_factory=lambda: [ROW], min_length=1)
+
+    @field_validator("rows", mode="before")
+    @classmethod
+    def _labels_are_texts(cls, rows: Any) -> Any:
+        for label in rows if isinstance(rows, list | dict) else ():
+            if not isinstance(label, str):
+                raise ValueError(f"a label is text: put {label!r} in quotes")
+        return rows
 
     @model_validator(mode="after")
     def _labels_are_read(self) -> SectionFile:

@@ -179,6 +179,7 @@ def test_a_wrong_short_form_names_the_place(tmp_path: Path, changed: Any, messag
     ("changed", "message"),
     [
         ({"rows": ["Narrow"]}, "sections.answers.rows: there is no 'Narrow'; names: Plain, Wide"),
+        ({"rows": [4]}, "sections.answers.rows: a label is text: put 4 in quotes"),
         ({"rows": []}, "sections.answers: rows: give at least one label"),
         ({"rows": ["Wide", "Wide"]}, "sections.answers: rows: 'Wide' occurs twice"),
         ({"read": ["x"]}, "sections.answers.read: there is no 'x'; names: row, features"),
