@@ -78,14 +78,19 @@ def page_text(results: Sequence[Mapping[str, Any]], figures: str) -> str:
 def _claims(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Say of every claim of the tables whether it held."""
     rows = [
-        f"| {claim['text']} | {result['title']} | {_claim_cells(section, claim)} |"
+        f"| {claim['text']} | {result['title']} | {section['columns'][claim['metric']]} "
+        f"| {_claim_cells(section, claim)} |"
         for result in results
         for section in result["sections"].values()
         for claim in section.get("claims", [])
     ]
     if rows:
         yield from ("", "## What was expected, and what held", "", CLAIMS, "")
-        yield from ("| Expected | Table | Measured | By | |", "|---|---|---|---|---|", *rows)
+        yield from (
+            "| Expected | Table | Metric | Measured | By | |",
+            "|---|---|---|---|---|---|",
+            *rows,
+        )
 
 
 def _follows(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -22,11 +22,11 @@ from svilm_fast.train.campaigns.table import (
 )
 from svilm_fast.train.config.load import read_recipe
 from svilm_fast.train.config.recipes import FULL_TABLES, TABLES
+from svilm_fast.train.config.yaml_file import DEEPEST
 
 ROW = "row"  # the run of a row, in `each` and in `read`
 RESERVED = (ROW, "out", "seed", "dir", "after")
 LISTS = ("set", "command")  # of a run: those of the run below come first
-LONGEST_CHAIN = 32
 
 
 class SectionFile(SectionHead):
@@ -194,8 +194,8 @@ def _alike(runs: Mapping[str, TableRun], place: str) -> dict[str, dict[str, Any]
             names.append(model)
             if model in names[:-1]:
                 raise ValueError(f"{place}: runs are like each other: {' -> '.join(names)}")
-            if len(names) > LONGEST_CHAIN:
-                raise ValueError(f"{place}.{name}: more than {LONGEST_CHAIN} runs are like another")
+            if len(names) > DEEPEST:
+                raise ValueError(f"{place}.{name}: more than {DEEPEST} runs are like another")
             chain.append(runs[model].model_dump(exclude_unset=True))
         content: dict[str, Any] = {}
         for each in reversed(chain):

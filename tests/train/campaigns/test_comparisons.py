@@ -106,11 +106,11 @@ def test_the_page_begins_with_the_claims() -> None:
     ]
     result = made_result(section)
     page = page_text([result], "figures")
-    row = "| It points. | A made table | 60.0 against 2 × 20.0 + 5 | +15.0 ["
+    row = "| It points. | A made table | Pointing | 60.0 against 2 × 20.0 + 5 | +15.0 ["
     assert row in page
     assert page.index(row) < page.index("## A made table")
     assert page[page.index(row) :].split("\n")[0].endswith("] | held |")
-    assert "| It does not. | A made table | 60.0 against 20.0 | -40.0 [" in page
+    assert "| It does not. | A made table | Pointing | 60.0 against 20.0 | -40.0 [" in page
     few = copy.deepcopy(result)
     few["sections"]["one"] = section_of([3.0, 1.0, 5.0], 3 * [2.0])
     few["sections"]["one"]["claims"] = [with_interval(few["sections"]["one"], claim())]
