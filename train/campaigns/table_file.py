@@ -105,6 +105,10 @@ class TableFile(TableHead):
         for name in self.each:
             if name in RESERVED:
                 raise ValueError(f"each.{name}: this name has a meaning; choose another")
+            try:
+                TableRun.model_validate(every[name])
+            except ValidationError as error:
+                raise ValueError(f"each.{name}: {_first_message(error)}") from error
         for run in dict.fromkeys(self.rows.values()):
             names = {ROW: run} | {name: f"{run}_{name}" for name in every}
             for name, spec in every.items():
@@ -221,6 +225,10 @@ def _known(place: str, name: str, known: Mapping[str, Any] | list[str]) -> str:
     return name
 
 
+def _first_message(error: ValidationError) -> str:
+    return error.errors()[0]["msg"].removeprefix("Value error, ")
+
+
 def table_names() -> list[str]:
     """Return the names of the packaged tables, those at the scale of the papers last."""
     full = (f"full/{path.stem}" for path in FULL_TABLES.glob("*.yaml"))
@@ -249,7 +257,8 @@ def read_table(name: str) -> tuple[str, ResultTable]:
         tags = ("dict[", "list[", "constrained-str", "[key]")  # of pydantic, not of the file
         loc = (str(part) for part in first["loc"] if not str(part).startswith(tags))
         place = ".".join(loc)
-        message = first["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{path}: {place + ': ' if place else ''}{message}") from error
+        raise ConfigError(
+            f"{path}: {place + ': ' if place else ''}{_first_message(error)}"
+        ) from error
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from error

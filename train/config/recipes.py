@@ -36,6 +36,15 @@ def find_config(name: str, beside: Path | None = None) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    names = preset_names()
-    hint = suggestion(given.stem, names, label="recipes")
+    sought, names = given.stem, preset_names()
+    if beside is not None:  # the base of a file
+        sought = str(given.with_suffix(""))
+        here = sorted((beside / given).parent.glob("*.yaml"))
+        shared = sorted(TABLE_PARTS.glob("*.yaml"))
+        names = [
+            *(str(given.parent / path.stem) for path in here),
+            *names,
+            *(str(path.relative_to(PRESETS).with_suffix("")) for path in shared),
+        ]
+    hint = suggestion(sought, names, label="recipes")
     raise ConfigError(f"no configuration file {name!r}; {hint}")

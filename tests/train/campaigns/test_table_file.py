@@ -166,6 +166,10 @@ def test_runs_of_each_may_be_alike(tmp_path: Path) -> None:
             "each.head.after: there is no 'feature'; did you mean 'features'",
         ),
         ({"each": SHORT["each"] | {"x": {"afterr": "row"}}}, "each.x: unknown key 'afterr'"),
+        (
+            {"each": SHORT["each"] | {"x": {"like": "qa", "command": ["demo"]}}},
+            "each.x: command excludes|each.x: give config",
+        ),
         ({"compare": "Plane"}, "compare: there is no 'Plane'; did you mean 'Plain'"),
         ({"compair": "Plain"}, "unknown key 'compair': did you mean 'compare'"),
     ],
@@ -234,6 +238,10 @@ def test_bases_in_a_cycle_or_missing_are_refused(tmp_path: Path) -> None:
         read_table(written(tmp_path, base="part"))
     with pytest.raises(ConfigError, match=r"no configuration file 'gone'"):
         read_table(written(tmp_path, base="gone"))
+    with pytest.raises(ConfigError, match=r"'prat'; did you mean 'part'\?"):
+        read_table(written(tmp_path, base="prat"))
+    with pytest.raises(ConfigError, match=r"did you mean 'ablations/parts/world'\?"):
+        read_table(written(tmp_path, base="ablations/parts/wrold"))
 
 
 def test_parts_of_tables_are_no_recipes() -> None:
