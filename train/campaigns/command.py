@@ -56,6 +56,9 @@ def ablate(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="result file [default: OUT/TABLE.json]")
     ] = None,
+    collect: Annotated[
+        bool, typer.Option("--collect", help="write the table from stored results; run nothing")
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="check the recipes, print commands and predicted cost"),
@@ -71,7 +74,6 @@ def ablate(
     if table is None:
         print("\n".join(table_names()))
         return
-    from svilm_fast.train.campaigns.execute import run_jobs
     from svilm_fast.train.campaigns.jobs import table_jobs
     from svilm_fast.train.campaigns.results import gather
     from svilm_fast.train.campaigns.store import ResultStore
@@ -86,28 +88,56 @@ def ablate(
     if dry_run:
         _print_plan(content, store, unique)
         return
-    _claim(folder, name)
-    from svilm_fast.train.folder.lock import locked
-
-    with locked(folder):
-        if store.needed(unique):
-            _prepare(content.prepared(), folder)
-        with _progress(f"runs of {name}", len(unique)) as advance:
-            chosen_gpus = _gpus(gpus)
-            failures = run_jobs(unique, store, len(chosen_gpus) or jobs, chosen_gpus, advance)
-        if failures:
-            for failure in failures:
-                print(f"failed: {failure}", file=sys.stderr)
-            raise typer.Exit(1)
-        again = ["svilm", "ablate", table]
-        again += [word for each in section or () for word in ("--section", each)]
-        again += ["--seeds", ",".join(map(str, chosen))] if seeds else []
-        result = gather(name, content, places, store, chosen, shlex.join(again))
-        target = json_file or folder / f"{name}.json"
-        _write_result(target, result)
+    if collect:
+        _check_complete(store, unique)
+    else:
+        _claim(folder, name)
+        _run(name, content, store, unique, jobs, _gpus(gpus))
+    again = ["svilm", "ablate", table]
+    again += [word for each in section or () for word in ("--section", each)]
+    again += ["--seeds", ",".join(map(str, chosen))] if seeds else []
+    result = gather(name, content, places, store, chosen, shlex.join(again))
+    if json_file is None:
+        _claim(folder, name)
+    target = json_file or folder / f"{name}.json"
+    _write_result(target, result)
     for written in result["sections"].values():
         _print_section(written)
     print(f"wrote {target}")
+
+
+def _run(
+    name: str,
+    content: ResultTable,
+    store: ResultStore,
+    unique: list[TableJob],
+    jobs: int,
+    gpus: list[str],
+) -> None:
+    """Make the data and run what has no result. Exits with code 1 if a run failed."""
+    from svilm_fast.train.campaigns.execute import run_jobs
+    from svilm_fast.train.folder.lock import locked
+
+    with locked(store.out):
+        if store.needed(unique):
+            _prepare(content.prepared(), store.out)
+        with _progress(f"runs of {name}", len(unique)) as advance:
+            failures = run_jobs(unique, store, len(gpus) or jobs, gpus, advance)
+    if failures:
+        for failure in failures:
+            print(f"failed: {failure}", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def _check_complete(store: ResultStore, unique: list[TableJob]) -> None:
+    """Raise UserError if a run has no result."""
+    missing = [job.label for job in unique if store.find(job) is None]
+    if missing:
+        raise UserError(
+            f"no result yet of {len(missing)} of {counted(len(unique), 'run')}, "
+            f"first {missing[0]}: "
+            "run the command without --collect, or choose others by --seeds and --section"
+        )
 
 
 def _print_plan(content: ResultTable, store: ResultStore, jobs: list[TableJob]) -> None:

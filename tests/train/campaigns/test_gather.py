@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
+from svilm_fast.cli import main
 from svilm_fast.core.errors import ConfigError, UserError
 from svilm_fast.core.outcomes import Outcomes, shares_of, shares_text
 from svilm_fast.train.campaigns.jobs import TableJob, table_jobs
@@ -94,6 +97,29 @@ def test_the_table_names_its_code_and_its_command(tmp_path: Path) -> None:
     result = made(tmp_path)
     assert result["commits"] == ["0123456789ab", "unrecorded"]
     assert result["command"] == "svilm ablate two_rows"
+
+
+def test_a_table_is_collected_without_a_run(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    expected = made(tmp_path / "out")
+    table, target = tmp_path / "two_rows.yaml", tmp_path / "two_rows.json"
+    table.write_text(yaml.safe_dump(CONTENT))
+    shared = ["--results", str(tmp_path / "out" / "results"), "--out", str(tmp_path / "none")]
+    command = ["ablate", str(table), "--collect", *shared, "--json", str(target)]
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(command)
+    result = json.loads(target.read_bytes())
+    assert result["sections"] == json.loads(json.dumps(expected))["sections"]
+    target.unlink()
+    plain = table_jobs(ResultTable.model_validate(CONTENT), tmp_path / "out", SEEDS)["plain", 3]
+    ResultStore(tmp_path / "out").path(plain).unlink()
+    capfd.readouterr()
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main(command)
+    assert "no result yet of 1 of 19 runs, first plain_seed_3" in capfd.readouterr().err
+    assert not target.exists()
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_row_has_the_metrics_of_the_runs_before(tmp_path: Path) -> None:
