@@ -74,6 +74,8 @@ def ablate(
     if table is None:
         print("\n".join(table_names()))
         return
+    if collect and (dry_run or gpus or jobs > 1):
+        raise UserError("--collect runs nothing: drop --dry-run, --gpus and --jobs")
     from svilm_fast.train.campaigns.jobs import table_jobs
     from svilm_fast.train.campaigns.results import gather
     from svilm_fast.train.campaigns.store import ResultStore
@@ -90,15 +92,14 @@ def ablate(
         return
     if collect:
         _check_complete(store, unique)
-    else:
+    if not collect or json_file is None:
         _claim(folder, name)
+    if not collect:
         _run(name, content, store, unique, jobs, _gpus(gpus))
     again = ["svilm", "ablate", table]
     again += [word for each in section or () for word in ("--section", each)]
     again += ["--seeds", ",".join(map(str, chosen))] if seeds else []
     result = gather(name, content, places, store, chosen, shlex.join(again))
-    if json_file is None:
-        _claim(folder, name)
     target = json_file or folder / f"{name}.json"
     _write_result(target, result)
     for written in result["sections"].values():
@@ -133,10 +134,11 @@ def _check_complete(store: ResultStore, unique: list[TableJob]) -> None:
     """Raise UserError if a run has no result."""
     missing = [job.label for job in unique if store.find(job) is None]
     if missing:
+        searched = " or ".join(str(place) for place in (store.kept, store.shared) if place)
         raise UserError(
-            f"no result yet of {len(missing)} of {counted(len(unique), 'run')}, "
-            f"first {missing[0]}: "
-            "run the command without --collect, or choose others by --seeds and --section"
+            f"no result of {len(missing)} of {counted(len(unique), 'run')} in {searched}, "
+            f"first {missing[0]} (a result of other settings or of another version does not "
+            "count): run the command without --collect, or choose runs by --seeds and --section"
         )
 
 

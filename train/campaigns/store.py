@@ -24,9 +24,14 @@ class ResultStore:
     out: Path
     shared: Path | None = None
 
+    @property
+    def kept(self) -> Path:
+        """The folder of the campaign's results."""
+        return self.out / "results"
+
     def path(self, job: TableJob) -> Path:
         """Return the file in the campaign's folder that keeps the result of a job."""
-        return _file(self.out / "results", job)
+        return _file(self.kept, job)
 
     def made(self, job: TableJob) -> dict[str, Any] | None:
         """Return the result of a job whose run is in the campaign's folder, None if it is not."""

@@ -62,7 +62,7 @@ class TableRun(Settings):
         if self.like is not None:
             return self  # checked when written out
         if (self.config is None) == (self.command is None):
-            raise ValueError("give config, the recipe of a training, or else command")
+            raise ValueError("give config (the recipe of a training) or command, not both")
         if self.command is not None and (
             self.task or self.weights_from or self.start_from or self.set
         ):

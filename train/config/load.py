@@ -43,12 +43,12 @@ def overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
 
 def read_recipe(
     name: str,
-    beside: Path | None = None,
+    named_in: Path | None = None,
     seen: tuple[Path, ...] = (),
     layer: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]] = overlay,
 ) -> dict[str, Any]:
     """Read a recipe, merged by `layer` over the recipe that its `base:` names."""
-    path = find_config(name, beside).resolve()
+    path = find_config(name, named_in).resolve()
     if len(seen) >= DEEPEST:
         raise ConfigError(f"{seen[0]} inherits from more than {DEEPEST} files")
     if path in seen:
@@ -58,7 +58,7 @@ def read_recipe(
     base = content.pop(INHERIT, None)
     if base is None:
         return content
-    return layer(read_recipe(str(base), path.parent, (*seen, path), layer), content)
+    return layer(read_recipe(str(base), path, (*seen, path), layer), content)
 
 
 def block_of(annotation: Any) -> type[Settings] | None:

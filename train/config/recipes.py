@@ -23,28 +23,31 @@ def preset_names() -> list[str]:
     return sorted(str(path.relative_to(PRESETS).with_suffix("")) for path in recipes)
 
 
-def find_config(name: str, beside: Path | None = None) -> Path:
-    """Find a recipe by path, by path relative to another recipe, or by the name of a packaged one.
+def find_config(name: str, named_in: Path | None = None) -> Path:
+    """Find a recipe by path, by the name of a packaged one, or by path relative to another recipe.
+
+    named_in: the file whose `base` it is.
 
     Raises ConfigError naming the nearest recipe if nothing is found.
     """
     given = Path(name)
     packaged = Path(*given.parts[1:]) if given.parts[:1] == ("configs",) else given
     candidates = [given, PRESETS / packaged, PRESETS / f"{name}.yaml"]
-    if beside is not None:
+    if named_in is not None:
+        beside = named_in.parent
         candidates = [beside / given, beside / f"{name}.yaml", *candidates]
     for candidate in candidates:
         if candidate.is_file():
             return candidate
     sought, names = given.stem, preset_names()
-    if beside is not None:  # the base of a file
-        sought = str(given.with_suffix(""))
-        here = sorted((beside / given).parent.glob("*.yaml"))
+    if named_in is not None:  # the base of a file
+        sought = str(given.parent / given.stem)
+        here = sorted((named_in.parent / given).parent.glob("*.yaml"))
         shared = sorted(TABLE_PARTS.glob("*.yaml"))
         names = [
-            *(str(given.parent / path.stem) for path in here),
+            *(str(given.parent / path.stem) for path in here if path != named_in),
             *names,
             *(str(path.relative_to(PRESETS).with_suffix("")) for path in shared),
         ]
-    hint = suggestion(sought, names, label="recipes")
+    hint = suggestion(sought, list(dict.fromkeys(names)), label="recipes")
     raise ConfigError(f"no configuration file {name!r}; {hint}")

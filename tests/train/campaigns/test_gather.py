@@ -117,9 +117,38 @@ def test_a_table_is_collected_without_a_run(
     capfd.readouterr()
     with pytest.raises(SystemExit, match=r"^2$"):
         main(command)
-    assert "no result yet of 1 of 19 runs, first plain_seed_3" in capfd.readouterr().err
+    message = " ".join(capfd.readouterr().err.split())
+    assert "no result of 1 of 19 runs in" in message
+    assert "first plain_seed_3 (a result of other settings" in message
     assert not target.exists()
     assert not (tmp_path / "none").exists()
+
+
+def test_a_collected_table_is_written_to_the_campaign_alone(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    made(tmp_path / "out")
+    table, foreign = tmp_path / "two_rows.yaml", tmp_path / "foreign"
+    table.write_text(yaml.safe_dump(CONTENT))
+    command = ["ablate", str(table), "--collect", "--results", str(tmp_path / "out" / "results")]
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main([*command, "--out", str(tmp_path / "new")])
+    assert (tmp_path / "new" / "two_rows.json").is_file()
+    foreign.mkdir()
+    (foreign / "notes.txt").write_text("mine")
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main([*command, "--out", str(foreign)])
+    assert "content that is not of `svilm ablate`" in capfd.readouterr().err
+    assert [path.name for path in foreign.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("option", [["--dry-run"], ["--jobs", "2"], ["--gpus", "0"]])
+def test_collect_takes_no_option_of_a_run(
+    option: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main(["ablate", "demo", "--collect", *option])
+    assert "--collect runs nothing" in capfd.readouterr().err
 
 
 def test_a_row_has_the_metrics_of_the_runs_before(tmp_path: Path) -> None:

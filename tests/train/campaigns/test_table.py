@@ -60,7 +60,7 @@ def test_a_table_is_read(tmp_path: Path) -> None:
             "runs wait for each other: first -> second -> first",
         ),
         ({"runs": {"a": {"task": "qa"}}}, "give config"),
-        ({"runs": {"a": RUN | {"command": ["doctor"]}}}, "or else command"),
+        ({"runs": {"a": RUN | {"command": ["doctor"]}}}, "command, not both"),
         ({"runs": {"first": {"command": ["doctor"]}, "second": RUN}}, "is a command"),
         ({"runs": {"a": {"config": "demo", "metrics": "x.json"}}}, "metrics needs command"),
         (

@@ -168,7 +168,7 @@ def test_runs_of_each_may_be_alike(tmp_path: Path) -> None:
         ({"each": SHORT["each"] | {"x": {"afterr": "row"}}}, "each.x: unknown key 'afterr'"),
         (
             {"each": SHORT["each"] | {"x": {"like": "qa", "command": ["demo"]}}},
-            "each.x: command excludes|each.x: give config",
+            "each.x: give config",
         ),
         ({"compare": "Plane"}, "compare: there is no 'Plane'; did you mean 'Plain'"),
         ({"compair": "Plain"}, "unknown key 'compair': did you mean 'compare'"),
@@ -242,6 +242,14 @@ def test_bases_in_a_cycle_or_missing_are_refused(tmp_path: Path) -> None:
         read_table(written(tmp_path, base="prat"))
     with pytest.raises(ConfigError, match=r"did you mean 'ablations/parts/world'\?"):
         read_table(written(tmp_path, base="ablations/parts/wrold"))
+    with pytest.raises(ConfigError, match=r"'shrt'; (?!did you mean 'short')"):
+        read_table(written(tmp_path, base="shrt"))  # not the file itself
+
+
+@pytest.mark.parametrize("base", ["", ".", "/", "part/"])
+def test_a_base_without_a_name_is_refused(tmp_path: Path, base: str) -> None:
+    with pytest.raises(ConfigError, match=f"no configuration file '{base}'"):
+        read_table(written(tmp_path, base=base))
 
 
 def test_parts_of_tables_are_no_recipes() -> None:
