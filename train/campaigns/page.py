@@ -173,11 +173,15 @@ def draw(result: Mapping[str, Any], folder: Path) -> list[Path]:
         columns = _drawn_columns(section)
         across = 2 if len(columns) == 4 else min(PANELS_ACROSS, len(columns))
         down = -(-len(columns) // across)
+        key_columns = 1 if across == 1 else 3  # a narrow picture has no room for three
         with drawing(LIGHT):
             figure, panels = plt.subplots(
                 down,
                 across,
-                figsize=(2.4 + 2.9 * across, 0.5 + down * (0.7 + 0.36 * len(labels))),
+                figsize=(
+                    2.4 + 2.9 * across,
+                    0.2 + 0.9 / key_columns + down * (0.7 + 0.36 * len(labels)),
+                ),
                 sharey=True,
                 squeeze=False,
                 layout=ConstrainedLayoutEngine(wspace=0.06),
@@ -191,7 +195,7 @@ def draw(result: Mapping[str, Any], folder: Path) -> list[Path]:
             panels[0][0].set_ylim(len(labels) - 0.5, -0.5)
             for panel in panels[:, 1:].flat:
                 panel.tick_params(left=False)  # it would point at the values of the panel before
-            _draw_key(figure, section, LIGHT)
+            _draw_key(figure, section, LIGHT, key_columns)
             path = folder / picture_name(result["table"], key)
             write_atomically(path, to_png(figure))
             plt.close(figure)
@@ -254,8 +258,8 @@ def _draw_panel(panel: Any, section: Mapping[str, Any], metric: str, theme: Them
     panel.margins(x=0.06)
 
 
-def _draw_key(figure: Any, section: Mapping[str, Any], theme: Theme) -> None:
-    """Explain the marks of a picture in a line below it."""
+def _draw_key(figure: Any, section: Mapping[str, Any], theme: Theme, columns: int) -> None:
+    """Explain the marks of a picture below it."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -283,4 +287,4 @@ def _draw_key(figure: Any, section: Mapping[str, Any], theme: Theme) -> None:
             text = "95 % interval of the difference to it, drawn from its mean"
             marks.append(Patch(color=colour, alpha=0.16, label=text))
             marks.append(Patch(color=colour, alpha=0.42, label="… that excludes zero"))
-    figure.legend(handles=marks, loc="outside lower left", ncols=3, fontsize=8, frameon=False)
+    figure.legend(handles=marks, loc="outside lower left", ncols=columns, fontsize=8, frameon=False)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from svilm_fast.cli import main
-from svilm_fast.train.campaigns.page import HEADING, _drawn_columns, page_text
+from svilm_fast.train.campaigns.page import HEADING, _drawn_columns, draw, page_text
 from svilm_fast.train.campaigns.results import MARK, differences, rendered
 
 SECTION: dict[str, Any] = {
@@ -91,6 +91,30 @@ def test_the_page_and_its_pictures(tmp_path: Path) -> None:
     assert "(figures/results_made_retrieval.png)" in text
     picture = page.parent / "figures" / "results_made_retrieval.png"
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("columns", [1, 2, 3])
+def test_nothing_is_cut_off_at_the_edge_of_a_picture(tmp_path: Path, columns: int) -> None:
+    from matplotlib.image import imread
+
+    names = [f"metric_{number}" for number in range(columns)]
+    compare = "Masked, then an unmasked phase"
+    section = SECTION | {
+        "columns": dict.fromkeys(names, "R@1"),
+        "compare": compare,
+        "rows": {
+            compare: {"run": "a", "values": {key: [40.0, 50.0, 45.0] for key in names}},
+            "All": {
+                "run": "b",
+                "values": {key: [44.0, 49.0, 51.0] for key in names},
+                "intervals": {key: {"low": 0.5, "high": 5.0, "queries": True} for key in names},
+            },
+        },
+    }
+    (path,) = draw(RESULT | {"sections": {"retrieval": section}}, tmp_path)
+    picture = imread(path)
+    for edge in (picture[0], picture[-1], picture[:, 0], picture[:, -1]):
+        assert (edge == picture[0, 0]).all()
 
 
 def test_a_column_with_one_value_is_not_drawn() -> None:
