@@ -92,9 +92,10 @@ def ablate(
         return
     if collect:
         _check_complete(store, unique)
-    if not collect or json_file is None:
+        if json_file is None:
+            _claim(folder, name)
+    else:
         _claim(folder, name)
-    if not collect:
         _run(name, content, store, unique, jobs, _gpus(gpus))
     again = ["svilm", "ablate", table]
     again += [word for each in section or () for word in ("--section", each)]

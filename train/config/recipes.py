@@ -26,7 +26,7 @@ def preset_names() -> list[str]:
 def find_config(name: str, named_in: Path | None = None) -> Path:
     """Find a recipe by path, by the name of a packaged one, or by path relative to another recipe.
 
-    named_in: the file whose `base` it is.
+    named_in: the file whose `base` it is, resolved.
 
     Raises ConfigError naming the nearest recipe if nothing is found.
     """
@@ -45,7 +45,7 @@ def find_config(name: str, named_in: Path | None = None) -> Path:
         here = sorted((named_in.parent / given).parent.glob("*.yaml"))
         shared = sorted(TABLE_PARTS.glob("*.yaml"))
         names = [
-            *(str(given.parent / path.stem) for path in here if path != named_in),
+            *(str(given.parent / path.stem) for path in here if path.resolve() != named_in),
             *names,
             *(str(path.relative_to(PRESETS).with_suffix("")) for path in shared),
         ]

@@ -244,10 +244,12 @@ def test_bases_in_a_cycle_or_missing_are_refused(tmp_path: Path) -> None:
         read_table(written(tmp_path, base="ablations/parts/wrold"))
     with pytest.raises(ConfigError, match=r"'shrt'; (?!did you mean 'short')"):
         read_table(written(tmp_path, base="shrt"))  # not the file itself
+    with pytest.raises(ConfigError, match=r"shrt'; (?!did you mean '[^']*short')"):
+        read_table(written(tmp_path, base=f"../{tmp_path.name}/shrt"))
 
 
 @pytest.mark.parametrize("base", ["", ".", "/", "part/"])
-def test_a_base_without_a_name_is_refused(tmp_path: Path, base: str) -> None:
+def test_a_base_that_is_no_file_is_refused(tmp_path: Path, base: str) -> None:
     with pytest.raises(ConfigError, match=f"no configuration file '{base}'"):
         read_table(written(tmp_path, base=base))
 
