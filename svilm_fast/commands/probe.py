@@ -68,7 +68,7 @@ def action(
     splits follows.
     """
     from svilm_fast.commands.recognition import data_of, field_of, write_mean, write_result
-    from svilm_fast.tasks.action.probe import Probe
+    from svilm_fast.tasks.action.probe import Probe, check_strength
     from svilm_fast.train.ranks.process_group import choose_device
     from svilm_fast.train.run.evaluate import check_result_name
     from svilm_fast.train.run.loaded_run import load_run
@@ -86,6 +86,7 @@ def action(
         raise UserError("--split train: a probe is fitted on the training split; give val or test")
     pairs = _pairs(train_list, test_list, name, split)
     probes = [Probe(each) for each in dict.fromkeys(protocol or PROBES)]
+    check_strength(probes, c)
     chosen = choose_device(device, 0)
     loaded = load_run(run, device=chosen, overrides=overrides, weights=weights)
     field = field_of(loaded, label_field)

@@ -135,14 +135,24 @@ def needed(probes: Sequence[Probe]) -> list[tuple[str, int, int]]:
     return list(dict.fromkeys(found))
 
 
+def check_strength(probes: Sequence[Probe], c: float | None) -> None:
+    """Raise UserError where C is given for a probe that has no regularisation."""
+    without = [probe.value for probe in probes if RECIPES[probe].c is None]
+    if c is not None and without:
+        having = ", ".join(probe.value for probe in Probe if RECIPES[probe].c is not None)
+        raise UserError(
+            f"--c {c:g}: the probe {without[0]} has no C. Leave out --c, or name the probes that "
+            f"have one with --protocol: {having}"
+        )
+
+
 def run_probe(probe: Probe, data: ProbeData, c: float | None = None) -> RecognitionResult:
     """Fit a probe on the training videos and score the test videos.
 
     c: in the place of the published regularisation. Raises UserError for a probe without one.
     """
+    check_strength([probe], c)
     recipe = RECIPES[probe]
-    if c is not None and recipe.c is None:
-        raise UserError(f"the probe {probe.value} has no C: leave out --c")
     strength = recipe.c if c is None else c
     train, test = (data.features[key] for key in needed([probe]))
     labels, classes = data.labels, data.labels.classes

@@ -238,6 +238,10 @@ def test_wrong_options_are_refused(run: Path, tmp_path: Path, capsys) -> None:
     twice = ("--list", "a.csv", "--list", "a.csv")
     assert "the same list is given twice" in fails(capsys, *evaluate, *twice)
     assert "--c 0: give a number above 0" in fails(capsys, *probe, "--c", 0)
+    # All probes are the default, and one of them has no C: refused before any result is written.
+    said = fails(capsys, *probe, "--c", 1)
+    assert "the probe attentive has no C" in said
+    assert "--protocol: mmv, mil-nce, softmax" in said
     assert "give val or test" in fails(capsys, *probe, "--split", "train")
 
 
